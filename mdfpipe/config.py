@@ -1,0 +1,206 @@
+"""Strict settings: every section is a `Config`, every variant a `Plugin` picked by its file name.
+
+A section of a YAML study is a frozen pydantic model that refuses what it does not know. A field whose
+type is a *family* (`Detector`, `Decoder`, `Dataset`, ...) takes `{use: onnx, ...}`: `use` is the name of
+a file in the family's folder, and the rest are the fields of the one class that the file defines.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import os
+import pkgutil
+from functools import cache
+from pathlib import Path
+from typing import Any, ClassVar, Self, TypeVar
+
+import yaml
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    ModelWrapValidatorHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
+from pydantic_core import ErrorDetails
+
+from mdfpipe.errors import ConfigError, one_line
+
+
+class Config(BaseModel):
+    """A section of settings: frozen, and strict about what it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=False, allow_inf_nan=False)
+
+
+C = TypeVar("C", bound=Config)
+
+
+class Plugin(Config):
+    """One way to keep a family's contract; the file's name is the variant's name.
+
+    A family is a direct subclass, defined in the `__init__` of its folder. A variant is a subclass of
+    the family in a file of that folder: adding one edits nothing else.
+    """
+
+    family: ClassVar[str]  # the package that holds the variants, e.g. "mdfpipe.video.detectors"
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if Plugin in cls.__bases__:
+            cls.family = cls.__module__
+
+    @property
+    def use(self) -> str:
+        """The name of the variant: the name of the file that defines it."""
+        return type(self).__module__.rpartition(".")[2]
+
+    @classmethod
+    def choices(cls) -> list[str]:
+        """The names of the family's variants, sorted: the files of its folder."""
+        package = importlib.import_module(cls.family)
+        return sorted(m.name for m in pkgutil.iter_modules(package.__path__) if not m.name.startswith("_"))
+
+    @classmethod
+    def variant(cls, name: str) -> type[Self]:
+        """The class that the file `name` of the family's folder defines. Raises ConfigError."""
+        if name not in cls.choices():
+            raise ValueError(
+                f"expected one of {', '.join(cls.choices())}, got {name!r:.80}{_closest(name, cls.choices())}"
+            )
+        module = importlib.import_module(f"{cls.family}.{name}")
+        own = [v for v in vars(module).values() if isinstance(v, type) and v.__module__ == module.__name__]
+        found = [v for v in own if issubclass(v, cls)]
+        if len(found) != 1:
+            raise TypeError(f"{module.__name__}: expected exactly one {cls.__name__}, found {len(found)}")
+        return found[0]
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _pick(cls, value: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        if not isinstance(value, dict) or Plugin not in cls.__bases__:
+            return handler(value)
+        settings = dict(value)
+        if "use" not in settings:
+            raise ValueError(f"expected `use:` with one of {', '.join(cls.choices())}")
+        return cls.variant(str(settings.pop("use"))).model_validate(settings)
+
+    @model_serializer(mode="wrap")
+    def _with_name(self, handler: Any) -> dict[str, Any]:
+        return {"use": self.use, **handler(self)}
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """Safe YAML that refuses a key given twice, which plain YAML silently lets win."""
+
+
+def _mapping(loader: _StrictLoader, node: yaml.MappingNode) -> dict[Any, Any]:
+    seen: set[Any] = set()
+    for key_node, _ in node.value:
+        key = loader.construct_object(key_node)
+        if key in seen:
+            raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} stands twice", key_node.start_mark)
+        seen.add(key)
+    return loader.construct_mapping(node, deep=True)
+
+
+_StrictLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file. Raises ConfigError with file and line."""
+    try:
+        data = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)  # noqa: S506 - a SafeLoader
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid YAML: {one_line(error)}") from None
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path}: expected settings as `name: value` lines, got {type(data).__name__}")
+    return data
+
+
+def set_dotted(settings: dict[str, Any], assignment: str) -> None:
+    """Apply `a.b.c=value` to nested settings, in place; the value is read as YAML.
+
+    >>> s = {"detect": {"stride": 1}}
+    >>> set_dotted(s, "detect.stride=2"); s
+    {'detect': {'stride': 2}}
+    """
+    dotted, equals, text = assignment.partition("=")
+    keys = dotted.strip().split(".")
+    if not equals or not all(keys):
+        raise ConfigError(f"--set {assignment}: expected NAME=VALUE with a dotted name, such as detect.stride=2")
+    try:
+        value = yaml.load(text, Loader=_StrictLoader)  # noqa: S506 - a SafeLoader
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {assignment}: the value is not valid YAML: {one_line(error)}") from None
+    for key in keys[:-1]:
+        inner = settings.setdefault(key, {})
+        if not isinstance(inner, dict):
+            raise ConfigError(f"--set {assignment}: {key} is a value, not a section")
+        settings = inner
+    settings[keys[-1]] = value
+
+
+def validate(cls: type[C], settings: dict[str, Any], where: str) -> C:
+    """`settings` as a `cls`. Raises ConfigError: one line that names the place and each wrong field."""
+    try:
+        return cls.model_validate(settings)
+    except ValidationError as error:
+        problems = [_problem(cls, detail) for detail in error.errors(include_url=False)]
+        raise ConfigError(f"{where}: " + "; ".join(dict.fromkeys(problems))) from None
+
+
+def _problem(cls: type[Config], detail: ErrorDetails) -> str:
+    where = ".".join(str(part) for part in detail["loc"]) or "settings"
+    if detail["type"] == "extra_forbidden":
+        known = _fields_at(cls, detail["loc"][:-1])
+        return f"{where}: unknown setting{_closest(str(detail['loc'][-1]), known)}"
+    message = detail["msg"].removeprefix("Value error, ")
+    message = message[:1].lower() + message[1:]
+    if detail["type"] in ("missing", "value_error", "assertion_error"):
+        return f"{where}: {message}"
+    return f"{where}: {message}, got {one_line(repr(detail['input']), 80)}"
+
+
+def _fields_at(cls: type[Config], location: tuple[int | str, ...]) -> list[str]:
+    for part in location:
+        field = cls.model_fields.get(str(part))
+        inner = field.annotation if field else None
+        if not (isinstance(inner, type) and issubclass(inner, Config)):
+            return []
+        cls = inner
+    return list(cls.model_fields)
+
+
+def _closest(name: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    if close:
+        return f" (did you mean {close[0]}?)"
+    return f" (known: {', '.join(known)})" if known else ""
+
+
+@cache
+def _weight_folders() -> tuple[Path, ...]:
+    extra = os.environ.get("MDFPIPE_WEIGHTS")
+    return (Path(extra),) if extra else ()
+
+
+def find_file(name: str, data: Path, what: str) -> Path:
+    """A file named by a setting, looked up without machine paths in the study.
+
+    An absolute path is taken as it is; a relative one is looked for in `$MDFPIPE_WEIGHTS`, under the
+    data root, beside the data root, and in the current folder, in that order. Raises ConfigError that lists the places.
+    """
+    path = Path(name)
+    places = [path] if path.is_absolute() else [f / path for f in (*_weight_folders(), data, data.parent, Path.cwd())]
+    for place in places:
+        if place.is_file():
+            return place
+    looked = ", ".join(str(p) for p in dict.fromkeys(places))
+    raise ConfigError(
+        f"{what} {name!r} not found; looked at {looked}. Put it there or set MDFPIPE_WEIGHTS to its folder"
+    )

@@ -1,0 +1,66 @@
+"""Dataset: a layout on disk -> videos, faces, subjects.
+
+Each file of this folder reads one layout, named after itself.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pyarrow as pa
+
+from mdfpipe.config import Plugin
+from mdfpipe.domains import Domain
+
+
+@dataclass(frozen=True)
+class VideoEntry:
+    """One video as the annotation names it.
+
+    video_id: see `name_videos`. path: POSIX, relative to the data root: a file, or a folder of frames.
+    """
+
+    video_id: str
+    path: str
+    domain: Domain
+    session_id: str | None = None
+    camera_id: str | None = None
+
+
+@dataclass(frozen=True)
+class Anomaly:
+    """A kind of row that could not be taken as it stands: how many, and the first as an example (one line)."""
+
+    kind: str
+    count: int
+    example: str
+
+
+@dataclass(frozen=True, eq=False)
+class Listing:
+    """What a dataset holds.
+
+    videos: sorted by video_id. faces: by video_id, a table of `store.tables.FACES`, sorted by (frame, face_no).
+    subjects: subject_id -> gallery name ("1", "2"), where the dataset has galleries; a subject may stand in several.
+    anomalies: rows that were changed or left out, by kind.
+    """
+
+    videos: list[VideoEntry]
+    faces: dict[str, pa.Table]
+    galleries: dict[str, list[str]] = field(default_factory=dict)
+    anomalies: list[Anomaly] = field(default_factory=list)
+
+
+class Dataset(Plugin):
+    """One layout on disk."""
+
+    @abstractmethod
+    def sources(self, root: Path) -> list[Path]:
+        """Every file and folder whose change changes `read`: annotation files and videos. Raises DataError."""
+
+    @abstractmethod
+    def read(self, root: Path) -> Listing:
+        """The listing of the data under `root`. Raises DataError with file, row and column."""

@@ -1,0 +1,66 @@
+"""Band and Domain: where on the spectrum a camera looks, and from how far."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+
+from mdfpipe.errors import DataError
+
+
+class Band(StrEnum):
+    """The spectral bands, by wavelength."""
+
+    VIS = "VIS"  # 0.4-0.7 um
+    NIR = "NIR"  # 0.7-1.0 um
+    SWIR = "SWIR"  # 1-3 um, reflected light
+    MWIR = "MWIR"  # 3-5 um, emitted and reflected
+    LWIR = "LWIR"  # 8-14 um, emitted
+
+    @property
+    def is_thermal(self) -> bool:
+        """Whether the band shows emitted heat rather than reflected light.
+
+        >>> Band.LWIR.is_thermal, Band.SWIR.is_thermal
+        (True, False)
+        """
+        return self in (Band.MWIR, Band.LWIR)
+
+
+_PATTERN = re.compile(r"(?P<band>[A-Za-z]+)(?:-(?P<range>\d+(?:\.\d+)?)m)?")
+
+
+@dataclass(frozen=True, order=True)
+class Domain:
+    """A band, at a range where it is known: `VIS-500m`, `SWIR-30m`, `LWIR`.
+
+    >>> Domain.parse("swir-30m")
+    Domain('SWIR-30m')
+    >>> Domain.parse("VIS").range_m is None
+    True
+    """
+
+    band: Band
+    range_m: float | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Domain:
+        """The domain named by `text`, `<BAND>` or `<BAND>-<RANGE>m`. Raises DataError."""
+        match = _PATTERN.fullmatch(text.strip())
+        try:
+            if match is None:
+                raise ValueError
+            band = Band(match["band"].upper())
+        except ValueError:
+            bands = ", ".join(Band)
+            raise DataError(
+                f"domain: expected <BAND> or <BAND>-<RANGE>m such as SWIR-30m, with a band of {bands}; got {text!r:.80}"
+            ) from None
+        return cls(band, float(match["range"]) if match["range"] else None)
+
+    def __str__(self) -> str:
+        return self.band.value if self.range_m is None else f"{self.band.value}-{self.range_m:g}m"
+
+    def __repr__(self) -> str:
+        return f"Domain({str(self)!r})"

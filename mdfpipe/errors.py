@@ -1,0 +1,58 @@
+"""Every error that mdfpipe raises on purpose.
+
+    MdfError
+    ├── ConfigError         a setting is unknown, of the wrong type, or contradicts another
+    ├── DataError           the user's data, tables or folders are not what was promised
+    │   └── DecodeError     a video (or one crop) does not decode
+    ├── ProtocolError       an evaluation protocol that would give a wrong number
+    ├── StoreError          the run folder cannot be written, read or locked
+    └── MissingDependency   an optional package is not installed
+
+A message is one line: where, what was expected, what was found, what to do. The library raises;
+only the command line catches `MdfError`, prints that line, and exits with 2.
+"""
+
+from __future__ import annotations
+
+
+class MdfError(Exception):
+    """The root: everything that mdfpipe raises on purpose is one of these."""
+
+
+class ConfigError(MdfError):
+    """A setting is unknown, has the wrong type, or contradicts another."""
+
+
+class DataError(MdfError):
+    """The user's data are not what was promised."""
+
+
+class DecodeError(DataError):
+    """A video or an image does not decode, or does not decode whole."""
+
+
+class ProtocolError(MdfError):
+    """The protocol would give a wrong number, or none."""
+
+
+class StoreError(MdfError):
+    """The run folder cannot be written, read or locked. The whole run stops, not one video."""
+
+
+class MissingDependency(MdfError):  # noqa: N818 - the name says it
+    """An optional package is needed and not installed."""
+
+    def __init__(self, package: str, needed_by: str, extra: str | None = None) -> None:
+        install = f"pip install 'mdfpipe[{extra}]'" if extra else f"pip install {package}"
+        super().__init__(f"{needed_by} needs the package {package}, which is not installed: {install}")
+
+
+def one_line(text: object, limit: int = 300) -> str:
+    """The text of an error as one printable line of at most `limit` characters.
+
+    >>> one_line("a\\n  b\\x00c")
+    'a b\\\\x00c'
+    """
+    words = " ".join(str(text).split())
+    safe = "".join(c if c.isprintable() else repr(c)[1:-1] for c in words)
+    return safe if len(safe) <= limit else safe[: limit - 1] + "…"

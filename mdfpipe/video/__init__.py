@@ -1,0 +1,1 @@
+"""Pixels to boxes: decoders, detectors, and the geometry that names a body by a face."""

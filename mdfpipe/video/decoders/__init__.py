@@ -1,0 +1,98 @@
+"""Decoder: a video file, or a folder of numbered frames, as a stream of frames.
+
+Each file of this folder is one way to decode, named after itself; `auto` picks among the others.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mdfpipe.config import Plugin
+from mdfpipe.video.frames import Frames
+
+Pixels: TypeAlias = NDArray[np.uint8] | NDArray[np.uint16]
+
+
+class Decoder(Plugin):
+    """One way to turn a video into frames.
+
+    A decoder never seeks by frame number, never hides a loss: where a frame does not decode it raises
+    DecodeError at that frame, after having given every frame before it.
+    """
+
+    def candidates(self, path: Path) -> list[Decoder]:
+        """The decoders to try on `path`, in order; each starts from the first frame. By default this one."""
+        return [self]
+
+    @abstractmethod
+    def read(self, path: Path, stride: int, threads: int) -> Iterator[tuple[Pixels | None, float]]:
+        """Every frame of `path` in presentation order, as (pixels, pts_seconds).
+
+        pixels: (H, W, C) as `Frames` has them; None for a frame whose index is not a multiple of
+        `stride`, which is decoded or skipped but not converted. pts_seconds: NaN where there is none.
+        Raises DecodeError, with the number of the frame, at the first frame that does not decode.
+        """
+
+    def frames(self, path: Path, *, stride: int = 1, batch: int = 8, threads: int = 1) -> FrameStream:
+        """The frames of `path` whose index is a multiple of `stride`, `batch` at a time."""
+        return FrameStream(self.read(path, stride, threads), self.use, stride, batch)
+
+
+@dataclass
+class FrameStream:
+    """An iterator of `Frames` that counts what the decoder delivered.
+
+    delivered: frames decoded so far, those skipped by the stride included.
+    duplicates: frames given whose pixels equal those of the frame given before (a repeated shutter frame, a still).
+    """
+
+    source: Iterator[tuple[Pixels | None, float]]
+    decoder: str
+    stride: int
+    batch: int
+    delivered: int = 0
+    duplicates: int = 0
+    _last: Pixels | None = field(default=None, repr=False)
+
+    def __iter__(self) -> Iterator[Frames]:
+        pixels: list[Pixels] = []
+        index: list[int] = []
+        pts: list[float] = []
+        try:
+            for image, seconds in self.source:
+                if image is not None:
+                    if pixels and image.shape != pixels[0].shape:  # a stream may change size midway
+                        yield self._take(pixels, index, pts)
+                    self.duplicates += self._repeats(image)
+                    pixels.append(image)
+                    index.append(self.delivered)
+                    pts.append(seconds)
+                self.delivered += 1
+                if len(pixels) == self.batch:
+                    yield self._take(pixels, index, pts)
+        except Exception:
+            if pixels:  # what came before the damage is given first, then the damage
+                yield self._take(pixels, index, pts)
+            raise
+        if pixels:
+            yield self._take(pixels, index, pts)
+
+    @staticmethod
+    def _take(pixels: list[Pixels], index: list[int], pts: list[float]) -> Frames:
+        frames = Frames(np.stack(pixels), np.array(index, np.int64), np.array(pts, np.float64))
+        for taken in (pixels, index, pts):
+            taken.clear()
+        return frames
+
+    def _repeats(self, image: Pixels) -> bool:
+        last, self._last = self._last, image
+        if last is None or last.shape != image.shape or not np.array_equal(last[::16], image[::16]):
+            return False  # most frames differ in a few rows already
+        return np.array_equal(last, image)

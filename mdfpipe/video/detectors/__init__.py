@@ -1,0 +1,36 @@
+"""Detector: frames in, person boxes out.
+
+Each file of this folder is one detector, named after itself.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeAlias
+
+from mdfpipe.config import Plugin
+from mdfpipe.video.frames import Boxes, Frames
+
+Detect: TypeAlias = Callable[[Frames], list[Boxes]]
+"""Frames (uint8 RGB, one batch) to one `Boxes` a frame, in pixels of the frame, best score first."""
+
+
+class Detector(Plugin):
+    """One way to find persons in frames. Settings only: `open` gives the function that runs."""
+
+    @abstractmethod
+    def identity(self, data: Path, video_id: str) -> dict[str, str]:
+        """What, beside the settings, decides the boxes of `video_id`: content hashes by name, such as the weights'.
+
+        It enters the fingerprint, so that a changed file runs again and a moved one does not. Raises ConfigError
+        where a file is missing.
+        """
+
+    @abstractmethod
+    def open(self, data: Path, video_id: str, *, device: str, threads: int) -> Detect:
+        """A function from one batch of frames to one `Boxes` a frame. Models are cached within a process.
+
+        device: "cpu", "cuda", "cuda:1", ...; threads: of this process; neither changes a result by more than rounding.
+        """

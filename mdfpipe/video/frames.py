@@ -1,0 +1,79 @@
+"""Frames and Boxes, and the one convention for coordinates.
+
+Boxes are `xyxy` in pixels of the decoded frame: origin at the top left corner of the top left pixel,
+x to the right, y down, maximum exclusive, so that width = x2 - x1. A frame's index is 0-based, in
+presentation order, counting every frame that the file delivers (a stride leaves gaps in it).
+Pixels are uint8 RGB (3 channels), or uint16 with 1 channel (grey) or 3 (RGB) for sources above 8 bits,
+with the source's own values (a 14-bit source gives 0..16383).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, eq=False)
+class Frames:
+    """Consecutive decoded frames of one video.
+
+    pixels: (N, H, W, C) uint8 with C = 3, or uint16 with C = 1 or 3.
+    index: (N,) int64, 0-based in presentation order, strictly increasing.
+    pts_seconds: (N,) float64, presentation time; NaN where the container has none.
+    """
+
+    pixels: NDArray[np.uint8] | NDArray[np.uint16]
+    index: NDArray[np.int64]
+    pts_seconds: NDArray[np.float64]
+
+    def __post_init__(self) -> None:
+        p = self.pixels
+        if p.ndim != 4 or (p.dtype.name, p.shape[3]) not in (("uint8", 3), ("uint16", 1), ("uint16", 3)):
+            raise ValueError(f"pixels: expected (N, H, W, 3) uint8 or (N, H, W, 1|3) uint16, got {p.shape} {p.dtype}")
+        for name, dtype in (("index", np.int64), ("pts_seconds", np.float64)):
+            a = getattr(self, name)
+            if a.shape != (len(p),) or a.dtype != dtype:
+                raise ValueError(f"{name}: expected ({len(p)},) {np.dtype(dtype)}, got {a.shape} {a.dtype}")
+        if np.any(np.diff(self.index) <= 0):
+            raise ValueError("index: expected strictly increasing frame numbers")
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def __repr__(self) -> str:
+        span = f"{self.index[0]}..{self.index[-1]}" if len(self) else "none"
+        return f"Frames({self.pixels.shape} {self.pixels.dtype}, index {span})"
+
+
+@dataclass(frozen=True, eq=False)
+class Boxes:
+    """The detections in one frame.
+
+    xyxy: (n, 4) float32, pixels of the decoded frame. score: (n,) float32 in 0..1.
+    """
+
+    xyxy: NDArray[np.float32]
+    score: NDArray[np.float32]
+
+    def __post_init__(self) -> None:
+        if self.xyxy.ndim != 2 or self.xyxy.shape[1] != 4 or self.xyxy.dtype != np.float32:
+            raise ValueError(f"xyxy: expected (n, 4) float32, got {self.xyxy.shape} {self.xyxy.dtype}")
+        if self.score.shape != (len(self.xyxy),) or self.score.dtype != np.float32:
+            raise ValueError(f"score: expected ({len(self.xyxy)},) float32, got {self.score.shape} {self.score.dtype}")
+
+    @classmethod
+    def none(cls) -> Boxes:
+        """No detection.
+
+        >>> Boxes.none()
+        Boxes(0)
+        """
+        return cls(np.zeros((0, 4), np.float32), np.zeros(0, np.float32))
+
+    def __len__(self) -> int:
+        return len(self.xyxy)
+
+    def __repr__(self) -> str:
+        return f"Boxes({len(self)})"
