@@ -6,7 +6,6 @@ Each file of this folder reads one layout, named after itself.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 

@@ -86,7 +86,8 @@ class FrameStream:
 
     @staticmethod
     def _take(pixels: list[Pixels], index: list[int], pts: list[float]) -> Frames:
-        frames = Frames(np.stack(pixels), np.array(index, np.int64), np.array(pts, np.float64))
+        stacked: Pixels = np.stack(pixels)  # type: ignore[assignment]
+        frames = Frames(stacked, np.array(index, np.int64), np.array(pts, np.float64))
         for taken in (pixels, index, pts):
             taken.clear()
         return frames
