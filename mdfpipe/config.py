@@ -92,6 +92,23 @@ class Plugin(Config):
         return {"use": self.use, **handler(self)}
 
 
+BY_CONTENT: dict[str, Any] = {"by_content": True}
+"""`Field(json_schema_extra=BY_CONTENT)`: a file that enters a fingerprint by its content hash, not by its name."""
+
+
+def result_settings(config: Config) -> dict[str, Any]:
+    """The settings that decide results, as JSON-like values: all but the names of files that count by content."""
+    settings: dict[str, Any] = {"use": config.use} if isinstance(config, Plugin) else {}
+    plain = config.model_dump(mode="json")
+    for name, field in type(config).model_fields.items():
+        value = getattr(config, name)
+        if isinstance(value, Config):
+            settings[name] = result_settings(value)
+        elif not (isinstance(field.json_schema_extra, dict) and field.json_schema_extra.get("by_content")):
+            settings[name] = plain[name]
+    return settings
+
+
 class _StrictLoader(yaml.SafeLoader):
     """Safe YAML that refuses a key given twice, which plain YAML silently lets win."""
 

@@ -12,7 +12,10 @@ from pathlib import Path
 import pyarrow as pa
 
 from mdfpipe.config import Plugin
+from mdfpipe.datasets._naming import name_videos
 from mdfpipe.domains import Domain
+
+__all__ = ["Anomaly", "Dataset", "Listing", "VideoEntry", "name_videos"]
 
 
 @dataclass(frozen=True)

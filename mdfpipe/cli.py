@@ -1,0 +1,199 @@
+"""The command line: parse, call the library, print. The only place with exit codes.
+
+Exit codes: 0 all done; 2 a usage, settings or data error (one line says which); 3 some units failed or wait;
+130 interrupted. Nothing heavy is imported before a command runs.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from mdfpipe.errors import MdfError
+
+app = typer.Typer(
+    name="mdfpipe",
+    help="Cross-spectral person recognition from video: body and face, domain by domain.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Study = Annotated[Path, typer.Argument(help="The study, a YAML file of pipelines/.", show_default=False)]
+Data = Annotated[Path, typer.Option(envvar="MDFPIPE_DATA", help="Folder that holds the data set.", show_default=False)]
+RunFolder = Annotated[Path, typer.Option("--run", help="Folder for everything that is made.", show_default=False)]
+Set = Annotated[
+    list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Change a setting: detect.stride=2.")
+]
+Only = Annotated[list[str] | None, typer.Option("--only", metavar="VIDEO", help="Only this video; may be repeated.")]
+Workers = Annotated[int, typer.Option(min=1, help="Processes, each doing one video at a time.")]
+Threads = Annotated[int, typer.Option(min=1, help="Threads of each process.")]
+Batch = Annotated[int, typer.Option(min=1, help="Frames decoded and detected together.")]
+Device = Annotated[str, typer.Option(help="Where models run: cpu, cuda, cuda:1.")]
+Deadline = Annotated[float, typer.Option(min=1, help="Seconds without progress after which a process is killed.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what is due and why; do nothing.")]
+Strict = Annotated[bool, typer.Option("--strict", help="Stop at the first video that fails.")]
+AllowMissing = Annotated[bool, typer.Option("--allow-missing", help="Make run-level tables without unfinished videos.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document for machines.")]
+
+
+def _stages(first: str | None, last: str | None, study: Path, data: Path, run: Path, o: dict[str, Any]) -> None:
+    """What every stage verb does."""
+    from mdfpipe.display import Display, plain, show_outcome
+    from mdfpipe.pipeline import Pipeline, Runner
+    from mdfpipe.stages import Resources
+    from mdfpipe.store.run import Run
+
+    resources = Resources(o["workers"], o["device"], o["threads"], o["batch"], o["deadline"])
+    runner = Runner(Pipeline.load(study, o["set_"]), Run(run), data, resources)
+    if o["dry_run"]:
+        lines = runner.due(first, last, o["only"])
+        _print(json.dumps(lines, indent=1) if o["json_"] else "\n".join(lines) or "nothing is due")
+        return
+    with Display() as display:
+        outcome = runner.execute(
+            first, last, only=o["only"], strict=o["strict"], allow_missing=o["allow_missing"], listen=display
+        )
+    if o["json_"]:
+        _print(json.dumps(plain(outcome) | {"complete": outcome.complete}, indent=1))
+    else:
+        show_outcome(outcome)
+    if not outcome.complete:
+        raise typer.Exit(3)
+
+
+def _print(text: str) -> None:
+    sys.stdout.write(text + "\n")
+
+
+@app.command()
+def run(
+    study: Study,
+    data: Data,
+    run: RunFolder,
+    first: Annotated[str | None, typer.Option("--from", metavar="STAGE", help="Start at this stage.")] = None,
+    last: Annotated[str | None, typer.Option("--until", metavar="STAGE", help="End with this stage.")] = None,
+    set_: Set = None,
+    only: Only = None,
+    workers: Workers = 1,
+    threads: Threads = 2,
+    batch: Batch = 8,
+    device: Device = "cpu",
+    deadline: Deadline = 300,
+    dry_run: DryRun = False,
+    strict: Strict = False,
+    allow_missing: AllowMissing = False,
+    json_: Json = False,
+) -> None:
+    """Run all that is due, from the videos to the last stage.
+
+    Example: mdfpipe run pipelines/real-walk.yaml --data DATA --run runs/walk --until manifest
+    """
+    _stages(first, last, study, data, run, locals())
+
+
+def _add_verb(name: str, first: str, last: str, explanation: str) -> None:
+    """A verb that runs the stages from `first` to `last`; every such verb has the same options."""
+
+    def verb(
+        study: Study,
+        data: Data,
+        run: RunFolder,
+        set_: Set = None,
+        only: Only = None,
+        workers: Workers = 1,
+        threads: Threads = 2,
+        batch: Batch = 8,
+        device: Device = "cpu",
+        deadline: Deadline = 300,
+        dry_run: DryRun = False,
+        strict: Strict = False,
+        allow_missing: AllowMissing = False,
+        json_: Json = False,
+    ) -> None:
+        _stages(first, last, study, data, run, locals())
+
+    app.command(name, help=explanation)(verb)
+
+
+_add_verb(
+    "detect",
+    "index",
+    "detect",
+    """Index the data set and find the bodies in every video.
+
+    Example: mdfpipe detect pipelines/real-walk.yaml --data DATA --run runs/walk --set detect.stride=2
+    """,
+)
+_add_verb(
+    "label",
+    "label",
+    "manifest",
+    """Name the bodies by the faces, cut both out, and write the manifest.
+
+    Example: mdfpipe label pipelines/real-walk.yaml --data DATA --run runs/walk --set label.min_overlap=0.7
+    """,
+)
+
+_PENDING = "is not part of this version: it ends with the manifest"
+
+
+@app.command()
+def train() -> None:
+    """Fine-tune the systems of a study and embed (not in this version).
+
+    Example: mdfpipe train pipelines/study.yaml --data DATA --run runs/study
+    """
+    raise MdfError(f"train {_PENDING}")
+
+
+@app.command("eval")
+def evaluate() -> None:
+    """Evaluate and report (not in this version).
+
+    Example: mdfpipe eval pipelines/study.yaml --data DATA --run runs/study
+    """
+    raise MdfError(f"eval {_PENDING}")
+
+
+@app.command()
+def status(
+    run: Annotated[Path, typer.Argument(help="A run folder.", show_default=False)],
+    json_: Json = False,
+) -> None:
+    """Show how far a run is: stages, rows by status, time, failures.
+
+    Example: mdfpipe status runs/walk
+    """
+    from mdfpipe.display import plain, show_status
+    from mdfpipe.status import status as read_status
+
+    found = read_status(run)
+    if json_:
+        _print(json.dumps(plain(found), indent=1))
+    else:
+        show_status(found)
+
+
+def main() -> None:
+    """The entry point: one clear line and exit code 2 for every foreseen error."""
+    try:
+        app()
+    except MdfError as error:
+        from mdfpipe.display import show_error
+
+        show_error(str(error))
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.stderr.write("mdfpipe: interrupted; the same command goes on from here\n")
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

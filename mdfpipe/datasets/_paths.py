@@ -1,0 +1,113 @@
+"""The file column of an annotation: refuse what is hostile, tell pictures from videos, find a frame's position."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from mdfpipe.datasets._annotation import MISSING, Block, first_row, shown_cell
+from mdfpipe.errors import DataError
+from mdfpipe.store.naming import IMAGE_SUFFIXES, frame_files, inside, safe_relative
+
+# Whatever is not plainly harmless goes to safe_relative, which decides.
+_SUSPICIOUS = r"[^\x20-\x7e]|\\|:|^/|/$|//|(^|/)\.{1,2}(/|$)"
+_IMAGE = r"(?i)\.(" + "|".join(sorted(s[1:] for s in IMAGE_SUFFIXES)) + ")$"
+
+
+@dataclass(frozen=True, eq=False)
+class PathColumn:
+    """The distinct paths of a block and which row has which.
+
+    paths: StringArray (u,), under the data root; "" where the row belongs to no video. which: (n,) int row -> path.
+    missing, image: (n,) bool, of the cell as written.
+    """
+
+    paths: Any
+    which: NDArray[np.int32]
+    missing: NDArray[np.bool_]
+    image: NDArray[np.bool_]
+
+
+def path_column(block: Block, folder: str, frames_in_folder: bool) -> PathColumn:
+    """The file column of a block. Raises DataError, with table, row and header, for a path that could lead elsewhere.
+
+    folder: what the cells are relative to, under the data root. frames_in_folder: the cells name frame images.
+    """
+    cells = block.cells["file"]
+    texts, which = cells.dictionary, cells.indices.to_numpy(zero_copy_only=False)
+    missing = pc.is_in(pc.ascii_lower(texts), value_set=pa.array(MISSING))
+    for text in pc.filter(texts, pc.and_not(pc.match_substring_regex(texts, _SUSPICIOUS), missing)).to_pylist():
+        safe_relative(text, first_row(block, "file", text))
+    image = pc.match_substring_regex(texts, _IMAGE)
+    paths = pc.binary_join_element_wise(folder, texts, "/") if folder else texts
+    belongs = pc.and_not(image if frames_in_folder else pc.invert(image), missing)
+    paths = pc.if_else(belongs, paths, "")
+    absent, picture = (m.to_numpy(zero_copy_only=False)[which] for m in (missing, image))
+    return PathColumn(paths, which, absent, picture)
+
+
+def folders_of(column: PathColumn, block: Block) -> Any:
+    """The folder of each row's frame image: DictionaryArray (n,), "" where the row has none. Raises DataError."""
+    bare = pc.and_not(pc.invert(pc.match_substring(column.paths, "/")), pc.equal(column.paths, ""))
+    at = pc.index(bare, True).as_py()
+    if at >= 0:
+        row = block.first_row + int(np.argmax(column.which == at))
+        raise DataError(
+            f"{block.table} row {row}: the frame '{shown_cell(column.paths[at].as_py())}' lies in no folder; with "
+            "frames_in: folder the folder is the video"
+        )
+    folders = pc.replace_substring_regex(column.paths, r"/[^/]*$", "").dictionary_encode()
+    return pa.DictionaryArray.from_arrays(folders.indices.take(pa.array(column.which)), folders.dictionary)
+
+
+@dataclass
+class FramePlaces:
+    """Positions of frame images in their folders, each folder listed once."""
+
+    root: Path
+    _paths: dict[str, Any] = field(default_factory=dict)
+
+    def exists(self, folder: str) -> bool:
+        """Whether the folder is there. Raises DataError where a symlink leads out of the root."""
+        return inside(self.root, folder, "video").is_dir()
+
+    def positions(self, column: PathColumn, folders: list[str]) -> NDArray[np.int64]:
+        """The index of each row's frame, (n,) int64: its file's position in its folder; -1 where it is not there."""
+        known = [self._files(folder) for folder in folders if folder and self.exists(folder)]
+        if not known:
+            return np.full(len(column.which), -1, np.int64)
+        place = np.concatenate([np.arange(len(k), dtype=np.int64) for k in known])
+        found = pc.index_in(column.paths, value_set=pa.concat_arrays(known))
+        index = pc.fill_null(found, -1).to_numpy(zero_copy_only=False)
+        positions: NDArray[np.int64] = np.where(index >= 0, np.append(place, -1)[index], -1)[column.which]
+        return positions
+
+    def _files(self, folder: str) -> Any:
+        if folder not in self._paths:
+            names = frame_files(self.root / folder, self.root)
+            self._paths[folder] = pa.array([f"{folder}/{name}" for name in names], pa.string())
+        return self._paths[folder]
+
+    def numbers(self, folder: str) -> NDArray[np.int64]:
+        """The number in each frame's file name (the last run of digits), by position: (n,) int64. Raises DataError."""
+        names = frame_files(self.root / folder, self.root)
+        runs = [re.findall(r"[0-9]+", PurePosixPath(name).stem) for name in names]
+        bare = [name for name, run in zip(names, runs, strict=True) if not run or len(run[-1]) > 15]
+        if bare:
+            raise DataError(
+                f"{folder}/{bare[0]}: frame_number: file_number expects a number in every frame's file name"
+            )
+        found = np.array([int(run[-1]) for run in runs], np.int64)
+        values, count = np.unique(found, return_counts=True)
+        if np.any(count > 1):
+            twice = int(values[count > 1][0])
+            pair = [n for n, v in zip(names, found, strict=True) if v == twice][:2]
+            raise DataError(f"{folder}: {' and '.join(pair)} are both frame number {twice}")
+        return found

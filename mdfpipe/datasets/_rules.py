@@ -1,0 +1,159 @@
+"""Rules that tell a video's domain, session or camera: from a column, its path, a table, or a constant."""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from mdfpipe.config import Config
+from mdfpipe.datasets._annotation import first_row, read_blocks
+from mdfpipe.domains import Domain
+from mdfpipe.errors import DataError, one_line
+from mdfpipe.store.naming import inside, safe_relative
+
+_Text = Annotated[str, Field(coerce_numbers_to_str=True)]
+
+
+def _compiled(pattern: str) -> re.Pattern[str]:
+    try:
+        return re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"not a regular expression: {error}") from None
+
+
+def _exactly_one(rule: Config, names: tuple[str, ...]) -> None:
+    given = [name for name in names if getattr(rule, name) is not None]
+    if len(given) != 1:
+        raise ValueError(f"expected exactly one of {', '.join(names)}, got {', '.join(given) or 'none'}")
+
+
+class TextRule(Config):
+    """Where a video's session or camera is told: exactly one of `column` and `regex`."""
+
+    column: str | None = Field(None, description="header of the column of the face tables that tells it")
+    regex: str | None = Field(
+        None,
+        description="regular expression, searched in the video's path; its first group, or without one the whole match",
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        _exactly_one(self, ("column", "regex"))
+        if self.regex is not None:
+            _compiled(self.regex)
+        return self
+
+    def text(self, path: str, cell: str | None) -> str | None:
+        """What the rule tells of the video at `path`, whose rows' column says `cell`; None where nothing."""
+        if self.regex is None:
+            return cell
+        match = re.search(self.regex, path)
+        if match is None:
+            return None
+        found: str | None = match[1] if match.re.groups else match[0]
+        return found
+
+
+class DomainRule(Config):
+    """Where a video's domain is told: exactly one of `column`, `regex`, `table` and `constant`."""
+
+    column: str | None = Field(None, description="header of the column of the face tables that tells it")
+    regex: str | None = Field(
+        None,
+        description=(
+            "regular expression, searched in the video's path, with a group named `domain`, "
+            "or `band` and, where the name has it, `range` in metres: (?P<band>vis|swir)_(?P<range>[0-9]+)m"
+        ),
+    )
+    table: str | None = Field(
+        None,
+        description=(
+            "CSV under the data root with the columns `file` (a path, or a pattern with * and ?, where * also "
+            "spans /) and `domain`; the first row that matches a video's path tells it"
+        ),
+    )
+    constant: str | None = Field(None, description="the one domain of every video, such as VIS-500m")
+    map: dict[_Text, str] = Field(
+        default_factory=dict,
+        description="what the column, regex or table says -> domain: {cat7: SWIR-30m}; the rest is taken as it is",
+    )
+
+    @field_validator("constant")
+    @classmethod
+    def _parses(cls, text: str | None) -> str | None:
+        return None if text is None else _domain_setting(text)
+
+    @field_validator("map")
+    @classmethod
+    def _all_parse(cls, names: dict[str, str]) -> dict[str, str]:
+        return {said: _domain_setting(name) for said, name in names.items()}
+
+    @field_validator("regex")
+    @classmethod
+    def _has_group(cls, pattern: str | None) -> str | None:
+        if pattern is not None and not {"domain", "band"} & set(_compiled(pattern).groupindex):
+            raise ValueError("expected a group (?P<domain>...) or (?P<band>...)")
+        return pattern
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        _exactly_one(self, ("column", "regex", "table", "constant"))
+        return self
+
+    def domains(self, root: Path, cells: Mapping[str, str | None]) -> dict[str, Domain]:
+        """path -> domain; cells: path -> what its rows' column says. Raises DataError where a video has none."""
+        patterns = self._patterns(root)
+        found: dict[str, Domain] = {}
+        without: list[str] = []
+        for path, cell in cells.items():
+            said = self._said(path, cell, patterns)
+            try:
+                found[path] = Domain.parse(self.map.get(said, said))
+            except DataError:
+                told = f"the rule says '{one_line(said, 60)}'" if said else "the rule says nothing"
+                without.append(f"{path} ({told})")
+        if without:
+            raise DataError(
+                f"domain: {len(without)} of {len(cells)} videos have no domain, the first is {without[0]}; "
+                f"expected <BAND> or <BAND>-<RANGE>m such as SWIR-30m: change `domain`, or which `videos` belong"
+            )
+        return found
+
+    def _said(self, path: str, cell: str | None, patterns: list[tuple[re.Pattern[str], str]]) -> str:
+        if self.constant is not None:
+            return self.constant
+        if self.table is not None:
+            return next((domain for pattern, domain in patterns if pattern.match(path)), "")
+        if self.regex is None:
+            return cell or ""
+        match = re.search(self.regex, path)
+        if match is None:
+            return ""
+        groups = match.groupdict()
+        if groups.get("domain"):
+            return str(groups["domain"])
+        band, far = groups.get("band") or "", groups.get("range")
+        return f"{band}-{far.removesuffix('m')}m" if far else band
+
+    def _patterns(self, root: Path) -> list[tuple[re.Pattern[str], str]]:
+        if self.table is None:
+            return []
+        path = inside(root, self.table, "domain.table")
+        rules: list[tuple[re.Pattern[str], str]] = []
+        for block in read_blocks(path, self.table, {"file": "file", "domain": "domain"}):
+            for file, domain in zip(block.cells["file"].to_pylist(), block.cells["domain"].to_pylist(), strict=True):
+                safe_relative(file, first_row(block, "file", file))
+                rules.append((re.compile(fnmatch.translate(file)), domain))
+        return rules
+
+
+def _domain_setting(text: str) -> str:
+    try:
+        return str(Domain.parse(text))
+    except DataError as error:
+        raise ValueError(str(error)) from None

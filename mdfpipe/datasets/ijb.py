@@ -1,0 +1,356 @@
+"""IJB: tables of face boxes beside videos, as IJB-A, B, C, IJB-S and IJB-MDF have them.
+
+Sources of the presets: the column lists of the public readers (PROTOCOLS 1.2-1.4). IJB-MDF's own headers and
+layout are not public, nor are the headers of IJB-S's per-frame ground truth: for these, name the columns.
+Every path in a table is taken relative to the data root (or to `folder` below it); one that leads out of the data
+root, also through a symlink, is refused.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from pydantic import Field, model_validator
+
+from mdfpipe.config import Config
+from mdfpipe.datasets import Dataset, Listing, VideoEntry, name_videos
+from mdfpipe.datasets._annotation import MISSING, AnomalyKind, Block, Names, Tally, read_blocks, shown_cell
+from mdfpipe.datasets._faces import (
+    BoxKind,
+    FaceRows,
+    Told,
+    by_frame,
+    face_table,
+    keep_rows,
+    read_boxes,
+    read_frames,
+    subject_codes,
+)
+from mdfpipe.datasets._layout import check_root, find_tables, find_videos
+from mdfpipe.datasets._paths import FramePlaces, folders_of, path_column
+from mdfpipe.datasets._rules import DomainRule, TextRule
+from mdfpipe.errors import DataError
+from mdfpipe.store.naming import inside, safe_relative
+
+
+class Columns(Config):
+    """Our names -> headers of the face tables; matched exactly, or else in any case. `null` unsets a preset's."""
+
+    subject: str | None = Field(None, description="who it is; also the subject column of the gallery tables")
+    file: str | None = Field(None, description="the video, or with `frames_in: folder` the frame image")
+    frame: str | None = Field(None, description="number of the frame; not with `frames_in: folder`")
+    x: str | None = Field(None, description="left edge, pixels (box: xywh)")
+    y: str | None = Field(None, description="top edge, pixels (box: xywh)")
+    width: str | None = Field(None, description="pixels (box: xywh)")
+    height: str | None = Field(None, description="pixels (box: xywh)")
+    x1: str | None = Field(None, description="left edge, pixels (box: xyxy, xyxy_inclusive)")
+    y1: str | None = Field(None, description="top edge, pixels (box: xyxy, xyxy_inclusive)")
+    x2: str | None = Field(None, description="right edge, pixels (box: xyxy, xyxy_inclusive)")
+    y2: str | None = Field(None, description="bottom edge, pixels (box: xyxy, xyxy_inclusive)")
+
+
+_BOX = {"x": "FACE_X", "y": "FACE_Y", "width": "FACE_WIDTH", "height": "FACE_HEIGHT"}
+PRESETS: dict[str, dict[str, Any]] = {
+    "ijba": {"columns": {"subject": "SUBJECT_ID", "file": "FILE", "frame": "FRAME", **_BOX}},
+    "ijbc": {
+        "columns": {"subject": "SUBJECT_ID", "file": "FILENAME", "frame": "FRAME_NUM", **_BOX}
+    },  # and IJB-B, CS3, CS4
+    "ijbs": {"columns": {"subject": "SUBJECT_ID", "file": "FILENAME"}, "faces": ["videos_ground_truth/*.csv"]},
+    "custom": {"columns": {}},
+}
+_BOX_COLUMNS = {"x", "y", "width", "height", "x1", "y1", "x2", "y2"}
+
+
+class Ijb(Dataset):
+    """Videos and frame folders with CSV tables of face boxes, in the manner of the IJB data sets."""
+
+    preset: Literal["ijba", "ijbc", "ijbs", "custom"] = Field(
+        "ijbc", description="family whose headers `columns` starts from (ijbc is also IJB-B, CS3, CS4); custom: none"
+    )
+    faces: list[str] = Field(
+        ["faces.csv"], description="face tables under the data root: paths or glob patterns (.csv, or .tsv with tabs)"
+    )
+    columns: Columns = Field(default_factory=Columns, description="headers that differ from the preset's")
+    box: Literal["xywh", "xyxy", "xyxy_inclusive"] = Field(
+        "xywh",
+        description=(
+            "xywh: x2 = x + width; xyxy: right and bottom edge are exclusive; "
+            "xyxy_inclusive: they name the last pixel inside, so one is added"
+        ),
+    )
+    folder: str = Field(
+        "", description="folder under the data root that the paths in the face tables start from (IJB-C: images)"
+    )
+    frame_base: Literal[0, 1] = Field(0, description="number that the annotation gives to a video's first frame")
+    frames_in: Literal["video", "folder"] = Field(
+        "video",
+        description=(
+            "video: a row names a video (a file, or a folder of frames) and a frame number; folder: a row names one "
+            "frame image, whose folder is the video, and whose place in the folder's natural order is the frame"
+        ),
+    )
+    frame_number: Literal["index", "file_number"] = Field(
+        "index",
+        description=(
+            "of rows that name a folder of frames. index: the frame column counts them from frame_base; "
+            "file_number: it is the last number in the frame's file name (1800i.png is 1800)"
+        ),
+    )
+    videos: list[str] = Field(
+        ["videos/*"],
+        description=(
+            "paths or glob patterns of videos that belong to the data set even if no row names them: files with a "
+            "video suffix, and folders that hold images; a path without * ? [ is taken as it is"
+        ),
+    )
+    domain: DomainRule = Field(
+        description="how a video's domain is told: {constant: VIS-500m}, or regex, column, table"
+    )
+    session: TextRule | None = Field(None, description="how a video's recording session is told")
+    camera: TextRule | None = Field(None, description="how a video's camera is told")
+    galleries: dict[Annotated[str, Field(coerce_numbers_to_str=True)], list[str]] = Field(
+        default_factory=dict,
+        description='gallery name to the tables (paths or patterns) that list its subjects: {"1": [gallery_G1.csv]}',
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_preset(cls, value: Any) -> Any:
+        """Fill in what the preset knows and the settings leave open, so that the settings written out are complete."""
+        if not isinstance(value, dict):
+            return value
+        shipped = PRESETS.get(str(value.get("preset", "ijbc")))
+        columns, box = value.get("columns", {}), value.get("box", "xywh")
+        if isinstance(columns, Columns):
+            columns = columns.model_dump()
+        if shipped is None or not isinstance(columns, dict) or box not in list(BoxKind):
+            return value  # the fields' own checks say what is wrong
+        used = {"subject", "file", *BoxKind(box).columns} | (set() if value.get("frames_in") == "folder" else {"frame"})
+        ready = {name: header for name, header in shipped["columns"].items() if name in used}
+        faces = {"faces": shipped["faces"]} if "faces" in shipped else {}
+        return {**faces, **value, "columns": {**ready, **columns}}
+
+    @model_validator(mode="after")
+    def _check_columns(self) -> Self:
+        needed = {"file", *BoxKind(self.box).columns} | ({"frame"} if self.frames_in == "video" else set())
+        given = {name for name, header in self.columns.model_dump().items() if header is not None}
+        missing = [name for name in Columns.model_fields if name in needed - given]
+        if missing and self.faces:
+            raise ValueError(
+                f"columns: the preset {self.preset} does not know {', '.join(missing)}; say which headers these have"
+            )
+        useless = [n for n in Columns.model_fields if n in given & ({"frame"} | _BOX_COLUMNS) - needed]
+        if useless:
+            raise ValueError(
+                f"columns: {', '.join(useless)} not used with box: {self.box}, frames_in: {self.frames_in}"
+            )
+        if self.galleries and self.columns.subject is None:
+            raise ValueError("galleries: columns.subject must say which header of the gallery tables is the subject")
+        for what, paths in {"faces": self.faces, "videos": self.videos, "folder": [self.folder or "any"]}.items():
+            for path in paths:
+                try:
+                    safe_relative(path, what)
+                except DataError as error:
+                    raise ValueError(str(error)) from None
+        for rule in (self.domain, self.session, self.camera):
+            if rule is not None and rule.column is not None and not self.faces:
+                raise ValueError(f"column {rule.column}: there are no face tables to read it from")
+        return self
+
+    def sources(self, root: Path) -> list[Path]:
+        """The tables, and every video that they or `videos` name, there or not. Raises DataError."""
+        check_root(root)
+        named = Names()
+        tables = find_tables(root, self.faces, "faces")
+        for table in tables:
+            for block in read_blocks(root / table, table, {"file": str(self.columns.file)}):
+                column = path_column(block, self.folder, self.frames_in == "folder")
+                named.codes(self._videos_of(column, block), lambda path: path or None)
+        for name, patterns in self.galleries.items():
+            tables += find_tables(root, patterns, f"galleries.{name}")
+        if self.domain.table is not None:
+            tables += find_tables(root, [self.domain.table], "domain.table")
+        videos = sorted({*named.texts(), *find_videos(root, self.videos)})
+        return [root / path for path in (*dict.fromkeys(tables), *videos)]
+
+    def read(self, root: Path) -> Listing:
+        """The listing of the data under `root`. Raises DataError with table, row and column."""
+        check_root(root)
+        scan = _Scan(FramePlaces(root))
+        for table in find_tables(root, self.faces, "faces"):
+            self._scan_table(root, table, scan)
+        videos = self._entries(root, scan)
+        faces = self._faces(root, scan, {v.path: v.video_id for v in videos})
+        return Listing(videos, faces, self._gallery_subjects(root), scan.tally.anomalies())
+
+    def _wanted(self) -> dict[str, str]:
+        columns = {n: h for n, h in self.columns.model_dump().items() if h is not None}
+        rules = {"domain": self.domain, "session": self.session, "camera": self.camera}
+        return columns | {f"{n} rule": r.column for n, r in rules.items() if r is not None and r.column is not None}
+
+    def _videos_of(self, column: Any, block: Block) -> Any:
+        """DictionaryArray (n,) of the video that each row belongs to, "" where to none."""
+        if self.frames_in == "folder":
+            return folders_of(column, block)
+        return pa.DictionaryArray.from_arrays(pa.array(column.which), column.paths)
+
+    def _scan_table(self, root: Path, table: str, scan: _Scan) -> None:
+        numeric = {"frame", *BoxKind(self.box).columns}
+        scan.starts.append((table, scan.total))
+        for block in read_blocks(root / table, table, self._wanted(), numeric):
+            self._scan_block(block, scan)
+
+    def _scan_block(self, block: Block, scan: _Scan) -> None:
+        """Take the rows of one block that have a video, a frame and a box; count the others."""
+        column = path_column(block, self.folder, self.frames_in == "folder")
+        videos = self._videos_of(column, block)
+        video = scan.videos.codes(videos, lambda path: path or None)
+        scan.note_rules(block, video)
+        reasons = {AnomalyKind.MISSING_FILE: column.missing}
+        if self.frames_in == "folder":
+            reasons[AnomalyKind.NOT_A_FRAME_IMAGE] = ~column.image
+            frame = scan.places.positions(column, videos.dictionary.to_pylist())
+            gone = [bool(v) and not scan.places.exists(v) for v in videos.dictionary.to_pylist()]
+            frames = {
+                AnomalyKind.VIDEO_MISSING_ON_DISK: np.array(gone, bool)[videos.indices.to_numpy(zero_copy_only=False)],
+                AnomalyKind.MISSING_FRAME_FILE: frame < 0,
+            }
+        else:
+            reasons[AnomalyKind.STILL_IMAGE] = column.image
+            frame, frames = read_frames(block)
+        xyxy, boxes = read_boxes(block, BoxKind(self.box))
+        kept = keep_rows(block, (reasons, boxes, frames), scan.tally)
+        subject = np.full(len(block), -1, np.int32)
+        if "subject" in block.cells:
+            subject = subject_codes(block, scan.subjects, scan.tally)
+            scan.tally.add(AnomalyKind.MISSING_SUBJECT, (subject < 0) & kept, block.example)
+        row = scan.starts[-1][1] + block.first_row - 2 + np.arange(len(block), dtype=np.int64)
+        scan.parts.append(FaceRows(video, frame, subject, xyxy, row).take(kept))
+        scan.total += len(block)
+
+    def _entries(self, root: Path, scan: _Scan) -> list[VideoEntry]:
+        """Every video, named and with its domain, sorted by video_id."""
+        paths = sorted({*scan.videos.texts(), *find_videos(root, self.videos)})
+        if not paths:
+            raise DataError(f"{root}: no row of {', '.join(self.faces)} and no pattern of `videos` names a video")
+        names = name_videos(paths)
+        for path in paths:
+            inside(root, path, "video")
+        domains = self.domain.domains(root, {p: scan.said("domain rule", p) for p in paths})
+        texts = {
+            which: {p: rule.text(p, scan.said(f"{which} rule", p)) if rule else None for p in paths}
+            for which, rule in (("session", self.session), ("camera", self.camera))
+        }
+        entries = [VideoEntry(names[p], p, domains[p], texts["session"][p], texts["camera"][p]) for p in paths]
+        return sorted(entries, key=lambda entry: entry.video_id)
+
+    def _faces(self, root: Path, scan: _Scan, names: dict[str, str]) -> dict[str, pa.Table]:
+        """The tables of faces by video_id, from the rows scanned."""
+        videos, subjects = scan.videos.texts(), scan.subjects.texts()
+        told = Told(scan.starts, videos, subjects)
+        rows = FaceRows.join(scan.parts)
+        scan.parts.clear()
+        if self.frames_in == "video":
+            rows = self._to_index(rows, scan, told)
+        gone = np.array([not (root / path).exists() for path in videos], bool)
+        if gone.any():
+            scan.tally.add(AnomalyKind.VIDEO_MISSING_ON_DISK, gone[rows.video], lambda i: told(rows, i))
+        rows, face_no = by_frame(rows, scan.tally, told)
+        people = pa.array(subjects, pa.string())
+        ends = np.searchsorted(rows.video, np.arange(len(videos) + 1))
+        tables = {}
+        for number, path in enumerate(videos):
+            part = slice(int(ends[number]), int(ends[number + 1]))
+            if part.stop > part.start:
+                tables[names[path]] = face_table(names[path], rows.take(part), face_no[part], people)
+        return dict(sorted(tables.items()))
+
+    def _to_index(self, rows: FaceRows, scan: _Scan, told: Told) -> FaceRows:
+        """The rows with 0-based frame indices instead of numbers as written; those that have none left out."""
+        frame = rows.frame - self.frame_base
+        by_number = np.zeros(len(rows), bool)
+        if self.frame_number == "file_number":
+            order = np.argsort(rows.video, kind="stable")
+            ends = np.searchsorted(rows.video[order], np.arange(len(scan.videos.number) + 1))
+            for path, number in scan.videos.number.items():
+                if scan.places.exists(path):
+                    of = order[ends[number] : ends[number + 1]]
+                    frame[of] = _positions(scan.places.numbers(path), rows.frame[of])
+                    by_number[of] = True
+        scan.tally.add(AnomalyKind.MISSING_FRAME_FILE, by_number & (frame < 0), lambda i: told(rows, i))
+        scan.tally.add(AnomalyKind.NEGATIVE_FRAME, ~by_number & (frame < 0), lambda i: told(rows, i))
+        return FaceRows(rows.video, frame, rows.subject, rows.xyxy, rows.row).take(frame >= 0)
+
+    def _gallery_subjects(self, root: Path) -> dict[str, list[str]]:
+        """subject_id -> the galleries that list it, both sorted."""
+        found: dict[str, set[str]] = {}
+        for gallery, patterns in self.galleries.items():
+            subjects = Names()
+            for table in find_tables(root, patterns, f"galleries.{gallery}"):
+                for block in read_blocks(root / table, table, {"subject": str(self.columns.subject)}):
+                    subject_codes(block, subjects, Tally())
+            if not subjects.number:
+                raise DataError(f"galleries.{gallery}: {', '.join(patterns)} list no subject")
+            for subject in subjects.texts():
+                found.setdefault(subject, set()).add(gallery)
+        return {subject: sorted(found[subject]) for subject in sorted(found)}
+
+
+@dataclass
+class _Scan:
+    """What the tables have said so far.
+
+    starts: each table with the place of its first row among all rows. cells: by rule, then by video number, what the
+    rule's column says of the video.
+    """
+
+    places: FramePlaces
+    tally: Tally = field(default_factory=Tally)
+    videos: Names = field(default_factory=Names)
+    subjects: Names = field(default_factory=Names)
+    parts: list[FaceRows] = field(default_factory=list)
+    starts: list[tuple[str, int]] = field(default_factory=list)
+    total: int = 0
+    cells: dict[str, dict[int, str]] = field(default_factory=dict)
+
+    def note_rules(self, block: Block, video: NDArray[np.int32]) -> None:
+        """Take what the columns of the rules say of each video. Raises DataError where two rows differ."""
+        for rule in ("domain rule", "session rule", "camera rule"):
+            if rule not in block.cells:
+                continue
+            texts = block.cells[rule].dictionary.to_pylist()
+            which = block.cells[rule].indices.to_numpy(zero_copy_only=False)
+            pairs, first = np.unique(video.astype(np.int64) * len(texts) + which, return_index=True)
+            told = self.cells.setdefault(rule, {})
+            for row in first[pairs >= 0]:
+                text = texts[which[row]]
+                if text.lower() not in MISSING and told.setdefault(int(video[row]), text) != text:
+                    path = self.videos.texts()[video[row]]
+                    raise DataError(
+                        f"{block.table} row {block.first_row + int(row)}: {block.headers[rule]} says "
+                        f"'{shown_cell(text)}' of {path}, an earlier row says '{told[int(video[row])]}'"
+                    )
+
+    def said(self, rule: str, path: str) -> str | None:
+        """What the rule's column says of the video at `path`; None where nothing."""
+        number = self.videos.number.get(path)
+        return None if number is None else self.cells.get(rule, {}).get(number)
+
+
+def _positions(numbers: NDArray[np.int64], wanted: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The place of each wanted number among distinct numbers; -1 where it is not one of them.
+
+    >>> _positions(np.array([7, 9, 8]), np.array([8, 7, 1])).tolist()
+    [2, 0, -1]
+    """
+    if not len(numbers):
+        return np.full(len(wanted), -1, np.int64)
+    order = np.argsort(numbers)
+    at = order[np.searchsorted(numbers, wanted, sorter=order).clip(max=len(numbers) - 1)]
+    places: NDArray[np.int64] = np.where(numbers[at] == wanted, at, -1)
+    return places

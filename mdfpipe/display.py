@@ -1,0 +1,169 @@
+"""What a person sees of a run: progress bars on a terminal, plain lines elsewhere, tables at the end."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from mdfpipe.errors import one_line
+from mdfpipe.execution import Event
+from mdfpipe.pipeline import Outcome
+from mdfpipe.status import Status
+
+out = Console(highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+class Display:
+    """Draws events as they come, on the error stream. Use as a context."""
+
+    def __init__(self, counts: dict[str, int] | None = None) -> None:
+        self.terminal = err.is_terminal
+        self.progress = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeRemainingColumn(),
+            console=err,
+            transient=True,
+        )
+        self.tasks: dict[tuple[str, str], TaskID] = {}
+        self.started: dict[tuple[str, str], float] = {}
+        self.spoken = time.monotonic()
+        self.done = 0
+
+    def __enter__(self) -> Self:
+        if self.terminal:
+            self.progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.terminal:
+            self.progress.stop()
+
+    def __call__(self, event: Event) -> None:
+        """Draw one event."""
+        unit = (event.stage, event.key)
+        if event.kind == "started":
+            self.started[unit] = time.monotonic()
+        elapsed = time.monotonic() - self.started.get(unit, time.monotonic())
+        rate = f"{event.done / elapsed:.1f}/s" if event.done and elapsed > 0.2 else ""
+        if self.terminal:
+            self._bar(event, unit, rate)
+        else:
+            self._line(event, elapsed, rate)
+
+    def _bar(self, event: Event, unit: tuple[str, str], rate: str) -> None:
+        if event.kind == "started":
+            name = escape(f"{event.stage:8} {one_line(event.key, 40)}")
+            self.tasks[unit] = self.progress.add_task(name, total=None, rate="")
+        elif event.kind == "progress" and unit in self.tasks:
+            self.progress.update(self.tasks[unit], completed=event.done, total=event.total, rate=rate)
+        else:
+            if unit in self.tasks:
+                self.progress.remove_task(self.tasks.pop(unit))
+            self.progress.console.print(_ended(event))
+
+    def _line(self, event: Event, elapsed: float, rate: str) -> None:
+        if event.kind == "progress":
+            if time.monotonic() - self.spoken < 10:
+                return
+            share = f"{event.done}/{event.total}" if event.total else f"{event.done}"
+            left = elapsed * (event.total - event.done) / event.done if event.total and event.done else None
+            eta = f", {_duration(left)} left" if left is not None else ""
+            err.print(escape(f"{event.stage}/{one_line(event.key, 60)}: {share} {rate}{eta}"))
+        elif event.kind != "started":
+            err.print(_ended(event))
+        self.spoken = time.monotonic()
+
+
+def _ended(event: Event) -> str:
+    name = escape(f"{event.stage}/{one_line(event.key, 60)}")
+    if event.failure is not None:
+        return f"[red]failed[/red]  {name}: {escape(event.failure.message)}"
+    return f"[green]done[/green]    {name}: {event.rows} rows, {event.seconds:.1f} s"
+
+
+def show_outcome(outcome: Outcome) -> None:
+    """The tally by stage, then what failed and what was refused."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("stage", "units", "done before", "done now", "failed", "waiting", "new rows"):
+        table.add_column(name, justify="left" if name == "stage" else "right")
+    for name, t in outcome.tallies.items():
+        figures = (t.total, t.already, t.ran, t.failed, t.blocked, t.rows)
+        table.add_row(name, *(str(n) for n in figures), escape(t.note))
+    out.print(table)
+    if outcome.failures:
+        out.print(f"\n[bold red]{len(outcome.failures)} failed[/bold red]")
+        for failure in outcome.failures:
+            out.print(f"  {escape(failure.stage)}/{escape(one_line(failure.key, 80))}: {escape(failure.message)}")
+    for line in outcome.refused:
+        out.print(f"\n[yellow]{escape(line)}[/yellow]")
+
+
+def show_status(status: Status) -> None:
+    """The stages of a run, its rows by status, its failures."""
+    out.print(f"[bold]{escape(status.name)}[/bold]  {escape(status.run)}  (data: {escape(status.data)})")
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("stage", "units", "done", "due", "failed", "time", "a minute", "left"):
+        table.add_column(name, justify="left" if name == "stage" else "right")
+    for stage in status.stages:
+        rate = f"{stage.rate_per_minute:.1f}" if stage.rate_per_minute else "-"
+        left = _duration(stage.eta_seconds) if stage.eta_seconds and stage.due else "-"
+        figures = (stage.total, stage.done, stage.due, stage.failed)
+        table.add_row(stage.stage, *(str(n) for n in figures), _duration(stage.seconds), rate, left, escape(stage.note))
+    out.print(table)
+    for stage in status.stages:
+        if stage.rows:
+            out.print(f"{stage.stage}: " + ", ".join(f"{n} {name}" for name, n in stage.rows.items()))
+        for active in stage.active:
+            out.print(f"{stage.stage} now: {escape(active)}")
+    for failure in status.failures:
+        out.print(f"[red]failed[/red] {failure['stage']}/{escape(failure['key'])}: {escape(failure['reason'])}")
+
+
+def show_error(message: str) -> None:
+    """One line on the error stream."""
+    print(f"mdfpipe: {one_line(message, 2000)}", file=sys.stderr)  # noqa: T201 - rich would wrap and mark it up
+
+
+def _duration(seconds: float | None) -> str:
+    """A time as a person says it.
+
+    >>> _duration(7), _duration(95), _duration(7300)
+    ('7 s', '1 min 35 s', '2 h 2 min')
+    """
+    if seconds is None:
+        return "-"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def plain(value: Any) -> Any:
+    """Dataclasses as dictionaries, for JSON."""
+    from dataclasses import asdict, is_dataclass
+
+    return asdict(value) if is_dataclass(value) and not isinstance(value, type) else value

@@ -1,0 +1,238 @@
+"""Where units of work run: spawned processes that die with their parent and are killed when they hang.
+
+One interface: `Executor.run(units)` gives events. `LocalExecutor` is the one there is; a batch system
+behind the same interface would submit `run_unit` for each unit.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import multiprocessing
+import os
+import signal
+import threading
+import time
+import traceback
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any, Protocol
+
+from mdfpipe.errors import MdfError, StoreError, one_line
+from mdfpipe.stages import Context, Inputs, Resources, Stage
+from mdfpipe.store.run import Failure, Receipt
+
+
+@dataclass(frozen=True, eq=False)
+class Unit:
+    """One stage of one video (or of the whole run): all that a process needs to do it."""
+
+    stage: Stage
+    receipt: Receipt
+    inputs: Inputs
+    data: Path
+
+    @property
+    def key(self) -> str:
+        """The video_id, or the name of the run-level table."""
+        return self.receipt.key
+
+    def __str__(self) -> str:
+        return f"{self.stage.name}/{self.key}"
+
+
+@dataclass(frozen=True)
+class Event:
+    """What happened to a unit: started, progress, finished, failed, or fatal (the run must stop)."""
+
+    kind: str
+    stage: str
+    key: str
+    done: int = 0
+    total: int | None = None
+    rows: int = 0
+    seconds: float = 0.0
+    facts: dict[str, Any] = field(default_factory=dict)
+    failure: Failure | None = None
+
+
+class Executor(Protocol):
+    """Runs units and tells what happens to them, in the order in which it happens."""
+
+    def run(self, units: Iterable[Unit]) -> Iterator[Event]:
+        """Run every unit; each one started is finished or failed in the end, unless `fatal` ends it all."""
+
+
+def run_unit(unit: Unit, resources: Resources, tell: Any) -> Event:
+    """Do one unit in this process and commit its part; `tell(Event)` receives its progress."""
+    run, stage, key = unit.inputs.run, unit.stage, unit.key
+    started = time.monotonic()
+    told, one_at_a_time = started - 1.0, threading.Lock()
+
+    def progress(done: int, total: int | None) -> None:
+        nonlocal told
+        with one_at_a_time:  # a stage may show life from threads of its own
+            if time.monotonic() - told >= 0.1:
+                told = time.monotonic()
+                tell(Event("progress", stage.name, key, done, total))
+
+    context = Context(unit.data, resources, lambda name: run.scratch(stage.name, name), progress)
+    try:
+        made = stage.process(key, unit.inputs, context)
+        if not made.table.schema.equals(stage.schema):
+            raise TypeError(f"stage {stage.name} made {made.table.schema}, its schema is {stage.schema}")
+        receipt = replace(unit.receipt, facts=made.facts)
+        run.commit(receipt, made.table, made.files)
+    except StoreError as error:
+        return Event("fatal", stage.name, key, failure=Failure(stage.name, key, "StoreError", one_line(error)))
+    except MdfError as error:
+        failure = Failure(stage.name, key, type(error).__name__, one_line(error))
+    except MemoryError:
+        failure = Failure(stage.name, key, "MemoryError", "out of memory; try a smaller --batch or fewer --workers")
+    except Exception as error:  # not foreseen: one video's trouble is never another's
+        message = f"not foreseen: {type(error).__name__}: {one_line(error)}"
+        failure = Failure(stage.name, key, type(error).__name__, message, traceback.format_exc())
+    else:
+        seconds = time.monotonic() - started
+        return Event("finished", stage.name, key, rows=made.table.num_rows, seconds=seconds, facts=made.facts)
+    with contextlib.suppress(StoreError):
+        run.record_failure(failure)
+    return Event("failed", stage.name, key, seconds=time.monotonic() - started, failure=failure)
+
+
+class LocalExecutor:
+    """Spawned workers on this machine, each doing one unit at a time."""
+
+    def __init__(self, resources: Resources) -> None:
+        self.resources = resources
+
+    def run(self, units: Iterable[Unit]) -> Iterator[Event]:
+        """Run the units on up to `resources.workers` processes."""
+        waiting = list(units)[::-1]
+        workers = [_Worker(self.resources) for _ in range(min(self.resources.workers, len(waiting)))]
+        try:
+            for worker in workers:
+                if waiting:
+                    yield worker.give(waiting.pop())
+            while busy := [w for w in workers if w.unit]:
+                ready = wait([w.connection for w in busy], timeout=0.5)
+                for worker in busy:
+                    event = worker.hear() if worker.connection in ready else worker.overdue()
+                    if event is None:
+                        continue
+                    yield event
+                    if event.kind == "fatal":
+                        return
+                    if worker.unit is None and waiting:
+                        yield worker.give(waiting.pop())
+        finally:
+            for worker in workers:
+                worker.kill()
+
+
+class _Worker:
+    """One process and the pipe to it; replaced by a fresh one when it dies or hangs."""
+
+    def __init__(self, resources: Resources) -> None:
+        self.resources = resources
+        self.unit: Unit | None = None
+        self.process: Any = None
+        self.last_sign = 0.0
+        self.last_done = 0
+
+    def give(self, unit: Unit) -> Event:
+        if self.process is None or not self.process.is_alive():
+            self._start()
+        self.unit, self.last_sign, self.last_done = unit, time.monotonic(), 0
+        with contextlib.suppress(BrokenPipeError):  # it died just now: hear() will say so
+            self.connection.send(unit)
+        return Event("started", unit.stage.name, unit.key)
+
+    def hear(self) -> Event | None:
+        assert self.unit is not None
+        try:
+            event: Event = self.connection.recv()
+        except (EOFError, OSError):
+            self.process.join(5)
+            return self._lost(f"its process ended unexpectedly ({_how_it_ended(self.process.exitcode)})")
+        self.last_sign = time.monotonic()
+        self.last_done = event.done or self.last_done
+        if event.kind != "progress":
+            self.unit = None
+        return event
+
+    def overdue(self) -> Event | None:
+        if time.monotonic() - self.last_sign < self.resources.deadline_seconds:
+            return None
+        self.kill()
+        seconds = f"{self.resources.deadline_seconds:g} s"
+        return self._lost(f"no sign of progress for {seconds} (--deadline); its process was killed")
+
+    def _lost(self, what: str) -> Event:
+        assert self.unit is not None
+        unit, self.unit = self.unit, None
+        self.kill()
+        where = f" after {unit.stage.unit[:-1]} {self.last_done}" if self.last_done else ""
+        advice = "try another decoder (detect.decoder.use) or --only with more memory"
+        failure = Failure(unit.stage.name, unit.key, "WorkerLost", f"{what}{where}; {advice}")
+        with contextlib.suppress(StoreError):
+            unit.inputs.run.record_failure(failure)
+        return Event("failed", unit.stage.name, unit.key, failure=failure)
+
+    def kill(self) -> None:
+        if self.process is not None:
+            self.process.kill()
+            self.process.join()
+            self.connection.close()
+            self.process = None
+
+    def _start(self) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.connection, theirs = context.Pipe()
+        with _few_threads(self.resources.threads):
+            self.process = context.Process(target=_work, args=(theirs, os.getpid(), self.resources), daemon=True)
+            self.process.start()
+        theirs.close()
+
+
+@contextlib.contextmanager
+def _few_threads(threads: int) -> Iterator[None]:
+    """Set the thread counts that libraries read when they load, in the environment of the process to be spawned."""
+    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+    before = {name: os.environ.get(name) for name in names}
+    os.environ.update(dict.fromkeys(names, str(threads)))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def _how_it_ended(exitcode: int | None) -> str:
+    if exitcode is not None and exitcode < 0:
+        name = signal.Signals(-exitcode).name
+        return f"{name}, perhaps out of memory" if name == "SIGKILL" else name
+    return f"exit code {exitcode}"
+
+
+def _work(connection: Connection, parent: int, resources: Resources) -> None:
+    """The life of a worker: units in, events out, until the parent goes."""
+    _die_with(parent)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle; it kills its workers
+    with contextlib.suppress(EOFError, OSError):
+        while True:
+            unit: Unit = connection.recv()
+            connection.send(run_unit(unit, resources, connection.send))
+
+
+def _die_with(parent: int) -> None:
+    """Have the kernel kill this process when its parent dies, however it dies (Linux; elsewhere the pipe's end tells)."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    if os.getppid() != parent:
+        os._exit(1)

@@ -1,0 +1,291 @@
+"""Pipeline: a study's settings, a field per stage; and the runner that does what is due."""
+
+from __future__ import annotations
+
+import json
+import platform
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import Field, SerializeAsAny
+
+from mdfpipe import __version__
+from mdfpipe.config import Config, read_yaml, set_dotted, validate
+from mdfpipe.datasets import Dataset
+from mdfpipe.errors import ConfigError, DataError
+from mdfpipe.execution import Event, Executor, LocalExecutor, Unit
+from mdfpipe.plan import Item, Plan
+from mdfpipe.protocol import read_protocol
+from mdfpipe.stages import Resources, Stage
+from mdfpipe.stages.crop import Crop
+from mdfpipe.stages.detect import Detect
+from mdfpipe.stages.index import Index
+from mdfpipe.stages.label import Label
+from mdfpipe.stages.manifest import Manifest
+from mdfpipe.store.run import Failure, Run
+
+_SHIPPED_PROTOCOLS = Path(__file__).parents[1] / "manifests"
+
+
+class Pipeline(Config):
+    """The settings of a study. The stages, in the order they run, are its fields."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="the study's name")
+    dataset: SerializeAsAny[Dataset] = Field(description="where videos, faces and subjects come from")
+    detect: Detect
+    label: Label = Label()
+    crop: Crop = Crop()
+    manifest: Manifest = Manifest()
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """Every stage, in the order they run."""
+        return (Index(dataset=self.dataset), self.detect, self.label, self.crop, self.manifest)
+
+    @classmethod
+    def load(cls, path: Path, overrides: list[str] | None = None) -> Pipeline:
+        """The study in a YAML file, with `a.b=value` overrides. Raises ConfigError."""
+        settings = read_yaml(path)
+        settings.setdefault("name", path.stem)
+        for assignment in overrides or []:
+            set_dotted(settings, assignment)
+        manifest = settings.get("manifest")
+        if isinstance(manifest, dict) and isinstance(manifest.get("protocol"), str):
+            folders = [path.parent / "manifests", path.parent.parent / "manifests", _SHIPPED_PROTOCOLS]
+            manifest["protocol"] = read_protocol(manifest["protocol"], folders)
+        return validate(cls, settings, str(path))
+
+    def to_yaml(self) -> str:
+        """Every setting, defaults written out."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+@dataclass
+class Tally:
+    """What became of a stage in one call."""
+
+    total: int = 0
+    already: int = 0
+    ran: int = 0
+    failed: int = 0
+    blocked: int = 0
+    rows: int = 0
+    note: str = ""
+
+
+@dataclass
+class Outcome:
+    """What became of a call: a tally by stage, the failures, and the run-level stages that were refused."""
+
+    tallies: dict[str, Tally] = field(default_factory=dict)
+    failures: list[Failure] = field(default_factory=list)
+    refused: list[str] = field(default_factory=list)
+
+    @property
+    def complete(self) -> bool:
+        """Whether everything that was asked for is done."""
+        return not self.failures and not self.refused and not any(t.blocked for t in self.tallies.values())
+
+
+Listener = Callable[[Event], None]
+
+
+class Runner:
+    """Does what is due of a pipeline in a run folder, and says what it did."""
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        run: Run,
+        data: Path,
+        resources: Resources = Resources(),  # noqa: B008 - frozen
+        executor: Executor | None = None,
+    ) -> None:
+        if not data.is_dir():
+            raise DataError(f"--data {data}: expected the folder that holds the videos, found no such folder")
+        self.pipeline, self.run, self.data, self.resources = pipeline, run, data.absolute(), resources
+        self.stages = pipeline.stages
+        self.executor = executor or LocalExecutor(resources)
+
+    def plan(self, *, allow_missing: bool = False) -> Plan:
+        """What is done and what is due, now."""
+        return Plan(self.stages, self.run, self.data, allow_missing)
+
+    def span(self, first: str | None, last: str | None) -> list[Stage]:
+        """The stages from `first` to `last`, both included. Raises ConfigError."""
+        stages = list(self.stages)
+        names = [stage.name for stage in stages]
+        for option, name in (("--from", first), ("--until", last)):
+            if name is not None and name not in names:
+                raise ConfigError(f"{option} {name}: expected one of {', '.join(names)}")
+        begin = names.index(first) if first else 0
+        end = names.index(last) + 1 if last else len(names)
+        if begin >= end:
+            raise ConfigError(f"--from {first} comes after --until {last}: expected an order of {', '.join(names)}")
+        return stages[begin:end]
+
+    def due(self, first: str | None, last: str | None, only: list[str] | None = None) -> list[str]:
+        """A line for each unit that a call would run, and why. Writes nothing."""
+        stages, plan, lines = self.span(first, last), self.plan(), []
+        for stage in stages:
+            if stage.name != "index" and plan.index.reason is not None:
+                lines.append(f"{stage.name}: every video that the index changes or adds (known once it is made)")
+                continue
+            items = [item for item in plan.items(stage) if self._chosen(item, only, plan)]
+            lines += [f"{item}" + (f" (after {item.blocked})" if item.blocked else "") for item in items if item.reason]
+        return lines
+
+    def execute(
+        self,
+        first: str | None = None,
+        last: str | None = None,
+        *,
+        only: list[str] | None = None,
+        strict: bool = False,
+        allow_missing: bool = False,
+        listen: Listener = lambda event: None,
+    ) -> Outcome:
+        """Run all that is due from stage `first` to `last`. Raises MdfError where the run cannot go on."""
+        stages, outcome = self.span(first, last), Outcome()
+        with self.run.lock():
+            self.run.write("pipeline.yaml", self.pipeline.to_yaml().encode())
+            self.run.write("environment.json", self._environment())
+            self.run.event("call", argv=sys.argv[1:])
+            plan = self.plan(allow_missing=allow_missing)
+            for stage in stages:
+                if stage.name != "index" and plan.index.reason is not None:
+                    raise DataError(f"index: {plan.index.reason}; run `mdfpipe detect` or `mdfpipe run` first")
+                tally = outcome.tallies[stage.name] = Tally()
+                if stage.per == "run" and stage.name != "index":
+                    if only:
+                        tally.note = "not made, because of --only"
+                        continue
+                    if self._refuses(stage, plan, outcome, tally):
+                        break
+                self._run_stage(stage, plan, only, strict, outcome, tally, listen)
+                if strict and outcome.failures:
+                    break
+        return outcome
+
+    def _run_stage(
+        self,
+        stage: Stage,
+        plan: Plan,
+        only: list[str] | None,
+        strict: bool,
+        outcome: Outcome,
+        tally: Tally,
+        listen: Listener,
+    ) -> None:
+        items = [item for item in plan.items(stage) if self._chosen(item, only, plan)]
+        due = [item for item in items if item.reason is not None]
+        tally.total, tally.already = len(items), len(items) - len(due)
+        ready = [item for item in due if item.blocked is None]
+        tally.blocked = len(due) - len(ready)
+        units = [Unit(stage, item.expected, plan.inputs(item), self.data) for item in ready]
+        before = len(outcome.failures)
+        for event in self._record(self.executor.run(units)):
+            listen(event)
+            if event.kind == "finished":
+                tally.ran, tally.rows = tally.ran + 1, tally.rows + event.rows
+            elif event.kind == "failed" and event.failure is not None:
+                outcome.failures.append(event.failure)
+                if strict:
+                    break
+            elif event.kind == "fatal" and event.failure is not None:
+                raise DataError(event.failure.message)
+        if units:
+            plan.forget(stage)
+        if not (strict and len(outcome.failures) > before):
+            self._review(stage, plan, outcome, listen)
+        tally.failed = len(outcome.failures) - before
+        if stage.name == "index" and tally.failed:
+            raise DataError(outcome.failures[-1].message)
+
+    def _record(self, events: Any) -> Any:
+        """Pass events on, writing them to events.jsonl; of the progress, one line in five seconds for each unit."""
+        told: dict[str, float] = {}
+        for event in events:
+            if event.kind != "progress":
+                detail: dict[str, Any] = {"rows": event.rows, "seconds": round(event.seconds, 3)}
+                if event.kind == "started":
+                    detail = {}
+                elif event.failure is not None:
+                    detail = {"kind": event.failure.kind, "message": event.failure.message}
+                self.run.event(event.kind, stage=event.stage, key=event.key, **detail)
+            elif time.monotonic() - told.get(event.key, 0.0) > 5.0:
+                told[event.key] = time.monotonic()
+                self.run.event("progress", stage=event.stage, key=event.key, done=event.done, total=event.total)
+            yield event
+
+    def _review(self, stage: Stage, plan: Plan, outcome: Outcome, listen: Listener) -> None:
+        """Let the stage judge all its videos together; what it fails is due again."""
+        if stage.per != "video":
+            return
+        done = {item.key: item.found for item in plan.items(stage) if item.found is not None}
+        review = stage.review({key: receipt.facts for key, receipt in done.items()})
+        if review.stop:
+            self.run.event("stopped", stage=stage.name, message=review.stop)
+            raise DataError(f"{stage.name}: {review.stop}")
+        if review.failures:
+            plan.forget(stage)
+        for key, message in review.failures.items():
+            failure = Failure(stage.name, key, "Review", message)
+            self.run.discard(stage.name, key)
+            self.run.record_failure(failure)
+            self.run.event("failed", stage=stage.name, key=key, kind="Review", message=message)
+            outcome.failures.append(failure)
+            listen(Event("failed", stage.name, key, failure=failure))
+
+    def _refuses(self, stage: Stage, plan: Plan, outcome: Outcome, tally: Tally) -> bool:
+        missing = sorted({item.key for item in plan.missing(stage)})
+        if not missing or plan.allow_missing:
+            return False
+        shown = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
+        tally.total, tally.blocked, tally.note = 1, 1, "refused"
+        outcome.refused.append(
+            f"{stage.name}: not made, because {len(missing)} of {len(plan.catalogue)} videos are not done ({shown}); "
+            "mend them and give the same command again, or leave them out with --allow-missing"
+        )
+        return True
+
+    def _chosen(self, item: Item, only: list[str] | None, plan: Plan) -> bool:
+        if not only or item.stage.per == "run":
+            return True
+        unknown = sorted(set(only) - set(plan.catalogue))
+        if unknown:
+            known = ", ".join(list(plan.catalogue)[:5])
+            raise ConfigError(f"--only {unknown[0]}: no such video in the index, which has {known}, ...")
+        return item.key in only
+
+    def _environment(self) -> bytes:
+        from importlib.metadata import distributions
+
+        packages = sorted({f"{d.name}=={d.version}" for d in distributions()})
+        facts = {
+            "mdfpipe": __version__,
+            "python": platform.python_version(),
+            "machine": platform.platform(),
+            "argv": sys.argv,
+            "data": str(self.data),
+            "resources": vars(self.resources),
+            "packages": packages,
+        }
+        return json.dumps(facts, indent=1).encode()
+
+
+def open_run(path: Path) -> tuple[Pipeline, Run, Path]:
+    """The study, run folder and data root of an existing run. Raises DataError where `path` is not a run folder."""
+    try:
+        environment = json.loads((path / "environment.json").read_text())
+        data = Path(environment["data"])
+    except (OSError, ValueError, KeyError):
+        raise DataError(
+            f"{path}: expected a run folder (with pipeline.yaml and environment.json), found none"
+        ) from None
+    return Pipeline.load(path / "pipeline.yaml"), Run(path), data

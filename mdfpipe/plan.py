@@ -1,0 +1,187 @@
+"""What is due, and why: the receipts on disk against the receipts that the settings and data ask for.
+
+Nothing here runs a stage or writes a file. A receipt's fingerprint depends only on settings, versions and
+the fingerprints upstream, so the whole chain is known before the first frame is decoded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from mdfpipe.config import result_settings
+from mdfpipe.stages import Inputs, Stage
+from mdfpipe.stages.index import Index
+from mdfpipe.store.run import Receipt, Run, fingerprint
+
+
+@dataclass(frozen=True, eq=False)
+class Item:
+    """One unit of work and its state. reason: why it is due; None where it is done. blocked: which stage it waits for."""
+
+    stage: Stage
+    expected: Receipt
+    reason: str | None
+    blocked: str | None = None
+    found: Receipt | None = None  # the receipt on disk, where the unit is done
+
+    @property
+    def key(self) -> str:
+        """The video_id, or the name of the run-level table."""
+        return self.expected.key
+
+    def __str__(self) -> str:
+        return f"{self.stage.name}/{self.key}: {self.reason or 'done'}"
+
+
+@dataclass(eq=False)
+class Plan:
+    """The state of a run folder under given stages and data root, read once; `forget` what was run."""
+
+    stages: tuple[Stage, ...]  # the first is Index
+    run: Run
+    data: Path
+    allow_missing: bool = False
+    _items: dict[tuple[str, str], Item] = field(default_factory=dict)
+
+    @cached_property
+    def index(self) -> Item:
+        """The index's own state."""
+        stage = self.stages[0]
+        assert isinstance(stage, Index)
+        return self._judge(stage, stage.table, stage.identity(self.data, stage.table), None)
+
+    @cached_property
+    def catalogue(self) -> dict[str, dict[str, Any]]:
+        """The rows of the videos table by video_id; empty while there is no index."""
+        if self.index.found is None:
+            return {}
+        rows = self.run.table("index", self.index.key).to_pylist()
+        return {row["video_id"]: row for row in rows}
+
+    def items(self, stage: Stage) -> list[Item]:
+        """The state of every unit of a stage. The index must be done."""
+        if stage is self.stages[0]:
+            return [self.index]
+        if stage.per == "run":
+            return [self._run_item(stage)]
+        return [self.item(stage, video_id) for video_id in self.catalogue]
+
+    def item(self, stage: Stage, video_id: str) -> Item:
+        """The state of one video in a per-video stage."""
+        known = self._items.get((stage.name, video_id))
+        if known is None:
+            upstream = stage.identity(self.data, video_id)
+            blocked = None
+            for name in stage.reads:
+                value, undone = self._upstream(name, video_id)
+                upstream[name] = value
+                blocked = blocked or undone
+            known = self._items[stage.name, video_id] = self._judge(stage, video_id, upstream, blocked)
+        return known
+
+    def forget(self, stage: Stage) -> None:
+        """Look again at a stage, and at those after it, because something of it was run."""
+        later = {s.name for s in self.stages[self.stages.index(stage) :]}
+        self._items = {unit: item for unit, item in self._items.items() if unit[0] not in later}
+        if stage is self.stages[0]:
+            for name in ("index", "catalogue"):
+                self.__dict__.pop(name, None)
+
+    def missing(self, stage: Stage) -> list[Item]:
+        """The videos that a run-level stage waits for: the items upstream that are not done."""
+        upstream = [self._named(name) for name in stage.reads if name != "catalogue"]
+        return [item for up in upstream for item in self.items(up) if item.reason is not None]
+
+    def inputs(self, item: Item) -> Inputs:
+        """What the unit of `item` may read."""
+        if item.stage is self.stages[0]:
+            return Inputs(self.run)
+        if item.stage.per == "run":
+            left_out = tuple(sorted({i.key for i in self.missing(item.stage)}))
+            return Inputs(self.run, videos=tuple(v for v in self.catalogue if v not in left_out), missing=left_out)
+        return Inputs(self.run, video=self.catalogue[item.key])
+
+    def _upstream(self, name: str, video_id: str) -> tuple[str, str | None]:
+        """The fingerprint of one thing that a video's stage reads, and the stage it waits for."""
+        if name == "media":
+            row = self.catalogue[video_id]
+            return fingerprint(row["sha256"] or [row["stamp"], row["problem"]]), None
+        if name == "faces":
+            return self._content_of(Index.faces_file(video_id)), None
+        item = self.item(self._named(name), video_id)
+        return item.expected.fingerprint, (None if item.reason is None else name)
+
+    def _run_item(self, stage: Stage) -> Item:
+        upstream = stage.identity(self.data, stage.name)
+        missing = {item.key for item in self.missing(stage)}
+        for name in stage.reads:
+            if name == "catalogue":
+                lasting = [
+                    {k: v for k, v in row.items() if k not in ("stamp", "bytes")} for row in self.catalogue.values()
+                ]
+                upstream[name] = fingerprint([lasting, self._content_of(Index.subjects_file)])
+                continue
+            for item in self.items(self._named(name)):
+                if not (self.allow_missing and item.key in missing):
+                    upstream[f"{name}/{item.key}"] = item.expected.fingerprint
+        blocked = None if self.allow_missing or not missing else stage.reads[-1]
+        return self._judge(stage, stage.name, upstream, blocked)
+
+    def _content_of(self, name: str) -> str:
+        files = self.index.found.files if self.index.found else {}
+        return files.get(name, (0, "none"))[1]
+
+    def _named(self, name: str) -> Stage:
+        return next(stage for stage in self.stages if stage.name == name)
+
+    def _judge(self, stage: Stage, key: str, upstream: dict[str, str], blocked: str | None) -> Item:
+        expected = Receipt(stage.name, stage.version, key, result_settings(stage), upstream)
+        found = self.run.receipt(stage.name, key)
+        reason = self._reason(expected, found)
+        return Item(stage, expected, reason, blocked if reason else None, found if reason is None else None)
+
+    def _reason(self, expected: Receipt, found: Receipt | None) -> str | None:
+        if found is None:
+            failure = self.run.failure(expected.stage, expected.key)
+            if failure is not None:
+                return f"failed: {failure.message}"
+            there = self.run.part(expected.stage, expected.key).exists()
+            return "its part cannot be read" if there else "never made"
+        if found.fingerprint != expected.fingerprint:
+            return explain(found, expected)
+        return self.run.files_in_place(found)
+
+
+def explain(old: Receipt, new: Receipt, limit: int = 4) -> str:
+    """Why `new` is not `old`, in a few words: "min_overlap 0.5 -> 0.7", "weights changed".
+
+    >>> explain(Receipt("label", 1, "V", {"min_overlap": 0.5}, {}), Receipt("label", 1, "V", {"min_overlap": 0.7}, {}))
+    'min_overlap 0.5 -> 0.7'
+    """
+    words = [f"version {old.version} -> {new.version}"] if old.version != new.version else []
+    before, after = dict(_flat(old.settings)), dict(_flat(new.settings))
+    for name in sorted(before.keys() | after.keys()):
+        a, b = before.get(name, "unset"), after.get(name, "unset")
+        if a != b:
+            words.append(f"{name} {a} -> {b}")
+    for name in sorted(old.upstream.keys() | new.upstream.keys()):
+        if name not in old.upstream:
+            words.append(f"{name} added")
+        elif name not in new.upstream:
+            words.append(f"{name} removed")
+        elif old.upstream[name] != new.upstream[name]:
+            words.append(f"{name} changed")
+    more = [f"and {len(words) - limit} more"] if len(words) > limit else []
+    return ", ".join(words[:limit] + more) or "its receipt differs"
+
+
+def _flat(settings: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in settings.items():
+        if isinstance(value, dict) and value:
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value

@@ -1,0 +1,99 @@
+"""Protocol: who is in which split, which domain is the gallery and which the probe.
+
+A protocol is a small YAML file in `manifests/`, named in a study by `manifest.protocol`. Its content, not its
+name, becomes part of the study when that is loaded, so that a run folder says for itself what it followed.
+"""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from mdfpipe.config import Config, read_yaml
+from mdfpipe.domains import Domain
+from mdfpipe.errors import ConfigError, DataError
+
+Split = Literal["train", "test", "unused"]
+
+
+class Protocol(Config):
+    """Splits by subject, roles by domain."""
+
+    name: str = Field(description="printed with every number")
+    version: int = Field(default=1, description="raise it when the same name comes to mean something else")
+    description: str = Field(default="", description="what it is and where it comes from")
+    gallery_domains: list[str] = Field(default=[], description="domains whose test rows are gallery; none: no roles")
+    probe_domains: list[str] = Field(default=[], description="domains whose test rows are probes")
+    galleries: dict[str, Split] = Field(default={}, description="the dataset's gallery -> split of its subjects")
+    subjects: dict[str, Split] = Field(default={}, description="subject_id -> split; or a CSV beside the protocol")
+    unlisted: Split | Literal["refuse"] = Field(
+        default="refuse", description="split of subjects in neither galleries nor subjects"
+    )
+    unknown_mates: Literal["refuse", "unmated"] = Field(
+        default="refuse", description="probes whose only gallery video was left out: stop, or take them as unmated"
+    )
+
+    @field_validator("gallery_domains", "probe_domains")
+    @classmethod
+    def _are_domains(cls, names: list[str]) -> list[str]:
+        try:
+            return [str(Domain.parse(name)) for name in names]
+        except DataError as error:
+            raise ValueError(str(error)) from None
+
+    @model_validator(mode="after")
+    def _is_sound(self) -> Protocol:
+        both = sorted(set(self.gallery_domains) & set(self.probe_domains))
+        if both:
+            raise ValueError(f"{both[0]} stands in gallery_domains and in probe_domains; a domain has one role")
+        if bool(self.gallery_domains) != bool(self.probe_domains):
+            raise ValueError("expected both gallery_domains and probe_domains, or neither (no roles)")
+        return self
+
+    @property
+    def has_roles(self) -> bool:
+        """Whether there is a gallery and a probe side."""
+        return bool(self.gallery_domains)
+
+    def role(self, domain: str) -> str:
+        """gallery, probe or none, of test rows of a domain."""
+        if domain in self.gallery_domains:
+            return "gallery"
+        return "probe" if domain in self.probe_domains else "none"
+
+
+def read_protocol(name: str, folders: list[Path]) -> dict[str, Any]:
+    """The settings of the protocol `name` (a name, or the path of a YAML file), its subject table read in. Raises ConfigError."""
+    given = Path(name)
+    places = [given] if given.suffix in (".yaml", ".yml") else [folder / f"{name}.yaml" for folder in folders]
+    path = next((place for place in places if place.is_file()), None)
+    if path is None:
+        known = sorted({p.stem for folder in folders if folder.is_dir() for p in folder.glob("*.yaml")})
+        raise ConfigError(f"manifest.protocol {name!r}: no such protocol; known: {', '.join(known) or 'none'}")
+    settings = read_yaml(path)
+    settings.setdefault("name", path.stem)
+    if isinstance(settings.get("subjects"), str):
+        settings["subjects"] = _read_subjects(path.parent / settings["subjects"])
+    return settings
+
+
+def _read_subjects(path: Path) -> dict[str, str]:
+    """subject_id -> split from a CSV with these two columns."""
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            rows = list(csv.DictReader(file))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}") from None
+    if not rows or not {"subject_id", "split"} <= rows[0].keys():
+        raise ConfigError(f"{path}: expected the columns subject_id and split, and at least one row")
+    splits: dict[str, str] = {}
+    for number, row in enumerate(rows, start=2):
+        subject = row["subject_id"]
+        if splits.setdefault(subject, row["split"]) != row["split"]:
+            raise ConfigError(
+                f"{path}: row {number}: subject {subject!r} stands in {splits[subject]} and {row['split']}"
+            )
+    return splits

@@ -1,0 +1,147 @@
+"""detect: the bodies in every frame of a video. Decodes ahead while the detector works."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from pydantic import Field, SerializeAsAny
+
+from mdfpipe.errors import DecodeError, one_line
+from mdfpipe.stages import Context, Inputs, Made, Stage
+from mdfpipe.store.tables import BODIES
+from mdfpipe.video.ahead import ahead
+from mdfpipe.video.decoders import Decoder, FrameStream
+from mdfpipe.video.decoders.auto import Auto
+from mdfpipe.video.detectors import Detect as RunDetector
+from mdfpipe.video.detectors import Detector
+from mdfpipe.video.frames import Boxes, Frames
+from mdfpipe.video.normalise import Normalise
+
+
+@dataclass
+class _Found:
+    """What one decoder's pass over the video gave."""
+
+    decoder: str
+    boxes: list[Boxes] = field(default_factory=list)
+    index: list[NDArray[np.int64]] = field(default_factory=list)
+    pts: list[NDArray[np.float64]] = field(default_factory=list)
+    size: tuple[int, int] = (0, 0)
+    deep: bool = False
+    window: tuple[float, float] | None = None
+    stream: FrameStream | None = None
+    trouble: str | None = None
+
+
+class Detect(Stage):
+    """Person boxes in every frame (or every `stride`-th)."""
+
+    name: ClassVar[str] = "detect"
+    version: ClassVar[int] = 1
+    reads: ClassVar[tuple[str, ...]] = ("media",)
+    schema: ClassVar[pa.Schema] = BODIES
+
+    detector: SerializeAsAny[Detector] = Field(description="what finds the bodies")
+    decoder: SerializeAsAny[Decoder] = Field(default=Auto(), description="what decodes the videos")
+    normalise: Normalise = Field(
+        default=Normalise(), description="how sources above 8 bits become 8-bit for the detector"
+    )
+    stride: int = Field(default=1, ge=1, description="detect in every n-th frame")
+    incomplete: Literal["fail", "keep"] = Field(
+        default="fail", description="a damaged or short video: fail, or keep the frames before the damage"
+    )
+
+    def identity(self, data: Path, key: str) -> dict[str, str]:
+        """The content of weights or box files."""
+        return self.detector.identity(data, key)
+
+    def process(self, key: str, inputs: Inputs, context: Context) -> Made:
+        """Decode and detect; a decoder that fails is followed by the next, from the first frame."""
+        if inputs.video["problem"]:
+            raise DecodeError(inputs.video["problem"])
+        path, resources = context.data / inputs.video["path"], context.resources
+        run = self.detector.open(context.data, key, device=resources.device, threads=resources.threads)
+        troubles: list[str] = []
+        for decoder in self.decoder.candidates(path):
+            found = self._pass(decoder, path, run, inputs.video["n_frames"], context)
+            found.trouble = found.trouble or self._short(found, inputs.video["n_frames"])
+            if found.trouble is None:
+                break
+            troubles.append(f"{decoder.use}: {found.trouble}")
+        delivered = found.stream.delivered if found.stream else 0
+        if found.trouble is not None and not (self.incomplete == "keep" and delivered):
+            advice = "; keep the frames before it with detect.incomplete=keep" if delivered else ""
+            raise DecodeError("; then ".join(troubles) + advice)
+        return Made(_table(key, found), self._facts(found, troubles, inputs.video))
+
+    def _pass(self, decoder: Decoder, path: Path, run: RunDetector, declared: int | None, context: Context) -> _Found:
+        """One pass by one decoder; where it fails, what came before, and the trouble."""
+        found, resources = _Found(decoder.use), context.resources
+
+        def stream() -> FrameStream:
+            return decoder.frames(path, stride=self.stride, batch=resources.batch, threads=resources.threads)
+
+        try:
+            if self.normalise.needs_two_passes(path):
+                found.window = self.normalise.window(stream())
+            found.stream = stream()
+            frames: Frames
+            for frames in ahead(found.stream):
+                size = (frames.pixels.shape[2], frames.pixels.shape[1])
+                if found.index and size != found.size:
+                    raise DecodeError(
+                        f"frame {frames.index[0]}: expected {found.size[0]}x{found.size[1]} pixels as before, got {size[0]}x{size[1]}"
+                    )
+                found.size = size
+                found.boxes += run(frames)
+                found.index.append(frames.index)
+                found.pts.append(frames.pts_seconds)
+                context.progress(int(frames.index[-1]) + 1, declared)
+        except DecodeError as error:
+            found.trouble = one_line(error)
+        return found
+
+    @staticmethod
+    def _short(found: _Found, declared: int | None) -> str | None:
+        delivered = found.stream.delivered if found.stream else 0
+        if delivered == 0:
+            return "no frame delivered"
+        if declared is not None and delivered < declared:
+            return f"short: {delivered} frames delivered of {declared} that the header declares"
+        return None
+
+    def _facts(self, found: _Found, troubles: list[str], video: Any) -> dict[str, Any]:
+        assert found.stream is not None
+        return {
+            "decoder": found.decoder,
+            "fallback": troubles,
+            "declared": video["n_frames"],
+            "delivered": found.stream.delivered,
+            "duplicates": found.stream.duplicates,
+            "stride": self.stride,
+            "width": found.size[0],
+            "height": found.size[1],
+            "window": found.window,
+            "incomplete": found.trouble,
+            "rows": {"bodies": sum(len(b) for b in found.boxes)},
+        }
+
+
+def _table(key: str, found: _Found) -> pa.Table:
+    """Rows of BODIES, by frame, the detector's best first."""
+    counts = [len(b) for b in found.boxes]
+    index = np.repeat(np.concatenate(found.index), counts) if counts else np.zeros(0, np.int64)
+    pts = np.repeat(np.concatenate(found.pts), counts) if counts else np.zeros(0)
+    number = np.concatenate([np.arange(n) for n in counts]) if counts else np.zeros(0, np.int64)
+    boxes = np.concatenate([b.xyxy for b in found.boxes]) if counts else np.zeros((0, 4), np.float32)
+    score = np.concatenate([b.score for b in found.boxes]) if counts else np.zeros(0, np.float32)
+    body_id = [f"{key}/{f:06d}/{n:02d}" for f, n in zip(index.tolist(), number.tolist(), strict=True)]
+    columns = [pa.array(body_id, pa.string()), pa.repeat(pa.scalar(key), len(body_id)), index, pts, *boxes.T, score]
+    return pa.table(
+        [c if isinstance(c, pa.Array) else pa.array(np.ascontiguousarray(c)) for c in columns], schema=BODIES
+    )

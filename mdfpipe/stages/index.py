@@ -1,0 +1,161 @@
+"""index: the data set on disk -> videos, faces, subjects. Nothing is decoded; every video is hashed once."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import pyarrow as pa
+from pydantic import SerializeAsAny
+
+from mdfpipe.datasets import Dataset, Listing, VideoEntry
+from mdfpipe.errors import DecodeError, one_line
+from mdfpipe.stages import Context, Inputs, Made, Stage
+from mdfpipe.store.hashing import file_sha256
+from mdfpipe.store.naming import file_name
+from mdfpipe.store.run import write_table
+from mdfpipe.store.tables import ANOMALIES, SUBJECTS, VIDEOS
+
+_IO_THREADS = 4  # reading and hashing wait for the disk, not for a core
+
+
+class Index(Stage):
+    """Which videos there are, in which domain, who is in them and where the faces are."""
+
+    name: ClassVar[str] = "index"
+    version: ClassVar[int] = 1
+    reads: ClassVar[tuple[str, ...]] = ()
+    schema: ClassVar[pa.Schema] = VIDEOS
+    per: ClassVar[Literal["video", "run"]] = "run"
+    unit: ClassVar[str] = "videos"
+    table: ClassVar[str] = "videos"
+    subjects_file: ClassVar[str] = "index/subjects.parquet"
+    anomalies_file: ClassVar[str] = "index/anomalies.parquet"
+
+    dataset: SerializeAsAny[Dataset]
+
+    @staticmethod
+    def faces_file(video_id: str) -> str:
+        """The table of a video's faces, under the run folder."""
+        return f"index/faces/{file_name(video_id)}.parquet"
+
+    def identity(self, data: Path, key: str) -> dict[str, str]:
+        """Size and modification time of every annotation file and video."""
+        return {str(path.relative_to(data)): stamp(path) or "missing" for path in self.dataset.sources(data)}
+
+    def process(self, key: str, inputs: Inputs, context: Context) -> Made:
+        """Read the annotation; probe and hash the videos that are new or have changed."""
+        listing = self.dataset.read(context.data)
+        known = self._known(inputs)
+        total, rows = len(listing.videos), []
+        with ThreadPoolExecutor(_IO_THREADS) as pool:
+            for row in pool.map(lambda entry: _describe(entry, context.data, known), listing.videos):
+                rows.append(row)
+                context.progress(len(rows), total)
+        videos = pa.Table.from_pylist(rows, VIDEOS)
+        files = self._write_tables(listing, context.scratch)
+        faces = {video_id: table.num_rows for video_id, table in listing.faces.items()}
+        facts = {
+            "videos": total,
+            "frame_base": getattr(self.dataset, "frame_base", 0),
+            "faces": sum(faces.values()),
+            "subjects": len(listing.galleries),
+            "domains": _count(row["domain"] for row in rows),
+            "anomalies": {a.kind: a.count for a in listing.anomalies},
+            "unreadable": [row["video_id"] for row in rows if row["problem"]],
+        }
+        return Made(videos, facts, files)
+
+    @staticmethod
+    def _known(inputs: Inputs) -> dict[str, dict[str, Any]]:
+        receipt = inputs.run.receipt("index", Index.table)
+        if receipt is None:
+            return {}
+        return {row["path"]: row for row in inputs.table("index", Index.table).to_pylist()}
+
+    def _write_tables(self, listing: Listing, scratch: Callable[[str], Path]) -> dict[str, Path]:
+        galleries = [(s, g) for s, names in sorted(listing.galleries.items()) for g in names]
+        subjects = [{"subject_id": subject, "gallery": gallery} for subject, gallery in galleries]
+        anomalies = [vars(anomaly) for anomaly in listing.anomalies]
+        tables = {self.faces_file(video_id): faces for video_id, faces in listing.faces.items()}
+        tables[self.subjects_file] = pa.Table.from_pylist(subjects, SUBJECTS)
+        tables[self.anomalies_file] = pa.Table.from_pylist(anomalies, ANOMALIES)
+        files = {name: scratch(name) for name in tables}
+        for name, table in tables.items():
+            write_table(files[name], table)
+        return files
+
+
+def stamp(path: Path) -> str | None:
+    """Size and modification time of a file, or of all files of a folder; None where there is nothing.
+
+    A video is unchanged while this is, so that nobody has to read it again to know.
+    """
+    try:
+        if not path.is_dir():
+            found = path.stat()
+            return f"{found.st_size}:{found.st_mtime_ns}"
+        stats = [entry.stat() for entry in path.iterdir() if entry.is_file()]
+    except OSError:
+        return None
+    newest = max((s.st_mtime_ns for s in stats), default=0)
+    return f"{len(stats)}:{sum(s.st_size for s in stats)}:{newest}"
+
+
+def _describe(entry: VideoEntry, data: Path, known: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """The row of one video; what was found out about an unchanged file is not found out again."""
+    path, now, old = data / entry.path, stamp(data / entry.path), known.get(entry.path)
+    row: dict[str, Any] = {
+        "video_id": entry.video_id,
+        "path": entry.path,
+        "domain": str(entry.domain),
+        "band": entry.domain.band.value,
+        "range_m": entry.domain.range_m,
+        "session_id": entry.session_id,
+        "camera_id": entry.camera_id,
+        "stamp": now,
+    }
+    measured = ("n_frames", "fps", "width", "height", "bit_depth", "bytes", "sha256", "problem")
+    if old is not None and now is not None and old["stamp"] == now:
+        return row | {name: old[name] for name in measured}
+    return row | dict.fromkeys(measured) | _measure(path)
+
+
+def _measure(path: Path) -> dict[str, Any]:
+    from mdfpipe.video.probe import probe
+
+    try:
+        files = sorted(f for f in path.iterdir() if f.is_file()) if path.is_dir() else [path]
+        size = sum(f.stat().st_size for f in files)
+        digest = file_sha256(path) if files == [path] else _folder_sha256(files)
+        info = probe(path)
+    except DecodeError as error:
+        return {"bytes": size, "sha256": digest, "problem": one_line(error)}
+    except OSError as error:
+        return {"problem": f"{path.name}: cannot be read: {error.strerror or 'no such file'}"}
+    return {
+        "n_frames": info.frames_declared,
+        "fps": info.fps,
+        "width": info.width,
+        "height": info.height,
+        "bit_depth": info.bit_depth,
+        "bytes": size,
+        "sha256": digest,
+    }
+
+
+def _folder_sha256(files: list[Path]) -> str:
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(f"{file.name}:{file_sha256(file)}\n".encode())
+    return digest.hexdigest()
+
+
+def _count(values: Any) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for value in values:
+        counts[value] = counts.get(value, 0) + 1
+    return dict(sorted(counts.items()))

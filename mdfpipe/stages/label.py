@@ -1,0 +1,174 @@
+"""label: bodies named by the annotated faces of their frame. Every detection keeps a row and a status."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from typing import Any, ClassVar
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from pydantic import Field
+
+from mdfpipe.errors import DataError
+from mdfpipe.stages import Context, Inputs, Made, Review, Stage
+from mdfpipe.stages.index import Index
+from mdfpipe.store.run import read_table
+from mdfpipe.store.tables import FACES, LABELS, LabelStatus
+from mdfpipe.video.alignment import advice, frame_offset_overlap
+from mdfpipe.video.geometry import clip_to_frame, inside_share
+from mdfpipe.video.labelling import STATUSES, LabelRules, Labels, label_bodies, silent_filter
+
+log = logging.getLogger(__name__)
+
+
+class Label(LabelRules, Stage):
+    """Which subject each body is, by the face that lies in it."""
+
+    name: ClassVar[str] = "label"
+    version: ClassVar[int] = 1
+    reads: ClassVar[tuple[str, ...]] = ("faces", "detect")
+    schema: ClassVar[pa.Schema] = LABELS
+    unit: ClassVar[str] = "bodies"
+
+    min_height_px: float = Field(default=8.0, ge=0, description="bodies lower than this are too_small")
+    min_inside: float = Field(default=0.5, ge=0, le=1, description="least share of a body's box inside the frame")
+    check_alignment: bool = Field(
+        default=True, description="measure whether faces fit better one frame earlier or later"
+    )
+    short: str = Field(
+        default="fail",
+        pattern="^(fail|keep)$",
+        description="a video that ends before its annotation: fail, or keep the frames there are",
+    )
+
+    def process(self, key: str, inputs: Inputs, context: Context) -> Made:
+        """Label the bodies of one video, and measure whether its annotation is in step with it."""
+        bodies, seen = inputs.table("detect"), inputs.facts("detect")
+        faces = self._faces(key, inputs)
+        beyond = self._check_length(faces, seen)
+        xyxy, face_xyxy = _xyxy(bodies), clip_to_frame(_xyxy(faces), seen["width"], seen["height"])
+        body_frame, face_frame = bodies["frame"].to_numpy(), faces["frame"].to_numpy()
+        names, subject = _codes(faces["subject_id"])
+        labels = label_bodies(
+            body_frame,
+            xyxy,
+            face_frame,
+            face_xyxy,
+            subject,
+            rules=self,
+            body_score=bodies["score"].to_numpy(),
+            excluded={
+                LabelStatus.OFF_FRAME: inside_share(xyxy, seen["width"], seen["height"]) < self.min_inside,
+                LabelStatus.TOO_SMALL: xyxy[:, 3] - xyxy[:, 1] < self.min_height_px,
+            },
+        )
+        named = labels.where(LabelStatus.LABELLED)
+        rows = {status.value: count for status, count in labels.counts().items() if count}
+        annotated = np.unique(face_frame)
+        facts: dict[str, Any] = {
+            "rows": rows,
+            "faces": faces.num_rows,
+            "faces_matched": int(np.unique(labels.face[named]).size),
+            "faces_beyond_the_end": beyond,
+            "frames_annotated": int(annotated.size),
+            "subjects": _per_subject(names, subject[labels.face[named]]),
+            "warning": silent_filter(self, labels.counts()),
+        }
+        if self.check_alignment:
+            found = frame_offset_overlap(
+                body_frame[named],
+                xyxy[named],
+                subject[labels.face[named]],
+                face_frame,
+                face_xyxy,
+                subject,
+                measure=self.measure,
+            )
+            base = inputs.facts("index", Index.table).get("frame_base", 0)
+            means = {f"{d:+d}" if d else "0": round(v, 4) for d, v in found.mean.items()}
+            facts["alignment"] = {
+                "verdict": found.verdict,
+                "offset": found.offset,
+                "pairs": found.n_pairs,
+                "overlap": means,
+            }
+            facts["alignment"]["advice"] = advice(found.offset, base) if found.offset else ""
+        return Made(_table(bodies, faces, labels), facts)
+
+    def review(self, facts: dict[str, dict[str, Any]]) -> Review:
+        """Stop where most videos say that the annotation is a frame off; fail the one video that says so alone."""
+        found = {key: f["alignment"] for key, f in facts.items() if f.get("alignment")}
+        judged = {key: a for key, a in found.items() if a["offset"] is not None}
+        off = {key: a for key, a in judged.items() if a["offset"] != 0}
+        for offset in (-1, 1):
+            agree = {key: a for key, a in off.items() if a["offset"] == offset}
+            if len(agree) >= 2 and 2 * len(agree) > len(judged):
+                first = next(iter(agree.values()))
+                return Review(
+                    stop=f"in {len(agree)} of {len(judged)} videos that can tell, faces fit the bodies better at offset "
+                    f"{offset:+d} (for instance overlap {_means(first)}): {first['advice']}; or set label.check_alignment=false"
+                )
+        return Review(
+            {
+                key: f"its faces fit its bodies better at offset {a['offset']:+d} (overlap {_means(a)}): {a['advice']}; "
+                "or set label.check_alignment=false"
+                for key, a in off.items()
+            }
+        )
+
+    def _faces(self, key: str, inputs: Inputs) -> pa.Table:
+        path = inputs.run.path / Index.faces_file(key)
+        return read_table(path) if path.exists() else FACES.empty_table()
+
+    def _check_length(self, faces: pa.Table, seen: dict[str, Any]) -> int:
+        """How many faces lie in frames that the video did not deliver. Raises DataError unless `short` is keep."""
+        frames = faces["frame"].to_numpy()
+        beyond = int((frames >= seen["delivered"]).sum())
+        if beyond and self.short == "fail":
+            raise DataError(
+                f"short: annotated up to frame {frames.max()}, {seen['delivered']} frames delivered by {seen['decoder']} "
+                f"(frames 0..{seen['delivered'] - 1}), {beyond} faces without a frame; get the whole video, check "
+                "dataset.frame_base, or keep what there is with label.short=keep"
+            )
+        return beyond
+
+
+def _table(bodies: pa.Table, faces: pa.Table, labels: Labels) -> pa.Table:
+    """Rows of LABELS in the order of the bodies."""
+    face = pa.array(labels.face, mask=labels.face < 0)
+    status = pa.DictionaryArray.from_arrays(pa.array(labels.status, pa.int8()), pa.array([s.value for s in STATUSES]))
+    named = labels.where(LabelStatus.LABELLED)
+    subject = faces["subject_id"].take(pa.array(labels.face, mask=~named))
+    return pa.table(
+        [
+            bodies["body_id"],
+            bodies["frame"],
+            subject,
+            faces["face_no"].take(face),
+            pa.array(labels.overlap),
+            pa.array(labels.runner_up),
+            status,
+        ],
+        schema=LABELS,
+    )
+
+
+def _xyxy(table: pa.Table) -> NDArray[np.float32]:
+    return np.stack([table[name].to_numpy() for name in ("x1", "y1", "x2", "y2")], axis=1)
+
+
+def _codes(subjects: pa.ChunkedArray) -> tuple[list[str], NDArray[np.int64]]:
+    """The subjects' names, and each face's position in them; -1 for a face without a subject."""
+    encoded = subjects.combine_chunks().dictionary_encode()
+    codes = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
+    return encoded.dictionary.to_pylist(), codes
+
+
+def _per_subject(names: list[str], codes: NDArray[np.int64]) -> dict[str, int]:
+    return dict(sorted(Counter(names[code] for code in codes.tolist()).items()))
+
+
+def _means(alignment: dict[str, Any]) -> str:
+    return ", ".join(f"{value:.3f} at {offset}" for offset, value in alignment["overlap"].items())

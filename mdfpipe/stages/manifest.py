@@ -1,0 +1,177 @@
+"""manifest: crops of all videos + protocol -> one typed, domain-tagged table."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+from pydantic import Field
+
+from mdfpipe.errors import DataError, ProtocolError
+from mdfpipe.protocol import Protocol
+from mdfpipe.stages import Context, Inputs, Made, Stage
+from mdfpipe.stages.index import Index
+from mdfpipe.store.run import read_table
+from mdfpipe.store.tables import MANIFEST
+
+_FROM_CROPS = ["crop_id", "subject_id", "modality", "video_id", "frame", "x1", "y1", "x2", "y2"]
+_STORED = ["shard", "offset", "size", "codec", "sharpness", "contrast", "box_height_px"]
+_FROM_VIDEO = ["domain", "band", "session_id", "camera_id"]
+
+_NO_ROLES = Protocol(name="no-roles", unlisted="test", description="every subject in test, no gallery and no probe")
+
+
+class Manifest(Stage):
+    """Which crop is whose, in which domain, split and role."""
+
+    name: ClassVar[str] = "manifest"
+    version: ClassVar[int] = 1
+    reads: ClassVar[tuple[str, ...]] = ("catalogue", "crop")
+    schema: ClassVar[pa.Schema] = MANIFEST
+    per: ClassVar[Literal["video", "run"]] = "run"
+    unit: ClassVar[str] = "videos"
+
+    protocol: Protocol = Field(default=_NO_ROLES, description="a protocol of manifests/ by name, or its content")
+
+    def process(self, key: str, inputs: Inputs, context: Context) -> Made:
+        """Join the crops of every video, give each its split and role, refuse what would make a wrong number."""
+        catalogue = {row["video_id"]: row for row in inputs.table("index", Index.table).to_pylist()}
+        parts = []
+        for done, video_id in enumerate(inputs.videos, start=1):
+            parts.append(_rows_of(inputs.table("crop", video_id), catalogue[video_id]))
+            context.progress(done, len(inputs.videos))
+        rows = pa.concat_tables(parts) if parts else _rows_of(None, {})
+        if rows.num_rows == 0:
+            raise DataError(
+                f"manifest: none of {len(inputs.videos)} videos gave a crop; see `mdfpipe inspect RUN` for why"
+            )
+        splits = self._splits(rows, _galleries(inputs))
+        split = _each(rows["subject_id"], splits)
+        domain_role = _each(rows["domain"], {d: self.protocol.role(d) for d in pc.unique(rows["domain"]).to_pylist()})
+        role = np.where(split == "test", domain_role, "none")
+        self._refuse_empty_domains(rows, split, role, catalogue)
+        mated = self._mated(rows, role, inputs, catalogue)
+        table = _assemble(rows, split, role, mated)
+        facts = {"protocol": self.protocol.name, "missing": list(inputs.missing), "counts": _counts(table)}
+        return Made(table, facts)
+
+    def _splits(self, rows: pa.Table, galleries: dict[str, list[str]]) -> dict[str, str]:
+        """subject_id -> split. Raises ProtocolError on a leak and on subjects that no table lists."""
+        protocol, splits, leaks, unlisted = self.protocol, {}, [], []
+        for subject in sorted(pc.unique(rows["subject_id"]).to_pylist()):
+            found = {protocol.galleries[g] for g in galleries.get(subject, []) if g in protocol.galleries}
+            if subject in protocol.subjects:
+                found.add(protocol.subjects[subject])
+            if {"train", "test"} <= found:
+                leaks.append(subject)
+            elif not found:
+                unlisted.append(subject)
+            splits[subject] = sorted(found)[0] if found else protocol.unlisted
+        if leaks:
+            raise ProtocolError(
+                f"protocol {protocol.name}: {_few(leaks, 'subject')} in train and in test: "
+                "a model would be tested on people it was trained on; mend the gallery or subject tables"
+            )
+        if unlisted and protocol.unlisted == "refuse":
+            raise ProtocolError(
+                f"protocol {protocol.name}: {_few(unlisted, 'subject')} with crops in no gallery or subject table, so "
+                "whether their probes have a mate is unknown; list them, or set manifest.protocol.unlisted to unused, train or test"
+            )
+        return splits
+
+    def _refuse_empty_domains(
+        self, rows: pa.Table, split: NDArray[np.str_], role: NDArray[np.str_], catalogue: dict[str, Any]
+    ) -> None:
+        domains = np.asarray(rows["domain"].to_pylist())
+        for name in [*self.protocol.gallery_domains, *self.protocol.probe_domains]:
+            here = domains == name
+            if not (here & (role != "none")).any():
+                videos = sum(row["domain"] == name for row in catalogue.values())
+                known = ", ".join(sorted({row["domain"] for row in catalogue.values()}))
+                raise ProtocolError(
+                    f"protocol {self.protocol.name}: domain {name} has no test row ({videos} videos, {here.sum()} crops, "
+                    f"{(here & (split == 'train')).sum()} of them train); the data set has the domains {known}"
+                )
+
+    def _mated(
+        self, rows: pa.Table, role: NDArray[np.str_], inputs: Inputs, catalogue: dict[str, Any]
+    ) -> list[bool | None]:
+        """Of each probe, whether its subject has a gallery row of its modality; None for other rows."""
+        subject, modality = rows["subject_id"].to_pylist(), rows["modality"].to_pylist()
+        enrolled = {(s, m) for s, m, r in zip(subject, modality, role, strict=True) if r == "gallery"}
+        mated = [(s, m) in enrolled if r == "probe" else None for s, m, r in zip(subject, modality, role, strict=True)]
+        if self.protocol.unknown_mates == "refuse":
+            left_out = [v for v in inputs.missing if catalogue[v]["domain"] in self.protocol.gallery_domains]
+            seen = {s for v in left_out for s in _subjects_in(inputs, v)}
+            unknown = sorted({s for s, m in zip(subject, mated, strict=True) if m is False and s in seen})
+            if unknown:
+                raise ProtocolError(
+                    f"protocol {self.protocol.name}: {_few(unknown, 'probe subject')} without a gallery row, but annotated in "
+                    f"gallery videos left out by --allow-missing ({', '.join(left_out[:3])}): whether they are mated is unknown; "
+                    "mend those videos, or set manifest.protocol.unknown_mates to unmated"
+                )
+        return mated
+
+
+def _rows_of(crops: pa.Table | None, video: dict[str, Any]) -> pa.Table:
+    """The usable crops of one video, with the video's columns beside them."""
+    fields = [MANIFEST.field(name) for name in _FROM_CROPS + _FROM_VIDEO + _STORED]
+    if crops is None:
+        return pa.schema(fields).empty_table()
+    usable = crops.filter(pc.equal(crops["status"].cast(pa.string()), "ok"))
+    columns = [usable[name] for name in _FROM_CROPS]
+    columns += [pa.repeat(pa.scalar(video[name], pa.string()), usable.num_rows) for name in _FROM_VIDEO]
+    columns += [usable[name] for name in _STORED]
+    return pa.table(columns, schema=pa.schema(fields))
+
+
+def _assemble(rows: pa.Table, split: NDArray[np.str_], role: NDArray[np.str_], mated: list[bool | None]) -> pa.Table:
+    made = {
+        "split": pa.array(split.tolist()).dictionary_encode().cast(MANIFEST.field("split").type),
+        "role": pa.array(role.tolist()).dictionary_encode().cast(MANIFEST.field("role").type),
+        "mated": pa.array(mated, pa.bool_()),
+        "template_id": pa.nulls(rows.num_rows, pa.string()),
+    }
+    return pa.table([made[name] if name in made else rows[name] for name in MANIFEST.names], schema=MANIFEST)
+
+
+def _each(column: pa.ChunkedArray, values: dict[str, str]) -> NDArray[np.str_]:
+    """`values` looked up for every row."""
+    codes = column.combine_chunks().dictionary_encode()
+    table = np.asarray([values[name] for name in codes.dictionary.to_pylist()])
+    return table[codes.indices.to_numpy(zero_copy_only=False)]
+
+
+def _galleries(inputs: Inputs) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = defaultdict(list)
+    for row in read_table(inputs.run.path / Index.subjects_file).to_pylist():
+        found[row["subject_id"]].append(row["gallery"])
+    return found
+
+
+def _subjects_in(inputs: Inputs, video_id: str) -> set[str]:
+    path: Path = inputs.run.path / Index.faces_file(video_id)
+    return {s for s in read_table(path, ["subject_id"])["subject_id"].to_pylist() if s} if path.exists() else set()
+
+
+def _counts(table: pa.Table) -> list[dict[str, Any]]:
+    """Rows, subjects and videos by split, role, domain and modality."""
+    keys = ["split", "role", "domain", "modality"]
+    plain = table.select([*keys, "subject_id", "video_id"])
+    for position, name in enumerate(keys):
+        plain = plain.set_column(position, name, plain[name].cast(pa.string()))
+    wanted = [("subject_id", "count"), ("subject_id", "count_distinct"), ("video_id", "count_distinct")]
+    grouped = plain.group_by(keys, use_threads=False).aggregate(wanted)
+    names = {"subject_id_count": "rows", "subject_id_count_distinct": "subjects", "video_id_count_distinct": "videos"}
+    counts = [{names.get(k, k): v for k, v in row.items()} for row in grouped.to_pylist()]
+    return sorted(counts, key=lambda row: [row[name] for name in keys])
+
+
+def _few(names: list[str], noun: str) -> str:
+    shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+    return f"{len(names)} {noun}{'s' if len(names) > 1 else ''} ({shown})"

@@ -1,0 +1,301 @@
+"""The run folder: parts that are their own receipts, atomic commits, failures, events, a lock.
+
+A *part* is one Parquet file: `detect/V12.parquet`. Its footer carries a `Receipt` whose fingerprint
+covers everything that decided its rows. A part is done if and only if its receipt has the fingerprint
+that is expected now and the files that belong to it (crop shards, face tables) lie there with their sizes.
+
+The order of a commit makes a kill harmless: the old part goes, the files that belong to it are renamed
+into place, and the part itself is renamed last. Each is written beside its place and synced first.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from mdfpipe.errors import StoreError, one_line
+from mdfpipe.store.hashing import file_sha256
+from mdfpipe.store.naming import file_name
+
+RECEIPT_KEY = b"mdfpipe"
+TEMPORARY = ".part-"
+
+
+def fingerprint(value: object) -> str:
+    """A short hash of a JSON-like value, whatever the order of its keys.
+
+    >>> fingerprint({"a": 1, "b": [2]}) == fingerprint({"b": [2], "a": 1})
+    True
+    """
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """What a part was made from; kept in its footer.
+
+    upstream: name -> fingerprint of everything it was made from. files: path under the run folder ->
+    (size in bytes, sha256 or "") of what belongs to the part. facts: what the stage observed (frames
+    delivered, thresholds found, rows by status, ...): reported, never part of the fingerprint.
+    """
+
+    stage: str
+    version: int
+    key: str
+    settings: dict[str, Any]
+    upstream: dict[str, str]
+    files: dict[str, tuple[int, str]] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def fingerprint(self) -> str:
+        """The hash of what decides the rows: stage, version, key, settings, upstream."""
+        return fingerprint([self.stage, self.version, self.key, self.settings, self.upstream])
+
+    def to_bytes(self) -> bytes:
+        """The receipt as it stands in the footer."""
+        return json.dumps({"fingerprint": self.fingerprint, **asdict(self)}, sort_keys=True).encode()
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Receipt:
+        """The receipt in a footer. Raises ValueError where it is not one, or was edited."""
+        fields = json.loads(data)
+        claimed = fields.pop("fingerprint")
+        fields["files"] = {name: (int(size), digest) for name, (size, digest) in fields["files"].items()}
+        receipt = cls(**fields)
+        if receipt.fingerprint != claimed:
+            raise ValueError("the receipt does not match its own fingerprint")
+        return receipt
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a unit of work failed: kind is the error's class; traceback only where it was not foreseen."""
+
+    stage: str
+    key: str
+    kind: str
+    message: str
+    traceback: str = ""
+
+
+class Run:
+    """A run folder. Reading needs no lock; everything that writes takes `lock()` first."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __repr__(self) -> str:
+        return f"Run({self.path})"
+
+    # -- parts
+
+    def part(self, stage: str, key: str) -> Path:
+        """Where the part of `stage` for `key` lies; a run-level part has the table's own name as key."""
+        return self.path / stage / f"{file_name(key)}.parquet"
+
+    def receipt(self, stage: str, key: str) -> Receipt | None:
+        """The receipt of a part; None where the part is not there or cannot be read (it is then not done)."""
+        return read_receipt(self.part(stage, key))
+
+    def table(self, stage: str, key: str, columns: list[str] | None = None) -> pa.Table:
+        """The rows of a part. Raises StoreError."""
+        return read_table(self.part(stage, key), columns)
+
+    def files_in_place(self, receipt: Receipt) -> str | None:
+        """None where every file of the part lies there with its size; else what is wrong, in a few words."""
+        for name, (size, _) in receipt.files.items():
+            try:
+                found = (self.path / name).stat().st_size
+            except OSError:
+                return f"{name} is missing"
+            if found != size:
+                return f"{name} has {found} bytes, expected {size}"
+        return None
+
+    def commit(self, receipt: Receipt, table: pa.Table, files: dict[str, Path]) -> Receipt:
+        """Make a part durable: `files` (path under the run folder -> finished temporary file) first, the part last.
+
+        Raises StoreError where the folder cannot be written (disk full, read-only): nothing is then taken for done.
+        """
+        target = self.part(receipt.stage, receipt.key)
+        with self._writing(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            former = read_receipt(target)
+            final = replace(receipt, files={name: _describe(name, path) for name, path in files.items()})
+            temporary = target.with_name(f"{TEMPORARY}{os.getpid()}-{target.name}")
+            write_table(temporary, table, final)
+            target.unlink(missing_ok=True)
+            for name in former.files.keys() - files.keys() if former else ():
+                (self.path / name).unlink(missing_ok=True)
+            for name, path in sorted(files.items()):
+                place = self.path / name
+                place.parent.mkdir(parents=True, exist_ok=True)
+                path.replace(place)
+                _sync_folder(place.parent)
+            temporary.replace(target)
+            _sync_folder(target.parent)
+        self.failure_path(receipt.stage, receipt.key).unlink(missing_ok=True)
+        return final
+
+    def discard(self, stage: str, key: str) -> None:
+        """Take a part back, so that it is due again."""
+        with self._writing(self.part(stage, key)):
+            self.part(stage, key).unlink(missing_ok=True)
+
+    def scratch(self, stage: str, name: str) -> Path:
+        """A place for a temporary file of `stage`, on the same file system, cleared by the next `lock()`."""
+        folder = self.path / stage
+        with self._writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        return folder / f"{TEMPORARY}{os.getpid()}-{file_name(name)}"
+
+    # -- failures and events
+
+    def failure_path(self, stage: str, key: str) -> Path:
+        """Where the failure of a unit is written."""
+        return self.path / stage / "failed" / f"{file_name(key)}.json"
+
+    def failure(self, stage: str, key: str) -> Failure | None:
+        """Why the unit failed when it was last tried; None where it did not."""
+        try:
+            return Failure(**json.loads(self.failure_path(stage, key).read_text()))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, TypeError):
+            return Failure(stage, key, "unknown", "its failure record cannot be read")
+
+    def record_failure(self, failure: Failure) -> None:
+        """Write down that a unit failed."""
+        place = self.failure_path(failure.stage, failure.key)
+        with self._writing(place):
+            place.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(place, json.dumps(asdict(failure), indent=1, sort_keys=True).encode())
+
+    def event(self, kind: str, **fields: Any) -> None:
+        """Append one line to events.jsonl."""
+        line = json.dumps({"time": round(time.time(), 3), "event": kind, **fields}, sort_keys=True) + "\n"
+        with self._writing(self.path / "events.jsonl"), (self.path / "events.jsonl").open("a") as file:
+            file.write(line)
+
+    def events(self) -> Iterator[dict[str, Any]]:
+        """The events so far; a line cut off by a kill is passed over."""
+        with contextlib.suppress(FileNotFoundError), (self.path / "events.jsonl").open() as file:
+            for line in file:
+                with contextlib.suppress(ValueError):
+                    yield json.loads(line)
+
+    def write(self, name: str, data: bytes) -> None:
+        """Write a small file of the run folder (`pipeline.yaml`, `environment.json`) atomically."""
+        with self._writing(self.path / name):
+            write_atomically(self.path / name, data)
+
+    # -- the lock
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the run folder; a dead owner holds nothing. Clears what a killed run left unfinished. Raises StoreError."""
+        place = self.path / ".lock"
+        with self._writing(place):
+            self.path.mkdir(parents=True, exist_ok=True)
+            file = place.open("a+")
+        with file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                if error.errno not in (errno.EAGAIN, errno.EACCES):
+                    raise StoreError(f"{place}: cannot be locked: {error.strerror}") from None
+                file.seek(0)
+                owner = file.read(80).strip() or "another process"
+                raise StoreError(f"{self.path}: in use by {owner}; wait for it, or take another --run folder") from None
+            with self._writing(place):
+                file.truncate(0)
+                file.write(f"process {os.getpid()}")
+                file.flush()
+                for left in self.path.rglob(f"{TEMPORARY}*"):
+                    left.unlink(missing_ok=True)
+            yield
+
+    @contextlib.contextmanager
+    def _writing(self, place: Path) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise StoreError(cannot_write(place, error)) from error
+
+
+def cannot_write(place: Path, error: OSError) -> str:
+    """One line for an OSError while writing: where, what, what to do."""
+    advice = {
+        errno.ENOSPC: "free some space and give the same command again: finished parts are kept",
+        errno.EDQUOT: "raise the quota and give the same command again: finished parts are kept",
+        errno.EROFS: "choose a --run folder that can be written",
+        errno.EACCES: "choose a --run folder that can be written",
+    }.get(error.errno or 0, "give the same command again once that is mended")
+    return f"{place}: cannot be written: {error.strerror or one_line(error)}; {advice}"
+
+
+def _describe(name: str, path: Path) -> tuple[int, str]:
+    """Size and, of a table, content hash: what depends on one video's table then knows it by content."""
+    return path.stat().st_size, file_sha256(path) if name.endswith(".parquet") else ""
+
+
+def write_table(path: Path, table: pa.Table, receipt: Receipt | None = None) -> None:
+    """Write `table` to `path`, synced, its receipt in the footer. The same table gives the same bytes, however chunked."""
+    metadata = dict(table.schema.metadata or {})
+    if receipt is not None:
+        metadata[RECEIPT_KEY] = receipt.to_bytes()
+    with path.open("wb") as file:
+        whole = table.combine_chunks().replace_schema_metadata(metadata)
+        pq.write_table(whole, file, compression="zstd", row_group_size=1 << 17)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
+    """The rows of a Parquet file. Raises StoreError."""
+    try:
+        return pq.read_table(path, columns=columns, partitioning=None)
+    except (OSError, pa.ArrowException) as error:
+        raise StoreError(f"{path}: cannot be read as a Parquet table: {one_line(error, 160)}") from None
+
+
+def read_receipt(path: Path) -> Receipt | None:
+    """The receipt in a Parquet file's footer; None where there is none that can be read."""
+    try:
+        metadata = pq.read_schema(path).metadata or {}
+        return Receipt.from_bytes(metadata[RECEIPT_KEY])
+    except (OSError, pa.ArrowException, KeyError, ValueError, TypeError):
+        return None
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write `data` beside `path`, sync, rename."""
+    temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
+    with temporary.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

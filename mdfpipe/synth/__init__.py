@@ -1,0 +1,1 @@
+"""Drawn people: data that anyone can make, to try every command on."""

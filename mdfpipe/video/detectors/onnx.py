@@ -1,0 +1,368 @@
+"""Persons by an ONNX network of the YOLO family: YOLOv10 (end to end), YOLOX or YOLOv8 (raw), under onnxruntime.
+
+What a network wants and gives is read from its own shapes, or set:
+
+    yolov10   (B, N, 6)       x1, y1, x2, y2, score, class; no NMS    fed RGB 0..1, centred
+    yolox     (B, A, 5 + C)   grid offsets, log sizes, object, class  fed BGR 0..255, top left
+    yolov8    (B, 4 + C, A)   centre, size, class scores              fed RGB 0..1, centred
+
+A, the number of anchors, is the number of cells of the grids of stride 8, 16 and 32. Sources: YOLOX
+(Megvii, `demo/ONNXRuntime`), YOLOv8 and YOLOv10 (ultralytics, `engine/exporter.py`).
+**Differs:** a box counts as a person by its person score alone, also where another class scores higher.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import AfterValidator, Field
+
+from mdfpipe.config import BY_CONTENT, find_file
+from mdfpipe.errors import ConfigError, DataError, MissingDependency, one_line
+from mdfpipe.store.hashing import file_sha256
+from mdfpipe.video.detectors import Detect, Detector
+from mdfpipe.video.frames import Boxes, Frames
+from mdfpipe.video.letterbox import STRIDE, Letterbox, fill_tensor, fitting_input
+from mdfpipe.video.nms import ranking, suppress
+
+Format: TypeAlias = Literal["yolov10", "yolox", "yolov8"]
+Size: TypeAlias = tuple[int, int]  # height, width
+Floats: TypeAlias = NDArray[np.float32]
+
+STRIDES = (8, 16, 32)
+DEFAULT_SIZE = 640
+LARGEST_LOG_SIZE = 12.0  # exp(12) cells are no box: such values are pixels already
+
+
+def _side(pixels: int) -> int:
+    if pixels < STRIDE or pixels % STRIDE:
+        raise ValueError(f"expected a multiple of {STRIDE}, got {pixels}")
+    return pixels
+
+
+Side: TypeAlias = Annotated[int, AfterValidator(_side)]
+
+
+class Onnx(Detector):
+    """Person boxes from an ONNX file (.onnx, weights inside).
+
+    The boxes of a frame come best score first, in pixels of the frame, not clipped to it.
+    """
+
+    weights: str = Field(json_schema_extra=BY_CONTENT, description="the .onnx file; counts by its content")
+    format: Literal["auto", "yolov10", "yolox", "yolov8"] = Field("auto", description="auto: from the output's shape")
+    min_score: float = Field(0.25, ge=0, le=1, description="boxes below are dropped")
+    person_class: int = Field(0, ge=0, description="number of the class that is a person (COCO: 0)")
+    nms_iou: float = Field(
+        0.45, ge=0, le=1, description="suppress a box that overlaps a better one by more (not yolov10)"
+    )
+    max_detections: int = Field(300, ge=1, description="at most so many boxes a frame, the best ones")
+    image_size: Side | tuple[Side, Side] | None = Field(
+        None, description="for free input axes: the longer side (640), or height and width; fixed axes are kept"
+    )
+    colour: Literal["auto", "rgb", "bgr"] = Field("auto", description="order of the input's channels")
+    values: Literal["auto", "0..1", "0..255"] = Field("auto", description="range of the input's values")
+    align: Literal["auto", "centre", "top_left"] = Field("auto", description="where the frame lies in the input")
+    decoded: bool = Field(False, description="yolox: the graph decodes its boxes (--decode_in_inference)")
+
+    def identity(self, data: Path, video_id: str) -> dict[str, str]:
+        """The hash of the weights. Raises ConfigError where they are missing."""
+        return {"weights": file_sha256(find_file(self.weights, data, "weights"))}
+
+    def open(self, data: Path, video_id: str, *, device: str, threads: int) -> Detect:
+        """The network as a function. Raises ConfigError (no such file, no ONNX model, no such device)."""
+        path = find_file(self.weights, data, "weights")
+        return _Persons(self, _network(path.absolute(), file_sha256(path), device, threads))
+
+
+# --- the network ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class _Network:
+    """A loaded model. batch, height, width: None where the axis is free."""
+
+    path: Path
+    session: Any
+    input_name: str
+    dtype: type[np.floating[Any]]
+    batch: int | None
+    height: int | None
+    width: int | None
+
+    def run(self, tensor: NDArray[Any]) -> NDArray[Any]:
+        """The first output for an input (B, 3, H, W). Raises ConfigError."""
+        try:
+            output = self.session.run(None, {self.input_name: tensor})[0]
+        except Exception as error:  # onnxruntime's errors have no root of their own
+            raise ConfigError(
+                f"{self.path}: the model does not run on an input of {tensor.shape}: {one_line(error, 160)}; "
+                "check the export, or set detector.image_size"
+            ) from None
+        return np.asarray(output)
+
+
+@cache
+def _network(path: Path, sha256: str, device: str, threads: int) -> _Network:
+    """Load a model once a process; its hash is in the key so that a replaced file is loaded again."""
+    ort = _onnxruntime()
+    options = ort.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # leaves the core to the decoder
+    options.log_severity_level = 4  # errors arrive as exceptions
+    providers = _providers(ort, device)
+    try:
+        # From bytes: what is loaded is what was hashed, so a second file with the weights is refused.
+        session = ort.InferenceSession(path.read_bytes(), options, providers=providers)
+    except Exception as error:  # onnxruntime's errors have no root of their own
+        raise ConfigError(
+            f"{path}: expected an ONNX model in one file, got {path.stat().st_size} bytes that onnxruntime "
+            f"cannot load: {one_line(error, 160)}; export the detector to ONNX again, with its weights inside"
+        ) from None
+    if device != "cpu" and session.get_providers()[:1] != ["CUDAExecutionProvider"]:
+        raise ConfigError(
+            f"device {device}: onnxruntime could not start CUDA and would run on the CPU; check that the driver, CUDA "
+            "and cuDNN match onnxruntime-gpu, or ask for --device cpu"
+        )
+    return _described(path, session)
+
+
+def _described(path: Path, session: Any) -> _Network:
+    inputs = session.get_inputs()
+    kinds: dict[str, type[np.floating[Any]]] = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
+    axes = [axis if isinstance(axis, int) and axis > 0 else None for axis in inputs[0].shape or []] if inputs else []
+    if len(inputs) != 1 or len(axes) != 4 or axes[1] not in (3, None) or inputs[0].type not in kinds:
+        got = ", ".join(f"{i.name} {i.shape} {i.type}" for i in inputs)
+        raise ConfigError(
+            f"{path}: expected one input of images (B, 3, H, W) in float32 or float16, got {one_line(got, 120)}; "
+            "this is no detector of the YOLO family, or its export carries its own preprocessing"
+        )
+    return _Network(path, session, inputs[0].name, kinds[inputs[0].type], axes[0], axes[2], axes[3])
+
+
+def _onnxruntime() -> Any:
+    try:
+        import onnxruntime
+    except ImportError:
+        raise MissingDependency("onnxruntime", "the detector onnx", extra="onnx") from None
+    onnxruntime.set_default_logger_severity(4)
+    onnxruntime.disable_telemetry_events()
+    return onnxruntime
+
+
+def _providers(ort: Any, device: str) -> list[Any]:
+    name, _, number = device.partition(":")
+    if device == "cpu":
+        return ["CPUExecutionProvider"]
+    if name != "cuda" or not (number or "0").isdecimal():
+        raise ConfigError(f"device {device!r:.40}: the detector onnx runs on cpu, cuda or cuda:N")
+    available = ort.get_available_providers()
+    if "CUDAExecutionProvider" not in available:
+        raise ConfigError(
+            f"device {device}: this onnxruntime has no CUDA (it has {', '.join(available)}); "
+            "install onnxruntime-gpu in its place, or ask for --device cpu"
+        )
+    with contextlib.suppress(Exception), contextlib.redirect_stdout(io.StringIO()):
+        ort.preload_dlls()  # finds CUDA and cuDNN where pip put them
+    fp32 = {"device_id": number or "0", "use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}
+    return [("CUDAExecutionProvider", fp32), "CPUExecutionProvider"]
+
+
+# --- the formats ---------------------------------------------------------------------------------------------------
+
+
+def fitting_formats(output: tuple[int, ...], size: Size) -> list[Format]:
+    """The formats whose output has this shape, for an input of `size` (height, width).
+
+    >>> fitting_formats((1, 3549, 85), (416, 416)), fitting_formats((1, 300, 6), (640, 640))
+    (['yolox'], ['yolov10'])
+    >>> fitting_formats((1, 84, 8400), (640, 640)), fitting_formats((1, 8400, 6), (640, 640))
+    (['yolov8'], ['yolov10', 'yolox'])
+    """
+    if len(output) != 3:
+        return []
+    _, rows, columns = output
+    anchors = sum((size[0] // stride) * (size[1] // stride) for stride in STRIDES)
+    fits: dict[Format, bool] = {
+        "yolov10": columns == 6,
+        "yolox": rows == anchors and columns >= 6,
+        "yolov8": columns == anchors and rows >= 5,
+    }
+    return [name for name, fit in fits.items() if fit]
+
+
+def _grid(size: Size) -> Floats:
+    """The cell (column, row, stride) of each YOLOX anchor: (A, 3)."""
+    levels = []
+    for stride in STRIDES:
+        row, column = np.indices((size[0] // stride, size[1] // stride)).reshape(2, -1)
+        levels.append(np.stack([column, row, np.full_like(row, stride)], axis=1))
+    return np.concatenate(levels).astype(np.float32)
+
+
+def _corners(centre: Floats, extent: Floats) -> Floats:
+    return np.concatenate([centre - extent / 2, centre + extent / 2], axis=1)
+
+
+def _yolov10(raw: NDArray[Any], detector: Onnx, grid: Floats) -> tuple[Floats, Floats]:
+    score = _checked(raw[:, 4])
+    keep = (score >= detector.min_score) & (np.rint(raw[:, 5]) == detector.person_class)
+    return raw[keep, :4].astype(np.float32), score[keep]
+
+
+def _yolox(raw: NDArray[Any], detector: Onnx, grid: Floats) -> tuple[Floats, Floats]:
+    score = _checked(raw[:, 4].astype(np.float32) * raw[:, 5 + detector.person_class])
+    keep = np.flatnonzero(score >= detector.min_score)
+    kept, cell, score = raw[keep, :4].astype(np.float32), grid[keep], score[keep]
+    if detector.decoded:
+        return _corners(kept[:, :2], kept[:, 2:]), score
+    if kept[:, 2:].size and kept[:, 2:].max() > LARGEST_LOG_SIZE:
+        raise ValueError("its box sizes are pixels, not logarithms: set detector.decoded to true")
+    return _corners((kept[:, :2] + cell[:, :2]) * cell[:, 2:], np.exp(kept[:, 2:]) * cell[:, 2:]), score
+
+
+def _yolov8(raw: NDArray[Any], detector: Onnx, grid: Floats) -> tuple[Floats, Floats]:
+    score = _checked(raw[4 + detector.person_class])
+    keep = np.flatnonzero(score >= detector.min_score)
+    kept = raw[:4, keep].T.astype(np.float32)
+    return _corners(kept[:, :2], kept[:, 2:]), score[keep]
+
+
+def _checked(score: NDArray[Any]) -> Floats:
+    score = score.astype(np.float32, copy=False)
+    low, high = (float(score.min()), float(score.max())) if len(score) else (0.0, 0.0)
+    if not (low >= -1e-3 and high <= 1.001):  # not: NaN as well
+        raise ValueError(f"expected scores in 0..1, got {low:.4g}..{high:.4g}: set detector.format, or export again")
+    return score
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """How a format is fed and read. read: one frame's raw output to (xyxy in input pixels, score), above min_score."""
+
+    bgr: bool
+    unit: bool
+    centred: bool
+    nms: bool
+    read: Callable[[NDArray[Any], Onnx, Floats], tuple[Floats, Floats]]
+
+
+_KINDS: dict[Format, _Kind] = {
+    "yolov10": _Kind(bgr=False, unit=True, centred=True, nms=False, read=_yolov10),
+    "yolox": _Kind(bgr=True, unit=False, centred=False, nms=True, read=_yolox),
+    "yolov8": _Kind(bgr=False, unit=True, centred=True, nms=True, read=_yolov8),
+}
+
+
+# --- frames in, boxes out ------------------------------------------------------------------------------------------
+
+
+class _Persons:
+    """The function that `Onnx.open` gives. Its buffers are made for a frame size and used again."""
+
+    def __init__(self, detector: Onnx, network: _Network) -> None:
+        self.detector, self.network = detector, network
+        self.frame: Size | None = None
+
+    def __call__(self, frames: Frames) -> list[Boxes]:
+        pixels = frames.pixels
+        if pixels.dtype != np.uint8:
+            raise ValueError(f"expected uint8 RGB frames, got {pixels.dtype} {pixels.shape}")
+        if not len(frames):
+            return []
+        if self.frame != pixels.shape[1:3]:
+            self._prepare((pixels.shape[1], pixels.shape[2]))
+        # A batch of one differs from others in the last bits: it is run as two where the network lets it.
+        size = self.network.batch or max(2, len(frames))
+        boxes: list[Boxes] = []
+        for start in range(0, len(frames), size):
+            boxes += self._detect(pixels[start : start + size], frames.index[start : start + size], size)
+        return boxes
+
+    def _prepare(self, frame: Size) -> None:
+        detector, size = self.detector, self._input_size(frame)
+        name = self._format(size)
+        kind = self.kind = _KINDS[name]
+        self.bgr = kind.bgr if detector.colour == "auto" else detector.colour == "bgr"
+        self.unit = kind.unit if detector.values == "auto" else detector.values == "0..1"
+        centred = kind.centred if detector.align == "auto" else detector.align == "centre"
+        self.letterbox = Letterbox.fit(frame, size, centred=centred)
+        self.canvas = self.letterbox.canvas(1)
+        self.tensor = np.empty((0, 3, *size), self.network.dtype)
+        self.grid = _grid(size) if name == "yolox" else np.empty((0, 3), np.float32)
+        self.frame = frame
+
+    def _input_size(self, frame: Size) -> Size:
+        wanted, fixed = self.detector.image_size, (self.network.height, self.network.width)
+        if isinstance(wanted, tuple):
+            free: Size = wanted
+        elif None in fixed and any(fixed):  # one axis is fixed: the other is square with it
+            free = (wanted or fixed[0] or fixed[1] or DEFAULT_SIZE,) * 2
+        else:
+            free = fitting_input(frame, wanted or DEFAULT_SIZE)
+        size = (fixed[0] or free[0], fixed[1] or free[1])
+        asked = wanted if isinstance(wanted, tuple) else (wanted, wanted)
+        if wanted is not None and any(f not in (None, a) for f, a in zip(fixed, asked, strict=True)):
+            raise ConfigError(
+                f"detector.image_size: {self.network.path} takes inputs of {size[0]}x{size[1]} (H x W) only, "
+                f"got {wanted}; leave image_size out, or export with free axes"
+            )
+        return size
+
+    def _format(self, size: Size) -> Format:
+        """The format for this input size. Raises ConfigError where the output's shape does not tell, or contradicts."""
+        network, wanted = self.network, self.detector.format
+        blank = np.zeros((network.batch or 2, 3, *size), network.dtype)
+        shape = network.run(blank).shape
+        fits = fitting_formats(shape, size)
+        if wanted != "auto":
+            fits = [name for name in fits if name == wanted]
+        if len(fits) != 1 or shape[0] != len(blank):
+            known = "yolov10 (B, N, 6), yolox (B, A, 5 + classes) or yolov8 (B, 4 + classes, A)"
+            what = f"both {' and '.join(fits)} fit" if len(fits) > 1 else "expected " + (wanted if fits else known)
+            do = "name it in detector.format" if len(fits) > 1 else "export it in one of these formats"
+            raise ConfigError(
+                f"{network.path}: the output is {shape} for an input of {blank.shape} "
+                f"and detector.format is {wanted}: {what}; {do}"
+            )
+        classes = {"yolov10": None, "yolox": shape[2] - 5, "yolov8": shape[1] - 4}[fits[0]]
+        if classes is not None and self.detector.person_class >= classes:
+            raise ConfigError(
+                f"detector.person_class: {network.path} has {classes} classes, numbered from 0, "
+                f"got {self.detector.person_class}"
+            )
+        return fits[0]
+
+    def _detect(self, pixels: NDArray[Any], index: NDArray[np.int64], size: int) -> list[Boxes]:
+        """Boxes of up to `size` frames (n, H, W, 3), run as a batch of `size`."""
+        if len(self.tensor) < size:
+            self.tensor = np.empty((size, *self.tensor.shape[1:]), self.network.dtype)
+        for n in range(len(pixels)):
+            self.letterbox.draw(pixels[n : n + 1], self.canvas)
+            fill_tensor(self.canvas, self.tensor[n : n + 1], bgr=self.bgr, unit=self.unit)
+        self.tensor[len(pixels) : size] = self.tensor[0]
+        output = self.network.run(self.tensor[:size])
+        return [self._boxes(output[n], int(index[n])) for n in range(len(pixels))]
+
+    def _boxes(self, raw: NDArray[Any], frame: int) -> Boxes:
+        detector = self.detector
+        try:
+            xyxy, score = self.kind.read(raw, detector, self.grid)
+        except ValueError as error:
+            raise ConfigError(f"{self.network.path}: frame {frame}: {error}") from None
+        xyxy = self.letterbox.to_frame(xyxy)
+        if not np.isfinite(xyxy).all():
+            raise DataError(
+                f"{self.network.path}: frame {frame}: expected finite boxes, got NaN or infinity; export again"
+            )
+        order = suppress(xyxy, score, detector.nms_iou) if self.kind.nms else ranking(xyxy, score)
+        order = order[: detector.max_detections]
+        return Boxes(xyxy[order], score[order])

@@ -1,0 +1,106 @@
+"""Frames into a network's input and boxes back: one letterbox for every detector.
+
+A frame is resized by one factor to fit the input, and the rest is grey (114), as YOLOX and ultralytics do.
+*Differs:* both invert the nominal factor; we invert what was done, width and height apart, since each is
+rounded to whole pixels: boxes come back without the rounding (up to 0.2%).
+*Anti-aliasing:* none. Resizing is bilinear (OpenCV INTER_LINEAR) also where it shrinks, because the networks
+are trained so; INTER_AREA would show them smoother pictures than they know.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+PAD = 114  # the grey around the frame: YOLOX (yolox/data/data_augment.py), ultralytics (LetterBox)
+STRIDE = 32  # sides of an input are multiples of it: the coarsest grid of the YOLO family
+
+
+@dataclass(frozen=True)
+class Letterbox:
+    """Where a frame lies in a network's input. All in whole pixels; sizes are (height, width).
+
+    frame: of the decoded frame. input: of the network's input. inner: of the resized frame in it, whose top
+    left corner lies at (top, left).
+    """
+
+    frame: tuple[int, int]
+    input: tuple[int, int]
+    inner: tuple[int, int]
+    top: int
+    left: int
+
+    @classmethod
+    def fit(cls, frame: tuple[int, int], input: tuple[int, int], *, centred: bool) -> Letterbox:
+        """The greatest frame that fits the input, centred in it (ultralytics) or at its top left (YOLOX).
+
+        >>> Letterbox.fit((432, 768), (640, 640), centred=True)
+        Letterbox(frame=(432, 768), input=(640, 640), inner=(360, 640), top=140, left=0)
+        """
+        (height, width), (rows, columns) = frame, input
+        if min(*frame, *input) < 1:
+            raise ValueError(f"expected sizes of at least one pixel, got frame {frame} and input {input}")
+        factor = min(rows / height, columns / width)
+        inner = (max(1, round(height * factor)), max(1, round(width * factor)))
+        spare = (rows - inner[0], columns - inner[1])
+        top, left = (spare[0] // 2, spare[1] // 2) if centred else (0, 0)
+        return cls(frame, input, inner, top, left)
+
+    def canvas(self, count: int) -> NDArray[np.uint8]:
+        """Grey inputs for `count` frames, (count, H, W, 3) uint8: `draw` fills them, again and again."""
+        return np.full((count, *self.input, 3), PAD, np.uint8)
+
+    def draw(self, pixels: NDArray[np.uint8], canvas: NDArray[np.uint8]) -> None:
+        """Resize a batch of frames into the canvas, in place. pixels: (n, H, W, 3) uint8 with n <= len(canvas)."""
+        import cv2
+
+        (height, width), (top, left) = self.inner, (self.top, self.left)
+        inside = canvas[:, top : top + height, left : left + width]
+        if self.inner == self.frame:
+            inside[: len(pixels)] = pixels
+            return
+        for image, place in zip(pixels, inside, strict=False):
+            cv2.resize(image, (width, height), dst=place, interpolation=cv2.INTER_LINEAR)
+
+    def to_frame(self, xyxy: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Boxes (n, 4) xyxy from pixels of the input to pixels of the frame; nothing is clipped."""
+        return ((xyxy - self._corner()) / self._factors()).astype(np.float32)
+
+    def to_input(self, xyxy: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Boxes (n, 4) xyxy from pixels of the frame to pixels of the input."""
+        return (xyxy * self._factors() + self._corner()).astype(np.float32)
+
+    def _factors(self) -> NDArray[np.float64]:
+        x, y = self.inner[1] / self.frame[1], self.inner[0] / self.frame[0]
+        return np.array([x, y, x, y])
+
+    def _corner(self) -> NDArray[np.float64]:
+        return np.array([self.left, self.top, self.left, self.top], np.float64)
+
+
+def fitting_input(frame: tuple[int, int], longest: int, multiple: int = STRIDE) -> tuple[int, int]:
+    """The smallest input (height, width) for a frame whose longer side becomes `longest`: little grey, less work.
+
+    Both sides are multiples of `multiple`, as the network needs.
+
+    >>> fitting_input((432, 768), 640)
+    (384, 640)
+    """
+    factor = longest / max(frame)
+    rows, columns = (max(1, -(-round(side * factor) // multiple)) * multiple for side in frame)
+    return rows, columns
+
+
+def fill_tensor(canvas: NDArray[np.uint8], tensor: NDArray[Any], *, bgr: bool, unit: bool) -> None:
+    """Turn letterboxed RGB pictures into a network's input, in place.
+
+    canvas: (n, H, W, 3) uint8 RGB. tensor: (n, 3, H, W) floating, RGB or BGR, in 0..1 (`unit`) or 0..255.
+    """
+    for picture, planes in zip(canvas, tensor, strict=True):
+        for channel in range(3):
+            planes[channel] = picture[..., 2 - channel if bgr else channel]
+        if unit:
+            planes /= 255

@@ -1,0 +1,104 @@
+"""Tiny clips, sound and broken, for every test that needs a video. The same call writes the same bytes.
+
+Use from a test file under tests/: `from tests.clips import write_video` does not work under pytest's importlib mode
+unless the folder is a package; tests/__init__.py makes it one, so `from ..clips import ...` does.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+WIDTH, HEIGHT = 96, 64  # multiples of 16 and of the chroma; wide enough for every codec
+
+
+def picture(number: int, height: int = HEIGHT, width: int = WIDTH) -> NDArray[np.uint8]:
+    """(H, W, 3) uint8 RGB: a slow gradient, a moving square, and the number in 8 blocks of black or white below."""
+    y, x = np.mgrid[0:height, 0:width]
+    image = np.stack([x * 255 // width, y * 255 // height, (x + y + 3 * number) % 256], axis=2).astype(np.uint8)
+    left = 3 * number % (width - 16)
+    image[8:24, left : left + 16] = (220, 40, 60)
+    for bit in range(8):
+        image[height - 8 :, bit * 8 : bit * 8 + 8] = 255 if number >> bit & 1 else 0
+    return image
+
+
+def number_of(image: NDArray[Any]) -> int:
+    """The frame number that `picture` drew, read back from decoded RGB."""
+    height = image.shape[0]
+    return sum(int(image[height - 4, bit * 8 + 4, 0] > 127) << bit for bit in range(8))
+
+
+def grey16(number: int, height: int = HEIGHT, width: int = WIDTH, bits: int = 16) -> NDArray[np.uint16]:
+    """(H, W) uint16: a thermal-looking picture in a narrow range, with a value that counts, within `bits` bits."""
+    y, x = np.mgrid[0:height, 0:width]
+    image = (6743 + (x + y + number) % 335).astype(np.uint16)
+    image[0, 0] = number
+    image[0, 1] = (1 << bits) - 1
+    return np.minimum(image, (1 << bits) - 1).astype(np.uint16)
+
+
+def grey8(number: int, height: int = HEIGHT, width: int = WIDTH) -> NDArray[np.uint8]:
+    """(H, W) uint8 that uses the whole range 0..255 (a range conversion would show)."""
+    y, x = np.mgrid[0:height, 0:width]
+    return ((3 * x + y + number) % 256).astype(np.uint8)
+
+
+def _rgb_to_yuv420p(image: NDArray[np.uint8]) -> av.VideoFrame:
+    return av.VideoFrame.from_ndarray(cv2.cvtColor(image, cv2.COLOR_RGB2YUV_I420), format="yuv420p")
+
+
+def write_video(
+    path: Path,
+    frames: int = 20,
+    *,
+    codec: str = "libx264",
+    pixel_format: str = "yuv420p",
+    size: tuple[int, int] = (WIDTH, HEIGHT),
+    fps: int = 10,
+    times: Sequence[int] | None = None,
+    options: dict[str, str] | None = None,
+    mux: dict[str, str] | None = None,
+) -> Path:
+    """A video of `picture(0..frames-1)`, or of `grey16`/`grey8` where the pixel format is grey.
+
+    times: presentation times in milliseconds, for a variable frame rate. options go to the codec, mux to the container.
+    """
+    width, height = size
+    with av.open(str(path), "w", options={"fflags": "+bitexact", **(mux or {})}) as container:
+        stream = container.add_stream(codec, rate=fps, options={"threads": "1", **(options or {})})
+        stream.width, stream.height, stream.pix_fmt = width, height, pixel_format
+        if codec in ("libx264", "libx265"):
+            stream.options = {"preset": "veryfast", "crf": "18", "threads": "1", **(options or {})}
+        stream.codec_context.flags |= av.codec.context.Flags.bitexact
+        base = Fraction(1, 1000) if times is not None else Fraction(1, fps)
+        stream.codec_context.time_base = base
+        for number in range(frames):
+            frame = _frame(number, width, height, pixel_format)
+            frame.pts, frame.time_base = (times[number] if times is not None else number), base
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return path
+
+
+def _frame(number: int, width: int, height: int, pixel_format: str) -> av.VideoFrame:
+    if pixel_format in ("gray", "gray8"):
+        return av.VideoFrame.from_ndarray(grey8(number, height, width), format="gray")
+    if pixel_format.startswith("gray"):
+        bits = int(pixel_format[4:6])
+        frame = av.VideoFrame(width, height, pixel_format)
+        plane = frame.planes[0]
+        rows = np.zeros((height, plane.line_size // 2), ">u2" if pixel_format.endswith("be") else "<u2")
+        rows[:, :width] = grey16(number, height, width, bits)
+        plane.update(rows.tobytes())
+        return frame
+    yuv = _rgb_to_yuv420p(picture(number, height, width))
+    return yuv if pixel_format == "yuv420p" else yuv.reformat(format=pixel_format)

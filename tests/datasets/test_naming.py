@@ -1,0 +1,118 @@
+"""Names of videos, refused paths, natural order."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mdfpipe.datasets import name_videos
+from mdfpipe.errors import DataError
+from mdfpipe.store.naming import file_name, frame_files, inside, natural_key, safe_relative
+
+HOSTILE = [
+    "",
+    "/etc/passwd",
+    "../a.mp4",
+    "a/../../b.mp4",
+    "a/..",
+    "./a.mp4",
+    "a//b.mp4",
+    "a/",
+    "C:/a.mp4",
+    "c:a.mp4",
+    "videos\\a.mp4",
+    "a\x00b.mp4",
+    "a\nb.mp4",
+    "a\x1b[31m.mp4",
+    "a\u202egpm.mp4",  # right-to-left override
+    "a\udc80.mp4",  # half a surrogate pair
+    "x" * 1001,
+]
+
+
+@pytest.mark.parametrize("path", HOSTILE)
+def test_hostile_paths_are_refused_in_one_short_line(path: str) -> None:
+    with pytest.raises(DataError) as caught:
+        safe_relative(path, "faces.csv row 7")
+    message = str(caught.value)
+    assert message.startswith("faces.csv row 7: ")
+    assert message.isprintable()
+    assert len(message) < 300
+    with pytest.raises(DataError):
+        name_videos(["fine.mp4", path])
+
+
+@pytest.mark.parametrize("path", ["a", "a b/c.d.mp4", "..a/b..", "Zürich/übung.mp4", "a" * 1000])
+def test_plain_paths_pass(path: str) -> None:
+    assert safe_relative(path, "x") == path
+
+
+def test_the_suffix_goes_where_the_rest_is_unique() -> None:
+    assert name_videos(["v/a.mp4", "v/b.mp4", "v/b.AVI", "w/a.mp4"]) == {
+        "v/a.mp4": "v/a",
+        "v/b.AVI": "v/b.AVI",
+        "v/b.mp4": "v/b.mp4",
+        "w/a.mp4": "w/a",
+    }
+
+
+def test_a_name_with_its_suffix_may_displace_another() -> None:
+    names = name_videos(["a.mp4", "a.mov", "a.mp4.avi"])
+    assert names == {"a.mov": "a.mov", "a.mp4": "a.mp4", "a.mp4.avi": "a.mp4.avi"}
+
+
+def test_a_folder_keeps_its_whole_name_and_clashes_with_a_file() -> None:
+    assert name_videos(["2019.05.01", "2019.05.02"]) == {"2019.05.01": "2019.05.01", "2019.05.02": "2019.05.02"}
+    assert name_videos(["a", "a.mp4"]) == {"a": "a", "a.mp4": "a.mp4"}
+
+
+def test_names_do_not_depend_on_order_or_repetition() -> None:
+    paths = ["b.mp4", "a.mp4", "a.avi", "c/d.ts"]
+    assert name_videos(paths) == name_videos(paths[::-1] + paths)
+
+
+def test_two_videos_with_one_file_name_are_refused() -> None:
+    assert file_name("a/b") == file_name("a__b")
+    with pytest.raises(DataError, match=r"a/b.mp4 and a__b.mp4 would share the file name a__b"):
+        name_videos(["a/b.mp4", "a__b.mp4"])
+
+
+def test_long_and_hidden_names_are_refused() -> None:
+    assert name_videos(["é" * 100 + ".mp4"])
+    with pytest.raises(DataError, match="202 bytes, at most 200"):
+        name_videos(["é" * 101 + ".mp4"])
+    with pytest.raises(DataError, match="starts with a dot"):
+        name_videos([".a/b.mp4"])
+
+
+def test_natural_order() -> None:
+    names = ["f10.png", "f9.png", "f009.png", "a.png", "10.png", "9.png", "f9_2.png", "f9_10.png"]
+    assert sorted(names, key=natural_key) == [
+        *("9.png", "10.png", "a.png", "f009.png", "f9.png", "f9_2.png", "f9_10.png", "f10.png"),
+    ]
+
+
+def test_frame_files_are_the_images_in_natural_order(tmp_path: Path) -> None:
+    for name in ("f10.PNG", "f2.png", "notes.txt", ".f1.png", "LICENSE"):
+        (tmp_path / name).touch()
+    (tmp_path / "f3.png").mkdir()
+    assert frame_files(tmp_path) == ["f2.png", "f10.PNG"]
+    with pytest.raises(DataError, match="cannot be listed"):
+        frame_files(tmp_path / "absent")
+
+
+def test_symlinks_may_not_leave_the_root(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "real/frames").mkdir(parents=True)
+    (tmp_path / "root").symlink_to(tmp_path / "real")  # the root itself may be a link
+    root = tmp_path / "root"
+    (root / "here").symlink_to("frames")
+    (root / "there").symlink_to(tmp_path / "out")
+    (root / "frames/1.png").symlink_to(tmp_path / "out" / "1.png")
+    (tmp_path / "out/1.png").touch()
+    assert inside(root, "here", "x") == root / "here"
+    with pytest.raises(DataError, match="outside the data root"):
+        inside(root, "there/deep", "x")
+    with pytest.raises(DataError, match="outside the data root"):
+        frame_files(root / "frames", root)

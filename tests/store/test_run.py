@@ -1,0 +1,177 @@
+"""The run folder: a part is done if and only if its footer says so; nothing half-written is taken for done."""
+
+from __future__ import annotations
+
+import errno
+import multiprocessing
+import os
+import subprocess
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from mdfpipe.errors import StoreError
+from mdfpipe.store.run import Failure, Receipt, Run, fingerprint, read_receipt, write_table
+
+RECEIPT = Receipt("label", 1, "a/b", {"min_overlap": 0.5}, {"faces": "f0"})
+TABLE = pa.table({"x": pa.array([1, 2, 3])})
+
+
+def scratch_file(run: Run, name: str, data: bytes) -> Path:
+    path = run.scratch("label", name)
+    path.write_bytes(data)
+    return path
+
+
+def test_a_part_is_its_own_receipt(tmp_path: Path) -> None:
+    run = Run(tmp_path / "run")
+    run.path.mkdir()
+    shard = scratch_file(run, "shard", b"12345")
+    run.commit(replace(RECEIPT, facts={"n": 3}), TABLE, {"label/a__b.tar": shard})
+    found = run.receipt("label", "a/b")
+    assert found is not None
+    assert found.fingerprint == RECEIPT.fingerprint
+    assert found.facts == {"n": 3}
+    assert found.files == {"label/a__b.tar": (5, "")}
+    assert run.table("label", "a/b").equals(TABLE)
+    assert run.files_in_place(found) is None
+    (run.path / "label" / "a__b.tar").write_bytes(b"123")
+    assert run.files_in_place(found) == "label/a__b.tar has 3 bytes, expected 5"
+    (run.path / "label" / "a__b.tar").unlink()
+    assert run.files_in_place(found) == "label/a__b.tar is missing"
+
+
+def test_facts_do_not_decide_and_everything_else_does() -> None:
+    same = replace(RECEIPT, facts={"seconds": 3}, files={"a": (1, "")})
+    assert same.fingerprint == RECEIPT.fingerprint
+    for change in ({"version": 2}, {"key": "c"}, {"settings": {}}, {"upstream": {"faces": "f1"}}, {"stage": "crop"}):
+        assert replace(RECEIPT, **change).fingerprint != RECEIPT.fingerprint
+
+
+def test_the_same_table_gives_the_same_bytes_however_chunked(tmp_path: Path) -> None:
+    chunked = pa.concat_tables([TABLE.slice(0, 1), TABLE.slice(1)])
+    write_table(tmp_path / "a", TABLE, RECEIPT)
+    write_table(tmp_path / "b", chunked, RECEIPT)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+@pytest.mark.parametrize("damage", ["empty", "cut", "text", "no receipt", "edited receipt"])
+def test_a_damaged_part_is_not_done(tmp_path: Path, damage: str) -> None:
+    path = tmp_path / "part.parquet"
+    write_table(path, TABLE, RECEIPT)
+    data = path.read_bytes()
+    if damage == "empty":
+        path.write_bytes(b"")
+    elif damage == "cut":
+        path.write_bytes(data[: len(data) // 2])
+    elif damage == "text":
+        path.write_text("hello")
+    elif damage == "no receipt":
+        pq.write_table(TABLE, path)
+    else:
+        forged = RECEIPT.to_bytes().replace(b"0.5", b"0.7")
+        pq.write_table(TABLE.replace_schema_metadata({b"mdfpipe": forged}), path)
+    assert read_receipt(path) is None
+
+
+def test_files_of_the_former_part_go_with_it(tmp_path: Path) -> None:
+    run = Run(tmp_path / "run")
+    run.path.mkdir()
+    run.commit(RECEIPT, TABLE, {"label/old.tar": scratch_file(run, "s", b"1")})
+    run.commit(replace(RECEIPT, version=2), TABLE, {"label/new.tar": scratch_file(run, "s", b"2")})
+    assert not (run.path / "label" / "old.tar").exists()
+    assert (run.path / "label" / "new.tar").read_bytes() == b"2"
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES])
+def test_a_folder_that_cannot_be_written_is_one_clear_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    run = Run(tmp_path / "run")
+    run.path.mkdir()
+    run.commit(RECEIPT, TABLE, {})
+
+    def broken(handle: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", broken)
+    with pytest.raises(StoreError, match=f"cannot be written: {os.strerror(number)}"):
+        run.commit(replace(RECEIPT, version=2), TABLE, {})
+    found = run.receipt("label", "a/b")
+    assert found is None or found.version == 1  # never half of the new one
+
+
+def test_a_full_disk_for_real(tmp_path: Path) -> None:
+    """A tmpfs of 64 kB under its own user namespace: the message, and no part taken for done."""
+    script = f"""
+set -e
+mount -t tmpfs -o size=64k tmpfs {tmp_path}
+.venv/bin/python - <<'PY'
+import pyarrow as pa, os
+from pathlib import Path
+from mdfpipe.store.run import Run, Receipt
+from mdfpipe.errors import StoreError
+run = Run(Path({str(tmp_path)!r}) / "run"); run.path.mkdir()
+table = pa.table({{"x": pa.array([os.urandom(1000) for _ in range(200)])}})
+try:
+    run.commit(Receipt("label", 1, "v", {{}}, {{}}), table, {{}})
+except StoreError as error:
+    print(error); print(run.receipt("label", "v"))
+PY
+"""
+    root = Path(__file__).parents[2]
+    made = subprocess.run(["unshare", "-rm", "bash", "-c", script], cwd=root, capture_output=True, text=True, check=False)
+    if "Operation not permitted" in made.stderr or "unshare failed" in made.stderr or "must be superuser" in made.stderr:
+        pytest.skip(f"user namespaces are not to be had here: {made.stderr.strip()}")
+    assert "No space left on device; free some space" in made.stdout, made.stderr
+    assert made.stdout.strip().endswith("None")
+
+
+def test_failures_are_kept_until_the_part_is_done(tmp_path: Path) -> None:
+    run = Run(tmp_path / "run")
+    run.path.mkdir()
+    run.record_failure(Failure("label", "a/b", "DecodeError", "short"))
+    assert run.failure("label", "a/b") == Failure("label", "a/b", "DecodeError", "short")
+    run.commit(RECEIPT, TABLE, {})
+    assert run.failure("label", "a/b") is None
+
+
+def test_a_cut_off_event_is_passed_over(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    run.event("started", stage="label", key="v")
+    with (tmp_path / "events.jsonl").open("a") as file:
+        file.write('{"event": "fin')
+    assert [e["event"] for e in run.events()] == ["started"]
+
+
+def _hold(path: str, ready: str) -> None:
+    with Run(Path(path)).lock():
+        Path(ready).touch()
+        time.sleep(60)
+
+
+def test_the_lock_is_held_by_the_living_only(tmp_path: Path) -> None:
+    run, ready = Run(tmp_path / "run"), tmp_path / "ready"
+    process = multiprocessing.get_context("spawn").Process(target=_hold, args=(str(run.path), str(ready)))
+    process.start()
+    while not ready.exists():
+        assert process.is_alive()
+        time.sleep(0.02)
+    with pytest.raises(StoreError, match=f"in use by process {process.pid}"), run.lock():
+        pass
+    (run.path / "label").mkdir()
+    (run.path / "label" / ".part-1-x.parquet").write_bytes(b"half")
+    process.kill()
+    process.join()
+    with run.lock():
+        assert not list(run.path.rglob(".part-*"))
+
+
+def test_fingerprints_stay_as_they_are() -> None:
+    """A change here makes every user's finished runs due again: it needs a reason and a line in the CHANGELOG."""
+    assert fingerprint({"b": [1, 0.5, None, "ä"], "a": True}) == "dd393c4cdd71275f6c98ff1666d9068d"
+    assert RECEIPT.fingerprint == "be04b7e62881153c1e07618d7e8d6a54"

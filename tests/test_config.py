@@ -1,0 +1,119 @@
+"""Settings: strict, one clear line for each mistake, variants by file name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mdfpipe.config import find_file, read_yaml, result_settings, set_dotted, validate
+from mdfpipe.errors import ConfigError
+from mdfpipe.pipeline import Pipeline
+
+STUDY = """
+dataset: {use: ijb, preset: ijbc, domain: {constant: VIS}}
+detect:
+  detector: {use: precomputed, boxes: boxes.csv}
+"""
+
+
+def study(tmp_path: Path, text: str = STUDY) -> Path:
+    path = tmp_path / "study.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_defaults_are_written_out_and_read_back(tmp_path: Path) -> None:
+    pipeline = Pipeline.load(study(tmp_path))
+    assert pipeline.name == "study"
+    again = tmp_path / "again.yaml"
+    again.write_text(pipeline.to_yaml())
+    assert Pipeline.load(again) == pipeline
+    assert pipeline.detect.detector.use == "precomputed"
+    assert "min_overlap: 0.5" in pipeline.to_yaml()
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("detect.strid=2", "detect.strid: unknown setting (did you mean stride?)"),
+        ("detect.stride=0", "detect.stride: input should be greater than or equal to 1, got 0"),
+        ("detect.stride=two", "detect.stride: input should be a valid integer"),
+        ("detect.detector.use=onyx", "expected one of onnx, precomputed, got 'onyx' (did you mean onnx?)"),
+        ("detect.detector={}", "detect.detector: expected `use:` with one of onnx, precomputed"),
+        ("detectt.stride=2", "detectt: unknown setting (did you mean detect?)"),
+        ("label.measure=iuo", "label.measure: input should be"),
+        ("label.min_overlap=.inf", "label.min_overlap"),
+        ("manifest.protocol=nobody", "manifest.protocol 'nobody': no such protocol; known: "),
+    ],
+)
+def test_a_wrong_setting_is_one_line_that_names_it(tmp_path: Path, override: str, says: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        Pipeline.load(study(tmp_path), [override])
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("assignment", ["detect.stride", "=3", "a..b=1", "detect.detector.boxes.deep=1", "a=[1"])
+def test_a_wrong_assignment_is_refused(tmp_path: Path, assignment: str) -> None:
+    with pytest.raises(ConfigError, match="--set"):
+        Pipeline.load(study(tmp_path), [assignment])
+
+
+def test_a_key_given_twice_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="the key 'detect' stands twice"):
+        read_yaml(study(tmp_path, STUDY + "detect: {}\n"))
+
+
+@pytest.mark.parametrize("text", ["- a\n", "a: [\n", "", "a: !!python/object/apply:os.system [ls]\n"])
+def test_what_is_no_mapping_or_not_safe_is_refused(tmp_path: Path, text: str) -> None:
+    with pytest.raises(ConfigError):
+        read_yaml(study(tmp_path, text))
+
+
+def test_set_creates_sections() -> None:
+    settings: dict[str, object] = {}
+    set_dotted(settings, "label.min_overlap=0.7")
+    set_dotted(settings, "detect.detector={use: onnx}")
+    assert settings == {"label": {"min_overlap": 0.7}, "detect": {"detector": {"use": "onnx"}}}
+
+
+def test_files_that_count_by_content_are_not_part_of_the_result_settings(tmp_path: Path) -> None:
+    one = Pipeline.load(study(tmp_path), ["detect.detector={use: onnx, weights: a.onnx}"])
+    two = Pipeline.load(study(tmp_path), ["detect.detector={use: onnx, weights: b.onnx}"])
+    assert one.detect != two.detect
+    assert result_settings(one.detect) == result_settings(two.detect)
+    assert result_settings(one.detect)["detector"]["use"] == "onnx"
+
+
+def test_a_file_is_found_beside_the_data_and_a_missing_one_says_where_it_was_looked_for(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights" / "w.onnx").write_bytes(b"x")
+    assert find_file("weights/w.onnx", tmp_path / "data", "weights") == tmp_path / "weights" / "w.onnx"
+    with pytest.raises(ConfigError, match=r"'v.onnx' not found; looked at .*MDFPIPE_WEIGHTS"):
+        find_file("v.onnx", tmp_path / "data", "weights")
+
+
+def test_a_protocol_by_name_becomes_part_of_the_study(tmp_path: Path) -> None:
+    pipeline = Pipeline.load(study(tmp_path), ["manifest.protocol=ijbmdf-vis500-to-ir30"])
+    assert pipeline.manifest.protocol.probe_domains == ["SWIR-30m", "MWIR-30m", "LWIR-30m"]
+    assert "SWIR-30m" in pipeline.to_yaml()
+
+
+def test_every_shipped_study_and_protocol_is_valid() -> None:
+    root = Path(__file__).parents[1]
+    studies = sorted((root / "pipelines").rglob("*.yaml"))
+    assert studies
+    for path in studies:
+        Pipeline.load(path)
+    for path in sorted((root / "manifests").glob("*.yaml")):
+        Pipeline.load(studies[0], [f"manifest.protocol={path.stem}"])
+
+
+def test_several_mistakes_are_all_named() -> None:
+    with pytest.raises(ConfigError) as caught:
+        validate(Pipeline, {"detect": {"stride": 0}}, "here")
+    assert str(caught.value).startswith("here: ")
+    for field in ("name", "dataset", "detect.detector", "detect.stride"):
+        assert f"{field}: " in str(caught.value)
