@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 from mdfpipe.errors import MdfError, StoreError, one_line
 from mdfpipe.stages import Context, Inputs, Resources, Stage
@@ -59,10 +59,14 @@ class Event:
 
 
 class Executor(Protocol):
-    """Runs units and tells what happens to them, in the order in which it happens."""
+    """Runs units and tells what happens to them, in the order in which it happens. A context: leaving it ends its work."""
 
     def run(self, units: Iterable[Unit]) -> Iterator[Event]:
         """Run every unit; each one started is finished or failed in the end, unless `fatal` ends it all."""
+
+    def __enter__(self) -> Executor: ...
+
+    def __exit__(self, *error: object) -> None: ...
 
 
 def run_unit(unit: Unit, resources: Resources, tell: Any) -> Event:
@@ -103,20 +107,29 @@ def run_unit(unit: Unit, resources: Resources, tell: Any) -> Event:
 
 
 class LocalExecutor:
-    """Spawned workers on this machine, each doing one unit at a time."""
+    """Spawned workers on this machine, each doing one unit at a time; they stay for the stages that follow."""
 
     def __init__(self, resources: Resources) -> None:
         self.resources = resources
+        self._workers: list[_Worker] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for worker in self._workers:
+            worker.kill()
 
     def run(self, units: Iterable[Unit]) -> Iterator[Event]:
         """Run the units on up to `resources.workers` processes."""
         waiting = list(units)[::-1]
-        workers = [_Worker(self.resources) for _ in range(min(self.resources.workers, len(waiting)))]
+        while len(self._workers) < min(self.resources.workers, len(waiting)):
+            self._workers.append(_Worker(self.resources))
         try:
-            for worker in workers:
+            for worker in self._workers:
                 if waiting:
                     yield worker.give(waiting.pop())
-            while busy := [w for w in workers if w.unit]:
+            while busy := [w for w in self._workers if w.unit]:
                 ready = wait([w.connection for w in busy], timeout=0.5)
                 for worker in busy:
                     event = worker.hear() if worker.connection in ready else worker.overdue()
@@ -128,8 +141,9 @@ class LocalExecutor:
                     if worker.unit is None and waiting:
                         yield worker.give(waiting.pop())
         finally:
-            for worker in workers:
-                worker.kill()
+            for worker in self._workers:
+                if worker.unit is not None:
+                    worker.kill()
 
 
 class _Worker:
@@ -166,7 +180,7 @@ class _Worker:
     def overdue(self) -> Event | None:
         if time.monotonic() - self.last_sign < self.resources.deadline_seconds:
             return None
-        self.kill()
+        self.process.kill()
         seconds = f"{self.resources.deadline_seconds:g} s"
         return self._lost(f"no sign of progress for {seconds} (--deadline); its process was killed")
 
@@ -182,6 +196,7 @@ class _Worker:
         return Event("failed", unit.stage.name, unit.key, failure=failure)
 
     def kill(self) -> None:
+        self.unit = None
         if self.process is not None:
             self.process.kill()
             self.process.join()

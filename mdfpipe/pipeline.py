@@ -152,7 +152,7 @@ class Runner:
     ) -> Outcome:
         """Run all that is due from stage `first` to `last`. Raises MdfError where the run cannot go on."""
         stages, outcome = self.span(first, last), Outcome()
-        with self.run.lock():
+        with self.run.lock(), self.executor:
             self.run.write("pipeline.yaml", self.pipeline.to_yaml().encode())
             self.run.write("environment.json", self._environment())
             self.run.event("call", argv=sys.argv[1:])

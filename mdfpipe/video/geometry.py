@@ -110,7 +110,7 @@ MEASURES: Final[dict[MeasureName, Callable[[Array, Array], Array]]] = {
     "center_in": center_in,
     "head_iou": head_iou,
 }
-assert tuple(MEASURES) == get_args(MeasureName)  # noqa: S101 - the type and the table name the same measures
+assert tuple(MEASURES) == get_args(MeasureName)  # the type and the table name the same measures
 
 
 def head_distance(body: Array, face: Array) -> Array:

@@ -349,8 +349,9 @@ def _assign_frame(
 def _greatest_total(overlaps: F32, pair_iou: F32, min_overlap: float) -> I64:
     """The face of each body, -1 for none, so that the overlaps add up to the most: (b, f), (b, f) -> (b,).
 
-    Of equal totals the one with the greater total IoU. Both go into one weight: the overlap in steps of
-    2^-24 above, the IoU below, with room for the sums, so that float64 adds them exactly.
+    Of equal totals the one with the greater total IoU. Both go into one weight: the overlap in steps of 2^-24
+    above (totals closer than such steps count as they round), the IoU below, with room for the sums, so that
+    float64 adds them exactly.
     """
     from scipy.optimize import linear_sum_assignment
 

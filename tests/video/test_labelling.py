@@ -377,7 +377,7 @@ def test_a_long_video_against_the_oracle(measure, assignment, monkeypatch):
 @settings(max_examples=200, deadline=None)
 @given(scenes, some_rules)
 def test_hungarian_against_all_permutations(scene, rules):
-    """Total overlap as great as that of the best of all one-to-one choices, then total IoU; the rest as before."""
+    """Total overlap as great as that of the best of all one-to-one choices, then total IoU; others as before."""
     rules = rules.model_copy(update={"assignment": "hungarian"})
     got, alone = run(scene, rules), oracle(scene, rules)
     least = Fraction(str(rules.min_overlap))
@@ -402,7 +402,8 @@ def test_hungarian_against_all_permutations(scene, rules):
         best = greatest([{j: worth[i, j] for j in faces if (i, j) in worth} for i in free])
         total = [sum(worth[i, j][k] for i, j in took.items()) for k in range(2)]
         assert float(total[0]) == pytest.approx(float(best[0]), abs=1e-6)
-        if total[0] == best[0]:
+        if all(over.denominator.bit_count() == 1 for over, _ in worth.values()):  # totals without rounding
+            assert total[0] == best[0]
             assert float(total[1]) == pytest.approx(float(best[1]), abs=1e-4)
 
 

@@ -1,0 +1,31 @@
+"""The demo: draw a small data set, then run its study over it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from mdfpipe.pipeline import Listener, Outcome, Pipeline, Runner
+from mdfpipe.stages import Resources
+from mdfpipe.store.run import Run
+from mdfpipe.synth.clip import draw
+
+STUDY = Path(__file__).parents[1] / "pipelines" / "demo.yaml"
+
+
+@dataclass(frozen=True)
+class Demo:
+    """Where the demo lies: its data, its run folder, and what became of the run."""
+
+    data: Path
+    run: Path
+    outcome: Outcome
+
+
+def demo(folder: Path, resources: Resources, listen: Listener) -> Demo:
+    """Draw the data into `folder`/data unless it is there, and run the demo study in `folder`/run."""
+    data, run = folder / "data", folder / "run"
+    if not (data / "boxes.csv").exists():  # written last
+        draw(data)
+    runner = Runner(Pipeline.load(STUDY), Run(run), data, resources)
+    return Demo(data, run, runner.execute(listen=listen))
