@@ -181,6 +181,27 @@ def status(
         show_status(found)
 
 
+@app.command()
+def demo(
+    run: Annotated[Path, typer.Option("--run", help="Folder for the demo's data and run.")] = Path("demo"),
+    workers: Workers = 2,
+    threads: Threads = 1,
+) -> None:
+    """Draw a small data set and run every stage over it.
+
+    Example: mdfpipe demo --run demo
+    """
+    from mdfpipe.demo import demo as run_demo
+    from mdfpipe.display import Display, show_demo
+    from mdfpipe.stages import Resources
+
+    with Display() as display:
+        done = run_demo(run, Resources(workers, threads=threads), display)
+    show_demo(done)
+    if not done.outcome.complete:
+        raise typer.Exit(3)
+
+
 def main() -> None:
     """The entry point: one clear line and exit code 2 for every foreseen error."""
     try:

@@ -20,6 +20,7 @@ class Demo:
     data: Path
     run: Path
     outcome: Outcome
+    pages: list[Path]  # what to look at
 
 
 def demo(folder: Path, resources: Resources, listen: Listener) -> Demo:
@@ -28,4 +29,5 @@ def demo(folder: Path, resources: Resources, listen: Listener) -> Demo:
     if not (data / "boxes.csv").exists():  # written last
         draw(data)
     runner = Runner(Pipeline.load(STUDY), Run(run), data, resources)
-    return Demo(data, run, runner.execute(listen=listen))
+    outcome = runner.execute(listen=listen)
+    return Demo(data, run, outcome, [])

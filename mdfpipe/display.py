@@ -20,10 +20,12 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from mdfpipe.demo import Demo
 from mdfpipe.errors import one_line
 from mdfpipe.execution import Event
 from mdfpipe.pipeline import Outcome
 from mdfpipe.status import Status
+from mdfpipe.status import status as read_status
 
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -116,6 +118,8 @@ def show_outcome(outcome: Outcome) -> None:
         out.print(f"\n[bold red]{len(outcome.failures)} failed[/bold red]")
         for failure in outcome.failures:
             out.print(f"  {escape(failure.stage)}/{escape(one_line(failure.key, 80))}: {escape(failure.message)}")
+    for line in outcome.warnings:
+        out.print(f"\n[yellow]warning[/yellow] {escape(line)}")
     for line in outcome.refused:
         out.print(f"\n[yellow]{escape(line)}[/yellow]")
 
@@ -139,6 +143,19 @@ def show_status(status: Status) -> None:
             out.print(f"{stage.stage} now: {escape(active)}")
     for failure in status.failures:
         out.print(f"[red]failed[/red] {failure['stage']}/{escape(failure['key'])}: {escape(failure['reason'])}")
+
+
+def show_demo(demo: Demo) -> None:
+    """The demo's tables, and where to look next."""
+    out.print(
+        "A drawn data set: it shows what each stage does, and says nothing about how well people are recognised.\n"
+    )
+    show_outcome(demo.outcome)
+    out.print()
+    show_status(read_status(demo.run))
+    out.print(f"\ndata: {demo.data}\nrun:  {demo.run}")
+    for page in demo.pages:
+        out.print(f"look: {page}")
 
 
 def show_error(message: str) -> None:

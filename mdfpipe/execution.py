@@ -59,7 +59,10 @@ class Event:
 
 
 class Executor(Protocol):
-    """Runs units and tells what happens to them, in the order in which it happens. A context: leaving it ends its work."""
+    """Runs units and tells what happens to them, in the order in which it happens.
+
+    A context: leaving it ends its work.
+    """
 
     def run(self, units: Iterable[Unit]) -> Iterator[Event]:
         """Run every unit; each one started is finished or failed in the end, unless `fatal` ends it all."""
@@ -246,7 +249,10 @@ def _work(connection: Connection, parent: int, resources: Resources) -> None:
 
 
 def _die_with(parent: int) -> None:
-    """Have the kernel kill this process when its parent dies, however it dies (Linux; elsewhere the pipe's end tells)."""
+    """Have the kernel kill this process when its parent dies, however it dies.
+
+    That is Linux's; elsewhere a worker ends with its unit, when the pipe is found closed.
+    """
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
     if os.getppid() != parent:

@@ -80,11 +80,12 @@ class Tally:
 
 @dataclass
 class Outcome:
-    """What became of a call: a tally by stage, the failures, and the run-level stages that were refused."""
+    """What became of a call: a tally by stage, the failures, the run-level stages that were refused, warnings."""
 
     tallies: dict[str, Tally] = field(default_factory=dict)
     failures: list[Failure] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
 
     @property
     def complete(self) -> bool:
@@ -229,6 +230,7 @@ class Runner:
             return
         done = {item.key: item.found for item in plan.items(stage) if item.found is not None}
         review = stage.review({key: receipt.facts for key, receipt in done.items()})
+        outcome.warnings += review.warnings
         if review.stop:
             self.run.event("stopped", stage=stage.name, message=review.stop)
             raise DataError(f"{stage.name}: {review.stop}")

@@ -20,7 +20,10 @@ from mdfpipe.store.run import Receipt, Run, fingerprint
 
 @dataclass(frozen=True, eq=False)
 class Item:
-    """One unit of work and its state. reason: why it is due; None where it is done. blocked: which stage it waits for."""
+    """One unit of work and its state.
+
+    reason: why it is due; None where it is done. blocked: which stage it waits for.
+    """
 
     stage: Stage
     expected: Receipt
@@ -52,7 +55,8 @@ class Plan:
         """The index's own state."""
         stage = self.stages[0]
         assert isinstance(stage, Index)
-        return self._judge(stage, stage.table, stage.identity(self.data, stage.table), None)
+        known = self.run.receipt(stage.name, stage.table)
+        return self._judge(stage, stage.table, stage.identity(self.data, stage.table, known), None)
 
     @cached_property
     def catalogue(self) -> dict[str, dict[str, Any]]:

@@ -66,7 +66,10 @@ class Protocol(Config):
 
 
 def read_protocol(name: str, folders: list[Path]) -> dict[str, Any]:
-    """The settings of the protocol `name` (a name, or the path of a YAML file), its subject table read in. Raises ConfigError."""
+    """The settings of a protocol, its subject table read in. Raises ConfigError.
+
+    name: a protocol of one of `folders`, without suffix, or the path of a YAML file.
+    """
     given = Path(name)
     places = [given] if given.suffix in (".yaml", ".yml") else [folder / f"{name}.yaml" for folder in folders]
     path = next((place for place in places if place.is_file()), None)

@@ -6,7 +6,6 @@ unless the folder is a package; tests/__init__.py makes it one, so `from ..clips
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path

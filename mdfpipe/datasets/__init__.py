@@ -64,5 +64,13 @@ class Dataset(Plugin):
         """Every file and folder whose change changes `read`: annotation files and videos. Raises DataError."""
 
     @abstractmethod
+    def tables(self, root: Path) -> list[Path]:
+        """Of the sources, the annotation files; unchanged, they name the same videos. Raises DataError."""
+
+    @abstractmethod
+    def present(self, root: Path) -> list[Path]:
+        """Of the sources, the videos that are found without reading a table. Raises DataError."""
+
+    @abstractmethod
     def read(self, root: Path) -> Listing:
         """The listing of the data under `root`. Raises DataError with file, row and column."""

@@ -164,19 +164,28 @@ class Ijb(Dataset):
 
     def sources(self, root: Path) -> list[Path]:
         """The tables, and every video that they or `videos` name, there or not. Raises DataError."""
-        check_root(root)
         named = Names()
-        tables = find_tables(root, self.faces, "faces")
-        for table in tables:
+        for table in find_tables(root, self.faces, "faces"):
             for block in read_blocks(root / table, table, {"file": str(self.columns.file)}):
                 column = path_column(block, self.folder, self.frames_in == "folder")
                 named.codes(self._videos_of(column, block), lambda path: path or None)
+        tables, present = self.tables(root), self.present(root)
+        return [*tables, *sorted({*(root / path for path in named.texts()), *present})]
+
+    def tables(self, root: Path) -> list[Path]:
+        """The face tables, the gallery tables and the domain table."""
+        check_root(root)
+        tables = find_tables(root, self.faces, "faces")
         for name, patterns in self.galleries.items():
             tables += find_tables(root, patterns, f"galleries.{name}")
         if self.domain.table is not None:
             tables += find_tables(root, [self.domain.table], "domain.table")
-        videos = sorted({*named.texts(), *find_videos(root, self.videos)})
-        return [root / path for path in (*dict.fromkeys(tables), *videos)]
+        return [root / path for path in dict.fromkeys(tables)]
+
+    def present(self, root: Path) -> list[Path]:
+        """The videos that match `videos`."""
+        check_root(root)
+        return [root / path for path in find_videos(root, self.videos)]
 
     def read(self, root: Path) -> Listing:
         """The listing of the data under `root`. Raises DataError with table, row and column."""

@@ -60,7 +60,7 @@ class Context:
 
 @dataclass(frozen=True, eq=False)
 class Made:
-    """What a unit made: the table, what it observed, and files that belong to it (run-relative name -> scratch file)."""
+    """What a unit made: the table, what it observed, and the files that belong to it (run-relative name -> scratch)."""
 
     table: pa.Table
     facts: dict[str, Any] = field(default_factory=dict)
@@ -69,9 +69,13 @@ class Made:
 
 @dataclass(frozen=True)
 class Review:
-    """A verdict over all videos of a stage: the videos that fail after all, and why the run must stop, if it must."""
+    """A verdict over all videos of a stage.
+
+    failures: video_id -> why it fails after all. warnings: what a user should know. stop: why the run must stop.
+    """
 
     failures: dict[str, str] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
     stop: str | None = None
 
 

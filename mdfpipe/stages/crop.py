@@ -64,8 +64,10 @@ class Crop(Stage):
         with ExitStack() as stack:
             shards = {m: stack.enter_context(ShardWriter(files[name])) for m, name in names.items()}
             for frame, image in self._frames(inputs, context, seen, max(by_frame, default=-1)):
-                for wanted in by_frame.pop(frame, ()):
-                    rows.append(self._cut(wanted, image, window, key, shards[wanted.modality], names[wanted.modality]))
+                rows += [
+                    self._cut(wanted, image, window, key, shards[wanted.modality], names[wanted.modality])
+                    for wanted in by_frame.pop(frame, ())
+                ]
         if by_frame:
             first = min(by_frame)
             raise DecodeError(f"frame {first}: delivered to detect, not to crop; has the video changed meanwhile?")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -32,7 +34,6 @@ class _Found:
     index: list[NDArray[np.int64]] = field(default_factory=list)
     pts: list[NDArray[np.float64]] = field(default_factory=list)
     size: tuple[int, int] = (0, 0)
-    deep: bool = False
     window: tuple[float, float] | None = None
     stream: FrameStream | None = None
     trouble: str | None = None
@@ -68,7 +69,7 @@ class Detect(Stage):
         run = self.detector.open(context.data, key, device=resources.device, threads=resources.threads)
         troubles: list[str] = []
         for decoder in self.decoder.candidates(path):
-            found = self._pass(decoder, path, run, inputs.video["n_frames"], context)
+            found = self._pass(decoder, path, run, inputs.video, context)
             found.trouble = found.trouble or self._short(found, inputs.video["n_frames"])
             if found.trouble is None:
                 break
@@ -79,7 +80,9 @@ class Detect(Stage):
             raise DecodeError("; then ".join(troubles) + advice)
         return Made(_table(key, found), self._facts(found, troubles, inputs.video))
 
-    def _pass(self, decoder: Decoder, path: Path, run: RunDetector, declared: int | None, context: Context) -> _Found:
+    def _pass(
+        self, decoder: Decoder, path: Path, run: RunDetector, video: Mapping[str, Any], context: Context
+    ) -> _Found:
         """One pass by one decoder; where it fails, what came before, and the trouble."""
         found, resources = _Found(decoder.use), context.resources
 
@@ -87,24 +90,39 @@ class Detect(Stage):
             return decoder.frames(path, stride=self.stride, batch=resources.batch, threads=resources.threads)
 
         try:
-            if self.normalise.needs_two_passes(path):
-                found.window = self.normalise.window(stream())
+            if (video["bit_depth"] or 8) > 8:
+                found.window = self._window(stream(), video, context)
             found.stream = stream()
             frames: Frames
             for frames in ahead(found.stream):
                 size = (frames.pixels.shape[2], frames.pixels.shape[1])
                 if found.index and size != found.size:
-                    raise DecodeError(
-                        f"frame {frames.index[0]}: expected {found.size[0]}x{found.size[1]} pixels as before, got {size[0]}x{size[1]}"
-                    )
+                    was, now = ("x".join(map(str, s)) for s in (found.size, size))
+                    raise DecodeError(f"frame {frames.index[0]}: expected {was} pixels as before, got {now}")
+                shown = self.normalise.apply(frames.pixels, *(found.window or (0.0, 255.0)))
                 found.size = size
-                found.boxes += run(frames)
+                found.boxes += run(replace(frames, pixels=shown))
                 found.index.append(frames.index)
                 found.pts.append(frames.pts_seconds)
-                context.progress(int(frames.index[-1]) + 1, declared)
+                context.progress(int(frames.index[-1]) + 1, video["n_frames"])
         except DecodeError as error:
             found.trouble = one_line(error)
         return found
+
+    def _window(self, stream: FrameStream, video: Mapping[str, Any], context: Context) -> tuple[float, float]:
+        """The values of a video above 8 bits that become black and white; reads it once where the policy needs it."""
+        batches = iter(stream)
+        first = next(batches, None)
+        if first is None:
+            raise DecodeError("no frame delivered")
+        depth = 16 if first.pixels.shape[3] == 3 else video["bit_depth"]  # colour is delivered in 16 bits
+
+        def alive() -> Iterator[Frames]:
+            for frames in chain([first], batches):
+                context.progress(0, video["n_frames"])
+                yield frames
+
+        return self.normalise.window(ahead(alive()), depth)
 
     @staticmethod
     def _short(found: _Found, declared: int | None) -> str | None:
@@ -115,7 +133,7 @@ class Detect(Stage):
             return f"short: {delivered} frames delivered of {declared} that the header declares"
         return None
 
-    def _facts(self, found: _Found, troubles: list[str], video: Any) -> dict[str, Any]:
+    def _facts(self, found: _Found, troubles: list[str], video: Mapping[str, Any]) -> dict[str, Any]:
         assert found.stream is not None
         return {
             "decoder": found.decoder,

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import pyarrow as pa
 from pydantic import SerializeAsAny
 
+from mdfpipe.config import result_settings
 from mdfpipe.datasets import Dataset, Listing, VideoEntry
 from mdfpipe.errors import DecodeError, one_line
 from mdfpipe.stages import Context, Inputs, Made, Stage
 from mdfpipe.store.hashing import file_sha256
 from mdfpipe.store.naming import file_name
-from mdfpipe.store.run import write_table
+from mdfpipe.store.run import Receipt, write_table
 from mdfpipe.store.tables import ANOMALIES, SUBJECTS, VIDEOS
 
 _IO_THREADS = 4  # reading and hashing wait for the disk, not for a core
@@ -42,18 +43,36 @@ class Index(Stage):
         """The table of a video's faces, under the run folder."""
         return f"index/faces/{file_name(video_id)}.parquet"
 
-    def identity(self, data: Path, key: str) -> dict[str, str]:
-        """Size and modification time of every annotation file and video."""
-        return {str(path.relative_to(data)): stamp(path) or "missing" for path in self.dataset.sources(data)}
+    def identity(self, data: Path, key: str, known: Receipt | None = None) -> dict[str, str]:
+        """Size and modification time of every annotation file and video.
+
+        known: the receipt of the last index. Where the annotation files are as it has them, they are not read
+        again: they name the videos that they named then (10 million rows take seconds to read).
+        """
+        sources: dict[str, str] = {}
+        if known is not None and known.settings == result_settings(self):
+            sources = {self._name(path, data): stamp(path) or "missing" for path in self.dataset.tables(data)}
+            if sources.items() <= known.upstream.items():
+                named = {data / name for name in known.upstream} | set(self.dataset.present(data))
+                return {self._name(path, data): stamp(path) or "missing" for path in sorted(named)}
+        return {self._name(path, data): stamp(path) or "missing" for path in self.dataset.sources(data)}
+
+    @staticmethod
+    def _name(path: Path, data: Path) -> str:
+        return path.relative_to(data).as_posix()
 
     def process(self, key: str, inputs: Inputs, context: Context) -> Made:
         """Read the annotation; probe and hash the videos that are new or have changed."""
         listing = self.dataset.read(context.data)
         known = self._known(inputs)
-        total, rows = len(listing.videos), []
+        total = len(listing.videos)
+        rows: list[dict[str, Any]] = []
         with ThreadPoolExecutor(_IO_THREADS) as pool:
-            for row in pool.map(lambda entry: _describe(entry, context.data, known), listing.videos):
-                rows.append(row)
+            waiting = [pool.submit(_describe, entry, context.data, known) for entry in listing.videos]
+            for future in waiting:
+                while not wait([future], timeout=1.0).done:  # hashing a large file may outlast the deadline
+                    context.progress(len(rows), total)
+                rows.append(future.result())
                 context.progress(len(rows), total)
         videos = pa.Table.from_pylist(rows, VIDEOS)
         files = self._write_tables(listing, context.scratch)

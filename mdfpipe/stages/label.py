@@ -74,7 +74,6 @@ class Label(LabelRules, Stage):
             "faces_beyond_the_end": beyond,
             "frames_annotated": int(annotated.size),
             "subjects": _per_subject(names, subject[labels.face[named]]),
-            "warning": silent_filter(self, labels.counts()),
         }
         if self.check_alignment:
             found = frame_offset_overlap(
@@ -87,36 +86,47 @@ class Label(LabelRules, Stage):
                 measure=self.measure,
             )
             base = inputs.facts("index", Index.table).get("frame_base", 0)
-            means = {f"{d:+d}" if d else "0": round(v, 4) for d, v in found.mean.items()}
             facts["alignment"] = {
                 "verdict": found.verdict,
                 "offset": found.offset,
                 "pairs": found.n_pairs,
-                "overlap": means,
+                "overlap": _by_offset(found.mean),
+                "detrended_overlap": _by_offset(found.detrended),
+                "advice": advice(found.offset, base) if found.offset else "",
             }
-            facts["alignment"]["advice"] = advice(found.offset, base) if found.offset else ""
         return Made(_table(bodies, faces, labels), facts)
 
     def review(self, facts: dict[str, dict[str, Any]]) -> Review:
         """Stop where most videos say that the annotation is a frame off; fail the one video that says so alone."""
         found = {key: f["alignment"] for key, f in facts.items() if f.get("alignment")}
-        judged = {key: a for key, a in found.items() if a["offset"] is not None}
-        off = {key: a for key, a in judged.items() if a["offset"] != 0}
+        judged = [a for a in found.values() if a["offset"] is not None]
+        off = {key: a for key, a in found.items() if a["offset"]}
+        warnings = self._warnings(facts, found)
         for offset in (-1, 1):
-            agree = {key: a for key, a in off.items() if a["offset"] == offset}
+            agree = [a for a in off.values() if a["offset"] == offset]
             if len(agree) >= 2 and 2 * len(agree) > len(judged):
-                first = next(iter(agree.values()))
-                return Review(
-                    stop=f"in {len(agree)} of {len(judged)} videos that can tell, faces fit the bodies better at offset "
-                    f"{offset:+d} (for instance overlap {_means(first)}): {first['advice']}; or set label.check_alignment=false"
-                )
-        return Review(
-            {
-                key: f"its faces fit its bodies better at offset {a['offset']:+d} (overlap {_means(a)}): {a['advice']}; "
-                "or set label.check_alignment=false"
-                for key, a in off.items()
-            }
-        )
+                where = f"in {len(agree)} of the {len(judged)} videos that can tell"
+                return Review(warnings=warnings, stop=f"{where}, {_out_of_step(agree[0])}")
+        return Review({key: _out_of_step(a) for key, a in off.items()}, warnings)
+
+    def _warnings(self, facts: dict[str, dict[str, Any]], alignment: dict[str, Any]) -> list[str]:
+        counts: Counter[LabelStatus] = Counter()
+        for each in facts.values():
+            counts.update({LabelStatus(name): n for name, n in each["rows"].items()})
+        warnings = [silent_filter(self, counts)]
+        if counts[LabelStatus.BELOW_MIN_OVERLAP] > counts[LabelStatus.LABELLED]:
+            warnings.append(
+                f"label: {counts[LabelStatus.BELOW_MIN_OVERLAP]} bodies below label.min_overlap={self.min_overlap:g}, "
+                f"{counts[LabelStatus.LABELLED]} labelled; 0.5 suits measures of containment, "
+                f"{self.measure} may want less"
+            )
+        verdicts = Counter(a["verdict"] for a in alignment.values())
+        if verdicts["too_slow"]:
+            warnings.append(
+                f"label: whether faces and frames are in step could not be told in {verdicts['too_slow']} of "
+                f"{len(alignment)} videos: their scenes are too slow, or too steady, for one frame to make a difference"
+            )
+        return [warning for warning in warnings if warning]
 
     def _faces(self, key: str, inputs: Inputs) -> pa.Table:
         path = inputs.run.path / Index.faces_file(key)
@@ -128,8 +138,8 @@ class Label(LabelRules, Stage):
         beyond = int((frames >= seen["delivered"]).sum())
         if beyond and self.short == "fail":
             raise DataError(
-                f"short: annotated up to frame {frames.max()}, {seen['delivered']} frames delivered by {seen['decoder']} "
-                f"(frames 0..{seen['delivered'] - 1}), {beyond} faces without a frame; get the whole video, check "
+                f"short: annotated up to frame {frames.max()}, but {seen['decoder']} delivered {seen['delivered']} "
+                f"frames (0..{seen['delivered'] - 1}), so {beyond} faces have none; get the whole video, check "
                 "dataset.frame_base, or keep what there is with label.short=keep"
             )
         return beyond
@@ -170,5 +180,19 @@ def _per_subject(names: list[str], codes: NDArray[np.int64]) -> dict[str, int]:
     return dict(sorted(Counter(names[code] for code in codes.tolist()).items()))
 
 
-def _means(alignment: dict[str, Any]) -> str:
-    return ", ".join(f"{value:.3f} at {offset}" for offset, value in alignment["overlap"].items())
+def _by_offset(means: dict[int, float]) -> dict[str, float]:
+    return {f"{offset:+d}" if offset else "0": round(value, 4) for offset, value in means.items()}
+
+
+def _out_of_step(alignment: dict[str, Any]) -> str:
+    """Why a video is taken to be a frame off, with the figures that say so."""
+    figures = []
+    for name in ("overlap", "detrended_overlap"):
+        values = alignment[name]
+        if len(set(values.values())) > 1:  # a measure that says the same for every offset decided nothing
+            said = ", ".join(f"{value:.3f} at {offset}" for offset, value in values.items())
+            figures.append(f"{name.replace('_', ' ')} {said}")
+    return (
+        f"faces fit the bodies better at frame offset {alignment['offset']:+d} ({'; '.join(figures)}): "
+        f"{alignment['advice']}; or set label.check_alignment=false"
+    )

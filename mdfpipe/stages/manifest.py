@@ -47,9 +47,7 @@ class Manifest(Stage):
             context.progress(done, len(inputs.videos))
         rows = pa.concat_tables(parts) if parts else _rows_of(None, {})
         if rows.num_rows == 0:
-            raise DataError(
-                f"manifest: none of {len(inputs.videos)} videos gave a crop; see `mdfpipe inspect RUN` for why"
-            )
+            raise DataError(f"none of {len(inputs.videos)} videos gave a crop; `mdfpipe inspect RUN` says why")
         splits = self._splits(rows, _galleries(inputs))
         split = _each(rows["subject_id"], splits)
         domain_role = _each(rows["domain"], {d: self.protocol.role(d) for d in pc.unique(rows["domain"]).to_pylist()})
@@ -62,7 +60,8 @@ class Manifest(Stage):
 
     def _splits(self, rows: pa.Table, galleries: dict[str, list[str]]) -> dict[str, str]:
         """subject_id -> split. Raises ProtocolError on a leak and on subjects that no table lists."""
-        protocol, splits, leaks, unlisted = self.protocol, {}, [], []
+        protocol, leaks, unlisted = self.protocol, [], []
+        splits: dict[str, str] = {}
         for subject in sorted(pc.unique(rows["subject_id"]).to_pylist()):
             found = {protocol.galleries[g] for g in galleries.get(subject, []) if g in protocol.galleries}
             if subject in protocol.subjects:
@@ -80,7 +79,8 @@ class Manifest(Stage):
         if unlisted and protocol.unlisted == "refuse":
             raise ProtocolError(
                 f"protocol {protocol.name}: {_few(unlisted, 'subject')} with crops in no gallery or subject table, so "
-                "whether their probes have a mate is unknown; list them, or set manifest.protocol.unlisted to unused, train or test"
+                "whether their probes have a mate is unknown; list them, or set manifest.protocol.unlisted "
+                "to unused, train or test"
             )
         return splits
 
@@ -93,9 +93,10 @@ class Manifest(Stage):
             if not (here & (role != "none")).any():
                 videos = sum(row["domain"] == name for row in catalogue.values())
                 known = ", ".join(sorted({row["domain"] for row in catalogue.values()}))
+                train = (here & (split == "train")).sum()
                 raise ProtocolError(
-                    f"protocol {self.protocol.name}: domain {name} has no test row ({videos} videos, {here.sum()} crops, "
-                    f"{(here & (split == 'train')).sum()} of them train); the data set has the domains {known}"
+                    f"protocol {self.protocol.name}: domain {name} has no test row ({videos} videos, "
+                    f"{here.sum()} crops, {train} of them train); the data set has the domains {known}"
                 )
 
     def _mated(
@@ -110,10 +111,11 @@ class Manifest(Stage):
             seen = {s for v in left_out for s in _subjects_in(inputs, v)}
             unknown = sorted({s for s, m in zip(subject, mated, strict=True) if m is False and s in seen})
             if unknown:
+                videos = ", ".join(left_out[:3])
                 raise ProtocolError(
-                    f"protocol {self.protocol.name}: {_few(unknown, 'probe subject')} without a gallery row, but annotated in "
-                    f"gallery videos left out by --allow-missing ({', '.join(left_out[:3])}): whether they are mated is unknown; "
-                    "mend those videos, or set manifest.protocol.unknown_mates to unmated"
+                    f"protocol {self.protocol.name}: {_few(unknown, 'probe subject')} without a gallery row, but "
+                    f"annotated in gallery videos left out by --allow-missing ({videos}): whether they are mated "
+                    "is unknown; mend those videos, or set manifest.protocol.unknown_mates to unmated"
                 )
         return mated
 
@@ -144,7 +146,8 @@ def _each(column: pa.ChunkedArray, values: dict[str, str]) -> NDArray[np.str_]:
     """`values` looked up for every row."""
     codes = column.combine_chunks().dictionary_encode()
     table = np.asarray([values[name] for name in codes.dictionary.to_pylist()])
-    return table[codes.indices.to_numpy(zero_copy_only=False)]
+    found: NDArray[np.str_] = table[codes.indices.to_numpy(zero_copy_only=False)]
+    return found
 
 
 def _galleries(inputs: Inputs) -> dict[str, list[str]]:

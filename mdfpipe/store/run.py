@@ -185,9 +185,9 @@ class Run:
             place.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(place, json.dumps(asdict(failure), indent=1, sort_keys=True).encode())
 
-    def event(self, kind: str, **fields: Any) -> None:
+    def event(self, event: str, **fields: Any) -> None:
         """Append one line to events.jsonl."""
-        line = json.dumps({"time": round(time.time(), 3), "event": kind, **fields}, sort_keys=True) + "\n"
+        line = json.dumps({"time": round(time.time(), 3), "event": event, **fields}, sort_keys=True) + "\n"
         with self._writing(self.path / "events.jsonl"), (self.path / "events.jsonl").open("a") as file:
             file.write(line)
 
@@ -207,7 +207,10 @@ class Run:
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the run folder; a dead owner holds nothing. Clears what a killed run left unfinished. Raises StoreError."""
+        """Hold the run folder; a dead owner holds nothing. Clears what a killed run left unfinished.
+
+        Raises StoreError where another holds it.
+        """
         place = self.path / ".lock"
         with self._writing(place):
             self.path.mkdir(parents=True, exist_ok=True)
@@ -254,7 +257,10 @@ def _describe(name: str, path: Path) -> tuple[int, str]:
 
 
 def write_table(path: Path, table: pa.Table, receipt: Receipt | None = None) -> None:
-    """Write `table` to `path`, synced, its receipt in the footer. The same table gives the same bytes, however chunked."""
+    """Write `table` to `path`, synced, its receipt in the footer.
+
+    The same table gives the same bytes, however it was chunked.
+    """
     metadata = dict(table.schema.metadata or {})
     if receipt is not None:
         metadata[RECEIPT_KEY] = receipt.to_bytes()

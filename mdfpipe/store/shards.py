@@ -26,7 +26,9 @@ class ShardWriter:
         self.path = path
         try:
             self._file = path.open("wb")
-            self._tar = tarfile.open(fileobj=self._file, mode="w", format=tarfile.GNU_FORMAT)
+            self._tar = tarfile.open(  # noqa: SIM115 - closed by __exit__
+                fileobj=self._file, mode="w", format=tarfile.GNU_FORMAT
+            )
         except OSError as error:
             raise StoreError(cannot_write(path, error)) from error
 

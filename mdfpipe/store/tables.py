@@ -128,7 +128,12 @@ LABELS = pa.schema(
         BODY_ID,
         FRAME,
         _column("subject_id", pa.string(), "who it is; null unless status is labelled", null=True),
-        _column("face_no", pa.int16(), "the face with the greatest overlap; null where none touches", null=True),
+        _column(
+            "face_no",
+            pa.int16(),
+            "the face it was matched with: greatest overlap, or assigned; null where none touches",
+            null=True,
+        ),
         _column("overlap", pa.float32(), "overlap with that face, by label.measure"),
         _column("runner_up", pa.float32(), "greatest overlap with a face of any other subject"),
         _column("status", pa.dictionary(pa.int8(), pa.string()), "what became of it: " + ", ".join(LabelStatus)),

@@ -10,7 +10,7 @@ import csv
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -135,20 +135,23 @@ def _paint(canvas: NDArray[np.float64], person: Person, frame: int, thermal: boo
         cv2.line(canvas, hip, foot, trousers, leg, cv2.LINE_AA)
         shoulder = at(centre + side * 0.1 * height, y1 + 0.2 * height)
         cv2.line(canvas, shoulder, at(centre + side * 0.13 * height, y1 + 0.48 * height), cloth, leg, cv2.LINE_AA)
-    cv2.rectangle(canvas, at(centre - 0.1 * height, y1 + head), at(centre + 0.1 * height, y1 + 0.55 * height), cloth, -1)
+    chest = at(centre + 0.1 * height, y1 + 0.55 * height)
+    cv2.rectangle(canvas, at(centre - 0.1 * height, y1 + head), chest, cloth, -1)
     cv2.ellipse(canvas, at(centre, y1 + head / 2), at(head * 0.38, head * 0.5), 0, 0, 360, skin, -1, cv2.LINE_AA)
 
 
-def _encode(path: Path, frames: Iterator[NDArray[Any]], codec: str) -> None:
+def _encode(path: Path, frames: Iterator[NDArray[Any]], codec: Literal["libx264", "ffv1"]) -> None:
     """Write frames as H.264 (yuv420p) or FFV1 (gray16le), so that the same frames give the same bytes.
 
     That takes one thread, `bitexact`, and x264's ultrafast preset: at medium, 8 encodings of 24 frames in one
     process gave 3 to 5 different files (PyAV 18.1), at ultrafast always the same.
     """
     import av
+    from av.video.stream import VideoStream
 
     with av.open(str(path), "w", container_options={"fflags": "+bitexact"}) as container:
         stream = container.add_stream(codec, rate=FPS)
+        assert isinstance(stream, VideoStream)
         stream.width, stream.height = WIDTH, HEIGHT
         stream.pix_fmt = "gray16le" if codec == "ffv1" else "yuv420p"
         stream.codec_context.thread_count = 1

@@ -36,7 +36,7 @@ def pixel_box(xyxy: NDArray[np.float32], width: int, height: int) -> tuple[int, 
 
 
 def square_box(xyxy: NDArray[np.float32], margin: float) -> tuple[int, int, int, int]:
-    """The square around a box's centre with the box's longer side, widened by `margin` of it on each side; whole pixels.
+    """The square around a box's centre, of the box's longer side and `margin` of it more on each side; whole pixels.
 
     It may reach beyond the frame.
 
@@ -61,7 +61,10 @@ def cut(frame: Image, box: tuple[int, int, int, int]) -> Image:
 
 
 def resize(image: Image, width: int, height: int) -> Image:
-    """`image` at another size, (height, width, C), the same dtype: areas averaged along an axis that shrinks, cubic along one that grows."""
+    """`image` at another size: (height, width, C), the same dtype.
+
+    Areas are averaged along an axis that shrinks (no aliasing); along one that grows, cubic interpolation.
+    """
     import cv2
 
     h, w = image.shape[:2]
@@ -91,7 +94,10 @@ def encode(image: Image) -> tuple[bytes, str]:
 
 
 def decode(data: bytes, where: str) -> Image:
-    """The pixels of an encoded crop, (H, W, C): uint8 RGB, or uint16 grey or RGB. Raises DataError that says `where`."""
+    """The pixels of an encoded crop, (H, W, C): uint8 RGB, or uint16 grey or RGB.
+
+    Raises DataError that says `where`.
+    """
     import cv2
 
     image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if data else None

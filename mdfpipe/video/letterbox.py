@@ -49,22 +49,6 @@ class Letterbox:
         top, left = (spare[0] // 2, spare[1] // 2) if centred else (0, 0)
         return cls(frame, input, inner, top, left)
 
-    def canvas(self, count: int) -> NDArray[np.uint8]:
-        """Grey inputs for `count` frames, (count, H, W, 3) uint8: `draw` fills them, again and again."""
-        return np.full((count, *self.input, 3), PAD, np.uint8)
-
-    def draw(self, pixels: NDArray[np.uint8], canvas: NDArray[np.uint8]) -> None:
-        """Resize a batch of frames into the canvas, in place. pixels: (n, H, W, 3) uint8 with n <= len(canvas)."""
-        import cv2
-
-        (height, width), (top, left) = self.inner, (self.top, self.left)
-        inside = canvas[:, top : top + height, left : left + width]
-        if self.inner == self.frame:
-            inside[: len(pixels)] = pixels
-            return
-        for image, place in zip(pixels, inside, strict=False):
-            cv2.resize(image, (width, height), dst=place, interpolation=cv2.INTER_LINEAR)
-
     def to_frame(self, xyxy: NDArray[np.float32]) -> NDArray[np.float32]:
         """Boxes (n, 4) xyxy from pixels of the input to pixels of the frame; nothing is clipped."""
         return ((xyxy - self._corner()) / self._factors()).astype(np.float32)
@@ -94,13 +78,43 @@ def fitting_input(frame: tuple[int, int], longest: int, multiple: int = STRIDE) 
     return rows, columns
 
 
-def fill_tensor(canvas: NDArray[np.uint8], tensor: NDArray[Any], *, bgr: bool, unit: bool) -> None:
-    """Turn letterboxed RGB pictures into a network's input, in place.
+class Inputs:
+    """Makes batches of a network's input out of frames, in memory that is used again and again.
 
-    canvas: (n, H, W, 3) uint8 RGB. tensor: (n, 3, H, W) floating, RGB or BGR, in 0..1 (`unit`) or 0..255.
+    Only the inside of the letterbox is written for a frame; the grey around it was painted once.
+    dtype: float32, float16, or uint8 to scale on the device. bgr: order of the channels, else RGB.
+    unit: values in 0..1, else 0..255.
     """
-    for picture, planes in zip(canvas, tensor, strict=True):
-        for channel in range(3):
-            planes[channel] = picture[..., 2 - channel if bgr else channel]
-        if unit:
-            planes /= 255
+
+    def __init__(self, letterbox: Letterbox, dtype: type[np.generic], *, bgr: bool, unit: bool) -> None:
+        if unit and not issubclass(dtype, np.floating):
+            raise ValueError(f"expected a floating type for values in 0..1, got {dtype.__name__}")
+        self.letterbox, self.bgr, self.unit = letterbox, bgr, unit
+        self._tensor = np.empty((0, 3, *letterbox.input), dtype)
+        self._image = np.empty((*letterbox.inner, 3), np.uint8)
+        self._planes = np.empty((3, *letterbox.inner), np.uint8)
+
+    def of(self, pixels: NDArray[np.uint8], size: int) -> NDArray[Any]:
+        """Frames (n, H, W, 3) uint8 RGB as (size, 3, rows, columns); what exceeds n repeats the first frame.
+
+        The array is valid until the next call.
+        """
+        import cv2
+
+        if len(self._tensor) < size:
+            grey = np.float32(PAD) / np.float32(255) if self.unit else PAD
+            self._tensor = np.full((size, *self._tensor.shape[1:]), grey, self._tensor.dtype)
+        box = self.letterbox
+        (height, width), (top, left) = box.inner, (box.top, box.left)
+        inside = self._tensor[:, :, top : top + height, left : left + width]
+        planes = list(self._planes[::-1] if self.bgr else self._planes)
+        for image, place in zip(pixels, inside, strict=False):
+            if box.inner != box.frame:
+                image = cv2.resize(image, (width, height), dst=self._image, interpolation=cv2.INTER_LINEAR)
+            cv2.split(image, planes)
+            if self.unit:
+                np.divide(self._planes, np.float32(255), out=place, casting="same_kind")
+            else:
+                np.copyto(place, self._planes)
+        inside[len(pixels) : size] = inside[0]
+        return self._tensor[:size]

@@ -124,8 +124,14 @@ except StoreError as error:
 PY
 """
     root = Path(__file__).parents[2]
-    made = subprocess.run(["unshare", "-rm", "bash", "-c", script], cwd=root, capture_output=True, text=True, check=False)
-    if "Operation not permitted" in made.stderr or "unshare failed" in made.stderr or "must be superuser" in made.stderr:
+    made = subprocess.run(
+        ["unshare", "-rm", "bash", "-c", script], cwd=root, capture_output=True, text=True, check=False
+    )
+    if (
+        "Operation not permitted" in made.stderr
+        or "unshare failed" in made.stderr
+        or "must be superuser" in made.stderr
+    ):
         pytest.skip(f"user namespaces are not to be had here: {made.stderr.strip()}")
     assert "No space left on device; free some space" in made.stdout, made.stderr
     assert made.stdout.strip().endswith("None")

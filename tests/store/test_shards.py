@@ -10,7 +10,12 @@ import pytest
 from mdfpipe.errors import DataError
 from mdfpipe.store.shards import ShardWriter, read_crop
 
-CROPS = [("v/000001/00", b"a" * 5), ("v/000001/01", b""), ("v/" + "long/" * 30 + "000002/00", b"b" * 1024), ("w", b"c" * 513)]
+CROPS = [
+    ("v/000001/00", b"a" * 5),
+    ("v/000001/01", b""),
+    ("v/" + "long/" * 30 + "000002/00", b"b" * 1024),
+    ("w", b"c" * 513),
+]
 
 
 def write(path: Path) -> list[tuple[int, int]]:

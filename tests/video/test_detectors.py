@@ -214,7 +214,7 @@ def yolox_rows(size, cells, classes=3):
 
 
 def test_yolox_is_decoded_by_grid_and_exp(tmp_path):
-    # 64 x 96: 8 x 12 cells of 8, 4 x 6 of 16, 2 x 3 of 32. Anchor 12 + 3: row 1, column 3. Anchor 96 + 6: row 1, column 0.
+    # 64 x 96: 8 x 12 cells of 8, 4 x 6 of 16, 2 x 3 of 32. Anchor 15: row 1, column 3; 102: row 1, column 0.
     cells = [
         (15, 0.5, 0.25, np.log(2), np.log(3), 0.8, 0.5, 0.9),
         (102, 0.5, 0.5, 0, np.log(2), 0.9, 0.9),

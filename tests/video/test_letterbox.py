@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mdfpipe.video.letterbox import PAD, Letterbox, fill_tensor, fitting_input
+from mdfpipe.video.letterbox import PAD, Inputs, Letterbox, fitting_input
 
 sides = st.integers(8, 2200)
 inputs = st.integers(1, 40).map(lambda n: 32 * n)
@@ -43,52 +43,45 @@ def test_fitting_input_is_small_and_holds_the_frame(height, width, longest):
     assert min(rows, columns) < min(height, width) * longest / max(height, width) + 33
 
 
-@pytest.mark.parametrize("centred", [True, False])
-def test_a_batch_is_drawn_as_opencv_draws_each_frame(centred):
-    pixels = np.random.default_rng(1).integers(0, 256, (3, 54, 96, 3), dtype=np.uint8)
-    box = Letterbox.fit((54, 96), (64, 64), centred=centred)
-    canvas = box.canvas(4)
-    box.draw(pixels, canvas)
-    box.draw(pixels[::-1], canvas)  # the same canvas again
-    assert box.inner == (36, 64)
+@pytest.mark.parametrize("bgr", [True, False])
+@pytest.mark.parametrize("unit", [True, False])
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+@pytest.mark.parametrize("size", [(54, 96), (64, 64), (96, 54), (40, 20)])
+def test_a_batch_is_drawn_as_opencv_draws_each_frame(bgr, unit, dtype, size):
+    pixels = np.random.default_rng(1).integers(0, 256, (3, *size, 3), dtype=np.uint8)
+    box = Letterbox.fit(size, (64, 64), centred=bgr)
+    inputs = Inputs(box, dtype, bgr=bgr, unit=unit)
+    inputs.of(pixels[::-1], 3)
+    got = inputs.of(pixels, 4)  # the same memory again, and one more
+    assert got.shape == (4, 3, 64, 64)
+    assert got.dtype == dtype
+    height, width = box.inner
     for n in range(3):
         expected = np.full((64, 64, 3), PAD, np.uint8)
-        expected[box.top : box.top + 36] = cv2.resize(pixels[2 - n], (64, 36), interpolation=cv2.INTER_LINEAR)
-        np.testing.assert_array_equal(canvas[n], expected)
-    assert (canvas[3] == PAD).all()
+        small = cv2.resize(pixels[n], (width, height), interpolation=cv2.INTER_LINEAR)
+        expected[box.top : box.top + height, box.left : box.left + width] = small
+        values = (expected[..., ::-1] if bgr else expected).transpose(2, 0, 1).astype(np.float32)
+        np.testing.assert_array_equal(got[n], (values / np.float32(255) if unit else values).astype(dtype))
+    np.testing.assert_array_equal(got[3], got[0])
 
 
-def test_a_frame_of_the_right_size_is_copied():
+def test_bytes_to_scale_on_the_device():
     pixels = np.random.default_rng(1).integers(0, 256, (2, 64, 96, 3), dtype=np.uint8)
     box = Letterbox.fit((64, 96), (64, 96), centred=True)
-    canvas = box.canvas(2)
-    box.draw(pixels, canvas)
-    np.testing.assert_array_equal(canvas, pixels)
+    got = Inputs(box, np.uint8, bgr=False, unit=False).of(pixels, 2)
+    np.testing.assert_array_equal(got, pixels.transpose(0, 3, 1, 2))
+    with pytest.raises(ValueError, match="expected a floating type"):
+        Inputs(box, np.uint8, bgr=False, unit=True)
 
 
 def test_a_mark_in_the_frame_comes_back_where_it_was():
     pixels = np.zeros((1, 432, 768, 3), np.uint8)
     pixels[0, 100:300, 200:260] = 255
     box = Letterbox.fit((432, 768), (416, 416), centred=True)
-    canvas = box.canvas(1)
-    box.draw(pixels, canvas)
-    rows, columns = np.nonzero(canvas[0, ..., 0] > 127)
-    inside = (rows >= box.top) & (rows < box.top + box.inner[0])
-    rows, columns = rows[inside], columns[inside]
+    drawn = Inputs(box, np.uint8, bgr=False, unit=False).of(pixels, 1)
+    rows, columns = np.nonzero(drawn[0, 0] > 127)
     mark = np.array([[columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]], np.float32)
     np.testing.assert_allclose(box.to_frame(mark)[0], [200, 100, 260, 300], atol=1.5)
-
-
-@pytest.mark.parametrize("bgr", [True, False])
-@pytest.mark.parametrize("unit", [True, False])
-@pytest.mark.parametrize("dtype", [np.float32, np.float16])
-def test_fill_tensor(bgr, unit, dtype):
-    canvas = np.random.default_rng(2).integers(0, 256, (2, 8, 6, 3), dtype=np.uint8)
-    tensor = np.empty((2, 3, 8, 6), dtype)
-    fill_tensor(canvas, tensor, bgr=bgr, unit=unit)
-    expected = canvas[..., ::-1] if bgr else canvas
-    expected = expected.transpose(0, 3, 1, 2).astype(dtype)
-    np.testing.assert_array_equal(tensor, expected / dtype(255) if unit else expected)
 
 
 def test_sizes_without_a_pixel_are_refused():

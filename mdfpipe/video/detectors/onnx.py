@@ -30,7 +30,7 @@ from mdfpipe.errors import ConfigError, DataError, MissingDependency, one_line
 from mdfpipe.store.hashing import file_sha256
 from mdfpipe.video.detectors import Detect, Detector
 from mdfpipe.video.frames import Boxes, Frames
-from mdfpipe.video.letterbox import STRIDE, Letterbox, fill_tensor, fitting_input
+from mdfpipe.video.letterbox import STRIDE, Inputs, Letterbox, fitting_input
 from mdfpipe.video.nms import ranking, suppress
 
 Format: TypeAlias = Literal["yolov10", "yolox", "yolov8"]
@@ -219,9 +219,11 @@ def _yolov10(raw: NDArray[Any], detector: Onnx, grid: Floats) -> tuple[Floats, F
 
 
 def _yolox(raw: NDArray[Any], detector: Onnx, grid: Floats) -> tuple[Floats, Floats]:
-    score = _checked(raw[:, 4].astype(np.float32) * raw[:, 5 + detector.person_class])
-    keep = np.flatnonzero(score >= detector.min_score)
-    kept, cell, score = raw[keep, :4].astype(np.float32), grid[keep], score[keep]
+    is_object = _checked(raw[:, 4])
+    maybe = np.flatnonzero(is_object >= detector.min_score)  # few: the class only lowers the score
+    score = is_object[maybe] * _checked(raw[maybe, 5 + detector.person_class])
+    keep, score = maybe[score >= detector.min_score], score[score >= detector.min_score]
+    kept, cell = raw[keep, :4].astype(np.float32), grid[keep]
     if detector.decoded:
         return _corners(kept[:, :2], kept[:, 2:]), score
     if kept[:, 2:].size and kept[:, 2:].max() > LARGEST_LOG_SIZE:
@@ -237,7 +239,7 @@ def _yolov8(raw: NDArray[Any], detector: Onnx, grid: Floats) -> tuple[Floats, Fl
 
 
 def _checked(score: NDArray[Any]) -> Floats:
-    score = score.astype(np.float32, copy=False)
+    score = np.ascontiguousarray(score, np.float32)
     low, high = (float(score.min()), float(score.max())) if len(score) else (0.0, 0.0)
     if not (low >= -1e-3 and high <= 1.001):  # not: NaN as well
         raise ValueError(f"expected scores in 0..1, got {low:.4g}..{high:.4g}: set detector.format, or export again")
@@ -291,12 +293,11 @@ class _Persons:
         detector, size = self.detector, self._input_size(frame)
         name = self._format(size)
         kind = self.kind = _KINDS[name]
-        self.bgr = kind.bgr if detector.colour == "auto" else detector.colour == "bgr"
-        self.unit = kind.unit if detector.values == "auto" else detector.values == "0..1"
+        bgr = kind.bgr if detector.colour == "auto" else detector.colour == "bgr"
+        unit = kind.unit if detector.values == "auto" else detector.values == "0..1"
         centred = kind.centred if detector.align == "auto" else detector.align == "centre"
         self.letterbox = Letterbox.fit(frame, size, centred=centred)
-        self.canvas = self.letterbox.canvas(1)
-        self.tensor = np.empty((0, 3, *size), self.network.dtype)
+        self.inputs = Inputs(self.letterbox, self.network.dtype, bgr=bgr, unit=unit)
         self.grid = _grid(size) if name == "yolox" else np.empty((0, 3), np.float32)
         self.frame = frame
 
@@ -343,13 +344,7 @@ class _Persons:
 
     def _detect(self, pixels: NDArray[Any], index: NDArray[np.int64], size: int) -> list[Boxes]:
         """Boxes of up to `size` frames (n, H, W, 3), run as a batch of `size`."""
-        if len(self.tensor) < size:
-            self.tensor = np.empty((size, *self.tensor.shape[1:]), self.network.dtype)
-        for n in range(len(pixels)):
-            self.letterbox.draw(pixels[n : n + 1], self.canvas)
-            fill_tensor(self.canvas, self.tensor[n : n + 1], bgr=self.bgr, unit=self.unit)
-        self.tensor[len(pixels) : size] = self.tensor[0]
-        output = self.network.run(self.tensor[:size])
+        output = self.network.run(self.inputs.of(pixels, size))
         return [self._boxes(output[n], int(index[n])) for n in range(len(pixels))]
 
     def _boxes(self, raw: NDArray[Any], frame: int) -> Boxes:

@@ -1,0 +1,177 @@
+"""PyAV: exact native values above 8 bits, the time of every frame, an error for every packet. Decodes everything."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mdfpipe.errors import DecodeError, one_line
+from mdfpipe.video.decoders import Decoder, Pixels
+from mdfpipe.video.probe import format_depth, missing_end, open_video, shows_frame
+
+if TYPE_CHECKING:
+    import av
+    from av.container import InputContainer
+    from av.video.stream import VideoStream
+
+# Never call av.logging.set_level together with more than one thread: its callback wants the GIL, freeing the
+# decoder waits for the threads that log, and both wait for ever (seen with av 18.1 on damaged H.264).
+
+
+class PyAV(Decoder):
+    """FFmpeg through PyAV, packet by packet.
+
+    A packet that does not decode, a frame that FFmpeg patched up, a frame that the decoder dropped and a file that
+    ends before its container does raise DecodeError, each after the last sound frame was given. Damage that is still
+    valid syntax cannot be seen by anybody without a checksum: of 24 single flipped bits H.264 hides about 2,
+    MJPEG 7, HEVC 13, FFV1 13 to 23.
+    """
+
+    def read(self, path: Path, stride: int, threads: int) -> Iterator[tuple[Pixels | None, float]]:
+        """Every frame, as `Decoder.read` promises."""
+        with open_video(path) as (container, stream):
+            context = stream.codec_context
+            context.thread_count = max(threads, 1)
+            context.thread_type = "AUTO" if threads > 1 else "NONE"
+            context.options = {"err_detect": "explode"}  # without it MJPEG and the first bad H.264 frames pass as sound
+            for number, frame in enumerate(_frames(container, stream, path)):
+                yield (
+                    (None if number % stride else to_pixels(frame, f"{path}: frame {number}", threads)),
+                    _seconds(frame),
+                )
+
+
+def _seconds(frame: av.VideoFrame) -> float:
+    return np.nan if frame.pts is None or frame.time_base is None else float(frame.pts * frame.time_base)
+
+
+def to_pixels(frame: av.VideoFrame, where: str, threads: int = 1) -> Pixels:
+    """The pixels of a decoded frame as `Frames` has them. Raises DecodeError for a format with no exact integers.
+
+    Grey is taken from the plane as it is, without any change of range; colour above 8 bits becomes 16-bit RGB.
+    """
+    name, depth = frame.format.name, format_depth(frame.format)
+    if depth > 16 or name.startswith(("grayf", "yaf")):
+        raise DecodeError(f"{where}: expected at most 16 bits per component, got {name}; convert it to gray16 first")
+    if name.startswith(("gray", "ya")) or name == "y400a":
+        return _grey_plane(frame, depth)
+    rgb = frame.reformat(format="rgb24" if depth == 8 else "rgb48le", threads=max(threads, 1)).to_ndarray()
+    return rgb.astype(np.uint8, copy=False) if depth == 8 else rgb.astype(np.uint16, copy=False)
+
+
+def _grey_plane(frame: av.VideoFrame, depth: int) -> Pixels:
+    """(H, W, 3) uint8 or (H, W, 1) uint16: the first component of the first plane, in our byte order, unpadded."""
+    plane = frame.planes[0]
+    order = ">" if frame.format.is_big_endian else "<"
+    values = np.frombuffer(memoryview(plane), np.dtype("u1") if depth == 8 else np.dtype(f"{order}u2"))
+    rows = values.reshape(plane.height, plane.line_size // values.itemsize)
+    step = 2 if frame.format.name.startswith("ya") else 1  # grey and alpha alternate
+    grey = rows[:, : frame.width * step : step, None]
+    return np.repeat(grey, 3, axis=2).astype(np.uint8, copy=False) if depth == 8 else grey.astype(np.uint16)
+
+
+def _frames(container: InputContainer, stream: VideoStream, path: Path) -> Iterator[av.VideoFrame]:
+    """The sound frames in presentation order, up to the first that is not; then DecodeError."""
+    import av.error
+
+    ledger = _Ledger(path, stream.codec_context.name)
+    packets = container.demux(stream)
+    while True:
+        try:
+            packet = next(packets, None)
+        except av.error.FFmpegError as error:
+            yield from _pending(stream, ledger, None)
+            raise ledger.broken(f"the container breaks off: {one_line(error.strerror)}") from None
+        if packet is None:
+            break
+        damage = "the packet is cut short" if packet.is_corrupt and packet.size else None
+        frames: list[av.VideoFrame] = []
+        try:
+            if not damage:
+                ledger.feed(packet)
+                frames = packet.decode()
+        except av.error.FFmpegError as error:
+            damage = one_line(error.strerror)
+        if damage:
+            yield from _pending(stream, ledger, packet.pts)
+            raise ledger.broken(damage)
+        for frame in frames:
+            ledger.take(frame)
+            yield frame
+    ledger.close(stream.frames)
+
+
+def _pending(stream: VideoStream, ledger: _Ledger, before: int | None) -> Iterator[av.VideoFrame]:
+    """The sound frames that the decoder still holds back, up to the packet (pts `before`) that did not decode."""
+    import av.error
+
+    try:
+        held = stream.codec_context.decode(None)
+    except av.error.FFmpegError:
+        return
+    for frame in held:
+        if before is not None and (frame.pts is None or frame.pts >= before):
+            return
+        ledger.take(frame)
+        yield frame
+
+
+@dataclass
+class _Ledger:
+    """Sets the packets that went in against the frames that came out, and raises at the first that is missing.
+
+    waiting: pts of a packet whose frame has not come -> how many packets went in before it.
+    """
+
+    path: Path
+    codec: str
+    shown: int = 0
+    given: int = 0
+    first_key: int | None = None
+    is_interlaced: bool = False
+    waiting: dict[int, int] = field(default_factory=dict)
+
+    def broken(self, what: str) -> DecodeError:
+        """The error that names the next frame."""
+        return DecodeError(f"{self.path}: frame {self.given} does not decode: {what}")
+
+    def feed(self, packet: av.Packet[Any]) -> None:
+        """Note a packet that will give a frame; what precedes the first key frame (a file cut open) may give none."""
+        if not shows_frame(packet, self.codec):
+            return
+        if self.first_key is None:
+            if not packet.is_keyframe:
+                return
+            self.first_key = packet.pts if packet.pts is not None else -(1 << 62)
+        if packet.pts is not None:
+            if packet.pts < self.first_key and not self.given:
+                return
+            self.waiting[packet.pts] = self.shown
+        self.shown += 1
+
+    def take(self, frame: av.VideoFrame) -> None:
+        """Note a frame. Raises DecodeError where it is patched up, or one before it went missing."""
+        if frame.is_corrupt:
+            raise self.broken("the data are damaged, and FFmpeg patched the picture up")
+        self.is_interlaced = self.is_interlaced or frame.interlaced_frame  # two packets, one for each field
+        order = self.waiting.pop(frame.pts, None) if frame.pts is not None else None
+        if order is not None and not self.is_interlaced and self._overtook(frame.pts or 0, order):
+            raise self.broken("the decoder dropped it")
+        self.given += 1
+
+    def _overtook(self, pts: int, order: int) -> bool:
+        """Whether a packet that went in before, and is to be shown before, still waits for its frame."""
+        return any(p < pts and o < order for p, o in self.waiting.items())
+
+    def close(self, declared: int) -> None:
+        """Raise DecodeError where frames are missing at the end."""
+        if not self.given:
+            raise DecodeError(f"{self.path}: expected frames, the container holds none that decodes")
+        if self.given < self.shown and not (self.is_interlaced and self.shown <= 2 * self.given + 1):
+            raise self.broken(f"{self.shown} packets gave {self.given} frames")
+        if why := missing_end(self.path):
+            raise self.broken(f"{why} ({declared or 'an unknown number of'} frames declared)")

@@ -1,0 +1,304 @@
+"""What a video says of itself, without decoding it: size, depth, codec, its packets, and whether it is all there.
+
+A video is a container (mp4, mkv, avi, ts, gif, ...), one image file (a multi-page TIFF has many frames), or a
+folder of numbered images. What a header declares is only what it declares: `packet_times` counts what there is.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mdfpipe.errors import DecodeError, one_line
+
+if TYPE_CHECKING:
+    import av
+    from av.container import InputContainer
+    from av.video.stream import VideoStream
+
+IMAGE_SUFFIXES = frozenset({".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp"})
+
+# Containers that hold pictures themselves. Playlists (hls, concat, sdp, image patterns) name further files, and text
+# that looks like subtitles is no video: both are refused by their absence here.
+_FORMATS = (
+    "mov,matroska,avi,mpegts,mpeg,mpegvideo,gif,nut,asf,flv,h264,hevc,m4v,mjpeg,ivf,obu,ogg,mxf,dv,rm,apng,"
+    "yuv4mpegpipe,png_pipe,tiff_pipe,jpeg_pipe,bmp_pipe"
+)
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """What the header of a video declares.
+
+    frames_declared: None where the format does not say. fps: average frames per second, None where unknown.
+    bit_depth: of the deepest colour component (8 for yuv420p, 16 for gray16le). pixel_format: as FFmpeg names it.
+    """
+
+    frames_declared: int | None
+    fps: float | None
+    width: int
+    height: int
+    bit_depth: int
+    codec: str
+    pixel_format: str
+
+    @property
+    def is_deep(self) -> bool:
+        """Whether the pixels need more than 8 bits."""
+        return self.bit_depth > 8
+
+
+def is_images(path: Path) -> bool:
+    """Whether `path` is a folder of images or one image file, judged by name.
+
+    >>> is_images(Path("a/b.TIFF")), is_images(Path("a/b.mp4"))
+    (True, False)
+    """
+    return path.is_dir() or path.suffix.lower() in IMAGE_SUFFIXES
+
+
+def probe(path: Path) -> VideoInfo:
+    """What the header of a video, an image, or the first image of a folder says. Raises DecodeError."""
+    if path.is_dir():
+        pages = numbered_frames(path)
+        return _info(pages[0], len(pages), is_image=True)
+    if is_images(path):
+        return _info(path, page_count(path), is_image=True)
+    return _info(path, None, is_image=False)
+
+
+def _info(path: Path, frames: int | None, is_image: bool) -> VideoInfo:
+    with open_video(path) as (container, stream):
+        if frames is None:
+            frames = stream.frames or None
+        rate = None if is_image or container.format.name == "image2" else stream.average_rate
+        context = stream.codec_context
+        pixel_format: av.VideoFormat | None = context.format
+        if pixel_format is None or not context.width or not context.height:
+            raise DecodeError(
+                f"{path}: expected a video, but FFmpeg finds neither size nor pixels in its {context.name}"
+            )
+        fps = float(rate) if rate else None
+        depth = format_depth(pixel_format)
+        return VideoInfo(frames, fps, context.width, context.height, depth, context.name, pixel_format.name)
+
+
+def format_depth(pixel_format: av.VideoFormat) -> int:
+    """Bits of the deepest component of a pixel format, alpha aside; at least 8."""
+    return max([8, *(c.bits for c in pixel_format.components if not c.is_alpha)])
+
+
+@contextmanager
+def open_video(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
+    """The opened container of a file and its video stream. Raises DecodeError with one clear line."""
+    import av
+    import av.error
+
+    check_file(path)
+    try:
+        # `file:` keeps a name with a colon from being taken for a protocol; nothing else may be opened from within
+        container = av.open(
+            f"file:{path}",
+            options={"protocol_whitelist": "file", "format_whitelist": _FORMATS},
+            metadata_errors="ignore",
+        )
+    except (av.error.FFmpegError, OSError, ValueError) as error:
+        raise DecodeError(f"{path}: expected a video, got a file that FFmpeg cannot open: {_reason(error)}") from None
+    with container:
+        yield container, _video_stream(container, path)
+
+
+def _video_stream(container: InputContainer, path: Path) -> VideoStream:
+    from av.stream import Disposition
+
+    for stream in container.streams.video:
+        if not stream.disposition & Disposition.attached_pic:  # the cover of an album is a video stream, too
+            return stream
+    kinds = ", ".join(sorted({s.type for s in container.streams})) or "nothing"
+    raise DecodeError(f"{path}: expected a video stream, found {kinds}")
+
+
+def check_file(path: Path) -> None:
+    """Raise DecodeError unless `path` is a readable file with something in it."""
+    try:
+        if not path.is_file():
+            raise DecodeError(f"{path}: {'not a regular file' if path.exists() else 'no such file'}")
+        with path.open("rb") as file:
+            if not file.read(1):
+                raise DecodeError(f"{path}: the file is empty (0 bytes)")
+    except (OSError, ValueError) as error:
+        raise DecodeError(f"{path}: cannot be read: {one_line(error)}") from None
+
+
+def _reason(error: Exception) -> str:
+    return one_line(getattr(error, "strerror", None) or error)
+
+
+def shows_frame(packet: av.Packet[Any], codec: str) -> bool:
+    """Whether a packet gives a frame: not an empty one, not one that an edit list discards, not a VP8 alt-ref."""
+    if not packet.size or packet.is_discard:
+        return False
+    if codec == "vp8":
+        return bool(memoryview(packet)[0] & 0x10)  # RFC 6386, 9.1: the show_frame bit
+    return True
+
+
+def packet_times(path: Path) -> NDArray[np.float64]:
+    """(n,) presentation times in seconds, ascending, one for each packet that shows a frame; NaN, last, where none.
+
+    Demuxes and does not decode: n is the honest frame count of a container. A container that breaks off is counted
+    up to there. Raises DecodeError where the file does not open.
+    """
+    import av.error
+
+    times: list[float] = []
+    with open_video(path) as (container, stream):
+        codec = stream.codec_context.name
+        with suppress(av.error.FFmpegError):  # the decoder that reads this far says so, with the frame
+            times.extend(
+                np.nan if packet.pts is None else float(packet.pts * packet.time_base)
+                for packet in container.demux(stream)
+                if shows_frame(packet, codec)
+            )
+    return np.sort(np.array(times, np.float64))
+
+
+def missing_end(path: Path) -> str | None:
+    """Why the file ends before its container does, as a few words; None where it is whole or one cannot tell.
+
+    Reads the sizes that mp4, mkv, avi and ts write down, against the size of the file: a file cut between two
+    packets decodes without any error otherwise.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        head = file.read(189)
+        if head[4:8] in (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"styp"):
+            end = _boxes_end(file, size)
+        elif head[:4] == b"\x1a\x45\xdf\xa3":
+            end = _segment_end(file)
+        elif head[:4] == b"RIFF":
+            end = _riff_end(file, size)
+        elif head[:1] == b"G" and head[188:189] == b"G":  # transport stream: packets of 188 bytes that start with 0x47
+            end = -(-size // 188) * 188
+        else:
+            return None
+    return f"the file ends {end - size} bytes before its container does" if end > size else None
+
+
+def _boxes_end(file: BinaryIO, size: int) -> int:
+    position = 0
+    while position + 8 <= size:
+        file.seek(position)
+        length, kind = struct.unpack(">I4s", file.read(8))
+        if length == 1 and position + 16 <= size:
+            (length,) = struct.unpack(">Q", file.read(8))
+        if length < 8 or not kind.isalnum():  # 0: up to the end; else no box: padding behind the last one
+            return size
+        position += length
+    return position
+
+
+def _segment_end(file: BinaryIO) -> int:
+    file.seek(4)
+    header = _vint(file)
+    file.seek(header or 0, 1)
+    if file.read(4) != b"\x18\x53\x80\x67":
+        return 0
+    length = _vint(file)
+    return 0 if length is None else file.tell() + length
+
+
+def _vint(file: BinaryIO) -> int | None:
+    """The EBML number at this place of the file; None where it says unknown (a live recording)."""
+    first = file.read(1)
+    if not first or not first[0]:
+        return None
+    extra = 8 - first[0].bit_length()
+    value = int.from_bytes(bytes([first[0] & (0x7F >> extra)]) + file.read(extra), "big")
+    return None if value == (1 << 7 * (extra + 1)) - 1 else value
+
+
+def _riff_end(file: BinaryIO, size: int) -> int:
+    position = 0
+    while position + 8 <= size:  # OpenDML: one RIFF chunk after the other
+        file.seek(position)
+        kind, length = struct.unpack("<4sI", file.read(8))
+        if kind != b"RIFF" or not length:
+            return size
+        position += 8 + length + length % 2
+    return position - 1 if position == size + 1 else position
+
+
+def frame_number(name: str) -> int | None:
+    """The last number in a file's name without its suffix; None where there is none.
+
+    >>> frame_number("1800v.png"), frame_number("cam2_frame_0012.tiff"), frame_number("cover.jpg")
+    (1800, 12, None)
+    """
+    numbers = re.findall(r"[0-9]+", Path(name).stem)
+    return int(numbers[-1]) if numbers else None
+
+
+def numbered_frames(folder: Path) -> list[Path]:
+    """The images of a folder in the order of the last number in their names; a frame's index is its place here.
+
+    Hidden files and files that are no images are passed over. Raises DecodeError where there is no image, a name has
+    no number, two names have the same one, or a link leads out of the folder.
+    """
+    numbered: dict[int, Path] = {}
+    home = folder.resolve()
+    try:
+        entries = sorted(folder.iterdir())
+    except OSError as error:
+        raise DecodeError(f"{folder}: cannot be listed: {_reason(error)}") from None
+    for path in entries:
+        if path.name.startswith(".") or path.suffix.lower() not in IMAGE_SUFFIXES or path.is_dir():
+            continue
+        if path.is_symlink() and not path.resolve().is_relative_to(home):
+            raise DecodeError(f"{path}: a link that leads out of its folder; copy the image or point at its folder")
+        number = frame_number(path.name)
+        if number is None:
+            raise DecodeError(f"{path}: expected a frame number in the name of every image of the folder")
+        if number in numbered:
+            raise DecodeError(f"{folder}: {numbered[number].name} and {path.name} are both frame {number}")
+        numbered[number] = path
+    if not numbered:
+        raise DecodeError(f"{folder}: expected numbered images ({', '.join(sorted(IMAGE_SUFFIXES))}), found none")
+    return [numbered[n] for n in sorted(numbered)]
+
+
+def page_count(path: Path) -> int:
+    """The number of pages of an image file: the directories of a TIFF, else 1. Raises DecodeError."""
+    check_file(path)
+    with path.open("rb") as file:
+        order = {b"II*\0": "<", b"MM\0*": ">", b"II+\0": "<", b"MM\0+": ">"}.get(head := file.read(4))
+        if order is None:
+            return 1
+        try:
+            return len(list(_directories(file, order, big=b"+" in head)))
+        except struct.error:
+            raise DecodeError(f"{path}: the TIFF ends before its list of pages does") from None
+
+
+def _directories(file: BinaryIO, order: str, big: bool) -> Iterator[int]:
+    """The offset of each page's directory, following the chain. BigTIFF has wider fields."""
+    count_code, offset_code, entry = ("Q", "Q", 20) if big else ("H", "I", 12)
+
+    def number(code: str) -> int:
+        return int(struct.unpack(order + code, file.read(struct.calcsize(code)))[0])
+
+    file.seek(8 if big else 4)
+    seen: set[int] = set()
+    while (offset := number(offset_code)) and offset not in seen:
+        seen.add(offset)
+        yield offset
+        file.seek(offset)
+        file.seek(offset + struct.calcsize(count_code) + number(count_code) * entry)
