@@ -188,8 +188,11 @@ class Runner:
         tally.total, tally.already = len(items), len(items) - len(due)
         ready = [item for item in due if item.blocked is None]
         tally.blocked = len(due) - len(ready)
-        units = [Unit(stage, item.expected, plan.inputs(item), self.data) for item in ready]
         before = len(outcome.failures)
+        for item in ready:
+            if item.problem is not None:
+                self._fail(Failure(stage.name, item.key, "DataError", item.problem), outcome, listen)
+        units = [Unit(stage, i.expected, plan.inputs(i), self.data) for i in ready if i.problem is None]
         for event in self._record(self.executor.run(units)):
             listen(event)
             if event.kind == "finished":
@@ -237,12 +240,15 @@ class Runner:
         if review.failures:
             plan.forget(stage)
         for key, message in review.failures.items():
-            failure = Failure(stage.name, key, "Review", message)
             self.run.discard(stage.name, key)
-            self.run.record_failure(failure)
-            self.run.event("failed", stage=stage.name, key=key, kind="Review", message=message)
-            outcome.failures.append(failure)
-            listen(Event("failed", stage.name, key, failure=failure))
+            self._fail(Failure(stage.name, key, "Review", message), outcome, listen)
+
+    def _fail(self, failure: Failure, outcome: Outcome, listen: Listener) -> None:
+        """A unit fails without having been run."""
+        self.run.record_failure(failure)
+        self.run.event("failed", stage=failure.stage, key=failure.key, kind=failure.kind, message=failure.message)
+        outcome.failures.append(failure)
+        listen(Event("failed", failure.stage, failure.key, failure=failure))
 
     def _refuses(self, stage: Stage, plan: Plan, outcome: Outcome, tally: Tally) -> bool:
         missing = sorted({item.key for item in plan.missing(stage)})

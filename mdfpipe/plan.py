@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mdfpipe.config import result_settings
+from mdfpipe.errors import DataError, one_line
 from mdfpipe.stages import Inputs, Stage
 from mdfpipe.stages.index import Index
 from mdfpipe.store.run import Receipt, Run, fingerprint
@@ -22,13 +23,15 @@ from mdfpipe.store.run import Receipt, Run, fingerprint
 class Item:
     """One unit of work and its state.
 
-    reason: why it is due; None where it is done. blocked: which stage it waits for.
+    reason: why it is due; None where it is done. blocked: which stage it waits for. problem: why it cannot even
+    be tried (a file it needs is missing or damaged).
     """
 
     stage: Stage
     expected: Receipt
     reason: str | None
     blocked: str | None = None
+    problem: str | None = None
     found: Receipt | None = None  # the receipt on disk, where the unit is done
 
     @property
@@ -68,7 +71,7 @@ class Plan:
 
     def items(self, stage: Stage) -> list[Item]:
         """The state of every unit of a stage. The index must be done."""
-        if stage is self.stages[0]:
+        if stage.name == self.stages[0].name:
             return [self.index]
         if stage.per == "run":
             return [self._run_item(stage)]
@@ -78,20 +81,28 @@ class Plan:
         """The state of one video in a per-video stage."""
         known = self._items.get((stage.name, video_id))
         if known is None:
-            upstream = stage.identity(self.data, video_id)
-            blocked = None
-            for name in stage.reads:
-                value, undone = self._upstream(name, video_id)
-                upstream[name] = value
-                blocked = blocked or undone
-            known = self._items[stage.name, video_id] = self._judge(stage, video_id, upstream, blocked)
+            known = self._items[stage.name, video_id] = self._video_item(stage, video_id)
         return known
+
+    def _video_item(self, stage: Stage, video_id: str) -> Item:
+        upstream: dict[str, str] = {}
+        blocked = None
+        for name in stage.reads:
+            upstream[name], undone = self._upstream(name, video_id)
+            blocked = blocked or undone
+        try:
+            upstream |= stage.identity(self.data, video_id)
+        except DataError as error:  # this video's trouble; a ConfigError is everybody's
+            expected = Receipt(stage.name, stage.version, video_id, result_settings(stage), upstream)
+            return Item(stage, expected, one_line(error), blocked, one_line(error))
+        return self._judge(stage, video_id, upstream, blocked)
 
     def forget(self, stage: Stage) -> None:
         """Look again at a stage, and at those after it, because something of it was run."""
-        later = {s.name for s in self.stages[self.stages.index(stage) :]}
+        names = [s.name for s in self.stages]
+        later = names[names.index(stage.name) :]
         self._items = {unit: item for unit, item in self._items.items() if unit[0] not in later}
-        if stage is self.stages[0]:
+        if stage.name == self.stages[0].name:
             for name in ("index", "catalogue"):
                 self.__dict__.pop(name, None)
 
@@ -102,7 +113,7 @@ class Plan:
 
     def inputs(self, item: Item) -> Inputs:
         """What the unit of `item` may read."""
-        if item.stage is self.stages[0]:
+        if item.stage.name == self.stages[0].name:
             return Inputs(self.run)
         if item.stage.per == "run":
             left_out = tuple(sorted({i.key for i in self.missing(item.stage)}))
@@ -146,7 +157,7 @@ class Plan:
         expected = Receipt(stage.name, stage.version, key, result_settings(stage), upstream)
         found = self.run.receipt(stage.name, key)
         reason = self._reason(expected, found)
-        return Item(stage, expected, reason, blocked if reason else None, found if reason is None else None)
+        return Item(stage, expected, reason, blocked if reason else None, None, found if reason is None else None)
 
     def _reason(self, expected: Receipt, found: Receipt | None) -> str | None:
         if found is None:

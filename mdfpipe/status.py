@@ -55,7 +55,7 @@ def status(path: Path) -> Status:
     workers = json.loads((path / "environment.json").read_text())["resources"]["workers"]
     failures: list[dict[str, str]] = []
     stages = []
-    for stage in pipeline.stages:
+    for stage in plan.stages:
         found = _stage_status(stage, plan, failures)
         times = [seconds for (name, _), seconds in finished.items() if name == stage.name]
         found.seconds = sum(times)

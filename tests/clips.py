@@ -1,7 +1,6 @@
 """Tiny clips, sound and broken, for every test that needs a video. The same call writes the same bytes.
 
-Use from a test file under tests/: `from tests.clips import write_video` does not work under pytest's importlib mode
-unless the folder is a package; tests/__init__.py makes it one, so `from ..clips import ...` does.
+`from tests import clips` works in every test whose folder, and tests/ itself, has an `__init__.py`.
 """
 
 from __future__ import annotations
@@ -101,3 +100,60 @@ def _frame(number: int, width: int, height: int, pixel_format: str) -> av.VideoF
         return frame
     yuv = _rgb_to_yuv420p(picture(number, height, width))
     return yuv if pixel_format == "yuv420p" else yuv.reformat(format=pixel_format)
+
+
+def write_images(
+    folder: Path, images: Sequence[NDArray[Any]], name: str = "frame_{:d}.png", numbers: Sequence[int] | None = None
+) -> Path:
+    """A folder of numbered images, RGB or grey, 8 or 16 bits; JPEG is lossy."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, image in zip(numbers or range(len(images)), images, strict=True):
+        bgr = image[..., ::-1] if image.ndim == 3 else image
+        assert cv2.imwrite(str(folder / name.format(number)), np.ascontiguousarray(bgr))
+    return folder
+
+
+def write_tiff(path: Path, pages: Sequence[NDArray[Any]]) -> Path:
+    """One TIFF file with many pages of grey."""
+    assert cv2.imwritemulti(str(path), list(pages))
+    return path
+
+
+def truncated(path: Path, to: Path, share: float) -> Path:
+    """The first `share` of the bytes of a file."""
+    data = path.read_bytes()
+    to.write_bytes(data[: int(len(data) * share)])
+    return to
+
+
+def flipped(path: Path, to: Path, places: Sequence[float]) -> Path:
+    """The file with one bit flipped at each of `places` (shares of its length)."""
+    data = bytearray(path.read_bytes())
+    for place in places:
+        data[int(len(data) * place)] ^= 0x10
+    to.write_bytes(data)
+    return to
+
+
+def overreporting(path: Path, to: Path, declared: int) -> Path:
+    """The mp4 with the count in its time table (stts) set to `declared`: the header promises more than there is."""
+    data = bytearray(path.read_bytes())
+    at = data.index(b"stts")
+    assert int.from_bytes(data[at + 8 : at + 12], "big") == 1, "a constant frame rate has one entry"
+    data[at + 12 : at + 16] = declared.to_bytes(4, "big")
+    to.write_bytes(data)
+    return to
+
+
+def cut_open(path: Path, to: Path) -> Path:
+    """The packets of a video from its second key frame on, copied, as `ffmpeg -ss -c copy` cuts."""
+    with av.open(str(path)) as source, av.open(str(to), "w", options={"fflags": "+bitexact"}) as container:
+        stream = source.streams.video[0]
+        copy = container.add_stream_from_template(stream)
+        keys = 0
+        for packet in source.demux(stream):
+            keys += packet.is_keyframe
+            if packet.dts is not None and keys >= 2:
+                packet.stream = copy
+                container.mux(packet)
+    return to

@@ -25,6 +25,7 @@ from mdfpipe.video.ahead import ahead
 from mdfpipe.video.cropping import Image, Window
 from mdfpipe.video.decoders import Decoder
 from mdfpipe.video.frames import Frames
+from mdfpipe.video.threads import use_threads
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,6 +56,7 @@ class Crop(Stage):
 
     def process(self, key: str, inputs: Inputs, context: Context) -> Made:
         """Decode the video again, by the decoder that delivered it to detect, and cut out what is wanted."""
+        use_threads(context.resources.threads)
         seen = inputs.facts("detect")
         by_frame, beyond = self._wanted(key, inputs, seen)
         window = Window(*seen["window"]) if seen["window"] else Window()

@@ -23,6 +23,7 @@ from mdfpipe.video.detectors import Detect as RunDetector
 from mdfpipe.video.detectors import Detector
 from mdfpipe.video.frames import Boxes, Frames
 from mdfpipe.video.normalise import Normalise
+from mdfpipe.video.threads import use_threads
 
 
 @dataclass
@@ -66,6 +67,7 @@ class Detect(Stage):
         if inputs.video["problem"]:
             raise DecodeError(inputs.video["problem"])
         path, resources = context.data / inputs.video["path"], context.resources
+        use_threads(resources.threads)
         run = self.detector.open(context.data, key, device=resources.device, threads=resources.threads)
         troubles: list[str] = []
         for decoder in self.decoder.candidates(path):

@@ -7,6 +7,7 @@ empty background look hot, a constant range makes everything grey. So the policy
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Literal, Self
 
 import numpy as np
@@ -15,6 +16,7 @@ from pydantic import Field, model_validator
 
 from mdfpipe.config import Config
 from mdfpipe.video.frames import Frames
+from mdfpipe.video.probe import probe
 
 Pixels = NDArray[np.uint8] | NDArray[np.uint16]
 
@@ -49,9 +51,9 @@ class Normalise(Config):
             raise ValueError(f"expected low below high, got {self.low} and {self.high}")
         return self
 
-    def needs_window(self, bit_depth: int) -> bool:
-        """Whether the video must be read once for `window` before `apply`: only video_percentile above 8 bits."""
-        return bit_depth > 8 and self.policy == "video_percentile"
+    def needs_two_passes(self, path: Path) -> bool:
+        """Whether the whole video is read for `window` before `apply`. Raises DecodeError."""
+        return self.policy == "video_percentile" and probe(path).is_deep
 
     def window(self, frames: Iterable[Frames], bit_depth: int = 16) -> tuple[float, float]:
         """The values that become black and white, in the source's own units; (0, 255) for 8-bit video.
@@ -71,6 +73,8 @@ class Normalise(Config):
             return min((w[0] for w in windows), default=0.0), max((w[1] for w in windows), default=0.0)
         counts = np.zeros(1 << 16, np.int64)
         for batch in frames:
+            if batch.pixels.dtype == np.uint8:
+                return 0.0, 255.0
             counts += np.bincount(batch.pixels.ravel(), minlength=1 << 16)
         return self._percentiles(counts)
 

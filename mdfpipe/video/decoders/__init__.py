@@ -6,10 +6,10 @@ Each file of this folder is one way to decode, named after itself; `auto` picks 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeAlias, TypeVar
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,6 @@ from mdfpipe.video.frames import Frames
 from mdfpipe.video.probe import VideoInfo, probe
 
 Pixels: TypeAlias = NDArray[np.uint8] | NDArray[np.uint16]
-T = TypeVar("T")
 
 
 class Decoder(Plugin):
@@ -100,24 +99,6 @@ class FrameStream:
         if last is None or last.shape != image.shape or not np.array_equal(last[::16], image[::16]):
             return False  # most frames differ in a few rows already
         return np.array_equal(last, image)
-
-
-def first_sound(decoder: Decoder, path: Path, consume: Callable[[Decoder], T]) -> tuple[T, Decoder, list[str]]:
-    """What `consume` makes of `path` with the first candidate that reads it whole.
-
-    Also gives that candidate, and one line for each that failed before it. `consume` starts from the first frame each
-    time and returns what it collected, so what a failed candidate gave is thrown away with it. Raises the
-    DecodeError of the last candidate where none gets through.
-    """
-    failures: list[str] = []
-    last: DecodeError | None = None
-    for candidate in decoder.candidates(path):
-        try:
-            return consume(candidate), candidate, failures
-        except DecodeError as error:
-            last = error
-            failures.append(f"{candidate.use}: {error}")
-    raise last or DecodeError(f"{path}: {decoder.use} has no way to decode it")
 
 
 def refuse_deep(path: Path, decoder: str) -> VideoInfo:

@@ -19,7 +19,7 @@ class Auto(Decoder):
         return [Decoder.variant(name)() for name in _names(path)]
 
     def read(self, path: Path, stride: int, threads: int) -> Iterator[tuple[Pixels | None, float]]:
-        """What the first candidate reads; `first_sound` tries the next one where it fails."""
+        """What the first candidate reads; the caller tries the next one, from the first frame, where it fails."""
         yield from self.candidates(path)[0].read(path, stride, threads)
 
 

@@ -54,7 +54,9 @@ def read_image(path: Path, page: int, where: str) -> Pixels:
     """One page of an image file as `Frames` has its pixels. Raises DecodeError."""
     import cv2
 
-    cv2.setLogLevel(2)  # errors only: libtiff warns of every private tag of every frame (FLIR)
+    cv2.utils.logging.setLogLevel(
+        cv2.utils.logging.LOG_LEVEL_ERROR
+    )  # errors only: libtiff warns of every private tag of every frame (FLIR)
     check_file(path)
     data = path.read_bytes()
     if damage := _damage(data):

@@ -108,63 +108,70 @@ class _Rows:
 
 @dataclass(frozen=True, eq=False)
 class _Table:
-    """A boxes file, its rows grouped by video; numbers are read when a video asks for them."""
+    """A boxes file, its rows grouped by video. What is no number is NaN until a video asks for it: then an error.
+
+    order: (n,) int64, the rows of the file, video by video. numbers: (n,) float64 each, in that order.
+    spans: video_id to its part of the order; None where the whole file is one video's.
+    """
 
     path: Path
-    columns: Any  # pa.Table of frame, the four of the box and, where the file has it, score
     names: tuple[str, ...]
-    order: NDArray[np.int64]  # rows of the file, video by video
-    spans: dict[str, tuple[int, int]] | None  # video_id to its part of `order`; None: the file is one video's
+    numbers: dict[str, NDArray[np.float64]]
+    order: NDArray[np.int64]
+    spans: dict[str, tuple[int, int]] | None
 
     def rows(self, video_id: str, frame_base: int) -> _Rows:
         """The boxes of one video. Raises DataError that names file, row, column and value of a bad cell."""
-        start, stop = (0, len(self.order)) if self.spans is None else self.spans.get(video_id, (0, 0))
-        rows = self.order[start:stop]
-        part = self.columns if len(rows) == self.columns.num_rows else self.columns.take(rows)
-        frame = self._numbers(part, "frame", rows)
+        span = slice(*((0, len(self.order)) if self.spans is None else self.spans.get(video_id, (0, 0))))
+        part = {name: column[span] for name, column in self.numbers.items()}
+        rows = self.order[span]
+        for name, column in part.items():
+            self._refuse(~np.isfinite(column), name, rows, "a number")
+        frame, score = part["frame"], part.get("score", np.ones(len(rows)))
         self._refuse(frame != np.floor(frame), "frame", rows, "a whole number")
         self._refuse(frame < frame_base, "frame", rows, f"{frame_base} or more (frame_base is {frame_base})")
         self._refuse(frame >= LARGEST_FRAME, "frame", rows, "a frame number")
-        sides = [self._numbers(part, name, rows) for name in self.names]
+        self._refuse((score < 0) | (score > 1), "score", rows, "a score in 0..1")
+        xyxy = self._xyxy(part, rows)
+        return _sorted(frame.astype(np.int64) - frame_base, xyxy, score.astype(np.float32))
+
+    def _xyxy(self, part: dict[str, NDArray[np.float64]], rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        sides = [part[name] for name in self.names]
         for name, side in zip(self.names, sides, strict=True):
             self._refuse(np.abs(side) > LARGEST_PIXEL, name, rows, "a position in pixels")
-        if self.names[2] == "width":
+        sized = self.names[2] == "width"
+        if sized:
             sides[2:] = [sides[0] + sides[2], sides[1] + sides[3]]
         xyxy = np.stack(sides, axis=1).astype(np.float32)
         for low, high in ((0, 2), (1, 3)):
-            more = "more than 0" if self.names[2] == "width" else f"more than {self.names[low]}"
-            self._refuse(~(xyxy[:, high] > xyxy[:, low]), self.names[high], rows, more)
-        score = np.ones(len(rows))
-        if "score" in part.column_names:
-            score = self._numbers(part, "score", rows)
-            self._refuse((score < 0) | (score > 1), "score", rows, "a score in 0..1")
-        return _sorted(frame.astype(np.int64) - frame_base, xyxy, score.astype(np.float32))
-
-    def _numbers(self, part: Any, name: str, rows: NDArray[np.int64]) -> NDArray[np.float64]:
-        """A column as (n,) float64, finite."""
-        import pyarrow as pa
-        import pyarrow.compute as pc
-
-        column = part.column(name)
-        if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
-            column = pc.utf8_trim_whitespace(column)
-        try:
-            numbers: NDArray[np.float64] = column.cast(pa.float64()).to_numpy()
-        except (pa.ArrowInvalid, pa.ArrowNotImplementedError, ValueError):
-            numbers = np.array([_number(cell) for cell in column.to_pylist()], np.float64)
-        self._refuse(~np.isfinite(numbers), name, rows, "a number")
-        return numbers
+            more = "0" if sized else self.names[low]
+            self._refuse(~(xyxy[:, high] > xyxy[:, low]), self.names[high], rows, f"more than {more}")
+        return xyxy
 
     def _refuse(self, bad: NDArray[np.bool_], name: str, rows: NDArray[np.int64], expected: str) -> None:
         if not bad.any():
             return
         row = int(rows[np.argmax(bad)])
-        cell = str(self.columns.column(name)[row].as_py())
+        cell = str(_columns(self.path, [name]).column(0)[row].as_py())
         raise DataError(
             f"{self.path}: data row {row + 1}, column {name}: expected {expected}, got {one_line(repr(cell[:80]), 60)}"
             + (f" and {int(bad.sum()) - 1} more such rows" if bad.sum() > 1 else "")
             + "; correct the file"
         )
+
+
+def _as_numbers(column: Any) -> NDArray[np.float64]:
+    """A pyarrow column as (n,) float64; NaN for what is no number."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+        column = pc.utf8_trim_whitespace(column)
+    try:
+        numbers: NDArray[np.float64] = column.cast(pa.float64()).to_numpy()
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, ValueError):
+        numbers = np.array([_number(cell) for cell in column.to_pylist()], np.float64)
+    return numbers
 
 
 def _number(cell: object) -> float:
@@ -193,9 +200,11 @@ def _table(path: Path, size: int, mtime_ns: int, names: tuple[str, ...], per_vid
             f"{', '.join(wrong)}; rename the columns, or set detector.box ({'xywh' if names[0] == 'x1' else 'xyxy'})"
         )
     columns = _columns(path, [name for name in dict.fromkeys((*needed, "video_id", "score")) if name in found])
-    if "video_id" not in found:
-        return _Table(path, columns, names, np.arange(columns.num_rows), None)
-    return _Table(path, columns.drop(["video_id"]), names, *_grouped(path, columns.column("video_id")))
+    order, spans = np.arange(columns.num_rows), None
+    if "video_id" in found:
+        order, spans = _grouped(path, columns.column("video_id"))
+    numbers = {name: _as_numbers(columns.column(name))[order] for name in columns.column_names if name != "video_id"}
+    return _Table(path, names, numbers, order, spans)
 
 
 def _grouped(path: Path, ids: Any) -> tuple[NDArray[np.int64], dict[str, tuple[int, int]]]:

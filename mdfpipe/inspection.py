@@ -1,0 +1,366 @@
+"""Inspection: what a run, table, manifest, shard, video or weight file is; pictures and pages of a run.
+
+The one module above the wings that knows both sides: it decodes the frames and crops that `report` draws. Videos are
+decoded from their start, by the decoder that delivered them to `detect`, and no further than the last wanted frame.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mdfpipe.errors import ConfigError, DataError, MdfError, one_line
+from mdfpipe.store.naming import IMAGE_SUFFIXES, inside
+from mdfpipe.store.run import TEMPORARY, Run, cannot_write, write_atomically
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from mdfpipe.report.figures import Picture
+    from mdfpipe.report.frames import Overlaps
+    from mdfpipe.report.inspect import Description
+    from mdfpipe.report.samples import CropChoice, FrameChoice, Limits
+    from mdfpipe.report.survey import Survey, VideoState
+
+_THREADS = 2
+_BATCH = 4
+_PICTURE_WIDTH = (960, 1920)  # least and greatest, pixels
+_PAGE_WIDTH = (640, 800)
+_CROP_HEIGHT, _FACE_SIDE = 168, 84  # pixels on the page
+KINDS = "a run folder, a Parquet table, a shard (.tar), a video or folder of frames, or weights (.onnx, .pt, .safetensors)"
+
+
+# -- what a thing is
+
+
+def inspect(thing: Path) -> Description:
+    """What `thing` is. Raises DataError where it is nothing that is known, or is damaged."""
+    from mdfpipe.report import inspect as report
+    from mdfpipe.report.weights import SUFFIXES
+
+    if not thing.exists():
+        raise DataError(f"{thing}: expected {KINDS}, found nothing there; check the path")
+    try:
+        if thing.is_dir():
+            return _inspect_folder(thing)
+        with thing.open("rb") as file:
+            start = file.read(4)
+        suffix = thing.suffix.lower()
+        if start == b"PAR1" or suffix == ".parquet":
+            return report.describe_table(thing)
+        if suffix == ".tar":
+            return report.describe_shard(thing)
+        if suffix in SUFFIXES:
+            return report.describe_weight_file(thing)
+        return _inspect_video(thing)
+    except OSError as error:
+        raise DataError(f"{thing}: cannot be read: {error.strerror or one_line(error)}") from None
+
+
+def _inspect_folder(folder: Path) -> Description:
+    from mdfpipe.report.inspect import describe_run
+
+    if is_run(folder):
+        found = describe_run(folder)
+        found.facts = {"study": _study(folder), "data": _data(folder)} | found.facts
+        return found
+    if any(f.suffix.lower() in IMAGE_SUFFIXES for f in folder.iterdir()):
+        return _inspect_video(folder)
+    raise DataError(f"{folder}: expected {KINDS}, got a folder with neither an index nor images; name one of these")
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a folder looks like a run folder."""
+    return any((folder / name).exists() for name in ("index/videos.parquet", "pipeline.yaml", "environment.json"))
+
+
+def _study(folder: Path) -> str:
+    from mdfpipe.pipeline import open_run
+
+    try:
+        return open_run(folder)[0].name
+    except MdfError as error:
+        return f"unknown ({one_line(error, 160)})"
+
+
+def _data(folder: Path) -> str:
+    try:
+        return str(json.loads((folder / "environment.json").read_text())["data"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return "unknown"
+
+
+def _inspect_video(path: Path) -> Description:
+    from mdfpipe.report.inspect import Description
+    from mdfpipe.video.probe import is_images, missing_end, packet_times, probe
+
+    try:
+        info = probe(path)
+        facts: dict[str, Any] = {
+            "frames declared": info.frames_declared,
+            "frames per second": info.fps and round(info.fps, 3),
+            "width": info.width,
+            "height": info.height,
+            "bits": info.bit_depth,
+            "codec": info.codec,
+            "pixel format": info.pixel_format,
+        }
+        notes = []
+        if not is_images(path):
+            times = packet_times(path)
+            finite = times[times == times]
+            facts |= {"frames in the container": len(times)}
+            if len(finite) > 1:
+                steps = finite[1:] - finite[:-1]
+                facts |= {"seconds": round(float(finite[-1] - finite[0]), 3)}
+                facts |= {"steps between frames, seconds": f"{steps.min():.4f}..{steps.max():.4f}"}
+            end = missing_end(path)
+            notes += [end] if end else []
+            if info.frames_declared not in (None, len(times)):
+                notes.append(f"the header declares {info.frames_declared} frames, the container holds {len(times)}")
+    except DataError as error:
+        words = one_line(error).removeprefix(f"{path}: ")
+        raise DataError(f"{path}: expected {KINDS}, got none of these; as a video: {words}") from None
+    what = "a folder of frames" if path.is_dir() else "a video"
+    return Description("video", str(path), f"{what}; nothing of it was decoded", facts, notes=notes)
+
+
+# -- CSV
+
+
+def to_csv(table: Path, out: Path) -> int:
+    """Write any Parquet table as CSV, batch by batch; gives the number of rows. Null is an empty cell, text is quoted.
+
+    Columns of lists and structs are written as JSON. Raises DataError, StoreError.
+    """
+    import pyarrow as pa
+    import pyarrow.csv as pacsv
+    import pyarrow.parquet as pq
+
+    from mdfpipe.errors import StoreError
+
+    temporary = out.with_name(f"{TEMPORARY}{os.getpid()}-{out.name}")
+    try:
+        with pq.ParquetFile(table) as file:
+            schema = pa.schema([(f.name, _plain_type(f.type)) for f in file.schema_arrow])
+            try:
+                with temporary.open("wb") as raw, pacsv.CSVWriter(raw, schema) as writer:
+                    for batch in file.iter_batches(batch_size=1 << 15):
+                        columns = [_plain(column, kind) for column, kind in zip(batch.columns, schema.types, strict=True)]
+                        writer.write_batch(pa.record_batch(columns, schema=schema))
+                temporary.replace(out)
+            except OSError as error:
+                raise StoreError(cannot_write(out, error)) from None
+            finally:
+                temporary.unlink(missing_ok=True)
+            return int(file.metadata.num_rows)
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(f"{table}: expected a Parquet table, got one that does not read: {one_line(error, 120)}") from None
+
+
+def _plain_type(kind: Any) -> Any:
+    import pyarrow as pa
+
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    return pa.string() if pa.types.is_nested(kind) or pa.types.is_binary(kind) else kind
+
+
+def _plain(column: Any, kind: Any) -> Any:
+    import pyarrow as pa
+
+    if pa.types.is_nested(column.type) or pa.types.is_binary(column.type):
+        return pa.array([None if v is None else json.dumps(v, default=repr) for v in column.to_pylist()], pa.string())
+    return column.cast(kind)
+
+
+# -- one frame
+
+
+def draw_frame(run: Path, video_id: str, frame: int, out: Path, show_people: bool = False) -> list[str]:
+    """Draw one frame with bodies, faces, names and statuses into a PNG or JPEG; gives a line for each body.
+
+    Raises DataError where the video or frame is not there, or is not decoded any more; StoreError.
+    """
+    from mdfpipe.report import figures, frames
+    from mdfpipe.report.survey import survey
+
+    kind = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}.get(out.suffix.lower())
+    if kind is None:
+        raise ConfigError(f"--out {out}: expected a name that ends in .png, .jpg or .jpeg, got {out.suffix or 'no suffix'}")
+    found = survey(run)
+    video = found.video(video_id)
+    _check_frame(run, video, frame)
+    view = frames.views(found, video, [frame], _overlaps(video))[frame]
+    image = dict(_decoded(_data_root(run), video, [frame]))[frame]
+    picture = frames.draw(view, image, video.window, show_people, _PICTURE_WIDTH)
+    picture = figures.captioned(picture, view.title, view.legend())
+    _write(out, figures.encoded(picture, kind, quality=92))
+    lines = [f"{body.number:02d}  {body.words.partition('  ')[2]}: {body.reason}" for body in view.bodies]
+    return lines or ["no body was detected in this frame"]
+
+
+def _check_frame(run: Path, video: VideoState, frame: int) -> None:
+    seen, where = video.facts("detect"), f"{run}: {video.video_id}"
+    if not seen:
+        failure = video.failures.get("detect")
+        why = f"it failed: {failure.message}" if failure else "it has not run"
+        raise DataError(f"{where}: expected detect to be done, but {why}; run `mdfpipe detect` first")
+    if not 0 <= frame < seen["delivered"]:
+        last = seen["delivered"] - 1
+        raise DataError(f"{where}: --frame {frame}: expected 0..{last}, the frames that {seen['decoder']} delivered; choose one")
+    if frame % seen["stride"]:
+        near = frame - frame % seen["stride"]
+        raise DataError(
+            f"{where}: --frame {frame}: expected a multiple of detect.stride {seen['stride']}, the frames that were "
+            f"looked at; choose {near}" + (f" or {near + seen['stride']}" if near + seen["stride"] < seen["delivered"] else "")
+        )
+
+
+def _overlaps(video: VideoState) -> Overlaps | None:
+    from mdfpipe.video.geometry import MEASURES
+
+    if "label" not in video.receipts:
+        return None
+    name = video.receipts["label"].settings.get("ambiguity_measure")
+    return next((measure for known, measure in MEASURES.items() if known == name), None)
+
+
+def _data_root(run: Path) -> Path:
+    from mdfpipe.pipeline import open_run
+
+    root = open_run(run)[2]
+    if not root.is_dir():
+        raise DataError(f"{run}: expected its videos under {root}, found no such folder; mount the data there again")
+    return root
+
+
+def _decoded(data: Path, video: VideoState, wanted: Iterable[int]) -> Iterator[tuple[int, NDArray[np.generic]]]:
+    """(frame number, pixels (H, W, C)) of the wanted frames, ascending. Raises DataError where one does not come."""
+    from mdfpipe.video.decoders import Decoder
+
+    left = sorted(set(wanted))
+    seen = video.facts("detect")
+    path = inside(data, str(video.row["path"]), f"video {video.video_id}")
+    decoder = Decoder.variant(seen["decoder"])()
+    stream = iter(decoder.frames(path, stride=seen["stride"], batch=_BATCH, threads=_THREADS))
+    with contextlib.ExitStack() as stack:
+        if hasattr(stream, "close"):
+            stack.callback(stream.close)
+        for frames in stream:
+            for number, image in zip(frames.index.tolist(), frames.pixels, strict=True):
+                if left and number == left[0]:
+                    left.pop(0)
+                    yield number, image
+            if not left:
+                return
+    raise DataError(
+        f"{path}: frame {left[0]} was delivered to detect and is not delivered now; has the video changed? run detect again"
+    )
+
+
+# -- the page
+
+
+@dataclass
+class Written:
+    """What became of a page: where it lies, its size, how much it shows, and what it could not show."""
+
+    path: str
+    bytes: int
+    frames: int
+    crops: int
+    notes: list[str] = field(default_factory=list)
+
+
+def write_page(run: Path, out: Path, show_people: bool = False, limits: Limits | None = None) -> Written:
+    """Write one self-contained HTML page about a run. The same run gives the same page.
+
+    Videos or shards that cannot be read any more leave a note instead of a picture. Raises DataError, StoreError.
+    """
+    from mdfpipe.report.page import Page, render
+    from mdfpipe.report.samples import Limits, sample
+    from mdfpipe.report.survey import survey
+
+    limits = limits or Limits()
+    found = survey(run)
+    samples, notes = sample(found, limits)
+    page = Page(found, samples, limits, show_people, _environment(run), notes)
+    domains = len(samples)
+    chosen = [choice for domain in samples.values() for choice in domain.frames(limits.frames_each(domains))]
+    for choice, picture, view in _pictures(found, chosen, show_people, notes):
+        page.add_frame(choice, picture, view)
+    for domain, one in samples.items():
+        for person in one.people(limits.subjects_each(domains)):
+            page.add_person(domain, person, _crops(found, person, limits, show_people, notes))
+    text = render(page).encode()
+    _write(out, text)
+    return Written(str(out), len(text), page.frames_shown, page.crops_shown, notes)
+
+
+def _environment(run: Path) -> dict[str, Any]:
+    try:
+        found = json.loads((run / "environment.json").read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _pictures(survey: Survey, chosen: list[FrameChoice], show_people: bool, notes: list[str]) -> Iterator[Any]:
+    """(choice, picture, view) of every chosen frame that can be decoded, video by video."""
+    from mdfpipe.report import frames
+
+    by_video: dict[str, dict[int, FrameChoice]] = {}
+    for choice in chosen:
+        by_video.setdefault(choice.video_id, {})[choice.frame] = choice
+    try:
+        data = _data_root(survey.run.path) if by_video else Path()
+    except MdfError as error:
+        notes.append(f"no frame is shown: {error}")
+        return
+    for video_id, wanted in by_video.items():
+        video = survey.video(video_id)
+        try:
+            views = frames.views(survey, video, wanted, _overlaps(video))
+            for number, image in _decoded(data, video, wanted):
+                picture = frames.draw(views[number], image, video.window, show_people, _PAGE_WIDTH)
+                yield wanted[number], picture, views[number]
+        except MdfError as error:
+            notes.append(f"{video_id}: not all of its frames are shown: {one_line(error)}")
+
+
+def _crops(survey: Survey, person: Any, limits: Limits, show_people: bool, notes: list[str]) -> list[tuple[str, CropChoice, Picture]]:
+    """(modality, crop, picture) of the crops shown of one subject."""
+    from mdfpipe.report import figures
+    from mdfpipe.store.shards import read_crop
+    from mdfpipe.video.cropping import decode
+
+    shown = []
+    for modality, most, blocks in (("body", limits.bodies, figures.BODY_BLOCKS), ("face", limits.faces, figures.FACE_BLOCKS)):
+        for crop in person.chosen(modality, most):
+            try:
+                shard = inside(survey.run.path, crop.shard, f"crop {crop.crop_id}")
+                image = decode(read_crop(shard, crop.offset, crop.size), crop.crop_id)
+            except MdfError as error:
+                notes.append(one_line(error))
+                continue
+            picture = figures.to_display(image, survey.video(crop.video_id).window)
+            height = _CROP_HEIGHT if modality == "body" else _FACE_SIDE
+            picture = figures.scaled_to(picture, max(round(image.shape[1] * height / image.shape[0]), 1), height)
+            shown.append((modality, crop, picture if show_people else figures.hidden_crop(picture, blocks)))
+    return shown
+
+
+def _write(out: Path, data: bytes) -> None:
+    from mdfpipe.errors import StoreError
+
+    try:
+        write_atomically(out, data)
+    except OSError as error:
+        raise StoreError(cannot_write(out, error)) from None

@@ -1,0 +1,224 @@
+"""What a run folder holds, from its receipts alone: counts by domain, subject, status and split, and what failed.
+
+A part counts only where it was made from the part before it that lies there now; what is out of date is listed.
+Nothing here needs the data root, a lock, or the settings to be valid any more.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from mdfpipe.errors import DataError
+from mdfpipe.store.naming import file_name, natural_key
+from mdfpipe.store.run import Failure, Receipt, Run, read_table
+
+CHAIN: Final = ("detect", "label", "crop")
+"""The stages that make one part a video, in order: each made from the one before."""
+
+
+@dataclass(frozen=True, eq=False)
+class VideoState:
+    """One video of a run: its row of the videos table, the parts that count, and why a stage failed."""
+
+    row: dict[str, Any]
+    receipts: dict[str, Receipt] = field(default_factory=dict)
+    failures: dict[str, Failure] = field(default_factory=dict)
+    outdated: tuple[str, ...] = ()
+
+    @property
+    def video_id(self) -> str:
+        """Its name."""
+        return str(self.row["video_id"])
+
+    @property
+    def domain(self) -> str:
+        """Its domain."""
+        return str(self.row["domain"])
+
+    def facts(self, stage: str) -> dict[str, Any]:
+        """What a stage observed in it; empty where the stage is not done."""
+        receipt = self.receipts.get(stage)
+        return receipt.facts if receipt else {}
+
+    @property
+    def window(self) -> tuple[float, float] | None:
+        """The values shown as black and white, of a source above 8 bits."""
+        found = self.facts("detect").get("window")
+        return (float(found[0]), float(found[1])) if found else None
+
+    @property
+    def annotated(self) -> int:
+        """Frames of it with an annotated face, as far as `label` counted."""
+        return int(self.facts("label").get("frames_annotated", 0))
+
+    @property
+    def remarks(self) -> list[str]:
+        """What a reader should know of it: failures, what is out of date, fallbacks, warnings, misalignment."""
+        seen, label = self.facts("detect"), self.facts("label")
+        found = [f"{stage} failed: {failure.message}" for stage, failure in self.failures.items()]
+        found += [f"{stage} is out of date; run it again" for stage in self.outdated]
+        if seen.get("incomplete"):
+            found.append(f"kept although {seen['incomplete']}")
+        found += [f"fell back from {trouble}" for trouble in seen.get("fallback", [])]
+        if label.get("faces_beyond_the_end"):
+            found.append(f"{label['faces_beyond_the_end']} faces lie beyond its last frame")
+        if label.get("warning"):
+            found.append(str(label["warning"]))
+        alignment = label.get("alignment") or {}
+        if alignment.get("offset"):
+            found.append(f"faces fit better at frame offset {alignment['offset']:+d}")
+        return found
+
+
+@dataclass
+class DomainCounts:
+    """The funnel of one domain: from videos to crops."""
+
+    domain: str
+    videos: int = 0
+    finished: int = 0
+    failed: int = 0
+    frames: int = 0
+    annotated: int = 0
+    faces: int = 0
+    bodies: int = 0
+    by_status: Counter[str] = field(default_factory=Counter)
+    by_subject: Counter[str] = field(default_factory=Counter)
+    crops: Counter[str] = field(default_factory=Counter)
+    splits: Counter[str] = field(default_factory=Counter)
+
+    def take(self, video: VideoState) -> None:
+        """Count one video in."""
+        seen, label, crop = (video.facts(stage) for stage in CHAIN)
+        self.videos += 1
+        self.failed += bool(video.failures)
+        self.finished += "crop" in video.receipts
+        self.frames += seen.get("delivered", 0)
+        self.bodies += seen.get("rows", {}).get("bodies", 0)
+        self.annotated += video.annotated
+        self.faces += label.get("faces", 0)
+        self.by_status.update(label.get("rows", {}))
+        self.by_subject.update(label.get("subjects", {}))
+        self.crops.update(crop.get("rows", {}))
+
+
+@dataclass(eq=False)
+class Survey:
+    """A run folder as its receipts describe it. Videos in natural order of their names."""
+
+    run: Run
+    index: Receipt
+    videos: list[VideoState]
+    domains: dict[str, DomainCounts]
+    manifest: Receipt | None
+    failures: list[Failure]
+    notes: list[str]
+
+    def video(self, video_id: str) -> VideoState:
+        """The video of that name. Raises DataError that names close ones."""
+        for video in self.videos:
+            if video.video_id == video_id:
+                return video
+        raise DataError(
+            f"{self.run.path}: --video {video_id!r:.80}: expected a video of the index, which has "
+            f"{_few([v.video_id for v in self.videos])}; choose one of these"
+        )
+
+    def total(self, name: str) -> int:
+        """The sum over the domains of one of their counts."""
+        return sum(getattr(domain, name) for domain in self.domains.values())
+
+    def statuses(self) -> Counter[str]:
+        """Bodies by status, of all domains."""
+        return sum((domain.by_status for domain in self.domains.values()), Counter())
+
+    def subjects(self) -> Counter[str]:
+        """Labelled bodies by subject, of all domains."""
+        return sum((domain.by_subject for domain in self.domains.values()), Counter())
+
+    def settings(self) -> dict[str, dict[str, Any]]:
+        """The settings of each stage, from the receipts of the parts that count."""
+        found: dict[str, dict[str, Any]] = {"index": self.index.settings}
+        for video in self.videos:
+            for stage, receipt in video.receipts.items():
+                found.setdefault(stage, receipt.settings)
+        if self.manifest is not None:
+            found["manifest"] = self.manifest.settings
+        return found
+
+
+def survey(path: Path) -> Survey:
+    """Read the run folder `path`. Raises DataError where it has no index, StoreError where that cannot be read."""
+    run = Run(path)
+    index = run.receipt("index", "videos")
+    if index is None:
+        raise DataError(f"{path}: expected a run folder with index/videos.parquet, found none; `mdfpipe detect` makes it")
+    rows = run.table("index", "videos").to_pylist()
+    videos = [_state(run, row) for row in sorted(rows, key=lambda row: natural_key(row["video_id"]))]
+    domains: dict[str, DomainCounts] = {}
+    for name in sorted({video.domain for video in videos}, key=natural_key):
+        domains[name] = DomainCounts(name)
+    for video in videos:
+        domains[video.domain].take(video)
+    manifest, notes = _manifest(run, videos)
+    for row in manifest.facts.get("counts", []) if manifest else ():
+        if row["domain"] in domains:
+            domains[row["domain"]].splits[row["split"]] += row["rows"]
+    failures = [failure for video in videos for failure in video.failures.values()]
+    failures += [f for stage, key in (("index", "videos"), ("manifest", "manifest")) if (f := run.failure(stage, key))]
+    outdated = Counter(stage for video in videos for stage in video.outdated)
+    notes += [f"{stage}: {n} parts are out of date and left out of every count" for stage, n in outdated.items()]
+    return Survey(run, index, videos, domains, manifest, failures, notes)
+
+
+def faces_file(run: Run, video_id: str) -> Path:
+    """Where the index keeps the faces of a video; a video without faces has no such file."""
+    return run.path / "index" / "faces" / f"{file_name(video_id)}.parquet"
+
+
+def anomalies(run: Run) -> list[dict[str, Any]]:
+    """What was unusual about the annotation: kind, count, example."""
+    path = run.path / "index" / "anomalies.parquet"
+    return read_table(path).to_pylist() if path.exists() else []
+
+
+def _state(run: Run, row: dict[str, Any]) -> VideoState:
+    receipts: dict[str, Receipt] = {}
+    failures: dict[str, Failure] = {}
+    outdated = []
+    before: Receipt | None = None
+    for place, stage in enumerate(CHAIN):
+        receipt = run.receipt(stage, row["video_id"])
+        if receipt is None:
+            failure = run.failure(stage, row["video_id"])
+            if failure is not None:
+                failures[stage] = failure
+        elif place and (before is None or receipt.upstream.get(CHAIN[place - 1]) != before.fingerprint):
+            outdated.append(stage)
+            receipt = None
+        elif run.files_in_place(receipt) is not None:
+            outdated.append(stage)
+            receipt = None
+        if receipt is not None:
+            receipts[stage] = receipt
+        before = receipt
+    return VideoState(row, receipts, failures, tuple(outdated))
+
+
+def _manifest(run: Run, videos: list[VideoState]) -> tuple[Receipt | None, list[str]]:
+    receipt = run.receipt("manifest", "manifest")
+    if receipt is None:
+        return None, []
+    now = {f"crop/{v.video_id}": v.receipts["crop"].fingerprint for v in videos if "crop" in v.receipts}
+    then = {name: value for name, value in receipt.upstream.items() if name.startswith("crop/")}
+    if then != now:
+        return None, ["manifest: it was made from other crops than lie there now, and is left out; run it again"]
+    left_out = receipt.facts.get("missing", [])
+    return receipt, [f"manifest: made without {len(left_out)} videos ({_few(left_out)})"] if left_out else []
+
+
+def _few(names: list[str], limit: int = 5) -> str:
+    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")

@@ -1,0 +1,40 @@
+"""Run a pipeline within the test's own process: fast, and debuggable."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from mdfpipe.execution import Event, Unit, run_unit
+from mdfpipe.pipeline import Pipeline, Runner
+from mdfpipe.stages import Resources
+from mdfpipe.store.run import Run
+
+DEMO = Path(__file__).parents[1] / "pipelines" / "demo.yaml"
+
+
+class Inline:
+    """An executor that does each unit at once, here."""
+
+    def __init__(self, resources: Resources | None = None) -> None:
+        self.resources = resources or Resources()
+        self.ran: list[str] = []
+
+    def __enter__(self) -> Inline:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        return None
+
+    def run(self, units: Iterable[Unit]) -> Iterator[Event]:
+        for unit in units:
+            self.ran.append(str(unit))
+            yield Event("started", unit.stage.name, unit.key)
+            yield run_unit(unit, self.resources, lambda event: None)
+
+
+def runner(data: Path, run: Path, *overrides: str, study: Path = DEMO) -> tuple[Runner, Inline]:
+    """A runner over a study, and the executor that remembers what ran."""
+    executor = Inline()
+    pipeline = Pipeline.load(study, list(overrides))
+    return Runner(pipeline, Run(run), data, executor.resources, executor), executor

@@ -1,0 +1,178 @@
+"""Tiny data sets with bad videos among the good, and the real command line over them.
+
+Every video shows one subject before a shaking camera: a body box of 40x52 and a face in it, drawn by `clips`.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from . import clips
+
+ROOT = Path(__file__).parents[1]
+FRAMES = 12
+FACES = "SUBJECT_ID,FILENAME,FRAME_NUM,FACE_X,FACE_Y,FACE_WIDTH,FACE_HEIGHT"
+BOXES = "video_id,frame,x1,y1,x2,y2,score"
+STAGES = ("index", "detect", "label", "crop", "manifest")
+
+
+@dataclass(frozen=True)
+class Said:
+    """What one call of the command line said."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> dict[str, Any]:
+        """The document that --json printed."""
+        found: dict[str, Any] = json.loads(self.out)
+        return found
+
+    @property
+    def failures(self) -> dict[str, str]:
+        """Why each unit failed, by "stage/key"."""
+        return {f"{f['stage']}/{f['key']}": f["message"] for f in self.json["failures"]}
+
+    def tally(self, name: str) -> dict[str, int]:
+        """One figure of every stage: total, already, ran, failed, blocked."""
+        return {stage: tally[name] for stage, tally in self.json["tallies"].items()}
+
+    def line(self, code: int = 2) -> str:
+        """The one line on the error stream, where the call ends with `code`."""
+        assert self.code == code, self
+        lines = self.err.splitlines()
+        assert len(lines) == 1, self
+        assert lines[0].startswith("mdfpipe: "), self
+        assert lines[0].isprintable(), self
+        assert self.out == "", self
+        return lines[0]
+
+    def calm(self) -> Said:
+        """The same, seen to hold no traceback."""
+        assert "Traceback" not in self.err + self.out, self.err
+        assert "not foreseen" not in self.err + self.out, self.err
+        return self
+
+
+def call(*arguments: str | Path, env: dict[str, str] | None = None, timeout: float = 120) -> Said:
+    """`mdfpipe ARGUMENTS`, as a user gives it."""
+    command = [sys.executable, "-m", "mdfpipe.cli", *map(str, arguments)]
+    done = subprocess.run(
+        command, cwd=ROOT, env={**os.environ, **(env or {})}, capture_output=True, timeout=timeout, check=False
+    )
+    return Said(done.returncode, done.stdout.decode(), done.stderr.decode())
+
+
+def shake(frames: int, seed: int) -> np.ndarray[Any, Any]:
+    """(frames, 2) float: where the camera points, a fast unsteady motion of some pixels."""
+    return np.random.default_rng(seed).uniform(-9, 9, (frames, 2))
+
+
+@dataclass
+class DataSet:
+    """A data folder that grows video by video; `write` makes its tables and its study."""
+
+    root: Path
+
+    def __post_init__(self) -> None:
+        (self.root / "videos").mkdir(parents=True, exist_ok=True)
+        self.faces: list[list[Any]] = []
+        self.boxes: list[list[Any]] = []
+
+    def video(self, name: str) -> Path:
+        """Where the video `name` lies."""
+        return self.root / "videos" / name
+
+    def good(self, name: str, frames: int = FRAMES, **options: Any) -> Path:
+        """A sound video, annotated."""
+        path = clips.write_video(self.video(name), frames, **options)
+        self.annotate(name, frames)
+        return path
+
+    def bad(self, name: str, make: Callable[[Path], object], frames: int = FRAMES) -> Path:
+        """Whatever `make` puts at the video's place, annotated as if it were sound."""
+        path = self.video(name)
+        make(path)
+        self.annotate(name, frames)
+        return path
+
+    def annotate(
+        self, name: str, frames: int = FRAMES, *, subject: str = "s1", off: int = 0, steady: bool = False
+    ) -> None:
+        """Face and body in each frame. off: how much the table's frame numbers are too high. steady: nothing moves."""
+        video_id = f"videos/{Path(name).stem if '.' in name else name}"
+        seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big")
+        moves = np.zeros((frames, 2)) if steady else shake(frames, seed)
+        for frame, (x, y) in enumerate(moves + (28, 6)):
+            figures = (f"{v:.2f}" for v in (x, y, x + 40, y + 50))
+            self.boxes.append([video_id, frame, *figures, "0.9"])
+            self.faces.append([subject, f"videos/{name}", frame + off, f"{x + 14:.2f}", f"{y + 3:.2f}", 12, 12])
+
+    def write(self, **settings: Any) -> Path:
+        """faces.csv, boxes.csv and study.yaml; gives the study. settings: sections, set over the usual ones."""
+        write_rows(self.root / "faces.csv", FACES, self.faces)
+        write_rows(self.root / "boxes.csv", BOXES, self.boxes)
+        return write_study(self.root / "study.yaml", **settings)
+
+
+def write_rows(path: Path, header: str, rows: Sequence[Sequence[Any]]) -> None:
+    """A CSV file."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        file.write(header + "\n")
+        csv.writer(file, lineterminator="\n").writerows(rows)
+
+
+def write_study(path: Path, **settings: Any) -> Path:
+    """A study over the ijb reader and precomputed boxes; settings: sections, set over the usual ones."""
+    study: dict[str, Any] = {
+        "name": "tiny",
+        "dataset": {"use": "ijb", "preset": "ijbc", "domain": {"constant": "VIS"}},
+        "detect": {"detector": {"use": "precomputed", "boxes": "boxes.csv"}},
+        "manifest": {"protocol": "no-roles"},
+    }
+    for section, values in settings.items():
+        study[section] = {**study.get(section, {}), **values} if isinstance(values, dict) else values
+    path.write_text(yaml.safe_dump(study), encoding="utf-8")
+    return path
+
+
+def run(data: Path, folder: Path, *more: str | Path, verb: str = "run", env: dict[str, str] | None = None) -> Said:
+    """`mdfpipe run DATA/study.yaml --data DATA --run FOLDER ...` on two processes of one thread."""
+    base = (verb, data / "study.yaml", "--data", data, "--run", folder)
+    return call(*base, "--workers", "2", "--threads", "1", *more, env=env)
+
+
+def digests(folder: Path, *keys: str) -> dict[str, str]:
+    """Every table and shard of the videos `keys`, and of all where none is named, by content; not the index's."""
+    names = tuple(key.replace("/", "__") + "." for key in keys)
+    found = [p for stage in STAGES[1:] for p in sorted((folder / stage).rglob("*")) if p.is_file()]
+    chosen = [p for p in found if not names or p.name.startswith(names)]
+    return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in chosen}
+
+
+def facts(folder: Path, stage: str, key: str) -> dict[str, Any]:
+    """What `stage` observed in a video."""
+    from mdfpipe.store.run import Run
+
+    receipt = Run(folder).receipt(stage, key)
+    assert receipt is not None
+    return receipt.facts
+
+
+def tree(*roots: Path) -> dict[str, int]:
+    """Every file below the roots, with its size: to see that a call wrote nothing there."""
+    return {str(p): p.stat().st_size for root in roots for p in root.rglob("*") if p.is_file()}

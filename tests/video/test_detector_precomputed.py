@@ -1,0 +1,170 @@
+"""The detector precomputed: look-up, conventions, fingerprints, and bad files and cells."""
+
+import logging
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from mdfpipe.errors import ConfigError, DataError
+from mdfpipe.video.detectors.precomputed import Precomputed
+from mdfpipe.video.frames import Frames
+
+from .networks import plain
+
+HEADER = "video_id,frame,x1,y1,x2,y2,score\n"
+
+
+def look_up(folder, boxes="a.csv", video="v", n=4, **settings):
+    detector = Precomputed(boxes=boxes, **settings)
+    return detector.open(folder, video, device="cpu", threads=1)(plain(n))
+
+
+def write(folder, text, name="a.csv"):
+    (folder / name).write_text(text, encoding="utf-8")
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet", "strings"])
+def test_rows_are_looked_up_by_video_and_frame(tmp_path, kind):
+    rows = [
+        ("v", 2, 1.5, 2, 3, 4, 0.5),
+        ("w", 2, 7, 7, 9, 9, 1),
+        ("v", 0, 5, 5, 6, 6, 0.25),
+        ("v", 2, 1, 1, 2, 2, 0.75),
+    ]
+    names = HEADER.strip().split(",")
+    if kind == "csv":
+        write(
+            tmp_path,
+            "\ufeffnote,score,y2,x2,y1,x1,frame,video_id\n"
+            + "".join(f"?,{','.join(map(str, r[::-1]))}\n" for r in rows),
+        )
+    else:
+        columns = [list(map(str, c)) if kind == "strings" else list(c) for c in zip(*rows, strict=True)]
+        pq.write_table(pa.table(dict(zip(names, columns, strict=True))), tmp_path / "a.csv")
+    found = look_up(tmp_path)
+    assert [len(b) for b in found] == [1, 0, 2, 0]
+    assert found[2].xyxy.tolist() == [[1, 1, 2, 2], [1.5, 2, 3, 4]]
+    assert found[2].score.tolist() == [0.75, 0.5]
+    assert [len(b) for b in look_up(tmp_path, min_score=0.5)] == [0, 0, 2, 0]
+
+
+def test_a_stride_leaves_gaps(tmp_path):
+    write(tmp_path, HEADER + "".join(f"v,{n},0,0,{n + 1},1,1\n" for n in range(9)))
+    given = Frames(np.zeros((3, 8, 8, 3), np.uint8), np.array([1, 4, 7]), np.zeros(3))
+    found = Precomputed(boxes="a.csv").open(tmp_path, "v", device="cpu", threads=1)(given)
+    assert [b.xyxy[0, 2] for b in found] == [2, 5, 8]
+
+
+def test_conventions(tmp_path):
+    write(tmp_path, "video_id,frame,x,y,width,height\nv,1,10,20,5,6\n")
+    found = look_up(tmp_path, box="xywh", frame_base=1)
+    assert found[0].xyxy.tolist() == [[10, 20, 15, 26]]
+    assert found[0].score.tolist() == [1.0]
+    with pytest.raises(DataError, match=r"expected columns frame, x1.* x1 is missing, .*set detector\.box \(xywh\)"):
+        look_up(tmp_path)
+
+
+def test_one_file_per_video(tmp_path):
+    (tmp_path / "b").mkdir()
+    write(tmp_path, "frame,x1,y1,x2,y2\n1,1,2,3,4\n", "b/cam1__walk.csv")
+    assert [len(b) for b in look_up(tmp_path, "b/{video_id}.csv", "cam1/walk")] == [0, 1, 0, 0]
+    with pytest.raises(DataError, match=r"cam1/run: no boxes computed: .*cam1__run\.csv"):
+        look_up(tmp_path, "b/{video_id}.csv", "cam1/run")
+    with pytest.raises(ConfigError, match=r"detector\.boxes 'c\.csv' not found"):
+        look_up(tmp_path, "c.csv")
+    write(tmp_path, HEADER + "w,1,1,2,3,4,1\n", "b/v.csv")
+    with pytest.raises(DataError, match="expected boxes of v only, got boxes of w too"):
+        look_up(tmp_path, "b/{video_id}.csv")
+
+
+def test_a_video_without_rows_is_noted(tmp_path, caplog):
+    write(tmp_path, HEADER + "w,1,1,2,3,4,1\n")
+    with caplog.at_level(logging.WARNING):
+        assert [len(b) for b in look_up(tmp_path)] == [0] * 4
+    assert "v: no boxes in a.csv" in caplog.text
+    write(tmp_path, HEADER, "b.csv")
+    assert [len(b) for b in look_up(tmp_path, "b.csv")] == [0] * 4
+
+
+def test_only_a_videos_own_rows_count(tmp_path):
+    write(tmp_path, HEADER + "v,1,1,2,3,4,1\nw,1,1,2,3,4,1\nv,0,1,2,3,4,1\n")
+    write(tmp_path, HEADER + "v,0,1.0,2,3,4,1\nw,1,1,2,3,5,1\nu,0,0,0,1,1,1\nv,1,1,2,3,4,1.0\n", "b.csv")
+    first, second = Precomputed(boxes="a.csv"), Precomputed(boxes="b.csv")
+    assert first.identity(tmp_path, "v") == second.identity(tmp_path, "v")
+    assert first.identity(tmp_path, "w") != second.identity(tmp_path, "w")
+    write(tmp_path, HEADER + "v,1,1,2,3,4.5,1\nw,1,1,2,3,4,1\nv,0,1,2,3,4,1\n")
+    assert first.identity(tmp_path, "v") != second.identity(tmp_path, "v")
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ("v,1,nan,2,3,4,1", "column x1: expected a number, got 'nan'"),
+        ("v,1,1,2,inf,4,1", "column x2: expected a number, got 'inf'"),
+        ("v,1,1,,3,4,1", "column y1: expected a number, got ''"),
+        ("v,1,1,two,3,4,1", "column y1: expected a number, got 'two'"),
+        ("v,1,1,2,1,4,1", "column x2: expected more than x1, got '1'"),
+        ("v,1,1,2,3,1,1", "column y2: expected more than y1, got '1'"),
+        ("v,1,16777216.2,2,16777216.4,4,1", "column x1: expected a position in pixels"),
+        ("v,-1,1,2,3,4,1", r"column frame: expected 0 or more \(frame_base is 0\), got '-1'"),
+        ("v,1.5,1,2,3,4,1", "column frame: expected a whole number, got '1.5'"),
+        ("v,1e300,1,2,3,4,1", "column frame: expected a frame number, got '1e300'"),
+        ("v,1,1,2,3,4,1.5", r"column score: expected a score in 0\.\.1, got '1.5'"),
+        ("v,1,1,2,3,4," + "9" * 100_000, "column score: expected a number, got '9{40}"),
+        ("v,1,1,2,3,4,\x1b[31m\x00", r"column score: expected a number, got '\\x1b"),
+    ],
+)
+def test_bad_cells(tmp_path, row, message):
+    write(tmp_path, HEADER + "w,1,1,2,3,4,1\n" + "v,0,1,2,3,4,1\n" + row + "\n")
+    for ask in (look_up, lambda folder: Precomputed(boxes="a.csv").identity(folder, "v")):
+        with pytest.raises(DataError, match=rf"a\.csv: data row 3, {message}") as caught:
+            ask(tmp_path)
+        assert len(str(caught.value)) < 400
+        assert str(caught.value).isprintable()
+    assert len(look_up(tmp_path, video="w")[1]) == 1  # other videos do not suffer
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "cannot be read: Empty CSV"),
+        ("frame,x1,y1,x2,y2\n1,1,2,3,4\n", "video_id is missing"),
+        ("video_id,frame,x1,x1,y1,x2,y2\nv,1,1,1,2,3,4\n", "x1 stands 2 times"),
+        (HEADER + "v,1,1,2\n", "cannot be read: .*Expected 7 columns, got 4"),
+        (HEADER + "v,1,1,2,3,4,1\n,1,1,2,3,4,1\n", "data row 2, column video_id: expected a video, got nothing"),
+        (HEADER + "v" * 10_000_000 + ",1,1,2,3,4,1\n", "cannot be read"),
+        ("PAR1 and no more", "cannot be read"),
+        ("n" * 5000 + "\n", "frame is missing"),
+    ],
+)
+def test_bad_files(tmp_path, text, message):
+    write(tmp_path, text)
+    with pytest.raises(DataError, match=rf"a\.csv: .*{message}") as caught:
+        look_up(tmp_path)
+    assert len(str(caught.value)) < 700
+    assert str(caught.value).isprintable()
+
+
+def test_nulls_and_odd_types_in_parquet(tmp_path):
+    columns = {name: pa.array([1.0]) for name in ("x1", "y1")} | {
+        "x2": pa.array([2.0]),
+        "y2": pa.array([None], pa.float64()),
+    }
+    pq.write_table(pa.table({"video_id": ["v"], "frame": [0], **columns}), tmp_path / "a.parquet")
+    with pytest.raises(DataError, match="data row 1, column y2: expected a number, got 'None'"):
+        look_up(tmp_path, "a.parquet")
+    columns["y2"] = pa.array([[1.0, 2.0]])
+    pq.write_table(pa.table({"video_id": ["v"], "frame": [0], **columns}), tmp_path / "b.parquet")
+    with pytest.raises(DataError, match="data row 1, column y2: expected a number"):
+        look_up(tmp_path, "b.parquet")
+    pq.write_table(pa.table({"video_id": pa.array([[1]]), "frame": [0], **columns}), tmp_path / "c.parquet")
+    with pytest.raises(DataError, match=r"c\.parquet: .*cannot be read"):
+        look_up(tmp_path, "c.parquet")
+
+
+def test_sizes_without_extent(tmp_path):
+    write(tmp_path, "video_id,frame,x,y,width,height\nv,1,10,20,5,6\nv,1,10,20,5,-6\nv,2,10,20,0,6\n")
+    with pytest.raises(DataError, match=r"data row 3, column width: expected more than 0, got '0'"):
+        look_up(tmp_path, box="xywh")
