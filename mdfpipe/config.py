@@ -177,7 +177,8 @@ def _problem(cls: type[Config], detail: ErrorDetails) -> str:
         known = _fields_at(cls, detail["loc"][:-1])
         return f"{where}: unknown setting{_closest(str(detail['loc'][-1]), known)}"
     message = detail["msg"].removeprefix("Value error, ")
-    message = message[:1].lower() + message[1:]
+    if message[1:2].islower():
+        message = message[:1].lower() + message[1:]
     if detail["type"] in ("missing", "value_error", "assertion_error"):
         return f"{where}: {message}"
     return f"{where}: {message}, got {one_line(repr(detail['input']), 80)}"

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from mdfpipe.report.figures import Picture
-    from mdfpipe.report.frames import Overlaps
+    from mdfpipe.report.frames import FrameView, Overlaps
     from mdfpipe.report.inspect import Description
     from mdfpipe.report.samples import CropChoice, FrameChoice, Limits
     from mdfpipe.report.survey import Survey, VideoState
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 _THREADS = 2
 _BATCH = 4
 _PICTURE_WIDTH = (960, 1920)  # least and greatest, pixels
-_PAGE_WIDTH = (640, 800)
+_PAGE_WIDTH = (480, 560)
 _CROP_HEIGHT, _FACE_SIDE = 168, 84  # pixels on the page
 KINDS = "a run folder, a Parquet table, a shard (.tar), a video or folder of frames, or weights (.onnx, .pt, .safetensors)"
 
@@ -202,7 +202,7 @@ def draw_frame(run: Path, video_id: str, frame: int, out: Path, show_people: boo
     picture = frames.draw(view, image, video.window, show_people, _PICTURE_WIDTH)
     picture = figures.captioned(picture, view.title, view.legend())
     _write(out, figures.encoded(picture, kind, quality=92))
-    lines = [f"{body.number:02d}  {body.words.partition('  ')[2]}: {body.reason}" for body in view.bodies]
+    lines = [f"{body.words}: {body.reason}" for body in view.bodies]
     return lines or ["no body was detected in this frame"]
 
 
@@ -294,8 +294,10 @@ def write_page(run: Path, out: Path, show_people: bool = False, limits: Limits |
     page = Page(found, samples, limits, show_people, _environment(run), notes)
     domains = len(samples)
     chosen = [choice for domain in samples.values() for choice in domain.frames(limits.frames_each(domains))]
-    for choice, picture, view in _pictures(found, chosen, show_people, notes):
-        page.add_frame(choice, picture, view)
+    made = {(view.video_id, view.frame): (picture, view) for picture, view in _pictures(found, chosen, show_people, notes)}
+    for choice in chosen:
+        if (choice.video_id, choice.frame) in made:
+            page.add_frame(*made[choice.video_id, choice.frame])
     for domain, one in samples.items():
         for person in one.people(limits.subjects_each(domains)):
             page.add_person(domain, person, _crops(found, person, limits, show_people, notes))
@@ -312,13 +314,15 @@ def _environment(run: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _pictures(survey: Survey, chosen: list[FrameChoice], show_people: bool, notes: list[str]) -> Iterator[Any]:
-    """(choice, picture, view) of every chosen frame that can be decoded, video by video."""
+def _pictures(
+    survey: Survey, chosen: list[FrameChoice], show_people: bool, notes: list[str]
+) -> Iterator[tuple[Picture, FrameView]]:
+    """(picture, view) of every chosen frame that can be decoded, video by video."""
     from mdfpipe.report import frames
 
-    by_video: dict[str, dict[int, FrameChoice]] = {}
+    by_video: dict[str, list[int]] = {}
     for choice in chosen:
-        by_video.setdefault(choice.video_id, {})[choice.frame] = choice
+        by_video.setdefault(choice.video_id, []).append(choice.frame)
     try:
         data = _data_root(survey.run.path) if by_video else Path()
     except MdfError as error:
@@ -329,8 +333,7 @@ def _pictures(survey: Survey, chosen: list[FrameChoice], show_people: bool, note
         try:
             views = frames.views(survey, video, wanted, _overlaps(video))
             for number, image in _decoded(data, video, wanted):
-                picture = frames.draw(views[number], image, video.window, show_people, _PAGE_WIDTH)
-                yield wanted[number], picture, views[number]
+                yield frames.draw(views[number], image, video.window, show_people, _PAGE_WIDTH), views[number]
         except MdfError as error:
             notes.append(f"{video_id}: not all of its frames are shown: {one_line(error)}")
 

@@ -154,26 +154,33 @@ def draw_boxes(picture: Picture, marks: Sequence[Mark], scale: float = 1.0) -> P
     canvas = Image.fromarray(picture)
     pen = ImageDraw.Draw(canvas)
     line = max(2, round(picture.shape[1] / 420))
-    boxes = [tuple(v * scale for v in mark.xyxy) for mark in marks]
+    boxes = [_clipped(mark.xyxy, scale, canvas.size) for mark in marks]
     for mark, box in zip(marks, boxes, strict=True):
         _outline(pen, box, mark.colour, max(line - 1, 1) if mark.is_face else line)
+    faces = [box for mark, box in zip(marks, boxes, strict=True) if mark.is_face]
     taken: list[Rectangle] = []
     for mark, box in zip(marks, boxes, strict=True):
         if mark.words:
             size = text_size(picture.shape[1]) - (2 if mark.is_face else 0)
-            taken.append(_strip(pen, mark, box, font(max(size, 10)), taken, canvas.size))
+            taken.append(_strip(pen, mark, box, font(max(size, 10)), (taken, faces), canvas.size))
     return np.asarray(canvas).copy()
+
+
+def _clipped(box: XYXY, scale: float, size: tuple[int, int]) -> Rectangle:
+    """The box in whole pixels of the picture, inside it, at least one pixel wide and high."""
+    x1 = min(max(round(box[0] * scale), 0), size[0] - 1)
+    y1 = min(max(round(box[1] * scale), 0), size[1] - 1)
+    return x1, y1, min(max(round(box[2] * scale), x1 + 1), size[0]), min(max(round(box[3] * scale), y1 + 1), size[1])
 
 
 def text_size(width: int) -> int:
     """Height of the words on a picture of this width, in pixels."""
-    return max(13, round(width / 56))
+    return max(15, round(width / 56))
 
 
-def _outline(pen: ImageDraw.ImageDraw, box: tuple[float, ...], colour: str, line: int) -> None:
+def _outline(pen: ImageDraw.ImageDraw, box: Rectangle, colour: str, line: int) -> None:
     """A box in its colour on a thin dark edge, so that it shows on light and on dark ground."""
-    x1, y1 = round(box[0]), round(box[1])
-    x2, y2 = max(round(box[2]) - 1, x1), max(round(box[3]) - 1, y1)
+    x1, y1, x2, y2 = box[0], box[1], box[2] - 1, box[3] - 1
     pen.rectangle((x1 - 1, y1 - 1, x2 + 1, y2 + 1), outline="#10141a", width=line + 2)
     pen.rectangle((x1, y1, x2, y2), outline=colour, width=line)
 
@@ -181,16 +188,23 @@ def _outline(pen: ImageDraw.ImageDraw, box: tuple[float, ...], colour: str, line
 def _strip(
     pen: ImageDraw.ImageDraw,
     mark: Mark,
-    box: tuple[float, ...],
+    box: Rectangle,
     letters: ImageFont.FreeTypeFont | ImageFont.ImageFont,
-    taken: list[Rectangle],
+    others: tuple[list[Rectangle], list[Rectangle]],
     size: tuple[int, int],
 ) -> Rectangle:
-    """Write a mark's words on a filled strip near its box; gives the place that the strip takes."""
+    """Write a mark's words on a filled strip near its box; gives the place that the strip takes.
+
+    others: the strips written already, which are never covered; the faces, which are covered only for want of room.
+    """
     words = _that_fits(pen, one_line(mark.words, 60), letters, size[0] - 12)
     left, top, right, bottom = pen.textbbox((0, 0), words, font=letters)
     width, height = int(right - left) + 10, int(bottom - top) + 8
-    place = _place(box, width, height, taken, size, below_first=mark.is_face)
+    places = _places(box, width, height, size, mark.is_face)
+    strips, faces = others
+    free = [place for place in places if not any(_touch(place, other) for other in strips)]
+    clear = [place for place in free if not any(_touch(place, face) for face in faces)]
+    place = next(iter(clear or free or places))
     pen.rectangle((place[0], place[1], place[2] - 1, place[3] - 1), fill=mark.colour)
     pen.text((place[0] + 5 - left, place[1] + 4 - top), words, font=letters, fill=ink_on(mark.colour))
     return place
@@ -202,21 +216,18 @@ def _that_fits(pen: ImageDraw.ImageDraw, words: str, letters: Any, width: int) -
     return words
 
 
-def _place(
-    box: tuple[float, ...], width: int, height: int, taken: list[Rectangle], size: tuple[int, int], below_first: bool
-) -> Rectangle:
-    """Where a strip goes: above its box, or below, or within; else the first free place further down, then up."""
-    x1, y1, _, y2 = (round(v) for v in box)
-    x = min(max(x1, 0), max(size[0] - width, 0))
-    above, below = y1 - height, y2
-    preferred = [below, above] if below_first else [above, y1, y2 - height, below]
-    steps = [y1 + n * (height + 1) for n in range(1, 40)] + [y1 - n * (height + 1) for n in range(1, 40)]
-    for y in preferred + steps:
-        place = (x, y, x + width, y + height)
-        if 0 <= y <= size[1] - height and not any(_touch(place, other) for other in taken):
-            return place
-    y = min(max(above, 0), max(size[1] - height, 0))
-    return x, y, x + width, y + height
+def _places(box: Rectangle, width: int, height: int, size: tuple[int, int], is_face: bool) -> list[Rectangle]:
+    """Where a strip may go, within the picture, the best first: at its box, then further and further down and up."""
+    x1, y1, x2, y2 = box
+    if is_face:
+        near = [(x1, y2), (x2 + 2, y1), (x1 - width - 2, y1), (x1, y1 - height)]
+    else:
+        near = [(x1, y1 - height), (x1, y1), (x2 - width, y1 - height), (x1, y2 - height), (x1, y2)]
+    step = height + 1
+    far = [(x, y1 + sign * n * step) for n in range(1, 60) for sign in (1, -1) for x in (x1, x2 + 2)]
+    right, bottom = max(size[0] - width, 0), max(size[1] - height, 0)
+    corners = [(min(max(x, 0), right), y) for x, y in (*near, *far) if 0 <= y <= bottom]
+    return [(x, y, x + width, y + height) for x, y in corners or [(0, 0)]]
 
 
 def _touch(a: Rectangle, b: Rectangle) -> bool:

@@ -57,8 +57,8 @@ class Body:
     def words(self) -> str:
         """What its strip says: who it is, or why nobody."""
         if self.status is None:
-            return f"{self.number}  body {self.score:.2f}"
-        return f"{self.number}  {self.subject_id or self.status.value.replace('_', ' ')}"
+            return f"#{self.number} body {self.score:.2f}"
+        return f"#{self.number} {self.subject_id or self.status.value.replace('_', ' ')}"
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class FrameView:
     @property
     def title(self) -> str:
         """Where it is, in one line."""
-        return f"{self.domain}   {self.video_id}   frame {self.frame}"
+        return f"{self.domain} · {self.video_id} · frame {self.frame}"
 
     def legend(self) -> list[tuple[str, str]]:
         """(words, colour) of what is drawn in it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
@@ -23,6 +24,7 @@ from mdfpipe.video.detectors import Detect as RunDetector
 from mdfpipe.video.detectors import Detector
 from mdfpipe.video.frames import Boxes, Frames
 from mdfpipe.video.normalise import Normalise
+from mdfpipe.video.probe import hidden_packets
 from mdfpipe.video.threads import use_threads
 
 
@@ -72,7 +74,7 @@ class Detect(Stage):
         troubles: list[str] = []
         for decoder in self.decoder.candidates(path):
             found = self._pass(decoder, path, run, inputs.video, context)
-            found.trouble = found.trouble or self._short(found, inputs.video["n_frames"])
+            found.trouble = found.trouble or self._short(found, path, inputs.video["n_frames"])
             if found.trouble is None:
                 break
             troubles.append(f"{decoder.use}: {found.trouble}")
@@ -120,18 +122,19 @@ class Detect(Stage):
         depth = 16 if first.pixels.shape[3] == 3 else video["bit_depth"]  # colour is delivered in 16 bits
 
         def alive() -> Iterator[Frames]:
-            for frames in chain([first], batches):
-                context.progress(0, video["n_frames"])
-                yield frames
+            with suppress(DecodeError):  # the pass that detects meets the same damage, and reports it
+                for frames in chain([first], batches):
+                    context.progress(0, video["n_frames"])
+                    yield frames
 
         return self.normalise.window(ahead(alive()), depth)
 
     @staticmethod
-    def _short(found: _Found, declared: int | None) -> str | None:
+    def _short(found: _Found, path: Path, declared: int | None) -> str | None:
         delivered = found.stream.delivered if found.stream else 0
         if delivered == 0:
             return "no frame delivered"
-        if declared is not None and delivered < declared:
+        if declared is not None and delivered < declared and delivered + hidden_packets(path) < declared:
             return f"short: {delivered} frames delivered of {declared} that the header declares"
         return None
 

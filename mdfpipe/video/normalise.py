@@ -7,7 +7,6 @@ empty background look hot, a constant range makes everything grey. So the policy
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Literal, Self
 
 import numpy as np
@@ -16,7 +15,6 @@ from pydantic import Field, model_validator
 
 from mdfpipe.config import Config
 from mdfpipe.video.frames import Frames
-from mdfpipe.video.probe import probe
 
 Pixels = NDArray[np.uint8] | NDArray[np.uint16]
 
@@ -50,10 +48,6 @@ class Normalise(Config):
         if self.low is not None and self.high is not None and self.low >= self.high:
             raise ValueError(f"expected low below high, got {self.low} and {self.high}")
         return self
-
-    def needs_two_passes(self, path: Path) -> bool:
-        """Whether the whole video is read for `window` before `apply`. Raises DecodeError."""
-        return self.policy == "video_percentile" and probe(path).is_deep
 
     def window(self, frames: Iterable[Frames], bit_depth: int = 16) -> tuple[float, float]:
         """The values that become black and white, in the source's own units; (0, 255) for 8-bit video.

@@ -171,6 +171,21 @@ def packet_times(path: Path) -> NDArray[np.float64]:
     return np.sort(np.array(times, np.float64))
 
 
+def hidden_packets(path: Path) -> int:
+    """How many packets of a video show no frame: those an edit list discards, VP8's alt-ref frames, empty ones of avi.
+
+    A header counts them among its frames, so that a sound file delivers so many fewer. Raises DecodeError.
+    """
+    import av.error
+
+    hidden = 0
+    with open_video(path) as (container, stream), suppress(av.error.FFmpegError):
+        codec = stream.codec_context.name
+        for packet in container.demux(stream):
+            hidden += packet.pos is not None and packet.dts is not None and not shows_frame(packet, codec)
+    return hidden
+
+
 def missing_end(path: Path) -> str | None:
     """Why the file ends before its container does, as a few words; None where it is whole or one cannot tell.
 

@@ -102,13 +102,13 @@ def test_all_give_the_same_pixels_and_times(name, threads, file, settings, folde
 
 @pytest.mark.parametrize("name", ["pyav", "opencv"])
 def test_transport_stream(name, folder):
-    """decord 0.6 does not get through a sound ts: it raises, and auto's next candidate takes over."""
+    """decord 0.6 does not get through a sound ts: it raises, and its next candidate takes over."""
     path = clips.write_video(folder / "a.ts", 20, options=B_FRAMES)
     pixels, times, error = read(name, path)
     assert (len(pixels), error) == (20, None)
     assert times[0] > 0, "the first time of a ts is not 0"
     assert [clips.number_of(p) for p in pixels] == list(range(20))
-    assert [d.use for d in Decoder.variant("auto")().candidates(path)][-1] == "pyav"
+    assert read("decord", path)[2] is not None
 
 
 def test_b_frames_in_avi(folder):
@@ -184,7 +184,8 @@ def test_candidates(sound, folder):
     def names(path):
         return [d.use for d in Decoder.variant("auto")().candidates(path)]
 
-    assert names(sound) == ["decord", "pyav"]
+    assert names(sound) == ["pyav"]
+    assert [d.use for d in Decoder.variant("decord")().candidates(sound)] == ["decord", "pyav"]
     assert names(clips.write_video(folder / "a.gif", 5, codec="gif", pixel_format="rgb8")) == ["pyav"]
     assert names(clips.write_video(folder / "deep.mkv", 2, codec="ffv1", pixel_format="gray16le")) == ["pyav"]
     assert names(clips.write_images(folder / "seq", [clips.picture(0)])) == ["images"]

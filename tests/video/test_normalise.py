@@ -32,7 +32,6 @@ def test_window_over_the_whole_video(tmp_path):
     path = clips.write_video(tmp_path / "a.mkv", 12, codec="ffv1", pixel_format="gray16le")
     every = np.stack([clips.grey16(n) for n in range(12)])
     normalise = Normalise()
-    assert normalise.needs_two_passes(path)
     low, high = normalise.window(Decoder.variant("auto")().frames(path, batch=5))
     assert (low, high) == pytest.approx(tuple(np.percentile(every, [0.5, 99.5])))
     out = normalise.apply(every[..., None], low, high)
@@ -42,14 +41,13 @@ def test_window_over_the_whole_video(tmp_path):
     assert np.array_equal(out[..., 0], out[..., 2])
 
 
-def test_eight_bits_pass_unchanged(tmp_path):
+def test_eight_bits_pass_unchanged():
     pixels = np.stack([clips.picture(0), clips.picture(1)])
     for policy in ("native8", "video_percentile", "frame_percentile"):
         normalise = Normalise(policy=policy)
         assert normalise.window([batch(pixels)], bit_depth=8) == (0, 255)
         assert np.array_equal(normalise.apply(pixels, 0, 255), pixels)
     assert Normalise().window([batch(pixels)]) == (0, 255)
-    assert not Normalise().needs_two_passes(clips.write_video(tmp_path / "a.mp4", 2))
 
 
 @pytest.mark.parametrize("bits", [10, 12, 14, 16])

@@ -2,12 +2,21 @@
 
 from pathlib import Path
 
+import av
 import cv2
 import numpy as np
 import pytest
 
 from mdfpipe.errors import DecodeError
-from mdfpipe.video.probe import frame_number, missing_end, numbered_frames, packet_times, page_count, probe
+from mdfpipe.video.probe import (
+    frame_number,
+    hidden_packets,
+    missing_end,
+    numbered_frames,
+    packet_times,
+    page_count,
+    probe,
+)
 from tests import clips
 
 FASTSTART = {"movflags": "+faststart"}
@@ -141,3 +150,22 @@ def test_folders_that_are_refused(tmp_path):
     (folder / "2.png").unlink()
     (folder / "2.png").symlink_to(folder / "1.png")
     assert len(numbered_frames(folder)) == 2
+
+
+def test_an_edit_list_hides_packets_and_a_sound_file_is_not_short(tmp_path):
+    """Cut without encoding again, an mp4 keeps frames that its edit list says not to show."""
+    whole, cut = clips.write_video(tmp_path / "whole.mp4", 20), tmp_path / "cut.mp4"
+    assert hidden_packets(whole) == 0
+    with av.open(str(whole)) as source, av.open(str(cut), "w") as sink:
+        stream = sink.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(source.streams.video[0]):
+            if packet.dts is None:
+                continue
+            packet.stream = stream
+            packet.pts -= 5 * packet.duration
+            packet.dts -= 5 * packet.duration
+            sink.mux(packet)
+    assert probe(cut).frames_declared == 20
+    shown = len(packet_times(cut))
+    assert shown < 20
+    assert shown + hidden_packets(cut) == 20

@@ -25,8 +25,9 @@ Pixels: TypeAlias = NDArray[np.uint8] | NDArray[np.uint16]
 class Decoder(Plugin):
     """One way to turn a video into frames.
 
-    A decoder never seeks by frame number, never hides a loss: where a frame does not decode it raises
-    DecodeError at that frame, after having given every frame before it.
+    A decoder never seeks by frame number and hides no loss that its library tells: where a frame does not decode it
+    raises DecodeError at that frame, after having given every frame before it. How much a library tells differs:
+    see `auto`.
     """
 
     def candidates(self, path: Path) -> list[Decoder]:

@@ -23,6 +23,10 @@ class Decord(Decoder):
     not say when FFmpeg patched a damaged picture up (`fault_tol` counts only whole frames that it replaced).
     """
 
+    def candidates(self, path: Path) -> list[Decoder]:
+        """decord, and PyAV where decord says that it cannot."""
+        return [self, Decoder.variant("pyav")()]
+
     def read(self, path: Path, stride: int, threads: int) -> Iterator[tuple[Pixels | None, float]]:
         """Every frame, as `Decoder.read` promises. The times are those of the container's packets."""
         info = refuse_deep(path, self.use)

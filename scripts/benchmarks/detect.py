@@ -1,0 +1,71 @@
+"""the detect stage against the bare detector on the same frames"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from benchmarks.material import KEY, do_unit, make_unit, remuxed
+from benchmarks.measure import ASSETS, Report, in_turns, in_worker, profiled, ratio
+
+
+def options(parser: argparse.ArgumentParser) -> None:
+    clip = ASSETS / "real-walk" / "videos" / "one-by-one-person-detection.mp4"
+    parser.add_argument("--video", type=Path, default=clip)
+    parser.add_argument("--weights", type=Path, default=ASSETS / "weights" / "yolox_nano_416.onnx")
+    parser.add_argument("--seconds", type=float, default=30.0, help="of the video (30)")
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="of the worker (1 2)")
+    parser.add_argument("--rounds", type=int, default=5)
+
+
+def bench(options: argparse.Namespace, report: Report, folder: Path) -> None:
+    if not (options.video.is_file() and options.weights.is_file()):
+        raise SystemExit(f"scripts/bench: {options.video} or {options.weights} is missing; name others, or fetch them")
+    video = remuxed(options.video, folder / f"clip{options.video.suffix}", seconds=options.seconds)
+    for threads in options.threads:
+        frames, seconds, profile = in_worker(_detect, video, folder, options, threads, threads=threads)
+        tag = f"{threads} thread{'s' * (threads > 1)}"
+        for name, values in seconds.items():
+            report.add(f"{tag}: {name}", frames / median(values), "frames/s")
+        bare, stage, decode = (seconds[name] for name in ("bare detector", "detect stage", "decode alone"))
+        bound = median(b / (b + d) for b, d in zip(bare, decode, strict=True))
+        report.add(f"{tag}: bound if decoding shares the detector's cores, 1/(1/decode + 1/bare)", bound, "of bare")
+        report.aim(f"{tag}: stage / bare", ratio(bare, stage), ">=", 0.9)
+        report.profile += profile
+    report.notes += [
+        f"{options.video.name}, {frames} frames, batch {options.batch}, {options.weights.name}, one spawned worker",
+        "the model is loaded before on both sides; the stage's time holds probing, counting packets, decoding, commit",
+        "bare detector: letterbox, network and boxes of frames held in memory; network alone: prepared tensors",
+    ]
+
+
+def _detect(video: Path, folder: Path, options: argparse.Namespace, threads: int) -> tuple[int, Any, list[str]]:
+    from mdfpipe.stages.detect import Detect
+    from mdfpipe.video.detectors import Detector
+
+    detector = Detector.variant("onnx")(weights=str(options.weights.absolute()))
+    unit = make_unit(Detect(detector=detector), folder / "run", video)
+    decoder = unit.stage.decoder.candidates(video)[0]
+    run = detector.open(folder, KEY, device="cpu", threads=threads)
+    held = list(decoder.frames(video, batch=options.batch, threads=threads))
+    run(held[0])
+    network: Any = run.network  # type: ignore[attr-defined]
+    tensors = [run.inputs.of(b.pixels, network.batch or len(b)).copy() for b in held[:1]]  # type: ignore[attr-defined]
+    calls = sum(-(-len(b) // (network.batch or len(b))) for b in held)
+
+    def stage() -> None:
+        do_unit(unit, batch=options.batch, threads=threads)
+
+    seconds = in_turns(
+        options.rounds,
+        **{
+            "bare detector": lambda: [run(batch) for batch in held],
+            "detect stage": stage,
+            "decode alone": lambda: [len(b) for b in decoder.frames(video, batch=options.batch, threads=threads)],
+            "network alone": lambda: [network.run(tensors[0]) for _ in range(calls)],
+        },
+    )
+    return sum(map(len, held)), seconds, profiled(stage) if options.profile else []

@@ -1,0 +1,125 @@
+"""What is measured: one video, as the stages are given it, and the parts that earlier stages would have made."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+KEY = "clip"  # the video_id of the benches that have one video
+
+
+def video_row(path: Path) -> dict[str, Any]:
+    """The columns of the videos table that a stage reads."""
+    from mdfpipe.video.probe import probe
+
+    info = probe(path)
+    return {
+        **{"video_id": KEY, "path": path.name, "problem": None, "n_frames": info.frames_declared},
+        **{"bit_depth": info.bit_depth, "width": info.width, "height": info.height, "fps": info.fps},
+    }
+
+
+def make_unit(stage: Any, run: Path, video: Path, row: dict[str, Any] | None = None) -> Any:
+    from mdfpipe.execution import Unit
+    from mdfpipe.stages import Inputs
+    from mdfpipe.store.run import Receipt, Run
+
+    receipt = Receipt(stage.name, stage.version, KEY, {}, {})
+    return Unit(stage, receipt, Inputs(Run(run), video=row or video_row(video)), video.parent)
+
+
+def do_unit(unit: Any, **resources: Any) -> Any:
+    """One unit as a worker does it, its commit included: the event that ends it."""
+    from mdfpipe.execution import run_unit
+    from mdfpipe.stages import Resources
+
+    event = run_unit(unit, Resources(**resources), lambda event: None)
+    if event.failure is not None:
+        raise SystemExit(f"scripts/bench: {unit}: {event.failure.message}\n{event.failure.traceback}")
+    return event
+
+
+def drawn_video(path: Path, frames: int, width: int, height: int) -> Path:
+    """The drawn clip with three people, enlarged, as H.264."""
+    import av
+    import cv2
+
+    from mdfpipe.synth import clip
+
+    people = [person for person in clip.CAST if person.subject_id in ("s03", "s04", "s05")]
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=10, options={"preset": "veryfast", "crf": "20", "bf": "0"})
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        for image in clip._frames(people, False, frames, 0):
+            frame = av.VideoFrame.from_ndarray(cv2.resize(image, (width, height)), format="rgb24")
+            container.mux(stream.encode(frame.reformat(format="yuv420p")))
+        container.mux(stream.encode())
+    return path
+
+
+def remuxed(source: Path, target: Path, *, seconds: float = float("inf"), copies: int = 1) -> Path:
+    """The first `seconds` of a video, `copies` times one after the other, without encoding anything."""
+    import av
+
+    with av.open(str(target), "w") as output:
+        stream, offset = None, 0
+        for _ in range(copies):
+            end = offset
+            with av.open(str(source)) as container:
+                video = container.streams.video[0]
+                stream = stream or output.add_stream_from_template(video)
+                for packet in container.demux(video):
+                    if packet.dts is None or float(packet.dts * packet.time_base) >= seconds:
+                        continue
+                    packet.pts, packet.dts = packet.pts + offset, packet.dts + offset
+                    end = max(end, packet.pts + packet.duration)
+                    packet.stream = stream
+                    output.mux(packet)
+            offset = end
+    return target
+
+
+def three_a_frame(frames: int, width: int, height: int) -> tuple[Any, Any, Any, Any]:
+    """Three people who walk, three faces in them: frame (n,), bodies (n, 4), faces (n, 4), subject (n,)."""
+    import numpy as np
+
+    generator = np.random.default_rng(0)
+    frame, person = np.repeat(np.arange(frames), 3), np.tile(np.arange(3), frames)
+    tall = height * (0.35 + 0.1 * person)
+    x = width * (0.15 + 0.7 * ((0.31 * person + 0.0023 * (person + 1) * frame) % 1)) + generator.normal(
+        0, 2, len(frame)
+    )
+    y = height * 0.95 - 20 * person
+    bodies = np.stack([x - 0.17 * tall, y - tall, x + 0.17 * tall, y], axis=1).astype(np.float32)
+    faces = np.stack([x - 0.05 * tall, y - 0.97 * tall, x + 0.05 * tall, y - 0.86 * tall], axis=1).astype(np.float32)
+    return frame, bodies, faces, person
+
+
+def commit_detections(run: Any, frame: Any, bodies: Any, width: int, height: int, decoder: str = "decord") -> Any:
+    """The part that detect would have made of these boxes."""
+    import numpy as np
+    import pyarrow as pa
+
+    from mdfpipe.store.run import Receipt
+    from mdfpipe.store.tables import BODIES
+
+    number = np.arange(len(frame)) - np.searchsorted(frame, frame)
+    body_id = [f"{KEY}/{f:06d}/{n:02d}" for f, n in zip(frame.tolist(), number.tolist(), strict=True)]
+    planes = list(np.ascontiguousarray(bodies.T))
+    columns = [body_id, [KEY] * len(frame), frame, frame / 10.0, *planes, np.full(len(frame), 0.9, np.float32)]
+    table = pa.table([pa.array(c, f.type) for c, f in zip(columns, BODIES, strict=True)], schema=BODIES)
+    seen = {"width": width, "height": height, "delivered": int(frame[-1]) + 1, "decoder": decoder}
+    facts = {**seen, "stride": 1, "window": None}
+    run.commit(Receipt("detect", 1, KEY, {}, {}, facts=facts), table, {})
+    return table
+
+
+def faces_table(frame: Any, faces: Any, subject: Any) -> Any:
+    import numpy as np
+    import pyarrow as pa
+
+    from mdfpipe.store.tables import FACES
+
+    planes, names = list(np.ascontiguousarray(faces.T)), [f"s{code:02d}" for code in subject.tolist()]
+    columns = [[KEY] * len(frame), frame, subject, names, *planes]
+    return pa.table([pa.array(c, f.type) for c, f in zip(columns, FACES, strict=True)], schema=FACES)

@@ -1,0 +1,111 @@
+"""How everything here is measured: fresh processes, turns, medians; and the report that comes of it."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+ASSETS = Path(os.environ.get("MDFPIPE_TEST_ASSETS", ROOT.parent / "shared" / "assets"))
+PACKAGES = ("numpy", "pyarrow", "av", "decord", "opencv-python", "onnxruntime")
+
+
+@dataclass
+class Report:
+    """rows: (what, value, unit). targets: (what, value, the target in words, whether it is met)."""
+
+    title: str
+    rows: list[tuple[str, float, str]] = field(default_factory=list)
+    targets: list[tuple[str, float, str, bool]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    profile: list[str] = field(default_factory=list)
+
+    def add(self, what: str, value: float, unit: str) -> None:
+        self.rows.append((what, value, unit))
+
+    def aim(self, what: str, value: float, sign: str, limit: float, unit: str = "") -> None:
+        met = value >= limit if sign == ">=" else value <= limit
+        self.targets.append((what, value, f"{sign} {limit:g} {unit}".rstrip(), met))
+
+
+def machine() -> dict[str, Any]:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+    return {
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cpu": model,
+        "load": round(os.getloadavg()[0], 2),
+        "python": platform.python_version(),
+        **{name: version(name) for name in PACKAGES},
+    }
+
+
+def in_worker(task: Callable[..., Any], *arguments: Any, threads: int = 1) -> Any:
+    """Call `task` in a fresh spawned process, with the thread counts that the runner gives its workers."""
+    from concurrent.futures import ProcessPoolExecutor
+    from multiprocessing import get_context
+
+    os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), str(threads)))
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        return pool.submit(task, *arguments).result()
+
+
+def in_turns(rounds: int, **tasks: Callable[[], Any]) -> dict[str, list[float]]:
+    """Seconds of each task in each round, after one round that does not count."""
+    seconds: dict[str, list[float]] = {name: [] for name in tasks}
+    for number in range(rounds + 1):
+        for name, task in tasks.items():
+            started = time.perf_counter()
+            task()
+            if number:
+                seconds[name].append(time.perf_counter() - started)
+    return seconds
+
+
+def ratio(above: list[float], below: list[float]) -> float:
+    return median(a / b for a, b in zip(above, below, strict=True))
+
+
+def profiled(task: Callable[[], Any], lines: int = 14) -> list[str]:
+    """Where the time goes: the functions that take most of it themselves."""
+    import cProfile
+
+    profiler = cProfile.Profile()
+    profiler.runcall(task)
+    return top_of(profiler, lines)
+
+
+def top_of(source: Any, lines: int = 14) -> list[str]:
+    import io
+    import pstats
+
+    text = io.StringIO()
+    stats = pstats.Stats(source, stream=text).strip_dirs()
+    stats.sort_stats("tottime").print_stats(lines)
+    stats.sort_stats("cumtime").print_stats("mdfpipe|pipeline|plan|run.py|label|crop|detect|index", lines)
+    return [line for line in text.getvalue().splitlines() if line.strip()]
+
+
+def mdfpipe(*arguments: str | Path, profile: Path | None = None) -> tuple[float, str]:
+    """Wall seconds and standard output of one call of the command line."""
+    program = [sys.executable, "-m", "cProfile", "-o", profile, "-m", "mdfpipe.cli"] if profile else [_command()]
+    started = time.perf_counter()
+    done = subprocess.run([*program, *arguments], capture_output=True, text=True, cwd=ROOT, check=False)
+    seconds = time.perf_counter() - started
+    if done.returncode:
+        raise SystemExit(f"scripts/bench: mdfpipe {arguments[0]} ended with {done.returncode}: {done.stderr[-2000:]}")
+    return seconds, done.stdout
+
+
+def _command() -> Path:
+    return Path(sys.executable).parent / "mdfpipe"

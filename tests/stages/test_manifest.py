@@ -1,0 +1,164 @@
+"""The manifest: splits, roles, mates; and what it refuses, with the counts."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mdfpipe.errors import ConfigError
+from mdfpipe.pipeline import Outcome, Pipeline
+from mdfpipe.store.run import Run
+from mdfpipe.synth.clip import draw
+from tests.inline import DEMO, runner
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """(data, run) of the demo, up to the manifest."""
+    folder = tmp_path_factory.mktemp("made")
+    draw(folder / "data", frames=16)
+    make, _ = runner(folder / "data", folder / "run")
+    assert make.execute().complete
+    return folder / "data", folder / "run"
+
+
+@pytest.fixture
+def copy(made: tuple[Path, Path], tmp_path: Path) -> tuple[Path, Path]:
+    data, run = tmp_path / "data", tmp_path / "run"
+    shutil.copytree(made[0], data)
+    shutil.copytree(made[1], run)
+    return data, run
+
+
+def again(data: Path, run: Path, protocol: str, *, allow_missing: bool = False) -> Outcome:
+    make, _ = runner(data, run, f"manifest.protocol={protocol}")
+    return make.execute(allow_missing=allow_missing)
+
+
+def rows(run: Path) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = Run(run).table("manifest", "manifest").to_pylist()
+    return found
+
+
+def test_splits_roles_and_mates(made: tuple[Path, Path]) -> None:
+    table = rows(made[1])
+    assert table
+    for row in table:
+        train = row["subject_id"] in ("s01", "s02")
+        visible = row["domain"] == "VIS-500m"
+        assert row["split"] == ("train" if train else "test")
+        assert row["role"] == ("none" if train else "gallery" if visible else "probe")
+        assert row["mated"] is (True if row["role"] == "probe" else None)
+        assert row["codec"] == ("jpeg" if visible else "png")
+        assert row["band"] == row["domain"].split("-")[0]
+        assert row["video_id"].startswith("videos/" + row["domain"])
+    assert len({row["crop_id"] for row in table}) == len(table)
+    counts = Run(made[1]).receipt("manifest", "manifest").facts["counts"]  # type: ignore[union-attr]
+    assert sum(c["rows"] for c in counts) == len(table)
+    probes = next(c for c in counts if c["role"] == "probe" and c["modality"] == "face")
+    assert (probes["subjects"], probes["videos"]) == (2, 1)
+
+
+def test_rows_are_the_crops_and_their_labels(made: tuple[Path, Path]) -> None:
+    run = Run(made[1])
+    by_id = {row["crop_id"]: row for row in rows(made[1])}
+    seen = set()
+    for video in ("VIS-500m_a", "VIS-500m_b", "LWIR-30m_a", "LWIR-30m_b"):
+        for label in run.table("label", f"videos/{video}").to_pylist():
+            if label["status"] == "labelled":
+                assert by_id[label["body_id"]]["subject_id"] == label["subject_id"]
+                seen.add(label["body_id"])
+    assert seen == {c for c, row in by_id.items() if row["modality"] == "body"}
+
+
+def test_no_roles(copy: tuple[Path, Path]) -> None:
+    assert again(*copy, "no-roles").complete
+    assert {(r["split"], r["role"], r["mated"]) for r in rows(copy[1])} == {("test", "none", None)}
+
+
+BASE = "name: p, gallery_domains: [VIS-500m], probe_domains: [LWIR-30m]"
+
+
+@pytest.mark.parametrize(
+    ("protocol", "says"),
+    [
+        (
+            "galleries: {'1': train, '2': test}, subjects: {s03: train}",
+            "1 subject (s03) in train and in test: a model would be tested",
+        ),
+        (
+            "galleries: {'2': test}",
+            "2 subjects (s01, s02) with crops in no gallery or subject table, so whether their probes have a mate is",
+        ),
+        ("galleries: {'1': train, '2': train}", "domain VIS-500m has no test row (2 videos, "),
+        (
+            "galleries: {'1': train, '2': test}, probe_domains: [LWIR-30m, MWIR-30m]",
+            "domain MWIR-30m has no test row (0 videos, 0 crops, 0 of them train); the data set has the domains LWIR-",
+        ),
+    ],
+)
+def test_a_wrong_protocol_is_refused_with_its_reason(copy: tuple[Path, Path], protocol: str, says: str) -> None:
+    base = BASE if "probe_domains" not in protocol else BASE.rpartition(", probe")[0]
+    outcome = again(*copy, f"{{{base}, {protocol}}}")
+    assert [f.kind for f in outcome.failures] == ["ProtocolError"]
+    assert says in outcome.failures[0].message
+    assert Run(copy[1]).receipt("manifest", "manifest").facts["protocol"] == "demo"  # type: ignore[union-attr]
+
+
+def test_unlisted_subjects_may_be_left_out(copy: tuple[Path, Path]) -> None:
+    assert again(*copy, f"{{{BASE}, galleries: {{'2': test}}, unlisted: unused}}").complete
+    assert {(r["subject_id"], r["split"], r["role"]) for r in rows(copy[1]) if r["split"] == "unused"} == {
+        ("s01", "unused", "none"),
+        ("s02", "unused", "none"),
+    }
+
+
+def test_a_probe_whose_gallery_video_was_left_out_has_no_known_mate(copy: tuple[Path, Path]) -> None:
+    data, run = copy
+    (data / "videos" / "VIS-500m_b.mp4").write_bytes(b"damaged")
+    extra = "s05,videos/VIS-500m_a.mp4,1,{},10,10,20,20\n"
+    with (data / "faces.csv").open("a") as file:
+        file.writelines(extra.format(n) for n in range(3))  # so that the gallery domain has a test row
+    protocol = f"{{{BASE}, galleries: {{'1': train, '2': test}}}}"
+    outcome = again(data, run, protocol, allow_missing=True)
+    said = [f.message for f in outcome.failures if f.kind == "ProtocolError"]
+    assert len(said) == 1
+    assert "2 probe subjects (s03, s04) without a gallery row" in said[0]
+    assert "videos/VIS-500m_b" in said[0]
+    outcome = again(data, run, protocol.replace("name: p", "name: p, unknown_mates: unmated"), allow_missing=True)
+    assert Run(run).receipt("manifest", "manifest").facts["missing"] == ["videos/VIS-500m_b"]  # type: ignore[union-attr]
+    assert {r["mated"] for r in rows(run) if r["role"] == "probe"} == {False}
+
+
+@pytest.mark.parametrize(
+    ("protocol", "says"),
+    [
+        ("{name: p, gallery_domains: [VIS]}", "expected both gallery_domains and probe_domains, or neither"),
+        (
+            "{name: p, gallery_domains: [VIS], probe_domains: [VIS]}",
+            "VIS stands in gallery_domains and in probe_domains",
+        ),
+        ("{name: p, gallery_domains: [XRAY], probe_domains: [VIS]}", "domain: expected <BAND> or <BAND>-<RANGE>m"),
+        ("{name: p, galleries: {'1': trian}}", "manifest.protocol.galleries.1"),
+    ],
+)
+def test_a_protocol_that_cannot_be_meant_is_refused(protocol: str, says: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        Pipeline.load(DEMO, [f"manifest.protocol={protocol}"])
+    assert says in str(caught.value)
+
+
+def test_a_subject_table_beside_the_protocol(tmp_path: Path) -> None:
+    (tmp_path / "p.yaml").write_text("unlisted: unused\nsubjects: p.csv\n")
+    (tmp_path / "p.csv").write_text("subject_id,split\ns01,train\ns02,test\n")
+    pipeline = Pipeline.load(DEMO, [f"manifest.protocol={tmp_path / 'p.yaml'}"])
+    assert pipeline.manifest.protocol.subjects == {"s01": "train", "s02": "test"}
+    (tmp_path / "p.csv").write_text("subject_id,split\ns01,train\ns01,test\n")
+    with pytest.raises(ConfigError, match="row 3: subject 's01' stands in train and test"):
+        Pipeline.load(DEMO, [f"manifest.protocol={tmp_path / 'p.yaml'}"])
+    (tmp_path / "p.csv").write_text("subject,split\n")
+    with pytest.raises(ConfigError, match="expected the columns subject_id and split"):
+        Pipeline.load(DEMO, [f"manifest.protocol={tmp_path / 'p.yaml'}"])
