@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mdfpipe.errors import ConfigError, DataError, MdfError, one_line
+from mdfpipe.report.export import to_csv
 from mdfpipe.store.naming import IMAGE_SUFFIXES, inside
-from mdfpipe.store.run import TEMPORARY, Run, cannot_write, write_atomically
+from mdfpipe.store.run import cannot_write, write_atomically
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,12 +28,67 @@ if TYPE_CHECKING:
     from mdfpipe.report.samples import CropChoice, FrameChoice, Limits
     from mdfpipe.report.survey import Survey, VideoState
 
+__all__ = ["Inspected", "Written", "draw_frame", "inspect", "inspect_and_write", "to_csv", "write_page"]
+
 _THREADS = 2
 _BATCH = 4
 _PICTURE_WIDTH = (960, 1920)  # least and greatest, pixels
 _PAGE_WIDTH = (480, 560)
 _CROP_HEIGHT, _FACE_SIDE = 168, 84  # pixels on the page
-KINDS = "a run folder, a Parquet table, a shard (.tar), a video or folder of frames, or weights (.onnx, .pt, .safetensors)"
+KINDS = (
+    "a run folder, a Parquet table, a shard (.tar), a video or folder of frames, or weights (.onnx, .pt, .safetensors)"
+)
+
+
+@dataclass(frozen=True)
+class Inspected:
+    """What one call of `mdfpipe inspect` found and made.
+
+    description: None where files were made and nobody asked for it. files: what was written. lines: words on them.
+    """
+
+    description: Description | None
+    files: list[str] = field(default_factory=list)
+    lines: list[str] = field(default_factory=list)
+
+
+def inspect_and_write(
+    thing: Path,
+    *,
+    video: str | None = None,
+    frame: int | None = None,
+    out: Path | None = None,
+    html: Path | None = None,
+    csv: Path | None = None,
+    show_people: bool = False,
+    describe: bool = False,
+) -> Inspected:
+    """Everything that the command does: make the picture, the page, the CSV that are asked for; else describe.
+
+    Raises ConfigError for options that do not fit together, DataError, StoreError.
+    """
+    drawing = {"--video": video, "--frame": frame, "--out": out}
+    absent = [name for name, value in drawing.items() if value is None]
+    if absent and len(absent) < len(drawing):
+        raise ConfigError(
+            f"inspect: expected --video, --frame and --out together, got no {' and no '.join(absent)}; add it"
+        )
+    if (out or html) and not is_run(thing):
+        raise ConfigError(
+            f"inspect {thing}: {'--frame' if out else '--html'} needs a run folder; name one with an index"
+        )
+    files, lines = [], []
+    if out is not None and video is not None and frame is not None:
+        lines += draw_frame(thing, video, frame, out, show_people)
+        files.append(str(out))
+    if html is not None:
+        written = write_page(thing, html, show_people)
+        lines += [*written.notes, f"{written.frames} frames and {written.crops} crops in {written.bytes / 1e6:.1f} MB"]
+        files.append(str(html))
+    if csv is not None:
+        lines.append(f"{to_csv(thing, csv)} rows")
+        files.append(str(csv))
+    return Inspected(inspect(thing) if describe or not files else None, files, lines)
 
 
 # -- what a thing is
@@ -131,55 +186,6 @@ def _inspect_video(path: Path) -> Description:
     return Description("video", str(path), f"{what}; nothing of it was decoded", facts, notes=notes)
 
 
-# -- CSV
-
-
-def to_csv(table: Path, out: Path) -> int:
-    """Write any Parquet table as CSV, batch by batch; gives the number of rows. Null is an empty cell, text is quoted.
-
-    Columns of lists and structs are written as JSON. Raises DataError, StoreError.
-    """
-    import pyarrow as pa
-    import pyarrow.csv as pacsv
-    import pyarrow.parquet as pq
-
-    from mdfpipe.errors import StoreError
-
-    temporary = out.with_name(f"{TEMPORARY}{os.getpid()}-{out.name}")
-    try:
-        with pq.ParquetFile(table) as file:
-            schema = pa.schema([(f.name, _plain_type(f.type)) for f in file.schema_arrow])
-            try:
-                with temporary.open("wb") as raw, pacsv.CSVWriter(raw, schema) as writer:
-                    for batch in file.iter_batches(batch_size=1 << 15):
-                        columns = [_plain(column, kind) for column, kind in zip(batch.columns, schema.types, strict=True)]
-                        writer.write_batch(pa.record_batch(columns, schema=schema))
-                temporary.replace(out)
-            except OSError as error:
-                raise StoreError(cannot_write(out, error)) from None
-            finally:
-                temporary.unlink(missing_ok=True)
-            return int(file.metadata.num_rows)
-    except (OSError, pa.ArrowException) as error:
-        raise DataError(f"{table}: expected a Parquet table, got one that does not read: {one_line(error, 120)}") from None
-
-
-def _plain_type(kind: Any) -> Any:
-    import pyarrow as pa
-
-    if pa.types.is_dictionary(kind):
-        kind = kind.value_type
-    return pa.string() if pa.types.is_nested(kind) or pa.types.is_binary(kind) else kind
-
-
-def _plain(column: Any, kind: Any) -> Any:
-    import pyarrow as pa
-
-    if pa.types.is_nested(column.type) or pa.types.is_binary(column.type):
-        return pa.array([None if v is None else json.dumps(v, default=repr) for v in column.to_pylist()], pa.string())
-    return column.cast(kind)
-
-
 # -- one frame
 
 
@@ -193,7 +199,9 @@ def draw_frame(run: Path, video_id: str, frame: int, out: Path, show_people: boo
 
     kind = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}.get(out.suffix.lower())
     if kind is None:
-        raise ConfigError(f"--out {out}: expected a name that ends in .png, .jpg or .jpeg, got {out.suffix or 'no suffix'}")
+        raise ConfigError(
+            f"--out {out}: expected a name that ends in .png, .jpg or .jpeg, got {out.suffix or 'no suffix'}"
+        )
     found = survey(run)
     video = found.video(video_id)
     _check_frame(run, video, frame)
@@ -214,12 +222,15 @@ def _check_frame(run: Path, video: VideoState, frame: int) -> None:
         raise DataError(f"{where}: expected detect to be done, but {why}; run `mdfpipe detect` first")
     if not 0 <= frame < seen["delivered"]:
         last = seen["delivered"] - 1
-        raise DataError(f"{where}: --frame {frame}: expected 0..{last}, the frames that {seen['decoder']} delivered; choose one")
+        raise DataError(
+            f"{where}: --frame {frame}: expected 0..{last}, the frames that {seen['decoder']} delivered; choose one"
+        )
     if frame % seen["stride"]:
         near = frame - frame % seen["stride"]
         raise DataError(
             f"{where}: --frame {frame}: expected a multiple of detect.stride {seen['stride']}, the frames that were "
-            f"looked at; choose {near}" + (f" or {near + seen['stride']}" if near + seen["stride"] < seen["delivered"] else "")
+            f"looked at; choose {near}"
+            + (f" or {near + seen['stride']}" if near + seen["stride"] < seen["delivered"] else "")
         )
 
 
@@ -260,9 +271,7 @@ def _decoded(data: Path, video: VideoState, wanted: Iterable[int]) -> Iterator[t
                     yield number, image
             if not left:
                 return
-    raise DataError(
-        f"{path}: frame {left[0]} was delivered to detect and is not delivered now; has the video changed? run detect again"
-    )
+    raise DataError(f"{path}: frame {left[0]} was delivered to detect and is not delivered now; run detect again")
 
 
 # -- the page
@@ -294,7 +303,9 @@ def write_page(run: Path, out: Path, show_people: bool = False, limits: Limits |
     page = Page(found, samples, limits, show_people, _environment(run), notes)
     domains = len(samples)
     chosen = [choice for domain in samples.values() for choice in domain.frames(limits.frames_each(domains))]
-    made = {(view.video_id, view.frame): (picture, view) for picture, view in _pictures(found, chosen, show_people, notes)}
+    made = {
+        (view.video_id, view.frame): (picture, view) for picture, view in _pictures(found, chosen, show_people, notes)
+    }
     for choice in chosen:
         if (choice.video_id, choice.frame) in made:
             page.add_frame(*made[choice.video_id, choice.frame])
@@ -338,14 +349,19 @@ def _pictures(
             notes.append(f"{video_id}: not all of its frames are shown: {one_line(error)}")
 
 
-def _crops(survey: Survey, person: Any, limits: Limits, show_people: bool, notes: list[str]) -> list[tuple[str, CropChoice, Picture]]:
+def _crops(
+    survey: Survey, person: Any, limits: Limits, show_people: bool, notes: list[str]
+) -> list[tuple[str, CropChoice, Picture]]:
     """(modality, crop, picture) of the crops shown of one subject."""
     from mdfpipe.report import figures
     from mdfpipe.store.shards import read_crop
     from mdfpipe.video.cropping import decode
 
     shown = []
-    for modality, most, blocks in (("body", limits.bodies, figures.BODY_BLOCKS), ("face", limits.faces, figures.FACE_BLOCKS)):
+    for modality, most, blocks in (
+        ("body", limits.bodies, figures.BODY_BLOCKS),
+        ("face", limits.faces, figures.FACE_BLOCKS),
+    ):
         for crop in person.chosen(modality, most):
             try:
                 shard = inside(survey.run.path, crop.shard, f"crop {crop.crop_id}")

@@ -37,10 +37,10 @@ class Pipeline(Config):
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="the study's name")
     dataset: SerializeAsAny[Dataset] = Field(description="where videos, faces and subjects come from")
-    detect: Detect
-    label: Label = Label()
-    crop: Crop = Crop()
-    manifest: Manifest = Manifest()
+    detect: Detect = Field(description="how bodies are found")
+    label: Label = Field(default=Label(), description="how faces name bodies")
+    crop: Crop = Field(default=Crop(), description="what is cut out, and how large")
+    manifest: Manifest = Field(default=Manifest(), description="who is in which split, which domain has which role")
 
     @property
     def stages(self) -> tuple[Stage, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 import typing
 from pathlib import Path
@@ -39,7 +40,15 @@ def formats() -> str:
         "a row's `shard`, `offset` and `size` give its bytes.",
     ]
     for name, (schema, place, rows) in TABLES.items():
-        lines += ["", f"## {name}", "", f"`{place}`: {rows}.", "", "| column | type | null | meaning |", "|---|---|---|---|"]
+        lines += [
+            "",
+            f"## {name}",
+            "",
+            f"`{place}`: {rows}.",
+            "",
+            "| column | type | null | meaning |",
+            "|---|---|---|---|",
+        ]
         lines += [_column(field) for field in schema]
     for status in (tables.LabelStatus, tables.CropStatus):
         lines += ["", f"{status.__name__}: " + ", ".join(f"`{s}`" for s in status) + "."]
@@ -68,7 +77,7 @@ def settings() -> str:
 
 
 def _section(path: str, config: type[Config], lines: list[str]) -> None:
-    doc = (config.__doc__ or "").strip().splitlines()[0]
+    doc = inspect.cleandoc(config.__doc__ or "").replace(">>>", "")
     lines += ["", f"## {path}", "", doc, ""]
     inner: list[tuple[str, type[Config]]] = []
     rows = []
@@ -106,7 +115,11 @@ def commands() -> str:
     from mdfpipe.cli import app
 
     root = typer.main.get_command(app)
-    lines = [HEAD + "# Commands", "", "Exit codes: 0 all done, 2 a usage or data error, 3 some units failed or wait, 130 interrupted."]
+    lines = [
+        HEAD + "# Commands",
+        "",
+        "Exit codes: 0 all done, 2 a usage or data error, 3 some units failed or wait, 130 interrupted.",
+    ]
     for name, command in root.commands.items():  # type: ignore[attr-defined]
         lines += ["", f"## mdfpipe {name}", "", *(line.strip() for line in (command.help or "").splitlines())]
         rows = []
@@ -114,11 +127,13 @@ def commands() -> str:
             if parameter.name == "help":
                 continue
             if parameter.param_type_name == "argument":
-                rows.append(f"| `{parameter.human_readable_name}` | {parameter.help or ''} | |")
+                rows.append(f"| `{parameter.name.upper()}` | {parameter.help or ''} | |")
             else:
                 default = parameter.default if parameter.default not in (None, False, ()) else ""
                 names = ", ".join(f"`{o}`" for o in parameter.opts)
-                rows.append(f"| {names} | {(parameter.help or '').replace('|', '/')} | {'required' if parameter.required else default} |")
+                rows.append(
+                    f"| {names} | {(parameter.help or '').replace('|', '/')} | {'required' if parameter.required else default} |"
+                )
         lines += ["", "| option | meaning | default |", "|---|---|---|", *rows] if rows else []
     return "\n".join(lines) + "\n"
 

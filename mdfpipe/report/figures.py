@@ -241,14 +241,14 @@ def ink_on(colour: str) -> str:
     ('#10141a', '#ffffff')
     """
     red, green, blue = (int(colour[n : n + 2], 16) for n in (1, 3, 5))
-    return "#10141a" if 0.299 * red + 0.587 * green + 0.114 * blue > 125 else "#ffffff"
+    return "#10141a" if 0.299 * red + 0.587 * green + 0.114 * blue > 100 else "#ffffff"
 
 
 def captioned(picture: Picture, title: str, legend: Sequence[tuple[str, str]]) -> Picture:
     """The picture with a bar below it: a title, and (words, colour) of what was drawn."""
     from PIL import Image, ImageDraw
 
-    height, width = picture.shape[:2]
+    width = picture.shape[1]
     size = text_size(width)
     letters, row, pad = font(size), round(size * 1.9), round(size * 0.8)
     pen = ImageDraw.Draw(Image.new("RGB", (1, 1)))

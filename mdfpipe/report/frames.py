@@ -79,7 +79,11 @@ class FrameView:
     def legend(self) -> list[tuple[str, str]]:
         """(words, colour) of what is drawn in it."""
         found = Counter(body.status for body in self.bodies)
-        entries = [(f"{status.value.replace('_', ' ')} {found[status]}", COLOURS[status]) for status in COLOURS if found[status]]
+        entries = [
+            (f"{status.value.replace('_', ' ')} {found[status]}", COLOURS[status])
+            for status in COLOURS
+            if found[status]
+        ]
         entries += [(f"body, not labelled yet {found[None]}", UNLABELLED)] if found[None] else []
         return entries + ([(f"annotated face {len(self.faces)}", FACE_COLOUR)] if self.faces else [])
 
@@ -135,24 +139,23 @@ def _reason(
     who = one_line(face.name, 60) if face else "no face"
     measure, overlap = settings.get("measure", "overlap"), label["overlap"]
     best = f"{measure} {overlap:.2f} with {who}"
+    least = settings.get("min_overlap", 0.0)
     if status is LabelStatus.LABELLED:
         other = f"; next best {label['runner_up']:.2f}" if label["runner_up"] > 0 else ""
-        return f"{best}, at least {settings.get('min_overlap', 0):g}{other}"
+        return f"{best}, at least {least:g}{other}"
     if status is LabelStatus.AMBIGUOUS:
         return _why_ambiguous(row, faces, settings, overlaps)
     return {
         LabelStatus.NO_FACE: "no annotated face touches it",
-        LabelStatus.BELOW_MIN_OVERLAP: f"{best} is its best, below the {settings.get('min_overlap', 0):g} that names a body",
-        LabelStatus.LOST_ASSIGNMENT: f"{best}, but another body has the better claim ({settings.get('assignment', '')})",
+        LabelStatus.BELOW_MIN_OVERLAP: f"{best} is its best, below the {least:g} that names a body",
+        LabelStatus.LOST_ASSIGNMENT: f"{best}, but another body has the better claim",
         LabelStatus.UNNAMED_FACE: f"{best}, which the annotation does not name",
         LabelStatus.TOO_SMALL: f"{row['y2'] - row['y1']:.0f} px high, lower than {settings.get('min_height_px', 0):g}",
         LabelStatus.OFF_FRAME: f"less than {settings.get('min_inside', 0):.0%} of it lies inside the frame",
     }[status]
 
 
-def _why_ambiguous(
-    row: dict[str, Any], faces: list[Face], settings: dict[str, Any], overlaps: Overlaps | None
-) -> str:
+def _why_ambiguous(row: dict[str, Any], faces: list[Face], settings: dict[str, Any], overlaps: Overlaps | None) -> str:
     threshold = settings.get("ambiguity_threshold", 0.0)
     rule = f"each with {settings.get('ambiguity_measure', 'overlap')} above {threshold:g}"
     if overlaps is not None and faces:

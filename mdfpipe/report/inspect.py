@@ -24,7 +24,19 @@ from mdfpipe.store.run import Receipt, read_receipt
 
 Kind = Literal["run", "table", "manifest", "shard", "video", "weights"]
 
-COUNTED: Final = ("domain", "band", "modality", "subject_id", "gallery", "split", "role", "mated", "status", "codec", "kind")
+COUNTED: Final = (
+    "domain",
+    "band",
+    "modality",
+    "subject_id",
+    "gallery",
+    "split",
+    "role",
+    "mated",
+    "status",
+    "codec",
+    "kind",
+)
 """The columns whose values are counted, in this order."""
 MOST_VALUES: Final = 10_000  # distinct values that are told apart in one column
 
@@ -56,8 +68,10 @@ class Column:
 class Description:
     """What a thing is.
 
-    facts: its few figures. observed: what the stage that made it wrote down. counts: name of a column -> value -> rows (the greatest first). funnel: of a run, one row
-    a domain; of a manifest, one by split, role, domain and modality. columns, receipt: of a table. failures: stage, key, kind, reason. notes: what a reader should know.
+    facts: its few figures. observed: what the stage that made it wrote down.
+    counts: name of a column -> value -> rows, the greatest first.
+    funnel: of a run, one row a domain; of a manifest, one row by split, role, domain and modality.
+    columns, receipt: of a table. failures: stage, key, kind, reason. notes: what a reader should know.
     """
 
     kind: Kind
@@ -85,7 +99,9 @@ def describe_table(path: Path) -> Description:
             rows, groups = file.metadata.num_rows, file.metadata.num_row_groups
             counts, notes = _count_values(file)
     except (OSError, pa.ArrowException) as error:
-        raise DataError(f"{path}: expected a Parquet table, got a file that does not read as one: {one_line(error, 120)}") from None
+        raise DataError(
+            f"{path}: expected a Parquet table, got a file that does not read as one: {one_line(error, 120)}"
+        ) from None
     receipt = read_receipt(path)
     kind: Kind = "manifest" if name == "manifest" else "table"
     what = f"the table {name} of mdfpipe" if name else "a Parquet table that mdfpipe did not write"
@@ -157,7 +173,9 @@ def _count_values(file: pq.ParquetFile) -> tuple[dict[str, dict[str, int]], list
             if len(counts[name]) <= MOST_VALUES:
                 tally = pc.value_counts(batch.column(name).cast(pa.string()))
                 for entry in tally.to_pylist():
-                    counts[name]["(null)" if entry["values"] is None else one_line(entry["values"], 120)] += entry["counts"]
+                    counts[name]["(null)" if entry["values"] is None else one_line(entry["values"], 120)] += entry[
+                        "counts"
+                    ]
     for name in wanted:
         if len(counts[name]) > MOST_VALUES:
             del counts[name]
@@ -168,7 +186,12 @@ def _count_values(file: pq.ParquetFile) -> tuple[dict[str, dict[str, int]], list
 def _is_countable(kind: pa.DataType) -> bool:
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_boolean(kind) or pa.types.is_integer(kind))
+    return bool(
+        pa.types.is_string(kind)
+        or pa.types.is_large_string(kind)
+        or pa.types.is_boolean(kind)
+        or pa.types.is_integer(kind)
+    )
 
 
 def _receipt(receipt: Receipt) -> dict[str, Any]:
@@ -201,8 +224,15 @@ def describe_shard(path: Path) -> Description:
                 sizes[suffix] += member.size
                 offsets[member.offset_data] = member.size
     except (tarfile.TarError, OSError, ValueError, EOFError) as error:
-        raise DataError(f"{path}: expected an uncompressed tar of crops, got a damaged file ({one_line(error, 80)}); run crop again") from None
-    facts: dict[str, Any] = {"crops": files.total(), "bytes": path.stat().st_size, "bytes of images": sizes.total(), "first": first}
+        raise DataError(
+            f"{path}: expected an uncompressed tar of crops, got a damaged file ({one_line(error, 80)}); run crop again"
+        ) from None
+    facts: dict[str, Any] = {
+        "crops": files.total(),
+        "bytes": path.stat().st_size,
+        "bytes of images": sizes.total(),
+        "first": first,
+    }
     found = Description("shard", str(path), "a shard: encoded crops in an uncompressed tar", facts)
     found.counts["suffix"] = dict(files.most_common(20))
     _compare_with_table(found, path, offsets)
@@ -226,7 +256,7 @@ def _compare_with_table(found: Description, path: Path, offsets: dict[int, int])
     found.counts |= {name: dict(tally.most_common()) for name, tally in counts.items()}
     if wrong or rows != len(offsets):
         found.notes.append(
-            f"{table.name} does not fit: {rows} rows for {len(offsets)} crops, {wrong} of them point wrong; run crop again"
+            f"{table.name} does not fit: {rows} rows for {len(offsets)} crops, {wrong} point wrong; run crop again"
         )
 
 
@@ -236,7 +266,9 @@ def _rows_pointing_into(table: Path, shard: Path) -> Iterator[dict[str, Any]]:
             for batch in file.iter_batches(columns=["shard", "offset", "size", "subject_id", "modality"]):
                 yield from (row for row in batch.to_pylist() if row["shard"] and Path(row["shard"]).name == shard.name)
     except (OSError, pa.ArrowException, KeyError) as error:
-        raise DataError(f"{table}: expected the crops table of {shard.name}: {one_line(error, 120)}; run crop again") from None
+        raise DataError(
+            f"{table}: expected the crops table of {shard.name}: {one_line(error, 120)}; run crop again"
+        ) from None
 
 
 # -- weights and runs
@@ -265,8 +297,13 @@ def describe_run(path: Path, found: Survey | None = None) -> Description:
         "crops": dict(sum((d.crops for d in run.domains.values()), Counter()).most_common()),
         "crops by split": dict(sum((d.splits for d in run.domains.values()), Counter()).most_common()),
     }
-    notes = [*run.notes, *(f"{video.video_id}: {remark}" for video in run.videos for remark in video.remarks if video.remarks)]
-    notes += [f"annotation: {a['count']} rows {a['kind']}, such as {one_line(a['example'], 160)}" for a in anomalies(run.run)]
+    notes = [
+        *run.notes,
+        *(f"{video.video_id}: {remark}" for video in run.videos for remark in video.remarks if video.remarks),
+    ]
+    notes += [
+        f"annotation: {a['count']} rows {a['kind']}, such as {one_line(a['example'], 160)}" for a in anomalies(run.run)
+    ]
     return Description(
         "run",
         str(path),

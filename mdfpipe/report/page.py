@@ -92,7 +92,9 @@ class Page:
         for modality, crop, picture in crops:
             height, width = picture.shape[:2]
             quality = f"{crop.box_height_px:.0f} px high, sharpness {crop.sharpness:.0f}, contrast {crop.contrast:.0f}"
-            shown.append(ShownCrop(figures.data_uri(picture, 85), width, height, modality, f"{crop.crop_id}: {quality}"))
+            shown.append(
+                ShownCrop(figures.data_uri(picture, 85), width, height, modality, f"{crop.crop_id}: {quality}")
+            )
         one = ShownPerson(person.subject_id, person.count["body"], person.count["face"], shown)
         self.people.setdefault(domain, []).append(one)
 
@@ -138,7 +140,11 @@ def _content(page: Page) -> dict[str, Any]:
         "name": survey.run.path.resolve().name,
         "show_people": page.show_people,
         "tiles": _tiles(survey),
-        "legend": [(s.value, colour, MEANINGS[s.value], statuses[s.value]) for s, colour in COLOURS.items() if statuses[s.value]],
+        "legend": [
+            (s.value, colour, MEANINGS[s.value], statuses[s.value])
+            for s, colour in COLOURS.items()
+            if statuses[s.value]
+        ],
         "colours": {s.value: colour for s, colour in COLOURS.items()} | {PLAIN: "var(--bar)"},
         "face_colour": FACE_COLOUR,
         "funnel": [_funnel(domain) for domain in survey.domains.values()],
@@ -146,12 +152,16 @@ def _content(page: Page) -> dict[str, Any]:
         "failures_left": max(len(survey.failures) - limits.failures, 0),
         "notes": [*survey.notes, *page.notes],
         "anomalies": anomalies(survey.run),
-        "steps": list(dict.fromkeys(step for d in survey.domains.values() for step in funnel_row(d) if step != "domain")),
+        "steps": list(
+            dict.fromkeys(step for d in survey.domains.values() for step in funnel_row(d) if step != "domain")
+        ),
         "domains": [_domain(page, name, place) for place, name in enumerate(survey.domains)],
         "charts": _charts(page.samples),
         "videos": [_video(video) for video in order[: limits.videos]],
         "videos_left": max(len(order) - limits.videos, 0),
-        "settings": {stage: json.dumps(value, indent=1, ensure_ascii=False) for stage, value in survey.settings().items()},
+        "settings": {
+            stage: json.dumps(value, indent=1, ensure_ascii=False) for stage, value in survey.settings().items()
+        },
         "versions": _versions(page.environment),
         "limits": limits,
         "frames_each": limits.frames_each(len(survey.domains)),
@@ -180,7 +190,10 @@ def _many(count: int, noun: str) -> str:
 
 def _funnel(domain: Any) -> dict[str, Any]:
     total = max(domain.by_status.total(), 1)
-    bar = [(s.value, COLOURS[s], domain.by_status[s.value], 100 * domain.by_status[s.value] / total) for s in reversed(COLOURS)]
+    bar = [
+        (s.value, COLOURS[s], domain.by_status[s.value], 100 * domain.by_status[s.value] / total)
+        for s in reversed(COLOURS)
+    ]
     return {"domain": domain.domain, "row": funnel_row(domain), "bar": [part for part in bar if part[2]]}
 
 
@@ -216,7 +229,9 @@ def _video(video: VideoState) -> dict[str, Any]:
 
 
 def _versions(environment: dict[str, Any]) -> dict[str, str]:
-    found = {name: str(environment[name]) for name in ("mdfpipe", "python", "machine") if name in environment}
+    found: dict[str, str] = {
+        name: str(environment[name]) for name in ("mdfpipe", "python", "machine") if name in environment
+    }
     packages = environment.get("packages")
     for package in packages if isinstance(packages, list) else ():
         name, _, version = str(package).partition("==")
@@ -236,20 +251,30 @@ def _charts(samples: dict[str, DomainSample]) -> list[dict[str, Any]]:
     names = list(next(iter(samples.values())).histograms) if samples else []
     for name in names:
         rows = {domain: sample.histograms[name] for domain, sample in samples.items()}
-        occupied = np.flatnonzero(sum(histogram.total for histogram in rows.values()))
+        occupied = np.flatnonzero(sum(histogram.bars() for histogram in rows.values()))
         if not occupied.size:
             continue
         scale = next(iter(rows.values())).scale
         first, last = _span(scale, int(occupied[0]), int(occupied[-1]) + 1)
         drawn = [_row(domain, histogram, first, last) for domain, histogram in rows.items() if histogram.total.sum()]
         ticks = _ticks(scale, first, last)
-        charts.append({"name": name, "meaning": scale.meaning, "rows": drawn, "ticks": ticks, "width": _WIDTH, "height": _HEIGHT, "base": _BASE})
+        charts.append(
+            {
+                "name": name,
+                "meaning": scale.meaning,
+                "rows": drawn,
+                "ticks": ticks,
+                "width": _WIDTH,
+                "height": _HEIGHT,
+                "base": _BASE,
+            }
+        )
     return charts
 
 
 def _span(scale: Scale, first: int, last: int) -> tuple[int, int]:
-    """The bins that are drawn: a share shows its whole range, anything else what is occupied and a little more."""
-    bins = len(scale.edges) - 1
+    """The bars that are drawn: a share shows its whole range, anything else what is occupied and a little more."""
+    bins = len(scale.bars) - 1
     if scale.edges[-1] == 1.0:
         return 0, bins
     least = 12
@@ -258,15 +283,20 @@ def _span(scale: Scale, first: int, last: int) -> tuple[int, int]:
 
 
 def _row(domain: str, histogram: Histogram, first: int, last: int) -> dict[str, Any]:
-    total = histogram.total[first:last]
+    total = histogram.bars()[first:last]
     step, top = _WIDTH / (last - first), max(int(total.max()), 1)
     order = [*(s.value for s in reversed(COLOURS)), PLAIN]
     layers, ground = [], np.zeros(last - first)
     for name in sorted(histogram.layers, key=order.index):
-        counts = histogram.layers[name][first:last]
+        counts = histogram.bars(name)[first:last]
         heights = counts * (_BASE - 2) / top
         bars = [
-            (round(n * step, 2), round(_BASE - ground[n] - heights[n], 2), round(max(step - 0.8, 0.6), 2), round(heights[n], 2))
+            (
+                round(n * step, 2),
+                round(_BASE - ground[n] - heights[n], 2),
+                round(max(step - 0.8, 0.6), 2),
+                round(heights[n], 2),
+            )
             for n in np.flatnonzero(counts).tolist()
         ]
         ground = ground + heights
@@ -278,7 +308,7 @@ def _row(domain: str, histogram: Histogram, first: int, last: int) -> dict[str, 
 
 def _position(scale: Scale, value: float, first: int, last: int) -> float:
     """Where a value lies on the axis, in units of the drawing."""
-    low, high = scale.edges[first], scale.edges[last]
+    low, high = scale.bars[first], scale.bars[last]
     if scale.is_log:
         value, low, high = float(np.log(value)), float(np.log(low)), float(np.log(high))
     return _WIDTH * (value - low) / (high - low)
@@ -286,7 +316,7 @@ def _position(scale: Scale, value: float, first: int, last: int) -> float:
 
 def _ticks(scale: Scale, first: int, last: int) -> list[tuple[float, str, str]]:
     """(place, words, alignment) of the numbers below the axis: four or five round ones."""
-    low, high = scale.edges[first], scale.edges[last]
+    low, high = scale.bars[first], scale.bars[last]
     if scale.is_log:
         exponents = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
         values = [mantissa * 10.0**e for e in exponents for mantissa in (1, 2, 5)]

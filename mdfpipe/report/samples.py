@@ -51,33 +51,43 @@ class Limits:
         return max(min(self.subjects_per_domain, self.subjects // max(domains, 1)), 4)
 
 
+PER_BAR: Final = 25  # bins of a histogram in one bar of its drawing
+
+
 @dataclass(frozen=True)
 class Scale:
-    """A quantity that is drawn as a histogram: its name, its unit or meaning, and its fixed bin edges."""
+    """A quantity that is drawn as a histogram: its name, its meaning, its fixed bin edges.
+
+    The bins are finer than the bars, so that a median is told closely.
+    """
 
     name: str
     meaning: str
     edges: tuple[float, ...]
     is_log: bool = False
 
+    @property
+    def bars(self) -> tuple[float, ...]:
+        """The edges of the bars."""
+        return self.edges[::PER_BAR]
 
-def _linear(high: float, bins: int) -> tuple[float, ...]:
-    return tuple(np.linspace(0.0, high, bins + 1).tolist())
+
+def _linear(high: float, bars: int) -> tuple[float, ...]:
+    return tuple(np.linspace(0.0, high, bars * PER_BAR + 1).tolist())
 
 
 def _log(low: float, high: float, per_decade: int) -> tuple[float, ...]:
     decades = round(np.log10(high / low))
-    return tuple(np.geomspace(low, high, decades * per_decade + 1).tolist())
+    return tuple(np.geomspace(low, high, decades * per_decade * PER_BAR + 1).tolist())
 
 
 SCALES: Final = (
     Scale("overlap", "overlap of a body with its best face, bodies with a face only, by status", _linear(1.0, 40)),
     Scale("score", "the detector's confidence in a body, by status", _linear(1.0, 40)),
-    Scale("box height", "height of a body's box in the frame, pixels, by status", _log(1.0, 10000.0, 12), is_log=True),
-    Scale("sharpness", "variance of the Laplacian, body crops, in 0..255", _log(0.01, 100000.0, 6), is_log=True),
+    Scale("box height", "height of a body's box in the frame, pixels, by status", _log(1.0, 10000.0, 20), is_log=True),
+    Scale("sharpness", "variance of the Laplacian, body crops, in 0..255", _log(0.01, 100000.0, 10), is_log=True),
     Scale("contrast", "standard deviation of grey values, body crops, in 0..255", _linear(128.0, 64)),
 )
-_SCALE: Final = {scale.name: scale for scale in SCALES}
 PLAIN: Final = "crops"  # the layer of a quantity that is not split by status
 
 
@@ -95,10 +105,20 @@ class Histogram:
         counts = np.histogram(inside, bins=edges)[0].astype(np.int64)
         self.layers[layer] = self.layers.get(layer, np.zeros_like(counts)) + counts
 
+    def bars(self, layer: str | None = None) -> NDArray[np.int64]:
+        """Counts (bars,) of a layer, or of all."""
+        counts: NDArray[np.int64] = (
+            (self.total if layer is None else self.layers[layer]).reshape(-1, PER_BAR).sum(axis=1)
+        )
+        return counts
+
     @property
     def total(self) -> NDArray[np.int64]:
         """Counts (bins,) over all layers."""
-        return np.sum([*self.layers.values(), np.zeros(len(self.scale.edges) - 1, np.int64)], axis=0).astype(np.int64)
+        counts = np.zeros(len(self.scale.edges) - 1, np.int64)
+        for layer in self.layers.values():
+            counts += layer
+        return counts
 
     @property
     def median(self) -> float | None:
@@ -164,7 +184,7 @@ class DomainSample:
             if len(chosen) == most:
                 break
             chosen.setdefault((choice.video_id, choice.frame), choice)
-        order = list(COLOURS)
+        order = [status.value for status in COLOURS]
         return sorted(chosen.values(), key=lambda c: (order.index(c.status), natural_key(c.video_id), c.frame))
 
     def people(self, most: int) -> list[SubjectSample]:
@@ -228,7 +248,9 @@ def _take_crops(into: DomainSample, survey: Survey, video: VideoState, limits: L
             rows = np.flatnonzero((subject == name) & (modality == kind))
             one.count[kind] += len(rows)
             if len(rows) and len(one.crops[kind]) < most:
-                few = crops.take(pa.array(spread(rows.tolist(), most))).drop_columns(["status", "subject_id", "modality"])
+                few = crops.take(pa.array(spread(rows.tolist(), most))).drop_columns(
+                    ["status", "subject_id", "modality"]
+                )
                 one.crops[kind].append([CropChoice(video_id=video.video_id, **row) for row in few.to_pylist()])
 
 

@@ -155,7 +155,9 @@ def survey(path: Path) -> Survey:
     run = Run(path)
     index = run.receipt("index", "videos")
     if index is None:
-        raise DataError(f"{path}: expected a run folder with index/videos.parquet, found none; `mdfpipe detect` makes it")
+        raise DataError(
+            f"{path}: expected a run folder with index/videos.parquet, found none; `mdfpipe detect` makes it"
+        )
     rows = run.table("index", "videos").to_pylist()
     videos = [_state(run, row) for row in sorted(rows, key=lambda row: natural_key(row["video_id"]))]
     domains: dict[str, DomainCounts] = {}
@@ -196,16 +198,21 @@ def _state(run: Run, row: dict[str, Any]) -> VideoState:
             failure = run.failure(stage, row["video_id"])
             if failure is not None:
                 failures[stage] = failure
-        elif place and (before is None or receipt.upstream.get(CHAIN[place - 1]) != before.fingerprint):
-            outdated.append(stage)
-            receipt = None
-        elif run.files_in_place(receipt) is not None:
+        elif _is_stale(run, receipt, before if place else None, place > 0):
             outdated.append(stage)
             receipt = None
         if receipt is not None:
             receipts[stage] = receipt
         before = receipt
     return VideoState(row, receipts, failures, tuple(outdated))
+
+
+def _is_stale(run: Run, receipt: Receipt, before: Receipt | None, has_before: bool) -> bool:
+    """Whether a part was made from another part than lies before it, or its files are gone."""
+    made_from = receipt.upstream.get(before.stage) if before else None
+    if has_before and (before is None or made_from != before.fingerprint):
+        return True
+    return run.files_in_place(receipt) is not None
 
 
 def _manifest(run: Run, videos: list[VideoState]) -> tuple[Receipt | None, list[str]]:

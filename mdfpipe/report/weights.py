@@ -57,7 +57,9 @@ def _safetensors(path: Path, size: int) -> tuple[dict[str, Any], list[str]]:
             metadata = header.pop("__metadata__", {})
             tensors = {name: (str(t["dtype"]), [int(n) for n in t["shape"]]) for name, t in header.items()}
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-            raise DataError(f"{path}: expected a safetensors file, got a header that is not its JSON; get it again") from None
+            raise DataError(
+                f"{path}: expected a safetensors file, got a header that is not its JSON; get it again"
+            ) from None
     kinds: Counter[str] = Counter()
     for dtype, shape in tensors.values():
         kinds[dtype] += math.prod(shape)
@@ -80,9 +82,15 @@ def _torch(path: Path) -> tuple[dict[str, Any], list[str]]:
             with zipfile.ZipFile(path) as archive:
                 members = [(one_line(m.filename, 120), m.file_size) for m in archive.infolist()]
         except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
-            raise DataError(f"{path}: expected a PyTorch zip, got a damaged one ({one_line(error, 80)}); get it again") from None
+            raise DataError(
+                f"{path}: expected a PyTorch zip, got a damaged one ({one_line(error, 80)}); get it again"
+            ) from None
         largest = sorted(members, key=lambda m: (-m[1], m[0]))[:_SHOWN]
-        facts: dict[str, Any] = {"format": "PyTorch zip", "members": len(members), "bytes unpacked": sum(n for _, n in members)}
+        facts: dict[str, Any] = {
+            "format": "PyTorch zip",
+            "members": len(members),
+            "bytes unpacked": sum(n for _, n in members),
+        }
         facts["pickles"] = [name for name, _ in members if name.endswith(".pkl")][:_SHOWN]
         facts["largest members"] = dict(largest)
         return facts, [closed] if facts["pickles"] else []

@@ -27,12 +27,14 @@ class Normalise(Config):
     `low` and `high`. clahe evens out local contrast afterwards, on 8-bit sources, too.
     """
 
-    policy: Literal["native8", "video_percentile", "frame_percentile", "fixed_range"] = "video_percentile"
-    low_percentile: float = Field(0.5, ge=0, le=100)
-    high_percentile: float = Field(99.5, ge=0, le=100)
-    low: int | None = Field(None, ge=0, le=65535)
-    high: int | None = Field(None, ge=0, le=65535)
-    clahe: bool = False
+    policy: Literal["native8", "video_percentile", "frame_percentile", "fixed_range"] = Field(
+        "video_percentile", description="what becomes black and white: see above; recorded for every video"
+    )
+    low_percentile: float = Field(0.5, ge=0, le=100, description="percentile that becomes black")
+    high_percentile: float = Field(99.5, ge=0, le=100, description="percentile that becomes white")
+    low: int | None = Field(None, ge=0, le=65535, description="value that becomes black (fixed_range)")
+    high: int | None = Field(None, ge=0, le=65535, description="value that becomes white (fixed_range)")
+    clahe: bool = Field(False, description="even out local contrast afterwards")
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -1,0 +1,59 @@
+"""A table as CSV, for everything that does not read Parquet."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from mdfpipe.errors import DataError, StoreError, one_line
+from mdfpipe.store.run import TEMPORARY, cannot_write
+
+
+def to_csv(table: Path, out: Path) -> int:
+    """Write any Parquet table as CSV, batch by batch; gives the number of rows. Null is an empty cell, text is quoted.
+
+    Columns of lists and structs are written as JSON. Raises DataError, StoreError.
+    """
+    import pyarrow as pa
+    import pyarrow.csv as pacsv
+    import pyarrow.parquet as pq
+
+    temporary = out.with_name(f"{TEMPORARY}{os.getpid()}-{out.name}")
+    try:
+        with pq.ParquetFile(table) as file:
+            schema = pa.schema([(f.name, _plain_type(f.type)) for f in file.schema_arrow])
+            try:
+                with temporary.open("wb") as raw, pacsv.CSVWriter(raw, schema) as writer:
+                    for batch in file.iter_batches(batch_size=1 << 15):
+                        columns = [
+                            _plain(column, kind) for column, kind in zip(batch.columns, schema.types, strict=True)
+                        ]
+                        writer.write_batch(pa.record_batch(columns, schema=schema))
+                temporary.replace(out)
+            except OSError as error:
+                raise StoreError(cannot_write(out, error)) from None
+            finally:
+                temporary.unlink(missing_ok=True)
+            return int(file.metadata.num_rows)
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(
+            f"{table}: expected a Parquet table, got one that does not read: {one_line(error, 120)}"
+        ) from None
+
+
+def _plain_type(kind: Any) -> Any:
+    import pyarrow as pa
+
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    return pa.string() if pa.types.is_nested(kind) or pa.types.is_binary(kind) else kind
+
+
+def _plain(column: Any, kind: Any) -> Any:
+    import pyarrow as pa
+
+    if pa.types.is_nested(column.type) or pa.types.is_binary(column.type):
+        return pa.array([None if v is None else json.dumps(v, default=repr) for v in column.to_pylist()], pa.string())
+    return column.cast(kind)
