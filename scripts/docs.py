@@ -134,7 +134,8 @@ def commands() -> str:
                 rows.append(
                     f"| {names} | {(parameter.help or '').replace('|', '/')} | {'required' if parameter.required else default} |"
                 )
-        lines += ["", "| option | meaning | default |", "|---|---|---|", *rows] if rows else []
+        if rows:
+            lines += ["", "| option | meaning | default |", "|---|---|---|", *rows]
     return "\n".join(lines) + "\n"
 
 

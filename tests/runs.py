@@ -117,7 +117,7 @@ class DataSet:
         video_id = f"videos/{Path(name).stem if '.' in name else name}"
         seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big")
         moves = np.zeros((frames, 2)) if steady else shake(frames, seed)
-        for frame, (x, y) in enumerate(moves + (28, 6)):
+        for frame, (x, y) in enumerate(moves + np.array([28, 6])):
             figures = (f"{v:.2f}" for v in (x, y, x + 40, y + 50))
             self.boxes.append([video_id, frame, *figures, "0.9"])
             self.faces.append([subject, f"videos/{name}", frame + off, f"{x + 14:.2f}", f"{y + 3:.2f}", 12, 12])
@@ -150,10 +150,10 @@ def write_study(path: Path, **settings: Any) -> Path:
     return path
 
 
-def run(data: Path, folder: Path, *more: str | Path, verb: str = "run", env: dict[str, str] | None = None) -> Said:
-    """`mdfpipe run DATA/study.yaml --data DATA --run FOLDER ...` on two processes of one thread."""
-    base = (verb, data / "study.yaml", "--data", data, "--run", folder)
-    return call(*base, "--workers", "2", "--threads", "1", *more, env=env)
+def run(data: Path, folder: Path, *more: str | Path, workers: int = 1, env: dict[str, str] | None = None) -> Said:
+    """`mdfpipe run DATA/study.yaml --data DATA --run FOLDER ...` on processes of one thread."""
+    base = ("run", data / "study.yaml", "--data", data, "--run", folder)
+    return call(*base, "--workers", str(workers), "--threads", "1", *more, env=env)
 
 
 def digests(folder: Path, *keys: str) -> dict[str, str]:

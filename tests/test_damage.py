@@ -30,7 +30,10 @@ BAD = {
     "short.mp4": ("label", r"short: annotated up to frame 11, but \w+ delivered 8 frames .*label\.short=keep"),
     "more.mp4": ("detect", r"short: 12 frames delivered of 40 that the header declares; .*detect\.incomplete=keep"),
     "gone.mp4": ("detect", r"gone\.mp4: cannot be read: No such file"),
-    "damaged_png": ("detect", r"frame_7\.png: frame 7 does not decode: a checksum of the PNG .*detect\.incomplete=keep"),
+    "damaged_png": (
+        "detect",
+        r"frame_7\.png: frame 7 does not decode: a checksum of .*detect\.incomplete=keep",
+    ),
     "other_size": ("detect", r"frame_5\.png: frame 5: expected 96x64 .* got 112x80 .*detect\.incomplete=keep"),
     "hangs.mp4": ("detect", r"no sign of progress for 6 s \(--deadline\); its process was killed.*; try another"),
 }
@@ -140,9 +143,13 @@ def test_a_bad_video_is_listed_with_its_reason(first: runs.Said, folder: Path, n
     assert kept.message == message
 
 
-def test_the_others_are_finished_as_if_they_were_alone(first: runs.Said, folder: Path, tmp_path: Path) -> None:
+def test_the_others_are_finished_as_if_they_were_alone(
+    first: runs.Said, data: Path, folder: Path, tmp_path: Path
+) -> None:
     alone = runs.DataSet(tmp_path / "data")
-    good(alone)
+    for path in sorted((data / "videos").glob("good_*")):  # the same files: encoding again may give other bytes
+        (shutil.copytree if path.is_dir() else shutil.copy2)(path, alone.video(path.name))
+        alone.annotate(path.name)
     alone.write()
     assert runs.run(alone.root, tmp_path / "run").code == 0
     keys = [f"videos/{name}" for name in GOOD]
@@ -199,15 +206,15 @@ def test_the_next_run_tries_only_the_failed_and_ends_well_once_they_are_mended(c
 
 def test_what_precedes_the_damage_can_be_kept_and_is_told_apart(copy: tuple[Path, Path]) -> None:
     data, run = copy
-    kept = {"cut_front": 1, "cut_stream": None, "cut_group": 7, "flipped": None, "more": 12, "damaged_png": 7, "other_size": 5}
+    kept = {"cut_front": 1, "cut_group": 7, "more": 12, "damaged_png": 7, "other_size": 5}
     done = runs.run(data, run, "--json", "--set", "detect.incomplete=keep", "--set", "label.short=keep").calm()
     left = {f"detect/videos/{name}" for name in ("cut_end", "empty", "text", "gone")}
     assert set(done.failures) == left
     for name, delivered in kept.items():
         seen = runs.facts(run, "detect", f"videos/{name}")
-        assert seen["incomplete"], name
-        assert delivered in (None, seen["delivered"]), name
-        assert runs.facts(run, "label", f"videos/{name}")["faces_beyond_the_end"] == 12 - seen["delivered"]
+        assert (seen["delivered"], bool(seen["incomplete"])) == (delivered, True), name
+        annotated = 7 if name == "cut_group" else 12
+        assert runs.facts(run, "label", f"videos/{name}")["faces_beyond_the_end"] == annotated - delivered
     assert runs.facts(run, "label", "videos/short")["faces_beyond_the_end"] == 4
     assert runs.facts(run, "crop", "videos/short")["faces_without_frame"] == 4
     said = runs.call("status", run, "--json")
@@ -232,7 +239,7 @@ def test_only_does_nothing_for_the_others(data: Path, tmp_path: Path) -> None:
     assert set(said.failures) == {"detect/videos/empty"}
     assert said.tally("total") == {"index": 1, "detect": 2, "label": 2, "crop": 2, "manifest": 0}
     assert {p.name for p in (run / "detect").glob("*.parquet")} == {"videos__good_a.parquet"}
-    assert runs.call("run", data / "study.yaml", "--data", data, "--run", run, "--only", "nix").code == 2
+    assert "--only nix: no such video" in runs.run(data, run, "--only", "nix").line()
 
 
 def test_a_pipe_named_mp4_fails_alone(tmp_path: Path) -> None:
@@ -240,8 +247,8 @@ def test_a_pipe_named_mp4_fails_alone(tmp_path: Path) -> None:
     data = runs.DataSet(tmp_path / "data")
     data.good("good.mp4")
     data.bad("pipe.mp4", os.mkfifo)
-    base = ("run", data.write(), "--data", data.root, "--run", tmp_path / "run", "--deadline", "6", "--json")
-    said = runs.call(*base, timeout=12).calm()
+    base = ("run", data.write(), "--data", data.root, "--run", tmp_path / "run", "--deadline", "4", "--json")
+    said = runs.call(*base, timeout=10).calm()
     assert said.code == 3
     assert list(said.failures) == ["detect/videos/pipe"]
     assert "not a regular file" in said.failures["detect/videos/pipe"]

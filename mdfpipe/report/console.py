@@ -103,7 +103,7 @@ def _lines(title: str, colour: str, lines: list[str], console: Console) -> None:
 
 def _plain(value: Any) -> str:
     if isinstance(value, dict):
-        return ", ".join(f"{name} {_plain(v)}" for name, v in value.items()) or "none"
+        return ", ".join(f"{name} {_plain(v)}" for name, v in value.items() if v != "") or "none"
     if isinstance(value, list):
         return ", ".join(_plain(v) for v in value) or "none"
     if value is None:

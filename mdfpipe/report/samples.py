@@ -101,7 +101,8 @@ class Histogram:
     def add(self, values: NDArray[Any], layer: str = PLAIN) -> None:
         """Count values (n,); what lies outside the scale falls into its first or last bin, NaN nowhere."""
         edges = np.asarray(self.scale.edges)
-        inside = np.clip(values[np.isfinite(values)], edges[0], edges[-1])
+        nudge = 1e-4 * (edges[1] - edges[0])  # a float32 0.9 is a little less, and belongs with 0.9
+        inside = np.clip(values[np.isfinite(values)].astype(np.float64) + nudge, edges[0], edges[-1])
         counts = np.histogram(inside, bins=edges)[0].astype(np.int64)
         self.layers[layer] = self.layers.get(layer, np.zeros_like(counts)) + counts
 

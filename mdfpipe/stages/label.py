@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +21,9 @@ from mdfpipe.video.geometry import clip_to_frame, inside_share
 from mdfpipe.video.labelling import STATUSES, LabelRules, Labels, label_bodies, silent_filter
 
 log = logging.getLogger(__name__)
+
+
+_Rows: TypeAlias = tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.int64]]
 
 
 class Label(LabelRules, Stage):
@@ -47,7 +50,6 @@ class Label(LabelRules, Stage):
         """Label the bodies of one video, and measure whether its annotation is in step with it."""
         bodies, seen = inputs.table("detect"), inputs.facts("detect")
         faces = self._faces(key, inputs)
-        beyond = self._check_length(faces, seen)
         xyxy, face_xyxy = _xyxy(bodies), clip_to_frame(_xyxy(faces), seen["width"], seen["height"])
         body_frame, face_frame = bodies["frame"].to_numpy(), faces["frame"].to_numpy()
         names, subject = _codes(faces["subject_id"])
@@ -71,30 +73,31 @@ class Label(LabelRules, Stage):
             "rows": rows,
             "faces": faces.num_rows,
             "faces_matched": int(np.unique(labels.face[named]).size),
-            "faces_beyond_the_end": beyond,
+            "faces_beyond_the_end": int((face_frame >= seen["delivered"]).sum()),
             "frames_annotated": int(annotated.size),
             "subjects": _per_subject(names, subject[labels.face[named]]),
         }
         if self.check_alignment:
-            found = frame_offset_overlap(
-                body_frame[named],
-                xyxy[named],
-                subject[labels.face[named]],
-                face_frame,
-                face_xyxy,
-                subject,
-                measure=self.measure,
-            )
             base = inputs.facts("index", Index.table).get("frame_base", 0)
-            facts["alignment"] = {
-                "verdict": found.verdict,
-                "offset": found.offset,
-                "pairs": found.n_pairs,
-                "overlap": _by_offset(found.mean),
-                "detrended_overlap": _by_offset(found.detrended),
-                "advice": advice(found.offset, base) if found.offset else "",
-            }
+            of_body = subject[labels.face[named]]
+            facts["alignment"] = self._alignment(
+                (body_frame[named], xyxy[named], of_body), (face_frame, face_xyxy, subject), base
+            )
+        if not facts.get("alignment", {}).get("offset"):  # a frame off is the better reason: `review` gives it
+            self._refuse_short(face_frame, seen)
         return Made(_table(bodies, faces, labels), facts)
+
+    def _alignment(self, bodies: _Rows, faces: _Rows, base: int) -> dict[str, Any]:
+        """Whether the faces of a video are in step with its bodies. bodies, faces: (frame, xyxy, subject) arrays."""
+        found = frame_offset_overlap(*bodies, *faces, measure=self.measure)
+        return {
+            "verdict": found.verdict,
+            "offset": found.offset,
+            "pairs": found.n_pairs,
+            "overlap": _by_offset(found.mean),
+            "detrended_overlap": _by_offset(found.detrended),
+            "advice": advice(found.offset, base) if found.offset else "",
+        }
 
     def review(self, facts: dict[str, dict[str, Any]]) -> Review:
         """Stop where most videos say that the annotation is a frame off; fail the one video that says so alone."""
@@ -132,17 +135,18 @@ class Label(LabelRules, Stage):
         path = inputs.run.path / Index.faces_file(key)
         return read_table(path) if path.exists() else FACES.empty_table()
 
-    def _check_length(self, faces: pa.Table, seen: dict[str, Any]) -> int:
-        """How many faces lie in frames that the video did not deliver. Raises DataError unless `short` is keep."""
-        frames = faces["frame"].to_numpy()
+    def _refuse_short(self, frames: NDArray[np.int64], seen: dict[str, Any]) -> None:
+        """Raise DataError where faces lie in frames that the video did not deliver, unless `short` is keep."""
         beyond = int((frames >= seen["delivered"]).sum())
-        if beyond and self.short == "fail":
-            raise DataError(
-                f"short: annotated up to frame {frames.max()}, but {seen['decoder']} delivered {seen['delivered']} "
-                f"frames (0..{seen['delivered'] - 1}), so {beyond} faces have none; get the whole video, check "
-                "dataset.frame_base, or keep what there is with label.short=keep"
-            )
-        return beyond
+        if not beyond or self.short == "keep":
+            return
+        from_one = frames.max() == seen["delivered"] and frames.min() > 0
+        advice = "if the annotation counts from 1 set dataset.frame_base=1; or " if from_one else ""
+        raise DataError(
+            f"short: annotated up to frame {frames.max()}, but {seen['decoder']} delivered {seen['delivered']} "
+            f"frames (0..{seen['delivered'] - 1}), so {beyond} faces have none; {advice}get the whole video, "
+            "or keep what there is with label.short=keep"
+        )
 
 
 def _table(bodies: pa.Table, faces: pa.Table, labels: Labels) -> pa.Table:

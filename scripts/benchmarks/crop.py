@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 from benchmarks.material import (
@@ -20,6 +19,8 @@ from benchmarks.material import (
 )
 from benchmarks.measure import Report, in_turns, in_worker, profiled, ratio
 
+CUT = "cut, resize, encode, measure alone"
+
 
 def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--video", type=Path, help="cut from this clip instead of the drawn one")
@@ -34,12 +35,13 @@ def bench(options: argparse.Namespace, report: Report, folder: Path) -> None:
     else:
         source = remuxed(options.video, folder / f"clip{options.video.suffix}")
     for threads in options.threads:
-        frames, crops, seconds, profile = in_worker(_crop, source, folder, options, threads, threads=threads)
+        frames, crops, times, profile = in_worker(_crop, source, folder, options, threads, threads=threads)
         tag = f"{threads} thread{'s' * (threads > 1)}"
-        for name, values in seconds.items():
-            report.add(f"{tag}: {name}", frames / median(values), "frames/s")
-        report.add(f"{tag}: crop stage", crops / median(seconds["crop stage"]), "crops/s")
-        report.add(f"{tag}: stage / decode alone", ratio(seconds["decode alone"], seconds["crop stage"]), "")
+        for name, measured in times.items():
+            report.add(f"{tag}: {name}", measured.rate(frames), "frames/s")
+        report.add(f"{tag}: crop stage", times["crop stage"].rate(crops), "crops/s")
+        report.add(f"{tag}: stage / decode alone", ratio(times["decode alone"].wall, times["crop stage"].wall), "")
+        report.add(f"{tag}: stage / cutting alone", ratio(times[CUT].wall, times["crop stage"].wall), "")
         report.profile += profile
     what = options.video.name if options.video else "drawn clip at 1280x720"
     report.notes.append(f"{what}: {frames} frames, {crops} crops (3 bodies 384x128 and 3 faces 112x112 a frame)")
@@ -77,15 +79,15 @@ def _crop(video: Path, folder: Path, options: argparse.Namespace, threads: int) 
                     cropping.encode(each)
                     cropping.quality(each, cropping.Window())
 
-    seconds = in_turns(
+    times = in_turns(
         options.rounds,
         **{
             "decode alone": lambda: [len(batch) for batch in decoder.frames(video, threads=threads)],
             "decode alone, in the decode-ahead thread": lambda: [
                 len(batch) for batch in ahead(decoder.frames(video, threads=threads))
             ],
-            "cut, resize, encode, measure alone (frames in memory)": cut_all,
+            CUT: cut_all,
             "crop stage": lambda: do_unit(unit, threads=threads),
         },
     )
-    return count, rows, seconds, profiled(lambda: do_unit(unit, threads=threads)) if options.profile else []
+    return count, rows, times, profiled(lambda: do_unit(unit, threads=threads)) if options.profile else []

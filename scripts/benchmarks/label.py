@@ -5,10 +5,9 @@ from __future__ import annotations
 import argparse
 import os
 from pathlib import Path
-from statistics import median
 
 from benchmarks.material import KEY, commit_detections, faces_table, make_unit, three_a_frame
-from benchmarks.measure import Report, in_turns, in_worker, profiled
+from benchmarks.measure import Report, Times, in_turns, in_worker, profiled
 
 KERNEL = "kernel (per_detection, arrays in and out)"
 
@@ -19,16 +18,16 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 
 def bench(options: argparse.Namespace, report: Report, folder: Path) -> None:
-    seconds, profile = in_worker(_label, folder, options)
+    times, profile = in_worker(_label, folder, options)
     n = options.bodies
-    for name, values in seconds.items():
-        report.add(name, n / median(values), "bodies/s")
-    report.aim("kernel on one core", n / median(seconds[KERNEL]), ">=", 1e6, "bodies/s")
+    for name, measured in times.items():
+        report.add(name, measured.rate(n), "bodies/s")
+    report.aim("kernel on one core", times[KERNEL].rate(n), ">=", 1e6, "bodies/s")
     report.notes.append(f"{n} bodies, 3 bodies and 3 faces a frame, one core, {options.rounds} rounds")
     report.profile = profile
 
 
-def _label(folder: Path, options: argparse.Namespace) -> tuple[dict[str, list[float]], list[str]]:
+def _label(folder: Path, options: argparse.Namespace) -> tuple[dict[str, Times], list[str]]:
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     import numpy as np
     import pyarrow as pa
@@ -55,7 +54,7 @@ def _label(folder: Path, options: argparse.Namespace) -> tuple[dict[str, list[fl
     def stage() -> None:
         run.commit(unit.receipt, unit.stage.process(KEY, unit.inputs, context).table, {})
 
-    seconds = in_turns(
+    times = in_turns(
         options.rounds,
         **{
             KERNEL: lambda: label_bodies(*kernel_in, rules=LabelRules()),
@@ -65,4 +64,4 @@ def _label(folder: Path, options: argparse.Namespace) -> tuple[dict[str, list[fl
             "of it: commit": lambda: run.commit(unit.receipt, made.table, {}),
         },
     )
-    return seconds, profiled(stage) if options.profile else []
+    return times, profiled(stage) if options.profile else []

@@ -60,16 +60,29 @@ def in_worker(task: Callable[..., Any], *arguments: Any, threads: int = 1) -> An
         return pool.submit(task, *arguments).result()
 
 
-def in_turns(rounds: int, **tasks: Callable[[], Any]) -> dict[str, list[float]]:
-    """Seconds of each task in each round, after one round that does not count."""
-    seconds: dict[str, list[float]] = {name: [] for name in tasks}
+@dataclass
+class Times:
+    """Seconds of one task, round by round: on the wall, and of all its threads together on the processor."""
+
+    wall: list[float] = field(default_factory=list)
+    cpu: list[float] = field(default_factory=list)
+
+    def rate(self, count: int) -> float:
+        """So many a second, of `count` done in each round."""
+        return count / median(self.wall)
+
+
+def in_turns(rounds: int, **tasks: Callable[[], Any]) -> dict[str, Times]:
+    """Times of each task in each round, after one round that does not count."""
+    times = {name: Times() for name in tasks}
     for number in range(rounds + 1):
-        for name, task in tasks.items():
-            started = time.perf_counter()
+        for name, task in list(tasks.items())[:: -1 if number % 2 else 1]:  # a drift favours neither
+            wall, cpu = time.perf_counter(), time.process_time()
             task()
             if number:
-                seconds[name].append(time.perf_counter() - started)
-    return seconds
+                times[name].wall.append(time.perf_counter() - wall)
+                times[name].cpu.append(time.process_time() - cpu)
+    return times
 
 
 def ratio(above: list[float], below: list[float]) -> float:
@@ -100,11 +113,16 @@ def mdfpipe(*arguments: str | Path, profile: Path | None = None) -> tuple[float,
     """Wall seconds and standard output of one call of the command line."""
     program = [sys.executable, "-m", "cProfile", "-o", profile, "-m", "mdfpipe.cli"] if profile else [_command()]
     started = time.perf_counter()
-    done = subprocess.run([*program, *arguments], capture_output=True, text=True, cwd=ROOT, check=False)
+    done = subprocess.run([*program, *arguments], capture_output=True, text=True, cwd=ROOT, env=_plain(), check=False)
     seconds = time.perf_counter() - started
     if done.returncode:
         raise SystemExit(f"scripts/bench: mdfpipe {arguments[0]} ended with {done.returncode}: {done.stderr[-2000:]}")
     return seconds, done.stdout
+
+
+def _plain() -> dict[str, str]:
+    """The environment of an ordinary user, who lets Python keep its bytecode."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 
 
 def _command() -> Path:

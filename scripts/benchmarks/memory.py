@@ -9,6 +9,8 @@ from pathlib import Path
 from benchmarks.material import do_unit, drawn_video, make_unit, remuxed
 from benchmarks.measure import Report, in_worker
 
+SLOW = 40  # frames a second
+
 
 def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--minutes", type=int, default=10, help="length of the shorter video (10)")
@@ -32,6 +34,11 @@ def bench(options: argparse.Namespace, report: Report, folder: Path) -> None:
                 report.notes.append(f"{tag}: {rows} rows, {before:.0f} MB with libraries loaded, {wall:.1f} s")
             growth = peaks[lengths[1]] - peaks[lengths[0]]
             report.aim(f"{detector}, {decoder}: growth", growth, "<=", 100, "MB")
+    large = drawn_video(folder / "large.mp4", 100, 1280, 720)
+    remuxed(large, folder / "slow.mp4", copies=6)
+    for decoder in options.decoder:
+        before, peak = in_worker(_behind_a_slow_detector, folder / "slow.mp4", decoder)
+        report.add(f"{decoder}, 600 frames of 1280x720 at {SLOW} frames/s: peak above the start", peak - before, "MB")
     report.notes.append("320x180 at 10 frames/s, 3 boxes a frame; peak: VmHWM of a fresh worker, commit included")
 
 
@@ -57,6 +64,19 @@ def _peak(video: Path, folder: Path, detector: str, decoder: str, frames: int) -
     if (event.rows, event.facts["delivered"]) != (3 * frames, frames):
         raise SystemExit(f"scripts/bench: expected {frames} frames with 3 boxes each, got {event}")
     return event.rows, before, peak_mb(), time.perf_counter() - started
+
+
+def _behind_a_slow_detector(video: Path, decoder: str) -> tuple[float, float]:
+    """Peak before and after a whole pass that takes its time with each frame, as a large detector does."""
+    from mdfpipe.video.ahead import ahead
+    from mdfpipe.video.decoders import Decoder
+
+    frames = ahead(Decoder.variant(decoder)().frames(video, batch=8))
+    next(frames)
+    before = peak_mb()
+    for batch in frames:
+        time.sleep(len(batch) / SLOW)
+    return before, peak_mb()
 
 
 def peak_mb() -> float:
