@@ -182,6 +182,40 @@ def status(
 
 
 @app.command()
+def inspect(
+    thing: Annotated[
+        Path, typer.Argument(help="A run folder, table, manifest, shard, video or weight file.", show_default=False)
+    ],
+    video: Annotated[str | None, typer.Option(metavar="VIDEO", help="Of a run: the video of --frame.")] = None,
+    frame: Annotated[int | None, typer.Option(min=0, help="Of a run: draw this frame into --out.")] = None,
+    out: Annotated[Path | None, typer.Option(metavar="PICTURE", help="Where --frame is drawn: .png or .jpg.")] = None,
+    html: Annotated[Path | None, typer.Option(metavar="PAGE", help="Of a run: write one self-contained page.")] = None,
+    csv: Annotated[Path | None, typer.Option(metavar="CSV", help="Of a table: write its rows as CSV.")] = None,
+    show_people: Annotated[bool, typer.Option("--show-people", help="Do not hide people in pictures.")] = False,
+    json_: Json = False,
+) -> None:
+    """Say what a thing is: counts, columns, receipt, failures; or draw a frame, a page, a CSV of it.
+
+    Example: mdfpipe inspect runs/walk --html walk.html
+    """
+    from mdfpipe.display import out as console
+    from mdfpipe.display import plain
+    from mdfpipe.inspection import inspect_and_write
+
+    done = inspect_and_write(
+        thing, video=video, frame=frame, out=out, html=html, csv=csv, show_people=show_people, describe=json_
+    )
+    if json_:
+        _print(json.dumps(plain(done), indent=1, default=str))
+    elif done.description is None:
+        _print("\n".join([*done.lines, *(f"wrote {name}" for name in done.files)]))
+    else:
+        from mdfpipe.report.console import show_description
+
+        show_description(done.description, console)
+
+
+@app.command()
 def demo(
     run: Annotated[Path, typer.Option("--run", help="Folder for the demo's data and run.")] = Path("demo"),
     workers: Workers = 2,

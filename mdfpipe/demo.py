@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from mdfpipe.inspection import draw_frame, write_page
 from mdfpipe.pipeline import Listener, Outcome, Pipeline, Runner
 from mdfpipe.stages import Resources
 from mdfpipe.store.run import Run
-from mdfpipe.synth.clip import draw
+from mdfpipe.synth.clip import FRAMES, draw
 
 STUDY = Path(__file__).parents[1] / "pipelines" / "demo.yaml"
 
@@ -30,4 +31,7 @@ def demo(folder: Path, resources: Resources, listen: Listener) -> Demo:
         draw(data)
     runner = Runner(Pipeline.load(STUDY), Run(run), data, resources)
     outcome = runner.execute(listen=listen)
-    return Demo(data, run, outcome, [])
+    page, frame = folder / "demo.html", folder / "frame.png"
+    write_page(run, page, show_people=True)  # they are drawings
+    draw_frame(run, "videos/VIS-500m_b", FRAMES // 2, frame, show_people=True)
+    return Demo(data, run, outcome, [page, frame])

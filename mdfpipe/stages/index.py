@@ -146,6 +146,8 @@ def _describe(entry: VideoEntry, data: Path, known: dict[str, dict[str, Any]]) -
 def _measure(path: Path) -> dict[str, Any]:
     from mdfpipe.video.probe import probe
 
+    if path.exists() and not path.is_file() and not path.is_dir():  # reading a pipe would wait for ever
+        return {"problem": f"{path.name}: expected a file or a folder of frames, found a pipe, socket or device"}
     try:
         files = sorted(f for f in path.iterdir() if f.is_file()) if path.is_dir() else [path]
         size = sum(f.stat().st_size for f in files)
