@@ -117,6 +117,8 @@ def _mapping(loader: _StrictLoader, node: yaml.MappingNode) -> dict[Any, Any]:
     seen: set[Any] = set()
     for key_node, _ in node.value:
         key = loader.construct_object(key_node)
+        if not isinstance(key, (str, int, float)):
+            raise yaml.constructor.ConstructorError(None, None, "a key is no plain name", key_node.start_mark)
         if key in seen:
             raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} stands twice", key_node.start_mark)
         seen.add(key)
@@ -134,6 +136,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not valid YAML: {one_line(error)}") from None
+    except RecursionError:
+        raise ConfigError(f"{path}: not valid YAML for settings: nested too deep") from None
     if not isinstance(data, dict):
         raise ConfigError(f"{path}: expected settings as `name: value` lines, got {type(data).__name__}")
     return data
@@ -152,7 +156,7 @@ def set_dotted(settings: dict[str, Any], assignment: str) -> None:
         raise ConfigError(f"--set {assignment}: expected NAME=VALUE with a dotted name, such as detect.stride=2")
     try:
         value = yaml.load(text, Loader=_StrictLoader)  # noqa: S506 - a SafeLoader
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         raise ConfigError(f"--set {assignment}: the value is not valid YAML: {one_line(error)}") from None
     for key in keys[:-1]:
         inner = settings.setdefault(key, {})

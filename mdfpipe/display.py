@@ -167,7 +167,7 @@ def _duration(seconds: float | None) -> str:
     """A time as a person says it.
 
     >>> _duration(7), _duration(95), _duration(7300)
-    ('7 s', '1 min 35 s', '2 h 2 min')
+    ('7 s', '1 min 35 s', '2 h 1 min')
     """
     if seconds is None:
         return "-"

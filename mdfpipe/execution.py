@@ -20,7 +20,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, Protocol, Self
 
-from mdfpipe.errors import MdfError, StoreError, one_line
+from mdfpipe.errors import ConfigError, MdfError, MissingDependency, StoreError, one_line
 from mdfpipe.stages import Context, Inputs, Resources, Stage
 from mdfpipe.store.run import Failure, Receipt
 
@@ -92,8 +92,9 @@ def run_unit(unit: Unit, resources: Resources, tell: Any) -> Event:
             raise TypeError(f"stage {stage.name} made {made.table.schema}, its schema is {stage.schema}")
         receipt = replace(unit.receipt, facts=made.facts)
         run.commit(receipt, made.table, made.files)
-    except StoreError as error:
-        return Event("fatal", stage.name, key, failure=Failure(stage.name, key, "StoreError", one_line(error)))
+    except (StoreError, ConfigError, MissingDependency) as error:  # everybody's trouble: the next video has it, too
+        failure = Failure(stage.name, key, type(error).__name__, one_line(error))
+        return Event("fatal", stage.name, key, failure=failure)
     except MdfError as error:
         failure = Failure(stage.name, key, type(error).__name__, one_line(error))
     except MemoryError:

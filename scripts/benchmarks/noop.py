@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import shutil
 from pathlib import Path
 from statistics import median
@@ -22,7 +23,12 @@ def bench(options: argparse.Namespace, report: Report, folder: Path) -> None:
     many_videos(data, options.videos)
     call = ["run", ROOT / "pipelines" / "demo.yaml", "--data", data, "--run", run, "--workers", "2", "--threads", "1"]
     report.add("the first run: every stage of every video, 2 workers", mdfpipe(*call)[0], "s")
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
     again = [mdfpipe(*call)[0] for _ in range(options.rounds)]
+    now = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = (now.ru_utime + now.ru_stime - used.ru_utime - used.ru_stime) / options.rounds
+    report.add("nothing due, processor time of a call", cpu, "s")
+    report.add("nothing due, shortest", min(again), "s")
     report.add("nothing due, longest", max(again), "s")
     report.add("of it mdfpipe --help (start-up)", median(mdfpipe("--help")[0] for _ in range(3)), "s")
     report.add("--dry-run with nothing due", median(mdfpipe(*call, "--dry-run")[0] for _ in range(3)), "s")
