@@ -141,10 +141,11 @@ _add_verb(
     """,
 )
 
+_ANYTHING = {"allow_extra_args": True, "ignore_unknown_options": True}  # whatever follows, say so
 _PENDING = "is not part of this version: it ends with the manifest"
 
 
-@app.command()
+@app.command(context_settings=_ANYTHING)
 def train() -> None:
     """Fine-tune the systems of a study and embed (not in this version).
 
@@ -153,7 +154,7 @@ def train() -> None:
     raise MdfError(f"train {_PENDING}")
 
 
-@app.command("eval")
+@app.command("eval", context_settings=_ANYTHING)
 def evaluate() -> None:
     """Evaluate and report (not in this version).
 

@@ -141,6 +141,8 @@ def show_status(status: Status) -> None:
             out.print(f"{stage.stage}: " + ", ".join(f"{n} {name}" for name, n in stage.rows.items()))
         for active in stage.active:
             out.print(f"{stage.stage} now: {escape(active)}")
+    for kept in status.incomplete:
+        out.print(f"[yellow]incomplete[/yellow] {kept['stage']}/{escape(kept['key'])}: {escape(kept['reason'])}")
     for failure in status.failures:
         out.print(f"[red]failed[/red] {failure['stage']}/{escape(failure['key'])}: {escape(failure['reason'])}")
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import multiprocessing
 import os
 import signal
@@ -22,7 +23,7 @@ from typing import Any, Protocol, Self
 
 from mdfpipe.errors import ConfigError, MdfError, MissingDependency, StoreError, one_line
 from mdfpipe.stages import Context, Inputs, Resources, Stage
-from mdfpipe.store.run import Failure, Receipt
+from mdfpipe.store.run import Failure, Receipt, cannot_write
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,6 +101,9 @@ def run_unit(unit: Unit, resources: Resources, tell: Any) -> Event:
     except MemoryError:
         failure = Failure(stage.name, key, "MemoryError", "out of memory; try a smaller --batch or fewer --workers")
     except Exception as error:  # not foreseen: one video's trouble is never another's
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+            message = cannot_write(run.path / stage.name, error)
+            return Event("fatal", stage.name, key, failure=Failure(stage.name, key, "StoreError", message))
         message = f"not foreseen: {type(error).__name__}: {one_line(error)}"
         failure = Failure(stage.name, key, type(error).__name__, message, traceback.format_exc())
     else:

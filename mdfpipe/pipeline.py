@@ -194,6 +194,8 @@ class Runner:
                 self._fail(Failure(stage.name, item.key, "DataError", item.problem), outcome, listen)
         units = [Unit(stage, i.expected, plan.inputs(i), self.data) for i in ready if i.problem is None]
         for event in self._record(self.executor.run(units)):
+            if event.failure is not None and (event.kind == "fatal" or stage.name == "index"):
+                raise DataError(event.failure.message)  # nothing can go on: one line, not one more for a video
             listen(event)
             if event.kind == "finished":
                 tally.ran, tally.rows = tally.ran + 1, tally.rows + event.rows
@@ -201,15 +203,11 @@ class Runner:
                 outcome.failures.append(event.failure)
                 if strict:
                     break
-            elif event.kind == "fatal" and event.failure is not None:
-                raise DataError(event.failure.message)
         if units:
             plan.forget(stage)
         if not (strict and len(outcome.failures) > before):
             self._review(stage, plan, outcome, listen)
         tally.failed = len(outcome.failures) - before
-        if stage.name == "index" and tally.failed:
-            raise DataError(outcome.failures[-1].message)
 
     def _record(self, events: Any) -> Any:
         """Pass events on, writing them to events.jsonl; of the progress, one line in five seconds for each unit."""

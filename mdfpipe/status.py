@@ -45,6 +45,7 @@ class Status:
     data: str
     stages: list[StageStatus]
     failures: list[dict[str, str]]
+    incomplete: list[dict[str, str]] = field(default_factory=list)
 
 
 def status(path: Path) -> Status:
@@ -64,7 +65,7 @@ def status(path: Path) -> Status:
             found.eta_seconds = found.due * found.seconds / len(times) / max(1, min(workers, found.due))
         found.active = [f"{key} {done}" for (name, key), done in active.items() if name == stage.name]
         stages.append(found)
-    return Status(pipeline.name, str(path), str(data), stages, failures)
+    return Status(pipeline.name, str(path), str(data), stages, failures, _kept_incomplete(plan))
 
 
 def _stage_status(stage: Stage, plan: Plan, failures: list[dict[str, str]]) -> StageStatus:
@@ -90,6 +91,19 @@ def _stage_status(stage: Stage, plan: Plan, failures: list[dict[str, str]]) -> S
         result.due += item.reason is not None and failure is None
     result.rows = dict(sorted(rows.items()))
     return result
+
+
+def _kept_incomplete(plan: Plan) -> list[dict[str, str]]:
+    """The videos that are done though damaged or short, by detect.incomplete=keep and label.short=keep."""
+    kept = []
+    for stage in plan.stages if plan.index.found else ():
+        for item in plan.items(stage) if stage.per == "video" else ():
+            facts = item.found.facts if item.found else {}
+            beyond = facts.get("faces_beyond_the_end")
+            reason = facts.get("incomplete") or (f"{beyond} faces in frames that were not delivered" if beyond else "")
+            if reason:
+                kept.append({"stage": stage.name, "key": item.key, "reason": reason})
+    return kept
 
 
 def _timings(run: Run) -> tuple[dict[tuple[str, str], float], dict[tuple[str, str], str]]:

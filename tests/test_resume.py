@@ -63,35 +63,36 @@ def kill_parent(process: subprocess.Popen[bytes]) -> None:
     process.kill()
 
 
-def kill_until_done(
-    data: Path, run: Path, workers: int, kills: int, seed: int, kill: Callable[..., None], span: float
-) -> int:
-    """Give the command again and again, killing it at random moments; how often it was killed while it ran."""
-    chance, killed = random.Random(seed), 0
-    for _ in range(kills):
-        process = subprocess.Popen(
-            command(data, run, workers), start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        time.sleep(chance.uniform(0.3, span))
-        killed += process.poll() is None
-        kill(process)
-        process.wait()
-    final = subprocess.run(command(data, run, workers), capture_output=True, text=True, check=False)
-    assert final.returncode == 0, final.stdout + final.stderr
-    return killed
-
-
 def check(
-    data: Path, tmp_path: Path, undisturbed: tuple[dict[str, str], float], kill: Callable[..., None], n: int
+    data: Path, folder: Path, undisturbed: tuple[dict[str, str], float], kill: Callable[..., None], kills: int
 ) -> None:
+    """Kill the command `kills` times while it works, with one worker and with two.
+
+    A run that ends before it is killed must be right; the next one then starts from nothing.
+    """
     expected, seconds = undisturbed
-    killed = 0
     for workers in (1, 2):
-        run = tmp_path / f"run{workers}"
-        killed += kill_until_done(data, run, workers, n, 1000 * workers + n, kill, seconds)
+        chance, killed, number = random.Random(kills + workers), 0, 0
+        while killed < kills:
+            run = folder / f"run{workers}-{number}"
+            process = subprocess.Popen(
+                command(data, run, workers),
+                start_new_session=True,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
+            time.sleep(chance.uniform(0.3, seconds))
+            ended = process.poll() is not None
+            kill(process)
+            process.wait()
+            if ended:
+                assert digests(run) == expected
+                number += 1
+            killed += not ended
+        final = subprocess.run(command(data, run, workers), capture_output=True, text=True, check=False)
+        assert final.returncode == 0, final.stdout + final.stderr
         assert digests(run) == expected
         assert not list(run.rglob(".part-*"))
-    assert killed > n  # it was mostly killed at work, not after its end
 
 
 @pytest.mark.parametrize("kill", [kill_tree, kill_parent])

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pydantic import Field, SerializeAsAny
 
 from mdfpipe.errors import DecodeError, one_line
-from mdfpipe.stages import Context, Inputs, Made, Stage
+from mdfpipe.stages import Context, Inputs, Made, Review, Stage
 from mdfpipe.store.tables import BODIES
 from mdfpipe.video.ahead import ahead
 from mdfpipe.video.decoders import Decoder, FrameStream
@@ -83,6 +83,15 @@ class Detect(Stage):
             advice = "; keep the frames before it with detect.incomplete=keep" if delivered else ""
             raise DecodeError("; then ".join(troubles) + advice)
         return Made(_table(key, found), self._facts(found, troubles, inputs.video))
+
+    def review(self, facts: dict[str, dict[str, Any]]) -> Review:
+        """Say which videos have more frames than their headers declare: all are used, and the header is not right."""
+        more = {k: f for k, f in facts.items() if f["declared"] is not None and f["delivered"] > f["declared"]}
+        if not more:
+            return Review()
+        key, first = next(iter(more.items()))
+        one = f"{key}: {first['delivered']} delivered, {first['declared']} declared"
+        return Review(warnings=[f"detect: {len(more)} videos have more frames than their header declares ({one})"])
 
     def _pass(
         self, decoder: Decoder, path: Path, run: RunDetector, video: Mapping[str, Any], context: Context

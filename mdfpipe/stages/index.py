@@ -156,7 +156,7 @@ def _measure(path: Path) -> dict[str, Any]:
     except DecodeError as error:
         return {"bytes": size, "sha256": digest, "problem": one_line(error)}
     except OSError as error:
-        return {"problem": f"{path.name}: cannot be read: {error.strerror or 'no such file'}"}
+        return {"problem": f"{path}: cannot be read: {error.strerror}"}
     return {
         "n_frames": info.frames_declared,
         "fps": info.fps,

@@ -7,6 +7,7 @@ The same crops give the same bytes: members carry no time, owner or mode of this
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import tarfile
@@ -58,7 +59,8 @@ class ShardWriter:
         except OSError as trouble:
             raise StoreError(cannot_write(self.path, trouble)) from trouble
         finally:
-            self._file.close()
+            with contextlib.suppress(OSError):  # on a full disk, closing writes the rest once more and fails again
+                self._file.close()
 
 
 def read_crop(shard: Path, offset: int, size: int) -> bytes:

@@ -6,7 +6,7 @@ import argparse
 import time
 from pathlib import Path
 
-from benchmarks.material import do_unit, drawn_video, make_unit, remuxed
+from benchmarks.material import KEY, do_unit, drawn_video, make_unit, remuxed
 from benchmarks.measure import Report, in_worker
 
 SLOW = 40  # frames a second
@@ -50,11 +50,11 @@ def _peak(video: Path, folder: Path, detector: str, decoder: str, frames: int) -
     if detector == "onnx":
         made = Detector.variant("onnx")(weights=str(folder / "three.onnx"))
     else:
-        boxes = folder / f"boxes{frames}.csv"
+        boxes = folder / f"{KEY}{frames}.csv"
         if not boxes.exists():
             line = "{0},20.5,30.5,80.5,170.5,0.91\n{0},120.5,30.5,180.5,170.5,0.92\n{0},220.5,30.5,280.5,170.5,0.93\n"
             boxes.write_text("frame,x1,y1,x2,y2,score\n" + "".join(line.format(n) for n in range(frames)))
-        made = Detector.variant("precomputed")(boxes=str(boxes))
+        made = Detector.variant("precomputed")(boxes=str(folder / f"{{video_id}}{frames}.csv"))
     stage = Detect(detector=made, decoder=Decoder.variant(decoder)())
     unit = make_unit(stage, folder / "run", video)
     import decord  # noqa: F401

@@ -134,7 +134,7 @@ def test_bad_cells(tmp_path, row, message):
         ("video_id,frame,x1,x1,y1,x2,y2\nv,1,1,1,2,3,4\n", "x1 stands 2 times"),
         (HEADER + "v,1,1,2\n", "cannot be read: .*Expected 7 columns, got 4"),
         (HEADER + "v,1,1,2,3,4,1\n,1,1,2,3,4,1\n", "data row 2, column video_id: expected a video, got nothing"),
-        (HEADER + "v" * 10_000_000 + ",1,1,2,3,4,1\n", "cannot be read"),
+        (HEADER + "v" * 10_000_000 + ",1,1,2,3,4,1\n", "a row is longer than 1 MB: data row 1 has 10000013 bytes"),
         ("PAR1 and no more", "cannot be read"),
         ("n" * 5000 + "\n", "frame is missing"),
     ],

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -91,9 +92,13 @@ def _frames(
             packet = next(packets, None)
         except av.error.FFmpegError as error:
             packet, cut = None, cut or f"the container breaks off: {one_line(error.strerror)}"
-        if cut and (packet is None or not packet.size):  # nothing more comes
-            yield from _pending(stream, ledger, ledger.horizon)
-            raise ledger.broken(cut)
+        if packet is None or not packet.size:  # nothing more comes
+            hole = None if cut or stream.frames else ledger.hole()
+            if hole is not None:
+                cut = "it is missing before frames that are there, so the file ends within a group of pictures"
+            if cut:
+                yield from _pending(stream, ledger, ledger.horizon if hole is None else hole)
+                raise ledger.broken(cut)
         if packet is None:
             return ledger.close()
         damage = "the packet is cut short" if packet.is_corrupt and packet.size else None
@@ -153,6 +158,8 @@ class _Ledger:
     horizon: int | None = None
     is_interlaced: bool = False
     waiting: dict[int, int] = field(default_factory=dict)
+    last: int | None = None
+    steps: tuple[int, int] | None = None
 
     def broken(self, what: str) -> DecodeError:
         """The error that names the next frame."""
@@ -182,7 +189,25 @@ class _Ledger:
         order = self.waiting.pop(frame.pts, None) if frame.pts is not None else None
         if order is not None and not self.is_interlaced and self._overtook(frame.pts or 0, order):
             raise self.broken("the decoder dropped it")
+        if frame.pts is not None:
+            step = None if self.last is None else frame.pts - self.last
+            if step is not None:
+                low, high = self.steps or (step, step)
+                self.steps = min(low, step), max(high, step)
+            self.last = frame.pts
         self.given += 1
+
+    def hole(self) -> int | None:
+        """The pts of a frame that is missing before those still waited for; None where the frame rate varies.
+
+        A container that declares no frames (ts) and is cut between two packets shows nothing else: the last pictures in
+        decoding order are shown behind B frames that were cut off, and would be counted in their place.
+        """
+        if self.is_interlaced or self.steps is None or self.last is None or not 0 < self.steps[1] < 1.5 * self.steps[0]:
+            return None
+        step = self.steps[0]
+        times = [self.last, *sorted(p for p in self.waiting if p > self.last)]
+        return next((a + step for a, b in pairwise(times) if b - a > 1.5 * step), None)
 
     def _overtook(self, pts: int, order: int) -> bool:
         """Whether a packet that went in before, and is to be shown before, still waits for its frame."""

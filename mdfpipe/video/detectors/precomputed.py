@@ -235,9 +235,18 @@ def _as_data_error(path: Path) -> Iterator[None]:
     try:
         yield
     except (pa.ArrowException, OSError) as error:
+        if "straddling" in str(error):
+            raise DataError(f"{path}: a row is longer than 1 MB: {_longest_line(path)}; correct the file") from None
         raise DataError(
             f"{path}: expected boxes as Parquet or CSV, which cannot be read: {one_line(error, 160)}; correct the file"
         ) from None
+
+
+def _longest_line(path: Path) -> str:
+    """Where the longest line of a text file stands."""
+    with path.open("rb") as file:
+        length, number = max((len(line), number) for number, line in enumerate(file))
+    return f"data row {number} has {length} bytes"
 
 
 def _is_parquet(path: Path) -> bool:
