@@ -300,7 +300,7 @@ def write_page(run: Path, out: Path, show_people: bool = False, limits: Limits |
     limits = limits or Limits()
     found = survey(run)
     samples, notes = sample(found, limits)
-    page = Page(found, samples, limits, show_people, _environment(run), notes)
+    page = Page(_title(run), found, samples, limits, show_people, _environment(run), notes)
     domains = len(samples)
     chosen = [choice for domain in samples.values() for choice in domain.frames(limits.frames_each(domains))]
     made = {
@@ -315,6 +315,16 @@ def write_page(run: Path, out: Path, show_people: bool = False, limits: Limits |
     text = render(page).encode()
     _write(out, text)
     return Written(str(out), len(text), page.frames_shown, page.crops_shown, notes)
+
+
+def _title(run: Path) -> str:
+    """The study's name, or the folder's where the study cannot be read."""
+    from mdfpipe.pipeline import open_run
+
+    try:
+        return open_run(run)[0].name
+    except MdfError:
+        return run.resolve().name
 
 
 def _environment(run: Path) -> dict[str, Any]:

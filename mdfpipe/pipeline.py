@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import sys
 import time
@@ -109,7 +110,8 @@ class Runner:
     ) -> None:
         if not data.is_dir():
             raise DataError(f"--data {data}: expected the folder that holds the videos, found no such folder")
-        self.pipeline, self.run, self.data, self.resources = pipeline, run, data.absolute(), resources
+        self.pipeline, self.run, self.resources = pipeline, run, resources
+        self.data = Path(os.path.abspath(data))  # noqa: PTH100 - without `..`, and symbolic links as they were given
         self.stages = pipeline.stages
         self.executor = executor or LocalExecutor(resources)
 

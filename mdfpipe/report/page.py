@@ -71,6 +71,7 @@ class ShownPerson:
 class Page:
     """Everything that one page shows. `add_frame` and `add_person` in the order of the page."""
 
+    title: str
     survey: Survey
     samples: dict[str, DomainSample]
     limits: Limits
@@ -137,7 +138,7 @@ def _content(page: Page) -> dict[str, Any]:
     order = list(survey.videos)
     order.sort(key=lambda v: (not v.failures, not v.remarks, natural_key(v.video_id)))
     return {
-        "name": survey.run.path.resolve().name,
+        "name": page.title,
         "show_people": page.show_people,
         "tiles": _tiles(survey),
         "legend": [
