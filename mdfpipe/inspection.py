@@ -256,22 +256,21 @@ def _decoded(data: Path, video: VideoState, wanted: Iterable[int]) -> Iterator[t
     """(frame number, pixels (H, W, C)) of the wanted frames, ascending. Raises DataError where one does not come."""
     from mdfpipe.video.decoders import Decoder
 
-    left = sorted(set(wanted))
+    left = set(wanted)
     seen = video.facts("detect")
     path = inside(data, str(video.row["path"]), f"video {video.video_id}")
     decoder = Decoder.variant(seen["decoder"])()
-    stream = iter(decoder.frames(path, stride=seen["stride"], batch=_BATCH, threads=_THREADS))
+    stream = iter(decoder.frames(path, wanted=frozenset(left).__contains__, batch=_BATCH, threads=_THREADS))
     with contextlib.ExitStack() as stack:
         if hasattr(stream, "close"):
             stack.callback(stream.close)
         for frames in stream:
             for number, image in zip(frames.index.tolist(), frames.pixels, strict=True):
-                if left and number == left[0]:
-                    left.pop(0)
-                    yield number, image
+                left.remove(number)
+                yield number, image
             if not left:
                 return
-    raise DataError(f"{path}: frame {left[0]} was delivered to detect and is not delivered now; run detect again")
+    raise DataError(f"{path}: frame {min(left)} was delivered to detect and is not delivered now; run detect again")
 
 
 # -- the page

@@ -272,9 +272,9 @@ class Runner:
         return item.key in only
 
     def _environment(self) -> bytes:
-        from importlib.metadata import distributions
-
-        packages = sorted({f"{d.name}=={d.version}" for d in distributions()})
+        # the folders' names say it: importlib.metadata parses every METADATA for it, 0.2 s
+        found = (info.stem for place in sys.path for info in Path(place).glob("*.dist-info"))
+        packages = sorted({"==".join(name.rsplit("-", 1)) for name in found})
         facts = {
             "mdfpipe": __version__,
             "python": platform.python_version(),

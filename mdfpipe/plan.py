@@ -54,6 +54,10 @@ class Plan:
     _items: dict[tuple[str, str], Item] = field(default_factory=dict)
 
     @cached_property
+    def _settings(self) -> dict[str, dict[str, Any]]:
+        return {stage.name: result_settings(stage) for stage in self.stages}
+
+    @cached_property
     def index(self) -> Item:
         """The index's own state."""
         stage = self.stages[0]
@@ -154,7 +158,7 @@ class Plan:
         return next(stage for stage in self.stages if stage.name == name)
 
     def _judge(self, stage: Stage, key: str, upstream: dict[str, str], blocked: str | None) -> Item:
-        expected = Receipt(stage.name, stage.version, key, result_settings(stage), upstream)
+        expected = Receipt(stage.name, stage.version, key, self._settings[stage.name], upstream)
         found = self.run.receipt(stage.name, key)
         reason = self._reason(expected, found)
         return Item(stage, expected, reason, blocked if reason else None, None, found if reason is None else None)

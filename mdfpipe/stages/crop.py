@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -65,13 +66,15 @@ class Crop(Stage):
         rows: list[dict[str, Any]] = []
         with ExitStack() as stack:
             shards = {m: stack.enter_context(ShardWriter(files[name])) for m, name in names.items()}
-            for frame, image in self._frames(inputs, context, seen, max(by_frame, default=-1)):
+            missing = set(by_frame)
+            for frame, image in self._frames(inputs, context, seen["decoder"], by_frame):
+                missing.remove(frame)
                 rows += [
                     self._cut(wanted, image, window, key, shards[wanted.modality], names[wanted.modality])
-                    for wanted in by_frame.pop(frame, ())
+                    for wanted in by_frame[frame]
                 ]
-        if by_frame:
-            first = min(by_frame)
+        if missing:
+            first = min(missing)
             raise DecodeError(f"frame {first}: delivered to detect, not to crop; has the video changed meanwhile?")
         rows.sort(key=lambda row: (row["modality"], row["frame"], row["crop_id"]))
         facts = {"rows": _count(rows), "faces_without_frame": beyond}
@@ -102,16 +105,23 @@ class Crop(Stage):
                     by_frame[frame].append(_Wanted(crop_id, frame, "face", subject, xyxy))
         return by_frame, beyond
 
-    def _frames(self, inputs: Inputs, context: Context, seen: dict[str, Any], last: int) -> Any:
-        """(frame number, pixels) up to the last frame that is wanted."""
-        if last < 0:
+    def _frames(
+        self, inputs: Inputs, context: Context, name: str, by_frame: Mapping[int, object]
+    ) -> Iterator[tuple[int, Image]]:
+        """(frame number, pixels) of the frames in `by_frame`, by the decoder of that name; no frame after the last."""
+        if not by_frame:
             return
-        decoder = Decoder.variant(seen["decoder"])()
+        decoder, last = Decoder.variant(name)(), max(by_frame)
         path, resources = context.data / inputs.video["path"], context.resources
-        stream = decoder.frames(path, stride=seen["stride"], batch=resources.batch, threads=resources.threads)
+        stream = decoder.frames(
+            path,
+            wanted=by_frame.__contains__,
+            batch=resources.batch,
+            threads=resources.threads,
+            alive=lambda delivered: context.progress(delivered, last + 1),
+        )
         frames: Frames
         for frames in ahead(stream):
-            context.progress(int(frames.index[-1]), last + 1)
             for number, image in zip(frames.index.tolist(), frames.pixels, strict=True):
                 yield number, image
                 if number >= last:

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pydantic import Field, SerializeAsAny
 
@@ -33,13 +34,21 @@ class _Found:
     """What one decoder's pass over the video gave."""
 
     decoder: str
-    boxes: list[Boxes] = field(default_factory=list)
+    counts: list[int] = field(default_factory=list)  # boxes of each frame
+    xyxy: list[NDArray[np.float32]] = field(default_factory=list)  # of each batch: a million small arrays weigh
+    score: list[NDArray[np.float32]] = field(default_factory=list)
     index: list[NDArray[np.int64]] = field(default_factory=list)
     pts: list[NDArray[np.float64]] = field(default_factory=list)
     size: tuple[int, int] = (0, 0)
     window: tuple[float, float] | None = None
     stream: FrameStream | None = None
     trouble: str | None = None
+
+    def take(self, boxes: list[Boxes]) -> None:
+        """Keep the boxes of one batch of frames."""
+        self.counts += [len(b) for b in boxes]
+        self.xyxy.append(np.concatenate([b.xyxy for b in boxes]))
+        self.score.append(np.concatenate([b.score for b in boxes]))
 
 
 class Detect(Stage):
@@ -114,7 +123,7 @@ class Detect(Stage):
                     raise DecodeError(f"frame {frames.index[0]}: expected {was} pixels as before, got {now}")
                 shown = self.normalise.apply(frames.pixels, *(found.window or (0.0, 255.0)))
                 found.size = size
-                found.boxes += run(replace(frames, pixels=shown))
+                found.take(run(replace(frames, pixels=shown)))
                 found.index.append(frames.index)
                 found.pts.append(frames.pts_seconds)
                 context.progress(int(frames.index[-1]) + 1, video["n_frames"])
@@ -160,20 +169,25 @@ class Detect(Stage):
             "height": found.size[1],
             "window": found.window,
             "incomplete": found.trouble,
-            "rows": {"bodies": sum(len(b) for b in found.boxes)},
+            "rows": {"bodies": sum(found.counts)},
         }
 
 
 def _table(key: str, found: _Found) -> pa.Table:
     """Rows of BODIES, by frame, the detector's best first."""
-    counts = [len(b) for b in found.boxes]
+    counts = found.counts
     index = np.repeat(np.concatenate(found.index), counts) if counts else np.zeros(0, np.int64)
     pts = np.repeat(np.concatenate(found.pts), counts) if counts else np.zeros(0)
     number = np.concatenate([np.arange(n) for n in counts]) if counts else np.zeros(0, np.int64)
-    boxes = np.concatenate([b.xyxy for b in found.boxes]) if counts else np.zeros((0, 4), np.float32)
-    score = np.concatenate([b.score for b in found.boxes]) if counts else np.zeros(0, np.float32)
-    body_id = [f"{key}/{f:06d}/{n:02d}" for f, n in zip(index.tolist(), number.tolist(), strict=True)]
-    columns = [pa.array(body_id, pa.string()), pa.repeat(pa.scalar(key), len(body_id)), index, pts, *boxes.T, score]
+    boxes = np.concatenate(found.xyxy) if counts else np.zeros((0, 4), np.float32)
+    score = np.concatenate(found.score) if counts else np.zeros(0, np.float32)
+    body_id = pc.binary_join_element_wise(key, _padded(index, 6), _padded(number, 2), "/")  # no string in Python
+    columns = [body_id, pa.repeat(pa.scalar(key), len(body_id)), index, pts, *boxes.T, score]
     return pa.table(
         [c if isinstance(c, pa.Array) else pa.array(np.ascontiguousarray(c)) for c in columns], schema=BODIES
     )
+
+
+def _padded(numbers: NDArray[np.int64], width: int) -> pa.Array:
+    """Numbers as text with zeros in front: `f"{n:06d}"` of each."""
+    return pc.utf8_lpad(pa.array(numbers).cast(pa.string()), width, padding="0")

@@ -68,13 +68,12 @@ class Label(LabelRules, Stage):
         )
         named = labels.where(LabelStatus.LABELLED)
         rows = {status.value: count for status, count in labels.counts().items() if count}
-        annotated = np.unique(face_frame)
         facts: dict[str, Any] = {
             "rows": rows,
             "faces": faces.num_rows,
             "faces_matched": int(np.unique(labels.face[named]).size),
             "faces_beyond_the_end": int((face_frame >= seen["delivered"]).sum()),
-            "frames_annotated": int(annotated.size),
+            "frames_annotated": 1 + int(np.count_nonzero(np.diff(face_frame))) if face_frame.size else 0,
             "subjects": _per_subject(names, subject[labels.face[named]]),
         }
         if self.check_alignment:
@@ -181,7 +180,8 @@ def _codes(subjects: pa.ChunkedArray) -> tuple[list[str], NDArray[np.int64]]:
 
 
 def _per_subject(names: list[str], codes: NDArray[np.int64]) -> dict[str, int]:
-    return dict(sorted(Counter(names[code] for code in codes.tolist()).items()))
+    counts = np.bincount(codes, minlength=len(names)).tolist()
+    return {name: count for name, count in sorted(zip(names, counts, strict=True)) if count}
 
 
 def _by_offset(means: dict[int, float]) -> dict[str, float]:

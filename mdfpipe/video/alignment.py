@@ -212,14 +212,21 @@ def _segments(frame: I64, subject: I64) -> I64:
 
 
 def _segment_medians(values: Array, segment: I64) -> Array:
-    """Median of each segment, given back to its pairs: (3, p, 2), (p,) -> (3, p, 2)."""
-    _, number, count = np.unique(segment, return_inverse=True, return_counts=True)
+    """Median of each segment, given back to its pairs: (3, p, 2), (p,) -> (3, p, 2).
+
+    Segments are short and of much the same length, so they are sorted as the rows of one table, padded with infinity.
+    """
+    order = np.argsort(segment, kind="stable")
+    _, count = np.unique(segment[order], return_counts=True)
     start = np.cumsum(count) - count
-    low, high = start + (count - 1) // 2, start + count // 2
+    row = np.repeat(np.arange(len(count)), count)
+    place = np.arange(len(order)) - start[row]
+    low, high, every = (count - 1) // 2, count // 2, np.arange(len(count))
+    table = np.full((len(count), count.max(initial=0)), np.inf)
     medians = np.empty_like(values)
     for offset in range(values.shape[0]):
         for axis in range(values.shape[2]):
-            column = values[offset, :, axis]
-            ordered = column[np.lexsort((column, number))]
-            medians[offset, :, axis] = ((ordered[low] + ordered[high]) / 2)[number]
+            table[row, place] = values[offset, order, axis]
+            ordered = np.sort(table, axis=1)
+            medians[offset, order, axis] = ((ordered[every, low] + ordered[every, high]) / 2)[row]
     return medians

@@ -28,7 +28,7 @@ def read(name, path, stride=1, threads=1):
     """Everything that a decoder gives before it ends or raises: (pixels, times, error)."""
     pixels, times, error = [], [], None
     try:
-        for image, seconds in Decoder.variant(name)().read(path, stride, threads):
+        for image, seconds in Decoder.variant(name)().read(path, lambda number: number % stride == 0, threads):
             pixels.append(image)
             times.append(seconds)
     except DecodeError as e:
@@ -297,7 +297,7 @@ def test_decord_leaves_opencv_whole(sound):
     script = """
 import sys; from pathlib import Path
 from mdfpipe.video.decoders import Decoder
-next(Decoder.variant("decord")().read(Path(sys.argv[1]), 1, 1))
+next(Decoder.variant("decord")().read(Path(sys.argv[1]), lambda number: True, 1))
 import cv2, numpy as np
 image = np.arange(4096, dtype=np.uint16).reshape(64, 64)
 assert np.array_equal(cv2.imdecode(cv2.imencode(".png", image)[1], -1), image)

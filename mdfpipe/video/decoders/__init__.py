@@ -6,7 +6,7 @@ Each file of this folder is one way to decode, named after itself; `auto` picks 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
@@ -19,6 +19,8 @@ from mdfpipe.errors import DecodeError
 from mdfpipe.video.frames import Frames
 from mdfpipe.video.probe import VideoInfo, probe
 
+Wanted: TypeAlias = Callable[[int], bool]
+"""Whether the pixels of the frame with this index are asked for."""
 Pixels: TypeAlias = NDArray[np.uint8] | NDArray[np.uint16]
 
 
@@ -35,31 +37,44 @@ class Decoder(Plugin):
         return [self]
 
     @abstractmethod
-    def read(self, path: Path, stride: int, threads: int) -> Iterator[tuple[Pixels | None, float]]:
+    def read(self, path: Path, wanted: Wanted, threads: int) -> Iterator[tuple[Pixels | None, float]]:
         """Every frame of `path` in presentation order, as (pixels, pts_seconds).
 
-        pixels: (H, W, C) as `Frames` has them; None for a frame whose index is not a multiple of
-        `stride`, which is decoded or skipped but not converted. pts_seconds: NaN where there is none.
+        pixels: (H, W, C) as `Frames` has them; None for a frame that is not wanted, which is decoded but not
+        converted. pts_seconds: NaN where there is none.
         Raises DecodeError, with the number of the frame, at the first frame that does not decode.
         """
 
-    def frames(self, path: Path, *, stride: int = 1, batch: int = 8, threads: int = 1) -> FrameStream:
-        """The frames of `path` whose index is a multiple of `stride`, `batch` at a time."""
-        return FrameStream(self.read(path, stride, threads), self.use, stride, batch)
+    def frames(
+        self,
+        path: Path,
+        *,
+        stride: int = 1,
+        wanted: Wanted | None = None,
+        batch: int = 8,
+        threads: int = 1,
+        alive: Callable[[int], None] = lambda delivered: None,
+    ) -> FrameStream:
+        """The frames of `path`, `batch` at a time: every `stride`-th, or those whose index is `wanted`.
+
+        alive: called with the number of frames delivered, after each, whether it was wanted or not.
+        """
+        chosen = wanted or (lambda number: number % stride == 0)
+        return FrameStream(self.read(path, chosen, threads), self.use, batch, alive)
 
 
 @dataclass
 class FrameStream:
     """An iterator of `Frames` that counts what the decoder delivered.
 
-    delivered: frames decoded so far, those skipped by the stride included.
+    delivered: frames decoded so far, those that are not wanted included.
     duplicates: frames given whose pixels equal those of the frame given before (a repeated shutter frame, a still).
     """
 
     source: Iterator[tuple[Pixels | None, float]]
     decoder: str
-    stride: int
     batch: int
+    alive: Callable[[int], None]
     delivered: int = 0
     duplicates: int = 0
     _last: Pixels | None = field(default=None, repr=False)
@@ -78,6 +93,7 @@ class FrameStream:
                     index.append(self.delivered)
                     pts.append(seconds)
                 self.delivered += 1
+                self.alive(self.delivered)
                 if len(pixels) == self.batch:
                     yield self._take(pixels, index, pts)
         except Exception:

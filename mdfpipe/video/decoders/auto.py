@@ -1,9 +1,10 @@
 """auto: looks at the file and picks the decoder that gives it whole, or says that it is not whole.
 
 **Why PyAV and not decord for 8-bit video.** Of 30 copies of an H.264 clip with 400 damaged bytes each, decord gave
-25 as sound with wrong pixels in them, PyAV 7; decord also fails on sound files (transport streams with B frames, AV1).
-Nothing is gained for it: both reach 140 to 210 frames/s of 720p H.264 on one core, 500 to 740 of 768x432. decord
-stays one setting away: `detect.decoder.use=decord`, with PyAV behind it.
+25 as sound with wrong pixels in them, PyAV 7. decord fails on sound files, too (transport streams with B frames, AV1),
+and queues frames without bound ahead of a slow consumer (1 GB for 600 frames of 720p). Nothing is gained for it: both
+reach 140 to 210 frames/s of 720p H.264 on one core, 500 to 740 of 768x432. decord stays one setting away,
+`detect.decoder.use=decord`, with PyAV behind it.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from mdfpipe.video.decoders import Decoder, Pixels
+from mdfpipe.video.decoders import Decoder, Pixels, Wanted
 from mdfpipe.video.probe import is_images
 
 
@@ -22,6 +23,6 @@ class Auto(Decoder):
         """The decoder for `path`."""
         return [Decoder.variant("images" if is_images(path) else "pyav")()]
 
-    def read(self, path: Path, stride: int, threads: int) -> Iterator[tuple[Pixels | None, float]]:
+    def read(self, path: Path, wanted: Wanted, threads: int) -> Iterator[tuple[Pixels | None, float]]:
         """What the decoder that was picked reads."""
-        yield from self.candidates(path)[0].read(path, stride, threads)
+        yield from self.candidates(path)[0].read(path, wanted, threads)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mdfpipe.errors import DecodeError, one_line
-from mdfpipe.video.decoders import Decoder, Pixels, refuse_deep
+from mdfpipe.video.decoders import Decoder, Pixels, Wanted, refuse_deep
 from mdfpipe.video.probe import missing_end, packet_times
 
 
@@ -27,7 +27,7 @@ class Decord(Decoder):
         """decord, and PyAV where decord says that it cannot."""
         return [self, Decoder.variant("pyav")()]
 
-    def read(self, path: Path, stride: int, threads: int) -> Iterator[tuple[Pixels | None, float]]:
+    def read(self, path: Path, wanted: Wanted, threads: int) -> Iterator[tuple[Pixels | None, float]]:
         """Every frame, as `Decoder.read` promises. The times are those of the container's packets."""
         info = refuse_deep(path, self.use)
         times = packet_times(path)
@@ -43,7 +43,7 @@ class Decord(Decoder):
             if len(reader) != len(times):
                 raise DecodeError(f"{path}: expected {len(times)} frames, decord counts {len(reader)}; use pyav")
             for number, seconds in enumerate(times.tolist()):
-                yield _next(reader, path, number, skip=number % stride != 0), seconds
+                yield _next(reader, path, number, skip=not wanted(number)), seconds
         finally:
             del reader  # its memory creeps over many files otherwise
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mdfpipe.errors import DecodeError
-from mdfpipe.video.decoders import Decoder, Pixels
+from mdfpipe.video.decoders import Decoder, Pixels, Wanted
 from mdfpipe.video.probe import check_file, is_images, numbered_frames, page_count
 
 
@@ -18,14 +18,14 @@ class Images(Decoder):
     """Images in the order of their numbers; a frame's index is its place in that order, and there is no time.
 
     A file that does not decode whole, or has another size, depth or number of channels than the first, raises
-    DecodeError that names it. Frames skipped by the stride are not opened.
+    DecodeError that names it. Frames that are not wanted are not opened.
     """
 
-    def read(self, path: Path, stride: int, threads: int) -> Iterator[tuple[Pixels | None, float]]:
+    def read(self, path: Path, wanted: Wanted, threads: int) -> Iterator[tuple[Pixels | None, float]]:
         """Every image, as `Decoder.read` promises; pts_seconds is always NaN."""
         first: Pixels | None = None
         for number, (file, page) in enumerate(_pages(path)):
-            if number % stride:
+            if not wanted(number):
                 yield None, np.nan
                 continue
             pixels = read_image(file, page, f"{file}: frame {number}")

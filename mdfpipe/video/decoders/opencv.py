@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from mdfpipe.errors import DecodeError
-from mdfpipe.video.decoders import Decoder, Pixels, refuse_deep
+from mdfpipe.video.decoders import Decoder, Pixels, Wanted, refuse_deep
 from mdfpipe.video.probe import missing_end, packet_times
 
 
@@ -20,7 +20,7 @@ class OpenCV(Decoder):
     and DecodeError comes at the end. A patched-up picture in the middle passes unseen.
     """
 
-    def read(self, path: Path, stride: int, threads: int) -> Iterator[tuple[Pixels | None, float]]:
+    def read(self, path: Path, wanted: Wanted, threads: int) -> Iterator[tuple[Pixels | None, float]]:
         """Every frame, as `Decoder.read` promises. The times are those of the container's packets."""
         refuse_deep(path, self.use)
         times = packet_times(path)
@@ -30,7 +30,7 @@ class OpenCV(Decoder):
             while capture.grab():
                 seconds = float(times[number]) if number < len(times) else np.nan
                 pixels: Pixels | None = None
-                if number % stride == 0:
+                if wanted(number):
                     pixels = _retrieve(capture, path, number)
                 yield pixels, seconds
                 number += 1

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mdfpipe.errors import DecodeError, one_line
-from mdfpipe.video.decoders import Decoder, Pixels
+from mdfpipe.video.decoders import Decoder, Pixels, Wanted
 from mdfpipe.video.probe import format_depth, missing_end, open_video, packet_times, shows_frame
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class PyAV(Decoder):
     HEVC 16, VP8 28; of 30 runs of 400 bytes of noise H.264 hid 7 (decord and OpenCV: 25), MJPEG 1, HEVC 17, VP8 29.
     """
 
-    def read(self, path: Path, stride: int, threads: int) -> Iterator[tuple[Pixels | None, float]]:
+    def read(self, path: Path, wanted: Wanted, threads: int) -> Iterator[tuple[Pixels | None, float]]:
         """Every frame, as `Decoder.read` promises."""
         with open_video(path) as (container, stream):
             context = stream.codec_context
@@ -47,7 +47,7 @@ class PyAV(Decoder):
             for number, frame in enumerate(_frames(container, stream, path, is_timed)):
                 seconds = np.nan if frame.pts is None else float(frame.pts * tick)
                 seconds = next(made_up, seconds)
-                yield None if number % stride else to_pixels(frame, f"{path}: frame {number}", threads), seconds
+                yield to_pixels(frame, f"{path}: frame {number}", threads) if wanted(number) else None, seconds
 
 
 def to_pixels(frame: av.VideoFrame, where: str, threads: int = 1) -> Pixels:
