@@ -131,9 +131,8 @@ def commands() -> str:
             else:
                 default = parameter.default if parameter.default not in (None, False, ()) else ""
                 names = ", ".join(f"`{o}`" for o in parameter.opts)
-                rows.append(
-                    f"| {names} | {(parameter.help or '').replace('|', '/')} | {'required' if parameter.required else default} |"
-                )
+                default = "required" if parameter.required else default
+                rows.append(f"| {names} | {(parameter.help or '').replace('|', '/')} | {default} |")
         if rows:
             lines += ["", "| option | meaning | default |", "|---|---|---|", *rows]
     return "\n".join(lines) + "\n"
