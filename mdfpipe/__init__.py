@@ -1,3 +1,40 @@
-"""mdfpipe: cross-spectral person recognition from video, by body and by face, domain by domain."""
+"""mdfpipe: cross-spectral person recognition from video, by body and by face, domain by domain.
+
+The public names load what they need when they are first used; `import mdfpipe` alone loads next to nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
 
 __version__ = "0.1.0"
+
+_HOMES = {
+    "config": ["Config", "Plugin"],
+    "datasets": ["Dataset", "Listing", "VideoEntry"],
+    "domains": ["Band", "Domain"],
+    "errors": ["ConfigError", "DataError", "DecodeError", "MdfError", "ProtocolError", "StoreError"],
+    "execution": ["Event", "Executor"],
+    "pipeline": ["Outcome", "Pipeline", "Runner", "open_run"],
+    "protocol": ["Protocol"],
+    "stages": ["Resources", "Stage"],
+    "store.run": ["Receipt", "Run"],
+    "video.decoders": ["Decoder"],
+    "video.detectors": ["Detector"],
+    "video.frames": ["Boxes", "Frames"],
+    "video.labelling": ["LabelRules", "Labels", "label_bodies"],
+}
+_HOME = {name: module for module, names in _HOMES.items() for name in names}
+
+__all__ = ["__version__", *sorted(_HOME)]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'mdfpipe' has no attribute {name!r}")
+    return getattr(import_module(f"mdfpipe.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return list(__all__)

@@ -43,6 +43,15 @@ AllowMissing = Annotated[bool, typer.Option("--allow-missing", help="Make run-le
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document for machines.")]
 
 
+@app.callback(invoke_without_command=True)
+def _root(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        from mdfpipe import __version__
+
+        _print(f"mdfpipe {__version__}")
+        raise typer.Exit
+
+
 def _stages(first: str | None, last: str | None, study: Path, data: Path, run: Path, o: dict[str, Any]) -> None:
     """What every stage verb does."""
     from mdfpipe.display import Display, plain, show_outcome

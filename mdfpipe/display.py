@@ -32,9 +32,13 @@ err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 class Display:
-    """Draws events as they come, on the error stream. Use as a context."""
+    """Draws events as they come, on the error stream. Use as a context.
 
-    def __init__(self, counts: dict[str, int] | None = None) -> None:
+    On a terminal: a bar for the stage, one for each video at work, and a line for each failure. Elsewhere: a line for
+    each video that ends, and one in ten seconds while nothing does.
+    """
+
+    def __init__(self) -> None:
         self.terminal = err.is_terminal
         self.progress = Progress(
             SpinnerColumn(),
@@ -46,10 +50,11 @@ class Display:
             console=err,
             transient=True,
         )
+        self.stage: TaskID | None = None
         self.tasks: dict[tuple[str, str], TaskID] = {}
         self.started: dict[tuple[str, str], float] = {}
-        self.spoken = time.monotonic()
-        self.done = 0
+        self.spoken = self.begun = time.monotonic()
+        self.ended = self.total = 0
 
     def __enter__(self) -> Self:
         if self.terminal:
@@ -64,10 +69,14 @@ class Display:
 
     def __call__(self, event: Event) -> None:
         """Draw one event."""
-        unit = (event.stage, event.key)
-        if event.kind == "started":
-            self.started[unit] = time.monotonic()
-        elapsed = time.monotonic() - self.started.get(unit, time.monotonic())
+        now, unit = time.monotonic(), (event.stage, event.key)
+        if event.kind == "stage":
+            self.begun, self.ended, self.total = now, 0, event.total or 0
+        elif event.kind == "started":
+            self.started[unit] = now
+        elif event.kind in ("finished", "failed"):
+            self.ended += 1
+        elapsed = now - self.started.get(unit, now)
         rate = f"{event.done / elapsed:.1f}/s" if event.done and elapsed > 0.2 else ""
         if self.terminal:
             self._bar(event, unit, rate)
@@ -75,17 +84,25 @@ class Display:
             self._line(event, elapsed, rate)
 
     def _bar(self, event: Event, unit: tuple[str, str], rate: str) -> None:
-        if event.kind == "started":
-            name = escape(f"{event.stage:8} {one_line(event.key, 40)}")
-            self.tasks[unit] = self.progress.add_task(name, total=None, rate="")
+        if event.kind == "stage":
+            if self.stage is not None:
+                self.progress.remove_task(self.stage)
+            self.stage = self.progress.add_task(f"[bold]{event.stage}[/bold]", total=event.total, rate="")
+        elif event.kind == "started":
+            self.tasks[unit] = self.progress.add_task(f"  {escape(one_line(event.key, 40))}", total=None, rate="")
         elif event.kind == "progress" and unit in self.tasks:
             self.progress.update(self.tasks[unit], completed=event.done, total=event.total, rate=rate)
         else:
             if unit in self.tasks:
                 self.progress.remove_task(self.tasks.pop(unit))
-            self.progress.console.print(_ended(event))
+            if self.stage is not None:
+                self.progress.update(self.stage, completed=self.ended)
+            if event.failure is not None:
+                self.progress.console.print(_ended(event))
 
     def _line(self, event: Event, elapsed: float, rate: str) -> None:
+        if event.kind in ("stage", "started"):
+            return
         if event.kind == "progress":
             if time.monotonic() - self.spoken < 10:
                 return
@@ -93,8 +110,10 @@ class Display:
             left = elapsed * (event.total - event.done) / event.done if event.total and event.done else None
             eta = f", {_duration(left)} left" if left is not None else ""
             err.print(escape(f"{event.stage}/{one_line(event.key, 60)}: {share} {rate}{eta}"))
-        elif event.kind != "started":
-            err.print(_ended(event))
+        else:
+            left = (time.monotonic() - self.begun) * (self.total - self.ended) / max(self.ended, 1)
+            of = f" ({self.ended} of {self.total}, {_duration(left)} left)" if self.total > self.ended else ""
+            err.print(_ended(event) + of)
         self.spoken = time.monotonic()
 
 

@@ -46,7 +46,9 @@ class Unit:
 
 @dataclass(frozen=True)
 class Event:
-    """What happened to a unit: started, progress, finished, failed, or fatal (the run must stop)."""
+    """What happened: a stage begins (total: its units that are due); a unit started, progress, finished, failed; or
+    fatal, the run must stop.
+    """
 
     kind: str
     stage: str

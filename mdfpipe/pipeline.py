@@ -110,6 +110,8 @@ class Runner:
     ) -> None:
         if not data.is_dir():
             raise DataError(f"--data {data}: expected the folder that holds the videos, found no such folder")
+        if run.path.resolve() == data.resolve():
+            raise ConfigError(f"--run {run.path}: expected a folder of its own, got the data folder")
         self.pipeline, self.run, self.resources = pipeline, run, resources
         self.data = Path(os.path.abspath(data))  # noqa: PTH100 - without `..`, and symbolic links as they were given
         self.stages = pipeline.stages
@@ -195,6 +197,8 @@ class Runner:
             if item.problem is not None:
                 self._fail(Failure(stage.name, item.key, "DataError", item.problem), outcome, listen)
         units = [Unit(stage, i.expected, plan.inputs(i), self.data) for i in ready if i.problem is None]
+        if units:
+            listen(Event("stage", stage.name, "", total=len(units)))
         for event in self._record(self.executor.run(units)):
             if event.failure is not None and (event.kind == "fatal" or stage.name == "index"):
                 raise DataError(event.failure.message)  # nothing can go on: one line, not one more for a video

@@ -79,3 +79,14 @@ def test_help_is_quick_and_light() -> None:
     assert made.returncode == 0, made.stderr
     assert "Example" not in made.stdout
     assert "Usage: " in made.stdout
+
+
+def test_the_public_names_are_there_and_light() -> None:
+    script = (
+        "import mdfpipe, sys\n"
+        "assert not {'pyarrow', 'numpy', 'pydantic'} & set(sys.modules)\n"
+        "for name in mdfpipe.__all__: assert getattr(mdfpipe, name) is not None, name\n"
+        "assert 'torch' not in sys.modules\n"
+    )
+    made = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert made.returncode == 0, made.stderr

@@ -217,6 +217,11 @@ def test_status_names_what_failed(copy: tuple[Path, Path]) -> None:
     assert found.stages[1].failed == 1
 
 
+def test_the_data_folder_is_no_run_folder(drawn: Path) -> None:
+    with pytest.raises(ConfigError, match="expected a folder of its own, got the data folder"):
+        runner(drawn, drawn)
+
+
 def test_what_is_no_run_folder_is_said(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="expected a run folder"):
         status(tmp_path)

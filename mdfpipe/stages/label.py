@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections import Counter
 from typing import Any, ClassVar, TypeAlias
 
@@ -19,9 +18,6 @@ from mdfpipe.store.tables import FACES, LABELS, LabelStatus
 from mdfpipe.video.alignment import advice, frame_offset_overlap
 from mdfpipe.video.geometry import clip_to_frame, inside_share
 from mdfpipe.video.labelling import STATUSES, LabelRules, Labels, label_bodies, silent_filter
-
-log = logging.getLogger(__name__)
-
 
 _Rows: TypeAlias = tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.int64]]
 

@@ -1,0 +1,5 @@
+"""`python -m mdfpipe` is `mdfpipe`."""
+
+from mdfpipe.cli import main
+
+main()
