@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from rich.console import Console
 from rich.markup import escape
@@ -20,12 +20,14 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from mdfpipe.demo import Demo
 from mdfpipe.errors import one_line
 from mdfpipe.execution import Event
 from mdfpipe.pipeline import Outcome
 from mdfpipe.status import Status
 from mdfpipe.status import status as read_status
+
+if TYPE_CHECKING:
+    from mdfpipe.demo import Demo
 
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
