@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -22,6 +22,11 @@ from mdfpipe.store.tables import MANIFEST
 _FROM_CROPS = ["crop_id", "subject_id", "modality", "video_id", "frame", "x1", "y1", "x2", "y2"]
 _STORED = ["shard", "offset", "size", "codec", "sharpness", "contrast", "box_height_px"]
 _FROM_VIDEO = ["domain", "band", "session_id", "camera_id"]
+
+SPLITS = ("train", "test", "unused")
+ROLES = ("none", "gallery", "probe")
+TEST, (NONE, GALLERY, PROBE) = SPLITS.index("test"), range(3)
+Codes: TypeAlias = NDArray[np.integer[Any]]
 
 _NO_ROLES = Protocol(name="no-roles", unlisted="test", description="every subject in test, no gallery and no probe")
 
@@ -48,21 +53,26 @@ class Manifest(Stage):
         rows = pa.concat_tables(parts) if parts else _rows_of(None, {})
         if rows.num_rows == 0:
             raise DataError(f"none of {len(inputs.videos)} videos gave a crop; `mdfpipe inspect RUN` says why")
-        splits = self._splits(rows, _galleries(inputs))
-        split = _each(rows["subject_id"], splits)
-        domain_role = _each(rows["domain"], {d: self.protocol.role(d) for d in pc.unique(rows["domain"]).to_pylist()})
-        role = np.where(split == "test", domain_role, "none")
-        self._refuse_empty_domains(rows, split, role, catalogue)
-        mated = self._mated(rows, role, inputs, catalogue)
+        subjects, subject = _codes(rows["subject_id"])
+        domains, domain = _codes(rows["domain"])
+        splits = self._splits(subjects, _galleries(inputs))
+        split = np.array([SPLITS.index(splits[name]) for name in subjects], np.int8)[subject]
+        role = np.array([ROLES.index(self.protocol.role(name)) for name in domains], np.int8)[domain]
+        role[split != TEST] = NONE
+        self._refuse_empty_domains(dict(zip(domains, range(len(domains)), strict=True)), domain, split, role, catalogue)
+        mated = _mated(subject, _codes(rows["modality"])[1], role)
+        if self.protocol.unknown_mates == "refuse":
+            unmated = {subjects[code] for code in np.unique(subject[(role == PROBE) & ~mated])}
+            self._refuse_unknown_mates(unmated, inputs, catalogue)
         table = _assemble(rows, split, role, mated)
         facts = {"protocol": self.protocol.name, "missing": list(inputs.missing), "counts": _counts(table)}
         return Made(table, facts)
 
-    def _splits(self, rows: pa.Table, galleries: dict[str, list[str]]) -> dict[str, str]:
+    def _splits(self, subjects: list[str], galleries: dict[str, list[str]]) -> dict[str, str]:
         """subject_id -> split. Raises ProtocolError on a leak and on subjects that no table lists."""
         protocol, leaks, unlisted = self.protocol, [], []
         splits: dict[str, str] = {}
-        for subject in sorted(pc.unique(rows["subject_id"]).to_pylist()):
+        for subject in sorted(subjects):
             found = {protocol.galleries[g] for g in galleries.get(subject, []) if g in protocol.galleries}
             if subject in protocol.subjects:
                 found.add(protocol.subjects[subject])
@@ -85,39 +95,36 @@ class Manifest(Stage):
         return splits
 
     def _refuse_empty_domains(
-        self, rows: pa.Table, split: NDArray[np.str_], role: NDArray[np.str_], catalogue: dict[str, Any]
+        self, codes: dict[str, int], domain: Codes, split: Codes, role: Codes, catalogue: dict[str, Any]
     ) -> None:
-        domains = np.asarray(rows["domain"].to_pylist())
         for name in [*self.protocol.gallery_domains, *self.protocol.probe_domains]:
-            here = domains == name
-            if not (here & (role != "none")).any():
+            here = domain == codes.get(name, -1)
+            if not (here & (role != NONE)).any():
                 videos = sum(row["domain"] == name for row in catalogue.values())
                 known = ", ".join(sorted({row["domain"] for row in catalogue.values()}))
-                train = (here & (split == "train")).sum()
+                train = (here & (split == SPLITS.index("train"))).sum()
                 raise ProtocolError(
                     f"protocol {self.protocol.name}: domain {name} has no test row ({videos} videos, "
                     f"{here.sum()} crops, {train} of them train); the data set has the domains {known}"
                 )
 
-    def _mated(
-        self, rows: pa.Table, role: NDArray[np.str_], inputs: Inputs, catalogue: dict[str, Any]
-    ) -> list[bool | None]:
-        """Of each probe, whether its subject has a gallery row of its modality; None for other rows."""
-        subject, modality = rows["subject_id"].to_pylist(), rows["modality"].to_pylist()
-        enrolled = {(s, m) for s, m, r in zip(subject, modality, role, strict=True) if r == "gallery"}
-        mated = [(s, m) in enrolled if r == "probe" else None for s, m, r in zip(subject, modality, role, strict=True)]
-        if self.protocol.unknown_mates == "refuse":
-            left_out = [v for v in inputs.missing if catalogue[v]["domain"] in self.protocol.gallery_domains]
-            seen = {s for v in left_out for s in _subjects_in(inputs, v)}
-            unknown = sorted({s for s, m in zip(subject, mated, strict=True) if m is False and s in seen})
-            if unknown:
-                videos = ", ".join(left_out[:3])
-                raise ProtocolError(
-                    f"protocol {self.protocol.name}: {_few(unknown, 'probe subject')} without a gallery row, but "
-                    f"annotated in gallery videos left out by --allow-missing ({videos}): whether they are mated "
-                    "is unknown; mend those videos, or set manifest.protocol.unknown_mates to unmated"
-                )
-        return mated
+    def _refuse_unknown_mates(self, unmated: set[str], inputs: Inputs, catalogue: dict[str, Any]) -> None:
+        """Raise ProtocolError where a probe may be without a mate only because a gallery video was left out."""
+        left_out = [v for v in inputs.missing if catalogue[v]["domain"] in self.protocol.gallery_domains]
+        unknown = sorted(unmated & {s for v in left_out for s in _subjects_in(inputs, v)})
+        if unknown:
+            videos = ", ".join(left_out[:3])
+            raise ProtocolError(
+                f"protocol {self.protocol.name}: {_few(unknown, 'probe subject')} without a gallery row, but "
+                f"annotated in gallery videos left out by --allow-missing ({videos}): whether they are mated "
+                "is unknown; mend those videos, or set manifest.protocol.unknown_mates to unmated"
+            )
+
+
+def _mated(subject: Codes, modality: Codes, role: Codes) -> NDArray[np.bool_]:
+    """(n,) whether the row's subject has a gallery row of the row's modality."""
+    person = subject.astype(np.int64) * 128 + modality
+    return np.isin(person, np.unique(person[role == GALLERY]))
 
 
 def _rows_of(crops: pa.Table | None, video: dict[str, Any]) -> pa.Table:
@@ -132,22 +139,21 @@ def _rows_of(crops: pa.Table | None, video: dict[str, Any]) -> pa.Table:
     return pa.table(columns, schema=pa.schema(fields))
 
 
-def _assemble(rows: pa.Table, split: NDArray[np.str_], role: NDArray[np.str_], mated: list[bool | None]) -> pa.Table:
+def _assemble(rows: pa.Table, split: Codes, role: Codes, mated: NDArray[np.bool_]) -> pa.Table:
     made = {
-        "split": pa.array(split.tolist()).dictionary_encode().cast(MANIFEST.field("split").type),
-        "role": pa.array(role.tolist()).dictionary_encode().cast(MANIFEST.field("role").type),
-        "mated": pa.array(mated, pa.bool_()),
+        "split": pa.DictionaryArray.from_arrays(pa.array(split, pa.int8()), pa.array(SPLITS)),
+        "role": pa.DictionaryArray.from_arrays(pa.array(role, pa.int8()), pa.array(ROLES)),
+        "mated": pa.array(mated, mask=role != PROBE),
         "template_id": pa.nulls(rows.num_rows, pa.string()),
     }
     return pa.table([made[name] if name in made else rows[name] for name in MANIFEST.names], schema=MANIFEST)
 
 
-def _each(column: pa.ChunkedArray, values: dict[str, str]) -> NDArray[np.str_]:
-    """`values` looked up for every row."""
-    codes = column.combine_chunks().dictionary_encode()
-    table = np.asarray([values[name] for name in codes.dictionary.to_pylist()])
-    found: NDArray[np.str_] = table[codes.indices.to_numpy(zero_copy_only=False)]
-    return found
+def _codes(column: pa.ChunkedArray) -> tuple[list[str], NDArray[np.integer[Any]]]:
+    """The values that occur in a column, and the position of each row's value among them."""
+    encoded = column.combine_chunks()
+    encoded = encoded if pa.types.is_dictionary(encoded.type) else encoded.dictionary_encode()
+    return encoded.dictionary.to_pylist(), encoded.indices.to_numpy(zero_copy_only=False)
 
 
 def _galleries(inputs: Inputs) -> dict[str, list[str]]:
