@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
@@ -25,19 +25,80 @@ from mdfpipe.video import cropping
 from mdfpipe.video.ahead import ahead
 from mdfpipe.video.cropping import Image, Window
 from mdfpipe.video.decoders import Decoder
-from mdfpipe.video.frames import Frames
 from mdfpipe.video.threads import use_threads
 
+_MODALITIES = ("body", "face")
+_CODECS = ("jpeg", "png")
+_STATUSES = tuple(status.value for status in CropStatus)
 
-@dataclass(frozen=True, eq=False)
-class _Wanted:
-    """One box to cut out."""
 
-    crop_id: str
-    frame: int
-    modality: str
-    subject_id: str
+@dataclass(eq=False)
+class _Cuts:
+    """The boxes to cut out, in the order of their rows, and what became of each.
+
+    crop_id, subject_id: (n,) text; frame: (n,) int64; modality: (n,) position in _MODALITIES; xyxy: (n, 4) float32.
+    """
+
+    crop_id: pa.ChunkedArray
+    subject_id: pa.ChunkedArray
+    frame: NDArray[np.int64]
+    modality: NDArray[np.int8]
     xyxy: NDArray[np.float32]
+    offset: NDArray[np.int64] = field(init=False)
+    size: NDArray[np.int64] = field(init=False)
+    codec: NDArray[np.int8] = field(init=False)
+    sharpness: NDArray[np.float32] = field(init=False)
+    contrast: NDArray[np.float32] = field(init=False)
+    status: NDArray[np.int8] = field(init=False)
+
+    def __post_init__(self) -> None:
+        n = len(self.frame)
+        self.offset, self.size, self.codec = np.zeros(n, np.int64), np.zeros(n, np.int64), np.zeros(n, np.int8)
+        self.sharpness, self.contrast = np.zeros(n, np.float32), np.zeros(n, np.float32)
+        self.status = np.full(n, _STATUSES.index(CropStatus.EMPTY), np.int8)
+
+    def by_frame(self) -> dict[int, NDArray[np.intp]]:
+        """The rows of each frame that has any, frames ascending."""
+        order = np.argsort(self.frame, kind="stable")
+        frames, first = np.unique(self.frame[order], return_index=True)
+        return dict(zip(frames.tolist(), np.split(order, first[1:]), strict=True)) if len(frames) else {}
+
+    def table(self, key: str, shards: dict[str, str], sizes: dict[str, tuple[int, int]]) -> pa.Table:
+        """Rows of CROPS. shards: modality -> shard; sizes: modality -> (width, height) of its crops."""
+        here = self.status == _STATUSES.index(CropStatus.OK)
+
+        def stored(values: pa.Array) -> pa.Array:
+            return pc.if_else(pa.array(here), values, pa.scalar(None, values.type))
+
+        def each(values: Mapping[str, Any], kind: pa.DataType) -> pa.Array:
+            return pa.array([values.get(m) for m in _MODALITIES], kind).take(pa.array(self.modality))
+
+        columns = {
+            "crop_id": self.crop_id,
+            "video_id": pa.repeat(pa.scalar(key), len(here)),
+            "frame": pa.array(self.frame),
+            "modality": _dictionary(self.modality, _MODALITIES),
+            "subject_id": self.subject_id,
+            **{
+                name: pa.array(np.ascontiguousarray(self.xyxy[:, n])) for n, name in enumerate(("x1", "y1", "x2", "y2"))
+            },
+            "shard": stored(each(shards, pa.string())),
+            "offset": stored(pa.array(self.offset)),
+            "size": stored(pa.array(self.size)),
+            "codec": stored(pa.array(_CODECS).take(pa.array(self.codec))),
+            "width": each({m: size[0] for m, size in sizes.items()}, pa.int32()),
+            "height": each({m: size[1] for m, size in sizes.items()}, pa.int32()),
+            "sharpness": stored(pa.array(self.sharpness)),
+            "contrast": stored(pa.array(self.contrast)),
+            "box_height_px": pa.array(self.xyxy[:, 3] - self.xyxy[:, 1]),
+            "status": _dictionary(self.status, _STATUSES),
+        }
+        return pa.table([columns[name] for name in CROPS.names], schema=CROPS)
+
+    def count(self) -> dict[str, int]:
+        """Rows by modality and status."""
+        pairs = Counter(zip(self.modality.tolist(), self.status.tolist(), strict=True))
+        return dict(sorted((f"{_MODALITIES[m]} {_STATUSES[s]}", count) for (m, s), count in pairs.items()))
 
 
 class Crop(Stage):
@@ -55,117 +116,95 @@ class Crop(Stage):
     bodies: bool = Field(default=True, description="cut out labelled bodies")
     faces: bool = Field(default=True, description="cut out annotated faces")
 
+    @property
+    def sizes(self) -> dict[str, tuple[int, int]]:
+        """(width, height) of the crops of each modality that is cut out."""
+        sizes = {"body": (self.body_width_px, self.body_height_px)} if self.bodies else {}
+        return sizes | ({"face": (self.face_size_px, self.face_size_px)} if self.faces else {})
+
     def process(self, key: str, inputs: Inputs, context: Context) -> Made:
         """Decode the video again, by the decoder that delivered it to detect, and cut out what is wanted."""
         use_threads(context.resources.threads)
-        seen = inputs.facts("detect")
-        by_frame, beyond = self._wanted(key, inputs, seen)
+        seen, sizes = inputs.facts("detect"), self.sizes
+        cuts, beyond = self._wanted(key, inputs, seen)
         window = Window(*seen["window"]) if seen["window"] else Window()
-        names = {m: f"crop/{file_name(key)}.{m}.tar" for m in ("body", "face") if getattr(self, _SWITCH[m])}
+        names = {modality: f"crop/{file_name(key)}.{modality}.tar" for modality in sizes}
         files = {name: context.scratch(name) for name in names.values()}
-        rows: list[dict[str, Any]] = []
+        by_frame = cuts.by_frame()
+        missing = set(by_frame)
         with ExitStack() as stack:
             shards = {m: stack.enter_context(ShardWriter(files[name])) for m, name in names.items()}
-            missing = set(by_frame)
-            for frame, image in self._frames(inputs, context, seen["decoder"], by_frame):
+            for frame, image in _frames(inputs, context, seen["decoder"], by_frame):
                 missing.remove(frame)
-                rows += [
-                    self._cut(wanted, image, window, key, shards[wanted.modality], names[wanted.modality])
-                    for wanted in by_frame[frame]
-                ]
+                for row in by_frame[frame].tolist():
+                    modality = _MODALITIES[cuts.modality[row]]
+                    self._cut(cuts, row, image, window, sizes[modality], shards[modality])
         if missing:
-            first = min(missing)
-            raise DecodeError(f"frame {first}: delivered to detect, not to crop; has the video changed meanwhile?")
-        rows.sort(key=lambda row: (row["modality"], row["frame"], row["crop_id"]))
-        facts = {"rows": _count(rows), "faces_without_frame": beyond}
-        return Made(pa.Table.from_pylist(rows, CROPS), facts, files)
+            raise DecodeError(
+                f"frame {min(missing)}: delivered to detect, not to crop; has the video changed meanwhile?"
+            )
+        return Made(cuts.table(key, names, sizes), {"rows": cuts.count(), "faces_without_frame": beyond}, files)
 
-    def _wanted(self, key: str, inputs: Inputs, seen: dict[str, Any]) -> tuple[dict[int, list[_Wanted]], int]:
-        """The boxes to cut, by frame; and how many faces lie in frames that were not delivered."""
-        by_frame: dict[int, list[_Wanted]] = defaultdict(list)
-        if self.bodies:
-            bodies, labels = inputs.table("detect"), inputs.table("label")
-            named = pc.equal(labels["status"].cast(pa.string()), "labelled")
-            boxes, subjects = bodies.filter(named), labels.filter(named)["subject_id"].to_pylist()
-            for body_id, frame, xyxy, subject in zip(
-                boxes["body_id"].to_pylist(), boxes["frame"].to_pylist(), _xyxy(boxes), subjects, strict=True
-            ):
-                by_frame[frame].append(_Wanted(body_id, frame, "body", subject, xyxy))
-        beyond = 0
-        path = inputs.run.path / Index.faces_file(key)
+    def _wanted(self, key: str, inputs: Inputs, seen: dict[str, Any]) -> tuple[_Cuts, int]:
+        """The boxes to cut out: bodies, then faces; and how many faces lie in frames that were not delivered."""
+        names = ["crop_id", "subject_id", "frame", "x1", "y1", "x2", "y2"]
+        bodies, labels = inputs.table("detect"), inputs.table("label")
+        chosen = pc.and_(pc.equal(labels["status"].cast(pa.string()), "labelled"), pa.scalar(self.bodies))
+        bodies = bodies.append_column("subject_id", labels["subject_id"]).filter(chosen)
+        bodies = bodies.rename_columns({"body_id": "crop_id"}).select(names)
+        path, beyond = inputs.run.path / Index.faces_file(key), 0
+        faces = bodies.slice(0, 0)
         if self.faces and path.exists():
-            faces = read_table(path)
-            faces = faces.filter(pc.is_valid(faces["subject_id"]))
-            columns = (faces[name].to_pylist() for name in ("frame", "face_no", "subject_id"))
-            for frame, face_no, subject, xyxy in zip(*columns, _xyxy(faces), strict=True):
-                if frame >= seen["delivered"]:
-                    beyond += 1
-                elif frame % seen["stride"] == 0:
-                    crop_id = f"{key}/{frame:06d}/f{face_no:02d}"
-                    by_frame[frame].append(_Wanted(crop_id, frame, "face", subject, xyxy))
-        return by_frame, beyond
-
-    def _frames(
-        self, inputs: Inputs, context: Context, name: str, by_frame: Mapping[int, object]
-    ) -> Iterator[tuple[int, Image]]:
-        """(frame number, pixels) of the frames in `by_frame`, by the decoder of that name; no frame after the last."""
-        if not by_frame:
-            return
-        decoder, last = Decoder.variant(name)(), max(by_frame)
-        path, resources = context.data / inputs.video["path"], context.resources
-        stream = decoder.frames(
-            path,
-            wanted=by_frame.__contains__,
-            batch=resources.batch,
-            threads=resources.threads,
-            alive=lambda delivered: context.progress(delivered, last + 1),
-        )
-        frames: Frames
-        for frames in ahead(stream):
-            for number, image in zip(frames.index.tolist(), frames.pixels, strict=True):
-                yield number, image
-                if number >= last:
-                    return
+            annotated = read_table(path)
+            annotated = annotated.filter(pc.is_valid(annotated["subject_id"]))
+            delivered = pc.less(annotated["frame"], seen["delivered"])
+            beyond = annotated.num_rows - (pc.sum(delivered).as_py() or 0)
+            visited = pa.array(annotated["frame"].to_numpy() % seen["stride"] == 0)
+            annotated = annotated.filter(pc.and_(delivered, visited))
+            number = pc.utf8_lpad(annotated["face_no"].cast(pa.string()), 2, padding="0")
+            frame = pc.utf8_lpad(annotated["frame"].cast(pa.string()), 6, padding="0")
+            crop_id = pc.binary_join_element_wise(key, frame, pc.binary_join_element_wise("f", number, ""), "/")
+            faces = annotated.append_column("crop_id", crop_id).select(names)
+        rows = pa.concat_tables([bodies, faces], promote_options="permissive")
+        modality = np.repeat(np.arange(2, dtype=np.int8), [bodies.num_rows, faces.num_rows])
+        xyxy = np.stack([rows[name].to_numpy() for name in names[3:]], axis=1)
+        return _Cuts(rows["crop_id"], rows["subject_id"], rows["frame"].to_numpy(), modality, xyxy), beyond
 
     def _cut(
-        self, wanted: _Wanted, image: Image, window: Window, key: str, shard: ShardWriter, name: str
-    ) -> dict[str, Any]:
-        """Cut out one box, store it, and give its row."""
-        size = (self.body_width_px, self.body_height_px) if wanted.modality == "body" else (self.face_size_px,) * 2
-        x1, y1, x2, y2 = (float(v) for v in wanted.xyxy)
-        row: dict[str, Any] = {
-            "crop_id": wanted.crop_id,
-            "video_id": key,
-            "frame": wanted.frame,
-            "modality": wanted.modality,
-            "subject_id": wanted.subject_id,
-            **{"x1": x1, "y1": y1, "x2": x2, "y2": y2},
-            **{"width": size[0], "height": size[1], "box_height_px": y2 - y1},
-            "status": CropStatus.EMPTY.value,
-        }
-        box = cropping.pixel_box(wanted.xyxy, image.shape[1], image.shape[0])
+        self, cuts: _Cuts, row: int, image: Image, window: Window, size: tuple[int, int], shard: ShardWriter
+    ) -> None:
+        """Cut out one box, store it, and note where and how good it is."""
+        box = cropping.pixel_box(cuts.xyxy[row], image.shape[1], image.shape[0])
         if box is None:
-            return row
-        if wanted.modality == "face":
-            box = cropping.square_box(wanted.xyxy, self.face_margin)
+            return
+        if _MODALITIES[cuts.modality[row]] == "face":
+            box = cropping.square_box(cuts.xyxy[row], self.face_margin)
         crop = cropping.resize(cropping.cut(image, box), *size)
         data, codec = cropping.encode(crop)
-        offset, length = shard.add(wanted.crop_id, "jpg" if codec == "jpeg" else codec, data)
-        sharpness, contrast = cropping.quality(crop, window)
-        row |= {"shard": name, "offset": offset, "size": length, "codec": codec, "status": CropStatus.OK.value}
-        return row | {"sharpness": sharpness, "contrast": contrast}
+        suffix = "jpg" if codec == "jpeg" else codec
+        cuts.offset[row], cuts.size[row] = shard.add(cuts.crop_id[row].as_py(), suffix, data)
+        cuts.sharpness[row], cuts.contrast[row] = cropping.quality(crop, window)
+        cuts.codec[row], cuts.status[row] = _CODECS.index(codec), _STATUSES.index(CropStatus.OK)
 
 
-_SWITCH = {"body": "bodies", "face": "faces"}
+def _frames(inputs: Inputs, context: Context, name: str, by_frame: Mapping[int, object]) -> Iterator[tuple[int, Image]]:
+    """(frame number, pixels) of the frames in `by_frame`, by the decoder of that name; no frame after the last."""
+    if not by_frame:
+        return
+    decoder, last = Decoder.variant(name)(), max(by_frame)
+    stream = decoder.frames(
+        context.data / inputs.video["path"],
+        wanted=by_frame.__contains__,
+        batch=context.resources.batch,
+        threads=context.resources.threads,
+        alive=lambda delivered: context.progress(delivered, last + 1),
+    )
+    for frames in ahead(stream):
+        for number, image in zip(frames.index.tolist(), frames.pixels, strict=True):
+            yield number, image
+            if number >= last:
+                return
 
 
-def _xyxy(table: pa.Table) -> NDArray[np.float32]:
-    columns = [table[name].to_numpy() for name in ("x1", "y1", "x2", "y2")]
-    return np.stack(columns, axis=1).astype(np.float32) if table.num_rows else np.zeros((0, 4), np.float32)
-
-
-def _count(rows: list[dict[str, Any]]) -> dict[str, int]:
-    counts: dict[str, int] = defaultdict(int)
-    for row in rows:
-        counts[f"{row['modality']} {row['status']}"] += 1
-    return dict(sorted(counts.items()))
+def _dictionary(codes: NDArray[np.int8], values: tuple[str, ...]) -> pa.Array:
+    return pa.DictionaryArray.from_arrays(pa.array(codes), pa.array(values))
