@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mdfpipe.inspection import draw_frame, write_page
-from mdfpipe.pipeline import Listener, Outcome, Pipeline, Runner
+from mdfpipe.pipeline import SHIPPED, Listener, Outcome, Pipeline, Runner
 from mdfpipe.stages import Resources
 from mdfpipe.store.run import Run
 from mdfpipe.synth.clip import FRAMES, draw
 
-STUDY = Path(__file__).parents[1] / "pipelines" / "demo.yaml"
+STUDY = SHIPPED / "pipelines" / "demo.yaml"
 
 
 @dataclass(frozen=True)

@@ -88,32 +88,46 @@ def run_unit(unit: Unit, resources: Resources, tell: Any) -> Event:
                 told = time.monotonic()
                 tell(Event("progress", stage.name, key, done, total))
 
-    context = Context(unit.data, resources, lambda name: run.scratch(stage.name, name), progress)
+    scratch: list[Path] = []
+
+    def place(name: str) -> Path:
+        scratch.append(run.scratch(stage.name, name))
+        return scratch[-1]
+
+    context = Context(unit.data, resources, place, progress)
     try:
         made = stage.process(key, unit.inputs, context)
         if not made.table.schema.equals(stage.schema):
             raise TypeError(f"stage {stage.name} made {made.table.schema}, its schema is {stage.schema}")
-        receipt = replace(unit.receipt, facts=made.facts)
-        run.commit(receipt, made.table, made.files)
-    except (StoreError, ConfigError, MissingDependency) as error:  # everybody's trouble: the next video has it, too
-        failure = Failure(stage.name, key, type(error).__name__, one_line(error))
-        return Event("fatal", stage.name, key, failure=failure)
-    except MdfError as error:
-        failure = Failure(stage.name, key, type(error).__name__, one_line(error))
-    except MemoryError:
-        failure = Failure(stage.name, key, "MemoryError", "out of memory; try a smaller --batch or fewer --workers")
-    except Exception as error:  # not foreseen: one video's trouble is never another's
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
-            message = cannot_write(run.path / stage.name, error)
-            return Event("fatal", stage.name, key, failure=Failure(stage.name, key, "StoreError", message))
-        message = f"not foreseen: {type(error).__name__}: {one_line(error)}"
-        failure = Failure(stage.name, key, type(error).__name__, message, traceback.format_exc())
+        run.commit(replace(unit.receipt, facts=made.facts), made.table, made.files)
+    except Exception as error:
+        kind, failure = _what_failed(unit, error)
     else:
         seconds = time.monotonic() - started
         return Event("finished", stage.name, key, rows=made.table.num_rows, seconds=seconds, facts=made.facts)
-    with contextlib.suppress(StoreError):
-        run.record_failure(failure)
-    return Event("failed", stage.name, key, seconds=time.monotonic() - started, failure=failure)
+    finally:
+        for path in scratch:  # what was committed is no longer there; what a failure left takes up the disk
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
+    if kind == "failed":
+        with contextlib.suppress(StoreError):
+            run.record_failure(failure)
+    return Event(kind, stage.name, key, seconds=time.monotonic() - started, failure=failure)
+
+
+def _what_failed(unit: Unit, error: Exception) -> tuple[str, Failure]:
+    """("failed", why) for a trouble of this video, ("fatal", why) for one that the next video has, too."""
+    kind, message, trace = "failed", one_line(error), ""
+    if isinstance(error, (StoreError, ConfigError, MissingDependency)):
+        kind = "fatal"
+    elif isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+        kind, message = "fatal", cannot_write(unit.inputs.run.path / unit.stage.name, error)
+    elif isinstance(error, MemoryError):
+        message = "out of memory; try a smaller --batch or fewer --workers"
+    elif not isinstance(error, MdfError):
+        message = f"not foreseen: {type(error).__name__}: {message}"
+        trace = "".join(traceback.format_exception(error))
+    return kind, Failure(unit.stage.name, unit.key, type(error).__name__, message, trace)
 
 
 class LocalExecutor:

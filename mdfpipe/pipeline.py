@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import difflib
 import json
 import os
 import platform
@@ -30,7 +32,9 @@ from mdfpipe.stages.label import Label
 from mdfpipe.stages.manifest import Manifest
 from mdfpipe.store.run import Failure, Run
 
-_SHIPPED_PROTOCOLS = Path(__file__).parents[1] / "manifests"
+_CHECKOUT = Path(__file__).parents[1]
+SHIPPED = _CHECKOUT if (_CHECKOUT / "manifests").is_dir() else Path(__file__).parent / "shipped"
+"""The folder that holds `pipelines/` and `manifests/`: of the checkout, or of the installed package."""
 
 
 class Pipeline(Config):
@@ -57,7 +61,7 @@ class Pipeline(Config):
             set_dotted(settings, assignment)
         manifest = settings.get("manifest")
         if isinstance(manifest, dict) and isinstance(manifest.get("protocol"), str):
-            folders = [path.parent / "manifests", path.parent.parent / "manifests", _SHIPPED_PROTOCOLS]
+            folders = [path.parent / "manifests", path.parent.parent / "manifests", SHIPPED / "manifests"]
             manifest["protocol"] = read_protocol(manifest["protocol"], folders)
         return validate(cls, settings, str(path))
 
@@ -117,9 +121,9 @@ class Runner:
         self.stages = pipeline.stages
         self.executor = executor or LocalExecutor(resources)
 
-    def plan(self, *, allow_missing: bool = False) -> Plan:
-        """What is done and what is due, now."""
-        return Plan(self.stages, self.run, self.data, allow_missing)
+    def plan(self, *, allow_missing: bool = False, retry: bool = False) -> Plan:
+        """What is done and what is due, now. retry: videos that could not be read are looked at again."""
+        return Plan(self.stages, self.run, self.data, allow_missing, retry)
 
     def span(self, first: str | None, last: str | None) -> list[Stage]:
         """The stages from `first` to `last`, both included. Raises ConfigError."""
@@ -136,12 +140,14 @@ class Runner:
 
     def due(self, first: str | None, last: str | None, only: list[str] | None = None) -> list[str]:
         """A line for each unit that a call would run, and why. Writes nothing."""
-        stages, plan, lines = self.span(first, last), self.plan(), []
+        stages, lines = self.span(first, last), []
+        plan = self.plan(retry=stages[0].name == "index")
+        self._check_only(only, plan)
         for stage in stages:
             if stage.name != "index" and plan.index.reason is not None:
                 lines.append(f"{stage.name}: every video that the index changes or adds (known once it is made)")
                 continue
-            items = [item for item in plan.items(stage) if self._chosen(item, only, plan)]
+            items = [item for item in plan.items(stage) if self._chosen(item, only)]
             lines += [f"{item}" + (f" (after {item.blocked})" if item.blocked else "") for item in items if item.reason]
         return lines
 
@@ -161,7 +167,10 @@ class Runner:
             self.run.write("pipeline.yaml", self.pipeline.to_yaml().encode())
             self.run.write("environment.json", self._environment())
             self.run.event("call", argv=sys.argv[1:])
-            plan = self.plan(allow_missing=allow_missing)
+            plan = self.plan(allow_missing=allow_missing, retry=stages[0].name == "index")
+            if plan.index.found is not None:
+                for stage in self.stages[: self.stages.index(stages[0])]:
+                    self._review(stage, plan, outcome, listen)  # a stop holds for whoever starts after it, too
             for stage in stages:
                 if stage.name != "index" and plan.index.reason is not None:
                     raise DataError(f"index: {plan.index.reason}; run `mdfpipe detect` or `mdfpipe run` first")
@@ -187,7 +196,9 @@ class Runner:
         tally: Tally,
         listen: Listener,
     ) -> None:
-        items = [item for item in plan.items(stage) if self._chosen(item, only, plan)]
+        if stage.name != "index":
+            self._check_only(only, plan)
+        items = [item for item in plan.items(stage) if self._chosen(item, only)]
         due = [item for item in items if item.reason is not None]
         tally.total, tally.already = len(items), len(items) - len(due)
         ready = [item for item in due if item.blocked is None]
@@ -209,6 +220,7 @@ class Runner:
                 outcome.failures.append(event.failure)
                 if strict:
                     break
+        plan.retry = False
         if units:
             plan.forget(stage)
         if not (strict and len(outcome.failures) > before):
@@ -266,14 +278,17 @@ class Runner:
         )
         return True
 
-    def _chosen(self, item: Item, only: list[str] | None, plan: Plan) -> bool:
-        if not only or item.stage.per == "run":
-            return True
-        unknown = sorted(set(only) - set(plan.catalogue))
-        if unknown:
-            known = ", ".join(list(plan.catalogue)[:5])
-            raise ConfigError(f"--only {unknown[0]}: no such video in the index, which has {known}, ...")
-        return item.key in only
+    @staticmethod
+    def _chosen(item: Item, only: list[str] | None) -> bool:
+        return not only or item.stage.per == "run" or item.key in only
+
+    @staticmethod
+    def _check_only(only: list[str] | None, plan: Plan) -> None:
+        """Raise ConfigError where --only names a video that is not in the index, if there is one."""
+        unknown = sorted(set(only or ()) - plan.catalogue.keys())
+        if unknown and plan.catalogue:
+            close = difflib.get_close_matches(unknown[0], plan.catalogue, n=3, cutoff=0.3) or list(plan.catalogue)[:3]
+            raise ConfigError(f"--only {unknown[0]}: no such video in the index; close to it: {', '.join(close)}")
 
     def _environment(self) -> bytes:
         # the folders' names say it: importlib.metadata parses every METADATA for it, 0.2 s
@@ -281,6 +296,7 @@ class Runner:
         packages = sorted({"==".join(name.rsplit("-", 1)) for name in found})
         facts = {
             "mdfpipe": __version__,
+            "commit": _commit(),
             "python": platform.python_version(),
             "machine": platform.platform(),
             "argv": sys.argv,
@@ -289,6 +305,19 @@ class Runner:
             "packages": packages,
         }
         return json.dumps(facts, indent=1).encode()
+
+
+def _commit() -> str | None:
+    """The commit of the checkout that the code runs from; None where it does not run from one."""
+    import subprocess
+
+    root = Path(__file__).parents[1]
+    if not (root / ".git").exists():
+        return None
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        command = ["git", "-C", str(root), "rev-parse", "--verify", "HEAD"]
+        return subprocess.run(command, capture_output=True, text=True, timeout=5, check=False).stdout.strip() or None
+    return None
 
 
 def open_run(path: Path) -> tuple[Pipeline, Run, Path]:

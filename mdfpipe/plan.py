@@ -7,7 +7,7 @@ the fingerprints upstream, so the whole chain is known before the first frame is
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from mdfpipe.config import result_settings
 from mdfpipe.errors import DataError, one_line
 from mdfpipe.stages import Inputs, Stage
 from mdfpipe.stages.index import Index
-from mdfpipe.store.run import Receipt, Run, fingerprint
+from mdfpipe.store.run import Receipt, Run, faces_file, fingerprint
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +51,7 @@ class Plan:
     run: Run
     data: Path
     allow_missing: bool = False
+    retry: bool = False  # whether videos that could not be read make the index due again
     _items: dict[tuple[str, str], Item] = field(default_factory=dict)
 
     @cached_property
@@ -63,7 +64,13 @@ class Plan:
         stage = self.stages[0]
         assert isinstance(stage, Index)
         known = self.run.receipt(stage.name, stage.table)
-        return self._judge(stage, stage.table, stage.identity(self.data, stage.table, known), None)
+        item = self._judge(stage, stage.table, stage.identity(self.data, stage.table, known), None)
+        unreadable = item.found.facts["unreadable"] if item.found else []
+        if (
+            unreadable and self.retry
+        ):  # nothing about the files changed, but a mount, a permission or a library may have
+            return replace(item, reason=f"{len(unreadable)} videos could not be read")
+        return item
 
     @cached_property
     def catalogue(self) -> dict[str, dict[str, Any]]:
@@ -72,6 +79,11 @@ class Plan:
             return {}
         rows = self.run.table("index", self.index.key).to_pylist()
         return {row["video_id"]: row for row in rows}
+
+    @cached_property
+    def annotated(self) -> frozenset[str]:
+        """The face tables of the index, under the run folder."""
+        return frozenset(self.index.found.files) if self.index.found else frozenset()
 
     def items(self, stage: Stage) -> list[Item]:
         """The state of every unit of a stage. The index must be done."""
@@ -107,7 +119,7 @@ class Plan:
         later = names[names.index(stage.name) :]
         self._items = {unit: item for unit, item in self._items.items() if unit[0] not in later}
         if stage.name == self.stages[0].name:
-            for name in ("index", "catalogue"):
+            for name in ("index", "catalogue", "annotated"):
                 self.__dict__.pop(name, None)
 
     def missing(self, stage: Stage) -> list[Item]:
@@ -121,8 +133,9 @@ class Plan:
             return Inputs(self.run)
         if item.stage.per == "run":
             left_out = tuple(sorted({i.key for i in self.missing(item.stage)}))
-            return Inputs(self.run, videos=tuple(v for v in self.catalogue if v not in left_out), missing=left_out)
-        return Inputs(self.run, video=self.catalogue[item.key])
+            done = tuple(v for v in self.catalogue if v not in left_out)
+            return Inputs(self.run, videos=done, missing=left_out, annotated=self.annotated)
+        return Inputs(self.run, video=self.catalogue[item.key], annotated=self.annotated)
 
     def _upstream(self, name: str, video_id: str) -> tuple[str, str | None]:
         """The fingerprint of one thing that a video's stage reads, and the stage it waits for."""
@@ -130,7 +143,7 @@ class Plan:
             row = self.catalogue[video_id]
             return fingerprint(row["sha256"] or [row["stamp"], row["problem"]]), None
         if name == "faces":
-            return self._content_of(Index.faces_file(video_id)), None
+            return self._content_of(faces_file(video_id)), None
         item = self.item(self._named(name), video_id)
         return item.expected.fingerprint, (None if item.reason is None else name)
 
@@ -147,6 +160,8 @@ class Plan:
             for item in self.items(self._named(name)):
                 if not (self.allow_missing and item.key in missing):
                     upstream[f"{name}/{item.key}"] = item.expected.fingerprint
+        if self.allow_missing:  # who is annotated in a video that is left out decides whose mates are known
+            upstream |= {f"faces/{key}": self._content_of(faces_file(key)) for key in missing}
         blocked = None if self.allow_missing or not missing else stage.reads[-1]
         return self._judge(stage, stage.name, upstream, blocked)
 

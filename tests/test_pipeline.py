@@ -10,6 +10,8 @@ import pytest
 from mdfpipe.errors import ConfigError, DataError
 from mdfpipe.pipeline import open_run
 from mdfpipe.plan import explain
+from mdfpipe.stages import Review, index
+from mdfpipe.stages.label import Label
 from mdfpipe.status import status
 from mdfpipe.store.run import Failure, Receipt
 from mdfpipe.synth.clip import draw
@@ -171,7 +173,7 @@ def test_only_one_video(drawn: Path, tmp_path: Path) -> None:
     outcome = make.execute(only=["videos/VIS-500m_b"])
     assert executor.ran == ["index/videos", *(f"{s}/videos/VIS-500m_b" for s in ("detect", "label", "crop"))]
     assert outcome.tallies["manifest"].note == "not made, because of --only"
-    with pytest.raises(ConfigError, match="--only V9: no such video in the index, which has videos/LWIR-30m_a"):
+    with pytest.raises(ConfigError, match="--only V9: no such video in the index; close to it: videos/"):
         make.execute(only=["V9"])
 
 
@@ -188,8 +190,49 @@ def test_a_run_level_stage_waits_for_every_video_unless_told(copy: tuple[Path, P
     assert not outcome.complete
     executor.ran.clear()
     make.execute(allow_missing=True)
-    assert executor.ran == ["detect/videos/LWIR-30m_a", "manifest/manifest"]
+    assert executor.ran == ["index/videos", "detect/videos/LWIR-30m_a", "manifest/manifest"]  # it looks again
     assert make.run.receipt("manifest", "manifest").facts["missing"] == ["videos/LWIR-30m_a"]  # type: ignore[union-attr]
+
+
+def test_what_could_not_be_read_is_looked_at_again(copy: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing about the file need change: a mount, a permission or a library may have been mended."""
+    data, run = copy
+    shutil.copyfile(data / "videos" / "VIS-500m_b.mp4", data / "videos" / "VIS-500m_c.mp4")
+
+    def broken(path: Path) -> dict[str, str]:
+        return {"problem": f"{path.name}: Permission denied"}
+
+    make, executor = runner(data, run)
+    with monkeypatch.context() as patch:
+        patch.setattr(index, "_measure", broken)
+        for _ in range(2):
+            executor.ran.clear()
+            assert [f.message for f in make.execute().failures] == ["VIS-500m_c.mp4: Permission denied"]
+            assert executor.ran == ["index/videos", "detect/videos/VIS-500m_c"]
+    assert make.execute().complete
+    assert make.due(None, None) == []
+
+
+def test_a_stop_holds_for_whoever_starts_after_it(copy: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Label, "review", lambda self, facts: Review(stop="the faces are a frame off"))
+    make, executor = runner(*copy, "crop.face_margin=0.3")
+    for first in (None, "label", "crop", "manifest"):
+        with pytest.raises(DataError, match="label: the faces are a frame off"):
+            make.execute(first)
+    assert executor.ran == []
+
+
+def test_faces_in_a_video_left_out_decide_whose_mates_are_known(copy: tuple[Path, Path]) -> None:
+    data, run = copy
+    (data / "videos" / "VIS-500m_a.mp4").write_bytes(b"damaged")
+    make, executor = runner(data, run)
+    make.execute(allow_missing=True)
+    executor.ran.clear()
+    with (data / "faces.csv").open("a") as file:
+        file.write("s03,videos/VIS-500m_a.mp4,1,2,10,10,20,20\n")
+    make, executor = runner(data, run)
+    make.execute(allow_missing=True)
+    assert "manifest/manifest" in executor.ran
 
 
 def test_status_of_a_finished_run(finished: Path) -> None:

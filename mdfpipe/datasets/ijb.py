@@ -1,7 +1,8 @@
 """IJB: tables of face boxes beside videos, as IJB-A, B, C, IJB-S and IJB-MDF have them.
 
-Sources of the presets: the column lists of the public readers (PROTOCOLS 1.2-1.4). IJB-MDF's own headers and
-layout are not public, nor are the headers of IJB-S's per-frame ground truth: for these, name the columns.
+Sources of the presets: the column lists of public readers of these sets (STR, bob.db.ijba, bob.db.ijbc, AdaFace).
+IJB-MDF's own headers and layout are not public, nor are the headers of IJB-S's per-frame ground truth: for these,
+name the columns.
 Every path in a table is taken relative to the data root (or to `folder` below it); one that leads out of the data
 root, also through a symlink, is refused.
 """

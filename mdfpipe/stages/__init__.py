@@ -15,7 +15,8 @@ from typing import Any, ClassVar, Literal
 import pyarrow as pa
 
 from mdfpipe.config import Config
-from mdfpipe.store.run import Run
+from mdfpipe.store.run import Run, faces_file, read_table
+from mdfpipe.store.tables import FACES
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class Resources:
 
     workers: int = 1
     device: str = "cpu"
-    threads: int = 1
+    threads: int = 2
     batch: int = 8
     deadline_seconds: float = 300.0
 
@@ -37,10 +38,21 @@ class Inputs:
     video: Mapping[str, Any] = field(default_factory=dict)  # this video's row of the videos table
     videos: tuple[str, ...] = ()  # of a run-level stage: the videos that are done
     missing: tuple[str, ...] = ()  # of a run-level stage: the videos left out by --allow-missing
+    annotated: frozenset[str] = frozenset()  # the face tables that the index's receipt lists, under the run folder
 
     def table(self, stage: str, key: str | None = None, columns: list[str] | None = None) -> pa.Table:
         """The rows that `stage` made of this video (or of `key`)."""
         return self.run.table(stage, key or self.video["video_id"], columns)
+
+    def faces(self, key: str | None = None, columns: list[str] | None = None) -> pa.Table:
+        """The annotated faces of this video (or of `key`); no row where the index has none.
+
+        What the index lists decides, not what lies there: a kill may have left a table of a former index.
+        """
+        name = faces_file(key or self.video["video_id"])
+        if name in self.annotated:
+            return read_table(self.run.path / name, columns)
+        return FACES.empty_table().select(columns or FACES.names)
 
     def facts(self, stage: str, key: str | None = None) -> dict[str, Any]:
         """What `stage` observed in this video (or in `key`)."""

@@ -16,9 +16,7 @@ from pydantic import Field
 
 from mdfpipe.errors import DecodeError
 from mdfpipe.stages import Context, Inputs, Made, Stage
-from mdfpipe.stages.index import Index
 from mdfpipe.store.naming import file_name
-from mdfpipe.store.run import read_table
 from mdfpipe.store.shards import ShardWriter
 from mdfpipe.store.tables import CROPS, CropStatus
 from mdfpipe.video import cropping
@@ -30,6 +28,7 @@ from mdfpipe.video.threads import use_threads
 _MODALITIES = ("body", "face")
 _CODECS = ("jpeg", "png")
 _STATUSES = tuple(status.value for status in CropStatus)
+_LARGEST_CROP = 4  # times the frame's longer side: a face that is larger is a damaged annotation
 
 
 @dataclass(eq=False)
@@ -39,8 +38,8 @@ class _Cuts:
     crop_id, subject_id: (n,) text; frame: (n,) int64; modality: (n,) position in _MODALITIES; xyxy: (n, 4) float32.
     """
 
-    crop_id: pa.ChunkedArray
-    subject_id: pa.ChunkedArray
+    crop_id: pa.Array
+    subject_id: pa.Array
     frame: NDArray[np.int64]
     modality: NDArray[np.int8]
     xyxy: NDArray[np.float32]
@@ -126,7 +125,7 @@ class Crop(Stage):
         """Decode the video again, by the decoder that delivered it to detect, and cut out what is wanted."""
         use_threads(context.resources.threads)
         seen, sizes = inputs.facts("detect"), self.sizes
-        cuts, beyond = self._wanted(key, inputs, seen)
+        cuts, left_out = self._wanted(key, inputs, seen)
         window = Window(*seen["window"]) if seen["window"] else Window()
         names = {modality: f"crop/{file_name(key)}.{modality}.tar" for modality in sizes}
         files = {name: context.scratch(name) for name in names.values()}
@@ -143,32 +142,36 @@ class Crop(Stage):
             raise DecodeError(
                 f"frame {min(missing)}: delivered to detect, not to crop; has the video changed meanwhile?"
             )
-        return Made(cuts.table(key, names, sizes), {"rows": cuts.count(), "faces_without_frame": beyond}, files)
+        return Made(cuts.table(key, names, sizes), {"rows": cuts.count(), **left_out}, files)
 
-    def _wanted(self, key: str, inputs: Inputs, seen: dict[str, Any]) -> tuple[_Cuts, int]:
-        """The boxes to cut out: bodies, then faces; and how many faces lie in frames that were not delivered."""
+    def _wanted(self, key: str, inputs: Inputs, seen: dict[str, Any]) -> tuple[_Cuts, dict[str, int]]:
+        """The boxes to cut out: bodies, then faces; and how many faces are not cut out, by reason."""
         names = ["crop_id", "subject_id", "frame", "x1", "y1", "x2", "y2"]
         bodies, labels = inputs.table("detect"), inputs.table("label")
         chosen = pc.and_(pc.equal(labels["status"].cast(pa.string()), "labelled"), pa.scalar(self.bodies))
         bodies = bodies.append_column("subject_id", labels["subject_id"]).filter(chosen)
         bodies = bodies.rename_columns({"body_id": "crop_id"}).select(names)
-        path, beyond = inputs.run.path / Index.faces_file(key), 0
-        faces = bodies.slice(0, 0)
-        if self.faces and path.exists():
-            annotated = read_table(path)
-            annotated = annotated.filter(pc.is_valid(annotated["subject_id"]))
-            delivered = pc.less(annotated["frame"], seen["delivered"])
-            beyond = annotated.num_rows - (pc.sum(delivered).as_py() or 0)
-            visited = pa.array(annotated["frame"].to_numpy() % seen["stride"] == 0)
-            annotated = annotated.filter(pc.and_(delivered, visited))
+        faces, left_out = bodies.slice(0, 0), {}
+        if self.faces:
+            annotated = inputs.faces()
+            frame = annotated["frame"].to_numpy()
+            named = annotated["subject_id"].is_valid().to_numpy()
+            delivered, visited = frame < seen["delivered"], frame % seen["stride"] == 0
+            left_out = {
+                "faces_unnamed": int((~named).sum()),
+                "faces_without_frame": int((named & ~delivered).sum()),
+                "faces_between_strides": int((named & delivered & ~visited).sum()),
+            }
+            annotated = annotated.filter(pa.array(named & delivered & visited))
             number = pc.utf8_lpad(annotated["face_no"].cast(pa.string()), 2, padding="0")
-            frame = pc.utf8_lpad(annotated["frame"].cast(pa.string()), 6, padding="0")
-            crop_id = pc.binary_join_element_wise(key, frame, pc.binary_join_element_wise("f", number, ""), "/")
+            at = pc.utf8_lpad(annotated["frame"].cast(pa.string()), 6, padding="0")
+            crop_id = pc.binary_join_element_wise(key, at, pc.binary_join_element_wise("f", number, ""), "/")
             faces = annotated.append_column("crop_id", crop_id).select(names)
         rows = pa.concat_tables([bodies, faces], promote_options="permissive")
         modality = np.repeat(np.arange(2, dtype=np.int8), [bodies.num_rows, faces.num_rows])
         xyxy = np.stack([rows[name].to_numpy() for name in names[3:]], axis=1)
-        return _Cuts(rows["crop_id"], rows["subject_id"], rows["frame"].to_numpy(), modality, xyxy), beyond
+        crop_id, subject_id = rows["crop_id"].combine_chunks(), rows["subject_id"].combine_chunks()
+        return _Cuts(crop_id, subject_id, rows["frame"].to_numpy(), modality, xyxy), left_out
 
     def _cut(
         self, cuts: _Cuts, row: int, image: Image, window: Window, size: tuple[int, int], shard: ShardWriter
@@ -179,6 +182,9 @@ class Crop(Stage):
             return
         if _MODALITIES[cuts.modality[row]] == "face":
             box = cropping.square_box(cuts.xyxy[row], self.face_margin)
+        if max(box[2] - box[0], box[3] - box[1]) > _LARGEST_CROP * max(image.shape[:2]):
+            cuts.status[row] = _STATUSES.index(CropStatus.TOO_LARGE)
+            return
         crop = cropping.resize(cropping.cut(image, box), *size)
         data, codec = cropping.encode(crop)
         suffix = "jpg" if codec == "jpeg" else codec
@@ -195,15 +201,13 @@ def _frames(inputs: Inputs, context: Context, name: str, by_frame: Mapping[int, 
     stream = decoder.frames(
         context.data / inputs.video["path"],
         wanted=by_frame.__contains__,
+        last=last,
         batch=context.resources.batch,
         threads=context.resources.threads,
         alive=lambda delivered: context.progress(delivered, last + 1),
     )
     for frames in ahead(stream):
-        for number, image in zip(frames.index.tolist(), frames.pixels, strict=True):
-            yield number, image
-            if number >= last:
-                return
+        yield from zip(frames.index.tolist(), frames.pixels, strict=True)
 
 
 def _dictionary(codes: NDArray[np.int8], values: tuple[str, ...]) -> pa.Array:

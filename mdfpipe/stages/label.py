@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -13,8 +13,7 @@ from pydantic import Field
 from mdfpipe.errors import DataError
 from mdfpipe.stages import Context, Inputs, Made, Review, Stage
 from mdfpipe.stages.index import Index
-from mdfpipe.store.run import read_table
-from mdfpipe.store.tables import FACES, LABELS, LabelStatus
+from mdfpipe.store.tables import LABELS, LabelStatus
 from mdfpipe.video.alignment import advice, frame_offset_overlap
 from mdfpipe.video.geometry import clip_to_frame, inside_share
 from mdfpipe.video.labelling import STATUSES, LabelRules, Labels, label_bodies, silent_filter
@@ -36,16 +35,15 @@ class Label(LabelRules, Stage):
     check_alignment: bool = Field(
         default=True, description="measure whether faces fit better one frame earlier or later"
     )
-    short: str = Field(
+    short: Literal["fail", "keep"] = Field(
         default="fail",
-        pattern="^(fail|keep)$",
         description="a video that ends before its annotation: fail, or keep the frames there are",
     )
 
     def process(self, key: str, inputs: Inputs, context: Context) -> Made:
         """Label the bodies of one video, and measure whether its annotation is in step with it."""
         bodies, seen = inputs.table("detect"), inputs.facts("detect")
-        faces = self._faces(key, inputs)
+        faces = inputs.faces()
         xyxy, face_xyxy = _xyxy(bodies), clip_to_frame(_xyxy(faces), seen["width"], seen["height"])
         body_frame, face_frame = bodies["frame"].to_numpy(), faces["frame"].to_numpy()
         names, subject = _codes(faces["subject_id"])
@@ -125,10 +123,6 @@ class Label(LabelRules, Stage):
                 f"{len(alignment)} videos: their scenes are too slow, or too steady, for one frame to make a difference"
             )
         return [warning for warning in warnings if warning]
-
-    def _faces(self, key: str, inputs: Inputs) -> pa.Table:
-        path = inputs.run.path / Index.faces_file(key)
-        return read_table(path) if path.exists() else FACES.empty_table()
 
     def _refuse_short(self, frames: NDArray[np.int64], seen: dict[str, Any]) -> None:
         """Raise DataError where faces lie in frames that the video did not deliver, unless `short` is keep."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeAlias
 
 import numpy as np
@@ -53,14 +52,14 @@ class Manifest(Stage):
         rows = pa.concat_tables(parts) if parts else _rows_of(None, {})
         if rows.num_rows == 0:
             raise DataError(f"none of {len(inputs.videos)} videos gave a crop; `mdfpipe inspect RUN` says why")
-        subjects, subject = _codes(rows["subject_id"])
-        domains, domain = _codes(rows["domain"])
+        subjects, subject = _encoded(rows["subject_id"])
+        domains, domain = _encoded(rows["domain"])
         splits = self._splits(subjects, _galleries(inputs))
         split = np.array([SPLITS.index(splits[name]) for name in subjects], np.int8)[subject]
         role = np.array([ROLES.index(self.protocol.role(name)) for name in domains], np.int8)[domain]
         role[split != TEST] = NONE
         self._refuse_empty_domains(dict(zip(domains, range(len(domains)), strict=True)), domain, split, role, catalogue)
-        mated = _mated(subject, _codes(rows["modality"])[1], role)
+        mated = _mated(subject, _encoded(rows["modality"])[1], role)
         if self.protocol.unknown_mates == "refuse":
             unmated = {subjects[code] for code in np.unique(subject[(role == PROBE) & ~mated])}
             self._refuse_unknown_mates(unmated, inputs, catalogue)
@@ -111,7 +110,8 @@ class Manifest(Stage):
     def _refuse_unknown_mates(self, unmated: set[str], inputs: Inputs, catalogue: dict[str, Any]) -> None:
         """Raise ProtocolError where a probe may be without a mate only because a gallery video was left out."""
         left_out = [v for v in inputs.missing if catalogue[v]["domain"] in self.protocol.gallery_domains]
-        unknown = sorted(unmated & {s for v in left_out for s in _subjects_in(inputs, v)})
+        seen = {s for v in left_out for s in inputs.faces(v, ["subject_id"])["subject_id"].to_pylist()}
+        unknown = sorted(unmated & seen)
         if unknown:
             videos = ", ".join(left_out[:3])
             raise ProtocolError(
@@ -149,7 +149,7 @@ def _assemble(rows: pa.Table, split: Codes, role: Codes, mated: NDArray[np.bool_
     return pa.table([made[name] if name in made else rows[name] for name in MANIFEST.names], schema=MANIFEST)
 
 
-def _codes(column: pa.ChunkedArray) -> tuple[list[str], NDArray[np.integer[Any]]]:
+def _encoded(column: pa.ChunkedArray) -> tuple[list[str], NDArray[np.integer[Any]]]:
     """The values that occur in a column, and the position of each row's value among them."""
     encoded = column.combine_chunks()
     encoded = encoded if pa.types.is_dictionary(encoded.type) else encoded.dictionary_encode()
@@ -161,11 +161,6 @@ def _galleries(inputs: Inputs) -> dict[str, list[str]]:
     for row in read_table(inputs.run.path / Index.subjects_file).to_pylist():
         found[row["subject_id"]].append(row["gallery"])
     return found
-
-
-def _subjects_in(inputs: Inputs, video_id: str) -> set[str]:
-    path: Path = inputs.run.path / Index.faces_file(video_id)
-    return {s for s in read_table(path, ["subject_id"])["subject_id"].to_pylist() if s} if path.exists() else set()
 
 
 def _counts(table: pa.Table) -> list[dict[str, Any]]:

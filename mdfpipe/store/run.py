@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -139,17 +139,19 @@ class Run:
             final = replace(receipt, files={name: _describe(name, path) for name, path in files.items()})
             temporary = target.with_name(f"{TEMPORARY}{os.getpid()}-{target.name}")
             write_table(temporary, table, final)
-            target.unlink(missing_ok=True)
             for name in former.files.keys() - files.keys() if former else ():
-                (self.path / name).unlink(missing_ok=True)
+                (self.path / name).unlink(missing_ok=True)  # the old part is then due, and still says what was its own
+            self.failure_path(receipt.stage, receipt.key).unlink(missing_ok=True)  # beside a part: it failed later
+            target.unlink(missing_ok=True)
+            _sync_folder(target.parent)
             for name, path in sorted(files.items()):
                 place = self.path / name
                 place.parent.mkdir(parents=True, exist_ok=True)
                 path.replace(place)
-                _sync_folder(place.parent)
+            for folder in sorted({(self.path / name).parent for name in files}):
+                _sync_folder(folder)
             temporary.replace(target)
             _sync_folder(target.parent)
-        self.failure_path(receipt.stage, receipt.key).unlink(missing_ok=True)
         return final
 
     def discard(self, stage: str, key: str) -> None:
@@ -189,8 +191,15 @@ class Run:
     def event(self, event: str, **fields: Any) -> None:
         """Append one line to events.jsonl."""
         line = json.dumps({"time": round(time.time(), 3), "event": event, **fields}, sort_keys=True) + "\n"
-        with self._writing(self.path / "events.jsonl"), (self.path / "events.jsonl").open("a") as file:
-            file.write(line)
+        with self._writing(self.path / "events.jsonl"), (self.path / "events.jsonl").open("ab+") as file:
+            if file.tell() and not self._ends_a_line(file):
+                line = "\n" + line  # the last one was cut off by a kill
+            file.write(line.encode())
+
+    @staticmethod
+    def _ends_a_line(file: BinaryIO) -> bool:
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) == b"\n"
 
     def events(self) -> Iterator[dict[str, Any]]:
         """The events so far; a line cut off by a kill is passed over."""
@@ -239,6 +248,11 @@ class Run:
             yield
         except OSError as error:
             raise StoreError(cannot_write(place, error)) from error
+
+
+def faces_file(video_id: str) -> str:
+    """The table of a video's annotated faces, under the run folder; it belongs to the index."""
+    return f"index/faces/{file_name(video_id)}.parquet"
 
 
 def cannot_write(place: Path, error: OSError) -> str:

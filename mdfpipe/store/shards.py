@@ -1,7 +1,8 @@
 """Crops in an uncompressed tar, read back by offset.
 
 `tar tf` lists a shard and WebDataset tools read it; the crops table says shard, offset and size, so that
-any crop is one `pread`. A member's name is the crop_id with `/` written `__` and the codec as suffix.
+any crop is one `pread`. A member's name is the crop_id with `/` written `__`, a dot `%2E` (WebDataset
+cuts a name at its first dot), and the codec as suffix.
 The same crops give the same bytes: members carry no time, owner or mode of this machine.
 """
 
@@ -35,13 +36,14 @@ class ShardWriter:
 
     def add(self, crop_id: str, suffix: str, data: bytes) -> tuple[int, int]:
         """Append one image; gives (offset, size) of its bytes in the tar. Raises StoreError."""
-        member = tarfile.TarInfo(f"{file_name(crop_id)}.{suffix}")
+        member = tarfile.TarInfo(f"{file_name(crop_id).replace('.', '%2E')}.{suffix}")
         member.size = len(data)
         member.mode = 0o644
         try:
             self._tar.addfile(member, io.BytesIO(data))
         except OSError as error:
             raise StoreError(cannot_write(self.path, error)) from error
+        self._tar.members.clear()  # type: ignore[attr-defined] # it would keep every member, 350 bytes each
         padded = -(-len(data) // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
         return self._tar.offset - padded, len(data)
 

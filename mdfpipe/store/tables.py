@@ -29,6 +29,7 @@ class CropStatus(StrEnum):
 
     OK = "ok"
     EMPTY = "empty"  # no pixel of the box lies in the frame
+    TOO_LARGE = "too_large"  # the box is many times the frame: a damaged annotation
 
 
 def _column(name: str, kind: pa.DataType, meaning: str, *, null: bool = False) -> pa.Field:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 Array = NDArray[np.floating[Any]]
 MeasureName = Literal["ioa_face", "iou", "iomin", "center_in", "head_iou"]
 
-HEAD_SHARE: Final = 7  # the head is the top 1/7 of a standing body (PROTOCOLS section 5, head_iou)
+HEAD_SHARE: Final = 7  # the head is the top 1/7 of a standing body
 
 
 def area(boxes: Array) -> Array:

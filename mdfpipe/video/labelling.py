@@ -1,7 +1,8 @@
 """Naming bodies by faces: the kernel of the `label` stage. Arrays in, arrays out, a whole video at once.
 
-The rule is PROTOCOLS section 5: a body takes the name of the face that overlaps it most, unless faces of
-two people lie in it or the best overlaps too little. Every detection gets a status; none disappears.
+The rule ("Multi-Domain Biometric Recognition using Body Embeddings", IV-A, read as containment): a body takes the
+name of the face that overlaps it most, unless faces of two people lie in it or the best overlaps too little. Every
+detection gets a status; none disappears.
 
 A body needs only the faces of its own frame, so bodies are grouped by *how many* faces their frame has.
 With f faces the pairs of k such bodies are a dense (f, k) block without padding, and the Python loops run
@@ -36,7 +37,11 @@ Mask = NDArray[np.bool_]
 
 
 class LabelRules(Config):
-    """How faces name bodies. The defaults read the paper's rule as containment (PROTOCOLS section 5)."""
+    """How faces name bodies. The defaults read the paper's rule as containment.
+
+    Read as IoU its filter could not fire: two faces that each overlap one body by more than 0.75 IoU overlap each
+    other by more than half, which the faces of two people do not.
+    """
 
     measure: MeasureName = Field("ioa_face", description="overlap of a face with a body that picks the face")
     min_overlap: float = Field(

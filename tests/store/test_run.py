@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import multiprocessing
 import os
@@ -87,6 +88,46 @@ def test_files_of_the_former_part_go_with_it(tmp_path: Path) -> None:
     assert (run.path / "label" / "new.tar").read_bytes() == b"2"
 
 
+@pytest.mark.parametrize("step", range(12))
+def test_a_commit_cut_off_anywhere_leaves_nothing_of_the_former_part(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    """After each single change of the file system in turn: the part is the old one, the new one, or not there."""
+    run = Run(tmp_path / "run")
+    run.path.mkdir()
+    run.record_failure(Failure("label", "a/b", "DecodeError", "once"))
+    run.commit(
+        RECEIPT, TABLE, {"label/old.tar": scratch_file(run, "s", b"1"), "label/both.tar": scratch_file(run, "t", b"2")}
+    )
+    new, left = replace(RECEIPT, version=2), [step]
+
+    def failing(name: str) -> None:
+        real = getattr(Path, name)
+
+        def change(self: Path, *arguments: object, **options: object) -> object:
+            if left[0] == 0:
+                raise OSError(errno.EIO, "cut off")
+            left[0] -= 1
+            return real(self, *arguments, **options)
+
+        monkeypatch.setattr(Path, name, change)
+
+    with monkeypatch.context():
+        failing("unlink")
+        failing("replace")
+        with contextlib.suppress(StoreError):
+            run.commit(new, TABLE, {"label/both.tar": scratch_file(run, "u", b"33")})
+        monkeypatch.undo()
+    found = run.receipt("label", "a/b")
+    if found is not None and found.version == 2:
+        assert run.files_in_place(found) is None
+    elif found is not None:
+        assert not (run.path / "label" / "old.tar").exists() or run.files_in_place(found) is None
+    run.commit(new, TABLE, {"label/both.tar": scratch_file(run, "v", b"33")})
+    assert sorted(p.name for p in (run.path / "label").glob("*.tar")) == ["both.tar"]
+    assert run.failure("label", "a/b") is None
+
+
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES])
 def test_a_folder_that_cannot_be_written_is_one_clear_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
@@ -152,6 +193,8 @@ def test_a_cut_off_event_is_passed_over(tmp_path: Path) -> None:
     with (tmp_path / "events.jsonl").open("a") as file:
         file.write('{"event": "fin')
     assert [e["event"] for e in run.events()] == ["started"]
+    run.event("finished", stage="label", key="v")
+    assert [e["event"] for e in run.events()] == ["started", "finished"]
 
 
 def _hold(path: str, ready: str) -> None:

@@ -131,7 +131,7 @@ def test_counting_pixels_agrees(a, b):
 
 @given(solid, solid, solid)
 def test_an_iou_filter_never_sees_two_people(body, face_1, face_2):
-    """PROTOCOLS section 5: IoU > .75 of one body with two faces means that the faces overlap by half or more."""
+    """IoU > .75 of one body with two faces means that the faces overlap by half or more."""
     b, f1, f2 = (np.array([x]) for x in (body, face_1, face_2))
     if iou(b, f1)[0] > 0.75 and iou(b, f2)[0] > 0.75:
         assert iou(f1, f2)[0] > 0.5

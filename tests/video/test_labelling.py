@@ -251,7 +251,7 @@ def exact(measure, b, f):
 
 
 def oracle(scene, rules):
-    """(status, face, overlap, runner_up) of each body: PROTOCOLS section 5, word for word."""
+    """(status, face, overlap, runner_up) of each body: the rule, word for word."""
     rows = []
     for b_frame, b, _ in scene["bodies"]:
         faces = [j for j, (frame, _, _) in enumerate(scene["faces"]) if frame == b_frame]

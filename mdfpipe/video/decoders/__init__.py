@@ -51,16 +51,18 @@ class Decoder(Plugin):
         *,
         stride: int = 1,
         wanted: Wanted | None = None,
+        last: int | None = None,
         batch: int = 8,
         threads: int = 1,
         alive: Callable[[int], None] = lambda delivered: None,
     ) -> FrameStream:
         """The frames of `path`, `batch` at a time: every `stride`-th, or those whose index is `wanted`.
 
-        alive: called with the number of frames delivered, after each, whether it was wanted or not.
+        last: the frame after which nothing more is decoded. alive: called after each frame, wanted or not, with the
+        number of frames delivered so far.
         """
         chosen = wanted or (lambda number: number % stride == 0)
-        return FrameStream(self.read(path, chosen, threads), self.use, batch, alive)
+        return FrameStream(self.read(path, chosen, threads), self.use, batch, alive, last)
 
 
 @dataclass
@@ -75,6 +77,7 @@ class FrameStream:
     decoder: str
     batch: int
     alive: Callable[[int], None]
+    last: int | None = None
     delivered: int = 0
     duplicates: int = 0
     _last: Pixels | None = field(default=None, repr=False)
@@ -94,6 +97,8 @@ class FrameStream:
                     pts.append(seconds)
                 self.delivered += 1
                 self.alive(self.delivered)
+                if self.last is not None and self.delivered > self.last:
+                    break
                 if len(pixels) == self.batch:
                     yield self._take(pixels, index, pts)
         except Exception:

@@ -99,11 +99,14 @@ class _Network:
     width: int | None
 
     def run(self, tensor: NDArray[Any]) -> NDArray[Any]:
-        """The first output for an input (B, 3, H, W). Raises ConfigError."""
+        """The first output for an input (B, 3, H, W). Raises ConfigError for an input that the model does not take,
+        DataError where it fails on this one (out of memory, say).
+        """
         try:
             output = self.session.run(None, {self.input_name: tensor})[0]
         except Exception as error:  # onnxruntime's errors have no root of their own
-            raise ConfigError(
+            kind = ConfigError if "INVALID_ARGUMENT" in str(error) or "dimension" in str(error).lower() else DataError
+            raise kind(
                 f"{self.path}: the model does not run on an input of {tensor.shape}: {one_line(error, 160)}; "
                 "check the export, or set detector.image_size"
             ) from None
