@@ -34,6 +34,16 @@ class Config(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=False, allow_inf_nan=False)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _no_truth_for_a_number(cls, value: Any) -> Any:
+        if isinstance(value, dict):
+            for name, given in value.items():
+                field = cls.model_fields.get(name)
+                if isinstance(given, bool) and field is not None and field.annotation in (int, float):
+                    raise ValueError(f"{name}: expected a number, got {str(given).lower()}")
+        return value
+
 
 C = TypeVar("C", bound=Config)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from mdfpipe.errors import ConfigError
 from mdfpipe.inspection import draw_frame, write_page
 from mdfpipe.pipeline import SHIPPED, Listener, Outcome, Pipeline, Runner
 from mdfpipe.stages import Resources
@@ -27,7 +28,12 @@ class Demo:
 def demo(folder: Path, resources: Resources, listen: Listener) -> Demo:
     """Draw the data into `folder`/data unless it is there, and run the demo study in `folder`/run."""
     data, run = folder / "data", folder / "run"
+    begun = data / ".drawn"
+    if data.exists() and any(data.iterdir()) and not begun.exists():
+        raise ConfigError(f"--run {folder}: {data} holds files that the demo did not draw; name a new folder")
     if not (data / "boxes.csv").exists():  # written last
+        data.mkdir(parents=True, exist_ok=True)
+        begun.touch()
         draw(data)
     runner = Runner(Pipeline.load(STUDY), Run(run), data, resources)
     outcome = runner.execute(listen=listen)

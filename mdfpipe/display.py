@@ -29,8 +29,8 @@ from mdfpipe.status import status as read_status
 if TYPE_CHECKING:
     from mdfpipe.demo import Demo
 
-out = Console(highlight=False, soft_wrap=True)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+out = Console(highlight=False, soft_wrap=True, emoji=False)  # `:x:` in a name is a name
+err = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 
 
 class Display:
@@ -133,12 +133,17 @@ def show_outcome(outcome: Outcome) -> None:
         table.add_column(name, justify="left" if name == "stage" else "right")
     for name, t in outcome.tallies.items():
         figures = (t.total, t.already, t.ran, t.failed, t.blocked, t.rows)
-        table.add_row(name, *(str(n) for n in figures), escape(t.note))
+        table.add_row(name, *(str(n) for n in figures))
     out.print(table)
+    for name, t in outcome.tallies.items():
+        if t.note:
+            out.print(f"{name}: {escape(t.note)}")
     if outcome.failures:
         out.print(f"\n[bold red]{len(outcome.failures)} failed[/bold red]")
         for failure in outcome.failures:
             out.print(f"  {escape(failure.stage)}/{escape(one_line(failure.key, 80))}: {escape(failure.message)}")
+    for line in outcome.notes:
+        out.print(escape(line))
     for line in outcome.warnings:
         out.print(f"\n[yellow]warning[/yellow] {escape(line)}")
     for line in outcome.refused:

@@ -85,12 +85,13 @@ class Tally:
 
 @dataclass
 class Outcome:
-    """What became of a call: a tally by stage, the failures, the run-level stages that were refused, warnings."""
+    """What became of a call: a tally by stage, failures, run-level stages that were refused, warnings, notes."""
 
     tallies: dict[str, Tally] = field(default_factory=dict)
     failures: list[Failure] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     @property
     def complete(self) -> bool:
@@ -114,6 +115,8 @@ class Runner:
     ) -> None:
         if not data.is_dir():
             raise DataError(f"--data {data}: expected the folder that holds the videos, found no such folder")
+        if run.path.exists() and not run.path.is_dir():
+            raise ConfigError(f"--run {run.path}: expected a folder, found a file")
         if run.path.resolve() == data.resolve():
             raise ConfigError(f"--run {run.path}: expected a folder of its own, got the data folder")
         self.pipeline, self.run, self.resources = pipeline, run, resources
@@ -141,6 +144,7 @@ class Runner:
     def due(self, first: str | None, last: str | None, only: list[str] | None = None) -> list[str]:
         """A line for each unit that a call would run, and why. Writes nothing."""
         stages, lines = self.span(first, last), []
+        self._check_files(stages)
         plan = self.plan(retry=stages[0].name == "index")
         self._check_only(only, plan)
         for stage in stages:
@@ -163,11 +167,13 @@ class Runner:
     ) -> Outcome:
         """Run all that is due from stage `first` to `last`. Raises MdfError where the run cannot go on."""
         stages, outcome = self.span(first, last), Outcome()
+        self._check_files(stages)
         with self.run.lock(), self.executor:
+            plan = self.plan(allow_missing=allow_missing, retry=stages[0].name == "index")
+            self._check_only(only, plan)
             self.run.write("pipeline.yaml", self.pipeline.to_yaml().encode())
             self.run.write("environment.json", self._environment())
             self.run.event("call", argv=sys.argv[1:])
-            plan = self.plan(allow_missing=allow_missing, retry=stages[0].name == "index")
             if plan.index.found is not None:
                 for stage in self.stages[: self.stages.index(stages[0])]:
                     self._review(stage, plan, outcome, listen)  # a stop holds for whoever starts after it, too
@@ -245,11 +251,11 @@ class Runner:
 
     def _review(self, stage: Stage, plan: Plan, outcome: Outcome, listen: Listener) -> None:
         """Let the stage judge all its videos together; what it fails is due again."""
-        if stage.per != "video":
-            return
         done = {item.key: item.found for item in plan.items(stage) if item.found is not None}
         review = stage.review({key: receipt.facts for key, receipt in done.items()})
-        outcome.warnings += review.warnings
+        if outcome.tallies.get(stage.name, Tally()).ran:  # said once, not at every call
+            outcome.warnings += review.warnings
+            outcome.notes += review.notes
         if review.stop:
             self.run.event("stopped", stage=stage.name, message=review.stop)
             raise DataError(f"{stage.name}: {review.stop}")
@@ -277,6 +283,11 @@ class Runner:
             "mend them and give the same command again, or leave them out with --allow-missing"
         )
         return True
+
+    def _check_files(self, stages: list[Stage]) -> None:
+        """Raise ConfigError where a file that a stage needs for every video is missing: before hours of hashing."""
+        if any(stage.name == "detect" for stage in stages):
+            self.pipeline.detect.detector.check(self.data)
 
     @staticmethod
     def _chosen(item: Item, only: list[str] | None) -> bool:

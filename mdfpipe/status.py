@@ -1,18 +1,26 @@
-"""Status: how far a run is, stage by stage, from its receipts and events alone."""
+"""Status: how far a run is, stage by stage: its receipts against those that settings and data ask for, and its events.
+
+The sources are looked at (size and time; boxes and weights by content), so the data have to be mounted. Where they
+are not, or something of them is gone, the receipts alone tell what is done and what failed, and a note says so.
+"""
 
 from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from mdfpipe.errors import MdfError
-from mdfpipe.pipeline import Runner, open_run
+from mdfpipe.pipeline import Pipeline, Runner, open_run
 from mdfpipe.plan import Plan
+from mdfpipe.report.survey import survey
 from mdfpipe.stages import Stage
-from mdfpipe.store.run import Run
+from mdfpipe.store.run import Failure, Receipt, Run
+
+_BY_RECEIPTS = "; counted by the receipts alone, not compared with the settings"
 
 
 @dataclass
@@ -38,7 +46,10 @@ class StageStatus:
 
 @dataclass
 class Status:
-    """A run: its study, data root, stages, and the units that failed with their reasons."""
+    """A run: its study, data root, stages, and the units that failed with their reasons.
+
+    incomplete: videos done though damaged or short, by detect.incomplete=keep and label.short=keep.
+    """
 
     name: str
     run: str
@@ -49,61 +60,100 @@ class Status:
 
 
 def status(path: Path) -> Status:
-    """The state of the run folder `path`. Writes nothing and needs no lock. Raises MdfError."""
+    """The state of the run folder `path`. Writes nothing and needs no lock. Raises MdfError where it is none."""
     pipeline, run, data = open_run(path)
-    plan = Runner(pipeline, run, data).plan()
+    found = Status(pipeline.name, str(path), str(data), [], [])
+    plan = _plan(pipeline, run, data)
     finished, active = _timings(run)
     workers = json.loads((path / "environment.json").read_text())["resources"]["workers"]
-    failures: list[dict[str, str]] = []
-    stages = []
-    for stage in plan.stages:
-        found = _stage_status(stage, plan, failures)
+    for stage in pipeline.stages:
+        one = _stage_status(stage, plan, run, found)
         times = [seconds for (name, _), seconds in finished.items() if name == stage.name]
-        found.seconds = sum(times)
-        if times and found.seconds > 0:
-            found.rate_per_minute = 60.0 * len(times) / found.seconds
-            found.eta_seconds = found.due * found.seconds / len(times) / max(1, min(workers, found.due))
-        found.active = [f"{key} {done}" for (name, key), done in active.items() if name == stage.name]
-        stages.append(found)
-    return Status(pipeline.name, str(path), str(data), stages, failures, _kept_incomplete(plan))
+        one.seconds = sum(times)
+        if times and one.seconds > 0:
+            one.rate_per_minute = 60.0 * len(times) / one.seconds
+            one.eta_seconds = one.due * one.seconds / len(times) / max(1, min(workers, one.due))
+        one.active = [f"{key} {done}" for (name, key), done in active.items() if name == stage.name]
+        found.stages.append(one)
+    return found
 
 
-def _stage_status(stage: Stage, plan: Plan, failures: list[dict[str, str]]) -> StageStatus:
+def _plan(pipeline: Pipeline, run: Run, data: Path) -> Plan | MdfError:
+    """The plan, or why not even its index can be judged."""
+    try:
+        plan = Runner(pipeline, run, data).plan()
+        _ = plan.index
+    except MdfError as error:
+        return error
+    return plan
+
+
+@dataclass(frozen=True)
+class _Unit:
+    """One unit: its receipt where it is done, its failure where it failed; neither where it is due."""
+
+    key: str
+    receipt: Receipt | None
+    failure: Failure | None
+
+
+def _stage_status(stage: Stage, plan: Plan | MdfError, run: Run, status: Status) -> StageStatus:
+    """The figures of one stage; its failures, and what it kept though incomplete, go into `status`."""
     result = StageStatus(stage.name)
-    if stage.name != "index" and plan.index.reason is not None:
-        result.note = f"waits for index ({plan.index.reason})" if not plan.catalogue else "waits for index"
+    if isinstance(plan, Plan) and stage.name != "index" and plan.index.reason is not None:
+        result.note = f"waits for index ({plan.index.reason})"
         return result
     try:
-        items = plan.items(stage)
+        if isinstance(plan, MdfError):
+            raise plan
+        units = list(_planned(stage, plan))
     except MdfError as error:
-        result.note = str(error)
-        return result
+        words = f"{error}{_BY_RECEIPTS}"
+        result.note = next((f"as {s.stage}" for s in status.stages if s.note == words), words)
+        units = list(_recorded(stage, run))
     rows: Counter[str] = Counter()
-    for item in items:
-        failure = plan.run.failure(stage.name, item.key) if item.reason is not None else None
-        if failure is not None:
-            failures.append({"stage": stage.name, "key": item.key, "kind": failure.kind, "reason": failure.message})
-        if item.found is not None:
-            rows.update(item.found.facts.get("rows", {}))
+    for unit in units:
+        if unit.failure is not None:
+            failure = {"stage": stage.name, "key": unit.key, "kind": unit.failure.kind, "reason": unit.failure.message}
+            status.failures.append(failure)
+        facts = unit.receipt.facts if unit.receipt else {}
+        rows.update(facts.get("rows", {}))
+        if stage.per == "video" and (reason := _incomplete(facts)):
+            status.incomplete.append({"stage": stage.name, "key": unit.key, "reason": reason})
         result.total += 1
-        result.done += item.reason is None
-        result.failed += failure is not None
-        result.due += item.reason is not None and failure is None
+        result.done += unit.receipt is not None
+        result.failed += unit.failure is not None
+        result.due += unit.receipt is None and unit.failure is None
     result.rows = dict(sorted(rows.items()))
     return result
 
 
-def _kept_incomplete(plan: Plan) -> list[dict[str, str]]:
-    """The videos that are done though damaged or short, by detect.incomplete=keep and label.short=keep."""
-    kept = []
-    for stage in plan.stages if plan.index.found else ():
-        for item in plan.items(stage) if stage.per == "video" else ():
-            facts = item.found.facts if item.found else {}
-            beyond = facts.get("faces_beyond_the_end")
-            reason = facts.get("incomplete") or (f"{beyond} faces in frames that were not delivered" if beyond else "")
-            if reason:
-                kept.append({"stage": stage.name, "key": item.key, "reason": reason})
-    return kept
+def _planned(stage: Stage, plan: Plan) -> Iterator[_Unit]:
+    """The units as settings and data want them. Raises MdfError where these cannot be read."""
+    for item in plan.items(stage):
+        failure = plan.run.failure(stage.name, item.key) if item.reason is not None else None
+        yield _Unit(item.key, item.found if item.reason is None else None, failure)
+
+
+def _recorded(stage: Stage, run: Run) -> Iterator[_Unit]:
+    """The units as the run folder has them; none where it has no index that can be read."""
+    try:
+        known = survey(run.path)
+    except MdfError:
+        return
+    if stage.per == "video":
+        for video in known.videos:
+            yield _Unit(video.video_id, video.receipts.get(stage.name), video.failures.get(stage.name))
+        return
+    receipt, key = (known.index, known.index.key) if stage.name == "index" else (known.manifest, stage.name)
+    failure = run.failure(stage.name, key)
+    yield _Unit(key, None if failure else receipt, failure)
+
+
+def _incomplete(facts: dict[str, Any]) -> str:
+    """What is missing of a video that was kept all the same."""
+    beyond = facts.get("faces_beyond_the_end")
+    return facts.get("incomplete") or (f"{beyond} faces in frames that were not delivered" if beyond else "")
 
 
 def _timings(run: Run) -> tuple[dict[tuple[str, str], float], dict[tuple[str, str], str]]:

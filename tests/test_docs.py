@@ -65,6 +65,19 @@ def test_every_file_that_the_readme_names_is_there() -> None:
         assert (ROOT / name).exists(), name
 
 
+def test_the_readme_holds_no_mark_to_be_filled_in() -> None:
+    assert "@@" not in (ROOT / "README.md").read_text()
+
+
+def test_the_package_holds_code_and_templates_only() -> None:
+    if not (ROOT / ".git").exists():
+        pytest.skip("not a checkout")
+    made = subprocess.run(["git", "ls-files", "mdfpipe"], cwd=ROOT, capture_output=True, text=True, check=True)
+    names = made.stdout.splitlines()
+    assert "mdfpipe/cli.py" in names
+    assert [name for name in names if Path(name).suffix not in (".py", ".j2")] == []
+
+
 def test_help_is_quick_and_light() -> None:
     """No heavy library is loaded to print help. (How quick: scripts/bench help.)"""
     script = (

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
 from mdfpipe.errors import DataError, StoreError, one_line
 from mdfpipe.store.run import TEMPORARY, cannot_write
 
+_FORMULA, _QUOTED = r"\A([=+\-@\t\r])", r"'\1"
+
 
 def to_csv(table: Path, out: Path) -> int:
     """Write any Parquet table as CSV, batch by batch; gives the number of rows. Null is an empty cell, text is quoted.
 
-    Columns of lists and structs are written as JSON. Raises DataError, StoreError.
+    Columns of lists and structs are written as JSON. Text (no number) that begins with = + - @, a tab or a carriage
+    return gets a single quote before it, as do such names of columns: spreadsheets would take it for a formula.
+    Raises DataError, StoreError.
     """
     import pyarrow as pa
     import pyarrow.csv as pacsv
@@ -24,13 +29,15 @@ def to_csv(table: Path, out: Path) -> int:
     try:
         with pq.ParquetFile(table) as file:
             schema = pa.schema([(f.name, _plain_type(f.type)) for f in file.schema_arrow])
+            heads = [re.sub(_FORMULA, _QUOTED, name) for name in schema.names]
+            written = pa.schema(list(zip(heads, schema.types, strict=True)))
             try:
-                with temporary.open("wb") as raw, pacsv.CSVWriter(raw, schema) as writer:
+                with temporary.open("wb") as raw, pacsv.CSVWriter(raw, written) as writer:
                     for batch in file.iter_batches(batch_size=1 << 15):
                         columns = [
                             _plain(column, kind) for column, kind in zip(batch.columns, schema.types, strict=True)
                         ]
-                        writer.write_batch(pa.record_batch(columns, schema=schema))
+                        writer.write_batch(pa.record_batch(columns, schema=written))
                 temporary.replace(out)
             except OSError as error:
                 raise StoreError(cannot_write(out, error)) from None
@@ -53,7 +60,11 @@ def _plain_type(kind: Any) -> Any:
 
 def _plain(column: Any, kind: Any) -> Any:
     import pyarrow as pa
+    import pyarrow.compute as pc
 
     if pa.types.is_nested(column.type) or pa.types.is_binary(column.type):
         return pa.array([None if v is None else json.dumps(v, default=repr) for v in column.to_pylist()], pa.string())
-    return column.cast(kind)
+    plain = column.cast(kind)
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        return pc.replace_substring_regex(plain, _FORMULA, _QUOTED)
+    return plain

@@ -205,7 +205,6 @@ def _domain(page: Page, name: str, place: int) -> dict[str, Any]:
         "name": name,
         "anchor": f"domain-{place}",
         "frames": shown,
-        "frames_with": {s.value: sum(len(c) for c in sample.candidates.get(s.value, [])) for s in COLOURS},
         "beyond": beyond,
         "people": page.people.get(name, []),
         "subjects": len(sample.subjects),

@@ -1,6 +1,7 @@
 """What a run folder holds, from its receipts alone: counts by domain, subject, status and split, and what failed.
 
 A part counts only where it was made from the part before it that lies there now; what is out of date is listed.
+A failure beside a part came after it (a commit takes the record away): such a part is out of date, too.
 Nothing here needs the data root, a lock, or the settings to be valid any more.
 """
 
@@ -56,7 +57,7 @@ class VideoState:
 
     @property
     def remarks(self) -> list[str]:
-        """What a reader should know of it: failures, what is out of date, fallbacks, warnings, misalignment."""
+        """What a reader should know of it: failures, what is out of date, fallbacks, misalignment."""
         seen, label = self.facts("detect"), self.facts("label")
         found = [f"{stage} failed: {failure.message}" for stage, failure in self.failures.items()]
         found += [f"{stage} is out of date; run it again" for stage in self.outdated]
@@ -65,8 +66,6 @@ class VideoState:
         found += [f"fell back from {trouble}" for trouble in seen.get("fallback", [])]
         if label.get("faces_beyond_the_end"):
             found.append(f"{label['faces_beyond_the_end']} faces lie beyond its last frame")
-        if label.get("warning"):
-            found.append(str(label["warning"]))
         alignment = label.get("alignment") or {}
         if alignment.get("offset"):
             found.append(f"faces fit better at frame offset {alignment['offset']:+d}")
@@ -194,11 +193,10 @@ def _state(run: Run, row: dict[str, Any]) -> VideoState:
     before: Receipt | None = None
     for place, stage in enumerate(CHAIN):
         receipt = run.receipt(stage, row["video_id"])
-        if receipt is None:
-            failure = run.failure(stage, row["video_id"])
-            if failure is not None:
-                failures[stage] = failure
-        elif _is_stale(run, receipt, before if place else None, place > 0):
+        failure = run.failure(stage, row["video_id"])
+        if failure is not None:
+            failures[stage] = failure
+        if receipt is not None and (failure or _is_stale(run, receipt, before if place else None, place > 0)):
             outdated.append(stage)
             receipt = None
         if receipt is not None:
@@ -219,6 +217,8 @@ def _manifest(run: Run, videos: list[VideoState]) -> tuple[Receipt | None, list[
     receipt = run.receipt("manifest", "manifest")
     if receipt is None:
         return None, []
+    if run.failure("manifest", "manifest") is not None:
+        return None, ["manifest: it failed when it was last made, and the one before is left out; run it again"]
     now = {f"crop/{v.video_id}": v.receipts["crop"].fingerprint for v in videos if "crop" in v.receipts}
     then = {name: value for name, value in receipt.upstream.items() if name.startswith("crop/")}
     if then != now:

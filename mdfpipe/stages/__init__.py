@@ -83,11 +83,13 @@ class Made:
 class Review:
     """A verdict over all videos of a stage.
 
-    failures: video_id -> why it fails after all. warnings: what a user should know. stop: why the run must stop.
+    failures: video_id -> why it fails after all. warnings: what a user should know. notes: what a user would like to
+    know. stop: why the run must stop.
     """
 
     failures: dict[str, str] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     stop: str | None = None
 
 
@@ -110,5 +112,8 @@ class Stage(Config):
         """Make the table of `key`. Raises DataError or DecodeError where the data do not allow it."""
 
     def review(self, facts: dict[str, dict[str, Any]]) -> Review:
-        """Judge all videos together once they are done, before the next stage starts. By default: nothing to say."""
+        """Judge all units together once they are done, before the next stage starts. By default: nothing to say.
+
+        facts: of each unit that is done, by its key.
+        """
         return Review()

@@ -91,16 +91,32 @@ class Detect(Stage):
         if found.trouble is not None and not (self.incomplete == "keep" and delivered):
             advice = "; keep the frames before it with detect.incomplete=keep" if delivered else ""
             raise DecodeError("; then ".join(troubles) + advice)
-        return Made(_table(key, found), self._facts(found, troubles, inputs.video))
+        facts = self._facts(found, troubles, inputs.video)
+        facts["boxes_beyond_the_end"] = self.detector.beyond(context.data, key, facts["delivered"])
+        return Made(_table(key, found), facts)
 
     def review(self, facts: dict[str, dict[str, Any]]) -> Review:
-        """Say which videos have more frames than their headers declare: all are used, and the header is not right."""
+        """Say where header, boxes made elsewhere and delivered frames do not agree."""
+        warnings = []
         more = {k: f for k, f in facts.items() if f["declared"] is not None and f["delivered"] > f["declared"]}
-        if not more:
-            return Review()
-        key, first = next(iter(more.items()))
-        one = f"{key}: {first['delivered']} delivered, {first['declared']} declared"
-        return Review(warnings=[f"detect: {len(more)} videos have more frames than their header declares ({one})"])
+        if more:
+            key, first = next(iter(more.items()))
+            one = f"{key}: {first['delivered']} delivered, {first['declared']} declared"
+            warnings.append(f"detect: {len(more)} videos have more frames than their header declares ({one})")
+        late = {k: f["boxes_beyond_the_end"] for k, f in facts.items() if f["boxes_beyond_the_end"]}
+        if late:
+            key, count = next(iter(late.items()))
+            warnings.append(
+                f"detect: {len(late)} videos have boxes in frames after their last ({key}: {count} boxes from frame "
+                f"{facts[key]['delivered']} on); is detect.detector.frame_base right?"
+            )
+        without = [k for k, f in facts.items() if f["boxes_beyond_the_end"] is None]
+        if without:
+            shown = ", ".join(without[:3]) + (", ..." if len(without) > 3 else "")
+            warnings.append(
+                f"detect: the boxes file names {len(without)} videos not at all ({shown}): no detections there"
+            )
+        return Review(warnings=warnings)
 
     def _pass(
         self, decoder: Decoder, path: Path, run: RunDetector, video: Mapping[str, Any], context: Context

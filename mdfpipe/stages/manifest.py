@@ -13,7 +13,7 @@ from pydantic import Field
 
 from mdfpipe.errors import DataError, ProtocolError
 from mdfpipe.protocol import Protocol
-from mdfpipe.stages import Context, Inputs, Made, Stage
+from mdfpipe.stages import Context, Inputs, Made, Review, Stage
 from mdfpipe.stages.index import Index
 from mdfpipe.store.run import read_table
 from mdfpipe.store.tables import MANIFEST
@@ -58,14 +58,36 @@ class Manifest(Stage):
         split = np.array([SPLITS.index(splits[name]) for name in subjects], np.int8)[subject]
         role = np.array([ROLES.index(self.protocol.role(name)) for name in domains], np.int8)[domain]
         role[split != TEST] = NONE
-        self._refuse_empty_domains(dict(zip(domains, range(len(domains)), strict=True)), domain, split, role, catalogue)
-        mated = _mated(subject, _encoded(rows["modality"])[1], role)
+        modalities, modality = _encoded(rows["modality"])
+        present = {modalities[code]: modality == code for code in np.unique(modality)}
+        for name, rows_of_it in present.items():
+            self._refuse_empty_domains(name, rows_of_it, domains, domain, split, role, catalogue)
+        mated = _mated(subject, modality, role)
+        for name, rows_of_it in present.items():
+            self._refuse_no_mates(name, rows_of_it, subjects, subject, role, mated)
         if self.protocol.unknown_mates == "refuse":
             unmated = {subjects[code] for code in np.unique(subject[(role == PROBE) & ~mated])}
             self._refuse_unknown_mates(unmated, inputs, catalogue)
         table = _assemble(rows, split, role, mated)
-        facts = {"protocol": self.protocol.name, "missing": list(inputs.missing), "counts": _counts(table)}
+        with_rows = set(domains)
+        facts = {
+            "protocol": self.protocol.name,
+            "missing": list(inputs.missing),
+            "counts": _counts(table),
+            "domains_without_rows": sorted({row["domain"] for row in catalogue.values()} - with_rows),
+        }
         return Made(table, facts)
+
+    def review(self, facts: dict[str, dict[str, Any]]) -> Review:
+        """Say what the manifest holds, and which domains it does not."""
+        warnings, notes = [], []
+        for found in facts.values():
+            for c in found["counts"]:
+                kind = " ".join(c[name] for name in ("split", "role", "domain", "modality") if c[name] != "none")
+                notes.append(f"manifest: {kind}: {c['rows']} rows of {c['subjects']} subjects in {c['videos']} videos")
+            if found["domains_without_rows"]:
+                warnings.append(f"manifest: no crop at all of {', '.join(found['domains_without_rows'])}")
+        return Review(warnings=warnings, notes=notes)
 
     def _splits(self, subjects: list[str], galleries: dict[str, list[str]]) -> dict[str, str]:
         """subject_id -> split. Raises ProtocolError on a leak and on subjects that no table lists."""
@@ -94,18 +116,46 @@ class Manifest(Stage):
         return splits
 
     def _refuse_empty_domains(
-        self, codes: dict[str, int], domain: Codes, split: Codes, role: Codes, catalogue: dict[str, Any]
+        self,
+        modality: str,
+        of_modality: NDArray[np.bool_],
+        domains: list[str],
+        domain: Codes,
+        split: Codes,
+        role: Codes,
+        catalogue: dict[str, Any],
     ) -> None:
+        """Raise ProtocolError where a domain of the protocol has no test row of a modality that others have."""
         for name in [*self.protocol.gallery_domains, *self.protocol.probe_domains]:
-            here = domain == codes.get(name, -1)
+            here = of_modality & (domain == (domains.index(name) if name in domains else -1))
             if not (here & (role != NONE)).any():
                 videos = sum(row["domain"] == name for row in catalogue.values())
                 known = ", ".join(sorted({row["domain"] for row in catalogue.values()}))
                 train = (here & (split == SPLITS.index("train"))).sum()
                 raise ProtocolError(
-                    f"protocol {self.protocol.name}: domain {name} has no test row ({videos} videos, "
-                    f"{here.sum()} crops, {train} of them train); the data set has the domains {known}"
+                    f"protocol {self.protocol.name}: domain {name} has no {modality} row to test ({videos} videos, "
+                    f"{here.sum()} {modality} crops, {train} of them train); the data set has the domains {known}"
                 )
+
+    def _refuse_no_mates(
+        self,
+        modality: str,
+        of_modality: NDArray[np.bool_],
+        subjects: list[str],
+        subject: Codes,
+        role: Codes,
+        mated: NDArray[np.bool_],
+    ) -> None:
+        """Raise ProtocolError where not one probe of a modality has a mate: every search would fail."""
+        probes, gallery = of_modality & (role == PROBE), of_modality & (role == GALLERY)
+        if probes.any() and not (probes & mated).any():
+            searched = sorted(subjects[code] for code in np.unique(subject[probes]))
+            enrolled = sorted(subjects[code] for code in np.unique(subject[gallery]))
+            raise ProtocolError(
+                f"protocol {self.protocol.name}: none of {probes.sum()} {modality} probes has a mate in the gallery: "
+                f"probes are of {_few(searched, 'subject')}, the gallery of {_few(enrolled, 'subject')}; are the "
+                "subjects named alike in every domain?"
+            )
 
     def _refuse_unknown_mates(self, unmated: set[str], inputs: Inputs, catalogue: dict[str, Any]) -> None:
         """Raise ProtocolError where a probe may be without a mate only because a gallery video was left out."""

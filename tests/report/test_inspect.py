@@ -19,6 +19,7 @@ from mdfpipe.errors import ConfigError, DataError, MdfError, StoreError
 from mdfpipe.inspection import inspect, inspect_and_write, to_csv
 from mdfpipe.report.console import show_description
 from mdfpipe.report.inspect import Description
+from mdfpipe.report.survey import survey
 from mdfpipe.store.run import Failure, Run, read_table
 
 VIDEO = "videos/VIS-500m_a"
@@ -60,6 +61,40 @@ def test_failures_and_parts_out_of_date_are_said_and_not_counted(own: Path) -> N
     assert any("crop: 2 parts are out of date" in note for note in found.notes)
     assert any("manifest" in note for note in found.notes)
     assert "frame 3 does not decode" in printed(found)
+
+
+def test_a_part_that_failed_later_is_out_of_date_and_its_rows_do_not_count(own: Path, tmp_path: Path) -> None:
+    """After a changed setting the old part stays until the new one is made; where that fails, it is not the answer."""
+    run = Run(own)
+    run.record_failure(Failure("detect", VIDEO, "DecodeError", "frame 3 does not decode"))
+    found = inspect(own)
+    assert [failure["reason"] for failure in found.failures] == ["frame 3 does not decode"]
+    assert [found.facts[f"{stage}: parts"] for stage in ("detect", "label", "crop")] == [3, 3, 3]
+    assert found.facts["frames"] == 3 * 40
+    assert any("detect: 1 parts are out of date" in note for note in found.notes)
+    video = survey(own).video(VIDEO)
+    assert video.outdated == ("detect", "label", "crop")
+    assert video.remarks[0] == "detect failed: frame 3 does not decode"
+    with pytest.raises(DataError, match="it failed: frame 3 does not decode"):
+        inspect_and_write(own, video=VIDEO, frame=0, out=tmp_path / "a.png")
+
+
+def test_a_later_stage_that_failed_leaves_the_parts_before_it(own: Path) -> None:
+    Run(own).record_failure(Failure("label", VIDEO, "Review", "out of step"))
+    found = inspect(own)
+    assert [found.facts[f"{stage}: parts"] for stage in ("detect", "label", "crop")] == [4, 3, 3]
+    assert [failure["stage"] for failure in found.failures] == ["label"]
+
+
+def test_a_part_that_was_made_anew_counts_again(own: Path) -> None:
+    run = Run(own)
+    run.record_failure(Failure("detect", VIDEO, "DecodeError", "frame 3 does not decode"))
+    receipt = run.receipt("detect", VIDEO)
+    assert receipt is not None
+    run.commit(receipt, run.table("detect", VIDEO), {})
+    found = inspect(own)
+    assert found.failures == []
+    assert [found.facts[f"{stage}: parts"] for stage in ("detect", "label", "crop")] == [4, 4, 4]
 
 
 def test_a_run_is_described_without_its_data_and_settings(own: Path) -> None:
@@ -171,6 +206,28 @@ def test_csv_of_nested_and_binary_columns(tmp_path: Path) -> None:
     pq.write_table(table, tmp_path / "v.parquet")
     to_csv(tmp_path / "v.parquet", tmp_path / "v.csv")
     assert (tmp_path / "v.csv").read_text().splitlines()[1].startswith('"[1.0, 2.5]"')
+
+
+@pytest.mark.parametrize("evil", ["=1+1", "+1", "-1+cmd|' /C calc'!A0", "@SUM(A1)", "\t=1", "\r=1"])
+@pytest.mark.parametrize("encoded", [False, True])
+def test_csv_holds_no_formula(tmp_path: Path, evil: str, encoded: bool) -> None:
+    import csv
+
+    names = pa.array([evil, "s=1", None, ""])
+    table = pa.table(
+        {"subject_id": names.dictionary_encode() if encoded else names, "x": [-1.5, 2.0, -3.0, 0.0], evil: [-1] * 4}
+    )
+    pq.write_table(table, tmp_path / "v.parquet")
+    to_csv(tmp_path / "v.parquet", tmp_path / "v.csv")
+    with (tmp_path / "v.csv").open(newline="") as file:
+        rows = list(csv.reader(file))
+    assert rows == [
+        ["subject_id", "x", f"'{evil}"],
+        [f"'{evil}", "-1.5", "-1"],
+        ["s=1", "2", "-1"],
+        ["", "-3", "-1"],
+        ["", "0", "-1"],
+    ]
 
 
 def test_csv_that_cannot_be_written_leaves_nothing(demo: Path, tmp_path: Path) -> None:

@@ -159,7 +159,7 @@ def hostile_run(home: Path) -> Path:
     box = {"x1": 0.0, "y1": 0.0, "x2": 9.0, "y2": 9.0}
     body = {"body_id": "v/000000/00", "video_id": EVIL, "frame": 0, "pts_seconds": 0.0, **box, "score": 0.5}
     run.commit(detect, pa.Table.from_pylist([body], BODIES), {})
-    facts = {"rows": {"labelled": 1}, "subjects": {EVIL: 1}, "warning": EVIL, "alignment": {"verdict": EVIL}}
+    facts = {"rows": {"labelled": 1}, "subjects": {EVIL: 1}, "alignment": {"verdict": EVIL}}
     label = Receipt("label", 1, EVIL, {"measure": EVIL}, {"detect": detect.fingerprint}, facts=facts)
     row = {"body_id": "v/000000/00", "frame": 0, "subject_id": EVIL, "face_no": 0, "overlap": 1.0, "runner_up": 0.0}
     run.commit(label, pa.Table.from_pylist([row | {"status": "labelled"}], LABELS), {})

@@ -93,10 +93,10 @@ BASE = "name: p, gallery_domains: [VIS-500m], probe_domains: [LWIR-30m]"
             "galleries: {'2': test}",
             "2 subjects (s01, s02) with crops in no gallery or subject table, so whether their probes have a mate is",
         ),
-        ("galleries: {'1': train, '2': train}", "domain VIS-500m has no test row (2 videos, "),
+        ("galleries: {'1': train, '2': train}", "domain VIS-500m has no body row to test (2 videos, "),
         (
             "galleries: {'1': train, '2': test}, probe_domains: [LWIR-30m, MWIR-30m]",
-            "domain MWIR-30m has no test row (0 videos, 0 crops, 0 of them train); the data set has the domains LWIR-",
+            "domain MWIR-30m has no body row to test (0 videos, 0 body crops, 0 of them train); the data set has",
         ),
     ],
 )
@@ -119,18 +119,39 @@ def test_unlisted_subjects_may_be_left_out(copy: tuple[Path, Path]) -> None:
 def test_a_probe_whose_gallery_video_was_left_out_has_no_known_mate(copy: tuple[Path, Path]) -> None:
     data, run = copy
     (data / "videos" / "VIS-500m_b.mp4").write_bytes(b"damaged")
-    extra = "s05,videos/VIS-500m_a.mp4,1,{},10,10,20,20\n"
-    with (data / "faces.csv").open("a") as file:
-        file.writelines(extra.format(n) for n in range(3))  # so that the gallery domain has a test row
+    text = (data / "faces.csv").read_text()
+    text = text.replace("s01,videos/VIS-500m_a.mp4", "s03,videos/VIS-500m_a.mp4")  # one of them stays in the gallery
+    (data / "faces.csv").write_text(text)
     protocol = f"{{{BASE}, galleries: {{'1': train, '2': test}}}}"
     outcome = again(data, run, protocol, allow_missing=True)
     said = [f.message for f in outcome.failures if f.kind == "ProtocolError"]
     assert len(said) == 1
-    assert "2 probe subjects (s03, s04) without a gallery row" in said[0]
+    assert "1 probe subject (s04) without a gallery row" in said[0]
     assert "videos/VIS-500m_b" in said[0]
     outcome = again(data, run, protocol.replace("name: p", "name: p, unknown_mates: unmated"), allow_missing=True)
     assert Run(run).receipt("manifest", "manifest").facts["missing"] == ["videos/VIS-500m_b"]  # type: ignore[union-attr]
-    assert {r["mated"] for r in rows(run) if r["role"] == "probe"} == {False}
+    assert {(r["subject_id"], r["mated"]) for r in rows(run) if r["role"] == "probe"} == {("s03", True), ("s04", False)}
+
+
+def test_a_modality_without_a_gallery_is_refused(copy: tuple[Path, Path]) -> None:
+    data, run = copy
+    lines = [line for line in (data / "boxes.csv").read_text().splitlines() if "VIS-500m_b" not in line]
+    (data / "boxes.csv").write_text("\n".join(lines) + "\n")
+    make, _ = runner(data, run)
+    assert [f.message for f in make.execute().failures] == [
+        "protocol demo: domain VIS-500m has no body row to test (2 videos, 32 body crops, 32 of them train); "
+        "the data set has the domains LWIR-30m, VIS-500m"
+    ]
+
+
+def test_probes_none_of_whom_has_a_mate_are_refused(copy: tuple[Path, Path]) -> None:
+    data, run = copy
+    text = (data / "faces.csv").read_text()
+    for subject in ("s03", "s04"):
+        text = text.replace(f"{subject},videos/VIS-500m_b", f"{subject}-VIS,videos/VIS-500m_b")
+    (data / "faces.csv").write_text(text)
+    outcome = again(data, run, f"{{{BASE}, galleries: {{'1': train}}, unlisted: test}}")
+    assert "body probes has a mate in the gallery: probes are of 2 subjects (s03, s04)" in outcome.failures[0].message
 
 
 @pytest.mark.parametrize(

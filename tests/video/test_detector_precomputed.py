@@ -1,6 +1,5 @@
 """The detector precomputed: look-up, conventions, fingerprints, and bad files and cells."""
 
-import logging
 
 import numpy as np
 import pyarrow as pa
@@ -79,11 +78,13 @@ def test_one_file_per_video(tmp_path):
         look_up(tmp_path, "b/{video_id}.csv")
 
 
-def test_a_video_without_rows_is_noted(tmp_path, caplog):
-    write(tmp_path, HEADER + "w,1,1,2,3,4,1\n")
-    with caplog.at_level(logging.WARNING):
-        assert [len(b) for b in look_up(tmp_path)] == [0] * 4
-    assert "v: no boxes in a.csv" in caplog.text
+def test_a_video_without_rows_and_rows_without_a_frame_are_told(tmp_path):
+    write(tmp_path, HEADER + "w,1,1,2,3,4,1\nw,7,1,2,3,4,1\n")
+    assert [len(b) for b in look_up(tmp_path)] == [0] * 4
+    detector = Precomputed(boxes="a.csv")
+    assert detector.beyond(tmp_path, "v", 4) is None
+    assert detector.beyond(tmp_path, "w", 4) == 1
+    assert detector.beyond(tmp_path, "w", 8) == 0
     write(tmp_path, HEADER, "b.csv")
     assert [len(b) for b in look_up(tmp_path, "b.csv")] == [0] * 4
 

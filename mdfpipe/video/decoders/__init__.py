@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from mdfpipe.config import Plugin
 from mdfpipe.errors import DecodeError
 from mdfpipe.video.frames import Frames
-from mdfpipe.video.probe import VideoInfo, probe
+from mdfpipe.video.probe import VideoInfo, is_images, probe
 
 Wanted: TypeAlias = Callable[[int], bool]
 """Whether the pixels of the frame with this index are asked for."""
@@ -33,8 +33,11 @@ class Decoder(Plugin):
     """
 
     def candidates(self, path: Path) -> list[Decoder]:
-        """The decoders to try on `path`, in order; each starts from the first frame. By default this one."""
-        return [self]
+        """The decoders to try on `path`, in order; each starts from the first frame.
+
+        By default this one; for a folder of frames or an image file, which no video decoder reads, `images`.
+        """
+        return [Decoder.variant("images")() if is_images(path) else self]
 
     @abstractmethod
     def read(self, path: Path, wanted: Wanted, threads: int) -> Iterator[tuple[Pixels | None, float]]:

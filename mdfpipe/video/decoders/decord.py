@@ -25,7 +25,8 @@ class Decord(Decoder):
 
     def candidates(self, path: Path) -> list[Decoder]:
         """decord, and PyAV where decord says that it cannot."""
-        return [self, Decoder.variant("pyav")()]
+        own = super().candidates(path)
+        return [self, Decoder.variant("pyav")()] if own == [self] else own
 
     def read(self, path: Path, wanted: Wanted, threads: int) -> Iterator[tuple[Pixels | None, float]]:
         """Every frame, as `Decoder.read` promises. The times are those of the container's packets."""

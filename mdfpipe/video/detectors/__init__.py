@@ -20,6 +20,12 @@ Detect: TypeAlias = Callable[[Frames], list[Boxes]]
 class Detector(Plugin):
     """One way to find persons in frames. Settings only: `open` gives the function that runs."""
 
+    def check(self, data: Path) -> None:
+        """Raise ConfigError where a file that every video needs is missing or cannot be used.
+
+        Called before the first video is hashed, which may take hours.
+        """
+
     @abstractmethod
     def identity(self, data: Path, video_id: str) -> dict[str, str]:
         """What, beside the settings, decides the boxes of `video_id`: content hashes by name, such as the weights'.
@@ -27,6 +33,12 @@ class Detector(Plugin):
         It enters the fingerprint, so that a changed file runs again and a moved one does not. Raises ConfigError
         where a file is missing.
         """
+
+    def beyond(self, data: Path, video_id: str, delivered: int) -> int | None:
+        """Of boxes made elsewhere: how many belong to frames after the last one delivered; None where it has none
+        for the video at all. A detector that looks at the frames has nothing to say: 0.
+        """
+        return 0
 
     @abstractmethod
     def open(self, data: Path, video_id: str, *, device: str, threads: int) -> Detect:

@@ -73,6 +73,10 @@ class Onnx(Detector):
     align: Literal["auto", "centre", "top_left"] = Field("auto", description="where the frame lies in the input")
     decoded: bool = Field(False, description="yolox: the graph decodes its boxes (--decode_in_inference)")
 
+    def check(self, data: Path) -> None:
+        """Raise ConfigError where the weights are missing."""
+        find_file(self.weights, data, "weights")
+
     def identity(self, data: Path, video_id: str) -> dict[str, str]:
         """The hash of the weights. Raises ConfigError where they are missing."""
         return {"weights": file_sha256(find_file(self.weights, data, "weights"))}

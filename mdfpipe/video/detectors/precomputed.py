@@ -10,7 +10,6 @@ and the column video_id may be absent. `score` may be absent (1.0).
 from __future__ import annotations
 
 import hashlib
-import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -33,8 +32,6 @@ from mdfpipe.video.nms import ranking
 LARGEST_FRAME = 2**53  # the last whole number that float64 counts to
 LARGEST_PIXEL = 1e7
 
-_log = logging.getLogger(__name__)
-
 
 class Precomputed(Detector):
     """Boxes read from a Parquet or CSV file (told apart by content), looked up by video and frame."""
@@ -43,6 +40,15 @@ class Precomputed(Detector):
     box: Literal["xyxy", "xywh"] = Field("xyxy", description="columns x1, y1, x2, y2, or x, y, width, height")
     frame_base: Literal[0, 1] = Field(0, description="number of a video's first frame in the file")
     min_score: float = Field(0.0, ge=0, le=1, description="boxes below are dropped")
+
+    def check(self, data: Path) -> None:
+        """Raise ConfigError where a file of all videos is missing, or is no table of boxes."""
+        if self._per_video:
+            return
+        try:
+            self._read(self._path(data, ""), "")
+        except DataError as error:
+            raise ConfigError(str(error)) from None
 
     def identity(self, data: Path, video_id: str) -> dict[str, str]:
         """The hash of this video's boxes: rows of other videos do not count.
@@ -55,8 +61,6 @@ class Precomputed(Detector):
     def open(self, data: Path, video_id: str, *, device: str, threads: int) -> Detect:
         """A function that looks boxes up by frame. Raises as `identity` does; device and threads do not matter."""
         rows = self._read(self._path(data, video_id), video_id)
-        if not len(rows.frame):
-            _log.warning("%s: no boxes in %s: the video gets no detections", video_id, self.boxes)
         rows = rows.where(rows.score >= np.float32(self.min_score))
 
         def detect(frames: Frames) -> list[Boxes]:
@@ -64,6 +68,11 @@ class Precomputed(Detector):
             return [Boxes(rows.xyxy[a:b], rows.score[a:b]) for a, b in spans.T]
 
         return detect
+
+    def beyond(self, data: Path, video_id: str, delivered: int) -> int | None:
+        """How many boxes of the video lie in frames that it does not have; None where the file does not name it."""
+        rows = self._read(self._path(data, video_id), video_id)
+        return int((rows.frame >= delivered).sum()) if len(rows.frame) else None
 
     @property
     def _per_video(self) -> bool:
