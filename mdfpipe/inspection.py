@@ -62,6 +62,9 @@ def inspect_and_write(
         raise ConfigError(
             f"inspect {thing}: {'--frame' if out else '--html'} needs a run folder; name one with an index"
         )
+    for made in (out, html, csv):
+        if made is not None:
+            _refuse_overwriting(thing, made)
     files, lines = [], []
     if out is not None and video is not None and frame is not None:
         lines += draw_frame(thing, video, frame, out, show_people)
@@ -74,6 +77,13 @@ def inspect_and_write(
         lines.append(f"{to_csv(thing, csv)} rows")
         files.append(str(csv))
     return Inspected(inspect(thing) if describe or not files else None, files, lines)
+
+
+def _refuse_overwriting(thing: Path, made: Path) -> None:
+    """Raise ConfigError where what is to be written is what is looked at, or a file of the run."""
+    of_run = is_run(thing) and made.exists() and made.resolve().is_relative_to(thing.resolve())
+    if made.resolve() == thing.resolve() or (of_run and made.suffix.lower() not in (".html", ".png", ".jpg", ".jpeg")):
+        raise ConfigError(f"inspect {thing}: writing {made} would destroy what it looks at; name another file")
 
 
 # -- what a thing is
@@ -89,6 +99,8 @@ def inspect(thing: Path) -> Description:
     try:
         if thing.is_dir():
             return _inspect_folder(thing)
+        if not thing.is_file():  # opening a pipe would wait for ever
+            raise DataError(f"{thing}: expected {KINDS}, found a pipe, socket or device")
         with thing.open("rb") as file:
             start = file.read(4)
         suffix = thing.suffix.lower()

@@ -207,6 +207,9 @@ class Runner:
         items = [item for item in plan.items(stage) if self._chosen(item, only)]
         due = [item for item in items if item.reason is not None]
         tally.total, tally.already = len(items), len(items) - len(due)
+        for item in items:
+            if item.reason is None:  # done under these settings, whatever failed under others
+                self.run.failure_path(stage.name, item.key).unlink(missing_ok=True)
         ready = [item for item in due if item.blocked is None]
         tally.blocked = len(due) - len(ready)
         before = len(outcome.failures)

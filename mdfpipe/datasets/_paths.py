@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import re
+from collections.abc import Set
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,11 +14,19 @@ from numpy.typing import NDArray
 
 from mdfpipe.datasets._annotation import MISSING, Block, first_row, shown_cell
 from mdfpipe.errors import DataError
-from mdfpipe.store.naming import IMAGE_SUFFIXES, frame_files, inside, safe_relative
+from mdfpipe.store.naming import IMAGE_SUFFIXES, frame_files, frame_number, inside, safe_relative
 
 # Whatever is not plainly harmless goes to safe_relative, which decides.
 _SUSPICIOUS = r"[^\x20-\x7e]|\\|:|^/|/$|//|(^|/)\.{1,2}(/|$)"
-_IMAGE = r"(?i)\.(" + "|".join(sorted(s[1:] for s in IMAGE_SUFFIXES)) + ")$"
+_OTHER_PICTURES = frozenset({".jpe", ".webp", ".pgm", ".ppm", ".pnm", ".jp2"})  # no video, and no frame that is read
+_LONGEST_NUMBER = 10**15  # fits int64
+
+
+def _ending(suffixes: Set[str]) -> str:
+    return r"(?i)\.(" + "|".join(sorted(s[1:] for s in suffixes)) + ")$"
+
+
+_FRAME, _STILL = _ending(IMAGE_SUFFIXES), _ending(IMAGE_SUFFIXES | _OTHER_PICTURES)
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,7 +34,8 @@ class PathColumn:
     """The distinct paths of a block and which row has which.
 
     paths: StringArray (u,), under the data root; "" where the row belongs to no video. which: (n,) int row -> path.
-    missing, image: (n,) bool, of the cell as written.
+    missing, image: (n,) bool, of the cell as written; image: a frame that can be read, or, outside a folder of frames,
+    any picture.
     """
 
     paths: Any
@@ -45,7 +54,7 @@ def path_column(block: Block, folder: str, frames_in_folder: bool) -> PathColumn
     missing = pc.is_in(pc.ascii_lower(texts), value_set=pa.array(MISSING))
     for text in pc.filter(texts, pc.and_not(pc.match_substring_regex(texts, _SUSPICIOUS), missing)).to_pylist():
         safe_relative(text, first_row(block, "file", text))
-    image = pc.match_substring_regex(texts, _IMAGE)
+    image = pc.match_substring_regex(texts, _FRAME if frames_in_folder else _STILL)
     paths = pc.binary_join_element_wise(folder, texts, "/") if folder else texts
     belongs = pc.and_not(image if frames_in_folder else pc.invert(image), missing)
     paths = pc.if_else(belongs, paths, "")
@@ -98,16 +107,10 @@ class FramePlaces:
     def numbers(self, folder: str) -> NDArray[np.int64]:
         """The number in each frame's file name (the last run of digits), by position: (n,) int64. Raises DataError."""
         names = frame_files(self.root / folder, self.root)
-        runs = [re.findall(r"[0-9]+", PurePosixPath(name).stem) for name in names]
-        bare = [name for name, run in zip(names, runs, strict=True) if not run or len(run[-1]) > 15]
-        if bare:
-            raise DataError(
-                f"{folder}/{bare[0]}: frame_number: file_number expects a number in every frame's file name"
-            )
-        found = np.array([int(run[-1]) for run in runs], np.int64)
-        values, count = np.unique(found, return_counts=True)
-        if np.any(count > 1):
-            twice = int(values[count > 1][0])
-            pair = [n for n, v in zip(names, found, strict=True) if v == twice][:2]
-            raise DataError(f"{folder}: {' and '.join(pair)} are both frame number {twice}")
-        return found
+        found = [frame_number(name) for name in names]
+        for name, number in zip(names, found, strict=True):
+            if number is None or number >= _LONGEST_NUMBER:
+                raise DataError(
+                    f"{folder}/{name}: frame_number: file_number expects a number in every frame's file name"
+                )
+        return np.array(found, np.int64)

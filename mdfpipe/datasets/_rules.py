@@ -12,6 +12,7 @@ from pydantic import Field, field_validator, model_validator
 
 from mdfpipe.config import Config
 from mdfpipe.datasets._annotation import first_row, read_blocks
+from mdfpipe.datasets._layout import is_pattern
 from mdfpipe.domains import Domain
 from mdfpipe.errors import DataError, one_line
 from mdfpipe.store.naming import inside, safe_relative
@@ -107,11 +108,11 @@ class DomainRule(Config):
 
     def domains(self, root: Path, cells: Mapping[str, str | None]) -> dict[str, Domain]:
         """path -> domain; cells: path -> what its rows' column says. Raises DataError where a video has none."""
-        patterns = self._patterns(root)
+        table = self._table(root)
         found: dict[str, Domain] = {}
         without: list[str] = []
         for path, cell in cells.items():
-            said = self._said(path, cell, patterns)
+            said = self._said(path, cell, table)
             try:
                 found[path] = Domain.parse(self.map.get(said, said))
             except DataError:
@@ -124,11 +125,11 @@ class DomainRule(Config):
             )
         return found
 
-    def _said(self, path: str, cell: str | None, patterns: list[tuple[re.Pattern[str], str]]) -> str:
+    def _said(self, path: str, cell: str | None, table: _DomainTable) -> str:
         if self.constant is not None:
             return self.constant
         if self.table is not None:
-            return next((domain for pattern, domain in patterns if pattern.match(path)), "")
+            return table.domain(path)
         if self.regex is None:
             return cell or ""
         match = re.search(self.regex, path)
@@ -140,16 +141,50 @@ class DomainRule(Config):
         band, far = groups.get("band") or "", groups.get("range")
         return f"{band}-{far.removesuffix('m')}m" if far else band
 
-    def _patterns(self, root: Path) -> list[tuple[re.Pattern[str], str]]:
+    def _table(self, root: Path) -> _DomainTable:
+        rules = _DomainTable()
         if self.table is None:
-            return []
+            return rules
         path = inside(root, self.table, "domain.table")
-        rules: list[tuple[re.Pattern[str], str]] = []
         for block in read_blocks(path, self.table, {"file": "file", "domain": "domain"}):
             for file, domain in zip(block.cells["file"].to_pylist(), block.cells["domain"].to_pylist(), strict=True):
                 safe_relative(file, first_row(block, "file", file))
-                rules.append((re.compile(fnmatch.translate(file)), domain))
+                rules.add(file, domain)
         return rules
+
+
+class _DomainTable:
+    """The rows of a domain table: paths are looked up, only patterns are tried one by one.
+
+    >>> table = _DomainTable()
+    >>> for file, domain in (("a.mp4", "VIS"), ("[ab]*", "NIR"), ("b.mp4", "SWIR")):
+    ...     table.add(file, domain)
+    >>> [table.domain(path) for path in ("a.mp4", "b.mp4", "c.mp4")]
+    ['VIS', 'NIR', '']
+    """
+
+    def __init__(self) -> None:
+        self._paths: dict[str, tuple[int, str]] = {}  # path -> row, domain
+        self._patterns: dict[str, tuple[int, re.Pattern[str], str]] = {}
+        self._rows = 0
+
+    def add(self, file: str, domain: str) -> None:
+        """Take the next row. What an earlier row names already stays as it is."""
+        self._rows += 1
+        if not is_pattern(file):
+            self._paths.setdefault(file, (self._rows, domain))
+        elif file not in self._patterns:
+            self._patterns[file] = self._rows, re.compile(fnmatch.translate(file)), domain
+
+    def domain(self, path: str) -> str:
+        """What the first row that matches says; "" where none does."""
+        row, told = self._paths.get(path, (self._rows + 1, ""))
+        for at, pattern, domain in self._patterns.values():
+            if at > row:
+                break
+            if pattern.match(path):
+                return domain
+        return told
 
 
 def _domain_setting(text: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
@@ -13,11 +14,10 @@ from pydantic import SerializeAsAny
 
 from mdfpipe.config import result_settings
 from mdfpipe.datasets import Dataset, Listing, VideoEntry
-from mdfpipe.errors import DecodeError, one_line
-from mdfpipe.stages import Context, Inputs, Made, Stage
+from mdfpipe.errors import DataError, one_line
+from mdfpipe.stages import Context, Inputs, Made, Review, Stage
 from mdfpipe.store.hashing import file_sha256
-from mdfpipe.store.naming import file_name
-from mdfpipe.store.run import Receipt, write_table
+from mdfpipe.store.run import Receipt, faces_file, fingerprint, write_table
 from mdfpipe.store.tables import ANOMALIES, SUBJECTS, VIDEOS
 
 _IO_THREADS = 4  # reading and hashing wait for the disk, not for a core
@@ -37,11 +37,6 @@ class Index(Stage):
     anomalies_file: ClassVar[str] = "index/anomalies.parquet"
 
     dataset: SerializeAsAny[Dataset]
-
-    @staticmethod
-    def faces_file(video_id: str) -> str:
-        """The table of a video's faces, under the run folder."""
-        return f"index/faces/{file_name(video_id)}.parquet"
 
     def identity(self, data: Path, key: str, known: Receipt | None = None) -> dict[str, str]:
         """Size and modification time of every annotation file and video.
@@ -88,10 +83,22 @@ class Index(Stage):
         }
         return Made(videos, facts, files)
 
+    def review(self, facts: dict[str, dict[str, Any]]) -> Review:
+        """Say which annotation rows were unusual: most of these kinds are left out."""
+        warnings = []
+        for found in facts.values():
+            kinds = ", ".join(f"{count} {kind}" for kind, count in found["anomalies"].items())
+            if kinds:
+                pictures = "; rows that name pictures want dataset.frames_in=folder" if "still_image" in kinds else ""
+                warnings.append(
+                    f"index: unusual annotation rows: {kinds} (`mdfpipe inspect RUN` shows one of each){pictures}"
+                )
+        return Review(warnings=warnings)
+
     @staticmethod
     def _known(inputs: Inputs) -> dict[str, dict[str, Any]]:
         receipt = inputs.run.receipt("index", Index.table)
-        if receipt is None:
+        if receipt is None or receipt.version != Index.version:
             return {}
         return {row["path"]: row for row in inputs.table("index", Index.table).to_pylist()}
 
@@ -99,7 +106,7 @@ class Index(Stage):
         galleries = [(s, g) for s, names in sorted(listing.galleries.items()) for g in names]
         subjects = [{"subject_id": subject, "gallery": gallery} for subject, gallery in galleries]
         anomalies = [vars(anomaly) for anomaly in listing.anomalies]
-        tables = {self.faces_file(video_id): faces for video_id, faces in listing.faces.items()}
+        tables = {faces_file(video_id): faces for video_id, faces in listing.faces.items()}
         tables[self.subjects_file] = pa.Table.from_pylist(subjects, SUBJECTS)
         tables[self.anomalies_file] = pa.Table.from_pylist(anomalies, ANOMALIES)
         files = {name: scratch(name) for name in tables}
@@ -109,7 +116,7 @@ class Index(Stage):
 
 
 def stamp(path: Path) -> str | None:
-    """Size and modification time of a file, or of all files of a folder; None where there is nothing.
+    """Size and modification time of a file, or of each file of a folder by name; None where there is nothing.
 
     A video is unchanged while this is, so that nobody has to read it again to know.
     """
@@ -117,15 +124,15 @@ def stamp(path: Path) -> str | None:
         if not path.is_dir():
             found = path.stat()
             return f"{found.st_size}:{found.st_mtime_ns}"
-        stats = [entry.stat() for entry in path.iterdir() if entry.is_file()]
+        with os.scandir(path) as entries:
+            files = sorted((e.name, e.stat().st_size, e.stat().st_mtime_ns) for e in entries if e.is_file())
     except OSError:
         return None
-    newest = max((s.st_mtime_ns for s in stats), default=0)
-    return f"{len(stats)}:{sum(s.st_size for s in stats)}:{newest}"
+    return f"{len(files)}:{sum(size for _, size, _ in files)}:{fingerprint(files)}"
 
 
 def _describe(entry: VideoEntry, data: Path, known: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """The row of one video; what was found out about an unchanged file is not found out again."""
+    """The row of one video; what was found out about an unchanged file is kept, unless it is a problem."""
     path, now, old = data / entry.path, stamp(data / entry.path), known.get(entry.path)
     row: dict[str, Any] = {
         "video_id": entry.video_id,
@@ -138,7 +145,7 @@ def _describe(entry: VideoEntry, data: Path, known: dict[str, dict[str, Any]]) -
         "stamp": now,
     }
     measured = ("n_frames", "fps", "width", "height", "bit_depth", "bytes", "sha256", "problem")
-    if old is not None and now is not None and old["stamp"] == now:
+    if old is not None and now is not None and old["stamp"] == now and old["problem"] is None:
         return row | {name: old[name] for name in measured}
     return row | dict.fromkeys(measured) | _measure(path)
 
@@ -146,32 +153,31 @@ def _describe(entry: VideoEntry, data: Path, known: dict[str, dict[str, Any]]) -
 def _measure(path: Path) -> dict[str, Any]:
     from mdfpipe.video.probe import probe
 
-    if path.exists() and not path.is_file() and not path.is_dir():  # reading a pipe would wait for ever
-        return {"problem": f"{path.name}: expected a file or a folder of frames, found a pipe, socket or device"}
+    found: dict[str, Any] = {}
     try:
+        if path.exists() and not path.is_file() and not path.is_dir():  # reading a pipe would wait for ever
+            return {"problem": f"{path.name}: expected a file or a folder of frames, found a pipe, socket or device"}
         files = sorted(f for f in path.iterdir() if f.is_file()) if path.is_dir() else [path]
         size = sum(f.stat().st_size for f in files)
-        digest = file_sha256(path) if files == [path] else _folder_sha256(files)
+        found = {"sha256": file_sha256(path) if files == [path] else _folder_sha256(files), "bytes": size}
         info = probe(path)
-    except DecodeError as error:
-        return {"bytes": size, "sha256": digest, "problem": one_line(error)}
+    except DataError as error:
+        return found | {"problem": one_line(error)}
     except OSError as error:
-        return {"problem": f"{path}: cannot be read: {error.strerror}"}
-    return {
+        return found | {"problem": one_line(f"{path}: cannot be read: {error.strerror}")}
+    return found | {
         "n_frames": info.frames_declared,
         "fps": info.fps,
         "width": info.width,
         "height": info.height,
         "bit_depth": info.bit_depth,
-        "bytes": size,
-        "sha256": digest,
     }
 
 
 def _folder_sha256(files: list[Path]) -> str:
     digest = hashlib.sha256()
     for file in files:
-        digest.update(f"{file.name}:{file_sha256(file)}\n".encode())
+        digest.update(f"{file.name}:{file_sha256(file)}\n".encode(errors="surrogateescape"))
     return digest.hexdigest()
 
 

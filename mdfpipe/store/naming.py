@@ -14,8 +14,7 @@ from pathlib import Path
 from mdfpipe.errors import DataError, one_line
 
 LONGEST_PATH = 1000  # characters
-_IMAGES = "png jpg jpeg jpe tif tiff bmp webp pgm ppm pnm jp2"
-IMAGE_SUFFIXES = frozenset(f".{name}" for name in _IMAGES.split())
+IMAGE_SUFFIXES = frozenset({".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp"})  # what the decoder of images reads
 
 _DIGITS = re.compile(r"(\d+)")
 
@@ -89,20 +88,55 @@ def inside(root: Path, path: str, what: str) -> Path:
     return found
 
 
-def frame_files(folder: Path, root: Path | None = None) -> list[str]:
-    """The names of a folder's frames in presentation order: its image files, in natural order, hidden ones left out.
+def frame_number(name: str) -> int | None:
+    """The last number in a file's name without its suffix; None where there is none.
 
-    A frame's index is its position in this list. Raises DataError where the folder cannot be listed, and, with
-    `root`, where a frame is a symlink that leads out of it.
+    >>> frame_number("1800v.png"), frame_number("cam2_frame_0012.tiff"), frame_number("cover.jpg")
+    (1800, 12, None)
+    """
+    numbers = re.findall(r"[0-9]+", Path(name).stem)
+    return int(numbers[-1]) if numbers else None
+
+
+def frame_files(folder: Path, root: Path | None = None) -> list[str]:
+    """The names of a folder's frames in presentation order: its image files, hidden ones left out.
+
+    A frame's index is its position in this list: by `frame_number`, or in natural order where no file has a number.
+    Raises DataError where the folder cannot be listed, where the order would be a guess (two files have one number,
+    or only some have one), and, with `root`, where a frame is a symlink that leads out of it.
     """
     try:
         with os.scandir(folder) as entries:
             images = [e for e in entries if Path(e.name).suffix.lower() in IMAGE_SUFFIXES and e.name[0] != "."]
-            names = [e.name for e in images if e.is_file()]
+            names = [e.name for e in images if not e.is_dir()]  # a broken link stays: without it the rest would move up
             links = [Path(e.path) for e in images if root is not None and e.is_symlink()]
     except OSError as error:
         raise DataError(f"{folder}: the folder of frames cannot be listed: {error.strerror}") from None
     for link in links:
         if root is not None:
             inside(root, link.relative_to(root).as_posix(), "frame")
-    return sorted(names, key=natural_key)
+    return _in_order(names, folder)
+
+
+def _in_order(names: list[str], folder: Path) -> list[str]:
+    ordered = sorted(names, key=natural_key)
+    numbered: dict[int, str] = {}
+    bare: list[str] = []
+    for name in ordered:
+        number = frame_number(name)
+        if number is None:
+            bare.append(name)
+        elif number in numbered:
+            pair = " and ".join(one_line(n) for n in (numbered[number], name))
+            raise DataError(
+                f"{folder}: {pair} are both frame number {number} (the last number in the name), so that their order "
+                "would be a guess; rename or move one"
+            )
+        else:
+            numbered[number] = name
+    if bare and numbered:
+        raise DataError(
+            f"{folder}/{one_line(bare[0])}: expected a number in every frame's file name, as {len(numbered)} of "
+            f"{len(ordered)} images of the folder have one; rename it or move it elsewhere"
+        )
+    return bare or [numbered[number] for number in sorted(numbered)]

@@ -6,7 +6,6 @@ folder of numbered images. What a header declares is only what it declares: `pac
 
 from __future__ import annotations
 
-import re
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -17,14 +16,13 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from mdfpipe.errors import DecodeError, one_line
+from mdfpipe.errors import DataError, DecodeError, one_line
+from mdfpipe.store.naming import IMAGE_SUFFIXES, frame_files
 
 if TYPE_CHECKING:
     import av
     from av.container import InputContainer
     from av.video.stream import VideoStream
-
-IMAGE_SUFFIXES = frozenset({".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp"})
 
 # Containers that hold pictures themselves. Playlists (hls, concat, sdp, image patterns) name further files, and text
 # that looks like subtitles is no video: both are refused by their absence here.
@@ -252,42 +250,22 @@ def _riff_end(file: BinaryIO, size: int) -> int:
     return position - 1 if position == size + 1 else position
 
 
-def frame_number(name: str) -> int | None:
-    """The last number in a file's name without its suffix; None where there is none.
-
-    >>> frame_number("1800v.png"), frame_number("cam2_frame_0012.tiff"), frame_number("cover.jpg")
-    (1800, 12, None)
-    """
-    numbers = re.findall(r"[0-9]+", Path(name).stem)
-    return int(numbers[-1]) if numbers else None
-
-
 def numbered_frames(folder: Path) -> list[Path]:
-    """The images of a folder in the order of the last number in their names; a frame's index is its place here.
+    """The images of a folder in the order of `frame_files`; a frame's index is its place here.
 
-    Hidden files and files that are no images are passed over. Raises DecodeError where there is no image, a name has
-    no number, two names have the same one, or a link leads out of the folder.
+    Raises DecodeError where `frame_files` refuses the folder, there is no image, or a link leads out of the folder.
     """
-    numbered: dict[int, Path] = {}
-    home = folder.resolve()
     try:
-        entries = sorted(folder.iterdir())
-    except OSError as error:
-        raise DecodeError(f"{folder}: cannot be listed: {_reason(error)}") from None
-    for path in entries:
-        if path.name.startswith(".") or path.suffix.lower() not in IMAGE_SUFFIXES or path.is_dir():
-            continue
+        paths = [folder / name for name in frame_files(folder)]
+    except DataError as error:
+        raise DecodeError(str(error)) from None
+    if not paths:
+        raise DecodeError(f"{folder}: expected images ({', '.join(sorted(IMAGE_SUFFIXES))}), found none")
+    home = folder.resolve()
+    for path in paths:
         if path.is_symlink() and not path.resolve().is_relative_to(home):
             raise DecodeError(f"{path}: a link that leads out of its folder; copy the image or point at its folder")
-        number = frame_number(path.name)
-        if number is None:
-            raise DecodeError(f"{path}: expected a frame number in the name of every image of the folder")
-        if number in numbered:
-            raise DecodeError(f"{folder}: {numbered[number].name} and {path.name} are both frame {number}")
-        numbered[number] = path
-    if not numbered:
-        raise DecodeError(f"{folder}: expected numbered images ({', '.join(sorted(IMAGE_SUFFIXES))}), found none")
-    return [numbered[n] for n in sorted(numbered)]
+    return paths
 
 
 def page_count(path: Path) -> int:

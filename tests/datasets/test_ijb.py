@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,8 @@ from mdfpipe.config import validate
 from mdfpipe.datasets import Dataset, Listing
 from mdfpipe.errors import ConfigError, DataError
 from mdfpipe.store.tables import FACES
+from mdfpipe.video.decoders import Decoder
+from tests import clips
 
 ASSETS = Path(os.environ.get("MDFPIPE_TEST_ASSETS") or Path(__file__).parents[3] / "shared/assets")
 IJBC = "SUBJECT_ID,FILENAME,SIGHTING_ID,FRAME_NUM,FACE_X,FACE_Y,FACE_WIDTH,FACE_HEIGHT"
@@ -255,12 +258,60 @@ def test_frame_numbers_of_a_folder(root: Root) -> None:
     assert [r[0] for r in boxes(listing)] == [0]  # a file counts from frame_base
     assert kinds(listing) == {"missing_frame_file": 1}
     assert [r[0] for r in boxes(reader(frame_base=1).read(home), "seq")] == [1799, 1800, 1801]
+    frames(home, "seq", ["cam1_1801i.webp"])
+    assert kinds(reader(frame_number="file_number", frame_base=1).read(home)) == {"missing_frame_file": 1}
     frames(home, "seq", ["1800.png"])
     with pytest.raises(DataError, match="are both frame number 1800"):
         reader(frame_number="file_number").read(home)
     frames(home, "seq", ["x.png"])
-    with pytest.raises(DataError, match="expects a number in every frame's file name"):
+    (home / "seq/1800.png").unlink()
+    with pytest.raises(DataError, match=r"x.png: expected a number in every frame's file name"):
         reader(frame_number="file_number").read(home)
+    for frame in (home / "seq").glob("cam*"):
+        frame.unlink()
+    with pytest.raises(DataError, match=r"seq/x.png: frame_number: file_number expects a number"):
+        reader(frame_number="file_number").read(home)
+
+
+def test_reader_and_decoder_agree_on_the_frames_of_a_folder(root: Root) -> None:
+    """Two frames whose number is the last one in the name, and a picture that the decoder does not read."""
+    home = root(
+        faces_csv=ijbc("late,seq/t1_f2.png,1,,1,2,3,4", "early,seq/t2_f1.png,1,,5,6,7,8", "no,seq/a0.webp,1,,1,2,3,4")
+    )
+    clips.write_images(home / "seq", [clips.picture(1), clips.picture(2)], "t{0}.png", [2, 1])
+    (home / "seq/t2.png").rename(home / "seq/t2_f1.png")
+    (home / "seq/t1.png").rename(home / "seq/t1_f2.png")
+    (home / "seq/a0.webp").write_bytes(b"RIFF")
+    listing = reader(frames_in="folder").read(home)
+    assert [(r[0], r[2]) for r in boxes(listing, "seq")] == [(0, "early"), (1, "late")]
+    assert kinds(listing) == {"not_a_frame_image": 1}
+    decoded = Decoder.variant("auto")().read(home / "seq", lambda number: True, 1)
+    assert [clips.number_of(pixels) for pixels, _ in decoded if pixels is not None] == [1, 2]
+    numbered = ijbc("late,seq,1,2,1,2,3,4", "early,seq,1,1,5,6,7,8", "no,seq,1,0,1,2,3,4")
+    (home / "faces.csv").write_text(numbered)
+    listing = reader(frame_number="file_number").read(home)
+    assert [(r[0], r[2]) for r in boxes(listing, "seq")] == [(0, "early"), (1, "late")]
+
+
+@pytest.mark.parametrize("picture", ["x.png", "x.webp", "x.jp2"])
+def test_a_picture_is_no_video(root: Root, picture: str) -> None:
+    home = root(faces_csv=ijbc(f"1,img/{picture},1,0,1,2,3,4", "1,videos/a.mp4,1,0,1,2,3,4"))
+    listing = reader().read(home)
+    assert kinds(listing) == {"still_image": 1}
+    assert [v.video_id for v in listing.videos] == ["videos/a", "videos/b"]
+
+
+def test_a_long_domain_table_is_looked_up(root: Root, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = "".join(f"videos/{n}.mp4,NIR\n" for n in range(3000))
+    home = root(
+        faces_csv=ijbc("1,videos/a.mp4,1,0,1,2,3,4"),
+        domains_csv=f"file,domain\nvideos/a.mp4,VIS\n{rows}videos/[ab]*,SWIR\nvideos/b.mp4,LWIR\n*,MWIR\n",
+    )
+    compiled: list[str] = []
+    translate = fnmatch.translate
+    monkeypatch.setattr(fnmatch, "translate", lambda pattern: compiled.append(pattern) or translate(pattern))
+    assert domains(reader(domain={"table": "domains.csv"}).read(home)) == {"a": "VIS", "b": "SWIR"}
+    assert set(compiled) == {"videos/[ab]*", "*"}  # pathlib may translate one, too
 
 
 # --- domains, sessions, cameras, videos --------------------------------------------------------------------------

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from mdfpipe.datasets import name_videos
-from mdfpipe.errors import DataError
-from mdfpipe.store.naming import file_name, frame_files, inside, natural_key, safe_relative
+from mdfpipe.errors import DataError, DecodeError
+from mdfpipe.store.naming import file_name, frame_files, frame_number, inside, natural_key, safe_relative
+from mdfpipe.video.probe import numbered_frames
 
 HOSTILE = [
     "",
@@ -93,13 +97,70 @@ def test_natural_order() -> None:
     ]
 
 
-def test_frame_files_are_the_images_in_natural_order(tmp_path: Path) -> None:
-    for name in ("f10.PNG", "f2.png", "notes.txt", ".f1.png", "LICENSE"):
+def test_frame_numbers() -> None:
+    assert [frame_number(n) for n in ("1800v.png", "a2_0010.tif", "x.png", "7.mp4")] == [1800, 10, None, 7]
+
+
+def test_frame_files_are_the_images_in_the_order_of_their_numbers(tmp_path: Path) -> None:
+    for name in ("f10.PNG", "f2.png", "notes.txt", ".f1.png", "LICENSE", "f5.webp", "cover.webp"):
         (tmp_path / name).touch()
     (tmp_path / "f3.png").mkdir()
     assert frame_files(tmp_path) == ["f2.png", "f10.PNG"]
     with pytest.raises(DataError, match="cannot be listed"):
         frame_files(tmp_path / "absent")
+    (tmp_path / "a11.tif").touch()
+    (tmp_path / "t9_f1.bmp").touch()
+    assert frame_files(tmp_path) == ["t9_f1.bmp", "f2.png", "f10.PNG", "a11.tif"]
+
+
+def test_a_broken_link_keeps_its_place(tmp_path: Path) -> None:
+    for name in ("1.png", "3.png"):
+        (tmp_path / name).touch()
+    (tmp_path / "2.png").symlink_to(tmp_path / "gone.png")
+    assert frame_files(tmp_path, tmp_path) == ["1.png", "2.png", "3.png"]
+
+
+def test_frames_without_numbers_are_in_natural_order_and_guesses_are_refused(tmp_path: Path) -> None:
+    for name in ("b.png", "a.png", "C.png"):
+        (tmp_path / name).touch()
+    assert frame_files(tmp_path) == ["C.png", "a.png", "b.png"]
+    (tmp_path / "x1.png").touch()
+    with pytest.raises(DataError, match=r"C.png: expected a number in every frame's file name, as 1 of 4"):
+        frame_files(tmp_path)
+    for name in ("a.png", "b.png", "C.png"):
+        (tmp_path / name).unlink()
+    (tmp_path / "y01.jpg").touch()
+    with pytest.raises(DataError, match=r"x1.png and y01.jpg are both frame number 1 "):
+        frame_files(tmp_path)
+
+
+NAMES = st.from_regex(r"[a-c_ ]{0,3}[0-9]{0,2}[a-c_]{0,2}[0-9]{0,2}[a-c]?", fullmatch=True)
+SUFFIXES = st.sampled_from([".png", ".PNG", ".tif", ".jpg", ".bmp", ".webp", ".txt", ""])
+
+
+@given(st.lists(st.tuples(NAMES, SUFFIXES).map("".join).filter(lambda n: n.strip("_ ")), max_size=6, unique=True))
+@settings(deadline=None, max_examples=150)
+def test_the_order_of_the_readers_is_that_of_the_decoder(names: list[str]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        for name in names:
+            (Path(folder) / name).touch()
+        problem, expected = None, []
+        try:
+            expected = frame_files(Path(folder), Path(folder))
+        except DataError as error:
+            problem = str(error)
+        if problem is not None:
+            with pytest.raises(DecodeError) as caught:
+                numbered_frames(Path(folder))
+            assert str(caught.value) == problem
+            return
+        if not expected:
+            with pytest.raises(DecodeError, match="found none"):
+                numbered_frames(Path(folder))
+            return
+        assert [p.name for p in numbered_frames(Path(folder))] == expected
+        numbers = [frame_number(name) for name in expected]
+        assert numbers == [None] * len(numbers) or numbers == sorted(n for n in numbers if n is not None)
 
 
 def test_symlinks_may_not_leave_the_root(tmp_path: Path) -> None:

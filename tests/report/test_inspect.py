@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import pickle
 import struct
 import tarfile
@@ -372,3 +373,17 @@ def test_options_that_do_not_fit_together(demo: Path, tmp_path: Path) -> None:
     with pytest.raises(MdfError, match="expected a Parquet table"):
         inspect_and_write(demo, csv=tmp_path / "a.csv")
     assert not list(tmp_path.iterdir())
+
+
+def test_an_output_never_destroys_what_is_looked_at(tmp_path: Path) -> None:
+    table = tmp_path / "t.parquet"
+    pq.write_table(pa.table({"x": [1]}), table)
+    with pytest.raises(ConfigError, match="would destroy what it looks at"):
+        inspect_and_write(table, csv=table)
+    assert pq.read_table(table).num_rows == 1
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.mp4")
+    with pytest.raises(DataError, match="found a pipe, socket or device"):
+        inspect(tmp_path / "pipe.mp4")

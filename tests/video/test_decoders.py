@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from mdfpipe.errors import DecodeError
-from mdfpipe.video.decoders import Decoder
+from mdfpipe.video import probe
+from mdfpipe.video.decoders import Decoder, images
 from mdfpipe.video.probe import packet_times
 from tests import clips
 
@@ -277,6 +278,67 @@ def test_image_cut_short(tmp_path, suffix):
     pixels, _, error = read("images", folder)
     assert len(pixels) == 1
     assert f"1.{suffix}: frame 1 does not decode" in error
+
+
+PAGES = 60
+
+
+@pytest.fixture
+def pages(tmp_path, monkeypatch):
+    """A TIFF of many pages of one strip each, read 16 at a time, and the calls of imreadmulti: (start, count)."""
+    import cv2
+
+    path = clips.write_tiff(tmp_path / "pages.tiff", [clips.grey16(n) for n in range(PAGES)])
+    calls, imreadmulti = [], cv2.imreadmulti
+
+    def spy(name, start, count, flags):
+        calls.append((start, count))
+        return imreadmulti(name, start=start, count=count, flags=flags)
+
+    monkeypatch.setattr(cv2, "imreadmulti", spy)
+    monkeypatch.setattr(images, "_BLOCK_PAGES", 16)
+    return path, calls
+
+
+@pytest.mark.parametrize("stride", [1, 3, 11, 100])
+def test_pages_are_read_in_blocks(pages, stride):
+    path, calls = pages
+    pixels, _, error = read("images", path, stride=stride)
+    assert error is None
+    assert len(pixels) == PAGES
+    for number, image in enumerate(pixels):
+        if number % stride:
+            assert image is None
+        else:
+            assert np.array_equal(image[..., 0], clips.grey16(number))
+    assert all(count <= 16 for _, count in calls)
+    assert len(calls) == {1: 5, 3: 5, 11: 6, 100: 1}[stride], "one for the first page, which tells how many to read"
+
+
+def test_few_large_pages_are_read_at_once(pages, monkeypatch):
+    path, calls = pages
+    monkeypatch.setattr(images, "_BLOCK_BYTES", 2 * clips.grey16(0).nbytes)
+    assert read("images", path)[2] is None
+    assert {count for _, count in calls} == {1, 2}
+
+
+@pytest.mark.parametrize("bad", [0, 1, 25, PAGES - 1])
+def test_a_damaged_page_costs_no_page_before_it(pages, bad):
+    path, _ = pages
+    data = bytearray(path.read_bytes())
+    with path.open("rb") as file:
+        at = list(probe._directories(file, "<", big=False))[bad]
+    entries = int.from_bytes(data[at : at + 2], "little")
+    tags = {int.from_bytes(data[e : e + 2], "little"): e for e in range(at + 2, at + 2 + 12 * entries, 12)}
+    data[tags[259] + 8] = 99  # compression: there is no such
+    path.write_bytes(data)
+    pixels, _, error = read("images", path)
+    assert f"{path}: frame {bad} does not decode" in error
+    assert len(pixels) == bad
+    assert all(np.array_equal(image[..., 0], clips.grey16(n)) for n, image in enumerate(pixels))
+    if bad == 25:
+        pixels, _, error = read("images", path, stride=2)
+        assert (len(pixels), error) == (PAGES, None), "a damaged page that is not wanted is no matter"
 
 
 def test_image_with_a_flipped_bit(tmp_path):

@@ -1,6 +1,5 @@
 """The detector precomputed: look-up, conventions, fingerprints, and bad files and cells."""
 
-
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq

@@ -9,7 +9,6 @@ import pytest
 
 from mdfpipe.errors import DecodeError
 from mdfpipe.video.probe import (
-    frame_number,
     hidden_packets,
     missing_end,
     numbered_frames,
@@ -118,11 +117,7 @@ def test_names_with_a_colon_are_files(tmp_path, monkeypatch):
     assert probe(Path("http:100%d.mp4")).frames_declared == 3
 
 
-def test_frame_numbers():
-    assert [frame_number(n) for n in ("1800v.png", "a2_0010.tif", "x.png", "7.mp4")] == [1800, 10, None, 7]
-
-
-def test_numbered_frames_in_natural_order(tmp_path):
+def test_numbered_frames_in_the_order_of_their_numbers(tmp_path):
     image = np.zeros((4, 4), np.uint8)
     folder = clips.write_images(tmp_path / "f", [image] * 4, "im{}.png", numbers=[2, 10, 1, 100])
     (folder / ".hidden3.png").write_bytes(b"x")
@@ -137,10 +132,10 @@ def test_folders_that_are_refused(tmp_path):
         numbered_frames(folder)
     cv2.imwrite(str(folder / "1.png"), np.zeros((4, 4), np.uint8))
     (folder / "cover.png").write_bytes(b"x")
-    with pytest.raises(DecodeError, match="expected a frame number"):
+    with pytest.raises(DecodeError, match=r"cover.png: expected a number in every frame's file name"):
         numbered_frames(folder)
     (folder / "cover.png").rename(folder / "01.png")
-    with pytest.raises(DecodeError, match="both frame 1"):
+    with pytest.raises(DecodeError, match=r"01.png and 1.png are both frame number 1 "):
         numbered_frames(folder)
     (folder / "01.png").unlink()
     (tmp_path / "2.png").write_bytes((folder / "1.png").read_bytes())
@@ -150,6 +145,13 @@ def test_folders_that_are_refused(tmp_path):
     (folder / "2.png").unlink()
     (folder / "2.png").symlink_to(folder / "1.png")
     assert len(numbered_frames(folder)) == 2
+    with pytest.raises(DecodeError, match="cannot be listed"):
+        numbered_frames(tmp_path / "absent")
+
+
+def test_one_image_needs_no_number(tmp_path):
+    folder = clips.write_images(tmp_path / "f", [clips.grey16(0)], "radiometric.tiff")
+    assert probe(folder).frames_declared == 1
 
 
 def test_an_edit_list_hides_packets_and_a_sound_file_is_not_short(tmp_path):
