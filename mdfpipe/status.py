@@ -171,4 +171,4 @@ def _timings(run: Run) -> tuple[dict[tuple[str, str], float], dict[tuple[str, st
             active.pop(unit, None)
             if event["event"] == "finished":
                 finished[unit] = event["seconds"]
-    return finished, active
+    return finished, active if run.held() else {}  # what a killed process was at, nobody is at

@@ -242,6 +242,15 @@ class Run:
                     left.unlink(missing_ok=True)
             yield
 
+    def held(self) -> bool:
+        """Whether a living process works in the run folder now."""
+        with contextlib.suppress(OSError), (self.path / ".lock").open() as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except OSError:
+                return True
+        return False
+
     @contextlib.contextmanager
     def _writing(self, place: Path) -> Iterator[None]:
         try:

@@ -212,10 +212,12 @@ def test_the_lock_is_held_by_the_living_only(tmp_path: Path) -> None:
         time.sleep(0.02)
     with pytest.raises(StoreError, match=f"in use by process {process.pid}"), run.lock():
         pass
+    assert run.held()
     (run.path / "label").mkdir()
     (run.path / "label" / ".part-1-x.parquet").write_bytes(b"half")
     process.kill()
     process.join()
+    assert not run.held()
     with run.lock():
         assert not list(run.path.rglob(".part-*"))
 
