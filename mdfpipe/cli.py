@@ -42,6 +42,12 @@ Deadline = Annotated[float, typer.Option(min=1, help="Seconds without progress a
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what is due and why; do nothing.")]
 Strict = Annotated[bool, typer.Option("--strict", help="Stop at the first video that fails.")]
 AllowMissing = Annotated[bool, typer.Option("--allow-missing", help="Make run-level tables without unfinished videos.")]
+DownloadWeights = Annotated[
+    bool, typer.Option("--download-weights", help="Fetch the detector's weights where they are missing (yolov10*.pt).")
+]
+TrustPickle = Annotated[
+    bool, typer.Option("--trust-pickle", help="Open weights that are no mere tensors: runs whatever they say.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document for machines.")]
 
 
@@ -62,7 +68,13 @@ def _stages(first: str | None, last: str | None, study: Path, data: Path, run: P
     from mdfpipe.store.run import Run
 
     resources = Resources(o["workers"], o["device"], o["threads"], o["batch"], o["deadline"])
-    runner = Runner(Pipeline.load(study, o["set_"]), Run(run), data, resources)
+    trust = ["detect.detector.trust_pickle=true"] if o["trust_pickle"] else []
+    pipeline = Pipeline.load(study, [*(o["set_"] or []), *trust])
+    runner = Runner(pipeline, Run(run), data, resources)
+    if trust:
+        sys.stderr.write("mdfpipe: --trust-pickle: if the weights ask for it, whatever they say is run\n")
+    if o["download_weights"] and not o["dry_run"]:
+        pipeline.detect.detector.download(runner.data, lambda line: sys.stderr.write(f"mdfpipe: {line}\n"))
     if o["dry_run"]:
         lines = runner.due(first, last, o["only"])
         _print(json.dumps(lines, indent=1) if o["json_"] else "\n".join(lines) or "nothing is due")
@@ -100,6 +112,8 @@ def run(
     dry_run: DryRun = False,
     strict: Strict = False,
     allow_missing: AllowMissing = False,
+    download_weights: DownloadWeights = False,
+    trust_pickle: TrustPickle = False,
     json_: Json = False,
 ) -> None:
     """Run all that is due, from the videos to the last stage.
@@ -126,6 +140,8 @@ def _add_verb(name: str, first: str, last: str, explanation: str) -> None:
         dry_run: DryRun = False,
         strict: Strict = False,
         allow_missing: AllowMissing = False,
+        download_weights: DownloadWeights = False,
+        trust_pickle: TrustPickle = False,
         json_: Json = False,
     ) -> None:
         _stages(first, last, study, data, run, locals())
@@ -194,6 +210,25 @@ def status(
 
 
 @app.command()
+def export(
+    thing: Annotated[str, typer.Argument(help="A study (.yaml), weights (.pt), or demo.", show_default=False)],
+    out: Annotated[Path, typer.Option(metavar="ONNX", help="The file to write.", show_default=False)],
+    data: Annotated[Path, typer.Option(envvar="MDFPIPE_DATA", help="Where weights are looked for, too.")] = Path(),
+    image_size: Annotated[int, typer.Option(help="Side of the picture on which it is compared.")] = 640,
+    force: Annotated[bool, typer.Option("--force", help="Write over a file that is there.")] = False,
+    trust_pickle: TrustPickle = False,
+) -> None:
+    """Write a detector as one ONNX file, for the detector onnx, and check that it gives the same boxes.
+
+    Example: mdfpipe export yolov10x.pt --out yolov10x.onnx
+    """
+    from mdfpipe.export import export as write_onnx
+
+    done = write_onnx(thing, out, data=data, image_size=image_size, force=force, trust_pickle=trust_pickle)
+    _print("\n".join(done.lines))
+
+
+@app.command()
 def inspect(
     thing: Annotated[
         Path, typer.Argument(help="A run folder, table, manifest, shard, video or weight file.", show_default=False)
@@ -201,6 +236,9 @@ def inspect(
     video: Annotated[str | None, typer.Option(metavar="VIDEO", help="Of a run: the video of --frame.")] = None,
     frame: Annotated[int | None, typer.Option(min=0, help="Of a run: draw this frame into --out.")] = None,
     out: Annotated[Path | None, typer.Option(metavar="PICTURE", help="Where --frame is drawn: .png or .jpg.")] = None,
+    sheet: Annotated[
+        Path | None, typer.Option(metavar="PICTURE", help="Of a run: crops of six subjects, a column for each domain.")
+    ] = None,
     html: Annotated[Path | None, typer.Option(metavar="PAGE", help="Of a run: write one self-contained page.")] = None,
     csv: Annotated[Path | None, typer.Option(metavar="CSV", help="Of a table: write its rows as CSV.")] = None,
     show_people: Annotated[bool, typer.Option("--show-people", help="Do not hide people in pictures.")] = False,
@@ -215,7 +253,15 @@ def inspect(
     from mdfpipe.inspection import inspect_and_write
 
     done = inspect_and_write(
-        thing, video=video, frame=frame, out=out, html=html, csv=csv, show_people=show_people, describe=json_
+        thing,
+        video=video,
+        frame=frame,
+        out=out,
+        sheet=sheet,
+        html=html,
+        csv=csv,
+        show_people=show_people,
+        describe=json_,
     )
     if json_:
         _print(json.dumps(plain(done), indent=1, default=str))
@@ -225,6 +271,33 @@ def inspect(
         from mdfpipe.report.console import show_description
 
         show_description(done.description, console)
+
+
+@app.command()
+def synth(
+    out: Annotated[Path, typer.Argument(help="Folder for the data set.", show_default=False)],
+    preset: Annotated[str, typer.Option(help="How large: tiny, demo, study, bench (long videos).")] = "demo",
+    subjects: Annotated[int | None, typer.Option(help="Subjects of each gallery, instead of the preset's.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Another seed, other people and places.")] = 0,
+    crops: Annotated[
+        int, typer.Option(min=0, help="Also visible crops of so many further subjects, a run folder OUT/crops.")
+    ] = 0,
+    workers: Workers = 2,
+    json_: Json = False,
+) -> None:
+    """Draw a synthetic data set: people in four bands, their faces, and where every body really is.
+
+    Example: mdfpipe synth data/demo --preset demo
+    """
+    from mdfpipe.display import Display, plain, show_synthesis
+    from mdfpipe.synthesis import synthesise
+
+    with Display() as display:
+        done = synthesise(out, preset, seed=seed, subjects=subjects, crops=crops, workers=workers, listen=display)
+    if json_:
+        _print(json.dumps(plain(done), indent=1, default=str))
+    else:
+        show_synthesis(done)
 
 
 @app.command()

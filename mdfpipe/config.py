@@ -105,16 +105,19 @@ class Plugin(Config):
 BY_CONTENT: dict[str, Any] = {"by_content": True}
 """`Field(json_schema_extra=BY_CONTENT)`: a file that enters a fingerprint by its content hash, not by its name."""
 
+NOT_A_RESULT: dict[str, Any] = {"not_a_result": True}
+"""`Field(json_schema_extra=NOT_A_RESULT)`: decides whether something is done at all, never what comes out of it."""
+
 
 def result_settings(config: Config) -> dict[str, Any]:
-    """The settings that decide results, as JSON-like values: all but the names of files that count by content."""
+    """The settings that decide results, as JSON-like values: all but the fields marked BY_CONTENT or NOT_A_RESULT."""
     settings: dict[str, Any] = {"use": config.use} if isinstance(config, Plugin) else {}
     plain = config.model_dump(mode="json")
     for name, field in type(config).model_fields.items():
-        value = getattr(config, name)
+        value, marks = getattr(config, name), field.json_schema_extra
         if isinstance(value, Config):
             settings[name] = result_settings(value)
-        elif not (isinstance(field.json_schema_extra, dict) and field.json_schema_extra.get("by_content")):
+        elif not (isinstance(marks, dict) and (marks.keys() & {"by_content", "not_a_result"})):
             settings[name] = plain[name]
     return settings
 
@@ -219,6 +222,11 @@ def _closest(name: str, known: list[str]) -> str:
 def _weight_folders() -> tuple[Path, ...]:
     extra = os.environ.get("MDFPIPE_WEIGHTS")
     return (Path(extra),) if extra else ()
+
+
+def download_folder(data: Path) -> Path:
+    """Where weights that are fetched on request are put: `$MDFPIPE_WEIGHTS`, else `weights` in the data root."""
+    return next(iter(_weight_folders()), data / "weights")
 
 
 def find_file(name: str, data: Path, what: str) -> Path:

@@ -1,43 +1,50 @@
-"""The demo: draw a small data set, then run its study over it."""
+"""The demo: draw a synthetic data set, run its study over it, and measure both against the truth."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
 
-from mdfpipe.errors import ConfigError
-from mdfpipe.inspection import draw_frame, write_page
+from mdfpipe.baselines import Guard, guard
+from mdfpipe.pictures import draw_frame, draw_sheet, write_page
 from mdfpipe.pipeline import SHIPPED, Listener, Outcome, Pipeline, Runner
 from mdfpipe.stages import Resources
 from mdfpipe.store.run import Run
-from mdfpipe.synth.clip import FRAMES, draw
+from mdfpipe.synthesis import Synthesis, synthesise
+from mdfpipe.truth import Truth, measure
 
-STUDY = SHIPPED / "pipelines" / "demo.yaml"
+PRESET = "demo"
+STUDY = SHIPPED / "pipelines" / "synthetic" / f"{PRESET}.yaml"
+FRAME = ("videos/VIS-500m/G2-crowd01", 4)  # shown with its boxes
 
 
 @dataclass(frozen=True)
 class Demo:
-    """Where the demo lies: its data, its run folder, and what became of the run."""
+    """What the demo made: its data and run folder, what became of the run, how right it is, what to look at.
 
-    data: Path
+    truth, guard: None where the run did not end well.
+    """
+
+    synthesis: Synthesis
     run: Path
     outcome: Outcome
-    pages: list[Path]  # what to look at
+    truth: Truth | None
+    guard: Guard | None
+    pages: list[Path]
 
 
 def demo(folder: Path, resources: Resources, listen: Listener) -> Demo:
-    """Draw the data into `folder`/data unless it is there, and run the demo study in `folder`/run."""
+    """Draw the data into `folder`/data, or what is missing of it, and run the demo study in `folder`/run.
+
+    Raises ConfigError where `folder`/data holds anything else.
+    """
     data, run = folder / "data", folder / "run"
-    begun = data / ".drawn"
-    if data.exists() and any(data.iterdir()) and not begun.exists():
-        raise ConfigError(f"--run {folder}: {data} holds files that the demo did not draw; name a new folder")
-    if not (data / "boxes.csv").exists():  # written last
-        data.mkdir(parents=True, exist_ok=True)
-        begun.touch()
-        draw(data)
-    runner = Runner(Pipeline.load(STUDY), Run(run), data, resources)
-    outcome = runner.execute(listen=listen)
-    page, frame = folder / "demo.html", folder / "frame.png"
-    write_page(run, page, show_people=True)  # they are drawings
-    draw_frame(run, "videos/VIS-500m_b", FRAMES // 2, frame, show_people=True)
-    return Demo(data, run, outcome, [page, frame])
+    synthesis = synthesise(data, PRESET, workers=resources.workers, listen=listen)
+    outcome = Runner(Pipeline.load(STUDY), Run(run), data, resources).execute(listen=listen)
+    if not outcome.complete:
+        return Demo(synthesis, run, outcome, None, None, [])
+    page, sheet, frame = folder / "demo.html", folder / "sheet.png", folder / "frame.png"
+    write_page(run, page, show_people=True)  # they are rendered
+    draw_sheet(run, sheet, show_people=True)
+    draw_frame(run, *FRAME, frame, show_people=True)
+    return Demo(synthesis, run, outcome, measure(Run(run), data), guard(Run(run)), [page, sheet, frame])

@@ -28,6 +28,7 @@ from mdfpipe.status import status as read_status
 
 if TYPE_CHECKING:
     from mdfpipe.demo import Demo
+    from mdfpipe.synthesis import Synthesis
 
 out = Console(highlight=False, soft_wrap=True, emoji=False)  # `:x:` in a name is a name
 err = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
@@ -171,6 +172,20 @@ def show_status(status: Status) -> None:
         out.print(f"[yellow]incomplete[/yellow] {kept['stage']}/{escape(kept['key'])}: {escape(kept['reason'])}")
     for failure in status.failures:
         out.print(f"[red]failed[/red] {failure['stage']}/{escape(failure['key'])}: {escape(failure['reason'])}")
+
+
+def show_synthesis(done: Synthesis) -> None:
+    """What was drawn, and what to do with it."""
+    data = done.dataset
+    out.print(
+        f"{escape(str(data.folder))}: {data.videos} videos ({data.drawn} drawn now), {data.frames} frames, "
+        f"{data.subjects} subjects in two galleries, {data.bodies} bodies, {data.faces} annotated faces"
+    )
+    if done.crops is not None:
+        out.print(
+            f"{escape(str(done.crops))}: {done.crop_count} visible crops of {done.crop_subjects} further subjects"
+        )
+    out.print("Rendered people, not real ones: nothing measured on them says how well real people are recognised.")
 
 
 def show_demo(demo: Demo) -> None:

@@ -7,7 +7,6 @@ behind the same interface would submit `run_unit` for each unit.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import multiprocessing
 import os
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import Any, Protocol, Self
 
 from mdfpipe.errors import ConfigError, MdfError, MissingDependency, StoreError, one_line
+from mdfpipe.processes import die_with_parent
 from mdfpipe.stages import Context, Inputs, Resources, Stage
 from mdfpipe.store.run import Failure, Receipt, cannot_write
 
@@ -261,20 +261,9 @@ def _how_it_ended(exitcode: int | None) -> str:
 
 def _work(connection: Connection, parent: int, resources: Resources) -> None:
     """The life of a worker: units in, events out, until the parent goes."""
-    _die_with(parent)
+    die_with_parent(parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle; it kills its workers
     with contextlib.suppress(EOFError, OSError):
         while True:
             unit: Unit = connection.recv()
             connection.send(run_unit(unit, resources, connection.send))
-
-
-def _die_with(parent: int) -> None:
-    """Have the kernel kill this process when its parent dies, however it dies.
-
-    That is Linux's; elsewhere a worker ends with its unit, when the pipe is found closed.
-    """
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-    if os.getppid() != parent:
-        os._exit(1)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mdfpipe.errors import ConfigError, DataError, MdfError, one_line
-from mdfpipe.pictures import Written, draw_frame, write_page
+from mdfpipe.pictures import Written, draw_frame, draw_sheet, write_page
 from mdfpipe.report.export import to_csv
 from mdfpipe.store.naming import IMAGE_SUFFIXES
 
@@ -43,6 +43,7 @@ def inspect_and_write(
     video: str | None = None,
     frame: int | None = None,
     out: Path | None = None,
+    sheet: Path | None = None,
     html: Path | None = None,
     csv: Path | None = None,
     show_people: bool = False,
@@ -58,17 +59,19 @@ def inspect_and_write(
         raise ConfigError(
             f"inspect: expected --video, --frame and --out together, got no {' and no '.join(absent)}; add it"
         )
-    if (out or html) and not is_run(thing):
-        raise ConfigError(
-            f"inspect {thing}: {'--frame' if out else '--html'} needs a run folder; name one with an index"
-        )
-    for made in (out, html, csv):
+    if (out or sheet or html) and not is_run(thing):
+        option = "--frame" if out else "--sheet" if sheet else "--html"
+        raise ConfigError(f"inspect {thing}: {option} needs a run folder; name one with an index")
+    for made in (out, sheet, html, csv):
         if made is not None:
             _refuse_overwriting(thing, made)
     files, lines = [], []
     if out is not None and video is not None and frame is not None:
         lines += draw_frame(thing, video, frame, out, show_people)
         files.append(str(out))
+    if sheet is not None:
+        lines += draw_sheet(thing, sheet, show_people=show_people)
+        files.append(str(sheet))
     if html is not None:
         written = write_page(thing, html, show_people)
         lines += [*written.notes, f"{written.frames} frames and {written.crops} crops in {written.bytes / 1e6:.1f} MB"]

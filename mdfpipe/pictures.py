@@ -44,11 +44,7 @@ def draw_frame(run: Path, video_id: str, frame: int, out: Path, show_people: boo
     from mdfpipe.report import figures, frames
     from mdfpipe.report.survey import survey
 
-    kind = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}.get(out.suffix.lower())
-    if kind is None:
-        raise ConfigError(
-            f"--out {out}: expected a name that ends in .png, .jpg or .jpeg, got {out.suffix or 'no suffix'}"
-        )
+    kind = _kind(out, "--out")
     found = survey(run)
     video = found.video(video_id)
     _check_frame(run, video, frame)
@@ -118,6 +114,77 @@ def _decoded(data: Path, video: VideoState, wanted: Iterable[int]) -> Iterator[t
             if not left:
                 return
     raise DataError(f"{path}: frame {min(left)} was delivered to detect and is not delivered now; run detect again")
+
+
+# -- the contact sheet
+
+
+def draw_sheet(run: Path, out: Path, subjects: int = 6, each: int = 2, show_people: bool = False) -> list[str]:
+    """Draw a contact sheet into a PNG or JPEG: a row for each of the first subjects, `each` body crops of each domain.
+
+    Gives a line that says what is shown. The crops of one subject and domain are spread over its videos and frames.
+    Raises ConfigError, DataError, StoreError.
+    """
+    import numpy as np
+
+    from mdfpipe.report import figures
+    from mdfpipe.report.samples import spread
+    from mdfpipe.store.run import Run, read_receipt
+    from mdfpipe.store.shards import read_crop
+    from mdfpipe.video.cropping import decode
+
+    kind = _kind(out, "--sheet")
+    rows = Run(run).table(
+        "manifest", "manifest", ["crop_id", "subject_id", "domain", "modality", "video_id", "shard", "offset", "size"]
+    )
+    found: dict[str, dict[str, list[dict[str, Any]]]] = {}
+    for row in rows.to_pylist():
+        if row["modality"] == "body":
+            found.setdefault(row["subject_id"], {}).setdefault(row["domain"], []).append(row)
+    domains = sorted({name for of_subject in found.values() for name in of_subject}, key=_by_wavelength)
+    complete = [s for s in sorted(found) if len(found[s]) == len(domains)] or sorted(found)
+    if not complete:
+        raise DataError(f"{run}: expected crops of bodies, found none in its manifest; `mdfpipe inspect` says why")
+    chosen = complete if len(complete) <= subjects else spread(complete, subjects)
+    width, windows, strips = _CROP_HEIGHT // 3, {}, []
+    for subject in chosen:
+        cells = []
+        for domain in domains:
+            shown = spread(found[subject].get(domain, []), each)
+            for row in shown:
+                image = decode(
+                    read_crop(inside(run, row["shard"], row["crop_id"]), row["offset"], row["size"]), row["crop_id"]
+                )
+                if row["video_id"] not in windows:
+                    receipt = read_receipt(Run(run).part("detect", row["video_id"]))
+                    windows[row["video_id"]] = (receipt.facts if receipt else {}).get("window")
+                picture = figures.scaled_to(figures.to_display(image, windows[row["video_id"]]), width, _CROP_HEIGHT)
+                cells.append(picture if show_people else figures.hidden_crop(picture, figures.BODY_BLOCKS))
+            cells += [np.full((_CROP_HEIGHT, width, 3), 235, np.uint8)] * (each - len(shown))
+            cells.append(np.full((_CROP_HEIGHT, 6, 3), 255, np.uint8))
+        strips += [
+            np.concatenate(cells[:-1], axis=1),
+            np.full((6, sum(c.shape[1] for c in cells[:-1]), 3), 255, np.uint8),
+        ]
+    sheet = np.concatenate(strips[:-1])
+    what = f"{len(chosen)} subjects (rows: {', '.join(chosen)}), {each} body crops of each domain: {', '.join(domains)}"
+    _write(out, figures.encoded(figures.captioned(sheet, " | ".join(domains), []), kind, quality=92))
+    return [what]
+
+
+def _by_wavelength(domain: str) -> tuple[int, str]:
+    from mdfpipe.domains import Band, Domain
+
+    return list(Band).index(Domain.parse(domain).band), domain
+
+
+def _kind(out: Path, option: str) -> str:
+    kind = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}.get(out.suffix.lower())
+    if kind is None:
+        raise ConfigError(
+            f"{option} {out}: expected a name that ends in .png, .jpg or .jpeg, got {out.suffix or 'no suffix'}"
+        )
+    return kind
 
 
 # -- the page

@@ -10,7 +10,7 @@ from mdfpipe.pipeline import Pipeline, Runner
 from mdfpipe.stages import Resources
 from mdfpipe.store.run import Run
 
-DEMO = Path(__file__).parents[1] / "pipelines" / "demo.yaml"
+DEMO = Path(__file__).parent / "drawn" / "study.yaml"
 
 
 class Inline:

@@ -14,7 +14,7 @@ from mdfpipe.stages import Review, index
 from mdfpipe.stages.label import Label
 from mdfpipe.status import status
 from mdfpipe.store.run import Failure, Receipt
-from mdfpipe.synth.clip import draw
+from tests.drawn import draw
 from tests.inline import runner
 
 VIDEOS = ["videos/LWIR-30m_a", "videos/LWIR-30m_b", "videos/VIS-500m_a", "videos/VIS-500m_b"]

@@ -20,14 +20,14 @@ from pathlib import Path
 
 import pytest
 
-from mdfpipe.synth.clip import draw
+from tests.drawn import draw
 
 STAGES = ("index", "detect", "label", "crop", "manifest")
 ROOT = Path(__file__).parents[1]
 
 
 def command(data: Path, run: Path, workers: int, *more: str) -> list[str]:
-    study = ROOT / "pipelines" / "demo.yaml"
+    study = ROOT / "tests" / "drawn" / "study.yaml"
     base = [sys.executable, "-m", "mdfpipe.cli", "run", str(study), "--data", str(data), "--run", str(run)]
     return [*base, "--workers", str(workers), "--threads", "1", *more]
 

@@ -179,3 +179,17 @@ MANIFEST = pa.schema(
         *QUALITY,
     ]
 )
+
+TRUTH = pa.schema(
+    [
+        VIDEO_ID,
+        DOMAIN,
+        FRAME,
+        _column("subject_id", pa.string(), "who it is"),
+        *_box("visible body's"),
+        _column("visible", pa.float32(), "share of the person's pixels that are in the frame and not hidden, 0..1"),
+        _column("face_annotated", pa.bool_(), "whether the face tables hold this person's face in this frame"),
+        _column("crowded", pa.bool_(), "whether the video was drawn as a crowd"),
+    ]
+)
+"""Of synthetic data: where every body really is. No stage reads it."""

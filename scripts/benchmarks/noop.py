@@ -21,7 +21,7 @@ def options(parser: argparse.ArgumentParser) -> None:
 def bench(options: argparse.Namespace, report: Report, folder: Path) -> None:
     data, run = folder / "data", folder / "run"
     many_videos(data, options.videos)
-    call = ["run", ROOT / "pipelines" / "demo.yaml", "--data", data, "--run", run, "--workers", "2", "--threads", "1"]
+    call = ["run", ROOT / "tests" / "drawn" / "study.yaml", "--data", data, "--run", run, "--workers", "2", "--threads", "1"]
     report.add("the first run: every stage of every video, 2 workers", mdfpipe(*call)[0], "s")
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     again = [mdfpipe(*call)[0] for _ in range(options.rounds)]
@@ -42,7 +42,7 @@ def bench(options: argparse.Namespace, report: Report, folder: Path) -> None:
     ran = {stage: tally["ran"] for stage, tally in json.loads(output)["tallies"].items()}
     report.add("the run after one video was added", seconds, "s")
     report.notes += [
-        f"{options.videos} videos of 6 frames (links to four drawn clips), pipelines/demo.yaml, {options.rounds} calls",
+        f"{options.videos} videos of 6 frames (links to four drawn clips), tests/drawn/study.yaml, {options.rounds} calls",
         "one added, --dry-run: " + "; ".join(planned[:6]),
         f"one added, units that ran: {ran}",
     ]
@@ -50,7 +50,7 @@ def bench(options: argparse.Namespace, report: Report, folder: Path) -> None:
 
 def many_videos(data: Path, count: int) -> None:
     """The drawn data set with each video `count` / 4 times, under names of their own."""
-    from mdfpipe.synth.clip import draw
+    from tests.drawn import draw
 
     draw(data, frames=6)
     originals = sorted((data / "videos").iterdir())

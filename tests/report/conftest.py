@@ -9,9 +9,9 @@ import pytest
 
 from mdfpipe.pipeline import Pipeline, Runner
 from mdfpipe.store.run import Run
-from mdfpipe.synth.clip import draw
+from tests.drawn import draw
 
-STUDY = Path(__file__).parents[2] / "pipelines" / "demo.yaml"
+STUDY = Path(__file__).parents[1] / "drawn" / "study.yaml"
 
 
 @pytest.fixture(scope="session")

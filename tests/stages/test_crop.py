@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mdfpipe.store.run import Run
-from mdfpipe.synth.clip import draw
+from tests.drawn import draw
 from mdfpipe.video.decoders import Decoder
 from tests.inline import runner
 

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pytest
 
 from mdfpipe.pipeline import Runner
-from mdfpipe.synth.clip import draw
+from tests.drawn import draw
 from tests.inline import runner
 
 GOLDEN = {

@@ -11,7 +11,7 @@ import pytest
 from mdfpipe.errors import ConfigError
 from mdfpipe.pipeline import Outcome, Pipeline
 from mdfpipe.store.run import Run
-from mdfpipe.synth.clip import draw
+from tests.drawn import draw
 from tests.inline import DEMO, runner
 
 

@@ -18,6 +18,7 @@ from mdfpipe.video.detectors import Detector
 from mdfpipe.video.detectors.onnx import Onnx
 from mdfpipe.video.frames import Boxes, Frames
 
+from . import yolos
 from .networks import frames, plain, says, v10_rows
 
 REPOSITORY = Path(__file__).parents[2]
@@ -36,7 +37,12 @@ def make_precomputed(folder):
     return {"use": "precomputed", "boxes": "a.csv"}
 
 
-EXAMPLES = {"onnx": make_onnx, "precomputed": make_precomputed}
+def make_yolo(folder):
+    yolos.save(folder / "a.pt", yolos.network().half().state_dict())
+    return {"use": "yolo", "weights": "a.pt", "image_size": 64, "min_score": 0.1}
+
+
+EXAMPLES = {"onnx": make_onnx, "precomputed": make_precomputed, "yolo": make_yolo}
 
 
 @pytest.fixture(params=Detector.choices())

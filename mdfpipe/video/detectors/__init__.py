@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from mdfpipe.config import Plugin
+from mdfpipe.errors import ConfigError
 from mdfpipe.video.frames import Boxes, Frames
 
 Detect: TypeAlias = Callable[[Frames], list[Boxes]]
@@ -25,6 +26,13 @@ class Detector(Plugin):
 
         Called before the first video is hashed, which may take hours.
         """
+
+    def download(self, data: Path, say: Callable[[str], None]) -> None:
+        """Fetch the weights where they are missing, since the user asks for it; `say` what, from where, how much.
+
+        Raises ConfigError where that cannot be.
+        """
+        raise ConfigError(f"--download-weights: nobody publishes weights for the detector {self.use}; leave it out")
 
     @abstractmethod
     def identity(self, data: Path, video_id: str) -> dict[str, str]:

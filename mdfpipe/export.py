@@ -1,0 +1,159 @@
+"""Export: a detector's PyTorch weights as one ONNX file, which the detector `onnx` runs without torch and pickle."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mdfpipe.config import validate
+from mdfpipe.errors import ConfigError, StoreError, one_line
+from mdfpipe.pipeline import Pipeline
+from mdfpipe.video.detectors.onnx import Onnx
+from mdfpipe.video.detectors.yolo import Yolo
+from mdfpipe.video.frames import Boxes, Frames
+
+ROWS = 300  # of the exported end-to-end output, as YOLOv10 has it
+SMALLEST = 128  # a square input of 128 has 336 anchors; under ROWS of them the graph's TopK fails
+COMPARED = 50  # boxes of the check
+TOLERANCE = (1.0, 0.01)  # pixels of box and score between torch and the exported file: more is no rounding
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written, and how far its boxes and scores on a test picture are from those of the weights.
+
+    box: pixels; score: 0..1; compared: so many boxes.
+    """
+
+    path: Path
+    compared: int
+    box: float
+    score: float
+
+    @property
+    def lines(self) -> list[str]:
+        """The same in words."""
+        same = f"its {self.compared} best boxes on a test picture are those of the weights: they"
+        if not self.compared:
+            same = "none of its best boxes on a test picture is a person, so nothing was compared: they"
+        return [
+            f"wrote {self.path}: {self.path.stat().st_size} bytes; images (B, 3, H, W) -> output (B, {ROWS}, 6), "
+            f"B, H and W free, H and W multiples of 32 of {SMALLEST} and more",
+            f"{same} differ by at most {self.box:.2g} pixels and {self.score:.2g} in score",
+        ]
+
+
+def export(
+    thing: str,
+    out: Path,
+    *,
+    data: Path = Path(),
+    image_size: int = 640,
+    force: bool = False,
+    trust_pickle: bool = False,
+) -> Exported:
+    """Write the detector of a study (.yaml), or weights (.pt, or "demo"), to the ONNX file `out`.
+
+    image_size: side of the picture that is traced and compared, a multiple of 32; the file takes other sizes as well.
+    The file appears only if it gives the boxes of the weights. The same weights give the same bytes, with the same
+    versions of torch and ultralytics. Raises ConfigError (no such weights, a detector of another kind, `out` is there
+    already) and StoreError (it cannot be written).
+    """
+    detector = _detector(thing, trust_pickle)
+    if image_size < SMALLEST or image_size % 32:
+        raise ConfigError(
+            f"--image-size {image_size}: expected a multiple of 32 from {SMALLEST} on: the exported network gives "
+            f"{ROWS} boxes, and a smaller picture has fewer anchors than that"
+        )
+    if out.suffix.lower() != ".onnx":
+        raise ConfigError(f"--out {out}: expected a name that ends in .onnx")
+    if out.exists() and not force:
+        raise ConfigError(f"--out {out}: is there already; give another name, or write over it with --force")
+    weights = detector.find(data).absolute()
+    scratch = out.absolute().with_name(f".{out.stem}.{os.getpid()}.onnx")
+    try:
+        try:
+            _write(weights, detector, scratch, image_size)
+            compared, box, score = _compare(weights, detector, scratch, image_size)
+            if box > TOLERANCE[0] or score > TOLERANCE[1]:
+                raise ConfigError(
+                    f"{weights}: expected the same boxes from the exported file, they differ by {box:.3g} pixels and "
+                    f"{score:.3g} in score; nothing was written; run these weights with the detector yolo"
+                )
+            scratch.replace(out)
+        finally:
+            scratch.unlink(missing_ok=True)
+    except OSError as error:
+        raise StoreError(f"--out {out}: cannot be written: {error.strerror or one_line(error)}") from None
+    return Exported(out, compared, box, score)
+
+
+def _detector(thing: str, trust_pickle: bool) -> Yolo:
+    if Path(thing).suffix.lower() not in (".yaml", ".yml"):
+        name = thing if thing == "demo" else str(Path(thing).absolute() if Path(thing).exists() else thing)
+        return validate(Yolo, {"weights": name, "trust_pickle": trust_pickle}, "export")
+    detector = Pipeline.load(Path(thing)).detect.detector
+    if not isinstance(detector, Yolo):
+        raise ConfigError(f"{thing}: expected a study whose detector is yolo, got {detector.use}: nothing to export")
+    return detector.model_copy(update={"trust_pickle": trust_pickle or detector.trust_pickle})
+
+
+def _write(weights: Path, detector: Yolo, out: Path, side: int) -> None:
+    """Trace the fused network with its one-to-one head, decoded, into an ONNX file."""
+    import torch
+
+    from mdfpipe.video.detectors import _ultralytics
+
+    network: Any = _ultralytics.load(weights, detector.model, trust_pickle=detector.trust_pickle)
+    head = network.model[-1]
+    head.end2end = True  # before fuse(), which deletes the head that is not chosen
+    network.fuse(verbose=False)
+    head.export, head.dynamic, head.format, head.max_det = True, True, "onnx", ROWS
+    with warnings.catch_warnings(), torch.inference_mode():
+        warnings.simplefilter("ignore")  # the exporter by tracing is to go one day; the other needs onnxscript
+        torch.onnx.export(
+            network,
+            (torch.zeros(2, 3, side, side),),
+            str(out),
+            opset_version=17,
+            input_names=["images"],
+            output_names=["output"],
+            dynamic_axes={"images": {0: "batch", 2: "height", 3: "width"}, "output": {0: "batch"}},
+            dynamo=False,
+        )
+
+
+def _compare(weights: Path, detector: Yolo, made: Path, side: int) -> tuple[int, float, float]:
+    """(compared boxes, greatest difference of their edges in pixels, and of their scores) on a drawn picture."""
+    y, x = np.mgrid[0:side, 0:side] / side
+    picture = np.stack([x, y, (x * 5 + y * 3) % 1.0], axis=2) * 200
+    for left, height in ((0.2, 0.5), (0.6, 0.7)):  # two upright shapes
+        rows, columns = (
+            slice(int(0.2 * side), int((0.2 + height) * side)),
+            slice(int(left * side), int((left + 0.2) * side)),
+        )
+        picture[rows, columns] = (40, 60, 90 + 100 * left)
+    frames = Frames(np.stack([picture, picture[:, ::-1]]).astype(np.uint8), np.arange(2), np.zeros(2))
+    common = {"min_score": 0.0, "person_class": detector.person_class, "image_size": side}
+    ours = Yolo(
+        weights=str(weights), model=detector.model, trust_pickle=detector.trust_pickle, max_detections=10**6, **common
+    )
+    theirs = Onnx(weights=str(made), max_detections=COMPARED, **common)
+    found, expected = (d.open(made.parent, "export", device="cpu", threads=2)(frames) for d in (theirs, ours))
+    differences = np.concatenate([_differences(f, e) for f, e in zip(found, expected, strict=True)])
+    box, score = differences.max(axis=0, initial=0.0)
+    return len(differences), float(box), float(score)
+
+
+def _differences(found: Boxes, expected: Boxes) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """(n, 2): how far each found box is from the expected one that is closest to it, in pixels and in score."""
+    pixels = np.abs(found.xyxy[:, None] - expected.xyxy[None]).max(axis=2)
+    scores = np.abs(found.score[:, None] - expected.score[None])
+    closest = (pixels + 100 * scores).argmin(axis=1)
+    each = np.arange(len(found))
+    return np.stack([pixels[each, closest], scores[each, closest]], axis=1)

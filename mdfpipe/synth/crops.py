@@ -1,0 +1,174 @@
+"""Visible-light crops of people who stand in no gallery: to pre-train on, as on a large visible-only data set.
+
+    OUT/crops/crop/<block>.parquet, <block>.body.tar   SUBJECTS_A_BLOCK subjects each
+    OUT/crops/manifest/manifest.parquet                every crop: domain VIS-500m, split train
+
+`OUT/crops` is a run folder as any other, without videos. The box is not the person's exact extent: a detector has
+habits, so each clip has a scale, an aspect and an offset of its own, and each frame a little more of each.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from mdfpipe.errors import ConfigError
+from mdfpipe.processes import die_with_parent
+from mdfpipe.store.run import Receipt, Run
+from mdfpipe.store.shards import ShardWriter
+from mdfpipe.store.tables import MANIFEST
+from mdfpipe.synth.people import draw_subject
+from mdfpipe.synth.presets import DOMAINS, seed_of
+
+SUBJECTS_A_BLOCK = 50
+CLIPS, FRAMES = 4, 3  # of each subject
+FIRST_SUBJECT = 300_000  # no gallery counts so far
+VERSION = 1
+SCENE = (360, 260)  # height, width: one person and the ground around
+
+Cut: TypeAlias = Callable[[NDArray[Any], NDArray[np.float32]], tuple[bytes, float, float]]
+"""A frame (H, W, 3) uint8 and a box (4,) xyxy to (JPEG of the 384x128 crop, sharpness, contrast)."""
+
+
+def write_crops(
+    out: Path,
+    subjects: int,
+    *,
+    cut: Cut,
+    seed: int = 0,
+    workers: int = 1,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> int:
+    """Write CLIPS x FRAMES crops of each of `subjects` people into the run folder `out`; gives the number of crops.
+
+    cut: a function of a module (it goes to other processes). Raises ConfigError, StoreError.
+    """
+    if subjects < 2:
+        raise ConfigError(f"--crops {subjects}: expected at least 2 subjects")
+    run = Run(out)
+    blocks = range(0, subjects, SUBJECTS_A_BLOCK)
+    wanted = {start: _receipt(start, min(SUBJECTS_A_BLOCK, subjects - start), seed) for start in blocks}
+    with run.lock():
+        missing = [r for r in wanted.values() if not _made(run, r)]
+        done = len(wanted) - len(missing)
+        progress(done * SUBJECTS_A_BLOCK, subjects)
+        initial = (os.getpid(),)
+        with ProcessPoolExecutor(workers, get_context("spawn"), initializer=die_with_parent, initargs=initial) as pool:
+            jobs = [pool.submit(_block, out, receipt, cut) for receipt in missing]
+            try:
+                for job in as_completed(jobs):
+                    job.result()
+                    done += 1
+                    progress(min(done * SUBJECTS_A_BLOCK, subjects), subjects)
+            finally:
+                pool.shutdown(cancel_futures=True)
+        rows = pa.concat_tables([run.table("crop", receipt.key) for receipt in wanted.values()])
+        upstream = {receipt.key: receipt.fingerprint for receipt in wanted.values()}
+        whole = Receipt("manifest", VERSION, "manifest", {"subjects": subjects, "seed": seed}, upstream)
+        if missing or not _made(run, whole):
+            run.commit(whole, rows, {})
+    return int(rows.num_rows)
+
+
+def _receipt(start: int, count: int, seed: int) -> Receipt:
+    settings = {"first": FIRST_SUBJECT + start, "subjects": count, "seed": seed, "clips": CLIPS, "frames": FRAMES}
+    return Receipt("crop", VERSION, f"block-{start // SUBJECTS_A_BLOCK:04d}", settings, {})
+
+
+def _made(run: Run, receipt: Receipt) -> bool:
+    found = run.receipt(receipt.stage, receipt.key)
+    return found is not None and found.fingerprint == receipt.fingerprint and run.files_in_place(found) is None
+
+
+def _block(out: Path, receipt: Receipt, cut: Cut) -> None:
+    """Draw and commit the crops of one block of subjects."""
+    import cv2
+
+    cv2.setNumThreads(1)
+    run, settings = Run(out), receipt.settings
+    shard = f"crop/{receipt.key}.body.tar"
+    scratch = run.scratch("crop", f"{receipt.key}.body.tar")
+    rows: list[dict[str, Any]] = []
+    with ShardWriter(scratch) as writer:
+        for number in range(settings["first"], settings["first"] + settings["subjects"]):
+            for row, data in _crops_of(str(number), settings["seed"], cut):
+                offset, size = writer.add(row["crop_id"], "jpg", data)
+                rows.append({**row, "shard": shard, "offset": offset, "size": size})
+    run.commit(receipt, _table(rows), {shard: scratch})
+
+
+def _crops_of(subject_id: str, seed: int, cut: Cut) -> Sequence[tuple[dict[str, Any], bytes]]:
+    from mdfpipe.synth.scene import Clip
+
+    subject = draw_subject(seed, subject_id)
+    found = []
+    for clip_number in range(CLIPS):
+        video_id = f"crops/{subject_id}-{chr(97 + clip_number)}"
+        own = seed_of(seed, video_id)
+        clip = Clip([subject], DOMAINS[0], FRAMES, fps=1.0, size=SCENE, seed=own)
+        generator = np.random.default_rng([*own, 0])
+        habit = _habit(generator)
+        for frame in range(FRAMES):
+            picture, seen = clip.frame(frame)
+            if not seen or seen[0].visible < 0.4:
+                continue
+            box = _as_detected(np.array(seen[0].box, np.float32), habit, generator)
+            data, sharpness, contrast = cut(picture, box)
+            found.append((_row(subject_id, video_id, frame, box, sharpness, contrast), data))
+    return found
+
+
+def _habit(generator: np.random.Generator) -> NDArray[np.float64]:
+    """How a detector errs in one clip: (scale, aspect, x, y)."""
+    return np.array(
+        [generator.uniform(1.0, 1.14), np.exp(generator.uniform(-0.08, 0.08)), *generator.uniform(-0.03, 0.03, 2)]
+    )
+
+
+def _as_detected(
+    box: NDArray[np.float32], habit: NDArray[np.float64], generator: np.random.Generator
+) -> NDArray[np.float32]:
+    """The box that a detector with this habit would give for a true box, (4,) xyxy."""
+    scale, aspect, x, y = habit * [generator.uniform(0.97, 1.03), 1, 1, 1] + [0, 0, *generator.normal(0, 0.01, 2)]
+    centre, extent = (box[:2] + box[2:]) / 2, box[2:] - box[:2]
+    centre = centre + extent * np.array([x, y])
+    half = extent * scale * np.array([np.sqrt(aspect), 1 / np.sqrt(aspect)]) / 2
+    return np.concatenate([centre - half, centre + half]).astype(np.float32)
+
+
+def _row(
+    subject_id: str, video_id: str, frame: int, box: NDArray[np.float32], sharpness: float, contrast: float
+) -> dict[str, Any]:
+    return {
+        "crop_id": f"{video_id}/{frame:06d}/00",
+        "subject_id": subject_id,
+        "domain": str(DOMAINS[0]),
+        "band": DOMAINS[0].band.value,
+        "modality": "body",
+        "video_id": video_id,
+        "frame": frame,
+        **dict(zip(("x1", "y1", "x2", "y2"), box.tolist(), strict=True)),
+        "split": "train",
+        "role": "none",
+        "codec": "jpeg",
+        "sharpness": sharpness,
+        "contrast": contrast,
+        "box_height_px": float(box[3] - box[1]),
+    }
+
+
+def _table(rows: list[dict[str, Any]]) -> pa.Table:
+    columns = []
+    for field in MANIFEST:
+        plain = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
+        values = pa.array([row.get(field.name) for row in rows], plain)
+        columns.append(values.dictionary_encode().cast(field.type) if plain != field.type else values)
+    return pa.table(columns, schema=MANIFEST)

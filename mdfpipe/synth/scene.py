@@ -1,0 +1,286 @@
+"""A clip: people who walk before one camera, to and fro, crossing and hiding each other; and who is seen where.
+
+Lengths are shares of the frame's height until they become pixels, and depth is in body heights, so that the
+same clip can be drawn at any resolution. What a clip fixes (place, light, optics, occluders, paths) comes from
+its own generator, what a frame adds (noise, wobble) from the frame's: a frame can be drawn alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from mdfpipe.domains import Domain
+from mdfpipe.synth.background import background, occluder
+from mdfpipe.synth.bands import Optics, paint, sense
+from mdfpipe.synth.figure import SUPERSAMPLING, Figure, Pose, draw
+from mdfpipe.synth.people import Subject
+
+Array: TypeAlias = NDArray[np.float32]
+Size: TypeAlias = tuple[int, int]  # height, width
+Box: TypeAlias = tuple[float, float, float, float]  # x1, y1, x2, y2
+
+SPEED = 0.8  # body heights a second: 1.4 m/s
+STRIDES = 0.9  # gait cycles a second
+TURNING = 4.0  # radians a second
+FOCAL = 8.5  # a body at 17 body heights (30 m) fills half the frame's height
+FACE_SEEN = 0.7  # share of a face's pixels that must be seen for an annotator to box it
+NEAR_RANGE_M = 100.0  # beyond, a walker's size does not change as he comes
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One person in one frame: what the truth table and, where `face` is given, the face table say.
+
+    box: extent of the visible part; face: the whole face. Both in pixels of the delivered frame, max exclusive.
+    visible: share of the person's pixels that are in the frame and not hidden. yaw_degrees: 0 faces the camera.
+    """
+
+    subject_id: str
+    box: Box
+    visible: float
+    face: Box | None
+    yaw_degrees: float
+
+
+@dataclass(frozen=True, eq=False)
+class _Walk:
+    """The path of one person. foot: (n, 2) x, y; height: (n,): shares of the frame's height. yaw, phase: (n,) rad."""
+
+    subject: Subject
+    foot: Array
+    height: Array
+    yaw: Array
+    phase: Array
+
+
+@dataclass(frozen=True, eq=False)
+class _Thing:
+    """Something that stands still and hides: its pixels, its left top corner, and the ground line it stands on."""
+
+    pixels: Array
+    x: int
+    y: int
+    ground: float
+
+
+class Clip:
+    """`frames` pictures of `subjects` in one domain.
+
+    size: (height, width) of the scene in pixels; thermal sensors deliver half of it. crowded: closer together.
+    seed: a sequence of integers, the clip's own.
+    """
+
+    def __init__(
+        self,
+        subjects: Sequence[Subject],
+        domain: Domain,
+        frames: int,
+        *,
+        fps: float,
+        size: Size,
+        seed: Sequence[int],
+        crowded: bool = False,
+    ) -> None:
+        self.domain, self.size, self.seed = domain, size, list(seed)
+        generator = np.random.default_rng(self.seed)
+        self.optics = Optics.draw(domain.band, generator)
+        self.background = background(domain.band, size, generator)
+        self.walks = _walks(subjects, domain, frames, fps, size[1] / size[0], crowded, generator)
+        self.things = _things(domain, size, self.walks, generator)
+
+    def frame(self, number: int) -> tuple[NDArray[Any], list[Seen]]:
+        """The picture of one frame, and who is seen in it.
+
+        (H, W, 3) uint8 RGB in VIS; else (h, w) float32 before quantisation (`bands.to_8bit`, `bands.to_16bit`).
+        """
+        scene, owner = self.background.copy(), np.zeros(self.size, np.int16)
+        things = sorted(self.things, key=lambda t: t.ground)
+        whole: list[tuple[int, _Walk, Figure, tuple[int, int], NDArray[np.bool_]]] = []
+        order = sorted(range(len(self.walks)), key=lambda i: float(self.walks[i].foot[number, 1]))
+        for i in order:
+            walk = self.walks[i]
+            ground = float(walk.foot[number, 1])
+            while things and things[0].ground < ground:
+                self._stand(scene, owner, things.pop(0))
+            pose = Pose(float(walk.yaw[number]), float(walk.phase[number]))
+            figure = draw(walk.subject, pose, float(walk.height[number]) * self.size[0])
+            pixels, alpha = paint(figure, walk.subject, self.optics)
+            x, y = (walk.foot[number] * self.size[0] - np.array(figure.foot) / SUPERSAMPLING).round().astype(int)
+            if not self.domain.band.is_thermal:
+                _shadow(scene, walk.foot[number] * self.size[0], float(walk.height[number]) * self.size[0])
+            solid = alpha > 0.5
+            inside, cut = _overlap(self.size, solid.shape, int(x), int(y))
+            if inside is not None:
+                weight = alpha[cut][..., None]
+                scene[inside] += weight * (pixels[cut] - scene[inside])
+                owner[inside][solid[cut]] = i + 1
+            whole.append((i, walk, figure, (int(x), int(y)), solid))
+        for thing in things:
+            self._stand(scene, owner, thing)
+        picture = sense(scene, self.optics, np.random.default_rng([*self.seed, number + 1]))
+        scale = picture.shape[0] / self.size[0]
+        seen = [_seen(owner == i + 1, solid, at, figure, walk, number, scale) for i, walk, figure, at, solid in whole]
+        return picture, [s for s in seen if s is not None]
+
+    def _stand(self, scene: Array, owner: NDArray[np.int16], thing: _Thing) -> None:
+        inside, cut = _overlap(self.size, thing.pixels.shape[:2], thing.x, thing.y)
+        if inside is not None:
+            scene[inside] = thing.pixels[cut]
+            owner[inside] = -1
+
+
+def _overlap(size: Size, part: tuple[int, ...], x: int, y: int) -> tuple[Any, Any]:
+    """Slices of the frame and of a part placed at (x, y) that coincide; (None, None) where it is outside."""
+    x1, y1, x2, y2 = max(x, 0), max(y, 0), min(x + part[1], size[1]), min(y + part[0], size[0])
+    if x1 >= x2 or y1 >= y2:
+        return None, None
+    return np.s_[y1:y2, x1:x2], np.s_[y1 - y : y2 - y, x1 - x : x2 - x]
+
+
+def _shadow(scene: Array, foot: Array, height: float) -> None:
+    """Darken the ground where a person stands."""
+    x, y = int(foot[0]), int(foot[1])
+    rx, ry = max(int(0.16 * height), 2), max(int(0.028 * height), 1)
+    inside, cut = _overlap((scene.shape[0], scene.shape[1]), (4 * ry + 1, 2 * rx + 1), x - rx, y - 2 * ry)
+    if inside is None:
+        return
+    soft = np.zeros((4 * ry + 1, 2 * rx + 1), np.float32)
+    cv2.ellipse(soft, (rx, 2 * ry), (max(rx * 2 // 3, 1), ry), 0, 0, 360, 0.4, -1)
+    soft = cv2.GaussianBlur(soft, (0, 0), max(ry * 0.6, 0.6))
+    scene[inside] *= 1 - soft[cut][..., None]
+
+
+def _seen(
+    own: NDArray[np.bool_],
+    solid: NDArray[np.bool_],
+    at: tuple[int, int],
+    figure: Figure,
+    walk: _Walk,
+    number: int,
+    scale: float,
+) -> Seen | None:
+    """What of a person is seen. own: mask (H, W) of his pixels in the frame; solid: of all of them, placed at `at`."""
+    columns, rows = np.flatnonzero(own.any(axis=0)), np.flatnonzero(own.any(axis=1))
+    if not columns.size:
+        return None
+    box = (columns[0] * scale, rows[0] * scale, (columns[-1] + 1) * scale, (rows[-1] + 1) * scale)
+    visible = float(np.count_nonzero(own) / max(np.count_nonzero(solid), 1))
+    face: Box | None = None
+    if figure.face is not None:
+        x1, y1, x2, y2 = (v / SUPERSAMPLING + at[k % 2] for k, v in enumerate(figure.face))
+        inside, cut = _overlap((own.shape[0], own.shape[1]), solid.shape, *at)
+        if x1 >= 0 and y1 >= 0 and x2 <= own.shape[1] and y2 <= own.shape[0]:
+            part = np.s_[int(y1) : int(np.ceil(y2)), int(x1) : int(np.ceil(x2))]
+            full = np.zeros_like(own)
+            full[inside] = solid[cut]
+            if np.count_nonzero(own[part]) >= FACE_SEEN * max(np.count_nonzero(full[part]), 1):
+                face = (x1 * scale, y1 * scale, x2 * scale, y2 * scale)
+    yaw = float(np.degrees((walk.yaw[number] + np.pi) % (2 * np.pi) - np.pi))
+    return Seen(walk.subject.subject_id, box, visible, face, yaw)
+
+
+# --- paths ---------------------------------------------------------------------------------------------------------
+
+
+def _walks(
+    subjects: Sequence[Subject],
+    domain: Domain,
+    frames: int,
+    fps: float,
+    width: float,
+    crowded: bool,
+    generator: np.random.Generator,
+) -> list[_Walk]:
+    """A path for each subject. At mid-clip they stand side by side, closer than a body's width where crowded."""
+    places = (np.arange(len(subjects)) + 0.5) / len(subjects) * (width - 0.3) + 0.15
+    places += generator.uniform(-0.5, 0.5, len(subjects)) * (width - 0.3) / len(subjects)
+    zoom = generator.uniform(0.50, 0.66)
+    return [
+        _walk(subject, domain, frames, fps, width, float(x), zoom * (0.8 if crowded else 1.0), generator)
+        for subject, x in zip(subjects, generator.permutation(places), strict=True)
+    ]
+
+
+def _walk(
+    subject: Subject,
+    domain: Domain,
+    frames: int,
+    fps: float,
+    width: float,
+    middle: float,
+    zoom: float,
+    generator: np.random.Generator,
+) -> _Walk:
+    """A walker who turns back near the camera, far from it, and at the frame's edges.
+
+    middle: where in the width he is at mid-clip; zoom: the usual height of a body. Both in frame heights.
+    """
+    far = (domain.range_m or 0.0) > NEAR_RANGE_M
+    drift = generator.normal(0, np.radians(22))
+    heading = drift + (np.pi if generator.random() < 0.2 else 0.0)
+    turns_at = int(generator.uniform(-0.2, 0.3) * frames) if generator.random() < 0.15 else frames  # from mid-clip on
+    speed, tempo = SPEED * generator.uniform(0.8, 1.2), STRIDES * generator.uniform(0.9, 1.1)
+    start = generator.uniform(0, 2 * np.pi)
+    size = zoom * (generator.uniform(0.88, 1.05) if far else generator.uniform(0.75, 1.15))
+    nearest, farthest = (zoom * 1.15, zoom * 0.8) if far else (0.74, 0.36)
+    ground = 0.93 - generator.uniform(0, 0.16) if far else 0.0
+    depth = FOCAL / size
+    lateral = (middle - width / 2) / size
+    sway = np.cumsum(generator.normal(0, np.radians(3.5), frames))
+
+    def simulate(steps: int, sign: float, yaw: float, heading: float) -> list[tuple[float, float, float, float]]:
+        """(x, ground, height, yaw) at each step from mid-clip on, forwards or backwards in time."""
+        z, x, path = depth, lateral, []
+        for step in range(steps):
+            height = size * (1 + 0.02 * (depth - z)) if far else FOCAL / max(z, 1.0)
+            floor = ground + 0.03 * (depth - z) * size if far else 0.12 + 1.06 * height
+            place = width / 2 + x * (size if far else height)
+            path.append((place, floor, height, yaw))
+            coming, right = np.cos(heading) * sign > 0, np.sin(heading) * sign > 0
+            near, distant = height > nearest or floor > 0.98, height < farthest or floor < 0.5
+            if (near and coming) or (distant and not coming):
+                heading = np.pi - heading
+            if (place > width - 0.08 and right) or (place < 0.08 and not right):
+                heading = -heading
+            if sign > 0 and step == max(turns_at, 0):
+                heading += np.pi
+            yaw += float(np.clip((heading - yaw + np.pi) % (2 * np.pi) - np.pi, -TURNING / fps, TURNING / fps))
+            z -= sign * speed / fps * np.cos(yaw)
+            x += sign * speed / fps * np.sin(yaw)
+        return path
+
+    half = frames // 2
+    before, after = simulate(half + 1, -1.0, heading, heading), simulate(frames - half, 1.0, heading, heading)
+    path = np.array([*before[:0:-1], *after], np.float32)
+    phase = start + 2 * np.pi * tempo / fps * np.arange(frames)
+    return _Walk(
+        subject, path[:, :2], path[:, 2], (path[:, 3] + sway - sway[half]).astype(np.float32), phase.astype(np.float32)
+    )
+
+
+def _things(domain: Domain, size: Size, walks: list[_Walk], generator: np.random.Generator) -> list[_Thing]:
+    """Posts among the people, and now and then a low wall or hedge before them."""
+    height, width = size
+    things = []
+    body = float(np.median([walk.height for walk in walks])) * height
+    lowest = float(max(walk.foot[:, 1].max() for walk in walks))
+    for _ in range(int(generator.choice(3, p=[0.55, 0.3, 0.15]))):
+        w, h = int(body * generator.uniform(0.03, 0.09)), int(body * generator.uniform(0.7, 1.5))
+        ground = float(generator.uniform(0.6, 1.0) * lowest)
+        x = int(generator.uniform(0.05, 0.95) * width)
+        pixels = occluder(domain.band, "post", (max(h, 4), max(w, 2)), generator)
+        things.append(_Thing(pixels, x, int(ground * height) - h, ground))
+    if generator.random() < 0.3:
+        top = int(lowest * height - body * generator.uniform(0.05, 0.25))
+        w = int(width * generator.uniform(0.4, 1.0))
+        x = int(generator.uniform(-0.2, 1.0) * (width - w))
+        if 0 < top < height - 2:
+            pixels = occluder(domain.band, "wall", (height - top, w), generator)
+            things.append(_Thing(pixels, x, top, 2.0))
+    return things

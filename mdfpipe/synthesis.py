@@ -1,0 +1,80 @@
+"""`mdfpipe synth`: write a synthetic data set, and crops to pre-train on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mdfpipe.execution import Event
+from mdfpipe.stages.crop import Crop
+from mdfpipe.synth.crops import write_crops
+from mdfpipe.synth.write import Written, write_dataset
+from mdfpipe.video import cropping
+
+
+@dataclass(frozen=True)
+class Synthesis:
+    """What was written: the data set, and the run folder with crops (None where none were asked for)."""
+
+    dataset: Written
+    crops: Path | None = None
+    crop_subjects: int = 0
+    crop_count: int = 0
+
+
+def synthesise(
+    out: Path,
+    preset: str,
+    *,
+    seed: int = 0,
+    subjects: int | None = None,
+    crops: int = 0,
+    workers: int = 1,
+    listen: Callable[[Event], None] = lambda event: None,
+) -> Synthesis:
+    """The data set `preset` in `out`, and in `out`/crops visible crops of `crops` further subjects.
+
+    Raises ConfigError, StoreError.
+    """
+    written = write_dataset(
+        out, preset, seed=seed, subjects=subjects, workers=workers, progress=_teller("frames", listen)
+    )
+    if not crops:
+        return Synthesis(written)
+    folder = out / "crops"
+    count = write_crops(
+        folder, crops, cut=cut_out, seed=seed, workers=workers, progress=_teller("crop subjects", listen)
+    )
+    return Synthesis(written, folder, crops, count)
+
+
+def _teller(what: str, listen: Callable[[Event], None]) -> Callable[[int, int], None]:
+    """Progress as events; the first call says where it starts."""
+    began: float | None = None
+
+    def tell(done: int, total: int) -> None:
+        nonlocal began
+        if began is None:
+            began = time.monotonic()
+            listen(Event("stage", "synth", "", total=1))
+            listen(Event("started", "synth", what))
+        listen(Event("progress", "synth", what, done, total))
+        if done == total:
+            listen(Event("finished", "synth", what, rows=total, seconds=time.monotonic() - began))
+
+    return tell
+
+
+def cut_out(frame: NDArray[Any], box: NDArray[np.float32]) -> tuple[bytes, float, float]:
+    """The crop stage's way to cut a body out of a frame: (JPEG, sharpness, contrast)."""
+    usual = Crop()
+    whole = cropping.pixel_box(box, frame.shape[1], frame.shape[0])
+    assert whole is not None
+    crop = cropping.resize(cropping.cut(frame, whole), usual.body_width_px, usual.body_height_px)
+    return (cropping.encode(crop)[0], *cropping.quality(crop, cropping.Window()))

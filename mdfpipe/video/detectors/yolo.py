@@ -1,0 +1,250 @@
+"""Persons by YOLOv10 under torch: the NMS-free, one-to-one head, fused, in batches of rectangular inputs.
+
+    weights -> network -> DFL distributions (B, 64, A), class logits (B, C, A) -> boxes of the person class
+
+A, the number of anchors, is the number of cells of the grids of stride 8, 16 and 32. Sources: Wang et al. 2024,
+"YOLOv10: Real-Time End-to-End Object Detection"; ultralytics 8.4.190, `nn/modules/head.py` (v10Detect, DFL,
+`dist2bbox`), whose network runs here and whose head is read before it decodes.
+**Differs:** ultralytics takes the 300 best of all classes, and then the persons among them; here every person above
+the score counts, and only those are decoded. In bfloat16 the boxes are decoded in float32: a step of a
+bfloat16 number is 2 pixels at the right edge of a 640-pixel input.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from mdfpipe.config import BY_CONTENT, NOT_A_RESULT, download_folder, find_file
+from mdfpipe.errors import ConfigError, DataError, MissingDependency, one_line
+from mdfpipe.store.hashing import file_sha256
+from mdfpipe.video.detectors import Detect, Detector
+from mdfpipe.video.frames import Boxes, Frames
+from mdfpipe.video.letterbox import STRIDE, Inputs, Letterbox, fitting_input
+from mdfpipe.video.nms import ranking
+
+PUBLISHED = tuple(f"yolov10{variant}.pt" for variant in "nsmblx")  # by ultralytics, on GitHub
+DEMO = Path(__file__).parents[2] / "weights" / "yolov10n-synthetic.pt"
+
+
+class Yolo(Detector):
+    """Person boxes by YOLOv10 from a PyTorch file (.pt): a checkpoint of ultralytics, or a state_dict.
+
+    The boxes of a frame come best score first, in pixels of the frame, not clipped to it.
+    """
+
+    weights: str = Field(
+        "yolov10x.pt",
+        json_schema_extra=BY_CONTENT,
+        description="the .pt file, which counts by its content; demo: a small network trained on drawn people only",
+    )
+    model: Literal["auto", "n", "s", "m", "b", "l", "x"] = Field(
+        "auto",
+        json_schema_extra=NOT_A_RESULT,  # only one of them fits
+        description="which YOLOv10 the weights are of; auto: from the checkpoint, or from the shapes of its tensors",
+    )
+    min_score: float = Field(0.25, ge=0, le=1, description="boxes below are dropped")
+    person_class: int = Field(0, ge=0, description="number of the class that is a person (COCO: 0)")
+    max_detections: int = Field(300, ge=1, description="at most so many boxes a frame, the best ones")
+    image_size: int = Field(
+        640, ge=STRIDE, multiple_of=STRIDE, description="the frame's longer side becomes so many pixels"
+    )
+    precision: Literal["fp32", "bf16"] = Field(
+        "fp32", description="bf16: about twice as fast on a processor that has it, boxes move a little"
+    )
+    trust_pickle: bool = Field(
+        False,
+        json_schema_extra=NOT_A_RESULT,
+        description="open weights that need more than tensors and YOLO's own classes: runs whatever the file says",
+    )
+
+    def check(self, data: Path) -> None:
+        """Raise ConfigError where the weights are missing."""
+        self.find(data)
+
+    def identity(self, data: Path, video_id: str) -> dict[str, str]:
+        """The hash of the weights. Raises ConfigError where they are missing."""
+        return {"weights": file_sha256(self.find(data))}
+
+    def find(self, data: Path) -> Path:
+        """The weight file. Raises ConfigError that says where it is looked for and how to get it."""
+        if self.weights == "demo":
+            if not DEMO.is_file():
+                raise ConfigError(f"weights 'demo': {DEMO} is not there; install mdfpipe again")
+            return DEMO
+        fetched = download_folder(data) / self.weights
+        try:
+            return find_file(self.weights, data, "weights")
+        except ConfigError as error:
+            if fetched.is_file():
+                return fetched
+            if self.weights in PUBLISHED:
+                raise ConfigError(f"{error}, or let --download-weights fetch it into {fetched.parent}") from None
+            raise
+
+    def download(self, data: Path, say: Callable[[str], None]) -> None:
+        """Fetch the weights where they are missing. Raises ConfigError where nobody publishes that name."""
+        try:
+            self.find(data)
+        except ConfigError as error:
+            if self.weights not in PUBLISHED:
+                raise ConfigError(f"{error}. --download-weights knows {', '.join(PUBLISHED)} only") from None
+            _quarantine().fetch(self.weights, download_folder(data), say)
+
+    def open(self, data: Path, video_id: str, *, device: str, threads: int) -> Detect:
+        """The network as a function. Raises ConfigError: no such file, no YOLOv10, unsafe to open, no such device."""
+        path = self.find(data).absolute()
+        network = _network(path, file_sha256(path), self.model, self.precision, self.trust_pickle, device)
+        if self.person_class >= network.classes:
+            raise ConfigError(
+                f"detector.person_class: {path} has {network.classes} classes, numbered from 0, got {self.person_class}"
+            )
+        import torch
+
+        torch.set_num_threads(threads)
+        return _Persons(self, network)
+
+
+# --- the network -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class _Network:
+    """A fused network whose head answers with {"boxes": (B, 4 * bins, A), "scores": (B, C, A), "feats": its inputs}."""
+
+    path: Path
+    module: Any
+    strides: list[int]
+    classes: int
+    bins: int
+    device: str
+    dtype: Any
+    grids: dict[tuple[Any, ...], tuple[NDArray[np.float64], NDArray[np.float64]]] = field(default_factory=dict)
+
+    def persons(
+        self, images: NDArray[np.float32], person: int, min_score: float
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.float32]]:
+        """Every person of a batch (B, 3, H, W), RGB in 0..1: which image (K,), xyxy in its pixels (K, 4), score (K,).
+
+        Raises ConfigError for a network that gives no numbers, DataError where it cannot run (out of memory, say).
+        """
+        import torch
+
+        # The few anchors that may pass are decoded here in float64: torch's float32 functions differ in the last
+        # bit with a number's place in its array, so that a frame's place in its batch would show.
+        least = math.log(min_score / (1 - min_score)) if 0 < min_score < 1 else -math.inf
+        with torch.inference_mode():
+            batch = torch.from_numpy(images).to(self.device, self.dtype, memory_format=torch.channels_last)
+            try:
+                raw = self.module(batch)
+            except RuntimeError as error:
+                raise DataError(
+                    f"{self.path}: the network does not run on an input of {images.shape}: {one_line(error, 160)}; "
+                    "try a smaller --batch or image_size"
+                ) from None
+            logit = raw["scores"][:, person].float()  # (B, A)
+            image, anchor = (~(logit < least - 0.01)).nonzero(as_tuple=True)  # not: NaN as well
+            found = torch.cat([logit[image, anchor][:, None], raw["boxes"][image, :, anchor].float()], 1)
+            number, cell, values = image.cpu().numpy(), anchor.cpu().numpy(), found.cpu().numpy().astype(np.float64)
+        if not np.isfinite(values).all():
+            raise ConfigError(f"{self.path}: expected scores and boxes, got NaN or infinity; get the weights again")
+        score = (1 / (1 + np.exp(-values[:, 0]))).astype(np.float32)
+        bins = values[:, 1:].reshape(-1, 4, self.bins)
+        weight = np.exp(bins - bins.max(axis=2, keepdims=True))
+        side = (weight * np.arange(self.bins)).sum(axis=2) / weight.sum(axis=2)  # left, top, right, bottom, in cells
+        centre, stride = (table[cell] for table in self._grid(raw["feats"]))
+        xyxy = np.concatenate([centre - side[:, :2], centre + side[:, 2:]], axis=1) * stride
+        keep = score >= min_score
+        return number[keep], xyxy[keep].astype(np.float32), score[keep]
+
+    def _grid(self, features: list[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """The centre (A, 2), in cells, and the stride (A, 1) of each anchor, by level, row and column."""
+        sizes = tuple((int(f.shape[2]), int(f.shape[3])) for f in features)
+        if sizes not in self.grids:
+            centres, strides = [], []
+            for (rows, columns), stride in zip(sizes, self.strides, strict=True):
+                row, column = np.indices((rows, columns)).reshape(2, -1)
+                centres.append(np.stack([column, row], axis=1) + 0.5)
+                strides.append(np.full((rows * columns, 1), float(stride)))
+            self.grids[sizes] = np.concatenate(centres), np.concatenate(strides)
+        return self.grids[sizes]
+
+
+@cache
+def _network(path: Path, sha256: str, model: str, precision: str, trust_pickle: bool, device: str) -> _Network:
+    """Load a network once a process; its hash is in the key so that a replaced file is loaded again."""
+    quarantine = _quarantine()
+    import torch
+
+    _check(device)
+    module = quarantine.one_to_one(quarantine.load(path, model, trust_pickle=trust_pickle))
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    head = module.model[-1]
+    strides = [int(stride) for stride in head.stride]
+    module = module.to(device, dtype, memory_format=torch.channels_last)
+    return _Network(path, module, strides, int(head.nc), int(head.reg_max), device, dtype)
+
+
+def _quarantine() -> Any:
+    try:
+        from mdfpipe.video.detectors import _ultralytics
+    except ImportError as error:
+        raise MissingDependency(str(error.name or "torch"), "the detector yolo") from None
+    return _ultralytics
+
+
+def _check(device: str) -> None:
+    """Raise ConfigError for a device that is not there."""
+    import torch
+
+    name, _, number = device.partition(":")
+    if name not in ("cpu", "cuda") or not (number or "0").isdecimal() or (name == "cpu" and number):
+        raise ConfigError(f"device {device!r:.40}: the detector yolo runs on cpu, cuda or cuda:N")
+    if name == "cuda":
+        if int(number or 0) >= torch.cuda.device_count():
+            raise ConfigError(
+                f"device {device}: torch {torch.__version__} sees {torch.cuda.device_count()} such devices; check the "
+                "driver, or ask for --device cpu"
+            )
+        torch.backends.cudnn.allow_tf32 = False  # fp32 means fp32, as on a CPU
+
+
+# --- frames in, boxes out --------------------------------------------------------------------------------------------
+
+
+class _Persons:
+    """The function that `Yolo.open` gives. Its buffers are made for a frame size and used again."""
+
+    def __init__(self, detector: Yolo, network: _Network) -> None:
+        self.detector, self.network = detector, network
+        self.inputs: Inputs | None = None
+
+    def __call__(self, frames: Frames) -> list[Boxes]:
+        detector = self.detector
+        pixels: NDArray[Any] = frames.pixels
+        if pixels.dtype != np.uint8:
+            raise ValueError(f"expected uint8 RGB frames, got {pixels.dtype} {pixels.shape}")
+        if not len(frames):
+            return []
+        size = (pixels.shape[1], pixels.shape[2])
+        if self.inputs is None or self.inputs.letterbox.frame != size:
+            letterbox = Letterbox.fit(size, fitting_input(size, detector.image_size), centred=True)
+            self.inputs = Inputs(letterbox, np.float32, bgr=False, unit=True)
+        # A batch of one differs from others in the last bits: it is run as two.
+        images = self.inputs.of(pixels, max(2, len(frames)))
+        image, xyxy, score = self.network.persons(images, detector.person_class, detector.min_score)
+        xyxy = self.inputs.letterbox.to_frame(xyxy)
+        boxes = []
+        for number in range(len(frames)):
+            mine = np.flatnonzero(image == number)
+            best = mine[ranking(xyxy[mine], score[mine])][: detector.max_detections]
+            boxes.append(Boxes(xyxy[best], score[best]))
+        return boxes

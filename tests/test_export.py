@@ -1,0 +1,82 @@
+"""mdfpipe export: the ONNX file gives the boxes of the weights, by the one-to-one head."""
+
+import numpy as np
+import pytest
+
+from mdfpipe.errors import ConfigError
+from mdfpipe.export import export
+from mdfpipe.video.detectors.onnx import Onnx
+
+from .runs import call
+from .video import yolos
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("export")
+    network = yolos.network()
+    yolos.save(folder / "a.pt", network.state_dict())
+    return folder, network, export(str(folder / "a.pt"), folder / "a.onnx", image_size=128)
+
+
+def test_the_file_gives_the_boxes_of_the_one_to_one_head(made):
+    folder, network, done = made
+    assert done.compared == 100
+    assert done.box < 0.1
+    assert done.score < 1e-3
+    for size in ((128, 192), (192, 256)):  # other sizes than the traced one, other batches
+        given = yolos.patches(3, size)
+        answers = yolos.by_hand(network, yolos.as_input(given))
+        least = yolos.threshold(answers)
+        detector = Onnx(weights="a.onnx", min_score=least, image_size=max(size))
+        found = detector.open(folder, "v", device="cpu", threads=1)(given)
+        for boxes, (xyxy, score) in zip(found, answers, strict=True):
+            order = np.argsort(-score)[: (score >= least).sum()]
+            np.testing.assert_allclose(boxes.xyxy, xyxy[order], atol=0.1)
+            np.testing.assert_allclose(boxes.score, score[order], atol=1e-4)
+
+
+def test_the_same_bytes_again(made):
+    folder, _, _ = made
+    export(str(folder / "a.pt"), folder / "b.onnx", image_size=128)
+    assert (folder / "a.onnx").read_bytes() == (folder / "b.onnx").read_bytes()
+    assert not list(folder.glob(".*"))
+
+
+def test_a_file_that_is_there_is_kept(made):
+    folder, _, _ = made
+    (folder / "mine.onnx").write_bytes(b"mine")
+    with pytest.raises(ConfigError, match=r"mine\.onnx: is there already; .*--force"):
+        export(str(folder / "a.pt"), folder / "mine.onnx", image_size=128)
+    assert (folder / "mine.onnx").read_bytes() == b"mine"
+    export(str(folder / "a.pt"), folder / "mine.onnx", image_size=128, force=True)
+    assert (folder / "mine.onnx").read_bytes() != b"mine"
+
+
+@pytest.mark.parametrize(
+    ("size", "says"), [(96, "300 boxes, and a smaller picture has fewer"), (200, "multiple of 32")]
+)
+def test_a_size_that_does_not_do(made, size, says):
+    folder, _, _ = made
+    with pytest.raises(ConfigError, match=says):
+        export(str(folder / "a.pt"), folder / "c.onnx", image_size=size)
+
+
+def test_what_cannot_be_exported(made, tmp_path):
+    folder, _, _ = made
+    with pytest.raises(ConfigError, match=r"ends in \.onnx"):
+        export(str(folder / "a.pt"), folder / "c.pt")
+    with pytest.raises(ConfigError, match="expected a study whose detector is yolo, got onnx"):
+        export("pipelines/real-walk.yaml", folder / "c.onnx")
+    with pytest.raises(ConfigError, match=r"weights 'nowhere\.pt' not found"):
+        export("nowhere.pt", folder / "c.onnx")
+    said = call("export", folder / "a.pt", "--out", tmp_path / "none" / "c.onnx", "--image-size", "128")
+    assert "cannot be written" in said.line()
+
+
+def test_the_command(made, tmp_path):
+    folder, _, _ = made
+    said = call("export", folder / "a.pt", "--out", tmp_path / "c.onnx", "--image-size", "128")
+    assert said.code == 0, said.err
+    assert said.out.startswith(f"wrote {tmp_path / 'c.onnx'}: ")
+    assert "its 100 best boxes on a test picture are those of the weights" in said.out

@@ -1,0 +1,138 @@
+"""The detector yolo reaches for no network and leaves nothing in the user's home, though ultralytics would do both."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mdfpipe.store.run import Run
+
+from ..runs import DataSet
+from . import yolos
+
+TRAP = """
+import os, socket
+
+def caught(*given, **_):
+    with open(os.environ["TRAP"], "a") as file:
+        file.write(f"{given}\\n")
+    raise OSError("a test forbids the network")
+
+for name in ("getaddrinfo", "gethostbyname", "gethostbyname_ex", "gethostbyaddr", "create_connection"):
+    setattr(socket, name, caught)
+
+class Socket(socket.socket):
+    def connect(self, address):
+        return caught(address) if self.family != socket.AF_UNIX else super().connect(address)
+
+    def connect_ex(self, address):
+        return caught(address) if self.family != socket.AF_UNIX else super().connect_ex(address)
+
+    def sendto(self, *given):
+        return caught(*given)
+
+socket.socket = Socket
+"""
+
+
+class Cage:
+    """An empty home, an empty folder for temporary files, and a list of everything that asked for the network."""
+
+    def __init__(self, folder: Path) -> None:
+        self.home, self.temporary, self.asked = folder / "home", folder / "tmp", folder / "asked.txt"
+        for place in (self.home, self.temporary, folder / "trap"):
+            place.mkdir(parents=True)
+        (folder / "trap" / "sitecustomize.py").write_text(TRAP)
+        kept = {k: v for k, v in os.environ.items() if not k.startswith(("YOLO", "ULTRALYTICS", "XDG", "PYTEST"))}
+        self.environment = kept | {
+            "HOME": str(self.home),
+            "TMPDIR": str(self.temporary),
+            "PYTHONPATH": str(folder / "trap"),
+            "TRAP": str(self.asked),
+        }
+
+    def run(self, *command: object, apart: bool = False) -> subprocess.CompletedProcess[str]:
+        """Run python with these arguments; apart: in a network of its own, which leads nowhere."""
+        words = [*(["unshare", "-rn"] if apart else []), sys.executable, *map(str, command)]
+        return subprocess.run(words, env=self.environment, capture_output=True, text=True, timeout=240, check=False)
+
+    @property
+    def left(self) -> list[str]:
+        """What lies in the home and among the temporary files."""
+        return sorted(str(p.relative_to(self.home.parent)) for f in (self.home, self.temporary) for p in f.rglob("*"))
+
+
+def test_the_cage_catches_what_ultralytics_does_by_itself(tmp_path):
+    cage = Cage(tmp_path)
+    done = cage.run("-c", "import ultralytics")
+    assert done.returncode == 0, done.stderr
+    assert "one.one.one.one" in cage.asked.read_text()
+    assert any("settings.json" in name for name in cage.left)
+
+
+@pytest.mark.parametrize("form", ["state_dict", "checkpoint"])
+@pytest.mark.parametrize("apart", [True, False])
+def test_detection_asks_for_no_network_and_leaves_the_home_empty(tmp_path, form, apart):
+    if apart and subprocess.run(["unshare", "-rn", "true"], capture_output=True, check=False).returncode:
+        pytest.skip("NOT TESTED: this machine does not permit `unshare -rn`, an empty network for the command")
+    data = DataSet(tmp_path / "data")
+    data.good("one.mkv")
+    network = yolos.network().half()
+    yolos.save(data.root / "a.pt", network.state_dict() if form == "state_dict" else {"model": network})
+    detector = {"use": "yolo", "weights": "a.pt", "image_size": 96, "min_score": 0.05}
+    study = data.write(detect={"detector": detector})
+    cage, folder = Cage(tmp_path / "cage"), tmp_path / "run"
+    command = ("-m", "mdfpipe.cli", "detect", study, "--data", data.root, "--run", folder, "--threads", "1")
+    done = cage.run(*command, apart=apart)
+    assert done.returncode == 0, done.stderr
+    assert Run(folder).table("detect", "videos/one").num_rows > 0
+    assert not cage.asked.exists(), cage.asked.read_text()
+    assert cage.left == []
+
+
+def test_missing_weights_are_no_download(tmp_path):
+    data = DataSet(tmp_path / "data")
+    data.good("one.mkv")
+    study = data.write(detect={"detector": {"use": "yolo", "weights": "yolov10n.pt"}})
+    cage = Cage(tmp_path / "cage")
+    done = cage.run("-m", "mdfpipe.cli", "detect", study, "--data", data.root, "--run", tmp_path / "run")
+    assert done.returncode == 2
+    assert "'yolov10n.pt' not found" in done.stderr
+    assert "--download-weights" in done.stderr
+    assert not cage.asked.exists()
+    assert cage.left == []
+    done = cage.run(
+        *("-m", "mdfpipe.cli", "detect", study, "--data", data.root, "--run", tmp_path / "run", "--download-weights")
+    )
+    assert done.returncode == 2
+    assert "fetching yolov10n.pt from https://github.com/ultralytics/assets" in done.stderr
+    assert "yolov10n.pt could not be fetched: " in done.stderr.splitlines()[-1]
+    assert "github.com" in cage.asked.read_text()  # only now
+
+
+def test_the_process_is_as_it_was(tmp_path):
+    """What ultralytics changes for the whole process when it is imported is put back."""
+    code = """
+import os, warnings, cv2, numpy as np, torch
+from PIL import Image
+cv2.setNumThreads(3)
+os.environ.pop("OMP_NUM_THREADS", None)
+before = dict(os.environ), np.get_printoptions(), str(torch.rand(3, 3) * 0), torch.save, Image.open, warnings.filters[:]
+from mdfpipe.video.detectors import _ultralytics
+_ultralytics._library()
+after = dict(os.environ), np.get_printoptions(), str(torch.rand(3, 3) * 0), torch.save, Image.open, warnings.filters[:]
+assert after[0].items() - before[0].items() == _ultralytics.QUIET.items(), after[0].items() - before[0].items()
+assert before[1:] == after[1:]
+assert cv2.getNumThreads() == 3
+from ultralytics import settings
+from ultralytics.utils import ONLINE
+assert not settings["sync"] and not ONLINE
+settings.update(runs_dir="x")
+"""
+    cage = Cage(tmp_path)
+    done = cage.run("-c", code)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout + done.stderr == ""
+    assert cage.left == []
