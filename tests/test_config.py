@@ -117,3 +117,11 @@ def test_several_mistakes_are_all_named() -> None:
     assert str(caught.value).startswith("here: ")
     for field in ("name", "dataset", "detect.detector", "detect.stride"):
         assert f"{field}: " in str(caught.value)
+
+
+def test_what_decides_no_result_is_not_part_of_the_result_settings(tmp_path: Path) -> None:
+    one = Pipeline.load(study(tmp_path), ["detect.detector={use: yolo}"])
+    two = Pipeline.load(study(tmp_path), ["detect.detector={use: yolo, trust_pickle: true}"])
+    assert one.detect != two.detect
+    assert result_settings(one.detect) == result_settings(two.detect)
+    assert "trust_pickle" not in result_settings(one.detect)["detector"]

@@ -30,6 +30,7 @@ STRIDES = 0.9  # gait cycles a second
 TURNING = 4.0  # radians a second
 FOCAL = 8.5  # a body at 17 body heights (30 m) fills half the frame's height
 FACE_SEEN = 0.7  # share of a face's pixels that must be seen for an annotator to box it
+ROLL_DEGREES = 3.5  # standard deviation of a camera's tilt about its axis, from clip to clip
 NEAR_RANGE_M = 100.0  # beyond, a walker's size does not change as he comes
 
 
@@ -93,6 +94,8 @@ class Clip:
         self.background = background(domain.band, size, generator)
         self.walks = _walks(subjects, domain, frames, fps, size[1] / size[0], crowded, generator)
         self.things = _things(domain, size, self.walks, generator)
+        roll = float(np.clip(generator.normal(0, ROLL_DEGREES), -2 * ROLL_DEGREES, 2 * ROLL_DEGREES))
+        self.roll = cv2.getRotationMatrix2D((size[1] / 2, size[0] / 2), roll, 1.0)
 
     def frame(self, number: int) -> tuple[NDArray[Any], list[Seen]]:
         """The picture of one frame, and who is seen in it.
@@ -123,10 +126,47 @@ class Clip:
             whole.append((i, walk, figure, (int(x), int(y)), solid))
         for thing in things:
             self._stand(scene, owner, thing)
-        picture = sense(scene, self.optics, np.random.default_rng([*self.seed, number + 1]))
+        rolled = cv2.warpAffine(scene, self.roll, self.size[::-1], borderMode=cv2.BORDER_REFLECT)
+        picture = sense(rolled.reshape(scene.shape), self.optics, np.random.default_rng([*self.seed, number + 1]))
         scale = picture.shape[0] / self.size[0]
-        seen = [_seen(owner == i + 1, solid, at, figure, walk, number, scale) for i, walk, figure, at, solid in whole]
-        return picture, [s for s in seen if s is not None]
+        seen = []
+        for i, walk, figure, at, solid in whole:
+            own = owner == i + 1
+            box = self._extent(own)
+            if box is not None:
+                face = self._face(figure, own, solid, at)
+                visible = float(np.count_nonzero(own) / np.count_nonzero(solid))
+                yaw = float(np.degrees((walk.yaw[number] + np.pi) % (2 * np.pi) - np.pi))
+                shown = tuple(v * scale for v in face) if face else None
+                seen.append(Seen(walk.subject.subject_id, tuple(v * scale for v in box), visible, shown, yaw))
+        return picture, seen
+
+    def _extent(self, own: NDArray[np.bool_]) -> Box | None:
+        """The box around a person's pixels once the camera is tilted; None where none is left."""
+        rolled = cv2.warpAffine(own.astype(np.uint8), self.roll, self.size[::-1], flags=cv2.INTER_NEAREST)
+        x, y, width, height = cv2.boundingRect(rolled)
+        return (float(x), float(y), float(x + width), float(y + height)) if width and height else None
+
+    def _face(
+        self, figure: Figure, own: NDArray[np.bool_], solid: NDArray[np.bool_], at: tuple[int, int]
+    ) -> Box | None:
+        """The box of the face, tilted with the camera: where it is turned here, in the frame, and not hidden.
+
+        own: mask (H, W) of the person's pixels that are seen; solid: of all of them, placed at `at`.
+        """
+        if figure.face is None:
+            return None
+        x1, y1, x2, y2 = (v / SUPERSAMPLING + at[k % 2] for k, v in enumerate(figure.face))
+        inside, cut = _overlap(self.size, solid.shape, *at)
+        full = np.zeros_like(own)
+        full[inside] = solid[cut]
+        part = np.s_[max(int(y1), 0) : int(np.ceil(y2)), max(int(x1), 0) : int(np.ceil(x2))]
+        if np.count_nonzero(own[part]) < FACE_SEEN * max(np.count_nonzero(full[part]), 1):
+            return None
+        x, y = self.roll @ [(x1 + x2) / 2, (y1 + y2) / 2, 1.0]
+        half = ((x2 - x1) / 2, (y2 - y1) / 2)
+        box = (x - half[0], y - half[1], x + half[0], y + half[1])
+        return box if min(box) >= 0 and box[2] <= self.size[1] and box[3] <= self.size[0] else None
 
     def _stand(self, scene: Array, owner: NDArray[np.int16], thing: _Thing) -> None:
         inside, cut = _overlap(self.size, thing.pixels.shape[:2], thing.x, thing.y)
@@ -154,35 +194,6 @@ def _shadow(scene: Array, foot: Array, height: float) -> None:
     cv2.ellipse(soft, (rx, 2 * ry), (max(rx * 2 // 3, 1), ry), 0, 0, 360, 0.4, -1)
     soft = cv2.GaussianBlur(soft, (0, 0), max(ry * 0.6, 0.6))
     scene[inside] *= 1 - soft[cut][..., None]
-
-
-def _seen(
-    own: NDArray[np.bool_],
-    solid: NDArray[np.bool_],
-    at: tuple[int, int],
-    figure: Figure,
-    walk: _Walk,
-    number: int,
-    scale: float,
-) -> Seen | None:
-    """What of a person is seen. own: mask (H, W) of his pixels in the frame; solid: of all of them, placed at `at`."""
-    columns, rows = np.flatnonzero(own.any(axis=0)), np.flatnonzero(own.any(axis=1))
-    if not columns.size:
-        return None
-    box = (columns[0] * scale, rows[0] * scale, (columns[-1] + 1) * scale, (rows[-1] + 1) * scale)
-    visible = float(np.count_nonzero(own) / max(np.count_nonzero(solid), 1))
-    face: Box | None = None
-    if figure.face is not None:
-        x1, y1, x2, y2 = (v / SUPERSAMPLING + at[k % 2] for k, v in enumerate(figure.face))
-        inside, cut = _overlap((own.shape[0], own.shape[1]), solid.shape, *at)
-        if x1 >= 0 and y1 >= 0 and x2 <= own.shape[1] and y2 <= own.shape[0]:
-            part = np.s_[int(y1) : int(np.ceil(y2)), int(x1) : int(np.ceil(x2))]
-            full = np.zeros_like(own)
-            full[inside] = solid[cut]
-            if np.count_nonzero(own[part]) >= FACE_SEEN * max(np.count_nonzero(full[part]), 1):
-                face = (x1 * scale, y1 * scale, x2 * scale, y2 * scale)
-    yaw = float(np.degrees((walk.yaw[number] + np.pi) % (2 * np.pi) - np.pi))
-    return Seen(walk.subject.subject_id, box, visible, face, yaw)
 
 
 # --- paths ---------------------------------------------------------------------------------------------------------
@@ -222,7 +233,7 @@ def _walk(
     middle: where in the width he is at mid-clip; zoom: the usual height of a body. Both in frame heights.
     """
     far = (domain.range_m or 0.0) > NEAR_RANGE_M
-    drift = generator.normal(0, np.radians(22))
+    drift = generator.normal(0, np.radians(28))
     heading = drift + (np.pi if generator.random() < 0.2 else 0.0)
     turns_at = int(generator.uniform(-0.2, 0.3) * frames) if generator.random() < 0.15 else frames  # from mid-clip on
     speed, tempo = SPEED * generator.uniform(0.8, 1.2), STRIDES * generator.uniform(0.9, 1.1)
@@ -276,8 +287,8 @@ def _things(domain: Domain, size: Size, walks: list[_Walk], generator: np.random
         x = int(generator.uniform(0.05, 0.95) * width)
         pixels = occluder(domain.band, "post", (max(h, 4), max(w, 2)), generator)
         things.append(_Thing(pixels, x, int(ground * height) - h, ground))
-    if generator.random() < 0.3:
-        top = int(lowest * height - body * generator.uniform(0.05, 0.25))
+    if generator.random() < 0.45:
+        top = int(lowest * height - body * generator.uniform(0.05, 0.4))
         w = int(width * generator.uniform(0.4, 1.0))
         x = int(generator.uniform(-0.2, 1.0) * (width - w))
         if 0 < top < height - 2:

@@ -11,7 +11,7 @@ from mdfpipe.config import result_settings, validate
 from mdfpipe.errors import ConfigError, DataError, MissingDependency
 from mdfpipe.video.detectors import Detector, _ultralytics
 from mdfpipe.video.detectors import yolo as yolo_file
-from mdfpipe.video.detectors.yolo import PUBLISHED, Yolo
+from mdfpipe.video.detectors.yolo import Yolo
 from mdfpipe.video.frames import Frames
 
 from . import yolos
@@ -376,41 +376,3 @@ def test_missing_weights_say_where_to_put_them_and_how_to_fetch_them(tmp_path, m
         Yolo(weights="mine.pt").download(tmp_path, print)
     with pytest.raises(ConfigError, match="install mdfpipe again"):
         Yolo(weights="demo").check(tmp_path)
-
-
-@pytest.fixture
-def downloads(monkeypatch):
-    """ultralytics' downloader, which would reach for the network, replaced; gives the paths that were asked for."""
-    module, asked = _ultralytics._library("ultralytics.utils.downloads"), []
-
-    def fetched(url, file, min_bytes, **_):
-        asked.append((url, str(file)))
-        torch.save(yolos.network().state_dict(), file)
-
-    monkeypatch.setattr(module, "safe_download", fetched)
-    assert set(PUBLISHED) == {name for name in module.GITHUB_ASSETS_NAMES if name.startswith("yolov10")}
-    return asked
-
-
-def test_weights_are_fetched_when_asked_for(tmp_path, downloads, monkeypatch):
-    said = []
-    Yolo(weights="yolov10n.pt").download(tmp_path, said.append)
-    place = tmp_path / "weights" / "yolov10n.pt"
-    url = "https://github.com/ultralytics/assets/releases/download/v8.4.0/yolov10n.pt"
-    assert downloads == [(url, str(place))]
-    assert said[0] == f"fetching yolov10n.pt from {url}"
-    assert said[1].startswith(f"fetched {place}: {place.stat().st_size} bytes, sha256 ")
-    assert Yolo(weights="yolov10n.pt").find(tmp_path) == place
-    Yolo(weights="yolov10n.pt").download(tmp_path, said.append)
-    assert len(downloads) == 1  # it is there
-
-
-def test_a_download_that_fails(tmp_path, downloads, monkeypatch):
-    def refuse(*_, **__):
-        raise ConnectionError("no\nnetwork")
-
-    monkeypatch.setattr(_ultralytics._library("ultralytics.utils.downloads"), "safe_download", refuse)
-    with pytest.raises(
-        ConfigError, match=r"yolov10n\.pt could not be fetched: no network; get it by hand and put it at"
-    ):
-        Yolo(weights="yolov10n.pt").download(tmp_path, print)

@@ -6,10 +6,14 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
+from mdfpipe.errors import ConfigError
 from mdfpipe.store.run import Run
+from mdfpipe.video.detectors import _ultralytics
+from mdfpipe.video.detectors.yolo import PUBLISHED, Yolo
+from tests.runs import DataSet
 
-from ..runs import DataSet
 from . import yolos
 
 TRAP = """
@@ -136,3 +140,44 @@ settings.update(runs_dir="x")
     assert done.returncode == 0, done.stderr
     assert done.stdout + done.stderr == ""
     assert cage.left == []
+
+
+# --- fetching, without a network ---
+
+
+@pytest.fixture
+def downloads(monkeypatch):
+    """ultralytics' downloader, which would reach for the network, replaced; gives the paths that were asked for."""
+    module, asked = _ultralytics._library("ultralytics.utils.downloads"), []
+
+    def fetched(url, file, min_bytes, **_):
+        asked.append((url, str(file)))
+        torch.save(yolos.network().state_dict(), file)
+
+    monkeypatch.setattr(module, "safe_download", fetched)
+    assert set(PUBLISHED) == {name for name in module.GITHUB_ASSETS_NAMES if name.startswith("yolov10")}
+    return asked
+
+
+def test_weights_are_fetched_when_asked_for(tmp_path, downloads):
+    said = []
+    Yolo(weights="yolov10n.pt").download(tmp_path, said.append)
+    place = tmp_path / "weights" / "yolov10n.pt"
+    url = "https://github.com/ultralytics/assets/releases/download/v8.4.0/yolov10n.pt"
+    assert downloads == [(url, str(place))]
+    assert said[0] == f"fetching yolov10n.pt from {url}"
+    assert said[1].startswith(f"fetched {place}: {place.stat().st_size} bytes, sha256 ")
+    assert Yolo(weights="yolov10n.pt").find(tmp_path) == place
+    Yolo(weights="yolov10n.pt").download(tmp_path, said.append)
+    assert len(downloads) == 1  # it is there
+
+
+def test_a_download_that_fails(tmp_path, downloads, monkeypatch):
+    def refuse(*_, **__):
+        raise ConnectionError("no\nnetwork")
+
+    monkeypatch.setattr(_ultralytics._library("ultralytics.utils.downloads"), "safe_download", refuse)
+    with pytest.raises(
+        ConfigError, match=r"yolov10n\.pt could not be fetched: no network; get it by hand and put it at"
+    ):
+        Yolo(weights="yolov10n.pt").download(tmp_path, print)

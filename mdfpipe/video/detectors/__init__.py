@@ -27,7 +27,7 @@ class Detector(Plugin):
         Called before the first video is hashed, which may take hours.
         """
 
-    def download(self, data: Path, say: Callable[[str], None]) -> None:
+    def download(self, data: Path, say: Callable[[str], object]) -> None:
         """Fetch the weights where they are missing, since the user asks for it; `say` what, from where, how much.
 
         Raises ConfigError where that cannot be.

@@ -214,7 +214,7 @@ def one_to_one(network: nn.Module) -> nn.Module:
 # --- fetching --------------------------------------------------------------------------------------------------------
 
 
-def fetch(name: str, folder: Path, say: Callable[[str], None]) -> Path:
+def fetch(name: str, folder: Path, say: Callable[[str], object]) -> Path:
     """Fetch published weights by ultralytics' own downloader; says what, from where and how large. Raises ConfigError.
 
     Only at the user's request: nothing else in this package reaches for the network.

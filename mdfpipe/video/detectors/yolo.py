@@ -90,7 +90,7 @@ class Yolo(Detector):
                 raise ConfigError(f"{error}, or let --download-weights fetch it into {fetched.parent}") from None
             raise
 
-    def download(self, data: Path, say: Callable[[str], None]) -> None:
+    def download(self, data: Path, say: Callable[[str], object]) -> None:
         """Fetch the weights where they are missing. Raises ConfigError where nobody publishes that name."""
         try:
             self.find(data)

@@ -1,0 +1,371 @@
+"""The head: skull, face, hair, hat. A face is drawn on the skull, so that it shifts and narrows as the head turns."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+from numpy.typing import ArrayLike
+
+from mdfpipe.synth.people import Material, Subject
+from mdfpipe.synth.wardrobe import Array, Canvas, Tube
+
+TURNED_AWAY = np.radians(75)  # yaw beyond which a face is no longer one
+_FACE_LEVELS = (0.20, 1.0)
+_SIDE = 1.35  # angle at which the face ends and the ear begins
+
+# Level from the crown down, half width (without the jaw), front and back of the skull: shares of the half sizes.
+_SKULL = np.array(
+    [
+        (0.00, 0.20, 0.18, 0.18),
+        (0.03, 0.46, 0.42, 0.45),
+        (0.10, 0.74, 0.70, 0.78),
+        (0.20, 0.92, 0.86, 0.98),
+        (0.35, 1.00, 0.93, 1.08),
+        (0.50, 1.00, 0.93, 1.06),
+        (0.62, 0.97, 0.95, 0.94),
+        (0.76, 0.90, 0.95, 0.66),
+        (0.87, 0.76, 0.93, 0.36),
+        (0.95, 0.58, 0.88, 0.12),
+        (1.00, 0.34, 0.72, -0.05),
+    ]
+)
+
+
+class Head:
+    """The head of a subject, placed: `neck` is the point (3,) where the neck leaves the shoulders.
+
+    chin: height of the chin, body heights.
+    """
+
+    def __init__(self, subject: Subject, chin: float, neck: ArrayLike) -> None:
+        self.subject, self.face = subject, subject.face
+        self.height = subject.head
+        self.half = subject.face.width * subject.head / 2  # half width
+        self.deep = 0.56 * subject.head * (0.75 + 0.25 * subject.face.width / 0.7)
+        self.neck = np.asarray(neck, float)
+        forward = self.neck[2] + 0.012
+        level, wide, front, back = _SKULL.T
+        wide = wide.copy()
+        low = level > 0.55
+        share = np.interp(level[low], [0.55, 0.76, 0.95, 1.0], [1.0, subject.face.jaw, 0.5 + 0.5 * subject.face.jaw, 1])
+        wide[low] *= share
+        wide[level > 0.9] = np.array([0.5 + subject.face.chin * 0.35, subject.face.chin * 0.8]) * subject.face.jaw
+        self.skull = Tube(
+            level,
+            chin + (1 - level) * self.height,
+            wide * self.half,
+            (front + back) / 2 * self.deep,
+            forward + (front - back) / 2 * self.deep,
+        )
+        self.forward = forward
+
+    # --- order: behind() before the trunk, draw() at the head's turn -----------------------------------------------
+
+    def behind(self, canvas: Canvas) -> None:
+        """Hair that hangs down the back, where the body hides it."""
+        if canvas.cosine > -0.15:
+            self._hanging(canvas)
+
+    def draw(self, canvas: Canvas) -> tuple[float, float, float, float] | None:
+        """The neck and the head; gives the face's box (x1, y1, x2, y2) in canvas pixels, None if turned away."""
+        subject = self.subject
+        part = canvas.piece(0.7 * self.half)
+        throat = canvas.piece(0.5 * self.half)
+        chin = self.skull.points(0.86, 0.0)
+        chin[2] = self.forward - 0.1 * self.deep
+        canvas.limb([self.neck - (0, 0.02, 0), chin], (0.62 * self.half, 0.55 * self.half), Material.SKIN, throat)
+        if canvas.cosine > -0.35 and subject.hat != "hood":
+            self._curtains(canvas)
+        self.skull.panel(canvas, Material.SKIN, (0.0, 1.0), part=part)
+        self._ears(canvas, part)
+        self._nose_profile(canvas, part)
+        hidden = subject.hat in ("hood",)
+        if not hidden:
+            self._hair(canvas)
+        self._features(canvas)
+        if subject.hat != "none":
+            self._hat(canvas)
+        if canvas.cosine <= -0.15 and not hidden:
+            self._hanging(canvas)
+        yaw = abs(np.arctan2(canvas.sine, canvas.cosine))
+        if yaw > TURNED_AWAY:
+            return None
+        outline = self.skull.outline(canvas, (max(self.face.hairline - 0.06, 0.1), 1.0), (-_SIDE, _SIDE))
+        if outline is None:
+            return None
+        (x1, y1), (x2, y2) = outline.min(axis=0), outline.max(axis=0)
+        return float(x1), float(y1), float(x2), float(y2)
+
+    # --- face ------------------------------------------------------------------------------------------------------
+
+    def _place(self, across: ArrayLike, level: ArrayLike, grow: float = 1.0) -> Array:
+        """Points on the skin (..., 3): `across` is a share of the half width, + to the body's left."""
+        return self.skull.points(level, np.arcsin(np.clip(across, -0.98, 0.98)), grow)
+
+    def _patch(self, canvas: Canvas, across: ArrayLike, level: ArrayLike, material: Material, grow: float = 1.0) -> None:
+        """A polygon on the skin, where it faces the camera. Corners that do not are moved to the edge."""
+        angle, t = np.arcsin(np.clip(across, -0.98, 0.98)), np.asarray(level, float)
+        middle = self.skull.middle(canvas, t)
+        turned = (angle - middle + np.pi) % (2 * np.pi) - np.pi
+        if np.abs(turned).min() > 1.45:
+            return
+        angle = middle + np.clip(turned, -1.5, 1.5)
+        canvas.fill(canvas.project(self.skull.points(t, angle, grow)), material)
+
+    def _oval(
+        self, canvas: Canvas, across: float, level: float, half: tuple[float, float], material: Material
+    ) -> None:
+        turn = np.linspace(0, 2 * np.pi, 13)[:-1]
+        self._patch(canvas, across + half[0] * np.cos(turn), level + half[1] * np.sin(turn), material)
+
+    def _features(self, canvas: Canvas) -> None:
+        if canvas.cosine < -0.3:
+            return
+        face = self.face
+        bar = np.array([-1, 1, 1, -1])
+        self._beard(canvas)
+        for side in (-1, 1):
+            eye = side * face.eye_distance
+            almond = np.array([-1, -0.5, 0.1, 0.7, 1, 0.6, 0, -0.6])
+            lid = np.array([0.25, -0.7, -1, -0.75, 0, 0.7, 0.95, 0.8])
+            self._patch(
+                canvas, eye + side * almond * face.eye_width, face.eye_level + lid * face.eye_height, Material.EYES
+            )
+            span = side * np.linspace(-1.15, 1.35, 5) * face.eye_width
+            arch = face.eye_level - face.brow_gap - np.linspace(-1, 1, 5) * face.brow_slope
+            arch = arch - 0.012 * np.sin(np.linspace(0, np.pi, 5))
+            thick = face.brow_thickness * np.array([1, 1.05, 1, 0.8, 0.35])
+            x = np.concatenate([eye + span, eye + span[::-1]])
+            self._patch(canvas, x, np.concatenate([arch - thick, (arch + thick)[::-1]]), Material.BROW)
+        lip = np.array([-1, -0.45, -0.12, 0, 0.12, 0.45, 1, 0.5, 0, -0.5])
+        edge = np.array([0.1, -0.8, -0.95, -0.7, -0.95, -0.8, 0.1, 1.0, 1.25, 1.0])
+        self._patch(canvas, lip * face.mouth_width, face.mouth_level + edge * face.mouth_height, Material.LIPS)
+        if face.glasses != "none":
+            frame = 0.034 * self.half / 0.05
+            for side in (-1, 1):
+                self._lens(canvas, side * face.eye_distance, frame)
+            inner = max(face.eye_distance - 0.27, 0.05)
+            self._patch(canvas, bar * inner, face.eye_level - 0.025 + np.array([-1, -1, 1, 1]) * 0.012, Material.GLASSES)
+            for side in (-1, 1):
+                outer = np.linspace(face.eye_distance + 0.25, 0.97, 4)
+                temple = np.concatenate([outer, outer[::-1]]) * side
+                level = face.eye_level - 0.03 + np.repeat([-0.011, 0.011], 4)
+                self._patch(canvas, temple, level, Material.GLASSES, 1.01)
+
+    def _lens(self, canvas: Canvas, across: float, frame: float) -> None:
+        """One glass of the spectacles: a ring, filled in where they are dark."""
+        turn = np.linspace(0, 2 * np.pi, 21)[:-1]
+        power = 1.0 if self.face.glasses == "round" else 0.5
+        x = np.sign(np.cos(turn)) * np.abs(np.cos(turn)) ** power * 0.27
+        y = np.sign(np.sin(turn)) * np.abs(np.sin(turn)) ** power * (0.085 if power == 1.0 else 0.068)
+        if self.face.glasses == "dark":
+            self._patch(canvas, across + x, self.face.eye_level + 0.01 + y, Material.GLASSES)
+            return
+        x, y = np.append(x, x[0]), np.append(y, y[0])
+        ring_x = np.concatenate([x, (x * 0.80)[::-1]])
+        ring_y = np.concatenate([y, (y * 0.72)[::-1]])
+        self._patch(canvas, across + ring_x, self.face.eye_level + 0.01 + ring_y, Material.GLASSES)
+        del frame
+
+    def _beard(self, canvas: Canvas) -> None:
+        face = self.face
+        if face.beard == "none":
+            return
+        top = face.nose_end + 0.3 * (face.mouth_level - face.nose_end)
+        wide = face.mouth_width * 1.15
+        if face.beard == "full":
+            x = np.array([-0.97, -0.93, -0.7, -0.45, 0, 0.45, 0.7, 0.93, 0.97])
+            y = np.array([0.55, 0.60, face.mouth_level - 0.03, top + 0.01, top, top + 0.01, face.mouth_level - 0.03, 0.6, 0.55])
+            chin_x, chin_y = np.array([0.98, 0.98, 0.9, -0.9, -0.98, -0.98]), np.array([0.7, 0.87, 1.0, 1.0, 0.87, 0.7])
+            self._patch(canvas, np.concatenate([x, chin_x]), np.concatenate([y, chin_y]), Material.BEARD, 1.02)
+            return
+        low = face.mouth_level
+        moustache_x = np.array([-wide, -0.5 * wide, 0, 0.5 * wide, wide, 0.6 * wide, 0, -0.6 * wide])
+        moustache_y = np.array([low, top, top - 0.005, top, low, low - 0.012, low - 0.02, low - 0.012])
+        self._patch(canvas, moustache_x, moustache_y, Material.BEARD)
+        if face.beard == "goatee":
+            half = max(0.26, 0.7 * face.mouth_width)
+            for side in (-1, 1):
+                x = side * np.array([wide, 1.25 * wide, 1.1 * wide, half, half])
+                self._patch(canvas, x, np.array([low, low, 0.95, 0.99, 0.93]), Material.BEARD)
+            x = np.array([-half, half, 1.2 * half, 0.4, -0.4, -1.2 * half])
+            y = np.array([low + 0.055, low + 0.055, low + 0.08, 1.0, 1.0, low + 0.08])
+            self._patch(canvas, x, y, Material.BEARD)
+
+    def _nose(self, level: float, relief: float) -> Array:
+        point = self.skull.points(level, 0.0)
+        point[2] += relief * self.deep
+        return point
+
+    def _nose_profile(self, canvas: Canvas, part: int) -> None:
+        """The nose as it stands out of a face seen from the side."""
+        face = self.face
+        if canvas.cosine < -0.2:
+            return
+        levels = [face.eye_level - 0.02, face.nose_end - 0.05, face.nose_end - 0.01, face.nose_end + 0.02]
+        ridge = [self._nose(t, r * face.nose_relief) for t, r in zip(levels, (0.1, 0.95, 0.9, 0.0), strict=True)]
+        root = [self.skull.points(t, 0.0) - (0, 0, 0.1 * self.deep) for t in (levels[-1], levels[0])]
+        canvas.fill(canvas.project(np.array(ridge + root)), Material.SKIN, part)
+
+    def relief(self, canvas: Canvas, rounding: np.ndarray[tuple[int, ...], np.dtype[np.float32]]) -> None:
+        """Shade what stands out of a face, the nose and the sockets, in the map of roundings (h, w)."""
+        if canvas.cosine < 0.1:
+            return
+        face = self.face
+        skin = np.zeros(rounding.shape, np.uint8)
+        width, end = face.nose_width, face.nose_end
+
+        def shade(across: ArrayLike, level: ArrayLike, value: int) -> None:
+            corners = canvas.project(self._place(across, level))
+            cv2.fillPoly(skin, [np.rint(corners * 16).astype(np.int32)], value, cv2.LINE_8, 4)
+
+        for side in (-1, 1):
+            inner = side * np.array([0.10, 0.26, 0.30, 0.14])
+            shade(inner, np.array([-0.05, -0.04, 0.03, 0.05]) + face.eye_level, 110)
+            flank = side * np.array([0.35 * width, 0.55 * width, 1.05 * width, 0.75 * width])
+            shade(flank, np.array([face.eye_level, face.eye_level, end - 0.02, end - 0.01]), 120)
+        shade(np.array([-1, -0.8, 0.8, 1, 0.7, 0, -0.7]) * width, end + np.array([-0.03, -0.012, -0.012, -0.03, 0.025, 0.03, 0.025]), 255)
+        shade(np.array([-0.5, 0.5, 0.4, -0.4]), 0.045 + face.mouth_level + np.array([0.0, 0.0, 0.022, 0.022]), 90)
+        ys, xs = np.nonzero(skin)
+        if not len(ys):
+            return
+        window = np.s_[max(ys.min() - 2, 0) : ys.max() + 3, max(xs.min() - 2, 0) : xs.max() + 3]
+        depth = skin[window].astype(np.float32) / 255
+        if canvas.scale > 250:
+            depth = cv2.GaussianBlur(depth, (0, 0), 0.008 * canvas.scale * self.height / 0.13 * 0.35)
+        rounding[window] *= 1 - 0.95 * depth * (canvas.material[window] == Material.SKIN)
+
+    # --- ears, hair, hat -------------------------------------------------------------------------------------------
+
+    def _ears(self, canvas: Canvas, part: int) -> None:
+        level = 0.55
+        turn = np.linspace(0, 2 * np.pi, 13)[:-1]
+        for side in (-1, 1):
+            centre = self.skull.points(level, side * 1.62)
+            if canvas.nearness((side, 0, -0.5)) < -0.75:
+                continue
+            points = np.column_stack(
+                [
+                    np.full(len(turn), centre[0] + side * 0.03 * self.half) + side * 0.10 * self.half * np.cos(turn),
+                    centre[1] + self.face.ear * self.height * np.sin(turn),
+                    centre[2] + 0.20 * self.deep * np.cos(turn),
+                ]
+            )
+            canvas.fill(canvas.project(points), Material.SKIN, canvas.piece(0.12 * self.half))
+        del part
+
+    def _hair(self, canvas: Canvas) -> None:
+        kind, face = self.subject.hair, self.face
+        if kind == "bald":
+            return
+        grow = 1.30 if kind == "afro" else self.subject.hair_volume
+        part = canvas.piece(0.8 * self.half * grow)
+        if kind == "afro":
+            self._afro(canvas, part)
+            return
+        line = face.hairline
+        nape = 0.80 if kind in ("short", "bun", "ponytail") else 1.0
+        sideburn = 0.50 if kind in ("short", "bun", "ponytail") else 0.98
+
+        def edge(t: Array) -> Array:
+            """Angle from the front at which hair begins, by level."""
+            return np.interp(t, [line, line + 0.08, 0.42, sideburn, nape], [0.35, 0.85, 1.12, 1.36, 2.2 if nape < 1 else 1.5])
+
+        crown = Tube(self.skull.levels, self.skull.y + 0.05 * self.height * (1 - self.skull.levels) * 0.6, self.skull.rx, self.skull.rz, self.skull.z)
+        crown.panel(canvas, Material.HAIR, (0.0, line + 0.005), part=part, grow=grow)
+        for side in (-1, 1):
+            low, high = (edge, np.pi) if side > 0 else (-np.pi, lambda t: -edge(t))
+            crown.panel(canvas, Material.HAIR, (line, nape), (low, high), part=part, grow=grow)
+        if kind == "bun":
+            top = self.skull.points(0.04, np.pi) + (0, 0.012, 0.2 * self.deep)
+            canvas.ball(top, (0.5 * self.half, 0.46 * self.half), Material.HAIR, canvas.piece(0.4 * self.half))
+
+    def _afro(self, canvas: Canvas, part: int) -> None:
+        """A ball of hair around the skull, open where the face is."""
+        face = self.face
+        centre = self.skull.points(0.36, 0.0)
+        centre[2] = self.forward - 0.12 * self.deep
+        radius = (1.48 * self.half, 0.60 * self.height)
+        window = canvas.material.copy(), canvas.part.copy()
+        canvas.ball(centre, radius, Material.HAIR, part)
+        # The face shows through.
+        outline = self.skull.outline(canvas, (face.hairline + 0.02, 1.0), (-1.2, 1.2))
+        if outline is None or canvas.cosine < -0.2:
+            return
+        mask = np.zeros_like(canvas.material)
+        cv2.fillPoly(mask, [np.rint(outline * 16).astype(np.int32)], 1, cv2.LINE_8, 4)
+        for new, old in zip((canvas.material, canvas.part), window, strict=True):
+            np.copyto(new, old, where=mask > 0)
+
+    def _curtains(self, canvas: Canvas) -> None:
+        """Bob and long hair at both sides of the face, in front of the shoulders."""
+        if self.subject.hair not in ("bob", "long"):
+            return
+        drop = 0.10 if self.subject.hair == "bob" else 0.55
+        part = canvas.piece(0.3 * self.half)
+        for side in (-1, 1):
+            top = self.skull.points(0.45, side * 1.75, 1.02)
+            bottom = top - (side * -0.004, (0.5 + drop) * self.height, -0.01)
+            canvas.limb([top, bottom], (0.26 * self.half, 0.22 * self.half), Material.HAIR, part, cloth="hair")
+
+    def _hanging(self, canvas: Canvas) -> None:
+        kind = self.subject.hair
+        back = self.skull.points(0.35, np.pi)
+        if self.subject.hat == "hood":
+            return
+        if kind == "ponytail":
+            part = canvas.piece(0.2 * self.half)
+            tip = back - (0, 1.35 * self.height, 0.015)
+            canvas.limb([back, back - (0, 0.3 * self.height, 0.02)], (0.24 * self.half, 0.34 * self.half), Material.HAIR, part)
+            canvas.limb([back - (0, 0.3 * self.height, 0.02), tip], (0.34 * self.half, 0.12 * self.half), Material.HAIR, part, cloth="hair")
+        elif kind in ("bob", "long"):
+            part = canvas.piece(0.7 * self.half)
+            end = 1.06 if kind == "bob" else 1.75
+            levels = np.array([0.4, 0.8, 1.06, end])[: 3 if kind == "bob" else 4]
+            y = self.skull.y[-1] + (1 - levels) * self.height
+            wide = self.half * np.array([1.05, 1.12, 1.15, 1.2])[: len(levels)] * self.subject.hair_volume
+            deep = self.deep * np.array([0.75, 0.6, 0.5, 0.35])[: len(levels)]
+            Tube(levels, y, wide, deep, self.forward - self.deep * 0.5).panel(
+                canvas, Material.HAIR, (float(levels[0]), float(levels[-1])), part=part
+            )
+
+    def _hat(self, canvas: Canvas) -> None:
+        kind, skull = self.subject.hat, self.skull
+        part = canvas.piece(0.8 * self.half)
+        edge = {"cap": 0.20, "beanie": 0.28, "brim": 0.16, "hood": 0.2}[kind]
+        lift = {"cap": 0.05, "beanie": 0.09, "brim": 0.10, "hood": 0.05}[kind]
+        y = skull.y + lift * self.height * np.clip(1 - skull.levels / 0.4, 0, 1)
+        around = np.interp(skull.levels, [0, 0.1, 0.3], [1.25 if kind == "brim" else 1.1, 1.1, 1.0])
+        crown = Tube(skull.levels, y, skull.rx * around, skull.rz * around, skull.z)
+        grow = max(1.10, self.subject.hair_volume + 0.03) if kind != "hood" else 1.18
+        if kind == "hood":
+            self._hood(canvas, part)
+            return
+        turn = np.linspace(0, 2 * np.pi, 29)[:-1]
+        rim_y, rim_x, rim_z, z = crown.at(edge)
+        if kind == "brim":
+            reach = 0.62 * self.half
+            flat = np.stack([(rim_x * grow + reach) * np.sin(turn), np.full(28, rim_y), z + (rim_z * grow + reach) * np.cos(turn)], -1)
+            flat[:, 1] += 0.035 * self.height * np.abs(np.sin(turn)) - 0.02 * self.height
+            canvas.fill(canvas.project(flat), Material.HAT, canvas.piece(0.3 * self.half))
+        crown.panel(canvas, Material.HAT, (0.0, edge), part=part, grow=grow)
+        if kind in ("beanie", "brim"):
+            crown.panel(canvas, Material.DETAIL, (edge - (0.07 if kind == "beanie" else 0.05), edge), grow=grow + 0.01)
+        if kind == "cap":
+            ahead = 0.75 * self.deep
+            arc = np.linspace(-1.25, 1.25, 13)
+            back = np.stack([rim_x * grow * np.sin(arc), np.full(13, rim_y), z + rim_z * grow * np.cos(arc)], -1)
+            tip = back + np.stack([np.zeros(13), -0.055 * self.height * np.cos(arc), ahead * np.cos(arc) ** 0.7], -1)
+            if canvas.cosine > -0.2:
+                canvas.fill(canvas.project(np.concatenate([back, tip[::-1]])), Material.HAT, canvas.piece(0.2 * self.half))
+
+    def _hood(self, canvas: Canvas, part: int) -> None:
+        """A hood up over the head: all of it but the face."""
+        skull = self.skull
+        around = np.interp(skull.levels, [0, 0.3, 0.8, 1.0], [1.2, 1.16, 1.32, 2.2])
+        y = skull.y + 0.05 * self.height * (1 - skull.levels)
+        z = np.full(len(skull.levels), self.forward - 0.08 * self.deep)
+        hood = Tube(skull.levels, y, np.maximum(skull.rx * around, 0.5 * self.half), np.maximum(skull.rz * around, 0.5 * self.deep), z)
+        hood.panel(canvas, Material.HAT, (0.0, 0.19), part=part)
+        for low, high in ((1.02, np.pi), (-np.pi, -1.02)):
+            hood.panel(canvas, Material.HAT, (0.17, 1.0), (low, high), part=part)

@@ -1,0 +1,491 @@
+"""A walking person as a map of materials, drawn from a jointed body.
+
+One map serves all bands: what a band sees of it is looked up in the subject's tables. Limbs are tapered capsules
+between joints in space, the trunk is a stack of ellipses that panels, straps and the weave of the cloth lie on.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from mdfpipe.synth.face import Head
+from mdfpipe.synth.people import Material, Subject
+from mdfpipe.synth.wardrobe import Array, Canvas, Tube, garment, wrap
+
+SUPERSAMPLING = 2  # canvas pixels for one of the frame, along each side
+_MARGIN = 3  # canvas pixels around a figure
+_ANKLE = 0.036  # above the sole
+_LEFT_RIGHT = (1, -1)
+
+
+@dataclass(frozen=True)
+class Pose:
+    """yaw: radians; 0 faces the camera, pi away, positive turns towards the image's right. phase: of the gait, rad."""
+
+    yaw: float
+    phase: float
+
+
+@dataclass(frozen=True, eq=False)
+class Figure:
+    """A drawn person on a canvas that fits, SUPERSAMPLING pixels for one of the frame.
+
+    material: (h, w) uint8, codes of `people.Material`.
+    rounding: (h, w) float32, 1 where a surface faces the camera, 0 at its outline and where nothing is.
+    texture: (h, w) float32 -1..1, weave and folds of cloth, which stay where they are on the body; 0 elsewhere.
+    foot: (x, y) of the ground between the feet; face: (x1, y1, x2, y2), None where turned away. Canvas pixels.
+    """
+
+    material: NDArray[np.uint8]
+    rounding: NDArray[np.float32]
+    texture: NDArray[np.float32]
+    foot: tuple[float, float]
+    face: tuple[float, float, float, float] | None
+
+
+def draw(subject: Subject, pose: Pose, height_px: float) -> Figure:
+    """The subject in a pose. height_px: the standing body's height, in pixels of the frame."""
+    canvas = Canvas(height_px * SUPERSAMPLING, pose.yaw)
+    body = _Body(subject, pose.phase)
+    trunk = _trunk(subject, body)
+    head = Head(subject, body.chin, body.neck)
+    trunk_part = canvas.piece(0.8 * subject.waist)
+
+    head.behind(canvas)
+    _carried(canvas, body, trunk, front=False)
+    sides = sorted(_LEFT_RIGHT, key=lambda s: float(canvas.nearness(body.legs[s]).sum()))
+    for side in sides:
+        _leg(canvas, body, side)
+    arms = sorted(_LEFT_RIGHT, key=lambda s: float(canvas.nearness(body.arms[s]).sum()))
+    hidden = [s for s in arms if canvas.nearness(body.arms[s]).mean() < 0]
+    for side in hidden:
+        _arm(canvas, body, side)
+    _hips(canvas, body)
+    trunk.panel(canvas, Material.UPPER_A, (0.0, float(trunk.levels[-1])), part=trunk_part)
+    _layout(canvas, subject, trunk)
+    _carried(canvas, body, trunk, front=True)
+    for side in (s for s in arms if s not in hidden):
+        _arm(canvas, body, side)
+    face = head.draw(canvas)
+    return _finish(canvas, subject, trunk, trunk_part, head, face)
+
+
+class _Body:
+    """The joints of a subject at a phase of the gait, in body coordinates, the lower sole on the ground."""
+
+    def __init__(self, subject: Subject, phase: float) -> None:
+        self.subject = subject
+        leg, swing = subject.leg, subject.leg_swing
+        thigh, shank = 0.52 * (leg - _ANKLE), 0.48 * (leg - _ANKLE)
+        legs: dict[int, Array] = {}
+        pitch: dict[int, float] = {}
+        for side in _LEFT_RIGHT:
+            p = phase if side > 0 else phase + np.pi
+            hip_angle = 0.85 * swing * np.sin(p) + 0.10 * swing
+            bend = 0.06 + subject.knee * max(np.cos(p + 0.35), 0.0) ** 1.5 + 0.10 * max(-np.sin(p), 0.0)
+            hip = np.array([side * 0.48 * subject.hip, 0.0, 0.0])
+            knee = hip + thigh * np.array([0.0, -np.cos(hip_angle), np.sin(hip_angle)])
+            low = hip_angle - bend
+            ankle = knee + shank * np.array([-side * 0.004, -np.cos(low), np.sin(low)])
+            # The foot lags behind the shank: heel up at push-off, toes up as it lands.
+            pitch[side] = 0.55 * low + 0.12 * max(np.sin(p), 0.0)
+            forward = np.array([side * 0.14, np.sin(pitch[side]), np.cos(pitch[side])])
+            down = np.array([0.0, -np.cos(pitch[side]), np.sin(pitch[side])])
+            heel = ankle + (_ANKLE - 0.018) * down - 0.028 * forward
+            toe = ankle + (_ANKLE - 0.014) * down + 0.098 * forward
+            legs[side] = np.array([hip, knee, ankle, heel, toe])
+        lowest = min(float(min(joints[3, 1] - 0.018, joints[4, 1] - 0.014)) for joints in legs.values())
+        self.legs = {side: joints - np.array([0.0, lowest, 0.0]) for side, joints in legs.items()}
+        self.hip = -lowest
+        self.drop = self.hip - leg  # how much the walk lowers the hips
+        self.chin = 1 - subject.head + self.drop
+        self.shoulder = 1 - subject.head - 0.062 + self.drop
+        self.neck = np.array([0.0, self.shoulder + 0.035, self.lean(self.shoulder)])
+        self.arms = {side: self._arm(side, phase) for side in _LEFT_RIGHT}
+
+    def lean(self, y: float) -> float:
+        """How far forward the trunk's axis is at a height."""
+        return self.subject.lean * (y - self.hip)
+
+    def _arm(self, side: int, phase: float) -> Array:
+        """(4, 3): shoulder, elbow, wrist, fingertips."""
+        subject = self.subject
+        p = phase if side < 0 else phase + np.pi
+        swing = subject.arm_swing
+        if subject.carried == "tote" and side == subject.side:
+            swing = 0.06
+        angle = 0.75 * swing * np.sin(p) - 0.02
+        bend = 0.12 + 0.45 * swing * (0.5 + 0.5 * np.sin(p))
+        out = 0.05 + 1.6 * subject.elbow_out
+        x = side * (subject.shoulder - 0.35 * subject.arm_radius)
+        start = np.array([x, self.shoulder - 0.006, self.lean(self.shoulder)])
+        upper, lower = 0.172, 0.142
+        elbow = start + upper * np.array([side * out, -np.cos(angle), np.sin(angle)])
+        wrist = elbow + lower * np.array([side * (0.02 - 0.5 * out), -np.cos(angle + bend), np.sin(angle + bend)])
+        tip = wrist + 0.062 * np.array([-side * 0.06, -np.cos(angle + bend + 0.15), np.sin(angle + bend + 0.15)])
+        return np.array([start, elbow, wrist, tip])
+
+
+def _trunk(subject: Subject, body: _Body) -> Tube:
+    """The upper garment: level 0 at the neck, 1 at the hip joints, beyond it what hangs down to the hem."""
+    top, hip = body.shoulder + 0.037, body.hip
+    sh = body.shoulder
+    middle = hip + 0.42 * (sh - hip)
+    rows = [
+        (top, 0.40 * subject.shoulder, 0.55 * subject.depth),
+        (sh + 0.022, 0.72 * subject.shoulder, 0.72 * subject.depth),
+        (sh + 0.004, 0.98 * subject.shoulder, 0.85 * subject.depth),
+        (sh - 0.035, 1.0 * subject.shoulder, 0.97 * subject.depth),
+        (sh - 0.09, 0.96 * subject.shoulder, 1.05 * subject.depth),
+        (middle, subject.waist * 1.06 + 0.004, 0.98 * subject.depth),
+        (hip + 0.02, subject.hip * 1.03 + 0.004, 1.06 * subject.depth),
+    ]
+    end = hip - max(subject.hem * subject.leg, 0.012)
+    reach, wide = _stride(body, end)
+    for share in (0.34, 0.67, 1.0):
+        y = hip + 0.02 + (end - hip - 0.02) * share
+        flare = 1 + (subject.flare - 1) * share * min(subject.hem * 2.5, 1)
+        across, deep = subject.hip * 1.05 * flare, subject.depth * 1.08 * flare
+        rows.append((y, max(across, wide * share), max(deep, reach * share)))
+    y, rx, rz = np.array(rows).T
+    levels = (top - y) / (top - hip)
+    return Tube(levels, y, rx, rz, subject.lean * np.maximum(y - hip, 0))
+
+
+def _stride(body: _Body, y: float) -> tuple[float, float]:
+    """(along z, along x) half sizes that cloth needs at a height to go around both legs."""
+    reach = wide = 0.0
+    for joints in body.legs.values():
+        down = joints[:3, 1][::-1]
+        z = float(np.interp(y, down, joints[:3, 2][::-1]))
+        radius = body.subject.leg_radius * (1.1 if y > joints[1, 1] else 0.85)
+        reach = max(reach, abs(z) + radius)
+        wide = max(wide, abs(float(joints[0, 0])) + radius)
+    return reach, wide
+
+
+def _leg(canvas: Canvas, body: _Body, side: int) -> None:
+    """Skin, trousers, boot and shoe of one leg."""
+    s = body.subject
+    hip, knee, ankle, heel, toe = body.legs[side]
+    r = s.leg_radius
+    part = canvas.piece(0.7 * r)
+    lower = canvas.piece(0.6 * r, part)
+    shoe = canvas.piece(0.02)
+    bare = 0.84 * r
+    canvas.limb([hip, knee], (bare, 0.66 * bare), Material.SKIN, part)
+    calf = knee + 0.35 * (ankle - knee)
+    canvas.limb([knee, calf], (0.66 * bare, 0.68 * bare), Material.SKIN, lower)
+    canvas.limb([calf, ankle], (0.68 * bare, 0.36 * bare), Material.SKIN, lower)
+    canvas.limb([heel, toe], (0.021, 0.018), Material.SHOE, shoe)
+    canvas.limb([ankle, 0.5 * heel + 0.5 * toe], (0.46 * bare, 0.019), Material.SHOE, shoe)
+    boot = s.boot * 1.05
+    if boot:
+        top = ankle + (knee - ankle) * min(boot / 0.48, 0.85)
+        canvas.limb([ankle, top], (0.024, 0.78 * bare), Material.SHOE, shoe, flat=True)
+    if s.lower == "skirt":
+        return
+    wide = s.lower == "wide"
+    length = s.lower_length
+    share = min(length / 0.52, 1.0)
+    ends = (r * (1.08 if wide else 0.98), r * (1.02 if wide else 0.74))
+    stop = hip + (knee - hip) * share
+    radius = ends[0] + (ends[1] - ends[0]) * share
+    canvas.limb([hip, stop], (ends[0], radius), Material.LOWER_A, part, flat=share < 1, cloth="lower", shift=side * 0.1)
+    if share == 1.0:
+        over = (length - 0.52) / 0.48
+        stop = knee + (ankle - knee) * over
+        end = ends[1] + (r * (1.05 if wide else 0.52) - ends[1]) * over
+        if boot and not wide and length > 0.9:
+            stop = knee + (ankle - knee) * max(1 - boot / 0.48, 0.1)
+        canvas.limb([knee, stop], (ends[1], end), Material.LOWER_A, lower, flat=True, cloth="lower", shift=side * 0.2)
+        radius = end
+    _leg_layout(canvas, s, (hip, knee, stop), (ends[0], ends[1] if share == 1.0 else radius, radius), share < 1, side)
+
+
+def _leg_layout(
+    canvas: Canvas, s: Subject, joints: tuple[Array, Array, Array], radii: tuple[float, float, float], short: bool, side: int
+) -> None:
+    """The second colour of trousers. joints: hip, knee, where the cloth ends; radii: of the cloth there."""
+    hip, knee, stop = joints
+    last = (hip, stop) if short else (knee, stop)
+    from_radius = radii[0] if short else radii[1]
+    if s.lower_layout == "stripe" and -side * canvas.sine > -0.55:
+        for a, b, ra, rb in ((hip, stop, radii[0], radii[2]),) if short else (
+            (hip, knee, radii[0], radii[1]),
+            (knee, stop, radii[1], radii[2]),
+        ):
+            pa, pb = canvas.project(a), canvas.project(b)
+            normal = np.array([1.0, 0.0])
+            lateral = side * canvas.cosine
+            edges = [(lateral * 0.98 + k * 0.30) for k in (-1, 1)]
+            low, high = np.clip(edges, -1, 1) * canvas.scale
+            corners = [pa + normal * low * ra, pa + normal * high * ra, pb + normal * high * rb, pb + normal * low * rb]
+            canvas.fill(np.array(corners), Material.LOWER_B)
+    elif s.lower_layout == "knee" and canvas.cosine > -0.1 and not short:
+        centre = knee + np.array([0.0, 0.0, 0.6 * radii[1]])
+        turn = np.linspace(0, 2 * np.pi, 13)[:-1]
+        patch = np.column_stack([np.cos(turn) * radii[1] * 0.85, np.sin(turn) * 0.055, np.zeros(12)])
+        patch[:, 2] = -0.4 * radii[1] * np.cos(turn) ** 2
+        canvas.fill(canvas.project(centre + patch), Material.LOWER_B)
+    elif s.lower_layout in ("cuff", "block") or (s.lower_layout == "knee" and short):
+        share = 0.62 if s.lower_layout == "block" and not short else 0.30
+        if s.lower_layout == "block" and not short:
+            start = knee + 0.05 * (stop - knee)
+            radius = radii[1]
+        else:
+            start = last[0] + (1 - share) * (last[1] - last[0])
+            radius = from_radius + (radii[2] - from_radius) * (1 - share)
+        a, b = canvas.project([start, stop])
+        axis = (b - a) / max(float(np.linalg.norm(b - a)), 1e-6)
+        across = np.array([-axis[1], axis[0]]) * canvas.scale
+        corners = [a - across * radius, a + across * radius, b + across * radii[2], b - across * radii[2]]
+        canvas.fill(np.array(corners), Material.LOWER_B)
+
+
+def _hips(canvas: Canvas, body: _Body) -> None:
+    """The seat of the trousers, or the skirt, from the waist down."""
+    s = body.subject
+    part = canvas.piece(0.8 * s.hip)
+    waist = body.hip + 0.07
+    if s.lower != "skirt":
+        y = np.array([waist, body.hip + 0.01, body.hip - 0.055])
+        rx = np.array([0.92, 1.0, 0.93]) * s.hip
+        Tube([0, 0.55, 1], y, rx, s.depth * np.array([0.9, 1.02, 0.8])).panel(canvas, Material.LOWER_A, (0, 1), part=part)
+        return
+    y = np.linspace(waist, body.hip - s.lower_length * s.leg * 0.92, 6)
+    share = np.linspace(0, 1, 6)
+    rx, rz = [], []
+    for height, k in zip(y, share, strict=True):
+        reach, wide = _stride(body, float(min(height, body.hip)))
+        rx.append(max(s.hip * (0.92 + 0.22 * k), wide * min(3 * k, 1)))
+        rz.append(max(s.depth * (0.95 + 0.3 * k), reach * min(2 * k, 1)))
+    skirt = Tube(share, y, rx, rz)
+    skirt.panel(canvas, Material.LOWER_A, (0.0, 1.0), part=part)
+    bands = {"cuff": (0.84, 1.0), "block": (0.55, 1.0), "knee": (0.6, 0.75)}
+    if s.lower_layout in bands:
+        skirt.panel(canvas, Material.LOWER_B, bands[s.lower_layout])
+    elif s.lower_layout == "stripe":
+        for middle in (np.pi / 2, -np.pi / 2):
+            skirt.panel(canvas, Material.LOWER_B, (0.0, 1.0), (middle - 0.3, middle + 0.3))
+    affine = np.array([[400 / canvas.scale, 0, 0], [0, 400 / canvas.scale, 0]])
+    affine[:, 2] = -affine[:, :2] @ canvas.project((0, body.hip, 0))
+    canvas.grain.append((part, "lower", affine))
+
+
+def _layout(canvas: Canvas, s: Subject, trunk: Tube) -> None:
+    """The second colour of the upper garment, and a belt."""
+    kind, start, wide = s.upper_layout, s.band_start, s.band_width
+    end = float(trunk.levels[-1])
+    b = Material.UPPER_B
+    full = (0.0, end)
+    if kind == "band":
+        trunk.panel(canvas, b, (start, start + wide))
+    elif kind == "two bands":
+        trunk.panel(canvas, b, (start - 0.12, start - 0.12 + 0.6 * wide))
+        trunk.panel(canvas, b, (start + 0.7 * wide + 0.06, start + 1.3 * wide + 0.06))
+    elif kind == "yoke":
+        trunk.panel(canvas, b, (0.0, 0.2 + 0.5 * wide))
+    elif kind == "centre":
+        half = 1.6 * wide + 0.15
+        for turn in (0, np.pi):
+            trunk.panel(canvas, b, full, (turn - half, turn + half))
+    elif kind == "sides":
+        half = 1.8 * wide + 0.3
+        for turn in (np.pi / 2, -np.pi / 2):
+            trunk.panel(canvas, b, full, (turn - half, turn + half))
+    elif kind == "sash":
+        _sash(canvas, trunk, b, s.side, 0.30 + wide)
+    elif kind == "block":
+        trunk.panel(canvas, b, (0.45 + 0.6 * (start - 0.2), end))
+    elif kind == "jacket":
+        half = 1.2 * wide + 0.12
+        trunk.panel(canvas, b, full, (lambda t: -half * (0.55 + 0.45 * t), lambda t: half * (0.55 + 0.45 * t)))
+    elif kind == "stripes":
+        for k in range(3):
+            trunk.panel(canvas, b, (0.25 + 0.26 * k, 0.25 + 0.26 * k + 0.11))
+    if s.belt:
+        trunk.panel(canvas, Material.DETAIL, (0.70, 0.76), grow=1.02)
+
+
+def _sash(canvas: Canvas, trunk: Tube, material: Material, side: int, width: float) -> None:
+    """A band from one shoulder down to the other hip, on the front and on the back."""
+    for turn, sign in ((0.0, 1), (np.pi, -1)):
+
+        def low(t: Array, turn: float = turn, sign: int = sign) -> Array:
+            return turn + sign * side * (-0.75 + 1.9 * t) - width / 2
+
+        def high(t: Array, turn: float = turn, sign: int = sign) -> Array:
+            return turn + sign * side * (-0.75 + 1.9 * t) + width / 2
+
+        trunk.panel(canvas, material, (0.02, 1.0), (low, high), grow=1.005)
+
+
+def _carried(canvas: Canvas, body: _Body, trunk: Tube, *, front: bool) -> None:
+    """What is carried: called before the trunk is drawn, and after it."""
+    s = body.subject
+    size = s.carried_size
+    if s.carried == "backpack":
+        height, deep = 0.11 * size, 0.040 * size
+        y = body.shoulder - 0.015 - height
+        centre = np.array([0.0, y, body.lean(y) - s.depth - 0.8 * deep])
+        away = canvas.cosine < 0
+        if away == front:
+            part = canvas.piece(0.05)
+            canvas.box(centre, (0.082 * size, height, deep), Material.BAG, part)
+            if away:
+                pocket = centre + np.array([0, -0.4 * height, -deep])
+                canvas.box(pocket, (0.055 * size, 0.32 * height, 0.012), Material.BAG, canvas.piece(0.02))
+        if front:
+            for a in (0.55, -0.55):
+                trunk.panel(canvas, Material.STRAP, (0.03, 0.52), (a - 0.13, a + 0.13), grow=1.01)
+    elif s.carried == "cross":
+        if front:
+            _sash(canvas, trunk, Material.STRAP, s.side, 0.20)
+        near = canvas.nearness((s.side, 0, 0.35)) > 0
+        if near == front:
+            y = body.hip - 0.005
+            rx = float(trunk.at((trunk.y[0] - y) / (trunk.y[0] - body.hip))[1])
+            centre = np.array([s.side * (rx + 0.012), y, 0.03])
+            canvas.box(centre, (0.022 * size, 0.052 * size, 0.072 * size), Material.BAG, canvas.piece(0.04))
+    elif s.carried == "waist" and front:
+        trunk.panel(canvas, Material.STRAP, (0.79, 0.85), grow=1.01)
+        y, _, rz, z = trunk.at(0.83)
+        if canvas.cosine > -0.25:
+            centre = np.array([0.0, float(y), float(z + rz)])
+            canvas.box(centre, (0.062 * size, 0.034 * size, 0.022), Material.BAG, canvas.piece(0.03))
+    elif s.carried == "tote":
+        hand = body.arms[s.side][3]
+        near = canvas.nearness(hand) >= 0
+        if near == front:
+            top = hand - np.array([0, 0.045, 0])
+            for z in (-0.03, 0.03):
+                ends = [top + np.array([0, -0.01, z]), hand + np.array([0, 0.02, 0])]
+                canvas.limb(ends, (0.006, 0.006), Material.STRAP, canvas.piece(0.01))
+            centre = top - np.array([0, 0.075 * size, 0])
+            canvas.box(centre, (0.034 * size, 0.078 * size, 0.072 * size), Material.BAG, canvas.piece(0.04))
+
+
+def _arm(canvas: Canvas, body: _Body, side: int) -> None:
+    """Arm, hand and sleeve."""
+    s = body.subject
+    shoulder, elbow, wrist, tip = body.arms[side]
+    r = s.arm_radius
+    part = canvas.piece(0.8 * r)
+    lower = canvas.piece(0.75 * r, part)
+    hand = canvas.piece(0.6 * r)
+    canvas.limb([wrist, wrist + 0.62 * (tip - wrist)], (0.5 * r, 0.62 * r), Material.SKIN, hand)
+    canvas.limb([wrist + 0.5 * (tip - wrist), tip], (0.60 * r, 0.36 * r), Material.SKIN, hand)
+    thumb = wrist + 0.62 * (tip - wrist) + np.array([-side * 0.004, 0.0, 0.016])
+    canvas.limb([wrist + 0.25 * (tip - wrist), thumb], (0.3 * r, 0.25 * r), Material.SKIN, hand)
+    canvas.limb([elbow, wrist], (0.74 * r, 0.48 * r), Material.SKIN, lower)
+    canvas.limb([shoulder, elbow], (0.88 * r, 0.74 * r), Material.SKIN, part)
+    total = s.sleeve * 2
+    ends = (1.12 * r, 0.98 * r, 0.84 * r)
+    if total > 1:
+        stop = elbow + (wrist - elbow) * (total - 1)
+        end = ends[1] + (ends[2] - ends[1]) * (total - 1)
+        canvas.limb([elbow, stop], (ends[1], end), Material.SLEEVE, lower, flat=True, cloth="upper", shift=side * 0.1)
+    share = min(total, 1.0)
+    stop = shoulder + (elbow - shoulder) * share
+    end = ends[0] + (ends[1] - ends[0]) * share
+    canvas.limb([shoulder, stop], (ends[0], end), Material.SLEEVE, part, flat=total < 1, cloth="upper", shift=side * 0.2)
+    if s.sleeve_style == "cuff":
+        _ring(canvas, body.arms[side], ends, (s.sleeve - 0.11, s.sleeve))
+    elif s.sleeve_style == "band" and s.sleeve > 0.3:
+        _ring(canvas, body.arms[side], ends, (0.20, 0.32))
+
+
+def _ring(canvas: Canvas, joints: Array, radii: tuple[float, float, float], span: tuple[float, float]) -> None:
+    """A ring of the second colour around a sleeve; span: shares of the arm, both on one side of the elbow."""
+    low, high = max(span[0], 0.02) * 2, span[1] * 2
+    k = 0 if (low + high) / 2 < 1 else 1
+    a, b = (joints[k] + (joints[k + 1] - joints[k]) * np.clip(v - k, 0, 1) for v in (low, high))
+    ra, rb = (radii[k] + (radii[k + 1] - radii[k]) * float(np.clip(v - k, 0, 1)) for v in (low, high))
+    pa, pb = canvas.project([a, b])
+    axis = (pb - pa) / max(float(np.linalg.norm(pb - pa)), 1e-6)
+    across = np.array([-axis[1], axis[0]]) * canvas.scale
+    canvas.fill(np.array([pa - across * ra, pa + across * ra, pb + across * rb, pb - across * rb]), Material.UPPER_B)
+
+
+# --- rounding and texture ------------------------------------------------------------------------------------------
+
+
+def _finish(
+    canvas: Canvas,
+    subject: Subject,
+    trunk: Tube,
+    trunk_part: int,
+    head: Head,
+    face: tuple[float, float, float, float] | None,
+) -> Figure:
+    """Rounding and texture of what has been drawn, cut down to what is there."""
+    groups = np.zeros(256, np.uint8)
+    groups[: len(canvas.groups)] = canvas.groups
+    radii = np.ones(256, np.float32)
+    radii[: len(canvas.radii)] = np.maximum(np.array(canvas.radii) * canvas.scale, 1.0)
+    x, y, w, h = cv2.boundingRect(canvas.material)
+    left, top = max(x - _MARGIN, 0), max(y - _MARGIN, 0)
+    window = np.s_[top : y + h + _MARGIN, left : x + w + _MARGIN]
+    group = groups[canvas.part]
+    same = (group > 0).astype(np.uint8)
+    same[1:] &= group[1:] == group[:-1]
+    same[:, 1:] &= group[:, 1:] == group[:, :-1]
+    near = cv2.distanceTransform(same[window], cv2.DIST_L2, 3)
+    part = canvas.part[window]
+    rounding = np.zeros(canvas.part.shape, np.float32)
+    rounding[window] = np.sqrt(np.minimum(near / radii[part], 1))
+    head.relief(canvas, rounding)
+    texture = _texture(canvas, subject, trunk, trunk_part)
+    material = np.ascontiguousarray(canvas.material[window])
+    ground = canvas.project((0.0, 0.0, 0.0))
+    box = None if face is None else (face[0] - left, face[1] - top, face[2] - left, face[3] - top)
+    return Figure(
+        material,
+        np.ascontiguousarray(rounding[window]),
+        np.ascontiguousarray(texture[window]),
+        (float(ground[0] - left), float(ground[1] - top)),
+        box,
+    )
+
+
+def _texture(canvas: Canvas, s: Subject, trunk: Tube, trunk_part: int) -> NDArray[np.float32]:
+    """Weave and folds, (h, w) of the canvas."""
+    texture = np.zeros(canvas.part.shape, np.float32)
+    kinds = {"upper": (s.cloth_seed, s.upper_cloth), "lower": (s.cloth_seed + 1, s.lower_cloth)}
+    kinds["hair"] = (s.cloth_seed + 2, "stripes")
+    tiles = {name: garment(seed, kind, canvas.scale) for name, (seed, kind) in kinds.items()}
+    for part, name, affine in canvas.grain:
+        mask = canvas.part == part
+        x, y, w, h = cv2.boundingRect(mask.view(np.uint8))
+        if not w:
+            continue
+        tile, density = tiles[name]
+        matrix = affine * (density / 400)
+        matrix[:, 2] += matrix[:, :2] @ (x, y)
+        flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+        inside = mask[y : y + h, x : x + w]
+        grain = cv2.warpAffine(tile, matrix, (w, h), flags=flags, borderMode=cv2.BORDER_WRAP)
+        np.copyto(texture[y : y + h, x : x + w], grain, where=inside)
+    mask = canvas.part == trunk_part
+    x, y, w, h = cv2.boundingRect(mask.view(np.uint8))
+    if w:
+        tile, density = tiles["upper"]
+        rows = np.arange(y, y + h)
+        height = -(rows - canvas.top) / canvas.scale
+        level = (trunk.y[0] - height) / (trunk.y[0] - trunk.y[-1]) * (trunk.levels[-1] - trunk.levels[0])
+        _, rx, rz, z = trunk.at(level)
+        wide = np.sqrt((rx * canvas.cosine) ** 2 + (rz * canvas.sine) ** 2)
+        centre = z * canvas.sine
+        across = ((np.arange(x, x + w)[None] - canvas.left) / canvas.scale - centre[:, None]) / wide[:, None]
+        angle = np.arcsin(np.clip(across, -0.999, 0.999))
+        # The weave is fixed to the body: it turns with it.
+        yaw = np.arctan2(canvas.sine, canvas.cosine)
+        columns = (angle - yaw) * (0.5 * (s.waist + s.depth)) * density
+        grain = wrap(tile, columns, np.broadcast_to(-height[:, None] * density, columns.shape))
+        np.copyto(texture[y : y + h, x : x + w], grain, where=mask[y : y + h, x : x + w])
+    return texture
