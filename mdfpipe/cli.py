@@ -301,12 +301,36 @@ def synth(
 
 
 @app.command()
+def truth(
+    run: Annotated[Path, typer.Argument(help="A run folder, on data of `mdfpipe synth`.", show_default=False)],
+    json_: Json = False,
+) -> None:
+    """Of a run on synthetic data: how right its bodies and names are, and what trivial looks recognise.
+
+    Example: mdfpipe truth demo/run
+    """
+    from mdfpipe.baselines import guard
+    from mdfpipe.display import show_truth
+    from mdfpipe.pipeline import open_run
+    from mdfpipe.store.run import Run
+    from mdfpipe.truth import assignments, measure
+
+    data = open_run(run)[2]
+    found, ways, looks = measure(Run(run), data), assignments(Run(run), data), guard(Run(run))
+    if json_:
+        document = {"truth": found.plain(), "assignments": [w.plain() for w in ways], "guard": looks.plain()}
+        _print(json.dumps(document, indent=1))
+    else:
+        show_truth(found, ways, looks)
+
+
+@app.command()
 def demo(
     run: Annotated[Path, typer.Option("--run", help="Folder for the demo's data and run.")] = Path("demo"),
     workers: Workers = 2,
     threads: Threads = 1,
 ) -> None:
-    """Draw a small data set and run every stage over it.
+    """Draw a synthetic data set, run every stage over it, and measure the run against the truth.
 
     Example: mdfpipe demo --run demo
     """

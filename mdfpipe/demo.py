@@ -11,7 +11,7 @@ from mdfpipe.pipeline import SHIPPED, Listener, Outcome, Pipeline, Runner
 from mdfpipe.stages import Resources
 from mdfpipe.store.run import Run
 from mdfpipe.synthesis import Synthesis, synthesise
-from mdfpipe.truth import Truth, measure
+from mdfpipe.truth import Assignment, Truth, assignments, measure
 
 PRESET = "demo"
 STUDY = SHIPPED / "pipelines" / "synthetic" / f"{PRESET}.yaml"
@@ -30,6 +30,7 @@ class Demo:
     outcome: Outcome
     truth: Truth | None
     guard: Guard | None
+    assignments: list[Assignment]
     pages: list[Path]
 
 
@@ -42,9 +43,11 @@ def demo(folder: Path, resources: Resources, listen: Listener) -> Demo:
     synthesis = synthesise(data, PRESET, workers=resources.workers, listen=listen)
     outcome = Runner(Pipeline.load(STUDY), Run(run), data, resources).execute(listen=listen)
     if not outcome.complete:
-        return Demo(synthesis, run, outcome, None, None, [])
+        return Demo(synthesis, run, outcome, None, None, [], [])
     page, sheet, frame = folder / "demo.html", folder / "sheet.png", folder / "frame.png"
     write_page(run, page, show_people=True)  # they are rendered
     draw_sheet(run, sheet, show_people=True)
     draw_frame(run, *FRAME, frame, show_people=True)
-    return Demo(synthesis, run, outcome, measure(Run(run), data), guard(Run(run)), [page, sheet, frame])
+    done = Run(run)
+    right, looks, ways = measure(done, data), guard(done), assignments(done, data)
+    return Demo(synthesis, run, outcome, right, looks, ways, [page, sheet, frame])

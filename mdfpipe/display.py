@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Iterable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -20,11 +21,12 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from mdfpipe.baselines import Guard
 from mdfpipe.errors import one_line
 from mdfpipe.execution import Event
 from mdfpipe.pipeline import Outcome
 from mdfpipe.status import Status
-from mdfpipe.status import status as read_status
+from mdfpipe.truth import Assignment, Truth, assignment_lines
 
 if TYPE_CHECKING:
     from mdfpipe.demo import Demo
@@ -188,15 +190,27 @@ def show_synthesis(done: Synthesis) -> None:
     out.print("Rendered people, not real ones: nothing measured on them says how well real people are recognised.")
 
 
+def show_truth(truth: Truth, assignments: Iterable[Assignment], guard: Guard) -> None:
+    """How right a run on synthetic data is, and what trivial looks recognise in it."""
+    out.print("[bold]Against the truth[/bold]  (IoU >= 0.5; recall: of bodies half seen with an annotated face)")
+    out.print(escape("\n".join(truth.lines())))
+    out.print("\n[bold]Ways to assign faces[/bold]")
+    out.print(escape("\n".join(assignment_lines(assignments))))
+    out.print("\n[bold]Honesty guard[/bold]  (nearest neighbour on trivial looks, one template a subject and domain)")
+    out.print(escape("\n".join(guard.lines())))
+
+
 def show_demo(demo: Demo) -> None:
     """The demo's tables, and where to look next."""
     out.print(
-        "A drawn data set: it shows what each stage does, and says nothing about how well people are recognised.\n"
+        "Rendered people, found by a network that was trained on synthetic data only: this shows what each stage does, "
+        "and says nothing\nabout how well real people are recognised.\n"
     )
     show_outcome(demo.outcome)
-    out.print()
-    show_status(read_status(demo.run))
-    out.print(f"\ndata: {demo.data}\nrun:  {demo.run}")
+    if demo.truth is not None and demo.guard is not None:
+        out.print()
+        show_truth(demo.truth, demo.assignments, demo.guard)
+    out.print(f"\ndata: {demo.synthesis.dataset.folder}\nrun:  {demo.run}")
     for page in demo.pages:
         out.print(f"look: {page}")
 

@@ -39,8 +39,11 @@ def main() -> None:
     options = arguments()
     sys.path.insert(0, str(ROOT))
     started = time.perf_counter()
-    train = load(options.work / "train", "study", TRAIN_SEED, options.subjects, stride=1)
     held_out = load(options.work / "test", "demo", TEST_SEED, 12, stride=4)
+    if options.report_only:
+        report(options.out, held_out, options.score)
+        return
+    train = load(options.work / "train", "study", TRAIN_SEED, options.subjects, stride=1)
     said(started, f"{len(train.pictures)} frames to train on, {len(held_out.pictures)} held out")
     import torch
 
@@ -61,11 +64,12 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--work", type=Path, default=ROOT / "build" / "demo-detector", help="where its data are drawn")
     parser.add_argument("--out", type=Path, default=WEIGHTS)
     parser.add_argument("--subjects", type=int, default=40, help="of each gallery, to train on")
-    parser.add_argument("--steps", type=int, default=1500, help="of both heads")
-    parser.add_argument("--head-steps", type=int, default=300, help="of the one-to-one head alone")
+    parser.add_argument("--steps", type=int, default=4000, help="of both heads")
+    parser.add_argument("--head-steps", type=int, default=600, help="of the one-to-one head alone")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--rate", type=float, default=2e-3)
     parser.add_argument("--score", type=float, default=0.25, help="threshold of the report")
+    parser.add_argument("--report-only", action="store_true", help="train nothing; report on --out")
     return parser.parse_args()
 
 
@@ -280,7 +284,7 @@ def report(weights: Path, data: Frames, score: float) -> None:
         found = run(Batch(picture[None], np.array([number]), np.array([0.0])))[0]
         for threshold in sorted({0.1, 0.15, 0.2, score, 0.35, 0.5}):
             boxes = found.xyxy[found.score >= threshold]
-            overlap = iou(boxes, truth[:, :4])
+            overlap = iou(boxes[:, None], truth[None, :, :4])
             wanted = (truth[:, 4] >= 0.5) & (truth[:, 5] > 0)
             hits, taken = 0, np.zeros(len(truth), bool)
             for row in overlap:

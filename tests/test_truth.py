@@ -31,7 +31,7 @@ def table(schema: pa.Schema, rows: list[dict[str, Any]]) -> pa.Table:
     columns = []
     for f in schema:
         plain = f.type.value_type if pa.types.is_dictionary(f.type) else f.type
-        empty = None if f.nullable else "" if plain == pa.string() else 0
+        empty = None if f.nullable else {pa.string(): "", pa.bool_(): False}.get(plain, 0)
         values = pa.array([row.get(f.name, empty) for row in rows], plain)
         columns.append(values.dictionary_encode().cast(f.type) if plain != f.type else values)
     return pa.table(columns, schema=schema)
