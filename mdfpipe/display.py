@@ -126,6 +126,8 @@ def _ended(event: Event) -> str:
     name = escape(f"{event.stage}/{one_line(event.key, 60)}")
     if event.failure is not None:
         return f"[red]failed[/red]  {name}: {escape(event.failure.message)}"
+    if event.stage == "synth":  # it has no rows: its key says what it drew
+        return f"[green]done[/green]    synth: {event.rows} {event.key}, {event.seconds:.1f} s"
     return f"[green]done[/green]    {name}: {event.rows} rows, {event.seconds:.1f} s"
 
 
@@ -206,6 +208,8 @@ def show_demo(demo: Demo) -> None:
         "Rendered people, found by a network that was trained on synthetic data only: this shows what each stage does, "
         "and says nothing\nabout how well real people are recognised.\n"
     )
+    data = demo.synthesis.dataset
+    out.print(f"{data.videos} videos ({data.drawn} drawn now), {data.frames} frames, {data.subjects} subjects")
     show_outcome(demo.outcome)
     if demo.truth is not None and demo.guard is not None:
         out.print()

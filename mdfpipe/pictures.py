@@ -119,8 +119,8 @@ def _decoded(data: Path, video: VideoState, wanted: Iterable[int]) -> Iterator[t
 # -- the contact sheet
 
 
-def draw_sheet(run: Path, out: Path, subjects: int = 6, each: int = 2, show_people: bool = False) -> list[str]:
-    """Draw a contact sheet into a PNG or JPEG: a row for each of the first subjects, `each` body crops of each domain.
+def draw_sheet(run: Path, out: Path, subjects: int = 6, each: int = 3, show_people: bool = False) -> list[str]:
+    """Draw a contact sheet into a PNG or JPEG: a row for each of some subjects, `each` body crops of each domain.
 
     Gives a line that says what is shown. The crops of one subject and domain are spread over its videos and frames.
     Raises ConfigError, DataError, StoreError.
@@ -129,47 +129,46 @@ def draw_sheet(run: Path, out: Path, subjects: int = 6, each: int = 2, show_peop
 
     from mdfpipe.report import figures
     from mdfpipe.report.samples import spread
-    from mdfpipe.store.run import Run, read_receipt
+    from mdfpipe.store.run import Run
+
+    kind = _kind(out, "--sheet")
+    names = ["crop_id", "subject_id", "domain", "modality", "video_id", "shard", "offset", "size"]
+    found: dict[str, dict[str, list[dict[str, Any]]]] = {}
+    for row in Run(run).table("manifest", "manifest", names).to_pylist():
+        if row["modality"] == "body":
+            found.setdefault(row["subject_id"], {}).setdefault(row["domain"], []).append(row)
+    if not found:
+        raise DataError(f"{run}: expected crops of bodies, found none in its manifest; `mdfpipe inspect` says why")
+    domains = sorted({name for of_subject in found.values() for name in of_subject}, key=_by_wavelength)
+    chosen = spread([s for s in sorted(found) if len(found[s]) == len(domains)] or sorted(found), subjects)
+    width, gap = _CROP_HEIGHT // 3, 6
+    blank = np.full((_CROP_HEIGHT, width, 3), 235, np.uint8)
+    blocks = []
+    for domain in domains:
+        rows = []
+        for subject in chosen:
+            crops = [_sheet_crop(run, row, width, show_people) for row in spread(found[subject].get(domain, []), each)]
+            rows.append(np.concatenate([*crops, *[blank] * (each - len(crops))], axis=1))
+        block = np.concatenate([np.pad(row, ((0, gap), (0, 0), (0, 0)), constant_values=255) for row in rows])
+        block = figures.captioned(block, domain, [])
+        blocks.append(np.pad(block, ((0, 0), (0, 2 * gap), (0, 0)), constant_values=255))
+    _write(out, figures.encoded(np.concatenate(blocks, axis=1)[:, : -2 * gap], kind, quality=92))
+    return [f"rows: {', '.join(chosen)}; {each} body crops of each domain: {', '.join(domains)}"]
+
+
+def _sheet_crop(run: Path, row: dict[str, Any], width: int, show_people: bool) -> Picture:
+    """One crop as it is shown: (_CROP_HEIGHT, width, 3)."""
+    from mdfpipe.report import figures
+    from mdfpipe.store.run import Run
     from mdfpipe.store.shards import read_crop
     from mdfpipe.video.cropping import decode
 
-    kind = _kind(out, "--sheet")
-    rows = Run(run).table(
-        "manifest", "manifest", ["crop_id", "subject_id", "domain", "modality", "video_id", "shard", "offset", "size"]
-    )
-    found: dict[str, dict[str, list[dict[str, Any]]]] = {}
-    for row in rows.to_pylist():
-        if row["modality"] == "body":
-            found.setdefault(row["subject_id"], {}).setdefault(row["domain"], []).append(row)
-    domains = sorted({name for of_subject in found.values() for name in of_subject}, key=_by_wavelength)
-    complete = [s for s in sorted(found) if len(found[s]) == len(domains)] or sorted(found)
-    if not complete:
-        raise DataError(f"{run}: expected crops of bodies, found none in its manifest; `mdfpipe inspect` says why")
-    chosen = complete if len(complete) <= subjects else spread(complete, subjects)
-    width, windows, strips = _CROP_HEIGHT // 3, {}, []
-    for subject in chosen:
-        cells = []
-        for domain in domains:
-            shown = spread(found[subject].get(domain, []), each)
-            for row in shown:
-                image = decode(
-                    read_crop(inside(run, row["shard"], row["crop_id"]), row["offset"], row["size"]), row["crop_id"]
-                )
-                if row["video_id"] not in windows:
-                    receipt = read_receipt(Run(run).part("detect", row["video_id"]))
-                    windows[row["video_id"]] = (receipt.facts if receipt else {}).get("window")
-                picture = figures.scaled_to(figures.to_display(image, windows[row["video_id"]]), width, _CROP_HEIGHT)
-                cells.append(picture if show_people else figures.hidden_crop(picture, figures.BODY_BLOCKS))
-            cells += [np.full((_CROP_HEIGHT, width, 3), 235, np.uint8)] * (each - len(shown))
-            cells.append(np.full((_CROP_HEIGHT, 6, 3), 255, np.uint8))
-        strips += [
-            np.concatenate(cells[:-1], axis=1),
-            np.full((6, sum(c.shape[1] for c in cells[:-1]), 3), 255, np.uint8),
-        ]
-    sheet = np.concatenate(strips[:-1])
-    what = f"{len(chosen)} subjects (rows: {', '.join(chosen)}), {each} body crops of each domain: {', '.join(domains)}"
-    _write(out, figures.encoded(figures.captioned(sheet, " | ".join(domains), []), kind, quality=92))
-    return [what]
+    shard = inside(run, row["shard"], f"crop {row['crop_id']}")
+    image = decode(read_crop(shard, row["offset"], row["size"]), row["crop_id"])
+    receipt = Run(run).receipt("detect", row["video_id"])
+    picture = figures.to_display(image, (receipt.facts if receipt else {}).get("window"))
+    picture = figures.scaled_to(picture, width, _CROP_HEIGHT)
+    return picture if show_people else figures.hidden_crop(picture, figures.BODY_BLOCKS)
 
 
 def _by_wavelength(domain: str) -> tuple[int, str]:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mdfpipe.errors import ConfigError, DataError
 from mdfpipe.execution import Event
 from mdfpipe.stages.crop import Crop
 from mdfpipe.synth.crops import write_crops
@@ -40,8 +41,10 @@ def synthesise(
 ) -> Synthesis:
     """The data set `preset` in `out`, and in `out`/crops visible crops of `crops` further subjects.
 
-    Raises ConfigError, StoreError.
+    Raises what `write_dataset` and `write_crops` raise.
     """
+    if crops == 1:
+        raise ConfigError("--crops 1: expected 0, or at least 2 subjects")
     written = write_dataset(
         out, preset, seed=seed, subjects=subjects, workers=workers, progress=_teller("frames", listen)
     )
@@ -55,16 +58,19 @@ def synthesise(
 
 
 def _teller(what: str, listen: Callable[[Event], None]) -> Callable[[int, int], None]:
-    """Progress as events; the first call says where it starts."""
+    """Progress as events; the first call says where it starts. Silent where there is nothing to do."""
     began: float | None = None
 
     def tell(done: int, total: int) -> None:
         nonlocal began
+        if not total:
+            return
         if began is None:
             began = time.monotonic()
             listen(Event("stage", "synth", "", total=1))
             listen(Event("started", "synth", what))
-        listen(Event("progress", "synth", what, done, total))
+        if done:
+            listen(Event("progress", "synth", what, done, total))
         if done == total:
             listen(Event("finished", "synth", what, rows=total, seconds=time.monotonic() - began))
 
@@ -72,9 +78,13 @@ def _teller(what: str, listen: Callable[[Event], None]) -> Callable[[int, int], 
 
 
 def cut_out(frame: NDArray[Any], box: NDArray[np.float32]) -> tuple[bytes, float, float]:
-    """The crop stage's way to cut a body out of a frame: (JPEG, sharpness, contrast)."""
+    """The crop stage's way to cut a body out of a frame (H, W, 3) uint8: (JPEG, sharpness, contrast).
+
+    box: (4,) xyxy in pixels. Raises DataError where it lies outside the frame.
+    """
     usual = Crop()
     whole = cropping.pixel_box(box, frame.shape[1], frame.shape[0])
-    assert whole is not None
+    if whole is None:
+        raise DataError(f"box {box.tolist()}: expected one that touches the frame of {frame.shape[1]}x{frame.shape[0]}")
     crop = cropping.resize(cropping.cut(frame, whole), usual.body_width_px, usual.body_height_px)
     return (cropping.encode(crop)[0], *cropping.quality(crop, cropping.Window()))

@@ -25,6 +25,7 @@ TABLES = {
     "labels": (tables.LABELS, "label/VIDEO.parquet", "one row a detection, in the order of bodies"),
     "crops": (tables.CROPS, "crop/VIDEO.parquet", "one row a crop, by modality, frame and crop_id"),
     "manifest": (tables.MANIFEST, "manifest/manifest.parquet", "one row a usable crop, by video"),
+    "truth": (tables.TRUTH, "DATA/truth/bodies.parquet", "of synthetic data: one row a person and frame; no stage reads it"),
 }
 
 

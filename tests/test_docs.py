@@ -51,7 +51,7 @@ def test_every_setting_of_every_variant_is_explained(family: type[Plugin]) -> No
 
 def test_every_column_is_explained() -> None:
     schemas = [v for n, v in vars(tables).items() if n.isupper() and type(v).__name__ == "Schema"]
-    assert len(schemas) == 8
+    assert len(schemas) == 9
     for schema in schemas:
         for field in schema:
             assert len(field.metadata[b"meaning"]) > 5
@@ -69,13 +69,29 @@ def test_the_readme_holds_no_mark_to_be_filled_in() -> None:
     assert "@@" not in (ROOT / "README.md").read_text()
 
 
-def test_the_package_holds_code_and_templates_only() -> None:
+def test_the_package_holds_code_templates_and_one_weight_file() -> None:
     if not (ROOT / ".git").exists():
         pytest.skip("not a checkout")
     made = subprocess.run(["git", "ls-files", "mdfpipe"], cwd=ROOT, capture_output=True, text=True, check=True)
     names = made.stdout.splitlines()
     assert "mdfpipe/cli.py" in names
-    assert [name for name in names if Path(name).suffix not in (".py", ".j2")] == []
+    others = [name for name in names if Path(name).suffix not in (".py", ".j2")]
+    assert others == ["mdfpipe/weights/yolov10n-synthetic.pt"]
+    assert (ROOT / others[0]).stat().st_size < 6_000_000
+
+
+def test_the_demo_weights_say_what_they_are_wherever_they_are_named() -> None:
+    named = 0
+    for place in [ROOT / "README.md", *(ROOT / "pipelines").rglob("*.yaml"), *(ROOT / "docs").glob("*.md")]:
+        text = place.read_text()
+        if "yolov10n-synthetic" in text or "weights: demo" in text or "demo weights" in text.lower():
+            named += 1
+            assert "synthetic data only" in text.replace("\n", " ").lower(), place
+    assert named >= 4
+    import torch
+
+    content = torch.load(ROOT / "mdfpipe" / "weights" / "yolov10n-synthetic.pt", weights_only=True)
+    assert content["note"].startswith("synthetic data only")
 
 
 def test_help_is_quick_and_light() -> None:

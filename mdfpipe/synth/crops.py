@@ -9,10 +9,8 @@ habits, so each clip has a scale, an aspect and an offset of its own, and each f
 
 from __future__ import annotations
 
-import os
+import contextlib
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -20,8 +18,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from mdfpipe.errors import ConfigError
-from mdfpipe.processes import die_with_parent
+from mdfpipe.errors import ConfigError, MdfError, one_line
+from mdfpipe.processes import each
 from mdfpipe.store.run import Receipt, Run
 from mdfpipe.store.shards import ShardWriter
 from mdfpipe.store.tables import MANIFEST
@@ -49,27 +47,29 @@ def write_crops(
 ) -> int:
     """Write CLIPS x FRAMES crops of each of `subjects` people into the run folder `out`; gives the number of crops.
 
-    cut: a function of a module (it goes to other processes). Raises ConfigError, StoreError.
+    A frame in which too little of the subject is seen gives none. cut: a function of a module (it goes to other
+    processes). progress(done, of so many): subjects that this call draws. Raises ConfigError, StoreError where the
+    folder cannot be written or is in use, MdfError where a subject cannot be drawn.
     """
     if subjects < 2:
         raise ConfigError(f"--crops {subjects}: expected at least 2 subjects")
+    if seed < 0:
+        raise ConfigError(f"--seed {seed}: expected 0 or more")
     run = Run(out)
     blocks = range(0, subjects, SUBJECTS_A_BLOCK)
     wanted = {start: _receipt(start, min(SUBJECTS_A_BLOCK, subjects - start), seed) for start in blocks}
     with run.lock():
         missing = [r for r in wanted.values() if not _made(run, r)]
-        done = len(wanted) - len(missing)
-        progress(done * SUBJECTS_A_BLOCK, subjects)
-        initial = (os.getpid(),)
-        with ProcessPoolExecutor(workers, get_context("spawn"), initializer=die_with_parent, initargs=initial) as pool:
-            jobs = [pool.submit(_block, out, receipt, cut) for receipt in missing]
-            try:
-                for job in as_completed(jobs):
-                    job.result()
-                    done += 1
-                    progress(min(done * SUBJECTS_A_BLOCK, subjects), subjects)
-            finally:
-                pool.shutdown(cancel_futures=True)
+        done, total = 0, sum(receipt.settings["subjects"] for receipt in missing)
+
+        def tell(count: int) -> None:
+            nonlocal done
+            done += count
+            progress(done, total)
+
+        tell(0)
+        for _ in each(_block, [(out, receipt, cut) for receipt in missing], workers, tell):
+            pass
         rows = pa.concat_tables([run.table("crop", receipt.key) for receipt in wanted.values()])
         upstream = {receipt.key: receipt.fingerprint for receipt in wanted.values()}
         whole = Receipt("manifest", VERSION, "manifest", {"subjects": subjects, "seed": seed}, upstream)
@@ -88,20 +88,37 @@ def _made(run: Run, receipt: Receipt) -> bool:
     return found is not None and found.fingerprint == receipt.fingerprint and run.files_in_place(found) is None
 
 
-def _block(out: Path, receipt: Receipt, cut: Cut) -> None:
-    """Draw and commit the crops of one block of subjects."""
+def _block(out: Path, receipt: Receipt, cut: Cut, tell: Callable[[int], None]) -> None:
+    """Draw and commit the crops of one block of subjects; `tell` is called with 1 after each. Raises MdfError."""
     import cv2
 
+    threads = cv2.getNumThreads()
     cv2.setNumThreads(1)
-    run, settings = Run(out), receipt.settings
-    shard = f"crop/{receipt.key}.body.tar"
+    run = Run(out)
     scratch = run.scratch("crop", f"{receipt.key}.body.tar")
+    try:
+        _draw_block(run, receipt, scratch, cut, tell)
+    except (OSError, MdfError):
+        raise
+    except Exception as error:
+        problem = f"not foreseen: {type(error).__name__}: {one_line(error)}"
+        raise MdfError(f"{out}: {receipt.key} cannot be drawn: {problem}") from error
+    finally:
+        cv2.setNumThreads(threads)
+        with contextlib.suppress(OSError):
+            scratch.unlink(missing_ok=True)
+
+
+def _draw_block(run: Run, receipt: Receipt, scratch: Path, cut: Cut, tell: Callable[[int], None]) -> None:
+    settings = receipt.settings
+    shard = f"crop/{receipt.key}.body.tar"
     rows: list[dict[str, Any]] = []
     with ShardWriter(scratch) as writer:
         for number in range(settings["first"], settings["first"] + settings["subjects"]):
             for row, data in _crops_of(str(number), settings["seed"], cut):
                 offset, size = writer.add(row["crop_id"], "jpg", data)
                 rows.append({**row, "shard": shard, "offset": offset, "size": size})
+            tell(1)
     run.commit(receipt, _table(rows), {shard: scratch})
 
 

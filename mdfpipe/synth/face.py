@@ -102,7 +102,9 @@ class Head:
         """Points on the skin (..., 3): `across` is a share of the half width, + to the body's left."""
         return self.skull.points(level, np.arcsin(np.clip(across, -0.98, 0.98)), grow)
 
-    def _patch(self, canvas: Canvas, across: ArrayLike, level: ArrayLike, material: Material, grow: float = 1.0) -> None:
+    def _patch(
+        self, canvas: Canvas, across: ArrayLike, level: ArrayLike, material: Material, grow: float = 1.0
+    ) -> None:
         """A polygon on the skin, where it faces the camera. Corners that do not are moved to the edge."""
         angle, t = np.arcsin(np.clip(across, -0.98, 0.98)), np.asarray(level, float)
         middle = self.skull.middle(canvas, t)
@@ -112,9 +114,7 @@ class Head:
         angle = middle + np.clip(turned, -1.5, 1.5)
         canvas.fill(canvas.project(self.skull.points(t, angle, grow)), material)
 
-    def _oval(
-        self, canvas: Canvas, across: float, level: float, half: tuple[float, float], material: Material
-    ) -> None:
+    def _oval(self, canvas: Canvas, across: float, level: float, half: tuple[float, float], material: Material) -> None:
         turn = np.linspace(0, 2 * np.pi, 13)[:-1]
         self._patch(canvas, across + half[0] * np.cos(turn), level + half[1] * np.sin(turn), material)
 
@@ -145,7 +145,9 @@ class Head:
             for side in (-1, 1):
                 self._lens(canvas, side * face.eye_distance, frame)
             inner = max(face.eye_distance - 0.27, 0.05)
-            self._patch(canvas, bar * inner, face.eye_level - 0.025 + np.array([-1, -1, 1, 1]) * 0.012, Material.GLASSES)
+            self._patch(
+                canvas, bar * inner, face.eye_level - 0.025 + np.array([-1, -1, 1, 1]) * 0.012, Material.GLASSES
+            )
             for side in (-1, 1):
                 outer = np.linspace(face.eye_distance + 0.25, 0.97, 4)
                 temple = np.concatenate([outer, outer[::-1]]) * side
@@ -175,7 +177,9 @@ class Head:
         wide = face.mouth_width * 1.15
         if face.beard == "full":
             x = np.array([-0.97, -0.93, -0.7, -0.45, 0, 0.45, 0.7, 0.93, 0.97])
-            y = np.array([0.55, 0.60, face.mouth_level - 0.03, top + 0.01, top, top + 0.01, face.mouth_level - 0.03, 0.6, 0.55])
+            y = np.array(
+                [0.55, 0.60, face.mouth_level - 0.03, top + 0.01, top, top + 0.01, face.mouth_level - 0.03, 0.6, 0.55]
+            )
             chin_x, chin_y = np.array([0.98, 0.98, 0.9, -0.9, -0.98, -0.98]), np.array([0.7, 0.87, 1.0, 1.0, 0.87, 0.7])
             self._patch(canvas, np.concatenate([x, chin_x]), np.concatenate([y, chin_y]), Material.BEARD, 1.02)
             return
@@ -224,7 +228,11 @@ class Head:
             shade(inner, np.array([-0.05, -0.04, 0.03, 0.05]) + face.eye_level, 110)
             flank = side * np.array([0.35 * width, 0.55 * width, 1.05 * width, 0.75 * width])
             shade(flank, np.array([face.eye_level, face.eye_level, end - 0.02, end - 0.01]), 120)
-        shade(np.array([-1, -0.8, 0.8, 1, 0.7, 0, -0.7]) * width, end + np.array([-0.03, -0.012, -0.012, -0.03, 0.025, 0.03, 0.025]), 255)
+        shade(
+            np.array([-1, -0.8, 0.8, 1, 0.7, 0, -0.7]) * width,
+            end + np.array([-0.03, -0.012, -0.012, -0.03, 0.025, 0.03, 0.025]),
+            255,
+        )
         shade(np.array([-0.5, 0.5, 0.4, -0.4]), 0.045 + face.mouth_level + np.array([0.0, 0.0, 0.022, 0.022]), 90)
         ys, xs = np.nonzero(skin)
         if not len(ys):
@@ -269,9 +277,17 @@ class Head:
 
         def edge(t: Array) -> Array:
             """Angle from the front at which hair begins, by level."""
-            return np.interp(t, [line, line + 0.08, 0.42, sideburn, nape], [0.35, 0.85, 1.12, 1.36, 2.2 if nape < 1 else 1.5])
+            return np.interp(
+                t, [line, line + 0.08, 0.42, sideburn, nape], [0.35, 0.85, 1.12, 1.36, 2.2 if nape < 1 else 1.5]
+            )
 
-        crown = Tube(self.skull.levels, self.skull.y + 0.05 * self.height * (1 - self.skull.levels) * 0.6, self.skull.rx, self.skull.rz, self.skull.z)
+        crown = Tube(
+            self.skull.levels,
+            self.skull.y + 0.05 * self.height * (1 - self.skull.levels) * 0.6,
+            self.skull.rx,
+            self.skull.rz,
+            self.skull.z,
+        )
         crown.panel(canvas, Material.HAIR, (0.0, line + 0.005), part=part, grow=grow)
         for side in (-1, 1):
             low, high = (edge, np.pi) if side > 0 else (-np.pi, lambda t: -edge(t))
@@ -316,8 +332,16 @@ class Head:
         if kind == "ponytail":
             part = canvas.piece(0.2 * self.half)
             tip = back - (0, 1.35 * self.height, 0.015)
-            canvas.limb([back, back - (0, 0.3 * self.height, 0.02)], (0.24 * self.half, 0.34 * self.half), Material.HAIR, part)
-            canvas.limb([back - (0, 0.3 * self.height, 0.02), tip], (0.34 * self.half, 0.12 * self.half), Material.HAIR, part, cloth="hair")
+            canvas.limb(
+                [back, back - (0, 0.3 * self.height, 0.02)], (0.24 * self.half, 0.34 * self.half), Material.HAIR, part
+            )
+            canvas.limb(
+                [back - (0, 0.3 * self.height, 0.02), tip],
+                (0.34 * self.half, 0.12 * self.half),
+                Material.HAIR,
+                part,
+                cloth="hair",
+            )
         elif kind in ("bob", "long"):
             part = canvas.piece(0.7 * self.half)
             end = 1.06 if kind == "bob" else 1.75
@@ -345,7 +369,10 @@ class Head:
         rim_y, rim_x, rim_z, z = crown.at(edge)
         if kind == "brim":
             reach = 0.62 * self.half
-            flat = np.stack([(rim_x * grow + reach) * np.sin(turn), np.full(28, rim_y), z + (rim_z * grow + reach) * np.cos(turn)], -1)
+            flat = np.stack(
+                [(rim_x * grow + reach) * np.sin(turn), np.full(28, rim_y), z + (rim_z * grow + reach) * np.cos(turn)],
+                -1,
+            )
             flat[:, 1] += 0.035 * self.height * np.abs(np.sin(turn)) - 0.02 * self.height
             canvas.fill(canvas.project(flat), Material.HAT, canvas.piece(0.3 * self.half))
         crown.panel(canvas, Material.HAT, (0.0, edge), part=part, grow=grow)
@@ -357,7 +384,9 @@ class Head:
             back = np.stack([rim_x * grow * np.sin(arc), np.full(13, rim_y), z + rim_z * grow * np.cos(arc)], -1)
             tip = back + np.stack([np.zeros(13), -0.055 * self.height * np.cos(arc), ahead * np.cos(arc) ** 0.7], -1)
             if canvas.cosine > -0.2:
-                canvas.fill(canvas.project(np.concatenate([back, tip[::-1]])), Material.HAT, canvas.piece(0.2 * self.half))
+                canvas.fill(
+                    canvas.project(np.concatenate([back, tip[::-1]])), Material.HAT, canvas.piece(0.2 * self.half)
+                )
 
     def _hood(self, canvas: Canvas, part: int) -> None:
         """A hood up over the head: all of it but the face."""
@@ -365,7 +394,13 @@ class Head:
         around = np.interp(skull.levels, [0, 0.3, 0.8, 1.0], [1.2, 1.16, 1.32, 2.2])
         y = skull.y + 0.05 * self.height * (1 - skull.levels)
         z = np.full(len(skull.levels), self.forward - 0.08 * self.deep)
-        hood = Tube(skull.levels, y, np.maximum(skull.rx * around, 0.5 * self.half), np.maximum(skull.rz * around, 0.5 * self.deep), z)
+        hood = Tube(
+            skull.levels,
+            y,
+            np.maximum(skull.rx * around, 0.5 * self.half),
+            np.maximum(skull.rz * around, 0.5 * self.deep),
+            z,
+        )
         hood.panel(canvas, Material.HAT, (0.0, 0.19), part=part)
         for low, high in ((1.02, np.pi), (-np.pi, -1.02)):
             hood.panel(canvas, Material.HAT, (0.17, 1.0), (low, high), part=part)

@@ -208,16 +208,25 @@ def _leg(canvas: Canvas, body: _Body, side: int) -> None:
 
 
 def _leg_layout(
-    canvas: Canvas, s: Subject, joints: tuple[Array, Array, Array], radii: tuple[float, float, float], short: bool, side: int
+    canvas: Canvas,
+    s: Subject,
+    joints: tuple[Array, Array, Array],
+    radii: tuple[float, float, float],
+    short: bool,
+    side: int,
 ) -> None:
     """The second colour of trousers. joints: hip, knee, where the cloth ends; radii: of the cloth there."""
     hip, knee, stop = joints
     last = (hip, stop) if short else (knee, stop)
     from_radius = radii[0] if short else radii[1]
     if s.lower_layout == "stripe" and -side * canvas.sine > -0.55:
-        for a, b, ra, rb in ((hip, stop, radii[0], radii[2]),) if short else (
-            (hip, knee, radii[0], radii[1]),
-            (knee, stop, radii[1], radii[2]),
+        for a, b, ra, rb in (
+            ((hip, stop, radii[0], radii[2]),)
+            if short
+            else (
+                (hip, knee, radii[0], radii[1]),
+                (knee, stop, radii[1], radii[2]),
+            )
         ):
             pa, pb = canvas.project(a), canvas.project(b)
             normal = np.array([1.0, 0.0])
@@ -255,7 +264,9 @@ def _hips(canvas: Canvas, body: _Body) -> None:
     if s.lower != "skirt":
         y = np.array([waist, body.hip + 0.01, body.hip - 0.055])
         rx = np.array([0.92, 1.0, 0.93]) * s.hip
-        Tube([0, 0.55, 1], y, rx, s.depth * np.array([0.9, 1.02, 0.8])).panel(canvas, Material.LOWER_A, (0, 1), part=part)
+        Tube([0, 0.55, 1], y, rx, s.depth * np.array([0.9, 1.02, 0.8])).panel(
+            canvas, Material.LOWER_A, (0, 1), part=part
+        )
         return
     y = np.linspace(waist, body.hip - s.lower_length * s.leg * 0.92, 6)
     share = np.linspace(0, 1, 6)
@@ -393,7 +404,9 @@ def _arm(canvas: Canvas, body: _Body, side: int) -> None:
     share = min(total, 1.0)
     stop = shoulder + (elbow - shoulder) * share
     end = ends[0] + (ends[1] - ends[0]) * share
-    canvas.limb([shoulder, stop], (ends[0], end), Material.SLEEVE, part, flat=total < 1, cloth="upper", shift=side * 0.2)
+    canvas.limb(
+        [shoulder, stop], (ends[0], end), Material.SLEEVE, part, flat=total < 1, cloth="upper", shift=side * 0.2
+    )
     if s.sleeve_style == "cuff":
         _ring(canvas, body.arms[side], ends, (s.sleeve - 0.11, s.sleeve))
     elif s.sleeve_style == "band" and s.sleeve > 0.3:

@@ -26,7 +26,7 @@ class Preset:
     subjects: int
     sessions: int
     frames: int
-    group: int = 4
+    group: int = 3
     crowds: int = 1
     crowd: int = 8
     crowd_frames: int = 8
@@ -36,15 +36,16 @@ class Preset:
 
 PRESETS = {
     "tiny": Preset(subjects=4, sessions=2, frames=6, crowds=0),
-    "demo": Preset(subjects=24, sessions=2, frames=15),
-    "study": Preset(subjects=100, sessions=4, frames=12, crowds=4, crowd_frames=12),
+    "demo": Preset(subjects=24, sessions=2, frames=11),
+    "study": Preset(subjects=100, sessions=4, frames=10, crowds=4, crowd_frames=12),
     "bench": Preset(subjects=6, sessions=1, frames=900, group=6, crowds=0, fps=25, scale=2),
 }
 
 
 @dataclass(frozen=True)
 class Cast:
-    """One video before it is drawn. deep: in 16 bits (thermal only). sighting: number of its first person."""
+    """One video before it is drawn. deep: in 16 bits (thermal only). facing: all come towards the camera (the first
+    session, so that every subject shows a face in every domain). sighting: number of its first person."""
 
     name: str  # path under the data root, without suffix
     domain: Domain
@@ -53,6 +54,7 @@ class Cast:
     frames: int
     deep: bool
     crowded: bool
+    facing: bool
     sighting: int
 
 
@@ -85,7 +87,7 @@ def casts(preset: Preset, seed: int) -> Iterator[Cast]:
                 for number, group in enumerate(groups, start=1):
                     name = f"videos/{domain}/G{gallery}-{chr(97 + session)}{number:02d}"
                     deep = domain.band.is_thermal and session % 2 == 0
-                    yield Cast(name, domain, gallery, group, preset.frames, deep, False, sighting)
+                    yield Cast(name, domain, gallery, group, preset.frames, deep, False, session == 0, sighting)
                     sighting += len(group)
             for number in range(1, preset.crowds + 1):
                 generator = np.random.default_rng(seed_of(seed, "crowd", domain, gallery, number))
@@ -93,5 +95,5 @@ def casts(preset: Preset, seed: int) -> Iterator[Cast]:
                 crowd = tuple(ids[i] for i in chosen)
                 name = f"videos/{domain}/G{gallery}-crowd{number:02d}"
                 deep = domain.band.is_thermal and number % 2 == 0
-                yield Cast(name, domain, gallery, crowd, preset.crowd_frames, deep, True, sighting)
+                yield Cast(name, domain, gallery, crowd, preset.crowd_frames, deep, True, False, sighting)
                 sighting += len(crowd)

@@ -73,7 +73,9 @@ class _Thing:
 class Clip:
     """`frames` pictures of `subjects` in one domain.
 
-    size: (height, width) of the scene in pixels; thermal sensors deliver half of it. crowded: closer together.
+    subjects: at least one. size: (height, width) of the scene in pixels; thermal sensors deliver half of it.
+    crowded: closer together.
+    facing: all come towards the camera, none starts away from it or turns for no reason.
     seed: a sequence of integers, the clip's own.
     """
 
@@ -87,18 +89,19 @@ class Clip:
         size: Size,
         seed: Sequence[int],
         crowded: bool = False,
+        facing: bool = False,
     ) -> None:
         self.domain, self.size, self.seed = domain, size, list(seed)
         generator = np.random.default_rng(self.seed)
         self.optics = Optics.draw(domain.band, generator)
         self.background = background(domain.band, size, generator)
-        self.walks = _walks(subjects, domain, frames, fps, size[1] / size[0], crowded, generator)
+        self.walks = _walks(subjects, domain, frames, fps, size[1] / size[0], crowded, facing, generator)
         self.things = _things(domain, size, self.walks, generator)
         roll = float(np.clip(generator.normal(0, ROLL_DEGREES), -2 * ROLL_DEGREES, 2 * ROLL_DEGREES))
         self.roll = cv2.getRotationMatrix2D((size[1] / 2, size[0] / 2), roll, 1.0)
 
     def frame(self, number: int) -> tuple[NDArray[Any], list[Seen]]:
-        """The picture of one frame, and who is seen in it.
+        """The picture of one frame, 0 <= number < frames, and who is seen in it: the farthest first.
 
         (H, W, 3) uint8 RGB in VIS; else (h, w) float32 before quantisation (`bands.to_8bit`, `bands.to_16bit`).
         """
@@ -126,8 +129,10 @@ class Clip:
             whole.append((i, walk, figure, (int(x), int(y)), solid))
         for thing in things:
             self._stand(scene, owner, thing)
-        rolled = cv2.warpAffine(scene, self.roll, self.size[::-1], borderMode=cv2.BORDER_REFLECT)
-        picture = sense(rolled.reshape(scene.shape), self.optics, np.random.default_rng([*self.seed, number + 1]))
+        rolled: Array = np.asarray(
+            cv2.warpAffine(scene, self.roll, self.size[::-1], borderMode=cv2.BORDER_REFLECT), np.float32
+        ).reshape(scene.shape)
+        picture = sense(rolled, self.optics, np.random.default_rng([*self.seed, number + 1]))
         scale = picture.shape[0] / self.size[0]
         seen = []
         for i, walk, figure, at, solid in whole:
@@ -137,8 +142,8 @@ class Clip:
                 face = self._face(figure, own, solid, at)
                 visible = float(np.count_nonzero(own) / np.count_nonzero(solid))
                 yaw = float(np.degrees((walk.yaw[number] + np.pi) % (2 * np.pi) - np.pi))
-                shown = tuple(v * scale for v in face) if face else None
-                seen.append(Seen(walk.subject.subject_id, tuple(v * scale for v in box), visible, shown, yaw))
+                shown = _scaled(face, scale) if face else None
+                seen.append(Seen(walk.subject.subject_id, _scaled(box, scale), visible, shown, yaw))
         return picture, seen
 
     def _extent(self, own: NDArray[np.bool_]) -> Box | None:
@@ -161,9 +166,9 @@ class Clip:
         full = np.zeros_like(own)
         full[inside] = solid[cut]
         part = np.s_[max(int(y1), 0) : int(np.ceil(y2)), max(int(x1), 0) : int(np.ceil(x2))]
-        if np.count_nonzero(own[part]) < FACE_SEEN * max(np.count_nonzero(full[part]), 1):
+        if np.count_nonzero(own[part]) < FACE_SEEN * max(int(np.count_nonzero(full[part])), 1):
             return None
-        x, y = self.roll @ [(x1 + x2) / 2, (y1 + y2) / 2, 1.0]
+        x, y = (float(v) for v in self.roll @ np.array([(x1 + x2) / 2, (y1 + y2) / 2, 1.0]))
         half = ((x2 - x1) / 2, (y2 - y1) / 2)
         box = (x - half[0], y - half[1], x + half[0], y + half[1])
         return box if min(box) >= 0 and box[2] <= self.size[1] and box[3] <= self.size[0] else None
@@ -173,6 +178,10 @@ class Clip:
         if inside is not None:
             scene[inside] = thing.pixels[cut]
             owner[inside] = -1
+
+
+def _scaled(box: Box, scale: float) -> Box:
+    return box[0] * scale, box[1] * scale, box[2] * scale, box[3] * scale
 
 
 def _overlap(size: Size, part: tuple[int, ...], x: int, y: int) -> tuple[Any, Any]:
@@ -192,7 +201,7 @@ def _shadow(scene: Array, foot: Array, height: float) -> None:
         return
     soft = np.zeros((4 * ry + 1, 2 * rx + 1), np.float32)
     cv2.ellipse(soft, (rx, 2 * ry), (max(rx * 2 // 3, 1), ry), 0, 0, 360, 0.4, -1)
-    soft = cv2.GaussianBlur(soft, (0, 0), max(ry * 0.6, 0.6))
+    soft = np.asarray(cv2.GaussianBlur(soft, (0, 0), max(ry * 0.6, 0.6)), np.float32)
     scene[inside] *= 1 - soft[cut][..., None]
 
 
@@ -206,6 +215,7 @@ def _walks(
     fps: float,
     width: float,
     crowded: bool,
+    facing: bool,
     generator: np.random.Generator,
 ) -> list[_Walk]:
     """A path for each subject. At mid-clip they stand side by side, closer than a body's width where crowded."""
@@ -213,7 +223,7 @@ def _walks(
     places += generator.uniform(-0.5, 0.5, len(subjects)) * (width - 0.3) / len(subjects)
     zoom = generator.uniform(0.50, 0.66)
     return [
-        _walk(subject, domain, frames, fps, width, float(x), zoom * (0.8 if crowded else 1.0), generator)
+        _walk(subject, domain, frames, fps, width, float(x), zoom * (0.8 if crowded else 1.0), facing, generator)
         for subject, x in zip(subjects, generator.permutation(places), strict=True)
     ]
 
@@ -226,6 +236,7 @@ def _walk(
     width: float,
     middle: float,
     zoom: float,
+    facing: bool,
     generator: np.random.Generator,
 ) -> _Walk:
     """A walker who turns back near the camera, far from it, and at the frame's edges.
@@ -234,8 +245,10 @@ def _walk(
     """
     far = (domain.range_m or 0.0) > NEAR_RANGE_M
     drift = generator.normal(0, np.radians(28))
-    heading = drift + (np.pi if generator.random() < 0.2 else 0.0)
-    turns_at = int(generator.uniform(-0.2, 0.3) * frames) if generator.random() < 0.15 else frames  # from mid-clip on
+    heading = drift + (np.pi if generator.random() < 0.2 and not facing else 0.0)
+    turns_at = (
+        int(generator.uniform(-0.2, 0.3) * frames) if generator.random() < 0.15 and not facing else frames
+    )  # from mid-clip on
     speed, tempo = SPEED * generator.uniform(0.8, 1.2), STRIDES * generator.uniform(0.9, 1.1)
     start = generator.uniform(0, 2 * np.pi)
     size = zoom * (generator.uniform(0.88, 1.05) if far else generator.uniform(0.75, 1.15))

@@ -134,7 +134,9 @@ class Tube:
 
     def __init__(self, levels: ArrayLike, y: ArrayLike, rx: ArrayLike, rz: ArrayLike, z: ArrayLike = 0.0) -> None:
         self.levels = np.asarray(levels, float)
-        self.y, self.rx, self.rz, self.z = (np.broadcast_to(np.asarray(v, float), len(self.levels)) for v in (y, rx, rz, z))
+        self.y, self.rx, self.rz, self.z = (
+            np.broadcast_to(np.asarray(v, float), len(self.levels)) for v in (y, rx, rz, z)
+        )
 
     def at(self, levels: ArrayLike) -> tuple[Array, Array, Array, Array]:
         """(y, rx, rz, z) at the levels."""

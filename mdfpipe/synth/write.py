@@ -13,13 +13,9 @@ from __future__ import annotations
 
 import csv
 import io
-import json
-import os
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, replace
 from functools import cache
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -27,20 +23,31 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from mdfpipe.errors import ConfigError, StoreError
-from mdfpipe.processes import die_with_parent
-from mdfpipe.store.naming import file_name
-from mdfpipe.store.run import TEMPORARY, cannot_write, read_table, write_atomically, write_table
+from mdfpipe.errors import ConfigError, MdfError, one_line
+from mdfpipe.processes import each
+from mdfpipe.store.run import read_table, write_atomically, write_table
 from mdfpipe.store.tables import TRUTH
+from mdfpipe.synth import folder
 from mdfpipe.synth.people import Subject, draw_subject
-from mdfpipe.synth.presets import GALLERIES, LARGEST_GALLERY, PRESETS, Cast, Preset, casts, seed_of, subject_ids
+from mdfpipe.synth.presets import (
+    DOMAINS,
+    GALLERIES,
+    LARGEST_GALLERY,
+    PRESETS,
+    Cast,
+    Preset,
+    casts,
+    seed_of,
+    subject_ids,
+)
 
 VERSION = 1  # raise it when the same seed gives other pixels or rows
-NOTE = "rendered people, not real ones: nothing measured here says how well real people are recognised"
 FACES_HEADER = "SUBJECT_ID,FILENAME,SIGHTING_ID,FRAME_NUM,FACE_X,FACE_Y,FACE_WIDTH,FACE_HEIGHT,YAW"
 _FACES = pa.schema([("line", pa.string())])
 
-Progress: TypeAlias = Callable[[int, int], None]  # frames done, of so many
+FOLDERS = (*(f"videos/{domain}" for domain in DOMAINS), "galleries", "truth/parts", "truth")
+
+Progress: TypeAlias = Callable[[int, int], None]  # frames drawn by this call, of so many that it has to draw
 
 
 @dataclass(frozen=True)
@@ -67,26 +74,24 @@ def write_dataset(
 ) -> Written:
     """Write the data set `preset` of PRESETS into `out`, or what is missing of it there.
 
-    subjects: of each gallery, instead of the preset's. Raises ConfigError where `out` holds anything else,
-    StoreError where it cannot be written.
+    subjects: of each gallery, instead of the preset's. seed: 0 or more. Raises ConfigError where `out` holds anything
+    else, DataError where a folder in it leads out of it, StoreError where it cannot be written or another call is
+    writing it, MdfError where a video cannot be drawn.
     """
     chosen = _preset(preset, subjects)
+    if seed < 0:
+        raise ConfigError(f"--seed {seed}: expected 0 or more")
     what = {"preset": preset, **asdict(chosen), "seed": seed, "version": VERSION}
     videos = list(casts(chosen, seed))
-    _claim(out, what)
-    try:
-        missing = [cast for cast in videos if not _drawn(out, cast)]
-        total = sum(cast.frames for cast in videos)
-        done = total - sum(cast.frames for cast in missing)
-        progress(done, total)
-        for cast in _draw_all(out, missing, chosen, seed, workers):
-            done += cast.frames
-            progress(done, total)
+    with folder.claimed(out, what, FOLDERS), folder.writing(out):
+        missing = [cast for cast in videos if not folder.drawn(out, cast.name, video_path(cast))]
+        if missing:
+            write_atomically(out / folder.DESCRIPTION, folder.described(what, complete=False))
+        _draw_all(out, missing, chosen, seed, workers, progress)
         bodies, faces = _write_tables(out, videos, chosen)
-        write_atomically(out / "synth.json", _described(what, complete=True))
-    except OSError as error:
-        raise StoreError(cannot_write(out, error)) from error
-    return Written(out, len(GALLERIES) * chosen.subjects, len(videos), total, bodies, faces, len(missing))
+        write_atomically(out / folder.DESCRIPTION, folder.described(what, complete=True))
+    frames = sum(cast.frames for cast in videos)
+    return Written(out, len(GALLERIES) * chosen.subjects, len(videos), frames, bodies, faces, len(missing))
 
 
 def _preset(name: str, subjects: int | None) -> Preset:
@@ -99,33 +104,6 @@ def _preset(name: str, subjects: int | None) -> Preset:
     return replace(PRESETS[name], subjects=subjects)
 
 
-def _described(what: dict[str, Any], complete: bool) -> bytes:
-    return json.dumps({**what, "note": NOTE, "complete": complete}, indent=1).encode()
-
-
-def _claim(out: Path, what: dict[str, Any]) -> None:
-    """Make `out` ours. Raises ConfigError where it holds other files, or another synthetic data set."""
-    place = out / "synth.json"
-    try:
-        if out.exists() and not out.is_dir():
-            raise ConfigError(f"{out}: expected a folder, found a file; name a new folder")
-        if not place.exists():
-            if out.exists() and any(p for p in out.iterdir() if not p.name.startswith(TEMPORARY)):
-                raise ConfigError(f"{out}: holds files that are no synthetic data set; name a new folder")
-            out.mkdir(parents=True, exist_ok=True)
-            write_atomically(place, _described(what, complete=False))
-        found = json.loads(place.read_text())
-        other = [
-            f"{name} {found.get(name)!r:.40}, not {value!r}" for name, value in what.items() if found.get(name) != value
-        ]
-    except (OSError, ValueError, AttributeError) as error:
-        if isinstance(error, OSError):
-            raise StoreError(cannot_write(place, error)) from error
-        raise ConfigError(f"{place}: expected the description of a synthetic data set; name a new folder") from None
-    if other:
-        raise ConfigError(f"{out}: holds a data set with {'; '.join(other)}; name a new folder")
-
-
 # --- one video -----------------------------------------------------------------------------------------------------
 
 
@@ -134,47 +112,55 @@ def video_path(cast: Cast) -> str:
     return cast.name + (".mkv" if cast.deep else ".mp4")
 
 
-def _parts(out: Path, cast: Cast) -> tuple[Path, Path]:
-    """The truth and face rows of one video, kept so that a killed call can be continued."""
-    return tuple(out / "truth" / "parts" / f"{file_name(cast.name)}.{kind}.parquet" for kind in ("bodies", "faces"))  # type: ignore[return-value]
+def _draw_all(out: Path, missing: list[Cast], preset: Preset, seed: int, workers: int, progress: Progress) -> None:
+    """Draw videos in processes of their own, the longest first."""
+    done, total = 0, sum(cast.frames for cast in missing)
+
+    def tell(frames: int) -> None:
+        nonlocal done
+        done += frames
+        progress(done, total)
+
+    longest_first = sorted(missing, key=lambda cast: -cast.frames * len(cast.subjects))
+    tell(0)
+    for _ in each(_draw_video, [(out, cast, preset, seed) for cast in longest_first], workers, tell):
+        pass
 
 
-def _drawn(out: Path, cast: Cast) -> bool:
-    return (out / video_path(cast)).exists() and all(part.exists() for part in _parts(out, cast))
-
-
-def _draw_all(out: Path, missing: list[Cast], preset: Preset, seed: int, workers: int) -> Iterator[Cast]:
-    """Draw videos in processes of their own, the longest first; gives each when it is done."""
-    if workers == 1 or len(missing) < 2:
-        for cast in missing:
-            yield _draw_video(out, cast, preset, seed)
-        return
-    initial = (os.getpid(),)
-    with ProcessPoolExecutor(workers, get_context("spawn"), initializer=die_with_parent, initargs=initial) as pool:
-        jobs = [pool.submit(_draw_video, out, cast, preset, seed) for cast in missing]
-        try:
-            for job in as_completed(jobs):
-                yield job.result()
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
-def _draw_video(out: Path, cast: Cast, preset: Preset, seed: int) -> Cast:
-    """Draw one video and its rows: the rows first, then the video, each renamed into place."""
+def _draw_video(
+    out: Path, cast: Cast, preset: Preset, seed: int, tell: Callable[[int], None] = lambda frames: None
+) -> Cast:
+    """Draw one video and its rows. Raises OSError, MdfError; `tell` is called with 1 after each frame."""
     import cv2
 
+    threads = cv2.getNumThreads()
     cv2.setNumThreads(1)
+    try:
+        _draw(out, cast, preset, seed, tell)
+    except (OSError, MdfError):
+        raise
+    except MemoryError:
+        raise MdfError(f"{out / video_path(cast)}: out of memory; try fewer --workers") from None
+    except Exception as error:
+        problem = f"not foreseen: {type(error).__name__}: {one_line(error)}"
+        raise MdfError(f"{out / video_path(cast)}: cannot be drawn: {problem}") from error
+    finally:
+        cv2.setNumThreads(threads)
+    return cast
+
+
+def _draw(out: Path, cast: Cast, preset: Preset, seed: int, tell: Callable[[int], None]) -> None:
     from mdfpipe.synth.scene import Clip, Seen
 
-    height, width = scene_size(cast, preset.scale)
     clip = Clip(
         [_subject(seed, subject) for subject in cast.subjects],
         cast.domain,
         cast.frames,
         fps=preset.fps,
-        size=(height, width),
+        size=scene_size(cast, preset.scale),
         seed=seed_of(seed, cast.name),
         crowded=cast.crowded,
+        facing=cast.facing,
     )
     rows: list[tuple[int, Seen]] = []
 
@@ -183,19 +169,11 @@ def _draw_video(out: Path, cast: Cast, preset: Preset, seed: int) -> Cast:
             picture, seen = clip.frame(number)
             rows.extend((number, person) for person in seen)
             yield picture
+            tell(1)
 
-    target = out / video_path(cast)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f"{TEMPORARY}{os.getpid()}-{target.name}")
-    encode(temporary, quantised(pictures(), clip.optics, cast.deep), preset.fps)
-    bodies, faces = _parts(out, cast)
-    bodies.parent.mkdir(parents=True, exist_ok=True)
-    for place, table in ((bodies, _truth(cast, rows)), (faces, _face_lines(cast, rows))):
-        beside = place.with_name(f"{TEMPORARY}{os.getpid()}-{place.name}")
-        write_table(beside, table)
-        beside.replace(place)
-    temporary.replace(target)
-    return cast
+    with folder.beside(out / video_path(cast)) as temporary:
+        encode(temporary, quantised(pictures(), clip.optics, cast.deep), preset.fps)
+        folder.keep_rows(out, cast.name, _truth(cast, rows), _face_lines(cast, rows), temporary.stat().st_size)
 
 
 @cache
@@ -294,17 +272,16 @@ def _write_tables(out: Path, videos: list[Cast], preset: Preset) -> tuple[int, i
     lines = [FACES_HEADER]
     truth = []
     for cast in videos:
-        bodies, faces = _parts(out, cast)
-        truth.append(read_table(bodies))
+        bodies, faces = folder.parts(out, cast.name)
+        truth.append(read_table(bodies).replace_schema_metadata(None))
         lines += read_table(faces)["line"].to_pylist()
-    (out / "galleries").mkdir(exist_ok=True)
     for gallery in GALLERIES:
         members = [f"{n},{subject}" for n, subject in enumerate(subject_ids(gallery, preset.subjects), start=1)]
         text = "\n".join(["TEMPLATE_ID,SUBJECT_ID", *members, ""])
+        (out / "galleries").mkdir(exist_ok=True)
         write_atomically(out / "galleries" / f"gallery_G{gallery}.csv", text.encode())
     table = pa.concat_tables(truth)
-    temporary = out / "truth" / f"{TEMPORARY}{os.getpid()}-bodies.parquet"
-    write_table(temporary, table)
-    temporary.replace(out / "truth" / "bodies.parquet")
+    with folder.beside(out / "truth" / "bodies.parquet") as temporary:
+        write_table(temporary, table)
     write_atomically(out / "faces.csv", "\n".join([*lines, ""]).encode())
     return table.num_rows, len(lines) - 1

@@ -1,0 +1,165 @@
+"""The folder of a synthetic data set: whose it is, who works in it, and what of it is there.
+
+A video counts as drawn where it and the two tables of its rows are whole. The rows know how many bytes their video
+has. Everything is written beside its place, synced and renamed; the rows come first, the video last.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from mdfpipe.errors import ConfigError, StoreError, one_line
+from mdfpipe.store.naming import file_name, inside
+from mdfpipe.store.run import TEMPORARY, write_atomically, write_table
+
+DESCRIPTION = "synth.json"
+LOCK = ".lock"
+NOTE = "rendered people, not real ones: nothing measured here says how well real people are recognised"
+VIDEO_BYTES = b"video_bytes"  # in the footer of a table of rows: the size of their video
+
+
+@contextlib.contextmanager
+def claimed(out: Path, what: dict[str, Any], folders: Iterable[str]) -> Iterator[None]:
+    """Hold `out` as the data set that `what` describes; a dead owner holds nothing. Clears what a killed one left.
+
+    folders: under `out`, those that are written to. Raises ConfigError where `out` holds other files or another data
+    set, DataError where one of `folders` is a symlink that leads out, StoreError where another process works in it or
+    it cannot be written.
+    """
+    places = [out, *(out / name for name in folders)]
+    with writing(out):
+        _check(out, what)  # before anything is written into a folder that may not be ours
+        out.mkdir(parents=True, exist_ok=True)
+        file = (out / LOCK).open("a+")
+    with file:
+        _lock(out, file)
+        for name in folders:
+            inside(out, name, str(out))
+        with writing(out):
+            _clear(places)
+            if _check(out, what) is None:
+                write_atomically(out / DESCRIPTION, described(what, complete=False))
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):
+                _clear(places)
+                file.truncate(0)
+
+
+def described(what: dict[str, Any], complete: bool) -> bytes:
+    """The contents of DESCRIPTION."""
+    return json.dumps({**what, "note": NOTE, "complete": complete}, indent=1).encode()
+
+
+@contextlib.contextmanager
+def writing(out: Path) -> Iterator[None]:
+    """An OSError within becomes a StoreError of one line."""
+    try:
+        yield
+    except OSError as error:
+        advice = "once that is mended, give the same command again: what is drawn is kept"
+        why = error.strerror or one_line(error)
+        raise StoreError(f"{out}: cannot be written: {why}; {advice}") from error
+
+
+def _check(out: Path, what: dict[str, Any]) -> dict[str, Any] | None:
+    """What `out` is described as; None where it is empty or not there. Raises ConfigError where it is not `what`."""
+    place = out / DESCRIPTION
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"{out}: expected a folder, found a file; name a new folder")
+    if not place.exists():
+        if out.exists() and any(p.name != LOCK and not p.name.startswith(TEMPORARY) for p in out.iterdir()):
+            raise ConfigError(f"{out}: holds files that are no synthetic data set; name a new folder")
+        return None
+    try:
+        found: Any = json.loads(place.read_text()) if place.is_file() else None
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise ConfigError(f"{place}: expected the description of a synthetic data set; name a new folder")
+    other = [
+        f"{name} {found.get(name)!r:.40}, not {value!r}" for name, value in what.items() if found.get(name) != value
+    ]
+    if other:
+        raise ConfigError(f"{out}: holds a data set with {'; '.join(other)}; name a new folder")
+    return found
+
+
+def _lock(out: Path, file: Any) -> None:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in (errno.EAGAIN, errno.EACCES):
+            raise StoreError(f"{out / LOCK}: cannot be locked: {error.strerror}") from None
+        file.seek(0)
+        owner = one_line(file.read(80)) or "another process"
+        raise StoreError(f"{out}: in use by {owner}; wait for it, or name another folder") from None
+    with writing(out):
+        file.truncate(0)
+        file.write(f"process {os.getpid()}")
+        file.flush()
+
+
+def _clear(places: Iterable[Path]) -> None:
+    """Remove temporary files of these folders (not of folders below: those may be another's at work)."""
+    for place in places:
+        for left in place.glob(f"{TEMPORARY}*"):
+            left.unlink(missing_ok=True)
+
+
+# --- one video -----------------------------------------------------------------------------------------------------
+
+
+def parts(out: Path, name: str) -> tuple[Path, Path]:
+    """Where the body rows and the face lines of the video `name` are kept, so that a killed call can be continued."""
+    stem = out / "truth" / "parts" / file_name(name)
+    return stem.with_name(f"{stem.name}.bodies.parquet"), stem.with_name(f"{stem.name}.faces.parquet")
+
+
+def drawn(out: Path, name: str, video: str) -> bool:
+    """Whether the video `name` is there, in the file `video`, and its rows are."""
+    try:
+        size = (out / video).stat().st_size
+        known = [_video_bytes(part) for part in parts(out, name)]
+    except (OSError, ValueError, pa.ArrowException):
+        return False
+    return size > 0 and all(expected is None or expected == size for expected in known)
+
+
+def _video_bytes(part: Path) -> int | None:
+    with pa.OSFile(str(part)) as file:
+        metadata = pq.ParquetFile(file).metadata.metadata or {}
+    return int(metadata[VIDEO_BYTES]) if VIDEO_BYTES in metadata else None
+
+
+@contextlib.contextmanager
+def beside(place: Path) -> Iterator[Path]:
+    """A temporary path beside `place`: synced and renamed to it where all goes well, else removed."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    temporary = place.with_name(f"{TEMPORARY}{os.getpid()}-{place.name}")
+    try:
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(place)
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def keep_rows(out: Path, name: str, bodies: pa.Table, faces: pa.Table, video_bytes: int) -> None:
+    """Write the rows of the video `name`, whose file has so many bytes. Raises OSError."""
+    for place, table in zip(parts(out, name), (bodies, faces), strict=True):
+        with beside(place) as temporary:
+            write_table(temporary, table.replace_schema_metadata({VIDEO_BYTES: str(video_bytes).encode()}))
