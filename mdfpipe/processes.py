@@ -110,8 +110,11 @@ def _hear(connection: Connection, process: Any) -> tuple[str, Any]:
         process.join(5)
         code = process.exitcode
         how = signal.Signals(-code).name if code is not None and code < 0 else f"exit code {code}"
-        perhaps = ", perhaps out of memory: try fewer workers" if how == "SIGKILL" else ""
-        problem = f"a worker process ended unexpectedly ({how}{perhaps}); the same command goes on from here"
+        advice = {
+            "SIGKILL": "perhaps out of memory: try fewer workers",
+            "exit code 1": "a script has to call this under `if __name__ == '__main__':`, or with one worker",
+        }.get(how, "the same command goes on from here")
+        problem = f"a worker process ended unexpectedly ({how}); {advice}"
         return "failed", MdfError(problem)
     return said
 

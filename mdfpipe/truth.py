@@ -335,8 +335,7 @@ def _codes(subjects: pa.ChunkedArray, names: pa.Array) -> I64:
 
 def _judge_detections(video: _Video) -> Counts:
     """Match detections and bodies one to one: the best score first, each takes the body that it overlaps most."""
-    free = ~video.counts
-    free[-1] = False
+    free = ~video.counts  # the padding is no body, but overlaps nothing
     match = np.full(len(video.frame), len(free) - 1)
     taken = ~video.matchable
     for rows in _rounds(video.frame, video.score):  # frames do not compete: the n-th of every frame at once

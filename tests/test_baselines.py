@@ -182,6 +182,16 @@ def test_the_order_of_rows_changes_nothing(made: Made) -> None:
     assert made.guard(np.arange(len(made.crops))[::-1]) == first
 
 
+def test_of_equal_templates_the_first_subject_is_found_in_any_order_of_rows(made: Made) -> None:
+    same = colour(pattern(np.random.default_rng(9)))
+    for subject in ("b", "c", "a"):
+        made.add(subject, VIS, same)
+    for subject in ("b", "c"):  # not a, who is the first
+        made.add(subject, LWIR, same)
+    for order in ([0, 1, 2, 3, 4], [4, 3, 2, 1, 0]):
+        assert {r.k for r in made.guard(np.array(order)).rows} == {0}
+
+
 def test_the_guard_judges_pooled_thermal_rows_of_its_baselines() -> None:
     fine = Row("mean colour", LWIR, POOLED, 60, 0, 2.0, {"plain": 5, "centred": 1})
     assert Guard(VIS, 0, (fine,)).holds
@@ -203,6 +213,9 @@ def test_centring_takes_off_what_a_domain_has_in_common() -> None:
     gallery, probes = own + np.array([9, 0, 0, 0]), own + np.array([0, 0, 5, 0])
     assert baselines.plain(gallery, probes).tolist() != [0, 1, 2, 3]
     assert baselines.centred(gallery, probes).tolist() == [0, 1, 2, 3]
+    common = np.array([-2.0, 0.5, 0, 0])  # of the gallery alone: its templates lie to one side
+    assert baselines.plain(own + common, own - own.mean(axis=0)).tolist() != [0, 1, 2, 3]
+    assert baselines.centred(own + common, own).tolist() == [0, 1, 2, 3]
     assert baselines.plain(own, 3 * own[::-1]).tolist() == [3, 2, 1, 0]
     assert baselines.distance(np.array([[1.0], [2], [9]]), np.array([[50.0], [130], [60]])).tolist() == [0, 2, 1]
 

@@ -49,3 +49,26 @@ def test_help_prints_a_table():
     assert done.returncode == 0, done.stderr
     assert "mdfpipe --help, median" in done.stdout
     assert "target <= 0.5 s" in done.stdout
+
+
+def test_detect_measures_yolo_against_ultralytics():
+    tiny = ["--frames", "3", "--size", "192", "128", "--image-size", "192", "--batch", "2"]
+    done = bench("detect", *tiny, "--rounds", "1", "--threads", "1", "--json")
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    targets = {what: (value, met) for what, value, _, met in report["targets"]}
+    assert len(targets) == 5
+    same = next(value for what, value in targets.items() if "of ultralytics'" in what)
+    assert same == (1, True)
+    rows = {what: value for what, value, _ in report["rows"]}
+    assert rows["1 thread: boxes a frame"] >= 1
+    assert all(value > 0 for value in rows.values())
+
+
+def test_detect_without_a_gpu_says_so():
+    torch = pytest.importorskip("torch")
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU, and would be measured")
+    done = bench("detect", "--device", "cuda")
+    assert done.returncode == 0, done.stderr
+    assert "cuda: not measured" in done.stdout

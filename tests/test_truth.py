@@ -131,10 +131,19 @@ def test_every_kind_of_detection_once(made: Made) -> None:
 
 
 def test_the_better_score_takes_the_body_and_each_takes_what_it_overlaps_most(made: Made) -> None:
-    bodies = [body(0, "a", BODY), body(0, "b", moved(BODY, 6), face=False)]
-    late = made.add("v", [seen(0, moved(BODY, 4), 0.5), seen(0, moved(BODY, 5), 0.9)], bodies).measure().rows["all"]
-    # the better one overlaps b more, and b is free; the other is left with a
-    assert (late.true, late.free, late.false) == (1, 1, 0)
+    bodies = [body(0, "a", BODY), body(0, "b", moved(BODY, 8), face=False)]
+    both, one = moved(BODY, 3), moved(BODY, -3)  # on a and, less, on b; on a alone
+    made.add("v1", [seen(0, one, 0.5), seen(0, both, 0.9)], bodies)  # takes a, and nothing is left for the other
+    made.add("v2", [seen(0, one, 0.9), seen(0, both, 0.5)], bodies, domain="LWIR-30m")  # each takes one
+    found = made.measure().rows
+    assert (found["VIS-500m"].true, found["VIS-500m"].free, found["VIS-500m"].false) == (1, 0, 1)
+    assert (found["LWIR-30m"].true, found["LWIR-30m"].free, found["LWIR-30m"].false) == (1, 1, 0)
+
+
+def test_a_body_all_but_hidden_takes_no_detection_from_another(made: Made) -> None:
+    bodies = [body(0, "hidden", BODY, visible=0.05), body(0, "a", moved(BODY, 3))]
+    found = made.add("v", [seen(0, BODY)], bodies).measure().rows["all"]
+    assert (found.true, found.free, found.false) == (1, 0, 0)
 
 
 def test_a_third_detection_on_a_taken_free_body_is_free(made: Made) -> None:
@@ -277,8 +286,8 @@ def test_as_the_slow_transcription(seed: int, tmp_path_factory: pytest.TempPathF
         stride, delivered = int(rng.integers(1, 3)), int(rng.integers(1, 6))
 
         def box() -> Box:
-            x, y = rng.integers(0, 12, 2)
-            width, height = rng.integers(4, 12, 2)
+            x, y = rng.integers(0, 6, 2)
+            width, height = rng.integers(8, 12, 2)
             return (x, y, x + width, y + height)
 
         names = ["a", "b", "c", "d"]
@@ -287,7 +296,7 @@ def test_as_the_slow_transcription(seed: int, tmp_path_factory: pytest.TempPathF
                 int(f),
                 str(rng.choice(names)),
                 box(),
-                float(np.float32(rng.choice([0.1, 0.2, 0.5, 1.0]))),
+                float(rng.choice([0.0625, 0.25, 0.5, 1.0])),
                 bool(rng.integers(2)),
             )
             for f in rng.integers(0, 6, rng.integers(1, 16))

@@ -90,17 +90,15 @@ def paint(figure: Figure, subject: Subject, optics: Optics) -> tuple[NDArray[np.
     )
     values = subject.values[optics.band].astype(np.float32, copy=False)
     amplitude = subject.texture_amplitude[optics.band].astype(np.float32, copy=False)
-    cloth = np.take(amplitude, material) * texture
+    added = np.take(amplitude, material) * texture
     if optics.band.is_thermal:
         shade = 0.86 + 0.14 * rounding
-        added = cloth + np.float32(0.03) * texture
     else:
         shade = (0.72 + 0.28 * rounding) * (1 + np.float32(0.07) * texture)
         # A round limb turns away from the light within its radius, about 3 % of the body's height.
         across = cv2.Sobel(rounding, cv2.CV_32F, 1, 0, ksize=3, scale=0.125 * 0.035 * rows)
         across = _blurred(np.clip(across, -1, 1), max(0.8, 0.004 * rows))
         shade *= 1 - np.float32(optics.light * optics.light_strength) * across
-        added = cloth
     inside = (material != 0).astype(np.float32)
     shade *= inside
     added *= inside

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import cv2
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from mdfpipe.synth.people import Material, Subject
 from mdfpipe.synth.wardrobe import Array, Canvas, Tube
 
 TURNED_AWAY = np.radians(75)  # yaw beyond which a face is no longer one
-_FACE_LEVELS = (0.20, 1.0)
 _SIDE = 1.35  # angle at which the face ends and the ear begins
 
 # Level from the crown down, half width (without the jaw), front and back of the skull: shares of the half sizes.
 _SKULL = np.array(
     [
-        (0.00, 0.20, 0.18, 0.18),
-        (0.03, 0.46, 0.42, 0.45),
-        (0.10, 0.74, 0.70, 0.78),
+        (0.00, 0.16, 0.15, 0.16),
+        (0.01, 0.33, 0.31, 0.33),
+        (0.04, 0.54, 0.50, 0.55),
+        (0.10, 0.76, 0.71, 0.79),
         (0.20, 0.92, 0.86, 0.98),
         (0.35, 1.00, 0.93, 1.08),
         (0.50, 1.00, 0.93, 1.06),
@@ -76,16 +76,17 @@ class Head:
         canvas.limb([self.neck - (0, 0.02, 0), chin], (0.62 * self.half, 0.55 * self.half), Material.SKIN, throat)
         if canvas.cosine > -0.35 and subject.hat != "hood":
             self._curtains(canvas)
+        if subject.hat == "hood":
+            self._lining(canvas)
         self.skull.panel(canvas, Material.SKIN, (0.0, 1.0), part=part)
-        self._ears(canvas, part)
+        self._ears(canvas)
         self._nose_profile(canvas, part)
-        hidden = subject.hat in ("hood",)
-        if not hidden:
+        if subject.hat != "hood":
             self._hair(canvas)
         self._features(canvas)
         if subject.hat != "none":
             self._hat(canvas)
-        if canvas.cosine <= -0.15 and not hidden:
+        if canvas.cosine <= -0.15:
             self._hanging(canvas)
         yaw = abs(np.arctan2(canvas.sine, canvas.cosine))
         if yaw > TURNED_AWAY:
@@ -114,10 +115,6 @@ class Head:
         angle = middle + np.clip(turned, -1.5, 1.5)
         canvas.fill(canvas.project(self.skull.points(t, angle, grow)), material)
 
-    def _oval(self, canvas: Canvas, across: float, level: float, half: tuple[float, float], material: Material) -> None:
-        turn = np.linspace(0, 2 * np.pi, 13)[:-1]
-        self._patch(canvas, across + half[0] * np.cos(turn), level + half[1] * np.sin(turn), material)
-
     def _features(self, canvas: Canvas) -> None:
         if canvas.cosine < -0.3:
             return
@@ -131,6 +128,10 @@ class Head:
             self._patch(
                 canvas, eye + side * almond * face.eye_width, face.eye_level + lid * face.eye_height, Material.EYES
             )
+            # The iris is as dark as the brow: it shows where the eye is seen by its white.
+            iris, turn = 0.42 * face.eye_width, np.linspace(0, 2 * np.pi, 9)[:-1]
+            round_x, round_y = eye + iris * np.cos(turn), face.eye_level + 0.9 * face.eye_height * np.sin(turn)
+            self._patch(canvas, round_x, round_y, Material.BROW)
             span = side * np.linspace(-1.15, 1.35, 5) * face.eye_width
             arch = face.eye_level - face.brow_gap - np.linspace(-1, 1, 5) * face.brow_slope
             arch = arch - 0.012 * np.sin(np.linspace(0, np.pi, 5))
@@ -141,20 +142,18 @@ class Head:
         edge = np.array([0.1, -0.8, -0.95, -0.7, -0.95, -0.8, 0.1, 1.0, 1.25, 1.0])
         self._patch(canvas, lip * face.mouth_width, face.mouth_level + edge * face.mouth_height, Material.LIPS)
         if face.glasses != "none":
-            frame = 0.034 * self.half / 0.05
             for side in (-1, 1):
-                self._lens(canvas, side * face.eye_distance, frame)
+                self._lens(canvas, side * face.eye_distance)
             inner = max(face.eye_distance - 0.27, 0.05)
-            self._patch(
-                canvas, bar * inner, face.eye_level - 0.025 + np.array([-1, -1, 1, 1]) * 0.012, Material.GLASSES
-            )
+            bridge = face.eye_level - 0.025 + np.array([-1, -1, 1, 1]) * 0.012
+            self._patch(canvas, bar * inner, bridge, Material.GLASSES)
             for side in (-1, 1):
                 outer = np.linspace(face.eye_distance + 0.25, 0.97, 4)
                 temple = np.concatenate([outer, outer[::-1]]) * side
                 level = face.eye_level - 0.03 + np.repeat([-0.011, 0.011], 4)
                 self._patch(canvas, temple, level, Material.GLASSES, 1.01)
 
-    def _lens(self, canvas: Canvas, across: float, frame: float) -> None:
+    def _lens(self, canvas: Canvas, across: float) -> None:
         """One glass of the spectacles: a ring, filled in where they are dark."""
         turn = np.linspace(0, 2 * np.pi, 21)[:-1]
         power = 1.0 if self.face.glasses == "round" else 0.5
@@ -167,7 +166,6 @@ class Head:
         ring_x = np.concatenate([x, (x * 0.80)[::-1]])
         ring_y = np.concatenate([y, (y * 0.72)[::-1]])
         self._patch(canvas, across + ring_x, self.face.eye_level + 0.01 + ring_y, Material.GLASSES)
-        del frame
 
     def _beard(self, canvas: Canvas) -> None:
         face = self.face
@@ -177,9 +175,8 @@ class Head:
         wide = face.mouth_width * 1.15
         if face.beard == "full":
             x = np.array([-0.97, -0.93, -0.7, -0.45, 0, 0.45, 0.7, 0.93, 0.97])
-            y = np.array(
-                [0.55, 0.60, face.mouth_level - 0.03, top + 0.01, top, top + 0.01, face.mouth_level - 0.03, 0.6, 0.55]
-            )
+            cheek = face.mouth_level - 0.03
+            y = np.array([0.55, 0.60, cheek, top + 0.01, top, top + 0.01, cheek, 0.6, 0.55])
             chin_x, chin_y = np.array([0.98, 0.98, 0.9, -0.9, -0.98, -0.98]), np.array([0.7, 0.87, 1.0, 1.0, 0.87, 0.7])
             self._patch(canvas, np.concatenate([x, chin_x]), np.concatenate([y, chin_y]), Material.BEARD, 1.02)
             return
@@ -211,16 +208,20 @@ class Head:
         root = [self.skull.points(t, 0.0) - (0, 0, 0.1 * self.deep) for t in (levels[-1], levels[0])]
         canvas.fill(canvas.project(np.array(ridge + root)), Material.SKIN, part)
 
-    def relief(self, canvas: Canvas, rounding: np.ndarray[tuple[int, ...], np.dtype[np.float32]]) -> None:
+    def relief(self, canvas: Canvas, rounding: NDArray[np.float32]) -> None:
         """Shade what stands out of a face, the nose and the sockets, in the map of roundings (h, w)."""
         if canvas.cosine < 0.1:
             return
         face = self.face
-        skin = np.zeros(rounding.shape, np.uint8)
+        # Only the head's surroundings are looked at: the canvas is much larger.
+        middle = canvas.project(self.skull.points(0.5, 0.0))
+        reach = 0.8 * self.height * canvas.scale
+        corner = np.maximum(np.floor(middle - reach), 0).astype(int)
+        skin = np.zeros((int(2 * reach) + 1, int(2 * reach) + 1), np.uint8)
         width, end = face.nose_width, face.nose_end
 
         def shade(across: ArrayLike, level: ArrayLike, value: int) -> None:
-            corners = canvas.project(self._place(across, level))
+            corners = canvas.project(self._place(across, level)) - corner
             cv2.fillPoly(skin, [np.rint(corners * 16).astype(np.int32)], value, cv2.LINE_8, 4)
 
         for side in (-1, 1):
@@ -228,24 +229,19 @@ class Head:
             shade(inner, np.array([-0.05, -0.04, 0.03, 0.05]) + face.eye_level, 110)
             flank = side * np.array([0.35 * width, 0.55 * width, 1.05 * width, 0.75 * width])
             shade(flank, np.array([face.eye_level, face.eye_level, end - 0.02, end - 0.01]), 120)
-        shade(
-            np.array([-1, -0.8, 0.8, 1, 0.7, 0, -0.7]) * width,
-            end + np.array([-0.03, -0.012, -0.012, -0.03, 0.025, 0.03, 0.025]),
-            255,
-        )
+        under = end + np.array([-0.03, -0.012, -0.012, -0.03, 0.025, 0.03, 0.025])
+        shade(np.array([-1, -0.8, 0.8, 1, 0.7, 0, -0.7]) * width, under, 255)
         shade(np.array([-0.5, 0.5, 0.4, -0.4]), 0.045 + face.mouth_level + np.array([0.0, 0.0, 0.022, 0.022]), 90)
-        ys, xs = np.nonzero(skin)
-        if not len(ys):
-            return
-        window = np.s_[max(ys.min() - 2, 0) : ys.max() + 3, max(xs.min() - 2, 0) : xs.max() + 3]
-        depth = skin[window].astype(np.float32) / 255
+        window = np.s_[corner[1] : corner[1] + skin.shape[0], corner[0] : corner[0] + skin.shape[1]]
+        skin = skin[: rounding[window].shape[0], : rounding[window].shape[1]]
+        depth = np.asarray(skin / np.float32(255), np.float32)
         if canvas.scale > 250:
-            depth = cv2.GaussianBlur(depth, (0, 0), 0.008 * canvas.scale * self.height / 0.13 * 0.35)
+            depth = np.asarray(cv2.GaussianBlur(depth, (0, 0), 0.0215 * canvas.scale * self.height), np.float32)
         rounding[window] *= 1 - 0.95 * depth * (canvas.material[window] == Material.SKIN)
 
     # --- ears, hair, hat -------------------------------------------------------------------------------------------
 
-    def _ears(self, canvas: Canvas, part: int) -> None:
+    def _ears(self, canvas: Canvas) -> None:
         level = 0.55
         turn = np.linspace(0, 2 * np.pi, 13)[:-1]
         for side in (-1, 1):
@@ -260,12 +256,13 @@ class Head:
                 ]
             )
             canvas.fill(canvas.project(points), Material.SKIN, canvas.piece(0.12 * self.half))
-        del part
 
     def _hair(self, canvas: Canvas) -> None:
         kind, face = self.subject.hair, self.face
         if kind == "bald":
             return
+        if kind == "afro" and self.subject.hat != "none":
+            kind = "short"  # pressed down
         grow = 1.30 if kind == "afro" else self.subject.hair_volume
         part = canvas.piece(0.8 * self.half * grow)
         if kind == "afro":
@@ -281,19 +278,14 @@ class Head:
                 t, [line, line + 0.08, 0.42, sideburn, nape], [0.35, 0.85, 1.12, 1.36, 2.2 if nape < 1 else 1.5]
             )
 
-        crown = Tube(
-            self.skull.levels,
-            self.skull.y + 0.05 * self.height * (1 - self.skull.levels) * 0.6,
-            self.skull.rx,
-            self.skull.rz,
-            self.skull.z,
-        )
+        skull = self.skull
+        crown = Tube(skull.levels, skull.y + 0.03 * self.height * (1 - skull.levels), skull.rx, skull.rz, skull.z)
         crown.panel(canvas, Material.HAIR, (0.0, line + 0.005), part=part, grow=grow)
         for side in (-1, 1):
             low, high = (edge, np.pi) if side > 0 else (-np.pi, lambda t: -edge(t))
             crown.panel(canvas, Material.HAIR, (line, nape), (low, high), part=part, grow=grow)
-        if kind == "bun":
-            top = self.skull.points(0.04, np.pi) + (0, 0.012, 0.2 * self.deep)
+        if kind == "bun" and self.subject.hat == "none":
+            top = self.skull.points(0.04, np.pi) + np.array([0, 0.012, 0.2 * self.deep])
             canvas.ball(top, (0.5 * self.half, 0.46 * self.half), Material.HAIR, canvas.piece(0.4 * self.half))
 
     def _afro(self, canvas: Canvas, part: int) -> None:
@@ -332,16 +324,10 @@ class Head:
         if kind == "ponytail":
             part = canvas.piece(0.2 * self.half)
             tip = back - (0, 1.35 * self.height, 0.015)
-            canvas.limb(
-                [back, back - (0, 0.3 * self.height, 0.02)], (0.24 * self.half, 0.34 * self.half), Material.HAIR, part
-            )
-            canvas.limb(
-                [back - (0, 0.3 * self.height, 0.02), tip],
-                (0.34 * self.half, 0.12 * self.half),
-                Material.HAIR,
-                part,
-                cloth="hair",
-            )
+            knot = back - (0, 0.3 * self.height, 0.02)
+            thick = 0.34 * self.half
+            canvas.limb([back, knot], (0.24 * self.half, thick), Material.HAIR, part)
+            canvas.limb([knot, tip], (thick, 0.12 * self.half), Material.HAIR, part, cloth="hair")
         elif kind in ("bob", "long"):
             part = canvas.piece(0.7 * self.half)
             end = 1.06 if kind == "bob" else 1.75
@@ -356,24 +342,20 @@ class Head:
     def _hat(self, canvas: Canvas) -> None:
         kind, skull = self.subject.hat, self.skull
         part = canvas.piece(0.8 * self.half)
-        edge = {"cap": 0.20, "beanie": 0.28, "brim": 0.16, "hood": 0.2}[kind]
-        lift = {"cap": 0.05, "beanie": 0.09, "brim": 0.10, "hood": 0.05}[kind]
-        y = skull.y + lift * self.height * np.clip(1 - skull.levels / 0.4, 0, 1)
-        around = np.interp(skull.levels, [0, 0.1, 0.3], [1.25 if kind == "brim" else 1.1, 1.1, 1.0])
-        crown = Tube(skull.levels, y, skull.rx * around, skull.rz * around, skull.z)
-        grow = max(1.10, self.subject.hair_volume + 0.03) if kind != "hood" else 1.18
         if kind == "hood":
             self._hood(canvas, part)
             return
+        edge, lift = {"cap": (0.20, 0.05), "beanie": (0.28, 0.09), "brim": (0.16, 0.10)}[kind]
+        y = skull.y + lift * self.height * np.clip(1 - skull.levels / 0.4, 0, 1)
+        around = np.interp(skull.levels, [0, 0.1, 0.3], [1.25 if kind == "brim" else 1.1, 1.1, 1.0])
+        crown = Tube(skull.levels, y, skull.rx * around, skull.rz * around, skull.z)
+        grow = max(1.10, self.subject.hair_volume + 0.03)
         turn = np.linspace(0, 2 * np.pi, 29)[:-1]
         rim_y, rim_x, rim_z, z = crown.at(edge)
         if kind == "brim":
             reach = 0.62 * self.half
-            flat = np.stack(
-                [(rim_x * grow + reach) * np.sin(turn), np.full(28, rim_y), z + (rim_z * grow + reach) * np.cos(turn)],
-                -1,
-            )
-            flat[:, 1] += 0.035 * self.height * np.abs(np.sin(turn)) - 0.02 * self.height
+            x, depth = (rim_x * grow + reach) * np.sin(turn), z + (rim_z * grow + reach) * np.cos(turn)
+            flat = np.stack([x, rim_y + (0.035 * np.abs(np.sin(turn)) - 0.02) * self.height, depth], -1)
             canvas.fill(canvas.project(flat), Material.HAT, canvas.piece(0.3 * self.half))
         crown.panel(canvas, Material.HAT, (0.0, edge), part=part, grow=grow)
         if kind in ("beanie", "brim"):
@@ -384,23 +366,35 @@ class Head:
             back = np.stack([rim_x * grow * np.sin(arc), np.full(13, rim_y), z + rim_z * grow * np.cos(arc)], -1)
             tip = back + np.stack([np.zeros(13), -0.055 * self.height * np.cos(arc), ahead * np.cos(arc) ** 0.7], -1)
             if canvas.cosine > -0.2:
-                canvas.fill(
-                    canvas.project(np.concatenate([back, tip[::-1]])), Material.HAT, canvas.piece(0.2 * self.half)
-                )
+                visor = canvas.project(np.concatenate([back, tip[::-1]]))
+                canvas.fill(visor, Material.HAT, canvas.piece(0.2 * self.half))
+
+    def _hood_shape(self) -> Tube:
+        size = np.array([0.10, 0.45, 0.72, 0.95, 1.12, 1.22, 1.26, 1.24, 1.18, 1.10])
+        levels = np.array([0.0, 0.02, 0.07, 0.16, 0.30, 0.45, 0.60, 0.80, 0.95, 1.12])
+        y = self.skull.y[-1] + (1 - levels) * self.height + 0.07 * self.height * np.clip(1 - levels / 0.5, 0, 1)
+        return Tube(levels, y, size * self.half, size * self.deep * 0.98, self.forward - 0.12 * self.deep)
+
+    def _lining(self, canvas: Canvas) -> None:
+        """The inside of a hood, seen between the head and the far rim."""
+        hood, part = self._hood_shape(), canvas.piece(0.3 * self.half)
+        levels = np.linspace(0.14, 1.1, 9)
+        for side in (-1, 1):
+            rim = hood.points(levels, side * _hood_edge(levels))
+            axis = self.skull.points(levels, 0.0, 0.0)
+            axis[:, 1] = rim[:, 1]
+            canvas.fill(canvas.project(np.concatenate([rim, axis[::-1]])), Material.HAT, part)
 
     def _hood(self, canvas: Canvas, part: int) -> None:
         """A hood up over the head: all of it but the face."""
-        skull = self.skull
-        around = np.interp(skull.levels, [0, 0.3, 0.8, 1.0], [1.2, 1.16, 1.32, 2.2])
-        y = skull.y + 0.05 * self.height * (1 - skull.levels)
-        z = np.full(len(skull.levels), self.forward - 0.08 * self.deep)
-        hood = Tube(
-            skull.levels,
-            y,
-            np.maximum(skull.rx * around, 0.5 * self.half),
-            np.maximum(skull.rz * around, 0.5 * self.deep),
-            z,
-        )
-        hood.panel(canvas, Material.HAT, (0.0, 0.19), part=part)
-        for low, high in ((1.02, np.pi), (-np.pi, -1.02)):
-            hood.panel(canvas, Material.HAT, (0.17, 1.0), (low, high), part=part)
+        hood = self._hood_shape()
+        hood.panel(canvas, Material.HAT, (0.0, 0.13), part=part)
+        hood.panel(canvas, Material.HAT, (0.12, 1.12), (_hood_edge, np.pi), part=part)
+        hood.panel(canvas, Material.HAT, (0.12, 1.12), (-np.pi, lambda t: -_hood_edge(t)), part=part)
+
+
+def _hood_edge(levels: Array) -> Array:
+    """Angle from the front at which a hood begins."""
+    return np.asarray(
+        np.interp(levels, [0.12, 0.17, 0.26, 0.50, 0.80, 0.97, 1.12], [0, 0.45, 0.75, 0.88, 0.86, 0.7, 0.45])
+    )

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from mdfpipe.synth.face import Head
 from mdfpipe.synth.people import Material, Subject
-from mdfpipe.synth.wardrobe import Array, Canvas, Tube, garment, wrap
+from mdfpipe.synth.wardrobe import TILE_DENSITY, Array, Canvas, Tube, carried, garment, layout, wrap
 
 SUPERSAMPLING = 2  # canvas pixels for one of the frame, along each side
 _MARGIN = 3  # canvas pixels around a figure
@@ -50,13 +50,13 @@ class Figure:
 def draw(subject: Subject, pose: Pose, height_px: float) -> Figure:
     """The subject in a pose. height_px: the standing body's height, in pixels of the frame."""
     canvas = Canvas(height_px * SUPERSAMPLING, pose.yaw)
-    body = _Body(subject, pose.phase)
+    body = Body(subject, pose.phase)
     trunk = _trunk(subject, body)
     head = Head(subject, body.chin, body.neck)
     trunk_part = canvas.piece(0.8 * subject.waist)
 
     head.behind(canvas)
-    _carried(canvas, body, trunk, front=False)
+    carried(canvas, body, trunk, front=False)
     sides = sorted(_LEFT_RIGHT, key=lambda s: float(canvas.nearness(body.legs[s]).sum()))
     for side in sides:
         _leg(canvas, body, side)
@@ -66,20 +66,22 @@ def draw(subject: Subject, pose: Pose, height_px: float) -> Figure:
         _arm(canvas, body, side)
     _hips(canvas, body)
     trunk.panel(canvas, Material.UPPER_A, (0.0, float(trunk.levels[-1])), part=trunk_part)
-    _layout(canvas, subject, trunk)
-    _carried(canvas, body, trunk, front=True)
+    layout(canvas, subject, trunk)
+    carried(canvas, body, trunk, front=True)
     for side in (s for s in arms if s not in hidden):
         _arm(canvas, body, side)
     face = head.draw(canvas)
     return _finish(canvas, subject, trunk, trunk_part, head, face)
 
 
-class _Body:
+class Body:
     """The joints of a subject at a phase of the gait, in body coordinates, the lower sole on the ground."""
 
     def __init__(self, subject: Subject, phase: float) -> None:
         self.subject = subject
-        leg, swing = subject.leg, subject.leg_swing
+        leg = subject.leg
+        # Cloth around both legs shortens the step.
+        swing = subject.leg_swing * (1 - 0.5 * max(subject.hem, subject.lower_length * (subject.lower == "skirt")))
         thigh, shank = 0.52 * (leg - _ANKLE), 0.48 * (leg - _ANKLE)
         legs: dict[int, Array] = {}
         pitch: dict[int, float] = {}
@@ -121,8 +123,8 @@ class _Body:
         angle = 0.75 * swing * np.sin(p) - 0.02
         bend = 0.12 + 0.45 * swing * (0.5 + 0.5 * np.sin(p))
         out = 0.05 + 1.6 * subject.elbow_out
-        x = side * (subject.shoulder - 0.35 * subject.arm_radius)
-        start = np.array([x, self.shoulder - 0.006, self.lean(self.shoulder)])
+        x = side * (subject.shoulder - 0.5 * subject.arm_radius)
+        start = np.array([x, self.shoulder - 0.018, self.lean(self.shoulder)])
         upper, lower = 0.172, 0.142
         elbow = start + upper * np.array([side * out, -np.cos(angle), np.sin(angle)])
         wrist = elbow + lower * np.array([side * (0.02 - 0.5 * out), -np.cos(angle + bend), np.sin(angle + bend)])
@@ -130,45 +132,45 @@ class _Body:
         return np.array([start, elbow, wrist, tip])
 
 
-def _trunk(subject: Subject, body: _Body) -> Tube:
+def _trunk(subject: Subject, body: Body) -> Tube:
     """The upper garment: level 0 at the neck, 1 at the hip joints, beyond it what hangs down to the hem."""
     top, hip = body.shoulder + 0.037, body.hip
     sh = body.shoulder
     middle = hip + 0.42 * (sh - hip)
     rows = [
         (top, 0.40 * subject.shoulder, 0.55 * subject.depth),
-        (sh + 0.022, 0.72 * subject.shoulder, 0.72 * subject.depth),
-        (sh + 0.004, 0.98 * subject.shoulder, 0.85 * subject.depth),
+        (sh + 0.024, 0.70 * subject.shoulder, 0.72 * subject.depth),
+        (sh + 0.009, 0.99 * subject.shoulder, 0.85 * subject.depth),
         (sh - 0.035, 1.0 * subject.shoulder, 0.97 * subject.depth),
         (sh - 0.09, 0.96 * subject.shoulder, 1.05 * subject.depth),
         (middle, subject.waist * 1.06 + 0.004, 0.98 * subject.depth),
         (hip + 0.02, subject.hip * 1.03 + 0.004, 1.06 * subject.depth),
     ]
     end = hip - max(subject.hem * subject.leg, 0.012)
-    reach, wide = _stride(body, end)
-    for share in (0.34, 0.67, 1.0):
+    for share in (0.25, 0.5, 0.75, 1.0):
         y = hip + 0.02 + (end - hip - 0.02) * share
+        reach, wide = _stride(body, y)
         flare = 1 + (subject.flare - 1) * share * min(subject.hem * 2.5, 1)
         across, deep = subject.hip * 1.05 * flare, subject.depth * 1.08 * flare
-        rows.append((y, max(across, wide * share), max(deep, reach * share)))
+        rows.append((y, max(across, wide * min(2 * share, 1)), max(deep, reach * min(2 * share, 1))))
     y, rx, rz = np.array(rows).T
     levels = (top - y) / (top - hip)
     return Tube(levels, y, rx, rz, subject.lean * np.maximum(y - hip, 0))
 
 
-def _stride(body: _Body, y: float) -> tuple[float, float]:
+def _stride(body: Body, y: float) -> tuple[float, float]:
     """(along z, along x) half sizes that cloth needs at a height to go around both legs."""
     reach = wide = 0.0
     for joints in body.legs.values():
         down = joints[:3, 1][::-1]
         z = float(np.interp(y, down, joints[:3, 2][::-1]))
-        radius = body.subject.leg_radius * (1.1 if y > joints[1, 1] else 0.85)
+        radius = body.subject.leg_radius * 1.2
         reach = max(reach, abs(z) + radius)
         wide = max(wide, abs(float(joints[0, 0])) + radius)
     return reach, wide
 
 
-def _leg(canvas: Canvas, body: _Body, side: int) -> None:
+def _leg(canvas: Canvas, body: Body, side: int) -> None:
     """Skin, trousers, boot and shoe of one leg."""
     s = body.subject
     hip, knee, ankle, heel, toe = body.legs[side]
@@ -249,14 +251,10 @@ def _leg_layout(
         else:
             start = last[0] + (1 - share) * (last[1] - last[0])
             radius = from_radius + (radii[2] - from_radius) * (1 - share)
-        a, b = canvas.project([start, stop])
-        axis = (b - a) / max(float(np.linalg.norm(b - a)), 1e-6)
-        across = np.array([-axis[1], axis[0]]) * canvas.scale
-        corners = [a - across * radius, a + across * radius, b + across * radii[2], b - across * radii[2]]
-        canvas.fill(np.array(corners), Material.LOWER_B)
+        canvas.ring([start, stop], (radius, radii[2]), Material.LOWER_B)
 
 
-def _hips(canvas: Canvas, body: _Body) -> None:
+def _hips(canvas: Canvas, body: Body) -> None:
     """The seat of the trousers, or the skirt, from the waist down."""
     s = body.subject
     part = canvas.piece(0.8 * s.hip)
@@ -270,12 +268,13 @@ def _hips(canvas: Canvas, body: _Body) -> None:
         return
     y = np.linspace(waist, body.hip - s.lower_length * s.leg * 0.92, 6)
     share = np.linspace(0, 1, 6)
-    rx, rz = [], []
+    across: list[float] = []
+    deep: list[float] = []
     for height, k in zip(y, share, strict=True):
         reach, wide = _stride(body, float(min(height, body.hip)))
-        rx.append(max(s.hip * (0.92 + 0.22 * k), wide * min(3 * k, 1)))
-        rz.append(max(s.depth * (0.95 + 0.3 * k), reach * min(2 * k, 1)))
-    skirt = Tube(share, y, rx, rz)
+        across.append(max(s.hip * (0.92 + 0.22 * k), wide * min(3 * k, 1)))
+        deep.append(max(s.depth * (0.95 + 0.3 * k), reach * min(3 * k, 1)))
+    skirt = Tube(share, y, across, deep)
     skirt.panel(canvas, Material.LOWER_A, (0.0, 1.0), part=part)
     bands = {"cuff": (0.84, 1.0), "block": (0.55, 1.0), "knee": (0.6, 0.75)}
     if s.lower_layout in bands:
@@ -283,105 +282,12 @@ def _hips(canvas: Canvas, body: _Body) -> None:
     elif s.lower_layout == "stripe":
         for middle in (np.pi / 2, -np.pi / 2):
             skirt.panel(canvas, Material.LOWER_B, (0.0, 1.0), (middle - 0.3, middle + 0.3))
-    affine = np.array([[400 / canvas.scale, 0, 0], [0, 400 / canvas.scale, 0]])
+    affine = np.eye(2, 3) * TILE_DENSITY / canvas.scale
     affine[:, 2] = -affine[:, :2] @ canvas.project((0, body.hip, 0))
     canvas.grain.append((part, "lower", affine))
 
 
-def _layout(canvas: Canvas, s: Subject, trunk: Tube) -> None:
-    """The second colour of the upper garment, and a belt."""
-    kind, start, wide = s.upper_layout, s.band_start, s.band_width
-    end = float(trunk.levels[-1])
-    b = Material.UPPER_B
-    full = (0.0, end)
-    if kind == "band":
-        trunk.panel(canvas, b, (start, start + wide))
-    elif kind == "two bands":
-        trunk.panel(canvas, b, (start - 0.12, start - 0.12 + 0.6 * wide))
-        trunk.panel(canvas, b, (start + 0.7 * wide + 0.06, start + 1.3 * wide + 0.06))
-    elif kind == "yoke":
-        trunk.panel(canvas, b, (0.0, 0.2 + 0.5 * wide))
-    elif kind == "centre":
-        half = 1.6 * wide + 0.15
-        for turn in (0, np.pi):
-            trunk.panel(canvas, b, full, (turn - half, turn + half))
-    elif kind == "sides":
-        half = 1.8 * wide + 0.3
-        for turn in (np.pi / 2, -np.pi / 2):
-            trunk.panel(canvas, b, full, (turn - half, turn + half))
-    elif kind == "sash":
-        _sash(canvas, trunk, b, s.side, 0.30 + wide)
-    elif kind == "block":
-        trunk.panel(canvas, b, (0.45 + 0.6 * (start - 0.2), end))
-    elif kind == "jacket":
-        half = 1.2 * wide + 0.12
-        trunk.panel(canvas, b, full, (lambda t: -half * (0.55 + 0.45 * t), lambda t: half * (0.55 + 0.45 * t)))
-    elif kind == "stripes":
-        for k in range(3):
-            trunk.panel(canvas, b, (0.25 + 0.26 * k, 0.25 + 0.26 * k + 0.11))
-    if s.belt:
-        trunk.panel(canvas, Material.DETAIL, (0.70, 0.76), grow=1.02)
-
-
-def _sash(canvas: Canvas, trunk: Tube, material: Material, side: int, width: float) -> None:
-    """A band from one shoulder down to the other hip, on the front and on the back."""
-    for turn, sign in ((0.0, 1), (np.pi, -1)):
-
-        def low(t: Array, turn: float = turn, sign: int = sign) -> Array:
-            return turn + sign * side * (-0.75 + 1.9 * t) - width / 2
-
-        def high(t: Array, turn: float = turn, sign: int = sign) -> Array:
-            return turn + sign * side * (-0.75 + 1.9 * t) + width / 2
-
-        trunk.panel(canvas, material, (0.02, 1.0), (low, high), grow=1.005)
-
-
-def _carried(canvas: Canvas, body: _Body, trunk: Tube, *, front: bool) -> None:
-    """What is carried: called before the trunk is drawn, and after it."""
-    s = body.subject
-    size = s.carried_size
-    if s.carried == "backpack":
-        height, deep = 0.11 * size, 0.040 * size
-        y = body.shoulder - 0.015 - height
-        centre = np.array([0.0, y, body.lean(y) - s.depth - 0.8 * deep])
-        away = canvas.cosine < 0
-        if away == front:
-            part = canvas.piece(0.05)
-            canvas.box(centre, (0.082 * size, height, deep), Material.BAG, part)
-            if away:
-                pocket = centre + np.array([0, -0.4 * height, -deep])
-                canvas.box(pocket, (0.055 * size, 0.32 * height, 0.012), Material.BAG, canvas.piece(0.02))
-        if front:
-            for a in (0.55, -0.55):
-                trunk.panel(canvas, Material.STRAP, (0.03, 0.52), (a - 0.13, a + 0.13), grow=1.01)
-    elif s.carried == "cross":
-        if front:
-            _sash(canvas, trunk, Material.STRAP, s.side, 0.20)
-        near = canvas.nearness((s.side, 0, 0.35)) > 0
-        if near == front:
-            y = body.hip - 0.005
-            rx = float(trunk.at((trunk.y[0] - y) / (trunk.y[0] - body.hip))[1])
-            centre = np.array([s.side * (rx + 0.012), y, 0.03])
-            canvas.box(centre, (0.022 * size, 0.052 * size, 0.072 * size), Material.BAG, canvas.piece(0.04))
-    elif s.carried == "waist" and front:
-        trunk.panel(canvas, Material.STRAP, (0.79, 0.85), grow=1.01)
-        y, _, rz, z = trunk.at(0.83)
-        if canvas.cosine > -0.25:
-            centre = np.array([0.0, float(y), float(z + rz)])
-            canvas.box(centre, (0.062 * size, 0.034 * size, 0.022), Material.BAG, canvas.piece(0.03))
-    elif s.carried == "tote":
-        hand = body.arms[s.side][3]
-        near = canvas.nearness(hand) >= 0
-        if near == front:
-            top = hand - np.array([0, 0.045, 0])
-            for z in (-0.03, 0.03):
-                ends = [top + np.array([0, -0.01, z]), hand + np.array([0, 0.02, 0])]
-                canvas.limb(ends, (0.006, 0.006), Material.STRAP, canvas.piece(0.01))
-            centre = top - np.array([0, 0.075 * size, 0])
-            canvas.box(centre, (0.034 * size, 0.078 * size, 0.072 * size), Material.BAG, canvas.piece(0.04))
-
-
-def _arm(canvas: Canvas, body: _Body, side: int) -> None:
+def _arm(canvas: Canvas, body: Body, side: int) -> None:
     """Arm, hand and sleeve."""
     s = body.subject
     shoulder, elbow, wrist, tip = body.arms[side]
@@ -419,10 +325,7 @@ def _ring(canvas: Canvas, joints: Array, radii: tuple[float, float, float], span
     k = 0 if (low + high) / 2 < 1 else 1
     a, b = (joints[k] + (joints[k + 1] - joints[k]) * np.clip(v - k, 0, 1) for v in (low, high))
     ra, rb = (radii[k] + (radii[k + 1] - radii[k]) * float(np.clip(v - k, 0, 1)) for v in (low, high))
-    pa, pb = canvas.project([a, b])
-    axis = (pb - pa) / max(float(np.linalg.norm(pb - pa)), 1e-6)
-    across = np.array([-axis[1], axis[0]]) * canvas.scale
-    canvas.fill(np.array([pa - across * ra, pa + across * ra, pb + across * rb, pb - across * rb]), Material.UPPER_B)
+    canvas.ring([a, b], (ra, rb), Material.UPPER_B)
 
 
 # --- rounding and texture ------------------------------------------------------------------------------------------
@@ -437,33 +340,25 @@ def _finish(
     face: tuple[float, float, float, float] | None,
 ) -> Figure:
     """Rounding and texture of what has been drawn, cut down to what is there."""
+    x, y, w, h = cv2.boundingRect(canvas.material)
+    left, top = max(x - _MARGIN, 0), max(y - _MARGIN, 0)
+    canvas.crop(left, top, x + w + _MARGIN, y + h + _MARGIN)
     groups = np.zeros(256, np.uint8)
     groups[: len(canvas.groups)] = canvas.groups
     radii = np.ones(256, np.float32)
     radii[: len(canvas.radii)] = np.maximum(np.array(canvas.radii) * canvas.scale, 1.0)
-    x, y, w, h = cv2.boundingRect(canvas.material)
-    left, top = max(x - _MARGIN, 0), max(y - _MARGIN, 0)
-    window = np.s_[top : y + h + _MARGIN, left : x + w + _MARGIN]
-    group = groups[canvas.part]
+    group = cv2.LUT(canvas.part, groups)
     same = (group > 0).astype(np.uint8)
     same[1:] &= group[1:] == group[:-1]
     same[:, 1:] &= group[:, 1:] == group[:, :-1]
-    near = cv2.distanceTransform(same[window], cv2.DIST_L2, 3)
-    part = canvas.part[window]
-    rounding = np.zeros(canvas.part.shape, np.float32)
-    rounding[window] = np.sqrt(np.minimum(near / radii[part], 1))
+    near = cv2.distanceTransform(same, cv2.DIST_L2, 3)
+    rounding: NDArray[np.float32] = np.sqrt(np.minimum(near / np.take(radii, canvas.part), np.float32(1)))
     head.relief(canvas, rounding)
     texture = _texture(canvas, subject, trunk, trunk_part)
-    material = np.ascontiguousarray(canvas.material[window])
     ground = canvas.project((0.0, 0.0, 0.0))
     box = None if face is None else (face[0] - left, face[1] - top, face[2] - left, face[3] - top)
-    return Figure(
-        material,
-        np.ascontiguousarray(rounding[window]),
-        np.ascontiguousarray(texture[window]),
-        (float(ground[0] - left), float(ground[1] - top)),
-        box,
-    )
+    foot = (float(ground[0]), float(ground[1]))
+    return Figure(canvas.material, rounding, texture, foot, box)
 
 
 def _texture(canvas: Canvas, s: Subject, trunk: Tube, trunk_part: int) -> NDArray[np.float32]:
@@ -478,7 +373,7 @@ def _texture(canvas: Canvas, s: Subject, trunk: Tube, trunk_part: int) -> NDArra
         if not w:
             continue
         tile, density = tiles[name]
-        matrix = affine * (density / 400)
+        matrix = affine * (density / TILE_DENSITY)
         matrix[:, 2] += matrix[:, :2] @ (x, y)
         flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
         inside = mask[y : y + h, x : x + w]

@@ -45,11 +45,11 @@ def claimed(out: Path, what: dict[str, Any], folders: Iterable[str]) -> Iterator
         _lock(out, file)
         for name in folders:
             inside(out, name, str(out))
-        with writing(out):
-            _clear(places)
-            if _check(out, what) is None:
-                write_atomically(out / DESCRIPTION, described(what, complete=False))
         try:
+            with writing(out):
+                _clear(places)
+                if _check(out, what) is None:
+                    write_atomically(out / DESCRIPTION, described(what, complete=False))
             yield
         finally:
             with contextlib.suppress(OSError):

@@ -152,7 +152,8 @@ class Subject:
 def draw_subject(seed: int, subject_id: str) -> Subject:
     """The person of that name in the world of that seed: always the same one, on every machine."""
     digest = hashlib.sha256(f"subject/{subject_id}".encode()).digest()
-    generator = np.random.default_rng([seed, *np.frombuffer(digest[:16], "<u4").tolist()])
+    own = [seed, *np.frombuffer(digest[:16], "<u4").tolist()]
+    generator = np.random.default_rng(own)
 
     def between(low: float, high: float) -> float:
         return float(generator.uniform(low, high))
@@ -181,7 +182,7 @@ def draw_subject(seed: int, subject_id: str) -> Subject:
     cloths = {"plain": 0.30, "stripes": 0.14, "bars": 0.12, "checks": 0.16, "speckle": 0.16, "knit": 0.12}
     upper_cloth = one_of(**cloths)
     lower_cloth = one_of(plain=0.45, stripes=0.08, checks=0.17, speckle=0.22, knit=0.08)
-    values = _values(hat, sleeve_style, generator)
+    values = _values(hat, sleeve_style, np.random.default_rng([*own, 1]))  # another rule of contrast, the same person
     return Subject(
         subject_id=subject_id,
         leg=between(0.46, 0.53),
@@ -293,7 +294,7 @@ def _colours(generator: np.random.Generator) -> NDArray[np.float32]:
         table[material] = _cloth(generator)
     # Dark skin leaves an eye to be seen by its white, fair skin by its iris and lashes.
     pale = skin.mean() > 0.42
-    table[Material.EYES] = generator.uniform(0.05, 0.20, 3) if pale else generator.uniform(0.78, 0.9)
+    table[Material.EYES] = generator.uniform(0.05, 0.20, 3) if pale else generator.uniform(0.68, 0.78)
     table[Material.BROW] = np.minimum(hair * 0.85, skin * generator.uniform(0.35, 0.55))
     table[Material.LIPS] = skin * np.array([generator.uniform(0.72, 0.85), 0.52, 0.55])
     beard = np.clip(hair * generator.uniform(0.8, 1.1), 0.03, 0.9)
@@ -315,7 +316,7 @@ def _cloth(generator: np.random.Generator) -> NDArray[np.float32]:
             np.float32
         )
     saturation, value = generator.uniform(0.25, 0.85), generator.uniform(0.15, 0.92)
-    saturation = min(saturation, 1.05 - 0.6 * value)
+    saturation = min(saturation, 1.0 - 0.62 * value)
     return np.array(colorsys.hsv_to_rgb(generator.random(), saturation, value), np.float32)
 
 

@@ -30,7 +30,9 @@ STRIDES = 0.9  # gait cycles a second
 TURNING = 4.0  # radians a second
 FOCAL = 8.5  # a body at 17 body heights (30 m) fills half the frame's height
 FACE_SEEN = 0.7  # share of a face's pixels that must be seen for an annotator to box it
-ROLL_DEGREES = 3.5  # standard deviation of a camera's tilt about its axis, from clip to clip
+ROLL_DEGREES = 4.5  # standard deviation of a camera's tilt about its axis, from clip to clip
+SHADE = 0.7  # greatest difference of light between a body's top and bottom, as a share; of heat a quarter of it, as a level
+PITCH = 0.15  # standard deviation, from clip to clip, of log gamma: heights in a body are shown as their power gamma
 NEAR_RANGE_M = 100.0  # beyond, a walker's size does not change as he comes
 
 
@@ -99,6 +101,9 @@ class Clip:
         self.things = _things(domain, size, self.walks, generator)
         roll = float(np.clip(generator.normal(0, ROLL_DEGREES), -2 * ROLL_DEGREES, 2 * ROLL_DEGREES))
         self.roll = cv2.getRotationMatrix2D((size[1] / 2, size[0] / 2), roll, 1.0)
+        self.corners = cv2.warpAffine(self.background, self.roll, size[::-1], borderMode=cv2.BORDER_REFLECT)
+        self.shade = float(generator.uniform(-SHADE, SHADE))
+        self.gamma = float(np.exp(np.clip(generator.normal(0, PITCH), -2 * PITCH, 2 * PITCH)))
 
     def frame(self, number: int) -> tuple[NDArray[Any], list[Seen]]:
         """The picture of one frame, 0 <= number < frames, and who is seen in it: the farthest first.
@@ -115,8 +120,9 @@ class Clip:
             while things and things[0].ground < ground:
                 self._stand(scene, owner, things.pop(0))
             pose = Pose(float(walk.yaw[number]), float(walk.phase[number]))
-            figure = draw(walk.subject, pose, float(walk.height[number]) * self.size[0])
+            figure = _pitched(draw(walk.subject, pose, float(walk.height[number]) * self.size[0]), self.gamma)
             pixels, alpha = paint(figure, walk.subject, self.optics)
+            pixels = self._shaded(pixels)
             x, y = (walk.foot[number] * self.size[0] - np.array(figure.foot) / SUPERSAMPLING).round().astype(int)
             if not self.domain.band.is_thermal:
                 _shadow(scene, walk.foot[number] * self.size[0], float(walk.height[number]) * self.size[0])
@@ -129,9 +135,7 @@ class Clip:
             whole.append((i, walk, figure, (int(x), int(y)), solid))
         for thing in things:
             self._stand(scene, owner, thing)
-        rolled: Array = np.asarray(
-            cv2.warpAffine(scene, self.roll, self.size[::-1], borderMode=cv2.BORDER_REFLECT), np.float32
-        ).reshape(scene.shape)
+        rolled = self._rolled(scene)
         picture = sense(rolled, self.optics, np.random.default_rng([*self.seed, number + 1]))
         scale = picture.shape[0] / self.size[0]
         seen = []
@@ -145,6 +149,18 @@ class Clip:
                 shown = _scaled(face, scale) if face else None
                 seen.append(Seen(walk.subject.subject_id, _scaled(box, scale), visible, shown, yaw))
         return picture, seen
+
+    def _shaded(self, pixels: Array) -> Array:
+        """A body in uneven light: shade of leaves above, light from the ground below; or warmed by the sun from above."""
+        ramp = np.linspace(-0.5, 0.5, len(pixels), dtype=np.float32)[:, None, None] * np.float32(self.shade)
+        return np.clip(pixels + 0.25 * ramp if self.domain.band.is_thermal else pixels * (1 + ramp), 0, 1)
+
+    def _rolled(self, scene: Array) -> Array:
+        """The scene as the tilted camera sees it; the corners that it lacks are the empty place, mirrored."""
+        rolled = self.corners.copy()
+        edge = cv2.BORDER_TRANSPARENT
+        rolled = cv2.warpAffine(scene, self.roll, self.size[::-1], dst=rolled, borderMode=edge)
+        return np.asarray(rolled, np.float32).reshape(scene.shape)
 
     def _extent(self, own: NDArray[np.bool_]) -> Box | None:
         """The box around a person's pixels once the camera is tilted; None where none is left."""
@@ -182,6 +198,24 @@ class Clip:
 
 def _scaled(box: Box, scale: float) -> Box:
     return box[0] * scale, box[1] * scale, box[2] * scale, box[3] * scale
+
+
+def _pitched(figure: Figure, gamma: float) -> Figure:
+    """A figure seen from higher up (gamma below 1: a large head, short legs) or lower: heights to the power gamma."""
+    height = figure.material.shape[0]
+    rows = np.minimum((((np.arange(height) + 0.5) / height) ** (1 / gamma) * height).astype(np.intp), height - 1)
+
+    def moved(y: float) -> float:
+        return height * min(max(y / height, 0.0), 1.0) ** gamma
+
+    face = figure.face and (figure.face[0], moved(figure.face[1]), figure.face[2], moved(figure.face[3]))
+    return Figure(
+        material=figure.material[rows],
+        rounding=figure.rounding[rows],
+        texture=figure.texture[rows],
+        foot=(figure.foot[0], moved(figure.foot[1])),
+        face=face,
+    )
 
 
 def _overlap(size: Size, part: tuple[int, ...], x: int, y: int) -> tuple[Any, Any]:

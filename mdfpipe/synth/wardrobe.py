@@ -1,4 +1,4 @@
-"""What clothes are drawn with: a canvas of labels, round surfaces that panels lie on, and the weave of cloth.
+"""What people wear and carry: a canvas of labels, round surfaces for panels to lie on, layouts, bags, and cloth.
 
 Body coordinates: x to the body's left, y up, z forward; the unit is the body's height and the ground is y = 0. The
 camera sees the body turned by its yaw, without perspective, from a little above.
@@ -8,13 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from mdfpipe.synth.people import Material
+from mdfpipe.synth.people import Material, Subject
+
+if TYPE_CHECKING:
+    from mdfpipe.synth.figure import Body
 
 Array: TypeAlias = NDArray[np.float64]
 Edge: TypeAlias = float | Callable[[Array], ArrayLike]
@@ -55,6 +58,18 @@ class Canvas:
         """(...,): how much nearer to the camera than the body's axis."""
         p = np.asarray(points, float)
         return np.asarray(p[..., 2] * self.cosine - p[..., 0] * self.sine)
+
+    def crop(self, left: int, top: int, right: int, bottom: int) -> None:
+        """Keep these columns and rows only; `project` gives their pixels from now on."""
+        window = np.s_[top:bottom, left:right]
+        self.material, self.part = np.ascontiguousarray(self.material[window]), np.ascontiguousarray(self.part[window])
+        self.grain = [(part, name, self._moved(affine, left, top)) for part, name, affine in self.grain]
+        self.left -= left
+        self.top -= top
+
+    @staticmethod
+    def _moved(affine: Array, left: float, top: float) -> Array:
+        return np.column_stack([affine[:, :2], affine[:, 2] + affine[:, :2] @ np.array([left, top])])
 
     def piece(self, radius: float, group: int | None = None) -> int:
         """A new part number. radius: over which its surface rounds; group: of the parts that it merges with."""
@@ -104,6 +119,14 @@ class Canvas:
         affine = np.column_stack([rows, -rows @ a + (shift * TILE_DENSITY, 0)])
         self.grain.append((part, cloth, affine))
 
+    def ring(self, ends: ArrayLike, radii: tuple[float, float], material: Material) -> None:
+        """A second colour around a limb, between two points of its axis (2, 3)."""
+        a, b = self.project(ends)
+        axis = (b - a) / max(float(np.linalg.norm(b - a)), 1e-6)
+        across = np.array([-axis[1], axis[0]]) * self.scale
+        corners = [a - across * radii[0], a + across * radii[0], b + across * radii[1], b - across * radii[1]]
+        self.fill(np.array(corners), material)
+
     def ball(self, centre: ArrayLike, radius: tuple[float, float], material: Material, part: int) -> None:
         """An upright ellipse of half sizes (across, along) around a point (3,)."""
         middle = self.project(centre)
@@ -119,7 +142,7 @@ class Canvas:
         points = [np.column_stack([face * k, np.full(len(turn), z * half[2])]) for k, z in ((1, 0.6), (1, -0.6))]
         points += [np.column_stack([face * 0.88, np.full(len(turn), z * half[2])]) for z in (1, -1)]
         pixels = self.project(np.asarray(centre, float) + np.concatenate(points)).astype(np.float32)
-        self.fill(cv2.convexHull(pixels)[:, 0], material, part)
+        self.fill(np.asarray(cv2.convexHull(pixels)[:, 0], float), material, part)
 
 
 def _circle(angles: Array) -> Array:
@@ -198,6 +221,101 @@ class Tube:
         return canvas.project(self.points(place, angle, grow))
 
 
+# --- second colours, and what is carried ----------------------------------------------------------------------------
+
+
+def layout(canvas: Canvas, s: Subject, trunk: Tube) -> None:
+    """The second colour of the upper garment, and a belt."""
+    kind, start, wide = s.upper_layout, s.band_start, s.band_width
+    end = float(trunk.levels[-1])
+    b = Material.UPPER_B
+    full = (0.0, end)
+    if kind == "band":
+        trunk.panel(canvas, b, (start, start + wide))
+    elif kind == "two bands":
+        trunk.panel(canvas, b, (start - 0.12, start - 0.12 + 0.6 * wide))
+        trunk.panel(canvas, b, (start + 0.7 * wide + 0.06, start + 1.3 * wide + 0.06))
+    elif kind == "yoke":
+        trunk.panel(canvas, b, (0.0, 0.2 + 0.5 * wide))
+    elif kind == "centre":
+        half = 1.6 * wide + 0.15
+        for turn in (0, np.pi):
+            trunk.panel(canvas, b, full, (turn - half, turn + half))
+    elif kind == "sides":
+        half = 1.8 * wide + 0.3
+        for turn in (np.pi / 2, -np.pi / 2):
+            trunk.panel(canvas, b, full, (turn - half, turn + half))
+    elif kind == "sash":
+        _sash(canvas, trunk, b, s.side, 0.30 + wide)
+    elif kind == "block":
+        trunk.panel(canvas, b, (0.45 + 0.6 * (start - 0.2), end))
+    elif kind == "jacket":
+        half = 1.2 * wide + 0.12
+        trunk.panel(canvas, b, full, (lambda t: -half * (0.55 + 0.45 * t), lambda t: half * (0.55 + 0.45 * t)))
+    elif kind == "stripes":
+        for k in range(3):
+            trunk.panel(canvas, b, (0.25 + 0.26 * k, 0.25 + 0.26 * k + 0.11))
+    if s.belt:
+        trunk.panel(canvas, Material.DETAIL, (0.70, 0.76), grow=1.02)
+
+
+def _sash(canvas: Canvas, trunk: Tube, material: Material, side: int, width: float) -> None:
+    """A band from one shoulder down to the other hip, on the front and on the back."""
+    for turn, sign in ((0.0, 1), (np.pi, -1)):
+
+        def low(t: Array, turn: float = turn, sign: int = sign) -> Array:
+            return turn + sign * side * (-0.75 + 1.9 * t) - width / 2
+
+        def high(t: Array, turn: float = turn, sign: int = sign) -> Array:
+            return turn + sign * side * (-0.75 + 1.9 * t) + width / 2
+
+        trunk.panel(canvas, material, (0.02, 1.0), (low, high), grow=1.005)
+
+
+def carried(canvas: Canvas, body: Body, trunk: Tube, *, front: bool) -> None:
+    """What is carried: called before the trunk is drawn, and after it."""
+    s = body.subject
+    size = s.carried_size
+    if s.carried == "backpack":
+        height, deep = 0.11 * size, 0.040 * size
+        y = body.shoulder - 0.015 - height
+        centre = np.array([0.0, y, body.lean(y) - s.depth - 0.8 * deep])
+        away = canvas.cosine < 0
+        if away == front:
+            part = canvas.piece(0.05)
+            canvas.box(centre, (0.082 * size, height, deep), Material.BAG, part)
+            if away:
+                pocket = centre + np.array([0, -0.4 * height, -deep])
+                canvas.box(pocket, (0.055 * size, 0.32 * height, 0.012), Material.BAG, canvas.piece(0.02))
+        if front:
+            for a in (0.55, -0.55):
+                trunk.panel(canvas, Material.STRAP, (0.03, 0.52), (a - 0.13, a + 0.13), grow=1.01)
+    elif s.carried == "cross":
+        if front:
+            _sash(canvas, trunk, Material.STRAP, s.side, 0.20)
+        near = canvas.nearness((s.side, 0, 0.35)) > 0
+        if near == front:
+            y = body.hip - 0.005
+            rx = float(trunk.at((trunk.y[0] - y) / (trunk.y[0] - body.hip))[1])
+            centre = np.array([s.side * (rx + 0.012), y, 0.03])
+            canvas.box(centre, (0.022 * size, 0.052 * size, 0.072 * size), Material.BAG, canvas.piece(0.04))
+    elif s.carried == "waist" and front:
+        trunk.panel(canvas, Material.STRAP, (0.79, 0.85), grow=1.01)
+        if canvas.cosine > -0.25:
+            buckle = trunk.points(0.83, 0.0)
+            canvas.box(buckle, (0.062 * size, 0.034 * size, 0.022), Material.BAG, canvas.piece(0.03))
+    elif s.carried == "tote":
+        hand = body.arms[s.side][3]
+        near = canvas.nearness(hand) >= 0
+        if near == front:
+            top = hand - np.array([0, 0.045, 0])
+            for z in (-0.03, 0.03):
+                ends = [top + np.array([0, -0.01, z]), hand + np.array([0, 0.02, 0])]
+                canvas.limb(ends, (0.006, 0.006), Material.STRAP, canvas.piece(0.01))
+            centre = top - np.array([0, 0.075 * size, 0])
+            canvas.box(centre, (0.034 * size, 0.078 * size, 0.072 * size), Material.BAG, canvas.piece(0.04))
+
+
 # --- the weave -----------------------------------------------------------------------------------------------------
 
 
@@ -205,7 +323,7 @@ class Tube:
 def cloth(seed: int, kind: str, halvings: int) -> NDArray[np.float32]:
     """A tile of cloth that joins itself on all sides, (n, n) float32, -1..1, n = TILE / 2 ** halvings.
 
-    TILE pixels are TILE / TILE_DENSITY body heights. kind: plain, stripes (along), bars (across), checks, speckle, knit.
+    TILE pixels are TILE / TILE_DENSITY body heights. kind: as in `Subject.upper_cloth`.
     """
     generator = np.random.default_rng([seed, 7])
     across, along = np.meshgrid(np.arange(TILE) / TILE, np.arange(TILE) / TILE)
@@ -229,11 +347,7 @@ def cloth(seed: int, kind: str, halvings: int) -> NDArray[np.float32]:
         weave = np.cos(2 * np.pi * (along * rows + 0.35 * np.abs((across * rows) % 1 - 0.5))) * 0.8
     else:
         weave = 0.3 * np.clip(fine, -1, 1)
-    tile = weave.astype(np.float32)
-    for _ in range(halvings):
-        tile = cv2.resize(tile, (tile.shape[1] // 2, tile.shape[0] // 2), interpolation=cv2.INTER_AREA)
-    tile.flags.writeable = False
-    return tile
+    return _halved(weave, halvings)
 
 
 @lru_cache(maxsize=512)
@@ -241,11 +355,14 @@ def folds(seed: int, halvings: int) -> NDArray[np.float32]:
     """Folds of cloth as a tile like `cloth`, -1..1: soft, longer than wide."""
     coarse = np.random.default_rng([seed, 8]).standard_normal((6, 12)).astype(np.float32)
     smooth = cv2.resize(np.tile(coarse, (3, 3)), (3 * TILE, 3 * TILE), interpolation=cv2.INTER_CUBIC)
-    tile = np.clip(smooth[TILE:-TILE, TILE:-TILE] * 0.6, -1, 1)
-    for _ in range(halvings):
-        tile = cv2.resize(tile, (tile.shape[1] // 2, tile.shape[0] // 2), interpolation=cv2.INTER_AREA)
-    tile.flags.writeable = False
-    return tile
+    return _halved(np.clip(smooth[TILE:-TILE, TILE:-TILE] * 0.6, -1, 1), halvings)
+
+
+def _halved(tile: NDArray[np.floating], halvings: int) -> NDArray[np.float32]:
+    side = TILE >> halvings
+    small = np.array(cv2.resize(tile.astype(np.float32), (side, side), interpolation=cv2.INTER_AREA), np.float32)
+    small.flags.writeable = False
+    return small
 
 
 def garment(seed: int, kind: str, scale: float) -> tuple[NDArray[np.float32], float]:

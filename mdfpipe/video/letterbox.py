@@ -118,3 +118,35 @@ class Inputs:
                 np.copyto(place, self._planes)
         inside[len(pixels) : size] = inside[0]
         return self._tensor[:size]
+
+
+class Pictures:
+    """Makes batches of letterboxed frames as they are, in memory that is used again and again.
+
+    A quarter of the bytes of float32, and the order of torch's `channels_last`: scaled there, on the device, they are
+    the same numbers as those of `Inputs`, for half of the time.
+    """
+
+    def __init__(self, letterbox: Letterbox) -> None:
+        self.letterbox = letterbox
+        self._batch = np.empty((0, *letterbox.input, 3), np.uint8)
+
+    def of(self, pixels: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+        """Frames (n, H, W, 3) uint8 RGB as (size, rows, columns, 3); what exceeds n repeats the first frame.
+
+        The array is valid until the next call.
+        """
+        import cv2
+
+        if len(self._batch) < size:
+            self._batch = np.full((size, *self._batch.shape[1:]), PAD, np.uint8)
+        box = self.letterbox
+        (height, width), (top, left) = box.inner, (box.top, box.left)
+        inside = self._batch[:, top : top + height, left : left + width]
+        for image, place in zip(pixels, inside, strict=False):
+            if box.inner == box.frame:
+                place[:] = image
+            else:
+                cv2.resize(image, (width, height), dst=place, interpolation=cv2.INTER_LINEAR)
+        inside[len(pixels) : size] = inside[0]
+        return self._batch[:size]

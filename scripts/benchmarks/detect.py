@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks import detect_yolo
+from benchmarks import detect_gpu, detect_yolo
 from benchmarks.material import KEY, do_unit, make_unit, remuxed
 from benchmarks.measure import ASSETS, Report, in_turns, in_worker, profiled, ratio
 
@@ -29,10 +29,12 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 
 def bench(options: argparse.Namespace, report: Report, folder: Path) -> None:
-    if options.detector == "yolo":
+    if options.detector == "onnx":
+        _onnx(options, report, folder)
+    elif options.device == "cpu":
         detect_yolo.measure(options, report, folder)
     else:
-        _onnx(options, report, folder)
+        detect_gpu.measure(options, report, folder)
 
 
 def _onnx(options: argparse.Namespace, report: Report, folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""YOLOv10 in the detect stage: against ultralytics' own predict, against its bare network, from 16 bits, on a GPU.
+"""YOLOv10 in the detect stage: against ultralytics' own predict, against its bare network, from 16 bits.
 
 A part of the benchmark `detect`.
 """
@@ -8,22 +8,20 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
-from benchmarks.material import KEY, as_h264, do_unit, drawn_pictures, drawn_video, make_unit, remuxed
+from benchmarks.detect_parts import FPS, PRECISIONS, facts, over, parts, unit_of, weights_of, yolo
+from benchmarks.material import KEY, as_h264, do_unit, drawn_pictures, drawn_video, remuxed
 from benchmarks.measure import Report, Times, in_turns, in_worker, profiled, ratio
 
 PEER = "ultralytics predict, fp32"
-PRECISIONS = ("fp32", "bf16")
-GPU_SIZES = ((1280, 720), (1920, 1080))
+DEEP, SHALLOW = "16-bit FFV1", "8-bit H.264"
 Found = list[tuple[Any, Any]]  # of each frame: xyxy (n, 4), score (n,)
 
 
 def measure(options: argparse.Namespace, report: Report, folder: Path) -> None:
-    if options.device != "cpu":
-        _on_a_gpu(options, report, folder)
-        return
     video = _video(options, folder)
     deep, shallow = _two_depths(options, folder)
     for threads in options.threads:
@@ -39,8 +37,9 @@ def measure(options: argparse.Namespace, report: Report, folder: Path) -> None:
             report.add(f"{tag}: {what}: {DEEP} / {SHALLOW}", ratio(other, one), "")
     width, height = (side // 2 for side in options.size)
     report.notes += [
-        f"{video.name}: {_facts(video, seen['frames'])}, batch {options.batch}, image_size {options.image_size}, {options.decoder}",
-        f"thermal: {width}x{height}, the same pictures as {_facts(deep, frames)} and {_facts(shallow, frames)}; "
+        f"{video.name}: {facts(video, seen['frames'])}, batch {options.batch}, "
+        f"image_size {options.image_size}, {options.decoder}",
+        f"thermal: {width}x{height}, the same pictures as {facts(deep, frames)} and {facts(shallow, frames)}; "
         "the stage reads 16 bits twice, first for what becomes black and white",
         "one spawned worker, everything loaded before; the stage probes, counts packets, decodes, commits",
         "detector alone: letterbox, network and boxes of the same frames in memory; network alone: of its inputs",
@@ -54,10 +53,16 @@ def _tell(report: Report, tag: str, seen: dict[str, Any]) -> None:
     times, shares, frames = seen["times"], seen["shares"], seen["frames"]
     for name, measured in times.items():
         report.add(f"{tag}: {name}", measured.rate(frames), "frames/s")
+    for name, measured in times.items():
+        report.add(f"{tag}: {name}, all threads", 1000 * median(measured.cpu) / frames, "CPU ms a frame")
     wall = {name: measured.wall for name, measured in times.items()}
     for what in ("detector alone", "network alone"):
         report.add(f"{tag}: {what}, fp32 / ultralytics", ratio(wall[PEER], wall[f"{what}, fp32"]), "")
-    report.add(f"{tag}: detect stage, bf16 / network alone, bf16", *_over(wall, "network alone", "bf16"))
+    cpu = times["detect stage, fp32"].cpu
+    report.add(f"{tag}: detect stage, fp32 / ultralytics, in CPU time", ratio(times[PEER].cpu, cpu), "")
+    least = ratio(times["network alone, fp32"].cpu, cpu)  # all that can be reached where the threads fill the cores
+    report.add(f"{tag}: detect stage, fp32 / network alone, fp32, in CPU time", least, "")
+    report.add(f"{tag}: detect stage, bf16 / network alone, bf16", *over(wall, "network alone", "bf16"))
     report.add(f"{tag}: boxes a frame", seen["boxes"] / frames, "")
     report.add(f"{tag}: boxes that agree with ultralytics on the same frames in memory", shares["memory"], "")
     stage, low = wall["detect stage, fp32"], wall["detect stage, bf16"]
@@ -65,27 +70,20 @@ def _tell(report: Report, tag: str, seen: dict[str, Any]) -> None:
     report.aim(f"{tag}: boxes of IoU >= 0.99 and score within 1e-3 of ultralytics'", shares["video"], ">=", 0.99)
     report.aim(f"{tag}: detect stage, bf16 / ultralytics", ratio(wall[PEER], low), ">=", 1.8)
     report.aim(f"{tag}: boxes of bf16 of IoU >= 0.9 with those of fp32", shares["bf16"], ">=", 0.95)
-    report.aim(f"{tag}: detect stage, fp32 / network alone, fp32", _over(wall, "network alone", "fp32")[0], ">=", 0.9)
+    report.aim(f"{tag}: detect stage, fp32 / network alone, fp32", over(wall, "network alone", "fp32")[0], ">=", 0.9)
     for below in (PEER, "network alone, fp32"):
         rounds = sorted(b / s for b, s in zip(wall[below], stage, strict=True))
         report.notes.append(f"{tag}: stage / {below} by round: {', '.join(f'{r:.2f}' for r in rounds)}")
     report.profile += seen["profile"]
 
 
-def _over(wall: dict[str, list[float]], what: str, precision: str) -> tuple[float, str]:
-    """How fast the stage is in terms of a part of it."""
-    return ratio(wall[f"{what}, {precision}"], wall[f"detect stage, {precision}"]), ""
-
-
 # --- the material ----------------------------------------------------------------------------------------------------
-
-DEEP, SHALLOW = "16-bit FFV1", "8-bit H.264"
 
 
 def _video(options: argparse.Namespace, folder: Path) -> Path:
     if options.video:
         return remuxed(options.video, folder / f"clip{options.video.suffix}", seconds=options.seconds)
-    return drawn_video(folder / "clip.mp4", options.frames, *options.size)
+    return drawn_video(folder / "clip.mp4", options.frames, *options.size, FPS)
 
 
 def _two_depths(options: argparse.Namespace, folder: Path) -> tuple[Path, Path]:
@@ -93,85 +91,10 @@ def _two_depths(options: argparse.Namespace, folder: Path) -> tuple[Path, Path]:
     from mdfpipe.synth.write import encode, quantised
 
     width, height = options.size
-    pictures, optics = drawn_pictures(options.frames, width // 2, height // 2, "MWIR-30m")
+    pictures, optics = drawn_pictures(options.frames, width // 2, height // 2, FPS, "MWIR-30m")
     held = list(pictures)
-    encode(folder / "thermal.mkv", quantised(held, optics, True), 10)
-    return folder / "thermal.mkv", as_h264(folder / "thermal.mp4", quantised(held, optics, False))
-
-
-def _facts(video: Path, frames: int) -> str:
-    from mdfpipe.video.probe import probe
-
-    info = probe(video)
-    return f"{info.codec} {info.width}x{info.height}, {frames} frames of {video.stat().st_size / frames / 1000:.0f} kB"
-
-
-def _random_weights(path: Path, variant: str) -> str:
-    """A network that nobody trained: its speed is that of a trained one."""
-    import torch
-
-    from mdfpipe.video.detectors import _ultralytics
-
-    torch.manual_seed(0)
-    network = _ultralytics._library().DetectionModel(f"yolov10{variant}.yaml", nc=80, verbose=False)
-    torch.save(network.state_dict(), path)
-    return str(path)
-
-
-def _weights(options: argparse.Namespace, folder: Path) -> str:
-    from mdfpipe.video.detectors import yolo
-
-    if options.weights or yolo.DEMO.is_file():
-        return options.weights or "demo"
-    return _random_weights(folder / "random.pt", "n")
-
-
-def _detector(options: argparse.Namespace, weights: str, precision: str, least: float) -> Any:
-    from mdfpipe.video.detectors import Detector
-
-    return Detector.variant("yolo")(
-        weights=weights, precision=precision, min_score=least, image_size=options.image_size
-    )
-
-
-def _unit(options: argparse.Namespace, detector: Any, run: Path, video: Path) -> Any:
-    from mdfpipe.stages.detect import Detect
-    from mdfpipe.video.decoders import Decoder
-
-    return make_unit(Detect(detector=detector, decoder=Decoder.variant(options.decoder)()), run, video)
-
-
-def _parts(
-    options: argparse.Namespace, weights: str, precision: str, least: float, folder: Path, video: Path, threads: int
-) -> tuple[dict[str, Callable[[], Any]], list[Any], Any]:
-    """What the stage does, whole and by parts, by name; the frames in memory; and the detector as a function."""
-    import torch
-
-    device, batch = options.device, options.batch
-    detector = _detector(options, weights, precision, least)
-    unit = _unit(options, detector, folder / f"run-{precision}-{video.stem}-{threads}", video)
-    decoder = unit.stage.decoder.candidates(video)[0]
-    run = detector.open(folder, KEY, device=device, threads=threads)
-    held = list(decoder.frames(video, batch=batch, threads=threads))
-    prepared = []
-    run.network.module.register_forward_pre_hook(lambda module, given: prepared.append(given[0].clone()))
-    answers = [run(frames) for frames in held]
-    run.network.module._forward_pre_hooks.clear()
-
-    def network() -> None:
-        with torch.inference_mode():
-            for images in prepared:
-                run.network.module(images)
-        if device != "cpu":
-            torch.cuda.synchronize()
-
-    tasks = {
-        f"detect stage, {precision}": lambda: do_unit(unit, batch=batch, threads=threads, device=device),
-        f"detector alone, {precision}": lambda: [run(frames) for frames in held],
-        f"network alone, {precision}": network,
-        "decode alone": lambda: [len(b) for b in decoder.frames(video, batch=batch, threads=threads)],
-    }
-    return tasks, held, answers
+    encode(folder / "thermal.mkv", quantised(held, optics, True), FPS)
+    return folder / "thermal.mkv", as_h264(folder / "thermal.mp4", quantised(held, optics, False), FPS)
 
 
 # --- on a CPU --------------------------------------------------------------------------------------------------------
@@ -180,12 +103,12 @@ def _parts(
 def _against_ultralytics(video: Path, folder: Path, options: argparse.Namespace, threads: int) -> dict[str, Any]:
     import torch
 
-    weights, least = _weights(options, folder), options.min_score
+    weights, least = weights_of(options, folder), options.min_score
     if not (options.weights or weights == "demo"):
         least = _some_boxes(options, weights, folder, video)
     tasks, found, notes = {}, {}, [f"weights {Path(weights).name}, score >= {least:.3g}, torch {torch.__version__}"]
     for precision in PRECISIONS:
-        own, held, answers = _parts(options, weights, precision, least, folder, video, threads)
+        own, held, answers = parts(options, weights, precision, least, folder, video, threads)
         tasks |= own
         found[precision] = [(b.xyxy, b.score) for boxes in answers for b in boxes]
     predict = _ultralytics_predict(options, weights, least, folder)
@@ -216,7 +139,7 @@ def _against_ultralytics(video: Path, folder: Path, options: argparse.Namespace,
 
 def _some_boxes(options: argparse.Namespace, weights: str, folder: Path, video: Path) -> float:
     """A score that about three boxes a frame reach: those of a network drawn at random are all alike."""
-    run = _detector(options, weights, "fp32", 0.0).open(folder, KEY, device="cpu", threads=1)
+    run = yolo(options, weights, "fp32", 0.0).open(folder, KEY, device="cpu", threads=1)
     from mdfpipe.video.decoders import Decoder
 
     first = next(iter(Decoder.variant("auto")().frames(video, batch=options.batch)))
@@ -233,7 +156,7 @@ def _ultralytics_predict(
     from mdfpipe.video.detectors import _ultralytics
 
     place = folder / "ultralytics.pt"
-    network = _ultralytics.load(_detector(options, weights, "fp32", least).find(folder))
+    network = _ultralytics.load(yolo(options, weights, "fp32", least).find(folder))
     torch.save({"epoch": -1, "model": network, "ema": None, "train_args": {}}, place)
     model = _ultralytics._library("ultralytics").YOLO(str(place), task="detect")
     asked = {"conf": least, "classes": [0], "imgsz": options.image_size, "batch": options.batch, "device": "cpu"}
@@ -262,9 +185,9 @@ def _agreement(a: Found, b: Found, least_iou: float, score: float) -> float:
 def _depths(
     deep: Path, shallow: Path, folder: Path, options: argparse.Namespace, threads: int
 ) -> tuple[int, dict[str, Times]]:
-    weights, tasks = _weights(options, folder), {}
+    weights, tasks = weights_of(options, folder), {}
     for name, video in ((DEEP, deep), (SHALLOW, shallow)):
-        unit = _unit(options, _detector(options, weights, "fp32", options.min_score), folder / video.suffix, video)
+        unit = unit_of(options, yolo(options, weights, "fp32", options.min_score), folder / video.suffix, video)
         decoder = unit.stage.decoder.candidates(video)[0]
 
         def decode(decoder: Any = decoder, video: Path = video) -> int:
@@ -274,42 +197,3 @@ def _depths(
         tasks[f"detect stage, fp32, {name}"] = lambda unit=unit: do_unit(unit, batch=options.batch, threads=threads)
         frames = decode()
     return frames, in_turns(options.rounds, **tasks)
-
-
-# --- on a GPU --------------------------------------------------------------------------------------------------------
-
-
-def _on_a_gpu(options: argparse.Namespace, report: Report, folder: Path) -> None:
-    import torch
-
-    if not torch.cuda.is_available():
-        report.notes.append(f"{options.device}: not measured, since torch {torch.__version__} sees no GPU here")
-        return
-    for width, height in GPU_SIZES:
-        video = drawn_video(folder / f"clip{height}.mp4", options.frames, width, height)
-        for threads in options.threads:
-            tag = f"{height}p, {threads} thread{'s' * (threads > 1)}"
-            frames, times = in_worker(_large, video, folder, options, threads, threads=threads)
-            wall = {name: measured.wall for name, measured in times.items()}
-            for name, measured in times.items():
-                report.add(f"{tag}: {name}", measured.rate(frames), "frames/s")
-            for precision in PRECISIONS:
-                report.add(f"{tag}: stage / network alone, {precision}", *_over(wall, "network alone", precision))
-            decode = ratio(wall["decode alone"], wall["detect stage, bf16"])
-            report.add(f"{tag}: stage / decode alone, bf16", decode, "")
-        report.notes.append(f"{height}p: {_facts(video, frames)}")
-    report.notes += [
-        f"{torch.cuda.get_device_name()}, torch {torch.__version__}, batch {options.batch}, image_size "
-        f"{options.image_size}; fp32 without TF32",
-        "yolov10x with random weights: speed only; network alone: of its inputs, on the device",
-    ]
-
-
-def _large(
-    video: Path, folder: Path, options: argparse.Namespace, threads: int, variant: str = "x"
-) -> tuple[int, dict[str, Times]]:
-    weights, tasks = _random_weights(folder / f"{variant}.pt", variant), {}
-    for precision in PRECISIONS:
-        own, held, _ = _parts(options, weights, precision, options.min_score, folder, video, threads)
-        tasks |= own
-    return sum(map(len, held)), in_turns(options.rounds, **tasks)

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 KEY = "clip"  # the video_id of the benches that have one video
-FPS = 10  # of what is drawn
 
 
 def video_row(path: Path) -> dict[str, Any]:
@@ -41,12 +40,14 @@ def do_unit(unit: Any, **resources: Any) -> Any:
     return event
 
 
-def drawn_video(path: Path, frames: int, width: int, height: int) -> Path:
+def drawn_video(path: Path, frames: int, width: int, height: int, fps: int = 10) -> Path:
     """Four drawn people who walk, in colour, as H.264."""
-    return as_h264(path, drawn_pictures(frames, width, height)[0])
+    return as_h264(path, drawn_pictures(frames, width, height, fps)[0], fps)
 
 
-def drawn_pictures(frames: int, width: int, height: int, domain: str = "VIS-500m") -> tuple[Iterator[Any], Any]:
+def drawn_pictures(
+    frames: int, width: int, height: int, fps: int, domain: str = "VIS-500m"
+) -> tuple[Iterator[Any], Any]:
     """Pictures of the synthetic data set's own kind, before quantisation where they are thermal; and their optics."""
     from mdfpipe.domains import Domain
     from mdfpipe.synth.people import draw_subject
@@ -55,11 +56,11 @@ def drawn_pictures(frames: int, width: int, height: int, domain: str = "VIS-500m
     place = Domain.parse(domain)
     scene = 2 if place.band.is_thermal else 1  # scene pixels across one sensor pixel
     people, size = [draw_subject(0, f"1000{n}") for n in range(1, 5)], (scene * height, scene * width)
-    clip = Clip(people, place, frames, fps=FPS, size=size, seed=[0])
+    clip = Clip(people, place, frames, fps=fps, size=size, seed=[0])
     return (clip.frame(number)[0] for number in range(frames)), clip.optics
 
 
-def as_h264(path: Path, pictures: Iterator[Any]) -> Path:
+def as_h264(path: Path, pictures: Iterator[Any], fps: int) -> Path:
     """8-bit pictures, (H, W, 3) RGB or (H, W), as a camera would write them: with CABAC and the deblocking filter.
 
     The synthetic data set's own files have neither and are quicker to decode.
@@ -67,7 +68,7 @@ def as_h264(path: Path, pictures: Iterator[Any]) -> Path:
     import av
 
     with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=FPS, options={"preset": "veryfast", "crf": "20", "bf": "0"})
+        stream = container.add_stream("libx264", rate=fps, options={"preset": "veryfast", "crf": "20", "bf": "0"})
         stream.pix_fmt = "yuv420p"
         for number, image in enumerate(pictures):
             if not number:

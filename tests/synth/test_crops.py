@@ -5,12 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 
+from mdfpipe.errors import ConfigError, DataError, MdfError
 from mdfpipe.store.run import Run
 from mdfpipe.store.shards import read_crop
 from mdfpipe.store.tables import MANIFEST
+from mdfpipe.synth import crops
 from mdfpipe.synth.crops import CLIPS, FRAMES, write_crops
-from mdfpipe.synthesis import cut_out
+from mdfpipe.synthesis import cut_out, synthesise
 from mdfpipe.video.cropping import decode
 
 
@@ -43,3 +46,47 @@ def test_the_same_crops_with_more_workers_and_after_a_loss(tmp_path: Path) -> No
     shard.write_bytes(whole[:-512])
     write_crops(tmp_path / "one", 2, cut=cut_out, seed=2)
     assert shard.read_bytes() == whole
+
+
+def test_progress_counts_subjects_and_says_nothing_of_those_that_are_there(tmp_path: Path) -> None:
+    told: list[tuple[int, int]] = []
+    for _ in range(2):
+        write_crops(tmp_path, 2, cut=cut_out, progress=lambda done, total: told.append((done, total)))
+    assert told == [(0, 2), (1, 2), (2, 2), (0, 0)]
+
+
+def test_a_subject_that_is_never_seen_has_no_crop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = crops._crops_of
+    monkeypatch.setattr(crops, "_crops_of", lambda subject, *rest: [] if subject == "300000" else made(subject, *rest))
+    assert write_crops(tmp_path, 2, cut=cut_out) > 0
+    assert set(Run(tmp_path).table("manifest", "manifest")["subject_id"].to_pylist()) == {"300001"}
+
+
+def test_what_goes_wrong_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigError, match="--crops 1: expected at least 2"):
+        write_crops(tmp_path, 1, cut=cut_out)
+    with pytest.raises(ConfigError, match="--crops 1: expected 0, or at least 2"):
+        synthesise(tmp_path / "out", "tiny", crops=1)
+    assert not (tmp_path / "out").exists()
+
+    def broken(*arguments: object) -> None:
+        raise ZeroDivisionError("by zero")
+
+    monkeypatch.setattr(crops, "_crops_of", broken)
+    with pytest.raises(MdfError, match="block-0000 cannot be drawn: not foreseen: ZeroDivisionError: by zero"):
+        write_crops(tmp_path / "out", 2, cut=cut_out)
+    assert not list(tmp_path.rglob(".part-*"))
+
+
+def test_a_detector_with_habits_always_touches_what_it_found() -> None:
+    """Boxes at the frame's edges and of one pixel: the crop that is cut out always holds a pixel of the frame."""
+    generator = np.random.default_rng(0)
+    frame = np.zeros((*crops.SCENE, 3), np.uint8)
+    height, width = crops.SCENE
+    for left, top in ((0, 0), (width - 1, 0), (0, height - 1), (width - 1, height - 1)):
+        for _ in range(200):
+            box = np.float32([left, top, left + 1, top + 1])
+            data, _, _ = cut_out(frame, crops._as_detected(box, crops._habit(generator), generator))
+            assert decode(data, "crop").shape == (384, 128, 3)
+    with pytest.raises(DataError, match="expected one that touches the frame of 260x360"):
+        cut_out(frame, np.float32([-9, 0, -1, 5]))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -12,11 +14,13 @@ import sys
 import time
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
-from mdfpipe.errors import ConfigError
+from mdfpipe.errors import ConfigError, DataError, MdfError, StoreError
 from mdfpipe.store.run import read_table
+from mdfpipe.synth import write
 from mdfpipe.synth.write import write_dataset
 from mdfpipe.video.decoders.auto import Auto
 
@@ -26,6 +30,7 @@ SUBJECTS = 2
 def digests(folder: Path) -> dict[str, str]:
     """The content hash of every file under `folder`."""
     files = sorted(p for p in folder.rglob("*") if p.is_file())
+    assert not [p for p in files if p.name.startswith(".part-")]
     return {p.relative_to(folder).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
 
 
@@ -69,6 +74,121 @@ def test_killed_anywhere_the_same_command_ends_with_the_same_bytes(tiny: Path, t
     done = subprocess.run([*command, "--json"], check=True, capture_output=True)
     assert json.loads(done.stdout)["dataset"]["drawn"] < 16
     assert digests(folder) == digests(tiny)
+
+
+def nobody_is_left(group: int) -> bool:
+    """Whether every process of a group ends within 5 s (Python's own tracker ends a little after its master)."""
+    for _ in range(100):
+        try:
+            os.killpg(group, 0)
+        except ProcessLookupError:
+            return True
+        time.sleep(0.05)
+    return False
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_ctrl_c_ends_at_once_with_one_line_and_leaves_nothing_half_done(tmp_path: Path, workers: int) -> None:
+    folder = tmp_path / "out"
+    command = [sys.executable, "-m", "mdfpipe.cli", "synth", str(folder), "--workers", str(workers)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    while process.poll() is None and not list(folder.glob("videos/*/.part-*")):
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does it: to the workers, too
+    said = process.communicate(timeout=20)[1]
+    assert (process.returncode, said) == (130, "mdfpipe: interrupted; the same command goes on from here\n")
+    assert not list(folder.rglob(".part-*"))
+    assert nobody_is_left(process.pid)
+
+
+def test_what_a_killed_call_left_is_cleared_and_a_damaged_video_drawn_again(tiny: Path) -> None:
+    before = digests(tiny)
+    for place in ("videos/VIS-500m", "truth/parts", "truth", "galleries", "."):
+        (tiny / place / ".part-1-left").write_bytes(b"x")
+    videos = sorted((tiny / "videos" / "SWIR-30m").iterdir())
+    videos[0].write_bytes(videos[0].read_bytes()[:-1])
+    videos[1].write_bytes(b"")
+    part = next((tiny / "truth" / "parts").glob("*VIS*faces*"))
+    part.write_bytes(part.read_bytes()[:-1])
+    assert write_dataset(tiny, "tiny", subjects=SUBJECTS, seed=5).drawn == 3
+    assert digests(tiny) == before
+
+
+def test_two_calls_do_not_write_one_folder(tiny: Path) -> None:
+    with (tiny / ".lock").open("a+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.write("process 12")
+        file.flush()
+        with pytest.raises(StoreError, match="in use by process 12; wait for it, or name another folder"):
+            write_dataset(tiny, "tiny", subjects=SUBJECTS, seed=5)
+    assert write_dataset(tiny, "tiny", subjects=SUBJECTS, seed=5).drawn == 0
+
+
+@pytest.mark.parametrize("name", ["videos", "truth", "galleries", "videos/MWIR-30m"])
+def test_a_folder_that_leads_out_is_refused(tiny: Path, tmp_path: Path, name: str) -> None:
+    out, elsewhere = tmp_path / "out", tmp_path / "elsewhere"
+    out.mkdir()
+    (out / "synth.json").write_bytes((tiny / "synth.json").read_bytes())
+    elsewhere.mkdir()
+    (elsewhere / ".part-mine").touch()
+    (out / name).parent.mkdir(exist_ok=True)
+    (out / name).symlink_to(elsewhere)
+    with pytest.raises(DataError, match="is a symlink to"):
+        write_dataset(out, "tiny", subjects=SUBJECTS, seed=5)
+    assert [p.name for p in elsewhere.iterdir()] == [".part-mine"]
+
+
+@pytest.mark.parametrize(
+    ("number", "call"), [(errno.ENOSPC, 0), (errno.EROFS, 0), (errno.EACCES, 1), (errno.ENOSPC, 2), (errno.ENOSPC, 5)]
+)
+def test_a_disk_that_cannot_be_written_is_one_clear_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, call: int
+) -> None:
+    """The write that fails: the description's, a video's, its rows', the next video's."""
+    calls, real = [0], os.fsync
+
+    def failing(handle: int) -> None:
+        calls[0] += 1
+        if calls[0] > call * 2:
+            raise OSError(number, os.strerror(number))
+        real(handle)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", failing)
+        with pytest.raises(StoreError, match=f"cannot be written: {os.strerror(number)}; once that is mended"):
+            write_dataset(tmp_path / "out", "tiny", subjects=SUBJECTS, seed=5)
+    assert not list(tmp_path.rglob(".part-*"))
+
+
+def test_an_error_that_nobody_foresaw_is_one_line_that_says_which_video(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*arguments: object) -> None:
+        raise ZeroDivisionError("division\nby zero")
+
+    monkeypatch.setattr(write, "encode", broken)
+    with pytest.raises(MdfError, match=r"G1-a01.*: cannot be drawn: not foreseen: ZeroDivisionError: division by zero"):
+        write_dataset(tmp_path / "out", "tiny", subjects=SUBJECTS)
+    assert not list(tmp_path.rglob(".part-*"))
+
+
+def test_progress_counts_the_frames_that_this_call_draws(tiny: Path) -> None:
+    lost = next((tiny / "videos" / "VIS-500m").iterdir())
+    lost.unlink()
+    told: list[tuple[int, int]] = []
+    write_dataset(tiny, "tiny", subjects=SUBJECTS, seed=5, progress=lambda done, total: told.append((done, total)))
+    assert told == [(n, 6) for n in range(7)]
+
+
+def test_opencv_keeps_the_callers_threads(tiny: Path) -> None:
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(2)
+    try:
+        next((tiny / "videos" / "LWIR-30m").iterdir()).unlink()
+        write_dataset(tiny, "tiny", subjects=SUBJECTS, seed=5)
+        assert cv2.getNumThreads() == 2
+    finally:
+        cv2.setNumThreads(before)
 
 
 def test_faces_lie_in_their_bodies_and_only_where_the_truth_says_so(tiny: Path) -> None:
@@ -118,19 +238,39 @@ def test_visible_video_is_coloured_and_infrared_is_not(tiny: Path) -> None:
         (lambda p: (p.mkdir(), (p / "mine.txt").touch()), "holds files that are no synthetic data set"),
         (lambda p: p.write_text("x"), "expected a folder, found a file"),
         (lambda p: (p.mkdir(), (p / "synth.json").write_text("{")), "expected the description"),
+        (lambda p: (p.mkdir(), (p / "synth.json").write_text("[" * 100_000)), "expected the description"),
+        (lambda p: (p.mkdir(), (p / "synth.json").write_bytes(b"\xff")), "expected the description"),
+        (lambda p: (p.mkdir(), (p / "synth.json").mkdir()), "expected the description"),
         (lambda p: (p.mkdir(), (p / "synth.json").write_text('{"seed": 9}')), "holds a data set with preset None"),
     ],
 )
 def test_a_folder_that_is_not_ours_is_refused(tmp_path: Path, prepare: object, words: str) -> None:
     assert callable(prepare)
     prepare(tmp_path / "out")
+    before = sorted(tmp_path.rglob("*"))
     with pytest.raises(ConfigError, match=words):
         write_dataset(tmp_path / "out", "tiny")
+    assert sorted(tmp_path.rglob("*")) == before  # nothing of ours was put there
 
 
 def test_wrong_sizes_are_one_clear_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="expected one of tiny, demo, study, bench"):
         write_dataset(tmp_path / "out", "huge")
-    with pytest.raises(ConfigError, match="expected 2 to 9999"):
-        write_dataset(tmp_path / "out", "tiny", subjects=1)
+    for subjects in (-1, 1, 10_000):
+        with pytest.raises(ConfigError, match="expected 2 to 9999"):
+            write_dataset(tmp_path / "out", "tiny", subjects=subjects)
+    with pytest.raises(ConfigError, match="--seed -1: expected 0 or more"):
+        write_dataset(tmp_path / "out", "tiny", seed=-1)
     assert not (tmp_path / "out").exists()
+
+
+def test_an_unfinished_folder_of_another_version_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "out"
+    with monkeypatch.context() as patched:
+        patched.setattr(write, "VERSION", write.VERSION - 1)
+        patched.setattr(write, "_draw_all", lambda *arguments: None)
+        with pytest.raises(StoreError):
+            write_dataset(out, "tiny", subjects=SUBJECTS)  # as if killed before the first video
+    assert json.loads((out / "synth.json").read_text())["complete"] is False
+    with pytest.raises(ConfigError, match=rf"holds a data set with version {write.VERSION - 1}, not {write.VERSION}"):
+        write_dataset(out, "tiny", subjects=SUBJECTS)

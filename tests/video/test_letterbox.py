@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mdfpipe.video.letterbox import PAD, Inputs, Letterbox, fitting_input
+from mdfpipe.video.letterbox import PAD, Inputs, Letterbox, Pictures, fitting_input
 
 sides = st.integers(8, 2200)
 inputs = st.integers(1, 40).map(lambda n: 32 * n)
@@ -72,6 +72,18 @@ def test_bytes_to_scale_on_the_device():
     np.testing.assert_array_equal(got, pixels.transpose(0, 3, 1, 2))
     with pytest.raises(ValueError, match="expected a floating type"):
         Inputs(box, np.uint8, bgr=False, unit=True)
+
+
+@pytest.mark.parametrize("size", [(54, 96), (64, 64), (96, 54), (40, 20)])
+def test_pictures_hold_the_same_numbers(size):
+    pixels = np.random.default_rng(1).integers(0, 256, (3, *size, 3), dtype=np.uint8)
+    box = Letterbox.fit(size, (64, 64), centred=True)
+    pictures = Pictures(box)
+    pictures.of(pixels[::-1], 3)
+    got = pictures.of(pixels, 4)  # the same memory again, and one more
+    assert (got.shape, got.dtype) == ((4, 64, 64, 3), np.uint8)
+    expected = Inputs(box, np.uint8, bgr=False, unit=False).of(pixels, 4)
+    np.testing.assert_array_equal(got.transpose(0, 3, 1, 2), expected)
 
 
 def test_a_mark_in_the_frame_comes_back_where_it_was():

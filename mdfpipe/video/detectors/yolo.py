@@ -28,7 +28,7 @@ from mdfpipe.errors import ConfigError, DataError, MissingDependency, one_line
 from mdfpipe.store.hashing import file_sha256
 from mdfpipe.video.detectors import Detect, Detector
 from mdfpipe.video.frames import Boxes, Frames
-from mdfpipe.video.letterbox import STRIDE, Inputs, Letterbox, fitting_input
+from mdfpipe.video.letterbox import STRIDE, Letterbox, Pictures, fitting_input
 from mdfpipe.video.nms import ranking
 
 PUBLISHED = tuple(f"yolov10{variant}.pt" for variant in "nsmblx")  # by ultralytics, on GitHub
@@ -130,9 +130,9 @@ class _Network:
     grids: dict[tuple[Any, ...], tuple[NDArray[np.float64], NDArray[np.float64]]] = field(default_factory=dict)
 
     def persons(
-        self, images: NDArray[np.float32], person: int, min_score: float
+        self, images: NDArray[np.uint8], person: int, min_score: float
     ) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.float32]]:
-        """Every person of a batch (B, 3, H, W), RGB in 0..1: which image (K,), xyxy in its pixels (K, 4), score (K,).
+        """Every person of a batch (B, H, W, 3), RGB: which image (K,), xyxy in its pixels (K, 4), score (K,).
 
         Raises ConfigError for a network that gives no numbers, DataError where it cannot run (out of memory, say).
         """
@@ -142,9 +142,9 @@ class _Network:
         # bit with a number's place in its array, so that a frame's place in its batch would show.
         least = math.log(min_score / (1 - min_score)) if 0 < min_score < 1 else -math.inf
         with torch.inference_mode():
-            batch = torch.from_numpy(images).to(self.device, self.dtype, memory_format=torch.channels_last)
             try:
-                raw = self.module(batch)
+                planes = torch.from_numpy(images).to(self.device).permute(0, 3, 1, 2)  # a view: channels_last
+                raw = self.module(planes.to(self.dtype).div_(255))
             except RuntimeError as error:
                 raise DataError(
                     f"{self.path}: the network does not run on an input of {images.shape}: {one_line(error, 160)}; "
@@ -225,7 +225,7 @@ class _Persons:
 
     def __init__(self, detector: Yolo, network: _Network) -> None:
         self.detector, self.network = detector, network
-        self.inputs: Inputs | None = None
+        self.inputs: Pictures | None = None
 
     def __call__(self, frames: Frames) -> list[Boxes]:
         detector = self.detector
@@ -237,7 +237,7 @@ class _Persons:
         size = (pixels.shape[1], pixels.shape[2])
         if self.inputs is None or self.inputs.letterbox.frame != size:
             letterbox = Letterbox.fit(size, fitting_input(size, detector.image_size), centred=True)
-            self.inputs = Inputs(letterbox, np.float32, bgr=False, unit=True)
+            self.inputs = Pictures(letterbox)
         # A batch of one differs from others in the last bits: it is run as two.
         images = self.inputs.of(pixels, max(2, len(frames)))
         image, xyxy, score = self.network.persons(images, detector.person_class, detector.min_score)
