@@ -25,7 +25,11 @@ TABLES = {
     "labels": (tables.LABELS, "label/VIDEO.parquet", "one row a detection, in the order of bodies"),
     "crops": (tables.CROPS, "crop/VIDEO.parquet", "one row a crop, by modality, frame and crop_id"),
     "manifest": (tables.MANIFEST, "manifest/manifest.parquet", "one row a usable crop, by video"),
-    "truth": (tables.TRUTH, "DATA/truth/bodies.parquet", "of synthetic data: one row a person and frame; no stage reads it"),
+    "truth": (
+        tables.TRUTH,
+        "DATA/truth/bodies.parquet",
+        "of synthetic data: a row for each person and frame; no stage reads it",
+    ),
 }
 
 

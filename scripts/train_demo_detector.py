@@ -28,7 +28,7 @@ NOTE = "synthetic data only: trained on rendered people, of no use on real ones"
 
 @dataclass
 class Frames:
-    """pictures: (H, W, 3) uint8 each; boxes: (n, 4) xyxy pixels and whether one is clearly seen (n,); domain of each."""
+    """pictures: (H, W, 3) uint8; boxes: (n, 6) xyxy pixels, share seen, whether the face is annotated; domain: its name."""
 
     pictures: list[Any]
     boxes: list[Any]

@@ -3,7 +3,8 @@
     OUT/crops/crop/<block>.parquet, <block>.body.tar   SUBJECTS_A_BLOCK subjects each
     OUT/crops/manifest/manifest.parquet                every crop: domain VIS-500m, split train
 
-`OUT/crops` is a run folder as any other, without videos. The box is not the person's exact extent: a detector has
+`OUT/crops` is laid out as a run folder, without videos: what reads a run's manifest reads
+this one. The box is not the person's exact extent: a detector has
 habits, so each clip has a scale, an aspect and an offset of its own, and each frame a little more of each.
 """
 

@@ -31,8 +31,8 @@ TURNING = 4.0  # radians a second
 FOCAL = 8.5  # a body at 17 body heights (30 m) fills half the frame's height
 FACE_SEEN = 0.7  # share of a face's pixels that must be seen for an annotator to box it
 ROLL_DEGREES = 4.5  # standard deviation of a camera's tilt about its axis, from clip to clip
-SHADE = 0.7  # greatest difference of light between a body's top and bottom, as a share; of heat a quarter of it, as a level
-PITCH = 0.15  # standard deviation, from clip to clip, of log gamma: heights in a body are shown as their power gamma
+SHADE = 0.7  # greatest difference of light between a body's top and bottom, a share; of heat a quarter of it, a level
+PITCH = 0.15  # standard deviation, from clip to clip, of log gamma: heights are shown as their power gamma
 NEAR_RANGE_M = 100.0  # beyond, a walker's size does not change as he comes
 
 
@@ -151,7 +151,7 @@ class Clip:
         return picture, seen
 
     def _shaded(self, pixels: Array) -> Array:
-        """A body in uneven light: shade of leaves above, light from the ground below; or warmed by the sun from above."""
+        """A body in uneven light: in the shade of leaves, lit from the ground, or warmed by the sun."""
         ramp = np.linspace(-0.5, 0.5, len(pixels), dtype=np.float32)[:, None, None] * np.float32(self.shade)
         return np.clip(pixels + 0.25 * ramp if self.domain.band.is_thermal else pixels * (1 + ramp), 0, 1)
 

@@ -63,6 +63,10 @@ def _tell(report: Report, tag: str, seen: dict[str, Any]) -> None:
     least = ratio(times["network alone, fp32"].cpu, cpu)  # all that can be reached where the threads fill the cores
     report.add(f"{tag}: detect stage, fp32 / network alone, fp32, in CPU time", least, "")
     report.add(f"{tag}: detect stage, bf16 / network alone, bf16", *over(wall, "network alone", "bf16"))
+    for precision in PRECISIONS:  # below 1: decoding ahead takes more from the detector's threads than it saves
+        alone = [sum(both) for both in zip(wall[f"detector alone, {precision}"], wall["decode alone"], strict=True)]
+        gain = ratio(alone, wall[f"detect stage, {precision}"])
+        report.add(f"{tag}: detect stage, {precision} / decode, then detector, without overlap", gain, "")
     report.add(f"{tag}: boxes a frame", seen["boxes"] / frames, "")
     report.add(f"{tag}: boxes that agree with ultralytics on the same frames in memory", shares["memory"], "")
     stage, low = wall["detect stage, fp32"], wall["detect stage, bf16"]

@@ -21,7 +21,8 @@ def options(parser: argparse.ArgumentParser) -> None:
 def bench(options: argparse.Namespace, report: Report, folder: Path) -> None:
     data, run = folder / "data", folder / "run"
     many_videos(data, options.videos)
-    call = ["run", ROOT / "tests" / "drawn" / "study.yaml", "--data", data, "--run", run, "--workers", "2", "--threads", "1"]
+    study = ROOT / "tests" / "drawn" / "study.yaml"
+    call = ["run", study, "--data", data, "--run", run, "--workers", "2", "--threads", "1"]
     report.add("the first run: every stage of every video, 2 workers", mdfpipe(*call)[0], "s")
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     again = [mdfpipe(*call)[0] for _ in range(options.rounds)]
@@ -42,7 +43,7 @@ def bench(options: argparse.Namespace, report: Report, folder: Path) -> None:
     ran = {stage: tally["ran"] for stage, tally in json.loads(output)["tallies"].items()}
     report.add("the run after one video was added", seconds, "s")
     report.notes += [
-        f"{options.videos} videos of 6 frames (links to four drawn clips), tests/drawn/study.yaml, {options.rounds} calls",
+        f"{options.videos} videos of 6 frames (links to four drawn clips), {study.name}, {options.rounds} calls",
         "one added, --dry-run: " + "; ".join(planned[:6]),
         f"one added, units that ran: {ran}",
     ]

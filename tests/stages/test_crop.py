@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from mdfpipe.store.run import Run
-from tests.drawn import draw
 from mdfpipe.video.decoders import Decoder
+from tests.drawn import draw
 from tests.inline import runner
 
 
