@@ -230,18 +230,24 @@ class _Worker:
     def _start(self) -> None:
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
-        with _few_threads(self.resources.threads):
+        with _environment(self.resources.threads):
             self.process = context.Process(target=_work, args=(theirs, os.getpid(), self.resources), daemon=True)
             self.process.start()
         theirs.close()
 
 
-@contextlib.contextmanager
-def _few_threads(threads: int) -> Iterator[None]:
-    """Set the thread counts that libraries read when they load, in the environment of the process to be spawned."""
+def worker_environment(threads: int) -> dict[str, str]:
+    """Thread counts, and threads that sleep while they wait: a spinning one takes the core that decoding needs."""
     names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-    before = {name: os.environ.get(name) for name in names}
-    os.environ.update(dict.fromkeys(names, str(threads)))
+    return dict.fromkeys(names, str(threads)) | {"OMP_WAIT_POLICY": "PASSIVE"}
+
+
+@contextlib.contextmanager
+def _environment(threads: int) -> Iterator[None]:
+    """Set what libraries read when they load, in the environment of the process to be spawned."""
+    wanted = worker_environment(threads)
+    before = {name: os.environ.get(name) for name in wanted}
+    os.environ.update(wanted)
     try:
         yield
     finally:

@@ -28,7 +28,7 @@ NOTE = "synthetic data only: trained on rendered people, of no use on real ones"
 
 @dataclass
 class Frames:
-    """pictures: (H, W, 3) uint8; boxes: (n, 6) xyxy pixels, share seen, whether the face is annotated; domain: its name."""
+    """pictures: (H, W, 3) uint8; boxes: (n, 6) xyxy pixels, share seen, face annotated or not; domain of each."""
 
     pictures: list[Any]
     boxes: list[Any]

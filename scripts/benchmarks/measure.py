@@ -55,7 +55,9 @@ def in_worker(task: Callable[..., Any], *arguments: Any, threads: int = 1) -> An
     from concurrent.futures import ProcessPoolExecutor
     from multiprocessing import get_context
 
-    os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), str(threads)))
+    from mdfpipe.execution import worker_environment
+
+    os.environ.update(worker_environment(threads))
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:
         return pool.submit(task, *arguments).result()
 
