@@ -44,7 +44,7 @@ class Yolo(Detector):
     weights: str = Field(
         "yolov10x.pt",
         json_schema_extra=BY_CONTENT,
-        description="the .pt file, which counts by its content; demo: a small network trained on drawn people only",
+        description="the .pt file, which counts by its content; demo: a small network, trained on synthetic data only",
     )
     model: Literal["auto", "n", "s", "m", "b", "l", "x"] = Field(
         "auto",

@@ -1,0 +1,395 @@
+"""Templates: the vectors of many crops pooled to one, which is what is searched.
+
+Rows of a manifest say what each vector is of; the vectors come in blocks, in the order of the rows, and none is kept.
+Every way of pooling is a weighted mean, so that sums are all that stays in memory: 16 bytes for a value of a template.
+
+**The same bytes whatever the order of rows and the size of blocks.** Floating-point sums depend on their order, so the
+terms are first made to fit a grid: each is cut into a coarse part, a multiple of 2**-14, and a fine part, a multiple of
+2**-44. Sums of either are exact in float64, hence independent of order (pre-rounding: Demmel and Nguyen 2013), as long
+as no value exceeds 2**13 and no template has more than 2**24 crops; both are checked. A term loses 2**-45 at most,
+which is why vectors shorter than 2**-14 are refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, fields, replace
+from typing import Any, Final, Literal
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from mdfpipe.errors import DataError
+
+By = Literal["subject", "template_id", "sighting"]
+Sighting = Literal["video_id", "session_id"]
+Pooling = Literal["mean", "media_mean", "norm_weighted", "quality_weighted"]
+FailurePolicy = Literal["miss", "exclude"]
+
+LARGEST: Final = 2.0**13  # value of a vector
+SHORTEST: Final = 2.0**-14  # length of a vector
+MOST_CROPS: Final = 1 << 24  # of one template
+CHUNK_BYTES: Final = 1 << 20  # of float64 vectors at a time: what a cache holds
+_TO_COARSE: Final = 1.5 * 2.0 ** (52 - 14)  # adding and taking off again rounds to a multiple of 2**-14
+_TO_FINE: Final = 1.5 * 2.0 ** (52 - 44)
+
+B8 = NDArray[np.bool_]
+F32 = NDArray[np.float32]
+F64 = NDArray[np.float64]
+I64 = NDArray[np.int64]
+Text = NDArray[np.str_]
+
+_KEY = ("subject", "domain", "modality", "split", "role")
+_COLUMNS = ("subject_id", *_KEY[1:])
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How crops become templates. A template never mixes modalities, splits or roles.
+
+    by: one per `subject`, domain and modality (the paper's subject-specific modelling); per `template_id` of the data
+    set; or per `sighting`: what one video (or session) shows of a subject in a domain.
+    pooling: `mean` of the crops (the paper); `media_mean`: the mean of each video, then over videos (IJB-B, IJB-C);
+    `norm_weighted`: the sum of norm times unit vector over the sum of norms (AdaFace, whose norm tells quality; of
+    vectors as they come from the network it points where `mean` does); `quality_weighted`: by a column of the manifest.
+    normalise_first: crops to length 1 before `mean`, `media_mean`, `quality_weighted`; `norm_weighted` does by itself.
+    quality: the column for `quality_weighted`. sighting: what a sighting is.
+    """
+
+    by: By = "subject"
+    pooling: Pooling = "mean"
+    normalise_first: bool = False
+    quality: str = "box_height_px"
+    sighting: Sighting = "video_id"
+
+
+@dataclass(frozen=True, repr=False)
+class Templates:
+    """T templates, sorted by modality, domain, role, split, subject and item: an order that no row order changes.
+
+    vectors: (T, D) float32, pooled, of any length (`unit` makes it 1); zeros where nothing was enrolled.
+    subject, domain, modality, split, role: (T,) text. item: (T,) template_id or sighting, empty where by subject.
+    crops, media: (T,) how many vectors, of how many videos, were pooled. unusable: (T,) crops without a usable vector.
+    """
+
+    vectors: F32
+    subject: Text
+    domain: Text
+    modality: Text
+    split: Text
+    role: Text
+    item: Text
+    crops: I64
+    media: I64
+    unusable: I64
+
+    def __post_init__(self) -> None:
+        if self.vectors.ndim != 2 or any(len(getattr(self, field.name)) != len(self) for field in fields(self)):
+            shapes = ", ".join(f"{field.name} {getattr(self, field.name).shape}" for field in fields(self))
+            raise DataError(
+                f"templates: expected vectors (T, D) and arrays (T,), got {shapes}; pass one row a template"
+            )
+
+    def __len__(self) -> int:
+        return len(self.vectors)
+
+    def __repr__(self) -> str:
+        return f"Templates({len(self)} x {self.vectors.shape[1]}, {int(self.crops.sum())} crops, {self.failed} failed)"
+
+    @property
+    def enrolled(self) -> B8:
+        """(T,) whether there is a vector; the others failed to enrol."""
+        there: B8 = self.crops > 0
+        return there
+
+    @property
+    def failed(self) -> int:
+        """How many failed to enrol."""
+        return int((~self.enrolled).sum())
+
+    @property
+    def key(self) -> list[str]:
+        """Names without the modality: what a body and a face template of the same person and place have in common."""
+        columns = (self.subject, self.domain, self.item, self.split, self.role)
+        return ["/".join(filter(None, parts)) for parts in zip(*(c.tolist() for c in columns), strict=True)]
+
+    @property
+    def name(self) -> list[str]:
+        """subject/domain[/item]/split/role/modality, one of a kind: names a template in a table of scores."""
+        return [f"{key}/{modality}" for key, modality in zip(self.key, self.modality.tolist(), strict=True)]
+
+    def where(self, **values: str) -> Templates:
+        """The templates with these values, failures among them: `where(role="probe", domain="SWIR-30m")`."""
+        chosen = np.ones(len(self), bool)
+        for name, value in values.items():
+            chosen &= getattr(self, name) == value
+        return self.take(np.flatnonzero(chosen))
+
+    def take(self, positions: Any) -> Templates:
+        """The templates at these positions."""
+        return Templates(**{field.name: getattr(self, field.name)[positions] for field in fields(self)})
+
+    def under(self, policy: FailurePolicy) -> Templates:
+        """What takes part: `miss` keeps failures, to be counted as not found; `exclude` leaves them out."""
+        return self if policy == "miss" else self.take(np.flatnonzero(self.enrolled))
+
+    def enrolment(self, policy: FailurePolicy) -> str:
+        """One line to print beside every number: how many failed, and what was done about it."""
+        done = "counted as misses" if policy == "miss" else "excluded"
+        return f"{self.failed} of {len(self)} templates failed to enrol, {done}" if self.failed else "all enrolled"
+
+
+def unit(vectors: F32) -> F32:
+    """Rows of length 1, (n, D) float32; a row of zeros stays.
+
+    >>> unit(np.array([[3, 4], [0, 0]], np.float32))
+    array([[0.6, 0.8],
+           [0. , 0. ]], dtype=float32)
+    """
+    wide = vectors.astype(np.float64)
+    length = np.sqrt((wide * wide).sum(axis=1, keepdims=True))
+    divided: F32 = (wide / np.where(length > 0, length, 1)).astype(np.float32)
+    return divided
+
+
+def pool(
+    rows: pa.Table,
+    blocks: Iterable[F32],
+    rule: Rule = Rule(),
+    *,
+    usable: B8 | None = None,
+    norms: F32 | None = None,
+    expected: pa.Table | None = None,
+) -> Templates:
+    """Templates of vectors that come in blocks of any size, (b, D) float32, in the order of `rows`. Raises DataError.
+
+    rows: columns of the manifest: subject_id, domain, modality, split, role, video_id, and what the rule asks for.
+    usable: (N,) whether a row has a vector; what the others bring is not looked at. norms: (N,) for `norm_weighted`,
+    the lengths of vectors that were stored with length 1. expected: rows of what should exist, with the same key
+    columns: whatever has no usable vector failed to enrol.
+    """
+    _check_columns(rows, [*_key_columns(rule), "video_id", *_quality_column(rule)])
+    if expected is not None:
+        _check_columns(expected, _key_columns(rule))
+    group, templates = _grouped(rows, expected, rule)
+    is_usable = np.ones(rows.num_rows, bool) if usable is None else _per_row("usable", usable, rows).astype(bool)
+    media = _media(rows, group, is_usable)
+    weight = _weights(rows, rule, group, media, is_usable, norms)
+    sums, lengths = _summed(blocks, group, is_usable, weight, rule, norms is not None, len(templates))
+    if rule.pooling == "norm_weighted" and norms is None:
+        weight = lengths
+        _refuse_equal_lengths(lengths[is_usable])
+    total = _in_order(group, np.where(is_usable, weight, 0), len(templates))
+    crops = np.bincount(group[is_usable], minlength=len(templates))
+    vectors = (sums / np.where(total > 0, total, 1)[:, None]).astype(np.float32)
+    cancelled = np.flatnonzero((crops > 0) & ~vectors.any(axis=1))
+    if len(cancelled):
+        name = templates.name[cancelled[0]]
+        raise DataError(f"template {name}: its vectors add up to zero, which has no direction; are they embeddings?")
+    return replace(
+        templates,
+        vectors=vectors,
+        crops=crops,
+        media=np.bincount(group[media.first], minlength=len(templates)),
+        unusable=np.bincount(group[~is_usable], minlength=len(templates)),
+    )
+
+
+# -- which rows make which template
+
+
+def _key_columns(rule: Rule) -> list[str]:
+    item = {"subject": "", "template_id": "template_id", "sighting": rule.sighting}[rule.by]
+    return [*_COLUMNS, item] if item else [*_COLUMNS]
+
+
+def _quality_column(rule: Rule) -> list[str]:
+    return [rule.quality] if rule.pooling == "quality_weighted" else []
+
+
+def _check_columns(rows: pa.Table, wanted: list[str]) -> None:
+    for name in wanted:
+        if name not in rows.column_names:
+            known = ", ".join(rows.column_names)
+            raise DataError(f"templates: expected a column {name}, got {known}; give rows of a manifest")
+        if empty := rows[name].null_count:
+            raise DataError(
+                f"templates: {name} is empty in {empty} of {rows.num_rows} rows, and the rule needs it; fill it in, or "
+                "choose another rule"
+            )
+
+
+def _grouped(rows: pa.Table, expected: pa.Table | None, rule: Rule) -> tuple[I64, Templates]:
+    """The template of each row, and the templates without vectors. Those of `expected` are there even without a row."""
+    names = _key_columns(rule)
+    tables = [rows] if expected is None else [rows, expected]
+    coded = [_coded([table[name] for table in tables]) for name in names]
+    order = [2, 1, 4, 3, 0, *range(5, len(names))]  # modality, domain, role, split, subject, item
+    sizes = [max(len(coded[position][0]), 1) for position in order]
+    joined = np.ravel_multi_index([coded[position][1] for position in order], sizes)
+    _, first, number = np.unique(joined, return_index=True, return_inverse=True)
+    columns = {name: values[codes[first]] for name, (values, codes) in zip((*_KEY, "item"), coded, strict=False)}
+    nothing = np.zeros(len(first), np.int64)
+    columns.setdefault("item", np.full(len(first), ""))
+    made = Templates(np.zeros((len(first), 0), np.float32), **columns, crops=nothing, media=nothing, unusable=nothing)
+    if rule.by == "template_id":
+        _refuse_mixed(made)
+    return number.reshape(-1)[: rows.num_rows].astype(np.int64), made
+
+
+def _refuse_mixed(templates: Templates) -> None:
+    """Raise DataError where the rows of one template_id and modality differ in subject, domain, split or role."""
+    _, of, times = np.unique(
+        np.stack([templates.item, templates.modality], axis=1), axis=0, return_inverse=True, return_counts=True
+    )
+    twice = np.flatnonzero(times[of.reshape(-1)] > 1)
+    if len(twice):
+        names = [templates.name[at] for at in twice if templates.item[at] == templates.item[twice[0]]]
+        raise DataError(
+            f"template_id {templates.item[twice[0]]}: expected one subject, domain, split and role, got "
+            f"{' and '.join(names[:3])}; mend the template table"
+        )
+
+
+def _coded(columns: list[pa.ChunkedArray]) -> tuple[Text, I64]:
+    """Sorted values, and the code of every row of all columns: codes do not depend on the order of rows."""
+    plain = [column.cast(pa.string()) for column in columns]
+    encoded = pa.chunked_array([chunk for column in plain for chunk in column.chunks], pa.string()).combine_chunks()
+    encoded = encoded.dictionary_encode()
+    values = np.array(encoded.dictionary.to_pylist(), np.str_)
+    order = np.argsort(values)
+    place = np.empty(len(values), np.int64)
+    place[order] = np.arange(len(values))
+    return values[order], place[encoded.indices.to_numpy(zero_copy_only=False)]
+
+
+@dataclass(frozen=True)
+class _Media:
+    """first: a usable row of each medium of a template. size: (N,) usable rows of the row's medium in its template."""
+
+    first: I64
+    size: I64
+
+
+def _media(rows: pa.Table, group: I64, usable: B8) -> _Media:
+    videos, video = _coded([rows["video_id"]])
+    medium = group * max(len(videos), 1) + video
+    at = np.flatnonzero(usable)
+    _, first, number, times = np.unique(medium[at], return_index=True, return_inverse=True, return_counts=True)
+    size = np.ones(len(group), np.int64)
+    size[at] = times[number.reshape(-1)]
+    return _Media(at[first], size)
+
+
+# -- the weighted sums
+
+
+def _weights(rows: pa.Table, rule: Rule, group: I64, media: _Media, usable: B8, norms: F32 | None) -> F64:
+    """(N,) what each unit or plain vector counts for, at most 1; 1 for `norm_weighted`, whose norms come on the way."""
+    if rule.pooling == "media_mean":
+        return 1 / media.size.astype(np.float64)
+    if rule.pooling == "quality_weighted":
+        given = rows[rule.quality].to_numpy().astype(np.float64)
+        return _scaled(f"quality column {rule.quality}", given, group, usable)
+    if rule.pooling == "norm_weighted" and norms is not None:
+        return _scaled("norms", _per_row("norms", norms, rows).astype(np.float64), group, usable)
+    return np.ones(len(group))
+
+
+def _scaled(what: str, given: F64, group: I64, usable: B8) -> F64:
+    """Weights over the greatest of their template; equal weights in a template where all are 0."""
+    wrong = given[usable & ~(np.isfinite(given) & (given >= 0))]
+    if len(wrong):
+        raise DataError(
+            f"templates: {what}: expected weights, finite and 0 or more, got {wrong[0]} ({len(wrong)} rows)"
+        )
+    weight = np.where(usable, given, 0)
+    greatest = np.zeros(group.max(initial=0) + 1)
+    np.maximum.at(greatest, group, weight)
+    of_row = greatest[group]
+    scaled: F64 = np.divide(weight, of_row, out=np.ones(len(group)), where=of_row > 0)
+    return scaled
+
+
+def _summed(
+    blocks: Iterable[F32], group: I64, usable: B8, weight: F64, rule: Rule, has_norms: bool, templates: int
+) -> tuple[F64, F64]:
+    """The weighted sum of each template, (T, D), exact on the grid; and the length of each row's vector."""
+    if len(group) and np.bincount(group).max() > MOST_CROPS:
+        raise DataError(f"templates: a template of more than {MOST_CROPS} crops; pool by sighting, or thin the frames")
+    to_unit = has_norms if rule.pooling == "norm_weighted" else rule.normalise_first
+    coarse, fine = np.zeros((templates, 0)), np.zeros((templates, 0))
+    lengths, done = np.zeros(len(group)), 0
+    for block in blocks:
+        if block.ndim != 2 or (done and block.shape[1] != coarse.shape[1]) or done + len(block) > len(group):
+            raise DataError(
+                f"templates: expected blocks (b, D), {len(group)} vectors of one size in all, got {block.shape} "
+                f"after {done} vectors of {coarse.shape[1]}; do vectors and rows belong together?"
+            )
+        if coarse.shape[1] != block.shape[1]:
+            coarse, fine = np.zeros((templates, block.shape[1])), np.zeros((templates, block.shape[1]))
+        step = max(1, CHUNK_BYTES // (8 * max(block.shape[1], 1)))
+        for start in range(0, len(block), step):
+            at = np.arange(done + start, done + min(start + step, len(block)))
+            at = at[usable[at]]
+            at = at[np.argsort(group[at], kind="stable")]
+            if len(at):
+                terms = block[at - done].astype(np.float64)
+                lengths[at] = _lengths(terms, at)
+                _add(terms, weight[at] / (lengths[at] if to_unit else 1), group[at], coarse, fine)
+        done += len(block)
+    if done != len(group):
+        raise DataError(f"templates: expected {len(group)} vectors, one a row, got {done}; do they belong together?")
+    return coarse + fine, lengths
+
+
+def _lengths(vectors: F64, rows: I64) -> F64:
+    """(b,) the Euclidean lengths. Raises DataError on a vector that is no embedding."""
+    square = (vectors * vectors).sum(axis=1)
+    largest = np.maximum(vectors.max(axis=1), -vectors.min(axis=1))
+    length: F64 = np.sqrt(square)
+    wrong = np.flatnonzero(~((length >= SHORTEST) & (largest <= LARGEST)))
+    if len(wrong):
+        raise DataError(
+            f"templates: the vector of row {rows[wrong[0]]} has length {length[wrong[0]]:g} and values up to "
+            f"{largest[wrong[0]]:g}: expected {SHORTEST:g} or more, and at most {LARGEST:g}; is it an embedding? "
+            "Mark rows without one as unusable"
+        )
+    return length
+
+
+def _add(terms: F64, weight: F64, group: I64, coarse: F64, fine: F64) -> None:
+    """Add weighted terms, (b, D) sorted by group, to both sums. terms are used up."""
+    terms *= weight[:, None]
+    part = terms + _TO_COARSE
+    part -= _TO_COARSE
+    terms -= part  # exact
+    terms += _TO_FINE
+    terms -= _TO_FINE
+    starts = np.flatnonzero(np.diff(group, prepend=-1))
+    coarse[group[starts]] += np.add.reduceat(part, starts, axis=0)
+    fine[group[starts]] += np.add.reduceat(terms, starts, axis=0)
+
+
+def _in_order(group: I64, weight: F64, templates: int) -> F64:
+    """(T,) the sum of weights of each template, added in the order of their size: whatever the order of rows."""
+    order = np.lexsort((weight, group))
+    total: F64 = np.bincount(group[order], weight[order], templates).astype(np.float64)
+    return total
+
+
+def _refuse_equal_lengths(lengths: F64) -> None:
+    if len(lengths) and np.abs(lengths - 1).max() < 1e-3:
+        raise DataError(
+            "templates: norm_weighted needs the lengths of the vectors, and all are 1; store them as they come from "
+            "the network, pass their norms, or pool by mean"
+        )
+
+
+def _per_row(name: str, values: NDArray[Any], rows: pa.Table) -> NDArray[Any]:
+    if np.shape(values) != (rows.num_rows,):
+        raise DataError(
+            f"templates: {name}: expected one value for each of {rows.num_rows} rows, got {np.shape(values)}"
+        )
+    return np.asarray(values)
