@@ -31,7 +31,8 @@ TURNING = 4.0  # radians a second
 FOCAL = 8.5  # a body at 17 body heights (30 m) fills half the frame's height
 FACE_SEEN = 0.7  # share of a face's pixels that must be seen for an annotator to box it
 ROLL_DEGREES = 4.5  # standard deviation of a camera's tilt about its axis, from clip to clip
-SHADE = 0.7  # greatest difference of light between a body's top and bottom, a share; of heat a quarter of it, a level
+SHADE = (0.3, 0.14)  # unit of the unevenness, of log light in reflected bands; of heat, in levels
+SHADE_GRID = (5, 3)  # rows and columns of the coarse field that it follows: leaves, reflexes, sun-warmed cloth
 PITCH = 0.15  # standard deviation, from clip to clip, of log gamma: heights are shown as their power gamma
 NEAR_RANGE_M = 100.0  # beyond, a walker's size does not change as he comes
 
@@ -102,7 +103,11 @@ class Clip:
         roll = float(np.clip(generator.normal(0, ROLL_DEGREES), -2 * ROLL_DEGREES, 2 * ROLL_DEGREES))
         self.roll = cv2.getRotationMatrix2D((size[1] / 2, size[0] / 2), roll, 1.0)
         self.corners = cv2.warpAffine(self.background, self.roll, size[::-1], borderMode=cv2.BORDER_REFLECT)
-        self.shade = float(generator.uniform(-SHADE, SHADE))
+        rows, columns = SHADE_GRID
+        self.shade = generator.standard_normal((len(self.walks), rows, columns), dtype=np.float32)
+        self.shade += 1.2 * generator.standard_normal(
+            (len(self.walks), rows, 1), dtype=np.float32
+        )  # from top to bottom
         self.gamma = float(np.exp(np.clip(generator.normal(0, PITCH), -2 * PITCH, 2 * PITCH)))
 
     def frame(self, number: int) -> tuple[NDArray[Any], list[Seen]]:
@@ -122,7 +127,7 @@ class Clip:
             pose = Pose(float(walk.yaw[number]), float(walk.phase[number]))
             figure = _pitched(draw(walk.subject, pose, float(walk.height[number]) * self.size[0]), self.gamma)
             pixels, alpha = paint(figure, walk.subject, self.optics)
-            pixels = self._shaded(pixels)
+            pixels = self._shaded(pixels, self.shade[i])
             x, y = (walk.foot[number] * self.size[0] - np.array(figure.foot) / SUPERSAMPLING).round().astype(int)
             if not self.domain.band.is_thermal:
                 _shadow(scene, walk.foot[number] * self.size[0], float(walk.height[number]) * self.size[0])
@@ -150,10 +155,12 @@ class Clip:
                 seen.append(Seen(walk.subject.subject_id, _scaled(box, scale), visible, shown, yaw))
         return picture, seen
 
-    def _shaded(self, pixels: Array) -> Array:
-        """A body in uneven light: in the shade of leaves, lit from the ground, or warmed by the sun."""
-        ramp = np.linspace(-0.5, 0.5, len(pixels), dtype=np.float32)[:, None, None] * np.float32(self.shade)
-        return np.clip(pixels + 0.25 * ramp if self.domain.band.is_thermal else pixels * (1 + ramp), 0, 1)
+    def _shaded(self, pixels: Array, field: Array) -> Array:
+        """A body in light, or warmth, that is uneven: what stays in all frames of a clip. field: SHADE_GRID."""
+        smooth = cv2.resize(field, pixels.shape[1::-1], interpolation=cv2.INTER_CUBIC)[..., None]
+        light, heat = SHADE
+        changed = pixels + heat * smooth if self.domain.band.is_thermal else pixels * np.exp(light * smooth)
+        return np.clip(changed, 0, 1, dtype=np.float32)
 
     def _rolled(self, scene: Array) -> Array:
         """The scene as the tilted camera sees it; the corners that it lacks are the empty place, mirrored."""
@@ -206,7 +213,7 @@ def _pitched(figure: Figure, gamma: float) -> Figure:
     rows = np.minimum((((np.arange(height) + 0.5) / height) ** (1 / gamma) * height).astype(np.intp), height - 1)
 
     def moved(y: float) -> float:
-        return height * min(max(y / height, 0.0), 1.0) ** gamma
+        return float(height * min(max(y / height, 0.0), 1.0) ** gamma)
 
     face = figure.face and (figure.face[0], moved(figure.face[1]), figure.face[2], moved(figure.face[3]))
     return Figure(
