@@ -240,11 +240,13 @@ class Guard:
         facts = {"gallery_domain": self.gallery_domain, "crops": self.crops, "holds": self.holds}
         return facts | {"rows": [row.plain() for row in self.rows]}
 
-    def lines(self) -> list[str]:
-        """The same as a table of text, and the verdict."""
+    def lines(self, splits: bool = True) -> list[str]:
+        """The same as a table of text, and the verdict. splits: a row for each, not only for all pooled."""
         head = f"{'baseline':15}{'probes':10}{'split':8}{'rank-1':>9}{'':8}{'95 % (Wilson)':>15}"
         lines = [f"{head}{'at most':>9}{'chance':>8}{'times':>7}  {'by way of searching'}"]
         for row in self.rows:
+            if not splits and row.split != POOLED:
+                continue
             low, high = wilson(row.k, row.n)
             share, chance = (f"{100 * v / row.n:.1f} %" if row.n else "-" for v in (row.k, row.expected))
             ways = ", ".join(f"{name} {k}" for name, k in row.found.items())

@@ -192,14 +192,14 @@ def show_synthesis(done: Synthesis) -> None:
     out.print("Rendered people, not real ones: nothing measured on them says how well real people are recognised.")
 
 
-def show_truth(truth: Truth, assignments: Iterable[Assignment], guard: Guard) -> None:
-    """How right a run on synthetic data is, and what trivial looks recognise in it."""
+def show_truth(truth: Truth, assignments: Iterable[Assignment], guard: Guard, splits: bool = True) -> None:
+    """How right a run on synthetic data is, and what trivial looks recognise in it (in each split, or pooled only)."""
     out.print("[bold]Against the truth[/bold]  (IoU >= 0.5; recall: of bodies half seen with an annotated face)")
     out.print(escape("\n".join(truth.lines())))
     out.print("\n[bold]Ways to assign faces[/bold]")
     out.print(escape("\n".join(assignment_lines(assignments))))
     out.print("\n[bold]Honesty guard[/bold]  (nearest neighbour on trivial looks, one template a subject and domain)")
-    out.print(escape("\n".join(guard.lines())))
+    out.print(escape("\n".join(guard.lines(splits))))
 
 
 def show_demo(demo: Demo) -> None:
@@ -213,7 +213,7 @@ def show_demo(demo: Demo) -> None:
     show_outcome(demo.outcome)
     if demo.truth is not None and demo.guard is not None:
         out.print()
-        show_truth(demo.truth, demo.assignments, demo.guard)
+        show_truth(demo.truth, demo.assignments, demo.guard, splits=False)
     out.print(f"\ndata: {demo.synthesis.dataset.folder}\nrun:  {demo.run}")
     for page in demo.pages:
         out.print(f"look: {page}")

@@ -1,6 +1,6 @@
 """Comparing: vectors, or scores that were given, as blocks of scores; and which pairs of probe and gallery count.
 
-A score is a similarity: greater is more alike (Euclidean: the negative distance). The full matrix of vectors never exists.
+A score is a similarity: greater is more alike (Euclidean: the negative distance). The full matrix never exists.
 Matrix products in float32 are fast, but their last bits depend on the library and on a row's place. What is decided
 by such bits (who ties with whom) is decided anew from the vectors in float64: `exact`, `near`, `reaches`.
 """
@@ -121,7 +121,7 @@ class Mates:
 
 
 class Pairing:
-    """Who is whose mate, and what a rule leaves out. Raises ProtocolError for a gallery that nobody can be searched in."""
+    """Who is whose mate, and what a rule leaves out. Raises ProtocolError for a gallery of one subject."""
 
     def __init__(self, gallery: Entries, probes: Entries, removal: Removal | None = None) -> None:
         self.gallery, self.probes, self.removal = gallery, probes, removal
@@ -139,7 +139,7 @@ class Pairing:
         sizes = np.diff(self.start)
         if (sizes > 0).sum() < 2:
             raise ProtocolError(
-                f"gallery: expected two subjects or more, got {self.gallery.subjects[0]} alone; any answer would be right"
+                f"gallery: expected two subjects or more, got {self.gallery.subjects[0]} alone: any answer is right"
             )
 
     def mates(self, first: int, last: int) -> Mates:
@@ -186,7 +186,8 @@ class Pairing:
         """How many mates each probe has once the rule is applied: (P,)."""
         if self.removal is None:
             return self.enrolled
-        found, step = np.zeros(len(self.probes), np.int64), 1024
+        found = np.zeros(len(self.probes), np.int64)
+        step = max(PAIRS * 64 // max(int(self.enrolled.max()), 1), 1)
         for first in range(0, len(found), step):
             last = min(first + step, len(found))
             found[first:last] = np.bincount(self.mates(first, last).row, minlength=last - first)
@@ -246,8 +247,8 @@ class GivenScores(Scores):
 class VectorScores(Scores):
     """Cosine, or negative Euclidean distance, of vectors. Raises DataError for a vector without a direction.
 
-    Within a block a Euclidean score is the negative *squared* distance from vectors centred on the gallery's mean, which
-    keeps float32 sound where all vectors lie far from the origin; `exact` gives the negative distance.
+    Within a block a Euclidean score is the negative *squared* distance, of vectors centred on the gallery's mean: so
+    float32 stays sound where all vectors lie far from the origin. `exact` gives the negative distance.
     """
 
     def __init__(self, gallery: Entries, probes: Entries, measure: Measure = "cosine") -> None:

@@ -1,11 +1,11 @@
 """Fusion: one answer of several systems, such as face and body, by their vectors or by their scores; on common probes.
 
-Systems are compared, and fused, on the probes that both have, and `Coverage` says how many those are: the paper's Table I
-has 63 probes by body and 32 by face, which are not the same people.
+Systems are compared, and fused, on the probes that all of them have, and `Coverage` says how many those are: the
+paper's Table I has 63 probes by body and 32 by face, which are not the same people.
 
 By vectors: unit vectors side by side, each times the root of its weight, so that the cosine of fused vectors is the
-weighted mean of the cosines. By scores: each system's scores on one scale, then their weighted mean (sum rule; Kittler et
-al. 1998; scales: Jain, Nandakumar and Ross 2005, eqs. 4 and 6). Scale and weights come from training subjects only.
+weighted mean of the cosines. By scores: each system's scores on one scale, then their weighted mean (sum rule; Kittler
+et al. 1998; scales of Jain, Nandakumar and Ross 2005). Scale and weights come from training subjects only.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ STEPS: Final = 20  # of the grid of weights: 0, 0.05, .. 1
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
+
+_TEXT: Final = ("subject", "domain", "split", "role", "item")
 
 
 # -- common probes
@@ -118,20 +120,23 @@ def fuse_templates(parts: Mapping[str, Templates], weights: Mapping[str, float])
     whole = {system: part.under("exclude") for system, part in parts.items()}
     both = common({system: part.key for system, part in whole.items()})
     chosen = [whole[system].take(both.positions[system]) for system in parts]
-    every = {key: (part, at) for part in reversed(parts.values()) for at, key in enumerate(part.key)}
-    keys = sorted(every)
-    there = np.isin(keys, both.keys)
-    fused = concatenate([part.vectors for part in chosen], [weights[system] for system in parts])
-    vectors = np.zeros((len(keys), fused.shape[1]), np.float32)
-    vectors[there] = fused
-    text = {
-        name: np.array([getattr(part, name)[at] for part, at in map(every.__getitem__, keys)], np.str_)
-        for name in ("subject", "domain", "split", "role", "item")
-    }
-    numbers = {name: np.zeros(len(keys), np.int64) for name in ("crops", "media", "unusable")}
-    for name, values in numbers.items():
-        values[there] = np.sum([getattr(part, name) for part in chosen], axis=0)
-    return Templates(vectors, modality=np.full(len(keys), "fused"), **text, **numbers), both.coverage
+    key, first = np.unique(np.concatenate([np.array(part.key, np.str_) for part in parts.values()]), return_index=True)
+    text = [np.concatenate([getattr(part, name) for part in parts.values()])[first] for name in _TEXT]
+    place = np.searchsorted(key, np.array(both.keys, np.str_))  # of what is enrolled in all
+
+    def spread(values: NDArray[Any]) -> NDArray[Any]:
+        spreaded = np.zeros((len(key), *values.shape[1:]), values.dtype)
+        spreaded[place] = values
+        return spreaded
+
+    vectors = spread(concatenate([part.vectors for part in chosen], [weights[system] for system in parts]))
+    crops, media, unusable = (
+        spread(np.sum([getattr(part, name) for part in chosen], axis=0)) for name in ("crops", "media", "unusable")
+    )
+    subject, domain, split, role, item = text
+    modality = np.full(len(key), "fused")
+    fused = Templates(vectors, subject, domain, modality, split, role, item, crops, media, unusable)
+    return fused.take(np.lexsort((item, subject, split, role, domain))), both.coverage
 
 
 # -- by scores
@@ -160,9 +165,7 @@ def fit_normaliser(scores: Any, scale: Scale) -> Normaliser:
     given = np.asarray(scores, np.float64)
     finite = given[np.isfinite(given)]
     if len(finite) < 2 or finite.min() == finite.max():
-        raise DataError(
-            f"fusion: {scale}: expected two or more different training scores, got {len(finite)} finite ones"
-        )
+        raise DataError(f"fusion: {scale}: expected different training scores, got {len(finite)} finite ones")
     if scale == "z-norm":
         return Normaliser(scale, float(finite.mean()), float(finite.std()))
     return Normaliser(scale, float(finite.min()), float(finite.max() - finite.min()))
@@ -191,10 +194,11 @@ def fit_score_fusion(
     scale: Scale = "z-norm",
     steps: int = STEPS,
 ) -> ScoreFusion:
-    """Scales and weights that are best on training subjects, by a grid of `steps` a side. Raises DataError, ProtocolError.
+    """Scales, and the best weights of a grid, on training subjects. Raises DataError, ProtocolError.
 
     scores: system -> (P, G) of the training subjects. measure: (P, G) fused scores -> a number, more is better, such as
-    Rank-1 or mAP. Of equal numbers the most even weights win, then the greater weight for the system named first.
+    Rank-1 or mAP. steps: the grid is 0, 1 / steps, .. 1 for each system. Of equal numbers the most even weights win,
+    then the greater weight for the system named first.
     training_subjects: of these probes and gallery; test_subjects: of what will be fused. They must not share anybody.
     """
     shared = sorted(set(training_subjects) & set(test_subjects))
@@ -212,7 +216,7 @@ def fit_score_fusion(
         weights = {name: part / steps for name, part in zip(scores, parts, strict=True)}
         value = float(measure(_weighted(normalised, weights)))
         if np.isnan(value):
-            raise DataError(f"fusion: the measure is NaN at weights {weights}; are there training probes with a mate?")
+            raise DataError(f"fusion: the measure is NaN at weights {weights}; are there mated training probes?")
         rank = value, -sum(part * part for part in parts), parts
         if best is None or rank > best[0]:
             best = rank, weights
@@ -226,7 +230,8 @@ def _weighted(scores: Mapping[str, F64], weights: Mapping[str, float]) -> F64:
     if len(set(shapes.values())) != 1:
         raise DataError(f"fusion: expected the same probes and gallery of all systems, got {shapes}; see common")
     shares = dict(zip(weights, _shares(list(weights.values()), len(scores)), strict=True))
-    return np.sum([shares[name] * given for name, given in scores.items() if shares[name]], axis=0, dtype=np.float64)
+    fused: F64 = np.sum([shares[name] * given for name, given in scores.items() if shares[name]], axis=0)
+    return fused
 
 
 def _shares(weights: Sequence[float], systems: int) -> list[float]:

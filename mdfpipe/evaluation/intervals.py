@@ -141,7 +141,7 @@ class Separation:
 
         def of_block(cumulated: F64, high: F64) -> F64:
             total = cumulated[:, -1:]
-            allowed = total * (rate * (1 + 1e-12))  # 0.29 * 100 is a little less than 29
+            allowed = total * rate + 1e-9  # 0.29 * 100 is a little less than 29
             accepted = (cumulated[:, passed] <= allowed) & (self.high > -np.inf)
             return _ratio((high * accepted).sum(axis=1), high.sum(axis=1) * (total[:, 0] > 0))
 

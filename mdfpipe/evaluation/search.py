@@ -1,7 +1,7 @@
 """Search: each probe in the gallery, 1:N, block by block, whatever the sizes.
 
-**Ties count against the system.** The place of a mate is 1 + the non-mated entries that score at least as high + the mates
-before it. A system that answers every comparison alike finds nobody; nothing depends on the order of the gallery.
+**Ties count against the system.** The place of a mate is 1 + the non-mated entries that score at least as high + the
+mates before it. A system that answers every comparison alike finds nobody; nothing depends on the gallery's order.
 
 Where vectors are searched, ranks are those of float64: entries whose float32 scores lie within rounding of a mate's are
 compared again. More than `MANY` of them for one mate (a system that collapsed) are taken as ties without a second look.
@@ -54,7 +54,7 @@ class Ranking:
     counted: (P,) whether closed-set measures count the probe; one without a mate is counted under `unmated: miss` only.
     top, top_score: (P, k) gallery entries, best first, and their scores; -1 and -inf where none are left.
     ranks, first: places of all mates, ascending, probe i's at ranks[first[i]:first[i + 1]]; None if not asked for.
-    removed_mated, removed_nonmated: pairs that the rule left out. n_gallery, n_subjects: entries, and people, in the gallery.
+    removed_mated, removed_nonmated: pairs that the rule left out. n_gallery, n_subjects: entries and people enrolled.
     """
 
     rank: I64
@@ -102,7 +102,7 @@ def search(
     """Search the probes' vectors among the gallery's.
 
     unmated: probes without a mate stop it (`refuse`), are not counted (`exclude`), or count as misses (`miss`).
-    top: entries to tell for each probe. all_ranks: tell the place of every mate. threads: for speed only; none: all cores.
+    top: entries to tell for each probe. all_ranks: tell the place of every mate. threads: for speed; none: all cores.
     Raises DataError (NaN, zero vectors, widths), ProtocolError (one subject in the gallery, unmated probes, a rule
     that left out every mate).
 
@@ -161,14 +161,10 @@ class _Search:
 
     def run(self, threads: int | None) -> Ranking:
         """Search every probe."""
-        removed_mated = removed_nonmated = 0
+        removed = np.zeros(2, np.int64)
         with ThreadPoolExecutor(threads or len(os.sched_getaffinity(0))) as pool:
             for first, last in _steps(len(self.mates), self.scores.block_rows):
-                block = self.scores.block(first, last)
-                rows = max(CHUNK_BYTES // block[0].nbytes, 1)
-                chunks = _steps(last - first, rows)
-                for one, other in pool.map(lambda at: self._chunk(block[at[0] : at[1]], first + at[0]), chunks):  # noqa: B023 - the pool is done before the block changes
-                    removed_mated, removed_nonmated = removed_mated + one, removed_nonmated + other
+                removed += self._block(pool, self.scores.block(first, last), first)
         pairing = self.pairing
         return Ranking(
             rank=self.rank,
@@ -186,9 +182,16 @@ class _Search:
             n_subjects=len(np.unique(pairing.gallery.subjects)),
             unmated=self.unmated,
             rule=pairing.removal.name if pairing.removal else "",
-            removed_mated=removed_mated,
-            removed_nonmated=removed_nonmated,
+            removed_mated=int(removed[0]),
+            removed_nonmated=int(removed[1]),
         )
+
+    def _block(self, pool: ThreadPoolExecutor, block: Array, first: int) -> I64:
+        """Rank the probes of a block (b, G). Returns how many mated and other pairs the rule left out."""
+        steps = list(_steps(len(block), max(CHUNK_BYTES // block[0].nbytes, 1)))
+        found = pool.map(lambda step: self._chunk(block[slice(*step)], first + step[0]), steps)
+        removed: I64 = np.array(list(found)).sum(axis=0)
+        return removed
 
     def _chunk(self, given: Array, first: int) -> tuple[int, int]:
         """Rank the probes from `first`, whose scores (b, G) are `given`. Returns how many pairs the rule left out."""
@@ -217,7 +220,7 @@ class _Search:
         self.mated[row + first] = self.scores.exact(scores[row, column], row + first, column)
 
     def _ahead(self, scores: Array, mated: Array, mates: Mates, first: int) -> I64:
-        """How many others stand before each mate, ties among them. scores: (b, G) without mates; mated: (b, K) -> (b, K)."""
+        """How many others stand before each mate, and tie with it: (b, K). scores: (b, G), no mates; mated: (b, K)."""
         rows = np.repeat(np.arange(first, first + len(mated)), mated.shape[1])
         near = self.scores.near(mated.ravel(), rows)
         if near is None:
@@ -252,7 +255,8 @@ class _Search:
         rows = np.flatnonzero(count)
         self.rank[at][rows] = place[rows, 0]
         self.last_rank[at][rows] = place[rows, count[rows] - 1]
-        self.precision[at] = np.where(there, number / place, 0).sum(axis=1) / np.maximum(count, 1)
+        sums = np.where(there, number / place, 0).cumsum(axis=1)[:, -1]  # one by one: a row's sum is its own affair
+        self.precision[at] = sums / np.maximum(count, 1)
         if self.ranks is not None and self.first is not None:
             self.ranks[self.first[at.start] : self.first[at.stop]] = place[there]
 

@@ -134,6 +134,12 @@ class Templates:
         """What takes part: `miss` keeps failures, to be counted as not found; `exclude` leaves them out."""
         return self if policy == "miss" else self.take(np.flatnonzero(self.enrolled))
 
+    def with_misses(self, values: Any) -> F64:
+        """(E,) what a search found of the enrolled, such as AP -> (T,), 0 for those who failed: the policy `miss`."""
+        found = np.zeros(len(self))
+        found[self.enrolled] = values
+        return found
+
     def enrolment(self, policy: FailurePolicy) -> str:
         """One line to print beside every number: how many failed, and what was done about it."""
         done = "counted as misses" if policy == "miss" else "excluded"
@@ -169,7 +175,8 @@ def pool(
     the lengths of vectors that were stored with length 1. expected: rows of what should exist, with the same key
     columns: whatever has no usable vector failed to enrol.
     """
-    _check_columns(rows, [*_key_columns(rule), "video_id", *_quality_column(rule)])
+    quality = [rule.quality] if rule.pooling == "quality_weighted" else []
+    _check_columns(rows, [*_key_columns(rule), "video_id", *quality])
     if expected is not None:
         _check_columns(expected, _key_columns(rule))
     group, templates = _grouped(rows, expected, rule)
@@ -202,10 +209,6 @@ def pool(
 def _key_columns(rule: Rule) -> list[str]:
     item = {"subject": "", "template_id": "template_id", "sighting": rule.sighting}[rule.by]
     return [*_COLUMNS, item] if item else [*_COLUMNS]
-
-
-def _quality_column(rule: Rule) -> list[str]:
-    return [rule.quality] if rule.pooling == "quality_weighted" else []
 
 
 def _check_columns(rows: pa.Table, wanted: list[str]) -> None:
@@ -341,7 +344,8 @@ def _summed(
         done += len(block)
     if done != len(group):
         raise DataError(f"templates: expected {len(group)} vectors, one a row, got {done}; do they belong together?")
-    return coarse + fine, lengths
+    coarse += fine
+    return coarse, lengths
 
 
 def _lengths(vectors: F64, rows: I64) -> F64:

@@ -160,7 +160,7 @@ class Clip:
         smooth = cv2.resize(field, pixels.shape[1::-1], interpolation=cv2.INTER_CUBIC)[..., None]
         light, heat = SHADE
         changed = pixels + heat * smooth if self.domain.band.is_thermal else pixels * np.exp(light * smooth)
-        return np.clip(changed, 0, 1, dtype=np.float32)
+        return np.asarray(np.clip(changed, 0, 1), np.float32)
 
     def _rolled(self, scene: Array) -> Array:
         """The scene as the tilted camera sees it; the corners that it lacks are the empty place, mirrored."""

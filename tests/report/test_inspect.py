@@ -38,7 +38,7 @@ def printed(found: Description) -> str:
 def test_a_run_counts_by_domain_subject_split_and_status(demo: Path) -> None:
     found = inspect(demo)
     assert found.kind == "run"
-    assert found.facts["study"] == "demo"
+    assert found.facts["study"] == "drawn"
     assert found.facts["frames"] == 4 * 40
     assert [row["domain"] for row in found.funnel] == ["LWIR-30m", "VIS-500m"]
     assert sum(found.counts["bodies by status"].values()) == found.facts["bodies"]

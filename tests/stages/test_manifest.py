@@ -105,7 +105,7 @@ def test_a_wrong_protocol_is_refused_with_its_reason(copy: tuple[Path, Path], pr
     outcome = again(*copy, f"{{{base}, {protocol}}}")
     assert [f.kind for f in outcome.failures] == ["ProtocolError"]
     assert says in outcome.failures[0].message
-    assert Run(copy[1]).receipt("manifest", "manifest").facts["protocol"] == "demo"  # type: ignore[union-attr]
+    assert Run(copy[1]).receipt("manifest", "manifest").facts["protocol"] == "drawn"  # type: ignore[union-attr]
 
 
 def test_unlisted_subjects_may_be_left_out(copy: tuple[Path, Path]) -> None:
@@ -139,7 +139,7 @@ def test_a_modality_without_a_gallery_is_refused(copy: tuple[Path, Path]) -> Non
     (data / "boxes.csv").write_text("\n".join(lines) + "\n")
     make, _ = runner(data, run)
     assert [f.message for f in make.execute().failures] == [
-        "protocol demo: domain VIS-500m has no body row to test (2 videos, 32 body crops, 32 of them train); "
+        "protocol drawn: domain VIS-500m has no body row to test (2 videos, 32 body crops, 32 of them train); "
         "the data set has the domains LWIR-30m, VIS-500m"
     ]
 

@@ -29,7 +29,7 @@ def clip(domain: Domain = SWIR, count: int = 3, frames: int = 8, seed: int = 1, 
 
 
 def staged(*places: tuple[float, float, float, float], domain: Domain = SWIR) -> Clip:
-    """People who stand still at (x, y, height, yaw), in shares of the frame's height, and nothing else; no tilt, no pitch."""
+    """People who stand still at (x, y, height, yaw), in frame heights, and nothing else: level, in even light."""
     made = clip(domain, len(places), frames=2)
     made.walks = [
         replace(
@@ -40,7 +40,7 @@ def staged(*places: tuple[float, float, float, float], domain: Domain = SWIR) ->
         )
         for walk, (x, y, height, yaw) in zip(made.walks, places, strict=True)
     ]
-    made.things, made.roll, made.gamma = [], LEVEL, 1.0
+    made.things, made.roll, made.gamma, made.shade = [], LEVEL, 1.0, np.zeros_like(made.shade)
     return made
 
 
