@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mdfpipe.pipeline import Outcome
+from mdfpipe.pipeline import SHIPPED, Outcome
 from mdfpipe.store.run import Run
 from mdfpipe.store.shards import read_crop
 from mdfpipe.video.cropping import decode
-from tests.inline import DEMO, runner
+from tests.inline import runner
 from tests.real import ASSETS, needs_assets
 
 pytestmark = needs_assets
@@ -24,7 +24,7 @@ WALK, ONE = "videos/face-demographics-walking", "videos/one-by-one-person-detect
 @pytest.fixture(scope="module")
 def walk(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, Outcome]:
     run = tmp_path_factory.mktemp("walk") / "run"
-    make, _ = runner(ASSETS / "real-walk", run, study=DEMO.parent / "real-walk.yaml")
+    make, _ = runner(ASSETS / "real-walk", run, study=SHIPPED / "pipelines" / "real-walk.yaml")
     return Run(run), make.execute(None, "manifest")
 
 

@@ -279,9 +279,15 @@ def _write_tables(out: Path, videos: list[Cast], preset: Preset) -> tuple[int, i
         members = [f"{n},{subject}" for n, subject in enumerate(subject_ids(gallery, preset.subjects), start=1)]
         text = "\n".join(["TEMPLATE_ID,SUBJECT_ID", *members, ""])
         (out / "galleries").mkdir(exist_ok=True)
-        write_atomically(out / "galleries" / f"gallery_G{gallery}.csv", text.encode())
+        _keep(out / "galleries" / f"gallery_G{gallery}.csv", text.encode())
     table = pa.concat_tables(truth)
     with folder.beside(out / "truth" / "bodies.parquet") as temporary:
         write_table(temporary, table)
-    write_atomically(out / "faces.csv", "\n".join([*lines, ""]).encode())
+    _keep(out / "faces.csv", "\n".join([*lines, ""]).encode())
     return table.num_rows, len(lines) - 1
+
+
+def _keep(place: Path, data: bytes) -> None:
+    """Write a table unless it lies there already: a table with a new time would have every run indexed again."""
+    if not place.exists() or place.read_bytes() != data:
+        write_atomically(place, data)

@@ -220,8 +220,10 @@ def test_truncated(file, threads, folder):
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-def test_damaged(threads, sound, folder):
+def test_damaged(threads, folder):
     """pyav gives the frames before the damage, and no other. decord and OpenCV cannot tell: FFmpeg patches it up."""
+    # The damage hits the same bits each time only where the video has the same bytes: x264 needs ultrafast for that.
+    sound = clips.write_video(folder / "same.mp4", 40, options={"preset": "ultrafast"}, mux=FASTSTART)
     reference, _, _ = read("pyav", sound)
     damaged = clips.flipped(sound, folder / "damaged.mp4", [0.6, 0.65, 0.7, 0.8])
     pixels, _, error = read("pyav", damaged, threads=threads)
