@@ -48,6 +48,10 @@ DownloadWeights = Annotated[
 TrustPickle = Annotated[
     bool, typer.Option("--trust-pickle", help="Open weights that are no mere tensors: runs whatever they say.")
 ]
+Systems = Annotated[
+    list[str] | None,
+    typer.Option("--system", metavar="NAME", help="Only this system and what it starts from; may be repeated."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document for machines.")]
 
 
@@ -62,16 +66,18 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
 
 def _stages(first: str | None, last: str | None, study: Path, data: Path, run: Path, o: dict[str, Any]) -> None:
     """What every stage verb does."""
-    from mdfpipe.display import Display, plain, show_outcome
+    from mdfpipe.display import Display, plain, show_outcome, show_recognition
     from mdfpipe.pipeline import Pipeline, Runner
+    from mdfpipe.recognition import recognise
     from mdfpipe.stages import Resources
     from mdfpipe.store.run import Run
 
     resources = Resources(o["workers"], o["device"], o["threads"], o["batch"], o["deadline"])
-    trust = ["detect.detector.trust_pickle=true"] if o["trust_pickle"] else []
-    pipeline = Pipeline.load(study, [*(o["set_"] or []), *trust])
-    runner = Runner(pipeline, Run(run), data, resources)
-    if trust:
+    pipeline = Pipeline.load(study, o["set_"] or [])
+    if o["trust_pickle"]:
+        pipeline = pipeline.trusting()
+    runner = Runner(pipeline, Run(run), data, resources, systems=o.get("system"))
+    if o["trust_pickle"]:
         sys.stderr.write("mdfpipe: --trust-pickle: if the weights ask for it, whatever they say is run\n")
     if o["download_weights"] and not o["dry_run"]:
         pipeline.detect.detector.download(runner.data, lambda line: sys.stderr.write(f"mdfpipe: {line}\n"))
@@ -83,10 +89,15 @@ def _stages(first: str | None, last: str | None, study: Path, data: Path, run: P
         outcome = runner.execute(
             first, last, only=o["only"], strict=o["strict"], allow_missing=o["allow_missing"], listen=display
         )
+    if not runner.leads:
+        return
+    recognised = recognise(runner.run, pipeline) if any(name.startswith("embed/") for name in outcome.tallies) else []
     if o["json_"]:
-        _print(json.dumps(plain(outcome) | {"complete": outcome.complete}, indent=1))
+        more = {"complete": outcome.complete, "recognition": [one.plain() for one in recognised]}
+        _print(json.dumps(plain(outcome) | more, indent=1))
     else:
         show_outcome(outcome)
+        show_recognition(recognised)
     if not outcome.complete:
         raise typer.Exit(3)
 
@@ -104,6 +115,7 @@ def run(
     last: Annotated[str | None, typer.Option("--until", metavar="STAGE", help="End with this stage.")] = None,
     set_: Set = None,
     only: Only = None,
+    system: Systems = None,
     workers: Workers = 1,
     threads: Threads = 2,
     batch: Batch = 8,
@@ -169,16 +181,35 @@ _add_verb(
 )
 
 _ANYTHING = {"allow_extra_args": True, "ignore_unknown_options": True}  # whatever follows, say so
-_PENDING = "is not part of this version: it ends with the manifest"
+_PENDING = "is not part of this version: it ends with the embeddings"
 
 
-@app.command(context_settings=_ANYTHING)
-def train() -> None:
-    """Fine-tune the systems of a study and embed (not in this version).
+@app.command()
+def train(
+    study: Study,
+    data: Data,
+    run: RunFolder,
+    set_: Set = None,
+    only: Only = None,
+    system: Systems = None,
+    workers: Workers = 1,
+    threads: Threads = 2,
+    batch: Batch = 8,
+    device: Device = "cpu",
+    deadline: Deadline = 300,
+    dry_run: DryRun = False,
+    strict: Strict = False,
+    allow_missing: AllowMissing = False,
+    trust_pickle: TrustPickle = False,
+    json_: Json = False,
+) -> None:
+    """Train the systems of a study, one after the other, and embed with each.
 
-    Example: mdfpipe train pipelines/study.yaml --data DATA --run runs/study
+    A killed training goes on where it was. Under `torchrun` all its processes train together.
+
+    Example: mdfpipe train pipelines/synthetic/study.yaml --data data/study --run runs/study --system body-finetuned
     """
-    raise MdfError(f"train {_PENDING}")
+    _stages("train", "embed", study, data, run, locals() | {"download_weights": False})
 
 
 @app.command("eval", context_settings=_ANYTHING)
@@ -211,16 +242,26 @@ def status(
 
 @app.command()
 def export(
-    thing: Annotated[str, typer.Argument(help="A study (.yaml), weights (.pt), or demo.", show_default=False)],
+    thing: Annotated[
+        str,
+        typer.Argument(
+            help="Of a detector: a study (.yaml), weights (.pt), or demo. Of a trained system: its checkpoint (.pt).",
+            show_default=False,
+        ),
+    ],
     out: Annotated[Path, typer.Option(metavar="ONNX", help="The file to write.", show_default=False)],
     data: Annotated[Path, typer.Option(envvar="MDFPIPE_DATA", help="Where weights are looked for, too.")] = Path(),
-    image_size: Annotated[int, typer.Option(help="Side of the picture on which it is compared.")] = 640,
+    image_size: Annotated[
+        int | None, typer.Option(help="Of a detector: side of the picture on which it is compared (640).")
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Write over a file that is there.")] = False,
     trust_pickle: TrustPickle = False,
 ) -> None:
-    """Write a detector as one ONNX file, for the detector onnx, and check that it gives the same boxes.
+    """Write a detector, or the embedding network of a trained system, as one ONNX file that gives the same.
 
-    Example: mdfpipe export yolov10x.pt --out yolov10x.onnx
+    The file of a detector is for the detector onnx. Boxes, or vectors, are compared before the file appears.
+
+    Example: mdfpipe export runs/study/train/body-finetuned/last.pt --out body.onnx
     """
     from mdfpipe.export import export as write_onnx
 

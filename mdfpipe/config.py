@@ -129,6 +129,8 @@ class _StrictLoader(yaml.SafeLoader):
 def _mapping(loader: _StrictLoader, node: yaml.MappingNode) -> dict[Any, Any]:
     seen: set[Any] = set()
     for key_node, _ in node.value:
+        if key_node.tag == "tag:yaml.org,2002:merge":  # `<<: *name`: what stands beside it goes before what it brings
+            continue
         key = loader.construct_object(key_node)
         if not isinstance(key, (str, int, float)):
             raise yaml.constructor.ConstructorError(None, None, "a key is no plain name", key_node.start_mark)
@@ -235,12 +237,28 @@ def find_file(name: str, data: Path, what: str) -> Path:
     An absolute path is taken as it is; a relative one is looked for in `$MDFPIPE_WEIGHTS`, under the
     data root, beside the data root, and in the current folder, in that order. Raises ConfigError that lists the places.
     """
-    path = Path(name)
-    places = [path] if path.is_absolute() else [f / path for f in (*_weight_folders(), data, data.parent, Path.cwd())]
+    places = _places(name, data, _weight_folders())
     for place in places:
         if place.is_file():
             return place
-    looked = ", ".join(str(p) for p in dict.fromkeys(places))
     raise ConfigError(
-        f"{what} {name!r} not found; looked at {looked}. Put it there or set MDFPIPE_WEIGHTS to its folder"
+        f"{what} {name!r} not found; looked at {_listed(places)}. Put it there or set MDFPIPE_WEIGHTS to its folder"
     )
+
+
+def find_folder(name: str, data: Path, what: str, advice: str) -> Path:
+    """A folder named by a setting: as `find_file`, without `$MDFPIPE_WEIGHTS`. Raises ConfigError."""
+    places = _places(name, data, ())
+    for place in places:
+        if place.is_dir():
+            return place
+    raise ConfigError(f"{what} {name!r} not found; looked at {_listed(places)}. {advice}")
+
+
+def _places(name: str, data: Path, first: tuple[Path, ...]) -> list[Path]:
+    path = Path(name)
+    return [path] if path.is_absolute() else [f / path for f in (*first, data, data.parent, Path.cwd())]
+
+
+def _listed(places: list[Path]) -> str:
+    return ", ".join(str(place) for place in dict.fromkeys(places))

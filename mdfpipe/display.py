@@ -25,6 +25,7 @@ from mdfpipe.baselines import Guard
 from mdfpipe.errors import one_line
 from mdfpipe.execution import Event
 from mdfpipe.pipeline import Outcome
+from mdfpipe.recognition import Recognised, recognition_lines
 from mdfpipe.status import Status
 from mdfpipe.truth import Assignment, Truth, assignment_lines
 
@@ -200,6 +201,13 @@ def show_truth(truth: Truth, assignments: Iterable[Assignment], guard: Guard, sp
     out.print(escape("\n".join(assignment_lines(assignments))))
     out.print("\n[bold]Honesty guard[/bold]  (nearest neighbour on trivial looks, one template a subject and domain)")
     out.print(escape("\n".join(guard.lines(splits))))
+
+
+def show_recognition(found: list[Recognised]) -> None:
+    """What each system recognises in the test split."""
+    if found:
+        out.print("\n[bold]Recognition[/bold]  (test split; one mean template a subject and domain; closed set)")
+        out.print(escape("\n".join(recognition_lines(found))))
 
 
 def show_demo(demo: Demo) -> None:

@@ -10,6 +10,7 @@ import contextlib
 import errno
 import multiprocessing
 import os
+import queue
 import signal
 import threading
 import time
@@ -64,8 +65,16 @@ class Event:
 class Executor(Protocol):
     """Runs units and tells what happens to them, in the order in which it happens.
 
-    A context: leaving it ends its work.
+    A context: leaving it ends its work. leads: whether this process plans, locks and commits; one that does not
+    follows: it does its share of what the leading one tells.
     """
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process does the planning."""
+
+    def follow(self) -> None:
+        """Do a share of each unit that the leading process tells, until it ends."""
 
     def run(self, units: Iterable[Unit]) -> Iterator[Event]:
         """Run every unit; each one started is finished or failed in the end, unless `fatal` ends it all."""
@@ -100,6 +109,7 @@ def run_unit(unit: Unit, resources: Resources, tell: Any) -> Event:
         if not made.table.schema.equals(stage.schema):
             raise TypeError(f"stage {stage.name} made {made.table.schema}, its schema is {stage.schema}")
         run.commit(replace(unit.receipt, facts=made.facts), made.table, made.files)
+        scratch.extend(made.spent)
     except Exception as error:
         kind, failure = _what_failed(unit, error)
     else:
@@ -130,12 +140,96 @@ def _what_failed(unit: Unit, error: Exception) -> tuple[str, Failure]:
     return kind, Failure(unit.stage.name, unit.key, type(error).__name__, message, trace)
 
 
+def executor_of(resources: Resources) -> Executor:
+    """Where this command's units run: on this machine's workers; trainings, under `torchrun`, in all its processes."""
+    from mdfpipe.learning.together import processes
+
+    return TogetherExecutor(resources) if processes() > 1 else LocalExecutor(resources)
+
+
+class TogetherExecutor:
+    """Under `torchrun`: the first process leads, its workers do the videos; all processes do each training together.
+
+    The others only follow: they have no plan, take no lock and commit nothing. A unit that fails ends them all, because
+    nobody knows which of them still waits for the others.
+    """
+
+    def __init__(self, resources: Resources) -> None:
+        self.resources = resources
+        self._local = LocalExecutor(resources)
+
+    @property
+    def leads(self) -> bool:
+        """Whether this is the first process."""
+        from mdfpipe.learning.together import rank
+
+        return rank() == 0
+
+    def __enter__(self) -> Self:
+        from mdfpipe.learning.together import connect
+
+        connect(self.resources.device)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        from mdfpipe.learning.together import part, tell
+
+        self._local.__exit__(*error)
+        if self.leads and error[0] is None:
+            tell(None)
+        part()
+
+    def run(self, units: Iterable[Unit]) -> Iterator[Event]:
+        """Run the units; of a stage that is done together, one after the other in all processes."""
+        from mdfpipe.learning.together import tell
+
+        waiting = list(units)
+        yield from self._local.run([unit for unit in waiting if not unit.stage.together])
+        for unit in waiting:
+            if unit.stage.together:
+                yield Event("started", unit.stage.name, unit.key)
+                tell(unit)
+                yield from self._lead(unit)
+
+    def _lead(self, unit: Unit) -> Iterator[Event]:
+        """Do this process's share in a thread, so that its progress can be told meanwhile."""
+        told: queue.Queue[Event] = queue.Queue()
+        worker = threading.Thread(target=lambda: told.put(run_unit(unit, self.resources, told.put)), daemon=True)
+        worker.start()
+        while (event := told.get()).kind == "progress":
+            yield event
+        worker.join()
+        yield event if event.kind == "finished" else replace(event, kind="fatal")
+
+    def follow(self) -> None:
+        """Do what the first process tells, until it has no more."""
+        from mdfpipe.learning.together import hear
+
+        while (unit := hear()) is not None:
+            scratch: list[Path] = []
+
+            def place(name: str, unit: Unit = unit, scratch: list[Path] = scratch) -> Path:
+                scratch.append(unit.inputs.run.scratch(unit.stage.name, name))
+                return scratch[-1]
+
+            try:
+                unit.stage.process(unit.key, unit.inputs, Context(unit.data, self.resources, place))
+            finally:
+                for path in scratch:
+                    path.unlink(missing_ok=True)
+
+
 class LocalExecutor:
     """Spawned workers on this machine, each doing one unit at a time; they stay for the stages that follow."""
+
+    leads = True
 
     def __init__(self, resources: Resources) -> None:
         self.resources = resources
         self._workers: list[_Worker] = []
+
+    def follow(self) -> None:
+        """Nobody else leads."""
 
     def __enter__(self) -> Self:
         return self

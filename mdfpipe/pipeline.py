@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 import json
 import os
@@ -12,24 +11,28 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Self
 
 import yaml
-from pydantic import Field, SerializeAsAny
+from pydantic import Field, SerializeAsAny, model_validator
 
 from mdfpipe import __version__
+from mdfpipe.code import commit
 from mdfpipe.config import Config, read_yaml, set_dotted, validate
 from mdfpipe.datasets import Dataset
 from mdfpipe.errors import ConfigError, DataError
-from mdfpipe.execution import Event, Executor, LocalExecutor, Unit
+from mdfpipe.execution import Event, Executor, Unit, executor_of
+from mdfpipe.learning.system import System
 from mdfpipe.plan import Item, Plan
 from mdfpipe.protocol import read_protocol
 from mdfpipe.stages import Resources, Stage
 from mdfpipe.stages.crop import Crop
 from mdfpipe.stages.detect import Detect
+from mdfpipe.stages.embed import Embed
 from mdfpipe.stages.index import Index
 from mdfpipe.stages.label import Label
 from mdfpipe.stages.manifest import Manifest
+from mdfpipe.stages.train import Train
 from mdfpipe.store.run import Failure, Run
 
 _CHECKOUT = Path(__file__).parents[1]
@@ -37,20 +40,75 @@ SHIPPED = _CHECKOUT if (_CHECKOUT / "manifests").is_dir() else Path(__file__).pa
 """The folder that holds `pipelines/` and `manifests/`: of the checkout, or of the installed package."""
 
 
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+
+
 class Pipeline(Config):
     """The settings of a study. The stages, in the order they run, are its fields."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="the study's name")
+    name: str = Field(pattern=NAME, description="the study's name")
     dataset: SerializeAsAny[Dataset] = Field(description="where videos, faces and subjects come from")
     detect: Detect = Field(description="how bodies are found")
     label: Label = Field(default=Label(), description="how faces name bodies")
     crop: Crop = Field(default=Crop(), description="what is cut out, and how large")
     manifest: Manifest = Field(default=Manifest(), description="who is in which split, which domain has which role")
+    systems: dict[Annotated[str, Field(pattern=NAME)], System] = Field(
+        default={}, description="what is trained and embedded, by name"
+    )
+
+    @model_validator(mode="after")
+    def _order_is_possible(self) -> Self:
+        self.ordered()
+        return self
+
+    def trusting(self) -> Pipeline:
+        """The same study, opening weights that are no mere tensors."""
+        found = self.model_dump(mode="json")
+        if "trust_pickle" in type(self.detect.detector).model_fields:
+            found["detect"]["detector"]["trust_pickle"] = True
+        for system in found["systems"].values():
+            system["trust_pickle"] = True
+        return validate(Pipeline, found, "--trust-pickle")
+
+    def ordered(self) -> list[str]:
+        """The systems' names, each after the one that it starts from."""
+        done: list[str] = []
+        for name, system in self.systems.items():
+            chain = [name]
+            while (before := self.systems[chain[-1]].start_from) is not None:
+                if before not in self.systems:
+                    known = ", ".join(self.systems)
+                    raise ValueError(f"systems.{chain[-1]}.start_from: no system {before!r}; there are {known}")
+                if before in chain:
+                    raise ValueError(f"systems.{name}: starts from itself: {' -> '.join([*chain, before])}")
+                if self.systems[before].recipe.modality != system.recipe.modality:
+                    raise ValueError(
+                        f"systems.{name}: a {system.recipe.modality} system starts from {before}, which is not"
+                    )
+                chain.append(before)
+            done += [link for link in reversed(chain) if link not in done]
+        return done
+
+    def with_ancestors(self, names: list[str]) -> set[str]:
+        """Those systems and all they start from. Raises ConfigError."""
+        found: set[str] = set()
+        for name in names:
+            if name not in self.systems:
+                raise ConfigError(f"--system {name}: no such system; the study has {', '.join(self.systems) or 'none'}")
+            link: str | None = name
+            while link is not None:
+                found.add(link)
+                link = self.systems[link].start_from
+        return found
 
     @property
     def stages(self) -> tuple[Stage, ...]:
         """Every stage, in the order they run."""
-        return (Index(dataset=self.dataset), self.detect, self.label, self.crop, self.manifest)
+        first = (Index(dataset=self.dataset), self.detect, self.label, self.crop, self.manifest)
+        order = self.ordered()
+        training = (Train(system=name, settings=self.systems[name]) for name in order)
+        embedding = (Embed(system=name, settings=self.systems[name]) for name in order)
+        return (*first, *training, *embedding)
 
     @classmethod
     def load(cls, path: Path, overrides: list[str] | None = None) -> Pipeline:
@@ -112,17 +170,24 @@ class Runner:
         data: Path,
         resources: Resources = Resources(),  # noqa: B008 - frozen
         executor: Executor | None = None,
+        systems: list[str] | None = None,
     ) -> None:
+        """systems: of all that the study names, only these and what they start from."""
         if not data.is_dir():
             raise DataError(f"--data {data}: expected the folder that holds the videos, found no such folder")
         if run.path.exists() and not run.path.is_dir():
             raise ConfigError(f"--run {run.path}: expected a folder, found a file")
         if run.path.resolve() == data.resolve():
             raise ConfigError(f"--run {run.path}: expected a folder of its own, got the data folder")
-        self.pipeline, self.run, self.resources = pipeline, run, resources
+        self.pipeline, self.run, self.resources, self.systems = pipeline, run, resources, systems
         self.data = Path(os.path.abspath(data))  # noqa: PTH100 - without `..`, and symbolic links as they were given
         self.stages = pipeline.stages
-        self.executor = executor or LocalExecutor(resources)
+        self.executor = executor or executor_of(resources)
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process does the planning; under `torchrun` only the first one does."""
+        return self.executor.leads
 
     def plan(self, *, allow_missing: bool = False, retry: bool = False) -> Plan:
         """What is done and what is due, now. retry: videos that could not be read are looked at again."""
@@ -131,15 +196,19 @@ class Runner:
     def span(self, first: str | None, last: str | None) -> list[Stage]:
         """The stages from `first` to `last`, both included. Raises ConfigError."""
         stages = list(self.stages)
-        names = [stage.name for stage in stages]
+        groups = [stage.name.partition("/")[0] for stage in stages]
+        names = list(dict.fromkeys(groups))
         for option, name in (("--from", first), ("--until", last)):
+            if name in ("train", "embed") and name not in names:
+                raise ConfigError("the study names no systems: there is nothing to train or embed; add `systems:`")
             if name is not None and name not in names:
                 raise ConfigError(f"{option} {name}: expected one of {', '.join(names)}")
-        begin = names.index(first) if first else 0
-        end = names.index(last) + 1 if last else len(names)
+        begin = groups.index(first) if first else 0
+        end = len(groups) - groups[::-1].index(last) if last else len(groups)
         if begin >= end:
             raise ConfigError(f"--from {first} comes after --until {last}: expected an order of {', '.join(names)}")
-        return stages[begin:end]
+        chosen = self.pipeline.with_ancestors(self.systems) if self.systems else set(self.pipeline.systems)
+        return [s for s in stages[begin:end] if not isinstance(s, (Train, Embed)) or s.system in chosen]
 
     def due(self, first: str | None, last: str | None, only: list[str] | None = None) -> list[str]:
         """A line for each unit that a call would run, and why. Writes nothing."""
@@ -168,6 +237,10 @@ class Runner:
         """Run all that is due from stage `first` to `last`. Raises MdfError where the run cannot go on."""
         stages, outcome = self.span(first, last), Outcome()
         self._check_files(stages)
+        if not self.leads:
+            with self.executor:
+                self.executor.follow()
+            return outcome
         with self.run.lock(), self.executor:
             plan = self.plan(allow_missing=allow_missing, retry=stages[0].name == "index")
             self._check_only(only, plan)
@@ -186,7 +259,7 @@ class Runner:
                         tally.note = "not made, because of --only"
                         continue
                     if self._refuses(stage, plan, outcome, tally):
-                        break
+                        continue
                 self._run_stage(stage, plan, only, strict, outcome, tally, listen)
                 if strict and outcome.failures:
                     break
@@ -276,6 +349,10 @@ class Runner:
         listen(Event("failed", failure.stage, failure.key, failure=failure))
 
     def _refuses(self, stage: Stage, plan: Plan, outcome: Outcome, tally: Tally) -> bool:
+        waits = plan.waits(stage)
+        if waits is not None:
+            tally.total, tally.blocked, tally.note = 1, 1, f"waits for {waits.stage.name}: {waits.reason}"
+            return True
         missing = sorted({item.key for item in plan.missing(stage)})
         if not missing or plan.allow_missing:
             return False
@@ -289,8 +366,11 @@ class Runner:
 
     def _check_files(self, stages: list[Stage]) -> None:
         """Raise ConfigError where a file that a stage needs for every video is missing: before hours of hashing."""
-        if any(stage.name == "detect" for stage in stages):
-            self.pipeline.detect.detector.check(self.data)
+        for stage in stages:
+            if isinstance(stage, Detect):
+                stage.detector.check(self.data)
+            elif isinstance(stage, Train):
+                stage.identity(self.data, stage.key)
 
     @staticmethod
     def _chosen(item: Item, only: list[str] | None) -> bool:
@@ -310,7 +390,7 @@ class Runner:
         packages = sorted({"==".join(name.rsplit("-", 1)) for name in found})
         facts = {
             "mdfpipe": __version__,
-            "commit": _commit(),
+            "commit": commit(),
             "python": platform.python_version(),
             "machine": platform.platform(),
             "argv": sys.argv,
@@ -319,19 +399,6 @@ class Runner:
             "packages": packages,
         }
         return json.dumps(facts, indent=1).encode()
-
-
-def _commit() -> str | None:
-    """The commit of the checkout that the code runs from; None where it does not run from one."""
-    import subprocess
-
-    root = Path(__file__).parents[1]
-    if not (root / ".git").exists():
-        return None
-    with contextlib.suppress(OSError, subprocess.SubprocessError):
-        command = ["git", "-C", str(root), "rev-parse", "--verify", "HEAD"]
-        return subprocess.run(command, capture_output=True, text=True, timeout=5, check=False).stdout.strip() or None
-    return None
 
 
 def open_run(path: Path) -> tuple[Pipeline, Run, Path]:

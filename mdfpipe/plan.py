@@ -12,7 +12,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from mdfpipe.config import result_settings
 from mdfpipe.errors import DataError, one_line
 from mdfpipe.stages import Inputs, Stage
 from mdfpipe.stages.index import Index
@@ -56,7 +55,7 @@ class Plan:
 
     @cached_property
     def _settings(self) -> dict[str, dict[str, Any]]:
-        return {stage.name: result_settings(stage) for stage in self.stages}
+        return {stage.name: stage.decisive() for stage in self.stages}
 
     @cached_property
     def index(self) -> Item:
@@ -90,7 +89,7 @@ class Plan:
         if stage.name == self.stages[0].name:
             return [self.index]
         if stage.per == "run":
-            return [self._run_item(stage)]
+            return [self.run_item(stage)]
         return [self.item(stage, video_id) for video_id in self.catalogue]
 
     def item(self, stage: Stage, video_id: str) -> Item:
@@ -104,12 +103,16 @@ class Plan:
         upstream: dict[str, str] = {}
         blocked = None
         for name in stage.reads:
-            upstream[name], undone = self._upstream(name, video_id)
+            up = None if name in ("media", "faces") else self._named(name)
+            if up is not None and up.per == "run":
+                upstream[name], undone = self._of_run(stage, up, video_id)
+            else:
+                upstream[name], undone = self._upstream(name, video_id)
             blocked = blocked or undone
         try:
             upstream |= stage.identity(self.data, video_id)
         except DataError as error:  # this video's trouble; a ConfigError is everybody's
-            expected = Receipt(stage.name, stage.version, video_id, result_settings(stage), upstream)
+            expected = Receipt(stage.name, stage.version, video_id, self._settings[stage.name], upstream)
             return Item(stage, expected, one_line(error), blocked, one_line(error))
         return self._judge(stage, video_id, upstream, blocked)
 
@@ -125,7 +128,20 @@ class Plan:
     def missing(self, stage: Stage) -> list[Item]:
         """The videos that a run-level stage waits for: the items upstream that are not done."""
         upstream = [self._named(name) for name in stage.reads if name != "catalogue"]
-        return [item for up in upstream for item in self.items(up) if item.reason is not None]
+        return [item for up in upstream if up.per == "video" for item in self.items(up) if item.reason is not None]
+
+    def waits(self, stage: Stage) -> Item | None:
+        """The run-level table that a stage waits for, if there is one: no option goes on without it."""
+        named = [self._named(name) for name in stage.reads if name not in ("catalogue", "media", "faces")]
+        undone = (self.run_item(up) for up in named if up.per == "run" and up.name != self.stages[0].name)
+        return next((item for item in undone if item.reason is not None), None)
+
+    def run_item(self, stage: Stage) -> Item:
+        """The state of a run-level stage."""
+        known = self._items.get((stage.name, stage.key))
+        if known is None:
+            known = self._items[stage.name, stage.key] = self._run_item(stage)
+        return known
 
     def inputs(self, item: Item) -> Inputs:
         """What the unit of `item` may read."""
@@ -147,8 +163,15 @@ class Plan:
         item = self.item(self._named(name), video_id)
         return item.expected.fingerprint, (None if item.reason is None else name)
 
+    def _of_run(self, stage: Stage, up: Stage, video_id: str) -> tuple[str, str | None]:
+        """The same of a run-level table that a video's stage reads."""
+        item = self.run_item(up)
+        if item.found is None:
+            return item.expected.fingerprint, up.name
+        return stage.slice_of(item.found, self.run, video_id), None
+
     def _run_item(self, stage: Stage) -> Item:
-        upstream = stage.identity(self.data, stage.name)
+        upstream = stage.identity(self.data, stage.key)
         missing = {item.key for item in self.missing(stage)}
         for name in stage.reads:
             if name == "catalogue":
@@ -157,13 +180,19 @@ class Plan:
                 ]
                 upstream[name] = fingerprint([lasting, self._content_of(Index.subjects_file)])
                 continue
-            for item in self.items(self._named(name)):
+            up = self._named(name)
+            if up.per == "run":
+                item = self.run_item(up)
+                upstream[name] = item.found.content if item.found else item.expected.fingerprint
+                continue
+            for item in self.items(up):
                 if not (self.allow_missing and item.key in missing):
                     upstream[f"{name}/{item.key}"] = item.expected.fingerprint
         if self.allow_missing:  # who is annotated in a video that is left out decides whose mates are known
             upstream |= {f"faces/{key}": self._content_of(faces_file(key)) for key in missing}
-        blocked = None if self.allow_missing or not missing else stage.reads[-1]
-        return self._judge(stage, stage.name, upstream, blocked)
+        waits = self.waits(stage)
+        blocked = waits.stage.name if waits else None if self.allow_missing or not missing else stage.reads[-1]
+        return self._judge(stage, stage.key, upstream, blocked)
 
     def _content_of(self, name: str) -> str:
         files = self.index.found.files if self.index.found else {}

@@ -14,8 +14,8 @@ from typing import Any, ClassVar, Literal
 
 import pyarrow as pa
 
-from mdfpipe.config import Config
-from mdfpipe.store.run import Run, faces_file, read_table
+from mdfpipe.config import Config, result_settings
+from mdfpipe.store.run import Receipt, Run, faces_file, read_table
 from mdfpipe.store.tables import FACES
 
 
@@ -28,6 +28,7 @@ class Resources:
     threads: int = 2
     batch: int = 8
     deadline_seconds: float = 300.0
+    cache_bytes: int = 4 << 30  # decoded crops that a training keeps in memory
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,11 +73,15 @@ class Context:
 
 @dataclass(frozen=True, eq=False)
 class Made:
-    """What a unit made: the table, what it observed, and the files that belong to it (run-relative name -> scratch)."""
+    """What a unit made: the table, what it observed, and the files that belong to it (run-relative name -> scratch).
+
+    spent: files that only served to go on after a kill; removed once the part is committed.
+    """
 
     table: pa.Table
     facts: dict[str, Any] = field(default_factory=dict)
     files: dict[str, Path] = field(default_factory=dict)
+    spent: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -102,6 +107,20 @@ class Stage(Config):
     schema: ClassVar[pa.Schema]
     per: ClassVar[Literal["video", "run"]] = "video"
     unit: ClassVar[str] = "frames"  # what progress counts
+    together: ClassVar[bool] = False  # whether all processes of `torchrun` do a unit together
+
+    @property
+    def key(self) -> str:
+        """The name of a run-level stage's part."""
+        return self.name
+
+    def decisive(self) -> dict[str, Any]:
+        """The settings that decide the rows, as a receipt keeps them."""
+        return result_settings(self)
+
+    def slice_of(self, upstream: Receipt, run: Run, key: str) -> str:
+        """What of a run-level part decides the rows of one video: by default all of it."""
+        return upstream.content
 
     def identity(self, data: Path, key: str) -> dict[str, str]:
         """What beside the settings decides the rows of `key`: content hashes by name. Raises ConfigError."""

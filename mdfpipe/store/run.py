@@ -66,6 +66,12 @@ class Receipt:
         """The hash of what decides the rows: stage, version, key, settings, upstream."""
         return fingerprint([self.stage, self.version, self.key, self.settings, self.upstream])
 
+    @property
+    def content(self) -> str:
+        """The fingerprint, and the content of the weights that belong to the part."""
+        hashes = {name: digest for name, (_, digest) in sorted(self.files.items()) if name.endswith(".pt")}
+        return fingerprint([self.fingerprint, hashes]) if hashes else self.fingerprint
+
     def to_bytes(self) -> bytes:
         """The receipt as it stands in the footer."""
         return json.dumps({"fingerprint": self.fingerprint, **asdict(self)}, sort_keys=True).encode()
@@ -276,8 +282,8 @@ def cannot_write(place: Path, error: OSError) -> str:
 
 
 def _describe(name: str, path: Path) -> tuple[int, str]:
-    """Size and, of a table, content hash: what depends on one video's table then knows it by content."""
-    return path.stat().st_size, file_sha256(path) if name.endswith(".parquet") else ""
+    """Size and, of tables and weights, content hash: what depends on them then knows them by content."""
+    return path.stat().st_size, file_sha256(path) if name.endswith((".parquet", ".pt")) else ""
 
 
 def write_table(path: Path, table: pa.Table, receipt: Receipt | None = None) -> None:

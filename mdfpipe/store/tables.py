@@ -24,6 +24,13 @@ class LabelStatus(StrEnum):
     UNNAMED_FACE = "unnamed_face"  # its face is annotated without a subject
 
 
+class EmbedStatus(StrEnum):
+    """What became of a crop that was to be embedded. A closed set."""
+
+    OK = "ok"
+    UNREADABLE = "unreadable"  # its bytes do not decode
+
+
 class CropStatus(StrEnum):
     """What became of a box that was to be cut out. A closed set."""
 
@@ -180,6 +187,18 @@ MANIFEST = pa.schema(
     ]
 )
 
+TRAINING = pa.schema(
+    [
+        _column("epoch", pa.int32(), "epoch, from 0"),
+        _column("step", pa.int64(), "steps done when it was measured"),
+        _column("figure", pa.string(), "what: loss/NAME, rate, accuracy, validation/rank-1, mining/NAME"),
+        _column("anchor_domain", pa.string(), "of mined pairs: the anchor's domain", null=True),
+        _column("mined_domain", pa.string(), "of mined pairs: the domain of what was mined for it", null=True),
+        _column("value", pa.float64(), "its mean over the epoch"),
+        _column("count", pa.int64(), "of mined pairs: how many", null=True),
+    ]
+)
+
 TRUTH = pa.schema(
     [
         VIDEO_ID,
@@ -193,3 +212,15 @@ TRUTH = pa.schema(
     ]
 )
 """Of synthetic data: where every body really is. No stage reads it."""
+
+
+def embeddings(width: int) -> pa.Schema:
+    """The schema of vectors of `width` numbers."""
+    vector = pa.list_(pa.float32(), width)
+    return pa.schema(
+        [
+            CROP_ID,
+            _column("vector", vector, "the embedding, raw: its length may carry quality", null=True),
+            _column("status", pa.dictionary(pa.int8(), pa.string()), "what became of it: " + ", ".join(EmbedStatus)),
+        ]
+    )

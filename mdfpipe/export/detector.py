@@ -1,9 +1,7 @@
-"""Export: a detector's PyTorch weights as one ONNX file, which the detector `onnx` runs without torch and pickle."""
+"""A detector's weights as ONNX, for the detector `onnx`."""
 
 from __future__ import annotations
 
-import os
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,12 +9,14 @@ from typing import Any
 import numpy as np
 
 from mdfpipe.config import validate
-from mdfpipe.errors import ConfigError, StoreError, one_line
+from mdfpipe.errors import ConfigError
+from mdfpipe.export import graph
 from mdfpipe.pipeline import Pipeline
 from mdfpipe.video.detectors.onnx import Onnx
 from mdfpipe.video.detectors.yolo import Yolo
 from mdfpipe.video.frames import Boxes, Frames
 
+IMAGE_SIZE = 640  # of the picture that is traced and compared, by default
 ROWS = 300  # of the exported end-to-end output, as YOLOv10 has it
 SMALLEST = 128  # a square input of 128 has 336 anchors; under ROWS of them the graph's TopK fails
 COMPARED = 50  # boxes of the check
@@ -48,48 +48,23 @@ class Exported:
         ]
 
 
-def export(
-    thing: str,
-    out: Path,
-    *,
-    data: Path = Path(),
-    image_size: int = 640,
-    force: bool = False,
-    trust_pickle: bool = False,
-) -> Exported:
-    """Write the detector of a study (.yaml), or weights (.pt, or "demo"), to the ONNX file `out`.
-
-    image_size: side of the picture that is traced and compared, a multiple of 32; the file takes other sizes as well.
-    The file appears only if it gives the boxes of the weights. The same weights give the same bytes, with the same
-    versions of torch and ultralytics. Raises ConfigError (no such weights, a detector of another kind, `out` is there
-    already) and StoreError (it cannot be written).
-    """
+def export(thing: str, out: Path, *, data: Path, image_size: int, trust_pickle: bool) -> Exported:
+    """Write the detector of a study (.yaml), or weights (.pt, or "demo"), to the ONNX file `out` (`mdfpipe.export`)."""
     detector = _detector(thing, trust_pickle)
     if image_size < SMALLEST or image_size % 32:
         raise ConfigError(
             f"--image-size {image_size}: expected a multiple of 32 from {SMALLEST} on: the exported network gives "
             f"{ROWS} boxes, and a smaller picture has fewer anchors than that"
         )
-    if out.suffix.lower() != ".onnx":
-        raise ConfigError(f"--out {out}: expected a name that ends in .onnx")
-    if out.exists() and not force:
-        raise ConfigError(f"--out {out}: is there already; give another name, or write over it with --force")
     weights = detector.find(data).absolute()
-    scratch = out.absolute().with_name(f".{out.stem}.{os.getpid()}.onnx")
-    try:
-        try:
-            _write(weights, detector, scratch, image_size)
-            compared, box, score = _compare(weights, detector, scratch, image_size)
-            if box > TOLERANCE[0] or score > TOLERANCE[1]:
-                raise ConfigError(
-                    f"{weights}: expected the same boxes from the exported file, they differ by {box:.3g} pixels and "
-                    f"{score:.3g} in score; nothing was written; run these weights with the detector yolo"
-                )
-            scratch.replace(out)
-        finally:
-            scratch.unlink(missing_ok=True)
-    except OSError as error:
-        raise StoreError(f"--out {out}: cannot be written: {error.strerror or one_line(error)}") from None
+    with graph.placing(out) as scratch:
+        _write(weights, detector, scratch, image_size)
+        compared, box, score = _compare(weights, detector, scratch, image_size)
+        if box > TOLERANCE[0] or score > TOLERANCE[1]:
+            raise ConfigError(
+                f"{weights}: expected the same boxes from the exported file, they differ by {box:.3g} pixels and "
+                f"{score:.3g} in score; nothing was written; run these weights with the detector yolo"
+            )
     return Exported(out, compared, box, score)
 
 
@@ -105,8 +80,6 @@ def _detector(thing: str, trust_pickle: bool) -> Yolo:
 
 def _write(weights: Path, detector: Yolo, out: Path, side: int) -> None:
     """Trace the fused network with its one-to-one head, decoded, into an ONNX file."""
-    import torch
-
     from mdfpipe.video.detectors import _ultralytics
 
     network: Any = _ultralytics.load(weights, detector.model, trust_pickle=detector.trust_pickle)
@@ -114,18 +87,8 @@ def _write(weights: Path, detector: Yolo, out: Path, side: int) -> None:
     head.end2end = True  # before fuse(), which deletes the head that is not chosen
     network.fuse(verbose=False)
     head.export, head.dynamic, head.format, head.max_det = True, True, "onnx", ROWS
-    with warnings.catch_warnings(), torch.inference_mode():
-        warnings.simplefilter("ignore")  # the exporter by tracing is to go one day; the other needs onnxscript
-        torch.onnx.export(
-            network,
-            (torch.zeros(2, 3, side, side),),
-            str(out),
-            opset_version=17,
-            input_names=["images"],
-            output_names=["output"],
-            dynamic_axes={"images": {0: "batch", 2: "height", 3: "width"}, "output": {0: "batch"}},
-            dynamo=False,
-        )
+    free = {0: "batch", 2: "height", 3: "width"}
+    graph.trace(network, (2, 3, side, side), out, output="output", free=free)
 
 
 def _compare(weights: Path, detector: Yolo, made: Path, side: int) -> tuple[int, float, float]:

@@ -1,0 +1,62 @@
+"""Export: PyTorch weights as one ONNX file, which is compared with them before it appears.
+
+A detector's file runs under the detector `onnx`, an embedder's wherever there is an onnxruntime: without torch, without
+pickle, without mdfpipe.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mdfpipe.config import find_file
+from mdfpipe.errors import ConfigError
+
+if TYPE_CHECKING:
+    from mdfpipe.export import detector, embedder
+
+
+def export(
+    thing: str,
+    out: Path,
+    *,
+    data: Path = Path(),
+    image_size: int | None = None,
+    force: bool = False,
+    trust_pickle: bool = False,
+) -> detector.Exported | embedder.Exported:
+    """Write the detector of a study (.yaml), its weights (.pt, or "demo"), or the embedder of a checkpoint of
+    `mdfpipe train` (.pt) to the ONNX file `out`.
+
+    image_size: of a detector, the side of the picture that is traced and compared, a multiple of 32, by default 640;
+    the file takes other sizes as well. An embedder's is its recipe's.
+    The file appears only if it gives what the weights give. The same weights give the same bytes, with the same
+    versions of torch, ultralytics and onnx. Raises ConfigError (no such weights, a detector of another kind, `out` is
+    there already), MissingDependency (no onnx, no onnxruntime) and StoreError (it cannot be written).
+    """
+    from mdfpipe.export import detector, embedder, graph
+
+    graph.check_name(out, force)
+    graph.check_packages()
+    checkpoint = _checkpoint(thing, data)
+    if checkpoint is None:
+        size = detector.IMAGE_SIZE if image_size is None else image_size
+        return detector.export(thing, out, data=data, image_size=size, trust_pickle=trust_pickle)
+    if image_size is not None:
+        raise ConfigError(
+            f"--image-size {image_size}: {thing} is a trained system, its recipe says which: leave it out"
+        )
+    return embedder.export(checkpoint, out)
+
+
+def _checkpoint(thing: str, data: Path) -> Path | None:
+    """Where the checkpoint of ours is, None where `thing` is something else or nowhere."""
+    from mdfpipe.learning.checkpoint import Checkpoint
+
+    if thing == "demo" or Path(thing).suffix.lower() in (".yaml", ".yml"):
+        return None
+    try:
+        place = Path(thing) if Path(thing).is_file() else find_file(thing, data, "weights")
+    except ConfigError:
+        return None  # the detector says where weights are looked for
+    return place if Checkpoint.is_one(place) else None

@@ -1,0 +1,198 @@
+"""A trained system's embedding network as ONNX: normalised crops to vectors, as the pipeline makes them.
+
+What is made of a crop before the network (size, 8 bits, order of the channels, normalisation) stays outside of the
+graph; the file says in its metadata what the input must look like (in onnxruntime: `custom_metadata_map`).
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from mdfpipe import __version__
+from mdfpipe.errors import ConfigError, one_line
+from mdfpipe.export import graph
+from mdfpipe.learning.augment import IMAGENET_MEAN, IMAGENET_SPREAD
+from mdfpipe.learning.batches import CropBatch
+from mdfpipe.learning.checkpoint import Checkpoint
+from mdfpipe.learning.embedding import open_model
+
+if TYPE_CHECKING:
+    from mdfpipe.learning.recipes import Recipe
+
+INPUTS = 5  # random ones of the check,
+BATCHES = (1, 2, 3)  # each in batches of these sizes
+TOLERANCE = 1e-4  # of the greatest magnitude in the vectors: two float32 implementations differ by some 1e-6
+NORMALISED = {
+    "half": "v / 127.5 - 1, of v in 0..255",
+    "imagenet": f"(v / 255 - mean) / spread, of v in 0..255; of red, green, blue: mean {IMAGENET_MEAN}, "
+    f"spread {IMAGENET_SPREAD}",
+    "standardise": "(v - mean) / max(spread, 1), of v in 0..255; mean and spread of each crop, all channels together",
+}
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written. facts: its metadata; compared: so many inputs; difference: the greatest one from the vectors of
+    the weights, as a share of their greatest magnitude.
+    """
+
+    path: Path
+    facts: dict[str, str]
+    difference: float
+    compared: int
+
+    @property
+    def lines(self) -> list[str]:
+        """The same in words."""
+        sizes = f"images (B, 3, {self.facts['height']}, {self.facts['width']}) -> vectors (B, {self.facts['features']})"
+        return [
+            f"wrote {self.path}: {self.path.stat().st_size} bytes; {sizes}, B free",
+            f"its vectors of {self.compared} random inputs are those of the weights: they differ by at most "
+            f"{self.difference:.2g} of the greatest magnitude",
+            "its metadata:",
+            *(f"  {name}: {value}" for name, value in self.facts.items()),
+        ]
+
+
+def export(checkpoint: Path, out: Path) -> Exported:
+    """Write the embedding network of a checkpoint to the ONNX file `out`: see `mdfpipe.export`.
+
+    Raises ConfigError where the exported graph gives other vectors, or where an image alone does not decide the vector.
+    """
+    found = Checkpoint.load(checkpoint)
+    recipe, network = open_model(checkpoint)
+    embedder = _Embedder(recipe, network).eval()
+    size = (recipe.image_height_px, recipe.image_width_px)
+    _refuse_domains(embedder, size, len(found.trained_domains), checkpoint)
+    facts = _facts(found, recipe)
+    with graph.placing(out) as scratch:
+        graph.trace(embedder, (2, 3, *size), scratch, output="vectors", free={0: "batch"})
+        _describe(scratch, facts)
+        differences = _compare(embedder, size, scratch, checkpoint)
+        worst = float(np.max(differences))
+        if not worst <= TOLERANCE:  # not: NaN as well
+            raise ConfigError(
+                f"{checkpoint}: expected the same vectors from the exported file, they differ by {worst:.3g} of the "
+                f"greatest magnitude (more than {TOLERANCE:g}); nothing was written; embed with `mdfpipe train`"
+            )
+    return Exported(out, facts, worst, len(differences))
+
+
+class _Embedder(nn.Module):
+    """A recipe's `embed` as a network: images (B, 3, H, W) to vectors (B, D). domain: what it is told of them."""
+
+    def __init__(self, recipe: Recipe, network: nn.Module) -> None:
+        super().__init__()
+        self.recipe, self.network, self.domain = recipe, network, 0
+
+    def forward(self, images: Tensor) -> Tensor:
+        none = torch.zeros(images.shape[0], dtype=torch.int64)
+        return self.recipe.embed(self.network, CropBatch(images, none, none + self.domain, none, none, none, none))
+
+
+def _refuse_domains(embedder: _Embedder, size: tuple[int, int], domains: int, checkpoint: Path) -> None:
+    """Raises ConfigError for a network that embeds the same image in another way in another domain."""
+    images = _random(torch.Generator().manual_seed(1), size)
+    vectors = []
+    for embedder.domain in reversed(range(max(domains, 1))):  # the last is what it stays at: 0
+        with torch.inference_mode():
+            vectors.append(embedder(images).numpy())
+    *others, first = vectors
+    if any(_difference(other, first) > TOLERANCE for other in others):
+        raise ConfigError(
+            f"{checkpoint}: its vectors depend on the domain of a crop, which the exported file would not be told: "
+            "expected a network that looks at the image alone; embed with `mdfpipe train`"
+        )
+
+
+def _facts(found: Checkpoint, recipe: Recipe) -> dict[str, str]:
+    """What who runs the file has to know, by name."""
+    augment = recipe.augment
+    return {
+        "mdfpipe": __version__,
+        "system": found.system,
+        "recipe": recipe.use,
+        "modality": recipe.modality,
+        "height": str(recipe.image_height_px),
+        "width": str(recipe.image_width_px),
+        "colour": augment.colour,
+        "normalise": augment.normalise,
+        "values": NORMALISED[augment.normalise],
+        "depth": json.dumps(recipe.depth.model_dump(mode="json")),
+        "features": str(recipe.features),
+        "distance": recipe.distance,
+        "subjects": str(len(found.subjects)),
+        "all_subjects": str(len(found.all_subjects)),
+        "trained_domains": ", ".join(found.trained_domains),
+    }
+
+
+def _describe(file: Path, facts: dict[str, str]) -> None:
+    """Put the facts into the metadata of an ONNX file."""
+    import onnx
+
+    model = onnx.load_model_from_string(file.read_bytes())
+    onnx.helper.set_model_props(model, facts)
+    file.write_bytes(model.SerializeToString(deterministic=True))
+
+
+def _compare(embedder: nn.Module, size: tuple[int, int], made: Path, checkpoint: Path) -> list[float]:
+    """How far the file's vectors are from torch's float32 ones, of each random input in each batch size."""
+    session, generator = _session(made, checkpoint), torch.Generator().manual_seed(0)
+    differences = []
+    for _ in range(INPUTS):
+        images = _random(generator, size)
+        for batch in BATCHES:
+            given = images[:batch]
+            with torch.inference_mode():
+                expected = embedder(given).numpy()
+            try:
+                found = session.run(["vectors"], {"images": given.numpy()})[0]
+            except Exception as error:  # onnxruntime's errors have no root of their own
+                raise ConfigError(
+                    f"{checkpoint}: the exported file does not run on a batch of {batch}: {one_line(error, 160)}; "
+                    "nothing was written; embed with `mdfpipe train`"
+                ) from None
+            differences.append(_difference(found, expected))
+    return differences
+
+
+def _session(made: Path, checkpoint: Path) -> Any:
+    import onnxruntime
+
+    onnxruntime.set_default_logger_severity(4)
+    onnxruntime.disable_telemetry_events()
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # errors arrive as exceptions
+    options.intra_op_num_threads, options.inter_op_num_threads = torch.get_num_threads(), 1
+    try:
+        return onnxruntime.InferenceSession(made.read_bytes(), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's errors have no root of their own
+        raise ConfigError(
+            f"{checkpoint}: onnxruntime {onnxruntime.__version__} cannot load the exported file: "
+            f"{one_line(error, 160)}; nothing was written; install a newer onnxruntime"
+        ) from None
+
+
+def _random(generator: torch.Generator, size: tuple[int, int]) -> Tensor:
+    return torch.randn(max(BATCHES), 3, *size, generator=generator)
+
+
+def _difference(found: NDArray[np.float32], expected: NDArray[np.float32]) -> float:
+    """The greatest difference as a share of the greatest magnitude that was expected; infinity for another shape.
+
+    >>> _difference(np.float32([[1, 2]]), np.float32([[1, -4]]))
+    1.5
+    """
+    if found.shape != expected.shape:
+        return float("inf")
+    magnitude = float(np.abs(expected).max(initial=0))
+    return float(np.abs(found - expected).max(initial=0)) / (magnitude or 1.0)

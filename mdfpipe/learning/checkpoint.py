@@ -1,0 +1,128 @@
+"""A checkpoint that describes itself: weights, and everything one needs to know to use or doubt them.
+
+Written with `torch.save`, read with `weights_only=True`: tensors, numbers, text, lists and dictionaries; nothing runs.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from mdfpipe.config import validate
+from mdfpipe.errors import ConfigError, DataError, one_line
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from mdfpipe.learning.recipes import Recipe
+
+FORMAT = "mdfpipe checkpoint 1"
+
+
+@dataclass(eq=False)
+class Checkpoint:
+    """A trained (or only loaded) system.
+
+    recipe: its settings, as in a study; model: state dict; subjects: who was trained on, in the order of the classes;
+    trained_domains: which domains; history: every system or file it comes from, the first first; crops: fingerprint of
+    the training crops; epoch, step: how far it was trained; threads, precision, device, version, commit: what computed
+    it; figures: of the last epoch; notes: what a reader of its numbers should know.
+    """
+
+    system: str
+    recipe: dict[str, Any]
+    model: dict[str, Tensor]
+    subjects: list[str] = field(default_factory=list)
+    trained_domains: list[str] = field(default_factory=list)
+    history: list[dict[str, Any]] = field(default_factory=list)
+    crops: str = ""
+    epoch: int = 0
+    step: int = 0
+    threads: int = 0
+    precision: str = ""
+    device: str = ""
+    version: str = ""
+    commit: str | None = None
+    figures: dict[str, float] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def all_subjects(self) -> set[str]:
+        """Everybody that these weights were ever trained on, here or in what they started from."""
+        return set(self.subjects).union(*(entry.get("subjects", []) for entry in self.history))
+
+    def save(self, path: Path) -> None:
+        """Write it to `path`, synced. The same checkpoint gives the same bytes, whatever the file's name."""
+        save(path, {"format": FORMAT, **{f.name: getattr(self, f.name) for f in fields(self)}})
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """The checkpoint in a file. Raises ConfigError where it is none of ours."""
+        found = load(path)
+        if found.pop("format", None) != FORMAT:
+            raise ConfigError(f"{path}: expected a checkpoint of `mdfpipe train` ({FORMAT}), found another file")
+        known = {f.name for f in fields(cls)}
+        if found.keys() - known or not {"system", "recipe", "model"} <= found.keys():
+            raise ConfigError(
+                f"{path}: expected the entries {', '.join(sorted(known))}, got {', '.join(sorted(found))}"
+            )
+        return cls(**found)
+
+    @classmethod
+    def is_one(cls, path: Path) -> bool:
+        """Whether the file is a checkpoint of ours."""
+        try:
+            return load(path).get("format") == FORMAT
+        except (ConfigError, DataError):
+            return False
+
+    def open_recipe(self) -> Recipe:
+        """The recipe that the checkpoint was made with. Raises ConfigError."""
+        from mdfpipe.learning.recipes import Recipe
+
+        family: Any = Recipe  # abstract: validating picks the variant
+        found: Recipe = validate(family, self.recipe, f"checkpoint of {self.system}")
+        return found
+
+    def describe(self) -> dict[str, Any]:
+        """Everything but the weights, for people and machines."""
+        plain = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("model", "subjects")}
+        return plain | {"subjects": len(self.subjects), "weights": sum(t.numel() for t in self.model.values())}
+
+    def entry(self) -> dict[str, Any]:
+        """What a checkpoint that starts from this one keeps of it in its history."""
+        kept = ("system", "recipe", "subjects", "trained_domains", "crops", "epoch", "step", "version", "commit")
+        return {name: getattr(self, name) for name in kept}
+
+
+def save(path: Path, document: dict[str, Any]) -> None:
+    """Write tensors and plain values atomically: beside, synced, renamed. Raises OSError."""
+    import torch
+
+    buffer = io.BytesIO()  # in a file, torch writes the file's name into it: the bytes would depend on the name
+    torch.save(document, buffer)
+    beside = path.with_name(f".part-{os.getpid()}-{path.name}")
+    with beside.open("wb") as file:
+        file.write(buffer.getbuffer())
+        file.flush()
+        os.fsync(file.fileno())
+    beside.replace(path)
+
+
+def load(path: Path) -> dict[str, Any]:
+    """The document in a file of `save`. Raises ConfigError, DataError where it is damaged."""
+    import torch
+
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: expected a checkpoint, found no such file") from None
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
+        raise DataError(f"{path}: cannot be read as a checkpoint: {one_line(error, 160)}") from None
+    if not isinstance(found, dict):
+        raise DataError(f"{path}: expected a checkpoint, found a {type(found).__name__}")
+    return found

@@ -1,0 +1,1 @@
+"""Losses and what is mined for them: functions of features and labels. A recipe imports what it needs."""

@@ -1,0 +1,95 @@
+"""Identity losses: a classifier over the training subjects. Cross-entropy; AdaFace, whose margin follows quality."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from mdfpipe.learning.losses.ranking import precise
+
+SHORTEST, LONGEST = 0.001, 100.0
+"""Feature lengths are clipped to these before they count as quality (AdaFace's released code)."""
+
+
+def cross_entropy(logits: Tensor, subject: Tensor, smoothing: float = 0.0) -> Tensor:
+    """Mean of -log softmax(logits)[subject]: a scalar. logits: (B, C); subject: (B,) int64, 0..C-1.
+
+    Eq. 5 of the body paper, whose denominator has to run over classes (METHODS 1.2). smoothing: share of each label
+    that is spread evenly over all C classes.
+
+    >>> round(float(cross_entropy(torch.zeros(2, 4), torch.tensor([0, 3]))), 6)  # ln 4
+    1.386294
+    """
+    return functional.cross_entropy(precise(logits), subject, label_smoothing=smoothing)
+
+
+class AdaFace(nn.Module):
+    """Cross-entropy over cosines with a margin that follows the quality q of an image (Kim et al. 2022; METHODS 2).
+
+    q in -1..1 is the length of the raw feature, normalised by a running mean and deviation. The subject's own cosine
+    becomes cos(theta - margin q) - margin (1 + q): ArcFace at q = -1, CosFace at q = 0, and towards q = 1 its slope
+    grows with theta, which stresses hard images. No gradient passes through lengths.
+
+    weight: (C, features), one row a class; its direction alone matters. mean, spread: scalars that a checkpoint holds.
+    """
+
+    mean: Tensor
+    spread: Tensor
+
+    def __init__(
+        self,
+        features: int,
+        classes: int,
+        *,
+        margin: float = 0.4,
+        h: float = 0.333,
+        scale: float = 64.0,
+        average: float = 0.01,
+        eps: float = 1e-3,
+    ) -> None:
+        super().__init__()
+        self.margin, self.h, self.scale, self.average, self.eps = margin, h, scale, average, eps
+        # of length about 1: the step of a direction falls with the square of its length
+        self.weight = nn.Parameter(torch.randn(classes, features) / math.sqrt(features))
+        self.register_buffer("mean", torch.tensor(20.0))
+        self.register_buffer("spread", torch.tensor(100.0))
+        self._lengths: Tensor | None = None
+
+    def forward(self, embedding: Tensor, subject: Tensor) -> Tensor:
+        """The loss, a scalar. embedding: (B, features), raw; subject: (B,) int64. Give it the batch of all processes.
+
+        In training the running mean and deviation take in the batch first. The deviation is that of a sample (n - 1),
+        as in the released code, and has no value in a batch of one, which is left out.
+        """
+        self._lengths = _lengths(precise(embedding))
+        if self.training and len(embedding) > 1:
+            self.mean.lerp_(self._lengths.mean().to(self.mean), self.average)
+            self.spread.lerp_(self._lengths.std().to(self.spread), self.average)
+        return cross_entropy(self.logits(embedding, subject), subject)
+
+    def logits(self, embedding: Tensor, subject: Tensor) -> Tensor:
+        """(B, C): scale times each cosine, the subject's own with its margin. Takes the running state as it is."""
+        with torch.autocast(embedding.device.type, enabled=False):
+            raw, weight = precise(embedding), precise(self.weight)
+            unit, classes = functional.normalize(raw), functional.normalize(weight)
+            cosine = (unit @ classes.T).clamp(-1 + self.eps, 1 - self.eps)
+            quality = ((_lengths(raw) - self.mean) / (self.spread + self.eps) * self.h).clamp(-1, 1)
+            own = subject[:, None]
+            theta = cosine.gather(1, own).squeeze(1).arccos() - self.margin * quality
+            angular = theta.clamp(self.eps, math.pi - self.eps).cos()
+            return self.scale * cosine.scatter(1, own, (angular - self.margin * (1 + quality))[:, None])
+
+    def figures(self) -> dict[str, tuple[float, float]]:
+        """For the log, name -> (sum, count): length of the last batch's features; the running mean and deviation."""
+        lengths = self._lengths
+        last = {} if lengths is None else {"norm": (float(lengths.sum()), float(len(lengths)))}
+        return {**last, "norm_mean": (float(self.mean), 1.0), "norm_spread": (float(self.spread), 1.0)}
+
+
+def _lengths(raw: Tensor) -> Tensor:
+    """(B,) clipped lengths, without a gradient."""
+    lengths: Tensor = torch.linalg.vector_norm(raw.detach(), dim=1)
+    return lengths.clamp(SHORTEST, LONGEST)

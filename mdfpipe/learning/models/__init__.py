@@ -1,0 +1,1 @@
+"""Networks, and the reading of their checkpoints. A recipe imports what it needs: there is no registry."""

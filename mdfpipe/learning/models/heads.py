@@ -1,0 +1,95 @@
+"""What stands between the feature z and the identity loss: BN necks, and the classifier over training subjects."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from mdfpipe.errors import ConfigError
+
+LOCALS = 3
+"""Local tokens of the body model."""
+
+
+class BNNeck(nn.BatchNorm1d):
+    """BatchNorm1d whose bias is frozen at 0 (Luo et al. 2019; METHODS 0). (B, D) to (B, D) in the weights' precision.
+
+    Ranking losses take the feature before it, the classifier the one after it. In training a batch needs two images.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width)
+        self.bias.requires_grad_(False)
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Standardised by the batch in training, which moves the running statistics; by those in evaluation."""
+        return super().forward(z.to(self.weight.dtype))
+
+
+class Classifier(nn.Linear):
+    """Logits (B, C) of h (B, D): linear, no bias, drawn from N(0, 0.001^2) (METHODS 0)."""
+
+    def __init__(self, width: int, classes: int) -> None:
+        if classes < 1:
+            raise ConfigError(f"classifier: expected at least one training subject, got {classes}")
+        super().__init__(width, classes, bias=False)
+
+    def reset_parameters(self) -> None:
+        """Draw the weights anew."""
+        nn.init.normal_(self.weight, std=0.001)
+
+
+class Neck(nn.Module):
+    """h (B, W) of the feature z (B, W), for the classifier (METHODS 1.1).
+
+    multi: [BN_g(z_g) ; mean_k BN_k(z_k)] over the local tokens in use, from the tokens themselves (PASS's MULTI_NECK);
+    single: BN(z); plain: z, as eq. 5 reads.
+
+    width: W; token_width: d of a token, None for a backbone or a fusion whose z is not [z_g ; mean_k z_k]; local: the
+    places of the local tokens in use. Every token has its BN, in use or not (`norms`: global, local 1..3), so that
+    the state has the same names for any choice of parts. Raises ConfigError.
+    """
+
+    def __init__(
+        self,
+        kind: Literal["multi", "single", "plain"],
+        width: int,
+        token_width: int | None = None,
+        local: Sequence[int] = range(LOCALS),
+    ) -> None:
+        super().__init__()
+        if kind not in ("multi", "single", "plain"):
+            raise ConfigError(f"neck: expected multi, single or plain, got {kind!r}")
+        if kind == "multi" and token_width is None:
+            raise ConfigError("neck multi: expected a ViT's tokens, fused by cat, got neither: take single or plain")
+        if kind == "multi" and width != 2 * (token_width or 0):
+            raise ConfigError(
+                f"neck multi: expected a feature of two tokens of {token_width}, got {width}: take single"
+            )
+        if not set(local) <= set(range(LOCALS)):
+            raise ConfigError(f"neck: expected local tokens of 0..{LOCALS - 1}, got {list(local)}")
+        self.kind, self.local = kind, tuple(sorted(set(local)))
+        widths = {"multi": [width // 2] * (1 + LOCALS), "single": [width], "plain": []}[kind]
+        self.norms = nn.ModuleList(BNNeck(each) for each in widths)
+
+    def forward(self, z: Tensor, tokens: Tensor | None = None) -> Tensor:
+        """z: (B, W); tokens: (B, 4, d), global and local, which multi needs. Raises ConfigError where it has none.
+
+        With no local token in use, multi has 0 for their mean, as `SemanticViT.fuse`.
+        """
+        if self.kind == "plain":
+            return z
+        if self.kind == "single":
+            single: Tensor = self.norms[0](z)
+            return single
+        if tokens is None or tokens.shape[1] != 1 + LOCALS:
+            got = "none" if tokens is None else tokens.shape[1]
+            raise ConfigError(
+                f"neck multi: expected {1 + LOCALS} tokens of each image, got {got}: take single or plain"
+            )
+        whole = self.norms[0](tokens[:, 0])
+        parts = [self.norms[1 + k](tokens[:, 1 + k]) for k in self.local]
+        return torch.cat([whole, torch.stack(parts).mean(0) if parts else torch.zeros_like(whole)], dim=1)

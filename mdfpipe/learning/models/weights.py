@@ -1,0 +1,366 @@
+"""Checkpoints into networks: read without running anything, converted, compared, and told what was done.
+
+One rule for all files: tensors, and plain values around them; what needs more is refused by name, unless the user
+trusts who made the file. One rule for all networks: a tensor of another shape, or one more inside the network than it
+has, is an error; what is missing is counted, and too much of it is an error. Nothing is ever skipped silently.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import re
+import warnings
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from mdfpipe.errors import ConfigError, one_line
+from mdfpipe.learning.models import public
+from mdfpipe.learning.models.public import Converted, ConvStem, Grid
+
+INSIDE = ("teacher", "state_dict", "model_state_dict", "model", "net", "network", "module", "student")
+"""Entries under which a checkpoint keeps its tensors, the best first: of DINO's two networks the teacher."""
+HARMLESS: list[Any] = [argparse.Namespace]
+"""Classes that may stand beside the tensors: DINO's checkpoints hold their command line as one. They hold values."""
+
+
+# --- files -----------------------------------------------------------------------------------------------------------
+
+
+def read_state(path: Path, *, trust_pickle: bool = False) -> dict[str, Tensor]:
+    """The tensors in a checkpoint (.safetensors, or anything that torch saved) by name, on the CPU.
+
+    Taken out of what holds them (`INSIDE`), and freed of the prefixes of DDP, torch.compile, DINO (`backbone.`) and
+    TransReID (`base.`); AdaFace's `model.` and CVLFace's `net.` stay, because they tell the two apart, and so do all
+    names in a checkpoint of ours. trust_pickle: open with pickle, which runs what the file says, where tensors and
+    plain values do not do. Raises ConfigError.
+    """
+    _look(path)
+    if path.suffix == ".safetensors":
+        content: Any = _safetensors(path)
+    else:
+        content = _torch(path, trust_pickle)
+    ours = isinstance(content, Mapping) and str(content.get("format", "")).startswith("mdfpipe checkpoint")
+    content = content["model"] if ours else content
+    for _ in range(4):
+        content = content.state_dict() if isinstance(content, nn.Module) else content
+        if not isinstance(content, Mapping):
+            break
+        inner = (content[name] for name in INSIDE if isinstance(content.get(name), Mapping | nn.Module))
+        held = next(inner, None)
+        if held is None:
+            break
+        content = held
+    state = {str(k): v for k, v in content.items() if isinstance(v, Tensor)} if isinstance(content, Mapping) else {}
+    if not state:
+        got = one_line(list(content), 100) if isinstance(content, Mapping) else f"a {type(content).__name__}"
+        raise ConfigError(
+            f"{path}: expected a state_dict, bare or under {', '.join(INSIDE)}; got no tensors, but {got}"
+        )
+    return state if ours else public.without_wrappers(state, ("module.", "_orig_mod.", "backbone.", "base."))
+
+
+def _look(path: Path) -> None:
+    """Refuse what is plainly no checkpoint. Raises ConfigError."""
+    if not path.is_file():
+        what = "a folder" if path.is_dir() else "no such file"
+        raise ConfigError(f"{path}: expected a checkpoint, found {what}; give the path of the weights")
+    try:
+        with path.open("rb") as file:
+            head = file.read(512)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {one_line(error, 160)}") from None
+    if not head:
+        raise ConfigError(f"{path}: expected a checkpoint, got an empty file; get it again")
+    if re.match(rb"\s*<(!doctype|html|\?xml)", head, re.IGNORECASE):
+        raise ConfigError(
+            f"{path}: expected a checkpoint, got a web page saved under its name; download the file itself"
+        )
+    if head.startswith(b"version https://git-lfs"):
+        raise ConfigError(f"{path}: expected a checkpoint, got a Git LFS pointer to one; fetch it with git lfs pull")
+    if head.startswith(b"PK\x03\x04") and not zipfile.is_zipfile(path):
+        raise ConfigError(
+            f"{path}: the checkpoint is truncated: {path.stat().st_size} bytes without an end; get it again"
+        )
+
+
+def _safetensors(path: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise _unreadable(path, error) from None
+
+
+def _torch(path: Path, trust_pickle: bool) -> Any:
+    """What torch saved in a file. Raises ConfigError where it cannot be read, or is not safe to read."""
+    with torch.serialization.safe_globals(HARMLESS):
+        try:
+            return _load(path, weights_only=True)
+        except Exception as error:  # torch and pickle raise whatever the file makes them raise
+            unsafe, trouble = _unsafe(path, error), error
+    if unsafe and trust_pickle:
+        try:
+            return _load(path, weights_only=False)
+        except Exception as error:
+            trouble = error
+    elif unsafe:
+        raise ConfigError(
+            f"{path}: refused: opening it would run {', '.join(unsafe[:3])}{', ...' * (len(unsafe) > 3)}, which is no "
+            "tensor; get the weights as a state_dict or as .safetensors, or, if you trust who made the file, add "
+            "--trust-pickle"
+        )
+    raise _unreadable(path, trouble)
+
+
+def _load(path: Path, *, weights_only: bool) -> Any:
+    with warnings.catch_warnings():  # torch warns of its own older formats
+        warnings.simplefilter("ignore")
+        return torch.load(path, map_location="cpu", weights_only=weights_only)
+
+
+def _unsafe(path: Path, error: Exception) -> list[str]:
+    """The functions and classes that a file needs and that are not allowed; none where it is no such trouble."""
+    with contextlib.suppress(Exception):  # of a zip all of them; of an older file, or a strange one, the first
+        if names := torch.serialization.get_unsafe_globals_in_checkpoint(path):
+            return sorted(names)
+    return re.findall(r"GLOBAL ([\w.]+)", str(error))[:1]
+
+
+def _unreadable(path: Path, error: Exception) -> ConfigError:
+    what = one_line(error, 120) or type(error).__name__
+    return ConfigError(
+        f"{path}: expected a checkpoint of torch or safetensors, got {path.stat().st_size} bytes that cannot be read "
+        f"(truncated, or another kind of file): {what}; get it again"
+    )
+
+
+# --- what was done ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a checkpoint did to a network.
+
+    source: where it is from; format: who made it, as its names say; loaded: tensors of the network that it filled;
+    resized: (name, from grid, to grid); missing: tensors of the network that it did not have, and that stay as drawn;
+    unexpected: its tensors that have no place; ignored: those left on purpose (classifiers); coverage: share of the
+    network's weights that it filled, 0..1; colour: the order of channels it expects, None where it does not say.
+    """
+
+    source: str
+    format: str
+    loaded: tuple[str, ...]
+    resized: tuple[tuple[str, Grid, Grid], ...]
+    missing: tuple[str, ...]
+    unexpected: tuple[str, ...]
+    ignored: tuple[str, ...]
+    coverage: float
+    colour: Literal["BGR", "RGB"] | None = None
+    notes: tuple[str, ...] = ()
+
+    def lines(self) -> list[str]:
+        """For people, one fact a line; the first says the whole."""
+        said = [f"{self.source}: {self.format}, {len(self.loaded)} tensors, {_share(self.coverage)} of the weights"]
+        if self.colour:
+            said.append(f"colour order {self.colour}")
+        said += [f"{name}: resized from {_by(old)} to {_by(new)} patches" for name, old, new in self.resized]
+        for what in ("missing", "unexpected", "ignored"):
+            if names := getattr(self, what):
+                said.append(f"{what}: {_few(names, 4)}")
+        return said + list(self.notes)
+
+
+def _share(share: float) -> str:
+    """A share as a percentage that never rounds up to everything.
+
+    >>> _share(1.0), _share(0.9999), _share(0.5)
+    ('100 %', '99.9 %', '50.0 %')
+    """
+    return "100 %" if share >= 1 else f"{int(share * 1000) / 10:.1f} %"
+
+
+def _by(grid: Grid) -> str:
+    return f"{grid[0]}x{grid[1]}"
+
+
+def _few(names: Iterable[str], count: int) -> str:
+    every = list(names)
+    return ", ".join(every[:count]) + (f" and {len(every) - count} more" if len(every) > count else "")
+
+
+# --- networks --------------------------------------------------------------------------------------------------------
+
+
+def load_vit(
+    model: nn.Module,
+    state: Mapping[str, Tensor],
+    *,
+    grid: Grid,
+    source_hw_ratio: float | None = None,
+    local_tokens: Literal["drawn", "class"] = "drawn",
+    min_coverage: float = 0.9,
+    source: str = "checkpoint",
+) -> Report:
+    """A public ViT into a SemanticViT: PASS, TransReID, TransReID-SSL, DINO, timm. Raises ConfigError.
+
+    grid: (rows, columns) of the network's patches; source_hw_ratio: height over width of the grid it was trained on,
+    None = `public.patch_grid` tells; local_tokens: how the three start where the checkpoint has none. A checkpoint with
+    a convolution stem replaces `model.vit.patch_embed`. Nothing is changed where an error is raised.
+    """
+    drawn = model.state_dict()
+    patches = drawn["vit.pos_embed"].shape[1] - 1 - public.LOCALS
+    if patches != grid[0] * grid[1]:
+        raise ConfigError(f"{source}: the network has {patches} patches, expected a grid of so many, got {_by(grid)}")
+    with _named(source), _stems(model, state):
+        converted = public.vit(state, grid, source_hw_ratio)
+        converted = public.with_local_tokens(converted, drawn, local_tokens)
+        return _place(model, converted, "vit.", _below(model, "vit."), min_coverage, source)
+
+
+def load_iresnet(
+    model: nn.Module, state: Mapping[str, Tensor], *, min_coverage: float = 0.9, source: str = "checkpoint"
+) -> Report:
+    """A public face network into an IResNet: AdaFace (its images are BGR), CVLFace (RGB). Raises ConfigError."""
+    with _named(source):
+        return _place(model, public.iresnet(state), "", _below(model, ""), min_coverage, source)
+
+
+def load_resnet(
+    model: nn.Module,
+    state: Mapping[str, Tensor],
+    *,
+    prefix: str = "",
+    min_coverage: float = 0.9,
+    source: str = "checkpoint",
+) -> Report:
+    """A torchvision ResNet into whatever the network has of conv1, bn1, layer1..4 below `prefix`. Raises ConfigError.
+
+    Parts that the network does not have under these names are left, and reported as unexpected: call it once for each
+    stream that has its own.
+    """
+    parts = re.compile(re.escape(prefix) + r"(conv1|bn1|layer[1-4])\.")
+    expected = {name: tensor for name, tensor in _below(model, prefix).items() if parts.match(name)}
+    if not expected:
+        raise ConfigError(f"{source}: the network has no conv1, bn1 or layer1..4 below {prefix or 'its root'!r}")
+    with _named(source):
+        return _place(model, public.resnet(state, prefix), prefix, expected, min_coverage, source)
+
+
+def load_own(model: nn.Module, state: Mapping[str, Tensor], *, source: str = "checkpoint") -> Report:
+    """A checkpoint of ours into the network it was made with: every tensor, and no other. Raises ConfigError."""
+    with _named(source), _stems(model, state):
+        expected = model.state_dict()
+        missing, more = [n for n in expected if n not in state], [n for n in state if n not in expected]
+        if missing or more:
+            raise ConfigError(
+                f"expected the {len(expected)} tensors of the network, got {len(state)}: "
+                f"missing {_few(missing, 2) or '-'}; unknown {_few(more, 2) or '-'}; "
+                "give the settings that it was trained with"
+            )
+        return _place(model, Converted("mdfpipe", dict(state)), "", expected, 1.0, source)
+
+
+def fit_stems(model: nn.Module, state: Mapping[str, Tensor]) -> list[tuple[nn.Module, nn.Module]]:
+    """Give a network the convolution stem that a checkpoint has; [(its parent, what was there)], empty where it fits.
+
+    For who calls `load_state_dict` on a network that is built anew: a stem came with the weights, not from settings.
+    """
+    if not public.has_stem(state):
+        return []
+    parents = [m for m in model.modules() if isinstance(getattr(m, "patch_embed", None), nn.Module)]
+    replaced = [(m, m.patch_embed) for m in parents if not isinstance(m.patch_embed, ConvStem)]
+    for parent, patches in replaced:
+        assert isinstance(patches, nn.Module)
+        parent.patch_embed = ConvStem.instead_of(patches)
+    return [(parent, patches) for parent, patches in replaced if isinstance(patches, nn.Module)]
+
+
+@contextlib.contextmanager
+def _stems(model: nn.Module, state: Mapping[str, Tensor]) -> Iterator[None]:
+    """The stem that the checkpoint has, put back to what it was where loading fails."""
+    replaced = fit_stems(model, state)
+    try:
+        yield
+    except BaseException:
+        for parent, patches in replaced:
+            parent.patch_embed = patches
+        raise
+
+
+@contextlib.contextmanager
+def _named(source: str) -> Iterator[None]:
+    """Errors begin with where the weights are from."""
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError(f"{source}: {error}") from None
+
+
+def _below(model: nn.Module, prefix: str) -> dict[str, Tensor]:
+    return {name: tensor for name, tensor in model.state_dict().items() if name.startswith(prefix)}
+
+
+def _place(
+    model: nn.Module, converted: Converted, prefix: str, expected: Mapping[str, Tensor], least: float, source: str
+) -> Report:
+    """Compare, then fill: `expected` are the network's tensors that a checkpoint should cover. Raises ConfigError."""
+    tensors = {name: converted.tensors[name] for name in expected if name in converted.tensors}
+    _same_shapes(tensors, expected)
+    counted = {name: t.numel() for name, t in expected.items() if not _is_counter(name)}
+    covered = sum(n for name, n in counted.items() if name in tensors) - converted.uncovered
+    coverage = covered / max(sum(counted.values()), 1)
+    missing = tuple(name for name in counted if name not in tensors)
+    unexpected = tuple(n for n in converted.tensors if n not in expected and not _is_counter(n))
+    if coverage < least:
+        raise ConfigError(
+            f"a checkpoint of {converted.format} kind covers {_share(coverage)} of the network's weights, expected at "
+            f"least {_share(least)}: missing {_few(missing, 3) or '-'}; it has {_few(unexpected, 3) or 'nothing else'}"
+            "; give weights of this kind of network"
+        )
+    roots = {name.removeprefix(prefix).split(".")[0] for name in expected} | {"norm_pre"}
+    more = [name for name in unexpected if name.removeprefix(prefix).split(".")[0] in roots]
+    if more:
+        raise ConfigError(
+            f"the checkpoint's network is another one: it has {len(more)} tensors that ours has no place for: "
+            f"{_few(more, 3)}; choose the size and kind that it was trained with"
+        )
+    damaged = [n for n, tensor in tensors.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
+    if damaged:
+        raise ConfigError(f"expected finite weights, got NaN or infinity in {_few(damaged, 3)}; get it again")
+    model.load_state_dict({**model.state_dict(), **tensors, **converted.fresh})
+    return Report(
+        source=source,
+        format=converted.format,
+        loaded=tuple(tensors),
+        resized=converted.resized,
+        missing=missing,
+        unexpected=unexpected,
+        ignored=converted.ignored,
+        coverage=coverage,
+        colour=converted.colour,
+        notes=converted.notes,
+    )
+
+
+def _same_shapes(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    wrong = [name for name, tensor in tensors.items() if tensor.shape != expected[name].shape]
+    if wrong:
+        name = wrong[0]
+        raise ConfigError(
+            f"{name}: expected the shape {tuple(expected[name].shape)}, got {tuple(tensors[name].shape)} "
+            f"({len(wrong)} tensors differ); choose the size that the checkpoint was trained with"
+        )
+
+
+def _is_counter(name: str) -> bool:
+    """Whether it only counts batches: older checkpoints have none, and nothing depends on it."""
+    return name.endswith("num_batches_tracked")

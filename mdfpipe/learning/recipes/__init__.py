@@ -1,0 +1,142 @@
+"""Recipe: what is trained and how. One file a method, named after itself; adding one edits nothing else.
+
+The loop (`learning/training.py`) calls, for every step, `forward` on this process's share of the batch, gathers what it
+gives from all processes, and calls `losses` on the whole batch: so mined pairs, BN necks and class means see the same
+batch however many processes there are. What has a running state and looks at the whole batch (a BN neck) belongs into
+`losses`, what looks at one image into `forward`.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
+
+from pydantic import Field
+
+from mdfpipe.config import Config, Plugin
+from mdfpipe.learning.augment import Augment
+from mdfpipe.learning.schedule import Optimiser, Schedule
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from mdfpipe.learning.batches import CropBatch, Sampler
+    from mdfpipe.learning.crops import Crops
+    from mdfpipe.learning.losses.ranking import Mined
+    from mdfpipe.learning.models.weights import Report
+
+
+Network: TypeAlias = Any
+"""What `Recipe.model` made: an nn.Module whose parts the recipe knows, and mypy does not."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where the training is. step: of all steps, from 0; epoch: from 0; steps, epochs: in all."""
+
+    step: int
+    steps: int
+    epoch: int
+    epochs: int
+
+    @property
+    def share(self) -> float:
+        """How much of the training is done, 0..1."""
+        return self.step / max(self.steps, 1)
+
+
+@dataclass(eq=False)
+class Group:
+    """Parameters that learn at the same rate. rate: times the schedule's; weight_decay: None = the optimiser's."""
+
+    parameters: list[Any]
+    rate: float = 1.0
+    weight_decay: float | None = None
+    name: str = ""
+
+
+@dataclass(eq=False)
+class Losses:
+    """What a step gives. terms: named, already weighted, scalar; their sum is minimised. figures: logged, not
+    minimised: name -> (sum, count), averaged over an epoch by the loop. mined: the pairs that were mined, for the
+    statistics of the epoch.
+    """
+
+    terms: dict[str, Tensor]
+    figures: dict[str, tuple[float, float]] = field(default_factory=dict)
+    mined: Mined | None = None
+
+
+class Depth(Config):
+    """How crops above 8 bits become 8 bits for a network. The stored crop keeps the source's values."""
+
+    policy: Literal["recorded", "crop_percentile", "native"] = Field(
+        "crop_percentile",
+        description="recorded: black and white of the video as detect found them; crop_percentile: of each crop; "
+        "native: the top 8 of 16 bits",
+    )
+    low_percentile: float = Field(1.0, ge=0, lt=50, description="percentile of a crop that becomes black")
+    high_percentile: float = Field(99.0, gt=50, le=100, description="percentile of a crop that becomes white")
+
+
+class Recipe(Plugin):
+    """A method. Its fields are its hyper-parameters; torch is imported inside its methods only."""
+
+    modality: ClassVar[Literal["body", "face"]] = "body"
+    tiny: ClassVar[dict[str, Any]] = {}  # settings with which it runs in a second: the contract tests take them
+    distance: ClassVar[Literal["cosine", "euclidean"]] = "cosine"  # between embeddings at test
+
+    image_height_px: int = Field(384, ge=16, le=2048, description="height of the network's input")
+    image_width_px: int = Field(128, ge=16, le=2048, description="width of the network's input")
+    depth: Depth = Field(default=Depth(), description="crops above 8 bits")
+    optimiser: Optimiser = Field(default=Optimiser(), description="what follows the gradient")
+    schedule: Schedule = Field(default=Schedule(), description="how long, and at which rate when")
+    augment: Augment = Field(default=Augment(), description="what is done to training crops")
+
+    @abstractmethod
+    def model(self, classes: int, domains: Sequence[str]) -> nn.Module:
+        """The network, its weights drawn from torch's generator. classes: training subjects, 0 = to embed only."""
+
+    @abstractmethod
+    def load(self, model: Network, state: dict[str, Any], source: str, min_coverage: float) -> Report:
+        """Put a public checkpoint's tensors into the network; says what was loaded. source: its name. Raises
+        ConfigError, also where less than `min_coverage` of the backbone is covered."""
+
+    @property
+    @abstractmethod
+    def features(self) -> int:
+        """D of the embedding."""
+
+    head: ClassVar[tuple[str, ...]] = ("classifier.", "head.")  # weights of the classes: never taken over
+
+    def before_training(self, model: Network) -> None:
+        """Change the loaded network for its training, in place (low-rank terms). By default: as it is."""
+
+    def after_training(self, model: Network) -> None:
+        """Undo that, in place: the checkpoint holds what `model` makes. By default: nothing."""
+
+    @abstractmethod
+    def sampler(self, crops: Crops, seed: int) -> Sampler:
+        """The batches. Raises DataError where the crops do not allow them (one subject, a domain missing)."""
+
+    @abstractmethod
+    def forward(self, model: Network, batch: CropBatch) -> dict[str, Tensor]:
+        """What `losses` needs of these images: tensors whose first axis is the batch. Calls `model(...)` once."""
+
+    @abstractmethod
+    def losses(self, model: Network, features: dict[str, Tensor], batch: CropBatch, progress: Progress) -> Losses:
+        """The loss terms of the whole batch. batch: its labels (its images may be missing)."""
+
+    @abstractmethod
+    def embed(self, model: Network, batch: CropBatch) -> Tensor:
+        """(B, D) float32 vectors, raw: what length means is `distance`'s and pooling's to say."""
+
+    def parameter_groups(self, model: Network) -> list[Group]:
+        """What is trained, at which rate; what requires no gradient is frozen. By default everything alike."""
+        return [Group([p for p in model.parameters() if p.requires_grad])]
+
+    def notes(self, history: list[dict[str, Any]]) -> list[str]:
+        """What a reader of this system's numbers should know, given what it comes from. By default: nothing."""
+        return []

@@ -1,0 +1,94 @@
+"""Optimiser and schedule as settings: in epochs or in steps, rates per parameter group."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from mdfpipe.config import Config
+
+if TYPE_CHECKING:
+    import torch
+
+    from mdfpipe.learning.recipes import Group
+
+
+class Optimiser(Config):
+    """What follows the gradient."""
+
+    method: Literal["sgd", "adam", "adamw"] = Field("sgd", description="rule of the step")
+    rate: float = Field(4e-4, gt=0, description="learning rate at the schedule's top, of a group of rate 1")
+    momentum: float = Field(0.9, ge=0, lt=1, description="of sgd")
+    nesterov: bool = Field(False, description="of sgd")
+    weight_decay: float = Field(1e-4, ge=0, description="of every group that names none")
+    clip_norm: float | None = Field(None, gt=0, description="longest gradient, of all parameters together")
+    accumulate: int = Field(1, ge=1, description="batches added up before a step")
+    ema: float | None = Field(None, gt=0, lt=1, description="decay of a moving average of the weights, kept instead")
+
+    def make(self, groups: list[Group]) -> torch.optim.Optimizer:
+        """The optimiser over the groups, each with its own rate."""
+        import torch
+
+        made: list[dict[str, Any]] = [
+            {
+                "params": group.parameters,
+                "lr": self.rate * group.rate,
+                "weight_decay": self.weight_decay if group.weight_decay is None else group.weight_decay,
+                "scale": group.rate,
+            }
+            for group in groups
+            if group.parameters
+        ]
+        if self.method == "sgd":
+            return torch.optim.SGD(made, lr=self.rate, momentum=self.momentum, nesterov=self.nesterov)
+        kind = torch.optim.Adam if self.method == "adam" else torch.optim.AdamW
+        return kind(made, lr=self.rate)
+
+
+class Schedule(Config):
+    """How long, and at which rate when. Lengths are in epochs, or in steps where `unit` says so.
+
+    cosine falls from the top to `floor` times it; steps multiplies by `factor` at each milestone; constant stays.
+    During the warm-up the rate rises linearly from `warm_up_from` times the top.
+    """
+
+    length: float = Field(120, ge=0, description="epochs (or steps) in all; 0: nothing is trained")
+    unit: Literal["epochs", "steps"] = Field("epochs", description="what length, warm_up and milestones count")
+    shape: Literal["cosine", "steps", "constant"] = Field("cosine", description="how the rate falls")
+    warm_up: float = Field(20, ge=0, description="epochs (or steps) of rising rate")
+    warm_up_from: float = Field(0.01, ge=0, le=1, description="share of the top at which the warm-up begins")
+    floor: float = Field(0.002, ge=0, le=1, description="share of the top at which cosine ends")
+    milestones: list[float] = Field(default=[], description="when the rate falls, of shape steps")
+    factor: float = Field(0.1, gt=0, lt=1, description="of shape steps, at each milestone")
+
+    @model_validator(mode="after")
+    def _is_sound(self) -> Self:
+        if self.length and self.warm_up >= self.length:
+            raise ValueError(f"expected a warm_up shorter than the length {self.length:g}, got {self.warm_up:g}")
+        if self.milestones != sorted(self.milestones):
+            raise ValueError(f"expected ascending milestones, got {self.milestones}")
+        return self
+
+    def steps(self, epoch_steps: int) -> int:
+        """Steps in all, at so many steps an epoch."""
+        return round(self.length * epoch_steps) if self.unit == "epochs" else round(self.length)
+
+    def share(self, step: int, epoch_steps: int) -> float:
+        """The rate of a step as a share of the top.
+
+        >>> schedule = Schedule(length=10, warm_up=2, warm_up_from=0.0, floor=0.0)
+        >>> [round(schedule.share(step, 1), 3) for step in (0, 1, 2, 6, 10)]
+        [0.0, 0.5, 1.0, 0.5, 0.0]
+        """
+        scale = epoch_steps if self.unit == "epochs" else 1
+        warm, total = self.warm_up * scale, self.steps(epoch_steps)
+        if step < warm:
+            return self.warm_up_from + (1 - self.warm_up_from) * step / warm
+        if self.shape == "steps":
+            return self.factor ** sum(step >= milestone * scale for milestone in self.milestones)
+        if self.shape == "constant":
+            return 1.0
+        done = min((step - warm) / max(total - warm, 1), 1.0)
+        return self.floor + (1 - self.floor) * 0.5 * (1 + math.cos(math.pi * done))

@@ -1,0 +1,156 @@
+"""System: a named line of a study's table: a recipe, the weights it starts from, the crops it is trained on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+from pydantic import Field, SerializeAsAny, model_validator
+
+from mdfpipe import __version__
+from mdfpipe.code import commit
+from mdfpipe.config import BY_CONTENT, NOT_A_RESULT, Config, result_settings
+from mdfpipe.errors import ConfigError
+from mdfpipe.learning.recipes import Recipe
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from mdfpipe.learning.checkpoint import Checkpoint
+
+OWN = "run"
+"""In `train_on`: the study's own manifest."""
+
+
+class Validation(Config):
+    """Rank-1 across domains on training subjects that are held out."""
+
+    subjects: int = Field(0, ge=0, description="training subjects held out; 0: no validation")
+    every: int = Field(1, ge=1, description="epochs between two validations")
+    patience: int = Field(0, ge=0, description="validations without a rise before training ends; 0: never")
+
+
+class System(Config):
+    """A recipe, what it starts from, what it is trained on, what is embedded with it."""
+
+    recipe: SerializeAsAny[Recipe] = Field(description="the method and its hyper-parameters")
+    start_from: str | None = Field(None, description="another system of this study, whose weights it starts from")
+    weights: str | None = Field(
+        None, description="a checkpoint file to start from, public or our own", json_schema_extra=BY_CONTENT
+    )
+    min_coverage: float = Field(0.9, ge=0, le=1, description="share of the backbone that those weights must cover")
+    train_on: list[str] = Field(
+        default=[OWN], description="manifests: `run` is the study's own; others by folder, such as crops of `synth`"
+    )
+    train_domains: list[str] | None = Field(None, description="domains of the study's own crops; none: all")
+    max_subjects: int | None = Field(None, ge=2, description="so many training subjects, a seeded, nested choice")
+    validation: Validation = Field(default=Validation(), description="what is held out to look at")
+    keep: Literal["last", "best"] = Field("last", description="which weights are embedded with")
+    precision: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="of training and of embedding")
+    seed: int = Field(0, ge=0, description="of weights, batches and augmentation")
+    splits: list[Literal["train", "test", "unused"]] = Field(
+        default=["train", "test"], description="whose crops are embedded"
+    )
+    strict: bool = Field(False, description="stop at a crop that does not decode, instead of leaving it out")
+    trust_pickle: bool = Field(
+        False,
+        description="open `weights` that are no mere tensors: runs whatever they say",
+        json_schema_extra=NOT_A_RESULT,
+    )
+
+    @model_validator(mode="after")
+    def _is_sound(self) -> Self:
+        if self.start_from is not None and self.weights is not None:
+            raise ValueError("expected start_from or weights, got both")
+        if self.keep == "best" and not self.validation.subjects:
+            raise ValueError("keep: best needs validation.subjects")
+        if not self.train_on:
+            raise ValueError("train_on is empty; for a system that is not trained set recipe.schedule.length to 0")
+        if len(set(self.train_on)) < len(self.train_on):
+            raise ValueError("train_on names a manifest twice")
+        return self
+
+    @property
+    def trains(self) -> bool:
+        """Whether anything is trained."""
+        return self.recipe.schedule.length > 0
+
+    @property
+    def on_own(self) -> bool:
+        """Whether it is trained on the study's own crops."""
+        return self.trains and OWN in self.train_on
+
+    @property
+    def further(self) -> list[str]:
+        """The manifests beside the study's own."""
+        return [name for name in self.train_on if name != OWN] if self.trains else []
+
+    def weight_settings(self) -> dict[str, Any]:
+        """The settings that decide the weights."""
+        only_embedding = ("keep", "splits")
+        return {name: value for name, value in result_settings(self).items() if name not in only_embedding}
+
+
+@dataclass(eq=False)
+class Start:
+    """What a system starts from. history: every system or file before it; lines: what was loaded, for people."""
+
+    history: list[dict[str, Any]] = field(default_factory=list)
+    lines: list[str] = field(default_factory=list)
+
+
+def start(system: System, model: nn.Module, parent: Path | None, weights: Path | None) -> Start:
+    """Load what the system starts from into its network. parent: checkpoint of `start_from`. Raises ConfigError."""
+    from mdfpipe.learning.checkpoint import Checkpoint
+    from mdfpipe.learning.models.weights import read_state
+
+    if parent is not None:
+        found = Checkpoint.load(parent)
+        return _take_over(system, model, found, f"system {found.system}")
+    if weights is None:
+        return Start(lines=["weights drawn anew"])
+    if Checkpoint.is_one(weights):
+        return _take_over(system, model, Checkpoint.load(weights), weights.name)
+    state = read_state(weights, trust_pickle=system.trust_pickle)
+    report = system.recipe.load(model, state, weights.name, system.min_coverage)
+    return Start([{"system": weights.name, "format": report.format}], report.lines())
+
+
+def _take_over(system: System, model: nn.Module, found: Checkpoint, what: str) -> Start:
+    """Every weight but those of the classes, by name and shape."""
+    from mdfpipe.learning.models.weights import fit_stems
+
+    fit_stems(model, found.model)
+    own, heads = model.state_dict(), system.recipe.head
+    wanted = {name for name in own if not name.startswith(heads)}
+    same = {n: t for n, t in found.model.items() if n in wanted and t.shape == own[n].shape}
+    backbone = [name for name in wanted if name.startswith("backbone.")]
+    covered = sum(own[name].numel() for name in backbone if name in same)
+    coverage = covered / max(sum(own[name].numel() for name in backbone), 1)
+    lacking = sorted(wanted - same.keys())
+    if coverage < system.min_coverage:
+        raise ConfigError(
+            f"{what}: covers {coverage:.1%} of the backbone, expected {system.min_coverage:.0%} or more; missing or of "
+            f"another shape: {', '.join(lacking[:3])}; is it a checkpoint of another model?"
+        )
+    model.load_state_dict(same, strict=False)
+    line = f"{len(same)} tensors of {what}, {coverage:.1%} of the backbone"
+    more = f"; drawn anew: {', '.join(lacking[:3])}{' and more' if len(lacking) > 3 else ''}" if lacking else ""
+    return Start([*found.history, found.entry()], [line + more])
+
+
+def checkpoint_of(name: str, system: System, model: dict[str, Tensor], begun: Start, **more: Any) -> Checkpoint:
+    """The checkpoint of a system: `more` are the fields that only a training knows."""
+    from mdfpipe.learning.checkpoint import Checkpoint
+
+    return Checkpoint(
+        system=name,
+        recipe=system.recipe.model_dump(mode="json"),
+        model=model,
+        history=begun.history,
+        precision=system.precision,
+        version=__version__,
+        commit=commit(),
+        **more,
+    )

@@ -1,0 +1,170 @@
+"""The one training loop. It knows recipes, batches and processes; it does not know which recipe it runs.
+
+Same settings, crops, seed and thread count, same weights, bit for bit (CPU, fp32): batches depend on (seed, epoch),
+pixels on (seed, epoch, crop), what is random in the network on (seed, step); a state that is taken up goes on there.
+Under `torchrun` every process computes its share of each batch; what `forward` gives is gathered with its gradient, so
+that mining and BN necks see the whole batch, and the loss curve is that of one process.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import math
+import os
+import time
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor
+
+from mdfpipe.errors import ConfigError
+from mdfpipe.learning.batches import CropBatch, Draw, Sampler
+from mdfpipe.learning.recipes import Progress
+from mdfpipe.learning.state import Fitted, Job, State
+from mdfpipe.learning.together import processes
+
+CHECK_STEPS = 25  # losses are looked at, and an accelerator waited for, once in so many steps
+PRECISIONS: dict[str, Any] = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
+
+
+def fit(job: Job) -> Fitted:
+    """Train `job.model` in place, from its state if there is one. Raises ConfigError, DataError."""
+    torch.set_num_threads(job.threads)
+    fabric = make_fabric(job.device, job.precision)
+    recipe, sampler = job.recipe, job.recipe.sampler(job.crops, job.seed)
+    accumulate = recipe.optimiser.accumulate
+    epoch_steps = max(len(sampler) // accumulate, 1)
+    total = recipe.schedule.steps(epoch_steps)
+    network = job.model.to(memory_format=torch.channels_last)
+    optimizer = recipe.optimiser.make(recipe.parameter_groups(network))
+    wrapped, optimizer = fabric.setup(network, optimizer)
+    run = State.begin(job, fabric, network, optimizer)
+    watch = _Watch()
+    while run.step < total and not run.stopped:
+        epoch, first = divmod(run.step, epoch_steps)
+        begin = first * accumulate
+        batches = job.loader.batches(_shares(fabric, sampler, epoch, begin), epoch, begin)
+        network.train()
+        for step in range(run.step, min((epoch + 1) * epoch_steps, total)):
+            torch.manual_seed(_seed(job.seed, step, fabric.global_rank))
+            for group in optimizer.param_groups:
+                group["lr"] = recipe.optimiser.rate * group["scale"] * recipe.schedule.share(step, epoch_steps)
+            where = Progress(step, total, epoch, math.ceil(total / epoch_steps))
+            for part in range(accumulate):
+                batch = next(batches).to(fabric.device)
+                with fabric.no_backward_sync(wrapped, enabled=part < accumulate - 1 and fabric.world_size > 1):
+                    features = {k: _gather(fabric, v) for k, v in recipe.forward(wrapped, batch).items()}
+                    labels = _gather_labels(fabric, batch)
+                    losses = recipe.losses(network, features, labels, where)
+                    fabric.backward(torch.stack(list(losses.terms.values())).sum() / accumulate)
+                run.books.add_step(step, losses.terms, losses.figures)
+                if losses.mined is not None:
+                    run.books.mining.add(losses.mined, labels.domain, labels.subject)
+                watch.images += len(labels)
+            if recipe.optimiser.clip_norm is not None:
+                fabric.clip_gradients(wrapped, optimizer, max_norm=recipe.optimiser.clip_norm)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            run.step = step + 1
+            run.average(network, recipe.optimiser.ema)
+            ends = run.step % epoch_steps == 0 or run.step == total
+            if run.step % CHECK_STEPS == 0 or ends:
+                run.books.settle()
+                job.progress(run.step, total)
+                if not ends and watch.due(job.save_seconds):
+                    run.save()
+        batches.close()  # its threads
+        run.end_epoch(epoch, optimizer.param_groups[0]["lr"], watch.lap())
+        watch = _Watch()
+    return run.finish(epoch_steps)
+
+
+def make_fabric(device: str, precision: str) -> Fabric:
+    """Where it runs: one device, or, under `torchrun`, all processes of all nodes. Raises ConfigError."""
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it announces every precision
+    kind, _, number = device.partition(":")
+    world, local = processes(), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(f"--device {device}: expected a CUDA device, torch finds none; use --device cpu")
+    accelerator = "cuda" if kind == "cuda" else "cpu"
+    if world > 1:
+        fabric = Fabric(
+            accelerator=accelerator,
+            devices=local,
+            num_nodes=world // local,
+            strategy="ddp",
+            precision=PRECISIONS[precision],
+        )
+    else:
+        devices: Any = [int(number)] if number and kind == "cuda" else 1
+        fabric = Fabric(accelerator=accelerator, devices=devices, precision=PRECISIONS[precision])
+    fabric.launch()
+    return fabric
+
+
+def _shares(fabric: Fabric, sampler: Sampler, epoch: int, first: int) -> Iterator[Draw]:
+    """This process's share of the batches of an epoch, from batch `first` on. Raises ConfigError."""
+    for number, draw in enumerate(sampler.epoch(epoch)):
+        if len(draw) % fabric.world_size:
+            raise ConfigError(
+                f"a batch of {len(draw)} crops cannot be shared by {fabric.world_size} processes alike; change the "
+                "recipe's batch, or the number of processes"
+            )
+        if number >= first:
+            yield draw.share(fabric.global_rank, fabric.world_size)
+
+
+def _seed(*names: object) -> int:
+    return int.from_bytes(hashlib.blake2b("/".join(map(str, names)).encode(), digest_size=7).digest(), "big")
+
+
+def _gather(fabric: Fabric, value: Tensor) -> Tensor:
+    """(B, ...) of all processes, in the order of the batch, with the gradient of each."""
+    if fabric.world_size == 1:
+        return value
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # lightning-fabric calls what torch is about to rename
+        gathered: Any = fabric.all_gather(value, sync_grads=value.requires_grad)
+    whole: Tensor = gathered.flatten(0, 1)
+    return whole
+
+
+def _gather_labels(fabric: Fabric, batch: CropBatch) -> CropBatch:
+    if fabric.world_size == 1:
+        return batch
+    labels = {name: _gather(fabric, value) for name, value in vars(batch).items() if name != "images"}
+    return replace(batch, images=batch.images[:0], **labels)
+
+
+@dataclass(eq=False)
+class _Watch:
+    """Seconds and images since the epoch began, seconds since the last state."""
+
+    images: int = 0
+    began: float = field(default_factory=time.monotonic)
+    saved: float = field(default_factory=time.monotonic)
+
+    def due(self, seconds: float) -> bool:
+        """Whether the last state is that old; a new count begins where it is."""
+        now = time.monotonic()
+        if now - self.saved < seconds:
+            return False
+        self.saved = now
+        return True
+
+    def lap(self) -> dict[str, float]:
+        """Images/s and seconds of the epoch (or of what was left of it)."""
+        seconds = time.monotonic() - self.began
+        return {"images_per_second": round(self.images / max(seconds, 1e-9), 1), "seconds": round(seconds, 2)}
+
+
+def seed_everything(seed: int, *names: object) -> None:
+    """Seed torch's and NumPy's global generators from (seed, names): for weights that are drawn."""
+    torch.manual_seed(_seed(seed, *names))
+    np.random.seed(_seed(seed, *names) % 2**32)

@@ -1,0 +1,166 @@
+"""embed: the crops of one video to vectors, by the weights of one system."""
+
+from __future__ import annotations
+
+import json
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from pydantic import Field
+
+from mdfpipe.config import result_settings
+from mdfpipe.errors import DataError
+from mdfpipe.learning.recipes import Recipe
+from mdfpipe.learning.system import System
+from mdfpipe.stages import Context, Inputs, Made, Review, Stage
+from mdfpipe.stages.train import checkpoint_path
+from mdfpipe.store.hashing import file_sha256
+from mdfpipe.store.run import Receipt, Run, fingerprint
+from mdfpipe.store.tables import EmbedStatus, embeddings
+
+if TYPE_CHECKING:
+    from torch import nn
+
+CROPS_A_FRAME = 8  # of --batch: a crop is much smaller than a frame
+
+
+class Embed(Stage):
+    """Vectors of one system."""
+
+    version: ClassVar[int] = 1
+    unit: ClassVar[str] = "crops"
+
+    system: str = Field(description="its name in the study")
+    settings: System = Field(description="its settings")
+
+    @property
+    def name(self) -> str:  # type: ignore[override]
+        """embed/SYSTEM: a folder of its own."""
+        return f"embed/{self.system}"
+
+    @property
+    def reads(self) -> tuple[str, ...]:  # type: ignore[override]
+        """The video's crops, whose they are, and the weights."""
+        return ("crop", "manifest", f"train/{self.system}")
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Vectors as wide as the recipe's."""
+        return embeddings(self.settings.recipe.features)
+
+    def decisive(self) -> dict[str, Any]:
+        """The settings that decide the vectors, beside the weights."""
+        kept = ("recipe", "precision", "keep", "splits", "strict")
+        return {name: value for name, value in result_settings(self.settings).items() if name in kept}
+
+    def slice_of(self, upstream: Receipt, run: Run, key: str) -> str:
+        """Of the manifest, the rows of this video that are embedded; of the weights, the file's content."""
+        if upstream.stage == "manifest":
+            return fingerprint(_chosen(run, upstream.fingerprint, self).get(key, []))
+        place = checkpoint_path(run, self.system, self.settings.keep)
+        return file_sha256(place) if place.exists() else upstream.fingerprint
+
+    def process(self, key: str, inputs: Inputs, context: Context) -> Made:
+        """Embed what the manifest holds of this video, in the order of the manifest's crop_id."""
+        from mdfpipe.learning import crops as c
+        from mdfpipe.learning.embedding import embed
+        from mdfpipe.learning.loader import CropReader
+
+        settings, resources = self.settings, context.resources
+        manifest = inputs.run.receipt("manifest", "manifest")
+        wanted = _chosen(inputs.run, manifest.fingerprint if manifest else "", self).get(key, [])
+        if not wanted:
+            return Made(self.schema.empty_table(), {"rows": {}})
+        path = checkpoint_path(inputs.run, self.system, settings.keep)
+        asked = json.dumps(settings.recipe.model_dump(mode="json"), sort_keys=True)
+        recipe, model = _open(path, file_sha256(path), asked, resources.device, resources.threads)
+        rows = inputs.table("crop", key)
+        rows = rows.filter(pc.is_in(rows["crop_id"], pa.array(wanted, pa.string())))
+        crops = c.from_crops(rows, inputs.run.path, inputs.video["domain"], windows=_window(inputs.run, key))
+        reader = CropReader(crops, recipe.image_height_px, recipe.image_width_px, recipe.depth, strict=settings.strict)
+        vectors = np.zeros((len(crops), recipe.features), np.float32)
+        usable = np.zeros(len(crops), bool)
+        for at, found in embed(
+            recipe,
+            model,
+            crops,
+            reader,
+            precision=settings.precision,
+            batch=CROPS_A_FRAME * resources.batch,
+            threads=resources.threads,
+            progress=lambda done: context.progress(done, len(crops)),
+        ):
+            vectors[at], usable[at] = found, True
+        if not np.isfinite(vectors).all():
+            raise DataError(f"{path}: gives vectors that are no numbers; was it trained to its end?")
+        return Made(self._table(crops.crop_id, vectors, usable), {"rows": _counts(usable), "bad": reader.bad})
+
+    def review(self, facts: dict[str, dict[str, Any]]) -> Review:
+        """Say which crops gave no vector."""
+        bad = {crop: why for found in facts.values() for crop, why in found.get("bad", {}).items()}
+        if not bad:
+            return Review()
+        crop, why = min(bad.items())
+        return Review(warnings=[f"{self.name}: {len(bad)} crops do not decode and have no vector ({crop}: {why})"])
+
+    def _table(self, crop_id: pa.Array, vectors: np.ndarray[Any, Any], usable: np.ndarray[Any, Any]) -> pa.Table:
+        width = vectors.shape[1]
+        values = pa.FixedSizeListArray.from_arrays(
+            pa.array(vectors.ravel()), width, mask=pa.array(~usable) if not usable.all() else None
+        )
+        status = pa.DictionaryArray.from_arrays(
+            pa.array((~usable).astype(np.int8)), pa.array([s.value for s in EmbedStatus])
+        )
+        return pa.table([crop_id, values, status], schema=self.schema)
+
+
+def _counts(usable: np.ndarray[Any, Any]) -> dict[str, int]:
+    found = {EmbedStatus.OK.value: int(usable.sum()), EmbedStatus.UNREADABLE.value: int((~usable).sum())}
+    return {name: count for name, count in found.items() if count}
+
+
+def _window(run: Run, key: str) -> dict[str, tuple[float, float]]:
+    receipt = run.receipt("detect", key)
+    window = receipt.facts.get("window") if receipt else None
+    return {key: (float(window[0]), float(window[1]))} if window else {}
+
+
+def _chosen(run: Run, manifest: str, stage: Embed) -> dict[str, list[str]]:
+    """video_id -> the crops that are embedded, sorted; `manifest`: its fingerprint, for which it is read once."""
+    settings = stage.settings
+    return _chosen_once(run.path, manifest, settings.recipe.modality, tuple(settings.splits))
+
+
+@lru_cache(maxsize=8)
+def _chosen_once(run: Path, manifest: str, modality: str, splits: tuple[str, ...]) -> dict[str, list[str]]:
+    table = Run(run).table("manifest", "manifest", ["crop_id", "video_id", "modality", "split"])
+    here = pc.and_(
+        pc.equal(table["modality"].cast(pa.string()), modality),
+        pc.is_in(table["split"].cast(pa.string()), pa.array(splits, pa.string())),
+    )
+    rows = (
+        table.filter(here)
+        .select(["video_id", "crop_id"])
+        .sort_by([("video_id", "ascending"), ("crop_id", "ascending")])
+    )
+    videos = rows["video_id"].to_numpy(zero_copy_only=False)
+    names, first = np.unique(videos.astype(str), return_index=True)
+    crop_ids = rows["crop_id"].to_pylist()
+    ends = [*first.tolist()[1:], len(crop_ids)][: len(names)]
+    return {n: crop_ids[a:b] for n, a, b in zip(names.tolist(), first.tolist(), ends, strict=True)}
+
+
+@lru_cache(maxsize=1)
+def _open(path: Path, content: str, recipe: str, device: str, threads: int) -> tuple[Recipe, nn.Module]:
+    """The network, opened once for all videos of a process. content: sha256 of the checkpoint; recipe: its JSON."""
+    import torch
+
+    from mdfpipe.learning.embedding import open_model
+
+    family: Any = Recipe  # abstract: validating picks the variant
+    torch.set_num_threads(threads)
+    return open_model(path, family.model_validate(json.loads(recipe)), device)

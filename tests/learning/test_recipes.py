@@ -1,0 +1,94 @@
+"""Every recipe keeps the family's contract: it trains for two steps, embeds, saves and loads."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tests.learning.made import write_run
+
+from mdfpipe.config import validate
+from mdfpipe.learning.batches import CropBatch
+from mdfpipe.learning.crops import Crops, from_manifest
+from mdfpipe.learning.embedding import embed, open_model
+from mdfpipe.learning.loader import CropReader, Loader
+from mdfpipe.learning.recipes import Progress, Recipe
+from mdfpipe.learning.state import Job
+from mdfpipe.learning.system import Start, System, checkpoint_of
+from mdfpipe.learning.training import fit, seed_everything
+
+
+def tiny(name: str) -> Recipe:
+    kind = Recipe.variant(name)
+    return validate(kind, dict(kind.tiny), name)
+
+
+def crops_of(recipe: Recipe, folder: Path) -> Crops:
+    run = write_run(folder, modality=recipe.modality, size=(recipe.image_height_px, recipe.image_width_px))
+    return from_manifest(run.table("manifest", "manifest"), folder, modality=recipe.modality)
+
+
+def first_batch(recipe: Recipe, crops: Crops) -> CropBatch:
+    reader = CropReader(crops, recipe.image_height_px, recipe.image_width_px, recipe.depth)
+    draws = recipe.sampler(crops, 0).epoch(0)
+    return next(iter(Loader(crops, reader, recipe.augment, seed=0, threads=1).batches(draws, 0, 0)))
+
+
+@pytest.fixture(params=Recipe.choices())
+def recipe(request: pytest.FixtureRequest) -> Recipe:
+    torch.set_num_threads(1)
+    return tiny(request.param)
+
+
+def test_names_its_source(recipe: Recipe) -> None:
+    text = Path(f"mdfpipe/learning/recipes/{recipe.use}.py").read_text()
+    head = text.split('"""')[1]
+    assert "**Differs" in head
+    assert "arXiv" in head
+    assert "Table" in head
+
+
+def test_every_weight_learns_within_three_steps(recipe: Recipe, tmp_path: Path) -> None:
+    crops = crops_of(recipe, tmp_path)
+    seed_everything(0)
+    model = recipe.model(len(crops.subjects), crops.domains).train()
+    batch = first_batch(recipe, crops)
+    optimizer = recipe.optimiser.make(recipe.parameter_groups(model))
+    moved = set()
+    for step in range(3):
+        losses = recipe.losses(model, recipe.forward(model, batch), batch, Progress(step, 3, 0, 1))
+        assert losses.terms
+        for name, term in losses.terms.items():
+            assert term.ndim == 0, name
+            assert torch.isfinite(term), name
+        optimizer.zero_grad()
+        torch.stack(list(losses.terms.values())).sum().backward()
+        moved |= {n for n, p in model.named_parameters() if p.grad is not None and p.grad.abs().max() > 0}
+        optimizer.step()
+    wanted = {n for n, p in model.named_parameters() if p.requires_grad}
+    assert wanted - moved == set()
+    in_groups = {id(p) for group in recipe.parameter_groups(model) for p in group.parameters}
+    assert in_groups == {id(p) for p in model.parameters() if p.requires_grad}
+
+
+def test_trains_embeds_saves_and_loads(recipe: Recipe, tmp_path: Path) -> None:
+    crops = crops_of(recipe, tmp_path)
+    seed_everything(0)
+    model = recipe.model(len(crops.subjects), crops.domains)
+    reader = CropReader(crops, recipe.image_height_px, recipe.image_width_px, recipe.depth)
+    loader = Loader(crops, reader, recipe.augment, seed=0, threads=1)
+    fitted = fit(Job(recipe, model, crops, loader, 0, tmp_path / "state.pt", "f"))
+    assert fitted.step == recipe.schedule.steps(len(recipe.sampler(crops, 0)))
+    assert all(np.isfinite(v) for line in fitted.lines for n, v in line.items() if n.startswith("loss/"))
+    path = tmp_path / "last.pt"
+    system = System(recipe=recipe)
+    checkpoint_of("it", system, fitted.last, Start(), subjects=list(crops.subjects)).save(path)
+    found, network = open_model(path)
+    assert found == recipe
+    vectors = np.concatenate([v for _, v in embed(found, network, crops, reader, batch=7)])
+    assert vectors.shape == (len(crops), recipe.features)
+    assert vectors.dtype == np.float32
+    assert np.isfinite(vectors).all()
+    assert len(np.unique(vectors.round(5), axis=0)) > len(crops) // 2
+    again = np.concatenate([v for _, v in embed(*open_model(path), crops, reader, batch=64)])
+    np.testing.assert_allclose(vectors, again, atol=1e-5 * np.abs(vectors).max())
