@@ -323,6 +323,9 @@ def synth(
     crops: Annotated[
         int, typer.Option(min=0, help="Also visible crops of so many further subjects, a run folder OUT/crops.")
     ] = 0,
+    faces: Annotated[
+        int, typer.Option(min=0, help="Also visible face crops of so many of them, a run folder OUT/faces.")
+    ] = 0,
     workers: Workers = 2,
     json_: Json = False,
 ) -> None:
@@ -334,7 +337,9 @@ def synth(
     from mdfpipe.synthesis import synthesise
 
     with Display() as display:
-        done = synthesise(out, preset, seed=seed, subjects=subjects, crops=crops, workers=workers, listen=display)
+        done = synthesise(
+            out, preset, seed=seed, subjects=subjects, crops=crops, faces=faces, workers=workers, listen=display
+        )
     if json_:
         _print(json.dumps(plain(done), indent=1, default=str))
     else:

@@ -190,6 +190,8 @@ def show_synthesis(done: Synthesis) -> None:
         out.print(
             f"{escape(str(done.crops))}: {done.crop_count} visible crops of {done.crop_subjects} further subjects"
         )
+    if done.faces is not None:
+        out.print(f"{escape(str(done.faces))}: {done.face_count} visible faces of {done.face_subjects} of them")
     out.print("Rendered people, not real ones: nothing measured on them says how well real people are recognised.")
 
 

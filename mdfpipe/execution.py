@@ -10,12 +10,11 @@ import contextlib
 import errno
 import multiprocessing
 import os
-import queue
 import signal
 import threading
 import time
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -156,6 +155,7 @@ class TogetherExecutor:
 
     def __init__(self, resources: Resources) -> None:
         self.resources = resources
+        self.listen: Callable[[Event], None] = lambda event: None  # told the progress of what runs in this very process
         self._local = LocalExecutor(resources)
 
     @property
@@ -189,17 +189,8 @@ class TogetherExecutor:
             if unit.stage.together:
                 yield Event("started", unit.stage.name, unit.key)
                 tell(unit)
-                yield from self._lead(unit)
-
-    def _lead(self, unit: Unit) -> Iterator[Event]:
-        """Do this process's share in a thread, so that its progress can be told meanwhile."""
-        told: queue.Queue[Event] = queue.Queue()
-        worker = threading.Thread(target=lambda: told.put(run_unit(unit, self.resources, told.put)), daemon=True)
-        worker.start()
-        while (event := told.get()).kind == "progress":
-            yield event
-        worker.join()
-        yield event if event.kind == "finished" else replace(event, kind="fatal")
+                event = run_unit(unit, self.resources, self.listen)
+                yield event if event.kind == "finished" else replace(event, kind="fatal")
 
     def follow(self) -> None:
         """Do what the first process tells, until it has no more."""

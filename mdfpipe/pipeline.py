@@ -21,7 +21,7 @@ from mdfpipe.code import commit
 from mdfpipe.config import Config, read_yaml, set_dotted, validate
 from mdfpipe.datasets import Dataset
 from mdfpipe.errors import ConfigError, DataError
-from mdfpipe.execution import Event, Executor, Unit, executor_of
+from mdfpipe.execution import Event, Executor, TogetherExecutor, Unit, executor_of
 from mdfpipe.learning.system import System
 from mdfpipe.plan import Item, Plan
 from mdfpipe.protocol import read_protocol
@@ -241,6 +241,8 @@ class Runner:
             with self.executor:
                 self.executor.follow()
             return outcome
+        if isinstance(self.executor, TogetherExecutor):
+            self.executor.listen = listen
         with self.run.lock(), self.executor:
             plan = self.plan(allow_missing=allow_missing, retry=stages[0].name == "index")
             self._check_only(only, plan)

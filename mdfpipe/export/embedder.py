@@ -150,18 +150,17 @@ def _compare(embedder: nn.Module, size: tuple[int, int], made: Path, checkpoint:
     differences = []
     for _ in range(INPUTS):
         images = _random(generator, size)
+        with torch.inference_mode():
+            expected = embedder(images).numpy()
         for batch in BATCHES:
-            given = images[:batch]
-            with torch.inference_mode():
-                expected = embedder(given).numpy()
             try:
-                found = session.run(["vectors"], {"images": given.numpy()})[0]
+                found = session.run(["vectors"], {"images": images[:batch].numpy()})[0]
             except Exception as error:  # onnxruntime's errors have no root of their own
                 raise ConfigError(
                     f"{checkpoint}: the exported file does not run on a batch of {batch}: {one_line(error, 160)}; "
                     "nothing was written; embed with `mdfpipe train`"
                 ) from None
-            differences.append(_difference(found, expected))
+            differences.append(_difference(found, expected[:batch]))
     return differences
 
 

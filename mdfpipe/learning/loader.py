@@ -334,7 +334,7 @@ class _Started:
     ) -> None:
         self.crops, self.reader, self.draw, self.fill = crops, reader, draw, fill
         columns = (column.tolist() for column in (draw.row, draw.view, draw.repeat))
-        self.places = [_Place(*three, number) for three in zip(*columns, strict=True)]
+        self.places = [_Place(row, view, repeat, number) for row, view, repeat in zip(*columns, strict=True)]
         self.images = torch.empty((len(draw), 3, reader.height, reader.width), dtype=torch.float32)
         self.good = np.zeros(len(draw), bool)
         self.chunks: list[Future[None]] = [

@@ -2,10 +2,11 @@
 
     OUT/crops/crop/<block>.parquet, <block>.body.tar   SUBJECTS_A_BLOCK subjects each
     OUT/crops/manifest/manifest.parquet                every crop: domain VIS-500m, split train
+    OUT/faces/...                                      the same of faces, of clips in which all come towards the camera
 
-`OUT/crops` is laid out as a run folder, without videos: what reads a run's manifest reads
-this one. The box is not the person's exact extent: a detector has
-habits, so each clip has a scale, an aspect and an offset of its own, and each frame a little more of each.
+Both are laid out as run folders, without videos: what reads a run's manifest reads these. The box of a body is not the
+person's exact extent: a detector has habits, so each clip has a scale, an aspect and an offset of its own, and each
+frame a little more of each. A face is annotated as in the videos.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -29,12 +30,13 @@ from mdfpipe.synth.presets import DOMAINS, seed_of
 
 SUBJECTS_A_BLOCK = 50
 CLIPS, FRAMES = 4, 3  # of each subject
+Modality: TypeAlias = Literal["body", "face"]
 FIRST_SUBJECT = 300_000  # no gallery counts so far
 VERSION = 1
 SCENE = (360, 260)  # height, width: one person and the ground around
 
 Cut: TypeAlias = Callable[[NDArray[Any], NDArray[np.float32]], tuple[bytes, float, float]]
-"""A frame (H, W, 3) uint8 and a box (4,) xyxy to (JPEG of the 384x128 crop, sharpness, contrast)."""
+"""A frame (H, W, 3) uint8 and a box (4,) xyxy to (JPEG of the crop, sharpness, contrast)."""
 
 
 def write_crops(
@@ -42,23 +44,25 @@ def write_crops(
     subjects: int,
     *,
     cut: Cut,
+    modality: Modality = "body",
     seed: int = 0,
     workers: int = 1,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> int:
     """Write CLIPS x FRAMES crops of each of `subjects` people into the run folder `out`; gives the number of crops.
 
-    A frame in which too little of the subject is seen gives none. cut: a function of a module (it goes to other
-    processes). progress(done, of so many): subjects that this call draws. Raises ConfigError, StoreError where the
-    folder cannot be written or is in use, MdfError where a subject cannot be drawn.
+    A frame in which too little of the subject, or no face, is seen gives none. cut: a function of a module (it goes to
+    other processes). progress(done, of so many): subjects that this call draws. Raises ConfigError, StoreError where
+    the folder cannot be written or is in use, MdfError where a subject cannot be drawn.
     """
     if subjects < 2:
-        raise ConfigError(f"--crops {subjects}: expected at least 2 subjects")
+        option = "--crops" if modality == "body" else "--faces"
+        raise ConfigError(f"{option} {subjects}: expected at least 2 subjects")
     if seed < 0:
         raise ConfigError(f"--seed {seed}: expected 0 or more")
     run = Run(out)
     blocks = range(0, subjects, SUBJECTS_A_BLOCK)
-    wanted = {start: _receipt(start, min(SUBJECTS_A_BLOCK, subjects - start), seed) for start in blocks}
+    wanted = {start: _receipt(start, min(SUBJECTS_A_BLOCK, subjects - start), seed, modality) for start in blocks}
     with run.lock():
         missing = [r for r in wanted.values() if not _made(run, r)]
         done, total = 0, sum(receipt.settings["subjects"] for receipt in missing)
@@ -73,15 +77,26 @@ def write_crops(
             pass
         rows = pa.concat_tables([run.table("crop", receipt.key) for receipt in wanted.values()])
         upstream = {receipt.key: receipt.fingerprint for receipt in wanted.values()}
-        whole = Receipt("manifest", VERSION, "manifest", {"subjects": subjects, "seed": seed}, upstream)
+        whole = Receipt("manifest", VERSION, "manifest", {"subjects": subjects, "seed": seed} | _of(modality), upstream)
         if missing or not _made(run, whole):
             run.commit(whole, rows, {})
     return int(rows.num_rows)
 
 
-def _receipt(start: int, count: int, seed: int) -> Receipt:
-    settings = {"first": FIRST_SUBJECT + start, "subjects": count, "seed": seed, "clips": CLIPS, "frames": FRAMES}
-    return Receipt("crop", VERSION, f"block-{start // SUBJECTS_A_BLOCK:04d}", settings, {})
+def _of(modality: Modality) -> dict[str, str]:
+    """What a receipt says beside the rest: of bodies nothing, which were there first."""
+    return {} if modality == "body" else {"modality": modality}
+
+
+def _receipt(start: int, count: int, seed: int, modality: Modality) -> Receipt:
+    settings: dict[str, Any] = {
+        "first": FIRST_SUBJECT + start,
+        "subjects": count,
+        "seed": seed,
+        "clips": CLIPS,
+        "frames": FRAMES,
+    }
+    return Receipt("crop", VERSION, f"block-{start // SUBJECTS_A_BLOCK:04d}", settings | _of(modality), {})
 
 
 def _made(run: Run, receipt: Receipt) -> bool:
@@ -96,7 +111,7 @@ def _block(out: Path, receipt: Receipt, cut: Cut, tell: Callable[[int], None]) -
     threads = cv2.getNumThreads()
     cv2.setNumThreads(1)
     run = Run(out)
-    scratch = run.scratch("crop", f"{receipt.key}.body.tar")
+    scratch = run.scratch("crop", f"{receipt.key}.tar")
     try:
         _draw_block(run, receipt, scratch, cut, tell)
     except (OSError, MdfError):
@@ -112,35 +127,41 @@ def _block(out: Path, receipt: Receipt, cut: Cut, tell: Callable[[int], None]) -
 
 def _draw_block(run: Run, receipt: Receipt, scratch: Path, cut: Cut, tell: Callable[[int], None]) -> None:
     settings = receipt.settings
-    shard = f"crop/{receipt.key}.body.tar"
+    modality: Modality = settings.get("modality", "body")
+    shard = f"crop/{receipt.key}.{modality}.tar"
     rows: list[dict[str, Any]] = []
     with ShardWriter(scratch) as writer:
         for number in range(settings["first"], settings["first"] + settings["subjects"]):
-            for row, data in _crops_of(str(number), settings["seed"], cut):
+            for row, data in _crops_of(str(number), settings["seed"], cut, modality):
                 offset, size = writer.add(row["crop_id"], "jpg", data)
                 rows.append({**row, "shard": shard, "offset": offset, "size": size})
             tell(1)
     run.commit(receipt, _table(rows), {shard: scratch})
 
 
-def _crops_of(subject_id: str, seed: int, cut: Cut) -> Sequence[tuple[dict[str, Any], bytes]]:
+def _crops_of(
+    subject_id: str, seed: int, cut: Cut, modality: Modality = "body"
+) -> Sequence[tuple[dict[str, Any], bytes]]:
     from mdfpipe.synth.scene import Clip
 
     subject = draw_subject(seed, subject_id)
     found = []
     for clip_number in range(CLIPS):
-        video_id = f"crops/{subject_id}-{chr(97 + clip_number)}"
+        video_id = f"{'crops' if modality == 'body' else 'faces'}/{subject_id}-{chr(97 + clip_number)}"
         own = seed_of(seed, video_id)
-        clip = Clip([subject], DOMAINS[0], FRAMES, fps=1.0, size=SCENE, seed=own)
+        clip = Clip([subject], DOMAINS[0], FRAMES, fps=1.0, size=SCENE, seed=own, facing=modality == "face")
         generator = np.random.default_rng([*own, 0])
         habit = _habit(generator)
         for frame in range(FRAMES):
             picture, seen = clip.frame(frame)
-            if not seen or seen[0].visible < 0.4:
+            if not seen or seen[0].visible < 0.4 or (modality == "face" and seen[0].face is None):
                 continue
-            box = _as_detected(np.array(seen[0].box, np.float32), habit, generator)
+            if modality == "face":
+                box = np.array(seen[0].face, np.float32)
+            else:
+                box = _as_detected(np.array(seen[0].box, np.float32), habit, generator)
             data, sharpness, contrast = cut(picture, box)
-            found.append((_row(subject_id, video_id, frame, box, sharpness, contrast), data))
+            found.append((_row(subject_id, video_id, frame, box, sharpness, contrast, modality), data))
     return found
 
 
@@ -163,14 +184,20 @@ def _as_detected(
 
 
 def _row(
-    subject_id: str, video_id: str, frame: int, box: NDArray[np.float32], sharpness: float, contrast: float
+    subject_id: str,
+    video_id: str,
+    frame: int,
+    box: NDArray[np.float32],
+    sharpness: float,
+    contrast: float,
+    modality: Modality,
 ) -> dict[str, Any]:
     return {
-        "crop_id": f"{video_id}/{frame:06d}/00",
+        "crop_id": f"{video_id}/{frame:06d}/{'00' if modality == 'body' else 'f00'}",
         "subject_id": subject_id,
         "domain": str(DOMAINS[0]),
         "band": DOMAINS[0].band.value,
-        "modality": "body",
+        "modality": modality,
         "video_id": video_id,
         "frame": frame,
         **dict(zip(("x1", "y1", "x2", "y2"), box.tolist(), strict=True)),

@@ -247,13 +247,13 @@ class InstanceBatchNorm(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.half = channels // 2
-        self.IN = nn.InstanceNorm2d(self.half, affine=True)
-        self.BN = nn.BatchNorm2d(channels - self.half)
+        self.split = channels // 2
+        self.IN = nn.InstanceNorm2d(self.split, affine=True)
+        self.BN = nn.BatchNorm2d(channels - self.split)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, channels, H, W), the same shape."""
-        return torch.cat([self.IN(x[:, : self.half]), self.BN(x[:, self.half :])], dim=1)
+        return torch.cat([self.IN(x[:, : self.split]), self.BN(x[:, self.split :])], dim=1)
 
 
 # --- residual networks -----------------------------------------------------------------------------------------------
