@@ -52,6 +52,9 @@ Systems = Annotated[
     list[str] | None,
     typer.Option("--system", metavar="NAME", help="Only this system and what it starts from; may be repeated."),
 ]
+Tensorboard = Annotated[
+    bool, typer.Option("--tensorboard", help="Also write the trainings' figures as event files for TensorBoard.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document for machines.")]
 
 
@@ -72,7 +75,9 @@ def _stages(first: str | None, last: str | None, study: Path, data: Path, run: P
     from mdfpipe.stages import Resources
     from mdfpipe.store.run import Run
 
-    resources = Resources(o["workers"], o["device"], o["threads"], o["batch"], o["deadline"])
+    resources = Resources(
+        o["workers"], o["device"], o["threads"], o["batch"], o["deadline"], tensorboard=o.get("tensorboard", False)
+    )
     pipeline = Pipeline.load(study, o["set_"] or [])
     if o["trust_pickle"]:
         pipeline = pipeline.trusting()
@@ -126,6 +131,7 @@ def run(
     allow_missing: AllowMissing = False,
     download_weights: DownloadWeights = False,
     trust_pickle: TrustPickle = False,
+    tensorboard: Tensorboard = False,
     json_: Json = False,
 ) -> None:
     """Run all that is due, from the videos to the last stage.
@@ -201,6 +207,7 @@ def train(
     strict: Strict = False,
     allow_missing: AllowMissing = False,
     trust_pickle: TrustPickle = False,
+    tensorboard: Tensorboard = False,
     json_: Json = False,
 ) -> None:
     """Train the systems of a study, one after the other, and embed with each.

@@ -1,4 +1,4 @@
-"""The demo: draw a synthetic data set, run its study over it, and measure both against the truth."""
+"""The demo: draw a synthetic data set, run its study over it, train and embed, and measure it all against the truth."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ from pathlib import Path
 from mdfpipe.baselines import Guard, guard
 from mdfpipe.pictures import draw_frame, draw_sheet, write_page
 from mdfpipe.pipeline import SHIPPED, Listener, Outcome, Pipeline, Runner
+from mdfpipe.recognition import Recognised, recognise
 from mdfpipe.stages import Resources
 from mdfpipe.store.run import Run
 from mdfpipe.synthesis import Synthesis, synthesise
 from mdfpipe.truth import Assignment, Truth, assignments, measure
 
 PRESET = "demo"
+CROPS = 400  # further subjects to train on, in visible light
 STUDY = SHIPPED / "pipelines" / "synthetic" / f"{PRESET}.yaml"
 FRAME = ("videos/VIS-500m/G2-crowd01", 4)  # shown with its boxes
 
@@ -31,6 +33,7 @@ class Demo:
     truth: Truth | None
     guard: Guard | None
     assignments: list[Assignment]
+    recognised: list[Recognised]
     pages: list[Path]
 
 
@@ -40,14 +43,16 @@ def demo(folder: Path, resources: Resources, listen: Listener) -> Demo:
     Raises ConfigError where `folder`/data holds anything else.
     """
     data, run = folder / "data", folder / "run"
-    synthesis = synthesise(data, PRESET, workers=resources.workers, listen=listen)
-    outcome = Runner(Pipeline.load(STUDY), Run(run), data, resources).execute(listen=listen)
+    synthesis = synthesise(data, PRESET, crops=CROPS, workers=resources.workers, listen=listen)
+    study = Pipeline.load(STUDY)
+    outcome = Runner(study, Run(run), data, resources).execute(listen=listen)
     if not outcome.complete:
-        return Demo(synthesis, run, outcome, None, None, [], [])
+        return Demo(synthesis, run, outcome, None, None, [], [], [])
     page, sheet, frame = folder / "demo.html", folder / "sheet.png", folder / "frame.png"
     write_page(run, page, show_people=True)  # they are rendered
     draw_sheet(run, sheet, show_people=True)
     draw_frame(run, *FRAME, frame, show_people=True)
     done = Run(run)
     right, looks, ways = measure(done, data), guard(done), assignments(done, data)
-    return Demo(synthesis, run, outcome, right, looks, ways, [page, sheet, frame])
+    found = recognise(done, study)
+    return Demo(synthesis, run, outcome, right, looks, ways, found, [page, sheet, frame])

@@ -224,6 +224,7 @@ def show_demo(demo: Demo) -> None:
     if demo.truth is not None and demo.guard is not None:
         out.print()
         show_truth(demo.truth, demo.assignments, demo.guard, splits=False)
+        show_recognition(demo.recognised)
     out.print(f"\ndata: {demo.synthesis.dataset.folder}\nrun:  {demo.run}")
     for page in demo.pages:
         out.print(f"look: {page}")

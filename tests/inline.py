@@ -16,6 +16,11 @@ DEMO = Path(__file__).parent / "drawn" / "study.yaml"
 class Inline:
     """An executor that does each unit at once, here."""
 
+    leads = True
+
+    def follow(self) -> None:
+        return None
+
     def __init__(self, resources: Resources | None = None) -> None:
         self.resources = resources or Resources()
         self.ran: list[str] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "bench.py"
-NAMES = {"crop", "detect", "help", "label", "memory", "noop"}
+NAMES = {"crop", "detect", "embed", "help", "label", "memory", "noop", "train"}
 
 
 def bench(*arguments: str) -> Any:
@@ -65,10 +66,74 @@ def test_detect_measures_yolo_against_ultralytics():
     assert all(value > 0 for value in rows.values())
 
 
-def test_detect_without_a_gpu_says_so():
+TOY = ["--small", "--batches", "2", "--batch", "16", "--rounds", "1", "--threads", "1", "--precision", "fp32", "--json"]
+
+
+def test_train_holds_the_loop_against_loader_and_network():
+    done = bench("train", "--network", "striped", *TOY)
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    rows = {what: value for what, value, _ in report["rows"]}
+    assert len(rows) == 6
+    assert all(value > 0 for value in rows.values())
+    shares = {what: (value, met) for what, value, _, met in report["targets"]}
+    assert set(shares) == {f"striped, fp32, 1 thread: training / bound, {how}" for how in ("decoding", "from memory")}
+    for what, (value, met) in shares.items():
+        parts = [rows[what.replace("training / bound", name)] for name in ("training", "loader alone")]
+        bound = 1 / (1 / parts[1] + 1 / rows["striped, fp32, 1 thread: network alone"])
+        assert value == pytest.approx(parts[0] / bound)
+        assert met == (value >= 0.9)
+
+
+def test_embed_counts_vectors_and_memory():
+    done = bench("embed", "--network", "face", "--crops", "20", *TOY)
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    rows = {what: value for what, value, _ in report["rows"]}
+    assert {"20 crops: embedded", "2,000 crops: embedded", "face, fp32, 1 thread: embed"} < rows.keys()
+    assert all(value > 0 for value in rows.values())
+    assert any("growth of embedding 100 times as many" in what for what, *_ in report["targets"])
+
+
+def test_what_is_for_a_gpu_runs_without_its_compiler_on_a_cpu(tmp_path: Path):
+    """All but the synchronisation with the card, which no machine of these tests has."""
+    script = f"""
+import argparse, torch
+from pathlib import Path
+from benchmarks import train_gpu
+from benchmarks.train_material import pictures
+from benchmarks.train_parts import stored_size
+
+torch.compile = lambda model: model
+assert [train_gpu.peak_of(n) for n in ("NVIDIA H100 80GB HBM3", "NVIDIA H100 PCIe", "NVIDIA L4")] == [989, 756, 121]
+assert train_gpu.peak_of("Tesla P4") is None
+options = argparse.Namespace(device="cpu", small=True, batches=2, rounds=1)
+places = pictures(Path({str(tmp_path)!r}) / "mini.tar", stored_size("mini", True), 4)
+given = (Path({str(tmp_path)!r}) / "mini.tar", places, ("mini", 16, "fp32", 1), options)
+images, times, rates, flops, peak = train_gpu._training(*given)
+assert images == 32 and len(rates) == 1 and rates[0] > 0 and set(times) >= {{"network alone, compiled"}}
+tokens, width, depth = 96 // 16 * 32 // 16 + 4, 192, 6
+products = depth * tokens * (12 * width**2 + 2 * tokens * width) + 12 * 3 * 16**2 * width
+assert 0.95 < flops / (3 * 2 * products) < 1.1, flops / (3 * 2 * products)
+count, times = train_gpu._embedding(*given)
+assert count == 32 and times["embed"].rate(count) > 0
+"""
+    folders = f"{SCRIPT.parent}{os.pathsep}{SCRIPT.parents[1]}"
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"PYTHONPATH": folders},
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("name", ["detect", "train", "embed"])
+def test_without_a_gpu_it_says_so(name: str):
     torch = pytest.importorskip("torch")
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU, and would be measured")
-    done = bench("detect", "--device", "cuda")
+    done = bench(name, "--device", "cuda")
     assert done.returncode == 0, done.stderr
     assert "cuda: not measured" in done.stdout

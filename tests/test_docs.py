@@ -5,17 +5,22 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import typing
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
 
 from mdfpipe.cli import app
-from mdfpipe.config import Plugin
+from mdfpipe.config import Config, Plugin, validate
 from mdfpipe.datasets import Dataset
+from mdfpipe.learning.recipes import Recipe
+from mdfpipe.learning.system import System
 from mdfpipe.store import tables
 from mdfpipe.video.decoders import Decoder
 from mdfpipe.video.detectors import Detector
+from tests.learning.made import write_run
 
 ROOT = Path(__file__).parents[1]
 COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
@@ -42,17 +47,92 @@ def test_every_option_is_explained(name: str) -> None:
         assert parameter.help or parameter.name == "help", parameter.name
 
 
-@pytest.mark.parametrize("family", [Dataset, Decoder, Detector])
-def test_every_setting_of_every_variant_is_explained(family: type[Plugin]) -> None:
-    for choice in family.choices():
-        for name, field in family.variant(choice).model_fields.items():
-            assert field.description, f"{choice}.{name}"
+def below(config: type[Config]) -> set[type[Config]]:
+    """A section and all that are in it; of a family, its variants."""
+    if issubclass(config, Plugin) and Plugin in config.__bases__:
+        return set().union(*(below(config.variant(choice)) for choice in config.choices()))
+    found, waiting = {config}, [field.annotation for field in config.model_fields.values()]
+    while waiting:
+        kind = waiting.pop()
+        waiting += typing.get_args(kind)
+        if isinstance(kind, type) and issubclass(kind, Config):
+            found |= below(kind)
+    return found
+
+
+@pytest.mark.parametrize("family", [Dataset, Decoder, Detector, Recipe, System])
+def test_every_setting_is_explained_in_the_code_and_on_the_page(family: type[Config]) -> None:
+    page = (ROOT / "docs" / "settings.md").read_text()
+    sections = below(family)
+    assert len(sections) > (5 if family is Recipe else 0)
+    for section in sections:
+        for name, field in section.model_fields.items():
+            assert field.description, f"{section.__name__}.{name}"
+            assert f"| {field.description.replace('|', chr(92) + '|')} |" in page, f"{section.__name__}.{name}"
+
+
+def test_a_section_left_out_is_told_from_one_given_in_part() -> None:
+    """A recipe's own defaults of a section hold as a whole: a part that is given brings the section's."""
+    kind: Any = Recipe.variant("face")
+    assert kind().augment.colour == "bgr"
+    assert validate(kind, {"augment": {"flip": 0.0}}, "here").augment.colour == "rgb"
+    page = (ROOT / "docs" / "settings.md").read_text()
+    section = page.partition("## systems.NAME.recipe (use: face).augment")[2].partition("\n## ")[0]
+    assert "left out" in section
+    assert "| colour | `bgr` |" in section
+    whole = page.partition("## systems.NAME.recipe (use: body).augment")[2].partition("\n## ")[0]
+    assert "| colour | `rgb` |" in whole
+
+
+def test_every_recipe_has_a_section_with_its_source_and_its_defaults() -> None:
+    page = (ROOT / "docs" / "recipes.md").read_text()
+    sections = page.split("\n## ")[2:]
+    assert [section.partition(":")[0] for section in sections] == Recipe.choices()
+    for section, choice in zip(sections, Recipe.choices(), strict=True):
+        assert "**Differs" in section
+        for name in Recipe.variant(choice).model_fields:
+            assert f"| {name} |" in section or f"| {name}." in section, f"{choice}.{name}"
+
+
+def test_the_public_weights_on_the_page_are_those_of_the_code() -> None:
+    page = (ROOT / "docs" / "recipes.md").read_text().partition("## Public weights")[2].partition("\n## ")[0]
+    named = re.findall(r"^\| ([\w -]+?) \|", page, re.MULTILINE)[1:]
+    code = (ROOT / "mdfpipe" / "learning" / "models" / "public.py").read_text()
+    assert len(named) == 8
+    assert [name for name in named if f'"{name}"' not in code] == []
+
+
+@pytest.mark.parametrize("choice", Recipe.choices())
+def test_every_key_of_a_line_of_metrics_is_explained(choice: str, tmp_path: Path) -> None:
+    from mdfpipe.learning.crops import from_manifest
+    from mdfpipe.learning.loader import CropReader, Loader
+    from mdfpipe.learning.state import Job
+    from mdfpipe.learning.training import fit
+
+    kind: Any = Recipe.variant(choice)
+    recipe = validate(kind, kind.tiny | {"schedule": {"length": 1, "unit": "steps", "warm_up": 0}}, choice)
+    run = write_run(tmp_path, modality=recipe.modality, size=(recipe.image_height_px, recipe.image_width_px))
+    crops = from_manifest(run.table("manifest", "manifest"), tmp_path, modality=recipe.modality)
+    reader = CropReader(crops, recipe.image_height_px, recipe.image_width_px, recipe.depth)
+    loader, model = Loader(crops, reader, None, seed=0, threads=1), recipe.model(len(crops.subjects), crops.domains)
+    lines: list[dict[str, Any]] = []
+    more = {"validate": lambda model: 0.5, "every": 1, "log": lines.append}
+    fit(Job(recipe, model, crops, loader, 0, tmp_path / "state.pt", "f", **more))
+    page = (ROOT / "docs" / "formats.md").read_text().partition("## metrics.jsonl")[2].partition("\n## ")[0]
+    meaning = dict(re.findall(r"^\| ([\w/-]+) \| (.*) \|$", page, re.MULTILINE))
+    (line,) = lines
+    own = {name for name in line if name not in meaning and not name.startswith("loss/")}
+    assert own == {name for name in own if re.search(rf"\b{name}\b[^;]*of `{choice}`", meaning["NAME"])}
+    assert {name for name in line.get("mining", {}) if name not in meaning["mining"]} == set()
+    assert {"epoch", "step", "rate", "validation/rank-1", "images_per_second", "seconds", "mining"} <= line.keys()
 
 
 def test_every_column_is_explained() -> None:
     schemas = [v for n, v in vars(tables).items() if n.isupper() and type(v).__name__ == "Schema"]
-    assert len(schemas) == 9
-    for schema in schemas:
+    assert len(schemas) == 10
+    page = (ROOT / "docs" / "formats.md").read_text()
+    assert "| vector | fixed_size_list<float32>[D] | yes |" in page
+    for schema in [*schemas, tables.embeddings(4)]:
         for field in schema:
             assert len(field.metadata[b"meaning"]) > 5
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import os
-import pickle
+import sys
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -68,9 +68,13 @@ class Checkpoint:
         known = {f.name for f in fields(cls)}
         if found.keys() - known or not {"system", "recipe", "model"} <= found.keys():
             raise ConfigError(
-                f"{path}: expected the entries {', '.join(sorted(known))}, got {', '.join(sorted(found))}"
+                f"{path}: expected the entries {', '.join(sorted(known))}, got {', '.join(sorted(map(str, found)))}"
             )
-        return cls(**found)
+        made = cls(**found)
+        for name, kind in _KINDS.items():
+            if not isinstance(value := getattr(made, name), kind):
+                raise ConfigError(f"{path}: expected {name} of type {kind.__name__}, got {type(value).__name__}")
+        return made
 
     @classmethod
     def is_one(cls, path: Path) -> bool:
@@ -99,30 +103,51 @@ class Checkpoint:
         return {name: getattr(self, name) for name in kept}
 
 
+_KINDS = {"system": str, "recipe": dict, "model": dict, "subjects": list, "trained_domains": list, "history": list}
+
+
 def save(path: Path, document: dict[str, Any]) -> None:
     """Write tensors and plain values atomically: beside, synced, renamed. Raises OSError."""
     import torch
 
     buffer = io.BytesIO()  # in a file, torch writes the file's name into it: the bytes would depend on the name
-    torch.save(document, buffer)
+    torch.save(_alike(document), buffer)
     beside = path.with_name(f".part-{os.getpid()}-{path.name}")
-    with beside.open("wb") as file:
-        file.write(buffer.getbuffer())
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
+    try:
+        with beside.open("wb") as file:
+            file.write(buffer.getbuffer())
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    except OSError:
+        beside.unlink(missing_ok=True)  # a full disk needs the room
+        raise
+
+
+def _alike(value: Any) -> Any:
+    """The same in containers and strings of its own: pickle writes one that it meets twice, as object, only once."""
+    if isinstance(value, str):
+        return sys.intern(str(value))
+    if isinstance(value, dict):
+        return {_alike(name): _alike(inner) for name, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(_alike(inner) for inner in value)
+    return value
 
 
 def load(path: Path) -> dict[str, Any]:
-    """The document in a file of `save`. Raises ConfigError, DataError where it is damaged."""
+    """The document in a file of `save`; nothing in it runs. Raises ConfigError; DataError where it is damaged."""
     import torch
 
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise ConfigError(f"{path}: expected a checkpoint, found no such file") from None
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
-        raise DataError(f"{path}: cannot be read as a checkpoint: {one_line(error, 160)}") from None
+    except MemoryError:
+        raise
+    except Exception as error:  # a damaged or hostile file makes the unpickler raise almost anything
+        why = one_line(str(error).partition("\n")[0] or type(error).__name__, 160)
+        raise DataError(f"{path}: cannot be read as a checkpoint, cut off, damaged or none: {why}") from None
     if not isinstance(found, dict):
         raise DataError(f"{path}: expected a checkpoint, found a {type(found).__name__}")
     return found

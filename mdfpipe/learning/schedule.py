@@ -27,6 +27,12 @@ class Optimiser(Config):
     accumulate: int = Field(1, ge=1, description="batches added up before a step")
     ema: float | None = Field(None, gt=0, lt=1, description="decay of a moving average of the weights, kept instead")
 
+    @model_validator(mode="after")
+    def _is_sound(self) -> Self:
+        if self.nesterov and not self.momentum:
+            raise ValueError("nesterov needs a momentum above 0")
+        return self
+
     def make(self, groups: list[Group]) -> torch.optim.Optimizer:
         """The optimiser over the groups, each with its own rate."""
         import torch
@@ -72,8 +78,10 @@ class Schedule(Config):
         return self
 
     def steps(self, epoch_steps: int) -> int:
-        """Steps in all, at so many steps an epoch."""
-        return round(self.length * epoch_steps) if self.unit == "epochs" else round(self.length)
+        """Steps in all, at so many steps an epoch; one at least, where anything is trained."""
+        if not self.length:
+            return 0
+        return max(round(self.length * epoch_steps) if self.unit == "epochs" else round(self.length), 1)
 
     def share(self, step: int, epoch_steps: int) -> float:
         """The rate of a step as a share of the top.

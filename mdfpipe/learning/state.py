@@ -24,12 +24,16 @@ if TYPE_CHECKING:
     from mdfpipe.learning.loader import Loader
 
 
+_REMEDY = "lower optimiser.rate, clip with optimiser.clip_norm, or train in fp32; the last state was kept"
+
+
 @dataclass(eq=False)
 class Job:
     """One training. state: file that a killed training goes on from; fingerprint: what decides the result.
 
-    validate: gives Rank-1 (or any figure that should be large) of the network as it is; every, patience: validations in
-    epochs, and how many in a row may bring nothing better (0: no early stop). save_seconds: between two states.
+    validate: gives Rank-1 (or any figure that should be large) of the network as it is; every, patience: epochs between
+    two validations (there is one at the end, too), and how many of them in a row may bring nothing better (0: no early
+    stop). save_seconds: between two states.
     """
 
     recipe: Recipe
@@ -85,10 +89,7 @@ class Books:
         for step, names, values in self.waiting:
             for name, value in zip(names, values.tolist(), strict=True):
                 if not math.isfinite(value):
-                    raise DataError(
-                        f"step {step}: the loss term {name} is {value}; lower optimiser.rate, clip with "
-                        "optimiser.clip_norm, or train in fp32; the last state was kept"
-                    )
+                    raise DataError(f"step {step}: the loss term {name} is {value}; {_REMEDY}")
                 self.sums[f"loss/{name}"][0] += value
                 self.sums[f"loss/{name}"][1] += 1
         self.waiting.clear()
@@ -134,29 +135,40 @@ class State:
                 else:
                     self.ema[name].copy_(value)
 
+    def settle(self) -> None:
+        """Look at the losses and the weights so far. Raises DataError at the first that is no number."""
+        self.books.settle()
+        finite = [value.detach().isfinite().all() for value in self.network.parameters()]
+        if not torch.stack(finite).all():  # found now: no state must hold them
+            names = (name for name, _ in self.network.named_parameters())
+            name = next(name for name, sound in zip(names, finite, strict=True) if not sound)
+            raise DataError(
+                f"step {self.step - 1}: the weight {name} is no number after it, its gradient was none; {_REMEDY}"
+            )
+
     def kept(self) -> dict[str, Tensor]:
         """The weights as they would be used now."""
         now = self.network.state_dict() if self.ema is None else self.ema
         return {name: value.detach().to("cpu", copy=True).contiguous() for name, value in now.items()}
 
-    def end_epoch(self, epoch: int, rate: float, speed: dict[str, float]) -> None:
-        """Write the epoch's line, validate, keep the best, save."""
+    def end_epoch(self, epoch: int, rate: float, speed: dict[str, float], last: bool) -> None:
+        """Write the epoch's line, validate, keep the best, save. last: nothing follows, so that it is validated."""
         job = self.job
-        self.books.settle()
+        self.settle()
         line: dict[str, Any] = {"epoch": epoch, "step": self.step, "rate": rate, **self.books.means()}
         mining = self.books.mining.result(job.crops.domains)
         if mining.get("anchors"):
             line["mining"] = mining
-        if job.validate is not None and job.every and (epoch + 1) % job.every == 0:
-            line["validation/rank-1"] = self._validate(epoch)
+        if job.validate is not None and job.every and (last or (epoch + 1) % job.every == 0):
+            line["validation/rank-1"] = self._validate(epoch, last)
         self.lines.append(line)
         self.books = Books()
         if self.fabric.is_global_zero:
             job.log({**line, **speed})
         self.save()
 
-    def _validate(self, epoch: int) -> float:
-        job, score = self.job, torch.zeros(1)
+    def _validate(self, epoch: int, last: bool) -> float:
+        job, score = self.job, torch.zeros(1, dtype=torch.float64)
         assert job.validate is not None
         if self.fabric.is_global_zero:
             self.network.eval()
@@ -166,7 +178,7 @@ class State:
         value = float(self.fabric.broadcast(score).item())
         if value > self.best_score:
             self.best_score, self.best_epoch, self.best = value, epoch, self.kept()
-        elif job.patience and epoch - self.best_epoch >= job.patience * job.every:
+        elif job.patience and not last and epoch - self.best_epoch >= job.patience * job.every:
             self.stopped = f"validation has not risen since epoch {self.best_epoch}"
         return value
 
@@ -201,6 +213,7 @@ class State:
             "threads": job.threads,
             "precision": job.precision,
             "world": self.fabric.world_size,
+            "device": job.device.partition(":")[0],
         }
 
     def _take_up(self, found: dict[str, Any]) -> None:
@@ -211,10 +224,11 @@ class State:
                 f"{where}: was trained on {len(found.get('subjects', []))} subjects, now there are "
                 f"{len(ours['subjects'])}, or others: its classes are not these people; remove it to start anew"
             )
-        for name, option in (("threads", "--threads"), ("world", "processes"), ("precision", "precision")):
-            if found.get(name) != ours[name]:
+        options = {"threads": "--threads", "world": "processes", "precision": "precision", "device": "--device"}
+        for name, option in options.items():
+            if found.get(name, ours[name]) != ours[name]:
                 raise ConfigError(
-                    f"{where}: was computed with {option} {found.get(name)}, now it is {ours[name]}: the result would "
+                    f"{where}: was computed with {option} {found[name]}, now it is {ours[name]}: the result would "
                     f"not be the same to the last bit; {advice}"
                 )
         if found.get("fingerprint") != self.job.fingerprint:
@@ -222,7 +236,10 @@ class State:
         self.network.load_state_dict(found["model"])
         self.optimizer.load_state_dict(found["optimizer"])
         self.fabric.strategy.precision.load_state_dict(found["precision_state"])
-        self.step, self.ema, self.best, self.stopped = found["step"], found["ema"], found["best"], found["stopped"]
+        self.step, self.best, self.stopped = found["step"], found["best"], found["stopped"]
+        if self.ema is not None:
+            own = self.network.state_dict()
+            self.ema = {name: value.to(own[name].device) for name, value in found["ema"].items()}
         self.best_score, self.best_epoch = found["score"]
         self.lines = json.loads(found["lines"])
         self.books.sums.update({name: list(pair) for name, pair in found["sums"].items()})

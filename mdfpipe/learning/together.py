@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from datetime import timedelta
 from typing import Any
 
 
@@ -16,12 +17,16 @@ def rank() -> int:
     return int(os.environ.get("RANK", 0))
 
 
+PATIENCE = timedelta(days=30)
+"""How long one waits for another: the first does whole stages alone meanwhile. `torchrun` ends them all if one dies."""
+
+
 def connect(device: str) -> None:
     """Meet the other processes; a second call does nothing."""
     import torch.distributed as dist
 
     if not dist.is_initialized():
-        dist.init_process_group("cpu:gloo,cuda:nccl" if device.startswith("cuda") else "gloo")
+        dist.init_process_group("cpu:gloo,cuda:nccl" if device.startswith("cuda") else "gloo", timeout=PATIENCE)
 
 
 def tell(value: Any) -> None:

@@ -15,6 +15,7 @@ import os
 import time
 import warnings
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -23,7 +24,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from mdfpipe.errors import ConfigError
+from mdfpipe.errors import ConfigError, DataError
 from mdfpipe.learning.batches import CropBatch, Draw, Sampler
 from mdfpipe.learning.recipes import Progress
 from mdfpipe.learning.state import Fitted, Job, State
@@ -39,7 +40,11 @@ def fit(job: Job) -> Fitted:
     fabric = make_fabric(job.device, job.precision)
     recipe, sampler = job.recipe, job.recipe.sampler(job.crops, job.seed)
     accumulate = recipe.optimiser.accumulate
-    epoch_steps = max(len(sampler) // accumulate, 1)
+    if len(sampler) < accumulate:
+        raise ConfigError(
+            f"optimiser.accumulate: expected at most the {len(sampler)} batches of an epoch, got {accumulate}; lower it"
+        )
+    epoch_steps = len(sampler) // accumulate
     total = recipe.schedule.steps(epoch_steps)
     network = job.model.to(memory_format=torch.channels_last)
     optimizer = recipe.optimiser.make(recipe.parameter_groups(network))
@@ -49,40 +54,49 @@ def fit(job: Job) -> Fitted:
     while run.step < total and not run.stopped:
         epoch, first = divmod(run.step, epoch_steps)
         begin = first * accumulate
-        batches = job.loader.batches(_shares(fabric, sampler, epoch, begin), epoch, begin)
         network.train()
-        for step in range(run.step, min((epoch + 1) * epoch_steps, total)):
-            torch.manual_seed(_seed(job.seed, step, fabric.global_rank))
-            for group in optimizer.param_groups:
-                group["lr"] = recipe.optimiser.rate * group["scale"] * recipe.schedule.share(step, epoch_steps)
-            where = Progress(step, total, epoch, math.ceil(total / epoch_steps))
-            for part in range(accumulate):
-                batch = next(batches).to(fabric.device)
-                with fabric.no_backward_sync(wrapped, enabled=part < accumulate - 1 and fabric.world_size > 1):
-                    features = {k: _gather(fabric, v) for k, v in recipe.forward(wrapped, batch).items()}
-                    labels = _gather_labels(fabric, batch)
-                    losses = recipe.losses(network, features, labels, where)
-                    fabric.backward(torch.stack(list(losses.terms.values())).sum() / accumulate)
-                run.books.add_step(step, losses.terms, losses.figures)
-                if losses.mined is not None:
-                    run.books.mining.add(losses.mined, labels.domain, labels.subject)
-                watch.images += len(labels)
-            if recipe.optimiser.clip_norm is not None:
-                fabric.clip_gradients(wrapped, optimizer, max_norm=recipe.optimiser.clip_norm)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-            run.step = step + 1
-            run.average(network, recipe.optimiser.ema)
-            ends = run.step % epoch_steps == 0 or run.step == total
-            if run.step % CHECK_STEPS == 0 or ends:
-                run.books.settle()
-                job.progress(run.step, total)
-                if not ends and watch.due(job.save_seconds):
-                    run.save()
-        batches.close()  # its threads
-        run.end_epoch(epoch, optimizer.param_groups[0]["lr"], watch.lap())
+        with closing(job.loader.batches(_shares(fabric, sampler, epoch, begin), epoch, begin)) as batches:
+            for step in range(run.step, min((epoch + 1) * epoch_steps, total)):
+                torch.manual_seed(_seed(job.seed, step, fabric.global_rank))
+                for group in optimizer.param_groups:
+                    group["lr"] = recipe.optimiser.rate * group["scale"] * recipe.schedule.share(step, epoch_steps)
+                where = Progress(step, total, epoch, math.ceil(total / epoch_steps))
+                for part in range(accumulate):
+                    with fabric.no_backward_sync(wrapped, enabled=part < accumulate - 1 and fabric.world_size > 1):
+                        watch.images += _add_gradient(run, wrapped, next(batches), where, accumulate)
+                if recipe.optimiser.clip_norm is not None:  # a gradient that is no number: `settle` says so
+                    fabric.clip_gradients(
+                        wrapped, optimizer, max_norm=recipe.optimiser.clip_norm, error_if_nonfinite=False
+                    )
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+                run.step = step + 1
+                run.average(network, recipe.optimiser.ema)
+                ends = run.step % epoch_steps == 0 or run.step == total
+                if run.step % CHECK_STEPS == 0 or ends:
+                    run.settle()
+                    job.progress(run.step, total)
+                    if not ends and watch.due(job.save_seconds):
+                        run.save()
+        run.end_epoch(epoch, optimizer.param_groups[0]["lr"], watch.lap(), last=run.step == total)
         watch = _Watch()
     return run.finish(epoch_steps)
+
+
+def _add_gradient(run: State, wrapped: Any, share: CropBatch, where: Progress, parts: int) -> int:
+    """Add one batch's gradient, of `parts` for the step, and put its losses down. Gives the crops of all processes."""
+    fabric, recipe, network = run.fabric, run.job.recipe, run.network
+    batch = share.to(fabric.device)
+    features = {name: _gather(fabric, value) for name, value in recipe.forward(wrapped, batch).items()}
+    labels = _gather_labels(fabric, batch)
+    if len(labels) < 2:
+        raise DataError(f"step {where.step}: one crop is left of a batch, the others do not decode; run crop again")
+    losses = recipe.losses(network, features, labels, where)
+    fabric.backward(torch.stack(list(losses.terms.values())).sum() / parts)
+    run.books.add_step(where.step, losses.terms, losses.figures)
+    if losses.mined is not None:
+        run.books.mining.add(losses.mined, labels.domain, labels.subject)
+    return len(labels)
 
 
 def make_fabric(device: str, precision: str) -> Fabric:
@@ -90,8 +104,14 @@ def make_fabric(device: str, precision: str) -> Fabric:
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it announces every precision
     kind, _, number = device.partition(":")
     world, local = processes(), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    if kind not in ("cpu", "cuda") or (number and not (kind == "cuda" and number.isdecimal())):
+        raise ConfigError(f"--device {device}: expected cpu, cuda or cuda:N, such as cuda:0")
     if kind == "cuda" and not torch.cuda.is_available():
         raise ConfigError(f"--device {device}: expected a CUDA device, torch finds none; use --device cpu")
+    if number and int(number) >= torch.cuda.device_count():
+        raise ConfigError(f"--device {device}: torch finds {torch.cuda.device_count()} of them, counted from 0")
+    if precision == "fp16" and kind == "cpu":
+        raise ConfigError("precision fp16: a CPU does not train in it; set precision to bf16 or fp32, or use a GPU")
     accelerator = "cuda" if kind == "cuda" else "cpu"
     if world > 1:
         fabric = Fabric(

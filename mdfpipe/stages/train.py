@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
 from pydantic import Field
 
 from mdfpipe.config import find_file, find_folder
-from mdfpipe.errors import DataError
+from mdfpipe.errors import ConfigError, DataError
 from mdfpipe.learning.system import System, checkpoint_of, start
 from mdfpipe.stages import Context, Inputs, Made, Review, Stage
 from mdfpipe.store.hashing import file_sha256
@@ -24,9 +24,10 @@ if TYPE_CHECKING:
 
     from mdfpipe.learning.crops import Crops
     from mdfpipe.learning.loader import CropReader
-    from mdfpipe.learning.state import Fitted
+    from mdfpipe.learning.log import Log
 
 STATE, LOG = "state.pt", "state.jsonl"  # what a killed training goes on from
+BOARD = "tensorboard"  # event files, of those who ask for them; no part of what is made
 CHECKPOINT = {"last": "last.pt", "best": "best.pt"}
 
 
@@ -73,6 +74,7 @@ class Train(Stage):
 
     def process(self, key: str, inputs: Inputs, context: Context) -> Made:
         """Train, or only load; write the checkpoints."""
+        from mdfpipe.learning.log import once
         from mdfpipe.learning.state import Fitted
         from mdfpipe.learning.training import fit, seed_everything
 
@@ -92,14 +94,18 @@ class Train(Stage):
             reader = self._reader(crops, context)
             validate = self._validation(held_out, inputs, context) if held_out else None
             recipe.before_training(model)
-            fitted = fit(self._job(model, crops, reader, validate, state, inputs, context))
-            _copy_log(state, log)
+            job = self._job(model, crops, reader, validate, state, inputs, context)
+            with _log(state, context) as job.log:
+                fitted = fit(job)
+            log.write_text(once(state.with_name(LOG)))
             unreadable = dict(sorted(reader.bad.items()))
         files = {f"{self.name}/metrics.jsonl": log}
-        for which, weights in (("last", fitted.last), ("best", fitted.best)):
+        last = fitted.lines[-1] if fitted.lines else {}
+        best = next((line for line in fitted.lines if line["epoch"] == fitted.best_epoch), {})
+        for which, weights, line in (("last", fitted.last, last), ("best", fitted.best, best)):
             if weights is not None:
                 path = context.scratch(CHECKPOINT[which])
-                about = self._about(crops, fitted, notes, context)
+                about = self._about(crops, line, notes, context)
                 model_state = self._finished(model, weights) if crops else weights
                 checkpoint_of(self.system, settings, model_state, begun, **about).save(path)
                 files[f"{self.name}/{CHECKPOINT[which]}"] = path
@@ -112,7 +118,7 @@ class Train(Stage):
             "steps": fitted.step,
             "stopped": fitted.stopped,
             "best_epoch": fitted.best_epoch,
-            "last": _figures(fitted.lines),
+            "last": _figures(last),
         }
         folder = inputs.run.path / "train" / self.system
         return Made(_table(fitted.lines), facts, files, spent=(folder / STATE, folder / LOG))
@@ -229,7 +235,6 @@ class Train(Stage):
             every=settings.validation.every,
             patience=settings.validation.patience,
             progress=context.progress,
-            log=lambda line: _append(state.with_name(LOG), line),
         )
 
     def _validation(self, held_out: Crops, inputs: Inputs, context: Context) -> Callable[[nn.Module], float]:
@@ -258,16 +263,17 @@ class Train(Stage):
         self.settings.recipe.after_training(network)
         return {name: value.detach().contiguous() for name, value in network.state_dict().items()}
 
-    def _about(self, crops: Crops | None, fitted: Fitted, notes: list[str], context: Context) -> dict[str, Any]:
+    def _about(self, crops: Crops | None, line: dict[str, Any], notes: list[str], context: Context) -> dict[str, Any]:
+        """What a checkpoint says of itself. line: of the epoch at whose end its weights stood."""
         return {
             "subjects": list(crops.subjects) if crops else [],
             "trained_domains": list(crops.domains) if crops else [],
             "crops": crops.fingerprint() if crops else "",
-            "epoch": fitted.epoch,
-            "step": fitted.step,
+            "epoch": line.get("epoch", -1) + 1,
+            "step": line.get("step", 0),
             "threads": context.resources.threads,
             "device": context.resources.device,
-            "figures": _figures(fitted.lines),
+            "figures": _figures(line),
             "notes": notes,
         }
 
@@ -330,10 +336,9 @@ def _gallery_domains(inputs: Inputs) -> list[str]:
 # -- figures
 
 
-def _figures(lines: list[dict[str, Any]]) -> dict[str, float]:
-    """The plain figures of the last epoch."""
-    last = lines[-1] if lines else {}
-    return {name: value for name, value in last.items() if isinstance(value, float)}
+def _figures(line: dict[str, Any]) -> dict[str, float]:
+    """The plain figures of an epoch."""
+    return {name: value for name, value in line.items() if isinstance(value, float)}
 
 
 def _table(lines: list[dict[str, Any]]) -> pa.Table:
@@ -359,29 +364,21 @@ def _rows(line: dict[str, Any]) -> Iterator[dict[str, Any]]:
             yield at | {"figure": name, "value": float(value)}
 
 
-def _append(path: Path, line: dict[str, Any]) -> None:
-    file: IO[str]
-    with path.open("a") as file:
-        file.write(json.dumps(line, sort_keys=True) + "\n")
+def _log(state: Path, context: Context) -> Log:
+    """What takes the lines of a training; one process's event files are enough."""
+    from mdfpipe.learning.log import Log
+    from mdfpipe.learning.together import rank
 
-
-def _copy_log(state: Path, log: Path) -> None:
-    """The lines of a training, each epoch once: a killed process may have written one that was then computed again."""
-    lines: dict[int, str] = {}
-    written = state.with_name(LOG)
-    for text in written.read_text().splitlines() if written.exists() else []:
-        try:
-            lines[json.loads(text)["epoch"]] = text
-        except (ValueError, KeyError):
-            continue  # cut off by a kill
-    log.write_text("".join(f"{lines[epoch]}\n" for epoch in sorted(lines)))
+    board = state.with_name(BOARD) if context.resources.tensorboard and rank() == 0 else None
+    return Log(state.with_name(LOG), board, anew=not state.exists())
 
 
 def _drop_other(state: Path, mark: str) -> None:
     """Remove the state of a training under other settings or on other crops: it is no part of this one."""
     from mdfpipe.learning import checkpoint
 
-    if state.exists() and checkpoint.load(state).get("fingerprint") != mark:
-        state.unlink()
+    with suppress(ConfigError):  # there is none; or another process of `torchrun` dropped it just now
+        if checkpoint.load(state).get("fingerprint") != mark:
+            state.unlink(missing_ok=True)
     if not state.exists():
         state.with_name(LOG).unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Crops for the benchmarks of the learning wing: rendered people in one shard, as many rows of them as are asked for."""
+"""Crops for the benchmarks of the learning wing: textures in one shard, as many rows of them as are asked for."""
 
 from __future__ import annotations
 
@@ -7,37 +7,30 @@ from typing import Any
 
 DOMAINS = ("VIS-500m", "SWIR-30m", "MWIR-30m", "LWIR-30m")
 VIDEOS = 3  # of each subject and domain
-DRAWN = 8  # subjects that are rendered, 12 pictures each
+SIZES = {"body": (384, 128), "face": (112, 112)}  # as the crop stage stores them
+GRAIN = 1.5  # noise with which a body's JPEG has the 24 kB that a rendered person's has
 
 
-def pictures(shard: Path, modality: str, drawn: int = DRAWN) -> list[tuple[int, int]]:
-    """Write the crops of some rendered people to a tar, as the crop stage stores them (bodies 384x128, faces 112x112,
-    JPEG); gives (offset, size) of each. A face is the upper third of a body: as large a file as any.
+def pictures(shard: Path, size: tuple[int, int], count: int = 96) -> list[tuple[int, int]]:
+    """Write so many pictures of (height, width) to a tar, as the crop stage stores them; gives (offset, size) of each:
+    soft colours with a grain, JPEG at quality 95.
     """
-    from mdfpipe.store.run import Run
-    from mdfpipe.store.shards import ShardWriter, read_crop
-    from mdfpipe.synth.crops import write_crops
-    from mdfpipe.synthesis import cut_out
-
-    folder = shard.with_suffix("")
-    write_crops(folder, drawn, cut=cut_out)
-    rows = Run(folder).table("manifest", "manifest").to_pylist()
-    found = []
-    with ShardWriter(shard) as writer:
-        for row in rows:
-            data = read_crop(folder / row["shard"], row["offset"], row["size"])
-            found.append(writer.add(row["crop_id"], "jpg", data if modality == "body" else _head(data)))
-    return found
-
-
-def _head(body: bytes) -> bytes:
     import cv2
     import numpy as np
 
+    from mdfpipe.store.shards import ShardWriter
     from mdfpipe.video import cropping
 
-    image = cv2.imdecode(np.frombuffer(body, np.uint8), cv2.IMREAD_COLOR)
-    return bytes(cropping.encode(cropping.resize(np.ascontiguousarray(image[:128]), 112, 112))[0])
+    height, width = size
+    generator, found = np.random.default_rng(0), []
+    with ShardWriter(shard) as writer:
+        for number in range(count):
+            coarse = generator.uniform(20, 235, (height // 16 + 1, width // 16 + 1, 3)).astype(np.float32)
+            soft = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
+            grain = generator.normal(0, GRAIN, (height, width, 1))
+            data, _ = cropping.encode(np.clip(soft + grain, 0, 255).astype(np.uint8))
+            found.append(writer.add(f"{number:06d}", "jpg", data))
+    return found
 
 
 def crops_of(shard: Path, places: list[tuple[int, int]], count: int, subjects: int) -> Any:
@@ -50,13 +43,12 @@ def crops_of(shard: Path, places: list[tuple[int, int]], count: int, subjects: i
     row = np.arange(count)
     subject, domain = row % subjects, row // subjects % len(DOMAINS)
     cell = subject * len(DOMAINS) + domain
-    video = cell * VIDEOS + row // (subjects * len(DOMAINS)) % VIDEOS
     place = np.array(places, np.int64)[row % len(places)]
     return Crops(
         crop_id=pa.array([f"{n:09d}" for n in range(count)], pa.string()),
         subject=subject,
         domain=domain,
-        video=video,
+        video=cell * VIDEOS + row // (subjects * len(DOMAINS)) % VIDEOS,
         shard=np.zeros(count, np.int64),
         offset=np.ascontiguousarray(place[:, 0]),
         size=np.ascontiguousarray(place[:, 1]),

@@ -1,0 +1,79 @@
+"""Log: what a training says while it runs, a line an epoch; for TensorBoard, too, where one asks for it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Self
+
+from mdfpipe.errors import MissingDependency
+
+
+class Log:
+    """JSON lines in `path`; and event files in `board`, an extra that decides nothing. A context: leaving it closes.
+
+    anew: the training begins at its first step, and what lies in `board` is another one's. Raises MissingDependency
+    where a board is asked for and the package tensorboard is not installed.
+    """
+
+    def __init__(self, path: Path, board: Path | None = None, *, anew: bool = True) -> None:
+        self.path = path
+        if path.exists() and not path.read_bytes().endswith(b"\n"):  # a kill in the midst of a line: it is lost
+            with path.open("a") as file:
+                file.write("\n")
+        self._writer: Any = None
+        if board is not None:
+            made = _summary_writer()
+            for former in board.glob("events.out.tfevents.*") if anew else ():
+                former.unlink(missing_ok=True)
+            self._writer = made(str(board))
+
+    def __call__(self, line: dict[str, Any]) -> None:
+        """Write an epoch's line; its figures stand at the step at which the epoch ended."""
+        with self.path.open("a") as file:
+            file.write(json.dumps(line, sort_keys=True) + "\n")
+        if self._writer is not None:
+            for name, value in plain(line).items():
+                self._writer.add_scalar(name, value, line["step"])
+            self._writer.flush()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._writer is not None:
+            self._writer.close()
+
+
+def _summary_writer() -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise MissingDependency("tensorboard", "--tensorboard", extra="tensorboard") from None
+    return SummaryWriter
+
+
+def once(path: Path) -> str:
+    """The lines in a log, each epoch once: a killed process may have written one that was then computed again."""
+    lines: dict[int, str] = {}
+    for text in path.read_text(errors="replace").splitlines() if path.exists() else []:
+        try:
+            lines[json.loads(text)["epoch"]] = text
+        except (ValueError, KeyError, TypeError):
+            continue  # cut off by a kill
+    return "".join(f"{lines[epoch]}\n" for epoch in sorted(lines))
+
+
+def plain(line: dict[str, Any], prefix: str = "") -> dict[str, float]:
+    """The numbers of a line, those of a section as SECTION/NAME; without the step, at which they are drawn.
+
+    >>> plain({"epoch": 3, "step": 40, "loss/identity": 0.5, "mining": {"d_pos": 2.0, "positive": [{"count": 1}]}})
+    {'epoch': 3.0, 'loss/identity': 0.5, 'mining/d_pos': 2.0}
+    """
+    found: dict[str, float] = {}
+    for name, value in line.items():
+        if isinstance(value, dict):
+            found |= plain(value, f"{prefix}{name}/")
+        elif isinstance(value, (int, float)) and name != "step":
+            found[prefix + name] = float(value)
+    return found
