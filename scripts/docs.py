@@ -148,9 +148,8 @@ def settings() -> str:
         "",
         "A study is a YAML file with these sections; `--set detect.stride=2` changes one setting. A section with a",
         "`use` is a family: `use` names one of its variants, whose own settings stand beside it. `NAME` is a name that",
-        "you give. A section that is given in part takes the defaults of its own table for the rest, also where the",
-        "whole section, left out, would have others. A key named `on`, `off`, `yes` or `no` needs quotes: YAML 1.1",
-        "reads it as true or false.",
+        "you give. A section that is given in part keeps the rest as it is when the whole section is left out. A key",
+        "named `on`, `off`, `yes` or `no` needs quotes: YAML 1.1 reads it as true or false.",
     ]
     _section("study", Pipeline, lines, {}, {})
     return "\n".join(lines) + "\n"
@@ -159,8 +158,8 @@ def settings() -> str:
 def _section(
     path: str, config: type[Config], lines: list[str], left_out: dict[str, str], places: dict[type[Config], str]
 ) -> None:
-    """A section, and those inside it. left_out: its settings where a study leaves it out; what is given in part takes
-    the class's own defaults for the rest. places: where a class is explained, once.
+    """A section, and those inside it. left_out: what its settings are here where a study does not give them, instead of
+    the class's own defaults. places: where a class is explained, once.
     """
     first, own = places.setdefault(config, path), _defaults(config)
     inner: list[tuple[str, type[Config], dict[str, str]]] = []
@@ -184,7 +183,7 @@ def _section(
     if rows and first == path:
         lines += [*head, *rows]
     if others:
-        lines += ["", "Where the section is left out:", *head, *others]
+        lines += ["", "Here, where the study does not give them:", *head, *others]
     for here, kind, inside in inner if first == path else []:
         if _is_family(kind):
             for choice in kind.choices():  # type: ignore[attr-defined]

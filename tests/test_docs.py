@@ -71,14 +71,13 @@ def test_every_setting_is_explained_in_the_code_and_on_the_page(family: type[Con
             assert f"| {field.description.replace('|', chr(92) + '|')} |" in page, f"{section.__name__}.{name}"
 
 
-def test_a_section_left_out_is_told_from_one_given_in_part() -> None:
-    """A recipe's own defaults of a section hold as a whole: a part that is given brings the section's."""
+def test_a_section_given_in_part_keeps_the_rest_and_the_page_says_what_that_is() -> None:
     kind: Any = Recipe.variant("face")
     assert kind().augment.colour == "bgr"
-    assert validate(kind, {"augment": {"flip": 0.0}}, "here").augment.colour == "rgb"
+    found = validate(kind, {"augment": {"flip": 0.0}}, "here").augment
+    assert (found.flip, found.colour, found.erasing) == (0.0, "bgr", 0.0)
     page = (ROOT / "docs" / "settings.md").read_text()
     section = page.partition("## systems.NAME.recipe (use: face).augment")[2].partition("\n## ")[0]
-    assert "left out" in section
     assert "| colour | `bgr` |" in section
     whole = page.partition("## systems.NAME.recipe (use: body).augment")[2].partition("\n## ")[0]
     assert "| colour | `rgb` |" in whole

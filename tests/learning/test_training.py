@@ -9,8 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.learning.made import write_run
-from tests.learning.trained import Interrupted, Toy, ToyNet, crops_in, job, result, same, saving_always, tiny
 from torch import nn
 
 from mdfpipe.errors import ConfigError, DataError
@@ -21,6 +19,8 @@ from mdfpipe.learning.schedule import Optimiser
 from mdfpipe.learning.state import Job
 from mdfpipe.learning.training import fit, make_fabric
 from mdfpipe.store.run import Run
+from tests.learning.made import write_run
+from tests.learning.trained import Interrupted, Toy, ToyNet, crops_in, job, result, same, saving_always, tiny
 
 BODY = {"batches": {"subjects": 3, "crops": 1}, "optimiser": {"rate": 0.01}}
 

@@ -1,7 +1,7 @@
 """Trainings of a second: jobs over small crops, in this process or in processes that can be killed.
 
-`Toy` is a recipe whose every step one can follow by hand. Processes are forked from a server that has imported torch and
-computed nothing, so that each is a fresh one, and starts in no time.
+`Toy` is a recipe whose every step one can follow by hand. Processes are forked from a server that has imported torch
+and computed nothing, so that each is a fresh one, and starts in no time.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from tests.learning.made import write_run
 from torch import Tensor, nn
 
 from mdfpipe.config import validate
@@ -32,6 +31,7 @@ from mdfpipe.learning.sampling import Uniform
 from mdfpipe.learning.schedule import Optimiser, Schedule
 from mdfpipe.learning.state import Fitted, Job
 from mdfpipe.learning.training import seed_everything
+from tests.learning.made import write_run
 
 
 class ToyNet(nn.Module):

@@ -1,0 +1,125 @@
+"""Lines of a training in its file, and as TensorBoard's event files."""
+
+import json
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+import mdfpipe.cli
+from mdfpipe.errors import MissingDependency
+from mdfpipe.learning.log import Log, once
+from mdfpipe.learning.system import System
+from mdfpipe.stages import Context, Inputs, Resources
+from mdfpipe.stages.train import Train
+from mdfpipe.store.run import Run
+from tests.learning.made import write_run
+from tests.learning.trained import tiny
+
+LINES: list[dict[str, Any]] = [
+    {"epoch": 0, "step": 6, "rate": 0.1, "loss/identity": 2.5, "mining": {"anchors": 12, "d_pos": 0.5, "positive": []}},
+    {"epoch": 1, "step": 12, "rate": 0.05, "loss/identity": 1.25, "mining": {"anchors": 12, "d_pos": None}},
+]
+
+
+def figures(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    """Name -> (step, value) of all event files of a folder."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+        events = EventAccumulator(str(folder)).Reload()
+        return {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+
+
+def test_lines_in_a_file(tmp_path: Path) -> None:
+    with Log(tmp_path / "state.jsonl") as log:
+        for line in LINES:
+            log(line)
+    assert [json.loads(text) for text in (tmp_path / "state.jsonl").read_text().splitlines()] == LINES
+    assert list(tmp_path.iterdir()) == [tmp_path / "state.jsonl"]
+
+
+def test_a_line_that_was_cut_off_takes_no_other_with_it(tmp_path: Path) -> None:
+    path = tmp_path / "state.jsonl"
+    with Log(path) as log:
+        log(LINES[0])
+        log(LINES[1])
+    path.write_text(path.read_text()[:-20])  # killed
+    with Log(path) as log:
+        log(LINES[1])
+        log({"epoch": 0, "step": 6, "again": 1})
+    assert [json.loads(text) for text in once(path).splitlines()] == [{"epoch": 0, "step": 6, "again": 1}, LINES[1]]
+    assert once(tmp_path / "none.jsonl") == ""
+
+
+def test_event_files_hold_the_plain_figures(tmp_path: Path) -> None:
+    board = tmp_path / "tensorboard"
+    with Log(tmp_path / "a.jsonl", board) as log:
+        log(LINES[0])
+    with Log(tmp_path / "a.jsonl", board, anew=False) as log:  # goes on
+        log(LINES[1])
+    found = figures(board)
+    assert found["loss/identity"] == [(6, 2.5), (12, 1.25)]
+    assert found["epoch"] == [(6, 0.0), (12, 1.0)]
+    assert found["mining/d_pos"] == [(6, 0.5)]
+    assert set(found) == {"epoch", "rate", "loss/identity", "mining/anchors", "mining/d_pos"}
+    (board / "mine.txt").write_text("kept")
+    with Log(tmp_path / "a.jsonl", board, anew=True) as log:  # another training
+        log(LINES[1])
+    assert figures(board)["loss/identity"] == [(12, 1.25)]
+    assert (board / "mine.txt").exists()
+
+
+def test_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(MissingDependency, match=r"--tensorboard needs .* tensorboard.*pip install 'mdfpipe\[tensorb"):
+        Log(tmp_path / "a.jsonl", tmp_path / "tensorboard")
+    Log(tmp_path / "a.jsonl")  # nobody else needs it
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_a_training_writes_them_where_they_are_asked_for(asked: bool, tmp_path: Path) -> None:
+    before = torch.get_num_threads()
+    recipe = tiny("face")
+    run = write_run(tmp_path, modality="face", size=(32, 32), clips=1)
+    stage = Train(system="it", settings=System(recipe=recipe))
+    resources = Resources(threads=1, tensorboard=asked)
+    made = stage.process("training", Inputs(run), Context(tmp_path, resources, lambda name: run.scratch("train", name)))
+    torch.set_num_threads(before)
+    board = tmp_path / "train" / "it" / "tensorboard"
+    assert board.exists() is asked
+    assert not any("tensorboard" in name for name in made.files)
+    if asked:
+        text = made.files["train/it/metrics.jsonl"].read_text()
+        lines = [json.loads(line) for line in text.splitlines()]
+        found = figures(board)
+        assert len(lines) == 2
+        for name in ("loss/adaface", "rate", "norm_mean", "images_per_second"):
+            assert found[name] == [(line["step"], pytest.approx(line[name], rel=1e-6)) for line in lines], name
+
+
+@pytest.mark.parametrize("command", ["run", "train"])
+@pytest.mark.parametrize("asked", [True, False])
+def test_the_option_reaches_the_stages(
+    command: str, asked: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[Resources] = []
+
+    class Stop(Exception):  # noqa: N818
+        pass
+
+    def runner(pipeline: Any, run: Run, data: Path, resources: Resources, **more: Any) -> None:
+        given.append(resources)
+        raise Stop
+
+    monkeypatch.setattr("mdfpipe.pipeline.Runner", runner)
+    study = next((Path(mdfpipe.cli.__file__).parents[1] / "pipelines" / "synthetic").glob("*.yaml"))
+    arguments = [command, str(study), "--data", str(tmp_path), "--run", str(tmp_path / "run")]
+    done = CliRunner().invoke(mdfpipe.cli.app, [*arguments, *(["--tensorboard"] if asked else [])])
+    assert isinstance(done.exception, Stop), done.output
+    assert given[0].tensorboard is asked

@@ -1,0 +1,168 @@
+"""A training that is killed, wherever, ends with the bits of one that nobody disturbed.
+
+The stage itself, in processes of its own that get SIGKILL: in the midst of an epoch, at random times, and while they
+write their state. Compared are the files: weights, best weights, figures, and the lines without their speeds.
+"""
+
+import json
+import random
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from mdfpipe.execution import Unit, run_unit
+from mdfpipe.learning import checkpoint
+from mdfpipe.learning.recipes import Recipe
+from mdfpipe.learning.system import System
+from mdfpipe.stages import Inputs, Resources
+from mdfpipe.stages.train import Train
+from mdfpipe.store.run import Receipt, Run
+from tests.learning.made import write_run
+from tests.learning.trained import Child, die_in_write, saving_always, tiny
+
+SYSTEMS: dict[str, dict[str, Any]] = {
+    "body": {  # sgd, clipped, averaged, accumulated, stochastic depth, best weights
+        "recipe": tiny(
+            "body",
+            drop_path=0.4,
+            batches={"subjects": 2, "crops": 1},
+            optimiser={"rate": 0.02, "ema": 0.9, "accumulate": 2, "clip_norm": 1.0},
+        ),
+        "validation": {"subjects": 2},
+    },
+    "face": {  # adamw; a backbone and a margin with running statistics; epochs cut off
+        "recipe": tiny(
+            "face", optimiser={"method": "adamw", "rate": 0.003}, schedule={"length": 2.5, "warm_up": 1}, batch=18
+        ),
+    },
+}
+
+
+def stage(name: str) -> Train:
+    return Train(system="it", settings=System(**SYSTEMS[name]))
+
+
+def train(say: Any, name: str, folder: Path, death: tuple[int, bool] | None = None) -> None:
+    """The stage as the command runs it: locked, committed. death: in which state's write, half or whole."""
+    if death is not None:
+        die_in_write(*death)
+    run, it = Run(folder), stage(name)
+    unit = Unit(it, Receipt(it.name, it.version, it.key, it.decisive(), {}), Inputs(run), folder)
+    with run.lock(), saving_always():
+        resources = Resources(threads=1)
+        event = run_unit(unit, resources, lambda event: say(event.done))
+    say((event.kind, event.failure and event.failure.message))
+
+
+def crops(folder: Path, recipe: Recipe) -> Path:
+    size = (recipe.image_height_px, recipe.image_width_px)
+    write_run(folder, 5, modality=recipe.modality, size=size, clips=2)
+    return folder
+
+
+def state_of(folder: Path) -> Path:
+    return folder / "train" / "it" / "state.pt"
+
+
+def made(folder: Path) -> dict[str, Any]:
+    """What the stage left: all of it but speeds and the times of its receipt."""
+    place = folder / "train" / "it"
+    lines = [json.loads(line) for line in (place / "metrics.jsonl").read_text().splitlines()]
+    for line in lines:
+        del line["seconds"], line["images_per_second"]
+    files = {path.name: path.read_bytes() for path in place.glob("*.pt")}
+    return {"files": files, "lines": lines, "figures": pq.read_table(place / "training.parquet").to_pylist()}
+
+
+@pytest.fixture(scope="module", params=SYSTEMS)
+def name(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(name: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], float]:
+    folder = crops(tmp_path_factory.mktemp(name) / "run", stage(name).settings.recipe)
+    started = time.monotonic()
+    child = Child(train, name, folder)
+    assert child.end() == 0
+    assert child.heard[-1] == ("finished", None)
+    found = made(folder)
+    assert set(found["files"]) == {"body": {"last.pt", "best.pt"}, "face": {"last.pt"}}[name]
+    assert len(found["lines"]) >= 2
+    return found, time.monotonic() - started
+
+
+def wait_for_step(child: Child, folder: Path, step: int) -> bool:
+    """Until its state has come so far; False where it ended before."""
+    while child.process.is_alive():
+        if state_of(folder).exists() and checkpoint.load(state_of(folder))["step"] >= step:
+            return True
+        time.sleep(0.002)
+    return False
+
+
+def finish(name: str, folder: Path) -> dict[str, Any]:
+    child = Child(train, name, folder)
+    assert child.end() == 0
+    assert child.heard[-1] == ("finished", None)
+    assert sorted(path.name for path in (folder / "train" / "it").iterdir()) == sorted(
+        [*made(folder)["files"], "metrics.jsonl", "training.parquet"]
+    )  # nothing is left of the kills
+    return made(folder)
+
+
+def test_killed_twice_in_mid_epoch(name: str, undisturbed: tuple[dict[str, Any], float], tmp_path: Path) -> None:
+    folder = crops(tmp_path / "run", stage(name).settings.recipe)
+    reached = []
+    for step in (1, 4):
+        child = Child(train, name, folder)
+        assert wait_for_step(child, folder, step)
+        assert child.kill() == -signal.SIGKILL
+        reached.append(checkpoint.load(state_of(folder))["step"])
+        assert not (folder / "train" / "it" / "training.parquet").exists()
+    assert reached[0] < reached[1]
+    assert finish(name, folder) == undisturbed[0]
+
+
+@pytest.mark.parametrize("half", [True, False])
+def test_killed_while_it_writes_its_state(
+    name: str, half: bool, undisturbed: tuple[dict[str, Any], float], tmp_path: Path
+) -> None:
+    folder = crops(tmp_path / "run", stage(name).settings.recipe)
+    child = Child(train, name, folder, (3, half))
+    assert child.end() == -signal.SIGKILL
+    left = list((folder / "train" / "it").glob(".part-*-state.pt"))
+    assert len(left) == 1
+    former = checkpoint.load(state_of(folder))  # whole: the state before
+    assert former["step"] == 2
+    assert (left[0].stat().st_size > state_of(folder).stat().st_size / 3) or half
+    assert finish(name, folder) == undisturbed[0]
+
+
+def test_killed_at_random_times(name: str, undisturbed: tuple[dict[str, Any], float], tmp_path: Path) -> None:
+    expected, seconds = undisturbed
+    folder, chance, kills = crops(tmp_path / "run", stage(name).settings.recipe), random.Random(3), 0
+    for _ in range(5):
+        child = Child(train, name, folder)
+        time.sleep(chance.uniform(0.2, 0.8) * seconds)
+        kills += child.kill() == -signal.SIGKILL
+    assert kills
+    assert finish(name, folder) == expected
+
+
+def test_a_state_of_other_settings_is_no_part_of_it(tmp_path: Path) -> None:
+    folder = crops(tmp_path / "run", stage("face").settings.recipe)
+    child = Child(train, "face", folder)
+    assert wait_for_step(child, folder, 1)
+    child.kill()
+    found = checkpoint.load(state_of(folder))
+    poisoned = {name: value + 1 for name, value in found["model"].items()}
+    checkpoint.save(state_of(folder), found | {"fingerprint": "another", "model": poisoned})
+    (folder / "train" / "it" / "state.jsonl").write_text('{"epoch": 99}\n')
+    fresh = finish("face", folder)
+    assert [line["epoch"] for line in fresh["lines"]] == [0, 1, 2]
+    assert fresh == finish("face", crops(tmp_path / "anew", stage("face").settings.recipe))
