@@ -45,21 +45,6 @@ class Config(BaseModel):
         return value
 
 
-    @model_validator(mode="before")
-    @classmethod
-    def _keep_the_rest(cls, value: Any) -> Any:
-        """A section that is given in part keeps the rest as it would be if it were left out."""
-        if not isinstance(value, dict):
-            return value
-        merged = dict(value)
-        for name, given in value.items():
-            field = cls.model_fields.get(name)
-            usual = field.default if field is not None else None
-            if isinstance(given, dict) and isinstance(usual, Config) and not isinstance(usual, Plugin):
-                merged[name] = {**usual.model_dump(), **given}
-        return merged
-
-
 C = TypeVar("C", bound=Config)
 
 

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 from lightning_fabric import Fabric
-from torch import Tensor
+from torch import Tensor, nn
 
 from mdfpipe.errors import ConfigError, DataError
 from mdfpipe.learning.batches import CropBatch, Draw, Sampler
@@ -50,7 +50,7 @@ def fit(job: Job) -> Fitted:
     optimizer = recipe.optimiser.make(recipe.parameter_groups(network))
     wrapped, optimizer = fabric.setup(network, optimizer)
     run = State.begin(job, fabric, network, optimizer)
-    watch = _Watch()
+    watch, begun = _Watch(), run.step
     while run.step < total and not run.stopped:
         epoch, first = divmod(run.step, epoch_steps)
         begin = first * accumulate
@@ -58,20 +58,13 @@ def fit(job: Job) -> Fitted:
         with closing(job.loader.batches(_shares(fabric, sampler, epoch, begin), epoch, begin)) as batches:
             for step in range(run.step, min((epoch + 1) * epoch_steps, total)):
                 torch.manual_seed(_seed(job.seed, step, fabric.global_rank))
-                for group in optimizer.param_groups:
-                    group["lr"] = recipe.optimiser.rate * group["scale"] * recipe.schedule.share(step, epoch_steps)
                 where = Progress(step, total, epoch, math.ceil(total / epoch_steps))
                 for part in range(accumulate):
                     with fabric.no_backward_sync(wrapped, enabled=part < accumulate - 1 and fabric.world_size > 1):
                         watch.images += _add_gradient(run, wrapped, next(batches), where, accumulate)
-                if recipe.optimiser.clip_norm is not None:  # a gradient that is no number: `settle` says so
-                    fabric.clip_gradients(
-                        wrapped, optimizer, max_norm=recipe.optimiser.clip_norm, error_if_nonfinite=False
-                    )
-                optimizer.step()
-                optimizer.zero_grad(set_to_none=True)
-                run.step = step + 1
-                run.average(network, recipe.optimiser.ema)
+                if step == begun and fabric.world_size > 1:
+                    _check_gradients(network)
+                _update(run, wrapped, optimizer, recipe.schedule.share(step, epoch_steps))
                 ends = run.step % epoch_steps == 0 or run.step == total
                 if run.step % CHECK_STEPS == 0 or ends:
                     run.settle()
@@ -97,6 +90,29 @@ def _add_gradient(run: State, wrapped: Any, share: CropBatch, where: Progress, p
     if losses.mined is not None:
         run.books.mining.add(losses.mined, labels.domain, labels.subject)
     return len(labels)
+
+
+def _update(run: State, wrapped: Any, optimizer: Any, share: float) -> None:
+    """One step at this share of the rates, after the gradients of all its batches."""
+    settings = run.job.recipe.optimiser
+    for group in optimizer.param_groups:
+        group["lr"] = settings.rate * group["scale"] * share
+    if settings.clip_norm is not None:  # of a gradient that is no number `settle` tells
+        run.fabric.clip_gradients(wrapped, optimizer, max_norm=settings.clip_norm, error_if_nonfinite=False)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    run.step += 1
+    run.average(run.network, settings.ema)
+
+
+def _check_gradients(network: nn.Module) -> None:
+    """Raise ConfigError where a weight to be trained has no gradient: processes would wait for it."""
+    idle = [name for name, value in network.named_parameters() if value.requires_grad and value.grad is None]
+    if idle:
+        raise ConfigError(
+            f"{', '.join(idle[:3])}{' and more' if len(idle) > 3 else ''}: no loss depends on it, which several "
+            "processes cannot train; use every part of the network, or train in one process"
+        )
 
 
 def make_fabric(device: str, precision: str) -> Fabric:

@@ -37,8 +37,9 @@ from tests.learning.made import write_run
 class ToyNet(nn.Module):
     """Two linear maps of the pixels."""
 
-    def __init__(self, pixels: int, classes: int) -> None:
+    def __init__(self, pixels: int, classes: int, idle: bool = False) -> None:
         super().__init__()
+        self.idle = nn.Parameter(torch.zeros(2)) if idle else None
         self.backbone = nn.Linear(pixels, 6)
         self.classifier = nn.Linear(6, classes, bias=False)
 
@@ -54,6 +55,7 @@ class Toy(Recipe):
     batch: int = 12
     head_rate: float = 1.0
     head_decay: float | None = None
+    idle: bool = False  # whether it has a weight that no loss depends on
     ill: int = -1  # the step whose loss is no number
     steep: int = -1  # the step whose loss is a number, and its gradient none
     optimiser: Optimiser = Optimiser(rate=0.01)
@@ -67,7 +69,7 @@ class Toy(Recipe):
         return 6
 
     def model(self, classes: int, domains: Sequence[str]) -> nn.Module:
-        return ToyNet(3 * self.image_height_px * self.image_width_px, classes)
+        return ToyNet(3 * self.image_height_px * self.image_width_px, classes, self.idle)
 
     def load(self, *arguments: Any) -> Any:
         raise NotImplementedError
@@ -94,7 +96,8 @@ class Toy(Recipe):
 
     def parameter_groups(self, model: Any) -> list[Group]:
         backbone, head = list(model.backbone.parameters()), list(model.classifier.parameters())
-        return [Group(backbone), Group(head, self.head_rate, self.head_decay, "head")]
+        idle = [model.idle] if self.idle else []
+        return [Group(backbone + idle), Group(head, self.head_rate, self.head_decay, "head")]
 
 
 def tiny(name: str, **settings: Any) -> Recipe:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from mdfpipe.config import Config, Plugin
 from mdfpipe.learning.augment import Augment
@@ -94,6 +94,19 @@ class Recipe(Plugin):
     optimiser: Optimiser = Field(default=Optimiser(), description="what follows the gradient")
     schedule: Schedule = Field(default=Schedule(), description="how long, and at which rate when")
     augment: Augment = Field(default=Augment(), description="what is done to training crops")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _keep_the_rest(cls, value: Any) -> Any:
+        """A section that is given in part keeps the rest as the recipe has it."""
+        if not isinstance(value, dict):
+            return value
+        merged = dict(value)
+        for name, given in value.items():
+            usual = cls.model_fields[name].default if name in cls.model_fields else None
+            if isinstance(given, dict) and isinstance(usual, Config):
+                merged[name] = {**usual.model_dump(), **given}
+        return merged
 
     @abstractmethod
     def model(self, classes: int, domains: Sequence[str]) -> nn.Module:
