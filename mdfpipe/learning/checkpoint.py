@@ -99,7 +99,18 @@ class Checkpoint:
 
     def entry(self) -> dict[str, Any]:
         """What a checkpoint that starts from this one keeps of it in its history."""
-        kept = ("system", "recipe", "subjects", "trained_domains", "crops", "epoch", "step", "version", "commit")
+        kept = (
+            "system",
+            "recipe",
+            "subjects",
+            "trained_domains",
+            "crops",
+            "epoch",
+            "step",
+            "version",
+            "commit",
+            "figures",
+        )
         return {name: getattr(self, name) for name in kept}
 
 

@@ -83,7 +83,6 @@ class Train(Stage):
         seed_everything(settings.seed, "weights")
         model = recipe.model(len(crops.subjects) if crops else 0, crops.domains if crops else ())
         begun = start(settings, model, *self._sources(inputs, context))
-        notes = recipe.notes(begun.history)
         log = context.scratch("metrics.jsonl")
         if crops is None:
             fitted = Fitted({n: t.contiguous() for n, t in model.state_dict().items()}, None, -1, [], 0, 0)
@@ -99,8 +98,9 @@ class Train(Stage):
                 fitted = fit(job)
             log.write_text(once(state.with_name(LOG)))
             unreadable = dict(sorted(reader.bad.items()))
-        files = {f"{self.name}/metrics.jsonl": log}
         last = fitted.lines[-1] if fitted.lines else {}
+        notes = recipe.notes(begun.history, _figures(last))
+        files = {f"{self.name}/metrics.jsonl": log}
         best = next((line for line in fitted.lines if line["epoch"] == fitted.best_epoch), {})
         for which, weights, line in (("last", fitted.last, last), ("best", fitted.best, best)):
             if weights is not None:

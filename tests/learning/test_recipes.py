@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tests.learning.made import write_run
 
 from mdfpipe.config import validate
 from mdfpipe.learning.batches import CropBatch
@@ -16,6 +15,7 @@ from mdfpipe.learning.recipes import Progress, Recipe
 from mdfpipe.learning.state import Job
 from mdfpipe.learning.system import Start, System, checkpoint_of
 from mdfpipe.learning.training import fit, seed_everything
+from tests.learning.made import write_run
 
 
 def tiny(name: str) -> Recipe:

@@ -398,3 +398,23 @@ def test_wrong_images_and_parts() -> None:
     with pytest.raises(ConfigError, match="at least 3 rows"):
         PartAlignment(192, (2, 4))
     assert places([]) == []
+
+
+def test_match_counts_the_tokens_that_lie_nearest_to_their_own_band() -> None:
+    """Bands of three rows that point along x, y and z: a token that points along its own matches."""
+    patches = torch.eye(3).repeat_interleave(torch.tensor([1, 2, 3]), dim=0)[None].expand(2, -1, -1)
+    local = torch.stack([torch.eye(3), torch.eye(3)[[0, 2, 1]]])
+    found = PartAlignment(3, (6, 1)).match(Tokens(torch.zeros(2, 3), local, patches))
+    torch.testing.assert_close(found, torch.tensor([1.0, 1 / 3]))
+
+
+def test_tokens_are_unnamed_until_they_were_measured_or_came_with_a_name() -> None:
+    from mdfpipe.learning.recipes.body import UNNAMED, Body
+
+    vit, aligned = Body(), Body(part_alignment=0.5)
+    assert Body(backbone="striped").notes([], {}) == []
+    assert vit.notes([{"format": "PASS"}], {}) == []
+    assert vit.notes([{"format": "DINO"}], {}) == [UNNAMED]
+    assert aligned.notes([], {"part_match": 0.4}) == [f"{UNNAMED} (40% of them match their own band, chance 33 %)"]
+    assert aligned.notes([], {"part_match": 0.95}) == []
+    assert vit.notes([{"figures": {"part_match": 0.95}}], {}) == []

@@ -37,11 +37,12 @@ class BodyModel(nn.Module):
         self.classifier = Classifier(width, classes) if classes else None
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """z (B, width) before the neck; of a ViT tokens (B, 4, d), and alignment (B,) where parts are aligned."""
+        """z (B, width) before the neck; of a ViT tokens (B, 4, d); of aligned parts alignment and part_match (B,)."""
         if not isinstance(self.backbone, SemanticViT):
             return {"z": self.backbone(images)}
         tokens = self.backbone(images)
         found = {"z": self.backbone.fuse(tokens), "tokens": torch.cat([tokens.global_[:, None], tokens.local], dim=1)}
         if self.alignment is not None and self.training:
             found["alignment"] = self.alignment(tokens).expand(len(images))
+            found["part_match"] = self.alignment.match(tokens)
         return found

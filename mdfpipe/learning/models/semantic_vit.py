@@ -150,7 +150,8 @@ class PartAlignment(nn.Module):
     apart has to be in the tokens. It starts as the identity.
 
     A low value is no proof that a token looks at its band: by the last block patches hold what other bands show, too,
-    and what all images have in common is predicted without looking. Measure it before a table of parts is believed.
+    and what all images have in common is predicted without looking. `match` measures it; in short trainings of the
+    mini ViT (1,200 steps) it stayed near chance, and so did two contrastive forms of the term (200 to 300 steps).
     """
 
     def __init__(self, width: int, grid: tuple[int, int]) -> None:
@@ -166,6 +167,17 @@ class PartAlignment(nn.Module):
         target = band_targets(tokens.patches, self.grid).detach()
         cosine = functional.cosine_similarity(self.predictor(tokens.local).float(), target.float(), dim=2)
         return 1 - cosine.mean()
+
+    @torch.no_grad()
+    def match(self, tokens: Tokens) -> Tensor:
+        """(B,) 0..1: the share of an image's local tokens that lie nearest to their own band, seen from the mean of the
+        bands. 1/3 is chance: what the term is worth is measured, not believed.
+        """
+        target = band_targets(tokens.patches, self.grid).float()
+        target = functional.normalize(target - target.mean(dim=1, keepdim=True), dim=2)
+        said = functional.normalize(self.predictor(tokens.local).float(), dim=2)
+        nearest = (said @ target.transpose(1, 2)).argmax(dim=2)
+        return (nearest == torch.arange(len(PARTS), device=nearest.device)).float().mean(dim=1)
 
 
 def band_rows(rows: int) -> tuple[range, range, range]:

@@ -150,6 +150,7 @@ class Recipe(Plugin):
         """What is trained, at which rate; what requires no gradient is frozen. By default everything alike."""
         return [Group([p for p in model.parameters() if p.requires_grad])]
 
-    def notes(self, history: list[dict[str, Any]]) -> list[str]:
-        """What a reader of this system's numbers should know, given what it comes from. By default: nothing."""
+    def notes(self, history: list[dict[str, Any]], figures: dict[str, float]) -> list[str]:
+        """What a reader of this system's numbers should know, given what it comes from and the figures of its last
+        epoch. By default: nothing."""
         return []

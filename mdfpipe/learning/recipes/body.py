@@ -216,6 +216,7 @@ class Body(Recipe):
         logits = model.classifier(h)
         terms = {"identity": identity.cross_entropy(logits, batch.subject, self.smoothing)}
         right = (logits.argmax(dim=1) == batch.subject).float()
+        figures = {"accuracy": (float(right.sum()), float(len(right)))}
         ranked = z if self.triplet.feature == "raw" else self.triplet.length * normalize(h, dim=1)
         mined = ranking.mine(ranked, batch.subject)
         if self.triplet.weight:
@@ -225,7 +226,8 @@ class Body(Recipe):
             terms["contrastive"] = self.contrastive * contrast
         if self.part_alignment:
             terms["part_alignment"] = self.part_alignment * features["alignment"].float().mean()
-        return Losses(terms, {"accuracy": (float(right.sum()), len(right))}, mined)
+            figures["part_match"] = (float(features["part_match"].sum()), float(len(right)))
+        return Losses(terms, figures, mined)
 
     def embed(self, model: Network, batch: CropBatch) -> Tensor:
         """z before the neck (METHODS 1.6), or h after it, of the parts in use."""
@@ -257,13 +259,19 @@ class Body(Recipe):
             groups.setdefault(made.name, made).parameters.append(value)
         return list(groups.values())
 
-    def notes(self, history: list[dict[str, Any]]) -> list[str]:
-        """Local tokens that nothing ever tied to the body (METHODS 1.1)."""
-        before = [entry.get("recipe", {}).get("part_alignment", 0) for entry in history]
-        named = self.part_alignment or any(before) or any(entry.get("format") == "PASS" for entry in history)
-        return [UNNAMED] if self.tokens and not named else []
+    def notes(self, history: list[dict[str, Any]], figures: dict[str, float]) -> list[str]:
+        """Local tokens that nothing ever tied to the body (METHODS 1.1), or of which that was measured not to hold."""
+        if not self.tokens or any(entry.get("format") == "PASS" for entry in history):
+            return []
+        measured = [entry.get("figures", {}).get("part_match") for entry in history] + [figures.get("part_match")]
+        match = next((share for share in reversed(measured) if share is not None), None)
+        if match is None:
+            return [UNNAMED]
+        return [f"{UNNAMED} ({match:.0%} of them match their own band, chance 33 %)"] if match < NAMED else []
 
 
+NAMED = 0.9
+"""Share of local tokens that must lie nearest to their own band before they are called by its name (ours)."""
 UNNAMED = (
     "its local tokens are unnamed: nothing tied them to face, torso and lower body, so leaving one out says nothing"
 )
