@@ -127,7 +127,9 @@ def run_unit(unit: Unit, resources: Resources, tell: Any) -> Event:
 def _what_failed(unit: Unit, error: Exception) -> tuple[str, Failure]:
     """("failed", why) for a trouble of this video, ("fatal", why) for one that the next video has, too."""
     kind, message, trace = "failed", one_line(error), ""
-    if isinstance(error, (StoreError, ConfigError, MissingDependency)):
+    if isinstance(error, ConfigError) and unit.stage.together:
+        pass  # of one training: others may be sound
+    elif isinstance(error, (StoreError, ConfigError, MissingDependency)):
         kind = "fatal"
     elif isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
         kind, message = "fatal", cannot_write(unit.inputs.run.path / unit.stage.name, error)
@@ -298,8 +300,7 @@ class _Worker:
         unit, self.unit = self.unit, None
         self.kill()
         where = f" after {unit.stage.unit[:-1]} {self.last_done}" if self.last_done else ""
-        advice = "try another decoder (detect.decoder.use) or --only with more memory"
-        failure = Failure(unit.stage.name, unit.key, "WorkerLost", f"{what}{where}; {advice}")
+        failure = Failure(unit.stage.name, unit.key, "WorkerLost", f"{what}{where}; {_advice(unit.stage)}")
         with contextlib.suppress(StoreError):
             unit.inputs.run.record_failure(failure)
         return Event("failed", unit.stage.name, unit.key, failure=failure)
@@ -319,6 +320,15 @@ class _Worker:
             self.process = context.Process(target=_work, args=(theirs, os.getpid(), self.resources), daemon=True)
             self.process.start()
         theirs.close()
+
+
+def _advice(stage: Stage) -> str:
+    """What to try where a worker died or hung."""
+    if stage.together:
+        return "the same command goes on from its last state; try a smaller batch of the recipe, or a longer --deadline"
+    if stage.unit == "crops":
+        return "try a smaller --batch, fewer --workers, or a longer --deadline"
+    return "try another decoder (detect.decoder.use) or --only with more memory"
 
 
 def worker_environment(threads: int) -> dict[str, str]:

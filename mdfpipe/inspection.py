@@ -6,6 +6,7 @@ Nothing is decoded here; what is drawn is made by `pictures`.
 from __future__ import annotations
 
 import json
+import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -112,10 +113,48 @@ def inspect(thing: Path) -> Description:
         if suffix == ".tar":
             return report.describe_shard(thing)
         if suffix in SUFFIXES:
-            return report.describe_weight_file(thing)
+            return _inspect_checkpoint(thing) if _is_ours(thing) else report.describe_weight_file(thing)
         return _inspect_video(thing)
     except OSError as error:
         raise DataError(f"{thing}: cannot be read: {error.strerror or one_line(error)}") from None
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether a weight file says that it is a checkpoint of ours, by its bytes: nothing of it is opened."""
+    from mdfpipe.learning.checkpoint import FORMAT
+
+    try:
+        with zipfile.ZipFile(path) as archive:
+            pickles = [name for name in archive.namelist() if name.endswith("/data.pkl")]
+            return any(FORMAT.encode() in archive.read(name) for name in pickles)
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+        return False
+
+
+def _inspect_checkpoint(path: Path) -> Description:
+    """A checkpoint of `mdfpipe train`: read as tensors, numbers and text; nothing of it can run."""
+    from mdfpipe.learning.checkpoint import Checkpoint
+    from mdfpipe.report.inspect import Description, describe_weight_file
+
+    found, plain = Checkpoint.load(path), describe_weight_file(path).facts
+    said = found.describe()
+    before = [entry.get("system", "?") for entry in said["history"]]
+    facts: dict[str, Any] = {
+        "system": said["system"],
+        "recipe": said["recipe"],
+        "starts from": " -> ".join(before) or "weights drawn anew",
+        "trained": f"{said['epoch']} epochs, {said['step']} steps" if said["step"] else "not: only loaded",
+        "subjects": said["subjects"],
+        "domains": said["trained_domains"],
+        "subjects here and before": len(found.all_subjects),
+        "parameters": said["weights"],
+        "figures": {name: round(value, 5) for name, value in said["figures"].items()},
+        "computed with": {name: said[name] for name in ("precision", "device", "threads", "version", "commit")},
+        "bytes": plain["bytes"],
+        "sha256": plain["sha256"],
+    }
+    what = f"a checkpoint of mdfpipe: the system {said['system']}, recipe {said['recipe'].get('use', '?')}"
+    return Description("weights", str(path), what, facts, notes=list(said["notes"]))
 
 
 def _inspect_folder(folder: Path) -> Description:

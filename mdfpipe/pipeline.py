@@ -8,7 +8,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Self
@@ -22,7 +22,7 @@ from mdfpipe.config import Config, read_yaml, set_dotted, validate
 from mdfpipe.datasets import Dataset
 from mdfpipe.errors import ConfigError, DataError
 from mdfpipe.execution import Event, Executor, TogetherExecutor, Unit, executor_of
-from mdfpipe.learning.system import System
+from mdfpipe.learning.system import System, ordered, with_ancestors
 from mdfpipe.plan import Item, Plan
 from mdfpipe.protocol import read_protocol
 from mdfpipe.stages import Resources, Stage
@@ -58,7 +58,7 @@ class Pipeline(Config):
 
     @model_validator(mode="after")
     def _order_is_possible(self) -> Self:
-        self.ordered()
+        ordered(self.systems)
         return self
 
     def trusting(self) -> Pipeline:
@@ -70,42 +70,11 @@ class Pipeline(Config):
             system["trust_pickle"] = True
         return validate(Pipeline, found, "--trust-pickle")
 
-    def ordered(self) -> list[str]:
-        """The systems' names, each after the one that it starts from."""
-        done: list[str] = []
-        for name, system in self.systems.items():
-            chain = [name]
-            while (before := self.systems[chain[-1]].start_from) is not None:
-                if before not in self.systems:
-                    known = ", ".join(self.systems)
-                    raise ValueError(f"systems.{chain[-1]}.start_from: no system {before!r}; there are {known}")
-                if before in chain:
-                    raise ValueError(f"systems.{name}: starts from itself: {' -> '.join([*chain, before])}")
-                if self.systems[before].recipe.modality != system.recipe.modality:
-                    raise ValueError(
-                        f"systems.{name}: a {system.recipe.modality} system starts from {before}, which is not"
-                    )
-                chain.append(before)
-            done += [link for link in reversed(chain) if link not in done]
-        return done
-
-    def with_ancestors(self, names: list[str]) -> set[str]:
-        """Those systems and all they start from. Raises ConfigError."""
-        found: set[str] = set()
-        for name in names:
-            if name not in self.systems:
-                raise ConfigError(f"--system {name}: no such system; the study has {', '.join(self.systems) or 'none'}")
-            link: str | None = name
-            while link is not None:
-                found.add(link)
-                link = self.systems[link].start_from
-        return found
-
     @property
     def stages(self) -> tuple[Stage, ...]:
         """Every stage, in the order they run."""
         first = (Index(dataset=self.dataset), self.detect, self.label, self.crop, self.manifest)
-        order = self.ordered()
+        order = ordered(self.systems)
         training = (Train(system=name, settings=self.systems[name]) for name in order)
         embedding = (Embed(system=name, settings=self.systems[name]) for name in order)
         return (*first, *training, *embedding)
@@ -207,8 +176,14 @@ class Runner:
         end = len(groups) - groups[::-1].index(last) if last else len(groups)
         if begin >= end:
             raise ConfigError(f"--from {first} comes after --until {last}: expected an order of {', '.join(names)}")
-        chosen = self.pipeline.with_ancestors(self.systems) if self.systems else set(self.pipeline.systems)
-        return [s for s in stages[begin:end] if not isinstance(s, (Train, Embed)) or s.system in chosen]
+        return self._asked_for(stages[begin:end])
+
+    def _asked_for(self, stages: Iterable[Stage]) -> list[Stage]:
+        """Those that are of no system, or of one that was asked for. Raises ConfigError."""
+        if not self.systems:
+            return list(stages)
+        chosen = with_ancestors(self.pipeline.systems, self.systems)
+        return [s for s in stages if not isinstance(s, (Train, Embed)) or s.system in chosen]
 
     def due(self, first: str | None, last: str | None, only: list[str] | None = None) -> list[str]:
         """A line for each unit that a call would run, and why. Writes nothing."""
@@ -250,7 +225,7 @@ class Runner:
             self.run.write("environment.json", self._environment())
             self.run.event("call", argv=sys.argv[1:])
             if plan.index.found is not None:
-                for stage in self.stages[: self.stages.index(stages[0])]:
+                for stage in self._asked_for(self.stages[: self.stages.index(stages[0])]):
                     self._review(stage, plan, outcome, listen)  # a stop holds for whoever starts after it, too
             for stage in stages:
                 if stage.name != "index" and plan.index.reason is not None:
@@ -287,6 +262,7 @@ class Runner:
                 self.run.failure_path(stage.name, item.key).unlink(missing_ok=True)
         ready = [item for item in due if item.blocked is None]
         tally.blocked = len(due) - len(ready)
+        tally.note = self._waiting(stage, plan, outcome) if tally.blocked else ""
         before = len(outcome.failures)
         for item in ready:
             if item.problem is not None:
@@ -351,9 +327,9 @@ class Runner:
         listen(Event("failed", failure.stage, failure.key, failure=failure))
 
     def _refuses(self, stage: Stage, plan: Plan, outcome: Outcome, tally: Tally) -> bool:
-        waits = plan.waits(stage)
-        if waits is not None:
-            tally.total, tally.blocked, tally.note = 1, 1, f"waits for {waits.stage.name}: {waits.reason}"
+        tally.note = self._waiting(stage, plan, outcome)
+        if tally.note:
+            tally.total, tally.blocked = 1, 1
             return True
         missing = sorted({item.key for item in plan.missing(stage)})
         if not missing or plan.allow_missing:
@@ -365,6 +341,15 @@ class Runner:
             "mend them and give the same command again, or leave them out with --allow-missing"
         )
         return True
+
+    @staticmethod
+    def _waiting(stage: Stage, plan: Plan, outcome: Outcome) -> str:
+        """Which run-level part a stage waits for, and why that is not done, where this call has not said it; or ""."""
+        waits = plan.waits(stage)
+        if waits is None:
+            return ""
+        said = waits.stage.name in outcome.tallies
+        return f"waits for {waits.stage.name}" + ("" if said else f", which is due: {waits.reason}")
 
     def _check_files(self, stages: list[Stage]) -> None:
         """Raise ConfigError where a file that a stage needs for every video is missing: before hours of hashing."""

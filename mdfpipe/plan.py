@@ -15,6 +15,7 @@ from typing import Any
 from mdfpipe.errors import DataError, one_line
 from mdfpipe.stages import Inputs, Stage
 from mdfpipe.stages.index import Index
+from mdfpipe.store.hashing import file_sha256
 from mdfpipe.store.run import Receipt, Run, faces_file, fingerprint
 
 
@@ -163,12 +164,12 @@ class Plan:
         item = self.item(self._named(name), video_id)
         return item.expected.fingerprint, (None if item.reason is None else name)
 
-    def _of_run(self, stage: Stage, up: Stage, video_id: str) -> tuple[str, str | None]:
-        """The same of a run-level table that a video's stage reads."""
+    def _of_run(self, stage: Stage, up: Stage, key: str) -> tuple[str, str | None]:
+        """The same of a run-level part: what of it decides the rows of `key`, where it is done."""
         item = self.run_item(up)
         if item.found is None:
             return item.expected.fingerprint, up.name
-        return stage.slice_of(item.found, self.run, video_id), None
+        return stage.slice_of(item.found, self.run, key), None
 
     def _run_item(self, stage: Stage) -> Item:
         upstream = stage.identity(self.data, stage.key)
@@ -182,8 +183,7 @@ class Plan:
                 continue
             up = self._named(name)
             if up.per == "run":
-                item = self.run_item(up)
-                upstream[name] = item.found.content if item.found else item.expected.fingerprint
+                upstream[name], _ = self._of_run(stage, up, stage.key)
                 continue
             for item in self.items(up):
                 if not (self.allow_missing and item.key in missing):
@@ -216,7 +216,14 @@ class Plan:
             return "its part cannot be read" if there else "never made"
         if found.fingerprint != expected.fingerprint:
             return explain(found, expected)
-        return self.run.files_in_place(found)
+        return self.run.files_in_place(found) or self._other_weights(found)
+
+    def _other_weights(self, found: Receipt) -> str | None:
+        """Which weights are no longer those that were made, though of their size: what they are, nobody wrote down."""
+        for name, (_, digest) in found.files.items():
+            if name.endswith(".pt") and file_sha256(self.run.path / name) != digest:
+                return f"{name} is not the file that was made: its content changed"
+        return None
 
 
 def explain(old: Receipt, new: Receipt, limit: int = 4) -> str:
@@ -227,10 +234,13 @@ def explain(old: Receipt, new: Receipt, limit: int = 4) -> str:
     """
     words = [f"version {old.version} -> {new.version}"] if old.version != new.version else []
     before, after = dict(_flat(old.settings)), dict(_flat(new.settings))
-    for name in sorted(before.keys() | after.keys()):
+    names = sorted(before.keys() | after.keys())
+    for other in [n for n in names if n.endswith(".use") and before.get(n) != after.get(n)]:
+        names = [n for n in names if n == other or not n.startswith(other.removesuffix("use"))]  # says it all
+    for name in names:
         a, b = before.get(name, "unset"), after.get(name, "unset")
         if a != b:
-            words.append(f"{name} {a} -> {b}")
+            words.append(f"{name} {_shown(a)} -> {_shown(b)}")
     for name in sorted(old.upstream.keys() | new.upstream.keys()):
         if name not in old.upstream:
             words.append(f"{name} added")
@@ -240,6 +250,17 @@ def explain(old: Receipt, new: Receipt, limit: int = 4) -> str:
             words.append(f"{name} changed")
     more = [f"and {len(words) - limit} more"] if len(words) > limit else []
     return ", ".join(words[:limit] + more) or "its receipt differs"
+
+
+def _shown(value: Any) -> str:
+    """A setting as one writes it in a study.
+
+    >>> _shown(["train", "test"]), _shown(None), _shown(True), _shown(0.5)
+    ('[train, test]', 'none', 'true', '0.5')
+    """
+    if isinstance(value, list):
+        return f"[{', '.join(map(_shown, value))}]"
+    return str(value).lower() if value is None or isinstance(value, bool) else str(value)
 
 
 def _flat(settings: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -141,13 +141,14 @@ def _recorded(stage: Stage, run: Run) -> Iterator[_Unit]:
         known = survey(run.path)
     except MdfError:
         return
-    if stage.per == "video":
-        for video in known.videos:
-            yield _Unit(video.video_id, video.receipts.get(stage.name), video.failures.get(stage.name))
+    if stage.per == "run":
+        key = known.index.key if stage.name == "index" else stage.key
+        receipt = known.of_run(stage.name)
+        failure = run.failure(stage.name, key)
+        yield _Unit(key, None if failure else receipt, failure)
         return
-    receipt, key = (known.index, known.index.key) if stage.name == "index" else (known.manifest, stage.name)
-    failure = run.failure(stage.name, key)
-    yield _Unit(key, None if failure else receipt, failure)
+    for video in known.videos:
+        yield _Unit(video.video_id, video.receipts.get(stage.name), video.failures.get(stage.name))
 
 
 def _incomplete(facts: dict[str, Any]) -> str:

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from mdfpipe.execution import Unit, run_unit
-from mdfpipe.learning import checkpoint
+from mdfpipe.learning import checkpoint, system
 from mdfpipe.learning.recipes import Recipe
 from mdfpipe.learning.system import System
 from mdfpipe.stages import Inputs, Resources
@@ -46,11 +46,12 @@ def stage(name: str) -> Train:
     return Train(system="it", settings=System(**SYSTEMS[name]))
 
 
-def train(say: Any, name: str, folder: Path, death: tuple[int, bool] | None = None) -> None:
+def train(say: Any, name: str, folder: Path, death: tuple[int, bool] | None = None, it: Train | None = None) -> None:
     """The stage as the command runs it: locked, committed. death: in which state's write, half or whole."""
     if death is not None:
         die_in_write(*death)
-    run, it = Run(folder), stage(name)
+    system.commit = lambda: None  # a commit between two runs of it is no matter here
+    run, it = Run(folder), it or stage(name)
     unit = Unit(it, Receipt(it.name, it.version, it.key, it.decisive(), {}), Inputs(run), folder)
     with run.lock(), saving_always():
         resources = Resources(threads=1)
@@ -84,29 +85,39 @@ def name(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(name: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], float]:
+def undisturbed(name: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = crops(tmp_path_factory.mktemp(name) / "run", stage(name).settings.recipe)
-    started = time.monotonic()
     child = Child(train, name, folder)
     assert child.end() == 0
     assert child.heard[-1] == ("finished", None)
     found = made(folder)
     assert set(found["files"]) == {"body": {"last.pt", "best.pt"}, "face": {"last.pt"}}[name]
     assert len(found["lines"]) >= 2
-    return found, time.monotonic() - started
+    return found
 
 
-def wait_for_step(child: Child, folder: Path, step: int) -> bool:
-    """Until its state has come so far; False where it ended before."""
+def wait_for_states(child: Child, folder: Path, count: int) -> bool:
+    """Until it has written so many states, one a step; False where it ended before."""
+    seen = set()
+    before = written(folder)
     while child.process.is_alive():
-        if state_of(folder).exists() and checkpoint.load(state_of(folder))["step"] >= step:
+        seen |= {written(folder)} - {before, None}
+        if len(seen) >= count:
             return True
-        time.sleep(0.002)
+        time.sleep(0.001)
     return False
 
 
-def finish(name: str, folder: Path) -> dict[str, Any]:
-    child = Child(train, name, folder)
+def written(folder: Path) -> tuple[int, int] | None:
+    try:
+        found = state_of(folder).stat()
+    except FileNotFoundError:
+        return None
+    return found.st_mtime_ns, found.st_ino
+
+
+def finish(name: str, folder: Path, it: Train | None = None) -> dict[str, Any]:
+    child = Child(train, name, folder, None, it)
     assert child.end() == 0
     assert child.heard[-1] == ("finished", None)
     assert sorted(path.name for path in (folder / "train" / "it").iterdir()) == sorted(
@@ -115,23 +126,21 @@ def finish(name: str, folder: Path) -> dict[str, Any]:
     return made(folder)
 
 
-def test_killed_twice_in_mid_epoch(name: str, undisturbed: tuple[dict[str, Any], float], tmp_path: Path) -> None:
+def test_killed_twice_in_mid_epoch(name: str, undisturbed: dict[str, Any], tmp_path: Path) -> None:
     folder = crops(tmp_path / "run", stage(name).settings.recipe)
     reached = []
-    for step in (1, 4):
+    for count in (1, 2):
         child = Child(train, name, folder)
-        assert wait_for_step(child, folder, step)
+        assert wait_for_states(child, folder, count)
         assert child.kill() == -signal.SIGKILL
         reached.append(checkpoint.load(state_of(folder))["step"])
         assert not (folder / "train" / "it" / "training.parquet").exists()
     assert reached[0] < reached[1]
-    assert finish(name, folder) == undisturbed[0]
+    assert finish(name, folder) == undisturbed
 
 
 @pytest.mark.parametrize("half", [True, False])
-def test_killed_while_it_writes_its_state(
-    name: str, half: bool, undisturbed: tuple[dict[str, Any], float], tmp_path: Path
-) -> None:
+def test_killed_while_it_writes_its_state(name: str, half: bool, undisturbed: dict[str, Any], tmp_path: Path) -> None:
     folder = crops(tmp_path / "run", stage(name).settings.recipe)
     child = Child(train, name, folder, (3, half))
     assert child.end() == -signal.SIGKILL
@@ -140,24 +149,24 @@ def test_killed_while_it_writes_its_state(
     former = checkpoint.load(state_of(folder))  # whole: the state before
     assert former["step"] == 2
     assert (left[0].stat().st_size > state_of(folder).stat().st_size / 3) or half
-    assert finish(name, folder) == undisturbed[0]
+    assert finish(name, folder) == undisturbed
 
 
-def test_killed_at_random_times(name: str, undisturbed: tuple[dict[str, Any], float], tmp_path: Path) -> None:
-    expected, seconds = undisturbed
+def test_killed_at_random_times(name: str, undisturbed: dict[str, Any], tmp_path: Path) -> None:
     folder, chance, kills = crops(tmp_path / "run", stage(name).settings.recipe), random.Random(3), 0
-    for _ in range(5):
+    for _ in range(4):
         child = Child(train, name, folder)
-        time.sleep(chance.uniform(0.2, 0.8) * seconds)
+        wait_for_states(child, folder, chance.randrange(1, 3))
+        time.sleep(chance.uniform(0, 0.1))
         kills += child.kill() == -signal.SIGKILL
     assert kills
-    assert finish(name, folder) == expected
+    assert finish(name, folder) == undisturbed
 
 
 def test_a_state_of_other_settings_is_no_part_of_it(tmp_path: Path) -> None:
     folder = crops(tmp_path / "run", stage("face").settings.recipe)
     child = Child(train, "face", folder)
-    assert wait_for_step(child, folder, 1)
+    assert wait_for_states(child, folder, 1)
     child.kill()
     found = checkpoint.load(state_of(folder))
     poisoned = {name: value + 1 for name, value in found["model"].items()}
@@ -166,3 +175,17 @@ def test_a_state_of_other_settings_is_no_part_of_it(tmp_path: Path) -> None:
     fresh = finish("face", folder)
     assert [line["epoch"] for line in fresh["lines"]] == [0, 1, 2]
     assert fresh == finish("face", crops(tmp_path / "anew", stage("face").settings.recipe))
+
+
+def test_a_state_that_began_from_other_weights_is_no_part_of_it(tmp_path: Path) -> None:
+    """The system that it starts from was trained anew in between, under the same name."""
+    drawn, short = (tiny("face", schedule={"length": length, "warm_up": 0}) for length in (0, 1))
+    parents = [Train(system="parent", settings=System(recipe=drawn, seed=seed)) for seed in (1, 2)]
+    child = Train(system="it", settings=System(start_from="parent", recipe=short))
+    folder, anew = (crops(tmp_path / name, drawn) for name in ("run", "anew"))
+    assert Child(train, "face", folder, None, parents[0]).end() == 0
+    assert Child(train, "face", folder, (2, True), child).end() == -signal.SIGKILL
+    assert checkpoint.load(state_of(folder))["step"] == 1
+    for place in (folder, anew):
+        assert Child(train, "face", place, None, parents[1]).end() == 0
+    assert finish("face", folder, child) == finish("face", anew, child)

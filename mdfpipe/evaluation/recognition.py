@@ -59,7 +59,8 @@ def identify(
 ) -> list[Hits]:
     """Rank-1 of each probe domain in the gallery domain, and, of several, POOLED.
 
-    Wilson's interval for one domain; for the pooled figure a bootstrap over subjects: the probes of one are alike.
+    Ties count as misses (`search`). A gallery of one subject is not searched: everybody would be found in it. Wilson's
+    interval for one domain; for the pooled figure a bootstrap over subjects: the probes of one are alike.
     """
     known = templates.where(domain=gallery).under("exclude")
     found, hits, subjects = [], [], []
@@ -87,11 +88,13 @@ def identify(
 
 def _pooled(found: list[Hits], right: NDArray[np.bool_], subjects: NDArray[Any], seed: int) -> Hits:
     (codes,), people = subject_codes(subjects)
-    statistic = mean_of(right.astype(np.float64), codes, people)
-    interval = bootstrap(statistic, people, np.random.default_rng(seed), samples=SAMPLES)
-    unmated = sum(h.unmated for h in found)
-    one = found[0]
-    return Hits(one.gallery, POOLED, int(right.sum()), len(right), unmated, one.enrolled, interval.low, interval.high)
+    low, high = 0.0, 1.0  # one subject says nothing about others
+    if people > 1:
+        statistic = mean_of(right.astype(np.float64), codes, people)
+        interval = bootstrap(statistic, people, np.random.default_rng(seed), samples=SAMPLES)
+        low, high = interval.low, interval.high
+    one, unmated = found[0], sum(h.unmated for h in found)
+    return Hits(one.gallery, POOLED, int(right.sum()), len(right), unmated, one.enrolled, low, high)
 
 
 def rank_one(rows: pa.Table, vectors: F32, gallery: Sequence[str], measure: Measure = "cosine") -> float:
@@ -115,6 +118,6 @@ def rank_one(rows: pa.Table, vectors: F32, gallery: Sequence[str], measure: Meas
         across, probes = ["first"], ["others"]
     table = pa.table({"subject_id": rows["subject_id"], "domain": domain, "video_id": rows["video_id"], **same})
     templates = templates_of(table, [vectors])
-    parts = [h for g in across for h in identify(templates, g, probes, measure) if h.probe != POOLED]
+    parts = [h for g in across for probe in probes for h in identify(templates, g, [probe], measure)]
     n = sum(h.n for h in parts)
     return sum(h.k for h in parts) / n if n else 0.0

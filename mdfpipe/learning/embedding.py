@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from mdfpipe.learning.loader import CropReader, read_plain
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from mdfpipe.learning.crops import Crops
     from mdfpipe.learning.recipes import Recipe
 
+CPU_BATCH = 8
+"""Images that a network on a CPU is given at a time."""
 _TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -34,29 +37,30 @@ def embed(
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
     """(rows (b,), vectors (b, D) float32) of the crops that decode, in order. The network must be in eval mode.
 
-    A batch of one is padded to two: a network's last bits differ between them (batches of two and more agree).
+    A network's last bits depend on how many images it is given (here 2 and 3 differ from 4 and more). So on a CPU it is
+    always given CPU_BATCH, the last ones padded: the vectors are the same to the last bit for any `batch`, which counts
+    on an accelerator alone. There a single image is padded to two.
     """
     device = next(model.parameters()).device
+    fixed = CPU_BATCH if device.type == "cpu" else None
     done = 0
-    for taken in read_plain(crops, reader, recipe.augment, rows_per_batch=batch, threads=threads):
+    for taken in read_plain(crops, reader, recipe.augment, rows_per_batch=fixed or batch, threads=threads):
         given = taken.to(device)
-        images = given.images.contiguous(memory_format=torch.channels_last)
-        if len(images) == 1:
-            images = torch.cat([images, images])
+        images = _padded(given.images, fixed or 2).contiguous(memory_format=torch.channels_last)
         casting: Any = contextlib.nullcontext()
         if precision in _TYPES:
             casting = torch.autocast(device.type, _TYPES[precision])
         with torch.inference_mode(), casting:
-            vectors = recipe.embed(model, _with(given, images))[: len(taken)]
+            vectors = recipe.embed(model, replace(given, images=images))[: len(taken)]
         done += len(taken)
         progress(done)
         yield taken.row.numpy(), vectors.float().cpu().numpy()
 
 
-def _with(batch: Any, images: torch.Tensor) -> Any:
-    from dataclasses import replace
-
-    return replace(batch, images=images)
+def _padded(images: Tensor, least: int) -> Tensor:
+    """(n, ...) and, up to `least`, the first one again."""
+    lacking = least - len(images)
+    return images if lacking <= 0 else torch.cat([images, images[:1].expand(lacking, -1, -1, -1)])
 
 
 def open_model(path: Path, recipe: Recipe | None = None, device: str = "cpu") -> tuple[Recipe, nn.Module]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -35,7 +36,7 @@ class System(Config):
     """A recipe, what it starts from, what it is trained on, what is embedded with it."""
 
     recipe: SerializeAsAny[Recipe] = Field(description="the method and its hyper-parameters")
-    start_from: str | None = Field(None, description="another system of this study, whose weights it starts from")
+    start_from: str | None = Field(None, description="another system of this study, whose last weights it starts from")
     weights: str | None = Field(
         None, description="a checkpoint file to start from, public or our own", json_schema_extra=BY_CONTENT
     )
@@ -63,8 +64,8 @@ class System(Config):
     def _is_sound(self) -> Self:
         if self.start_from is not None and self.weights is not None:
             raise ValueError("expected start_from or weights, got both")
-        if self.keep == "best" and not self.validation.subjects:
-            raise ValueError("keep: best needs validation.subjects")
+        if self.keep == "best" and not (self.validation.subjects and self.trains):
+            raise ValueError("keep: best needs validation.subjects, and a recipe.schedule.length above 0")
         if not self.train_on:
             raise ValueError("train_on is empty; for a system that is not trained set recipe.schedule.length to 0")
         if len(set(self.train_on)) < len(self.train_on):
@@ -87,9 +88,47 @@ class System(Config):
         return [name for name in self.train_on if name != OWN] if self.trains else []
 
     def weight_settings(self) -> dict[str, Any]:
-        """The settings that decide the weights."""
-        only_embedding = ("keep", "splits")
-        return {name: value for name, value in result_settings(self).items() if name not in only_embedding}
+        """The settings that decide the weights: all but those that only decide how, and whose crops, are embedded."""
+        found = {name: value for name, value in result_settings(self).items() if name not in ("keep", "splits")}
+        if not self.validation.subjects:  # a validation embeds, and decides which weights are best
+            of_recipe = found["recipe"].items()
+            found["recipe"] = {name: v for name, v in of_recipe if name not in self.recipe.only_embedding}
+        return found
+
+
+def ordered(systems: Mapping[str, System]) -> list[str]:
+    """The systems' names, each after the one that it starts from. Raises ValueError where that cannot be."""
+    done: list[str] = []
+    for name, system in systems.items():
+        chain = [name]
+        while (before := systems[chain[-1]].start_from) is not None:
+            where = f"systems.{chain[-1]}.start_from"
+            if before not in systems:
+                raise ValueError(f"{where}: no system {before!r}; there are {', '.join(systems)}")
+            if before in chain:
+                circle = " -> ".join([*chain[chain.index(before) :], before])
+                raise ValueError(f"{where}: starts from itself: {circle}")
+            if systems[before].recipe.modality != system.recipe.modality:
+                raise ValueError(
+                    f"{where}: a {system.recipe.modality} system cannot start from {before}, whose recipe is for "
+                    f"{systems[before].recipe.modality}"
+                )
+            chain.append(before)
+        done += [link for link in reversed(chain) if link not in done]
+    return done
+
+
+def with_ancestors(systems: Mapping[str, System], names: Iterable[str]) -> set[str]:
+    """Those systems and all they start from. Raises ConfigError."""
+    found: set[str] = set()
+    for name in names:
+        if name not in systems:
+            raise ConfigError(f"--system {name}: no such system; the study has {', '.join(systems) or 'none'}")
+        link: str | None = name
+        while link is not None:
+            found.add(link)
+            link = systems[link].start_from
+    return found
 
 
 @dataclass(eq=False)

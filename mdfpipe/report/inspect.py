@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from mdfpipe.errors import DataError, one_line
-from mdfpipe.report.survey import CHAIN, Survey, anomalies, survey
+from mdfpipe.report.survey import CHAIN, EMBED, TRAIN, Survey, anomalies, survey
 from mdfpipe.report.weights import describe_weights
 from mdfpipe.store import tables
 from mdfpipe.store.run import Receipt, read_receipt
@@ -36,6 +36,7 @@ COUNTED: Final = (
     "status",
     "codec",
     "kind",
+    "figure",
 )
 """The columns whose values are counted, in this order."""
 MOST_VALUES: Final = 10_000  # distinct values that are told apart in one column
@@ -49,6 +50,8 @@ OURS: Final = {
     "labels": tables.LABELS,
     "crops": tables.CROPS,
     "manifest": tables.MANIFEST,
+    "training": tables.TRAINING,
+    "embeddings": tables.embeddings(1),
 }
 
 
@@ -291,6 +294,7 @@ def describe_run(path: Path, found: Survey | None = None) -> Description:
         facts[f"{stage}: parts"] = sum(stage in video.receipts for video in run.videos)
     if run.manifest is not None:
         facts["protocol"] = run.manifest.facts.get("protocol", "")
+    facts |= {f"system {name}": _system(run, name) for name in run.systems}
     counts: dict[str, dict[str, int]] = {
         "bodies by status": dict(run.statuses().most_common()),
         "labelled bodies by subject": dict(run.subjects().most_common()),
@@ -314,6 +318,18 @@ def describe_run(path: Path, found: Survey | None = None) -> Description:
         failures=[{"stage": f.stage, "key": f.key, "kind": f.kind, "reason": f.message} for f in run.failures],
         notes=[note for note in notes if " failed: " not in note],
     )
+
+
+def _system(run: Survey, name: str) -> str:
+    """How far a system is: its training, and the videos with vectors."""
+    training = run.trained.get(name)
+    steps = training.facts.get("steps", 0) if training else 0
+    trained = f"trained for {steps} steps" if steps else "loaded, not trained"
+    if training is None:
+        trained = "failed" if run.run.failure(f"{TRAIN}/{name}", "training") else "not trained"
+    embedded = [v.facts(f"{EMBED}/{name}") for v in run.videos if f"{EMBED}/{name}" in v.receipts]
+    vectors = sum(facts.get("rows", {}).get("ok", 0) for facts in embedded)
+    return f"{trained}; {vectors} vectors in {len(embedded)} of {len(run.videos)} videos"
 
 
 def funnel_row(domain: Any) -> dict[str, Any]:

@@ -18,11 +18,15 @@ from mdfpipe.store.run import Failure, Receipt, Run, read_table
 
 CHAIN: Final = ("detect", "label", "crop")
 """The stages that make one part a video, in order: each made from the one before."""
+TRAIN, EMBED = "train", "embed"
+"""The stages of a system: train/SYSTEM makes one part, embed/SYSTEM one a video."""
 
 
 @dataclass(frozen=True, eq=False)
 class VideoState:
-    """One video of a run: its row of the videos table, the parts that count, and why a stage failed."""
+    """One video of a run: its row of the videos table, the parts that count, and why a stage failed, by stage (of the
+    systems too: embed/NAME).
+    """
 
     row: dict[str, Any]
     receipts: dict[str, Receipt] = field(default_factory=dict)
@@ -93,7 +97,7 @@ class DomainCounts:
         """Count one video in."""
         seen, label, crop = (video.facts(stage) for stage in CHAIN)
         self.videos += 1
-        self.failed += bool(video.failures)
+        self.failed += any(stage in CHAIN for stage in video.failures)
         self.finished += "crop" in video.receipts
         self.frames += seen.get("delivered", 0)
         self.bodies += seen.get("rows", {}).get("bodies", 0)
@@ -106,7 +110,10 @@ class DomainCounts:
 
 @dataclass(eq=False)
 class Survey:
-    """A run folder as its receipts describe it. Videos in natural order of their names."""
+    """A run folder as its receipts describe it. Videos in natural order of their names.
+
+    systems: who has a folder under train or embed; trained: the receipts of those whose weights count.
+    """
 
     run: Run
     index: Receipt
@@ -115,6 +122,14 @@ class Survey:
     manifest: Receipt | None
     failures: list[Failure]
     notes: list[str]
+    systems: list[str] = field(default_factory=list)
+    trained: dict[str, Receipt] = field(default_factory=dict)
+
+    def of_run(self, stage: str) -> Receipt | None:
+        """The part of a run-level stage, where it counts."""
+        if stage == "index":
+            return self.index
+        return self.manifest if stage == "manifest" else self.trained.get(stage.removeprefix(f"{TRAIN}/"))
 
     def video(self, video_id: str) -> VideoState:
         """The video of that name. Raises DataError that names close ones."""
@@ -146,7 +161,7 @@ class Survey:
                 found.setdefault(stage, receipt.settings)
         if self.manifest is not None:
             found["manifest"] = self.manifest.settings
-        return found
+        return found | {receipt.stage: receipt.settings for receipt in self.trained.values()}
 
 
 def survey(path: Path) -> Survey:
@@ -158,7 +173,10 @@ def survey(path: Path) -> Survey:
             f"{path}: expected a run folder with index/videos.parquet, found none; `mdfpipe detect` makes it"
         )
     rows = run.table("index", "videos").to_pylist()
-    videos = [_state(run, row) for row in sorted(rows, key=lambda row: natural_key(row["video_id"]))]
+    systems = _named(run)
+    trained, notes_of_systems = _trained(run, systems)
+    ordered = sorted(rows, key=lambda row: natural_key(row["video_id"]))
+    videos = [_state(run, row, systems, trained) for row in ordered]
     domains: dict[str, DomainCounts] = {}
     for name in sorted({video.domain for video in videos}, key=natural_key):
         domains[name] = DomainCounts(name)
@@ -169,10 +187,11 @@ def survey(path: Path) -> Survey:
         if row["domain"] in domains:
             domains[row["domain"]].splits[row["split"]] += row["rows"]
     failures = [failure for video in videos for failure in video.failures.values()]
-    failures += [f for stage, key in (("index", "videos"), ("manifest", "manifest")) if (f := run.failure(stage, key))]
+    of_run = [("index", "videos"), ("manifest", "manifest"), *((f"{TRAIN}/{name}", "training") for name in systems)]
+    failures += [f for stage, key in of_run if (f := run.failure(stage, key))]
     outdated = Counter(stage for video in videos for stage in video.outdated)
     notes += [f"{stage}: {n} parts are out of date and left out of every count" for stage, n in outdated.items()]
-    return Survey(run, index, videos, domains, manifest, failures, notes)
+    return Survey(run, index, videos, domains, manifest, failures, [*notes, *notes_of_systems], systems, trained)
 
 
 def faces_file(run: Run, video_id: str) -> Path:
@@ -186,7 +205,7 @@ def anomalies(run: Run) -> list[dict[str, Any]]:
     return read_table(path).to_pylist() if path.exists() else []
 
 
-def _state(run: Run, row: dict[str, Any]) -> VideoState:
+def _state(run: Run, row: dict[str, Any], systems: list[str], trained: dict[str, Receipt]) -> VideoState:
     receipts: dict[str, Receipt] = {}
     failures: dict[str, Failure] = {}
     outdated = []
@@ -202,6 +221,15 @@ def _state(run: Run, row: dict[str, Any]) -> VideoState:
         if receipt is not None:
             receipts[stage] = receipt
         before = receipt
+    for name in systems:
+        stage = f"{EMBED}/{name}"
+        receipt, failure = run.receipt(stage, row["video_id"]), run.failure(stage, row["video_id"])
+        if failure is not None:
+            failures[stage] = failure
+        if receipt is not None and (failure or not _of_these(receipt, receipts.get(CHAIN[-1]), trained.get(name))):
+            outdated.append(stage)
+        elif receipt is not None:
+            receipts[stage] = receipt
     return VideoState(row, receipts, failures, tuple(outdated))
 
 
@@ -211,6 +239,38 @@ def _is_stale(run: Run, receipt: Receipt, before: Receipt | None, has_before: bo
     if has_before and (before is None or made_from != before.fingerprint):
         return True
     return run.files_in_place(receipt) is not None
+
+
+def _of_these(receipt: Receipt, crops: Receipt | None, training: Receipt | None) -> bool:
+    """Whether vectors were made from these crops, by weights of this training."""
+    if crops is None or training is None:
+        return False
+    weights = {digest for name, (_, digest) in training.files.items() if name.endswith(".pt")}
+    return receipt.upstream.get(CHAIN[-1]) == crops.fingerprint and receipt.upstream.get(training.stage) in weights
+
+
+def _named(run: Run) -> list[str]:
+    """The systems that have a folder, sorted."""
+    folders = [folder for stage in (TRAIN, EMBED) for folder in (run.path / stage).glob("*") if folder.is_dir()]
+    return sorted({folder.name for folder in folders}, key=natural_key)
+
+
+def _trained(run: Run, systems: list[str]) -> tuple[dict[str, Receipt], list[str]]:
+    """The receipts of the trainings that count, by system, and words on the others."""
+    found, notes = {}, []
+    for name in systems:
+        stage = f"{TRAIN}/{name}"
+        receipt = run.receipt(stage, "training")
+        if receipt is None:
+            continue
+        problem = (
+            "it failed when it was last trained" if run.failure(stage, "training") else run.files_in_place(receipt)
+        )
+        if problem:
+            notes.append(f"{stage}: {problem}; its weights are left out, run it again")
+        else:
+            found[name] = receipt
+    return found, notes
 
 
 def _manifest(run: Run, videos: list[VideoState]) -> tuple[Receipt | None, list[str]]:

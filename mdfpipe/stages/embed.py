@@ -17,7 +17,8 @@ from mdfpipe.errors import DataError
 from mdfpipe.learning.recipes import Recipe
 from mdfpipe.learning.system import System
 from mdfpipe.stages import Context, Inputs, Made, Review, Stage
-from mdfpipe.stages.train import checkpoint_path
+from mdfpipe.stages._material import window
+from mdfpipe.stages.train import checkpoint_path, weights_of
 from mdfpipe.store.hashing import file_sha256
 from mdfpipe.store.run import Receipt, Run, fingerprint
 from mdfpipe.store.tables import EmbedStatus, embeddings
@@ -58,29 +59,28 @@ class Embed(Stage):
         return {name: value for name, value in result_settings(self.settings).items() if name in kept}
 
     def slice_of(self, upstream: Receipt, run: Run, key: str) -> str:
-        """Of the manifest, the rows of this video that are embedded; of the weights, the file's content."""
+        """Of the manifest, the rows of this video that are embedded; of the training, the weights' content."""
         if upstream.stage == "manifest":
-            return fingerprint(_chosen(run, upstream.fingerprint, self).get(key, []))
-        place = checkpoint_path(run, self.system, self.settings.keep)
-        return file_sha256(place) if place.exists() else upstream.fingerprint
+            return fingerprint(self._wanted(run, upstream, key).to_pylist())
+        return weights_of(upstream, self.settings.keep)
 
     def process(self, key: str, inputs: Inputs, context: Context) -> Made:
-        """Embed what the manifest holds of this video, in the order of the manifest's crop_id."""
+        """Embed what the manifest holds of this video, in the order of its crop_id."""
         from mdfpipe.learning import crops as c
         from mdfpipe.learning.embedding import embed
         from mdfpipe.learning.loader import CropReader
 
-        settings, resources = self.settings, context.resources
-        manifest = inputs.run.receipt("manifest", "manifest")
-        wanted = _chosen(inputs.run, manifest.fingerprint if manifest else "", self).get(key, [])
-        if not wanted:
+        settings, resources, run = self.settings, context.resources, inputs.run
+        wanted = self._wanted(run, run.receipt("manifest", "manifest"), key)
+        if not len(wanted):
             return Made(self.schema.empty_table(), {"rows": {}})
-        path = checkpoint_path(inputs.run, self.system, settings.keep)
+        path = checkpoint_path(run, self.system, settings.keep)
         asked = json.dumps(settings.recipe.model_dump(mode="json"), sort_keys=True)
         recipe, model = _open(path, file_sha256(path), asked, resources.device, resources.threads)
         rows = inputs.table("crop", key)
-        rows = rows.filter(pc.is_in(rows["crop_id"], pa.array(wanted, pa.string())))
-        crops = c.from_crops(rows, inputs.run.path, inputs.video["domain"], windows=_window(inputs.run, key))
+        rows = rows.filter(pc.is_in(rows["crop_id"], wanted))
+        deep = window(run, key)
+        crops = c.from_crops(rows, run.path, inputs.video["domain"], windows={key: deep} if deep else None)
         reader = CropReader(crops, recipe.image_height_px, recipe.image_width_px, recipe.depth, strict=settings.strict)
         vectors = np.zeros((len(crops), recipe.features), np.float32)
         usable = np.zeros(len(crops), bool)
@@ -95,9 +95,17 @@ class Embed(Stage):
             progress=lambda done: context.progress(done, len(crops)),
         ):
             vectors[at], usable[at] = found, True
+        reader.close()
         if not np.isfinite(vectors).all():
             raise DataError(f"{path}: gives vectors that are no numbers; was it trained to its end?")
         return Made(self._table(crops.crop_id, vectors, usable), {"rows": _counts(usable), "bad": reader.bad})
+
+    def _wanted(self, run: Run, manifest: Receipt | None, key: str) -> pa.Array:
+        """The crops of a video that are embedded, sorted."""
+        settings = self.settings
+        mark = manifest.fingerprint if manifest else ""
+        found = _chosen(run.path, mark, settings.recipe.modality, tuple(settings.splits))
+        return found.get(key, pa.array([], pa.string()))
 
     def review(self, facts: dict[str, dict[str, Any]]) -> Review:
         """Say which crops gave no vector."""
@@ -123,35 +131,21 @@ def _counts(usable: np.ndarray[Any, Any]) -> dict[str, int]:
     return {name: count for name, count in found.items() if count}
 
 
-def _window(run: Run, key: str) -> dict[str, tuple[float, float]]:
-    receipt = run.receipt("detect", key)
-    window = receipt.facts.get("window") if receipt else None
-    return {key: (float(window[0]), float(window[1]))} if window else {}
-
-
-def _chosen(run: Run, manifest: str, stage: Embed) -> dict[str, list[str]]:
-    """video_id -> the crops that are embedded, sorted; `manifest`: its fingerprint, for which it is read once."""
-    settings = stage.settings
-    return _chosen_once(run.path, manifest, settings.recipe.modality, tuple(settings.splits))
-
-
 @lru_cache(maxsize=8)
-def _chosen_once(run: Path, manifest: str, modality: str, splits: tuple[str, ...]) -> dict[str, list[str]]:
+def _chosen(run: Path, manifest: str, modality: str, splits: tuple[str, ...]) -> dict[str, pa.Array]:
+    """video_id -> the crops that are embedded, sorted. manifest: its fingerprint, for which it is read once."""
     table = Run(run).table("manifest", "manifest", ["crop_id", "video_id", "modality", "split"])
     here = pc.and_(
         pc.equal(table["modality"].cast(pa.string()), modality),
         pc.is_in(table["split"].cast(pa.string()), pa.array(splits, pa.string())),
     )
-    rows = (
-        table.filter(here)
-        .select(["video_id", "crop_id"])
-        .sort_by([("video_id", "ascending"), ("crop_id", "ascending")])
-    )
-    videos = rows["video_id"].to_numpy(zero_copy_only=False)
-    names, first = np.unique(videos.astype(str), return_index=True)
-    crop_ids = rows["crop_id"].to_pylist()
-    ends = [*first.tolist()[1:], len(crop_ids)][: len(names)]
-    return {n: crop_ids[a:b] for n, a, b in zip(names.tolist(), first.tolist(), ends, strict=True)}
+    rows = table.filter(here).select(["video_id", "crop_id"])
+    rows = rows.sort_by([("video_id", "ascending"), ("crop_id", "ascending")]).combine_chunks()
+    videos = rows["video_id"].combine_chunks().dictionary_encode()
+    crops = rows["crop_id"].combine_chunks()
+    ends = np.cumsum(np.bincount(videos.indices.to_numpy(), minlength=len(videos.dictionary)))
+    starts = [0, *ends.tolist()]
+    return {name: crops[a:b] for name, a, b in zip(videos.dictionary.to_pylist(), starts, ends.tolist(), strict=False)}
 
 
 @lru_cache(maxsize=1)

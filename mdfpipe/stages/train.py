@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -11,20 +11,30 @@ import numpy as np
 import pyarrow as pa
 from pydantic import Field
 
-from mdfpipe.config import find_file, find_folder
+from mdfpipe.config import find_file
 from mdfpipe.errors import ConfigError, DataError
 from mdfpipe.learning.system import System, checkpoint_of, start
 from mdfpipe.stages import Context, Inputs, Made, Review, Stage
+from mdfpipe.stages._material import (
+    Material,
+    further_folder,
+    further_identity,
+    gallery_domains,
+    material,
+    training_rows,
+)
 from mdfpipe.store.hashing import file_sha256
-from mdfpipe.store.run import Run, fingerprint, read_receipt
+from mdfpipe.store.run import Receipt, Run, fingerprint
 from mdfpipe.store.tables import TRAINING
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from mdfpipe.learning.batches import CropBatch
     from mdfpipe.learning.crops import Crops
-    from mdfpipe.learning.loader import CropReader
+    from mdfpipe.learning.loader import CropReader, Loader
     from mdfpipe.learning.log import Log
+    from mdfpipe.learning.state import Job
 
 STATE, LOG = "state.pt", "state.jsonl"  # what a killed training goes on from
 BOARD = "tensorboard"  # event files, of those who ask for them; no part of what is made
@@ -69,8 +79,16 @@ class Train(Stage):
         if self.settings.weights is not None:
             found["weights"] = file_sha256(find_file(self.settings.weights, data, f"{self.name}: weights"))
         for name in self.settings.further:
-            found[f"crops/{name}"] = _identity(self._further(name, data))
+            found[f"crops/{name}"] = further_identity(further_folder(self.name, name, data))
         return found
+
+    def slice_of(self, upstream: Receipt, run: Run, key: str) -> str:
+        """Of the manifest its training crops (and, to validate, who is enrolled); of a system its last weights."""
+        if upstream.stage != "manifest":
+            return weights_of(upstream, "last")
+        settings = self.settings
+        rows = training_rows(run, upstream, settings.recipe.modality, settings.train_domains)
+        return fingerprint([rows, gallery_domains(upstream)]) if settings.validation.subjects else rows
 
     def process(self, key: str, inputs: Inputs, context: Context) -> Made:
         """Train, or only load; write the checkpoints."""
@@ -79,25 +97,24 @@ class Train(Stage):
         from mdfpipe.learning.training import fit, seed_everything
 
         settings, recipe = self.settings, self.settings.recipe
-        crops, held_out, told = self._crops(inputs, context) if settings.trains else (None, None, [])
+        given = material(self.name, settings, inputs.run, context.data) if settings.trains else None
+        crops = given.crops if given else None
         seed_everything(settings.seed, "weights")
         model = recipe.model(len(crops.subjects) if crops else 0, crops.domains if crops else ())
         begun = start(settings, model, *self._sources(inputs, context))
-        log = context.scratch("metrics.jsonl")
-        if crops is None:
+        folder, log = inputs.run.path / "train" / self.system, context.scratch("metrics.jsonl")
+        unreadable: dict[str, str] = {}
+        if given is None:
             fitted = Fitted({n: t.contiguous() for n, t in model.state_dict().items()}, None, -1, [], 0, 0)
             log.write_text("")
-            unreadable: dict[str, str] = {}
         else:
-            state = inputs.run.path / "train" / self.system / STATE
-            reader = self._reader(crops, context)
-            validate = self._validation(held_out, inputs, context) if held_out else None
             recipe.before_training(model)
-            job = self._job(model, crops, reader, validate, state, inputs, context)
-            with _log(state, context) as job.log:
+            readers = [self._reader(part, context) for part in (given.crops, given.held_out) if part]
+            job = self._job(model, given, readers, folder / STATE, inputs, context)
+            with _log(folder / STATE, context) as job.log:
                 fitted = fit(job)
-            log.write_text(once(state.with_name(LOG)))
-            unreadable = dict(sorted(reader.bad.items()))
+            log.write_text(once(folder / LOG))
+            unreadable = {crop: why for reader in readers for crop, why in sorted(reader.bad.items())}
         last = fitted.lines[-1] if fitted.lines else {}
         notes = recipe.notes(begun.history, _figures(last))
         files = {f"{self.name}/metrics.jsonl": log}
@@ -111,7 +128,7 @@ class Train(Stage):
                 files[f"{self.name}/{CHECKPOINT[which]}"] = path
         facts = {
             "start": begun.lines,
-            "told": told,
+            "told": given.told if given else [],
             "notes": notes,
             "unreadable": unreadable,
             "epochs": fitted.epoch,
@@ -120,7 +137,6 @@ class Train(Stage):
             "best_epoch": fitted.best_epoch,
             "last": _figures(last),
         }
-        folder = inputs.run.path / "train" / self.system
         return Made(_table(fitted.lines), facts, files, spent=(folder / STATE, folder / LOG))
 
     def review(self, facts: dict[str, dict[str, Any]]) -> Review:
@@ -140,50 +156,20 @@ class Train(Stage):
                 )
         return Review(warnings=warnings, notes=notes)
 
-    # -- what it is trained on
-
-    def _further(self, name: str, data: Path) -> Path:
-        advice = "Make it with `mdfpipe synth DATA --crops N`, or give a folder of SUBJECT/IMAGE files"
-        return find_folder(name, data, f"{self.name}: train_on", advice)
-
-    def _crops(self, inputs: Inputs, context: Context) -> tuple[Crops, Crops | None, list[str]]:
-        """The training crops, the held-out ones, and what was left out. Raises DataError."""
-        from mdfpipe.learning import crops as c
-
-        settings, parts = self.settings, []
-        modality = settings.recipe.modality
-        if settings.on_own:
-            parts.append(_own_crops(inputs, modality, ["train"], settings.train_domains))
-        for number, name in enumerate(settings.further, start=1):
-            folder = self._further(name, context.data)
-            parts.append(_further_crops(folder, modality, number, f"{name}/"))
-        crops = c.join(parts)
-        told = [f"{len(crops)} {modality} crops of {len(crops.subjects)} subjects in {', '.join(crops.domains)}"]
-        held_out = None
-        if settings.validation.subjects:
-            crops, held_out = c.hold_out(crops, settings.validation.subjects, settings.seed)
-            told.append(f"{len(held_out.subjects)} subjects held out for validation")
-        if settings.max_subjects is not None:
-            crops = c.subset(crops, settings.max_subjects, settings.seed)
-            told.append(f"{len(crops.subjects)} subjects chosen by max_subjects")
-        crops = crops.compact()
-        if len(crops.subjects) < 2:
-            raise DataError(
-                f"{self.name}: expected at least 2 training subjects, got {len(crops.subjects)}; nothing can be told "
-                "apart; check the protocol's train split and max_subjects"
-            )
-        left_out = getattr(settings.recipe.sampler(crops, settings.seed), "left_out", {})
-        if left_out:
-            lacking = sorted({domain for domains in left_out.values() for domain in domains})
-            told.append(f"{len(left_out)} subjects left out of domain-aware batches: no crop in {' or '.join(lacking)}")
-        return crops, held_out, told
-
     def _sources(self, inputs: Inputs, context: Context) -> tuple[Path | None, Path | None]:
         """The checkpoint of `start_from`, and the file of `weights`."""
         settings = self.settings
         parent = checkpoint_path(inputs.run, settings.start_from, "last") if settings.start_from else None
         weights = find_file(settings.weights, context.data, f"{self.name}: weights") if settings.weights else None
         return parent, weights
+
+    def _made_from(self, run: Run, data: Path) -> dict[str, str]:
+        """What beside the settings decides the weights, as the plan has it."""
+        found = self.identity(data, self.key)
+        for name in self.reads:
+            receipt = run.receipt(name, "manifest" if name == "manifest" else self.key)
+            found[name] = self.slice_of(receipt, run, self.key) if receipt else ""
+        return found
 
     # -- the training
 
@@ -204,27 +190,30 @@ class Train(Stage):
     def _job(
         self,
         model: nn.Module,
-        crops: Crops,
-        reader: CropReader,
-        validate: Callable[[nn.Module], float] | None,
+        given: Material,
+        readers: list[CropReader],
         state: Path,
         inputs: Inputs,
         context: Context,
-    ) -> Any:
+    ) -> Job:
+        """readers: of the training crops, and of the held-out ones."""
         from mdfpipe.learning.loader import Loader
         from mdfpipe.learning.state import Job
 
-        settings, resources = self.settings, context.resources
+        settings, resources, sign = self.settings, context.resources, _Sign(context.progress)
+        enrolled = gallery_domains(inputs.run.receipt("manifest", "manifest")) if settings.on_own else []
+        validate = self._validation(given.held_out, readers[1], enrolled, sign, context) if given.held_out else None
         state.parent.mkdir(parents=True, exist_ok=True)
-        mark = fingerprint([self.decisive(), crops.fingerprint(), self.identity(context.data, self.key)])
+        mark = fingerprint([self.version, self.decisive(), self._made_from(inputs.run, context.data)])
         _drop_other(state, mark)
+        threads = max(resources.threads, 1)
+        loader = Loader(given.crops, readers[0], settings.recipe.augment, seed=settings.seed, threads=threads)
+        living: Any = _Living(loader, sign)
         return Job(
             recipe=settings.recipe,
             model=model,
-            crops=crops,
-            loader=Loader(
-                crops, reader, settings.recipe.augment, seed=settings.seed, threads=max(resources.threads, 1)
-            ),
+            crops=given.crops,
+            loader=living,
             seed=settings.seed,
             state=state,
             fingerprint=mark,
@@ -234,23 +223,33 @@ class Train(Stage):
             validate=validate,
             every=settings.validation.every,
             patience=settings.validation.patience,
-            progress=context.progress,
+            progress=sign.steps,
         )
 
-    def _validation(self, held_out: Crops, inputs: Inputs, context: Context) -> Callable[[nn.Module], float]:
-        """Rank-1 of the held-out subjects, from the protocol's gallery domains to the others."""
+    def _validation(
+        self, held_out: Crops, reader: CropReader, enrolled: list[str], sign: _Sign, context: Context
+    ) -> Callable[[nn.Module], float]:
+        """Rank-1 of the held-out subjects, from the enrolled domains to the others."""
         from mdfpipe.evaluation.recognition import rank_one
         from mdfpipe.learning.embedding import embed
 
-        reader = self._reader(held_out, context)
-        rows = held_out.rows()
-        gallery = _gallery_domains(inputs) if self.settings.on_own else []
+        rows, recipe, resources = held_out.rows(), self.settings.recipe, context.resources
 
         def validate(model: nn.Module) -> float:
-            recipe, threads = self.settings.recipe, context.resources.threads
-            found = list(embed(recipe, model, held_out, reader, precision=self.settings.precision, threads=threads))
-            at = np.concatenate([row for row, _ in found])
-            return rank_one(rows.take(at), np.concatenate([v for _, v in found]), gallery, recipe.distance)
+            found = embed(
+                recipe,
+                model,
+                held_out,
+                reader,
+                precision=self.settings.precision,
+                threads=resources.threads,
+                progress=sign.alive,
+            )
+            parts = list(found)
+            if not parts:
+                raise DataError(f"{self.name}: none of the {len(held_out)} held-out crops decodes; run crop again")
+            at = np.concatenate([row for row, _ in parts])
+            return rank_one(rows.take(at), np.concatenate([v for _, v in parts]), enrolled, recipe.distance)
 
         return validate
 
@@ -278,59 +277,45 @@ class Train(Stage):
         }
 
 
+class _Sign:
+    """Signs of life: how far the training is, told again while something between two steps takes long."""
+
+    def __init__(self, tell: Callable[[int, int | None], None]) -> None:
+        self.tell = tell
+        self.at: tuple[int, int | None] = (0, None)
+
+    def steps(self, done: int, total: int) -> None:
+        """So many steps are done."""
+        self.at = done, total
+        self.tell(done, total)
+
+    def alive(self, done: int = 0) -> None:
+        """Something else is, `done` of it: the steps are those of before."""
+        self.tell(*self.at)
+
+
+class _Living:
+    """A loader each of whose batches is a sign of life: without an accelerator one step may take a minute."""
+
+    def __init__(self, loader: Loader, sign: _Sign) -> None:
+        self.loader, self.sign = loader, sign
+
+    def batches(self, *given: Any) -> Generator[CropBatch, None, None]:
+        """As the loader's."""
+        with closing(self.loader.batches(*given)) as found:
+            for batch in found:
+                self.sign.alive()
+                yield batch
+
+
 def checkpoint_path(run: Run, system: str, which: str) -> Path:
     """Where a system's weights lie."""
     return run.path / "train" / system / CHECKPOINT[which]
 
 
-def _own_crops(inputs: Inputs, modality: str, splits: list[str], domains: list[str] | None) -> Crops:
-    from mdfpipe.learning.crops import from_manifest
-
-    table = inputs.table("manifest", "manifest")
-    return from_manifest(
-        table, inputs.run.path, modality=modality, splits=splits, domains=domains, windows=windows(inputs.run, table)
-    )
-
-
-def windows(run: Run, manifest: pa.Table) -> dict[str, tuple[float, float]]:
-    """video_id -> the values that detect took for black and white, of videos above 8 bits."""
-    found = {}
-    deep = manifest.filter(pa.compute.equal(manifest["codec"], "png"))
-    for video_id in deep["video_id"].unique().to_pylist():
-        receipt = run.receipt("detect", video_id)
-        if receipt is not None and receipt.facts.get("window"):
-            low, high = receipt.facts["window"]
-            found[video_id] = (float(low), float(high))
-    return found
-
-
-def _further_crops(folder: Path, modality: str, source: int, prefix: str) -> Crops:
-    from mdfpipe.learning.crops import from_folder, from_manifest
-
-    run = Run(folder)
-    if run.receipt("manifest", "manifest") is not None:
-        table = run.table("manifest", "manifest")
-        return from_manifest(
-            table, folder, modality=modality, source=source, prefix=prefix, windows=windows(run, table)
-        )
-    return from_folder(folder, source=source, prefix=prefix)
-
-
-def _identity(folder: Path) -> str:
-    """The fingerprint of a further manifest: its receipt, or names, sizes and times of a folder's images."""
-    receipt = read_receipt(Run(folder).part("manifest", "manifest"))
-    if receipt is not None:
-        return receipt.fingerprint
-    from mdfpipe.learning.crops import images_of
-
-    listed = [(str(p.relative_to(folder)), p.stat().st_size, p.stat().st_mtime_ns) for p in images_of(folder)]
-    return fingerprint(listed)
-
-
-def _gallery_domains(inputs: Inputs) -> list[str]:
-    table = inputs.table("manifest", "manifest", ["domain", "role"])
-    chosen = table.filter(pa.compute.equal(table["role"].cast(pa.string()), "gallery"))
-    return sorted(chosen["domain"].unique().to_pylist())
+def weights_of(training: Receipt, which: str) -> str:
+    """The content hash of a training's weights; a word where it has none of these."""
+    return training.files.get(f"{training.stage}/{CHECKPOINT[which]}", (0, f"no {which} weights"))[1]
 
 
 # -- figures

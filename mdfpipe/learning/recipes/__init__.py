@@ -87,6 +87,7 @@ class Recipe(Plugin):
     modality: ClassVar[Literal["body", "face"]] = "body"
     tiny: ClassVar[dict[str, Any]] = {}  # settings with which it runs in a second: the contract tests take them
     distance: ClassVar[Literal["cosine", "euclidean"]] = "cosine"  # between embeddings at test
+    only_embedding: ClassVar[tuple[str, ...]] = ()  # fields that `embed` alone looks at: they decide no weight
 
     image_height_px: int = Field(384, ge=16, le=2048, description="height of the network's input")
     image_width_px: int = Field(128, ge=16, le=2048, description="width of the network's input")

@@ -68,6 +68,7 @@ class Body(Recipe):
     """Body embeddings across domains, by global and local tokens."""
 
     modality: ClassVar[Literal["body", "face"]] = "body"
+    only_embedding: ClassVar[tuple[str, ...]] = ("test_feature", "flip_fusion")
     tiny: ClassVar[dict[str, Any]] = {
         "image_height_px": 64,
         "image_width_px": 32,

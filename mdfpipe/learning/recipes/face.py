@@ -42,6 +42,7 @@ class Face(Recipe):
     """Face embeddings with a quality-adaptive margin."""
 
     modality: ClassVar[Literal["body", "face"]] = "face"
+    only_embedding: ClassVar[tuple[str, ...]] = ("flip_fusion",)
     tiny: ClassVar[dict[str, Any]] = {
         "image_height_px": 32,
         "image_width_px": 32,

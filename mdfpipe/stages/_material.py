@@ -1,0 +1,136 @@
+"""Material: the crops a system is trained on, of the study's own manifest, of other run folders, of plain folders."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from mdfpipe.config import find_folder
+from mdfpipe.errors import DataError, one_line
+from mdfpipe.store.run import Receipt, Run, fingerprint, read_receipt
+
+if TYPE_CHECKING:
+    from mdfpipe.learning.crops import Crops
+    from mdfpipe.learning.system import System
+
+_ADVICE = "Make it with `mdfpipe synth DATA --crops N`, or give a folder of SUBJECT/IMAGE files"
+
+
+class Material(NamedTuple):
+    """What a training looks at. held_out: None without validation; told: what was chosen and left out, for people."""
+
+    crops: Crops
+    held_out: Crops | None
+    told: list[str]
+
+
+def material(name: str, settings: System, run: Run, data: Path) -> Material:
+    """The crops of the training `name`. Raises ConfigError, DataError where they allow no training."""
+    from mdfpipe.learning import crops as c
+
+    parts, modality = [], settings.recipe.modality
+    if settings.on_own:
+        parts.append(_own(run, modality, settings.train_domains))
+    for number, folder in enumerate(settings.further, start=1):
+        parts.append(_further(further_folder(name, folder, data), modality, number, f"{folder}/"))
+    crops = c.join(parts)
+    told = [f"{len(crops)} {modality} crops of {len(crops.subjects)} subjects in {', '.join(crops.domains)}"]
+    held_out = None
+    if settings.validation.subjects:
+        crops, held_out = c.hold_out(crops, settings.validation.subjects, settings.seed)
+        told.append(f"{len(held_out.subjects)} subjects held out for validation")
+    if settings.max_subjects is not None:
+        crops = c.subset(crops, settings.max_subjects, settings.seed)
+        told.append(f"{len(crops.subjects)} subjects chosen by max_subjects")
+    crops = crops.compact()
+    if len(crops.subjects) < 2:
+        raise DataError(
+            f"{name}: expected at least 2 training subjects, got {len(crops.subjects)}; nothing can be told "
+            "apart; check the protocol's train split, validation.subjects and max_subjects"
+        )
+    sampler = settings.recipe.sampler(crops, settings.seed)
+    if left_out := getattr(sampler, "left_out", {}):
+        lacking = sorted({domain for domains in left_out.values() for domain in domains})
+        told.append(f"{len(left_out)} subjects left out of domain-aware batches: no crop in {' or '.join(lacking)}")
+    return Material(crops, held_out, told)
+
+
+# -- the study's own crops
+
+
+def training_rows(run: Run, manifest: Receipt, modality: str, domains: list[str] | None) -> str:
+    """A fingerprint of the manifest's training crops, their pixels by the crop parts they lie in."""
+    return _training_rows(run.path, manifest.fingerprint, modality, None if domains is None else tuple(domains))
+
+
+@lru_cache(maxsize=16)
+def _training_rows(run: Path, manifest: str, modality: str, domains: tuple[str, ...] | None) -> str:
+    receipt = Run(run).receipt("manifest", "manifest")
+    try:
+        crops = _own(Run(run), modality, domains)
+    except DataError as error:  # the training itself will say so
+        return fingerprint([manifest, one_line(error)])
+    made_from = receipt.upstream if receipt else {}
+    return fingerprint([crops.fingerprint(), {video: made_from.get(f"crop/{video}") for video in crops.videos}])
+
+
+def gallery_domains(manifest: Receipt | None) -> list[str]:
+    """The domains that the protocol enrols."""
+    protocol = manifest.settings["protocol"] if manifest else {}
+    return list(protocol.get("gallery_domains", ()))
+
+
+def _own(run: Run, modality: str, domains: list[str] | tuple[str, ...] | None) -> Crops:
+    from mdfpipe.learning.crops import from_manifest
+
+    table = run.table("manifest", "manifest")
+    return from_manifest(
+        table, run.path, modality=modality, splits=["train"], domains=domains, windows=windows(run, table)
+    )
+
+
+def windows(run: Run, manifest: pa.Table) -> dict[str, tuple[float, float]]:
+    """video_id -> the values that detect took for black and white, of videos above 8 bits."""
+    deep = manifest.filter(pc.equal(manifest["codec"], "png"))
+    found = ((video_id, window(run, video_id)) for video_id in deep["video_id"].unique().to_pylist())
+    return {video_id: pair for video_id, pair in found if pair is not None}
+
+
+def window(run: Run, video_id: str) -> tuple[float, float] | None:
+    """The same of one video; None of 8 bits."""
+    receipt = run.receipt("detect", video_id)
+    found = receipt.facts.get("window") if receipt else None
+    return (float(found[0]), float(found[1])) if found else None
+
+
+# -- further crops
+
+
+def further_folder(name: str, folder: str, data: Path) -> Path:
+    """Where the further crops `folder` of the training `name` lie. Raises ConfigError."""
+    return find_folder(folder, data, f"{name}: train_on", _ADVICE)
+
+
+def further_identity(folder: Path) -> str:
+    """The fingerprint of its manifest: of the receipt, or of names, sizes and times of a folder's images."""
+    receipt = read_receipt(Run(folder).part("manifest", "manifest"))
+    if receipt is not None:
+        return receipt.fingerprint
+    from mdfpipe.learning.crops import images_of
+
+    listed = [(str(p.relative_to(folder)), p.stat().st_size, p.stat().st_mtime_ns) for p in images_of(folder)]
+    return fingerprint(listed)
+
+
+def _further(folder: Path, modality: str, source: int, prefix: str) -> Crops:
+    from mdfpipe.learning.crops import from_folder, from_manifest
+
+    run = Run(folder)
+    if run.receipt("manifest", "manifest") is None:
+        return from_folder(folder, source=source, prefix=prefix)
+    table = run.table("manifest", "manifest")
+    return from_manifest(table, folder, modality=modality, source=source, prefix=prefix, windows=windows(run, table))

@@ -1,0 +1,349 @@
+"""embed: vectors of the right crops by the right weights, the same whatever the machine does, and made once."""
+
+from __future__ import annotations
+
+import gc
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+
+from mdfpipe.config import validate
+from mdfpipe.learning.batches import CropBatch
+from mdfpipe.learning.crops import from_crops
+from mdfpipe.learning.embedding import CPU_BATCH, embed, open_model
+from mdfpipe.learning.loader import CropReader
+from mdfpipe.learning.recipes import Recipe
+from mdfpipe.learning.recipes.body import UNNAMED
+from mdfpipe.pipeline import Pipeline
+from mdfpipe.recognition import recognise
+from mdfpipe.store.run import Run
+from mdfpipe.store.shards import ShardWriter
+from mdfpipe.store.tables import embeddings
+from tests.systems import (
+    FACE,
+    STRIPED,
+    VIT,
+    body,
+    checkpoint,
+    copied,
+    digests,
+    due,
+    loaded,
+    runner,
+    study,
+    train,
+    vectors,
+    write_study,
+)
+
+VIDEOS = ["videos/LWIR-30m_a", "videos/LWIR-30m_b", "videos/VIS-500m_a", "videos/VIS-500m_b"]
+TEST, DEEP = "videos/VIS-500m_b", "videos/LWIR-30m_b"
+
+
+@pytest.fixture
+def home(labelled: Path, tmp_path: Path) -> Path:
+    return copied(labelled, tmp_path / "home")
+
+
+@pytest.fixture(scope="module")
+def embedded(labelled: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A trained and embedded body system `a`, and a face system `f`, which nobody changes."""
+    home = copied(labelled, tmp_path_factory.mktemp("embedded") / "home")
+    assert train(home, SYSTEMS)[0].complete
+    return home
+
+
+SYSTEMS: dict[str, Any] = {"a": {"recipe": STRIPED}, "f": {"recipe": loaded(FACE), "splits": ["test"]}}
+
+
+# -- what is embedded
+
+
+def test_every_crop_of_the_split_has_a_vector(embedded: Path) -> None:
+    run = Run(embedded / "run")
+    manifest = run.table("manifest", "manifest").to_pylist()
+    for system, modality, width, splits in (("a", "body", 64, ("train", "test")), ("f", "face", 512, ("test",))):
+        for video in VIDEOS:
+            rows = run.table(f"embed/{system}", video)
+            assert rows.schema.equals(embeddings(width))
+            wanted = [r["crop_id"] for r in manifest if r["video_id"] == video and r["modality"] == modality]
+            wanted = [
+                c
+                for c, r in zip(wanted, (r for r in manifest if r["crop_id"] in set(wanted)), strict=True)
+                if r["split"] in splits
+            ]
+            assert rows["crop_id"].to_pylist() == sorted(wanted)
+            assert set(rows["status"].to_pylist()) <= {"ok"}
+    assert run.table("embed/f", "videos/VIS-500m_a").num_rows == 0
+    assert run.table("embed/f", TEST).num_rows == 16
+
+
+def test_vectors_are_those_of_the_network_on_the_crop(embedded: Path) -> None:
+    """Read, resized, normalised and embedded here, one crop at a time; 8 bits and 16."""
+    run = Run(embedded / "run")
+    recipe, model = open_model(embedded / "run" / "train" / "a" / "last.pt")
+    torch.set_num_threads(1)
+    for video in (TEST, DEEP):
+        table = run.table("crop", video)
+        table = table.filter(pa.compute.equal(table["modality"].cast(pa.string()), "body"))
+        names, found = vectors(embedded, "a", video)
+        facts = run.receipt("detect", video).facts  # type: ignore[union-attr]
+        windows = {video: tuple(facts["window"])} if facts.get("window") else None
+        assert (windows is None) == (video == TEST)
+        crops = from_crops(table, run.path, video.split("/")[1][:-2], windows=windows)
+        reader = CropReader(crops, 80, 32, recipe.depth)
+        place = {name: n for n, name in enumerate(crops.crop_id.to_pylist())}
+        for name, vector in zip(names[:4], found[:4], strict=True):
+            pixels = torch.from_numpy(reader.read(place[name]).copy()).permute(2, 0, 1)[None]  # type: ignore[union-attr]
+            images = (pixels / 255 - 0.5) / 0.5  # PASS
+            with torch.inference_mode():
+                expected = model.backbone(images)[0].numpy()  # type: ignore[operator, union-attr]
+            np.testing.assert_allclose(vector, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
+
+
+def test_bad_crops_have_no_vector_and_are_named(home: Path) -> None:
+    run = Run(home / "run")
+    table = run.table("crop", TEST).to_pylist()
+    bad = next(r for r in table if r["modality"] == "body" and r["status"] == "ok")
+    shard = home / "run" / bad["shard"]
+    data = bytearray(shard.read_bytes())
+    data[bad["offset"] : bad["offset"] + bad["size"]] = bytes(bad["size"])
+    shard.write_bytes(data)
+    system = {"recipe": loaded(), "splits": ["test"]}
+    outcome, _ = train(home, {"a": system})
+    assert outcome.complete
+    rows = run.table("embed/a", TEST).to_pylist()
+    assert [r["crop_id"] for r in rows if r["vector"] is None] == [bad["crop_id"]]
+    assert [r["crop_id"] for r in rows if r["status"] != "ok"] == [bad["crop_id"]]
+    facts = run.receipt("embed/a", TEST).facts  # type: ignore[union-attr]
+    assert facts["rows"] == {"ok": len(rows) - 1, "unreadable": 1}
+    why = f"expected an image of 8 or 16 bits, found {bad['size']} bytes that do not decode"
+    warned = f"embed/a: 1 crops do not decode and have no vector ({bad['crop_id']}: {why})"
+    assert warned in outcome.warnings
+    one = recognise(run, validate(Pipeline, study({"a": system}), "study"))[0]
+    test = [
+        r for r in run.table("manifest", "manifest").to_pylist() if r["split"] == "test" and r["modality"] == "body"
+    ]
+    assert one.crops == len(test) - 1
+    outcome, _ = train(home, {"a": {**system, "strict": True}})
+    assert [f"{f.stage}/{f.key}" for f in outcome.failures] == [f"embed/a/{TEST}"]
+    assert bad["crop_id"] in outcome.failures[0].message
+
+
+def test_parts_left_out_are_systems_that_share_their_weights(home: Path) -> None:
+    """And the note that nothing names the parts goes with their numbers."""
+    chosen = {"all": ["face", "torso", "lower_body"], "torso": ["torso"], "none": []}
+    systems: dict[str, Any] = {"base": {"recipe": VIT, "splits": ["test"]}}
+    for name, parts in chosen.items():
+        recipe = loaded(VIT)
+        recipe["parts"] = parts
+        systems[name] = {"recipe": recipe, "start_from": "base", "splits": ["test"]}
+    outcome, _ = train(home, systems)
+    assert outcome.complete, outcome
+    states = {name: checkpoint(home, name).model for name in systems}
+    for name in chosen:
+        shared = {n: t for n, t in states["base"].items() if not n.startswith("classifier.")}
+        assert states[name].keys() == shared.keys()
+        assert all(torch.equal(states[name][n], t) for n, t in shared.items())
+    found = {name: vectors(home, name, TEST)[1] for name in systems}
+    np.testing.assert_array_equal(found["base"], found["all"])
+    whole, local = found["all"][:, :192], found["all"][:, 192:]
+    assert np.abs(local).max() > 0.1
+    np.testing.assert_array_equal(found["torso"][:, :192], whole)
+    assert np.abs(found["torso"][:, 192:] - local).max() > 1e-3
+    assert not found["none"][:, 192:].any()
+    recognised = recognise(Run(home / "run"), validate(Pipeline, study(systems), "study"))
+    assert [(one.system, one.notes) for one in recognised] == [(name, (UNNAMED,)) for name in systems]
+
+
+def test_flip_fusion_is_the_mean_of_both_and_trains_nothing(embedded: Path, tmp_path: Path) -> None:
+    home = copied(embedded, tmp_path / "home")
+    before = digests(home / "run", "train")
+    systems = {**SYSTEMS, "a": {"recipe": body(flip_fusion=True)}}
+    plain = vectors(home, "a", TEST)[1]
+    outcome, ran = train(home, systems)
+    assert outcome.complete
+    assert ran == [f"embed/a/{v}" for v in VIDEOS]
+    assert digests(home / "run", "train") == before
+    both = vectors(home, "a", TEST)[1]
+    assert np.abs(both - plain).max() > 1e-3
+    recipe, model = open_model(home / "run" / "train" / "a" / "last.pt")
+    assert not recipe.flip_fusion  # type: ignore[attr-defined]
+    kind: Any = Recipe
+    fused, model = open_model(home / "run" / "train" / "a" / "last.pt", kind.model_validate(body(flip_fusion=True)))
+    images = torch.randn(3, 3, 80, 32)
+    batch = CropBatch(images, *(torch.zeros(3, dtype=torch.int64) for _ in range(6)))
+    with torch.inference_mode():
+        mean = (model.backbone(images) + model.backbone(images.flip(3))) / 2  # type: ignore[operator, union-attr]
+        torch.testing.assert_close(fused.embed(model, batch), mean)
+
+
+# -- what is due
+
+
+def test_a_new_video_is_embedded_and_nothing_else_is_made(labelled: Path, tmp_path: Path) -> None:
+    """Of a test subject. One more of a training subject changes the training rows: everything is due."""
+    home = copied(labelled, tmp_path / "home", data=True)
+    systems = {"a": {"recipe": STRIPED}, "b": {"recipe": loaded(), "start_from": "a", "splits": ["test"]}}
+    assert train(home, systems)[0].complete
+    before = digests(home / "run", "train", "embed")
+
+    def add(name: str, like: str) -> None:
+        shutil.copy(home / "data" / "videos" / like, home / "data" / "videos" / name)
+        old, new = like.rpartition(".")[0], name.rpartition(".")[0]
+        for table in ("faces.csv", "boxes.csv"):
+            lines = (home / "data" / table).read_text().splitlines()
+            more = [line.replace(f"videos/{old}", f"videos/{new}") for line in lines if f"videos/{old}" in line]
+            (home / "data" / table).write_text("\n".join([*lines, *more]) + "\n")
+
+    add("VIS-500m_c.mp4", "VIS-500m_b.mp4")
+    make, executor = runner(home, systems)
+    assert make.execute().complete
+    assert [unit for unit in executor.ran if unit.startswith(("train", "embed"))] == [
+        "embed/a/videos/VIS-500m_c",
+        "embed/b/videos/VIS-500m_c",
+    ]
+    after = digests(home / "run", "train", "embed")
+    assert {name: after[name] for name in before} == before
+    add("VIS-500m_d.mp4", "VIS-500m_a.mp4")
+    assert make.execute(None, "manifest").complete
+    lines = due(home, systems, "train")
+    assert lines[:2] == ["train/a/training: manifest changed", "train/b/training: train/a changed (after train/a)"]
+    assert len(lines) == 2 + 2 * 6
+
+
+# -- the same bytes
+
+
+@pytest.mark.parametrize("recipe", [STRIPED, VIT, {**FACE}], ids=["striped", "vit", "face"])
+def test_vectors_do_not_depend_on_the_batch(embedded: Path, recipe: dict[str, Any]) -> None:
+    """CPU, fp32, one thread: to the last bit, for any batch, also of one crop."""
+    torch.set_num_threads(1)
+    kind: Any = Recipe
+    made = kind.model_validate(recipe)
+    torch.manual_seed(1)
+    model = made.model(0, ()).to(memory_format=torch.channels_last).eval()
+    run = Run(embedded / "run")
+    table = run.table("crop", TEST)
+    table = table.filter(pa.compute.equal(table["modality"].cast(pa.string()), made.modality))
+    crops = from_crops(table, run.path, "VIS-500m")
+    reader = CropReader(crops, made.image_height_px, made.image_width_px, made.depth)
+    assert len(crops) == 16
+    expected = None
+    for batch in (16, 64, 7, 5, 2, 1, 15):
+        found = np.concatenate([v for _, v in embed(made, model, crops, reader, batch=batch)])
+        expected = found if expected is None else expected
+        assert found.tobytes() == expected.tobytes(), batch
+
+
+def test_vectors_do_not_depend_on_workers_or_the_batch_option(embedded: Path, tmp_path: Path) -> None:
+    before = digests(embedded / "run", "embed")
+    for number, (workers, batch) in enumerate(((2, 8), (1, 1))):
+        home = copied(embedded, tmp_path / str(number))
+        shutil.rmtree(home / "run" / "embed")
+        done = command(home, "--workers", str(workers), "--batch", str(batch))
+        assert done.wait(240) == 0
+        assert digests(home / "run", "embed") == before
+
+
+def command(home: Path, *more: str) -> subprocess.Popen[bytes]:
+    """`mdfpipe train` over a home, in a session of its own."""
+    path = write_study(home / "study.yaml", SYSTEMS)
+    base = ["train", str(path), "--data", str(home / "data"), "--run", str(home / "run"), "--threads", "1"]
+    return subprocess.Popen(
+        [sys.executable, "-m", "mdfpipe.cli", *base, *more],
+        cwd=Path(__file__).parents[2],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+
+
+def test_killed_while_it_embeds_it_ends_with_the_same_bytes(embedded: Path, tmp_path: Path) -> None:
+    """Killed as soon as a part is there, again and again: one more each time."""
+    before = digests(embedded / "run", "train", "embed")
+    home = copied(embedded, tmp_path / "home")
+    shutil.rmtree(home / "run" / "embed")
+    kills = 0
+    for _ in range(3):
+        parts = len(list((home / "run" / "embed").rglob("*.parquet")))
+        process = command(home)
+        ends = time.monotonic() + 120
+        while process.poll() is None and time.monotonic() < ends:
+            if len(list((home / "run" / "embed").rglob("videos__*.parquet"))) > parts:
+                break
+            time.sleep(0.002)
+        kills += process.poll() is None
+        process.kill()
+        process.wait()
+    assert kills > 0
+    assert command(home).wait(240) == 0
+    assert digests(home / "run", "train", "embed") == before
+    assert not list((home / "run").rglob(".part-*"))
+
+
+# -- memory
+
+
+def test_memory_does_not_grow_with_the_crops(tmp_path: Path) -> None:
+    """A shard of one crop, told 300 or 1500 times: as many pictures live at a time."""
+    (tmp_path / "crop").mkdir()
+    with ShardWriter(tmp_path / "crop" / "a.tar") as writer:
+        encoded = cv2.imencode(".jpg", np.full((80, 32, 3), 90, np.uint8))[1].tobytes()
+        offset, size = writer.add("a", "jpg", encoded)
+    kind: Any = Recipe
+    recipe = kind.model_validate(STRIPED)
+    model = recipe.model(0, ()).eval()
+    stored = {
+        "subject_id": "s",
+        "video_id": "v",
+        "shard": "crop/a.tar",
+        "offset": offset,
+        "size": size,
+        "codec": "jpeg",
+    }
+
+    def most(count: int) -> int:
+        """The greatest number of pictures that are alive when a batch is given."""
+        table = pa.Table.from_pylist([{**stored, "crop_id": f"v/{n:06d}/00"} for n in range(count)])
+        crops = from_crops(table, tmp_path, "VIS-500m")
+        reader = CropReader(crops, 80, 32, recipe.depth)
+        largest = seen = 0
+        for rows, found in embed(recipe, model, crops, reader):
+            largest, seen = max(largest, pictures()), seen + len(rows)
+            assert found.shape == (len(rows), 64)
+        assert seen == count
+        return largest
+
+    few = most(300)
+    assert few >= CPU_BATCH
+    assert most(1500) <= few + CPU_BATCH
+
+
+def pictures() -> int:
+    """How many pictures of 80x32 are alive in tensors."""
+    return sum(len(o) for o in gc.get_objects() if type(o) is torch.Tensor and o.shape[1:] == (3, 80, 32))
+
+
+def test_the_network_is_always_given_as_many_images(embedded: Path) -> None:
+    """Its last bits depend on their number; the padding comes to nobody."""
+    run = Run(embedded / "run")
+    recipe, model = open_model(embedded / "run" / "train" / "a" / "last.pt")
+    sizes = []
+    model.register_forward_pre_hook(lambda _, given: sizes.append(len(given[0])))
+    table = run.table("crop", TEST)
+    table = table.filter(pa.compute.equal(table["modality"].cast(pa.string()), "body")).slice(0, 9)
+    crops = from_crops(table, run.path, "VIS-500m")
+    found = list(embed(recipe, model, crops, CropReader(crops, 80, 32, recipe.depth), batch=2))
+    assert sizes == [CPU_BATCH, CPU_BATCH]
+    assert [rows.tolist() for rows, _ in found] == [list(range(8)), [8]]
+    assert [v.shape for _, v in found] == [(8, 64), (1, 64)]
