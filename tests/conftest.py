@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,3 +19,13 @@ def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     draw(home / "data", frames=8)
     assert runner(home, {})[0].execute(None, "manifest").complete
     return home
+
+
+@pytest.fixture(autouse=True)
+def _threads_as_before() -> Iterator[None]:
+    """A test that sets torch's threads sets them for itself: the last bits of a network depend on them."""
+    before = sys.modules["torch"].get_num_threads() if "torch" in sys.modules else None
+    yield
+    if "torch" in sys.modules:
+        torch = sys.modules["torch"]
+        torch.set_num_threads(before or max(torch.get_num_threads(), 2))

@@ -21,8 +21,7 @@ from mdfpipe.learning.system import System
 from mdfpipe.stages import Inputs, Resources
 from mdfpipe.stages.train import Train
 from mdfpipe.store.run import Receipt, Run
-from tests.learning.made import write_run
-from tests.learning.trained import Child, die_in_write, saving_always, tiny
+from tests.learning.trained import Child, die_in_write, saving_always, study_in, tiny
 
 SYSTEMS: dict[str, dict[str, Any]] = {
     "body": {  # sgd, clipped, averaged, accumulated, stochastic depth, best weights
@@ -60,8 +59,7 @@ def train(say: Any, name: str, folder: Path, death: tuple[int, bool] | None = No
 
 
 def crops(folder: Path, recipe: Recipe) -> Path:
-    size = (recipe.image_height_px, recipe.image_width_px)
-    write_run(folder, 5, modality=recipe.modality, size=size, clips=2)
+    study_in(folder, recipe, subjects=5)
     return folder
 
 

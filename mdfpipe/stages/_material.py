@@ -80,7 +80,7 @@ def _training_rows(run: Path, manifest: str, modality: str, domains: tuple[str, 
 
 def gallery_domains(manifest: Receipt | None) -> list[str]:
     """The domains that the protocol enrols."""
-    protocol = manifest.settings["protocol"] if manifest else {}
+    protocol = manifest.settings.get("protocol", {}) if manifest else {}
     return list(protocol.get("gallery_domains", ()))
 
 

@@ -17,8 +17,7 @@ from mdfpipe.learning.system import System
 from mdfpipe.stages import Context, Inputs, Resources
 from mdfpipe.stages.train import Train
 from mdfpipe.store.run import Run
-from tests.learning.made import write_run
-from tests.learning.trained import tiny
+from tests.learning.trained import study_in, tiny
 
 LINES: list[dict[str, Any]] = [
     {"epoch": 0, "step": 6, "rate": 0.1, "loss/identity": 2.5, "mining": {"anchors": 12, "d_pos": 0.5, "positive": []}},
@@ -86,7 +85,7 @@ def test_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 def test_a_training_writes_them_where_they_are_asked_for(asked: bool, tmp_path: Path) -> None:
     before = torch.get_num_threads()
     recipe = tiny("face")
-    run = write_run(tmp_path, modality="face", size=(32, 32), clips=1)
+    run = study_in(tmp_path, recipe, clips=1)
     stage = Train(system="it", settings=System(recipe=recipe))
     resources = Resources(threads=1, tensorboard=asked)
     made = stage.process("training", Inputs(run), Context(tmp_path, resources, lambda name: run.scratch("train", name)))

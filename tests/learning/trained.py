@@ -31,7 +31,8 @@ from mdfpipe.learning.sampling import Uniform
 from mdfpipe.learning.schedule import Optimiser, Schedule
 from mdfpipe.learning.state import Fitted, Job
 from mdfpipe.learning.training import seed_everything
-from tests.learning.made import write_run
+from mdfpipe.store.run import Receipt, Run
+from tests.learning.made import DOMAINS, write_run
 
 
 class ToyNet(nn.Module):
@@ -118,9 +119,15 @@ def crops_in(folder: Path, recipe: Recipe, **made: Any) -> Crops:
     if not folder.exists():
         size = (recipe.image_height_px, recipe.image_width_px)
         write_run(folder, modality=recipe.modality, size=size, **made)
-    from mdfpipe.store.run import Run
-
     return from_manifest(Run(folder).table("manifest", "manifest"), folder, modality=recipe.modality)
+
+
+def study_in(folder: Path, recipe: Recipe, **made: Any) -> Run:
+    """A run folder whose manifest also says what the protocol enrols, as the stages expect it."""
+    run = write_run(folder, modality=recipe.modality, size=(recipe.image_height_px, recipe.image_width_px), **made)
+    protocol = {"gallery_domains": [DOMAINS[0]]}
+    run.commit(Receipt("manifest", 1, "manifest", {"protocol": protocol}, {}), run.table("manifest", "manifest"), {})
+    return run
 
 
 def job(crops: Crops, recipe: Recipe, state: Path, *, loader_threads: int = 1, cache: int = 0, **more: Any) -> Job:

@@ -326,7 +326,7 @@ def test_memory_does_not_grow_with_the_crops(tmp_path: Path) -> None:
 
     few = most(300)
     assert few >= CPU_BATCH
-    assert most(1500) <= few + CPU_BATCH
+    assert max(few, most(1500)) <= 6 * 64  # `ahead` batches of 64 are under way, and one is at work
 
 
 def pictures() -> int:
