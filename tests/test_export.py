@@ -30,10 +30,8 @@ def test_the_file_gives_the_boxes_of_the_one_to_one_head(made):
         least = yolos.threshold(answers)
         detector = Onnx(weights="a.onnx", min_score=least, image_size=max(size))
         found = detector.open(folder, "v", device="cpu", threads=1)(given)
-        for boxes, (xyxy, score) in zip(found, answers, strict=True):
-            order = np.argsort(-score)[: (score >= least).sum()]
-            np.testing.assert_allclose(boxes.xyxy, xyxy[order], atol=0.1)
-            np.testing.assert_allclose(boxes.score, score[order], atol=1e-4)
+        for boxes, answer in zip(found, answers, strict=True):
+            yolos.assert_same_boxes(boxes, answer, least, within_px=0.1, within=1e-4)
 
 
 def test_the_same_bytes_again(made):

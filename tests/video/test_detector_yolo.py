@@ -50,10 +50,8 @@ def test_boxes_are_those_of_the_one_to_one_head(weights, classes, person, size):
     least = yolos.threshold(answers)
     found = yolo_boxes(path, given, min_score=least, person_class=person)
     assert sum(map(len, found)) >= 40
-    for boxes, (xyxy, score) in zip(found, answers, strict=True):
-        order = np.argsort(-score)[: (score >= least).sum()]
-        np.testing.assert_allclose(boxes.xyxy, xyxy[order], atol=0.3)
-        np.testing.assert_allclose(boxes.score, score[order], atol=2e-4)
+    for boxes, answer in zip(found, answers, strict=True):
+        yolos.assert_same_boxes(boxes, answer, least, within_px=0.3, within=2e-4)
     others = yolos.by_hand(network, yolos.as_input(given), person=person, head="")
     for boxes, (xyxy, score) in zip(found, others, strict=True):  # the other head would have been another answer
         wrong = xyxy[score >= least]

@@ -5,6 +5,7 @@ import functools
 import cv2
 import numpy as np
 import torch
+from scipy.optimize import linear_sum_assignment
 
 from mdfpipe.video.detectors import _ultralytics
 from mdfpipe.video.detectors.yolo import Yolo
@@ -90,6 +91,18 @@ def threshold(answers, rank=40):
     scores = np.sort(np.concatenate([score for _, score in answers]))[::-1][rank : 2 * rank]
     widest = np.argmax(scores[:-1] - scores[1:])
     return float((scores[widest] + scores[widest + 1]) / 2)
+
+
+def assert_same_boxes(boxes, answer, least, *, within_px, within):
+    """The boxes of `answer`, (xyxy, score), at `least` and above, best first: scores that near may change places."""
+    xyxy, score = answer
+    taken = score >= least
+    assert len(boxes) == taken.sum()
+    assert (np.diff(boxes.score) <= 0).all()
+    apart = np.abs(boxes.xyxy[:, None] - xyxy[taken]).max(axis=2)
+    ours, theirs = linear_sum_assignment(apart)
+    assert apart[ours, theirs].max(initial=0) <= within_px
+    np.testing.assert_allclose(boxes.score[ours], score[taken][theirs], atol=within)
 
 
 def as_input(given):
