@@ -12,15 +12,14 @@ import math
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Protocol, TypeAlias
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mdfpipe.errors import ConfigError, DataError
 from mdfpipe.learning.batches import ANCHOR, AUXILIARY, NEGATIVE, PLAIN, POSITIVE, Draw, Sampler
-
-Places: TypeAlias = NDArray[np.int64]
+from mdfpipe.learning.cells import Cells, Places, turns
 
 
 class Labelled(Protocol):
@@ -43,7 +42,7 @@ class Labelled(Protocol):
 class _ByIdentity:
     """P subjects a batch, each with `parts` cells of crops; a subject's cells follow one another."""
 
-    def __init__(self, cells: _Cells, parts: int, subjects: int, seed: int) -> None:
+    def __init__(self, cells: Cells, parts: int, subjects: int, seed: int) -> None:
         self._cells, self._parts, self._subjects, self._seed = cells, parts, subjects, seed
         self._count, self._size = cells.count // parts, subjects * parts * cells.each
 
@@ -52,19 +51,19 @@ class _ByIdentity:
 
     def claims(self) -> dict[str, int]:
         """What an epoch holds: batches, crops_a_batch, subjects, and the fewest and most visits to one of them."""
-        turns = len(self) * self._subjects
+        visits = len(self) * self._subjects
         return {
             "batches": len(self),
             "crops_a_batch": self._size,
             "subjects": self._count,
-            "fewest_visits": turns // self._count,
-            "most_visits": -(-turns // self._count),
+            "fewest_visits": visits // self._count,
+            "most_visits": -(-visits // self._count),
         }
 
     def epoch(self, number: int) -> Iterator[Draw]:
         """The batches of epoch `number`, from 0."""
         generator = _generator(self._seed, number)
-        who = _turns(generator, self._count, len(self), self._subjects)
+        who = turns(generator, self._count, len(self), self._subjects)
         cell = who[:, None] * self._parts + np.arange(self._parts)
         rows = self._cells.draw(generator, cell.ravel()).reshape(len(self), self._size)
         return (Draw.plain(row) for row in rows)
@@ -96,7 +95,7 @@ class DomainAware(_ByIdentity):
         whole = _Complete.of(crops, domains, sources)
         _check_counts(len(whole.eligible), subjects, crops_each, whole.subjects)
         self.eligible, self.left_out = whole.eligible, whole.left_out
-        cells = _Cells(whole.rows, whole.cell, crops.video[whole.rows], crops_each)
+        cells = Cells(whole.rows, whole.cell, crops.video[whole.rows], crops_each)
         super().__init__(cells, whole.domains, subjects, seed)
 
 
@@ -113,7 +112,7 @@ class RandomIdentity(_ByIdentity):
         rows = _rows_of(crops, sources)
         self.eligible, who = np.unique(crops.subject[rows], return_inverse=True)
         _check_counts(len(self.eligible), subjects, crops_each, "subjects")
-        super().__init__(_Cells(rows, who, crops.video[rows], crops_each), 1, subjects, seed)
+        super().__init__(Cells(rows, who, crops.video[rows], crops_each), 1, subjects, seed)
 
 
 class Uniform:
@@ -219,12 +218,12 @@ class Tuples:
             raise ConfigError(f"sampler: expected at least 1 tuple a batch, got {tuples}")
         _check_counts(len(whole.eligible), 2, 1, whole.subjects)
         self.eligible, self.left_out = whole.eligible, whole.left_out
-        self._own = _Cells(whole.rows, whole.cell, crops.video[whole.rows], 2)
+        self._own = Cells(whole.rows, whole.cell, crops.video[whole.rows], 2)
         self._walk = np.flatnonzero(self._own.cell % whole.domains == 0)
         # negatives may be of any subject: their cells are numbered by domain, then subject
         key = whole.everyone_domain * len(crops.subjects) + crops.subject[whole.everyone]
         known, cell = np.unique(key, return_inverse=True)
-        self._others = _Cells(whole.everyone, cell, crops.video[whole.everyone], 1)
+        self._others = Cells(whole.everyone, cell, crops.video[whole.everyone], 1)
         edges = np.arange(whole.domains + 1) * len(crops.subjects)
         self._edges = np.searchsorted(known, edges)
         self._self = np.searchsorted(known, edges[:-1] + self.eligible[:, None])
@@ -385,125 +384,3 @@ def _domains_in_use(crops: Labelled, rows: Places, domains: Sequence[str] | None
             f"there are some in {', '.join(str(crops.domains[d]) for d in present)}"
         )
     return np.array([code[name] for name in asked])
-
-
-def _turns(generator: np.random.Generator, count: int, batches: int, size: int) -> Places:
-    """(batches * size,) numbers below count: shuffled rounds of all of them, none twice in a batch."""
-    rounds = -(-batches * size // count)
-    turns = generator.permuted(np.tile(np.arange(count), (rounds, 1)), axis=1)
-    for number in range(1, rounds):
-        if begun := number * count % size:  # the round begins inside a batch
-            _keep_apart(turns[number], turns[number - 1, -begun:], size - begun)
-    return turns.ravel()[: batches * size]
-
-
-def _keep_apart(numbers: Places, taken: Places, head: int) -> None:
-    """Reorder a shuffled round in place, so that its first `head` are none of `taken`; else the order stays.
-
-    >>> numbers = np.array([3, 1, 2, 0, 4]); _keep_apart(numbers, np.array([3, 2]), 2); numbers.tolist()
-    [1, 0, 3, 2, 4]
-    """
-    if np.isin(numbers[:head], taken).any():
-        first = np.zeros(len(numbers), bool)
-        first[np.flatnonzero(~np.isin(numbers, taken))[:head]] = True
-        numbers[:] = np.concatenate([numbers[first], numbers[~first]])
-
-
-class _Cells:
-    """Crops by cell and, within a cell, by video; gives `each` crops of a cell at a visit.
-
-    A visit goes over the videos of its cell in rounds: every video gives one crop, then every video that has a second
-    one, and so on; once a cell is used up, it begins again. Which videos give in the last, incomplete round is drawn.
-    So what the complete rounds take from each video is the same at every visit, and known beforehand.
-
-    rows, cell: (n,) sorted by cell and video; cells are numbered from 0 without gaps.
-    """
-
-    def __init__(self, rows: Places, cell: Places, video: Places, each: int) -> None:
-        order = np.lexsort((video, cell))
-        self.rows: Places = rows[order]
-        self.cell: Places = cell[order]
-        video = video[order]
-        new = np.ones(len(rows), bool)
-        new[1:] = (self.cell[1:] != self.cell[:-1]) | (video[1:] != video[:-1])
-        start = np.flatnonzero(new)
-        size = np.diff(start, append=len(rows))
-        # the largest videos of a cell first: who takes part in a round are the first so many
-        largest_first = np.lexsort((-size, self.cell[start]))
-        self._start: Places = start[largest_first]
-        self._size: Places = size[largest_first]
-        number = np.empty_like(largest_first)
-        number[largest_first] = np.arange(len(start))
-        self._run = np.cumsum(new) - 1
-        self._video = number[self._run]
-        self._first = np.searchsorted(self.cell[start], np.arange(self.cell[-1] + 2))
-        self.count, self.each = len(self._first) - 1, each
-        self._plan()
-
-    def _plan(self) -> None:
-        """_full: (cells, each) videos that give in complete rounds, before column _fixed; _among: how many videos, from
-        the cell's first on, the rest is drawn from."""
-        first, each = self._first[:-1], self.each
-        owner = np.repeat(np.arange(len(first)), np.diff(self._first))
-        holding = np.bincount(owner * each + np.minimum(self._size, each) - 1, minlength=len(first) * each)
-        # (cells, each + 1): how many videos have more than so many crops
-        deep = np.pad(holding.reshape(-1, each)[:, ::-1].cumsum(axis=1)[:, ::-1], ((0, 0), (0, 1)))
-        cells = np.arange(len(first))
-        depth, turn = np.zeros_like(cells), np.zeros_like(cells)
-        self._full = np.empty((len(cells), each), np.int64)
-        for column in range(each):
-            self._full[:, column] = first + turn
-            turn += 1
-            over = turn == deep[cells, depth]
-            turn[over] = 0
-            depth[over] += 1
-            depth[deep[cells, depth] == 0] = 0
-        self._fixed, self._among = each - turn, deep[cells, depth]
-
-    def draw(self, generator: np.random.Generator, visits: Places) -> Places:
-        """(M, each) rows for M visited cells, in random order; a video's frames come up equally often in all."""
-        fixed = self._fixed[visits][:, None]
-        drawn = self._first[visits][:, None] + _distinct(generator, self._among[visits], self.each)
-        column = np.arange(self.each)
-        drawn = np.take_along_axis(drawn, np.maximum(column - fixed, 0), axis=1)
-        videos = generator.permuted(np.where(column < fixed, self._full[visits], drawn), axis=1)
-        return self._frames(generator, videos.ravel()).reshape(videos.shape)
-
-    def _frames(self, generator: np.random.Generator, videos: Places) -> Places:
-        """(m,) a row of each of these videos: each video's rows shuffled, then one after the other, round and round."""
-        shuffled = generator.permutation(len(self.rows))
-        shuffled = self.rows[shuffled[np.argsort(self._run[shuffled], kind="stable")]]
-        order = np.argsort(videos, kind="stable")
-        count = np.bincount(videos, minlength=len(self._start))
-        turn = np.empty_like(videos)
-        turn[order] = np.arange(len(videos)) - np.repeat(np.cumsum(count) - count, count)
-        found: Places = shuffled[self._start[videos] + turn % self._size[videos]]
-        return found
-
-    def other(self, generator: np.random.Generator, places: Places) -> Places:
-        """(m,) rows of the cells of the crops at `places` (positions in `rows`): of another video, else another crop of
-        the only one, else the same crop."""
-        own, cell = self._video[places], self.cell[places]
-        first, count = self._first[cell], np.diff(self._first)[cell]
-        drawn = first + generator.integers(0, np.maximum(count - 1, 1))
-        video: Places = np.where(count > 1, drawn + (drawn >= own), own)
-        start, size = self._start[video], self._size[video]
-        within = (count == 1) & (size > 1)
-        frame: Places = start + generator.integers(0, size - within)
-        found: Places = self.rows[frame + (within & (frame >= places))]
-        return found
-
-
-def _distinct(generator: np.random.Generator, among: Places, count: int) -> Places:
-    """(m, count) numbers below among (m,), drawn without replacement; columns from `among` on mean nothing.
-
-    >>> sorted(_distinct(np.random.default_rng(0), np.array([3]), 3)[0].tolist())
-    [0, 1, 2]
-    """
-    drawn = np.empty((len(among), count), np.int64)
-    for column in range(count):
-        number = generator.integers(0, np.maximum(among - column, 1))
-        for earlier in np.sort(drawn[:, :column], axis=1).T:
-            number += number >= earlier
-        drawn[:, column] = number
-    return drawn
