@@ -161,9 +161,12 @@ def read_yaml(path: Path) -> dict[str, Any]:
 def set_dotted(settings: dict[str, Any], assignment: str) -> None:
     """Apply `a.b.c=value` to nested settings, in place; the value is read as YAML.
 
-    >>> s = {"detect": {"stride": 1}}
-    >>> set_dotted(s, "detect.stride=2"); s
-    {'detect': {'stride': 2}}
+    A section that YAML merges or aliases bring to several places is changed at this one. A name that is there may hold
+    dots itself.
+
+    >>> s = {"detect": {"stride": 1}, "systems": {"lora-0.5": {"seed": 0}}}
+    >>> set_dotted(s, "detect.stride=2"); set_dotted(s, "systems.lora-0.5.seed=3"); s
+    {'detect': {'stride': 2}, 'systems': {'lora-0.5': {'seed': 3}}}
     """
     dotted, equals, text = assignment.partition("=")
     keys = dotted.strip().split(".")
@@ -173,12 +176,15 @@ def set_dotted(settings: dict[str, Any], assignment: str) -> None:
         value = yaml.load(text, Loader=_StrictLoader)  # noqa: S506 - a SafeLoader
     except (yaml.YAMLError, RecursionError) as error:
         raise ConfigError(f"--set {assignment}: the value is not valid YAML: {one_line(error)}") from None
-    for key in keys[:-1]:
-        inner = settings.setdefault(key, {})
+    while len(keys) > 1:
+        known = (n for n in range(len(keys) - 1, 0, -1) if ".".join(keys[:n]) in settings)
+        length = next(known, 1)
+        key, keys = ".".join(keys[:length]), keys[length:]
+        inner = settings.get(key, {})
         if not isinstance(inner, dict):
             raise ConfigError(f"--set {assignment}: {key} is a value, not a section")
-        settings = inner
-    settings[keys[-1]] = value
+        settings[key] = settings = dict(inner)
+    settings[keys[0]] = value
 
 
 def validate(cls: type[C], settings: dict[str, Any], where: str) -> C:

@@ -125,3 +125,11 @@ def test_what_decides_no_result_is_not_part_of_the_result_settings(tmp_path: Pat
     assert one.detect != two.detect
     assert result_settings(one.detect) == result_settings(two.detect)
     assert "trust_pickle" not in result_settings(one.detect)["detector"]
+
+
+def test_a_section_that_yaml_merges_share_is_set_at_one_place_only(tmp_path):
+    path = tmp_path / "a.yaml"
+    path.write_text("a: &a\n  recipe: &r {rate: {low: 1}}\nb:\n  recipe: *r\nc:\n  <<: *a\n")
+    settings = read_yaml(path)
+    set_dotted(settings, "c.recipe.rate.low=2")
+    assert settings == {n: {"recipe": {"rate": {"low": 2 if n == "c" else 1}}} for n in "abc"}
