@@ -74,9 +74,9 @@ class Sampler(Protocol):
 class CropBatch:
     """Crops as a network takes them.
 
-    images: (B, 3, H, W) float32; subject: (B,) int64 class, 0..C-1; domain: (B,) int64 position in the domains in use;
-    source: (B,) int64, 0 = the study's own manifest, 1.. = further ones; view, role: (B,) int64; row: (B,) int64
-    position in the `Crops`. images may be empty (0 images) where a batch was gathered: labels only.
+    images: (B, 3, H, W) float32; subject: (B,) int64 class, 0..C-1; domain: (B,) int64 position in the domains that are
+    trained on; source: (B,) int64, 0 = the study's own manifest, 1.. = further ones; view, role: (B,) int64; row: (B,)
+    int64 position in the `Crops`. images may be empty (0 images) where a batch was gathered: labels only.
     """
 
     images: Tensor

@@ -51,6 +51,12 @@ class Checkpoint:
     notes: list[str] = field(default_factory=list)
 
     @property
+    def domains(self) -> list[str]:
+        """The domains that its network was made for: those it was trained on or, with no training, those before it."""
+        trained = [self.trained_domains, *(entry.get("trained_domains", []) for entry in reversed(self.history))]
+        return next(filter(None, trained), [])
+
+    @property
     def all_subjects(self) -> set[str]:
         """Everybody that these weights were ever trained on, here or in what they started from."""
         return set(self.subjects).union(*(entry.get("subjects", []) for entry in self.history))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from mdfpipe.errors import ConfigError, DataError
+from mdfpipe.learning.checkpoint import Checkpoint
 from mdfpipe.learning.loader import CropReader, read_plain
 
 if TYPE_CHECKING:
@@ -29,6 +31,7 @@ def embed(
     model: nn.Module,
     crops: Crops,
     reader: CropReader,
+    domains: Sequence[str] = (),
     *,
     precision: str = "fp32",
     batch: int = 64,
@@ -37,16 +40,21 @@ def embed(
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
     """(rows (b,), vectors (b, D) float32) of the crops that decode, in order. The network must be in eval mode.
 
+    domains: those that the network was made for, as its checkpoint lists them; a recipe may have a stream for each.
+    Raises DataError for crops of a domain that the recipe has no stream for.
+
     A network's last bits depend on how many images it is given (here 2 and 3 differ from 4 and more). So on a CPU it is
     always given CPU_BATCH, the last ones padded: the vectors are the same to the last bit for any `batch`, which counts
     on an accelerator alone. There a single image is padded to two.
     """
     device = next(model.parameters()).device
+    places = _places(recipe, crops, domains)
     fixed = CPU_BATCH if device.type == "cpu" else None
     done = 0
     for taken in read_plain(crops, reader, recipe.augment, rows_per_batch=fixed or batch, threads=threads):
-        given = taken.to(device)
-        images = _padded(given.images, fixed or 2).contiguous(memory_format=torch.channels_last)
+        told = replace(taken, domain=places[taken.domain]).to(device)
+        given = replace(told, **{name: _padded(value, fixed or 2) for name, value in vars(told).items()})
+        images = given.images.contiguous(memory_format=torch.channels_last)
         casting: Any = contextlib.nullcontext()
         if precision in _TYPES:
             casting = torch.autocast(device.type, _TYPES[precision])
@@ -57,23 +65,39 @@ def embed(
         yield taken.row.numpy(), vectors.float().cpu().numpy()
 
 
-def _padded(images: Tensor, least: int) -> Tensor:
+def _padded(values: Tensor, least: int) -> Tensor:
     """(n, ...) and, up to `least`, the first one again."""
-    lacking = least - len(images)
-    return images if lacking <= 0 else torch.cat([images, images[:1].expand(lacking, -1, -1, -1)])
+    lacking = least - len(values)
+    return values if lacking <= 0 else torch.cat([values, values[:1].expand(lacking, *values.shape[1:])])
+
+
+def _places(recipe: Recipe, crops: Crops, trained: Sequence[str]) -> Tensor:
+    """(domains of the crops,) int64 places in `trained`."""
+    found = [recipe.embedded_as(name, trained) for name in crops.domains]
+    for code in np.unique(crops.domain).tolist():
+        if found[code] is None:
+            raise DataError(
+                f"domain {crops.domains[code]}: expected one that the streams of {recipe.use} were trained for, which "
+                f"are {', '.join(trained) or 'none'}; train on it, too, or let the recipe's domains share a stream"
+            )
+    return torch.tensor([place or 0 for place in found], dtype=torch.int64)
 
 
 def open_model(path: Path, recipe: Recipe | None = None, device: str = "cpu") -> tuple[Recipe, nn.Module]:
-    """The recipe and the network of a checkpoint, ready to embed. recipe: other settings of the same network (its parts
-    in use, flip fusion) instead of the checkpoint's. Raises ConfigError.
+    """The recipe and the network of a checkpoint file: see `network_of`."""
+    return network_of(Checkpoint.load(path), path, recipe, device)
+
+
+def network_of(
+    found: Checkpoint, path: Path, recipe: Recipe | None = None, device: str = "cpu"
+) -> tuple[Recipe, nn.Module]:
+    """The recipe and the network of a checkpoint, ready to embed. path: where it lies, for messages; recipe: other
+    settings of the same network (its parts in use, flip fusion) instead of the checkpoint's. Raises ConfigError.
     """
-    from mdfpipe.errors import ConfigError
-    from mdfpipe.learning.checkpoint import Checkpoint
     from mdfpipe.learning.models.weights import fit_stems
 
-    found = Checkpoint.load(path)
     chosen = recipe or found.open_recipe()
-    model = chosen.model(0, found.trained_domains)
+    model = chosen.model(0, found.domains)
     body = {name: value for name, value in found.model.items() if not name.startswith(chosen.head)}
     fit_stems(model, body)
     missing = model.state_dict().keys() - body.keys()

@@ -139,18 +139,26 @@ class Start:
     lines: list[str] = field(default_factory=list)
 
 
-def start(system: System, model: nn.Module, parent: Path | None, weights: Path | None) -> Start:
-    """Load what the system starts from into its network. parent: checkpoint of `start_from`. Raises ConfigError."""
+def predecessor(parent: Path | None, weights: Path | None) -> Checkpoint | None:
+    """The checkpoint of ours that a system starts from: of `start_from`, or in the file of `weights`; None: of neither.
+
+    Raises ConfigError, DataError.
+    """
     from mdfpipe.learning.checkpoint import Checkpoint
+
+    if parent is None and weights is not None and Checkpoint.is_one(weights):
+        parent = weights
+    return None if parent is None else Checkpoint.load(parent)
+
+
+def start(system: System, model: nn.Module, before: Checkpoint | None, weights: Path | None) -> Start:
+    """Load what the system starts from into its network: its `predecessor`, or a public file. Raises ConfigError."""
     from mdfpipe.learning.models.weights import read_state
 
-    if parent is not None:
-        found = Checkpoint.load(parent)
-        return _take_over(system, model, found, f"system {found.system}")
+    if before is not None:
+        return _take_over(system, model, before, weights.name if weights else f"system {before.system}")
     if weights is None:
         return Start(lines=["weights drawn anew"])
-    if Checkpoint.is_one(weights):
-        return _take_over(system, model, Checkpoint.load(weights), weights.name)
     state = read_state(weights, trust_pickle=system.trust_pickle)
     report = system.recipe.load(model, state, weights.name, system.min_coverage)
     return Start([{"system": weights.name, "format": report.format}], report.lines())

@@ -76,7 +76,7 @@ class Embed(Stage):
             return Made(self.schema.empty_table(), {"rows": {}})
         path = checkpoint_path(run, self.system, settings.keep)
         asked = json.dumps(settings.recipe.model_dump(mode="json"), sort_keys=True)
-        recipe, model = _open(path, file_sha256(path), asked, resources.device, resources.threads)
+        recipe, model, domains = _open(path, file_sha256(path), asked, resources.device, resources.threads)
         rows = inputs.table("crop", key)
         rows = rows.filter(pc.is_in(rows["crop_id"], wanted))
         deep = window(run, key)
@@ -89,6 +89,7 @@ class Embed(Stage):
             model,
             crops,
             reader,
+            domains,
             precision=settings.precision,
             batch=CROPS_A_FRAME * resources.batch,
             threads=resources.threads,
@@ -149,12 +150,16 @@ def _chosen(run: Path, manifest: str, modality: str, splits: tuple[str, ...]) ->
 
 
 @lru_cache(maxsize=1)
-def _open(path: Path, content: str, recipe: str, device: str, threads: int) -> tuple[Recipe, nn.Module]:
-    """The network, opened once for all videos of a process. content: sha256 of the checkpoint; recipe: its JSON."""
+def _open(path: Path, content: str, recipe: str, device: str, threads: int) -> tuple[Recipe, nn.Module, list[str]]:
+    """Recipe, network, and domains that this was made for, opened once for all videos of a process. content: sha256 of
+    the checkpoint; recipe: its JSON.
+    """
     import torch
 
-    from mdfpipe.learning.embedding import open_model
+    from mdfpipe.learning.checkpoint import Checkpoint
+    from mdfpipe.learning.embedding import network_of
 
     family: Any = Recipe  # abstract: validating picks the variant
     torch.set_num_threads(threads)
-    return open_model(path, family.model_validate(json.loads(recipe)), device)
+    found = Checkpoint.load(path)
+    return *network_of(found, path, family.model_validate(json.loads(recipe)), device), found.domains

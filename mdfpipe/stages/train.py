@@ -13,7 +13,7 @@ from pydantic import Field
 
 from mdfpipe.config import find_file
 from mdfpipe.errors import ConfigError, DataError
-from mdfpipe.learning.system import System, checkpoint_of, start
+from mdfpipe.learning.system import Start, System, checkpoint_of, predecessor, start
 from mdfpipe.stages import Context, Inputs, Made, Review, Stage
 from mdfpipe.stages._material import (
     Material,
@@ -94,14 +94,12 @@ class Train(Stage):
         """Train, or only load; write the checkpoints."""
         from mdfpipe.learning.log import once
         from mdfpipe.learning.state import Fitted
-        from mdfpipe.learning.training import fit, seed_everything
+        from mdfpipe.learning.training import fit
 
         settings, recipe = self.settings, self.settings.recipe
         given = material(self.name, settings, inputs.run, context.data) if settings.trains else None
         crops = given.crops if given else None
-        seed_everything(settings.seed, "weights")
-        model = recipe.model(len(crops.subjects) if crops else 0, crops.domains if crops else ())
-        begun = start(settings, model, *self._sources(inputs, context))
+        model, begun = self._begin(crops, inputs, context)
         folder, log = inputs.run.path / "train" / self.system, context.scratch("metrics.jsonl")
         unreadable: dict[str, str] = {}
         if given is None:
@@ -129,6 +127,7 @@ class Train(Stage):
         facts = {
             "start": begun.lines,
             "told": given.told if given else [],
+            "subjects": list(crops.subjects) if crops else [],
             "notes": notes,
             "unreadable": unreadable,
             "epochs": fitted.epoch,
@@ -155,6 +154,20 @@ class Train(Stage):
                     f"{self.name}: {len(found['unreadable'])} crops do not decode, left out ({name}: {why})"
                 )
         return Review(warnings=warnings, notes=notes)
+
+    def _begin(self, crops: Crops | None, inputs: Inputs, context: Context) -> tuple[nn.Module, Start]:
+        """The network, and what it starts from, which is loaded into it."""
+        from mdfpipe.learning.training import seed_everything
+
+        settings = self.settings
+        parent, weights = self._sources(inputs, context)
+        before = predecessor(parent, weights)
+        seed_everything(settings.seed, "weights")
+        if crops:
+            model = settings.recipe.model(len(crops.subjects), crops.domains)
+        else:
+            model = settings.recipe.model(0, before.domains if before else ())
+        return model, start(settings, model, before, weights)
 
     def _sources(self, inputs: Inputs, context: Context) -> tuple[Path | None, Path | None]:
         """The checkpoint of `start_from`, and the file of `weights`."""
@@ -202,7 +215,7 @@ class Train(Stage):
 
         settings, resources, sign = self.settings, context.resources, _Sign(context.progress)
         enrolled = gallery_domains(inputs.run.receipt("manifest", "manifest")) if settings.on_own else []
-        validate = self._validation(given.held_out, readers[1], enrolled, sign, context) if given.held_out else None
+        validate = self._validation(given, readers[1], enrolled, sign, context) if given.held_out else None
         state.parent.mkdir(parents=True, exist_ok=True)
         mark = fingerprint([self.version, self.decisive(), self._made_from(inputs.run, context.data)])
         _drop_other(state, mark)
@@ -227,13 +240,14 @@ class Train(Stage):
         )
 
     def _validation(
-        self, held_out: Crops, reader: CropReader, enrolled: list[str], sign: _Sign, context: Context
+        self, given: Material, reader: CropReader, enrolled: list[str], sign: _Sign, context: Context
     ) -> Callable[[nn.Module], float]:
         """Rank-1 of the held-out subjects, from the enrolled domains to the others."""
         from mdfpipe.evaluation.recognition import rank_one
         from mdfpipe.learning.embedding import embed
 
-        rows, recipe, resources = held_out.rows(), self.settings.recipe, context.resources
+        held_out, recipe, resources = reader.crops, self.settings.recipe, context.resources
+        rows = held_out.rows()
 
         def validate(model: nn.Module) -> float:
             found = embed(
@@ -241,6 +255,7 @@ class Train(Stage):
                 model,
                 held_out,
                 reader,
+                given.crops.domains,
                 precision=self.settings.precision,
                 threads=resources.threads,
                 progress=sign.alive,

@@ -22,7 +22,7 @@ from mdfpipe.learning.crops import from_crops
 from mdfpipe.learning.embedding import CPU_BATCH, embed, open_model
 from mdfpipe.learning.loader import CropReader
 from mdfpipe.learning.recipes import Recipe
-from mdfpipe.learning.recipes.body import UNNAMED
+from mdfpipe.learning.recipes.body import UNNAMED, Body
 from mdfpipe.pipeline import Pipeline
 from mdfpipe.recognition import recognise
 from mdfpipe.store.run import Run
@@ -185,6 +185,33 @@ def test_flip_fusion_is_the_mean_of_both_and_trains_nothing(embedded: Path, tmp_
     with torch.inference_mode():
         mean = (model.backbone(images) + model.backbone(images.flip(3))) / 2  # type: ignore[operator, union-attr]
         torch.testing.assert_close(fused.embed(model, batch), mean)
+
+
+def test_the_network_is_told_the_place_of_the_domain_in_its_training(
+    embedded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two trained domains; of one, which lets the other be embedded or not."""
+    home, plain = copied(embedded, tmp_path / "home"), Body.embed
+    assert checkpoint(home, "a").trained_domains == ["LWIR-30m", "VIS-500m"]
+    before = {video: vectors(home, "a", video)[1] for video in VIDEOS}
+    monkeypatch.setattr(Body, "embed", lambda self, m, b: plain(self, m, b) + 100 * b.domain[:, None])
+    shutil.rmtree(home / "run" / "embed" / "a")
+    assert train(home, SYSTEMS)[0].complete
+    for video in VIDEOS:
+        place = 100 * video.startswith("videos/VIS")
+        np.testing.assert_allclose(vectors(home, "a", video)[1], before[video] + place, atol=1e-4)
+    visible = {"v": {"recipe": STRIPED, "train_domains": ["VIS-500m"]}}
+    assert train(home, visible)[0].complete
+    assert np.abs(vectors(home, "v", "videos/LWIR-30m_a")[1]).max() < 50
+    monkeypatch.setattr(Body, "embedded_as", lambda self, name, trained: {"VIS-500m": 0}.get(name))
+    shutil.rmtree(home / "run" / "embed" / "v")
+    outcome, _ = train(home, visible)
+    assert {f"{f.stage}/{f.key}": f.kind for f in outcome.failures} == {
+        f"embed/v/{video}": "DataError" for video in VIDEOS if "LWIR" in video
+    }
+    said = "domain LWIR-30m: expected one that the streams of body were trained for, which are VIS-500m; train on it"
+    assert all(f.message.startswith(said) for f in outcome.failures)
+    assert len(vectors(home, "v", TEST)[0]) == 16
 
 
 # -- what is due

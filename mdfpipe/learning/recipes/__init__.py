@@ -111,7 +111,10 @@ class Recipe(Plugin):
 
     @abstractmethod
     def model(self, classes: int, domains: Sequence[str]) -> nn.Module:
-        """The network, its weights drawn from torch's generator. classes: training subjects, 0 = to embed only."""
+        """The network, its weights drawn from torch's generator. classes: training subjects, 0 = to embed only.
+
+        What it has for each of the `domains` is named after it: a system that starts from another takes it by name.
+        """
 
     @abstractmethod
     def load(self, model: Network, state: dict[str, Any], source: str, min_coverage: float) -> Report:
@@ -146,6 +149,12 @@ class Recipe(Plugin):
     @abstractmethod
     def embed(self, model: Network, batch: CropBatch) -> Tensor:
         """(B, D) float32 vectors, raw: what length means is `distance`'s and pooling's to say."""
+
+    def embedded_as(self, domain: str, trained: Sequence[str]) -> int | None:
+        """The place in `trained` (the `domains` of `model`) that `embed` is told for crops of `domain`; None: there is
+        no stream for them. By default its own place, or 0 where it was not trained: the network looks at images alone.
+        """
+        return trained.index(domain) if domain in trained else 0
 
     def parameter_groups(self, model: Network) -> list[Group]:
         """What is trained, at which rate; what requires no gradient is frozen. By default everything alike."""
