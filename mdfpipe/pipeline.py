@@ -29,6 +29,7 @@ from mdfpipe.stages import Resources, Stage
 from mdfpipe.stages.crop import Crop
 from mdfpipe.stages.detect import Detect
 from mdfpipe.stages.embed import Embed
+from mdfpipe.stages.evaluate import Evaluate, Tables
 from mdfpipe.stages.index import Index
 from mdfpipe.stages.label import Label
 from mdfpipe.stages.manifest import Manifest
@@ -56,9 +57,20 @@ class Pipeline(Config):
         default={}, description="what is trained and embedded, by name"
     )
 
+    evaluate: Tables = Field(default=Tables(), description="which numbers are made of the vectors")
+
     @model_validator(mode="after")
     def _order_is_possible(self) -> Self:
         ordered(self.systems)
+        return self
+
+    @model_validator(mode="after")
+    def _tables_are_of_its_systems(self) -> Self:
+        for name, table in self.evaluate.tables.items():
+            for system in [*table.systems, *(s for fusion in table.fusions.values() for s in fusion.systems)]:
+                if system not in self.systems:
+                    known = ", ".join(self.systems) or "none"
+                    raise ValueError(f"evaluate.tables.{name}: no system {system!r}; there are {known}")
         return self
 
     def trusting(self) -> Pipeline:
@@ -77,7 +89,20 @@ class Pipeline(Config):
         order = ordered(self.systems)
         training = (Train(system=name, settings=self.systems[name]) for name in order)
         embedding = (Embed(system=name, settings=self.systems[name]) for name in order)
-        return (*first, *training, *embedding)
+        return (*first, *training, *embedding, *self.evaluating(self.systems))
+
+    def evaluating(self, systems: Iterable[str]) -> tuple[Evaluate, ...]:
+        """The evaluation of these systems: of the tables that name none but them. None without a system."""
+        chosen = {name: self.systems[name] for name in self.systems if name in set(systems)}
+        tables = {
+            name: table
+            for name, table in self.evaluate.tables.items()
+            if chosen.keys() >= {*table.systems, *(s for fusion in table.fusions.values() for s in fusion.systems)}
+        }
+        if not chosen or not tables:
+            return ()
+        settings = self.evaluate.model_copy(update={"tables": tables})
+        return (Evaluate(settings=settings, systems=chosen, protocol=self.manifest.protocol),)
 
     @classmethod
     def load(cls, path: Path, overrides: list[str] | None = None) -> Pipeline:
@@ -151,6 +176,9 @@ class Runner:
         self.pipeline, self.run, self.resources, self.systems = pipeline, run, resources, systems
         self.data = Path(os.path.abspath(data))  # noqa: PTH100 - without `..`, and symbolic links as they were given
         self.stages = pipeline.stages
+        if systems:
+            chosen = with_ancestors(pipeline.systems, systems)
+            self.stages = (*(s for s in self.stages if not isinstance(s, Evaluate)), *pipeline.evaluating(chosen))
         self.executor = executor or executor_of(resources)
 
     @property
@@ -168,8 +196,8 @@ class Runner:
         groups = [stage.name.partition("/")[0] for stage in stages]
         names = list(dict.fromkeys(groups))
         for option, name in (("--from", first), ("--until", last)):
-            if name in ("train", "embed") and name not in names:
-                raise ConfigError("the study names no systems: there is nothing to train or embed; add `systems:`")
+            if name in ("train", "embed", "evaluate") and name not in names:
+                raise ConfigError(f"the study names no systems: there is nothing to {name}; add `systems:`")
             if name is not None and name not in names:
                 raise ConfigError(f"{option} {name}: expected one of {', '.join(names)}")
         begin = groups.index(first) if first else 0

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from mdfpipe.errors import DataError
 
 By = Literal["subject", "template_id", "sighting"]
-Sighting = Literal["video_id", "session_id"]
+Sighting = Literal["video_id", "session_id", "crop_id"]
 Pooling = Literal["mean", "media_mean", "norm_weighted", "quality_weighted"]
 FailurePolicy = Literal["miss", "exclude"]
 
@@ -49,7 +49,7 @@ class Rule:
     """How crops become templates. A template never mixes modalities, splits or roles.
 
     by: one per `subject`, domain and modality (the paper's subject-specific modelling); per `template_id` of the data
-    set; or per `sighting`: what one video (or session) shows of a subject in a domain.
+    set; or per `sighting`: what one video (or session, or crop) shows of a subject in a domain.
     pooling: `mean` of the crops (the paper); `media_mean`: the mean of each video, then over videos (IJB-B, IJB-C);
     `norm_weighted`: the sum of norm times unit vector over the sum of norms (AdaFace, whose norm tells quality; of
     vectors as they come from the network it points where `mean` does); `quality_weighted`: by a column of the manifest.

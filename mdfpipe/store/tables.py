@@ -31,6 +31,16 @@ class EmbedStatus(StrEnum):
     UNREADABLE = "unreadable"  # its bytes do not decode
 
 
+class SearchStatus(StrEnum):
+    """What became of a probe. A closed set."""
+
+    SEARCHED = "searched"  # it was searched and has a mate in the gallery
+    UNMATED = "unmated"  # the protocol enrols nobody of its subject
+    NO_PROBE = "no_probe"  # the probe failed to enrol
+    NO_MATE = "no_mate"  # every gallery template of its subject failed to enrol
+    LEFT_OUT = "left_out"  # another system of the table does not have it
+
+
 class CropStatus(StrEnum):
     """What became of a box that was to be cut out. A closed set."""
 
@@ -196,6 +206,132 @@ TRAINING = pa.schema(
         _column("mined_domain", pa.string(), "of mined pairs: the domain of what was mined for it", null=True),
         _column("value", pa.float64(), "its mean over the epoch"),
         _column("count", pa.int64(), "of mined pairs: how many", null=True),
+    ]
+)
+
+_TABLE = _column("table", pa.string(), "the table of the study, by its name in evaluate.tables")
+_SYSTEM = _column("system", pa.string(), "the system, or the fusion of several")
+_PAIR = [
+    _column("gallery_domain", pa.string(), "the domain of the gallery templates"),
+    _column("probe_domain", pa.string(), "the domain of the probes; `pooled`: all of the protocol's"),
+    _column("gallery", pa.string(), "which of the data set's galleries is enrolled; `all`; `average` of those apart"),
+]
+_TEMPLATE = _column("template", pa.string(), "subject/domain[/item]/split/role/modality: names a template")
+
+METRICS = pa.schema(
+    [
+        _TABLE,
+        _SYSTEM,
+        _column("modality", pa.string(), "body, face or fused"),
+        _column("protocol", pa.string(), "the protocol's name and version"),
+        *_PAIR,
+        _column("metric", pa.string(), "rank-1, map, minp, fnir@fpir=0.01, tar@far=1e-3, eer, auc, ..."),
+        _column("value", pa.float64(), "the number, 0..1"),
+        _column("k", pa.int64(), "of a rate, how many; null of a mean or an area", null=True),
+        _column("n", pa.int64(), "probes, or mated pairs, that it is about"),
+        _column("low", pa.float64(), "lower bound of the 95 % interval", null=True),
+        _column("high", pa.float64(), "upper bound", null=True),
+        _column("interval", pa.string(), "wilson, or bootstrap (over subjects); null where there is none", null=True),
+        _column("chance", pa.float64(), "of rank-k: what a guess would reach", null=True),
+        _column("threshold", pa.float64(), "score from which a comparison counts, at an operating point", null=True),
+        _column("k_false", pa.int64(), "false alarms or accepts there", null=True),
+        _column("n_false", pa.int64(), "searches or pairs that could have been one", null=True),
+        _column("n_gallery", pa.int64(), "gallery templates that were enrolled"),
+        _column("n_subjects", pa.int64(), "subjects enrolled"),
+        _column("n_probes", pa.int64(), "probe templates of the protocol, before anything is left out"),
+        _column("failed_gallery", pa.int64(), "gallery templates that failed to enrol"),
+        _column("failed_probes", pa.int64(), "probe templates that failed to enrol"),
+        _column("failure", pa.string(), "what a failure to enrol counts as: miss, or exclude"),
+        _column("n_unmated", pa.int64(), "probes whose subject the protocol does not enrol"),
+        _column("unmated", pa.string(), "what those count as: refuse, exclude or miss"),
+        _column("n_left_out", pa.int64(), "probes left out because another system of the table does not have them"),
+        _column("templates", pa.string(), "what a template is: subject, template_id, or a sighting"),
+        _column("pooling", pa.string(), "how its vectors are pooled"),
+        _column("rule", pa.string(), "pairs that the search leaves out; none where it leaves out none"),
+        _column("rerank", pa.string(), "off, or the re-ranking that was used"),
+        _column("published", pa.float64(), "the number of the paper, 0..1, where the study names one", null=True),
+    ]
+)
+"""One row a number: everything printed or drawn is a view of it."""
+
+COMPARISONS = pa.schema(
+    [
+        _TABLE,
+        *_PAIR,
+        _column("metric", pa.string(), "as in metrics"),
+        _column("first", pa.string(), "a system"),
+        _column("second", pa.string(), "another one"),
+        _column("n", pa.int64(), "probes that both have"),
+        _column("first_value", pa.float64(), "the first one's number on those, 0..1"),
+        _column("second_value", pa.float64(), "the second one's"),
+        _column("difference", pa.float64(), "first minus second"),
+        _column("low", pa.float64(), "lower bound of its 95 % interval", null=True),
+        _column("high", pa.float64(), "upper bound", null=True),
+        _column("first_only", pa.int64(), "rank-1: probes that only the first finds", null=True),
+        _column("second_only", pa.int64(), "rank-1: probes that only the second finds", null=True),
+        _column("p", pa.float64(), "two-sided", null=True),
+        _column("test", pa.string(), "mcnemar (exact), or bootstrap (paired, over subjects)"),
+        _column("significant", pa.bool_(), "whether p is below 0.05"),
+    ]
+)
+
+CURVES = pa.schema(
+    [
+        _TABLE,
+        _SYSTEM,
+        *_PAIR,
+        _column("curve", pa.string(), "cmc (rank, found), roc (FAR, TAR), det (FPIR, FNIR)"),
+        _column("x", pa.float64(), "rank, or a share of false alarms"),
+        _column("y", pa.float64(), "share of the probes or mated pairs"),
+        _column("low", pa.float64(), "lower bound of Wilson's 95 % interval of y"),
+        _column("high", pa.float64(), "upper bound"),
+    ]
+)
+
+SEARCHES = pa.schema(
+    [
+        _TABLE,
+        _SYSTEM,
+        *_PAIR,
+        _TEMPLATE,
+        _column("subject_id", pa.string(), "who it is"),
+        _column(
+            "status", pa.dictionary(pa.int8(), pa.string()), "what became of the probe: " + ", ".join(SearchStatus)
+        ),
+        _column("rank", pa.int64(), "place of the best mate, from 1; ties count against the system", null=True),
+        _column("mated_score", pa.float64(), "the best mate's score", null=True),
+        _column("nonmated_score", pa.float64(), "the best score of anyone else", null=True),
+        _column("average_precision", pa.float64(), "over all its mates", null=True),
+        _column("inverse_penalty", pa.float64(), "mates by place of the worst mate", null=True),
+        _column("top", pa.list_(pa.string()), "the best gallery templates, best first"),
+        _column("top_score", pa.list_(pa.float64()), "their scores"),
+    ]
+)
+
+SCORES = pa.schema(
+    [
+        *_PAIR,
+        _column("probe", pa.string(), "the probe's template"),
+        _column("probe_subject", pa.string(), "whose it is"),
+        _column("gallery_template", pa.string(), "the gallery's template"),
+        _column("gallery_subject", pa.string(), "whose that is"),
+        _column("score", pa.float32(), "similarity: greater is more alike"),
+    ]
+)
+
+TEMPLATES = pa.schema(
+    [
+        _TEMPLATE,
+        _column("subject_id", pa.string(), "who it is"),
+        DOMAIN,
+        MODALITY,
+        _column("split", pa.string(), "of the protocol"),
+        _column("role", pa.string(), "of the protocol"),
+        _column("item", pa.string(), "template_id or sighting; empty where a template is all of a subject"),
+        _column("crops", pa.int64(), "vectors that were pooled; 0: it failed to enrol"),
+        _column("media", pa.int64(), "videos they are from"),
+        _column("unusable", pa.int64(), "crops without a usable vector"),
+        _column("vector", pa.list_(pa.float32()), "pooled, of any length; zeros where it failed to enrol"),
     ]
 )
 

@@ -1,0 +1,360 @@
+"""Case: one gallery domain against one probe domain, searched by each system; its numbers, curves and differences."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+
+from mdfpipe.errors import ProtocolError
+from mdfpipe.evaluation.comparing import F64, I64, NAMED, Array, Flags
+from mdfpipe.evaluation.intervals import (
+    Separation,
+    Statistic,
+    bootstrap,
+    mean_of,
+    subject_codes,
+    wilson,
+)
+from mdfpipe.evaluation.metrics import Metric, rate
+from mdfpipe.evaluation.open_set import OpenSet
+from mdfpipe.evaluation.score_fusion import MOST_PAIRS, Scorer
+from mdfpipe.evaluation.search import Ranking
+from mdfpipe.evaluation.table import Table, depth_of, share_of
+from mdfpipe.evaluation.templates import Templates
+from mdfpipe.evaluation.verification import Roc, roc
+from mdfpipe.store.tables import SearchStatus
+
+CMC_DEPTH: Final = 50
+CURVE: Final = tuple(float(f"{x:.3g}") for x in np.logspace(-4, 0, 41))  # shares of false alarms
+STATUSES: Final = tuple(SearchStatus)
+SEARCHED, UNMATED, NO_PROBE, NO_MATE, LEFT_OUT = range(len(STATUSES))
+
+
+@dataclass(frozen=True)
+class Case:
+    """Who is searched where. gallery: which of the data set's galleries is enrolled; `all` of them."""
+
+    gallery_domain: str
+    probe_domain: str
+    gallery: str
+
+    def __str__(self) -> str:
+        of = "" if self.gallery == "all" else f" (gallery {self.gallery})"
+        return f"{self.gallery_domain} > {self.probe_domain}{of}"
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """As a table has it."""
+        return vars(self)
+
+    def sides(self, templates: Templates, table: Table) -> tuple[Templates, Templates]:
+        """The gallery's and the probes' templates."""
+        roles: list[dict[str, str]] = [{"role": "gallery"}, {"role": "probe"}] if table.pairs == "thirds" else [{}, {}]
+        return (
+            templates.where(domain=self.gallery_domain, **roles[0]),
+            templates.where(domain=self.probe_domain, **roles[1]),
+        )
+
+
+@dataclass(eq=False)
+class Searched:
+    """What a system found for each of P probes that should be there, in the order of their keys.
+
+    status: (P,) places in STATUSES. rank, mated, nonmated, precision, penalty: (P,), 0 and -inf where not searched.
+    place: (P,) row of the probe in `ranking`, or -1. gallery, probes: the places in the scorer that were compared.
+    counts: columns of METRICS. misses: whether a failure to enrol counts as one; unmated: whether a stranger does.
+    """
+
+    scorer: Scorer
+    key: list[str]
+    subject: Array
+    status: I64
+    ranking: Ranking
+    place: I64
+    gallery: I64
+    probes: I64
+    counts: dict[str, int]
+    misses: bool
+    unmated: bool
+
+    def __post_init__(self) -> None:
+        searched = self.place >= 0
+        at = self.place[searched]
+
+        def spread(values: Array, nothing: float) -> Array:
+            found = np.full(len(self.key), nothing, values.dtype)
+            found[searched] = values[at]
+            return found
+
+        ranking = self.ranking
+        self.rank = spread(ranking.rank, 0)
+        self.mated, self.nonmated = spread(ranking.mated, -np.inf), spread(ranking.nonmated, -np.inf)
+        self.precision = spread(ranking.average_precision, 0)
+        last = np.maximum(ranking.last_rank, 1)
+        self.penalty = spread(np.where(ranking.has_mate, ranking.mates / last, 0.0), 0)
+
+    @property
+    def has(self) -> Flags:
+        """(P,) whether it was searched, with somebody to find."""
+        found: Flags = self.status == SEARCHED
+        return found
+
+    @property
+    def counted(self) -> Flags:
+        """(P,) whether closed-set measures count it."""
+        counts = [True, self.unmated, self.misses, self.misses, False]
+        found: Flags = np.array(counts)[self.status]
+        return found
+
+    @property
+    def failed(self) -> int:
+        """Mated probes that count as misses without having been searched."""
+        return int(np.isin(self.status, (NO_PROBE, NO_MATE)).sum()) if self.misses else 0
+
+    @property
+    def line(self) -> str:
+        """Coverage, in one line."""
+        of = {str(name): int((self.status == code).sum()) for code, name in enumerate(STATUSES)}
+        searched = of.pop("searched")
+        more = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in of.items() if count)
+        return f"{searched} of {len(self.key)} probes searched" + (f" ({more})" if more else "")
+
+    def leave_out(self, which: Flags) -> None:
+        """Leave searched probes out, because another system does not have them."""
+        self.status = np.where(which & self.has, LEFT_OUT, self.status)
+        self.counts["n_left_out"] = int((self.status == LEFT_OUT).sum())
+
+    def values(self, metric: str) -> F64 | None:
+        """(P,) of each probe, of the measures that are means over probes; None of any other."""
+        depth = depth_of(metric)
+        if depth is not None:
+            return ((self.rank > 0) & (self.rank <= depth) & self.has).astype(np.float64)
+        of: dict[str, F64] = {"map": self.precision, "minp": self.penalty}
+        return np.where(self.has, of[metric], 0.0) if metric in of else None
+
+    def open_set(self) -> OpenSet:
+        """Its searches, mated and not. Raises ProtocolError where there are none of a kind."""
+        strangers = (self.status == UNMATED) & (self.place >= 0)
+        return OpenSet(self.mated[self.has], self.rank[self.has], self.nonmated[strangers], self.failed)
+
+    def pairs(self) -> tuple[Separation, Roc]:
+        """The scores of every pair of a searched probe and a gallery template, and whose they are."""
+        kept = np.flatnonzero(self.has | ((self.status == UNMATED) & (self.place >= 0)))
+        scores = self.scorer.matrix(self.gallery, self.probes[self.place[kept]])
+        enrolled = self.scorer.gallery.subject[self.gallery]
+        (of_probe, of_gallery), subjects = subject_codes(self.subject[kept], enrolled)
+        same = of_probe[:, None] == of_gallery[None]
+        both = np.stack(np.broadcast_arrays(of_probe[:, None], of_gallery[None]), axis=-1)
+        high, low = scores[same].astype(np.float64), scores[~same].astype(np.float64)
+        codes = np.broadcast_to(of_probe[:, None], same.shape)[same]
+        return Separation(high, low, codes, both[~same], subjects), roc(high, low, self.failed)
+
+    def rows(self, top: int) -> Iterator[dict[str, Any]]:
+        """Rows of SEARCHES."""
+        names = np.array(self.scorer.gallery.name, object)[self.gallery]
+        of_probes = self.scorer.probes.name
+        for n in range(len(self.key)):
+            at = int(self.place[n])
+            best = self.ranking.top[at, :top] if at >= 0 else np.zeros(0, np.int64)
+            best = best[best >= 0]
+            mated = at >= 0 and self.rank[n] > 0
+            yield {
+                "template": of_probes[n],
+                "subject_id": str(self.subject[n]),
+                "status": STATUSES[self.status[n]].value,
+                "rank": int(self.rank[n]) if mated else None,
+                "mated_score": float(self.mated[n]) if mated else None,
+                "nonmated_score": float(self.nonmated[n]) if at >= 0 and np.isfinite(self.nonmated[n]) else None,
+                "average_precision": float(self.precision[n]) if mated else None,
+                "inverse_penalty": float(self.penalty[n]) if mated else None,
+                "top": names[best].tolist(),
+                "top_score": self.ranking.top_score[at, : len(best)].tolist() if at >= 0 else [],
+            }
+
+
+def search_case(
+    scorer: Scorer, table: Table, case: Case, enrolled: set[str] | None, galleries: Collection[str]
+) -> Searched | None:
+    """Search a case; None where nobody is enrolled or nobody searched has a mate. Raises ProtocolError.
+
+    enrolled: the subjects of the gallery, where only one of several is searched. galleries: whoever stands in any.
+    """
+    gallery, probes = scorer.gallery, scorer.probes
+    inside = np.ones(len(gallery), bool) if enrolled is None else np.isin(gallery.subject, sorted(enrolled))
+    expected = np.unique(gallery.subject[inside])
+    there = np.flatnonzero(inside & gallery.enrolled)
+    mated = np.isin(probes.subject, expected)
+    found = np.isin(probes.subject, gallery.subject[there])
+    if not len(probes) or not mated.any() or not len(there):
+        return None
+    strangers = ~mated if enrolled is None else ~mated & ~np.isin(probes.subject, sorted(galleries))
+    if table.unmated == "refuse" and strangers.any():
+        who = list(dict.fromkeys(probes.subject[strangers].tolist()))
+        more = f" and {len(who) - NAMED} more" if len(who) > NAMED else ""
+        raise ProtocolError(
+            f"{case}: {int(strangers.sum())} of {len(probes)} probes (of {', '.join(who[:NAMED])}{more}) have no mate "
+            "in the gallery; set unmated to exclude (they are not counted) or miss (they count as misses), or correct "
+            "the protocol"
+        )
+    status = np.select([~mated, ~probes.enrolled, ~found], [UNMATED, NO_PROBE, NO_MATE], SEARCHED).astype(np.int64)
+    asked = np.flatnonzero(probes.enrolled & (found | ~mated))
+    if not (status == SEARCHED).any():
+        return None
+    ranking = scorer.search(there, asked, 10)
+    place = np.full(len(probes), -1)
+    place[asked] = np.arange(len(asked))
+    counts = {
+        "n_gallery": len(there),
+        "n_subjects": len(np.unique(gallery.subject[there])),
+        "n_probes": len(probes),
+        "failed_gallery": int((inside & ~gallery.enrolled).sum()),
+        "failed_probes": probes.failed,
+        "n_unmated": int((~mated).sum()),
+        "n_left_out": 0,
+    }
+    subject, key = probes.subject, probes.key
+    misses, unmated = table.failure == "miss", table.unmated == "miss"
+    return Searched(scorer, key, subject, status, ranking, place, there, asked, counts, misses, unmated)
+
+
+# -- numbers
+
+
+def measure_case(found: Searched, table: Table, seed: str) -> Iterator[dict[str, Any]]:
+    """A row for each metric of the table: value, k, n, interval, chance, operating point. Raises ProtocolError."""
+    pairs: tuple[Separation, Roc] | None = None
+    for metric in table.metrics:
+        generator = generator_of(f"{seed}/{metric}")
+        values = found.values(metric)
+        if values is not None:
+            yield _mean_row(metric, values[found.counted], found.subject[found.counted], found, generator)
+            continue
+        statistic: Statistic | None
+        if "@fpir" in metric:
+            open_set = found.open_set()
+            kind, share = metric.partition("@")[0], share_of(metric)
+            one = open_set.fnir_at(share) if kind == "fnir" else open_set.dir_at(share)
+            separation = _of_searches(found)
+            statistic = separation.rate_at(share) if not found.failed else None
+            if statistic is not None and kind == "fnir":
+                statistic = _complement(statistic)
+        else:
+            pairs = pairs or found.pairs()
+            one, statistic = _verified(metric, pairs[1]), _verification(metric, pairs[0], found.failed)
+            separation = pairs[0]
+        low = high = interval = None
+        if statistic is not None and separation.subjects > 1 and _fits(separation):
+            bounds = bootstrap(statistic, separation.subjects, generator)
+            low, high, interval = bounds.low, bounds.high, "bootstrap"
+        yield _row(one) | {"metric": metric, "low": low, "high": high, "interval": interval, "chance": None}
+
+
+def measure_together(parts: Sequence[Searched], table: Table, seed: str) -> Iterator[dict[str, Any]]:
+    """The means over the probes of several domains, searched in one gallery."""
+    subjects = np.concatenate([found.subject[found.counted] for found in parts])
+    for metric in table.metrics:
+        values = [found.values(metric) for found in parts]
+        given = [v[found.counted] for v, found in zip(values, parts, strict=True) if v is not None]
+        if given:
+            yield _mean_row(metric, np.concatenate(given), subjects, parts[0], generator_of(f"{seed}/{metric}"))
+
+
+def _mean_row(
+    metric: str, values: F64, subjects: Array, found: Searched, generator: np.random.Generator
+) -> dict[str, Any]:
+    """Wilson's interval of a rate with one probe a subject; over subjects of anything else."""
+    depth, n = depth_of(metric), len(values)
+    one = rate(metric, int(values.sum()), n) if depth is not None else Metric(metric, float(values.mean()), n)
+    (codes,), people = subject_codes(subjects)
+    low = high = interval = None
+    if depth is not None and people == n:
+        (low, high), interval = wilson(int(values.sum()), n), "wilson"
+    elif people > 1:
+        bounds = bootstrap(mean_of(values, codes, people), people, generator)
+        low, high, interval = bounds.low, bounds.high, "bootstrap"
+    chance = min(1.0, depth / found.counts["n_subjects"]) if depth is not None else None
+    return _row(one) | {"low": low, "high": high, "interval": interval, "chance": chance}
+
+
+def _row(one: Metric) -> dict[str, Any]:
+    threshold = one.threshold if one.threshold is not None and np.isfinite(one.threshold) else None
+    return {
+        "metric": one.name,
+        "value": one.value,
+        "k": one.k,
+        "n": one.n,
+        "threshold": threshold,
+        "k_false": one.k_false,
+        "n_false": one.n_false,
+    }
+
+
+def _verified(metric: str, curve: Roc) -> Metric:
+    if metric.startswith("tar@"):
+        return curve.tar_at(share_of(metric))
+    return {"eer": curve.eer, "rocch-eer": curve.rocch_eer, "auc": curve.auc}[metric]()
+
+
+def _verification(metric: str, separation: Separation, failed: int) -> Statistic | None:
+    """The statistic whose samples give the interval; none where failures take part, whose draws it does not hold."""
+    if failed:
+        return None
+    if metric.startswith("tar@"):
+        return separation.rate_at(share_of(metric))
+    if metric == "auc":
+        return separation.auc()
+    if metric == "eer":
+        return separation.repeated(lambda high, low: roc(high, low).eer().value)
+    return separation.repeated(lambda high, low: roc(high, low).rocch_eer().value)
+
+
+def _fits(separation: Separation) -> bool:
+    """Whether it can be drawn again some thousand times within seconds."""
+    return len(separation.high) + len(separation.low) <= (MOST_PAIRS >> 2)
+
+
+def _of_searches(found: Searched) -> Separation:
+    """Open-set searches: mates within place 1 against the best of each stranger's search."""
+    strangers = (found.status == UNMATED) & (found.place >= 0)
+    (of_high, of_low), subjects = subject_codes(found.subject[found.has], found.subject[strangers])
+    high = np.where(found.rank[found.has] == 1, found.mated[found.has], -np.inf)
+    return Separation(high, found.nonmated[strangers], of_high, of_low, subjects)
+
+
+def _complement(statistic: Statistic) -> Statistic:
+    return lambda counts: 1 - statistic(counts)
+
+
+# -- curves
+
+
+def curves(found: Searched) -> Iterator[dict[str, Any]]:
+    """CMC always; ROC where its pairs can be held; DET where there are strangers. Bounds are Wilson's."""
+    n = int(found.counted.sum())
+    for depth in range(1, min(CMC_DEPTH, found.counts["n_gallery"]) + 1):
+        yield _point("cmc", depth, int(((found.rank > 0) & (found.rank <= depth) & found.has).sum()), n)
+    if len(found.gallery) * len(found.probes) <= MOST_PAIRS and found.counts["n_subjects"] > 1:
+        curve = found.pairs()[1]
+        for far in CURVE:
+            at = curve.tar_at(far)
+            yield _point("roc", far, at.k or 0, at.n)
+    if ((found.status == UNMATED) & (found.place >= 0)).any():
+        searches = found.open_set()
+        for fpir in CURVE:
+            at = searches.fnir_at(fpir)
+            yield _point("det", fpir, at.k or 0, at.n)
+
+
+def _point(curve: str, x: float, k: int, n: int) -> dict[str, Any]:
+    low, high = wilson(k, n)
+    return {"curve": curve, "x": float(x), "y": k / n, "low": low, "high": high}
+
+
+def generator_of(name: str) -> np.random.Generator:
+    """The same draws for every system of a table."""
+    key = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=16).digest(), "little")
+    return np.random.Generator(np.random.Philox(key=key))

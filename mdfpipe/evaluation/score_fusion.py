@@ -1,0 +1,143 @@
+"""Scorer: the two sides of a search, compared by vectors or by the fused scores of several systems."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Final
+
+import numpy as np
+
+from mdfpipe.errors import ProtocolError
+from mdfpipe.evaluation.comparing import F64, I64, Array, Entries, Measure, VectorScores
+from mdfpipe.evaluation.fusion import Scale, ScoreFusion, common, fit_score_fusion
+from mdfpipe.evaluation.search import Ranking, search, search_scores
+from mdfpipe.evaluation.templates import Templates
+
+MOST_PAIRS: Final = 1 << 24  # of scores that are held at a time: for fusion, for intervals of verification, to be kept
+
+
+@dataclass(frozen=True, eq=False)
+class Scorer:
+    """gallery, probes: every template that should be there, failures among them. trained: whom the system knows.
+
+    given: (gallery places, probe places) -> (P, G) scores, where they do not come from the templates' own vectors.
+    """
+
+    modality: str
+    gallery: Templates
+    probes: Templates
+    measure: Measure
+    trained: frozenset[str] | None = None
+    given: Callable[[I64, I64], Array] | None = None
+
+    def entries(self, gallery: I64, probes: I64) -> tuple[Entries, Entries]:
+        """Both sides of a search, by places."""
+        with_vectors = self.given is None
+        sides = ((self.gallery, gallery), (self.probes, probes))
+        subjects = [side.subject[places] for side, places in sides]
+        vectors = [side.vectors[places] if with_vectors else None for side, places in sides]
+        return Entries("gallery", subjects[0], vectors[0]), Entries("probes", subjects[1], vectors[1])
+
+    def search(self, gallery: I64, probes: I64, top: int) -> Ranking:
+        """Search these probes among these gallery templates; those without a mate are searched, too."""
+        sides = self.entries(gallery, probes)
+        if self.given is None:
+            return search(*sides, self.measure, unmated="exclude", top=top)
+        return search_scores(self.given(gallery, probes), *sides, unmated="exclude", top=top)
+
+    def matrix(self, gallery: I64, probes: I64) -> Array:
+        """(P, G) scores, at most MOST_PAIRS of them. Raises ProtocolError."""
+        if len(gallery) * len(probes) > MOST_PAIRS:
+            raise ProtocolError(
+                f"expected at most {MOST_PAIRS} pairs where all scores are held at once, got {len(probes)} probes x "
+                f"{len(gallery)} gallery templates; choose fewer, or larger templates"
+            )
+        if self.given is not None:
+            return self.given(gallery, probes)
+        scores = VectorScores(*self.entries(gallery, probes), self.measure)
+        found = np.empty(scores.shape, np.float32)
+        for first in range(0, len(found), scores.block_rows):
+            last = min(first + scores.block_rows, len(found))
+            found[first:last] = scores.block(first, last)
+        return found
+
+
+def fused_scorer(
+    parts: Mapping[str, Scorer], training: Mapping[str, Scorer], scale: Scale, weights: Sequence[float] | None
+) -> Scorer:
+    """The weighted mean of the systems' normalised scores, of what is enrolled in all of them.
+
+    training: the same systems on training subjects, from which scales and, without `weights`, weights are taken; where
+    weights are given it may be empty, and scales are 1. Raises ProtocolError, DataError.
+    """
+    gallery, gallery_at = _shared({name: part.gallery for name, part in parts.items()})
+    probes, probes_at = _shared({name: part.probes for name, part in parts.items()})
+    fusion = _fit(parts, training, scale, weights)
+
+    def given(g: I64, p: I64) -> F64:
+        return fusion({n: part.matrix(gallery_at[n][g], probes_at[n][p]) for n, part in parts.items()})
+
+    trained = [part.trained for part in parts.values() if part.trained is not None]
+    known = frozenset().union(*trained) if trained else None
+    return Scorer("fused", gallery, probes, "cosine", known, given)
+
+
+def _fit(
+    parts: Mapping[str, Scorer], training: Mapping[str, Scorer], scale: Scale, weights: Sequence[float] | None
+) -> Callable[[Mapping[str, Array]], F64]:
+    if weights is not None:
+        return partial(_weighted, dict(zip(parts, weights, strict=True)))
+    gallery, gallery_at = _shared({name: part.gallery for name, part in training.items()})
+    probes, probes_at = _shared({name: part.probes for name, part in training.items()})
+    g, p = np.flatnonzero(gallery.enrolled), np.flatnonzero(probes.enrolled & np.isin(probes.subject, gallery.subject))
+    if len(g) < 2 or not len(p):
+        raise ProtocolError(
+            "fusion by score: expected training subjects with vectors of every system, to choose weights on; add train "
+            "to the systems' splits, or give weights"
+        )
+    entries = Entries("gallery", gallery.subject[g]), Entries("probes", probes.subject[p])
+
+    def found(scores: F64) -> float:
+        ranking = search_scores(scores, *entries, unmated="exclude")
+        return float((ranking.rank[ranking.counted] == 1).mean())
+
+    fitted: ScoreFusion = fit_score_fusion(
+        {n: part.matrix(gallery_at[n][g], probes_at[n][p]) for n, part in training.items()},
+        found,
+        training_subjects=[*gallery.subject[g].tolist(), *probes.subject[p].tolist()],
+        test_subjects=next(iter(parts.values())).probes.subject.tolist(),
+        scale=scale,
+    )
+    return fitted
+
+
+def _weighted(weights: Mapping[str, float], scores: Mapping[str, Array]) -> F64:
+    total = sum(weights.values())
+    mean: F64 = np.sum([weights[n] / total * np.asarray(s, np.float64) for n, s in scores.items()], axis=0)
+    return mean
+
+
+def _shared(sides: Mapping[str, Templates]) -> tuple[Templates, dict[str, I64]]:
+    """Every key of any part, as templates that are enrolled where all parts are; and where each part has them.
+
+    (A key that a part lacks is at place 0 there, and never looked at.)
+    """
+    both = common({name: side.take(np.flatnonzero(side.enrolled)).key for name, side in sides.items()})
+    first = next(iter(sides.values()))
+    keys = np.array(first.key, np.str_)
+    if any(set(side.key) != set(first.key) for side in sides.values()):
+        raise ProtocolError("fusion: expected the same templates of every system; embed the same splits with each")
+    enrolled = np.isin(keys, np.array(both.keys, np.str_))
+    at = {name: _places(side, keys) for name, side in sides.items()}
+    nothing = np.zeros((len(keys), 1), np.float32)
+    crops = np.where(enrolled, first.crops, 0)
+    return replace(first, vectors=nothing, crops=crops, modality=np.full(len(keys), "fused")), at
+
+
+def _places(side: Templates, keys: Array) -> I64:
+    known = np.array(side.key, np.str_)
+    order = np.argsort(known)
+    found: I64 = order[np.searchsorted(known[order], keys)]
+    return found

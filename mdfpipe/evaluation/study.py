@@ -1,0 +1,390 @@
+"""Study: the tables of a study, from vectors to numbers; every system of a table on the same probes.
+
+What should be there is everybody whom the manifest shows in any modality. A subject seen by face and not by body failed
+to enrol by body: counted, and under `failure: miss` a miss, so that every system of a table has the same n.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from mdfpipe.errors import ProtocolError
+from mdfpipe.evaluation.case import Case, Searched, curves, measure_case, measure_together, search_case
+from mdfpipe.evaluation.comparing import Measure
+from mdfpipe.evaluation.differences import compare
+from mdfpipe.evaluation.fusion import fuse_templates
+from mdfpipe.evaluation.metrics import Metric, averaged
+from mdfpipe.evaluation.score_fusion import Scorer, fused_scorer
+from mdfpipe.evaluation.table import Table
+from mdfpipe.evaluation.templates import B8, F32, Rule, Templates, pool
+from mdfpipe.protocol import Protocol
+
+ALL, AVERAGE, POOLED, FUSED = "all", "average", "pooled", "fused"
+KEY = ("subject_id", "domain", "split", "role")
+
+
+@dataclass(frozen=True, eq=False)
+class System:
+    """The vectors of one system. rows: of the manifest, of its modality, with or without a usable vector.
+
+    usable: (N,) whether a row has one. blocks: gives the vectors, (b, D) float32, in the order of the rows.
+    trained: the subjects that it learned from, as it says; None where it does not say.
+    """
+
+    name: str
+    modality: str
+    measure: Measure
+    rows: pa.Table
+    usable: B8
+    blocks: Callable[[], Iterable[F32]]
+    trained: frozenset[str] | None = None
+
+
+@dataclass(eq=False)
+class Evaluated:
+    """Rows of METRICS, COMPARISONS, CURVES and SEARCHES; what is to be known of each table; the templates by system."""
+
+    metrics: list[dict[str, Any]] = field(default_factory=list)
+    comparisons: list[dict[str, Any]] = field(default_factory=list)
+    curves: list[dict[str, Any]] = field(default_factory=list)
+    searches: list[dict[str, Any]] = field(default_factory=list)
+    tables: dict[str, dict[str, Any]] = field(default_factory=dict)
+    templates: dict[str, Templates] = field(default_factory=dict)
+
+    @property
+    def nothing(self) -> str:
+        """Why there is no number at all, or nothing."""
+        if self.metrics:
+            return ""
+        return "; ".join(dict.fromkeys(note for table in self.tables.values() for note in table["notes"]))
+
+
+Keep = Callable[[str, str, Case, Searched], None]
+"""Takes the scores of a table, a system and a case."""
+
+
+def evaluate(
+    tables: Mapping[str, Table],
+    systems: Sequence[System],
+    manifest: pa.Table,
+    protocol: Protocol,
+    *,
+    galleries: Mapping[str, Sequence[str]] | None = None,
+    media: Mapping[str, str] | None = None,
+    keep: Keep | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Evaluated:
+    """Every table. Raises ProtocolError and DataError, naming the table.
+
+    manifest: its rows, of every modality. galleries: subject -> the data set's galleries that list it. media: video_id
+    -> the content of the file, by which one video under two names is found out.
+    """
+    study = _Study(systems, manifest, protocol, galleries or {}, media or {}, keep)
+    work = {name: study.cases(table) for name, table in tables.items()}
+    total, done = sum(max(len(cases), 1) for cases, _ in work.values()), 0
+    for name, table in tables.items():
+        cases, why = work[name]
+        try:
+            study.begin(name, table, why)
+            for case in cases:
+                study.case(name, table, case)
+                done += 1
+                progress(done, total)
+            study.pooled(name, table)
+        except ProtocolError as error:
+            raise ProtocolError(f"table {name}: {error}") from None
+        if table.galleries == "apart":
+            study.average(name)
+    return study.found
+
+
+class _Study:
+    def __init__(
+        self,
+        systems: Sequence[System],
+        manifest: pa.Table,
+        protocol: Protocol,
+        galleries: Mapping[str, Sequence[str]],
+        media: Mapping[str, str],
+        keep: Keep | None,
+    ) -> None:
+        self.systems = {system.name: system for system in systems}
+        self.manifest, self.protocol, self.galleries, self.media, self.keep = manifest, protocol, galleries, media, keep
+        self.found = Evaluated()
+        self._templates: dict[tuple[str, tuple[str, ...], Rule, bool], Templates] = {}
+        self._searched: dict[tuple[str, str, str], list[tuple[Searched, dict[str, Any]]]] = {}
+
+    # -- what is to be done
+
+    def cases(self, table: Table) -> tuple[list[Case], str]:
+        """The pairs of domains of a table, by gallery; or why there are none."""
+        rows = _of_splits(self.manifest, table.splits)
+        domains = sorted(set(rows["domain"].to_pylist()))
+        pairs: Iterable[tuple[str, str]]
+        if table.pairs == "thirds":
+            pairs = [(domain, domain) for domain in domains]
+        elif table.pairs == "all":
+            pairs = [(a, b) for a in domains for b in domains if a != b]
+        else:
+            pairs = [(a, b) for a in self.protocol.gallery_domains for b in self.protocol.probe_domains]
+        names: list[str] = [ALL]
+        if table.galleries == "apart":
+            names = sorted({name for listed in self.galleries.values() for name in listed})
+            if len(names) < 2:
+                raise ProtocolError(f"galleries: apart: expected two or more galleries, the data set has {len(names)}")
+        found = [Case(a, b, name) for a, b in pairs for name in names]
+        why = ""
+        if not found:
+            why = (
+                f"no identification: protocol {self.protocol.name} names no gallery and probe domains"
+                if table.pairs == "roles"
+                else "no identification across domains"
+            ) + f"; there are {len(domains)} domains ({', '.join(domains) or 'none'})"
+        return found, why
+
+    def begin(self, name: str, table: Table, why: str) -> None:
+        """Check that the systems can be compared, and open the table's entry."""
+        chosen = self.chosen(table)
+        missing = sorted({s for f in table.fusions.values() for s in f.systems} - self.systems.keys())
+        if missing:
+            raise ProtocolError(f"fusion of {missing[0]}: no such system; there are {', '.join(self.systems)}")
+        self.found.tables[name] = {
+            "title": table.title,
+            "protocol": f"{self.protocol.name} {self.protocol.version}",
+            "systems": [*chosen, *table.fusions],
+            "coverage": [],
+            "notes": [why] if why else [],
+        }
+        if table.allow_same_media:
+            self.found.tables[name]["notes"].append(
+                "gallery and probe may be of one video: these numbers say nothing about recognition"
+            )
+        for system in chosen:
+            self.found.templates.setdefault(system, self.templates(system, table))
+
+    def chosen(self, table: Table) -> list[str]:
+        """The systems of a table."""
+        unknown = [name for name in table.systems if name not in self.systems]
+        if unknown:
+            raise ProtocolError(f"no vectors of system {unknown[0]}; there are {', '.join(self.systems) or 'none'}")
+        return list(table.systems or self.systems)
+
+    def templates(self, system: str, table: Table, splits: Sequence[str] | None = None) -> Templates:
+        """Every template of a system in the splits of a table."""
+        wanted = tuple(splits or table.splits)
+        key = (system, wanted, table.rule, table.pairs == "thirds")
+        if key not in self._templates:
+            self._templates[key] = self._pool(self.systems[system], table, wanted)
+        return self._templates[key]
+
+    def _pool(self, system: System, table: Table, splits: tuple[str, ...]) -> Templates:
+        expected = _expected(_of_splits(self.manifest, splits), system.modality, table)
+        inside = pc.is_in(system.rows["split"].cast(pa.string()), pa.array(splits)).to_numpy()
+        for split in splits:
+            has = pc.any(pc.equal(system.rows["split"].cast(pa.string()), split)).as_py()
+            if not has and pc.any(pc.equal(expected["split"], split)).as_py():
+                raise ProtocolError(
+                    f"{system.name} has no vectors of split {split}: add it to systems.{system.name}.splits and embed "
+                    "again, or take it from the table's splits"
+                )
+        rows = system.rows
+        if table.pairs == "thirds":
+            rows, middle = _by_thirds(rows)
+            inside = inside & ~middle
+        blocks = _chosen_rows(system.blocks(), inside)
+        return pool(rows.filter(pa.array(inside)), blocks, table.rule, usable=system.usable[inside], expected=expected)
+
+    # -- one pair of domains
+
+    def case(self, name: str, table: Table, case: Case) -> None:
+        """Search, measure, compare; the rows go to `found`."""
+        enrolled = None
+        if case.gallery != ALL:
+            enrolled = {subject for subject, listed in self.galleries.items() if case.gallery in listed}
+        searched: dict[str, Searched] = {}
+        for system, scorer in self.scorers(table, case):
+            self._refuse_seen(system, table, scorer)
+            found = search_case(scorer, table, case, enrolled, self.galleries.keys())
+            if found is not None:
+                searched[system] = found
+        entry = self.found.tables[name]
+        if not searched:
+            entry["notes"].append(f"{case}: no probe has a mate in the gallery, nothing is measured")
+            return
+        if table.same_probes and table.failure == "exclude":
+            _common(searched)
+        entry["coverage"] += [f"{case}: {system}: {found.line}" for system, found in searched.items()]
+        for system, found in searched.items():
+            about = {
+                "table": name,
+                "system": system,
+                "modality": found.scorer.modality,
+                "protocol": entry["protocol"],
+                **case.columns,
+                **found.counts,
+                "failure": table.failure,
+                "unmated": table.unmated,
+                "templates": table.by if table.by != "sighting" else table.sighting.removesuffix("_id"),
+                "pooling": table.pooling + (", crops normalised first" if table.normalise_first else ""),
+                "rule": "none",
+                "rerank": "off",
+            }
+            self._searched.setdefault((system, case.gallery_domain, case.gallery), []).append((found, about))
+            for row in measure_case(found, table, f"{name}/{case}"):
+                paper = table.paper(system, case.gallery_domain, case.probe_domain, row["metric"])
+                self.found.metrics.append(about | row | {"published": paper})
+            place = {"table": name, "system": system, **case.columns}
+            self.found.curves += [place | row for row in curves(found)]
+            self.found.searches += [place | row for row in found.rows(10)]
+            if self.keep is not None:
+                self.keep(name, system, case, found)
+        place = {"table": name, **case.columns}
+        self.found.comparisons += [place | row for row in compare(searched, table, f"{name}/{case}")]
+
+    def scorers(self, table: Table, case: Case) -> Iterator[tuple[str, Scorer]]:
+        """Each system's gallery and probes, and those of each fusion."""
+        for name in self.chosen(table):
+            yield name, self._scorer(name, table, case)
+        for name, fusion in table.fusions.items():
+            if fusion.by == "feature":
+                weights = dict(zip(fusion.systems, fusion.weights or [1.0] * len(fusion.systems), strict=True))
+                parts = {s: self.templates(s, table) for s in fusion.systems}
+                fused, _ = fuse_templates(parts, weights)
+                gallery, probes = case.sides(fused, table)
+                trained = [self.systems[s].trained for s in fusion.systems]
+                yield name, Scorer(FUSED, gallery, probes, "cosine", _joined(trained))
+                continue
+            parts_here = {s: self._scorer(s, table, case) for s in fusion.systems}
+            training = {}
+            if fusion.weights is None:
+                for s in fusion.systems:
+                    sides = case.sides(self.templates(s, table, ["train"]), table)
+                    training[s] = Scorer(self.systems[s].modality, *sides, self.systems[s].measure)
+            yield name, fused_scorer(parts_here, training, fusion.scale, fusion.weights)
+
+    def _scorer(self, name: str, table: Table, case: Case) -> Scorer:
+        system = self.systems[name]
+        gallery, probes = case.sides(self.templates(name, table), table)
+        if not table.allow_same_media:
+            self._refuse_same_media(system, table, case)
+        return Scorer(system.modality, gallery, probes, system.measure, system.trained)
+
+    def _refuse_seen(self, name: str, table: Table, scorer: Scorer) -> None:
+        """Raise ProtocolError where somebody who is searched stands in the system's own training."""
+        if table.allow_trained_subjects or not scorer.trained:
+            return
+        seen = sorted(set(scorer.probes.subject.tolist()) & scorer.trained)
+        if seen:
+            raise ProtocolError(
+                f"{name} was trained on {len(seen)} of the subjects that it is tested on ({', '.join(seen[:5])}): take "
+                "their split from the table, train without them, or set allow_trained_subjects: true"
+            )
+
+    def _refuse_same_media(self, system: System, table: Table, case: Case) -> None:
+        """Raise ProtocolError where gallery and probe are of one file."""
+        rows = _of_splits(system.rows, table.splits)
+        sides = []
+        for domain in (case.gallery_domain, case.probe_domain):
+            videos = rows.filter(pc.equal(rows["domain"], domain))["video_id"].unique().to_pylist()
+            sides.append({self.media.get(video) or video: video for video in videos})
+        same = sorted(sides[0].keys() & sides[1].keys())
+        if same:
+            a, b = (side[same[0]] for side in sides)
+            raise ProtocolError(
+                f"{case}: {len(same)} videos stand in gallery and probe (such as {a}"
+                + (f", which is {b} under another name" if a != b else "")
+                + "): a video is found by itself; mend the data set, or set allow_same_media: true"
+            )
+
+    def pooled(self, name: str, table: Table) -> None:
+        """Over all probe domains of the protocol together: the means over probes. A subject has several of them."""
+        work, self._searched = self._searched, {}
+        if table.pairs != "roles":
+            return
+        for (system, gallery_domain, gallery), parts in work.items():
+            if len(parts) < 2:
+                continue
+            found = [one for one, _ in parts]
+            alike = ("n_gallery", "n_subjects", "failed_gallery")
+            sums = {n: sum(one.counts[n] for one in found) for n in found[0].counts if n not in alike}
+            about = parts[0][1] | sums | {"probe_domain": POOLED}
+            for row in measure_together(found, table, f"{name}/{gallery_domain}/{gallery}/{POOLED}"):
+                paper = table.paper(system, gallery_domain, POOLED, row["metric"])
+                self.found.metrics.append(about | row | {"published": paper})
+
+    def average(self, name: str) -> None:
+        """The mean of each number over the galleries."""
+        groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+        for row in self.found.metrics:
+            if row["table"] == name and row["gallery"] != AVERAGE:
+                key = (row["system"], row["gallery_domain"], row["probe_domain"], row["metric"])
+                groups.setdefault(key, []).append(row)
+        counted = ("n_gallery", "n_subjects", "n_probes", "failed_gallery", "failed_probes", "n_unmated", "n_left_out")
+        for rows in groups.values():
+            mean = averaged([Metric(row["metric"], row["value"], row["n"], row["k"]) for row in rows])
+            nothing = dict.fromkeys(("k", "low", "high", "interval", "chance", "threshold", "k_false", "n_false"))
+            sums = {column: sum(row[column] for row in rows) for column in counted}
+            own = {"gallery": AVERAGE, "value": mean.value, "n": mean.n}
+            self.found.metrics.append(rows[0] | nothing | sums | own)
+
+
+# -- rows
+
+
+def _of_splits(rows: pa.Table, splits: Sequence[str]) -> pa.Table:
+    return rows.filter(pc.is_in(rows["split"].cast(pa.string()), pa.array(list(splits))))
+
+
+def _expected(rows: pa.Table, modality: str, table: Table) -> pa.Table:
+    """Everybody whom the rows show, as rows of one modality; of templates and crops, that modality's own."""
+    own = table.by == "template_id" or (table.by == "sighting" and table.sighting == "crop_id")
+    if own:
+        rows = rows.filter(pc.equal(rows["modality"].cast(pa.string()), modality))
+    items: dict[str, list[str]] = {"subject": [], "template_id": ["template_id"], "sighting": [table.sighting]}
+    if table.pairs == "thirds":
+        rows, middle = _by_thirds(rows)
+        rows = rows.filter(pa.array(~middle))
+    plain = pa.table({name: rows[name].cast(pa.string()) for name in (*KEY, *items[table.by])})
+    return plain.append_column("modality", pa.array([modality] * rows.num_rows, pa.string()))
+
+
+def _by_thirds(rows: pa.Table) -> tuple[pa.Table, B8]:
+    """The rows with role gallery in the first third of each video's frames and probe in the last; the middle ones."""
+    video = rows["video_id"].combine_chunks().dictionary_encode()
+    frame = rows["frame"].to_numpy().astype(np.int64)
+    codes = video.indices.to_numpy(zero_copy_only=False)
+    first, last = np.full((2, len(video.dictionary)), np.iinfo(np.int64).max)
+    last = np.full(len(video.dictionary), -1)
+    np.minimum.at(first, codes, frame)
+    np.maximum.at(last, codes, frame)
+    place = (frame - first[codes]) / np.maximum(last[codes] - first[codes] + 1, 1)
+    role = np.where(place < 1 / 3, "gallery", "probe")
+    at = rows.column_names.index("role")
+    return rows.set_column(at, "role", pa.array(role)), (place >= 1 / 3) & (place < 2 / 3)
+
+
+def _chosen_rows(blocks: Iterable[F32], chosen: B8) -> Iterator[F32]:
+    """Of blocks in row order, the chosen rows."""
+    at = 0
+    for block in blocks:
+        yield block[chosen[at : at + len(block)]]
+        at += len(block)
+
+
+def _common(searched: Mapping[str, Searched]) -> None:
+    """Leave out, everywhere, the probes that one system does not have."""
+    names = [set(np.array(found.key)[found.has].tolist()) for found in searched.values()]
+    both = set.intersection(*names)
+    for found in searched.values():
+        found.leave_out(~np.isin(found.key, sorted(both)))
+
+
+def _joined(trained: Sequence[frozenset[str] | None]) -> frozenset[str] | None:
+    known = [one for one in trained if one is not None]
+    return frozenset(subject for one in known for subject in one) if known else None

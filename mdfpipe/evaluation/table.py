@@ -1,0 +1,122 @@
+"""Table: what is set side by side: which systems, on which domains, whose templates, by which rules."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from mdfpipe.config import Config
+from mdfpipe.evaluation.closed_set import CLOSED_SET
+from mdfpipe.evaluation.fusion import Scale
+from mdfpipe.evaluation.search import Unmated
+from mdfpipe.evaluation.templates import By, FailurePolicy, Pooling, Rule, Sighting
+from mdfpipe.protocol import Split
+
+DEFAULT_METRICS = (*CLOSED_SET, "tar@far=1e-2", "auc")
+PLAIN = ("map", "minp", "eer", "rocch-eer", "auc")
+MetricName = Annotated[
+    str,
+    Field(pattern=rf"^(rank-[1-9]\d*|{'|'.join(PLAIN)}|(fnir|dir)@fpir=[0-9.e-]+|tar@far=[0-9.e-]+)$"),
+]
+SPLIT_AT = ">"
+"""Between the gallery's domain and the probe's, in the names of published numbers."""
+
+
+class Fusion(Config):
+    """One answer of several systems."""
+
+    systems: list[str] = Field(min_length=2, description="the systems, by name")
+    by: Literal["feature", "score"] = Field(
+        "feature", description="feature: unit vectors side by side; score: weighted mean of normalised scores"
+    )
+    scale: Scale = Field("z-norm", description="of scores, fitted on training subjects")
+    weights: list[float] | None = Field(
+        None, description="of each system; none: equal by feature; by score the best of a grid on training subjects"
+    )
+
+    @model_validator(mode="after")
+    def _is_sound(self) -> Self:
+        if self.weights is not None and len(self.weights) != len(self.systems):
+            raise ValueError(f"weights: expected {len(self.systems)}, one for each system, got {len(self.weights)}")
+        return self
+
+
+class Table(Config):
+    """One table of numbers."""
+
+    title: str = Field("", description="what it shows, printed above it")
+    systems: list[str] = Field(default=[], description="the systems side by side, by name; none named: all")
+    fusions: dict[str, Fusion] = Field(default={}, description="answers of several systems, by a name of their own")
+    pairs: Literal["roles", "all", "thirds"] = Field(
+        "roles",
+        description="roles: from the protocol's gallery domains to its probe domains; all: each domain to each other; "
+        "thirds: the first third of each video to its last third (no test of recognition: needs allow_same_media)",
+    )
+    splits: list[Split] = Field(default=["test"], min_length=1, description="whose templates are searched")
+    galleries: Literal["together", "apart"] = Field(
+        "together", description="apart: each of the data set's galleries by itself, and their average (IJB-C)"
+    )
+    metrics: list[MetricName] = Field(
+        default=list(DEFAULT_METRICS), min_length=1, description="rank-1, map, fnir@fpir=0.01, tar@far=1e-3, eer, ..."
+    )
+    by: By = Field("subject", description="a template is all of a subject in a domain, a template_id, or a sighting")
+    sighting: Sighting = Field("video_id", description="what a sighting is: a video, a session, or a single crop")
+    pooling: Pooling = Field("mean", description="how the vectors of a template become one")
+    normalise_first: bool = Field(False, description="crops to length 1 before they are pooled")
+    quality: str = Field("box_height_px", description="the manifest's column for quality_weighted")
+    failure: FailurePolicy = Field("miss", description="what a template without any usable vector counts as")
+    unmated: Unmated = Field("refuse", description="what a probe whose subject is not enrolled counts as")
+    same_probes: bool = Field(True, description="score every system on the probes that all of them have")
+    allow_same_media: bool = Field(False, description="whether gallery and probe may be from one video")
+    allow_trained_subjects: bool = Field(False, description="whether a system may be tested on people it learned from")
+    published: dict[str, dict[str, float | dict[MetricName, float]]] = Field(
+        default={},
+        description="numbers of a paper, %: by system, by probe domain or GALLERY>PROBE, rank-1 or by metric",
+    )
+
+    @property
+    def rule(self) -> Rule:
+        """How crops become templates."""
+        return Rule(self.by, self.pooling, self.normalise_first, self.quality, self.sighting)
+
+    @model_validator(mode="after")
+    def _is_sound(self) -> Self:
+        if self.pairs == "thirds" and not self.allow_same_media:
+            raise ValueError(
+                "pairs: thirds compares a video with itself, which says nothing about recognition: set "
+                "allow_same_media: true to look at it all the same"
+            )
+        if len(set(self.systems)) < len(self.systems) or set(self.systems) & set(self.fusions):
+            raise ValueError("systems and fusions: expected each name once")
+        return self
+
+    def paper(self, system: str, gallery: str, probe: str, metric: str) -> float | None:
+        """The published number, 0..1, where there is one."""
+        of_system = self.published.get(system, {})
+        found = of_system.get(f"{gallery}{SPLIT_AT}{probe}", of_system.get(probe))
+        if isinstance(found, dict):
+            found = found.get(metric)
+        elif metric != "rank-1":
+            found = None
+        return None if found is None else found / 100
+
+
+def share_of(metric: str) -> float:
+    """The share of false alarms that a metric's name ends with.
+
+    >>> share_of("tar@far=1e-3")
+    0.001
+    """
+    return float(metric.partition("=")[2])
+
+
+def depth_of(metric: str) -> int | None:
+    """k of rank-k; None of anything else.
+
+    >>> depth_of("rank-10"), depth_of("map")
+    (10, None)
+    """
+    found = re.fullmatch(r"rank-(\d+)", metric)
+    return int(found[1]) if found else None

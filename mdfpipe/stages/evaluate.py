@@ -1,0 +1,262 @@
+"""evaluate: the vectors of every system to the study's tables of numbers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import Annotated, Any, ClassVar, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from pydantic import Field, model_validator
+
+from mdfpipe.config import Config
+from mdfpipe.evaluation import study
+from mdfpipe.evaluation.case import Case, Searched
+from mdfpipe.evaluation.comparing import I64
+from mdfpipe.evaluation.score_fusion import MOST_PAIRS
+from mdfpipe.evaluation.table import Table
+from mdfpipe.evaluation.templates import F32, Templates
+from mdfpipe.learning.system import System
+from mdfpipe.protocol import Protocol
+from mdfpipe.stages import Context, Inputs, Made, Review, Stage
+from mdfpipe.stages.index import Index
+from mdfpipe.store.run import Run, read_table
+from mdfpipe.store.tables import COMPARISONS, CURVES, METRICS, SCORES, SEARCHES, TEMPLATES, EmbedStatus
+
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+KEY = "metrics"
+
+
+class Tables(Config):
+    """The tables of a study."""
+
+    tables: dict[Annotated[str, Field(pattern=NAME)], Table] = Field(
+        default={"recognition": Table()}, min_length=1, description="what is set side by side, by name"
+    )
+
+    @model_validator(mode="after")
+    def _files_differ(self) -> Tables:
+        lowered = [name.lower() for name in self.tables]
+        if len(set(lowered)) < len(lowered):
+            raise ValueError("tables: two names differ in nothing but capitals; their files would be one")
+        return self
+
+
+class Evaluate(Stage):
+    """Every number of the study."""
+
+    name: ClassVar[str] = "evaluate"
+    version: ClassVar[int] = 1
+    schema: ClassVar[pa.Schema] = METRICS
+    per: ClassVar[Literal["video", "run"]] = "run"
+    unit: ClassVar[str] = "pairs of domains"
+
+    settings: Tables = Field(description="the tables")
+    systems: dict[str, System] = Field(description="the systems whose vectors there are")
+    protocol: Protocol = Field(description="whose splits and roles the manifest holds")
+
+    @property
+    def key(self) -> str:
+        """The part's name."""
+        return KEY
+
+    @property
+    def reads(self) -> tuple[str, ...]:  # type: ignore[override]
+        """Who is who, and what each system made of it."""
+        return ("catalogue", "manifest", *(f"{kind}/{name}" for name in self.systems for kind in ("train", "embed")))
+
+    def decisive(self) -> dict[str, Any]:
+        """The tables; the systems and the protocol by name only: what they are stands in the receipts upstream."""
+        return {"tables": self.settings.model_dump(mode="json")["tables"], "systems": list(self.systems)}
+
+    def process(self, key: str, inputs: Inputs, context: Context) -> Made:
+        """Search, measure and compare; write the numbers, and what they came from."""
+        run = inputs.run
+        manifest = run.table("manifest", "manifest")
+        manifest = manifest.sort_by([("video_id", "ascending"), ("crop_id", "ascending")])
+        systems = [self._system(run, name, manifest) for name in self.systems]
+        listed = read_table(run.path / Index.subjects_file).to_pylist()
+        galleries: dict[str, list[str]] = {}
+        for row in listed:
+            galleries.setdefault(row["subject_id"], []).append(row["gallery"])
+        catalogue = inputs.table("index", Index.table).to_pylist()
+        media = {row["video_id"]: row["sha256"] for row in catalogue if row["sha256"]}
+        with ScoreFiles(lambda name: context.scratch(name)) as scores:
+            found = study.evaluate(
+                self.settings.tables,
+                systems,
+                manifest,
+                self.protocol,
+                galleries=galleries,
+                media=media,
+                keep=scores.keep,
+                progress=context.progress,
+            )
+        files = {f"evaluate/scores/{name}": path for name, path in scores.paths.items()}
+        for name, made in beside(found).items():
+            path = files[f"evaluate/{name}"] = context.scratch(name.replace("/", "-"))
+            if isinstance(made, bytes):
+                path.write_bytes(made)
+            else:
+                pq.write_table(made, path)
+        trainings = {name: run.receipt(f"train/{name}", "training") for name in self.systems}
+        notes = {name: receipt.facts.get("notes", []) for name, receipt in trainings.items() if receipt}
+        for entry in found.tables.values():
+            entry["notes"] += [f"{s}: {line}" for s in entry["systems"] for line in notes.get(s, [])]
+            entry["notes"] += [f"scores are not kept, above {MOST_PAIRS} pairs: {name}" for name in scores.left_out]
+        facts = {"none": found.nothing, "tables": found.tables, "missing": list(inputs.missing)}
+        return Made(metrics_table(found), facts, files)
+
+    def _system(self, run: Run, name: str, manifest: pa.Table) -> study.System:
+        """What the embed parts of a run hold of one system."""
+        system = self.systems[name]
+        here = pc.and_(
+            pc.equal(manifest["modality"].cast(pa.string()), system.recipe.modality),
+            pc.is_in(manifest["split"].cast(pa.string()), pa.array(system.splits)),
+        )
+        rows = manifest.filter(here)
+        vectors = _Vectors(run, f"embed/{name}", rows, system.recipe.features)
+        known = self._trained(run, name)
+        recipe = system.recipe
+        return study.System(name, recipe.modality, recipe.distance, rows, vectors.usable, vectors.blocks, known)
+
+    def _trained(self, run: Run, name: str) -> frozenset[str] | None:
+        """Whom a system, and what it starts from, learned from, as their trainings say."""
+        known: set[str] = set()
+        link: str | None = name
+        while link is not None:
+            receipt = run.receipt(f"train/{link}", "training")
+            if receipt is None or "subjects" not in receipt.facts:
+                return None
+            known.update(receipt.facts["subjects"])
+            link = self.systems[link].start_from if link in self.systems else None
+        return frozenset(known)
+
+    def review(self, facts: dict[str, dict[str, Any]]) -> Review:
+        """Say why there is no number, and what to know of those that there are."""
+        notes = []
+        for found in facts.values():
+            for name, entry in found["tables"].items():
+                notes += [f"evaluate: {name}: {line}" for line in entry["notes"]]
+        return Review(notes=notes)
+
+
+# -- vectors
+
+
+class _Vectors:
+    """What the embed parts of a run hold of `rows`, which are sorted by video. usable: (N,) whether there is a vector.
+
+    A video without a part was left out by --allow-missing: its crops have no vector.
+    """
+
+    def __init__(self, run: Run, stage: str, rows: pa.Table, width: int) -> None:
+        self.run, self.stage, self.width = run, stage, width
+        self.usable = np.zeros(rows.num_rows, bool)
+        self._places: list[tuple[str, I64 | None, int]] = []
+        videos = rows["video_id"].to_numpy(zero_copy_only=False)
+        starts = np.flatnonzero(np.append(True, videos[1:] != videos[:-1])[: len(videos)]).tolist()
+        for start, end in zip(starts, [*starts[1:], len(videos)], strict=False):
+            video, at = str(videos[start]), None
+            if run.receipt(stage, video) is not None:
+                part = run.table(stage, video, ["crop_id", "status"])
+                own = rows["crop_id"].slice(start, end - start)
+                found = pc.index_in(own, value_set=part["crop_id"].combine_chunks())
+                at = found.fill_null(-1).to_numpy().astype(np.int64)
+                ok = pc.equal(part["status"].cast(pa.string()), EmbedStatus.OK.value).to_numpy()
+                self.usable[start:end] = np.append(ok, False)[at]
+            self._places.append((video, at, end - start))
+
+    def blocks(self) -> Iterator[F32]:
+        """(n, D) of each video, in the order of the rows; zeros where there is no vector."""
+        for video, at, count in self._places:
+            if at is None:
+                yield np.zeros((count, self.width), np.float32)
+                continue
+            column = self.run.table(self.stage, video, ["vector"])["vector"].combine_chunks()
+            vectors = np.zeros((len(column) + 1, self.width), np.float32)
+            there = np.flatnonzero(column.is_valid().to_numpy(zero_copy_only=False))
+            vectors[there] = column.drop_null().flatten().to_numpy().reshape(-1, self.width)
+            yield vectors[at]
+
+
+# -- what is written
+
+
+class ScoreFiles:
+    """The scores of each table and system, a Parquet file each; paths: by file name. left_out: what was too large."""
+
+    def __init__(self, place: Callable[[str], Any]) -> None:
+        self.place, self.paths = place, dict[str, Any]()
+        self.left_out: list[str] = []
+        self._open: dict[str, pq.ParquetWriter] = {}
+        self._stack = ExitStack()
+
+    def __enter__(self) -> ScoreFiles:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def keep(self, table: str, system: str, case: Case, found: Searched) -> None:
+        """Add the scores of a case."""
+        name = f"{table}.{system}.parquet"
+        if len(found.gallery) * len(found.probes) > MOST_PAIRS:
+            self.left_out.append(f"{table}, {system}, {case}")
+            return
+        if name not in self._open:
+            self.paths[name] = self.place(f"scores-{name}")
+            self._open[name] = self._stack.enter_context(pq.ParquetWriter(self.paths[name], SCORES))
+        scorer = found.scorer
+        scores = scorer.matrix(found.gallery, found.probes).astype(np.float32)
+        n_probes, n_gallery = scores.shape
+
+        def named(values: list[str], places: np.ndarray[Any, Any], each: bool) -> pa.Array:
+            codes = np.repeat(places, n_gallery) if each else np.tile(places, n_probes)
+            return pa.DictionaryArray.from_arrays(pa.array(codes, pa.int32()), pa.array(values)).cast(pa.string())
+
+        columns = {
+            **{n: pa.repeat(pa.scalar(v), scores.size) for n, v in case.columns.items()},
+            "probe": named(scorer.probes.name, found.probes, True),
+            "probe_subject": named(scorer.probes.subject.tolist(), found.probes, True),
+            "gallery_template": named(scorer.gallery.name, found.gallery, False),
+            "gallery_subject": named(scorer.gallery.subject.tolist(), found.gallery, False),
+            "score": pa.array(scores.ravel()),
+        }
+        self._open[name].write_table(pa.table([columns[n] for n in SCORES.names], schema=SCORES))
+
+
+def metrics_table(found: study.Evaluated) -> pa.Table:
+    """Rows of METRICS."""
+    return pa.Table.from_pylist(found.metrics, schema=METRICS)
+
+
+def beside(found: study.Evaluated) -> dict[str, pa.Table | bytes]:
+    """What is written beside the numbers, by name under `evaluate/`."""
+    document = {"tables": found.tables, "metrics": found.metrics, "comparisons": found.comparisons}
+    return {
+        "metrics.json": json.dumps(document, indent=1, sort_keys=True).encode(),
+        "comparisons.parquet": pa.Table.from_pylist(found.comparisons, schema=COMPARISONS),
+        "curves.parquet": pa.Table.from_pylist(found.curves, schema=CURVES),
+        "searches.parquet": pa.Table.from_pylist(found.searches, schema=SEARCHES),
+        **{f"templates/{name}.parquet": _templates(made) for name, made in found.templates.items()},
+    }
+
+
+def _templates(made: Templates) -> pa.Table:
+    width = made.vectors.shape[1]
+    offsets = np.arange(len(made) + 1, dtype=np.int32) * width
+    columns = {
+        "template": pa.array(made.name),
+        "subject_id": pa.array(made.subject.tolist()),
+        "domain": pa.array(made.domain.tolist()),
+        "modality": pa.array(made.modality.tolist()).dictionary_encode().cast(pa.dictionary(pa.int8(), pa.string())),
+        **{name: pa.array(getattr(made, name).tolist()) for name in ("split", "role", "item")},
+        **{name: pa.array(getattr(made, name), pa.int64()) for name in ("crops", "media", "unusable")},
+        "vector": pa.ListArray.from_arrays(pa.array(offsets), pa.array(made.vectors.ravel())),
+    }
+    return pa.table([columns[name] for name in TEMPLATES.names], schema=TEMPLATES)

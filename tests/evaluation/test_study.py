@@ -1,0 +1,331 @@
+"""Tables of a study on made-up vectors: by hand, refused protocols, fusion, thirds, galleries apart."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from mdfpipe.config import validate
+from mdfpipe.errors import ConfigError, ProtocolError
+from mdfpipe.evaluation.closed_set import closed_set
+from mdfpipe.evaluation.comparing import Entries
+from mdfpipe.evaluation.intervals import mcnemar, wilson
+from mdfpipe.evaluation.search import search
+from mdfpipe.evaluation.study import Evaluated, System, evaluate
+from mdfpipe.evaluation.table import Table
+from mdfpipe.evaluation.templates import unit
+from mdfpipe.protocol import Protocol
+
+PROTOCOL = Protocol(name="p", gallery_domains=["VIS-500m"], probe_domains=["SWIR-30m", "LWIR-30m"], unlisted="test")
+GALLERY, PROBES = "VIS-500m", ("SWIR-30m", "LWIR-30m")
+
+
+def rows_of(
+    subjects: Iterable[str],
+    domains: Iterable[str],
+    modalities: Iterable[str] = ("body",),
+    crops: int = 2,
+    split: str = "test",
+) -> list[dict[str, Any]]:
+    """`crops` crops of each subject in one video of each domain."""
+    return [
+        {
+            "crop_id": f"{domain}/{subject}/{n:06d}/{'f' if modality == 'face' else ''}00",
+            "subject_id": subject,
+            "domain": domain,
+            "modality": modality,
+            "video_id": f"{domain}/{subject}",
+            "session_id": "s",
+            "frame": n,
+            "split": split,
+            "role": "none" if split != "test" else "gallery" if domain == GALLERY else "probe",
+            "template_id": None,
+            "box_height_px": 50.0,
+        }
+        for modality in modalities
+        for domain in domains
+        for subject in subjects
+        for n in range(crops)
+    ]
+
+
+def system(
+    name: str, rows: list[dict[str, Any]], vectors: dict[str, Any] | None = None, *, noise: float = 0.3, **more: Any
+) -> System:
+    """Vectors near a direction of each subject's own; or those of `vectors`, by crop_id (None: there is none)."""
+    table = pa.Table.from_pylist(rows)
+    people = sorted(set(table["subject_id"].to_pylist()))
+    generator = np.random.default_rng(len(name))
+    made = np.eye(len(people) + 1, dtype=np.float32)[[people.index(r["subject_id"]) for r in rows]]
+    made = made + noise * generator.standard_normal(made.shape).astype(np.float32)
+    usable = np.ones(len(rows), bool)
+    for n, row in enumerate(rows):
+        if vectors is not None and row["crop_id"] in vectors:
+            given = vectors[row["crop_id"]]
+            usable[n] = given is not None
+            if given is not None:
+                made[n] = given
+    modality = more.pop("modality", rows[0]["modality"])
+    return System(name, modality, "cosine", table, usable, lambda: iter([made[:3], made[3:]]), **more)
+
+
+def done(tables: dict[str, Any], systems: list[System], rows: list[dict[str, Any]], **more: Any) -> Evaluated:
+    made = {name: validate(Table, settings, name) for name, settings in tables.items()}
+    return evaluate(made, systems, pa.Table.from_pylist(rows), more.pop("protocol", PROTOCOL), **more)
+
+
+def number(found: Evaluated, metric: str = "rank-1", **wanted: Any) -> dict[str, Any]:
+    (row,) = [
+        r for r in found.metrics if r["metric"] == metric and all(r[name] == value for name, value in wanted.items())
+    ]
+    return row
+
+
+PEOPLE = [f"P{n}" for n in range(12)]
+ROWS = rows_of(PEOPLE, (GALLERY, *PROBES))
+
+
+# -- the numbers
+
+
+def test_numbers_are_those_of_the_library_on_templates_made_by_hand() -> None:
+    body = system("a", ROWS, noise=0.8)
+    found = done({"t": {}}, [body], ROWS)
+    vectors = np.concatenate(list(body.blocks()))
+    for domain in PROBES:
+        sides = []
+        for side in (GALLERY, domain):
+            mean = [
+                np.mean([vectors[n] for n, r in enumerate(ROWS) if (r["subject_id"], r["domain"]) == (p, side)], axis=0)
+                for p in sorted(PEOPLE)
+            ]
+            sides.append(np.array(mean, np.float32))
+        ranking = search(Entries("gallery", sorted(PEOPLE), sides[0]), Entries("probes", sorted(PEOPLE), sides[1]))
+        for metric in closed_set(ranking):
+            row = number(found, metric.name, probe_domain=domain)
+            assert (row["value"], row["k"], row["n"]) == (pytest.approx(metric.value), metric.k, metric.n)
+        row = number(found, probe_domain=domain)
+        assert (row["low"], row["high"], row["interval"]) == (*wilson(row["k"], 12), "wilson")
+        assert row["chance"] == 1 / 12
+        scores = unit(sides[1]) @ unit(sides[0]).T
+        same = np.eye(12, dtype=bool)
+        pairs = np.sign(scores[same][:, None] - scores[~same][None])
+        assert number(found, "auc", probe_domain=domain)["value"] == pytest.approx((pairs.mean() + 1) / 2, abs=1e-6)
+    ranks = [number(found, probe_domain=domain)["k"] for domain in PROBES]
+    pooled = number(found, probe_domain="pooled")
+    assert (pooled["k"], pooled["n"], pooled["interval"]) == (sum(ranks), 24, "bootstrap")
+    assert pooled["low"] <= pooled["value"] <= pooled["high"]
+    statuses = {(r["probe_domain"], r["rank"]) for r in found.searches}
+    assert sum(rank == 1 for _, rank in [(r["probe_domain"], r["rank"]) for r in found.searches]) == sum(ranks)
+    assert len(statuses) > 2
+    cmc = [r for r in found.curves if r["curve"] == "cmc" and r["probe_domain"] == PROBES[0]]
+    assert cmc[0]["y"] == ranks[0] / 12
+    assert cmc[-1]["y"] == 1
+
+
+def test_two_systems_are_compared_on_the_same_probes() -> None:
+    good, bad = system("good", ROWS, noise=0.1), system("bad", ROWS, noise=3.0)
+    found = done({"t": {"metrics": ["rank-1", "map"]}}, [good, bad], ROWS)
+    for domain in PROBES:
+        of = {(r["first"], r["metric"]): r for r in found.comparisons if r["probe_domain"] == domain}
+        hits = {
+            s: [r["rank"] == 1 for r in found.searches if r["system"] == s and r["probe_domain"] == domain]
+            for s in ("good", "bad")
+        }
+        test = mcnemar(hits["good"], hits["bad"])
+        row = of["good", "rank-1"]
+        assert (row["p"], row["test"], row["n"], row["first_only"]) == (test.p, "mcnemar", 12, test.first_only)
+        assert row["significant"] == (test.p < 0.05)
+        row = of["good", "map"]
+        assert row["difference"] == pytest.approx(row["first_value"] - row["second_value"])
+        assert row["test"] == "bootstrap"
+        assert row["significant"]
+
+
+def test_nothing_depends_on_the_order_of_rows() -> None:
+    first = done({"t": {}}, [system("a", ROWS)], ROWS)
+    body = system("a", ROWS)
+    vectors = np.concatenate(list(body.blocks()))
+    order = np.random.default_rng(0).permutation(len(ROWS))
+    shuffled = System("a", "body", "cosine", body.rows.take(order), body.usable, lambda: iter([vectors[order]]))
+    second = done({"t": {}}, [shuffled], [ROWS[n] for n in order])
+    assert first.metrics == second.metrics
+    assert first.searches == second.searches
+
+
+# -- who is missing
+
+
+def test_a_failure_to_enrol_is_a_miss_or_left_out_everywhere() -> None:
+    """P0 has no usable body vector in SWIR, and P1 none in the gallery; P2 is seen by face only."""
+    lost = {f"SWIR-30m/P0/{n:06d}/00": None for n in range(2)} | {f"VIS-500m/P1/{n:06d}/00": None for n in range(2)}
+    faces = [r for r in rows_of(["P2"], PROBES[:1], ["face"])]
+    rows = [r for r in ROWS if not (r["subject_id"] == "P2" and r["domain"] == "SWIR-30m")]
+    perfect = system("a", rows, lost, noise=0.0)
+    found = done({"t": {}}, [perfect], [*rows, *faces])
+    row = number(found, probe_domain="SWIR-30m")
+    assert (row["k"], row["n"], row["failed_probes"], row["failed_gallery"]) == (9, 12, 2, 1)
+    statuses = {r["subject_id"]: r["status"] for r in found.searches if r["probe_domain"] == "SWIR-30m"}
+    assert (statuses["P0"], statuses["P1"], statuses["P2"], statuses["P3"]) == (
+        "no_probe",
+        "no_mate",
+        "no_probe",
+        "searched",
+    )
+    other = system("b", rows, noise=0.0)
+    found = done({"t": {"failure": "exclude"}}, [perfect, other], [*rows, *faces])
+    for name, left_out in (("a", 0), ("b", 2)):
+        row = number(found, probe_domain="SWIR-30m", system=name)
+        assert (row["k"], row["n"], row["n_left_out"]) == (9, 9, left_out)
+    apart = done({"t": {"failure": "exclude", "same_probes": False}}, [perfect, other], [*rows, *faces])
+    assert number(apart, probe_domain="SWIR-30m", system="b")["n"] == 11
+
+
+def test_probes_without_a_mate_are_refused_excluded_or_missed() -> None:
+    rows = [r for r in ROWS if not (r["subject_id"] in ("P3", "P7") and r["domain"] == GALLERY)]
+    body = system("a", rows, noise=0.0)
+    with pytest.raises(ProtocolError, match=r"table t: VIS-500m > SWIR-30m: 2 of 12 probes \(of P3, P7\) have no mate"):
+        done({"t": {}}, [body], rows)
+    row = number(done({"t": {"unmated": "exclude"}}, [body], rows), probe_domain="SWIR-30m")
+    assert (row["k"], row["n"], row["n_unmated"]) == (10, 10, 2)
+    row = number(done({"t": {"unmated": "miss"}}, [body], rows), probe_domain="SWIR-30m")
+    assert (row["k"], row["n"]) == (10, 12)
+    open_set = {"unmated": "exclude", "metrics": ["fnir@fpir=0.1", "dir@fpir=0.1"]}
+    found = done({"t": open_set}, [body], rows)
+    row = number(found, "fnir@fpir=0.1", probe_domain="SWIR-30m")
+    assert (row["k"], row["n"], row["n_false"]) == (0, 10, 2)
+    assert number(found, "dir@fpir=0.1", probe_domain="SWIR-30m")["k"] == 10
+    assert {r["curve"] for r in found.curves} == {"cmc", "roc", "det"}
+
+
+def test_galleries_apart_and_their_average() -> None:
+    listed = {p: ["1" if n < 6 else "2"] for n, p in enumerate(PEOPLE)}
+    settings = {"galleries": "apart", "metrics": ["rank-1", "fnir@fpir=0.1"]}
+    found = done({"t": settings}, [system("a", ROWS, noise=0.5)], ROWS, galleries=listed)
+    rows = [number(found, probe_domain="SWIR-30m", gallery=g) for g in ("1", "2")]
+    assert [(r["n"], r["n_gallery"], r["n_unmated"]) for r in rows] == [(6, 6, 6), (6, 6, 6)]
+    mean = number(found, probe_domain="SWIR-30m", gallery="average")
+    assert (mean["value"], mean["n"]) == ((rows[0]["value"] + rows[1]["value"]) / 2, 12)
+    assert number(found, "fnir@fpir=0.1", probe_domain="SWIR-30m", gallery="1")["n_false"] == 6
+
+
+# -- which pairs
+
+
+def test_every_domain_against_every_other() -> None:
+    found = done({"t": {"pairs": "all", "metrics": ["rank-1"]}}, [system("a", ROWS)], ROWS)
+    pairs = {(r["gallery_domain"], r["probe_domain"]) for r in found.metrics}
+    names = (GALLERY, *PROBES)
+    assert pairs == {(a, b) for a in names for b in names if a != b}
+
+
+def test_one_domain_says_why_there_is_no_number() -> None:
+    rows = rows_of(PEOPLE, ["VIS-500m"], crops=9)
+    nobody = Protocol(name="no-roles", unlisted="test")
+    found = done({"t": {}}, [system("a", rows)], rows, protocol=nobody)
+    assert not found.metrics
+    assert "protocol no-roles names no gallery and probe domains; there are 1 domains (VIS-500m)" in found.nothing
+    thirds = {"pairs": "thirds", "allow_same_media": True}
+    found = done({"t": thirds}, [system("a", rows, noise=0.0)], rows, protocol=nobody)
+    row = number(found)
+    assert (row["k"], row["n"]) == (12, 12)
+    assert "say nothing about recognition" in found.tables["t"]["notes"][0]
+    crops = {(t.role[n], int(t.crops[n])) for t in found.templates.values() for n in range(len(t))}
+    assert crops == {("gallery", 3), ("probe", 3)}
+
+
+def test_numbers_of_a_paper_stand_beside_ours() -> None:
+    published = {"a": {"SWIR-30m": 38.1, "VIS-500m>LWIR-30m": {"map": 50}}}
+    found = done({"t": {"published": published}}, [system("a", ROWS)], ROWS)
+    assert number(found, probe_domain="SWIR-30m")["published"] == pytest.approx(0.381)
+    assert number(found, "map", probe_domain="LWIR-30m")["published"] == 0.5
+    assert number(found, "map", probe_domain="SWIR-30m")["published"] is None
+
+
+# -- fusion
+
+
+def both() -> tuple[list[System], list[dict[str, Any]]]:
+    """A face system that knows half of the people, a body system that knows the others; training subjects, too."""
+    people = [f"T{n}" for n in range(10)]
+    rows = [*rows_of(PEOPLE, (GALLERY, *PROBES), ["body", "face"])]
+    rows += rows_of(people, (GALLERY, *PROBES), ["body", "face"], split="train")
+    systems = []
+    for modality, knows in (("body", 0), ("face", 1)):
+        own = [r for r in rows if r["modality"] == modality]
+        blind = {r["crop_id"]: np.ones(23, np.float32) for r in own if int(r["subject_id"][1:]) % 2 != knows}
+        systems.append(system(modality, own, blind, noise=0.02))
+    return systems, rows
+
+
+@pytest.mark.parametrize("how", [{"by": "feature"}, {"by": "score"}, {"by": "score", "weights": [1, 1]}])
+def test_fusion_finds_what_either_finds(how: dict[str, Any]) -> None:
+    systems, rows = both()
+    settings = {"fusions": {"body+face": {"systems": ["body", "face"], **how}}, "metrics": ["rank-1", "auc"]}
+    found = done({"t": settings}, systems, rows)
+    for domain in PROBES:
+        alone = [number(found, probe_domain=domain, system=s)["k"] for s in ("body", "face")]
+        row = number(found, probe_domain=domain, system="body+face")
+        assert row["modality"] == "fused"
+        assert (row["n"], row["k"]) == (12, 12)
+        assert max(alone) < 9
+
+
+def test_weights_are_never_chosen_on_those_who_are_tested() -> None:
+    rows = rows_of(PEOPLE, (GALLERY, *PROBES), ["body", "face"])
+    systems = [system(m, [r for r in rows if r["modality"] == m]) for m in ("body", "face")]
+    settings = {"fusions": {"f": {"systems": ["body", "face"], "by": "score"}}}
+    with pytest.raises(ProtocolError, match="add train to the systems' splits, or give weights"):
+        done({"t": settings}, systems, rows)
+
+
+# -- what is refused
+
+
+def test_subjects_of_the_training_are_refused() -> None:
+    body = system("a", ROWS, trained=frozenset({"P4", "X"}))
+    with pytest.raises(ProtocolError, match=r"a was trained on 1 of the subjects that it is tested on \(P4\)"):
+        done({"t": {}}, [body], ROWS)
+    assert done({"t": {"allow_trained_subjects": True}}, [body], ROWS).metrics
+
+
+def test_one_video_on_both_sides_is_refused() -> None:
+    same = {"VIS-500m/P1": "h", "SWIR-30m/P1": "h"}
+    with pytest.raises(ProtocolError, match="VIS-500m/P1, which is SWIR-30m/P1 under another name"):
+        done({"t": {}}, [system("a", ROWS)], ROWS, media=same)
+    found = done({"t": {"allow_same_media": True}}, [system("a", ROWS)], ROWS, media=same)
+    assert "say nothing about recognition" in found.tables["t"]["notes"][0]
+
+
+def test_other_wrong_protocols_are_refused() -> None:
+    alone = [r for r in ROWS if r["subject_id"] == "P0" or r["domain"] != GALLERY]
+    with pytest.raises(ProtocolError, match="gallery: expected two subjects or more, got P0 alone"):
+        done({"t": {"unmated": "exclude"}}, [system("a", alone)], alone)
+    more = [*ROWS, *rows_of(["T"], (GALLERY, *PROBES), split="train")]
+    with pytest.raises(ProtocolError, match=r"a has no vectors of split train: add it to systems\.a\.splits"):
+        done({"t": {"splits": ["train", "test"]}}, [system("a", ROWS)], more)
+    with pytest.raises(ProtocolError, match="no vectors of system b; there are a"):
+        done({"t": {"systems": ["b"]}}, [system("a", ROWS)], ROWS)
+    with pytest.raises(ProtocolError, match="open set: expected mated and non-mated searches, got 12 and 0"):
+        done({"t": {"metrics": ["fnir@fpir=0.1"]}}, [system("a", ROWS)], ROWS)
+    with pytest.raises(ProtocolError, match="the data set has 0"):
+        done({"t": {"galleries": "apart"}}, [system("a", ROWS)], ROWS)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"metrics": ["rank1"]}, "metrics"),
+        ({"pairs": "thirds"}, "allow_same_media: true"),
+        ({"systems": ["a", "a"]}, "each name once"),
+        ({"fusions": {"f": {"systems": ["a"]}}}, "systems"),
+        ({"fusions": {"f": {"systems": ["a", "b"], "weights": [1]}}}, "one for each system"),
+    ],
+)
+def test_wrong_settings_are_named(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        validate(Table, settings, "t")
