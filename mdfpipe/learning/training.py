@@ -111,7 +111,7 @@ def _check_gradients(network: nn.Module) -> None:
     if idle:
         raise ConfigError(
             f"{', '.join(idle[:3])}{' and more' if len(idle) > 3 else ''}: no loss depends on it, which several "
-            "processes cannot train; use every part of the network, or train in one process"
+            "processes cannot train; train in one process, or let the recipe freeze it"
         )
 
 

@@ -119,9 +119,7 @@ def test_each_crop_goes_through_its_own_domains_stream(order: tuple[str, ...], t
 def test_a_domain_without_a_trained_stream(trained: Path, folder: Path) -> None:
     """Said before anything is embedded; not said of domains that no crop has; and a recipe may let domains share."""
     crops = some(folder, MWIR, SWIR)
-    said = (
-        rf"^domain {SWIR}: expected one that the streams of \w+ were trained for, which are {MWIR}, {VIS}; train"
-    )
+    said = rf"^domain {SWIR}: expected one that the streams of \w+ were trained for, which are {MWIR}, {VIS}; train"
     with pytest.raises(DataError, match=said) as caught:
         vectors(trained, Streams(), crops)
     assert "\n" not in str(caught.value)

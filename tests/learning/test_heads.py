@@ -146,6 +146,14 @@ def test_names_do_not_depend_on_the_parts() -> None:
     assert len(names) == 4 * 5
 
 
+@pytest.mark.parametrize("local", [[0, 1, 2], [2, 0], [1], []])
+def test_what_is_trained_are_the_scales_of_tokens_in_use(local: list[int]) -> None:
+    neck = Neck("multi", 10, 5, local)
+    trained = [name for name, value in neck.named_parameters() if value.requires_grad]
+    assert trained == [f"norms.{place}.weight" for place in [0, *(1 + k for k in sorted(local))]]
+    assert [value.requires_grad for value in Neck("single", 10, 5, local).parameters()] == [True, False]
+
+
 @pytest.mark.parametrize(("kind", "norms"), [("multi", 4), ("single", 1), ("plain", 0)])
 def test_running_statistics_move_once_a_call_in_training(kind: str, norms: int) -> None:
     z, tokens = some_tokens()

@@ -6,26 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from mdfpipe.config import validate
 from mdfpipe.learning.batches import CropBatch
-from mdfpipe.learning.crops import Crops, from_manifest
+from mdfpipe.learning.crops import Crops
 from mdfpipe.learning.embedding import embed, open_model
 from mdfpipe.learning.loader import CropReader, Loader
 from mdfpipe.learning.recipes import Progress, Recipe
 from mdfpipe.learning.state import Job
 from mdfpipe.learning.system import Start, System, checkpoint_of
 from mdfpipe.learning.training import fit, seed_everything
-from tests.learning.made import write_run
-
-
-def tiny(name: str) -> Recipe:
-    kind = Recipe.variant(name)
-    return validate(kind, dict(kind.tiny), name)
-
-
-def crops_of(recipe: Recipe, folder: Path) -> Crops:
-    run = write_run(folder, modality=recipe.modality, size=(recipe.image_height_px, recipe.image_width_px))
-    return from_manifest(run.table("manifest", "manifest"), folder, modality=recipe.modality)
+from tests.learning.trained import crops_in, tiny
 
 
 def first_batch(recipe: Recipe, crops: Crops) -> CropBatch:
@@ -34,10 +23,14 @@ def first_batch(recipe: Recipe, crops: Crops) -> CropBatch:
     return next(iter(Loader(crops, reader, recipe.augment, seed=0, threads=1).batches(draws, 0, 0)))
 
 
-@pytest.fixture(params=Recipe.choices())
+ALL = [(name, {}) for name in Recipe.choices()]
+SOME_PARTS = [("body", {"parts": ["torso"]}), ("body", {"parts": []})]
+
+
+@pytest.fixture(params=[*ALL, *SOME_PARTS], ids=str)
 def recipe(request: pytest.FixtureRequest) -> Recipe:
     torch.set_num_threads(1)
-    return tiny(request.param)
+    return tiny(request.param[0], **request.param[1])
 
 
 def test_names_its_source(recipe: Recipe) -> None:
@@ -49,7 +42,7 @@ def test_names_its_source(recipe: Recipe) -> None:
 
 
 def test_every_weight_learns_within_three_steps(recipe: Recipe, tmp_path: Path) -> None:
-    crops = crops_of(recipe, tmp_path)
+    crops = crops_in(tmp_path / "run", recipe)
     seed_everything(0)
     model = recipe.model(len(crops.subjects), crops.domains).train()
     batch = first_batch(recipe, crops)
@@ -72,7 +65,7 @@ def test_every_weight_learns_within_three_steps(recipe: Recipe, tmp_path: Path) 
 
 
 def test_trains_embeds_saves_and_loads(recipe: Recipe, tmp_path: Path) -> None:
-    crops = crops_of(recipe, tmp_path)
+    crops = crops_in(tmp_path / "run", recipe)
     seed_everything(0)
     model = recipe.model(len(crops.subjects), crops.domains)
     reader = CropReader(crops, recipe.image_height_px, recipe.image_width_px, recipe.depth)

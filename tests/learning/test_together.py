@@ -24,6 +24,7 @@ WAYS: dict[str, dict[str, Any]] = {
         "optimiser": {"method": "adamw", "rate": 1e-4, "accumulate": 2, "clip_norm": 1.0, "ema": 0.9},
         "schedule": {"length": 3},
     },
+    "some parts": {"parts": ["face", "lower_body"], "optimiser": {"rate": 0.01}, "schedule": {"length": 4}},
 }
 
 

@@ -50,7 +50,7 @@ class Neck(nn.Module):
 
     width: W; token_width: d of a token, None for a backbone or a fusion whose z is not [z_g ; mean_k z_k]; local: the
     places of the local tokens in use. Every token has its BN, in use or not (`norms`: global, local 1..3), so that
-    the state has the same names for any choice of parts. Raises ConfigError.
+    the state has the same names for any choice of parts; those of tokens out of use are frozen. Raises ConfigError.
     """
 
     def __init__(
@@ -74,6 +74,9 @@ class Neck(nn.Module):
         self.kind, self.local = kind, tuple(sorted(set(local)))
         widths = {"multi": [width // 2] * (1 + LOCALS), "single": [width], "plain": []}[kind]
         self.norms = nn.ModuleList(BNNeck(each) for each in widths)
+        for place, norm in enumerate(self.norms):
+            if kind == "multi" and place and place - 1 not in self.local:
+                norm.requires_grad_(False)  # it gets no gradient, for which several processes would wait
 
     def forward(self, z: Tensor, tokens: Tensor | None = None) -> Tensor:
         """z: (B, W); tokens: (B, 4, d), global and local, which multi needs. Raises ConfigError where it has none.
