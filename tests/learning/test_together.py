@@ -1,4 +1,4 @@
-"""Two processes that train together: the loss curve and the weights of one, at the same batch."""
+"""Two processes that train together: of a ViT the loss curve and the weights of one, at the same batch."""
 
 import pickle
 from collections.abc import Iterator
