@@ -16,7 +16,7 @@ from mdfpipe.config import validate
 from mdfpipe.learning.checkpoint import Checkpoint
 from mdfpipe.pipeline import Outcome, Pipeline, Runner
 from mdfpipe.stages import Resources
-from mdfpipe.store.run import Run, read_table
+from mdfpipe.store.run import Run
 
 from .inline import DEMO, Inline
 
@@ -84,8 +84,8 @@ def train(home: Path, systems: dict[str, Any], **sections: Any) -> tuple[Outcome
 
 
 def due(home: Path, systems: dict[str, Any], first: str | None = None, **sections: Any) -> list[str]:
-    """What would run, and why."""
-    return runner(home, systems, **sections)[0].due(first, None)
+    """What would run up to the vectors, and why."""
+    return runner(home, systems, **sections)[0].due(first, "embed")
 
 
 def copied(home: Path, to: Path, *, data: bool = False) -> Path:
@@ -119,14 +119,10 @@ def vectors(home: Path, system: str, video: str) -> tuple[list[str], NDArray[np.
 
 
 def digests(folder: Path, *stages: str) -> dict[str, str]:
-    """Every file below these folders of a run, by content; of a training's table, and what it tells of its speed, not
-    even their sizes are the same twice: of the table the rows.
-    """
+    """Every file below these folders of a run, by content; of what a training tells of its speed the size."""
     files = [p for stage in stages for p in sorted((folder / stage).rglob("*")) if p.is_file()]
     found = {}
     for path in files:
-        if path.name == "metrics.jsonl":
-            continue
-        content = repr(read_table(path).to_pylist()).encode() if path.name == "training.parquet" else path.read_bytes()
+        content = bytes(path.stat().st_size) if path.name == "metrics.jsonl" else path.read_bytes()
         found[str(path.relative_to(folder))] = hashlib.sha256(content).hexdigest()
     return found

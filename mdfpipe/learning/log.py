@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any, Self
 
@@ -54,14 +55,21 @@ def _summary_writer() -> Any:
 
 
 def once(path: Path) -> str:
-    """The lines in a log, each epoch once: a killed process may have written one that was then computed again."""
+    """The lines in a log, each epoch once: a killed process may have written one that was then computed again.
+
+    Speeds are padded, so that the texts of two equal trainings are of one length: a receipt holds it.
+    """
     lines: dict[int, str] = {}
     for text in path.read_text(errors="replace").splitlines() if path.exists() else []:
         try:
             lines[json.loads(text)["epoch"]] = text
         except (ValueError, KeyError, TypeError):
             continue  # cut off by a kill
-    return "".join(f"{lines[epoch]}\n" for epoch in sorted(lines))
+    text = "".join(f"{lines[epoch]}\n" for epoch in sorted(lines))
+    return _SPEED.sub(lambda found: found["name"] + found["number"].rjust(12), text)
+
+
+_SPEED = re.compile(r'(?P<name>"(?:images_per_second|seconds)": )(?P<number>[0-9.]+)')
 
 
 def plain(line: dict[str, Any], prefix: str = "") -> dict[str, float]:

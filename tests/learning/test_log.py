@@ -56,6 +56,21 @@ def test_a_line_that_was_cut_off_takes_no_other_with_it(tmp_path: Path) -> None:
     assert once(tmp_path / "none.jsonl") == ""
 
 
+def test_the_length_does_not_depend_on_the_speed(tmp_path: Path) -> None:
+    """And nothing but spaces is added."""
+    lengths, path = set(), tmp_path / "state.jsonl"
+    for speed in ((0.5, 0.01), (98765.4, 123456.78), (12.0, 1e6)):
+        given = [line | dict(zip(("images_per_second", "seconds"), speed, strict=True)) for line in LINES]
+        path.unlink(missing_ok=True)
+        with Log(path) as log:
+            for line in given:
+                log(line)
+        assert [json.loads(text) for text in once(path).splitlines()] == given
+        assert once(path).replace(" ", "") == path.read_text().replace(" ", "")
+        lengths.add(len(once(path)))
+    assert len(lengths) == 1
+
+
 def test_event_files_hold_the_plain_figures(tmp_path: Path) -> None:
     board = tmp_path / "tensorboard"
     with Log(tmp_path / "a.jsonl", board) as log:

@@ -94,7 +94,9 @@ def test_the_same_study_gives_the_same_bytes(labelled: Path, tmp_path: Path) -> 
     one, two = copied(labelled, tmp_path / "one"), copied(labelled, tmp_path / "two")
     for home in (one, two):
         assert train(home, systems)[0].complete
-    assert digests(one / "run", "train", "embed") == digests(two / "run", "train", "embed")
+    found = digests(one / "run", "train", "embed")
+    assert found == digests(two / "run", "train", "embed")
+    assert {f"train/a/{name}" for name in ("training.parquet", "last.pt", "metrics.jsonl")} <= found.keys()
     assert not same(weights(one, "a"), weights(one, "b"))
 
 
