@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Self
 
@@ -46,11 +47,16 @@ class Log:
             self._writer.close()
 
 
+def check_board() -> None:
+    """Raise MissingDependency where the package tensorboard is not installed: before hours of work, without torch."""
+    if find_spec("tensorboard") is None:
+        raise MissingDependency("tensorboard", "--tensorboard", extra="tensorboard")
+
+
 def _summary_writer() -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        raise MissingDependency("tensorboard", "--tensorboard", extra="tensorboard") from None
+    check_board()
+    from torch.utils.tensorboard import SummaryWriter
+
     return SummaryWriter
 
 

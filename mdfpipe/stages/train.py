@@ -92,10 +92,12 @@ class Train(Stage):
 
     def process(self, key: str, inputs: Inputs, context: Context) -> Made:
         """Train, or only load; write the checkpoints."""
-        from mdfpipe.learning.log import once
+        from mdfpipe.learning.log import check_board, once
         from mdfpipe.learning.state import Fitted
         from mdfpipe.learning.training import fit
 
+        if context.resources.tensorboard:
+            check_board()
         settings, recipe = self.settings, self.settings.recipe
         given = material(self.name, settings, inputs.run, context.data) if settings.trains else None
         crops = given.crops if given else None

@@ -90,10 +90,14 @@ def test_event_files_hold_the_plain_figures(tmp_path: Path) -> None:
 
 
 def test_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
     with pytest.raises(MissingDependency, match=r"--tensorboard needs .* tensorboard.*pip install 'mdfpipe\[tensorb"):
         Log(tmp_path / "a.jsonl", tmp_path / "tensorboard")
     Log(tmp_path / "a.jsonl")  # nobody else needs it
+    stage = Train(system="it", settings=System(recipe=tiny("face")))
+    context = Context(tmp_path, Resources(tensorboard=True), lambda name: tmp_path / name)
+    with pytest.raises(MissingDependency):  # and not that there are no crops: it is said first
+        stage.process("training", Inputs(Run(tmp_path)), context)
 
 
 @pytest.mark.parametrize("asked", [True, False])
