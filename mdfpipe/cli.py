@@ -10,12 +10,13 @@ import io
 import json
 import os
 import sys
+from inspect import Parameter, Signature
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from mdfpipe.errors import MdfError
+from mdfpipe.errors import ConfigError, MdfError
 
 app = typer.Typer(
     name="mdfpipe",
@@ -69,9 +70,9 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
 
 def _stages(first: str | None, last: str | None, study: Path, data: Path, run: Path, o: dict[str, Any]) -> None:
     """What every stage verb does."""
-    from mdfpipe.display import Display, plain, show_outcome, show_recognition
+    from mdfpipe.display import Display, plain, show_numbers, show_outcome
     from mdfpipe.pipeline import Pipeline, Runner
-    from mdfpipe.recognition import recognise
+    from mdfpipe.report.numbers import numbers_of
     from mdfpipe.stages import Resources
     from mdfpipe.store.run import Run
 
@@ -84,7 +85,7 @@ def _stages(first: str | None, last: str | None, study: Path, data: Path, run: P
     runner = Runner(pipeline, Run(run), data, resources, systems=o.get("system"))
     if o["trust_pickle"]:
         sys.stderr.write("mdfpipe: --trust-pickle: if the weights ask for it, whatever they say is run\n")
-    if o["download_weights"] and not o["dry_run"]:
+    if o.get("download_weights") and not o["dry_run"]:
         pipeline.detect.detector.download(runner.data, lambda line: sys.stderr.write(f"mdfpipe: {line}\n"))
     if o["dry_run"]:
         lines = runner.due(first, last, o["only"])
@@ -96,13 +97,16 @@ def _stages(first: str | None, last: str | None, study: Path, data: Path, run: P
         )
     if not runner.leads:
         return
-    recognised = recognise(runner.run, pipeline) if any(name.startswith("embed/") for name in outcome.tallies) else []
     if o["json_"]:
-        more = {"complete": outcome.complete, "recognition": [one.plain() for one in recognised]}
+        more = {
+            "complete": outcome.complete,
+            "numbers": numbers_of(runner.run) if "evaluate" in outcome.tallies else None,
+        }
         _print(json.dumps(plain(outcome) | more, indent=1))
     else:
         show_outcome(outcome)
-        show_recognition(recognised)
+        if "evaluate" in outcome.tallies:
+            show_numbers(runner.run.path)
     if not outcome.complete:
         raise typer.Exit(3)
 
@@ -111,63 +115,57 @@ def _print(text: str) -> None:
     sys.stdout.write(text + "\n")
 
 
-@app.command()
-def run(
-    study: Study,
-    data: Data,
-    run: RunFolder,
-    first: Annotated[str | None, typer.Option("--from", metavar="STAGE", help="Start at this stage.")] = None,
-    last: Annotated[str | None, typer.Option("--until", metavar="STAGE", help="End with this stage.")] = None,
-    set_: Set = None,
-    only: Only = None,
-    system: Systems = None,
-    workers: Workers = 1,
-    threads: Threads = 2,
-    batch: Batch = 8,
-    device: Device = "cpu",
-    deadline: Deadline = 300,
-    dry_run: DryRun = False,
-    strict: Strict = False,
-    allow_missing: AllowMissing = False,
-    download_weights: DownloadWeights = False,
-    trust_pickle: TrustPickle = False,
-    tensorboard: Tensorboard = False,
-    json_: Json = False,
-) -> None:
-    """Run all that is due, from the videos to the last stage.
+def _stage_verb(name: str, begin: str | None, end: str | None, explanation: str, **more: Any) -> None:
+    """A verb that runs the stages from `begin` to `end`. more: its options beside those of every stage verb."""
 
-    Example: mdfpipe run pipelines/real-walk.yaml --data DATA --run runs/walk --until manifest
-    """
-    _stages(first, last, study, data, run, locals())
+    def verb(**given: Any) -> None:
+        if given.get("embeddings"):
+            _score(given)
+            return
+        for needed in ("study", "data", "run"):
+            if given[needed] is None:
+                raise ConfigError(f"expected {needed.upper() if needed == 'study' else f'--{needed}'}; see --help")
+        span = given.pop("first", begin), given.pop("last", end)
+        _stages(*span, given.pop("study"), given.pop("data"), given.pop("run"), given)
 
-
-def _add_verb(name: str, first: str, last: str, explanation: str) -> None:
-    """A verb that runs the stages from `first` to `last`; every such verb has the same options."""
-
-    def verb(
-        study: Study,
-        data: Data,
-        run: RunFolder,
-        set_: Set = None,
-        only: Only = None,
-        workers: Workers = 1,
-        threads: Threads = 2,
-        batch: Batch = 8,
-        device: Device = "cpu",
-        deadline: Deadline = 300,
-        dry_run: DryRun = False,
-        strict: Strict = False,
-        allow_missing: AllowMissing = False,
-        download_weights: DownloadWeights = False,
-        trust_pickle: TrustPickle = False,
-        json_: Json = False,
-    ) -> None:
-        _stages(first, last, study, data, run, locals())
-
+    options = {"study": Study, "data": Data, "run": RunFolder} | more
+    options |= {"set_": Set, "only": Only, "workers": Workers, "threads": Threads, "batch": Batch, "device": Device}
+    options |= {"deadline": Deadline, "dry_run": DryRun, "strict": Strict, "allow_missing": AllowMissing}
+    options |= {"trust_pickle": TrustPickle, "json_": Json}
+    verb.__signature__ = Signature(  # type: ignore[attr-defined]
+        [
+            Parameter(
+                n, Parameter.KEYWORD_ONLY, annotation=kind, default=_DEFAULTS.get(n, None if n in more else _NEEDED)
+            )
+            for n, kind in options.items()
+        ]
+    )
     app.command(name, help=explanation)(verb)
 
 
-_add_verb(
+_NEEDED = Parameter.empty
+_DEFAULTS: dict[str, Any] = {
+    **dict.fromkeys(("first", "last", "set_", "only", "system")),
+    **dict.fromkeys(("dry_run", "strict", "allow_missing", "download_weights", "trust_pickle"), False),
+    **dict.fromkeys(("tensorboard", "json_"), False),
+    **{"workers": 1, "threads": 2, "batch": 8, "device": "cpu", "deadline": 300.0},
+}
+
+_stage_verb(
+    "run",
+    None,
+    None,
+    """Run all that is due, from the videos to the numbers.
+
+    Example: mdfpipe run pipelines/real-walk.yaml --data DATA --run runs/walk --until manifest
+    """,
+    first=Annotated[str | None, typer.Option("--from", metavar="STAGE", help="Start at this stage.")],
+    last=Annotated[str | None, typer.Option("--until", metavar="STAGE", help="End with this stage.")],
+    system=Systems,
+    download_weights=DownloadWeights,
+    tensorboard=Tensorboard,
+)
+_stage_verb(
     "detect",
     "index",
     "detect",
@@ -175,8 +173,9 @@ _add_verb(
 
     Example: mdfpipe detect pipelines/real-walk.yaml --data DATA --run runs/walk --set detect.stride=2
     """,
+    download_weights=DownloadWeights,
 )
-_add_verb(
+_stage_verb(
     "label",
     "label",
     "manifest",
@@ -185,47 +184,54 @@ _add_verb(
     Example: mdfpipe label pipelines/real-walk.yaml --data DATA --run runs/walk --set label.min_overlap=0.7
     """,
 )
-
-_ANYTHING = {"allow_extra_args": True, "ignore_unknown_options": True}  # whatever follows, say so
-_PENDING = "is not part of this version: it ends with the embeddings"
-
-
-@app.command()
-def train(
-    study: Study,
-    data: Data,
-    run: RunFolder,
-    set_: Set = None,
-    only: Only = None,
-    system: Systems = None,
-    workers: Workers = 1,
-    threads: Threads = 2,
-    batch: Batch = 8,
-    device: Device = "cpu",
-    deadline: Deadline = 300,
-    dry_run: DryRun = False,
-    strict: Strict = False,
-    allow_missing: AllowMissing = False,
-    trust_pickle: TrustPickle = False,
-    tensorboard: Tensorboard = False,
-    json_: Json = False,
-) -> None:
+_stage_verb(
+    "train",
+    "train",
+    "embed",
     """Train the systems of a study, one after the other, and embed with each.
 
     A killed training goes on where it was. Under `torchrun` all its processes train together.
 
     Example: mdfpipe train pipelines/synthetic/study.yaml --data data/study --run runs/study --system body-finetuned
-    """
-    _stages("train", "embed", study, data, run, locals() | {"download_weights": False})
+    """,
+    system=Systems,
+    tensorboard=Tensorboard,
+)
+_stage_verb(
+    "eval",
+    "evaluate",
+    "evaluate",
+    """Make the study's tables of numbers from its vectors; or the same tables of vectors that were made elsewhere.
+
+    Example: mdfpipe eval pipelines/synthetic/study.yaml --data data/study --run runs/study
+
+    Example: mdfpipe eval --embeddings vectors.parquet --protocol ijbmdf-vis500-to-ir30 --out scored
+    """,
+    study=Annotated[Path | None, typer.Argument(help="The study, a YAML file of pipelines/.", show_default=False)],
+    data=Annotated[Path | None, typer.Option(envvar="MDFPIPE_DATA", help="Folder that holds the data set.")],
+    run=Annotated[Path | None, typer.Option("--run", help="Folder for everything that is made.")],
+    system=Systems,
+    embeddings=Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Parquet or NPZ with subject_id, domain, vector: instead of a study."),
+    ],
+    protocol=Annotated[str | None, typer.Option(help="Of --embeddings: a protocol of manifests/, or a YAML file.")],
+    out=Annotated[Path | None, typer.Option(help="Of --embeddings: folder for the tables.")],
+)
 
 
-@app.command("eval", context_settings=_ANYTHING)
-def evaluate() -> None:
-    """Evaluate and report (not in this version).
+def _score(o: dict[str, Any]) -> None:
+    """`eval --embeddings`."""
+    from mdfpipe.display import show_numbers
+    from mdfpipe.scoring import score
 
-    Example: mdfpipe eval pipelines/study.yaml --data DATA --run runs/study
-    """
-    raise MdfError(f"eval {_PENDING}")
+    if not o["protocol"] or not o["out"] or o["study"]:
+        raise ConfigError("eval --embeddings FILE: expected --protocol NAME and --out FOLDER beside it, and no study")
+    done = score(o["embeddings"], o["protocol"], o["out"], o["set_"])
+    if o["json_"]:
+        _print((done.folder / "evaluate" / "metrics.json").read_text())
+    else:
+        show_numbers(done.folder)
 
 
 @app.command()

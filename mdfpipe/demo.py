@@ -8,7 +8,6 @@ from pathlib import Path
 from mdfpipe.baselines import Guard, guard
 from mdfpipe.pictures import draw_frame, draw_sheet, write_page
 from mdfpipe.pipeline import SHIPPED, Listener, Outcome, Pipeline, Runner
-from mdfpipe.recognition import Recognised, recognise
 from mdfpipe.stages import Resources
 from mdfpipe.store.run import Run
 from mdfpipe.synthesis import Synthesis, synthesise
@@ -33,7 +32,6 @@ class Demo:
     truth: Truth | None
     guard: Guard | None
     assignments: list[Assignment]
-    recognised: list[Recognised]
     pages: list[Path]
 
 
@@ -47,12 +45,11 @@ def demo(folder: Path, resources: Resources, listen: Listener) -> Demo:
     study = Pipeline.load(STUDY)
     outcome = Runner(study, Run(run), data, resources).execute(listen=listen)
     if not outcome.complete:
-        return Demo(synthesis, run, outcome, None, None, [], [], [])
+        return Demo(synthesis, run, outcome, None, None, [], [])
     page, sheet, frame = folder / "demo.html", folder / "sheet.png", folder / "frame.png"
     write_page(run, page, show_people=True)  # they are rendered
     draw_sheet(run, sheet, show_people=True)
     draw_frame(run, *FRAME, frame, show_people=True)
     done = Run(run)
     right, looks, ways = measure(done, data), guard(done), assignments(done, data)
-    found = recognise(done, study)
-    return Demo(synthesis, run, outcome, right, looks, ways, found, [page, sheet, frame])
+    return Demo(synthesis, run, outcome, right, looks, ways, [page, sheet, frame])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterable
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -25,7 +26,6 @@ from mdfpipe.baselines import Guard
 from mdfpipe.errors import one_line
 from mdfpipe.execution import Event
 from mdfpipe.pipeline import Outcome
-from mdfpipe.recognition import Recognised, recognition_lines
 from mdfpipe.status import Status
 from mdfpipe.truth import Assignment, Truth, assignment_lines
 
@@ -205,11 +205,16 @@ def show_truth(truth: Truth, assignments: Iterable[Assignment], guard: Guard, sp
     out.print(escape("\n".join(guard.lines(splits))))
 
 
-def show_recognition(found: list[Recognised]) -> None:
-    """What each system recognises in the test split."""
-    if found:
-        out.print("\n[bold]Recognition[/bold]  (test split; one mean template a subject and domain; closed set)")
-        out.print(escape("\n".join(recognition_lines(found))))
+def show_numbers(run: Path) -> None:
+    """The tables of an evaluated run."""
+    from mdfpipe.report.numbers import number_lines, numbers_of
+    from mdfpipe.store.run import Run
+
+    numbers = numbers_of(Run(run))
+    if numbers is not None:
+        out.print("\n[bold]Numbers[/bold]  (Rank-1 is k/n; `=`: not significantly worse than the best of its line)")
+        out.print(escape("\n".join(number_lines(numbers))))
+        out.print(escape(f"\nall of them: {run}/evaluate/metrics.parquet, metrics.json"))
 
 
 def show_demo(demo: Demo) -> None:
@@ -224,7 +229,7 @@ def show_demo(demo: Demo) -> None:
     if demo.truth is not None and demo.guard is not None:
         out.print()
         show_truth(demo.truth, demo.assignments, demo.guard, splits=False)
-        show_recognition(demo.recognised)
+        show_numbers(demo.run)
     out.print(f"\ndata: {demo.synthesis.dataset.folder}\nrun:  {demo.run}")
     for page in demo.pages:
         out.print(f"look: {page}")

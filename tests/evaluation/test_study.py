@@ -163,7 +163,7 @@ def test_nothing_depends_on_the_order_of_rows() -> None:
 def test_a_failure_to_enrol_is_a_miss_or_left_out_everywhere() -> None:
     """P0 has no usable body vector in SWIR, and P1 none in the gallery; P2 is seen by face only."""
     lost = {f"SWIR-30m/P0/{n:06d}/00": None for n in range(2)} | {f"VIS-500m/P1/{n:06d}/00": None for n in range(2)}
-    faces = [r for r in rows_of(["P2"], PROBES[:1], ["face"])]
+    faces = rows_of(["P2"], PROBES[:1], ["face"])
     rows = [r for r in ROWS if not (r["subject_id"] == "P2" and r["domain"] == "SWIR-30m")]
     perfect = system("a", rows, lost, noise=0.0)
     found = done({"t": {}}, [perfect], [*rows, *faces])

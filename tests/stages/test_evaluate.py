@@ -1,0 +1,234 @@
+"""The evaluate stage on a drawn data set: numbers from the vectors that lie there, resumed, refused, traced."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from mdfpipe.errors import ConfigError
+from mdfpipe.store.run import Run
+from mdfpipe.store.tables import COMPARISONS, CURVES, METRICS, SCORES, SEARCHES, TEMPLATES
+from tests.runs import Said, call
+from tests.systems import FACE, STRIPED, copied, digests, loaded, runner, train, vectors, write_study
+
+SYSTEMS: dict[str, Any] = {
+    "a": {"recipe": loaded()},
+    "b": {"recipe": loaded(), "seed": 1},
+    "f": {"recipe": loaded(FACE)},
+}
+TABLES = {
+    "tables": {
+        "bodies": {"systems": ["a", "b"], "unmated": "exclude", "metrics": ["rank-1", "map", "auc", "eer"]},
+        "all": {
+            "unmated": "exclude",
+            "pairs": "all",
+            "metrics": ["rank-1"],
+            "fusions": {"a+f": {"systems": ["a", "f"]}},
+            "published": {"a": {"LWIR-30m": 77.78}},
+        },
+    }
+}
+
+
+@pytest.fixture(scope="module")
+def evaluated(labelled: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home whose run is evaluated, which nobody changes."""
+    home = copied(labelled, tmp_path_factory.mktemp("evaluated") / "home")
+    outcome, _ = train(home, SYSTEMS, evaluate=TABLES)
+    assert outcome.complete, outcome
+    assert evaluate(home)[0].complete
+    return home
+
+
+def evaluate(home: Path, systems: dict[str, Any] = SYSTEMS, tables: dict[str, Any] = TABLES) -> tuple[Any, list[str]]:
+    make, executor = runner(home, systems, evaluate=tables)
+    return make.execute("evaluate"), executor.ran
+
+
+def test_every_file_is_there_and_under_its_schema(evaluated: Path) -> None:
+    folder = evaluated / "run" / "evaluate"
+    for name, schema in (
+        ("metrics", METRICS),
+        ("comparisons", COMPARISONS),
+        ("curves", CURVES),
+        ("searches", SEARCHES),
+        ("scores/bodies.a", SCORES),
+        ("scores/all.a+f", SCORES),
+        ("templates/f", TEMPLATES),
+    ):
+        table = pq.read_table(folder / f"{name}.parquet")
+        assert table.schema.remove_metadata().equals(schema.remove_metadata()), name
+        assert table.num_rows
+    document = json.loads((folder / "metrics.json").read_text())
+    assert len(document["metrics"]) == pq.read_metadata(folder / "metrics.parquet").num_rows
+    assert document["tables"]["bodies"]["systems"] == ["a", "b"]
+    paper = [r for r in document["metrics"] if r["published"] is not None]
+    assert {(r["table"], r["system"], r["probe_domain"], r["published"]) for r in paper} == {
+        ("all", "a", "LWIR-30m", 0.7778)
+    }
+
+
+def test_templates_and_scores_are_those_of_the_vectors(evaluated: Path) -> None:
+    """Means over the crops of each subject, and their cosines, taken here."""
+    run = Run(evaluated / "run")
+    manifest = {r["crop_id"]: r for r in run.table("manifest", "manifest").to_pylist() if r["split"] == "test"}
+    of: dict[tuple[str, str], list[Any]] = {}
+    for video in {r["video_id"] for r in manifest.values()}:
+        for crop, vector in zip(*vectors(evaluated, "a", video), strict=True):
+            if crop in manifest:
+                of.setdefault((manifest[crop]["subject_id"], manifest[crop]["domain"]), []).append(vector)
+    means = {key: np.mean(np.array(found, np.float64), axis=0) for key, found in of.items()}
+    templates = pq.read_table(run.path / "evaluate" / "templates" / "a.parquet").to_pylist()
+    assert {(t["subject_id"], t["domain"]) for t in templates if t["crops"]} == set(means)
+    for t in templates:
+        np.testing.assert_allclose(t["vector"], means[t["subject_id"], t["domain"]], rtol=1e-4, atol=1e-4)
+    scores = pq.read_table(run.path / "evaluate" / "scores" / "bodies.a.parquet").to_pylist()
+    assert len(scores) == 4
+    for s in scores:
+        p, g = means[s["probe_subject"], s["probe_domain"]], means[s["gallery_subject"], s["gallery_domain"]]
+        assert s["score"] == pytest.approx(p @ g / np.linalg.norm(p) / np.linalg.norm(g), abs=1e-5)
+    searches = pq.read_table(run.path / "evaluate" / "searches.parquet").to_pylist()
+    for s in (s for s in searches if s["system"] == "a" and s["table"] == "bodies"):
+        own = sorted((x["score"], x["gallery_subject"]) for x in scores if x["probe"] == s["template"])[::-1]
+        assert s["top_score"] == pytest.approx([score for score, _ in own], abs=1e-5)
+        assert s["rank"] == 1 + [subject for _, subject in own].index(s["subject_id"])
+
+
+def test_it_is_done_once_and_again_where_something_changed(evaluated: Path, tmp_path: Path) -> None:
+    home = copied(evaluated, tmp_path / "home")
+    before = digests(home / "run", "evaluate")
+    assert evaluate(home)[1] == []
+    assert runner(home, SYSTEMS, evaluate=TABLES)[0].due("evaluate", None) == []
+    changed = json.loads(json.dumps(TABLES))
+    changed["tables"]["bodies"]["pooling"] = "media_mean"
+    (line,) = runner(home, SYSTEMS, evaluate=changed)[0].due("evaluate", None)
+    assert line == "evaluate/metrics: tables.bodies.pooling mean -> media_mean"
+    (home / "run" / "evaluate" / "curves.parquet").unlink()
+    assert evaluate(home)[1] == ["evaluate/metrics"]
+    assert digests(home / "run", "evaluate") == before
+
+
+def test_only_the_systems_that_were_asked_for(evaluated: Path, tmp_path: Path) -> None:
+    home = copied(evaluated, tmp_path / "home")
+    study = write_study(home / "study.yaml", {**SYSTEMS, "never": {"recipe": STRIPED}}, evaluate=TABLES)
+    said = call(
+        "eval", study, "--data", home / "data", "--run", home / "run", "--system", "a", "--system", "b", "--json"
+    )
+    assert said.code == 0, said
+    assert set(said.json["numbers"]["tables"]) == {"bodies"}
+    waits = call("eval", study, "--data", home / "data", "--run", home / "run")
+    assert waits.code == 3
+    assert "evaluate: waits for train/never, which is due: never made" in waits.out
+
+
+def test_the_command_prints_the_tables(evaluated: Path, tmp_path: Path) -> None:
+    home = copied(evaluated, tmp_path / "home")
+    study = write_study(home / "study.yaml", SYSTEMS, evaluate=TABLES)
+    said = call("eval", study, "--data", home / "data", "--run", home / "run").calm()
+    assert said.code == 0
+    assert "; templates by subject, pooling mean; failures to enrol: miss; unmated probes: exclude" in said.out
+    assert "LWIR-30m" in said.out
+    assert "77.8 %" in said.out
+
+
+def test_who_was_trained_on_is_not_tested(labelled: Path, tmp_path: Path) -> None:
+    home = copied(labelled, tmp_path / "home")
+    systems = {"a": {"recipe": STRIPED}}
+    assert train(home, systems)[0].complete
+    both = {"tables": {"t": {"splits": ["train", "test"], "unmated": "exclude"}}}
+    outcome, _ = evaluate(home, systems, both)
+    assert not outcome.complete
+    assert "table t: a was trained on" in outcome.failures[0].message
+    assert "allow_trained_subjects: true" in outcome.failures[0].message
+
+
+def test_a_table_of_unknown_systems_is_refused_before_anything_is_done(labelled: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"evaluate\.tables\.t: no system 'x'; there are a, b, f"):
+        runner(tmp_path, SYSTEMS, evaluate={"tables": {"t": {"systems": ["x"]}}})
+
+
+# -- vectors that were made elsewhere
+
+
+def outside(path: Path, kind: str, **changes: Any) -> Path:
+    """Vectors of ten subjects in two domains, two videos each; LWIR as noisy as it is bright."""
+    generator = np.random.default_rng(0)
+    rows: dict[str, list[Any]] = {"subject_id": [], "domain": [], "video_id": []}
+    made = []
+    for subject in range(10):
+        for domain in ("VIS-500m", "SWIR-30m", "MWIR-30m", "LWIR-30m"):
+            for video in range(2):
+                rows["subject_id"].append(f"S{subject}")
+                rows["domain"].append(domain)
+                rows["video_id"].append(f"{domain}/{subject}/{video}")
+                made.append(np.eye(10)[subject] + (domain == "LWIR-30m") * generator.normal(0, 2, 10))
+    rows |= {name: values for name, values in changes.items() if name != "vector"}
+    vector = changes.get("vector", np.array(made, np.float32))
+    if kind == "npz":
+        np.savez(path, vector=vector, **{name: np.array(values) for name, values in rows.items()})
+    else:
+        pq.write_table(pa.table(rows | {"vector": vector.tolist()}), path)
+    return path
+
+
+def protocol(folder: Path, **changes: Any) -> Path:
+    path = folder / "mine.yaml"
+    path.write_text(
+        json.dumps(
+            {"gallery_domains": ["VIS-500m"], "probe_domains": ["SWIR-30m", "LWIR-30m"], "unlisted": "test", **changes}
+        )
+    )
+    return path
+
+
+def score(folder: Path, file: Path, *more: Any, **changes: Any) -> Said:
+    command = ["eval", "--embeddings", file, "--protocol", protocol(folder, **changes), "--out", folder / "out", *more]
+    return call(*command).calm()
+
+
+@pytest.mark.parametrize("kind", ["parquet", "npz"])
+def test_vectors_of_others_are_scored(tmp_path: Path, kind: str) -> None:
+    said = score(
+        tmp_path, outside(tmp_path / f"theirs.{kind}", kind), "--json", "--set", "tables.t.metrics=[rank-1, auc]"
+    )
+    assert said.code == 0, said
+    numbers = {(r["probe_domain"], r["metric"]): r for r in said.json["metrics"]}
+    assert (numbers["SWIR-30m", "rank-1"]["k"], numbers["SWIR-30m", "rank-1"]["n"]) == (10, 10)
+    assert numbers["LWIR-30m", "rank-1"]["k"] < 10
+    assert numbers["SWIR-30m", "auc"]["value"] == 1
+    assert numbers["SWIR-30m", "rank-1"]["system"] == "theirs"
+    plain = score(tmp_path, tmp_path / f"theirs.{kind}")
+    assert "theirs  body      VIS-500m  SWIR-30m" in plain.out
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"vector": np.full((80, 4), np.nan, np.float32)}, "row 0: expected numbers, got NaN"),
+        ({"vector": np.eye(80, 4, dtype=np.float32)}, "row 4: the vector is zero"),
+        ({"domain": ["XIR-1m"] * 80}, "XIR-1m"),
+        ({"subject_id": ["S0"] * 80}, "gallery: expected two subjects or more, got S0 alone"),
+    ],
+)
+def test_wrong_vectors_of_others_are_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    said = score(tmp_path, outside(tmp_path / "theirs.parquet", "parquet", **changes))
+    assert message in said.line(2)
+
+
+def test_what_eval_needs(tmp_path: Path) -> None:
+    file = outside(tmp_path / "theirs.parquet", "parquet")
+    assert "expected --protocol NAME and --out FOLDER" in call("eval", "--embeddings", file).calm().line(2)
+    assert "expected STUDY; see --help" in call("eval").calm().line(2)
+    (tmp_path / "text.parquet").write_text("no")
+    assert "expected a Parquet or NPZ file of vectors" in score(tmp_path, tmp_path / "text.parquet").line(2)
+    said = score(tmp_path, file, unlisted="refuse")
+    assert "subject S0 of" in said.line(2)
+    pickled = tmp_path / "pickled.npz"
+    np.savez(pickled, vector=np.array([{"a": 1}], object), subject_id=np.array(["a"]), domain=np.array(["VIS-500m"]))
+    assert "expected a Parquet or NPZ file of vectors" in score(tmp_path, pickled).line(2)
