@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from mdfpipe.domains import Domain
 from mdfpipe.errors import DataError
+from mdfpipe.evaluation.intervals import wilson
 from mdfpipe.store.run import Run
 from mdfpipe.store.shards import read_crop
 
@@ -148,21 +149,6 @@ have two directions only, so that cosine names at most two people, however well 
 """
 GUARDED: Final = ("brightness", "mean colour", "8x8 thumbnail")
 """What must stay near chance from the gallery domain to every thermal one. The others are told, not judged."""
-
-
-def wilson(k: int, n: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
-    """Wilson's interval of a share k of n; (0, 1) where n is 0.
-
-    >>> tuple(round(bound, 3) for bound in wilson(1, 10))
-    (0.018, 0.404)
-    """
-    from scipy.special import ndtri  # scipy.stats takes a second to import
-
-    if not n:
-        return 0.0, 1.0
-    z = float(ndtri(0.5 + confidence / 2))
-    middle, half = k + z * z / 2, z * np.sqrt(k * (n - k) / n + z * z / 4)
-    return max(float(middle - half) / (n + z * z), 0.0), min(float(middle + half) / (n + z * z), 1.0)
 
 
 def upper_bound(k: int, n: int, confidence: float = CONFIDENCE) -> float:

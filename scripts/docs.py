@@ -60,6 +60,12 @@ TABLES = {
         "embed/SYSTEM/VIDEO.parquet",
         "one row a crop of the manifest that the system embeds, by crop_id; D is the recipe's",
     ),
+    "metrics": (tables.METRICS, "evaluate/metrics.parquet", "one row a number (`metrics.json`: the same as JSON)"),
+    "comparisons": (tables.COMPARISONS, "evaluate/comparisons.parquet", "one row a pair of systems and a metric"),
+    "curves": (tables.CURVES, "evaluate/curves.parquet", "one row a point of a curve"),
+    "searches": (tables.SEARCHES, "evaluate/searches.parquet", "one row a probe, by table, pair of domains and system"),
+    "scores": (tables.SCORES, "evaluate/scores/TABLE.SYSTEM.parquet", "one row a comparison of two templates"),
+    "templates": (tables.TEMPLATES, "evaluate/templates/SYSTEM.parquet", "one row a template"),
     "truth": (
         tables.TRUTH,
         "DATA/truth/bodies.parquet",
@@ -90,7 +96,7 @@ def formats() -> str:
             "|---|---|---|---|",
         ]
         lines += [_column(field) for field in schema]
-    for status in (tables.LabelStatus, tables.CropStatus, tables.EmbedStatus):
+    for status in (tables.LabelStatus, tables.CropStatus, tables.EmbedStatus, tables.SearchStatus):
         lines += ["", f"{status.__name__}: " + ", ".join(f"`{s}`" for s in status) + "."]
     return "\n".join([*lines, "", *_metrics(), "", *_checkpoint()]) + "\n"
 

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from mdfpipe import baselines
-from mdfpipe.baselines import POOLED, Guard, Row, guard, upper_bound, wilson
+from mdfpipe.baselines import POOLED, Guard, Row, guard, upper_bound
 from mdfpipe.errors import DataError
+from mdfpipe.evaluation.intervals import wilson
 from mdfpipe.store.run import Receipt, Run
 from mdfpipe.store.shards import ShardWriter
 from mdfpipe.store.tables import MANIFEST
