@@ -143,8 +143,10 @@ def _mapping(loader: _StrictLoader, node: yaml.MappingNode) -> dict[Any, Any]:
 _StrictLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file. Raises ConfigError with file and line."""
+def read_yaml(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """The mapping in a YAML file, over those of the files beside it that it `extends`: one, or a list of which the
+    later go over the earlier. above: files that extend this one. Raises ConfigError with file and line.
+    """
     try:
         data = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)  # noqa: S506 - a SafeLoader
     except OSError as error:
@@ -155,7 +157,26 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: not valid YAML for settings: nested too deep") from None
     if not isinstance(data, dict):
         raise ConfigError(f"{path}: expected settings as `name: value` lines, got {type(data).__name__}")
-    return data
+    named = data.pop("extends", [])
+    names = named if isinstance(named, list) else [named]
+    if not all(isinstance(name, str) for name in names):
+        raise ConfigError(f"{path}: extends: expected a file, or a list of files, beside this one, got {named!r:.80}")
+    found: dict[str, Any] = {}
+    for other in (Path(os.path.normpath(path.parent / name)) for name in names):
+        if other in (*above, path):
+            raise ConfigError(f"{path}: extends: {other} extends itself")
+        found = _over(read_yaml(other, (*above, path)), found)
+    return _over(data, found)
+
+
+def _over(own: dict[str, Any], others: dict[str, Any]) -> dict[str, Any]:
+    """Settings over others, section by section; a section with another `use` is another thing, and stands alone."""
+    merged = {**others, **own}
+    for name in own.keys() & others.keys():
+        a, b = own[name], others[name]
+        if isinstance(a, dict) and isinstance(b, dict) and a.get("use", b.get("use")) == b.get("use"):
+            merged[name] = _over(a, b)
+    return merged
 
 
 def set_dotted(settings: dict[str, Any], assignment: str) -> None:

@@ -1,0 +1,220 @@
+"""The studies of the paper's tables: against its text, what they share, and a tiny one from end to end."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mdfpipe.config import read_yaml
+from mdfpipe.errors import ConfigError
+from mdfpipe.learning.system import System
+from mdfpipe.pipeline import Pipeline
+
+PIPELINES = Path(__file__).parents[1] / "pipelines"
+IJBMDF = PIPELINES / "ijbmdf"
+TABLES = [f"table-{number}" for number in (1, 3, 4, 5, 6, 7)]
+INFRARED = ("SWIR-30m", "MWIR-30m", "LWIR-30m")
+
+# Copied by hand from the paper: Rank-1 in per cent, SWIR/MWIR/LWIR.
+THREE_COLUMNS = {
+    "table-1": {
+        "face-pretrained": "87.50/0.00/3.12",
+        "face-finetuned": "59.38/15.62/15.62",
+        "body-pretrained": "38.10/9.52/11.11",
+        "body-finetuned": "77.78/77.78/77.78",
+    },
+    "table-3": {
+        "body-finetuned": "77.78/77.78/77.78",
+        "body-no-face": "76.19/73.02/69.84",
+        "body-no-torso": "79.37/76.19/66.67",
+        "body-no-lower-body": "79.37/74.60/73.02",
+    },
+    "table-5": {
+        "body-pretrained": "38.10/9.52/11.11",
+        "body-vis-swir": "79.37/34.92/25.40",
+        "body-finetuned": "77.78/77.78/77.78",
+    },
+    "table-6": {"body-random": "79.37/73.02/71.43", "body-finetuned": "77.78/77.78/77.78"},
+}
+TABLE_FOUR = """
+VIS-500m  -,26.95,5.00,3.55
+SWIR-30m  42.55,-,12.85,10.36
+MWIR-30m  11.43,30.52,-,95.58
+LWIR-30m  11.35,27.09,95.98,-
+"""
+TABLE_SEVEN = """
+8   49.21/33.33/34.92 | 55.56/39.68/38.10
+16  61.90/47.62/41.27 | 65.08/47.62/49.21
+32  61.90/60.32/49.21 | 66.67/71.43/63.49
+48  68.25/65.08/58.73 | 71.43/60.32/65.08
+96  82.54/71.43/66.67 | 74.60/68.25/66.67
+"""
+
+
+def three(text: str) -> dict[str, float]:
+    return dict(zip(INFRARED, map(float, text.split("/")), strict=True))
+
+
+def published() -> dict[str, dict[str, dict[str, float]]]:
+    """Every number of the paper, by table, system, and probe domain or pair."""
+    found = {name: {s: three(text) for s, text in rows.items()} for name, rows in THREE_COLUMNS.items()}
+    domains = ("VIS-500m", *INFRARED)
+    matrix = {}
+    for line in TABLE_FOUR.split("\n")[1:-1]:
+        gallery, values = line.split()
+        matrix |= {f"{gallery}>{p}": float(v) for p, v in zip(domains, values.split(","), strict=True) if v != "-"}
+    found["table-4"] = {"body-pretrained": matrix}
+    rows = [line.split(maxsplit=1) for line in TABLE_SEVEN.split("\n")[1:-1]]
+    found["table-7"] = {
+        f"body-{kind}{subjects}": three(text)
+        for subjects, both in rows
+        for kind, text in zip(("", "lora-"), both.split(" | "), strict=True)
+    }
+    return found
+
+
+@pytest.fixture(scope="module")
+def paper() -> Pipeline:
+    return Pipeline.load(IJBMDF / "paper.yaml")
+
+
+# -- against the paper
+
+
+def test_every_published_number_stands_beside_its_own(paper: Pipeline) -> None:
+    tables = paper.evaluate.tables
+    assert list(tables) == TABLES
+    assert {name: table.published for name, table in tables.items()} == published()
+    for name, rows in published().items():
+        assert sorted(tables[name].systems) == sorted(rows)
+        for system, numbers in rows.items():
+            for where, value in numbers.items():
+                gallery, _, probe = where.rpartition(">")
+                assert tables[name].paper(system, gallery or "VIS-500m", probe, "rank-1") == pytest.approx(value / 100)
+                assert tables[name].paper(system, gallery or "VIS-500m", probe, "rank-5") is None
+
+
+def test_the_published_numbers_are_whole_subjects() -> None:
+    """k of 63 (body), 32 (face), and the n of each pair of Table IV: a slip of the pen would not be."""
+    of_pair = {frozenset(("VIS", "SWIR")): 141, frozenset(("VIS", "MWIR")): 140, frozenset(("VIS", "LWIR")): 141}
+    of_pair |= {frozenset(("SWIR", "MWIR")): 249, frozenset(("SWIR", "LWIR")): 251, frozenset(("MWIR", "LWIR")): 249}
+    for name, rows in published().items():
+        for system, numbers in rows.items():
+            for where, value in numbers.items():
+                pair = frozenset(part.partition("-")[0] for part in where.split(">"))
+                n = of_pair[pair] if name == "table-4" else 32 if system.startswith("face") else 63
+                assert any(abs(100 * k / n - value) < 0.0051 for k in range(n + 1)), (name, system, where)
+
+
+def test_tables_are_scored_as_the_paper_scores(paper: Pipeline) -> None:
+    for name, table in paper.evaluate.tables.items():
+        assert (table.by, table.pooling, table.unmated, table.failure) == ("subject", "mean", "exclude", "exclude"), (
+            name
+        )
+        assert table.same_probes
+        assert not table.allow_trained_subjects
+        whole = name == "table-4"
+        assert (table.pairs, table.splits) == (("all", ["train", "test"]) if whole else ("roles", ["test"]))
+        assert table.title.startswith("Table ")
+    protocol = paper.manifest.protocol
+    assert (protocol.gallery_domains, tuple(protocol.probe_domains)) == (["VIS-500m"], INFRARED)
+    assert protocol.galleries == {"1": "train", "2": "test"}
+
+
+def test_what_the_systems_are(paper: Pipeline) -> None:
+    systems = paper.systems
+    trained = sorted(name for name, system in systems.items() if system.trains)
+    sizes = (8, 16, 32, 48, 96)
+    small = [f"body-{kind}{n}" for n in sizes for kind in ("", "lora-")]
+    assert trained == sorted(["face-finetuned", "body-finetuned", "body-vis-swir", "body-random", *small])
+    weights = {name: system.weights for name, system in systems.items() if system.weights}
+    assert weights == {
+        "body-pretrained": "pass_vit_base_full.pth",
+        "face-pretrained": "adaface_ir101_webface12m.ckpt",
+    }
+    full = settings(systems["body-finetuned"])
+    assert full["recipe"]["batches"]["sampler"] == "domain_aware"
+    assert full["recipe"]["triplet"]["margin"] == 0
+    assert changed(full, systems["body-vis-swir"]) == {"train_domains": ["VIS-500m", "SWIR-30m"]}
+    assert changed(full, systems["body-random"]) == {"recipe.batches.sampler": "random"}
+    for left_out in ("face", "torso", "lower_body"):
+        system = systems[f"body-no-{left_out.replace('_', '-')}"]
+        assert (system.start_from, system.trains) == ("body-finetuned", False)
+        assert system.recipe.model_dump()["parts"] == [p for p in ("face", "torso", "lower_body") if p != left_out]
+    for n in sizes:
+        random = {"recipe.batches.sampler": "random", "max_subjects": n}
+        assert changed(full, systems[f"body-{n}"]) == random
+        lora = {"recipe.lora": {"rank": 8, "alpha": 16, "dropout": 0}, "recipe.optimiser.rate": 0.004}
+        assert changed(full, systems[f"body-lora-{n}"]) == random | lora
+
+
+def settings(system: System) -> dict[str, Any]:
+    return system.model_dump(mode="json")
+
+
+def changed(usual: dict[str, Any], system: System | dict[str, Any], under: str = "") -> dict[str, Any]:
+    """The settings of a system that are others than the usual, by dotted name."""
+    own = settings(system) if isinstance(system, System) else system
+    found: dict[str, Any] = {}
+    for name in own.keys() | usual.keys():
+        a, b = own.get(name), usual.get(name)
+        if isinstance(a, dict) and isinstance(b, dict):
+            found |= changed(b, a, f"{under}{name}.")
+        elif a != b:
+            found[under + name] = a
+    return found
+
+
+# -- what is shared
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_a_table_alone_is_a_part_of_the_paper(name: str, paper: Pipeline) -> None:
+    """The same systems under the same settings, so that one run folder serves all; and no other is trained."""
+    alone = Pipeline.load(IJBMDF / f"{name}.yaml")
+    assert alone.evaluate.tables == {name: paper.evaluate.tables[name]}
+    assert alone.systems.items() <= paper.systems.items()
+    used = {*alone.evaluate.tables[name].systems}
+    while more := {s.start_from for n, s in alone.systems.items() if n in used and s.start_from} - used:
+        used |= more
+    assert alone.systems.keys() == used
+    assert (alone.dataset, alone.detect, alone.label, alone.crop) == (
+        paper.dataset,
+        paper.detect,
+        paper.label,
+        paper.crop,
+    )
+    assert len((IJBMDF / f"{name}.yaml").read_text().splitlines()) < 60
+
+
+# -- extends
+
+
+def test_sections_go_over_those_of_the_files_that_are_extended(tmp_path: Path) -> None:
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "a.yaml").write_text("name: a\nx: {use: one, p: 1, q: 2}\ny: {use: one, p: 1}\nz: [1, 2]\n")
+    (tmp_path / "b.yaml").write_text("extends: a.yaml\nname: b\nx: {p: 3}\n")
+    (tmp_path / "deep" / "c.yaml").write_text(
+        "extends: [../a.yaml, ../b.yaml]\nname: c\ny: {use: two}\nz: [3]\nx: {r: 4}\n"
+    )
+    assert read_yaml(tmp_path / "deep" / "c.yaml") == {
+        "name": "c",
+        "x": {"use": "one", "p": 3, "q": 2, "r": 4},
+        "y": {"use": "two"},
+        "z": [3],
+    }
+
+
+def test_what_cannot_be_extended_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("extends: b.yaml\n")
+    (tmp_path / "b.yaml").write_text("extends: [a.yaml]\n")
+    with pytest.raises(ConfigError, match=r"b\.yaml: extends: .*a\.yaml extends itself"):
+        read_yaml(tmp_path / "a.yaml")
+    (tmp_path / "b.yaml").write_text("extends: nowhere.yaml\n")
+    with pytest.raises(ConfigError, match=r"nowhere\.yaml: cannot be read"):
+        read_yaml(tmp_path / "b.yaml")
+    (tmp_path / "b.yaml").write_text("extends: {a: 1}\n")
+    with pytest.raises(ConfigError, match=r"b\.yaml: extends: expected a file, or a list of files"):
+        read_yaml(tmp_path / "b.yaml")
