@@ -122,11 +122,17 @@ def _stage_verb(name: str, begin: str | None, end: str | None, explanation: str,
         if given.get("embeddings"):
             _score(given)
             return
+        compare = given.pop("compare", None)
+        if compare and given["study"] is None:
+            _compare(given, compare)
+            return
         for needed in ("study", "data", "run"):
             if given[needed] is None:
                 raise ConfigError(f"expected {needed.upper() if needed == 'study' else f'--{needed}'}; see --help")
         span = given.pop("first", begin), given.pop("last", end)
-        _stages(*span, given.pop("study"), given.pop("data"), given.pop("run"), given)
+        _stages(*span, given.pop("study"), given.pop("data"), run := given.pop("run"), given)
+        if compare:
+            _compare(given | {"run": run}, compare)
 
     options = {"study": Study, "data": Data, "run": RunFolder} | more
     options |= {"set_": Set, "only": Only, "workers": Workers, "threads": Threads, "batch": Batch, "device": Device}
@@ -205,12 +211,17 @@ _stage_verb(
 
     Example: mdfpipe eval pipelines/synthetic/study.yaml --data data/study --run runs/study
 
+    Example: mdfpipe eval --run runs/lora --compare runs/full
+
     Example: mdfpipe eval --embeddings vectors.parquet --protocol ijbmdf-vis500-to-ir30 --out scored
     """,
     study=Annotated[Path | None, typer.Argument(help="The study, a YAML file of pipelines/.", show_default=False)],
     data=Annotated[Path | None, typer.Option(envvar="MDFPIPE_DATA", help="Folder that holds the data set.")],
     run=Annotated[Path | None, typer.Option("--run", help="Folder for everything that is made.")],
     system=Systems,
+    compare=Annotated[
+        list[Path] | None, typer.Option(metavar="RUN", help="Set this evaluated run beside --run; may be repeated.")
+    ],
     embeddings=Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Parquet or NPZ with subject_id, domain, vector: instead of a study."),
@@ -218,6 +229,20 @@ _stage_verb(
     protocol=Annotated[str | None, typer.Option(help="Of --embeddings: a protocol of manifests/, or a YAML file.")],
     out=Annotated[Path | None, typer.Option(help="Of --embeddings: folder for the tables.")],
 )
+
+
+def _compare(o: dict[str, Any], others: list[Path]) -> None:
+    """`eval --compare`."""
+    from mdfpipe.comparison import compare_runs
+    from mdfpipe.display import show_comparison
+
+    if o["run"] is None:
+        raise ConfigError("eval --compare RUN: expected --run beside it, the run that it is set beside")
+    numbers = compare_runs([o["run"], *others])
+    if o["json_"]:
+        _print(json.dumps(numbers, indent=1))
+    else:
+        show_comparison(numbers)
 
 
 def _score(o: dict[str, Any]) -> None:

@@ -207,14 +207,21 @@ def show_truth(truth: Truth, assignments: Iterable[Assignment], guard: Guard, sp
 
 def show_numbers(run: Path) -> None:
     """The tables of an evaluated run."""
-    from mdfpipe.report.numbers import number_lines, numbers_of
+    from mdfpipe.report.numbers import numbers_of
     from mdfpipe.store.run import Run
 
     numbers = numbers_of(Run(run))
     if numbers is not None:
-        out.print("\n[bold]Numbers[/bold]  (Rank-1 is k/n; `=`: not significantly worse than the best of its line)")
-        out.print(escape("\n".join(number_lines(numbers))))
+        show_comparison(numbers)
         out.print(escape(f"\nall of them: {run}/evaluate/metrics.parquet, metrics.json"))
+
+
+def show_comparison(numbers: dict[str, Any]) -> None:
+    """The tables of one evaluated run, or of several."""
+    from mdfpipe.report.numbers import number_lines
+
+    out.print("\n[bold]Numbers[/bold]  (Rank-1 is k/n; `=`: not significantly worse than the best of its pair)")
+    out.print(escape("\n".join(number_lines(numbers))))
 
 
 def show_demo(demo: Demo) -> None:

@@ -29,11 +29,12 @@ def compare(searched: Mapping[str, Searched], table: Table, seed: str) -> Iterat
                 va, vb = a.values(metric), b.values(metric)
                 if va is None or vb is None:
                     continue
-                row = _difference(metric, va[of_a], vb[of_b], a.subject[of_a], generator_of(f"{seed}/{metric}"))
+                row = difference(metric, va[of_a], vb[of_b], a.subject[of_a], generator_of(f"{seed}/{metric}"))
                 yield {"metric": metric, "first": first, "second": second, **row}
 
 
-def _difference(metric: str, a: F64, b: F64, subjects: Array, generator: np.random.Generator) -> dict[str, Any]:
+def difference(metric: str, a: F64, b: F64, subjects: Array, generator: np.random.Generator) -> dict[str, Any]:
+    """Columns of COMPARISONS for (n,) numbers a and b of the same probes, whose subjects are (n,)."""
     (codes,), people = subject_codes(subjects)
     row: dict[str, Any] = {
         "n": len(a),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -151,6 +152,35 @@ def test_who_was_trained_on_is_not_tested(labelled: Path, tmp_path: Path) -> Non
 def test_a_table_of_unknown_systems_is_refused_before_anything_is_done(labelled: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"evaluate\.tables\.t: no system 'x'; there are a, b, f"):
         runner(tmp_path, SYSTEMS, evaluate={"tables": {"t": {"systems": ["x"]}}})
+
+
+# -- several runs
+
+
+def test_runs_stand_side_by_side(evaluated: Path, tmp_path: Path) -> None:
+    """The systems of a second run beside the first one's: differences are those of one run that holds them all."""
+    home = copied(evaluated, tmp_path / "home")
+    other = tmp_path / "home" / "other"
+    (home / "run").rename(home / "first")
+    systems = {"a": SYSTEMS["b"], "f": SYSTEMS["f"]}
+    shutil.copytree(home / "first", home / "run")
+    only = {"tables": {"bodies": {**TABLES["tables"]["bodies"], "systems": ["a"]}}}
+    assert train(home, systems, evaluate=only)[0].complete
+    assert evaluate(home, systems, only)[0].complete
+    (home / "run").rename(other)
+    said = call("eval", "--run", home / "first", "--compare", other, "--json").calm()
+    assert said.code == 0, said
+    assert set(said.json["tables"]["bodies"]["systems"]) == {"first/a", "first/b", "other/a"}
+    rows = {(c["first"], c["second"], c["metric"]): c for c in said.json["comparisons"] if c["table"] == "bodies"}
+    for metric in ("rank-1", "map"):
+        own, between = rows["first/a", "first/b", metric], rows["first/a", "other/a", metric]
+        assert {n: v for n, v in own.items() if n != "second"} == {n: v for n, v in between.items() if n != "second"}
+        assert rows["first/b", "other/a", metric]["difference"] == 0
+    plain = call("eval", "--run", home / "first", "--compare", other).calm()
+    assert "other/a" in plain.out
+    assert "expected an evaluated run" in call("eval", "--run", other, "--compare", tmp_path).calm().line(2)
+    assert "expected --run beside it" in call("eval", "--compare", other).calm().line(2)
+    assert "expected different runs" in call("eval", "--run", other, "--compare", other).calm().line(2)
 
 
 # -- vectors that were made elsewhere
