@@ -41,6 +41,8 @@ FACE: dict[str, Any] = {
     "schedule": {"length": 2, "unit": "steps", "warm_up": 0},
 }
 ONE_THREAD = Resources(threads=1)
+VIDEOS = ["videos/LWIR-30m_a", "videos/LWIR-30m_b", "videos/VIS-500m_a", "videos/VIS-500m_b"]
+"""Of the drawn data set: `_a` shows training subjects, `_b` test subjects."""
 
 
 def body(base: dict[str, Any] = STRIPED, **changes: Any) -> dict[str, Any]:

@@ -77,7 +77,6 @@ def some(folder: Path, *domains: str) -> Crops:
 @pytest.fixture(scope="module")
 def trained(folder: Path) -> Path:
     """A checkpoint whose streams are MWIR and VIS, in this order."""
-    torch.set_num_threads(1)
     crops, recipe, path = some(folder, MWIR, VIS), Streams(batch=6), folder / "last.pt"
     fitted = fit(job(crops, recipe, folder / "state.pt"))
     about = {"subjects": list(crops.subjects), "trained_domains": list(crops.domains)}

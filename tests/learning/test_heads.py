@@ -10,7 +10,6 @@ from mdfpipe.errors import ConfigError
 from mdfpipe.learning.losses.identity import cross_entropy
 from mdfpipe.learning.models.heads import BNNeck, Classifier, Neck
 
-torch.set_num_threads(1)
 EPS = 1e-5
 
 

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from mdfpipe.learning.losses.identity import AdaFace, cross_entropy
 
-torch.set_num_threads(1)
 EPS = 1e-3
 
 

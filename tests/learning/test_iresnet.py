@@ -14,7 +14,6 @@ from mdfpipe.learning.models.iresnet import IResNet
 @pytest.fixture(autouse=True)
 def _steady() -> None:
     torch.manual_seed(0)
-    torch.set_num_threads(1)
 
 
 def worked(units: tuple[int, ...], width: int, side: int) -> int:

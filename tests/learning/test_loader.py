@@ -26,7 +26,6 @@ from mdfpipe.learning.recipes import Depth
 from mdfpipe.store.shards import ShardWriter
 
 cv2.setNumThreads(1)
-torch.set_num_threads(1)
 FULL = Augment(shift_x=0.1, scale=0.1, low_resolution=0.5, jitter=0.5, polarity=0.5)
 
 

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from typer.testing import CliRunner
 
 import mdfpipe.cli
@@ -102,13 +101,11 @@ def test_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.mark.parametrize("asked", [True, False])
 def test_a_training_writes_them_where_they_are_asked_for(asked: bool, tmp_path: Path) -> None:
-    before = torch.get_num_threads()
     recipe = tiny("face")
     run = study_in(tmp_path, recipe, clips=1)
     stage = Train(system="it", settings=System(recipe=recipe))
     resources = Resources(threads=1, tensorboard=asked)
     made = stage.process("training", Inputs(run), Context(tmp_path, resources, lambda name: run.scratch("train", name)))
-    torch.set_num_threads(before)
     board = tmp_path / "train" / "it" / "tensorboard"
     assert board.exists() is asked
     assert not any("tensorboard" in name for name in made.files)

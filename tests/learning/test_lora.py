@@ -14,8 +14,6 @@ from mdfpipe.learning.models.lora import apply_lora, merge_lora
 from mdfpipe.learning.models.semantic_vit import SemanticViT
 from mdfpipe.learning.models.striped_resnet import StripedResNet
 
-torch.set_num_threads(1)
-
 
 def small(fusion: str = "cat") -> SemanticViT:
     torch.manual_seed(0)

@@ -15,7 +15,6 @@ from mdfpipe.errors import DataError
 from mdfpipe.learning.losses.mining import MiningStatistics
 from mdfpipe.learning.losses.ranking import mine
 
-torch.set_num_threads(1)
 NAMES = ["vis", "swir", "mwir", "lwir"]
 Batch = tuple[Tensor, Tensor, Tensor]  # features, domain, subject
 SHARES = ("pos_other", "neg_same", "d_pos", "d_neg", "pos_other_chance", "neg_same_chance")

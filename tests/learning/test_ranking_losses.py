@@ -14,7 +14,6 @@ from torch import Tensor
 from mdfpipe.errors import ConfigError
 from mdfpipe.learning.losses.ranking import Mined, distances, mine, supervised_contrastive, triplet
 
-torch.set_num_threads(1)
 ALONE = torch.tensor([0, 0, 0, 1, 1, 2, 3, 3])  # subject 2 has no positive
 
 

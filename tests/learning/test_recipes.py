@@ -29,7 +29,6 @@ SOME_PARTS = [("body", {"parts": ["torso"]}), ("body", {"parts": []})]
 
 @pytest.fixture(params=[*ALL, *SOME_PARTS], ids=str)
 def recipe(request: pytest.FixtureRequest) -> Recipe:
-    torch.set_num_threads(1)
     return tiny(request.param[0], **request.param[1])
 
 

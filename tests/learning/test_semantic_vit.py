@@ -22,7 +22,6 @@ from mdfpipe.learning.models.semantic_vit import (
     places,
 )
 
-torch.set_num_threads(1)
 HEIGHT, WIDTH = 96, 32  # 6 x 2 patches
 
 

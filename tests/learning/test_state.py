@@ -2,7 +2,6 @@
 
 import contextlib
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +15,6 @@ from mdfpipe.learning.crops import Crops
 from mdfpipe.learning.state import Books, State, _Swapped
 from mdfpipe.learning.training import fit, make_fabric
 from tests.learning.trained import Interrupted, Toy, crops_in, job, same, saving_always, tiny
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,6 @@ from torch.nn import functional
 from mdfpipe.errors import ConfigError
 from mdfpipe.learning.models.striped_resnet import StripedResNet, stripe_rows
 
-torch.set_num_threads(1)
-
 
 def noise(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))

@@ -1,12 +1,10 @@
 """Two processes that train together: of a ViT the loss curve and the weights of one, at the same batch."""
 
 import pickle
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from mdfpipe.errors import ConfigError
 from mdfpipe.learning import together as own
@@ -26,14 +24,6 @@ WAYS: dict[str, dict[str, Any]] = {
     },
     "some parts": {"parts": ["face", "lower_body"], "optimiser": {"rate": 0.01}, "schedule": {"length": 4}},
 }
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 import math
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +25,8 @@ BODY = {"batches": {"subjects": 3, "crops": 1}, "optimiser": {"rate": 0.01}}
 
 
 @pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
+def _nothing_seen() -> None:
     Toy.seen.clear()
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -28,6 +28,7 @@ from mdfpipe.store.tables import embeddings
 from tests.systems import (
     FACE,
     STRIPED,
+    VIDEOS,
     VIT,
     body,
     checkpoint,
@@ -42,13 +43,7 @@ from tests.systems import (
     write_study,
 )
 
-VIDEOS = ["videos/LWIR-30m_a", "videos/LWIR-30m_b", "videos/VIS-500m_a", "videos/VIS-500m_b"]
 TEST, DEEP = "videos/VIS-500m_b", "videos/LWIR-30m_b"
-
-
-@pytest.fixture
-def home(labelled: Path, tmp_path: Path) -> Path:
-    return copied(labelled, tmp_path / "home")
 
 
 @pytest.fixture(scope="module")

@@ -20,10 +20,13 @@ from mdfpipe.learning.recipes.body import UNNAMED
 from mdfpipe.store.run import Run
 from mdfpipe.store.tables import TRAINING
 from tests.learning.made import picture, write_run
+from tests.learning.published import pass_state
+from tests.learning.trained import same
 from tests.runs import Said, call
 from tests.systems import (
     FACE,
     STRIPED,
+    VIDEOS,
     VIT,
     body,
     checkpoint,
@@ -37,20 +40,9 @@ from tests.systems import (
     write_study,
 )
 
-VIDEOS = ["videos/LWIR-30m_a", "videos/LWIR-30m_b", "videos/VIS-500m_a", "videos/VIS-500m_b"]
-
-
-@pytest.fixture
-def home(labelled: Path, tmp_path: Path) -> Path:
-    return copied(labelled, tmp_path / "home")
-
 
 def weights(home: Path, system: str, which: str = "last") -> dict[str, Tensor]:
     return checkpoint(home, system, which).model
-
-
-def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
-    return a.keys() == b.keys() and all(torch.equal(a[n], b[n]) for n in a)
 
 
 def backbone(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -130,44 +122,9 @@ def test_it_starts_from_a_system_and_from_a_file_of_ours(home: Path) -> None:
     assert facts(home, "file")["start"] == [facts(home, "child")["start"][0].replace("system parent", "given.pt")]
 
 
-def pass_state(width: int = 192, depth: int = 6) -> dict[str, Tensor]:
-    """Names and shapes of PASS (PROTOCOLS 3.3) at 256x128, of our smallest ViT's width."""
-    generator = torch.Generator().manual_seed(0)
-
-    def drawn(*shape: int) -> Tensor:
-        return 0.02 * torch.randn(*shape, generator=generator)
-
-    state = {
-        "cls_token": drawn(1, 1, width),
-        "pos_embed": drawn(1, 128, width),
-        "patch_embed.proj.weight": drawn(width, 3, 16, 16),
-        "patch_embed.proj.bias": drawn(width),
-        "norm.weight": torch.ones(width),
-        "norm.bias": drawn(width),
-    }
-    for name in ("part_token1", "part_token2", "part_token3", "cls_pos", "part1_pos", "part2_pos", "part3_pos"):
-        state[name] = drawn(1, 1, width)
-    for n in range(depth):
-        for name, shape in {
-            "norm1.weight": (width,),
-            "norm1.bias": (width,),
-            "attn.qkv.weight": (3 * width, width),
-            "attn.qkv.bias": (3 * width,),
-            "attn.proj.weight": (width, width),
-            "attn.proj.bias": (width,),
-            "norm2.weight": (width,),
-            "norm2.bias": (width,),
-            "mlp.fc1.weight": (4 * width, width),
-            "mlp.fc1.bias": (4 * width,),
-            "mlp.fc2.weight": (width, 4 * width),
-            "mlp.fc2.bias": (width,),
-        }.items():
-            state[f"blocks.{n}.{name}"] = drawn(*shape)
-    return state
-
-
 def test_a_pass_checkpoint_names_its_parts_and_others_do_not(home: Path) -> None:
-    state = pass_state()
+    torch.manual_seed(0)
+    state = pass_state(192, 6)  # of our smallest ViT's width
     torch.save(state, home / "pass.pth")
     systems = {
         "named": {"recipe": loaded(VIT), "weights": str(home / "pass.pth")},
