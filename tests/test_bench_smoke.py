@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "bench.py"
-NAMES = {"crop", "detect", "embed", "help", "label", "memory", "noop", "train"}
+NAMES = {"crop", "detect", "embed", "eval", "help", "label", "memory", "noop", "train"}
 
 
 def bench(*arguments: str) -> Any:
@@ -93,6 +93,27 @@ def test_embed_counts_vectors_and_memory():
     assert {"20 crops: embedded", "2,000 crops: embedded", "face, fp32, 1 thread: embed"} < rows.keys()
     assert all(value > 0 for value in rows.values())
     assert any("growth of embedding 100 times as many" in what for what, *_ in report["targets"])
+
+
+def test_eval_requires_equal_results():
+    small = ["--given", "60", "--size", "240", "--width", "16", "--crops", "5000", "--features", "24"]
+    done = bench("eval", *small, "--subjects", "12", "--samples", "50", "--rounds", "1", "--json")
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert [what for what, *_ in report["targets"]] == [
+        "scores 60 x 60: search / loop",
+        "vectors 240 x 240 x 16: whole",
+        "vectors 240 x 240 x 16: peak",
+        "pooling 5,000 vectors of 24 into 48 templates: peak",
+        "50 samples of 12 subjects: all of these",
+    ]
+    assert all(value > 0 for _, value, _ in report["rows"])
+    script = "from benchmarks.eval import _same; _same('ranks', [1, 2], [1, 3])"
+    wrong = subprocess.run(
+        [sys.executable, "-c", script], cwd=SCRIPT.parent, capture_output=True, text=True, check=False
+    )
+    assert wrong.returncode == 1
+    assert "ranks: expected equal results, they differ by up to 1" in wrong.stderr
 
 
 def test_what_is_for_a_gpu_runs_without_its_compiler_on_a_cpu(tmp_path: Path):
