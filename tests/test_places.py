@@ -37,13 +37,6 @@ def test_what_is_not_there_is_named(data: Path, tmp_path: Path, what: str) -> No
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("verb", ["eval"])
-@pytest.mark.parametrize("is_bare", [True, False], ids=["bare", "as its help says"])
-def test_what_is_still_to_come_says_so(data: Path, tmp_path: Path, verb: str, is_bare: bool) -> None:
-    arguments = () if is_bare else (data / "study.yaml", "--data", data, "--run", tmp_path / "run")
-    assert "is not part of this version" in runs.call(verb, *arguments).line()
-
-
 def in_tmpfs(script: str, place: Path) -> str:
     """What a shell script says that runs with a tmpfs of its own at `place`, of a size to be set. Or skips."""
     place.mkdir()
@@ -59,7 +52,7 @@ def in_tmpfs(script: str, place: Path) -> str:
 
 def command(data: Path, run: Path) -> str:
     return (
-        f"{sys.executable} -m mdfpipe.cli run {data}/study.yaml --data {data} --run {run} --threads 1"
+        f"{sys.executable} -m mdfpipe run {data}/study.yaml --data {data} --run {run} --threads 1"
         " 2>&1 >/dev/null; echo exit $?"
     )
 
@@ -105,7 +98,7 @@ def test_a_read_only_folder_is_one_line_and_may_be_looked_at(data: Path, tmp_pat
         echo ==
         {command(data, disk / "other")}
         echo ==
-        {sys.executable} -m mdfpipe.cli status {disk}/run 2>&1; echo exit $?""",
+        {sys.executable} -m mdfpipe status {disk}/run 2>&1; echo exit $?""",
         disk,
     )
     first, again, other, status = said.split("==\n")
@@ -144,7 +137,7 @@ def test_two_commands_at_once_the_second_says_who_holds_the_folder(data: Path, t
 
 def test_a_command_given_twice_at_once_ends_well_once(data: Path, expected: dict[str, str], tmp_path: Path) -> None:
     run = tmp_path / "run"
-    base = [sys.executable, "-m", "mdfpipe.cli", "run", str(data / "study.yaml"), "--data", str(data)]
+    base = [sys.executable, "-m", "mdfpipe", "run", str(data / "study.yaml"), "--data", str(data)]
     both = [
         subprocess.Popen([*base, "--run", str(run)], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
         for _ in range(2)

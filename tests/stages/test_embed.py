@@ -273,7 +273,7 @@ def command(home: Path, *more: str) -> subprocess.Popen[bytes]:
     path = write_study(home / "study.yaml", SYSTEMS)
     base = ["train", str(path), "--data", str(home / "data"), "--run", str(home / "run"), "--threads", "1"]
     return subprocess.Popen(
-        [sys.executable, "-m", "mdfpipe.cli", *base, *more],
+        [sys.executable, "-m", "mdfpipe", *base, *more],
         cwd=Path(__file__).parents[2],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

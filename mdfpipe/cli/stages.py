@@ -1,0 +1,222 @@
+"""Commands that run stages: from the videos to the numbers."""
+
+from __future__ import annotations
+
+import json
+import sys
+from inspect import Parameter, Signature
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from mdfpipe.cli.options import (
+    AllowMissing,
+    Batch,
+    Data,
+    Deadline,
+    Device,
+    DownloadWeights,
+    DryRun,
+    Json,
+    Only,
+    RunFolder,
+    Set,
+    Strict,
+    Study,
+    Systems,
+    Tensorboard,
+    Threads,
+    TrustPickle,
+    Workers,
+    app,
+    say,
+)
+from mdfpipe.errors import ConfigError
+
+
+def _stages(first: str | None, last: str | None, study: Path, data: Path, run: Path, o: dict[str, Any]) -> None:
+    """What every stage verb does."""
+    from mdfpipe.display import Display, plain, show_numbers, show_outcome
+    from mdfpipe.pipeline import Pipeline, Runner
+    from mdfpipe.report.numbers import numbers_of
+    from mdfpipe.stages import Resources
+    from mdfpipe.store.run import Run
+
+    resources = Resources(
+        o["workers"], o["device"], o["threads"], o["batch"], o["deadline"], tensorboard=o.get("tensorboard", False)
+    )
+    pipeline = Pipeline.load(study, o["set_"] or [])
+    if o["trust_pickle"]:
+        pipeline = pipeline.trusting()
+    runner = Runner(pipeline, Run(run), data, resources, systems=o.get("system"))
+    if o["trust_pickle"]:
+        sys.stderr.write("mdfpipe: --trust-pickle: if the weights ask for it, whatever they say is run\n")
+    if o.get("download_weights") and not o["dry_run"]:
+        pipeline.detect.detector.download(runner.data, lambda line: sys.stderr.write(f"mdfpipe: {line}\n"))
+    if o["dry_run"]:
+        lines = runner.due(first, last, o["only"])
+        say(json.dumps(lines, indent=1) if o["json_"] else "\n".join(lines) or "nothing is due")
+        return
+    with Display() as display:
+        outcome = runner.execute(
+            first, last, only=o["only"], strict=o["strict"], allow_missing=o["allow_missing"], listen=display
+        )
+    if not runner.leads:
+        return
+    if o["json_"]:
+        more = {
+            "complete": outcome.complete,
+            "numbers": numbers_of(runner.run) if "evaluate" in outcome.tallies else None,
+        }
+        say(json.dumps(plain(outcome) | more, indent=1))
+    else:
+        show_outcome(outcome)
+        if "evaluate" in outcome.tallies:
+            show_numbers(runner.run.path)
+    if not outcome.complete:
+        raise typer.Exit(3)
+
+
+def _stage_verb(name: str, begin: str | None, end: str | None, explanation: str, **more: Any) -> None:
+    """A verb that runs the stages from `begin` to `end`. more: its options beside those of every stage verb."""
+
+    def verb(**given: Any) -> None:
+        if given.get("embeddings"):
+            _score(given)
+            return
+        compare = given.pop("compare", None)
+        if compare and given["study"] is None:
+            _compare(given, compare)
+            return
+        for needed in ("study", "data", "run"):
+            if given[needed] is None:
+                raise ConfigError(f"expected {needed.upper() if needed == 'study' else f'--{needed}'}; see --help")
+        span = given.pop("first", begin), given.pop("last", end)
+        _stages(*span, given.pop("study"), given.pop("data"), run := given.pop("run"), given)
+        if compare:
+            _compare(given | {"run": run}, compare)
+
+    options = {"study": Study, "data": Data, "run": RunFolder} | more
+    options |= {"set_": Set, "only": Only, "workers": Workers, "threads": Threads, "batch": Batch, "device": Device}
+    options |= {"deadline": Deadline, "dry_run": DryRun, "strict": Strict, "allow_missing": AllowMissing}
+    options |= {"trust_pickle": TrustPickle, "json_": Json}
+    verb.__signature__ = Signature(  # type: ignore[attr-defined]
+        [
+            Parameter(
+                n, Parameter.KEYWORD_ONLY, annotation=kind, default=_DEFAULTS.get(n, None if n in more else _NEEDED)
+            )
+            for n, kind in options.items()
+        ]
+    )
+    app.command(name, help=explanation)(verb)
+
+
+_NEEDED = Parameter.empty
+_DEFAULTS: dict[str, Any] = {
+    **dict.fromkeys(("first", "last", "set_", "only", "system")),
+    **dict.fromkeys(("dry_run", "strict", "allow_missing", "download_weights", "trust_pickle"), False),
+    **dict.fromkeys(("tensorboard", "json_"), False),
+    **{"workers": 1, "threads": 2, "batch": 8, "device": "cpu", "deadline": 300.0},
+}
+
+_stage_verb(
+    "run",
+    None,
+    None,
+    """Run all that is due, from the videos to the numbers.
+
+    Example: mdfpipe run pipelines/real-walk.yaml --data DATA --run runs/walk --until manifest
+    """,
+    first=Annotated[str | None, typer.Option("--from", metavar="STAGE", help="Start at this stage.")],
+    last=Annotated[str | None, typer.Option("--until", metavar="STAGE", help="End with this stage.")],
+    system=Systems,
+    download_weights=DownloadWeights,
+    tensorboard=Tensorboard,
+)
+_stage_verb(
+    "detect",
+    "index",
+    "detect",
+    """Index the data set and find the bodies in every video.
+
+    Example: mdfpipe detect pipelines/real-walk.yaml --data DATA --run runs/walk --set detect.stride=2
+    """,
+    download_weights=DownloadWeights,
+)
+_stage_verb(
+    "label",
+    "label",
+    "manifest",
+    """Name the bodies by the faces, cut both out, and write the manifest.
+
+    Example: mdfpipe label pipelines/real-walk.yaml --data DATA --run runs/walk --set label.min_overlap=0.7
+    """,
+)
+_stage_verb(
+    "train",
+    "train",
+    "embed",
+    """Train the systems of a study, one after the other, and embed with each.
+
+    A killed training goes on where it was. Under `torchrun` all its processes train together.
+
+    Example: mdfpipe train pipelines/synthetic/study.yaml --data data/study --run runs/study --system body-finetuned
+    """,
+    system=Systems,
+    tensorboard=Tensorboard,
+)
+_stage_verb(
+    "eval",
+    "evaluate",
+    "evaluate",
+    """Make the study's tables of numbers from its vectors; or the same tables of vectors that were made elsewhere.
+
+    Example: mdfpipe eval pipelines/synthetic/study.yaml --data data/study --run runs/study
+
+    Example: mdfpipe eval --run runs/lora --compare runs/full
+
+    Example: mdfpipe eval --embeddings vectors.parquet --protocol ijbmdf-vis500-to-ir30 --out scored
+    """,
+    study=Annotated[Path | None, typer.Argument(help="The study, a YAML file of pipelines/.", show_default=False)],
+    data=Annotated[Path | None, typer.Option(envvar="MDFPIPE_DATA", help="Folder that holds the data set.")],
+    run=Annotated[Path | None, typer.Option("--run", help="Folder for everything that is made.")],
+    system=Systems,
+    compare=Annotated[
+        list[Path] | None, typer.Option(metavar="RUN", help="Set this evaluated run beside --run; may be repeated.")
+    ],
+    embeddings=Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Parquet or NPZ with subject_id, domain, vector: instead of a study."),
+    ],
+    protocol=Annotated[str | None, typer.Option(help="Of --embeddings: a protocol of manifests/, or a YAML file.")],
+    out=Annotated[Path | None, typer.Option(help="Of --embeddings: folder for the tables.")],
+)
+
+
+def _compare(o: dict[str, Any], others: list[Path]) -> None:
+    """`eval --compare`."""
+    from mdfpipe.comparison import compare_runs
+    from mdfpipe.display import show_comparison
+
+    if o["run"] is None:
+        raise ConfigError("eval --compare RUN: expected --run beside it, the run that it is set beside")
+    numbers = compare_runs([o["run"], *others])
+    if o["json_"]:
+        say(json.dumps(numbers, indent=1))
+    else:
+        show_comparison(numbers)
+
+
+def _score(o: dict[str, Any]) -> None:
+    """`eval --embeddings`."""
+    from mdfpipe.display import show_numbers
+    from mdfpipe.scoring import score
+
+    if not o["protocol"] or not o["out"] or o["study"]:
+        raise ConfigError("eval --embeddings FILE: expected --protocol NAME and --out FOLDER beside it, and no study")
+    done = score(o["embeddings"], o["protocol"], o["out"], o["set_"])
+    if o["json_"]:
+        say((done.folder / "evaluate" / "metrics.json").read_text())
+    else:
+        show_numbers(done.folder)

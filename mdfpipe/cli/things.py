@@ -1,0 +1,227 @@
+"""Commands that look at what is there, or make what the stages start from."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mdfpipe.cli.options import (
+    Json,
+    Threads,
+    TrustPickle,
+    Workers,
+    app,
+    say,
+)
+
+
+@app.command()
+def report(
+    run: Annotated[Path, typer.Argument(help="An evaluated run folder.", show_default=False)],
+    compare: Annotated[
+        list[Path] | None, typer.Option(metavar="RUN", help="Set this evaluated run beside it; may be repeated.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for the report; RUN/evaluate/report.")] = None,
+    show_people: Annotated[bool, typer.Option("--show-people", help="Do not hide people in pictures.")] = False,
+) -> None:
+    """Write one HTML page of all numbers, curves and pictures of a run; and its tables as Markdown, LaTeX and CSV.
+
+    Example: mdfpipe report runs/study --compare runs/lora
+    """
+    from mdfpipe.reporting import report as write_report
+
+    done = write_report(run, compare=compare or (), out=out, show_people=show_people)
+    say("\n".join([*done.lines, *(f"wrote {name}" for name in done.files)]))
+
+
+@app.command()
+def scores(
+    table: Annotated[Path, typer.Argument(help="RUN/evaluate/scores/TABLE.SYSTEM.parquet", show_default=False)],
+    out: Annotated[Path, typer.Option(help="The text file to write.", show_default=False)],
+    columns: Annotated[int, typer.Option(min=4, max=5, help="4, or 5 with the gallery template's name.")] = 5,
+    where: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="Only such: probe_domain=SWIR-30m, gallery_domain, gallery."),
+    ] = None,
+) -> None:
+    """Write scores as the text that bob reads: claimed and real identity, probe, score.
+
+    Example: mdfpipe scores runs/study/evaluate/scores/t.body.parquet --out a.txt --where probe_domain=SWIR-30m
+    """
+    from mdfpipe.report.scores import to_bob
+
+    chosen = dict(part.partition("=")[::2] for part in where or [])
+    say(f"wrote {out}: {to_bob(table, out, 4 if columns == 4 else 5, chosen)} lines")
+
+
+@app.command()
+def status(
+    run: Annotated[Path, typer.Argument(help="A run folder.", show_default=False)],
+    json_: Json = False,
+) -> None:
+    """Show how far a run is: stages, rows by status, time, failures.
+
+    Example: mdfpipe status runs/walk
+    """
+    from mdfpipe.display import plain, show_status
+    from mdfpipe.status import status as read_status
+
+    found = read_status(run)
+    if json_:
+        say(json.dumps(plain(found), indent=1))
+    else:
+        show_status(found)
+
+
+@app.command()
+def export(
+    thing: Annotated[
+        str,
+        typer.Argument(
+            help="Of a detector: a study (.yaml), weights (.pt), or demo. Of a trained system: its checkpoint (.pt).",
+            show_default=False,
+        ),
+    ],
+    out: Annotated[Path, typer.Option(metavar="ONNX", help="The file to write.", show_default=False)],
+    data: Annotated[Path, typer.Option(envvar="MDFPIPE_DATA", help="Where weights are looked for, too.")] = Path(),
+    image_size: Annotated[
+        int | None, typer.Option(help="Of a detector: side of the picture on which it is compared (640).")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Write over a file that is there.")] = False,
+    trust_pickle: TrustPickle = False,
+) -> None:
+    """Write a detector, or the embedding network of a trained system, as one ONNX file that gives the same.
+
+    The file of a detector is for the detector onnx. Boxes, or vectors, are compared before the file appears.
+
+    Example: mdfpipe export runs/study/train/body-finetuned/last.pt --out body.onnx
+    """
+    from mdfpipe.export import export as write_onnx
+
+    done = write_onnx(thing, out, data=data, image_size=image_size, force=force, trust_pickle=trust_pickle)
+    say("\n".join(done.lines))
+
+
+@app.command()
+def inspect(
+    thing: Annotated[
+        Path, typer.Argument(help="A run folder, table, manifest, shard, video or weight file.", show_default=False)
+    ],
+    video: Annotated[str | None, typer.Option(metavar="VIDEO", help="Of a run: the video of --frame.")] = None,
+    frame: Annotated[int | None, typer.Option(min=0, help="Of a run: draw this frame into --out.")] = None,
+    out: Annotated[Path | None, typer.Option(metavar="PICTURE", help="Where --frame is drawn: .png or .jpg.")] = None,
+    sheet: Annotated[
+        Path | None, typer.Option(metavar="PICTURE", help="Of a run: crops of six subjects, a column for each domain.")
+    ] = None,
+    html: Annotated[Path | None, typer.Option(metavar="PAGE", help="Of a run: write one self-contained page.")] = None,
+    csv: Annotated[Path | None, typer.Option(metavar="CSV", help="Of a table: write its rows as CSV.")] = None,
+    show_people: Annotated[bool, typer.Option("--show-people", help="Do not hide people in pictures.")] = False,
+    json_: Json = False,
+) -> None:
+    """Say what a thing is: counts, columns, receipt, failures; or draw a frame, a page, a CSV of it.
+
+    Example: mdfpipe inspect runs/walk --html walk.html
+    """
+    from mdfpipe.display import out as console
+    from mdfpipe.display import plain
+    from mdfpipe.inspection import inspect_and_write
+
+    done = inspect_and_write(
+        thing,
+        video=video,
+        frame=frame,
+        out=out,
+        sheet=sheet,
+        html=html,
+        csv=csv,
+        show_people=show_people,
+        describe=json_,
+    )
+    if json_:
+        say(json.dumps(plain(done), indent=1, default=str))
+    elif done.description is None:
+        say("\n".join([*done.lines, *(f"wrote {name}" for name in done.files)]))
+    else:
+        from mdfpipe.report.console import show_description
+
+        show_description(done.description, console)
+
+
+@app.command()
+def synth(
+    out: Annotated[Path, typer.Argument(help="Folder for the data set.", show_default=False)],
+    preset: Annotated[str, typer.Option(help="How large: tiny, demo, study, bench (long videos).")] = "demo",
+    subjects: Annotated[int | None, typer.Option(help="Subjects of each gallery, instead of the preset's.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Another seed, other people and places.")] = 0,
+    crops: Annotated[
+        int, typer.Option(min=0, help="Also visible crops of so many further subjects, a run folder OUT/crops.")
+    ] = 0,
+    faces: Annotated[
+        int, typer.Option(min=0, help="Also visible face crops of so many of them, a run folder OUT/faces.")
+    ] = 0,
+    workers: Workers = 2,
+    json_: Json = False,
+) -> None:
+    """Draw a synthetic data set: people in four bands, their faces, and where every body really is.
+
+    Example: mdfpipe synth data/demo --preset demo
+    """
+    from mdfpipe.display import Display, plain, show_synthesis
+    from mdfpipe.synthesis import synthesise
+
+    with Display() as display:
+        done = synthesise(
+            out, preset, seed=seed, subjects=subjects, crops=crops, faces=faces, workers=workers, listen=display
+        )
+    if json_:
+        say(json.dumps(plain(done), indent=1, default=str))
+    else:
+        show_synthesis(done)
+
+
+@app.command()
+def truth(
+    run: Annotated[Path, typer.Argument(help="A run folder, on data of `mdfpipe synth`.", show_default=False)],
+    json_: Json = False,
+) -> None:
+    """Of a run on synthetic data: how right its bodies and names are, and what trivial looks recognise.
+
+    Example: mdfpipe truth demo/run
+    """
+    from mdfpipe.baselines import guard
+    from mdfpipe.display import show_truth
+    from mdfpipe.pipeline import open_run
+    from mdfpipe.store.run import Run
+    from mdfpipe.truth import assignments, measure
+
+    data = open_run(run)[2]
+    found, ways, looks = measure(Run(run), data), assignments(Run(run), data), guard(Run(run))
+    if json_:
+        document = {"truth": found.plain(), "assignments": [w.plain() for w in ways], "guard": looks.plain()}
+        say(json.dumps(document, indent=1))
+    else:
+        show_truth(found, ways, looks)
+
+
+@app.command()
+def demo(
+    run: Annotated[Path, typer.Option("--run", help="Folder for the demo's data and run.")] = Path("demo"),
+    workers: Workers = 2,
+    threads: Threads = 1,
+) -> None:
+    """Draw a synthetic data set, run every stage over it, and measure the run against the truth.
+
+    Example: mdfpipe demo --run demo
+    """
+    from mdfpipe.demo import demo as run_demo
+    from mdfpipe.display import Display, show_demo
+    from mdfpipe.stages import Resources
+
+    with Display() as display:
+        done = run_demo(run, Resources(workers, threads=threads), display)
+    show_demo(done)
+    if not done.outcome.complete:
+        raise typer.Exit(3)
