@@ -84,3 +84,16 @@ def test_trains_embeds_saves_and_loads(recipe: Recipe, tmp_path: Path) -> None:
     assert len(np.unique(vectors.round(5), axis=0)) > len(crops) // 2
     again = np.concatenate([v for _, v in embed(*open_model(path), crops, reader, batch=64)])
     np.testing.assert_allclose(vectors, again, atol=1e-5 * np.abs(vectors).max())
+
+
+def test_a_recipe_that_looks_at_the_domain_says_which_streams_fit(recipe: Recipe) -> None:
+    """By default it is told any place for a domain that was not trained, which must then make no difference."""
+    torch.manual_seed(0)
+    network = recipe.model(0, ["VIS", "LWIR"]).eval()
+    images = torch.randn(2, 3, recipe.image_height_px, recipe.image_width_px)
+    none = torch.zeros(2, dtype=torch.int64)
+    with torch.inference_mode():
+        first, other = (
+            recipe.embed(network, CropBatch(images, none, none + n, none, none, none, none)) for n in (0, 1)
+        )
+    assert torch.equal(first, other) or type(recipe).embedded_as is not Recipe.embedded_as
