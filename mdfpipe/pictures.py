@@ -212,7 +212,7 @@ def write_page(run: Path, out: Path, show_people: bool = False, limits: Limits |
     limits = limits or Limits()
     found = survey(run)
     samples, notes = sample(found, limits)
-    page = Page(_title(run), found, samples, limits, show_people, _environment(run), notes)
+    page = Page(title_of(run), found, samples, limits, show_people, environment_of(run), notes)
     domains = len(samples)
     chosen = [choice for domain in samples.values() for choice in domain.frames(limits.frames_each(domains))]
     made = {
@@ -229,7 +229,7 @@ def write_page(run: Path, out: Path, show_people: bool = False, limits: Limits |
     return Written(str(out), len(text), page.frames_shown, page.crops_shown, notes)
 
 
-def _title(run: Path) -> str:
+def title_of(run: Path) -> str:
     """The study's name, or the folder's where the study cannot be read."""
     from mdfpipe.pipeline import open_run
 
@@ -239,7 +239,8 @@ def _title(run: Path) -> str:
         return run.resolve().name
 
 
-def _environment(run: Path) -> dict[str, Any]:
+def environment_of(run: Path) -> dict[str, Any]:
+    """What environment.json says; nothing where it cannot be read."""
     try:
         found = json.loads((run / "environment.json").read_text())
     except (OSError, ValueError):

@@ -112,6 +112,11 @@ class Page:
 
 def render(page: Page) -> str:
     """The page as HTML."""
+    return str(templates().get_template("run.html.j2").render(_content(page))) + "\n"
+
+
+def templates() -> Any:
+    """The jinja environment of all pages: escapes everything, knows `count` and `words`."""
     import jinja2
 
     folder = resources.files("mdfpipe.report") / "templates"
@@ -120,7 +125,7 @@ def render(page: Page) -> str:
         loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {"count": _count, "words": _words}
-    return environment.get_template("run.html.j2").render(_content(page)) + "\n"
+    return environment
 
 
 def _count(value: float) -> str:
@@ -163,7 +168,7 @@ def _content(page: Page) -> dict[str, Any]:
         "settings": {
             stage: json.dumps(value, indent=1, ensure_ascii=False) for stage, value in survey.settings().items()
         },
-        "versions": _versions(page.environment),
+        "versions": versions(page.environment),
         "limits": limits,
         "frames_each": limits.frames_each(len(survey.domains)),
         "subjects_each": limits.subjects_each(len(survey.domains)),
@@ -228,7 +233,8 @@ def _video(video: VideoState) -> dict[str, Any]:
     }
 
 
-def _versions(environment: dict[str, Any]) -> dict[str, str]:
+def versions(environment: dict[str, Any]) -> dict[str, str]:
+    """What a run was made with, of its environment.json: the packages that decide numbers, and the last command."""
     found: dict[str, str] = {
         name: str(environment[name]) for name in ("mdfpipe", "python", "machine") if name in environment
     }

@@ -1,0 +1,262 @@
+"""Curves and bars as SVG that stands in a page: drawn by matplotlib, in the page's own colours, always the same bytes.
+
+Words stay words. A name is never read as mathematics; what it holds is escaped.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+F64 = NDArray[np.float64]
+
+PALETTE: Final = ("#3f7fd0", "#d9702a", "#2f9e6e", "#c4477f", "#8a6bc8", "#a5832b", "#3a9fb5", "#80858d")
+DASHES: Final = ("none", "5 2", "1.5 1.5", "7 2 1.5 2")
+INK, LINE, SOFT = "#010203", "#040506", "#070809"
+_IN_PAGE: Final = {INK: "var(--ink)", LINE: "var(--line)", SOFT: "var(--soft)"}
+_SIZE: Final = (3.4, 2.5)  # inches
+LEAST_SHARE: Final = 1e-4  # of false matches, on a logarithmic or normal-deviate axis
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of a plot: x, y, low, high (n,); low and high may be empty. place: which colour and dash it has."""
+
+    name: str
+    place: int
+    x: F64
+    y: F64
+    low: F64 = field(default_factory=lambda: np.zeros(0))
+    high: F64 = field(default_factory=lambda: np.zeros(0))
+    is_chance: bool = False
+
+
+@dataclass(frozen=True)
+class Key:
+    """An entry of a legend."""
+
+    name: str
+    colour: str
+    dash: str
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A drawing on the page: its heading, the SVG, what it was drawn from, its own legend where it has one."""
+
+    title: str
+    svg: str
+    source: str
+    keys: tuple[Key, ...] = ()
+
+
+def colour_of(place: int) -> str:
+    """The colour of the place-th thing."""
+    return PALETTE[place % len(PALETTE)]
+
+
+def dash_of(place: int) -> str:
+    """The dashes of the place-th thing: another pattern each time that the colours are used up."""
+    return DASHES[(place // len(PALETTE)) % len(DASHES)]
+
+
+def legend(names: Sequence[str]) -> list[Key]:
+    """What the lines of these names look like, in their order."""
+    return [Key(name, colour_of(place), dash_of(place)) for place, name in enumerate(names)]
+
+
+def lines_plot(
+    name: str,
+    lines: Iterable[Line],
+    *,
+    x_label: str,
+    y_label: str,
+    scale: str = "linear",
+    share: bool = True,
+    whole_x: bool = False,
+) -> str:
+    """Lines with their bands as SVG. name: of the drawing, one of a kind on its page.
+
+    scale: `linear`; `log` along x; `deviate`: both axes are normal deviates of shares. share: y is one, drawn in per
+    cent. whole_x: x counts something, its ticks are whole numbers.
+    """
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+    with _style(name):
+        figure, (axes,) = _axes(_SIZE)
+        for line in lines:
+            x, y, low, high = (_placed(v, scale) for v in (line.x, line.y, line.low, line.high))
+            if scale == "log":
+                x = np.maximum(line.x, LEAST_SHARE)
+                y, low, high = line.y, line.low, line.high
+            colour = SOFT if line.is_chance else colour_of(line.place)
+            dash = "2 2" if line.is_chance else dash_of(line.place)
+            style: Any = "-" if dash == "none" else (0, [float(part) for part in dash.split()])
+            if len(low):
+                axes.fill_between(x, low, high, color=colour, alpha=0.14, linewidth=0)
+            axes.plot(
+                x, y, color=colour, linestyle=style, linewidth=1.4, marker="o" if len(x) == 1 else "", markersize=3
+            )
+        if scale == "log":
+            axes.set_xscale("log")
+            axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}"))
+        if scale == "deviate":
+            _deviate_axes(axes)
+        else:
+            if share:
+                axes.set_ylim(-0.02, 1.02)
+                axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}"))
+            if whole_x:
+                axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6, min_n_ticks=1))
+        axes.set_xlabel(x_label)
+        axes.set_ylabel(y_label)
+        return _svg(figure, name)
+
+
+def _placed(values: F64, scale: str) -> F64:
+    if scale != "deviate" or not len(values):
+        return values
+    from scipy.special import ndtri
+
+    found: F64 = ndtri(np.clip(values, LEAST_SHARE, 1 - LEAST_SHARE))
+    return found
+
+
+def _deviate_axes(axes: Any) -> None:
+    from scipy.special import ndtri
+
+    ticks = np.array([0.0001, 0.001, 0.01, 0.05, 0.2, 0.5, 0.8, 0.95])
+    words = [f"{100 * tick:g}" for tick in ticks]
+    low, high = float(ndtri(LEAST_SHARE)), float(ndtri(0.99))
+    axes.set_xticks(ndtri(ticks), words)
+    axes.set_yticks(ndtri(ticks), words)
+    axes.set_xlim(low, high)
+    axes.set_ylim(low, high)
+
+
+@dataclass(frozen=True)
+class Bars:
+    """A histogram of two kinds: edges (n + 1,), shares of the mated and of the non-mated (n,)."""
+
+    name: str
+    edges: F64
+    mated: F64
+    nonmated: F64
+
+
+def distributions(name: str, rows: Sequence[Bars], x_label: str) -> str:
+    """Mated and non-mated scores as SVG, one row of axes a system, each scaled to its own highest bar."""
+    with _style(name):
+        height = 0.66 * len(rows) + 0.3
+        figure, every = _axes((_SIZE[0], height), len(rows))
+        figure.subplots_adjust(left=0.04, bottom=0.4 / height, top=1 - 0.06 / height, hspace=0.55)
+        for axes, row in zip(every, rows, strict=True):
+            for part, colour in ((row.nonmated, PALETTE[1]), (row.mated, PALETTE[0])):
+                axes.stairs(part, row.edges, color=colour, fill=True, alpha=0.45, linewidth=0)
+                axes.stairs(part, row.edges, color=colour, linewidth=1)
+            axes.set_yticks([])
+            axes.set_xlim(row.edges[0], row.edges[-1])
+            axes.set_ylim(0, 1.45)
+            axes.spines["left"].set_visible(False)
+            axes.tick_params(labelsize=6.5, length=2, pad=1)
+            axes.text(0, 1, _short(row.name, 44), transform=axes.transAxes, va="top", fontsize=7, color=SOFT)
+        every[-1].set_xlabel(x_label)
+        return _svg(figure, name)
+
+
+def _short(text: str, most: int) -> str:
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
+# -- how everything is drawn
+
+
+def _style(name: str) -> Any:
+    import matplotlib as mpl
+
+    return mpl.rc_context(
+        {
+            "svg.hashsalt": name,
+            "svg.fonttype": "none",
+            "text.parse_math": False,
+            "text.usetex": False,
+            "axes.formatter.use_mathtext": False,
+            "axes.unicode_minus": False,
+            "font.family": ["DejaVu Sans"],
+            "font.size": 8,
+            "axes.edgecolor": SOFT,
+            "axes.labelcolor": INK,
+            "axes.linewidth": 0.6,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.grid": True,
+            "grid.color": LINE,
+            "grid.linewidth": 0.6,
+            "text.color": INK,
+            "xtick.color": SOFT,
+            "ytick.color": SOFT,
+            "xtick.labelcolor": INK,
+            "ytick.labelcolor": INK,
+            "figure.facecolor": "none",
+            "axes.facecolor": "none",
+            "axes.axisbelow": True,
+            "path.simplify": True,
+        }
+    )
+
+
+def _axes(size: tuple[float, float], rows: int = 1) -> tuple[Any, list[Any]]:
+    from matplotlib.figure import Figure
+
+    width, height = size
+    figure = Figure(figsize=size)
+    figure.subplots_adjust(0.52 / width, 0.4 / height, 1 - 0.1 / width, 1 - 0.12 / height, hspace=0.5)
+    return figure, list(figure.subplots(rows, 1, squeeze=False)[:, 0])
+
+
+def _svg(figure: Any, name: str) -> str:
+    """The figure as an <svg> element: no prologue, no metadata, no ids but those that are used, the page's colours."""
+    out = io.StringIO()
+    nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+    figure.savefig(out, format="svg", transparent=True, metadata=nothing)
+    text = out.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r"<!--.*?-->", "", text, flags=re.DOTALL)
+    text = re.sub(r' xmlns(:\w+)?="[^"]*"', "", text)
+    text = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", text, flags=re.DOTALL)  # it would be the whole page's
+    for _ in range(2):
+        text = re.sub(r'(<svg\b[^>]*?) (?:width|height)="[^"]*"', r"\1", text)
+    text = re.sub(r' (d|x|y|transform)="([^"]*)"', _rounded, text)
+    stem = "d" + hashlib.sha256(name.encode()).hexdigest()[:10]
+    used = set(re.findall(r'(?:url\(#|href="#)([^")]+)', text))
+    text = re.sub(r' id="([^"]+)"', lambda m: f' id="{stem}-{m[1]}"' if m[1] in used else "", text)
+    text = re.sub(r'(url\(#|href="#)([^")]+)', rf"\g<1>{stem}-\g<2>", text)
+    for colour, in_page in _IN_PAGE.items():
+        text = text.replace(colour, in_page)
+    text = re.sub(r"\n\s*", "\n", text)
+    return text.strip()
+
+
+def _rounded(found: re.Match[str]) -> str:
+    numbers = re.sub(r"-?\d+\.\d{3,}", lambda m: f"{float(m[0]):.2f}", found[2])
+    return f' {found[1]}="{" ".join(numbers.split())}"'
+
+
+def shares(counts: NDArray[Any]) -> F64:
+    """Counts (n,) as shares of their greatest, 0 where there is none."""
+    most = counts.max() if len(counts) else 0
+    found: F64 = counts / most if most else np.zeros(len(counts))
+    return found
+
+
+def places(names: Iterable[str]) -> Mapping[str, int]:
+    """Which colour each name has: one and the same on the whole page."""
+    return {name: place for place, name in enumerate(dict.fromkeys(names))}
