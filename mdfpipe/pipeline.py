@@ -22,6 +22,7 @@ from mdfpipe.config import Config, read_yaml, set_dotted, validate
 from mdfpipe.datasets import Dataset
 from mdfpipe.errors import ConfigError, DataError
 from mdfpipe.execution import Event, Executor, TogetherExecutor, Unit, executor_of
+from mdfpipe.learning.log import check_board
 from mdfpipe.learning.system import System, ordered, with_ancestors
 from mdfpipe.plan import Item, Plan
 from mdfpipe.protocol import read_protocol
@@ -386,6 +387,8 @@ class Runner:
                 stage.detector.check(self.data)
             elif isinstance(stage, Train):
                 stage.identity(self.data, stage.key)
+                if self.resources.tensorboard:
+                    check_board()
 
     @staticmethod
     def _chosen(item: Item, only: list[str] | None) -> bool:

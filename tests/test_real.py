@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from mdfpipe.pipeline import SHIPPED, Outcome
+from mdfpipe.reporting import report
 from mdfpipe.store.run import Run
 from mdfpipe.store.shards import read_crop
 from mdfpipe.video.cropping import decode
@@ -71,6 +72,23 @@ dataset:
   frame_number: file_number
 detect: {detector: {use: precomputed, boxes: boxes.csv}}
 """
+
+
+def test_one_domain_has_no_identification_and_the_report_says_why(walk: tuple[Run, Outcome], tmp_path: Path) -> None:
+    """And the first third of the clip finds its last third, marked as no test of recognition."""
+    run, _ = walk
+    make, _ = runner(ASSETS / "real-walk", run.path, study=SHIPPED / "pipelines" / "real-walk.yaml")
+    assert make.execute().complete
+    receipt = run.receipt("evaluate", "metrics")
+    assert receipt is not None
+    why = "no identification: protocol no-roles names no gallery and probe domains; the rows are of VIS"
+    assert why in receipt.facts["tables"]["recognition"]["notes"]
+    rows = run.table("evaluate", "metrics").to_pylist()
+    assert [(r["table"], r["metric"], r["n"], r["n_gallery"]) for r in rows] == [("same-clip", "rank-1", 2, 2)]
+    page = report(run.path, out=tmp_path / "report").files[0]
+    text = Path(page).read_text()
+    assert why in text
+    assert "these numbers say nothing about recognition" in text
 
 
 @pytest.fixture(scope="module")

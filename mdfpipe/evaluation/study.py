@@ -145,7 +145,7 @@ class _Study:
                 f"no identification: protocol {self.protocol.name} names no gallery and probe domains"
                 if table.pairs == "roles"
                 else "no identification across domains"
-            ) + f"; there are {len(domains)} domains ({', '.join(domains) or 'none'})"
+            ) + f"; the rows are of {', '.join(domains) or 'no domain'}"
         return found, why
 
     def begin(self, name: str, table: Table, why: str) -> None:
@@ -158,6 +158,7 @@ class _Study:
             "title": table.title,
             "protocol": f"{self.protocol.name} {self.protocol.version}",
             "systems": [*chosen, *table.fusions],
+            "same_media": table.allow_same_media,
             "coverage": [],
             "notes": [why] if why else [],
         }

@@ -97,17 +97,17 @@ class Evaluate(Stage):
                 progress=context.progress,
             )
         files = {f"evaluate/scores/{name}": path for name, path in scores.paths.items()}
+        trainings = {name: run.receipt(f"train/{name}", "training") for name in self.systems}
+        notes = {name: receipt.facts.get("notes", []) for name, receipt in trainings.items() if receipt}
+        for entry in found.tables.values():
+            entry["notes"] += [f"{s}: {line}" for s in entry["systems"] for line in notes.get(s, [])]
+            entry["notes"] += [f"scores are not kept, above {MOST_PAIRS} pairs: {name}" for name in scores.left_out]
         for name, made in beside(found).items():
             path = files[f"evaluate/{name}"] = context.scratch(name.replace("/", "-"))
             if isinstance(made, bytes):
                 path.write_bytes(made)
             else:
                 pq.write_table(made, path)
-        trainings = {name: run.receipt(f"train/{name}", "training") for name in self.systems}
-        notes = {name: receipt.facts.get("notes", []) for name, receipt in trainings.items() if receipt}
-        for entry in found.tables.values():
-            entry["notes"] += [f"{s}: {line}" for s in entry["systems"] for line in notes.get(s, [])]
-            entry["notes"] += [f"scores are not kept, above {MOST_PAIRS} pairs: {name}" for name in scores.left_out]
         facts = {"none": found.nothing, "tables": found.tables, "missing": list(inputs.missing)}
         return Made(metrics_table(found), facts, files)
 

@@ -228,7 +228,7 @@ def test_one_domain_says_why_there_is_no_number() -> None:
     nobody = Protocol(name="no-roles", unlisted="test")
     found = done({"t": {}}, [system("a", rows)], rows, protocol=nobody)
     assert not found.metrics
-    assert "protocol no-roles names no gallery and probe domains; there are 1 domains (VIS-500m)" in found.nothing
+    assert "protocol no-roles names no gallery and probe domains; the rows are of VIS-500m" in found.nothing
     thirds = {"pairs": "thirds", "allow_same_media": True}
     found = done({"t": thirds}, [system("a", rows, noise=0.0)], rows, protocol=nobody)
     row = number(found)
