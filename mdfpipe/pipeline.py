@@ -83,6 +83,11 @@ class Pipeline(Config):
             system["trust_pickle"] = True
         return validate(Pipeline, found, "--trust-pickle")
 
+    def strict(self) -> Pipeline:
+        """The same study, whose systems stop at a crop that does not decode."""
+        systems = {name: system.model_copy(update={"strict": True}) for name, system in self.systems.items()}
+        return self.model_copy(update={"systems": systems})
+
     @property
     def stages(self) -> tuple[Stage, ...]:
         """Every stage, in the order they run."""

@@ -49,6 +49,8 @@ def _stages(first: str | None, last: str | None, study: Path, data: Path, run: P
     pipeline = Pipeline.load(study, o["set_"] or [])
     if o["trust_pickle"]:
         pipeline = pipeline.trusting()
+    if o["strict"]:
+        pipeline = pipeline.strict()
     runner = Runner(pipeline, Run(run), data, resources, systems=o.get("system"))
     if o["trust_pickle"]:
         sys.stderr.write("mdfpipe: --trust-pickle: if the weights ask for it, whatever they say is run\n")

@@ -53,7 +53,11 @@ class System(Config):
     splits: list[Literal["train", "test", "unused"]] = Field(
         default=["train", "test"], description="whose crops are embedded"
     )
-    strict: bool = Field(False, description="stop at a crop that does not decode, instead of leaving it out")
+    strict: bool = Field(
+        False,
+        description="stop at a crop that does not decode, instead of leaving it out (`--strict` sets it)",
+        json_schema_extra=NOT_A_RESULT,
+    )
     trust_pickle: bool = Field(
         False,
         description="open `weights` that are no mere tensors: runs whatever they say",

@@ -55,7 +55,7 @@ class Embed(Stage):
 
     def decisive(self) -> dict[str, Any]:
         """The settings that decide the vectors, beside the weights."""
-        kept = ("recipe", "precision", "keep", "splits", "strict")
+        kept = ("recipe", "precision", "keep", "splits")
         return {name: value for name, value in result_settings(self.settings).items() if name in kept}
 
     def slice_of(self, upstream: Receipt, run: Run, key: str) -> str:

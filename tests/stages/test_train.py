@@ -249,6 +249,8 @@ def test_bad_crops_are_named_counted_and_left_out(home: Path) -> None:
     name, why = min(bad.items())
     assert why == "expected an image of 8 or 16 bits, found 135 bytes that do not decode"
     assert outcome.warnings == [f"train/a: 3 crops do not decode, left out ({name}: {why})"]
+    assert due(home, {"a": {**system, "strict": True}}) == []  # what is done under the laxer rule stays done
+    Run(home / "run").discard("train/a", "training")
     outcome, _ = train(home, {"a": {**system, "strict": True}})
     assert [f.stage for f in outcome.failures] == ["train/a"]
     assert f"crop {name.rpartition('/')[0][:-7]}" in outcome.failures[0].message
