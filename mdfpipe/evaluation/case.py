@@ -136,22 +136,41 @@ class Searched:
         of: dict[str, F64] = {"map": self.precision, "minp": self.penalty}
         return np.where(self.has, of[metric], 0.0) if metric in of else None
 
-    def open_set(self) -> OpenSet:
-        """Its searches, mated and not. Raises ProtocolError where there are none of a kind."""
-        strangers = (self.status == UNMATED) & (self.place >= 0)
-        return OpenSet(self.mated[self.has], self.rank[self.has], self.nonmated[strangers], self.failed)
+    @property
+    def strangers(self) -> Flags:
+        """(P,) whether it was searched though the protocol enrols nobody of its subject."""
+        found: Flags = (self.status == UNMATED) & (self.place >= 0)
+        return found
 
-    def pairs(self) -> tuple[Separation, Roc]:
+    def open_set(self, only: Flags | None = None) -> OpenSet:
+        """Its searches, mated and not; of some probes only. Raises ProtocolError where there are none of a kind."""
+        has, strangers, failed = self.has, self.strangers, self.failed
+        if only is not None:
+            has, strangers, failed = has & only, strangers & only, 0
+        return OpenSet(self.mated[has], self.rank[has], self.nonmated[strangers], failed)
+
+    def searches(self, only: Flags | None = None, names: Array | None = None) -> Separation:
+        """Mates within place 1 against the best of each stranger's search. names: a coding of subjects to share."""
+        has, strangers = self.has, self.strangers
+        if only is not None:
+            has, strangers = has & only, strangers & only
+        of_high, of_low, subjects = _coded(self.subject[has], self.subject[strangers], names)
+        high = np.where(self.rank[has] == 1, self.mated[has], -np.inf)
+        return Separation(high, self.nonmated[strangers], of_high, of_low, subjects)
+
+    def pairs(self, only: Flags | None = None, names: Array | None = None) -> tuple[Separation, Roc]:
         """The scores of every pair of a searched probe and a gallery template, and whose they are."""
-        kept = np.flatnonzero(self.has | ((self.status == UNMATED) & (self.place >= 0)))
+        asked = self.has | self.strangers
+        kept = np.flatnonzero(asked if only is None else asked & only)
         scores = self.scorer.matrix(self.gallery, self.probes[self.place[kept]])
         enrolled = self.scorer.gallery.subject[self.gallery]
-        (of_probe, of_gallery), subjects = subject_codes(self.subject[kept], enrolled)
+        of_probe, of_gallery, subjects = _coded(self.subject[kept], enrolled, names)
         same = of_probe[:, None] == of_gallery[None]
         both = np.stack(np.broadcast_arrays(of_probe[:, None], of_gallery[None]), axis=-1)
         high, low = scores[same].astype(np.float64), scores[~same].astype(np.float64)
         codes = np.broadcast_to(of_probe[:, None], same.shape)[same]
-        return Separation(high, low, codes, both[~same], subjects), roc(high, low, self.failed)
+        failed = self.failed if only is None else 0
+        return Separation(high, low, codes, both[~same], subjects), roc(high, low, failed)
 
     def rows(self, top: int) -> Iterator[dict[str, Any]]:
         """Rows of SEARCHES."""
@@ -226,28 +245,15 @@ def search_case(
 
 def measure_case(found: Searched, table: Table, seed: str) -> Iterator[dict[str, Any]]:
     """A row for each metric of the table: value, k, n, interval, chance, operating point. Raises ProtocolError."""
-    pairs: tuple[Separation, Roc] | None = None
     for metric in table.metrics:
         generator = generator_of(f"{seed}/{metric}")
         values = found.values(metric)
         if values is not None:
             yield _mean_row(metric, values[found.counted], found.subject[found.counted], found, generator)
             continue
-        statistic: Statistic | None
-        if "@fpir" in metric:
-            open_set = found.open_set()
-            kind, share = metric.partition("@")[0], share_of(metric)
-            one = open_set.fnir_at(share) if kind == "fnir" else open_set.dir_at(share)
-            separation = _of_searches(found)
-            statistic = separation.rate_at(share) if not found.failed else None
-            if statistic is not None and kind == "fnir":
-                statistic = _complement(statistic)
-        else:
-            pairs = pairs or found.pairs()
-            one, statistic = _verified(metric, pairs[1]), _verification(metric, pairs[0], found.failed)
-            separation = pairs[0]
+        one, separation, statistic = operate(metric, found)
         low = high = interval = None
-        if statistic is not None and separation.subjects > 1 and _fits(separation):
+        if not found.failed and separation.subjects > 1 and fits(separation):  # failures have no score to be drawn
             bounds = bootstrap(statistic, separation.subjects, generator)
             low, high, interval = bounds.low, bounds.high, "bootstrap"
         yield _row(one) | {"metric": metric, "low": low, "high": high, "interval": interval, "chance": None}
@@ -293,40 +299,39 @@ def _row(one: Metric) -> dict[str, Any]:
     }
 
 
-def _verified(metric: str, curve: Roc) -> Metric:
-    if metric.startswith("tar@"):
-        return curve.tar_at(share_of(metric))
-    return {"eer": curve.eer, "rocch-eer": curve.rocch_eer, "auc": curve.auc}[metric]()
+def operate(
+    metric: str, found: Searched, only: Flags | None = None, names: Array | None = None
+) -> tuple[Metric, Separation, Statistic]:
+    """A measure of open-set searches or of pairs: its number, the scores it comes from, and its bootstrap's statistic.
 
-
-def _verification(metric: str, separation: Separation, failed: int) -> Statistic | None:
-    """The statistic whose samples give the interval; none where failures take part, whose draws it does not hold."""
-    if failed:
-        return None
-    if metric.startswith("tar@"):
-        return separation.rate_at(share_of(metric))
+    only: (P,) the probes to look at. names: a coding of subjects that another system's statistic shares.
+    """
+    kind, at, _ = metric.partition("@")
+    if kind in ("fnir", "dir"):
+        share, searches, separation = share_of(metric), found.open_set(only), found.searches(only, names)
+        succeeds = separation.rate_at(share)
+        if kind == "dir":
+            return searches.dir_at(share), separation, succeeds
+        return searches.fnir_at(share), separation, lambda counts: 1 - succeeds(counts)
+    separation, curve = found.pairs(only, names)
+    if at:
+        return curve.tar_at(share_of(metric)), separation, separation.rate_at(share_of(metric))
     if metric == "auc":
-        return separation.auc()
+        return curve.auc(), separation, separation.auc()
     if metric == "eer":
-        return separation.repeated(lambda high, low: roc(high, low).eer().value)
-    return separation.repeated(lambda high, low: roc(high, low).rocch_eer().value)
+        return curve.eer(), separation, separation.repeated(lambda high, low: roc(high, low).eer().value)
+    return curve.rocch_eer(), separation, separation.repeated(lambda high, low: roc(high, low).rocch_eer().value)
 
 
-def _fits(separation: Separation) -> bool:
+def fits(separation: Separation) -> bool:
     """Whether it can be drawn again some thousand times within seconds."""
     return len(separation.high) + len(separation.low) <= (MOST_PAIRS >> 2)
 
 
-def _of_searches(found: Searched) -> Separation:
-    """Open-set searches: mates within place 1 against the best of each stranger's search."""
-    strangers = (found.status == UNMATED) & (found.place >= 0)
-    (of_high, of_low), subjects = subject_codes(found.subject[found.has], found.subject[strangers])
-    high = np.where(found.rank[found.has] == 1, found.mated[found.has], -np.inf)
-    return Separation(high, found.nonmated[strangers], of_high, of_low, subjects)
-
-
-def _complement(statistic: Statistic) -> Statistic:
-    return lambda counts: 1 - statistic(counts)
+def _coded(a: Array, b: Array, names: Array | None) -> tuple[I64, I64, int]:
+    """Subjects as places among `names`, by default those of both, sorted; and how many names there are."""
+    known = np.unique(np.concatenate([a, b])) if names is None else names
+    return np.searchsorted(known, a).astype(np.int64), np.searchsorted(known, b).astype(np.int64), len(known)
 
 
 # -- curves
@@ -342,7 +347,7 @@ def curves(found: Searched) -> Iterator[dict[str, Any]]:
         for far in CURVE:
             at = curve.tar_at(far)
             yield _point("roc", far, at.k or 0, at.n)
-    if ((found.status == UNMATED) & (found.place >= 0)).any():
+    if found.strangers.any():
         searches = found.open_set()
         for fpir in CURVE:
             at = searches.fnir_at(fpir)

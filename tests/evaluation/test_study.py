@@ -146,6 +146,27 @@ def test_two_systems_are_compared_on_the_same_probes() -> None:
         assert row["significant"]
 
 
+def test_verification_and_open_set_are_compared_with_the_first_system() -> None:
+    rows = [r for r in ROWS if not (r["subject_id"] in ("P3", "P7") and r["domain"] == GALLERY)]
+    systems = [system("good", rows, noise=0.1), system("bad", rows, noise=3.0), system("worse", rows, noise=9.0)]
+    wanted = ["auc", "tar@far=1e-1", "eer", "fnir@fpir=0.1"]
+    found = done({"t": {"metrics": wanted, "unmated": "exclude"}}, systems, rows)
+    pairs = {(c["first"], c["second"], c["metric"]): c for c in found.comparisons if c["probe_domain"] == "SWIR-30m"}
+    assert set(pairs) == {("good", other, metric) for other in ("bad", "worse") for metric in wanted}
+    for (first, second, metric), row in pairs.items():
+        values = [number(found, metric, probe_domain="SWIR-30m", system=s)["value"] for s in (first, second)]
+        assert [row["first_value"], row["second_value"]] == values
+        assert row["difference"] == pytest.approx(values[0] - values[1])
+        assert row["low"] <= row["difference"] <= row["high"]
+    assert pairs["good", "worse", "auc"]["significant"]
+    same = [
+        system("one", rows, noise=0.5),
+        System("two", **{n: v for n, v in vars(system("one", rows, noise=0.5)).items() if n != "name"}),
+    ]
+    again = done({"t": {"metrics": wanted, "unmated": "exclude"}}, same, rows)
+    assert {(c["difference"], c["p"], c["significant"]) for c in again.comparisons} == {(0.0, 1.0, False)}
+
+
 def test_nothing_depends_on_the_order_of_rows() -> None:
     first = done({"t": {}}, [system("a", ROWS)], ROWS)
     body = system("a", ROWS)
