@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,11 @@ import pytest
 from mdfpipe.config import read_yaml
 from mdfpipe.errors import ConfigError
 from mdfpipe.learning.system import System
-from mdfpipe.pipeline import Pipeline
+from mdfpipe.pipeline import Pipeline, Runner
+from mdfpipe.stages import Resources
+from mdfpipe.store.run import Run
+from mdfpipe.synthesis import synthesise
+from tests.inline import Inline
 
 PIPELINES = Path(__file__).parents[1] / "pipelines"
 IJBMDF = PIPELINES / "ijbmdf"
@@ -187,6 +193,100 @@ def test_a_table_alone_is_a_part_of_the_paper(name: str, paper: Pipeline) -> Non
         paper.crop,
     )
     assert len((IJBMDF / f"{name}.yaml").read_text().splitlines()) < 60
+
+
+# -- the same study on rendered people
+
+
+@pytest.mark.parametrize("name", ["paper", "tiny-paper"])
+def test_the_synthetic_studies_have_the_tables_of_the_paper(name: str, paper: Pipeline) -> None:
+    """The same tables in the same manner, but for the number of subjects in VII; and nothing published beside them."""
+    made = Pipeline.load(PIPELINES / "synthetic" / f"{name}.yaml")
+    assert list(made.evaluate.tables) == TABLES
+    for key, table in made.evaluate.tables.items():
+        own, usual = table.model_dump(), paper.evaluate.tables[key].model_dump()
+        assert own.pop("published") == {}
+        systems = own.pop("systems"), usual.pop("systems")
+        assert own == {name: value for name, value in usual.items() if name != "published"}, key
+        assert key == "table-7" or len(systems[0]) == len(systems[1])
+    sizes = [made.systems[n].max_subjects for n in made.evaluate.tables["table-7"].systems]
+    assert sizes == sorted(sizes, key=lambda n: n or 0)
+    loras = ["lora" in n for n in made.evaluate.tables["table-7"].systems]
+    assert loras == [False, True] * (len(sizes) // 2)
+
+
+def test_the_synthetic_study_goes_on_from_the_smaller_one() -> None:
+    """What both train is trained under the same settings: a run folder of `study` is a beginning of `paper`."""
+    study, whole = (Pipeline.load(PIPELINES / "synthetic" / f"{name}.yaml") for name in ("study", "paper"))
+    for name in ("body-pretrained", "body-finetuned"):
+        assert whole.systems[name].weight_settings() == study.systems[name].weight_settings(), name
+    assert (whole.dataset, whole.detect, whole.label, whole.crop, whole.manifest) == (
+        study.dataset,
+        study.detect,
+        study.label,
+        study.crop,
+        study.manifest,
+    )
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    """HOME/data and HOME/run of the tiny study, and the units that ran."""
+    home = tmp_path_factory.mktemp("tiny")
+    synthesise(home / "data", "tiny", crops=4, faces=4)
+    return home, tiny_run(home)
+
+
+def tiny_run(home: Path) -> list[str]:
+    executor = Inline(Resources(threads=1))
+    pipeline = Pipeline.load(PIPELINES / "synthetic" / "tiny-paper.yaml")
+    outcome = Runner(pipeline, Run(home / "run"), home / "data", executor.resources, executor).execute()
+    assert outcome.complete, (outcome.failures, outcome.refused)
+    return executor.ran
+
+
+def test_every_table_gets_its_rows(tiny: tuple[Path, list[str]]) -> None:
+    document = json.loads((tiny[0] / "run" / "evaluate" / "metrics.json").read_text())
+    tables = Pipeline.load(PIPELINES / "synthetic" / "tiny-paper.yaml").evaluate.tables
+    found = Counter((r["table"], r["system"], r["gallery_domain"], r["probe_domain"]) for r in document["metrics"])
+    domains = ("VIS-500m", *INFRARED)
+    expected: dict[tuple[str, ...], int] = {}
+    for name, table in tables.items():
+        means = len([metric for metric in table.metrics if metric.startswith(("rank-", "map", "minp"))])
+        for system in [*table.systems, *table.fusions]:
+            if table.pairs == "all":
+                expected |= {(name, system, a, b): len(table.metrics) for a in domains for b in domains if a != b}
+            else:
+                expected |= {(name, system, "VIS-500m", b): len(table.metrics) for b in INFRARED}
+                expected[name, system, "VIS-500m", "pooled"] = means
+    assert found == expected
+    rank_one = [r for r in document["metrics"] if r["metric"] == "rank-1" and r["probe_domain"] != "pooled"]
+    assert all(0 < r["n"] <= (8 if r["table"] == "table-4" else 4) for r in rank_one)
+    assert any(r["n"] > 4 for r in rank_one)
+    for name in tables:  # the same probes for every system
+        assert all(
+            len({r["n"] for r in rank_one if (r["table"], r["probe_domain"]) == (name, d)}) == 1 for d in INFRARED
+        )
+    same = [r for r in rank_one if r["system"] == "body-finetuned" and r["table"] in ("table-3", "table-5", "table-6")]
+    assert len(same) == 9
+    assert len({(r["probe_domain"], r["value"], r["n"], r["k"]) for r in same}) == 3
+
+
+def test_what_tables_share_is_done_once_and_a_second_call_does_nothing(tiny: tuple[Path, list[str]]) -> None:
+    home, ran = tiny
+    assert len(set(ran)) == len(ran)
+    stages = Counter(unit.split("/")[0] for unit in ran)
+    systems = Pipeline.load(PIPELINES / "synthetic" / "tiny-paper.yaml").systems
+    videos = stages["detect"]
+    assert stages == {
+        "index": 1,
+        **dict.fromkeys(("detect", "label", "crop"), videos),
+        "manifest": 1,
+        "train": len(systems),
+        "embed": len(systems) * videos,
+        "evaluate": 1,
+    }
+    assert tiny_run(home) == []
 
 
 # -- extends
