@@ -115,6 +115,8 @@ def _fill(page: ResultsPage, run: Path) -> None:
         for found in _tried(notes, partial(read_templates, path, results.relative(path))):
             page.templates[system] = found
     ordered = sorted(page.templates, key=lambda name: own.index(name) if name in own else len(own))
+    page.templates = {name: page.templates[name] for name in ordered}
+    page.trainings.sort(key=lambda one: own.index(one.system) if one.system in own else len(own))
     for system in ordered[:_MOST_SYSTEMS]:
         page.heat_maps += [made for made in [heat_map(system, page.templates[system])] if made]
         page.maps += [made for made in [atlas(system, page.templates[system])] if made]

@@ -10,6 +10,7 @@ import os
 import select
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +24,13 @@ PROGRAM = next(
     (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
 )
 needs_chromium = pytest.mark.skipif(PROGRAM is None, reason="NO CHROMIUM: what a page looks like is not tested here")
+
+
+_INSIDE = """import fcntl, os, sys
+for place, fd in zip((3, 4), [fcntl.fcntl(int(fd), fcntl.F_DUPFD, 10) for fd in sys.argv[1:3]]):
+    os.dup2(fd, place)
+os.execv(sys.argv[3], sys.argv[3:])"""
+"""Chromium looks for its pipe at file descriptors 3 and 4."""
 
 
 class Browser:
@@ -114,21 +122,20 @@ def browser(home: Path) -> Iterator[Browser]:
     to_read, to = os.pipe()
     back, to_write = os.pipe()
 
-    def places() -> None:  # the pipe of Chromium is at 3 and 4
-        a, b = os.dup(to_read), os.dup(to_write)
-        os.dup2(a, 3)
-        os.dup2(b, 4)
-
     options = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--remote-debugging-pipe"]
-    options += ["--no-first-run", "--disable-background-networking", f"--user-data-dir={home / 'chromium'}"]
+    options += [
+        "--hide-scrollbars",
+        "--no-first-run",
+        "--disable-background-networking",
+        f"--user-data-dir={home / 'chromium'}",
+    ]
     environment = os.environ | {"HOME": str(home)}
     with (home / "chromium.log").open("wb") as log:
         process = subprocess.Popen(
-            [PROGRAM, *options, "about:blank"],
+            [sys.executable, "-c", _INSIDE, str(to_read), str(to_write), PROGRAM, *options, "about:blank"],
             stdout=log,
             stderr=log,
-            close_fds=False,
-            preexec_fn=places,
+            pass_fds=(to_read, to_write),
             env=environment,
         )
     os.close(to_read)

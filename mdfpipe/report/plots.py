@@ -96,13 +96,19 @@ def lines_plot(
             if scale == "log":
                 x = np.maximum(line.x, LEAST_SHARE)
                 y, low, high = line.y, line.low, line.high
-            colour = SOFT if line.is_chance else colour_of(line.place)
+            colour = colour_of(line.place)
             dash = "2 2" if line.is_chance else dash_of(line.place)
             style: Any = "-" if dash == "none" else (0, [float(part) for part in dash.split()])
             if len(low):
                 axes.fill_between(x, low, high, color=colour, alpha=0.14, linewidth=0)
             axes.plot(
-                x, y, color=colour, linestyle=style, linewidth=1.4, marker="o" if len(x) == 1 else "", markersize=3
+                x,
+                y,
+                color=colour,
+                linestyle=style,
+                linewidth=1.0 if line.is_chance else 1.4,
+                marker="o" if len(x) == 1 else "",
+                markersize=3,
             )
         if scale == "log":
             axes.set_xscale("log")
@@ -113,10 +119,13 @@ def lines_plot(
             if share:
                 axes.set_ylim(-0.02, 1.02)
                 axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}"))
+            else:
+                figure.subplots_adjust(left=0.62 / _SIZE[0])
+                axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
             if whole_x:
                 axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6, min_n_ticks=1))
         axes.set_xlabel(x_label)
-        axes.set_ylabel(y_label)
+        axes.set_title(y_label, loc="left", fontsize=8, color=INK, pad=5)
         return _svg(figure, name)
 
 
@@ -217,7 +226,7 @@ def _axes(size: tuple[float, float], rows: int = 1) -> tuple[Any, list[Any]]:
 
     width, height = size
     figure = Figure(figsize=size)
-    figure.subplots_adjust(0.52 / width, 0.4 / height, 1 - 0.1 / width, 1 - 0.12 / height, hspace=0.5)
+    figure.subplots_adjust(0.44 / width, 0.4 / height, 1 - 0.12 / width, 1 - 0.26 / height, hspace=0.5)
     return figure, list(figure.subplots(rows, 1, squeeze=False)[:, 0])
 
 

@@ -193,7 +193,9 @@ def score_pictures(results: Results, table: str, systems: Sequence[str]) -> list
     for (gallery_domain, probe_domain, gallery), rows in sorted(cases.items(), key=_by_wavelength):
         title = f"{gallery_domain} → {probe_domain}" + ("" if gallery == "all" else f", gallery {gallery}")
         svg = distributions(f"scores/{table}/{title}", [bars for bars, _ in rows], "similarity")
-        found.append(Picture(title, svg, "; ".join(file for _, file in rows)))
+        files = [file for _, file in rows]
+        whole = f"{len(files)} files evaluate/scores/{table}.SYSTEM.parquet" if len(files) > 2 else "; ".join(files)
+        found.append(Picture(title, svg, whole))
     return found
 
 

@@ -92,12 +92,12 @@ def comparisons() -> list[dict[str, Any]]:
 def curves(systems: Sequence[str], table: str = "roles", pairs: Sequence[tuple[str, str]] = ()) -> list[dict[str, Any]]:
     """CMC and ROC of each system and pair."""
     rows = []
-    for system in systems:
+    for nth, system in enumerate(systems):
         for a, b in pairs or [(GALLERY, probe) for probe in PROBES]:
             place = {"table": table, "system": system, "gallery_domain": a, "probe_domain": b, "gallery": "all"}
             for kind, xs in (("cmc", range(1, 9)), ("roc", np.logspace(-4, 0, 9))):
                 for n, x in enumerate(xs):
-                    y = (n + 1) / 9
+                    y = (n + 1) / 9 / (1 + 0.4 * nth)
                     rows.append(
                         place | {"curve": kind, "x": float(x), "y": y, "low": y - 0.05, "high": min(y + 0.05, 1)}
                     )
