@@ -37,6 +37,9 @@ COUNTED: Final = (
     "codec",
     "kind",
     "figure",
+    "table",
+    "system",
+    "metric",
 )
 """The columns whose values are counted, in this order."""
 MOST_VALUES: Final = 10_000  # distinct values that are told apart in one column
@@ -52,6 +55,12 @@ OURS: Final = {
     "manifest": tables.MANIFEST,
     "training": tables.TRAINING,
     "embeddings": tables.embeddings(1),
+    "metrics": tables.METRICS,
+    "comparisons": tables.COMPARISONS,
+    "curves": tables.CURVES,
+    "searches": tables.SEARCHES,
+    "scores": tables.SCORES,
+    "templates": tables.TEMPLATES,
 }
 
 
