@@ -71,7 +71,7 @@ def export(checkpoint: Path, out: Path) -> Exported:
     recipe, network = open_model(checkpoint)
     embedder = _Embedder(recipe, network).eval()
     size = (recipe.image_height_px, recipe.image_width_px)
-    _refuse_domains(embedder, size, len(found.trained_domains), checkpoint)
+    _refuse_domains(embedder, size, len(found.domains), checkpoint)
     facts = _facts(found, recipe)
     with graph.placing(out) as scratch:
         graph.trace(embedder, (2, 3, *size), scratch, output="vectors", free={0: "batch"})

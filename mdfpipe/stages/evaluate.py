@@ -125,16 +125,10 @@ class Evaluate(Stage):
         return study.System(name, recipe.modality, recipe.distance, rows, vectors.usable, vectors.blocks, known)
 
     def _trained(self, run: Run, name: str) -> frozenset[str] | None:
-        """Whom a system, and what it starts from, learned from, as their trainings say."""
-        known: set[str] = set()
-        link: str | None = name
-        while link is not None:
-            receipt = run.receipt(f"train/{link}", "training")
-            if receipt is None or "subjects" not in receipt.facts:
-                return None
-            known.update(receipt.facts["subjects"])
-            link = self.systems[link].start_from if link in self.systems else None
-        return frozenset(known)
+        """Whom a system, and what it starts from, learned from, as its training says."""
+        receipt = run.receipt(f"train/{name}", "training")
+        said = receipt.facts.get("subjects") if receipt else None
+        return None if said is None else frozenset(said)
 
     def review(self, facts: dict[str, dict[str, Any]]) -> Review:
         """Say why there is no number, and what to know of those that there are."""

@@ -126,10 +126,11 @@ class Train(Stage):
                 model_state = self._finished(model, weights) if crops else weights
                 checkpoint_of(self.system, settings, model_state, begun, **about).save(path)
                 files[f"{self.name}/{CHECKPOINT[which]}"] = path
+        before = {subject for entry in begun.history for subject in entry.get("subjects", [])}
         facts = {
             "start": begun.lines,
             "told": given.told if given else [],
-            "subjects": list(crops.subjects) if crops else [],
+            "subjects": sorted({*(crops.subjects if crops else ()), *before}),
             "notes": notes,
             "unreadable": unreadable,
             "epochs": fitted.epoch,

@@ -140,13 +140,14 @@ def test_the_command_prints_the_tables(evaluated: Path, tmp_path: Path) -> None:
 
 def test_who_was_trained_on_is_not_tested(labelled: Path, tmp_path: Path) -> None:
     home = copied(labelled, tmp_path / "home")
-    systems = {"a": {"recipe": STRIPED}}
+    systems = {"a": {"recipe": STRIPED}, "b": {"start_from": "a", "recipe": loaded()}}
     assert train(home, systems)[0].complete
-    both = {"tables": {"t": {"splits": ["train", "test"], "unmated": "exclude"}}}
-    outcome, _ = evaluate(home, systems, both)
-    assert not outcome.complete
-    assert "table t: a was trained on" in outcome.failures[0].message
-    assert "allow_trained_subjects: true" in outcome.failures[0].message
+    for name in systems:  # b itself is not trained; what it starts from is
+        both = {"tables": {"t": {"systems": [name], "splits": ["train", "test"], "unmated": "exclude"}}}
+        outcome, _ = evaluate(home, systems, both)
+        assert not outcome.complete
+        assert f"table t: {name} was trained on" in outcome.failures[0].message
+        assert "allow_trained_subjects: true" in outcome.failures[0].message
 
 
 def test_a_table_of_unknown_systems_is_refused_before_anything_is_done(labelled: Path, tmp_path: Path) -> None:
