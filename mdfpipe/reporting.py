@@ -16,19 +16,25 @@ import pyarrow.compute as pc
 
 from mdfpipe.errors import DataError, MdfError, StoreError, one_line
 from mdfpipe.pictures import environment_of, title_of
-from mdfpipe.store.naming import inside
+from mdfpipe.store.naming import inside, natural_key
 from mdfpipe.store.run import Run, cannot_write, write_atomically
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from mdfpipe.learning.recipes import Recipe
     from mdfpipe.report.figures import Picture
     from mdfpipe.report.results import Results
-    from mdfpipe.report.results_page import ResultsPage, Shown
+    from mdfpipe.report.results_page import Attended, ResultsPage, Shown
     from mdfpipe.report.retrieval import Who
+    from mdfpipe.report.similarity import TemplateSet
     from mdfpipe.report.survey import Survey
 
 FOLDER = Path("evaluate") / "report"
 _HEIGHT = {"body": 128, "face": 72}  # pixels on the page
 _MOST_SYSTEMS = 8  # with heat maps and maps
+_ATTENDED_SUBJECTS, _MOST_ATTENDED = 2, 8  # subjects, and crops, of a system
 _COLUMNS = [
     "crop_id",
     "subject_id",
@@ -127,11 +133,14 @@ def _fill(page: ResultsPage, run: Path) -> None:
         people = People(page.templates.values())
         for chosen in _tried(notes, partial(choose, searches, results.relative(searches), people)):
             page.searches = chosen
-    crops = Crops(run, page.survey, page.show_people, notes)
+    crops = Crops(run, page.show_people, notes)
     for who in dict.fromkeys(_whos(page)):
         picture = crops.shown(who)
         if picture is not None:
             page.shown[who.name] = picture
+    for system in ordered[:_MOST_SYSTEMS]:
+        for found in _tried(notes, partial(attended, run, system, page.templates[system], crops)):
+            page.attention |= {system: found} if found else {}
 
 
 def _tried(notes: list[str], make: Callable[[], Any]) -> Iterator[Any]:
@@ -165,8 +174,8 @@ def _whos(page: ResultsPage) -> Iterable[Who]:
 class Crops:
     """The crop that stands for a template: the middle one of its crops, in the order of the manifest."""
 
-    def __init__(self, run: Path, survey: Survey | None, show_people: bool, notes: list[str]) -> None:
-        self.run, self.survey, self.show_people, self.notes = run, survey, show_people, notes
+    def __init__(self, run: Path, show_people: bool, notes: list[str]) -> None:
+        self.run, self.show_people, self.notes = run, show_people, notes
         self._rows: dict[tuple[str, str, str, str], list[dict[str, Any]]] | None = None
         self._windows: dict[str, tuple[float, float] | None] = {}
 
@@ -208,16 +217,18 @@ class Crops:
         image = decode(read_crop(shard, row["offset"], row["size"]), row["crop_id"])
         return figures.to_display(image, self._window(row["video_id"]))
 
-    def on_page(self, picture: Picture, modality: str, title: str) -> Shown:
-        """A picture at the page's size, hidden unless people are shown."""
+    def on_page(self, picture: Picture, modality: str, title: str, heat: NDArray[np.float32] | None = None) -> Shown:
+        """A picture at the page's size, hidden unless people are shown; with heat (h, w), 0..1, over it."""
         from mdfpipe.report import figures
         from mdfpipe.report.results_page import Shown
+        from mdfpipe.report.similarity import overlaid
 
         height = _HEIGHT[modality]
         width = max(round(picture.shape[1] * height / picture.shape[0]), 1)
         blocks = figures.BODY_BLOCKS if modality == "body" else figures.FACE_BLOCKS
         small = figures.scaled_to(picture, width, height)
         small = small if self.show_people else figures.hidden_crop(small, blocks)
+        small = small if heat is None else overlaid(small, heat)
         return Shown(figures.data_uri(small, 82), width, height, title)
 
     def _window(self, video_id: str) -> tuple[float, float] | None:
@@ -241,6 +252,63 @@ class Crops:
             key = (row["subject_id"], row["domain"], row["modality"], row["split"])
             found.setdefault(key, []).append(row)
         return found
+
+
+# -- attention
+
+
+def attended(run: Path, system: str, templates: TemplateSet, crops: Crops) -> list[Attended]:
+    """What a system's network looks at in a few subjects' crops, one of each domain; nothing without its weights.
+
+    Raises ConfigError, DataError, StoreError.
+    """
+    from mdfpipe.learning.attention import Watcher
+    from mdfpipe.learning.crops import from_crops
+    from mdfpipe.report.grids import by_wavelength
+    from mdfpipe.report.results_page import Attended
+    from mdfpipe.report.retrieval import People
+    from mdfpipe.report.samples import spread
+    from mdfpipe.stages._material import window
+
+    recipe, weights = _weights(run, system)
+    if not weights.is_file():
+        return []
+    people, rows = People([templates]), list[tuple[int, dict[str, Any]]]()
+    for n in range(len(templates)):
+        row = crops.row(people[templates.name[n]]) if templates.crops[n] else None
+        rows += [(n, row)] if row is not None else []
+    subjects = spread(sorted({templates.subject[n] for n, _ in rows}, key=natural_key), _ATTENDED_SUBJECTS)
+    chosen = [(n, row) for n, row in rows if templates.subject[n] in subjects]
+    chosen.sort(key=lambda one: (natural_key(one[1]["subject_id"]), by_wavelength(one[1]["domain"])))
+    chosen = chosen[:_MOST_ATTENDED]
+    watcher, found = Watcher(weights, recipe) if chosen else None, []
+    for n, row in chosen:
+        table = Run(run).table("crop", row["video_id"])
+        deep = window(Run(run), row["video_id"])
+        one = from_crops(
+            table.filter(pc.equal(table["crop_id"], row["crop_id"])),
+            run,
+            row["domain"],
+            windows={row["video_id"]: deep} if deep else None,
+        )
+        heat = watcher.look(one, templates.vectors[n]) if watcher and len(one) else None
+        if heat is not None:
+            picture, kind, name = crops.picture(row), row["modality"], row["crop_id"]
+            pair = crops.on_page(picture, kind, name), crops.on_page(picture, kind, name, heat)
+            found.append(Attended(f"{templates.subject[n]}, {row['domain']}", *pair))
+    return found
+
+
+def _weights(run: Path, system: str) -> tuple[Recipe | None, Path]:
+    """The recipe that the study embeds with (none where it cannot be read), and where the weights lie."""
+    from mdfpipe.pipeline import open_run
+    from mdfpipe.stages.train import checkpoint_path
+
+    try:
+        settings = open_run(run)[0].systems[system]
+    except (MdfError, KeyError):
+        return None, run / "train" / system / "last.pt"
+    return settings.recipe, checkpoint_path(Run(run), system, settings.keep)
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -167,14 +167,30 @@ def heat_map(system: str, templates: TemplateSet) -> HeatMap | None:
 
 def painted(panel: Panel, low: float, high: float) -> NDArray[np.uint8]:
     """The panel as a picture (S, S, 3): dark is the least similar, grey where nobody is."""
-    ramp = np.array([[int(c[n : n + 2], 16) for n in (1, 3, 5)] for c in RAMP], float)
-    place = np.clip((panel.values - low) / (high - low), 0, 1) * (len(ramp) - 1)
-    known = np.isfinite(place)
-    at = np.where(known, place, 0.0)
-    picture = np.stack([np.interp(at, np.arange(len(ramp)), ramp[:, c]) for c in range(3)], axis=-1)
+    known = np.isfinite(panel.values)
+    picture = ramped(np.where(known, (panel.values - low) / (high - low), 0.0))
     picture[~known] = 128
-    shown: NDArray[np.uint8] = np.rint(picture).astype(np.uint8)
+    return picture
+
+
+def ramped(shares: NDArray[Any]) -> NDArray[np.uint8]:
+    """Values 0..1 (h, w) in the colours of the ramp: (h, w, 3)."""
+    ramp = np.array([[int(c[n : n + 2], 16) for n in (1, 3, 5)] for c in RAMP], float)
+    at = np.clip(shares, 0, 1) * (len(ramp) - 1)
+    colours = [np.interp(at, np.arange(len(ramp)), ramp[:, c]) for c in range(3)]
+    shown: NDArray[np.uint8] = np.rint(np.stack(colours, axis=-1)).astype(np.uint8)
     return shown
+
+
+def overlaid(picture: NDArray[np.uint8], heat: NDArray[Any]) -> NDArray[np.uint8]:
+    """A picture (H, W, 3) with heat (h, w), 0..1, laid over it; the warmer, the less of the picture shows through."""
+    import cv2
+
+    height, width = picture.shape[:2]
+    whole = np.clip(cv2.resize(heat.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR), 0, 1)
+    share = 0.35 + 0.3 * whole[..., None]
+    mixed: NDArray[np.uint8] = np.rint((1 - share) * picture + share * ramped(whole)).astype(np.uint8)
+    return mixed
 
 
 # -- distributions

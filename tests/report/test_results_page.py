@@ -156,6 +156,47 @@ def test_the_worst_failures_come_first_and_the_mate_is_framed(page: str) -> None
         assert frames[10] == ("right", "p00")
 
 
+class Top:
+    """A watcher that says that the upper left of everything counts."""
+
+    def __init__(self, *_: object) -> None: ...
+
+    def look(self, crops: object, wanted: NDArray[np.float32]) -> NDArray[np.float32]:
+        assert np.linalg.norm(wanted) == pytest.approx(1, abs=1e-3)
+        return np.array([[1, 0], [0, 0]], np.float32)
+
+
+@pytest.mark.parametrize("show_people", [False, True])
+def test_what_a_network_looks_at_lies_over_its_crop(
+    own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, show_people: bool
+) -> None:
+    evaluate(own, drawn=[], sought=[])
+    (own / "train" / "alpha" / "last.pt").write_bytes(b"weights")
+    monkeypatch.setattr("mdfpipe.learning.attention.Watcher", Top)
+    report(own, out=tmp_path, show_people=show_people)
+    text = (tmp_path / "report.html").read_text()
+    check_self_contained(text)
+    section = text[text.index('id="attention"') : text.index('id="training"')]
+    captions = re.findall('<figcaption class="from">([^<]*)<', section)
+    assert captions == ["s03, VIS-500m", "s03, LWIR-30m", "s04, VIS-500m", "s04, LWIR-30m"]
+    pictures = crops(section)
+    assert len(pictures) == 8
+    for plain, heated in zip(pictures[::2], pictures[1::2], strict=True):
+        warm = heated[..., 1].astype(int) - plain[..., 1]
+        height, width = warm.shape
+        assert warm[: height // 4, : width // 4].mean() > warm[3 * height // 4 :, 3 * width // 4 :].mean() + 40
+    hidden = [detail(picture) for picture in pictures[::2]]
+    assert (max(hidden) < 0.12) is not show_people
+
+
+def test_weights_that_cannot_be_opened_leave_a_note(own: Path, tmp_path: Path) -> None:
+    evaluate(own, drawn=[], sought=[])
+    (own / "train" / "alpha" / "last.pt").write_bytes(b"no weights")
+    made = report(own, out=tmp_path)
+    assert any("last.pt" in line for line in made.lines)
+    assert 'id="attention"' not in (tmp_path / "report.html").read_text()
+
+
 # -- what the heat maps and maps are of
 
 

@@ -1,0 +1,142 @@
+"""What a network looks at: HiResCAM of its last feature map, with respect to a vector's similarity to a given one.
+
+Of a convolutional network the last map of more than one place; of a vision transformer the patch tokens that enter its
+last block (those that leave it are seen by nobody). Draelos and Carin 2020: each place's channels times their gradient
+there, summed; what speaks against is cut off at 0. Grad-CAM weighs a channel alike everywhere, by its mean gradient: of
+networks that tell places apart, as stripes and flattened maps do, that shows where they do not look.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from mdfpipe.errors import DataError
+from mdfpipe.learning.checkpoint import Checkpoint
+from mdfpipe.learning.embedding import network_of
+from mdfpipe.learning.loader import CropReader, read_plain
+
+if TYPE_CHECKING:
+    from mdfpipe.learning.crops import Crops
+    from mdfpipe.learning.recipes import Recipe
+
+
+class Watcher:
+    """A checkpoint, opened to be asked what it looks at in an image as it stands, without its mirror image.
+
+    recipe: as in `network_of`, which raises ConfigError and DataError.
+    """
+
+    def __init__(self, checkpoint: Path, recipe: Recipe | None = None) -> None:
+        found = Checkpoint.load(checkpoint)
+        self.domains = found.domains
+        self.recipe, self.model = network_of(found, checkpoint, recipe)
+
+    def look(self, crops: Crops, wanted: NDArray[np.float32]) -> NDArray[np.float32] | None:
+        """What the network looks at in one crop: see `look`."""
+        return look(self.recipe, self.model, crops, wanted, self.domains)
+
+
+def look(
+    recipe: Recipe, model: nn.Module, crops: Crops, wanted: NDArray[np.float32], domains: Sequence[str] = ()
+) -> NDArray[np.float32] | None:
+    """(h, w) in 0..1, 1 where it counts most, of one crop; None where the crop does not decode.
+
+    The network must be in eval mode. wanted: (D,) the vector that the crop's own is compared with, by cosine. domains:
+    those that the network was made for. Raises DataError where `wanted` has another length than the network's vectors,
+    the network has no map to look at, or none of its streams is for the crop's domain.
+    """
+    if len(wanted) != recipe.features:
+        raise DataError(f"attention: expected a vector of {recipe.features} numbers, got {len(wanted)}")
+    places = [recipe.embedded_as(name, domains) for name in crops.domains]
+    if None in places:
+        raise DataError(f"attention: the network has no stream for {crops.domains[places.index(None)]}")
+    reader = CropReader(crops, recipe.image_height_px, recipe.image_width_px, recipe.depth)
+    try:
+        batch = next(iter(read_plain(crops, reader, recipe.augment, rows_per_batch=1, threads=1)), None)
+    finally:
+        reader.close()
+    if batch is None:
+        return None
+    if hasattr(recipe, "flip_fusion"):
+        recipe = recipe.model_copy(update={"flip_fusion": False})
+    images = batch.images.requires_grad_()  # whatever is frozen: the maps then have a gradient
+    told = replace(batch, images=images, domain=torch.tensor(places, dtype=torch.int64)[batch.domain])
+    with _one_thread(), torch.enable_grad(), _watched(model) as maps:
+        vector = recipe.embed(model, told).float()
+        similarity = functional.cosine_similarity(vector, torch.from_numpy(wanted)[None].float()).sum()
+        activation, grid = _last(maps)
+        (gradient,) = torch.autograd.grad(similarity, activation)
+    return cam(activation.detach(), gradient, grid)
+
+
+def cam(activation: Tensor, gradient: Tensor, grid: tuple[int, int] | None) -> NDArray[np.float32]:
+    """HiResCAM (h, w) of one image, its greatest value 1, or all 0 where nothing speaks for it.
+
+    activation, gradient: (1, C, h, w), with no grid; or tokens (1, N, C), of which the last rows x columns of `grid`
+    are the patches, row by row.
+    """
+    if grid is not None:
+        rows, columns = grid
+        activation, gradient = (
+            values[:, -rows * columns :].transpose(1, 2).reshape(1, -1, rows, columns)
+            for values in (activation, gradient)
+        )
+    found = (gradient * activation).sum(dim=1)[0].clamp(min=0)
+    most = float(found.max())
+    heat: NDArray[np.float32] = (found / most if most > 0 else found).float().numpy()
+    return heat
+
+
+Maps = list[tuple[Tensor, tuple[int, int] | None]]
+
+
+@contextmanager
+def _watched(model: nn.Module) -> Iterator[Maps]:
+    """The feature maps that the network computes within the block, in their order, with their grid where tokens."""
+    maps: Maps = []
+
+    def keep(module: nn.Module, given: Any, made: Any) -> None:
+        if isinstance(made, Tensor) and made.ndim == 4 and made.shape[2] * made.shape[3] > 1 and made.requires_grad:
+            maps.append((made, None))
+
+    with ExitStack() as stack:
+        transformers = [m for m in model.modules() if hasattr(m, "blocks") and hasattr(m, "patch_embed")]
+        for transformer in transformers:
+            vit: Any = transformer
+            grid: tuple[int, int] = vit.patch_embed.grid_size
+
+            def keep_tokens(module: nn.Module, given: Any, made: Tensor, grid: tuple[int, int] = grid) -> None:
+                maps.append((made, grid))
+
+            stack.callback(vit.blocks[-1].norm1.register_forward_hook(keep_tokens).remove)
+        if not transformers:
+            for module in model.modules():
+                stack.callback(module.register_forward_hook(keep).remove)
+        yield maps
+
+
+def _last(maps: Maps) -> tuple[Tensor, tuple[int, int] | None]:
+    if not maps:
+        raise DataError("attention: expected a network with a feature map or patch tokens, found neither")
+    return maps[-1]
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Sums in one order, so that the same weights give the same map."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
