@@ -70,7 +70,7 @@ class Said:
 
 def call(*arguments: str | Path, env: dict[str, str] | None = None, timeout: float = 120) -> Said:
     """`mdfpipe ARGUMENTS`, as a user gives it."""
-    command = [sys.executable, "-m", "mdfpipe.cli", *map(str, arguments)]
+    command = [sys.executable, "-m", "mdfpipe", *map(str, arguments)]
     done = subprocess.run(
         command, cwd=ROOT, env={**os.environ, **(env or {})}, capture_output=True, timeout=timeout, check=False
     )

@@ -28,7 +28,7 @@ ROOT = Path(__file__).parents[1]
 
 def command(data: Path, run: Path, workers: int, *more: str) -> list[str]:
     study = ROOT / "tests" / "drawn" / "study.yaml"
-    base = [sys.executable, "-m", "mdfpipe.cli", "run", str(study), "--data", str(data), "--run", str(run)]
+    base = [sys.executable, "-m", "mdfpipe", "run", str(study), "--data", str(data), "--run", str(run)]
     return [*base, "--workers", str(workers), "--threads", "1", *more]
 
 

@@ -113,7 +113,7 @@ def top_of(source: Any, lines: int = 14) -> list[str]:
 
 def mdfpipe(*arguments: str | Path, profile: Path | None = None) -> tuple[float, str]:
     """Wall seconds and standard output of one call of the command line."""
-    program = [sys.executable, "-m", "cProfile", "-o", profile, "-m", "mdfpipe.cli"] if profile else [_command()]
+    program = [sys.executable, "-m", "cProfile", "-o", profile, "-m", "mdfpipe"] if profile else [_command()]
     started = time.perf_counter()
     done = subprocess.run([*program, *arguments], capture_output=True, text=True, cwd=ROOT, env=_plain(), check=False)
     seconds = time.perf_counter() - started

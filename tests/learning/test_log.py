@@ -13,6 +13,7 @@ import mdfpipe.cli
 from mdfpipe.errors import MissingDependency
 from mdfpipe.learning.log import Log, once
 from mdfpipe.learning.system import System
+from mdfpipe.pipeline import SHIPPED
 from mdfpipe.stages import Context, Inputs, Resources
 from mdfpipe.stages.train import Train
 from mdfpipe.store.run import Run
@@ -133,7 +134,7 @@ def test_the_option_reaches_the_stages(
         raise Stop
 
     monkeypatch.setattr("mdfpipe.pipeline.Runner", runner)
-    study = next((Path(mdfpipe.cli.__file__).parents[1] / "pipelines" / "synthetic").glob("*.yaml"))
+    study = SHIPPED / "pipelines" / "synthetic" / "study.yaml"
     arguments = [command, str(study), "--data", str(tmp_path), "--run", str(tmp_path / "run")]
     done = CliRunner().invoke(mdfpipe.cli.app, [*arguments, *(["--tensorboard"] if asked else [])])
     assert isinstance(done.exception, Stop), done.output

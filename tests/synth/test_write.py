@@ -63,7 +63,7 @@ def test_a_second_call_draws_nothing_and_a_lost_video_is_drawn_again(tiny: Path)
 
 def test_killed_anywhere_the_same_command_ends_with_the_same_bytes(tiny: Path, tmp_path: Path) -> None:
     folder = tmp_path / "killed"
-    command = [sys.executable, "-m", "mdfpipe.cli", "synth", str(folder), "--preset", "tiny", "--seed", "5"]
+    command = [sys.executable, "-m", "mdfpipe", "synth", str(folder), "--preset", "tiny", "--seed", "5"]
     command += ["--subjects", str(SUBJECTS), "--workers", "2"]
     for videos in (1, 6):
         process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
@@ -90,7 +90,7 @@ def nobody_is_left(group: int) -> bool:
 @pytest.mark.parametrize("workers", [1, 2])
 def test_ctrl_c_ends_at_once_with_one_line_and_leaves_nothing_half_done(tmp_path: Path, workers: int) -> None:
     folder = tmp_path / "out"
-    command = [sys.executable, "-m", "mdfpipe.cli", "synth", str(folder), "--workers", str(workers)]
+    command = [sys.executable, "-m", "mdfpipe", "synth", str(folder), "--workers", str(workers)]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
     while process.poll() is None and not list(folder.glob("videos/*/.part-*")):
         time.sleep(0.01)

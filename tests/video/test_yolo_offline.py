@@ -88,7 +88,7 @@ def test_detection_asks_for_no_network_and_leaves_the_home_empty(tmp_path, form,
     detector = {"use": "yolo", "weights": "a.pt", "image_size": 96, "min_score": 0.05}
     study = data.write(detect={"detector": detector})
     cage, folder = Cage(tmp_path / "cage"), tmp_path / "run"
-    command = ("-m", "mdfpipe.cli", "detect", study, "--data", data.root, "--run", folder, "--threads", "1")
+    command = ("-m", "mdfpipe", "detect", study, "--data", data.root, "--run", folder, "--threads", "1")
     done = cage.run(*command, apart=apart)
     assert done.returncode == 0, done.stderr
     assert Run(folder).table("detect", "videos/one").num_rows > 0
@@ -101,14 +101,14 @@ def test_missing_weights_are_no_download(tmp_path):
     data.good("one.mkv")
     study = data.write(detect={"detector": {"use": "yolo", "weights": "yolov10n.pt"}})
     cage = Cage(tmp_path / "cage")
-    done = cage.run("-m", "mdfpipe.cli", "detect", study, "--data", data.root, "--run", tmp_path / "run")
+    done = cage.run("-m", "mdfpipe", "detect", study, "--data", data.root, "--run", tmp_path / "run")
     assert done.returncode == 2
     assert "'yolov10n.pt' not found" in done.stderr
     assert "--download-weights" in done.stderr
     assert not cage.asked.exists()
     assert cage.left == []
     done = cage.run(
-        *("-m", "mdfpipe.cli", "detect", study, "--data", data.root, "--run", tmp_path / "run", "--download-weights")
+        *("-m", "mdfpipe", "detect", study, "--data", data.root, "--run", tmp_path / "run", "--download-weights")
     )
     assert done.returncode == 2
     assert "fetching yolov10n.pt from https://github.com/ultralytics/assets" in done.stderr
