@@ -101,7 +101,7 @@ def test_eval_requires_equal_results():
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     assert [what for what, *_ in report["targets"]] == [
-        "scores 60 x 60: search / loop",
+        "scores 60 x 60: search / loop of research codes",
         "vectors 240 x 240 x 16: whole",
         "vectors 240 x 240 x 16: peak",
         "pooling 5,000 vectors of 24 into 48 templates: peak",

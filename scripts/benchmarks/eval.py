@@ -15,6 +15,10 @@ from benchmarks.memory import peak_mb
 MATES = 4  # gallery entries, and probes, of a subject
 BLOCK = 2048  # vectors that pooling is given at a time
 CHECKED = 200  # probes of the large search that are looked at one by one
+SEARCH, LOOP, LEAN = "search", "loop of research codes", "loop at its leanest"
+
+Spent = tuple[float, float]
+"""Seconds on the wall, and of all threads on the processor: on a busy machine the second tells more."""
 
 
 def options(parser: argparse.ArgumentParser) -> None:
@@ -37,8 +41,9 @@ def bench(options: argparse.Namespace, report: Report, folder: Path) -> None:
     report.notes += [
         f"{cores} threads; {MATES} gallery entries and {MATES} probes a subject; peaks are VmHWM of a fresh process, "
         "libraries included",
-        "the loop sorts the gallery for each probe and walks through its mates, in one thread, as research codes do",
-        f"results equal: every rank and average precision of the loop; {CHECKED} probes of the large search, anew in "
+        f"{LOOP}: as AGW and torchreid evaluate, probe by probe, the precision place by place; {LEAN}: one sort and "
+        "some sums of arrays for each probe; both in one thread",
+        f"results equal: every rank and average precision of the loops; {CHECKED} probes of the large search, anew in "
         "float64; 5 templates, anew in float64; 10 samples of each statistic, drawn out",
     ]
 
@@ -50,9 +55,13 @@ def _given(options: argparse.Namespace, report: Report, times: dict[str, Times],
     n = options.given
     for name, measured in times.items():
         report.add(f"scores {n:,} x {n:,}: {name}", measured.rate(n), "probes/s")
-    report.aim(
-        f"scores {n:,} x {n:,}: search / loop", ratio(times["the loop"].wall, times["search"].wall), ">=", 50, "times"
-    )
+    for name in (LOOP, LEAN):
+        tag = f"scores {n:,} x {n:,}: search / {name}"
+        report.add(f"{tag}, by processor time", ratio(times[name].cpu, times[SEARCH].cpu), "times")
+        if name == LEAN:
+            report.add(tag, ratio(times[name].wall, times[SEARCH].wall), "times")
+        else:
+            report.aim(tag, ratio(times[name].wall, times[SEARCH].wall), ">=", 50, "times")
     report.profile += profile
 
 
@@ -70,20 +79,22 @@ def _search_given(options: argparse.Namespace) -> tuple[dict[str, Times], list[s
     found: dict[str, Any] = {}
 
     def search() -> None:
-        found["search"] = search_scores(scores, *sides)
+        found[SEARCH] = search_scores(scores, *sides)
 
-    def loop() -> None:
-        found["loop"] = plain_loop(scores, subjects, subjects)
+    def loop(name: str, task: Callable[..., Any]) -> Callable[[], None]:
+        return lambda: found.update({name: task(scores, subjects, subjects)})
 
-    times = in_turns(options.rounds, **{"search": search, "the loop": loop})
-    ranking: Ranking = found["search"]
-    _same("ranks of given scores", ranking.rank, found["loop"][0])
-    _same("average precision of given scores", ranking.average_precision, found["loop"][1], 1e-12)
+    loops = {LOOP: loop(LOOP, place_by_place), LEAN: loop(LEAN, plain_loop)}
+    times = in_turns(options.rounds, **{SEARCH: search}, **loops)
+    ranking: Ranking = found[SEARCH]
+    for name in loops:
+        _same("ranks of given scores", ranking.rank, found[name][0])
+        _same("average precision of given scores", ranking.average_precision, found[name][1], 1e-12)
     return times, profiled(search) if options.profile else []
 
 
 def plain_loop(scores: Any, gallery: Any, probes: Any) -> tuple[Any, Any]:
-    """The place of the best mate, and average precision, probe by probe."""
+    """The place of the best mate, and average precision, probe by probe; of the precisions only arrays are made."""
     import numpy as np
 
     rank, precision = np.zeros(len(scores), np.int64), np.zeros(len(scores))
@@ -96,18 +107,40 @@ def plain_loop(scores: Any, gallery: Any, probes: Any) -> tuple[Any, Any]:
     return rank, precision
 
 
+def place_by_place(scores: Any, gallery: Any, probes: Any) -> tuple[Any, Any]:
+    """The same as the evaluators of AGW and torchreid do it: a rule that removes pairs, a curve for each probe, and the
+    precision of each place as a number of Python's.
+    """
+    import numpy as np
+
+    camera_of_gallery, camera_of_probe = np.zeros(len(gallery), np.int64), 1
+    indices = np.argsort(-scores, axis=1)
+    curves, precision = [], []
+    for number, subject in enumerate(probes):
+        order = indices[number]
+        removed = (gallery[order] == subject) & (camera_of_gallery[order] == camera_of_probe)
+        hit = (gallery[order] == subject)[~removed].astype(np.int64)
+        curve = hit.cumsum()
+        curve[curve > 1] = 1
+        curves.append(curve)
+        shares = np.asarray([hits / (place + 1.0) for place, hits in enumerate(hit.cumsum())])
+        precision.append((shares * hit).sum() / hit.sum())
+    return 1 + (np.array(curves) == 0).sum(axis=1), np.array(precision)
+
+
 # -- many vectors
 
 
-def _large(options: argparse.Namespace, report: Report, wall: float, peak: float, profile: list[str]) -> None:
+def _large(options: argparse.Namespace, report: Report, spent: Spent, peak: float, profile: list[str]) -> None:
     tag = f"vectors {options.size:,} x {options.size:,} x {options.width}"
-    report.add(f"{tag}: product, CMC, mAP", options.size / wall, "probes/s")
-    report.aim(f"{tag}: whole", wall, "<=", 20, "s")
+    report.add(f"{tag}: product, CMC, mAP", options.size / spent[0], "probes/s")
+    report.add(f"{tag}: processor time", spent[1], "s")
+    report.aim(f"{tag}: whole", spent[0], "<=", 20, "s")
     report.aim(f"{tag}: peak", peak, "<=", 2000, "MB")
     report.profile += profile
 
 
-def _search_large(options: argparse.Namespace) -> tuple[float, float, list[str]]:
+def _search_large(options: argparse.Namespace) -> tuple[Spent, float, list[str]]:
     import numpy as np
 
     from mdfpipe.evaluation.closed_set import closed_set, cmc
@@ -127,27 +160,26 @@ def _search_large(options: argparse.Namespace) -> tuple[float, float, list[str]]
         found["ranking"] = search(*sides)
         found["curve"], found["metrics"] = cmc(found["ranking"], 50), closed_set(found["ranking"])
 
-    started = time.perf_counter()
-    whole()
-    wall, peak = time.perf_counter() - started, peak_mb()
+    spent, peak = timed(whole), peak_mb()
     some = np.linspace(0, options.size - 1, min(CHECKED, options.size)).astype(np.int64)
     wide = [v / np.linalg.norm(v, axis=1, keepdims=True) for v in (probes[some].astype(float), gallery.astype(float))]
     rank, precision = plain_loop(wide[0] @ wide[1].T, subjects, subjects[some])
     _same("ranks of vectors", found["ranking"].rank[some], rank)
     _same("average precision of vectors", found["ranking"].average_precision[some], precision, 1e-12)
-    return wall, peak, profiled(whole) if options.profile else []
+    return spent, peak, profiled(whole) if options.profile else []
 
 
 # -- pooling
 
 
-def _pooled(options: argparse.Namespace, report: Report, wall: float, peak: float, templates: int) -> None:
+def _pooled(options: argparse.Namespace, report: Report, spent: Spent, peak: float, templates: int) -> None:
     tag = f"pooling {options.crops:,} vectors of {options.features} into {templates:,} templates"
-    report.add(tag, options.crops / wall, "vectors/s")
+    report.add(tag, options.crops / spent[0], "vectors/s")
+    report.add(f"{tag}: processor time", spent[1], "s")
     report.aim(f"{tag}: peak", peak, "<=", 1000, "MB")
 
 
-def _pool(options: argparse.Namespace) -> tuple[float, float, int]:
+def _pool(options: argparse.Namespace) -> tuple[Spent, float, int]:
     import numpy as np
     import pyarrow as pa
 
@@ -173,29 +205,30 @@ def _pool(options: argparse.Namespace) -> tuple[float, float, int]:
         for number, first in enumerate(range(0, n, BLOCK)):
             yield np.roll(base, number, axis=0)[: min(BLOCK, n - first)]
 
-    started = time.perf_counter()
-    made = pool(rows, blocks())
-    wall, peak = time.perf_counter() - started, peak_mb()
+    found: list[Any] = []
+    spent, peak = timed(lambda: found.append(pool(rows, blocks()))), peak_mb()
+    made = found[0]
     for at in np.linspace(0, len(made) - 1, min(5, len(made))).astype(int):
         own = (subject == int(made.subject[at][1:])) & (domain == int(made.domain[at][1:]))
         places = np.flatnonzero(own)
         from_base = (places % BLOCK - places // BLOCK) % BLOCK
         _same("a template", made.vectors[at], base[from_base].astype(np.float64).mean(axis=0), 1e-6)
-    return wall, peak, len(made)
+    return spent, peak, len(made)
 
 
 # -- the bootstrap
 
 
-def _drawn(options: argparse.Namespace, report: Report, seconds: dict[str, float], profile: list[str]) -> None:
+def _drawn(options: argparse.Namespace, report: Report, spent: dict[str, Spent], profile: list[str]) -> None:
     tag = f"{options.samples:,} samples of {options.subjects} subjects"
-    for name, wall in seconds.items():
+    for name, (wall, _) in spent.items():
         report.add(f"{tag}: {name}", wall, "s")
-    report.aim(f"{tag}: all of these", sum(seconds.values()), "<=", 5, "s")
+    report.add(f"{tag}: processor time of all of these", sum(cpu for _, cpu in spent.values()), "s")
+    report.aim(f"{tag}: all of these", sum(wall for wall, _ in spent.values()), "<=", 5, "s")
     report.profile += profile
 
 
-def _bootstrap(options: argparse.Namespace) -> tuple[dict[str, float], list[str]]:
+def _bootstrap(options: argparse.Namespace) -> tuple[dict[str, Spent], list[str]]:
     """A probe and a gallery template a subject: every pair of them is a comparison."""
     import numpy as np
 
@@ -218,11 +251,7 @@ def _bootstrap(options: argparse.Namespace) -> tuple[dict[str, float], list[str]
         "auc, all pairs": lambda: bootstrap(auc, n, np.random.default_rng(0), options.samples),
         "rank-1, two systems": lambda: paired_bootstrap(first, second, n, np.random.default_rng(0), options.samples),
     }
-    seconds = {}
-    for name, task in tasks.items():
-        started = time.perf_counter()
-        task()
-        seconds[name] = time.perf_counter() - started
+    spent = {name: timed(task) for name, task in tasks.items()}
     for counts in next(subject_draws(n, 10, np.random.default_rng(4))):
         who = np.repeat(codes, counts.astype(int))
         high, low = scores[who, who], scores[np.ix_(who, who)][who[:, None] != who]
@@ -232,10 +261,17 @@ def _bootstrap(options: argparse.Namespace) -> tuple[dict[str, float], list[str]
         drawn = {first: (rank[who] == 1).mean(), second: (1 / rank[who]).mean(), tar: passed.mean()}
         for statistic, value in (drawn | {auc: beaten.mean() / 2 / len(low)}).items():
             _same("a sample", statistic(counts[None])[0], value, 1e-9)
-    return seconds, profiled(tasks["auc, all pairs"]) if options.profile else []
+    return spent, profiled(tasks["auc, all pairs"]) if options.profile else []
 
 
 # -- all of them
+
+
+def timed(task: Callable[[], Any]) -> Spent:
+    """What one call takes."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    task()
+    return time.perf_counter() - wall, time.process_time() - cpu
 
 
 def _subjects(count: int) -> Any:
