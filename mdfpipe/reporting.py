@@ -139,8 +139,10 @@ def _fill(page: ResultsPage, run: Path) -> None:
         if picture is not None:
             page.shown[who.name] = picture
     for system in ordered[:_MOST_SYSTEMS]:
-        for found in _tried(notes, partial(attended, run, system, page.templates[system], crops)):
+        untold: list[str] = []
+        for found in _tried(untold, partial(attended, run, system, page.templates[system], crops)):
             page.attention |= {system: found} if found else {}
+        notes += [f"what {system} looks at is not shown: {line}" for line in untold]
 
 
 def _tried(notes: list[str], make: Callable[[], Any]) -> Iterator[Any]:

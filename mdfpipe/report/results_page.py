@@ -107,8 +107,12 @@ def _content(page: ResultsPage) -> dict[str, Any]:
 
 
 def _tiles(views: Sequence[TableView]) -> list[tuple[str, str, str, str]]:
-    """(figure, what it is, of what, where from): the best of each column of the first grid."""
-    grid = next((grid for view in views for grid in view.grids), None)
+    """(figure, what it is, of what, where from): the best of each column of the first grid.
+
+    A domain searched in itself is no headline: its videos may be gallery and probe at once.
+    """
+    across = [v for v in views if any(row["gallery_domain"] != row["probe_domain"] for row in v.rows)]
+    grid = next((grid for view in across for grid in view.grids), None)
     if grid is None:
         return []
     columns = [column for _, names in grid.groups for column in names]

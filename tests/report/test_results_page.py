@@ -193,7 +193,7 @@ def test_weights_that_cannot_be_opened_leave_a_note(own: Path, tmp_path: Path) -
     evaluate(own, drawn=[], sought=[])
     (own / "train" / "alpha" / "last.pt").write_bytes(b"no weights")
     made = report(own, out=tmp_path)
-    assert any("last.pt" in line for line in made.lines)
+    assert any(line.startswith("what alpha looks at is not shown: ") and "last.pt" in line for line in made.lines)
     assert 'id="attention"' not in (tmp_path / "report.html").read_text()
 
 
@@ -279,6 +279,16 @@ def test_what_is_gone_leaves_a_note(own: Path, tmp_path: Path) -> None:
     assert "no crop is shown" in text
     with pytest.raises(DataError, match="expected an evaluated run"):
         report(tmp_path)
+
+
+def test_a_domain_searched_in_itself_is_no_headline(tmp_path: Path) -> None:
+    rows = [metric("alpha", "VIS-500m", gallery_domain="VIS-500m", value=1.0, k=8)]
+    run = evaluate(tmp_path / "run", metrics=rows, tables={"roles": entry("", ["alpha"])}, drawn=[], sought=[])
+    report(run, out=tmp_path / "a")
+    assert "card tile" not in (tmp_path / "a" / "report.html").read_text()
+    rows.append(metric("alpha", "SWIR-30m", value=0.5, k=4))
+    report(evaluate(run, metrics=rows, drawn=[], sought=[]), out=tmp_path / "b")
+    assert (tmp_path / "b" / "report.html").read_text().count("card tile") == 2
 
 
 def test_runs_side_by_side_have_one_page(run: Path, tmp_path: Path) -> None:
