@@ -125,7 +125,9 @@ class _Study:
     def cases(self, table: Table) -> tuple[list[Case], str]:
         """The pairs of domains of a table, by gallery; or why there are none."""
         rows = _of_splits(self.manifest, table.splits)
-        domains = sorted(set(rows["domain"].to_pylist()))
+        named = [*self.protocol.gallery_domains, *self.protocol.probe_domains]
+        there = set(rows["domain"].to_pylist())
+        domains = [d for d in named if d in there] + sorted(there - set(named))
         pairs: Iterable[tuple[str, str]]
         if table.pairs == "thirds":
             pairs = [(domain, domain) for domain in domains]

@@ -233,7 +233,7 @@ def beside(found: study.Evaluated) -> dict[str, pa.Table | bytes]:
     """What is written beside the numbers, by name under `evaluate/`."""
     document = {"tables": found.tables, "metrics": found.metrics, "comparisons": found.comparisons}
     return {
-        "metrics.json": json.dumps(document, indent=1, sort_keys=True).encode(),
+        "metrics.json": json.dumps(document, indent=1).encode(),
         "comparisons.parquet": pa.Table.from_pylist(found.comparisons, schema=COMPARISONS),
         "curves.parquet": pa.Table.from_pylist(found.curves, schema=CURVES),
         "searches.parquet": pa.Table.from_pylist(found.searches, schema=SEARCHES),
