@@ -8,6 +8,7 @@ from pathlib import Path
 from mdfpipe.baselines import Guard, guard
 from mdfpipe.pictures import draw_frame, draw_sheet, write_page
 from mdfpipe.pipeline import SHIPPED, Listener, Outcome, Pipeline, Runner
+from mdfpipe.reporting import report
 from mdfpipe.stages import Resources
 from mdfpipe.store.run import Run
 from mdfpipe.synthesis import Synthesis, synthesise
@@ -46,10 +47,11 @@ def demo(folder: Path, resources: Resources, listen: Listener) -> Demo:
     outcome = Runner(study, Run(run), data, resources).execute(listen=listen)
     if not outcome.complete:
         return Demo(synthesis, run, outcome, None, None, [], [])
+    results = Path(report(run, show_people=True).files[0])  # they are rendered
     page, sheet, frame = folder / "demo.html", folder / "sheet.png", folder / "frame.png"
-    write_page(run, page, show_people=True)  # they are rendered
+    write_page(run, page, show_people=True)
     draw_sheet(run, sheet, show_people=True)
     draw_frame(run, *FRAME, frame, show_people=True)
     done = Run(run)
     right, looks, ways = measure(done, data), guard(done), assignments(done, data)
-    return Demo(synthesis, run, outcome, right, looks, ways, [page, sheet, frame])
+    return Demo(synthesis, run, outcome, right, looks, ways, [results, page, sheet, frame])

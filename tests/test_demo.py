@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -87,3 +88,18 @@ def test_the_studies_differ_in_their_names_and_systems_only() -> None:
         study.pop("systems")
         settings.append(study)
     assert settings[0] == settings[1] == settings[2]
+
+
+def test_it_ends_with_the_numbers_and_the_report(demo: Path) -> None:
+    """Pooled infrared Rank-1 with its interval, beside chance; the network does better than a guess."""
+    (pooled,) = [
+        row
+        for row in json.loads((demo / "run" / "evaluate" / "metrics.json").read_text())["metrics"]
+        if (row["metric"], row["probe_domain"]) == ("rank-1", "pooled")
+    ]
+    assert pooled["low"] > 2 * pooled["chance"]
+    said = (demo / "said.txt").read_text()
+    bounds = f"{100 * pooled['low']:.1f}..{100 * pooled['high']:.1f} %"
+    assert f"{pooled['k']}/{pooled['n']}  {100 * pooled['value']:.1f} %" in said
+    assert bounds in said
+    assert str(demo / "run" / "evaluate" / "report" / "report.html") in said

@@ -154,7 +154,7 @@ def test_the_package_holds_code_templates_and_one_weight_file() -> None:
     made = subprocess.run(["git", "ls-files", "mdfpipe"], cwd=ROOT, capture_output=True, text=True, check=True)
     names = made.stdout.splitlines()
     assert "mdfpipe/cli/__init__.py" in names
-    others = [name for name in names if Path(name).suffix not in (".py", ".j2")]
+    others = [name for name in names if Path(name).suffix not in (".py", ".j2", ".css")]
     assert others == ["mdfpipe/weights/yolov10n-synthetic.pt"]
     assert (ROOT / others[0]).stat().st_size < 6_000_000
 

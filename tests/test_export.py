@@ -1,6 +1,5 @@
 """mdfpipe export: the ONNX file gives the boxes of the weights, by the one-to-one head."""
 
-import numpy as np
 import pytest
 
 from mdfpipe.errors import ConfigError

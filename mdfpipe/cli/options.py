@@ -31,7 +31,9 @@ Batch = Annotated[int, typer.Option(min=1, help="Frames decoded and detected tog
 Device = Annotated[str, typer.Option(help="Where models run: cpu, cuda, cuda:1.")]
 Deadline = Annotated[float, typer.Option(min=1, help="Seconds without progress after which a process is killed.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what is due and why; do nothing.")]
-Strict = Annotated[bool, typer.Option("--strict", help="Stop at the first video that fails, and at a crop that does not decode.")]
+Strict = Annotated[
+    bool, typer.Option("--strict", help="Stop at the first video that fails, and at a crop that does not decode.")
+]
 AllowMissing = Annotated[bool, typer.Option("--allow-missing", help="Make run-level tables without unfinished videos.")]
 DownloadWeights = Annotated[
     bool, typer.Option("--download-weights", help="Fetch the detector's weights where they are missing (yolov10*.pt).")

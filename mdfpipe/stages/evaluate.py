@@ -132,10 +132,11 @@ class Evaluate(Stage):
 
     def review(self, facts: dict[str, dict[str, Any]]) -> Review:
         """Say why there is no number, and what to know of those that there are."""
-        notes = []
+        notes, said = list[str](), set[str]()
         for found in facts.values():
             for name, entry in found["tables"].items():
-                notes += [f"evaluate: {name}: {line}" for line in entry["notes"]]
+                notes += [f"evaluate: {name}: {line}" for line in entry["notes"] if line not in said]
+                said.update(entry["notes"])
         return Review(notes=notes)
 
 
