@@ -46,6 +46,7 @@ def test_a_system_comes_after_the_one_it_starts_from() -> None:
     assert [stage.name for stage in made.stages[5:]] == [
         *(f"train/{name}" for name in ("a", "b", "c", "x", "d")),
         *(f"embed/{name}" for name in ("a", "b", "c", "x", "d")),
+        "evaluate",
     ]
     assert with_ancestors(made.systems, ["c", "x"]) == {"a", "b", "c", "x"}
     with pytest.raises(ConfigError, match="--system y: no such system; the study has c, x, b, a, d"):
@@ -164,7 +165,8 @@ def test_nothing_is_due_after_a_run(finished: Path) -> None:
     assert due(finished, SYSTEMS) == []
     make, executor = runner(finished, SYSTEMS)
     make.resources = executor.resources = Resources(workers=3, threads=2, batch=1, cache_bytes=0)
-    assert make.due(None, None) == []
+    assert make.due(None, "embed") == []
+    assert make.due(None, None) == ["evaluate/metrics: never made"]
 
 
 def test_a_changed_recipe_trains_and_embeds_and_so_do_its_children(finished: Path) -> None:
@@ -176,7 +178,7 @@ def test_a_changed_recipe_trains_and_embeds_and_so_do_its_children(finished: Pat
         *every("a", f"{said}, train/a changed (after train/a)"),
         *every("b", "train/b changed (after train/b)"),
     ]
-    lines = runner(finished, systems, ["f"])[0].due("train", None)
+    lines = runner(finished, systems, ["f"])[0].due("train", "embed")
     assert lines == []
 
 
@@ -283,6 +285,7 @@ def test_what_waits_is_said_once(finished: Path, tmp_path: Path) -> None:
         "embed/b": "waits for manifest",
         "embed/f": "waits for manifest",
         "embed/alone": "waits for manifest",
+        "evaluate": "waits for manifest",
     }
     assert outcome.tallies["train/alone"].ran == 1  # it needs nobody's crops
     later = make.execute("train")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Final
 
 import numpy as np
@@ -172,6 +173,18 @@ class Searched:
         failed = self.failed if only is None else 0
         return Separation(high, low, codes, both[~same], subjects), roc(high, low, failed)
 
+    @property
+    def holds(self) -> bool:
+        """Whether the scores of all pairs can be held at once."""
+        return len(self.gallery) * int((self.has | self.strangers).sum()) <= MOST_PAIRS
+
+    @cached_property
+    def roc(self) -> Roc:
+        """The ROC of every pair, in blocks where the scores cannot be held."""
+        if self.holds:
+            return self.pairs()[1]
+        return self.scorer.verify(self.gallery, self.probes[self.place[self.has | self.strangers]], self.failed)
+
     def rows(self, top: int) -> Iterator[dict[str, Any]]:
         """Rows of SEARCHES."""
         names = np.array(self.scorer.gallery.name, object)[self.gallery]
@@ -244,16 +257,22 @@ def search_case(
 
 
 def measure_case(found: Searched, table: Table, seed: str) -> Iterator[dict[str, Any]]:
-    """A row for each metric of the table: value, k, n, interval, chance, operating point. Raises ProtocolError."""
+    """A row for each metric of the table: value, k, n, interval, chance, operating point. Raises ProtocolError.
+
+    No interval where failures take part that have no score to be drawn, or where the scores cannot be held at once.
+    """
     for metric in table.metrics:
         generator = generator_of(f"{seed}/{metric}")
         values = found.values(metric)
         if values is not None:
             yield _mean_row(metric, values[found.counted], found.subject[found.counted], found, generator)
             continue
-        one, separation, statistic = operate(metric, found)
         low = high = interval = None
-        if not found.failed and separation.subjects > 1 and fits(separation):  # failures have no score to be drawn
+        if "@fpir" not in metric and not found.holds:
+            one = _of_curve(metric, found.roc)
+        else:
+            one, separation, statistic = operate(metric, found)
+        if found.holds and not found.failed and separation.subjects > 1 and fits(separation):
             bounds = bootstrap(statistic, separation.subjects, generator)
             low, high, interval = bounds.low, bounds.high, "bootstrap"
         yield _row(one) | {"metric": metric, "low": low, "high": high, "interval": interval, "chance": None}
@@ -315,12 +334,18 @@ def operate(
         return searches.fnir_at(share), separation, lambda counts: 1 - succeeds(counts)
     separation, curve = found.pairs(only, names)
     if at:
-        return curve.tar_at(share_of(metric)), separation, separation.rate_at(share_of(metric))
-    if metric == "auc":
-        return curve.auc(), separation, separation.auc()
-    if metric == "eer":
-        return curve.eer(), separation, separation.repeated(lambda high, low: roc(high, low).eer().value)
-    return curve.rocch_eer(), separation, separation.repeated(lambda high, low: roc(high, low).rocch_eer().value)
+        statistic = separation.rate_at(share_of(metric))
+    elif metric == "auc":
+        statistic = separation.auc()
+    else:
+        statistic = separation.repeated(lambda high, low: _of_curve(metric, roc(high, low)).value)
+    return _of_curve(metric, curve), separation, statistic
+
+
+def _of_curve(metric: str, curve: Roc) -> Metric:
+    if metric.startswith("tar@"):
+        return curve.tar_at(share_of(metric))
+    return {"eer": curve.eer, "rocch-eer": curve.rocch_eer, "auc": curve.auc}[metric]()
 
 
 def fits(separation: Separation) -> bool:
@@ -338,14 +363,13 @@ def _coded(a: Array, b: Array, names: Array | None) -> tuple[I64, I64, int]:
 
 
 def curves(found: Searched) -> Iterator[dict[str, Any]]:
-    """CMC always; ROC where its pairs can be held; DET where there are strangers. Bounds are Wilson's."""
+    """CMC and ROC; DET where there are strangers. Bounds are Wilson's."""
     n = int(found.counted.sum())
     for depth in range(1, min(CMC_DEPTH, found.counts["n_gallery"]) + 1):
         yield _point("cmc", depth, int(((found.rank > 0) & (found.rank <= depth) & found.has).sum()), n)
-    if len(found.gallery) * len(found.probes) <= MOST_PAIRS and found.counts["n_subjects"] > 1:
-        curve = found.pairs()[1]
+    if found.counts["n_subjects"] > 1:
         for far in CURVE:
-            at = curve.tar_at(far)
+            at = found.roc.tar_at(far)
             yield _point("roc", far, at.k or 0, at.n)
     if found.strangers.any():
         searches = found.open_set()

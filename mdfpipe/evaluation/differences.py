@@ -39,6 +39,8 @@ def compare(searched: Mapping[str, Searched], table: Table, seed: str) -> Iterat
 
 def _of_scores(metric: str, a: Searched, b: Searched, generator: np.random.Generator) -> dict[str, Any] | None:
     """The same of a measure of open-set searches or pairs, on the probes that both searched; None where too many."""
+    if "@fpir" not in metric and not (a.holds and b.holds):
+        return None
     asked = [{key for key, there in zip(x.key, x.has | x.strangers, strict=True) if there} for x in (a, b)]
     shared = sorted(asked[0] & asked[1])
     only = [np.isin(np.array(x.key), shared) for x in (a, b)]

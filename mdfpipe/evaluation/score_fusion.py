@@ -14,6 +14,7 @@ from mdfpipe.evaluation.comparing import F64, I64, Array, Entries, Measure, Vect
 from mdfpipe.evaluation.fusion import Scale, ScoreFusion, common, fit_score_fusion
 from mdfpipe.evaluation.search import Ranking, search, search_scores
 from mdfpipe.evaluation.templates import Templates
+from mdfpipe.evaluation.verification import Roc, verify, verify_scores
 
 MOST_PAIRS: Final = 1 << 24  # of scores that are held at a time: for fusion, for intervals of verification, to be kept
 
@@ -46,6 +47,13 @@ class Scorer:
         if self.given is None:
             return search(*sides, self.measure, unmated="exclude", top=top)
         return search_scores(self.given(gallery, probes), *sides, unmated="exclude", top=top)
+
+    def verify(self, gallery: I64, probes: I64, failed: int) -> Roc:
+        """The ROC of every pair, block by block where the scores come from vectors."""
+        sides = self.entries(gallery, probes)
+        if self.given is None:
+            return verify(*sides, self.measure, failed=failed)
+        return verify_scores(self.matrix(gallery, probes), *sides, failed=failed)
 
     def matrix(self, gallery: I64, probes: I64) -> Array:
         """(P, G) scores, at most MOST_PAIRS of them. Raises ProtocolError."""

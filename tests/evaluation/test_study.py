@@ -167,6 +167,26 @@ def test_verification_and_open_set_are_compared_with_the_first_system() -> None:
     assert {(c["difference"], c["p"], c["significant"]) for c in again.comparisons} == {(0.0, 1.0, False)}
 
 
+def test_more_pairs_than_can_be_held_are_verified_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same numbers, without the intervals that would need all scores at once."""
+    settings = {"t": {"metrics": ["rank-1", "auc", "tar@far=1e-1", "eer", "rocch-eer"]}}
+    held = done(settings, [system("a", ROWS, noise=1.0), system("b", ROWS, noise=2.0)], ROWS)
+    monkeypatch.setattr("mdfpipe.evaluation.case.MOST_PAIRS", 100)
+    found = done(settings, [system("a", ROWS, noise=1.0), system("b", ROWS, noise=2.0)], ROWS)
+    assert len(found.metrics) == len(held.metrics)
+    for one, other in zip(found.metrics, held.metrics, strict=True):
+        assert one["value"] == pytest.approx(other["value"], abs=1e-12)
+        assert (one["k"], one["n"]) == (other["k"], other["n"])
+        assert (one["low"] is None) == (one["metric"] != "rank-1")
+    assert {c["metric"] for c in held.comparisons} - {c["metric"] for c in found.comparisons} == {
+        "auc",
+        "tar@far=1e-1",
+        "eer",
+        "rocch-eer",
+    }
+    assert [r["y"] for r in found.curves] == [r["y"] for r in held.curves]
+
+
 def test_nothing_depends_on_the_order_of_rows() -> None:
     first = done({"t": {}}, [system("a", ROWS)], ROWS)
     body = system("a", ROWS)

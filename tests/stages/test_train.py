@@ -379,4 +379,3 @@ def test_the_command_line_says_it_with_the_right_code(home: Path) -> None:
     assert unknown.line(2) == "mdfpipe: --system z: no such system; the study has a, b"
     done = said(both, "--system", "b")
     assert done.code == 0
-    assert "unmated" in done.out
