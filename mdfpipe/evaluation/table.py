@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from mdfpipe.config import Config
 from mdfpipe.evaluation.closed_set import CLOSED_SET
@@ -16,10 +16,21 @@ from mdfpipe.protocol import Split
 
 DEFAULT_METRICS = (*CLOSED_SET, "tar@far=1e-2", "auc")
 PLAIN = ("map", "minp", "eer", "rocch-eer", "auc")
-MetricName = Annotated[
-    str,
-    Field(pattern=rf"^(rank-[1-9]\d*|{'|'.join(PLAIN)}|(fnir|dir)@fpir=[0-9.e-]+|tar@far=[0-9.e-]+)$"),
-]
+AT_A_SHARE = ("fnir@fpir", "dir@fpir", "tar@far")
+
+
+def _known(name: str) -> str:
+    """A metric's name. Raises ValueError for any other."""
+    kind, _, share = name.partition("=")
+    if name in PLAIN or re.fullmatch(r"rank-[1-9]\d*", name):
+        return name
+    if kind in AT_A_SHARE and re.fullmatch(r"[0-9.]+(e-?[0-9]+)?", share) and 0 <= float(share) <= 1:
+        return name
+    wanted = ", ".join(["rank-K", *PLAIN, *(f"{one}=SHARE" for one in AT_A_SHARE)])
+    raise ValueError(f"no metric {name!r}; expected {wanted}, with a SHARE of 0..1 such as 1e-3")
+
+
+MetricName = Annotated[str, AfterValidator(_known)]
 SPLIT_AT = ">"
 """Between the gallery's domain and the probe's, in the names of published numbers."""
 
