@@ -25,7 +25,7 @@ from rich.table import Table
 from mdfpipe.baselines import Guard
 from mdfpipe.errors import one_line
 from mdfpipe.execution import Event
-from mdfpipe.pipeline import Outcome
+from mdfpipe.runner import Outcome
 from mdfpipe.status import Status
 from mdfpipe.truth import Assignment, Truth, assignment_lines
 

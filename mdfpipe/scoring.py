@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from mdfpipe.errors import ConfigError, DataError, one_line
 from mdfpipe.evaluation import study
 from mdfpipe.pipeline import SHIPPED
 from mdfpipe.protocol import Protocol, read_protocol
-from mdfpipe.stages.evaluate import KEY, ScoreFiles, Tables, beside, metrics_table
+from mdfpipe.stages.evaluate import KEY, Evaluate, ScoreFiles, Tables, metrics_table, write_beside
 from mdfpipe.store.hashing import file_sha256
 from mdfpipe.store.run import Receipt, Run, fingerprint
 
@@ -66,19 +67,16 @@ def score(file: Path, protocol: str, out: Path, settings: list[str] | None = Non
     rows = rows.append_column("split", pa.array(splits)).append_column("role", pa.array(roles))
     systems = [_system(name, rows, vectors) for name in _names(rows, file.stem)]
     run = Run(out)
-    with run.lock(), ScoreFiles(lambda name: run.scratch("evaluate", name)) as scores:
-        found = study.evaluate(tables.tables, systems, rows, known, keep=scores.keep)
-        files = {f"evaluate/scores/{name}": path for name, path in scores.paths.items()}
-    for name, made in beside(found).items():
-        path = files[f"evaluate/{name}"] = run.scratch("evaluate", name.replace("/", "-"))
-        if isinstance(made, bytes):
-            path.write_bytes(made)
-        else:
-            pq.write_table(made, path)
-    facts = {"none": found.nothing, "tables": found.tables, "missing": []}
-    upstream = {"embeddings": file_sha256(file), "protocol": fingerprint(known.model_dump(mode="json"))}
-    receipt = Receipt("evaluate", 1, KEY, tables.model_dump(mode="json"), upstream, facts=facts)
-    run.commit(receipt, metrics_table(found), files)
+    place = partial(run.scratch, Evaluate.name)
+    with run.lock():
+        with ScoreFiles(place) as scores:
+            found = study.evaluate(tables.tables, systems, rows, known, keep=scores.keep)
+        files = write_beside(found, scores, place)
+        facts = {"none": found.nothing, "tables": found.tables, "missing": []}
+        upstream = {"embeddings": file_sha256(file), "protocol": fingerprint(known.model_dump(mode="json"))}
+        asked = tables.model_dump(mode="json")
+        receipt = Receipt(Evaluate.name, Evaluate.version, KEY, asked, upstream, facts=facts)
+        run.commit(receipt, metrics_table(found), files)
     return Scored(out, found.metrics, found.comparisons, facts)
 
 

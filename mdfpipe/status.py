@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from mdfpipe.errors import MdfError
-from mdfpipe.pipeline import Pipeline, Runner, open_run
+from mdfpipe.pipeline import Pipeline, open_run
 from mdfpipe.plan import Plan
 from mdfpipe.report.survey import survey
+from mdfpipe.runner import Runner
 from mdfpipe.stages import Stage
 from mdfpipe.store.run import Failure, Receipt, Run
 

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from mdfpipe.execution import Event, Unit, run_unit
-from mdfpipe.pipeline import Pipeline, Runner
+from mdfpipe.pipeline import Pipeline
+from mdfpipe.runner import Runner
 from mdfpipe.stages import Resources
 from mdfpipe.store.run import Run
 

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from mdfpipe.config import validate
 from mdfpipe.learning.checkpoint import Checkpoint
-from mdfpipe.pipeline import Outcome, Pipeline, Runner
+from mdfpipe.pipeline import Pipeline
+from mdfpipe.runner import Outcome, Runner
 from mdfpipe.stages import Resources
 from mdfpipe.store.run import Run
 

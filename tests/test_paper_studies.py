@@ -12,7 +12,8 @@ import pytest
 from mdfpipe.config import read_yaml
 from mdfpipe.errors import ConfigError
 from mdfpipe.learning.system import System
-from mdfpipe.pipeline import Pipeline, Runner
+from mdfpipe.pipeline import Pipeline
+from mdfpipe.runner import Runner
 from mdfpipe.stages import Resources
 from mdfpipe.store.run import Run
 from mdfpipe.synthesis import synthesise

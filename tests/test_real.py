@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mdfpipe.pipeline import SHIPPED, Outcome
+from mdfpipe.pipeline import SHIPPED
 from mdfpipe.reporting import report
+from mdfpipe.runner import Outcome
 from mdfpipe.store.run import Run
 from mdfpipe.store.shards import read_crop
 from mdfpipe.video.cropping import decode

@@ -14,7 +14,8 @@ from mdfpipe.errors import ConfigError
 from mdfpipe.inspection import inspect
 from mdfpipe.learning.recipes import Recipe
 from mdfpipe.learning.system import System, ordered, with_ancestors
-from mdfpipe.pipeline import Pipeline, Runner
+from mdfpipe.pipeline import Pipeline
+from mdfpipe.runner import Runner
 from mdfpipe.stages import Resources
 from mdfpipe.stages.embed import Embed
 from mdfpipe.stages.train import Train

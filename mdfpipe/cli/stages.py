@@ -38,8 +38,9 @@ from mdfpipe.errors import ConfigError
 def _stages(first: str | None, last: str | None, study: Path, data: Path, run: Path, o: dict[str, Any]) -> None:
     """What every stage verb does."""
     from mdfpipe.display import Display, plain, show_numbers, show_outcome
-    from mdfpipe.pipeline import Pipeline, Runner
+    from mdfpipe.pipeline import Pipeline
     from mdfpipe.report.numbers import numbers_of
+    from mdfpipe.runner import Runner
     from mdfpipe.stages import Resources
     from mdfpipe.store.run import Run
 

@@ -7,6 +7,7 @@ to enrol by body: counted, and under `failure: miss` a miss, so that every syste
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +19,7 @@ from mdfpipe.errors import ProtocolError
 from mdfpipe.evaluation.case import Case, Searched, curves, measure_case, measure_together, search_case
 from mdfpipe.evaluation.comparing import Measure
 from mdfpipe.evaluation.differences import compare
+from mdfpipe.evaluation.expected import by_thirds, chosen_rows, expected, of_splits
 from mdfpipe.evaluation.fusion import fuse_templates
 from mdfpipe.evaluation.metrics import Metric, averaged
 from mdfpipe.evaluation.score_fusion import Scorer, fused_scorer
@@ -26,7 +28,6 @@ from mdfpipe.evaluation.templates import B8, F32, Rule, Templates, pool
 from mdfpipe.protocol import Protocol
 
 ALL, AVERAGE, POOLED, FUSED = "all", "average", "pooled", "fused"
-KEY = ("subject_id", "domain", "split", "role")
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +49,10 @@ class System:
 
 @dataclass(eq=False)
 class Evaluated:
-    """Rows of METRICS, COMPARISONS, CURVES and SEARCHES; what is to be known of each table; the templates by system."""
+    """Rows of METRICS, COMPARISONS, CURVES and SEARCHES; what is to be known of each table.
+
+    templates: of each system, as the first table that has it pools them.
+    """
 
     metrics: list[dict[str, Any]] = field(default_factory=list)
     comparisons: list[dict[str, Any]] = field(default_factory=list)
@@ -86,22 +90,31 @@ def evaluate(
     -> the content of the file, by which one video under two names is found out.
     """
     study = _Study(systems, manifest, protocol, galleries or {}, media or {}, keep)
-    work = {name: study.cases(table) for name, table in tables.items()}
-    total, done = sum(max(len(cases), 1) for cases, _ in work.values()), 0
+    work: dict[str, tuple[list[Case], str]] = {}
+    for name, table in tables.items():
+        with _named(name):
+            work[name] = study.cases(table)
+    total, done = sum(len(cases) for cases, _ in work.values()), 0
     for name, table in tables.items():
         cases, why = work[name]
-        try:
+        with _named(name):
             study.begin(name, table, why)
             for case in cases:
                 study.case(name, table, case)
                 done += 1
                 progress(done, total)
             study.pooled(name, table)
-        except ProtocolError as error:
-            raise ProtocolError(f"table {name}: {error}") from None
         if table.galleries == "apart":
             study.average(name)
     return study.found
+
+
+@contextmanager
+def _named(table: str) -> Iterator[None]:
+    try:
+        yield
+    except ProtocolError as error:
+        raise ProtocolError(f"table {table}: {error}") from None
 
 
 class _Study:
@@ -124,7 +137,7 @@ class _Study:
 
     def cases(self, table: Table) -> tuple[list[Case], str]:
         """The pairs of domains of a table, by gallery; or why there are none."""
-        rows = _of_splits(self.manifest, table.splits)
+        rows = of_splits(self.manifest, table.splits)
         named = [*self.protocol.gallery_domains, *self.protocol.probe_domains]
         there = set(rows["domain"].to_pylist())
         domains = [d for d in named if d in there] + sorted(there - set(named))
@@ -187,21 +200,21 @@ class _Study:
         return self._templates[key]
 
     def _pool(self, system: System, table: Table, splits: tuple[str, ...]) -> Templates:
-        expected = _expected(_of_splits(self.manifest, splits), system.modality, table)
+        there = expected(of_splits(self.manifest, splits), system.modality, table)
         inside = pc.is_in(system.rows["split"].cast(pa.string()), pa.array(splits)).to_numpy()
         for split in splits:
             has = pc.any(pc.equal(system.rows["split"].cast(pa.string()), split)).as_py()
-            if not has and pc.any(pc.equal(expected["split"], split)).as_py():
+            if not has and pc.any(pc.equal(there["split"], split)).as_py():
                 raise ProtocolError(
                     f"{system.name} has no vectors of split {split}: add it to systems.{system.name}.splits and embed "
                     "again, or take it from the table's splits"
                 )
         rows = system.rows
         if table.pairs == "thirds":
-            rows, middle = _by_thirds(rows)
+            rows, middle = by_thirds(rows)
             inside = inside & ~middle
-        blocks = _chosen_rows(system.blocks(), inside)
-        return pool(rows.filter(pa.array(inside)), blocks, table.rule, usable=system.usable[inside], expected=expected)
+        blocks = chosen_rows(system.blocks(), inside)
+        return pool(rows.filter(pa.array(inside)), blocks, table.rule, usable=system.usable[inside], expected=there)
 
     # -- one pair of domains
 
@@ -211,12 +224,20 @@ class _Study:
         if case.gallery != ALL:
             enrolled = {subject for subject, listed in self.galleries.items() if case.gallery in listed}
         searched: dict[str, Searched] = {}
+        asked: list[str] = []
         for system, scorer in self.scorers(table, case):
             self._refuse_seen(system, table, scorer)
             found = search_case(scorer, table, case, enrolled, self.galleries.keys())
             if found is not None:
                 searched[system] = found
+            asked.append(system)
         entry = self.found.tables[name]
+        if searched:
+            entry["notes"] += [
+                f"{case}: {system} has no number: it has no probe and mate to compare"
+                for system in asked
+                if system not in searched
+            ]
         if not searched:
             entry["notes"].append(f"{case}: no probe has a mate in the gallery, nothing is measured")
             return
@@ -291,7 +312,7 @@ class _Study:
 
     def _refuse_same_media(self, system: System, table: Table, case: Case) -> None:
         """Raise ProtocolError where gallery and probe are of one file."""
-        rows = _of_splits(system.rows, table.splits)
+        rows = of_splits(system.rows, table.splits)
         sides = []
         for domain in (case.gallery_domain, case.probe_domain):
             videos = rows.filter(pc.equal(rows["domain"], domain))["video_id"].unique().to_pylist()
@@ -337,47 +358,7 @@ class _Study:
             self.found.metrics.append(rows[0] | nothing | sums | own)
 
 
-# -- rows
-
-
-def _of_splits(rows: pa.Table, splits: Sequence[str]) -> pa.Table:
-    return rows.filter(pc.is_in(rows["split"].cast(pa.string()), pa.array(list(splits))))
-
-
-def _expected(rows: pa.Table, modality: str, table: Table) -> pa.Table:
-    """Everybody whom the rows show, as rows of one modality; of templates and crops, that modality's own."""
-    own = table.by == "template_id" or (table.by == "sighting" and table.sighting == "crop_id")
-    if own:
-        rows = rows.filter(pc.equal(rows["modality"].cast(pa.string()), modality))
-    items: dict[str, list[str]] = {"subject": [], "template_id": ["template_id"], "sighting": [table.sighting]}
-    if table.pairs == "thirds":
-        rows, middle = _by_thirds(rows)
-        rows = rows.filter(pa.array(~middle))
-    plain = pa.table({name: rows[name].cast(pa.string()) for name in (*KEY, *items[table.by])})
-    return plain.append_column("modality", pa.array([modality] * rows.num_rows, pa.string()))
-
-
-def _by_thirds(rows: pa.Table) -> tuple[pa.Table, B8]:
-    """The rows with role gallery in the first third of each video's frames and probe in the last; the middle ones."""
-    video = rows["video_id"].combine_chunks().dictionary_encode()
-    frame = rows["frame"].to_numpy().astype(np.int64)
-    codes = video.indices.to_numpy(zero_copy_only=False)
-    first, last = np.full((2, len(video.dictionary)), np.iinfo(np.int64).max)
-    last = np.full(len(video.dictionary), -1)
-    np.minimum.at(first, codes, frame)
-    np.maximum.at(last, codes, frame)
-    place = (frame - first[codes]) / np.maximum(last[codes] - first[codes] + 1, 1)
-    role = np.where(place < 1 / 3, "gallery", "probe")
-    at = rows.column_names.index("role")
-    return rows.set_column(at, "role", pa.array(role)), (place >= 1 / 3) & (place < 2 / 3)
-
-
-def _chosen_rows(blocks: Iterable[F32], chosen: B8) -> Iterator[F32]:
-    """Of blocks in row order, the chosen rows."""
-    at = 0
-    for block in blocks:
-        yield block[chosen[at : at + len(block)]]
-        at += len(block)
+# -- several systems
 
 
 def _common(searched: Mapping[str, Searched]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
@@ -85,7 +86,7 @@ class Evaluate(Stage):
             galleries.setdefault(row["subject_id"], []).append(row["gallery"])
         catalogue = inputs.table("index", Index.table).to_pylist()
         media = {row["video_id"]: row["sha256"] for row in catalogue if row["sha256"]}
-        with ScoreFiles(lambda name: context.scratch(name)) as scores:
+        with ScoreFiles(context.scratch) as scores:
             found = study.evaluate(
                 self.settings.tables,
                 systems,
@@ -96,18 +97,12 @@ class Evaluate(Stage):
                 keep=scores.keep,
                 progress=context.progress,
             )
-        files = {f"evaluate/scores/{name}": path for name, path in scores.paths.items()}
         trainings = {name: run.receipt(f"train/{name}", "training") for name in self.systems}
         notes = {name: receipt.facts.get("notes", []) for name, receipt in trainings.items() if receipt}
         for entry in found.tables.values():
             entry["notes"] += [f"{s}: {line}" for s in entry["systems"] for line in notes.get(s, [])]
             entry["notes"] += [f"scores are not kept, above {MOST_PAIRS} pairs: {name}" for name in scores.left_out]
-        for name, made in beside(found).items():
-            path = files[f"evaluate/{name}"] = context.scratch(name.replace("/", "-"))
-            if isinstance(made, bytes):
-                path.write_bytes(made)
-            else:
-                pq.write_table(made, path)
+        files = write_beside(found, scores, context.scratch)
         facts = {"none": found.nothing, "tables": found.tables, "missing": list(inputs.missing)}
         return Made(metrics_table(found), facts, files)
 
@@ -185,8 +180,8 @@ class _Vectors:
 class ScoreFiles:
     """The scores of each table and system, a Parquet file each; paths: by file name. left_out: what was too large."""
 
-    def __init__(self, place: Callable[[str], Any]) -> None:
-        self.place, self.paths = place, dict[str, Any]()
+    def __init__(self, place: Callable[[str], Path]) -> None:
+        self.place, self.paths = place, dict[str, Path]()
         self.left_out: list[str] = []
         self._open: dict[str, pq.ParquetWriter] = {}
         self._stack = ExitStack()
@@ -230,7 +225,19 @@ def metrics_table(found: study.Evaluated) -> pa.Table:
     return pa.Table.from_pylist(found.metrics, schema=METRICS)
 
 
-def beside(found: study.Evaluated) -> dict[str, pa.Table | bytes]:
+def write_beside(found: study.Evaluated, scores: ScoreFiles, place: Callable[[str], Path]) -> dict[str, Path]:
+    """Write what belongs to the numbers; place: a file for a name. Gives each file by its name in the run folder."""
+    files = {f"evaluate/scores/{name}": path for name, path in scores.paths.items()}
+    for name, made in _beside(found).items():
+        path = files[f"evaluate/{name}"] = place(name.replace("/", "-"))
+        if isinstance(made, bytes):
+            path.write_bytes(made)
+        else:
+            pq.write_table(made, path)
+    return files
+
+
+def _beside(found: study.Evaluated) -> dict[str, pa.Table | bytes]:
     """What is written beside the numbers, by name under `evaluate/`."""
     document = {"tables": found.tables, "metrics": found.metrics, "comparisons": found.comparisons}
     return {

@@ -226,6 +226,17 @@ def test_a_failure_to_enrol_is_a_miss_or_left_out_everywhere() -> None:
     assert number(apart, probe_domain="SWIR-30m", system="b")["n"] == 11
 
 
+def test_a_system_without_a_number_is_named() -> None:
+    """No face vector in LWIR is usable: the table says so, and the body's number stands."""
+    rows = rows_of(PEOPLE, (GALLERY, *PROBES), ["body", "face"])
+    own = {m: [r for r in rows if r["modality"] == m] for m in ("body", "face")}
+    lost = {r["crop_id"]: None for r in own["face"] if r["domain"] == "LWIR-30m"}
+    found = done({"t": {}}, [system("body", own["body"]), system("face", own["face"], lost)], rows)
+    notes = found.tables["t"]["notes"]
+    assert notes == ["VIS-500m > LWIR-30m: face has no number: it has no probe and mate to compare"]
+    assert number(found, probe_domain="LWIR-30m", system="body")["n"] == 12
+
+
 def test_probes_without_a_mate_are_refused_excluded_or_missed() -> None:
     rows = [r for r in ROWS if not (r["subject_id"] in ("P3", "P7") and r["domain"] == GALLERY)]
     body = system("a", rows, noise=0.0)
@@ -353,7 +364,7 @@ def test_other_wrong_protocols_are_refused() -> None:
         done({"t": {"systems": ["b"]}}, [system("a", ROWS)], ROWS)
     with pytest.raises(ProtocolError, match="open set: expected mated and non-mated searches, got 12 and 0"):
         done({"t": {"metrics": ["fnir@fpir=0.1"]}}, [system("a", ROWS)], ROWS)
-    with pytest.raises(ProtocolError, match="the data set has 0"):
+    with pytest.raises(ProtocolError, match=r"table t: galleries: apart: .* the data set has 0"):
         done({"t": {"galleries": "apart"}}, [system("a", ROWS)], ROWS)
 
 

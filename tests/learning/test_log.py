@@ -133,7 +133,7 @@ def test_the_option_reaches_the_stages(
         given.append(resources)
         raise Stop
 
-    monkeypatch.setattr("mdfpipe.pipeline.Runner", runner)
+    monkeypatch.setattr("mdfpipe.runner.Runner", runner)
     study = SHIPPED / "pipelines" / "synthetic" / "study.yaml"
     arguments = [command, str(study), "--data", str(tmp_path), "--run", str(tmp_path / "run")]
     done = CliRunner().invoke(mdfpipe.cli.app, [*arguments, *(["--tensorboard"] if asked else [])])

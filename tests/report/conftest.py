@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from mdfpipe.pipeline import Pipeline, Runner
+from mdfpipe.pipeline import Pipeline
+from mdfpipe.runner import Runner
 from mdfpipe.store.run import Run
 from tests.drawn import draw
 

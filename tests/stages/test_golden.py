@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from mdfpipe.pipeline import Runner
+from mdfpipe.runner import Runner
 from tests.drawn import draw
 from tests.inline import runner
 

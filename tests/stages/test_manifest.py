@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from mdfpipe.errors import ConfigError
-from mdfpipe.pipeline import Outcome, Pipeline
+from mdfpipe.pipeline import Pipeline
+from mdfpipe.runner import Outcome
 from mdfpipe.store.run import Run
 from tests.drawn import draw
 from tests.inline import DEMO, runner
