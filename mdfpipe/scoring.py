@@ -82,6 +82,8 @@ def score(file: Path, protocol: str, out: Path, settings: list[str] | None = Non
 
 def read_vectors(file: Path) -> tuple[pa.Table, np.ndarray[Any, np.dtype[np.float32]]]:
     """The rows of a file of vectors, every column of a manifest's that a table may ask for, and (N, D) float32."""
+    if not file.is_file():
+        raise DataError(f"{file}: expected a Parquet or NPZ file of vectors, found no such file")
     try:
         if file.suffix == ".npz":
             with np.load(file, allow_pickle=False) as held:

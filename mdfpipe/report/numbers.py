@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from mdfpipe.errors import StoreError, one_line
 from mdfpipe.store.run import Run
 
 FIRST = "rank-1"
@@ -14,10 +15,19 @@ Pair = tuple[str, str, str]
 
 
 def numbers_of(run: Run) -> dict[str, Any] | None:
-    """The document `metrics.json` of an evaluated run: tables, metrics, comparisons; None where there is none."""
+    """The document `metrics.json` of an evaluated run: tables, metrics, comparisons; None where there is none.
+
+    Raises StoreError where it cannot be read.
+    """
     if run.receipt("evaluate", "metrics") is None:
         return None
-    found: dict[str, Any] = json.loads((run.path / "evaluate" / "metrics.json").read_text())
+    path = run.path / "evaluate" / "metrics.json"
+    try:
+        found: dict[str, Any] = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise StoreError(
+            f"{path}: cannot be read: {one_line(error)}; `mdfpipe eval` with its study makes it anew"
+        ) from None
     return found
 
 

@@ -110,6 +110,9 @@ def test_it_is_done_once_and_again_where_something_changed(evaluated: Path, tmp_
     changed["tables"]["bodies"]["pooling"] = "media_mean"
     (line,) = runner(home, SYSTEMS, evaluate=changed)[0].due("evaluate", None)
     assert line == "evaluate/metrics: tables.bodies.pooling mean -> media_mean"
+    (home / "run" / "evaluate" / "metrics.json").write_text("half of")
+    said = call("eval", "--run", home / "run", "--compare", tmp_path / "other").calm()
+    assert "metrics.json: cannot be read" in said.line(2)
     (home / "run" / "evaluate" / "curves.parquet").unlink()
     assert evaluate(home)[1] == ["evaluate/metrics"]
     assert digests(home / "run", "evaluate") == before
@@ -256,6 +259,7 @@ def test_what_eval_needs(tmp_path: Path) -> None:
     file = outside(tmp_path / "theirs.parquet", "parquet")
     assert "expected --protocol NAME and --out FOLDER" in call("eval", "--embeddings", file).calm().line(2)
     assert "expected STUDY; see --help" in call("eval").calm().line(2)
+    assert "found no such file" in score(tmp_path, tmp_path / "none.parquet").line(2)
     (tmp_path / "text.parquet").write_text("no")
     assert "expected a Parquet or NPZ file of vectors" in score(tmp_path, tmp_path / "text.parquet").line(2)
     said = score(tmp_path, file, unlisted="refuse")
