@@ -66,13 +66,14 @@ def write_sysu_ids(root: Path, parts: Ids, kind: str = "txt") -> None:
 
 
 def official_sysu(assets: Path) -> tuple[Ids, dict[tuple[int, int], int]]:
-    """The published train and test ids, and how many images each (camera, id) has: as long as its permutation is.
+    """Who is in which part, and how many images each (camera, id) has: as long as its published permutation is.
 
-    The validation ids are not in the assets: their images are among the counts, their numbers are not told.
+    The assets hold no list of validation ids. They are those of nobody's list who were seen in both bands: 99, as
+    published, and with the training ids they have the published 22,258 visible and 11,909 infrared images.
     """
     from scipy.io import loadmat
 
-    ids = {name: loadmat(assets / f"index/sysu_{name}_id.mat")["id"].ravel().tolist() for name in ("train", "test")}
+    train, test = (loadmat(assets / f"index/sysu_{name}_id.mat")["id"].ravel().tolist() for name in ("train", "test"))
     cameras = loadmat(assets / "index/sysu_rand_perm_cam.mat")["rand_perm_cam"]
     counts = {
         (camera, subject): permutations.shape[-1]
@@ -80,7 +81,9 @@ def official_sysu(assets: Path) -> tuple[Ids, dict[tuple[int, int], int]]:
         for subject, permutations in enumerate(cameras[camera - 1, 0].ravel(), start=1)
         if permutations.size
     }
-    return Ids(ids["train"], [], ids["test"]), counts
+    seen = {band: {subject for camera, subject in counts if SYSU_BANDS[camera] == band} for band in ("VIS", "NIR")}
+    val = sorted((seen["VIS"] & seen["NIR"]) - set(train) - set(test))
+    return Ids(train, val, test), counts
 
 
 def write_official_sysu(root: Path, assets: Path, *, everybody: bool = False) -> Ids:
@@ -101,9 +104,9 @@ def write_official_sysu(root: Path, assets: Path, *, everybody: bool = False) ->
 
 
 def official_sysu_rows(assets: Path) -> pa.Table:
-    """The rows of MANIFEST that the published train and test ids have, without any file behind them (shard is null)."""
+    """The rows of MANIFEST of all 491 published ids, train and val as train; no file behind them: shard is null."""
     parts, counts = official_sysu(assets)
-    split = dict.fromkeys(parts.train, "train") | dict.fromkeys(parts.test, "test")
+    split = dict.fromkeys(parts.train + parts.val, "train") | dict.fromkeys(parts.test, "test")
     rows = [
         (f"cam{camera}/{subject:04d}/{number:04d}.jpg", f"{subject:04d}", camera, split[subject])
         for (camera, subject), images in sorted(counts.items())
@@ -229,9 +232,9 @@ def write_market(
     distractors: int = 2,
     junk: int = 2,
 ) -> Ids:
-    """`bounding_box_train`, `query` (one image of each test id and camera) and `bounding_box_test`, 0002_c1s1_000451_03.jpg.
+    """`bounding_box_train`, `query` (one image of each test id and camera), `bounding_box_test`.
 
-    distractors: images of 0000, junk: images of -1, both in bounding_box_test. Even ids train, odd ones test.
+    Files are named 0002_c1s1_000451_03.jpg. distractors: images of 0000, junk: images of -1, both in bounding_box_test. Even ids train, odd ones test.
     """
     parts = Ids([2 * n for n in range(1, train + 1)], [], [2 * n - 1 for n in range(1, test + 1)])
     found = [("bounding_box_train", f"{s:04d}", c, n) for s in parts.train for c in cameras for n in range(images)]
@@ -246,7 +249,10 @@ def write_market(
 
 
 def picture(subject: str, band: str, path: str, suffix: str = ".jpg") -> bytes:
-    """An encoded image (32, 16): the subject's pattern, in colour in VIS, grey and inverted elsewhere; noise by path."""
+    """An encoded image (32, 16): the subject's pattern, in colour in VIS, grey elsewhere, in LWIR inverted; noise by path.
+
+    band: VIS, NIR or LWIR.
+    """
     pattern = _random(subject).integers(30, 225, (8, 4, 3)).astype(np.float32)
     if band != "VIS":
         grey = pattern.mean(axis=2, keepdims=True)
