@@ -174,8 +174,9 @@ def _take_over(system: System, model: nn.Module, found: Checkpoint, what: str) -
 
     fit_stems(model, found.model)
     own, heads = model.state_dict(), system.recipe.head
+    given = system.recipe.adopt(model, found.model)
     wanted = {name for name in own if not name.startswith(heads)}
-    same = {n: t for n, t in found.model.items() if n in wanted and t.shape == own[n].shape}
+    same = {n: t for n, t in given.items() if n in wanted and t.shape == own[n].shape}
     backbone = [name for name in wanted if name.startswith("backbone.")]
     covered = sum(own[name].numel() for name in backbone if name in same)
     coverage = covered / max(sum(own[name].numel() for name in backbone), 1)

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
 
 from mdfpipe.errors import ConfigError
 from mdfpipe.learning.models import weights
@@ -57,41 +56,6 @@ def test_a_face_network_of_another_kind_is_refused() -> None:
     squeezed = small_face().state_dict() | {"body.0.res_layer.se_block.fc1.weight": torch.ones(1, 2, 1, 1)}
     with pytest.raises(ConfigError, match=r"another one: it has 1 tensors .*se_block"):
         weights.load_iresnet(small_face(), squeezed)
-
-
-# --- ResNet-50 -------------------------------------------------------------------------------------------------------
-
-
-def test_imagenet_resnet_into_streams_below_a_prefix() -> None:
-    from torchvision.models import resnet50
-
-    with torch.device("meta"):
-        names = {name: t.shape for name, t in resnet50().state_dict().items()}
-    assert {"conv1.weight", "bn1.running_var", "layer4.2.conv3.weight", "fc.bias"} <= names.keys()
-
-    class Streams(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            from torchvision.models.resnet import BasicBlock, ResNet
-
-            self.shared = ResNet(BasicBlock, [1, 1, 1, 1])
-            del self.shared.fc
-            self.infrared = nn.ModuleDict({"conv1": nn.Conv2d(3, 64, 7, 2, 3, bias=False), "bn1": nn.BatchNorm2d(64)})
-            self.classifier = nn.Linear(3, 3)
-
-    state = {f"module.{k}": torch.randn_like(v.float()) for k, v in Streams().shared.state_dict().items()}
-    state |= {"module.fc.weight": torch.ones(1000, 512), "module.fc.bias": torch.ones(1000)}
-    state = {k: v for k, v in state.items() if not k.endswith("num_batches_tracked")}  # as in the oldest ones
-    model = Streams()
-    report = weights.load_resnet(model, state, prefix="shared.")
-    assert (report.format, report.coverage, report.missing, report.unexpected) == ("ImageNet ResNet", 1, (), ())
-    assert report.ignored == ("fc.weight", "fc.bias")
-    stream = weights.load_resnet(model, state, prefix="infrared.")
-    assert stream.coverage == 1
-    assert stream.unexpected[0].startswith("infrared.layer1.")
-    assert torch.equal(model.infrared["conv1"].weight, state["module.conv1.weight"])  # type: ignore[arg-type]
-    with pytest.raises(ConfigError, match=r"no conv1, bn1 or layer1\.\.4 below 'classifier\.'"):
-        weights.load_resnet(model, state, prefix="classifier.")
 
 
 # --- strictness ------------------------------------------------------------------------------------------------------

@@ -277,9 +277,9 @@ def iresnet(state: Mapping[str, Tensor]) -> Converted:
     return Converted("unknown", found)
 
 
-def resnet(state: Mapping[str, Tensor], prefix: str = "") -> Converted:
-    """A torchvision ResNet checkpoint (conv1, bn1, layer1..4; not fc) under these names below `prefix`."""
+def resnet(state: Mapping[str, Tensor]) -> Converted:
+    """A torchvision ResNet checkpoint (conv1, bn1, layer1..4; not fc) under these names."""
     found = without_wrappers(state)
     kind = "ImageNet ResNet" if "layer1.0.conv1.weight" in found else "unknown"
     ignored = tuple(name for name in found if is_head(name))
-    return Converted(kind, {prefix + name: t for name, t in found.items() if name not in ignored}, ignored)
+    return Converted(kind, {name: t for name, t in found.items() if name not in ignored}, ignored)

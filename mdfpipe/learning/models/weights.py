@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from mdfpipe.errors import ConfigError, one_line
 from mdfpipe.learning.models import public
 from mdfpipe.learning.models.public import Converted, ConvStem, Grid
+from mdfpipe.learning.models.trunk import fill
 
 INSIDE = ("teacher", "state_dict", "model_state_dict", "model", "net", "network", "module", "student")
 """Entries under which a checkpoint keeps its tensors, the best first: of DINO's two networks the teacher."""
@@ -234,25 +235,30 @@ def load_iresnet(
         return _place(model, public.iresnet(state), "", _below(model, ""), min_coverage, source)
 
 
-def load_resnet(
+def load_trunk(
     model: nn.Module,
     state: Mapping[str, Tensor],
     *,
-    prefix: str = "",
+    prefix: str = "backbone.",
     min_coverage: float = 0.9,
     source: str = "checkpoint",
 ) -> Report:
-    """A torchvision ResNet into whatever the network has of conv1, bn1, layer1..4 below `prefix`. Raises ConfigError.
-
-    Parts that the network does not have under these names are left, and reported as unexpected: call it once for each
-    stream that has its own.
-    """
-    parts = re.compile(re.escape(prefix) + r"(conv1|bn1|layer[1-4])\.")
-    expected = {name: tensor for name, tensor in _below(model, prefix).items() if parts.match(name)}
-    if not expected:
-        raise ConfigError(f"{source}: the network has no conv1, bn1 or layer1..4 below {prefix or 'its root'!r}")
+    """A torchvision ResNet into every stream and branch of the `Trunk` below `prefix`. Raises ConfigError."""
     with _named(source):
-        return _place(model, public.resnet(state, prefix), prefix, expected, min_coverage, source)
+        found = public.resnet(state)
+        expected = {name.removeprefix(prefix): tensor for name, tensor in _below(model, prefix).items()}
+        tensors = fill(expected, found.tensors)
+        used = {id(tensor) for tensor in tensors.values()}
+        left = {name: t for name, t in found.tensors.items() if id(t) not in used and not _is_counter(name)}
+        more = [name for name in left if re.match(r"(conv1|bn1|layer\d+)\.", name)]
+        if more:
+            raise ConfigError(
+                f"the checkpoint's network is another one: it has {len(more)} tensors that ours has no place for: "
+                f"{_few(more, 3)}; choose the backbone that it was trained with"
+            )
+        named = {prefix + name: tensor for name, tensor in tensors.items()}
+        converted = Converted(found.format, {**named, **left}, found.ignored)
+        return _place(model, converted, prefix, _below(model, prefix), min_coverage, source)
 
 
 def load_own(model: nn.Module, state: Mapping[str, Tensor], *, source: str = "checkpoint") -> Report:

@@ -156,6 +156,11 @@ class Recipe(Plugin):
         """
         return trained.index(domain) if domain in trained else 0
 
+    def adopt(self, model: Network, state: dict[str, Any]) -> dict[str, Any]:
+        """The tensors of another system's checkpoint, by the names that this network has for them. By default: as they
+        are named."""
+        return state
+
     def parameter_groups(self, model: Network) -> list[Group]:
         """What is trained, at which rate; what requires no gradient is frozen. By default everything alike."""
         return [Group([p for p in model.parameters() if p.requires_grad])]
@@ -164,3 +169,32 @@ class Recipe(Plugin):
         """What a reader of this system's numbers should know, given what it comes from and the figures of its last
         epoch. By default: nothing."""
         return []
+
+
+def by_part(
+    model: Network,
+    *,
+    backbone_rate: float = 1.0,
+    head_rate: float = 1.0,
+    bias_rate: float = 1.0,
+    decay_vectors: bool = True,
+    bias_decay: float | None = None,
+) -> list[Group]:
+    """What requires a gradient: `backbone.` and the rest (head), of each matrices, biases and other vectors apart.
+
+    Biases learn bias_rate times as fast, and decay by bias_decay; without decay_vectors they and other vectors do not.
+    """
+    groups: dict[str, Group] = {}
+    decay = {
+        "matrices": None,
+        "biases": bias_decay if decay_vectors else 0.0,
+        "vectors": None if decay_vectors else 0.0,
+    }
+    for name, value in model.named_parameters():
+        if not value.requires_grad:
+            continue
+        part, rate = ("backbone", backbone_rate) if name.startswith("backbone.") else ("head", head_rate)
+        kind = "biases" if name.endswith(".bias") else "matrices" if value.ndim > 1 else "vectors"
+        made = Group([], rate * (bias_rate if kind == "biases" else 1.0), decay[kind], f"{part} {kind}")
+        groups.setdefault(made.name, made).parameters.append(value)
+    return list(groups.values())

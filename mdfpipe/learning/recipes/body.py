@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from mdfpipe.config import Config
-from mdfpipe.learning.recipes import Group, Losses, Network, Progress, Recipe
+from mdfpipe.learning.recipes import Group, Losses, Network, Progress, Recipe, by_part
+from mdfpipe.learning.recipes._batches import Batches
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -39,18 +40,6 @@ class Triplet(Config):
     margin: float | Literal["soft"] = Field(0.0, description="hinge at this margin (the paper: 0), or soft (PASS)")
     feature: Literal["raw", "neck"] = Field("raw", description="which feature")
     length: float = Field(8.0, gt=0, description="of the feature, where feature is neck")
-
-
-class Batches(Config):
-    """How batches are drawn. domain_aware: P subjects x K crops from each domain in use; random: P subjects x
-    `crops` x D crops whatever their domain; uniform: crops one by one. further_*: of visible-only manifests, beside.
-    """
-
-    sampler: Literal["domain_aware", "random", "uniform"] = Field("domain_aware", description="see above")
-    subjects: int = Field(8, ge=2, description="P: subjects of a batch")
-    crops: int = Field(2, ge=1, description="K: crops of a subject and domain")
-    further_subjects: int = Field(0, ge=0, description="subjects of further manifests in each batch")
-    further_crops: int = Field(4, ge=1, description="crops of each of them")
 
 
 class Lora(Config):
@@ -179,27 +168,7 @@ class Body(Recipe):
 
     def sampler(self, crops: Crops, seed: int) -> Sampler:
         """Batches of the study's own crops, with further manifests beside them where that is set."""
-        from mdfpipe.learning.sampling import DomainAware, Joint, RandomIdentity, Uniform
-
-        b = self.batches
-        found = sorted(set(crops.source.tolist()))
-        own = [0] if b.further_subjects or (b.sampler == "domain_aware" and 0 in found) else found
-        used: Sampler
-        if b.sampler == "domain_aware":
-            used = DomainAware(crops, subjects=b.subjects, crops_each=b.crops, seed=seed, sources=own)
-        elif b.sampler == "random":
-            each = b.crops * len(set(crops.domain.tolist()))
-            used = RandomIdentity(crops, subjects=b.subjects, crops_each=each, seed=seed, sources=own)
-        else:
-            size = b.subjects * b.crops * len(set(crops.domain.tolist()))
-            used = Uniform(crops, size=size, seed=seed, sources=own)
-        if not b.further_subjects:
-            return used
-        others = sorted(set(crops.source.tolist()) - {0})
-        further = RandomIdentity(
-            crops, subjects=b.further_subjects, crops_each=b.further_crops, seed=seed + 1, sources=others
-        )
-        return Joint(used, further)
+        return self.batches.sampler_of(crops, seed)
 
     def forward(self, model: Network, batch: CropBatch) -> dict[str, Tensor]:
         """z (B, D), tokens (B, 4, d) of a ViT, and the alignment term of each image (B,) where it is used."""
@@ -244,21 +213,7 @@ class Body(Recipe):
 
     def parameter_groups(self, model: Network) -> list[Group]:
         """Backbone and head; of each matrices, biases and other vectors apart."""
-        groups: dict[str, Group] = {}
-        decay = None if self.decay_vectors else 0.0
-        for name, value in model.named_parameters():
-            if not value.requires_grad:
-                continue
-            part, rate = ("backbone", 1.0) if name.startswith("backbone.") else ("head", self.head_rate)
-            kind = "biases" if name.endswith(".bias") else "matrices" if value.ndim > 1 else "vectors"
-            made = Group(
-                [],
-                rate * (self.bias_rate if kind == "biases" else 1.0),
-                None if kind == "matrices" else decay,
-                f"{part} {kind}",
-            )
-            groups.setdefault(made.name, made).parameters.append(value)
-        return list(groups.values())
+        return by_part(model, head_rate=self.head_rate, bias_rate=self.bias_rate, decay_vectors=self.decay_vectors)
 
     def notes(self, history: list[dict[str, Any]], figures: dict[str, float]) -> list[str]:
         """Local tokens that nothing ever tied to the body (METHODS 1.1), or of which that was measured not to hold."""

@@ -1,0 +1,48 @@
+"""Batches: how the batches of a body recipe are drawn, as settings."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field
+
+from mdfpipe.config import Config
+
+if TYPE_CHECKING:
+    from mdfpipe.learning.batches import Sampler
+    from mdfpipe.learning.crops import Crops
+
+
+class Batches(Config):
+    """How batches are drawn. domain_aware: P subjects x K crops from each domain in use; random: P subjects x
+    `crops` x D crops whatever their domain; uniform: crops one by one. further_*: of visible-only manifests, beside.
+    """
+
+    sampler: Literal["domain_aware", "random", "uniform"] = Field("domain_aware", description="see above")
+    subjects: int = Field(8, ge=2, description="P: subjects of a batch")
+    crops: int = Field(2, ge=1, description="K: crops of a subject and domain")
+    further_subjects: int = Field(0, ge=0, description="subjects of further manifests in each batch")
+    further_crops: int = Field(4, ge=1, description="crops of each of them")
+
+    def sampler_of(self, crops: Crops, seed: int) -> Sampler:
+        """Batches of the study's own crops, with further manifests beside them where that is set. Raises DataError."""
+        from mdfpipe.learning.sampling import DomainAware, Joint, RandomIdentity, Uniform
+
+        found = sorted(set(crops.source.tolist()))
+        own = [0] if self.further_subjects or (self.sampler == "domain_aware" and 0 in found) else found
+        domains = len(set(crops.domain.tolist()))
+        used: Sampler
+        if self.sampler == "domain_aware":
+            used = DomainAware(crops, subjects=self.subjects, crops_each=self.crops, seed=seed, sources=own)
+        elif self.sampler == "random":
+            each = self.crops * domains
+            used = RandomIdentity(crops, subjects=self.subjects, crops_each=each, seed=seed, sources=own)
+        else:
+            used = Uniform(crops, size=self.subjects * self.crops * domains, seed=seed, sources=own)
+        if not self.further_subjects:
+            return used
+        others = sorted(set(crops.source.tolist()) - {0})
+        further = RandomIdentity(
+            crops, subjects=self.further_subjects, crops_each=self.further_crops, seed=seed + 1, sources=others
+        )
+        return Joint(used, further)

@@ -1,0 +1,107 @@
+"""CrossModal: what the methods for two modalities share, opened to any number of domains (METHODS 0).
+
+A `Trunk` in stages with a stream for each domain, for visible and infrared light, or for all; batches of P subjects x D
+domains x K crops; a BN neck whose feature is embedded; losses as means over pairs of domains.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from mdfpipe.learning.augment import Augment
+from mdfpipe.learning.recipes import Group, Network, Recipe, by_part
+from mdfpipe.learning.recipes._batches import Batches
+from mdfpipe.learning.streams import Pairs, Streams, place_in, stream
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from mdfpipe.learning.batches import CropBatch, Sampler
+    from mdfpipe.learning.crops import Crops
+    from mdfpipe.learning.models.weights import Report
+
+Backbone = Literal["resnet50", "resnet18", "resnet18_half"]
+
+IMAGENET = Augment(pad_px=10, erasing=0.5, normalise="imagenet")
+"""Flip, pad by 10 and crop, erasing, and the mean and spread of ImageNet: what the four papers say."""
+
+TINY: dict[str, Any] = {
+    "image_height_px": 64,
+    "image_width_px": 32,
+    "backbone": "resnet18_half",
+    "schedule": {"length": 2, "unit": "epochs", "warm_up": 0, "milestones": []},
+    "batches": {"subjects": 2, "crops": 2},
+}
+"""Settings with which such a recipe runs in a second."""
+
+
+class CrossModal(Recipe):
+    """A method on a ResNet with streams."""
+
+    only_embedding: ClassVar[tuple[str, ...]] = ("flip_fusion",)
+    tiny: ClassVar[dict[str, Any]] = TINY
+
+    backbone: Backbone = Field("resnet50", description="the ResNet; resnet18_half has half its channels, for a CPU")
+    streams: Streams = Field(
+        "per_domain", description="whose images share the first stages: of a domain, of visible or infrared light, all"
+    )
+    pairs: Pairs = Field(
+        "all",
+        description="domains that losses bring together: every two, a visible and another, or infrared ones as one",
+    )
+    batches: Batches = Field(default=Batches(), description="how batches are drawn")
+    backbone_rate: float = Field(1.0, gt=0, description="rate of the backbone, times the schedule's")
+    bias_rate: float = Field(1.0, gt=0, description="rate of biases, times the others'")
+    decay_vectors: bool = Field(True, description="weight decay also of biases and of the scales of norms")
+    flip_fusion: bool = Field(False, description="embed the mirrored crop, too, and average")
+    augment: Augment = Field(default=IMAGENET, description="what is done to training crops")
+
+    def stream_of(self, domains: Sequence[str]) -> list[str]:
+        """The stream of each domain; of a network made for no domain in particular, one."""
+        return [stream(name, self.streams) for name in domains] or [stream("VIS", "shared")]
+
+    def embedded_as(self, domain: str, trained: Sequence[str]) -> int | None:
+        """The place in `trained` whose stream takes the domain; None where no stream was trained for it."""
+        return place_in(domain, trained, self.streams)
+
+    def load(self, model: Network, state: dict[str, Any], source: str, min_coverage: float) -> Report:
+        """A torchvision ResNet into every stream and branch."""
+        from mdfpipe.learning.models import weights
+
+        return weights.load_trunk(model, state, source=source, min_coverage=min_coverage)
+
+    def adopt(self, model: Network, state: dict[str, Any]) -> dict[str, Any]:
+        """A trunk of other streams or branches: each copy takes what its stage is there."""
+        from mdfpipe.learning.models.trunk import fill
+
+        def below(tensors: dict[str, Any]) -> dict[str, Any]:
+            return {n.removeprefix("backbone."): t for n, t in tensors.items() if n.startswith("backbone.")}
+
+        rest = {name: tensor for name, tensor in state.items() if not name.startswith("backbone.")}
+        filled = fill(below(model.state_dict()), below(state))
+        return rest | {f"backbone.{name}": tensor for name, tensor in filled.items()}
+
+    def sampler(self, crops: Crops, seed: int) -> Sampler:
+        """P subjects x D domains x K crops, or as `batches` says."""
+        return self.batches.sampler_of(crops, seed)
+
+    def embed(self, model: Network, batch: CropBatch) -> Tensor:
+        """The test feature, with that of the mirrored crop where that is asked for."""
+        found = self.feature(model, batch.images, batch.domain)
+        if self.flip_fusion:
+            found = (found + self.feature(model, batch.images.flip(3), batch.domain)) / 2
+        return found
+
+    @abstractmethod
+    def feature(self, model: Network, images: Tensor, domain: Tensor) -> Tensor:
+        """(B, D) float32 test feature. images: (B, 3, H, W); domain: (B,) places in the domains it was made for."""
+
+    def parameter_groups(self, model: Network) -> list[Group]:
+        """Backbone, and the rest."""
+        return by_part(
+            model, backbone_rate=self.backbone_rate, bias_rate=self.bias_rate, decay_vectors=self.decay_vectors
+        )
