@@ -260,9 +260,10 @@ class Tuples:
 
 
 def with_auxiliary(sampler: Sampler, domain: Places, of: Collection[int]) -> Sampler:
-    """The sampler, with a second view of each drawn row of some domains appended (DI2L 3.1: VIS only).
+    """The sampler, with a second view of each drawn row of some domains (DI2L 3.1: of visible light).
 
-    domain: (n,) of all crops; of: the domains' codes. The appended rows keep their order and role.
+    domain: (n,) of all crops; of: the domains' codes. Each stands right behind its own row, with its role, so that the
+    shares of several processes hold as many of them as the batch's subjects do.
     """
     return _Auxiliary(sampler, np.isin(domain, sorted(of)))
 
@@ -277,9 +278,10 @@ class _Auxiliary:
 
     def epoch(self, number: int) -> Iterator[Draw]:
         for draw in self._sampler.epoch(number):
-            chosen = self._twice[draw.row] & (draw.view == PLAIN)
-            row, role = draw.row[chosen], draw.role[chosen]
-            yield _concatenated(draw, Draw(row, np.full(len(row), AUXILIARY, np.int8), role))
+            views = 1 + (self._twice[draw.row] & (draw.view == PLAIN))
+            view = draw.view.repeat(views)
+            view[(np.cumsum(views) - 1)[views == 2]] = AUXILIARY
+            yield Draw(draw.row.repeat(views), view, draw.role.repeat(views))
 
 
 def _concatenated(first: Draw, second: Draw) -> Draw:

@@ -301,18 +301,34 @@ def test_wrapped_samplers_say_what_was_left_out() -> None:
     assert wrapped.left_out == {"s2": ["SWIR"]}
 
 
-def test_auxiliary_views_are_appended_for_some_domains() -> None:
+def test_an_auxiliary_view_follows_each_row_of_some_domains() -> None:
     crops = full(3, 3)
     plain = DomainAware(crops, subjects=2, crops_each=2, seed=0)
     sampler = with_auxiliary(plain, crops.domain, [0])
     assert len(sampler) == len(plain)
     for draw, before in zip(sampler.epoch(1), plain.epoch(1), strict=True):
-        visible = [r for r in before.row.tolist() if crops.of(r)[1] == 0]
-        assert draw.row.tolist() == before.row.tolist() + visible
-        assert len(visible) == 4
-        assert draw.view.tolist() == [PLAIN] * 12 + [AUXILIARY] * 4
+        expected = []
+        for r in before.row.tolist():
+            expected += [(r, PLAIN), (r, AUXILIARY)] if crops.of(r)[1] == 0 else [(r, PLAIN)]
+        assert list(zip(draw.row.tolist(), draw.view.tolist(), strict=True)) == expected
+        assert draw.view.sum() == 4
         assert draw.role.tolist() == [ANCHOR] * 16
         assert {draw.row.dtype, draw.view.dtype, draw.role.dtype} == {np.dtype(np.int64), np.dtype(np.int8)}
+        halves = [draw.share(rank, 2) for rank in (0, 1)]  # a subject each, with its auxiliary views
+        assert [len({crops.of(r)[0] for r in half.row.tolist()}) for half in halves] == [1, 1]
+        assert [half.view.tolist() for half in halves] == [[PLAIN, AUXILIARY] * 2 + [PLAIN] * 4] * 2
+
+
+def test_auxiliary_views_keep_roles_and_are_of_plain_views_alone() -> None:
+    crops = full(3, 2)
+    tuples = with_auxiliary(Tuples(crops, tuples=2, seed=0), crops.domain, [1])
+    for draw in tuples.epoch(0):
+        assert draw.role.tolist() == [0, 1, 2, 0, 0, 1, 1, 2, 2] * 2
+        assert draw.view.tolist() == [0, 0, 0, 0, 1, 0, 1, 0, 1] * 2
+    for twice, once in zip(with_auxiliary(tuples, crops.domain, [1]).epoch(0), tuples.epoch(0), strict=True):
+        assert len(twice) == len(once) + 6  # of the six plain ones again, of no auxiliary one
+    none = with_auxiliary(Uniform(crops, size=4, seed=0), crops.domain, [])
+    assert [len(draw) for draw in none.epoch(0)] == [4] * len(none)
 
 
 # -- tuples
