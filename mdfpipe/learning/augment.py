@@ -45,6 +45,7 @@ class Augment(Config):
 
     flip: float = Field(0.5, ge=0, le=1, description="probability of mirroring left and right")
     pad_px: int = Field(10, ge=0, description="black border to crop from, at 384 pixels height; scaled with the input")
+    uncropped: float = Field(0.0, ge=0, le=1, description="probability of not padding and cropping (DI2L: 0.5)")
     erasing: float = Field(0.5, ge=0, le=1, description="probability of putting noise in place of a rectangle")
     shift_x: float = Field(0.0, ge=0, lt=1, description="sideways by up to this share of the width")
     shift_y: float = Field(0.0, ge=0, lt=1, description="up or down by up to this share of the height")
@@ -72,6 +73,9 @@ class Augment(Config):
     further_shade: float | None = Field(None, ge=0, le=2, description="the same, of further manifests")
     noise: float = Field(0.0, ge=0, le=1, description="greatest spread of pixel noise after a change of polarity")
     feet: float = Field(0.0, ge=0, le=1, description="probability of hiding the lowest 6 to 32 % of a crop")
+    auxiliary_last: bool = Field(
+        False, description="an auxiliary view gets one channel for all last, normalised and erased (CAJ), not first"
+    )
     normalise: Literal["half", "imagenet", "standardise"] = Field(
         "half", description="half: 0..255 to -1..1; imagenet: its mean and spread; standardise: each crop's own"
     )
@@ -92,11 +96,12 @@ class Augment(Config):
     ) -> F32:
         """(3, h, w) float32 of an (h, w, 3) uint8 RGB crop, changed at random, normalised.
 
-        view: AUXILIARY copies red, green or blue to all three channels first (METHODS 3.1). source: 0 is the study's
-        own manifest. out: where to write it.
+        view: AUXILIARY copies red, green or blue to all three channels, first (DI2L eq. 1, METHODS 3.1) or last.
+        source: 0 is the study's own manifest. out: where to write it.
         """
-        if view == AUXILIARY:
-            image = np.repeat(image[..., generator.integers(3), None], 3, axis=2)
+        channel = int(generator.integers(3)) if view == AUXILIARY else None
+        if channel is not None and not self.auxiliary_last:
+            image = np.repeat(image[..., channel, None], 3, axis=2)
         image = self._moved(image, generator)
         if generator.random() < self.low_resolution:
             image = _coarser(image, generator)
@@ -116,6 +121,8 @@ class Augment(Config):
         made = self._normalised(picture, out)
         if generator.random() < self.erasing:
             _erase(made, generator)
+        if channel is not None and self.auxiliary_last:
+            made[:] = made[channel].copy()
         return made
 
     def _moved(self, image: U8, generator: np.random.Generator) -> U8:
@@ -130,6 +137,8 @@ class Augment(Config):
         pad = round(self.pad_px * height / REFERENCE_HEIGHT)
         mirror = -1.0 if generator.random() < self.flip else 1.0
         right, down = (int(n) for n in generator.integers(-pad, pad + 1, 2)) if pad else (0, 0)
+        if self.uncropped and generator.random() < self.uncropped:
+            right = down = 0
         x, y = (float(n) for n in generator.uniform(-1, 1, 2) * (self.shift_x * width, self.shift_y * height))
         zoom = float(generator.uniform(1 - self.scale, 1 + self.scale)) if self.scale else 1.0
         wider = float(np.exp(generator.uniform(-self.aspect, self.aspect))) if self.aspect else 1.0

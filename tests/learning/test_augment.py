@@ -166,6 +166,38 @@ def test_the_auxiliary_view_is_one_of_the_channels() -> None:
     assert seen == {0, 1, 2}
 
 
+def test_the_auxiliary_view_may_be_made_last() -> None:
+    """CAJ: of the finished crop, whose channels were normalised apart and erased with noise of their own."""
+    image, augment, seen = noise(), Augment(**OFF | {"normalise": "imagenet"}), set()
+    for erasing in (0, 1):
+        last = augment.model_copy(update={"auxiliary_last": True, "erasing": erasing})
+        for n in range(30):
+            made = last.training(image, generator_of(0, 0, str(n)), view=AUXILIARY)
+            generator = generator_of(0, 0, str(n))
+            channel = int(generator.integers(3))
+            plain = last.training(image, generator)
+            assert all(np.array_equal(made[c], plain[channel]) for c in range(3))
+            seen.add(channel)
+    assert seen == {0, 1, 2}
+    first = augment.training(image, generator_of(0, 0, "a"), view=AUXILIARY)
+    assert not np.allclose(first[0], first[1])  # equal before mean and spread, which differ between channels
+
+
+def test_some_crops_are_not_cropped() -> None:
+    """The border is drawn all the same, and the share that stays is the stated one: DI2L's order, each with 0.5."""
+    image = noise(96, 32)
+    always, half = (Augment(**OFF | {"pad_px": 40, "uncropped": share}) for share in (0, 0.5))
+    plain = always.plain(image)
+    moved = [not np.array_equal(half.training(image, generator_of(0, 0, str(n))), plain) for n in range(400)]
+    assert 150 < sum(moved) < 240  # of a border of 10 pixels, one in 441 crops stays where it was
+    assert all(
+        np.array_equal(
+            Augment(**OFF | {"pad_px": 40, "uncropped": 1}).training(image, generator_of(0, 0, str(n))), plain
+        )
+        for n in range(20)
+    )
+
+
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 10**6))
 def test_erasing_leaves_the_stated_share(seed: int) -> None:
