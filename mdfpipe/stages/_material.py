@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -105,6 +106,26 @@ def window(run: Run, video_id: str) -> tuple[float, float] | None:
     receipt = run.receipt("detect", video_id)
     found = receipt.facts.get("window") if receipt else None
     return (float(found[0]), float(found[1])) if found else None
+
+
+def refuse_untrained_domains(name: str, system: System, run: Run, trained: Sequence[str]) -> None:
+    """Raise DataError, before hours are spent, where the study embeds crops that no stream is trained for."""
+    recipe = system.recipe
+    if run.receipt("manifest", "manifest") is None:
+        return
+    rows = run.table("manifest", "manifest", ["domain", "modality", "split"])
+    embedded = pc.and_(
+        pc.equal(rows["modality"].cast(pa.string()), recipe.modality),
+        pc.is_in(rows["split"].cast(pa.string()), pa.array(system.splits, pa.string())),
+    )
+    there = sorted(rows.filter(embedded)["domain"].unique().to_pylist())
+    untrained = [domain for domain in there if recipe.embedded_as(domain, trained) is None]
+    if untrained:
+        raise DataError(
+            f"{name}: the study embeds crops of {', '.join(untrained)}, for which {recipe.use} has no trained stream: it "
+            f"is trained on {', '.join(trained)}; train on those, too, or let domains share a stream (recipe.streams: "
+            "vis_ir or shared)"
+        )
 
 
 # -- further crops

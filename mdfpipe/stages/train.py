@@ -21,6 +21,7 @@ from mdfpipe.stages._material import (
     further_identity,
     gallery_domains,
     material,
+    refuse_untrained_domains,
     training_rows,
 )
 from mdfpipe.store.hashing import file_sha256
@@ -167,6 +168,7 @@ class Train(Stage):
         before = predecessor(parent, weights)
         seed_everything(settings.seed, "weights")
         if crops:
+            refuse_untrained_domains(self.name, settings, inputs.run, crops.domains)
             model = settings.recipe.model(len(crops.subjects), crops.domains)
         else:
             model = settings.recipe.model(0, before.domains if before else ())
