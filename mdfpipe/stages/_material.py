@@ -122,8 +122,8 @@ def refuse_untrained_domains(name: str, system: System, run: Run, trained: Seque
     untrained = [domain for domain in there if recipe.embedded_as(domain, trained) is None]
     if untrained:
         raise DataError(
-            f"{name}: the study embeds crops of {', '.join(untrained)}, for which {recipe.use} has no trained stream: it "
-            f"is trained on {', '.join(trained)}; train on those, too, or let domains share a stream (recipe.streams: "
+            f"{name}: the study embeds crops of {', '.join(untrained)}, for which {recipe.use} has no trained stream: "
+            f"it is trained on {', '.join(trained)}; train on those, too, or let domains share a stream (recipe.streams: "
             "vis_ir or shared)"
         )
 
