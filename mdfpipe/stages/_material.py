@@ -123,8 +123,8 @@ def refuse_untrained_domains(name: str, system: System, run: Run, trained: Seque
     if untrained:
         raise DataError(
             f"{name}: the study embeds crops of {', '.join(untrained)}, for which {recipe.use} has no trained stream: "
-            f"it is trained on {', '.join(trained)}; train on those, too, or let domains share a stream (recipe.streams: "
-            "vis_ir or shared)"
+            f"it is trained on {', '.join(trained)}; train on those, too, or let domains share a stream "
+            "(recipe.streams: vis_ir or shared)"
         )
 
 
