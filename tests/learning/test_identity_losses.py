@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mdfpipe.learning.losses.identity import AdaFace, cross_entropy
+from mdfpipe.learning.losses.identity import AdaFace, cross_entropy, focal, focal_weight
 
 EPS = 1e-3
 
@@ -65,6 +65,81 @@ def test_cross_entropy_of_half_precision_is_computed_in_float32() -> None:
     logits, subject = normal(4, 7, dtype=torch.float32).bfloat16(), torch.tensor([0, 1, 5, 6])
     assert cross_entropy(logits, subject).dtype == torch.float32
     assert cross_entropy(logits, subject) == cross_entropy(logits.float(), subject)
+
+
+# -- focal
+
+
+def slow_focal(logits: Tensor, subject: list[int], gamma: float, everyone: bool) -> float:
+    """DI2L eq. 5, number by number: of the subject, or of every class."""
+    total = 0.0
+    for row, own in zip(logits.tolist(), subject, strict=True):
+        sum_exp = sum(math.exp(value) for value in row)
+        for c, value in enumerate(row):
+            if c == own or everyone:
+                p = math.exp(value) / sum_exp
+                total -= (1 - p) ** gamma * math.log(p)
+    return total / len(subject)
+
+
+def test_focal_by_hand() -> None:
+    """METHODS 8: of p = 1/2, ln 2 / 4. Of p = 1/4 and 3/4: (9/16 ln 4 + 1/16 ln 4/3) / 2."""
+    assert focal(torch.zeros(5, 2), torch.tensor([0, 1, 1, 0, 1])).item() == pytest.approx(0.173287, abs=1e-6)
+    logits, subject = torch.tensor([[0.0, math.log(3)]] * 2), torch.tensor([0, 1])
+    expected = (9 / 16 * math.log(4) + 1 / 16 * math.log(4 / 3)) / 2
+    assert focal(logits, subject).item() == pytest.approx(expected)
+    assert focal(logits, subject, over="all").item() == pytest.approx(2 * expected)
+    assert focal_weight(logits, subject).tolist() == pytest.approx([9 / 16, 1 / 16])
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0, 2.0, 5.0])
+@pytest.mark.parametrize("over", ["subject", "all"])
+def test_focal_is_its_definition(gamma: float, over: Any) -> None:
+    for seed, dtype in ((3, torch.float64), (4, torch.float32)):
+        logits, subject = 2 * normal(9, 6, seed=seed, dtype=dtype), [0, 5, 2, 2, 1, 3, 4, 0, 5]
+        expected = slow_focal(logits, subject, gamma, over == "all")
+        found = focal(logits, torch.tensor(subject), gamma, over)
+        assert found.item() == pytest.approx(expected, rel=1e-5)
+        weight = focal_weight(logits, torch.tensor(subject), gamma)
+        p = logits.double().softmax(1)[torch.arange(9), subject]
+        torch.testing.assert_close(weight.double(), (1 - p) ** gamma, rtol=1e-4, atol=1e-7)
+
+
+def test_focal_without_gamma_is_cross_entropy() -> None:
+    logits, subject = normal(6, 5), torch.tensor([0, 4, 2, 2, 1, 3])
+    torch.testing.assert_close(focal(logits, subject, 0.0), cross_entropy(logits, subject))
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])
+@pytest.mark.parametrize("over", ["subject", "all"])
+def test_focal_gradient(gamma: float, over: Any) -> None:
+    subject = torch.tensor([0, 2, 1])
+    assert torch.autograd.gradcheck(lambda x: focal(x, subject, gamma, over), normal(3, 4).requires_grad_())
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0, 2.0])
+@pytest.mark.parametrize("over", ["subject", "all"])
+def test_focal_of_the_certain_is_finite(gamma: float, over: Any) -> None:
+    """p that rounds to 1, and p far below what exp holds: the loss and its slope are numbers."""
+    logits = torch.tensor([[500.0, 0.0, 0.0], [0.0, 500.0, 0.0]], requires_grad=True)
+    loss = focal(logits, torch.tensor([0, 0]), gamma, over)
+    loss.backward()
+    assert logits.grad is not None
+    assert torch.isfinite(logits.grad).all()
+    assert loss.item() == pytest.approx(250.0 if over == "subject" else 500 + 250 * 2, rel=1e-5)
+
+
+def test_focal_of_nearly_certain_images_keeps_its_digits() -> None:
+    """1 - p is taken from log p: of p = 1 - 2e-7 a difference of float32 numbers would have one digit."""
+    logits = torch.tensor([[15.4, 0.0]])
+    expected = slow_focal(logits.double(), [0], 2.0, False)
+    assert focal(logits, torch.tensor([0])).item() == pytest.approx(expected, rel=1e-4)
+
+
+def test_focal_of_half_precision_is_computed_in_float32() -> None:
+    logits, subject = normal(4, 7, dtype=torch.float32).bfloat16(), torch.tensor([0, 1, 5, 6])
+    assert focal(logits, subject).dtype == torch.float32
+    assert focal(logits, subject) == focal(logits.float(), subject)
 
 
 # -- AdaFace: the formula

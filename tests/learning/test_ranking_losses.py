@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from mdfpipe.errors import ConfigError
-from mdfpipe.learning.losses.ranking import Mined, distances, mine, supervised_contrastive, triplet
+from mdfpipe.learning.losses.ranking import Mined, distances, mine, supervised_contrastive, triplet, weighted_triplet
 
 ALONE = torch.tensor([0, 0, 0, 1, 1, 2, 3, 3])  # subject 2 has no positive
 
@@ -191,6 +191,86 @@ def test_triplet_agrees_with_pytorch_metric_learning(seed: int, margin: Any) -> 
         theirs = TripletMarginLoss(margin=margin, distance=raw, reducer=MeanReducer())
     expected = theirs(features, subject, (anchors, positives, negatives))
     torch.testing.assert_close(triplet(mined, margin), expected, rtol=1e-5, atol=1e-5)
+
+
+# -- weighted triplet
+
+
+def slow_weighted(features: Tensor, subject: list[int], square: bool, itself: bool) -> float:
+    """DI2L eq. 6, anchor by anchor, with exponentials as they stand."""
+    rows, terms = features.tolist(), []
+    for i, a in enumerate(rows):
+        d = [max(math.sqrt(sum((x - y) ** 2 for x, y in zip(a, b, strict=True))), 1e-6) for b in rows]
+        positives = [j for j in range(len(rows)) if subject[j] == subject[i] and (j != i or itself)]
+        negatives = [k for k in range(len(rows)) if subject[k] != subject[i]]
+        if positives and negatives:
+            x = sum(math.exp(d[j]) * d[j] for j in positives) / sum(math.exp(d[j]) for j in positives)
+            x -= sum(math.exp(-d[k]) * d[k] for k in negatives) / sum(math.exp(-d[k]) for k in negatives)
+            terms.append(math.log(1 + math.exp(math.copysign(x * x, x) if square else x)))
+    return sum(terms) / max(len(terms), 1)
+
+
+@pytest.mark.parametrize(("positive", "negative", "expected"), [(3.0, 1.0, 4.018150), (1.0, 3.0, 0.018150)])
+def test_weighted_triplet_by_hand(positive: float, negative: float, expected: float) -> None:
+    """METHODS 8: an anchor with one positive and one negative. What is asymmetric leaves one anchor with both."""
+    distance = torch.tensor([[0.0, positive, negative]] * 3)
+    one = weighted_triplet(distance, torch.tensor([0, 0, 1]))  # the second anchor's row: positive is at place 0
+    second = math.log(1 + math.exp(math.copysign(negative**2, -1)))
+    assert one.item() == pytest.approx((expected + second) / 2, abs=1e-6)
+
+
+@pytest.mark.parametrize("phi", ["square", "identity"])
+@pytest.mark.parametrize("itself", [False, True])
+def test_weighted_triplet_is_its_definition(phi: Any, itself: bool) -> None:
+    for seed, dtype in ((5, torch.float64), (6, torch.float32)):
+        features = 1.5 * normal(8, 4, seed=seed, dtype=dtype)
+        expected = slow_weighted(features, ALONE.tolist(), phi == "square", itself)
+        found = weighted_triplet(distances(features, features), ALONE, phi, itself=itself)
+        assert found.item() == pytest.approx(expected, rel=1e-5)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.data())
+def test_weighted_triplet_of_any_subjects(data: st.DataObject) -> None:
+    size = data.draw(st.integers(1, 7))
+    subject = data.draw(st.lists(st.integers(0, 3), min_size=size, max_size=size))
+    point = st.lists(st.integers(-2, 2), min_size=2, max_size=2)
+    features = torch.tensor(data.draw(st.lists(point, min_size=size, max_size=size)), dtype=torch.float64)
+    square, itself = data.draw(st.booleans()), data.draw(st.booleans())
+    found = weighted_triplet(
+        distances(features, features), torch.tensor(subject), "square" if square else "identity", itself=itself
+    )
+    assert found.item() == pytest.approx(slow_weighted(features, subject, square, itself), abs=1e-9)
+
+
+@pytest.mark.parametrize("phi", ["square", "identity"])
+def test_weighted_triplet_gradient(phi: Any) -> None:
+    """Also through the weights."""
+    assert torch.autograd.gradcheck(
+        lambda x: weighted_triplet(distances(x, x), ALONE, phi), normal(8, 4, seed=7).requires_grad_()
+    )
+
+
+@pytest.mark.parametrize("subject", [[0, 0, 0], [0, 1, 2]])
+@pytest.mark.parametrize("itself", [False, True])
+def test_weighted_triplet_without_an_anchor_is_a_zero_to_differentiate(subject: list[int], itself: bool) -> None:
+    features = normal(3, 4).requires_grad_()
+    loss = weighted_triplet(distances(features, features), torch.tensor(subject), itself=itself)
+    loss.backward()
+    assert features.grad is not None
+    assert torch.isfinite(features.grad).all()
+    assert (loss.item() == 0) == (not itself or len(set(subject)) == 1)
+
+
+def test_weighted_triplet_of_far_features_is_finite() -> None:
+    """Gaps of hundreds: exp of their square is beyond any float."""
+    features = (300 * normal(8, 16, seed=8, dtype=torch.float32)).requires_grad_()
+    loss = weighted_triplet(distances(features, features), ALONE)
+    loss.backward()
+    assert features.grad is not None
+    assert torch.isfinite(loss)
+    assert loss > 1e3
+    assert torch.isfinite(features.grad).all()
 
 
 # -- supervised contrast

@@ -1,4 +1,4 @@
-"""Ranking losses: what belongs together nearer than what does not. Batch-hard triplets, supervised contrast.
+"""Ranking losses: what belongs together nearer than what does not. Triplets, batch-hard or weighted; contrast.
 
 All are computed in float32 at least, also where the network runs under autocast. A loss without an anchor is a zero
 that one can still differentiate.
@@ -98,6 +98,27 @@ def triplet(mined: Mined, margin: float | Literal["soft"] = 0.0) -> Tensor:
     return _mean(functional.relu(apart + margin), mined.valid)
 
 
+def weighted_triplet(
+    distance: Tensor, subject: Tensor, phi: Literal["square", "identity"] = "square", *, itself: bool = False
+) -> Tensor:
+    """Weighted regularised triplet loss, a scalar (DI2L eq. 6, METHODS 3.2): the mean over anchors of
+    log(1 + exp(phi(x))), x = sum_j w_j d_j over positives less sum_k w_k d_k over negatives.
+
+    w is the softmax of d over an anchor's positives, of -d over its negatives, and takes part in the gradient. phi:
+    sign(x) x^2 (DI2L, CAJ), or x (AGW). distance: (B, B); subject: (B,) int64. An anchor without a positive or a
+    negative is left out. itself: an image is a positive of its own, at its distance from itself (CAJ).
+
+    >>> apart = distances(*[torch.tensor([[0.0], [3.0], [1.0]])] * 2)  # 0: d_p 3, d_n 1; 1: d_p 3, d_n 2
+    >>> round(float(weighted_triplet(apart, torch.tensor([5, 5, 6]))), 6)  # softplus(4) and softplus(1)
+    2.665706
+    """
+    apart = precise(distance)
+    same = subject[:, None] == subject[None, :]
+    mates = same if itself else same & ~torch.eye(len(subject), dtype=torch.bool, device=subject.device)
+    x = _weighted(apart, apart, mates) - _weighted(apart, -apart, ~same)
+    return _mean(functional.softplus(x * x.abs() if phi == "square" else x), mates.any(1) & ~same.all(1))
+
+
 def supervised_contrastive(features: Tensor, subject: Tensor, temperature: float = 0.1) -> Tensor:
     """SupCon, a scalar: Khosla et al. 2020 eq. 2 (L_out), the mean over anchors that have a positive.
 
@@ -121,6 +142,13 @@ def supervised_contrastive(features: Tensor, subject: Tensor, temperature: float
 def _chosen(distance: Tensor, place: Tensor, there: Tensor) -> Tensor:
     """(B,) the distance at a place of each row, 0 where it is not there."""
     return torch.where(there, distance.gather(1, place[:, None]).squeeze(1), 0.0)
+
+
+def _weighted(distance: Tensor, evidence: Tensor, chosen: Tensor) -> Tensor:
+    """(B,) mean of the chosen distances of each row, weighted by the softmax of their evidence; 0 of none."""
+    # a finite number in place of the others: of a row of infinities softmax is not a number
+    weight = evidence.masked_fill(~chosen, torch.finfo(evidence.dtype).min).softmax(1)
+    return torch.where(chosen, weight * distance, 0.0).sum(1)
 
 
 def _mean(value: Tensor, counted: Tensor) -> Tensor:
