@@ -326,7 +326,7 @@ def _advice(stage: Stage) -> str:
     """What to try where a worker died or hung."""
     if stage.together:
         return "the same command goes on from its last state; try a smaller batch of the recipe, or a longer --deadline"
-    if stage.unit == "crops":
+    if stage.unit in ("crops", "images"):
         return "try a smaller --batch, fewer --workers, or a longer --deadline"
     return "try another decoder (detect.decoder.use) or --only with more memory"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
 import yaml
 from pydantic import Field, SerializeAsAny, model_validator
@@ -20,6 +20,7 @@ from mdfpipe.stages.crop import Crop
 from mdfpipe.stages.detect import Detect
 from mdfpipe.stages.embed import Embed
 from mdfpipe.stages.evaluate import Evaluate, Tables
+from mdfpipe.stages.gather import Gather
 from mdfpipe.stages.index import Index
 from mdfpipe.stages.label import Label
 from mdfpipe.stages.manifest import Manifest
@@ -31,6 +32,7 @@ SHIPPED = _CHECKOUT if (_CHECKOUT / "manifests").is_dir() else Path(__file__).pa
 """The folder that holds `pipelines/` and `manifests/`: of the checkout, or of the installed package."""
 
 
+_OF_VIDEOS = ("detect", "label", "crop")
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 
 
@@ -39,15 +41,29 @@ class Pipeline(Config):
 
     name: str = Field(pattern=NAME, description="the study's name")
     dataset: SerializeAsAny[Dataset] = Field(description="where videos, faces and subjects come from")
-    detect: Detect = Field(description="how bodies are found")
-    label: Label = Field(default=Label(), description="how faces name bodies")
-    crop: Crop = Field(default=Crop(), description="what is cut out, and how large")
+    detect: Detect | None = Field(default=None, description="how bodies are found; of a data set of videos: required")
+    label: Label = Field(default=Label(), description="how faces name bodies; of videos")
+    crop: Crop = Field(default=Crop(), description="what is cut out, and how large; of videos")
     manifest: Manifest = Field(default=Manifest(), description="who is in which split, which domain has which role")
     systems: dict[Annotated[str, Field(pattern=NAME)], System] = Field(
         default={}, description="what is trained and embedded, by name"
     )
 
     evaluate: Tables = Field(default=Tables(), description="which numbers are made of the vectors")
+
+    @model_validator(mode="after")
+    def _stages_suit_the_data(self) -> Self:
+        if not self.dataset.holds_images:
+            if self.detect is None:
+                raise ValueError(f"detect: field required: the data set {self.dataset.use} holds videos")
+            return self
+        given = [name for name in _OF_VIDEOS if name in self.model_fields_set and getattr(self, name) is not None]
+        if given:
+            raise ValueError(
+                f"{', '.join(given)}: the data set {self.dataset.use} holds images of one person each, in which "
+                "nothing is detected, labelled or cut out; leave these sections out"
+            )
+        return self
 
     @model_validator(mode="after")
     def _order_is_possible(self) -> Self:
@@ -65,8 +81,8 @@ class Pipeline(Config):
 
     def trusting(self) -> Pipeline:
         """The same study, opening weights that are no mere tensors."""
-        found = self.model_dump(mode="json")
-        if "trust_pickle" in type(self.detect.detector).model_fields:
+        found = self._settings()
+        if self.detect is not None and "trust_pickle" in type(self.detect.detector).model_fields:
             found["detect"]["detector"]["trust_pickle"] = True
         for system in found["systems"].values():
             system["trust_pickle"] = True
@@ -80,11 +96,18 @@ class Pipeline(Config):
     @property
     def stages(self) -> tuple[Stage, ...]:
         """Every stage, in the order they run."""
-        first = (Index(dataset=self.dataset), self.detect, self.label, self.crop, self.manifest)
+        crops = (self.detect, self.label, self.crop) if self.detect is not None else (Gather(),)
         order = ordered(self.systems)
         training = (Train(system=name, settings=self.systems[name]) for name in order)
         embedding = (Embed(system=name, settings=self.systems[name]) for name in order)
-        return (*first, *training, *embedding, *self.evaluating(self.systems))
+        return (
+            Index(dataset=self.dataset),
+            *crops,
+            self.manifest,
+            *training,
+            *embedding,
+            *self.evaluating(self.systems),
+        )
 
     def evaluating(self, systems: Iterable[str]) -> tuple[Evaluate, ...]:
         """The evaluation of these systems: of the tables that name none but them. None without a system."""
@@ -114,7 +137,11 @@ class Pipeline(Config):
 
     def to_yaml(self) -> str:
         """Every setting, defaults written out."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        return yaml.safe_dump(self._settings(), sort_keys=False, allow_unicode=True)
+
+    def _settings(self) -> dict[str, Any]:
+        """Every setting that the study may name."""
+        return self.model_dump(mode="json", exclude=set(_OF_VIDEOS) if self.dataset.holds_images else None)
 
 
 def open_run(path: Path) -> tuple[Pipeline, Run, Path]:

@@ -16,7 +16,9 @@ from mdfpipe.errors import DataError, one_line
 from mdfpipe.stages import Inputs, Stage
 from mdfpipe.stages.index import Index
 from mdfpipe.store.hashing import file_sha256
-from mdfpipe.store.run import Receipt, Run, faces_file, fingerprint
+from mdfpipe.store.run import Receipt, Run, faces_file, fingerprint, images_file
+
+_OF_INDEX = ("catalogue", "media", "faces", "images")  # what a stage may read of it
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,7 +84,7 @@ class Plan:
 
     @cached_property
     def annotated(self) -> frozenset[str]:
-        """The face tables of the index, under the run folder."""
+        """The tables beside the index, of faces and of images, under the run folder."""
         return frozenset(self.index.found.files) if self.index.found else frozenset()
 
     def items(self, stage: Stage) -> list[Item]:
@@ -104,7 +106,7 @@ class Plan:
         upstream: dict[str, str] = {}
         blocked = None
         for name in stage.reads:
-            up = None if name in ("media", "faces") else self._named(name)
+            up = None if name in _OF_INDEX else self._named(name)
             if up is not None and up.per == "run":
                 upstream[name], undone = self._of_run(stage, up, video_id)
             else:
@@ -133,7 +135,7 @@ class Plan:
 
     def waits(self, stage: Stage) -> Item | None:
         """The run-level table that a stage waits for, if there is one: no option goes on without it."""
-        named = [self._named(name) for name in stage.reads if name not in ("catalogue", "media", "faces")]
+        named = [self._named(name) for name in stage.reads if name not in _OF_INDEX]
         undone = (self.run_item(up) for up in named if up.per == "run" and up.name != self.stages[0].name)
         return next((item for item in undone if item.reason is not None), None)
 
@@ -161,6 +163,8 @@ class Plan:
             return fingerprint(row["sha256"] or [row["stamp"], row["problem"]]), None
         if name == "faces":
             return self._content_of(faces_file(video_id)), None
+        if name == "images":
+            return self._content_of(images_file(video_id)), None
         item = self.item(self._named(name), video_id)
         return item.expected.fingerprint, (None if item.reason is None else name)
 

@@ -105,6 +105,11 @@ class Runner:
         for option, name in (("--from", first), ("--until", last)):
             if name in ("train", "embed", "evaluate") and name not in names:
                 raise ConfigError(f"the study names no systems: there is nothing to {name}; add `systems:`")
+            if name in ("detect", "label") and name not in names:
+                raise ConfigError(
+                    f"the study's data set, {self.pipeline.dataset.use}, holds images of one person each: there is "
+                    f"nothing to {name}; `mdfpipe run` does the rest"
+                )
             if name is not None and name not in names:
                 raise ConfigError(f"{option} {name}: expected one of {', '.join(names)}")
         begin = groups.index(first) if first else 0

@@ -55,7 +55,7 @@ def _stages(first: str | None, last: str | None, study: Path, data: Path, run: P
     runner = Runner(pipeline, Run(run), data, resources, systems=o.get("system"))
     if o["trust_pickle"]:
         sys.stderr.write("mdfpipe: --trust-pickle: if the weights ask for it, whatever they say is run\n")
-    if o.get("download_weights") and not o["dry_run"]:
+    if o.get("download_weights") and not o["dry_run"] and pipeline.detect is not None:
         pipeline.detect.detector.download(runner.data, lambda line: sys.stderr.write(f"mdfpipe: {line}\n"))
     if o["dry_run"]:
         lines = runner.due(first, last, o["only"])

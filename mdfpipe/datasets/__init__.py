@@ -1,4 +1,4 @@
-"""Dataset: a layout on disk -> videos, faces, subjects.
+"""Dataset: a layout on disk -> videos, faces, subjects; or, of a benchmark, images of one person each.
 
 Each file of this folder reads one layout, named after itself.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 import pyarrow as pa
 
@@ -20,9 +21,9 @@ __all__ = ["Anomaly", "Dataset", "Listing", "VideoEntry", "name_videos"]
 
 @dataclass(frozen=True)
 class VideoEntry:
-    """One video as the annotation names it.
+    """One video as the annotation names it; in a data set of images, those of one folder and camera.
 
-    video_id: see `name_videos`. path: POSIX, relative to the data root: a file, or a folder of frames.
+    video_id: see `name_videos`. path: POSIX, relative to the data root: a file, or a folder of frames, or of images.
     """
 
     video_id: str
@@ -46,18 +47,24 @@ class Listing:
     """What a dataset holds.
 
     videos: sorted by video_id. faces: by video_id, a table of `store.tables.FACES`, sorted by (frame, face_no).
-    subjects: subject_id -> gallery name ("1", "2"), where the dataset has galleries; a subject may stand in several.
-    anomalies: rows that were changed or left out, by kind.
+    galleries: subject_id -> gallery names ("1", "2"; "train", "val", "test"), where the dataset has galleries; a
+    subject may stand in several. anomalies: rows that were changed or left out, by kind. images: of a data set of
+    images, by video_id, a table of `store.tables.IMAGES`, sorted by path, which is by frame. differs: how the counts of
+    a published data set differ from the published ones, a line each.
     """
 
     videos: list[VideoEntry]
     faces: dict[str, pa.Table]
     galleries: dict[str, list[str]] = field(default_factory=dict)
     anomalies: list[Anomaly] = field(default_factory=list)
+    images: dict[str, pa.Table] = field(default_factory=dict)
+    differs: list[str] = field(default_factory=list)
 
 
 class Dataset(Plugin):
     """One layout on disk."""
+
+    holds_images: ClassVar[bool] = False  # whether its files are images of one person each, and not videos
 
     @abstractmethod
     def sources(self, root: Path) -> list[Path]:

@@ -72,9 +72,11 @@ def _detector(thing: str, trust_pickle: bool) -> Yolo:
     if Path(thing).suffix.lower() not in (".yaml", ".yml"):
         name = thing if thing == "demo" else str(Path(thing).absolute() if Path(thing).exists() else thing)
         return validate(Yolo, {"weights": name, "trust_pickle": trust_pickle}, "export")
-    detector = Pipeline.load(Path(thing)).detect.detector
-    if not isinstance(detector, Yolo):
-        raise ConfigError(f"{thing}: expected a study whose detector is yolo, got {detector.use}: nothing to export")
+    detect = Pipeline.load(Path(thing)).detect
+    if detect is None or not isinstance(detect.detector, Yolo):
+        got = "one that detects nothing" if detect is None else detect.detector.use
+        raise ConfigError(f"{thing}: expected a study whose detector is yolo, got {got}: nothing to export")
+    detector = detect.detector
     return detector.model_copy(update={"trust_pickle": trust_pickle or detector.trust_pickle})
 
 

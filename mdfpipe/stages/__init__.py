@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Literal
 import pyarrow as pa
 
 from mdfpipe.config import Config, result_settings
-from mdfpipe.store.run import Receipt, Run, faces_file, read_table
+from mdfpipe.store.run import Receipt, Run, faces_file, images_file, read_table
 from mdfpipe.store.tables import FACES
 
 
@@ -40,7 +40,7 @@ class Inputs:
     video: Mapping[str, Any] = field(default_factory=dict)  # this video's row of the videos table
     videos: tuple[str, ...] = ()  # of a run-level stage: the videos that are done
     missing: tuple[str, ...] = ()  # of a run-level stage: the videos left out by --allow-missing
-    annotated: frozenset[str] = frozenset()  # the face tables that the index's receipt lists, under the run folder
+    annotated: frozenset[str] = frozenset()  # the tables beside the index that its receipt lists, under the run folder
 
     def table(self, stage: str, key: str | None = None, columns: list[str] | None = None) -> pa.Table:
         """The rows that `stage` made of this video (or of `key`)."""
@@ -55,6 +55,10 @@ class Inputs:
         if name in self.annotated:
             return read_table(self.run.path / name, columns)
         return FACES.empty_table().select(columns or FACES.names)
+
+    def images(self) -> pa.Table:
+        """The images that stand for this video, in a data set of images."""
+        return read_table(self.run.path / images_file(self.video["video_id"]))
 
     def facts(self, stage: str, key: str | None = None) -> dict[str, Any]:
         """What `stage` observed in this video (or in `key`)."""
@@ -104,7 +108,7 @@ class Stage(Config):
 
     name: ClassVar[str]
     version: ClassVar[int]  # raise it when the same settings and inputs give other rows
-    reads: ClassVar[tuple[str, ...]]  # "media", "faces", "catalogue" of index, and names of stages
+    reads: ClassVar[tuple[str, ...]]  # "media", "faces", "images", "catalogue" of index, and names of stages
     schema: ClassVar[pa.Schema]
     per: ClassVar[Literal["video", "run"]] = "video"
     unit: ClassVar[str] = "frames"  # what progress counts

@@ -1,10 +1,10 @@
-"""index: the data set on disk -> videos, faces, subjects. Nothing is decoded; every video is hashed once."""
+"""index: the data set on disk -> videos, faces, images, subjects. Nothing is decoded; every file is hashed once."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -17,9 +17,10 @@ from mdfpipe.datasets import Dataset, Listing, VideoEntry
 from mdfpipe.errors import DataError, one_line
 from mdfpipe.stages import Context, Inputs, Made, Review, Stage
 from mdfpipe.store.hashing import file_sha256
-from mdfpipe.store.run import Receipt, faces_file, fingerprint, write_table
+from mdfpipe.store.run import Receipt, faces_file, fingerprint, images_file, write_table
 from mdfpipe.store.tables import ANOMALIES, SUBJECTS, VIDEOS
 
+NOT_AS_PUBLISHED = "not_as_published"  # the kind of an anomaly: a count that differs from the published one
 _IO_THREADS = 4  # reading and hashing wait for the disk, not for a core
 
 
@@ -46,24 +47,27 @@ class Index(Stage):
         """
         sources: dict[str, str] = {}
         if known is not None and known.settings == result_settings(self):
-            sources = {self._name(path, data): stamp(path) or "missing" for path in self.dataset.tables(data)}
+            sources = self._stamps(self.dataset.tables(data), data)
             if sources.items() <= known.upstream.items():
                 named = {data / name for name in known.upstream} | set(self.dataset.present(data))
-                return {self._name(path, data): stamp(path) or "missing" for path in sorted(named)}
-        return {self._name(path, data): stamp(path) or "missing" for path in self.dataset.sources(data)}
+                return self._stamps(sorted(named), data)
+        return self._stamps(self.dataset.sources(data), data)
 
-    @staticmethod
-    def _name(path: Path, data: Path) -> str:
-        return path.relative_to(data).as_posix()
+    def _stamps(self, paths: Iterable[Path], data: Path) -> dict[str, str]:
+        of = deep_stamp if self.dataset.holds_images else stamp
+        return {path.relative_to(data).as_posix(): of(path) or "missing" for path in paths}
 
     def process(self, key: str, inputs: Inputs, context: Context) -> Made:
-        """Read the annotation; probe and hash the videos that are new or have changed."""
+        """Read the annotation; probe and hash the videos, or images, that are new or have changed."""
         listing = self.dataset.read(context.data)
         known = self._known(inputs)
         total = len(listing.videos)
         rows: list[dict[str, Any]] = []
         with ThreadPoolExecutor(_IO_THREADS) as pool:
-            waiting = [pool.submit(_describe, entry, context.data, known) for entry in listing.videos]
+            waiting = [
+                pool.submit(_describe, entry, context.data, known, listing.images.get(entry.video_id))
+                for entry in listing.videos
+            ]
             for future in waiting:
                 while not wait([future], timeout=1.0).done:  # hashing a large file may outlast the deadline
                     context.progress(len(rows), total)
@@ -81,32 +85,43 @@ class Index(Stage):
             "anomalies": {a.kind: a.count for a in listing.anomalies},
             "unreadable": [row["video_id"] for row in rows if row["problem"]],
         }
+        if self.dataset.holds_images:
+            facts["images"] = sum(table.num_rows for table in listing.images.values())
+            facts["not_as_published"] = listing.differs
         return Made(videos, facts, files)
 
     def review(self, facts: dict[str, dict[str, Any]]) -> Review:
-        """Say which annotation rows were unusual: most of these kinds are left out."""
+        """Say which annotation rows or files were unusual, most of which are left out, and what is not as published."""
         warnings = []
         for found in facts.values():
             kinds = ", ".join(f"{count} {kind}" for kind, count in found["anomalies"].items())
-            if kinds:
+            if "images" in found:
+                warnings += [f"index: not as published: {'; '.join(found['not_as_published'])}"] * bool(
+                    found["not_as_published"]
+                )
+                warnings += [f"index: unusual files: {kinds} (`mdfpipe inspect RUN` shows one of each)"] * bool(kinds)
+            elif kinds:
                 pictures = "; rows that name pictures want dataset.frames_in=folder" if "still_image" in kinds else ""
                 warnings.append(
                     f"index: unusual annotation rows: {kinds} (`mdfpipe inspect RUN` shows one of each){pictures}"
                 )
         return Review(warnings=warnings)
 
-    @staticmethod
-    def _known(inputs: Inputs) -> dict[str, dict[str, Any]]:
+    def _known(self, inputs: Inputs) -> dict[str, dict[str, Any]]:
+        """What the last index said, by the path of each video; of images by unit, of which several share a folder."""
         receipt = inputs.run.receipt("index", Index.table)
         if receipt is None or receipt.version != Index.version:
             return {}
-        return {row["path"]: row for row in inputs.table("index", Index.table).to_pylist()}
+        name = "video_id" if self.dataset.holds_images else "path"
+        return {row[name]: row for row in inputs.table("index", Index.table).to_pylist()}
 
     def _write_tables(self, listing: Listing, scratch: Callable[[str], Path]) -> dict[str, Path]:
         galleries = [(s, g) for s, names in sorted(listing.galleries.items()) for g in names]
         subjects = [{"subject_id": subject, "gallery": gallery} for subject, gallery in galleries]
         anomalies = [vars(anomaly) for anomaly in listing.anomalies]
+        anomalies += [{"kind": NOT_AS_PUBLISHED, "count": 1, "example": line} for line in listing.differs]
         tables = {faces_file(video_id): faces for video_id, faces in listing.faces.items()}
+        tables |= {images_file(video_id): images for video_id, images in listing.images.items()}
         tables[self.subjects_file] = pa.Table.from_pylist(subjects, SUBJECTS)
         tables[self.anomalies_file] = pa.Table.from_pylist(anomalies, ANOMALIES)
         files = {name: scratch(name) for name in tables}
@@ -131,9 +146,38 @@ def stamp(path: Path) -> str | None:
     return f"{len(files)}:{sum(size for _, size, _ in files)}:{fingerprint(files)}"
 
 
-def _describe(entry: VideoEntry, data: Path, known: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """The row of one video; what was found out about an unchanged file is kept, unless it is a problem."""
-    path, now, old = data / entry.path, stamp(data / entry.path), known.get(entry.path)
+def deep_stamp(path: Path) -> str | None:
+    """The same of a folder and all folders below it."""
+    if not path.is_dir():
+        return stamp(path)
+    try:
+        files = sorted(_below(path, ""))
+    except OSError:
+        return None
+    return f"{len(files)}:{sum(size for _, size, _ in files)}:{fingerprint(files)}"
+
+
+def _below(folder: Path | str, prefix: str, depth: int = 4) -> Iterator[tuple[str, int, int]]:
+    """(name, size, modification time) of the files at most `depth` folders below: a link may lead round in a circle."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_file():
+                found = entry.stat()
+                yield prefix + entry.name, found.st_size, found.st_mtime_ns
+            elif depth and entry.is_dir():
+                yield from _below(entry.path, f"{prefix}{entry.name}/", depth - 1)
+
+
+def _describe(
+    entry: VideoEntry, data: Path, known: dict[str, dict[str, Any]], images: pa.Table | None
+) -> dict[str, Any]:
+    """The row of one video, or of the images that stand for one.
+
+    What was found out about an unchanged file is kept, unless it is a problem.
+    """
+    path, old = data / entry.path, known.get(entry.path if images is None else entry.video_id)
+    names = images["path"].to_pylist() if images is not None else []
+    now = stamp(path) if images is None else _stamp_of(names, data)
     row: dict[str, Any] = {
         "video_id": entry.video_id,
         "path": entry.path,
@@ -147,7 +191,7 @@ def _describe(entry: VideoEntry, data: Path, known: dict[str, dict[str, Any]]) -
     measured = ("n_frames", "fps", "width", "height", "bit_depth", "bytes", "sha256", "problem")
     if old is not None and now is not None and old["stamp"] == now and old["problem"] is None:
         return row | {name: old[name] for name in measured}
-    return row | dict.fromkeys(measured) | _measure(path)
+    return row | dict.fromkeys(measured) | (_measure(path) if images is None else _measure_images(names, data))
 
 
 def _measure(path: Path) -> dict[str, Any]:
@@ -172,6 +216,28 @@ def _measure(path: Path) -> dict[str, Any]:
         "height": info.height,
         "bit_depth": info.bit_depth,
     }
+
+
+def _stamp_of(names: list[str], data: Path) -> str | None:
+    """Of these files below `data`, which may lie in many folders."""
+    try:
+        return fingerprint([(name, (s := (data / name).stat()).st_size, s.st_mtime_ns) for name in names])
+    except OSError:
+        return None
+
+
+def _measure_images(names: list[str], data: Path) -> dict[str, Any]:
+    """Content and size of the images of a unit; how large each is, crop finds out."""
+    found: dict[str, Any] = {"n_frames": len(names)}
+    digest = hashlib.sha256()
+    try:
+        for name in names:
+            digest.update(f"{name}:{file_sha256(data / name)}\n".encode())
+        return found | {"bytes": sum((data / name).stat().st_size for name in names), "sha256": digest.hexdigest()}
+    except DataError as error:
+        return found | {"problem": one_line(error)}
+    except OSError as error:
+        return found | {"problem": one_line(f"{error.filename}: cannot be read: {error.strerror}")}
 
 
 def _folder_sha256(files: list[Path]) -> str:

@@ -270,6 +270,11 @@ def faces_file(video_id: str) -> str:
     return f"index/faces/{file_name(video_id)}.parquet"
 
 
+def images_file(video_id: str) -> str:
+    """The table of the images that stand for a video, in a data set of images; it belongs to the index."""
+    return f"index/images/{file_name(video_id)}.parquet"
+
+
 def cannot_write(place: Path, error: OSError) -> str:
     """One line for an OSError while writing: where, what, what to do."""
     advice = {

@@ -47,6 +47,7 @@ class CropStatus(StrEnum):
     OK = "ok"
     EMPTY = "empty"  # no pixel of the box lies in the frame
     TOO_LARGE = "too_large"  # the box is many times the frame: a damaged annotation
+    UNREADABLE = "unreadable"  # of a data set of images: the file's bytes do not decode
 
 
 def _column(name: str, kind: pa.DataType, meaning: str, *, null: bool = False) -> pa.Field:
@@ -65,7 +66,11 @@ def _box(of: str) -> list[pa.Field]:
 VIDEO_ID = _column("video_id", pa.string(), "path under the data root without its suffix, where that is unique")
 FRAME = _column("frame", pa.int64(), "frame index, 0-based in presentation order")
 BODY_ID = _column("body_id", pa.string(), "{video_id}/{frame:06d}/{n:02d}: names a body from detection to score")
-CROP_ID = _column("crop_id", pa.string(), "body_id of a body; {video_id}/{frame:06d}/f{face_no:02d} of a face")
+CROP_ID = _column(
+    "crop_id",
+    pa.string(),
+    "body_id of a body; {video_id}/{frame:06d}/f{face_no:02d} of a face; in a data set of images the file's path there",
+)
 FACE_NO = _column("face_no", pa.int16(), "number of the face within its frame, in the order of the annotation")
 MODALITY = _column("modality", pa.dictionary(pa.int8(), pa.string()), "body or face")
 DOMAIN = _column("domain", pa.string(), "band and range, such as SWIR-30m")
@@ -76,7 +81,9 @@ SHARD = [
     _column("shard", pa.string(), "tar file, relative to the run folder", null=True),
     _column("offset", pa.int64(), "first byte of the encoded image in the shard", null=True),
     _column("size", pa.int64(), "bytes of the encoded image", null=True),
-    _column("codec", pa.string(), "jpeg (q95 4:4:4, 8-bit sources) or png (16-bit sources)", null=True),
+    _column(
+        "codec", pa.string(), "jpeg (q95 4:4:4, 8-bit sources) or png (16-bit sources); images as they are", null=True
+    ),
 ]
 QUALITY = [
     _column("sharpness", pa.float32(), "variance of the Laplacian of the crop's grey values, in 0..255", null=True),
@@ -93,7 +100,7 @@ VIDEOS = pa.schema(
         _column("range_m", pa.float64(), "distance to the subjects in metres", null=True),
         SESSION_ID,
         CAMERA_ID,
-        _column("n_frames", pa.int64(), "frames that the header declares (a claim: detect counts)", null=True),
+        _column("n_frames", pa.int64(), "frames that the header declares (a claim: detect counts); images", null=True),
         _column("fps", pa.float64(), "mean frame rate that the header declares", null=True),
         _column("width", pa.int32(), "pixels", null=True),
         _column("height", pa.int32(), "pixels", null=True),
@@ -114,6 +121,16 @@ FACES = pa.schema(
         *_box("face"),
     ]
 )
+
+IMAGES = pa.schema(
+    [
+        VIDEO_ID,
+        FRAME,
+        _column("path", pa.string(), "the image file, relative to the data root"),
+        _column("subject_id", pa.string(), "who it shows, as the data set names its folder or file"),
+    ]
+)
+"""Of a data set of images, each a person already cut out: the files of one `video`, those of a folder and camera."""
 
 SUBJECTS = pa.schema(
     [

@@ -1,0 +1,285 @@
+"""Benchmarks of images, each a person already cut out: what their readers share.
+
+The images of one folder and camera are a *unit*, which stands where a video stands elsewhere: one domain, one camera,
+one part of each stage. Units are few and large. An image is named by its path under the data root, suffix and all, so
+that sorting the names of a subject and camera is sorting the folder's listing, as the galleries of protocols ask for.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from abc import abstractmethod
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path, PurePosixPath
+from typing import Any, ClassVar
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from mdfpipe.datasets import Anomaly, Dataset, Listing, VideoEntry
+from mdfpipe.datasets._layout import check_root
+from mdfpipe.domains import Band, Domain
+from mdfpipe.errors import DataError, one_line
+from mdfpipe.store.naming import IMAGE_SUFFIXES, inside, safe_relative
+from mdfpipe.store.tables import IMAGES
+
+
+class ImageAnomaly(StrEnum):
+    """What can be unusual about a benchmark's files. A closed set; the comment says what becomes of the file."""
+
+    NOT_AN_IMAGE = "not_an_image"  # a file with another suffix: left out
+    MISPLACED = "misplaced"  # where the layout has no image, or its name does not say whose it is: left out
+    UNUSABLE_NAME = "unusable_name"  # a path that could not be written down: left out
+    JUNK = "junk"  # a detection of nobody, subject -1: left out, as in the published evaluation
+    LISTED_IMAGE_MISSING = "listed_image_missing"  # an index file names it, the disk does not hold it
+    IMAGE_IN_NO_LIST = "image_in_no_list"  # the disk holds it, no index file names it: left out
+    TEST_IMAGE_IN_NO_LIST = "test_image_in_no_list"  # the same of a list that only tells what lies there: kept
+    SUBJECT_IN_NO_LIST = "subject_in_no_list"  # has images and stands in no index file: kept, in no split
+    SUBJECT_WITHOUT_IMAGE = "subject_without_image"  # an index file names it, no image shows it
+    LABEL_DISAGREES = "label_disagrees"  # one label of an index file for two folders: kept, the folder says who it is
+    INDEX_FILE_MISSING = "index_file_missing"  # one of the published files that one can do without
+    FOLDER_MISSING = "folder_missing"  # one of the published folders of images
+
+
+class ImageDataset(Dataset):
+    """A benchmark of images."""
+
+    holds_images: ClassVar[bool] = True
+    folders: ClassVar[tuple[str, ...]]  # that hold the images, under the data root
+
+    @abstractmethod
+    def index_files(self, root: Path) -> list[str]:
+        """The index files that are there, relative to the root. Raises DataError where one is missing that must be."""
+
+    def sources(self, root: Path) -> list[Path]:
+        """The index files, and the folders that hold the images."""
+        return [*self.tables(root), *self.present(root)]
+
+    def tables(self, root: Path) -> list[Path]:
+        """The index files."""
+        check_root(root)
+        return [inside(root, name, "index file") for name in self.index_files(root)]
+
+    def present(self, root: Path) -> list[Path]:
+        """The folders that hold the images. Raises DataError where there is none."""
+        check_root(root)
+        found = [inside(root, name, "folder") for name in self.folders if (root / name).is_dir()]
+        if not found:
+            raise DataError(
+                f"{root}: expected the folders {', '.join(self.folders)} of {self.use}, found none of them; "
+                "--data names the folder that holds them"
+            )
+        return found
+
+
+@dataclass(frozen=True)
+class Unit:
+    """The images of one folder and camera. name: becomes the video_id; session_id: the folder, where that matters."""
+
+    name: str
+    folder: str
+    band: Band
+    camera_id: str
+    session_id: str | None = None
+
+
+@dataclass
+class Gathering:
+    """The images found so far, by unit and subject, and what was unusual."""
+
+    root: Path
+    images: dict[Unit, list[tuple[str, str]]] = field(default_factory=lambda: defaultdict(list))
+    counts: Counter[ImageAnomaly] = field(default_factory=Counter)
+    examples: dict[ImageAnomaly, str] = field(default_factory=dict)
+
+    def note(self, kind: ImageAnomaly, example: str, count: int = 1) -> None:
+        """Count something unusual."""
+        self.counts[kind] += count
+        self.examples.setdefault(kind, one_line(example))
+
+    def note_all(self, kind: ImageAnomaly, examples: Collection[str], words: str) -> None:
+        """Count all of these; the first of them is the example. words: with {} for it."""
+        if examples:
+            self.note(kind, words.format(min(examples)), len(examples))
+
+    def files(self, folder: str, depth: int) -> Iterator[str]:
+        """The images that lie `depth` folders below `folder`, sorted, relative to the root; others are counted.
+
+        Hidden files and folders are passed over. Raises DataError for a symlink that leads out of the root.
+        """
+        if not (self.root / folder).is_dir():
+            self.note(ImageAnomaly.FOLDER_MISSING, folder)
+            return
+        for entry in sorted(_entries(self.root / folder), key=lambda entry: entry.name):
+            path = f"{folder}/{entry.name}"
+            if entry.name.startswith("."):
+                continue
+            try:
+                safe_relative(path, "file")
+            except DataError:
+                self.note(ImageAnomaly.UNUSABLE_NAME, repr(path)[1:-1])
+                continue
+            if entry.is_symlink():
+                inside(self.root, path, "file")
+            is_image = PurePosixPath(entry.name).suffix.lower() in IMAGE_SUFFIXES
+            if entry.is_dir():
+                if depth:
+                    yield from self.files(path, depth - 1)
+                else:
+                    self.note(ImageAnomaly.MISPLACED, f"{path} is a folder, where images are expected")
+            elif not is_image:
+                self.note(ImageAnomaly.NOT_AN_IMAGE, path)
+            elif depth:
+                self.note(ImageAnomaly.MISPLACED, f"{path} lies {depth} folders too high")
+            else:
+                yield path
+
+    def take(self, unit: Unit, path: str, subject: str) -> None:
+        """Take an image."""
+        self.images[unit].append((path, subject))
+
+    def number(self, **wanted: Any) -> Callable[[Collection[str]], int]:
+        """Of some subjects, how many images the units have whose fields are as wanted; `band=Band.VIS`."""
+        tally: Counter[str] = Counter()
+        for unit, rows in self.images.items():
+            if all(getattr(unit, name) == value for name, value in wanted.items()):
+                tally.update(subject for _, subject in rows)
+        return lambda subjects: sum(tally[subject] for subject in subjects)
+
+    def subjects(self) -> set[str]:
+        """Who has an image."""
+        return {subject for rows in self.images.values() for _, subject in rows}
+
+    def listing(self, galleries: Mapping[str, list[str]], published: Mapping[str, tuple[int, int]]) -> Listing:
+        """All of it. galleries: subject -> the lists that name it. published: what -> (published, found).
+
+        Raises DataError where there is no image.
+        """
+        if not self.images:
+            kinds = "; ".join(f"{self.counts[kind]} {kind} ({self.examples[kind]})" for kind in sorted(self.counts))
+            raise DataError(f"{self.root}: found no image{': ' if kinds else ''}{kinds}; is the copy complete?")
+        seen = self.subjects()
+        self.note_all(ImageAnomaly.SUBJECT_IN_NO_LIST, seen - galleries.keys(), "{}")
+        self.note_all(ImageAnomaly.SUBJECT_WITHOUT_IMAGE, galleries.keys() - seen, "{}")
+        differs = [
+            f"published {expected:,} {what}, found {found:,}"
+            for what, (expected, found) in published.items()
+            if found != expected
+        ]
+        anomalies = [Anomaly(kind.value, self.counts[kind], self.examples[kind]) for kind in sorted(self.counts)]
+        units = sorted(self.images, key=lambda unit: unit.name)
+        return Listing(
+            videos=[VideoEntry(u.name, u.folder, Domain(u.band), u.session_id, u.camera_id) for u in units],
+            faces={},
+            galleries={subject: sorted(names) for subject, names in sorted(galleries.items())},
+            anomalies=anomalies,
+            images={unit.name: _table(unit.name, sorted(self.images[unit])) for unit in units},
+            differs=differs,
+        )
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            return list(entries)
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be listed: {error.strerror}") from None
+
+
+def _table(video_id: str, rows: list[tuple[str, str]]) -> pa.Table:
+    """A table of IMAGES; rows: (path, subject_id), sorted."""
+    columns = {
+        "video_id": pa.repeat(pa.scalar(video_id), len(rows)),
+        "frame": pa.array(range(len(rows)), pa.int64()),
+        "path": pa.array([path for path, _ in rows], pa.string()),
+        "subject_id": pa.array([subject for _, subject in rows], pa.string()),
+    }
+    return pa.table(columns, schema=IMAGES)
+
+
+# -- index files
+
+
+def read_ids(root: Path, name: str) -> list[int]:
+    """The identities in `exp/train_id.txt` (numbers between commas) or `exp/train_id.mat`. Raises DataError."""
+    if name.endswith(".mat"):
+        values = read_mat(root, name)
+        if len(values) != 1:
+            raise DataError(f"{name}: expected one list of identities, found {', '.join(values) or 'none'}")
+        found = next(iter(values.values())).ravel().tolist()
+    else:
+        words = [word for word in re.split(r"[,\s]+", _text(root, name)) if word]
+        wrong = next((word for word in words if not re.fullmatch(r"[0-9]{1,9}", word)), None)
+        if wrong is not None:
+            raise DataError(f"{name}: expected identities, numbers between commas, got '{one_line(wrong, 40)}'")
+        found = [int(word) for word in words]
+    if not found:
+        raise DataError(f"{name}: expected identities, numbers between commas, found none")
+    return found
+
+
+def read_mat(root: Path, name: str) -> dict[str, NDArray[Any]]:
+    """The arrays of whole numbers in a MATLAB file up to version 7, by name. Raises DataError."""
+    from scipy.io import loadmat
+
+    try:
+        values = loadmat(str(inside(root, name, "index file")))
+    except DataError:
+        raise
+    except Exception as error:  # the parser answers damage with whatever it stumbles over
+        raise DataError(f"{name}: cannot be read as a MATLAB file: {one_line(error, 120)}") from None
+    arrays = {key: value for key, value in values.items() if not key.startswith("__")}
+    return {k: v.astype(np.int64) for k, v in arrays.items() if np.issubdtype(v.dtype, np.number) and _is_whole(v)}
+
+
+def _is_whole(values: NDArray[Any]) -> bool:
+    return bool(np.isfinite(values).all() and (values == np.floor(values)).all())
+
+
+def read_list(root: Path, name: str) -> dict[str, str]:
+    """Path -> label of an index file with lines of `PATH LABEL`. Raises DataError for a path that leads elsewhere."""
+    found: dict[str, str] = {}
+    for number, line in enumerate(_text(root, name).splitlines(), start=1):
+        if not line.strip():
+            continue
+        path, _, label = line.strip().rpartition(" ")
+        if not path or not re.fullmatch(r"[0-9]{1,9}", label):
+            raise DataError(f"{name} line {number}: expected a path and a label, got '{one_line(line, 80)}'")
+        found[safe_relative(path.strip(), f"{name} line {number}")] = label
+    if not found:
+        raise DataError(f"{name}: expected lines of a path and a label, found none")
+    return found
+
+
+def _text(root: Path, name: str) -> str:
+    try:
+        return inside(root, name, "index file").read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{name}: cannot be read as text: {one_line(error, 120)}") from None
+
+
+def first_of(root: Path, names: Collection[str]) -> str | None:
+    """The first of these files that is there."""
+    return next((name for name in names if (root / name).is_file()), None)
+
+
+def needed(root: Path, names: Collection[str], what: str) -> str:
+    """The same, which must be there. Raises DataError."""
+    found = first_of(root, names)
+    if found is None:
+        raise DataError(f"{root}: expected {' or '.join(names)}, {what}; found neither under the data root")
+    return found
+
+
+def subject_of(path: str) -> str:
+    """The name of the folder that an image lies in.
+
+    >>> subject_of("cam1/0007/0001.jpg")
+    '0007'
+    """
+    return PurePosixPath(path).parent.name
