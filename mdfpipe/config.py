@@ -13,7 +13,7 @@ import os
 import pkgutil
 from functools import cache
 from pathlib import Path
-from typing import Any, ClassVar, Self, TypeVar
+from typing import Any, ClassVar, Self, TypeVar, get_args
 
 import yaml
 from pydantic import (
@@ -233,8 +233,9 @@ def _problem(cls: type[Config], detail: ErrorDetails) -> str:
 def _fields_at(cls: type[Config], location: tuple[int | str, ...]) -> list[str]:
     for part in location:
         field = cls.model_fields.get(str(part))
-        inner = field.annotation if field else None
-        if not (isinstance(inner, type) and issubclass(inner, Config)):
+        named = [field.annotation, *get_args(field.annotation)] if field else []
+        inner = next((kind for kind in named if isinstance(kind, type) and issubclass(kind, Config)), None)
+        if inner is None:
             return []
         cls = inner
     return list(cls.model_fields)

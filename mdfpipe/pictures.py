@@ -47,6 +47,8 @@ def draw_frame(run: Path, video_id: str, frame: int, out: Path, show_people: boo
     kind = _kind(out, "--out")
     found = survey(run)
     video = found.video(video_id)
+    if found.of_images:
+        raise DataError(f"{run}: --frame: its data set holds images of one person each, no frames; --sheet shows crops")
     _check_frame(run, video, frame)
     view = frames.views(found, video, [frame], _overlaps(video))[frame]
     image = dict(_decoded(_data_root(run), video, [frame]))[frame]

@@ -47,6 +47,7 @@ MOST_VALUES: Final = 10_000  # distinct values that are told apart in one column
 OURS: Final = {
     "videos": tables.VIDEOS,
     "faces": tables.FACES,
+    "images": tables.IMAGES,
     "subjects": tables.SUBJECTS,
     "anomalies": tables.ANOMALIES,
     "bodies": tables.BODIES,
@@ -125,7 +126,7 @@ def describe_table(path: Path) -> Description:
         found.observed = dict(receipt.facts)
         if kind == "manifest":
             found.funnel = found.observed.pop("counts", [])
-    elif name and name not in ("faces", "subjects", "anomalies"):
+    elif name and name not in ("faces", "images", "subjects", "anomalies"):
         found.notes.append("it carries no receipt: it was not written by a run, or by another version")
     return found
 
@@ -295,18 +296,21 @@ def describe_weight_file(path: Path) -> Description:
 def describe_run(path: Path, found: Survey | None = None) -> Description:
     """A run folder, from its receipts. Raises DataError, StoreError."""
     run = found or survey(path)
-    facts: dict[str, Any] = {"videos": len(run.videos), "domains": len(run.domains)}
-    for name in ("finished", "failed", "frames", "faces", "bodies"):
-        facts[name] = run.total(name)
-    facts["subjects with bodies"] = len(run.subjects())
-    for stage in CHAIN:
+    facts: dict[str, Any] = {"folders by camera" if run.of_images else "videos": len(run.videos)}
+    facts["domains"] = len(run.domains)
+    for name in (
+        ("finished", "failed", "frames") if run.of_images else ("finished", "failed", "frames", "faces", "bodies")
+    ):
+        facts["images" if run.of_images and name == "frames" else name] = run.total(name)
+    facts["subjects" if run.of_images else "subjects with bodies"] = len(run.subjects())
+    for stage in CHAIN[-1:] if run.of_images else CHAIN:
         facts[f"{stage}: parts"] = sum(stage in video.receipts for video in run.videos)
     if run.manifest is not None:
         facts["protocol"] = run.manifest.facts.get("protocol", "")
     facts |= {f"system {name}": _system(run, name) for name in run.systems}
     counts: dict[str, dict[str, int]] = {
         "bodies by status": dict(run.statuses().most_common()),
-        "labelled bodies by subject": dict(run.subjects().most_common()),
+        "crops by subject" if run.of_images else "labelled bodies by subject": dict(run.subjects().most_common()),
         "crops": dict(sum((d.crops for d in run.domains.values()), Counter()).most_common()),
         "crops by split": dict(sum((d.splits for d in run.domains.values()), Counter()).most_common()),
     }
@@ -315,7 +319,11 @@ def describe_run(path: Path, found: Survey | None = None) -> Description:
         *(f"{video.video_id}: {remark}" for video in run.videos for remark in video.remarks if video.remarks),
     ]
     notes += [
-        f"annotation: {a['count']} rows {a['kind']}, such as {one_line(a['example'], 160)}" for a in anomalies(run.run)
+        f"counts: {a['example']}"
+        if a["kind"] == tables.NOT_AS_PUBLISHED
+        else f"annotation: {a['count']} {'files' if run.of_images else 'rows'} {a['kind']}, such as "
+        + one_line(a["example"], 160)
+        for a in anomalies(run.run)
     ]
     return Description(
         "run",
@@ -343,6 +351,11 @@ def _system(run: Survey, name: str) -> str:
 
 def funnel_row(domain: Any) -> dict[str, Any]:
     """The counts of one domain in the order of the work."""
+    splits = {f"{split} crops": n for split, n in sorted(domain.splits.items())}
+    if domain.of_images:
+        named = {"domain": domain.domain, "folders by camera": domain.videos, "failed": domain.failed}
+        crops = {"crops": domain.crops.get("body ok", 0), "unreadable": domain.crops.get("body unreadable", 0)}
+        return {**named, "images": domain.frames, **crops, **splits}
     return {
         "domain": domain.domain,
         "videos": domain.videos,
@@ -354,5 +367,5 @@ def funnel_row(domain: Any) -> dict[str, Any]:
         "labelled": domain.by_status.get("labelled", 0),
         "body crops": domain.crops.get("body ok", 0),
         "face crops": domain.crops.get("face ok", 0),
-        **{f"{split} crops": n for split, n in sorted(domain.splits.items())},
+        **splits,
     }

@@ -21,6 +21,7 @@ from mdfpipe.report.inspect import funnel_row
 from mdfpipe.report.samples import PLAIN, CropChoice, DomainSample, Histogram, Limits, Scale, SubjectSample
 from mdfpipe.report.survey import Survey, VideoState, anomalies
 from mdfpipe.store.naming import natural_key
+from mdfpipe.store.tables import NOT_AS_PUBLISHED
 
 MEANINGS: Final = {
     "labelled": "one face names it",
@@ -145,6 +146,8 @@ def _content(page: Page) -> dict[str, Any]:
     return {
         "name": page.title,
         "show_people": page.show_people,
+        "of_images": survey.of_images,
+        "not_as_published": NOT_AS_PUBLISHED,
         "tiles": _tiles(survey),
         "legend": [
             (s.value, colour, MEANINGS[s.value], statuses[s.value])
@@ -181,12 +184,23 @@ def _tiles(survey: Survey) -> list[tuple[str, str, str]]:
     crops = sum(domain.crops[f"{m} ok"] for domain in survey.domains.values() for m in ("body", "face"))
     share = f"{100 * labelled / bodies:.0f} % of {_count(bodies)} bodies" if bodies else "no body was detected"
     failed = len(survey.failures)
+    failures = (
+        _count(failed),
+        "failure" if failed == 1 else "failures",
+        "listed below" if failed else "nothing failed",
+    )
+    if survey.of_images:
+        return [
+            (_count(survey.total("frames")), "images", _many(len(survey.domains), "domain")),
+            (_count(crops), "crops", _many(len(survey.subjects()), "subject")),
+            failures,
+        ]
     return [
         (_count(len(survey.videos)), "videos", _many(len(survey.domains), "domain")),
         (_count(survey.total("frames")), "frames", f"{_count(survey.total('annotated'))} with a face"),
         (_count(labelled), "labelled bodies", share),
         (_count(crops), "crops", _many(len(survey.subjects()), "subject")),
-        (_count(failed), "failure" if failed == 1 else "failures", "listed below" if failed else "nothing failed"),
+        failures,
     ]
 
 

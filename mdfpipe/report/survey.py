@@ -17,7 +17,7 @@ from mdfpipe.store.naming import file_name, natural_key
 from mdfpipe.store.run import Failure, Receipt, Run, read_table
 
 CHAIN: Final = ("detect", "label", "crop")
-"""The stages that make one part a video, in order: each made from the one before."""
+"""The stages that make one part a video, in order: each made from the one before. Of a data set of images, the last."""
 TRAIN, EMBED = "train", "embed"
 """The stages of a system: train/SYSTEM makes one part, embed/SYSTEM one a video."""
 
@@ -81,6 +81,7 @@ class DomainCounts:
     """The funnel of one domain: from videos to crops."""
 
     domain: str
+    of_images: bool = False
     videos: int = 0
     finished: int = 0
     failed: int = 0
@@ -99,12 +100,12 @@ class DomainCounts:
         self.videos += 1
         self.failed += any(stage in CHAIN for stage in video.failures)
         self.finished += "crop" in video.receipts
-        self.frames += seen.get("delivered", 0)
+        self.frames += (video.row["n_frames"] or 0) if self.of_images else seen.get("delivered", 0)
         self.bodies += seen.get("rows", {}).get("bodies", 0)
         self.annotated += video.annotated
         self.faces += label.get("faces", 0)
         self.by_status.update(label.get("rows", {}))
-        self.by_subject.update(label.get("subjects", {}))
+        self.by_subject.update(label.get("subjects", {}) or crop.get("subjects", {}))
         self.crops.update(crop.get("rows", {}))
 
 
@@ -124,6 +125,11 @@ class Survey:
     notes: list[str]
     systems: list[str] = field(default_factory=list)
     trained: dict[str, Receipt] = field(default_factory=dict)
+
+    @property
+    def of_images(self) -> bool:
+        """Whether its data set holds images of one person each: a `video` is then a folder and camera of them."""
+        return _of_images(self.index)
 
     def of_run(self, stage: str) -> Receipt | None:
         """The part of a run-level stage, where it counts."""
@@ -176,10 +182,11 @@ def survey(path: Path) -> Survey:
     systems = _named(run)
     trained, notes_of_systems = _trained(run, systems)
     ordered = sorted(rows, key=lambda row: natural_key(row["video_id"]))
-    videos = [_state(run, row, systems, trained) for row in ordered]
+    chain = CHAIN[-1:] if _of_images(index) else CHAIN
+    videos = [_state(run, row, systems, trained, chain) for row in ordered]
     domains: dict[str, DomainCounts] = {}
     for name in sorted({video.domain for video in videos}, key=natural_key):
-        domains[name] = DomainCounts(name)
+        domains[name] = DomainCounts(name, _of_images(index))
     for video in videos:
         domains[video.domain].take(video)
     manifest, notes = _manifest(run, videos)
@@ -205,12 +212,18 @@ def anomalies(run: Run) -> list[dict[str, Any]]:
     return read_table(path).to_pylist() if path.exists() else []
 
 
-def _state(run: Run, row: dict[str, Any], systems: list[str], trained: dict[str, Receipt]) -> VideoState:
+def _of_images(index: Receipt) -> bool:
+    return "images" in index.facts
+
+
+def _state(
+    run: Run, row: dict[str, Any], systems: list[str], trained: dict[str, Receipt], chain: tuple[str, ...]
+) -> VideoState:
     receipts: dict[str, Receipt] = {}
     failures: dict[str, Failure] = {}
     outdated = []
     before: Receipt | None = None
-    for place, stage in enumerate(CHAIN):
+    for place, stage in enumerate(chain):
         receipt = run.receipt(stage, row["video_id"])
         failure = run.failure(stage, row["video_id"])
         if failure is not None:

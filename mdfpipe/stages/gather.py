@@ -73,7 +73,12 @@ class Gather(Stage):
                 if len(rows) % _CHUNK == 0:
                     context.progress(len(rows), images.num_rows)
         counted = Counter(f"body {row['status']}" for row in rows)
-        facts = {"rows": dict(sorted(counted.items())), "bad": bad, "encoded_anew": encoded_anew}
+        facts = {
+            "rows": dict(sorted(counted.items())),
+            "subjects": dict(sorted(Counter(row["subject_id"] for row in rows if row["crop_id"] not in bad).items())),
+            "bad": bad,
+            "encoded_anew": encoded_anew,
+        }
         return Made(pa.Table.from_pylist(rows, CROPS), facts, {shard: scratch})
 
     def review(self, facts: dict[str, dict[str, Any]]) -> Review:

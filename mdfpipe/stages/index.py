@@ -18,9 +18,8 @@ from mdfpipe.errors import DataError, one_line
 from mdfpipe.stages import Context, Inputs, Made, Review, Stage
 from mdfpipe.store.hashing import file_sha256
 from mdfpipe.store.run import Receipt, faces_file, fingerprint, images_file, write_table
-from mdfpipe.store.tables import ANOMALIES, SUBJECTS, VIDEOS
+from mdfpipe.store.tables import ANOMALIES, NOT_AS_PUBLISHED, SUBJECTS, VIDEOS
 
-NOT_AS_PUBLISHED = "not_as_published"  # the kind of an anomaly: a count that differs from the published one
 _IO_THREADS = 4  # reading and hashing wait for the disk, not for a core
 
 

@@ -139,6 +139,8 @@ SUBJECTS = pa.schema(
     ]
 )
 
+NOT_AS_PUBLISHED = "not_as_published"  # the kind of an anomaly: a benchmark's count that differs from the published one
+
 ANOMALIES = pa.schema(
     [
         _column("kind", pa.string(), "what was unusual about the annotation rows"),
