@@ -74,15 +74,16 @@ def test_trains_embeds_saves_and_loads(recipe: Recipe, tmp_path: Path) -> None:
     assert all(np.isfinite(v) for line in fitted.lines for n, v in line.items() if n.startswith("loss/"))
     path = tmp_path / "last.pt"
     system = System(recipe=recipe)
-    checkpoint_of("it", system, fitted.last, Start(), subjects=list(crops.subjects)).save(path)
+    who = {"subjects": list(crops.subjects), "trained_domains": list(crops.domains)}
+    checkpoint_of("it", system, fitted.last, Start(), **who).save(path)
     found, network = open_model(path)
     assert found == recipe
-    vectors = np.concatenate([v for _, v in embed(found, network, crops, reader, batch=7)])
+    vectors = np.concatenate([v for _, v in embed(found, network, crops, reader, crops.domains, batch=7)])
     assert vectors.shape == (len(crops), recipe.features)
     assert vectors.dtype == np.float32
     assert np.isfinite(vectors).all()
     assert len(np.unique(vectors.round(5), axis=0)) > len(crops) // 2
-    again = np.concatenate([v for _, v in embed(*open_model(path), crops, reader, batch=64)])
+    again = np.concatenate([v for _, v in embed(*open_model(path), crops, reader, crops.domains, batch=64)])
     np.testing.assert_allclose(vectors, again, atol=1e-5 * np.abs(vectors).max())
 
 
