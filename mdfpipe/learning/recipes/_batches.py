@@ -26,10 +26,9 @@ class Batches(Config):
 
     def sampler_of(self, crops: Crops, seed: int) -> Sampler:
         """Batches of the study's own crops, with further manifests beside them where that is set. Raises DataError."""
-        from mdfpipe.learning.sampling import DomainAware, Joint, RandomIdentity, Uniform
+        from mdfpipe.learning.sampling import DomainAware, RandomIdentity, Uniform
 
-        found = sorted(set(crops.source.tolist()))
-        own = [0] if self.further_subjects or (self.sampler == "domain_aware" and 0 in found) else found
+        own = self.sources_of(crops)
         domains = len(set(crops.domain.tolist()))
         used: Sampler
         if self.sampler == "domain_aware":
@@ -39,10 +38,21 @@ class Batches(Config):
             used = RandomIdentity(crops, subjects=self.subjects, crops_each=each, seed=seed, sources=own)
         else:
             used = Uniform(crops, size=self.subjects * self.crops * domains, seed=seed, sources=own)
+        return self.with_further(used, crops, seed)
+
+    def sources_of(self, crops: Crops) -> list[int]:
+        """The sources that are drawn from: the study's own alone, where it has any or further ones come beside it."""
+        found = sorted(set(crops.source.tolist()))
+        return [0] if self.further_subjects or (self.sampler == "domain_aware" and 0 in found) else found
+
+    def with_further(self, own: Sampler, crops: Crops, seed: int) -> Sampler:
+        """The sampler with crops of further manifests beside it, where that is set. Raises DataError."""
+        from mdfpipe.learning.sampling import Joint, RandomIdentity
+
         if not self.further_subjects:
-            return used
+            return own
         others = sorted(set(crops.source.tolist()) - {0})
         further = RandomIdentity(
             crops, subjects=self.further_subjects, crops_each=self.further_crops, seed=seed + 1, sources=others
         )
-        return Joint(used, further)
+        return Joint(own, further)

@@ -1,0 +1,301 @@
+"""lccrf: enumerate angular triplets with a compactness term, cross-modality distillation, label-smoothed identity.
+
+"Leaning compact and representative features for cross-modality person re-identification" (LCCRF; World Wide Web 2022,
+no arXiv number), Table 1 and 2, of SYSU-MM01, all search, single-shot: 43.23 % Rank-1 and 43.09 % mAP; without
+distillation 42.16 and 41.88, without non-local blocks 41.80 and 41.29, without both 40.17 and 40.11, and without the
+angular loss, too, 21.14 and 18.52. Table 3, of RegDB: 80.97 and 79.92 from thermal to visible, 79.27 and 77.69 back.
+
+**Differs.** `[cos(a, p)]_+` gives no gradient to a positive beyond a right angle, the one that needs it most: negatives
+alone are clamped (`eat.clamp_positive: true` is eq. 15-16 as printed). Eq. 11 has a negative in the positive's place,
+eq. 6 the same cosine twice: misprints, taken as eq. 16 has them. The margin is 1 in section 3.3 and 0.3 in 4.3; without
+an outer hinge it is a factor of the loss and nothing else, so it is 1 (`eat.hinge: true` lets it matter). Eq. 18, the
+compactness term, has no gradient, or a vanishing one, whichever cosine is meant, and sums up to 89,000: taken are the
+columns of the last map against their mean, as a mean (ours); `eat.compactness: element` is the sentence about elements
+and their mean, `literal` the equation, `none` the released code, which has no such term and yet converges. Eq. 5 is
+a mean over elements, not a sum over some 800,000; `cmkd.of: pooled` compares GeM of the maps, which asks for no two
+crops to agree pixel by pixel, and `cmkd.relative` divides by the mean of M^2 (both ours). `eat.form: released` is what
+the code trains with: two of the four terms, a hinge, the exponential of the mean. The paper does not say what remains
+without the angular loss; here the compactness term goes with it, and the identity loss (and distillation) stay. Where
+the non-local blocks stand is not said: two, after stages 2 and 3 (ours); `non_local: {place: agw, inner: one, norm:
+mean}` is the code's. `classifier_input: dropout_elu` is the code's, too. Angular and identity losses look at V after
+the neck, as in the code, and so do warm-up, weight decay, the rate of biases and the walk over all anchors of the first
+domain. A tuple is of a subject with crops in every domain; those that lack one give negatives only, unless `tuples:
+batch` (ours), which takes all positives and negatives of a batch, and draws by `batches.sampler: random` where that is
+asked for. At test V is compared by Euclidean distance and not brought to unit length (`normalise: true` does). For more
+domains: means over ordered pairs, times two (METHODS 4.6); distillation leaves out pairs that share a stream. Crops of
+further manifests count for the identity loss alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
+
+from mdfpipe.config import Config
+from mdfpipe.errors import ConfigError
+from mdfpipe.learning.recipes import Group, Losses, Network, Progress, by_part
+from mdfpipe.learning.recipes._batches import Batches
+from mdfpipe.learning.recipes._cross_modal import TINY, CrossModal
+from mdfpipe.learning.schedule import Optimiser, Schedule
+from mdfpipe.learning.streams import DomainPairs
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from mdfpipe.learning.batches import CropBatch, Sampler
+    from mdfpipe.learning.crops import Crops
+    from mdfpipe.learning.losses.tuples import Matches
+
+CROPS = 2
+
+
+class Eat(Config):
+    """The enumerate angular triplet loss, and the compactness term (eq. 15-19)."""
+
+    weight: float = Field(1.0, gt=0, description="of the angular loss")
+    form: Literal["enumerate", "released"] = Field("enumerate", description="the paper's, or the released code's expAT")
+    margin: float = Field(1.0, ge=0, description="zeta")
+    clamp_positive: bool = Field(False, description="cosines of positives not below 0, as printed")
+    hinge: bool = Field(False, description="exponents not below 0 (ours); expAT has it anyway")
+    compactness: Literal["map", "element", "literal", "none"] = Field(
+        "map", description="C of the places of the last map (ours), of elements (ours), as printed, or none (released)"
+    )
+    compactness_weight: float = Field(1.0, gt=0, description="of C")
+
+    @model_validator(mode="after")
+    def _is_sound(self) -> Self:
+        if self.form == "released" and (self.clamp_positive or self.hinge):
+            raise ValueError("form released has a hinge and unclamped positives: leave clamp_positive and hinge out")
+        return self
+
+
+class Cmkd(Config):
+    """The cross-modality distillation loss (eq. 5)."""
+
+    weight: float = Field(1.0, gt=0, description="of the loss")
+    of: Literal["elements", "pooled"] = Field("elements", description="of whole maps, or of their GeM (ours)")
+    relative: bool = Field(False, description="divided by the mean square of the maps (ours)")
+
+
+class NonLocalBlocks(Config):
+    """The blocks in which every place of a map looks at all others."""
+
+    place: Literal["two", "agw"] = Field("two", description="after stages 2 and 3 (ours); agw: AGW's five, within them")
+    inner: Literal["half", "one"] = Field("half", description="width within: half the channels, or one (AGW's slip)")
+    norm: Literal["softmax", "mean"] = Field("softmax", description="weights of places: softmax, or divided by n (AGW)")
+
+
+class Lccrf(CrossModal):
+    """Enumerate angular triplets and cross-modality distillation."""
+
+    distance: ClassVar[Literal["cosine", "euclidean"]] = "euclidean"
+    only_embedding: ClassVar[tuple[str, ...]] = ("flip_fusion", "normalise")
+    tiny: ClassVar[dict[str, Any]] = {
+        **TINY,
+        "schedule": {"length": 2, "unit": "steps", "warm_up": 0, "milestones": []},
+    }
+
+    batches: Batches = Field(
+        default=Batches(),
+        description="domain_aware: `subjects` tuples, an anchor, a positive and a negative of each domain (`crops` has "
+        "no meaning); others as everywhere, with tuples: batch",
+    )
+    tuples: Literal["own", "batch"] = Field(
+        "own", description="positives and negatives: of the anchor's own tuple, or all of the batch (ours)"
+    )
+    eat: Eat | None = Field(default=Eat(), description="angular loss and compactness (Table 1); null: none")
+    non_local: NonLocalBlocks | None = Field(
+        default=NonLocalBlocks(), description="attention between places (Table 1); null: none"
+    )
+    cmkd: Cmkd | None = Field(default=Cmkd(), description="cross-modality distillation (Table 1); null: none")
+    smoothing: float = Field(0.1, ge=0, lt=1, description="of the identity labels")
+    classifier_input: Literal["plain", "dropout_elu"] = Field(
+        "plain", description="V, or V through dropout 0.5 and ELU (released); each process draws its own dropout"
+    )
+    normalise: bool = Field(False, description="embed V at unit length; false: as the paper's code compares it")
+    bias_rate: float = Field(2.0, gt=0, description="rate of biases, times the others' (released)")
+    bias_decay: float | None = Field(0.0, ge=0, description="weight decay of biases (released); null: as the others'")
+    optimiser: Optimiser = Field(
+        default=Optimiser(method="adam", rate=3e-4, weight_decay=5e-4), description="what follows the gradient"
+    )
+    schedule: Schedule = Field(
+        default=Schedule(
+            length=30_000, unit="steps", shape="steps", warm_up=500, warm_up_from=1 / 3, milestones=[10_000, 20_000]
+        ),
+        description="how long, and at which rate when (the warm-up is the released code's)",
+    )
+
+    @model_validator(mode="after")
+    def _is_sound(self) -> Self:
+        if self.cmkd is not None and self.streams == "shared":
+            raise ValueError(
+                "cmkd compares what different streams give, and streams: shared has one: set cmkd to null, or streams "
+                "to per_domain or vis_ir"
+            )
+        if self.tuples == "own" and self.batches.sampler != "domain_aware":
+            raise ValueError(
+                f"tuples: own needs batches of tuples, and batches.sampler: {self.batches.sampler} has none: set "
+                "tuples to batch, or leave the sampler out"
+            )
+        if self.batches.sampler == "domain_aware" and self.batches.crops != CROPS:
+            raise ValueError(
+                f"batches.crops: {self.batches.crops}: a tuple has an anchor, a positive and a negative of each "
+                "domain; leave it out, and set batches.subjects to the number of tuples"
+            )
+        return self
+
+    @property
+    def features(self) -> int:
+        """D of the embedding."""
+        from mdfpipe.learning.models.trunk import CHANNELS
+
+        return CHANNELS[self.backbone][-1]
+
+    def model(self, classes: int, domains: Sequence[str]) -> nn.Module:
+        """LccrfNet: streams, shared stages with non-local blocks, neck, classifier. Raises ConfigError."""
+        from mdfpipe.learning.models.lccrf import LccrfNet
+
+        pairs, streams = DomainPairs.of(domains, self.pairs), self.stream_of(domains)
+        paired = self.eat is not None or self.cmkd is not None
+        if classes and paired and not pairs.pairs:
+            raise ConfigError(
+                f"pairs: {self.pairs}: there is none among {', '.join(domains) or '(no domain)'}: train on more "
+                "domains, or set pairs to all"
+            )
+        if classes and self.cmkd is not None and len(set(streams)) < 2:
+            raise ConfigError(
+                f"cmkd: {', '.join(domains)} share the stream {streams[0]}: set cmkd to null, or streams to per_domain"
+            )
+        attention = self.non_local or NonLocalBlocks()
+        return LccrfNet(
+            self.backbone,
+            streams,
+            pairs,
+            classes,
+            blocks=attention.place if self.non_local is not None else None,
+            inner=attention.inner,
+            norm=attention.norm,
+        )
+
+    def sampler(self, crops: Crops, seed: int) -> Sampler:
+        """Tuples, or as `batches` says. Raises DataError."""
+        from mdfpipe.learning.sampling import Tuples
+
+        if self.batches.sampler != "domain_aware":
+            return super().sampler(crops, seed)
+        own = Tuples(crops, tuples=self.batches.subjects, seed=seed, sources=self.batches.sources_of(crops))
+        return self.batches.with_further(own, crops, seed)
+
+    def forward(self, model: Network, batch: CropBatch) -> dict[str, Tensor]:
+        """z (B, D) before the neck; map, what the streams give, as `cmkd` takes it; compactness (B,) of the last map.
+
+        The maps are those that the backward pass keeps anyway: 3 MB an image at 384x128. Several processes hold those
+        of the whole batch, 150 MB for 8 tuples of two domains.
+        """
+        found: dict[str, Tensor] = model(
+            batch.images,
+            batch.domain,
+            maps=self.cmkd.of if self.cmkd is not None else None,
+            compactness=self.eat is not None and self.eat.compactness == "map",
+        )
+        return found
+
+    def losses(self, model: Network, features: dict[str, Tensor], batch: CropBatch, progress: Progress) -> Losses:
+        """L_ID, L_EAT and C, L_CMKD; figures: accuracy, cosines of positives and negatives, mean square of maps."""
+        from torch.nn import functional
+
+        from mdfpipe.learning.batches import ANCHOR
+        from mdfpipe.learning.losses import tuples
+        from mdfpipe.learning.losses.ranking import precise
+
+        v = model.neck(features["z"])
+        anchors = batch.role == ANCHOR
+        given = v[anchors]
+        if self.classifier_input == "dropout_elu":
+            given = functional.elu(functional.dropout(given, 0.5))
+        logits, subject = precise(model.classifier(given)), batch.subject[anchors]
+        each = functional.cross_entropy(logits, subject, reduction="none", label_smoothing=self.smoothing)
+        domains = len(model.backbone.stream)
+        terms = {"identity": 2 * tuples.mean_of_means(each, batch.domain[anchors], domains)}
+        right = (logits.argmax(dim=1) == subject).float()
+        found = Losses(terms, {"accuracy": (float(right.sum()), float(len(right)))})
+        matches = tuples.matches(batch, model.pairs, self.tuples)
+        if self.eat is not None:
+            self._angular(self.eat, found, v, features, batch, matches, model)
+        if self.cmkd is not None:
+            self._distil(self.cmkd, found, features["map"], batch, matches, model)
+        return found
+
+    def _angular(
+        self,
+        eat: Eat,
+        found: Losses,
+        v: Tensor,
+        features: dict[str, Tensor],
+        batch: CropBatch,
+        matches: Matches,
+        model: Network,
+    ) -> None:
+        """Add L_EAT and C."""
+        from mdfpipe.learning.losses import angular, tuples
+
+        triples = tuples.triples(batch, model.pairs, matches, self.tuples)
+        cosine = angular.cosines(v)
+        if eat.form == "released":
+            loss = angular.exponential_angular_triplet(cosine, triples, margin=eat.margin)
+        else:
+            loss = angular.enumerate_angular_triplet(
+                cosine, triples, margin=eat.margin, clamp_positive=eat.clamp_positive, hinge=eat.hinge
+            )
+        found.terms["eat"] = eat.weight * loss
+        seen, count = cosine.detach(), float(len(triples.anchor))
+        found.figures["cosine_positive"] = (float(seen[triples.anchor, triples.positive].sum()), count)
+        found.figures["cosine_negative"] = (float(seen[triples.anchor, triples.negative].sum()), count)
+        if eat.compactness == "none":
+            return
+        if eat.compactness == "map":
+            each = features["compactness"]
+        elif eat.compactness == "element":
+            each = angular.compactness_of_elements(v)
+        else:
+            each = angular.compactness_as_printed(v)
+        compact = tuples.of_anchors(each, batch, len(model.backbone.stream), summed=eat.compactness == "literal")
+        found.terms["compactness"] = eat.compactness_weight * compact
+
+    def _distil(
+        self, cmkd: Cmkd, found: Losses, maps: Tensor, batch: CropBatch, matches: Matches, model: Network
+    ) -> None:
+        """Add L_CMKD, of pairs that have a stream each."""
+        from mdfpipe.learning.losses.cross_distillation import cross_modality_distillation
+        from mdfpipe.learning.losses.ranking import precise
+
+        stream = model.backbone.stream[batch.domain]
+        apart = matches.only(stream[matches.anchor] != stream[matches.positive])
+        loss = cross_modality_distillation(maps, apart, relative=cmkd.relative)
+        found.terms["cmkd"] = cmkd.weight * loss
+        found.figures["map_square"] = (float(precise(maps.detach()).square().mean()), 1.0)
+
+    def embed(self, model: Network, batch: CropBatch) -> Tensor:
+        """V, with that of the mirrored crop where that is asked for; at unit length where that is."""
+        from torch.nn.functional import normalize
+
+        found = super().embed(model, batch)
+        return normalize(found) if self.normalise else found
+
+    def feature(self, model: Network, images: Tensor, domain: Tensor) -> Tensor:
+        """V: after the neck (METHODS 4.4)."""
+        found: Tensor = model.neck(model(images, domain)["z"])
+        return found
+
+    def parameter_groups(self, model: Network) -> list[Group]:
+        """Neck and classifier, and all that is before them; biases by themselves."""
+        return by_part(
+            model,
+            backbone_rate=self.backbone_rate,
+            bias_rate=self.bias_rate,
+            decay_vectors=self.decay_vectors,
+            bias_decay=self.bias_decay,
+            backbone=("backbone.", "non_local."),
+        )
