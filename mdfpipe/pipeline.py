@@ -13,6 +13,7 @@ from pydantic import Field, SerializeAsAny, model_validator
 from mdfpipe.config import Config, read_yaml, set_dotted, validate
 from mdfpipe.datasets import Dataset
 from mdfpipe.errors import DataError
+from mdfpipe.evaluation.table import Table
 from mdfpipe.learning.system import System, ordered
 from mdfpipe.protocol import read_protocol
 from mdfpipe.stages import Stage
@@ -26,6 +27,7 @@ from mdfpipe.stages.label import Label
 from mdfpipe.stages.manifest import Manifest
 from mdfpipe.stages.train import Train
 from mdfpipe.store.run import Run
+from mdfpipe.sweep import Point, Sweep, every_point, made_for, spelled_out, with_points
 
 _CHECKOUT = Path(__file__).parents[1]
 SHIPPED = _CHECKOUT if (_CHECKOUT / "manifests").is_dir() else Path(__file__).parent / "shipped"
@@ -48,8 +50,15 @@ class Pipeline(Config):
     systems: dict[Annotated[str, Field(pattern=NAME)], System] = Field(
         default={}, description="what is trained and embedded, by name"
     )
-
+    sweeps: dict[Annotated[str, Field(pattern=NAME)], Sweep] = Field(
+        default={}, description="settings of a system that are tried at several values, by name"
+    )
     evaluate: Tables = Field(default=Tables(), description="which numbers are made of the vectors")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _points_are_systems(cls, value: Any) -> Any:
+        return with_points(value)
 
     @model_validator(mode="after")
     def _stages_suit_the_data(self) -> Self:
@@ -72,10 +81,10 @@ class Pipeline(Config):
 
     @model_validator(mode="after")
     def _tables_are_of_its_systems(self) -> Self:
-        for name, table in self.evaluate.tables.items():
+        for name, table in self.tables.items():
             for system in [*table.systems, *(s for fusion in table.fusions.values() for s in fusion.systems)]:
                 if system not in self.systems:
-                    known = ", ".join(self.systems) or "none"
+                    known = ", ".join([*self.systems, *self.sweeps]) or "none"
                     raise ValueError(f"evaluate.tables.{name}: no system {system!r}; there are {known}")
         return self
 
@@ -92,6 +101,17 @@ class Pipeline(Config):
         """The same study, whose systems stop at a crop that does not decode."""
         systems = {name: system.model_copy(update={"strict": True}) for name, system in self.systems.items()}
         return self.model_copy(update={"systems": systems})
+
+    @property
+    def swept(self) -> dict[str, list[Point]]:
+        """The points of each sweep."""
+        return every_point(self.sweeps, self.systems)
+
+    @property
+    def tables(self) -> dict[str, Table]:
+        """The tables, with the points of a sweep in the place of its name."""
+        swept, given = self.swept, self.evaluate.tables
+        return {n: t.model_copy(update={"systems": spelled_out(t.systems, swept)}) for n, t in given.items()}
 
     @property
     def stages(self) -> tuple[Stage, ...]:
@@ -114,7 +134,7 @@ class Pipeline(Config):
         chosen = {name: self.systems[name] for name in self.systems if name in set(systems)}
         tables = {
             name: table
-            for name, table in self.evaluate.tables.items()
+            for name, table in self.tables.items()
             if chosen.keys() >= {*table.systems, *(s for fusion in table.fusions.values() for s in fusion.systems)}
         }
         if not chosen or not tables:
@@ -140,8 +160,10 @@ class Pipeline(Config):
         return yaml.safe_dump(self._settings(), sort_keys=False, allow_unicode=True)
 
     def _settings(self) -> dict[str, Any]:
-        """Every setting that the study may name."""
-        return self.model_dump(mode="json", exclude=set(_OF_VIDEOS) if self.dataset.holds_images else None)
+        """Every setting that the study may name; of a sweep the values, and not the systems that are made of them."""
+        found = self.model_dump(mode="json", exclude=set(_OF_VIDEOS) if self.dataset.holds_images else None)
+        made = made_for(self.swept, self.sweeps)
+        return found | {"systems": {name: one for name, one in found["systems"].items() if name not in made}}
 
 
 def open_run(path: Path) -> tuple[Pipeline, Run, Path]:
