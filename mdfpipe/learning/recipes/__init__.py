@@ -179,8 +179,10 @@ def by_part(
     bias_rate: float = 1.0,
     decay_vectors: bool = True,
     bias_decay: float | None = None,
+    backbone: tuple[str, ...] = ("backbone.",),
 ) -> list[Group]:
-    """What requires a gradient: `backbone.` and the rest (head), of each matrices, biases and other vectors apart.
+    """What requires a gradient: backbone (how its names begin) and the rest (head), of each matrices, biases and other
+    vectors apart.
 
     Biases learn bias_rate times as fast, and decay by bias_decay; without decay_vectors they and other vectors do not.
     """
@@ -193,7 +195,7 @@ def by_part(
     for name, value in model.named_parameters():
         if not value.requires_grad:
             continue
-        part, rate = ("backbone", backbone_rate) if name.startswith("backbone.") else ("head", head_rate)
+        part, rate = ("backbone", backbone_rate) if name.startswith(backbone) else ("head", head_rate)
         kind = "biases" if name.endswith(".bias") else "matrices" if value.ndim > 1 else "vectors"
         made = Group([], rate * (bias_rate if kind == "biases" else 1.0), decay[kind], f"{part} {kind}")
         groups.setdefault(made.name, made).parameters.append(value)

@@ -1,0 +1,202 @@
+"""di2l: a further image of one colour channel, attending stripes, focal identity loss, weighted triplets.
+
+"Person Re-Identification Method Based on Information-Balanced Identity Learning" (DI2L; no arXiv number), Table 2, of
+SYSU-MM01, all search, single-shot: 70.42 % Rank-1 and 68.32 % mAP; without the focal loss 71.46 and 68.18; without
+part aggregation, too (which is CAJ), 69.88 and 66.89. Table 1, of RegDB: 87.24 and 81.76.
+
+**Differs.** The paper's gamma <= 0 would stress easy images, while its best is 2: gamma is 0 or more. Eq. 5 adds up
+over all identities, which would raise every probability: the image's own subject is meant (`focal_over: all` is the
+printed form). "x_i = alpha_i . z(x_i)" multiplies p weights into one part and fits no shape: the sum over parts is
+meant. A positive of eq. 6 is never the anchor itself (`positive_itself`: CAJ keeps it); anchors without a positive or a
+negative are left out; the weights take part in the gradient. "Aggregated together" are GeM of the map and the stripes
+under learned gates. Ours, where the paper says nothing: three parts, u and v of a quarter of the width, scaled by its
+root (`scaled: false`: as printed), no bias in u, v, z; stage 0 as what each stream has for itself, GeM of power 3,
+weight decay, momentum, warm-up and ten times the rate for neck and classifier (all as CAJ has them); a border of 10
+pixels to crop from, which is `pad_px: 13` at 384 rows; erasing with noise; the feature after the neck and its cosine
+at test. A crop is cropped with probability 0.5 (`augment.uncropped`), as printed. The auxiliary image takes its channel
+before normalisation (`augment.auxiliary_last`: CAJ's after); CAJ's grey one, and its operation on infrared images, are
+not here. The non-local blocks are two, after stages 2 and 3; `non_local: {inner: one, norm: mean}` is what AGW's
+released code computes in each of its five. "No additional learnable parameters" is not so: the parts have 6.3 million.
+The running text has other numbers than the tables, which are taken. For more than two domains: a stream each or as
+`streams` says, auxiliary images of every visible domain, further visible-only manifests included, in the stream of
+their own; the losses need labels only, so `pairs` is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
+
+from mdfpipe.config import Config
+from mdfpipe.learning.augment import Augment
+from mdfpipe.learning.recipes import Group, Losses, Network, Progress, by_part
+from mdfpipe.learning.recipes._batches import Batches
+from mdfpipe.learning.recipes._cross_modal import TINY, CrossModal
+from mdfpipe.learning.schedule import Optimiser, Schedule
+from mdfpipe.learning.streams import is_visible
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from mdfpipe.learning.batches import CropBatch, Sampler
+    from mdfpipe.learning.crops import Crops
+
+SHRINKS = 16
+"""How many rows of an image are one of the last map."""
+
+
+class NonLocalBlocks(Config):
+    """The blocks in which every place of a map looks at all others, after stages 2 and 3."""
+
+    inner: Literal["half", "one"] = Field("half", description="width within: half the channels, or one (AGW's slip)")
+    norm: Literal["softmax", "mean"] = Field("softmax", description="weights of places: softmax, or divided by n (AGW)")
+
+
+class DI2L(CrossModal):
+    """Information-balanced identity learning."""
+
+    tiny: ClassVar[dict[str, Any]] = {**TINY, "parts": 2}
+
+    image_height_px: int = Field(288, ge=16, le=2048, description="height of the network's input")
+    image_width_px: int = Field(144, ge=16, le=2048, description="width of the network's input")
+    batches: Batches = Field(default=Batches(subjects=8, crops=4), description="how batches are drawn")
+    channel_augmentation: bool = Field(
+        True, description="a further image of each visible one, with one of its channels for all three"
+    )
+    non_local: NonLocalBlocks | None = Field(
+        default=NonLocalBlocks(), description="attention between places, after stages 2 and 3; null: none"
+    )
+    dpa: bool = Field(True, description="part aggregation (Table 2: Baseline + DPA)")
+    parts: int = Field(3, ge=2, description="horizontal stripes of it (ours)")
+    scaled: bool = Field(True, description="its products divided by the root of their width (ours; false: as printed)")
+    gem_power: float = Field(3.0, gt=0, description="p of the pooling (ours)")
+    focal: bool = Field(True, description="focal identity loss (Table 2: + I2L); false: cross-entropy")
+    gamma: float = Field(2.0, ge=0, description="how much less a recognised image counts (Fig. 2b)")
+    focal_over: Literal["subject", "all"] = Field(
+        "subject", description="the image's own subject, or every one (eq. 5 as printed)"
+    )
+    phi: Literal["square", "identity"] = Field("square", description="of a triplet's gap x: sign(x) x^2, or x (AGW)")
+    positive_itself: bool = Field(False, description="an image is a positive of its own in triplets (CAJ)")
+    backbone_rate: float = Field(
+        0.1, gt=0, description="rate of all but neck and classifier, times the schedule's (paper: 0.01; the rest CAJ's)"
+    )
+    optimiser: Optimiser = Field(
+        default=Optimiser(rate=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4),
+        description="what follows the gradient (paper: SGD; the rest CAJ's)",
+    )
+    schedule: Schedule = Field(
+        default=Schedule(length=120, shape="steps", warm_up=10, warm_up_from=0.1, milestones=[20, 50]),
+        description="how long, and at which rate when (the warm-up is CAJ's)",
+    )
+    augment: Augment = Field(
+        default=Augment(pad_px=13, uncropped=0.5, erasing=0.5, normalise="imagenet"),
+        description="what is done to training crops",
+    )
+
+    @model_validator(mode="after")
+    def _is_sound(self) -> Self:
+        rows = -(-self.image_height_px // SHRINKS)
+        if self.dpa and rows % self.parts:
+            raise ValueError(
+                f"parts: {self.parts} do not divide the {rows} rows of the last map ({SHRINKS} pixels each); change "
+                "parts or image_height_px"
+            )
+        if self.pairs != "all":
+            raise ValueError(f"pairs: {self.pairs} changes nothing: the losses need subjects alone; leave it out")
+        return self
+
+    @property
+    def features(self) -> int:
+        """D of the embedding."""
+        from mdfpipe.learning.models.trunk import CHANNELS
+
+        return CHANNELS[self.backbone][-1]
+
+    def model(self, classes: int, domains: Sequence[str]) -> nn.Module:
+        """DI2LModel: backbone, blocks, aggregation, neck, classifier."""
+        from mdfpipe.learning.models.di2l import DI2LModel
+
+        return DI2LModel(
+            self.backbone,
+            domains,
+            self.stream_of(domains),
+            classes,
+            attention=(self.non_local.inner, self.non_local.norm) if self.non_local is not None else None,
+            parts=self.parts if self.dpa else 0,
+            scaled=self.scaled,
+            power=self.gem_power,
+        )
+
+    def sampler(self, crops: Crops, seed: int) -> Sampler:
+        """P subjects x D domains x K crops, an auxiliary image behind each of visible light."""
+        from mdfpipe.learning.sampling import with_auxiliary
+
+        drawn = super().sampler(crops, seed)
+        if not self.channel_augmentation:
+            return drawn
+        visible = [place for place, name in enumerate(crops.domains) if is_visible(name)]
+        return with_auxiliary(drawn, crops.domain, visible)
+
+    def forward(self, model: Network, batch: CropBatch) -> dict[str, Tensor]:
+        """z (B, D) before the neck."""
+        found: dict[str, Tensor] = model(batch.images, batch.domain)
+        return found
+
+    def losses(self, model: Network, features: dict[str, Tensor], batch: CropBatch, progress: Progress) -> Losses:
+        """L_focal + L_WRT; figures: accuracy, share of images with a triplet, (1 - p)^gamma by domain."""
+        from mdfpipe.learning.losses import identity, ranking
+
+        z = features["z"]
+        logits = model.classifier(model.neck(z))
+        if self.focal:
+            terms = {"focal": identity.focal(logits, batch.subject, self.gamma, self.focal_over)}
+        else:
+            terms = {"identity": identity.cross_entropy(logits, batch.subject)}
+        mined = ranking.mine(z, batch.subject)
+        terms["triplet"] = ranking.weighted_triplet(
+            mined.distance, batch.subject, self.phi, itself=self.positive_itself
+        )
+        right = (logits.argmax(dim=1) == batch.subject).float()
+        figures = {
+            "accuracy": (float(right.sum()), float(len(right))),
+            "with_triplet": (float(mined.valid.sum()), float(len(right))),
+        }
+        weight = identity.focal_weight(logits.detach(), batch.subject, self.gamma)
+        return Losses(terms, figures | _by_domain(weight, batch, model.domains), mined)
+
+    def feature(self, model: Network, images: Tensor, domain: Tensor) -> Tensor:
+        """After the neck (METHODS 3.3)."""
+        found: Tensor = model.neck(model(images, domain)["z"])
+        return found
+
+    def parameter_groups(self, model: Network) -> list[Group]:
+        """Neck and classifier, and all that is before them."""
+        return by_part(
+            model,
+            backbone_rate=self.backbone_rate,
+            bias_rate=self.bias_rate,
+            decay_vectors=self.decay_vectors,
+            backbone=("backbone.", "non_local.", "aggregation."),
+        )
+
+
+def _by_domain(weight: Tensor, batch: CropBatch, domains: Sequence[str]) -> dict[str, tuple[float, float]]:
+    """The focal weights of each domain that the batch holds, its auxiliary images apart: (sum, count).
+
+    The direct check of the paper's claim that infrared images are the hard ones (METHODS 3.5).
+    """
+    import torch
+
+    from mdfpipe.learning.batches import AUXILIARY
+
+    names = [*domains, "auxiliary"]
+    of = torch.where(batch.view == AUXILIARY, len(domains), batch.domain)
+    sums = torch.zeros(len(names), dtype=weight.dtype, device=weight.device).index_add_(0, of, weight).tolist()
+    counts = torch.bincount(of, minlength=len(names)).tolist()
+    return {
+        f"focal_weight/{name}": (total, float(count))
+        for name, total, count in zip(names, sums, counts, strict=True)
+        if count
+    }
