@@ -1,0 +1,163 @@
+"""Graphs: which images lie near which, and that two sets of features agree on it. Distillation between two branches.
+
+IDKL's triplet graph structure alignment (TGSA, eq. 15-17), class semantic alignment (CSA, eq. 19) and modality
+discrepancy reduction (MDR, eq. 20), as METHODS 5.2 reads them: means instead of sums, Kullback-Leibler divergences of
+distributions, none of which depends on the size of the batch. Everything is computed as logarithms.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from mdfpipe.learning.losses.ranking import distances, precise
+
+NOTHING = -1e9
+"""The logarithm of a share that is left out: exp gives 0, and differences of two are no NaN."""
+
+
+def divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """The mean over rows of KL(p | q) = sum p (log p - log q): a scalar. log_p, log_q: (N, M) logarithms.
+
+    >>> p, q = torch.tensor([[0.5, 0.5]]), torch.tensor([[0.25, 0.75]])  # (ln 2 + ln 2/3) / 2
+    >>> round(float(divergence(p.log(), q.log())), 6)
+    0.143841
+    """
+    return (log_p.exp() * (log_p - log_q)).sum(1).mean()
+
+
+def closeness(a: Tensor, b: Tensor, temperature: float = 0.1, sign: Literal[-1, 1] = -1) -> Tensor:
+    """(N, M) sign * Euclidean distance / temperature of features made unit length, (N, D) and (M, D).
+
+    sign +1 is eq. 15 as printed, in which the farthest image weighs most.
+    """
+    with torch.autocast(a.device.type, enabled=False):
+        return sign * distances(functional.normalize(precise(a)), functional.normalize(precise(b))) / temperature
+
+
+def affinity(a: Tensor, b: Tensor, temperature: float = 0.1, sign: Literal[-1, 1] = -1) -> Tensor:
+    """(N, N - 1) logarithms of A (IDKL eq. 15): how the images of b, but for its i-th, share image i of a.
+
+    a, b: (N, D), whose rows i belong together. Column i is left out, also where b is not a: so supports agree.
+    """
+    near = closeness(a, b, temperature, sign)
+    rows = len(near)
+    # without the diagonal: what follows each of its elements, up to the next
+    others = near.flatten()[1:].view(rows - 1, rows + 1)[:, :-1].reshape(rows, rows - 1)
+    return others.log_softmax(1)
+
+
+def structure(
+    a: Tensor, b: Tensor, temperature: float = 0.1, sign: Literal[-1, 1] = -1, *, cross: bool = True
+) -> Tensor:
+    """T(a; b) of TGSA (IDKL eq. 16), a scalar: KL(A_aa | A_bb) + KL(A_aa | A_ab) + KL(A_ab | A_bb), means over rows.
+
+    a, b: (N, D), N >= 2, whose rows i belong together: an image in two branches, or two images of a subject. Without
+    cross, the first alone.
+    """
+    aa, bb = (affinity(x, x, temperature, sign) for x in (a, b))
+    return _triplet(aa, affinity(a, b, temperature, sign), bb) if cross else divergence(aa, bb)
+
+
+def structure_of_subjects(
+    a: Tensor, b: Tensor, subject_a: Tensor, subject_b: Tensor, temperature: float = 0.1, sign: Literal[-1, 1] = -1
+) -> Tensor:
+    """T(a; b) between subjects, which needs neither order nor equal counts (METHODS 5.2, pairing by class).
+
+    a: (N, D), subject_a: (N,) int64; b: (M, D), subject_b: (M,), of the same subjects. A's columns are summed by
+    subject, its rows averaged by subject: P x P. No image is its own neighbour; a subject with a single image on either
+    side has no neighbours of its own on any, so that supports agree.
+    """
+    who = torch.unique(subject_a)
+    of_a, of_b = who[:, None] == subject_a, who[:, None] == subject_b
+    thin = (of_a.sum(1) < 2) | (of_b.sum(1) < 2)
+
+    def between(x: Tensor, y: Tensor, of_x: Tensor, of_y: Tensor) -> Tensor:
+        left_out = (of_x & thin[:, None]).to(x.dtype).T @ of_y.to(x.dtype) > 0  # (N, M): both of one thin subject
+        if x is y:
+            left_out = left_out | torch.eye(len(x), dtype=torch.bool, device=x.device)
+        shares = closeness(x, y, temperature, sign).masked_fill(left_out, NOTHING).log_softmax(1)
+        columns = shares[:, None, :].masked_fill(~of_y, NOTHING).logsumexp(2)  # (N, P)
+        return average(columns, of_x)
+
+    return _triplet(between(a, a, of_a, of_a), between(a, b, of_a, of_b), between(b, b, of_b, of_b))
+
+
+def average(log_p: Tensor, of: Tensor) -> Tensor:
+    """(P, M) logarithms of means of distributions, (N, M) as logarithms; of: (P, N) bool, which each mean takes."""
+    mine = log_p.masked_fill(~of[:, :, None], NOTHING).logsumexp(1)
+    return mine - of.sum(1, keepdim=True).to(log_p.dtype).log()
+
+
+def class_semantic_alignment(
+    student: Tensor,
+    teacher: Tensor,
+    kl: Literal["paper", "teacher_first", "symmetric"] = "paper",
+    detach_teacher: bool = False,
+) -> Tensor:
+    """CSA (IDKL eq. 19) of the images of one domain, a scalar. student, teacher: (N, C) logits of the same images.
+
+    paper: KL(student | teacher); teacher_first: KL(teacher | student); symmetric: the mean of the two.
+    """
+    own, other = precise(student).log_softmax(1), precise(teacher).log_softmax(1)
+    if detach_teacher:
+        other = other.detach()
+    if kl == "symmetric":
+        return (divergence(own, other) + divergence(other, own)) / 2
+    return divergence(own, other) if kl == "paper" else divergence(other, own)
+
+
+def counterparts(subject_a: Tensor, subject_b: Tensor) -> tuple[Tensor, Tensor]:
+    """(N,), (N,) places in a and b of images that belong together: the k-th of a subject in a, and its k-th in b.
+
+    What a subject has beyond its smaller count is in none.
+
+    >>> counterparts(torch.tensor([7, 7, 8]), torch.tensor([8, 7, 9, 7]))
+    (tensor([0, 1, 2]), tensor([1, 3, 0]))
+    """
+    nth_a, nth_b = ((s[:, None] == s[None]).tril(-1).sum(1) for s in (subject_a, subject_b))
+    matches = (subject_a[:, None] == subject_b[None]) & (nth_a[:, None] == nth_b[None])
+    a, b = matches.nonzero(as_tuple=True)
+    return a, b
+
+
+def modality_discrepancy(
+    features: tuple[Tensor, Tensor],
+    logits: tuple[Tensor, Tensor],
+    subjects: tuple[Tensor, Tensor],
+    pairing: Literal["index", "class"] = "index",
+    temperature: float = 0.1,
+    sign: Literal[-1, 1] = -1,
+) -> tuple[Tensor, int] | None:
+    """MDR (IDKL eq. 20) between two domains, the first of which is the visible one: T(a; b) + KL(p_a | p_b).
+
+    features: (N, D) and (M, D); logits: (N, C) and (M, C); subjects: (N,) and (M,) int64. index: the k-th image of a
+    subject in one and in the other belong together, the rest is left out; class: distributions are averaged by subject,
+    and subjects without images in both are left out. The term, a scalar, and how many of the N + M images take part;
+    None where fewer than two pairs, or no subject, do.
+    """
+    if pairing == "index":
+        rows = counterparts(*subjects)
+        if len(rows[0]) < 2:
+            return None
+        a, b = (x[at] for x, at in zip(features, rows, strict=True))
+        p, q = (precise(x)[at].log_softmax(1) for x, at in zip(logits, rows, strict=True))
+        return structure(a, b, temperature, sign) + divergence(p, q), 2 * len(a)
+    in_both = [torch.isin(own, other) for own, other in (subjects, subjects[::-1])]
+    if not bool(in_both[0].any()):
+        return None
+    a, b = (x[here] for x, here in zip(features, in_both, strict=True))
+    of_a, of_b = (own[here] for own, here in zip(subjects, in_both, strict=True))
+    who = torch.unique(of_a)[:, None]
+    p, q = (
+        average(precise(x)[here].log_softmax(1), who == of)
+        for x, here, of in zip(logits, in_both, (of_a, of_b), strict=True)
+    )
+    return structure_of_subjects(a, b, of_a, of_b, temperature, sign) + divergence(p, q), len(a) + len(b)
+
+
+def _triplet(aa: Tensor, ab: Tensor, bb: Tensor) -> Tensor:
+    return divergence(aa, bb) + divergence(aa, ab) + divergence(ab, bb)

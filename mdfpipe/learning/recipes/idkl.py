@@ -1,0 +1,395 @@
+"""idkl: a shared branch that learns from a specific one: adversaries, a purifier, and two kinds of distillation.
+
+"Implicit Discriminative Knowledge Learning for Visible-Infrared Person Re-Identification" (arXiv 2403.11708), Table 1:
+SYSU-MM01 all-search, single-shot 81.42 % Rank-1 and 79.85 % mAP; Table 2: RegDB visible to thermal 94.72 and 90.19;
+Table 3: LLCM visible to infrared 72.22 and 66.43. Its released evaluation has k-reciprocal re-ranking switched on, so
+that these are likely numbers with it. Table 4 switches terms, here by their weights: L_b 67.60 / 66.47; + tgsa 68.38 /
+67.30; + ip + tgsa 76.40 / 74.83; + ip + csa 76.28 / 74.34; + ip + mdr 77.04 / 75.66. L_b + ip, which it lacks, is
+`tgsa.weight`, `csa.weight` and `mdr.weight` 0. Without ip (`ip.weight: 0`) f_sp takes the place of f_p everywhere.
+
+**Differs.** Readings, where the print cannot be meant: t log p of eq. 2 and 3 would count one modality, cross-entropy
+over domains is taken; h of eq. 10 is the entropy; eq. 15 would give the farthest image the largest share, so the
+distance is negated (`affinity.sign: 1` is as printed), between features of unit length; eq. 16, 19 and 20 are means
+instead of sums, over distributions instead of logits; column i is left out of all three matrices. f_sp and Z_sp of eq.
+17-19 are the purified ones. The masks of eq. 8 pool by GeM: of an instance-normalised map the average is 0. Ours, for
+the paper does not say: the depths of the adversaries (behind stage 3, stage 4 and the neck), their size, the strength
+of the reversal, the margin, the temperature, GeM's power, a BN neck of its own for the raw f_sp (behind which both
+entropies of eq. 10 are taken), detached references in eq. 10 and 11, unit length in eq. 11. In a batch of unequally
+many images of each domain, adversaries weigh domains alike. What has no counterpart under `mdr.pairing: index` (a crop
+whose pair does not decode, or one of a further manifest) is left out of MDR; `mdr_paired` of the log is the share that
+is not.
+
+The paper's rate (3e-5, by 0.1 at 60 and 100) comes without a number of epochs and without a weight decay; 160 and 5e-3
+are the released code's. `configuration: released` takes its rate and milestones (3.5e-4, 55 and 95), which METHODS 5.3
+holds to be the safer start from ImageNet weights. The code also has, each an option here: margin 1.3, images 384x144,
+`ip.mask: full`, `ip.affine: true`, `ip.unit: false` with `ip.hinge: relu`, `specific_identity: purified`, `csa.kl:
+symmetric`, `tgsa.cross: false`, `adversary.depths: [neck]` with `adversary.confuser: shuffled`. Not taken from it:
+weights that follow the batch size, a cross matrix of concatenated halves, a softmax along the samples, and a third
+classifier for eq. 10 that nothing else trains. `mdr.pairing: class` is ours. Its evaluation normalises the feature on
+SYSU-MM01, and not on RegDB and LLCM; this recipe's distance is the cosine.
+
+Any number of domains: adversaries of as many outputs; L_r and MDR are means over pairs, the visible domain first; TGSA
+and CSA means over domains, times 2, which is the paper's sum where there are two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
+
+from mdfpipe.config import Config
+from mdfpipe.learning.recipes import Losses, Network, Progress
+from mdfpipe.learning.recipes._batches import Batches
+from mdfpipe.learning.recipes._cross_modal import CrossModal
+from mdfpipe.learning.schedule import Optimiser, Schedule
+from mdfpipe.learning.streams import DomainPairs, is_visible
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from mdfpipe.learning.batches import CropBatch
+
+Place = Literal["stage3", "stage4", "neck"]
+
+
+def _configuration(rate: float, milestones: list[float]) -> dict[str, Any]:
+    optimiser = Optimiser(method="adam", rate=rate, weight_decay=5e-3)
+    schedule = Schedule(length=160, shape="steps", warm_up=0, milestones=milestones)
+    return {"optimiser": optimiser, "schedule": schedule}
+
+
+CONFIGURATIONS = {"paper": _configuration(3e-5, [60, 100]), "released": _configuration(3.5e-4, [55, 95])}
+"""Optimiser and schedule of each (METHODS 5.3)."""
+
+
+class Purification(Config):
+    """The IN-guided purifier and what supervises it: L_ip = L_e + L_r + L_reid(f_p), eq. 13. Weight 0: none."""
+
+    weight: float = Field(0.1, ge=0, description="lambda_1")
+    mask: Literal["channel", "full"] = Field("channel", description="a mask's number for a channel, or for each place")
+    reduction: int = Field(16, ge=1, description="r of eq. 8")
+    affine: bool = Field(False, description="scale and shift in the instance norm (ours: without)")
+    unit: bool = Field(True, description="centres of eq. 11 of unit-length features (ours)")
+    hinge: Literal["softplus", "relu"] = Field("softplus", description="of eq. 11; released code: relu")
+
+
+class Adversary(Config):
+    """Discriminators on the specific branch, confusers on the shared one (eq. 2-4)."""
+
+    depths: list[Place] = Field(
+        default=["stage3", "stage4", "neck"], description="where they sit; empty: none (ours, the paper has K of each)"
+    )
+    hidden: int = Field(100, ge=1, description="width of their two inner layers (ours)")
+    dropout: float = Field(0.5, ge=0, lt=1, description="in them (ours)")
+    confuser: Literal["reversal", "shuffled"] = Field(
+        "reversal", description="turned gradients (eq. 2), or the released code's: labels shuffled over the batch"
+    )
+    strength: float = Field(1.0, gt=0, description="of the reversal (ours)")
+    ramp: bool = Field(False, description="the reversal grows from 0 to its strength as the training goes on")
+
+    @model_validator(mode="after")
+    def _is_sound(self) -> Self:
+        if len(set(self.depths)) < len(self.depths):
+            raise ValueError(f"depths: expected each once, got {', '.join(self.depths)}")
+        return self
+
+
+class Affinity(Config):
+    """The matrices of eq. 15, in tgsa and mdr."""
+
+    temperature: float = Field(0.1, gt=0, description="of the softmax (ours)")
+    sign: Literal[-1, 1] = Field(-1, description="before the distance; 1: as printed, the farthest weighs most")
+
+
+class Graph(Config):
+    """TGSA: neighbourhoods of the shared features as of the purified ones (eq. 16 and 17). Weight 0: off."""
+
+    weight: float = Field(0.6, ge=0, description="lambda_2")
+    cross: bool = Field(True, description="all three matrices; false: those within a branch only (released code)")
+
+
+class Semantic(Config):
+    """CSA: classes of the shared features as of the purified ones (eq. 19). Weight 0: off."""
+
+    weight: float = Field(0.8, ge=0, description="lambda_3")
+    kl: Literal["paper", "teacher_first", "symmetric"] = Field(
+        "paper", description="the shared branch first, as printed; the purified one; the mean of both"
+    )
+    detach_teacher: bool = Field(False, description="no gradient to the purified branch")
+
+
+class Discrepancy(Config):
+    """MDR: neighbourhoods and classes alike in two domains of the shared branch (eq. 20). Weight 0: off."""
+
+    weight: float = Field(1.0, ge=0, description="weight of the term; the paper: 1")
+    pairing: Literal["index", "class"] = Field(
+        "index", description="the k-th images of a subject belong together, or whole subjects, whatever their counts"
+    )
+
+
+class Idkl(CrossModal):
+    """Implicit discriminative knowledge learning."""
+
+    head: ClassVar[tuple[str, ...]] = (
+        "classifier.",
+        "training_only.classifier.",
+        "training_only.discriminators.",
+        "training_only.confusers.",
+    )
+
+    configuration: Literal["paper", "released"] = Field(
+        "paper", description="whose optimiser and schedule, where they are not given"
+    )
+    streams: Literal["shared"] = Field("shared", description="all images go through the same weights")
+    batches: Batches = Field(default=Batches(subjects=12, crops=5), description="how batches are drawn")
+    optimiser: Optimiser = Field(default=CONFIGURATIONS["paper"]["optimiser"], description="what follows the gradient")
+    schedule: Schedule = Field(
+        default=CONFIGURATIONS["paper"]["schedule"], description="how long, and at which rate when (length: ours)"
+    )
+    power: float = Field(3.0, ge=1, description="of GeM (ours)")
+    margin: float | Literal["soft"] = Field(0.3, description="of the triplet terms, or soft (ours)")
+    specific_identity: Literal["both", "purified"] = Field(
+        "both",
+        description="identity and triplet terms on the raw and the purified specific feature (eq. 5 and 13); or on the "
+        "purified one alone, with weight 1",
+    )
+    adversary: Adversary = Field(default=Adversary(), description="discriminators and confusers")
+    ip: Purification = Field(default=Purification(), description="the purifier")
+    affinity: Affinity = Field(default=Affinity(), description="matrices of tgsa and mdr")
+    tgsa: Graph = Field(default=Graph(), description="triplet graph structure alignment")
+    csa: Semantic = Field(default=Semantic(), description="class semantic alignment")
+    mdr: Discrepancy = Field(default=Discrepancy(), description="modality discrepancy reduction")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _take_the_configuration(cls, value: Any) -> Any:
+        """Optimiser and schedule of the named configuration, but for what is given."""
+        chosen = CONFIGURATIONS.get(str(value.get("configuration", "paper"))) if isinstance(value, dict) else None
+        if chosen is None:
+            return value
+        merged = dict(value)
+        for name, usual in chosen.items():
+            given = value.get(name, {})
+            if isinstance(given, dict):
+                merged[name] = usual.model_dump() | given
+        return merged
+
+    @model_validator(mode="after")
+    def _is_sound(self) -> Self:
+        if self.specific_identity == "purified" and not self.ip.weight:
+            raise ValueError("specific_identity purified: there is no purified feature where ip.weight is 0")
+        if self.mdr.weight and self.mdr.pairing == "index" and self.batches.sampler != "domain_aware":
+            raise ValueError(
+                "mdr.pairing index: expected equally many crops of a subject in each domain, which batches.sampler "
+                f"{self.batches.sampler} does not draw; set mdr.pairing to class"
+            )
+        return self
+
+    @property
+    def features(self) -> int:
+        """D of the embedding."""
+        from mdfpipe.learning.models.trunk import CHANNELS
+
+        return CHANNELS[self.backbone][-1]
+
+    def model(self, classes: int, domains: Sequence[str]) -> nn.Module:
+        """IdklNet. Raises ConfigError where groups of unequally many domains are to be paired by index."""
+        from functools import partial
+
+        from mdfpipe.learning.models.adversary import DomainClassifiers
+        from mdfpipe.learning.models.idkl import IdklNet
+        from mdfpipe.learning.models.purifier import Purifier
+
+        pairs = self._pairs(domains)
+        if classes:
+            self._check_pairing(pairs)
+        purifier = partial(
+            Purifier, mask=self.ip.mask, reduction=self.ip.reduction, affine=self.ip.affine, power=self.power
+        )
+        return IdklNet(
+            self.backbone,
+            len(domains),
+            pairs,
+            classes,
+            self.adversary.depths,
+            power=self.power,
+            purifier=purifier if self.ip.weight else None,
+            adversary=partial(DomainClassifiers, hidden=self.adversary.hidden, dropout=self.adversary.dropout),
+        )
+
+    def _pairs(self, domains: Sequence[str]) -> DomainPairs:
+        """Those of the setting, a visible domain before an infrared one: MDR is not the same in both orders."""
+        found = DomainPairs.of(domains, self.pairs)
+        visible = {number for number, name in zip(found.group, domains, strict=True) if is_visible(name)}
+        turned = ((b, a) if b in visible and a not in visible else (a, b) for a, b in found.pairs)
+        return replace(found, pairs=tuple(turned))
+
+    def _check_pairing(self, pairs: DomainPairs) -> None:
+        from mdfpipe.errors import ConfigError
+
+        members = [pairs.group.count(number) for number in range(pairs.groups)]
+        if self.mdr.weight and self.mdr.pairing == "index" and len(set(members)) > 1:
+            raise ConfigError(
+                f"mdr.pairing index: expected groups of equally many domains, got {members} under pairs {self.pairs}; "
+                "set mdr.pairing to class"
+            )
+
+    def forward(self, model: Network, batch: CropBatch) -> dict[str, Tensor]:
+        """Pooled vectors (B, ...) of both branches."""
+        found: dict[str, Tensor] = model(batch.images)
+        return found
+
+    def losses(self, model: Network, features: dict[str, Tensor], batch: CropBatch, progress: Progress) -> Losses:
+        """L_b + lambda_1 L_ip + lambda_2 L_tgsa + lambda_3 L_csa + L_mdr (eq. 21), where L_b is eq. 6."""
+        from mdfpipe.learning.losses import ranking
+        from mdfpipe.learning.losses.identity import cross_entropy
+
+        features = {name: ranking.precise(value) for name, value in features.items()}
+        only, subject = model.training_only, batch.subject
+        group = model.pairs.of_images(batch.domain)
+        raw, shared = features["specific"], features["shared"]
+        h_shared, h_raw = model.neck(shared), only.specific_neck(raw)
+        z_shared, z_raw = model.classifier(h_shared), only.classifier(h_raw)
+        purified, z_purified = raw, z_raw
+        if only.purifier is not None:
+            purified = features["purified"]
+            z_purified = only.classifier(only.purified_neck(purified))
+        mined = ranking.mine(shared, subject)
+        terms = {"identity": cross_entropy(z_shared, subject), "triplet": ranking.triplet(mined, self.margin)}
+        for name, weight, feature, logits in self._specific(raw, z_raw, purified, z_purified):
+            terms[f"{name}_identity"] = weight * cross_entropy(logits, subject)
+            terms[f"{name}_triplet"] = weight * ranking.triplet(ranking.mine(feature, subject), self.margin)
+        figures = {"accuracy": _right(z_shared, subject), "accuracy_specific": _right(z_purified, subject)}
+        if self.adversary.depths:
+            seen = (model.at_depths("specific", features, h_raw), model.at_depths("shared", features, h_shared))
+            terms |= self._adversaries(only, *seen, group, progress)
+            figures |= _of_adversaries(terms, len(self.adversary.depths), model.pairs.groups)
+        if only.purifier is not None:
+            terms |= self._purification(model, features, z_raw, subject, group)
+        terms |= self._distillation((shared, purified), (z_shared, z_purified), group)
+        if self.mdr.weight:
+            discrepancy, figures["mdr_paired"] = self._discrepancy(model.pairs, shared, z_shared, subject, group)
+            terms["mdr"] = self.mdr.weight * discrepancy
+        return Losses(terms, figures, mined)
+
+    def _specific(
+        self, raw: Tensor, z_raw: Tensor, purified: Tensor, z_purified: Tensor
+    ) -> list[tuple[str, float, Tensor, Tensor]]:
+        """Name, weight, feature and logits of the identity and triplet terms of the specific branch."""
+        if self.specific_identity == "purified":
+            return [("purified", 1.0, purified, z_purified)]
+        found = [("specific", 1.0, raw, z_raw)]
+        return found + ([("purified", self.ip.weight, purified, z_purified)] if self.ip.weight else [])
+
+    def _adversaries(
+        self, only: Network, specific: dict[str, Tensor], shared: dict[str, Tensor], group: Tensor, progress: Progress
+    ) -> dict[str, Tensor]:
+        """L_D and L_C (eq. 4)."""
+        import torch
+
+        from mdfpipe.learning.models.adversary import ramp, reverse
+
+        settings, told = self.adversary, group
+        if settings.confuser == "shuffled":
+            told = group[torch.randperm(len(group)).to(group.device)]
+        else:
+            strength = settings.strength * (ramp(progress.share) if settings.ramp else 1.0)
+            shared = {name: reverse(value, strength) for name, value in shared.items()}
+        return {
+            "discriminators": only.discriminators.loss(specific, group),
+            "confusers": only.confusers.loss(shared, told),
+        }
+
+    def _purification(
+        self, model: Network, features: dict[str, Tensor], z_raw: Tensor, subject: Tensor, group: Tensor
+    ) -> dict[str, Tensor]:
+        """lambda_1 L_e and lambda_1 L_r (eq. 10 and 11). Both entropies of L_e are behind the raw feature's neck."""
+        from mdfpipe.learning.losses.purification import discrepancy_reducing, discrimination_enhancing
+        from mdfpipe.learning.models.idkl import without_running
+
+        only = model.training_only
+        z_enhanced = only.classifier(without_running(only.specific_neck, features["enhanced"]))
+        pairs = model.pairs.pairs
+        reducing = discrepancy_reducing(
+            features["reduced"], features["instance"], subject, group, pairs, unit=self.ip.unit, hinge=self.ip.hinge
+        )
+        return {
+            "enhancing": self.ip.weight * discrimination_enhancing(z_enhanced, z_raw),
+            "reducing": self.ip.weight * reducing,
+        }
+
+    def _distillation(
+        self, features: tuple[Tensor, Tensor], logits: tuple[Tensor, Tensor], group: Tensor
+    ) -> dict[str, Tensor]:
+        """lambda_2 L_tgsa and lambda_3 L_csa (eq. 17 and 19): twice the mean over domains. features, logits: of the
+        shared branch and of what it learns from.
+        """
+        from mdfpipe.learning.losses.graph import class_semantic_alignment, structure
+
+        shared, taught = features
+        rows = [group == number for number in _present(group)]
+        terms = {}
+        if self.tgsa.weight:
+            settings = self.affinity.temperature, self.affinity.sign
+            enough = [of for of in rows if int(of.sum()) > 1]
+            found = [structure(taught[of], shared[of], *settings, cross=self.tgsa.cross) for of in enough]
+            terms["tgsa"] = 2 * self.tgsa.weight * _mean(found, shared)
+        if self.csa.weight:
+            own, other = logits
+            kind = self.csa.kl, self.csa.detach_teacher
+            found = [class_semantic_alignment(own[of], other[of], *kind) for of in rows]
+            terms["csa"] = 2 * self.csa.weight * _mean(found, shared)
+        return terms
+
+    def _discrepancy(
+        self, pairs: DomainPairs, shared: Tensor, logits: Tensor, subject: Tensor, group: Tensor
+    ) -> tuple[Tensor, tuple[float, float]]:
+        """L_mdr (eq. 20), the mean over pairs of domains with subjects in common; images that take part, and all."""
+        from mdfpipe.learning.losses.graph import modality_discrepancy
+
+        settings = self.mdr.pairing, self.affinity.temperature, self.affinity.sign
+        found, paired, asked = [], 0, 0
+        for pair in pairs.within(_present(group)):
+            of_a, of_b = (group == number for number in pair)
+            x, z, who = ((value[of_a], value[of_b]) for value in (shared, logits, subject))
+            made = modality_discrepancy(x, z, who, *settings)
+            asked += int(of_a.sum() + of_b.sum())
+            if made is not None:
+                found.append(made[0])
+                paired += made[1]
+        return _mean(found, shared), (float(paired), float(asked))
+
+    def feature(self, model: Network, images: Tensor, domain: Tensor) -> Tensor:
+        """BN(f_sh), whatever the domain."""
+        found: Tensor = model.neck(model(images)["shared"].float())
+        return found
+
+
+def _present(group: Tensor) -> list[int]:
+    import torch
+
+    found: list[int] = torch.unique(group).tolist()
+    return found
+
+
+def _mean(found: list[Tensor], graph: Tensor) -> Tensor:
+    """The mean; of none a zero that one can differentiate."""
+    import torch
+
+    return torch.stack(found).mean() if found else graph.sum() * 0
+
+
+def _right(logits: Tensor, subject: Tensor) -> tuple[float, float]:
+    return float((logits.argmax(dim=1) == subject).sum()), float(len(subject))
+
+
+def _of_adversaries(terms: dict[str, Tensor], heads: int, groups: int) -> dict[str, tuple[float, float]]:
+    """For the log: the mean cross-entropy of a head, and what it is where nothing tells domains apart, ln D."""
+    import math
+
+    chance = {"chance_loss": (math.log(groups), 1.0)}
+    names = ("discriminators", "confusers")
+    return chance | {f"{name[:-1]}_loss": (float(terms[name].detach()) / heads, 1.0) for name in names}
