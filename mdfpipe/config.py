@@ -188,6 +188,8 @@ def set_dotted(settings: dict[str, Any], assignment: str) -> None:
     >>> s = {"detect": {"stride": 1}, "systems": {"lora-0.5": {"seed": 0}}}
     >>> set_dotted(s, "detect.stride=2"); set_dotted(s, "systems.lora-0.5.seed=3"); s
     {'detect': {'stride': 2}, 'systems': {'lora-0.5': {'seed': 3}}}
+    >>> set_dotted(s, "systems.lora-0.5={}"); s["systems"]
+    {'lora-0.5': {}}
     """
     dotted, equals, text = assignment.partition("=")
     keys = dotted.strip().split(".")
@@ -197,7 +199,7 @@ def set_dotted(settings: dict[str, Any], assignment: str) -> None:
         value = yaml.load(text, Loader=_StrictLoader)  # noqa: S506 - a SafeLoader
     except (yaml.YAMLError, RecursionError) as error:
         raise ConfigError(f"--set {assignment}: the value is not valid YAML: {one_line(error)}") from None
-    while len(keys) > 1:
+    while len(keys) > 1 and ".".join(keys) not in settings:
         known = (n for n in range(len(keys) - 1, 0, -1) if ".".join(keys[:n]) in settings)
         length = next(known, 1)
         key, keys = ".".join(keys[:length]), keys[length:]
@@ -205,7 +207,7 @@ def set_dotted(settings: dict[str, Any], assignment: str) -> None:
         if not isinstance(inner, dict):
             raise ConfigError(f"--set {assignment}: {key} is a value, not a section")
         settings[key] = settings = dict(inner)
-    settings[keys[0]] = value
+    settings[".".join(keys)] = value
 
 
 def validate(cls: type[C], settings: dict[str, Any], where: str) -> C:
