@@ -1,4 +1,4 @@
-"""The little of HDF5 that the published score files use: one group of float64 arrays and strings (superblock 0)."""
+"""The little of HDF5 that the published files use: groups of float64 arrays and strings (superblock 0, MATLAB 7.3)."""
 
 from __future__ import annotations
 
@@ -13,11 +13,15 @@ Found = NDArray[np.float64] | None
 
 
 def read_hdf5(path: Path) -> dict[str, Found]:
-    """Name -> array; None for what is no float64 (a string)."""
+    """Name, or group/name -> array; None for what is no float64 (a string)."""
     data = path.read_bytes()
+    data = data[512:] if data.startswith(b"MATLAB 7.3") else data  # a block of MATLAB's own, not counted in addresses
     assert data[:8] == b"\x89HDF\r\n\x1a\n"
     assert data[8] == 0, "superblock 0"
-    tree, heap = struct.unpack_from("<QQ", data, 80)
+    return _group(data, *struct.unpack_from("<QQ", data, 80))
+
+
+def _group(data: bytes, tree: int, heap: int) -> dict[str, Found]:
     names = struct.unpack_from("<Q", data, heap + 24)[0]
     found: dict[str, Found] = {}
     for (node,) in _children(data, tree, 8):
@@ -25,7 +29,12 @@ def read_hdf5(path: Path) -> dict[str, Found]:
         for entry in range(struct.unpack_from("<H", data, node + 6)[0]):
             name, header = struct.unpack_from("<QQ", data, node + 8 + 40 * entry)
             text = data[names + name : data.index(b"\0", names + name)].decode()
-            found[text] = _dataset(data, header)
+            messages = _messages(data, header)
+            if 17 in messages:
+                inner = _group(data, *struct.unpack_from("<QQ", data, messages[17]))
+                found |= {f"{text}/{below}": values for below, values in inner.items()}
+            elif 1 in messages:
+                found[text] = _dataset(data, messages)
     return found
 
 
@@ -38,13 +47,22 @@ def _children(data: bytes, tree: int, key: int) -> list[tuple[int]]:
     return [(a,) for a in addresses] if not level else [leaf for a in addresses for leaf in _children(data, a, key)]
 
 
-def _dataset(data: bytes, header: int) -> Found:
+def _messages(data: bytes, header: int) -> dict[int, int]:
+    """Kind -> where it begins, of the messages of an object's header."""
     count, size = struct.unpack_from("<H", data, header + 2)[0], struct.unpack_from("<I", data, header + 8)[0]
-    at, end, messages = header + 16, header + 16 + size, {}
-    while at < end and len(messages) < count:
-        kind, length = struct.unpack_from("<HH", data, at)
-        messages[kind] = at + 8
-        at += 8 + length
+    parts, messages, seen = [(header + 16, size)], dict[int, int](), 0
+    for at, size in parts:
+        end = at + size
+        while at < end and seen < count:
+            kind, length = struct.unpack_from("<HH", data, at)
+            messages[kind] = at + 8
+            if kind == 16:  # it goes on elsewhere
+                parts.append(struct.unpack_from("<QQ", data, at + 8))
+            at, seen = at + 8 + length, seen + 1
+    return messages
+
+
+def _dataset(data: bytes, messages: dict[int, int]) -> Found:
     space, kind, layout = messages[1], messages[3], messages[8]
     if data[kind] & 15 != 1:  # no floating point: a string
         return None

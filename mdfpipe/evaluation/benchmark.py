@@ -1,0 +1,220 @@
+"""Benchmark: the vectors of one system under a published protocol, trial by trial, to curves, mAP and mINP."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import groupby
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import pyarrow as pa
+
+from mdfpipe.errors import DataError, ProtocolError
+from mdfpipe.evaluation.comparing import BLOCK_BYTES, F32, F64, I64, Array, Flags, Measure
+from mdfpipe.evaluation.placing import Placing, shares
+from mdfpipe.evaluation.protocols import Benchmark, Direction, Images, Trial
+from mdfpipe.evaluation.rerank import Rerank
+from mdfpipe.evaluation.table import depth_of
+
+DEPTH: Final = 20  # ranks of the curves
+RANKS: Final = (1, 5, 10, 20)
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What a system reaches in one direction of a benchmark. T trials of Q queries, of the same subjects in each.
+
+    rank: (T, Q) of the first mate, from 1, in identities or images as the protocol counts; 0 where it is not found.
+    precision, penalty: (T, Q) average precision, and mates / place of the last one. valid: (T, Q) the queries that
+    count: those that have a mate in the protocol's gallery, whether or not either of them has a vector.
+    failed_queries, failed_gallery: images without a vector, of all trials together; such a query is a miss, such a
+    gallery image is in no list. left_out: why -> rows that have no part in the protocol.
+    """
+
+    protocol: str
+    gallery_domain: str
+    probe_domain: str
+    measure: Measure
+    rerank: str
+    subject: Array
+    rank: I64
+    precision: F64
+    penalty: F64
+    valid: Flags
+    gallery_images: I64
+    gallery_identities: I64
+    failed_queries: int
+    failed_gallery: int
+    left_out: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def n(self) -> I64:
+        """Valid queries of each trial: (T,)."""
+        return np.asarray(self.valid.sum(axis=1), np.int64)
+
+    @property
+    def cmc(self) -> F64:
+        """(T, 20) shares of valid queries whose first mate is within rank 1..20."""
+        return np.array([shares(rank, valid, DEPTH) for rank, valid in zip(self.rank, self.valid, strict=True)])
+
+    def per_query(self, metric: str) -> F64:
+        """(T, Q) what each query adds to rank-K, map or minp; 0 where it is not valid. Raises ProtocolError."""
+        depth = depth_of(metric)
+        if depth is not None:
+            return np.asarray((self.rank > 0) & (self.rank <= depth), np.float64)
+        if metric not in ("map", "minp"):
+            raise ProtocolError(f"{self.protocol}: expected rank-K, map or minp, got {metric}")
+        return self.precision if metric == "map" else self.penalty
+
+    def of(self, metric: str) -> F64:
+        """(T,) the number of each trial, 0..1."""
+        return np.asarray((self.per_query(metric) * self.valid).sum(axis=1) / self.n, np.float64)
+
+
+def evaluate_benchmark(
+    benchmark: Benchmark,
+    rows: pa.Table,
+    vectors: F32,
+    usable: Flags,
+    measure: Measure = "cosine",
+    *,
+    data: Path | None = None,
+    rerank: Rerank | None = None,
+) -> list[Outcome]:
+    """Each direction of a benchmark.
+
+    rows: of the test split. vectors: (N, D), a row each; usable: (N,) whether a row has one, as a crop that does not
+    decode has none. cosine: of unit vectors; euclidean: of vectors as they are. data: the data root. Raises
+    ProtocolError where the rows do not fit the protocol, DataError for vectors that cannot be compared, ConfigError.
+    """
+    if vectors.ndim != 2 or len(vectors) != rows.num_rows or usable.shape != (rows.num_rows,):
+        raise DataError(f"benchmark: expected {rows.num_rows} vectors, got {vectors.shape} and {usable.shape}")
+    images = Images.of(rows)
+    directions = benchmark.directions(images, data)
+    return [_Run(benchmark, images, one, vectors, usable, measure, rerank).outcome() for one in directions]
+
+
+class _Run:
+    """One direction: the arrays of its outcome, filled trial by trial."""
+
+    def __init__(
+        self,
+        benchmark: Benchmark,
+        images: Images,
+        direction: Direction,
+        vectors: F32,
+        usable: Flags,
+        measure: Measure,
+        rerank: Rerank | None,
+    ) -> None:
+        self.benchmark, self.images, self.direction = benchmark, images, direction
+        self.vectors, self.usable, self.measure, self.rerank = vectors, usable, measure, rerank
+
+    def outcome(self) -> Outcome:
+        """Search every trial."""
+        trials, person = self.direction.trials, self.images.person
+        placed = [self._placing(trial) for trial in trials]
+        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+            for _, pairs in groupby(zip(trials, placed, strict=True), key=lambda pair: pair[0].queries.tobytes()):
+                for block, first, places, placing in self._blocks(list(pairs)):
+                    steps = range(0, block.shape[1], placing.chunk)
+                    list(pool.map(lambda at, b=block, f=first, g=places, p=placing: _look(p, b, g, f, at), steps))
+        for trial, placing in zip(trials, placed, strict=True):
+            if not placing.valid.any():
+                raise ProtocolError(f"{self.benchmark.label}: no query has a mate in the gallery")
+            lost = ~self.usable[trial.queries]
+            placing.rank[lost] = 0
+            placing.precision[lost] = placing.penalty[lost] = 0
+        queries = np.array([trial.queries for trial in trials])
+        return Outcome(
+            self.benchmark.label,
+            self.direction.gallery_domain,
+            self.direction.probe_domain,
+            self.measure,
+            str(self.rerank) if self.rerank else "off",
+            self.images.subject[queries[0]],
+            np.array([placing.rank for placing in placed]),
+            np.array([placing.precision for placing in placed]),
+            np.array([placing.penalty for placing in placed]),
+            np.array([placing.valid for placing in placed]),
+            np.array([len(trial.gallery) for trial in trials]),
+            np.array([len(np.unique(person[trial.gallery])) for trial in trials]),
+            int((~self.usable[queries]).sum()),
+            sum(int((~self.usable[trial.gallery]).sum()) for trial in trials),
+            dict(self.direction.left_out),
+        )
+
+    def _placing(self, trial: Trial) -> Placing:
+        gallery, queries = (
+            (self.images.person[rows], self.images.camera[rows]) for rows in (trial.gallery, trial.queries)
+        )
+        missing = ~self.usable[trial.gallery]
+        return Placing(gallery, queries, missing, self.benchmark.removal, distinct=self.benchmark.distinct)
+
+    def _blocks(self, pairs: list[tuple[Trial, Placing]]) -> Iterator[tuple[F32, int, I64, Placing]]:
+        """Of trials with the same queries: a block of scores (rows, q), the first query, the gallery's rows in it."""
+        queries = pairs[0][0].queries
+        if self.rerank is not None:
+            for trial, placing in pairs:
+                yield self._reranked(self.rerank, trial), 0, placing.order, placing
+            return
+        union = np.unique(np.concatenate([trial.gallery for trial, _ in pairs]))
+        gallery, probes = _sides(self.vectors, self.usable, union, queries, self.measure)
+        places = [np.searchsorted(union, trial.gallery)[placing.order] for trial, placing in pairs]
+        square = np.einsum("ij,ij->i", gallery, gallery) if self.measure == "euclidean" else None
+        step = max(BLOCK_BYTES // (4 * len(union)), 1)
+        for first in range(0, len(queries), step):
+            block = gallery @ probes[first : first + step].T
+            if square is not None:  # less the query's own square, which is the same for its whole list
+                block *= 2
+                block -= square[:, None]
+            if not (np.isfinite(block.min()) and np.isfinite(block.max())):
+                raise DataError("vectors: a product exceeds what float32 holds; scale the vectors down")
+            yield from ((block, first, own, placing) for own, (_, placing) in zip(places, pairs, strict=True))
+
+    def _reranked(self, rerank: Rerank, trial: Trial) -> F32:
+        """(G, Q) negative distances; 0 where an image has no vector, which is in nobody's list."""
+        gallery, probes = _sides(self.vectors, self.usable, trial.gallery, trial.queries, self.measure)
+        has = self.usable[trial.gallery], self.usable[trial.queries]
+        found = np.zeros((len(gallery), len(probes)), np.float32)
+        found[np.ix_(*has)] = -rerank.distances(probes[has[1]], gallery[has[0]]).T
+        return found
+
+
+def _look(placing: Placing, block: F32, places: I64, first: int, at: int) -> None:
+    placing.look(np.ascontiguousarray(block[:, at : at + placing.chunk][places]), first + at)
+
+
+def _sides(vectors: F32, usable: Flags, gallery: I64, queries: I64, measure: Measure) -> tuple[F32, F32]:
+    """The vectors of both sides, ready to be multiplied: of length 1, or about the gallery's mean. Raises DataError."""
+    sides = []
+    for rows in (gallery, queries):
+        own = np.asarray(vectors[rows], np.float32)
+        own[~usable[rows]] = 0
+        square = np.einsum("ij,ij->i", own, own)
+        if not np.isfinite(square).all():
+            raise DataError("vectors: expected numbers whose squares float32 holds, got NaN, infinity or too much")
+        if measure == "cosine":
+            zero = usable[rows] & (square == 0)
+            if zero.any():
+                raise DataError(f"vectors: {int(zero.sum())} are zero and have no cosine; embed them again")
+            own /= np.sqrt(np.where(square > 0, square, 1))[:, None]
+        sides.append(own)
+    if measure == "euclidean":
+        centre = sides[0].mean(axis=0, dtype=np.float64).astype(np.float32)
+        sides = [side - centre for side in sides]
+    return sides[0], sides[1]
+
+
+def mean_and_spread(values: Sequence[float] | F64) -> tuple[float, float | None]:
+    """The mean, and the standard deviation of a sample; none of a single value.
+
+    >>> mean_and_spread([0.5, 0.7])
+    (0.6, 0.1414213562373095)
+    """
+    found = np.asarray(values, np.float64)
+    return float(found.mean()), float(found.std(ddof=1)) if len(found) > 1 else None
