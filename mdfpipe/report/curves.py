@@ -204,15 +204,15 @@ def _training(system: str, rows: list[dict[str, Any]], file: str) -> TrainingVie
         for place, name in enumerate(names):
             lines.append(_line(name, place, plain[name]))
             if f"{name}_chance" in plain:
-                lines.append(_line(name, place, plain[f"{name}_chance"], is_chance=True))
+                lines.append(_line(name, place, plain[f"{name}_chance"], dotted=True))
         svg = lines_plot(f"training/{system}/{title}", lines, x_label="steps", y_label=words, share=is_share)
         pictures.append(Picture(title, svg, file, tuple(legend([_words(name) for name in names]))))
     return TrainingView(system, pictures, _mined(rows, plain), file)
 
 
-def _line(name: str, place: int, points: list[tuple[float, float]], is_chance: bool = False) -> Line:
+def _line(name: str, place: int, points: list[tuple[float, float]], dotted: bool = False) -> Line:
     x, y = np.array(sorted(points), float).T
-    return Line(name, place, x, y, is_chance=is_chance)
+    return Line(name, place, x, y, dotted=dotted)
 
 
 def _words(figure: str) -> str:

@@ -27,7 +27,11 @@ LEAST_SHARE: Final = 1e-4  # of false matches, on a logarithmic or normal-deviat
 
 @dataclass(frozen=True)
 class Line:
-    """One line of a plot: x, y, low, high (n,); low and high may be empty. place: which colour and dash it has."""
+    """One line of a plot: x, y, low, high (n,); low and high may be empty. place: which colour and dash it has.
+
+    dotted: it stands beside another line, such as chance, or the numbers of a paper. dots: each point has one. ring:
+    the place of the point that is ringed.
+    """
 
     name: str
     place: int
@@ -35,7 +39,9 @@ class Line:
     y: F64
     low: F64 = field(default_factory=lambda: np.zeros(0))
     high: F64 = field(default_factory=lambda: np.zeros(0))
-    is_chance: bool = False
+    dotted: bool = False
+    dots: bool = False
+    ring: int | None = None
 
 
 @dataclass(frozen=True)
@@ -81,23 +87,27 @@ def lines_plot(
     scale: str = "linear",
     share: bool = True,
     whole_x: bool = False,
+    ticks: Sequence[tuple[float, str]] = (),
+    near: bool = False,
 ) -> str:
     """Lines with their bands as SVG. name: of the drawing, one of a kind on its page.
 
     scale: `linear`; `log` along x; `deviate`: both axes are normal deviates of shares. share: y is one, drawn in per
-    cent. whole_x: x counts something, its ticks are whole numbers.
+    cent. whole_x: x counts something, its ticks are whole numbers. ticks: where words stand along x, instead. near: the
+    vertical axis spans what is drawn, and not 0 to 100 %.
     """
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+    drawn = list(lines)
     with _style(name):
         figure, (axes,) = _axes(_SIZE)
-        for line in lines:
+        for line in drawn:
             x, y, low, high = (_placed(v, scale) for v in (line.x, line.y, line.low, line.high))
             if scale == "log":
                 x = np.maximum(line.x, LEAST_SHARE)
                 y, low, high = line.y, line.low, line.high
             colour = colour_of(line.place)
-            dash = "2 2" if line.is_chance else dash_of(line.place)
+            dash = "2 2" if line.dotted else dash_of(line.place)
             style: Any = "-" if dash == "none" else (0, [float(part) for part in dash.split()])
             if len(low):
                 axes.fill_between(x, low, high, color=colour, alpha=0.14, linewidth=0)
@@ -106,10 +116,13 @@ def lines_plot(
                 y,
                 color=colour,
                 linestyle=style,
-                linewidth=1.0 if line.is_chance else 1.4,
-                marker="o" if len(x) == 1 else "",
+                linewidth=1.0 if line.dotted else 1.4,
+                marker="o" if len(x) == 1 or line.dots else "",
                 markersize=3,
             )
+            if line.ring is not None:
+                ring = {"marker": "o", "markersize": 8, "fillstyle": "none", "linestyle": "none"}
+                axes.plot(x[[line.ring]], y[[line.ring]], color=colour, **ring)
         if scale == "log":
             axes.set_xscale("log")
             axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}"))
@@ -117,16 +130,25 @@ def lines_plot(
             _deviate_axes(axes)
         else:
             if share:
-                axes.set_ylim(-0.02, 1.02)
+                axes.set_ylim(*(_span(drawn) if near else (-0.02, 1.02)))
                 axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}"))
             else:
                 figure.subplots_adjust(left=0.62 / _SIZE[0])
                 axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
-            if whole_x:
+            if ticks:
+                axes.set_xticks([x for x, _ in ticks], [words for _, words in ticks])
+            elif whole_x:
                 axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6, min_n_ticks=1))
         axes.set_xlabel(x_label)
         axes.set_title(y_label, loc="left", fontsize=8, color=INK, pad=5)
         return _svg(figure, name)
+
+
+def _span(lines: Sequence[Line]) -> tuple[float, float]:
+    """From the least to the greatest number of the lines and their bands, with some room."""
+    every = np.concatenate([np.concatenate((line.y, line.low, line.high)) for line in lines])
+    room = max(0.1 * float(np.ptp(every)), 0.01)
+    return max(float(every.min()) - room, -0.02), min(float(every.max()) + room, 1.02)
 
 
 def _placed(values: F64, scale: str) -> F64:
