@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -18,8 +21,13 @@ def gem(x: Tensor, power: Tensor | float = 3.0, dim: tuple[int, ...] | int = (2,
     >>> round(float(gem(torch.tensor([[[[1.0, 2.0]]]]))), 6)  # the cube root of (1 + 8) / 2
     1.650964
     """
-    with torch.autocast(x.device.type, enabled=False):
+    with uncast(x):
         return precise(x).clamp_min(SMALLEST).pow(power).mean(dim).pow(1 / power)
+
+
+def uncast(x: Tensor) -> AbstractContextManager[Any]:
+    """No autocast for what is computed of x. On the meta device, where shapes alone are computed, there is none."""
+    return nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False)
 
 
 class GeM(nn.Module):

@@ -86,7 +86,8 @@ class Trunk(nn.Module):
         self.own = nn.ModuleDict(_copies(kind, 0, own - 1, names) if own else {})
         self.shared = Stages(kind, own, split - 1) if own < split else None
         self.branches = nn.ModuleDict(_copies(kind, split, STAGES - 1, branches) if branches else {})
-        places = torch.tensor([names.index(name) for name in stream_of], dtype=torch.int64)
+        # on the CPU also of a network on the meta device, so that it can be run there
+        places = torch.tensor([names.index(name) for name in stream_of], dtype=torch.int64, device="cpu")
         self.register_buffer("stream", places, persistent=False)
 
     def begin(self, images: Tensor, domain: Tensor) -> Tensor:
