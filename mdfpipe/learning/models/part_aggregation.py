@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from mdfpipe.errors import ConfigError
 from mdfpipe.learning.losses.ranking import precise
-from mdfpipe.learning.models.pooling import GeM
+from mdfpipe.learning.models.pooling import GeM, uncast
 
 
 class PartAggregation(nn.Module):
@@ -48,5 +48,5 @@ class PartAggregation(nn.Module):
     def attention(self, stripes: Tensor) -> Tensor:
         """(B, p, p) float32, how stripe i weighs stripe j: rows sum to 1. stripes: (B, C, p, 1)."""
         u, v = self.u(stripes).flatten(2), self.v(stripes).flatten(2)
-        with torch.autocast(u.device.type, enabled=False):
+        with uncast(u):
             return (self.scale * precise(u).transpose(1, 2) @ precise(v)).softmax(dim=2)

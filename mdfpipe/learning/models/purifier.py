@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from mdfpipe.learning.losses.ranking import precise
-from mdfpipe.learning.models.pooling import gem
+from mdfpipe.learning.models.pooling import gem, uncast
 
 
 class Mask(nn.Module):
@@ -64,7 +63,7 @@ class Purifier(nn.Module):
 
     def forward(self, specific: Tensor) -> dict[str, Tensor]:
         """The five vectors of each image."""
-        with torch.autocast(specific.device.type, enabled=False):
+        with uncast(specific):
             specific = precise(specific)
             instance = self.norm(specific)
         enhance, reduce = self.enhance(specific), self.reduce(instance)
