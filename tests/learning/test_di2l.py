@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from mdfpipe.learning.recipes import Losses, Progress, Recipe
 from mdfpipe.learning.recipes.di2l import DI2L
 from mdfpipe.learning.streams import is_visible
 from mdfpipe.learning.training import fit, seed_everything
+from tests.learning import test_recipes
 from tests.learning.made import write_run
 from tests.learning.test_identity_losses import slow_focal
 from tests.learning.test_ranking_losses import slow_weighted
@@ -31,6 +34,7 @@ from tests.learning.trained import crops_in, job, tiny
 
 FOUR = ("VIS-500m", "LWIR-30m", "MWIR-30m", "SWIR-30m")
 START = Progress(0, 1, 0, 1)
+Made = Callable[[tuple[str, ...]], Crops]
 
 
 def of(**settings: Any) -> DI2L:
@@ -57,6 +61,18 @@ def step(recipe: DI2L, crops: Crops, batch: CropBatch | None = None) -> tuple[An
     assert all(torch.isfinite(term) for term in losses.terms.values())
     assert all(p.grad is None or torch.isfinite(p.grad).all() for p in model.parameters())
     return model, losses, batch
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    """Crops of these domains, written once."""
+    return cache(lambda domains: crops_in(tmp_path_factory.mktemp("crops") / "run", of(), domains=domains))
+
+
+@pytest.fixture(scope="module")
+def usual(made: Made) -> Losses:
+    """The first step of four domains with the recipe as it is."""
+    return step(of(), made(FOUR))[1]
 
 
 # -- part aggregation
@@ -245,9 +261,9 @@ def test_what_cannot_be_is_refused(settings: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("domains", [("VIS-500m", "LWIR-30m"), FOUR, ("VIS-500m", "VIS-10m", "SWIR-30m")], ids=str)
-def test_a_batch_holds_an_auxiliary_image_of_each_visible_one(domains: tuple[str, ...], tmp_path: Path) -> None:
+def test_a_batch_holds_an_auxiliary_image_of_each_visible_one(domains: tuple[str, ...], made: Made) -> None:
     recipe = of()
-    crops = crops_in(tmp_path / "run", recipe, domains=domains)
+    crops = made(domains)
     batch = batch_of(recipe, crops)
     visible = torch.tensor([is_visible(name) for name in crops.domains])[batch.domain]
     auxiliary = batch.view == AUXILIARY
@@ -258,18 +274,17 @@ def test_a_batch_holds_an_auxiliary_image_of_each_visible_one(domains: tuple[str
     for name in ("row", "subject", "domain"):
         assert torch.equal(getattr(batch, name)[places], getattr(batch, name)[places - 1])
     spread, mean = (torch.tensor(v)[:, None, None] for v in ((0.229, 0.224, 0.225), (0.485, 0.456, 0.406)))
-    levels = (batch.images * spread + mean) * 255
-    plain = of(augment={"erasing": 0})
-    levels = (batch_of(plain, crops).images * spread + mean) * 255
+    unerased = batch_of(of(augment={"erasing": 0}), crops).images
+    levels = (unerased * spread + mean) * 255
     grey = (levels.amax(1) - levels.amin(1)).amax((1, 2)) < 0.5
     assert torch.equal(grey, auxiliary)  # made crops are coloured in every domain
     assert not (batch_of(of(channel_augmentation=False), crops).view != PLAIN).any()
 
 
-def test_further_visible_manifests_get_auxiliary_images_too(tmp_path: Path) -> None:
+def test_further_visible_manifests_get_auxiliary_images_too(made: Made, tmp_path: Path) -> None:
     """Subjects of further manifests lack every other domain; the terms cope."""
     recipe = of(batches={"further_subjects": 2, "further_crops": 2})
-    own = crops_in(tmp_path / "own", recipe, domains=FOUR[:2], subjects=3)
+    own = made(FOUR[:2])
     run = write_run(tmp_path / "more", domains=FOUR[:1], subjects=3, first=50)
     further = from_manifest(run.table("manifest", "manifest"), tmp_path / "more", modality="body", source=1)
     crops = join([own, further])
@@ -288,10 +303,10 @@ ROWS: dict[str, tuple[dict[str, Any], set[str], bool]] = {
 
 @pytest.mark.parametrize("row", ROWS)
 @pytest.mark.parametrize("domains", [FOUR[:2], FOUR], ids=len)
-def test_each_row_of_table_2_has_its_terms(row: str, domains: tuple[str, ...], tmp_path: Path) -> None:
+def test_each_row_of_table_2_has_its_terms(row: str, domains: tuple[str, ...], made: Made) -> None:
     settings, names, parts = ROWS[row]
     recipe = of(**settings)
-    crops = crops_in(tmp_path / "run", recipe, domains=domains)
+    crops = made(domains)
     model, losses, batch = step(recipe, crops)
     assert set(losses.terms) == names
     assert isinstance(model.aggregation, PartAggregation) == parts
@@ -327,17 +342,20 @@ def test_each_row_of_table_2_has_its_terms(row: str, domains: tuple[str, ...], t
     ],
     ids=str,
 )
-def test_every_option_trains_a_step(settings: dict[str, Any], tmp_path: Path) -> None:
+def test_every_option_trains_a_step(settings: dict[str, Any], made: Made, usual: Losses) -> None:
     """And changes something: streams that start alike have batch norms of their own."""
-    crops = crops_in(tmp_path / "run", of(), domains=FOUR)
-    _, usual, _ = step(of(), crops)
-    _, losses, _ = step(of(**settings), crops)
+    losses = step(of(**settings), made(FOUR))[1]
     assert any(not torch.equal(usual.terms[name], losses.terms[name]) for name in usual.terms)
 
 
-def test_subjects_that_lack_domains_and_batches_without_triplets_are_finite(tmp_path: Path) -> None:
+@pytest.mark.parametrize("settings", [ROWS["Baseline"][0], {"non_local": {"inner": "one", "norm": "mean"}}], ids=str)
+def test_every_weight_of_other_networks_learns(settings: dict[str, Any], tmp_path: Path) -> None:
+    test_recipes.test_every_weight_learns_within_three_steps(of(**settings), tmp_path)
+
+
+def test_subjects_that_lack_domains_and_batches_without_triplets_are_finite(made: Made) -> None:
     recipe = of()
-    crops = crops_in(tmp_path / "run", recipe, domains=FOUR[:2])
+    crops = made(FOUR[:2])
     whole = batch_of(recipe, crops)
     one = torch.nonzero(whole.subject == whole.subject[0]).flatten()[:3]  # a subject alone: nothing is ranked
     few = CropBatch(**{name: value[one] for name, value in vars(whole).items()})
@@ -353,10 +371,10 @@ def test_subjects_that_lack_domains_and_batches_without_triplets_are_finite(tmp_
 
 
 @pytest.mark.parametrize("settings", [{}, {"focal": False}, {"gamma": 5.0}], ids=str)
-def test_the_focal_weight_is_logged_by_domain(settings: dict[str, Any], tmp_path: Path) -> None:
+def test_the_focal_weight_is_logged_by_domain(settings: dict[str, Any], made: Made) -> None:
     """Of cross-entropy, too, which has none: what it would be."""
     recipe = of(**settings)
-    crops = crops_in(tmp_path / "run", recipe, domains=FOUR)
+    crops = made(FOUR)
     model, losses, batch = step(recipe, crops)
     with torch.no_grad():
         p = model.classifier(model.neck(recipe.forward(model, batch)["z"])).softmax(1)
@@ -371,14 +389,14 @@ def test_the_focal_weight_is_logged_by_domain(settings: dict[str, Any], tmp_path
         assert found[name] == (pytest.approx(sum(weights), rel=1e-4), len(weights))
 
 
-def test_a_training_logs_it_and_the_test_feature_is_that_of_the_neck(tmp_path: Path) -> None:
+def test_a_training_logs_it_and_the_test_feature_is_that_of_the_neck(made: Made, tmp_path: Path) -> None:
     recipe = of(schedule={"length": 2, "unit": "steps"})
-    crops = crops_in(tmp_path / "run", recipe, domains=FOUR[:2])
-    made = job(crops, recipe, tmp_path / "state.pt")
-    fitted = fit(made)
+    crops = made(FOUR[:2])
+    training = job(crops, recipe, tmp_path / "state.pt")
+    fitted = fit(training)
     line = json.loads(json.dumps(fitted.lines[-1]))
     assert {f"focal_weight/{name}" for name in (*FOUR[:2], "auxiliary")} <= set(line)
-    model: Any = made.model.eval()
+    model: Any = training.model.eval()
     batch = batch_of(recipe, crops)
     with torch.inference_mode():
         found = recipe.embed(model, batch)
