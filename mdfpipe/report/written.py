@@ -170,7 +170,7 @@ def csv_of(view: TableView) -> str:
             writer.writerow(
                 [
                     *(
-                        _harmless(row[name])
+                        harmless(row[name])
                         for name in ("_system", "gallery_domain", "probe_domain", "gallery", "metric")
                     ),
                     percent(cell.value, 2),
@@ -179,14 +179,14 @@ def csv_of(view: TableView) -> str:
                     cell.n,
                     *("yes" if flag else "no" for flag in (cell.is_best, cell.is_level)),
                     "" if cell.published is None else percent(cell.published, 2),
-                    _harmless(row["protocol"]),
-                    _harmless(row["_file"]),
+                    harmless(row["protocol"]),
+                    harmless(row["_file"]),
                     row["_row"],
                 ]
             )
     return out.getvalue()
 
 
-def _harmless(text: str) -> str:
+def harmless(text: str) -> str:
     """A word that a spreadsheet does not take for a formula."""
     return f"'{text}" if str(text)[:1] in ("=", "+", "-", "@", "\t", "\r") else str(text)
