@@ -59,11 +59,10 @@ def compactness_of_map(maps: Tensor) -> Tensor:
     >>> round(float(compactness_of_map(torch.ones(1, 2, 1, 3))), 6)  # everywhere the same: e
     2.718282
     """
-    with torch.autocast(maps.device.type, enabled=False):
-        f = precise(maps).flatten(2)
-        middle = f.mean(2)
-        lengths = _length(f, 1) * _length(middle, 1)[:, None]
-        return (torch.einsum("bcr,bc->br", f, middle) / lengths).exp().mean(1)
+    f = precise(maps).flatten(2)
+    middle = f.mean(2, keepdim=True)
+    cosine = (f * middle).sum(1) / (_length(f) * _length(middle))
+    return cosine.exp().mean(1)
 
 
 def compactness_of_elements(features: Tensor) -> Tensor:
@@ -78,5 +77,5 @@ def compactness_as_printed(features: Tensor) -> Tensor:
     return (f * f.mean(1, keepdim=True)).cos().exp().sum(1)
 
 
-def _length(x: Tensor, dim: int) -> Tensor:
-    return x.square().sum(dim).clamp_min(NEAREST**2).sqrt()
+def _length(x: Tensor) -> Tensor:
+    return x.square().sum(1).clamp_min(NEAREST**2).sqrt()
