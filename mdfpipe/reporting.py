@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from mdfpipe.report.retrieval import Who
     from mdfpipe.report.similarity import TemplateSet
     from mdfpipe.report.survey import Survey
+    from mdfpipe.report.sweeps import Swept
 
 FOLDER = Path("evaluate") / "report"
 _HEIGHT = {"body": 128, "face": 72}  # pixels on the page
@@ -60,7 +61,8 @@ class Report:
 
 
 def report(run: Path, *, compare: Sequence[Path] = (), out: Path | None = None, show_people: bool = False) -> Report:
-    """Write report.html, tables.md, tables.tex and tables/*.csv into `out`, by default RUN/evaluate/report.
+    """Write report.html, tables.md, tables.tex, tables/*.csv and, of each sweep, sweeps/NAME.csv and NAME.svg into
+    `out`, by default RUN/evaluate/report.
 
     compare: further evaluated runs, whose systems stand beside this one's, called by their folders' names.
     show_people: crops as they are; otherwise coarse blocks. What cannot be read any more leaves a note on the page.
@@ -70,6 +72,8 @@ def report(run: Path, *, compare: Sequence[Path] = (), out: Path | None = None, 
     from mdfpipe.report.plots import places
     from mdfpipe.report.results import side_by_side
     from mdfpipe.report.results_page import ResultsPage, render
+    from mdfpipe.report.sweep_sheets import csv_of as csv_of_sweep
+    from mdfpipe.report.sweep_sheets import svg_of as svg_of_sweep
     from mdfpipe.report.written import csv_of, file_stem, latex, markdown
 
     results = side_by_side(run, compare)
@@ -83,6 +87,9 @@ def report(run: Path, *, compare: Sequence[Path] = (), out: Path | None = None, 
     for view in shown:
         if view.rows:
             files[f"tables/{file_stem(view.name)}.csv"] = csv_of(view)
+    for sweep in page.sweeps:
+        files[f"sweeps/{file_stem(sweep.swept.name)}.csv"] = csv_of_sweep(sweep)
+        files[f"sweeps/{file_stem(sweep.swept.name)}.svg"] = svg_of_sweep(sweep)
     made = Report()
     for name, text in files.items():
         _write(folder / name, text.encode())
@@ -107,6 +114,7 @@ def _fill(page: ResultsPage, run: Path) -> None:
     from mdfpipe.report.atlas import atlas
     from mdfpipe.report.retrieval import People, choose
     from mdfpipe.report.similarity import heat_map, read_templates, score_pictures
+    from mdfpipe.report.sweeps import sweep_views
 
     results, notes = page.results, page.notes
     page.survey = _surveyed(run, notes)
@@ -117,6 +125,8 @@ def _fill(page: ResultsPage, run: Path) -> None:
         page.families[view.name] = curves.families(results, view.name, page.places)
         for pictures in _tried(notes, partial(score_pictures, results, view.name, own)):
             page.scores[view.name] = pictures
+    for swept in _tried(notes, partial(_swept, run)):
+        page.sweeps = sweep_views(results, swept)
     for system, path in results.template_files.items():
         for found in _tried(notes, partial(read_templates, path, results.relative(path))):
             page.templates[system] = found
@@ -151,6 +161,27 @@ def _tried(notes: list[str], make: Callable[[], Any]) -> Iterator[Any]:
         yield make()
     except MdfError as error:
         notes.append(one_line(error))
+
+
+def _swept(run: Path) -> list[Swept]:
+    """The sweeps of the study that a run folder keeps. Raises ConfigError."""
+    from mdfpipe.pipeline import Pipeline
+    from mdfpipe.report.sweeps import Swept
+
+    path = run / "pipeline.yaml"
+    if not path.is_file():
+        return []
+    study = Pipeline.load(path)
+    return [
+        Swept(
+            name,
+            study.sweeps[name].title,
+            study.sweeps[name].system,
+            tuple(study.sweeps[name].values),
+            tuple((point.values, point.system) for point in found),
+        )
+        for name, found in study.swept.items()
+    ]
 
 
 def _surveyed(run: Path, notes: list[str]) -> Survey | None:

@@ -23,6 +23,7 @@ from mdfpipe.report.results import Results
 from mdfpipe.report.retrieval import Searches
 from mdfpipe.report.similarity import RAMP, HeatMap, TemplateSet, painted
 from mdfpipe.report.survey import Survey
+from mdfpipe.report.sweeps import SweepView
 
 MOST_TILES = 4
 
@@ -61,6 +62,7 @@ class ResultsPage:
     places: Mapping[str, int]
     families: dict[str, list[Family]] = field(default_factory=dict)
     scores: dict[str, list[Picture]] = field(default_factory=dict)
+    sweeps: list[SweepView] = field(default_factory=list)
     heat_maps: list[HeatMap] = field(default_factory=list)
     maps: list[Map] = field(default_factory=list)
     searches: list[Searches] = field(default_factory=list)
@@ -91,6 +93,7 @@ def _content(page: ResultsPage) -> dict[str, Any]:
         "tiles": _tiles(page.views),
         "notes": list(dict.fromkeys([*results.notes, *page.notes])),
         "tables": [_table(view, page) for view in page.views],
+        "sweeps": page.sweeps,
         "heat_maps": [_heated(one) for one in page.heat_maps],
         "ramp": ", ".join(RAMP),
         "searches": _by_table(page),

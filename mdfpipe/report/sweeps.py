@@ -256,7 +256,7 @@ class _Table:
             mark = f" ({system})" if system == self.swept.base else ""
             lines.append((", ".join(map(value_words, values)) + mark, cells))
         head = ", ".join(map(short, self.swept.settings))
-        return Grid(label(metric), head, [("", [self.words(case) for case in self.cases])], lines)
+        return Grid(f"{label(metric)} by {head}", head, [("", [self.words(case) for case in self.cases])], lines)
 
 
 def _case(row: Row) -> Case:
