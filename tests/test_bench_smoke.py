@@ -96,7 +96,20 @@ def test_embed_counts_vectors_and_memory():
 
 
 def test_eval_requires_equal_results():
-    small = ["--given", "60", "--size", "240", "--width", "16", "--crops", "5000", "--features", "24"]
+    small = [
+        "--given",
+        "60",
+        "--size",
+        "240",
+        "--width",
+        "16",
+        "--crops",
+        "5000",
+        "--features",
+        "24",
+        "--queries",
+        "96",
+    ]
     done = bench("eval", *small, "--subjects", "12", "--samples", "50", "--rounds", "1", "--json")
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
@@ -104,6 +117,7 @@ def test_eval_requires_equal_results():
         "scores 60 x 60: search / loop of research codes",
         "vectors 240 x 240 x 16: whole",
         "vectors 240 x 240 x 16: peak",
+        "sysu, 96 queries x 301 x 2048: ten trials, product included",
         "pooling 5,000 vectors of 24 into 48 templates: peak",
         "50 samples of 12 subjects: all of these",
     ]

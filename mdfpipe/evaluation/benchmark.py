@@ -213,8 +213,8 @@ def _sides(vectors: F32, usable: Flags, gallery: I64, queries: I64, measure: Mea
 def mean_and_spread(values: Sequence[float] | F64) -> tuple[float, float | None]:
     """The mean, and the standard deviation of a sample; none of a single value.
 
-    >>> mean_and_spread([0.5, 0.7])
-    (0.6, 0.1414213562373095)
+    >>> mean_and_spread([0.25, 0.75]), mean_and_spread([0.5])
+    ((0.5, 0.3535533905932738), (0.5, None))
     """
     found = np.asarray(values, np.float64)
     return float(found.mean()), float(found.std(ddof=1)) if len(found) > 1 else None
