@@ -234,7 +234,7 @@ def write_market(
 ) -> Ids:
     """`bounding_box_train`, `query` (one image of each test id and camera), `bounding_box_test`.
 
-    Files are named 0002_c1s1_000451_03.jpg. distractors: images of 0000, junk: images of -1, both in bounding_box_test. Even ids train, odd ones test.
+    distractors: images of 0000, junk: images of -1, both in bounding_box_test. Even ids train, odd ones test.
     """
     parts = Ids([2 * n for n in range(1, train + 1)], [], [2 * n - 1 for n in range(1, test + 1)])
     found = [("bounding_box_train", f"{s:04d}", c, n) for s in parts.train for c in cameras for n in range(images)]
@@ -249,7 +249,7 @@ def write_market(
 
 
 def picture(subject: str, band: str, path: str, suffix: str = ".jpg") -> bytes:
-    """An encoded image (32, 16): the subject's pattern, in colour in VIS, grey elsewhere, in LWIR inverted; noise by path.
+    """An encoded image (32, 16): the subject's pattern, in colour in VIS, grey elsewhere, inverted in LWIR; noise.
 
     band: VIS, NIR or LWIR.
     """
