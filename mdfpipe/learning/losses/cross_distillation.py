@@ -8,6 +8,9 @@ from torch import Tensor
 from mdfpipe.learning.losses.ranking import precise
 from mdfpipe.learning.losses.tuples import Matches, mean_of_means
 
+SMALLEST = 1e-12
+"""What a mean square is at least before one divides by it (METHODS 0, as of squared distances)."""
+
 
 def mean_squares(maps: Tensor) -> Tensor:
     """(B, B) mean over elements of (m_i - m_j)^2, for (B, ...), in float32 at least.
@@ -21,8 +24,17 @@ def mean_squares(maps: Tensor) -> Tensor:
     with torch.autocast(maps.device.type, enabled=False):
         m = precise(maps).flatten(1)
         m = m - m.detach().mean(0)
-        square = m.square().mean(1)
-        return square[:, None] + square - 2 * (m @ m.T) / m.shape[1]
+        product = m @ m.T / m.shape[1]
+        square = product.diagonal()
+        return square[:, None] + square - 2 * product
+
+
+def mean_square(maps: Tensor) -> Tensor:
+    """The mean of m^2 over all elements, a scalar without a gradient: it tells whether maps only shrink."""
+    given = maps.detach()
+    return torch.linalg.vector_norm(given, dtype=torch.promote_types(given.dtype, torch.float32)).square() / max(
+        given.numel(), 1
+    )
 
 
 def cross_modality_distillation(maps: Tensor, matches: Matches, *, relative: bool = False) -> Tensor:
@@ -32,9 +44,8 @@ def cross_modality_distillation(maps: Tensor, matches: Matches, *, relative: boo
     two domains, the paper's sum of two (METHODS 4.6). Both sides have a gradient. relative: divided by the mean of M^2
     of the images that take part, without a gradient, so that shrinking M is no way down.
     """
-    squares = mean_squares(maps)
-    found = 2 * mean_of_means(squares[matches.anchor, matches.positive], matches.part, matches.parts)
-    if relative and len(matches.anchor):
-        part = torch.unique(torch.cat([matches.anchor, matches.positive]))
-        found = found / precise(maps.detach()[part]).square().mean().clamp_min(torch.finfo(torch.float32).tiny)
-    return found
+    rows, place = torch.unique(torch.cat([matches.anchor, matches.positive]), return_inverse=True)
+    compared = maps[rows]
+    squares = mean_squares(compared)[place[: len(matches.anchor)], place[len(matches.anchor) :]]
+    found = 2 * mean_of_means(squares, matches.part, matches.parts)
+    return found / mean_square(compared).clamp_min(SMALLEST) if relative else found

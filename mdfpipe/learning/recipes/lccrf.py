@@ -268,14 +268,13 @@ class Lccrf(CrossModal):
         self, cmkd: Cmkd, found: Losses, maps: Tensor, batch: CropBatch, matches: Matches, model: Network
     ) -> None:
         """Add L_CMKD, of pairs that have a stream each."""
-        from mdfpipe.learning.losses.cross_distillation import cross_modality_distillation
-        from mdfpipe.learning.losses.ranking import precise
+        from mdfpipe.learning.losses.cross_distillation import cross_modality_distillation, mean_square
 
         stream = model.backbone.stream[batch.domain]
         apart = matches.only(stream[matches.anchor] != stream[matches.positive])
         loss = cross_modality_distillation(maps, apart, relative=cmkd.relative)
         found.terms["cmkd"] = cmkd.weight * loss
-        found.figures["map_square"] = (float(precise(maps.detach()).square().mean()), 1.0)
+        found.figures["map_square"] = (float(mean_square(maps)), 1.0)
 
     def embed(self, model: Network, batch: CropBatch) -> Tensor:
         """V, with that of the mirrored crop where that is asked for; at unit length where that is."""
