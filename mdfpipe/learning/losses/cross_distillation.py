@@ -31,10 +31,9 @@ def mean_squares(maps: Tensor) -> Tensor:
 
 def mean_square(maps: Tensor) -> Tensor:
     """The mean of m^2 over all elements, a scalar without a gradient: it tells whether maps only shrink."""
-    given = maps.detach()
-    return torch.linalg.vector_norm(given, dtype=torch.promote_types(given.dtype, torch.float32)).square() / max(
-        given.numel(), 1
-    )
+    wide = torch.promote_types(maps.dtype, torch.float32)
+    length: Tensor = torch.linalg.vector_norm(maps.detach(), dtype=wide)  # no copy of the maps
+    return length.square() / max(maps.numel(), 1)
 
 
 def cross_modality_distillation(maps: Tensor, matches: Matches, *, relative: bool = False) -> Tensor:
