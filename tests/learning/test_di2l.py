@@ -30,7 +30,8 @@ from tests.learning import test_recipes
 from tests.learning.made import write_run
 from tests.learning.test_identity_losses import slow_focal
 from tests.learning.test_ranking_losses import slow_weighted
-from tests.learning.trained import crops_in, job, tiny
+from tests.learning.test_together import ends, train
+from tests.learning.trained import crops_in, job, tiny, together
 
 FOUR = ("VIS-500m", "LWIR-30m", "MWIR-30m", "SWIR-30m")
 START = Progress(0, 1, 0, 1)
@@ -407,3 +408,15 @@ def test_a_training_logs_it_and_the_test_feature_is_that_of_the_neck(made: Made,
     assert found.shape == (len(batch), recipe.features)
     assert recipe.embedded_as("SWIR-30m", crops.domains) is None
     assert of(streams="vis_ir").embedded_as("SWIR-30m", crops.domains) is not None
+
+
+def test_two_processes_share_visible_and_auxiliary_images_alike(tmp_path: Path) -> None:
+    """Each has a subject of two: the terms and the figures are those of the whole batch, in both."""
+    recipe = of(schedule={"length": 2, "unit": "steps"})
+    crops = crops_in(tmp_path / "run", recipe, domains=FOUR[:2], subjects=2, clips=1)
+    first, second = ends(together(train, tmp_path / "run", recipe, tmp_path / "state.pt"))
+    assert first.lines == second.lines
+    learned = [name for name in first.last if "running" not in name]  # a BN within the backbone sees a share
+    assert all(torch.equal(first.last[name], second.last[name]) for name in learned)
+    assert {f"focal_weight/{name}" for name in (*crops.domains, "auxiliary")} <= set(first.lines[-1])
+    assert all(math.isfinite(first.lines[-1][name]) for name in ("loss/focal", "loss/triplet"))
