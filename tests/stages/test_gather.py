@@ -22,7 +22,7 @@ from mdfpipe.store.run import Run
 from mdfpipe.store.shards import read_crop
 from tests.datasets import made_benchmarks as made
 from tests.inline import Inline
-from tests.systems import STRIPED
+from tests.systems import ONE_THREAD, STRIPED
 
 LOUD = np.random.default_rng(3).integers(0, 256, (9, 5, 4), np.uint8)
 
@@ -39,7 +39,7 @@ def protocol(use: str) -> dict[str, Any]:
 
 
 def run(study: Pipeline, home: Path, last: str = "manifest") -> tuple[Outcome, list[str], Runner]:
-    executor = Inline()
+    executor = Inline(ONE_THREAD)
     runner = Runner(study, Run(home / "run"), home / "data", executor.resources, executor)
     return runner.execute(None, last), executor.ran, runner
 
