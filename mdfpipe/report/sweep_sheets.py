@@ -24,7 +24,7 @@ def csv_of(view: SweepView) -> str:
     place = ("gallery_domain", "probe_domain", "gallery", "rerank", "metric")
     bounds_of = ("low", "high", "spread")
     heads = ["sweep", "table", *map(harmless, swept.settings), "system", "is_varied", *place, "percent", *bounds_of]
-    writer.writerow([*heads, "published", "k", "n", "file", "row"])
+    writer.writerow([*heads, "published", "trials", "k", "n", "file", "row"])
     for values, system in swept.points:
         for row in view.rows:
             if row["system"] == system:
@@ -32,7 +32,8 @@ def csv_of(view: SweepView) -> str:
                 words = (harmless(row[name]) for name in place)
                 point = [*(harmless(value_words(value)) for value in values), harmless(system)]
                 is_varied = "yes" if system == swept.base else "no"
-                ends = ("" if row["k"] is None else row["k"], row["n"], harmless(row["_file"]), row["_row"])
+                counts = ("" if (n := row.get(name)) is None else n for name in ("trials", "k", "n"))
+                ends = (*counts, harmless(row["_file"]), row["_row"])
                 head = [harmless(swept.name), harmless(row["table"]), *point, is_varied, *words]
                 writer.writerow([*head, percent(row["value"], 2), *numbers, *ends])
     return out.getvalue()
@@ -42,8 +43,10 @@ def svg_of(view: SweepView) -> str:
     """Every drawing of a sweep on one white sheet, two side by side, with its legend below."""
     parts, y = [_words(0, 14, view.title, 11)], 24.0
     for table in view.tables:
-        parts.append(_words(0, y + 8, table.title, 9))
-        y += 22
+        about = [f"ringed: {view.swept.base}", *([f"bands: {table.bands}"] if table.bands else [])]
+        about += ["dotted: published"] if any(row["published"] is not None for row in view.rows) else []
+        parts += [_words(0, y + 8, table.title, 9), _words(0, y + 21, "; ".join(about), 8)]
+        y += 36
         drawings = [*table.first, *table.more]
         for pair in (drawings[n : n + 2] for n in range(0, len(drawings), 2)):
             placed = [_placed(one.picture, n * (_WIDTH + _GAP), y) for n, one in enumerate(pair)]

@@ -26,7 +26,7 @@ Case = tuple[str, str, str, str]
 MOST_DRAWINGS: Final = 24  # of one sweep in one table
 MOST_LINES: Final = 6  # of one drawing, where pairs of domains can be told apart by their gallery's
 FIRST: Final = 2  # metrics whose drawings stand open
-_NARROW: Final = 0.03  # of an axis: values nearer than this are not told apart
+_NARROW: Final = 0.06  # of an axis: values nearer than this are not told apart
 _LETTERS: Final = 46  # that stand side by side below a drawing
 
 
@@ -219,11 +219,12 @@ class _Table:
         sign = -1 if is_lower_better(metric) else 1
         best = max(numbers, key=lambda one: (sign * one[1]["value"], one[1]["system"] == self.swept.base))
         base = next((one for one in numbers if one[1]["system"] == self.swept.base), None)
-        words = f"{self.words(case)}: best at {self.swept.words(best[0])}, {_number(best[1])}"
+        level = [self.swept.words(values) for values, row in numbers if row["value"] == best[1]["value"]]
+        words = f"{self.words(case)}: best at {' and '.join(level)}, {_number(best[1])}"
         if base is None:
             return f"{words}; {self.swept.base}, which is varied, is not among the points."
         if base is best:
-            return f"{words}, where {self.swept.base} stands already."
+            return f"{words}; {self.swept.base} itself{' is one of these' if len(level) > 1 else ''}."
         told = self._told(best[1], base[1])
         return f"{words}; {self.swept.base} ({self.swept.words(base[0])}) has {_number(base[1])}: {told}."
 
@@ -239,9 +240,10 @@ class _Table:
         one, other = bounds(best), bounds(base)
         if one is None or other is None:
             return "without intervals, nothing is known of the difference"
+        bands = "spreads" if None in (best["low"], base["low"]) else "intervals"
         if one[0] <= other[1] and other[0] <= one[1]:
-            return "the intervals overlap, a difference is not shown"
-        return "the intervals do not overlap"
+            return f"the {bands} overlap, a difference is not shown"
+        return f"the {bands} do not overlap"
 
     def _grid(self, metric: str) -> Grid:
         """The numbers behind the drawings: a line a point, a column a pair of domains."""

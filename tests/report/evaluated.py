@@ -42,6 +42,7 @@ def metric(system: str, probe: str, name: str = "rank-1", **values: Any) -> dict
         "n_left_out": 0,
         "templates": "subject",
         "pooling": "mean",
+        "distance": "cosine",
         "rule": "none",
         "rerank": "off",
     }
