@@ -20,10 +20,16 @@ from mdfpipe.learning.recipes import Progress, Recipe
 from mdfpipe.learning.streams import DomainPairs
 from tests.learning.test_recipes import first_batch
 from tests.learning.test_together import ends, train
-from tests.learning.test_tuple_losses import FOUR, TWO, batch_of, normal, pair_values, rows_of, slow_e
+from tests.learning.test_tuple_losses import FOUR, TWO, Row, batch_of, normal, pair_values, rows_of, slow_e
 from tests.learning.trained import crops_in, tiny, together
 
 NOW = Progress(0, 2, 0, 1)
+
+
+def walked(count: int, domains: int) -> list[Row]:
+    """Tuples as the recipe's sampler has them: the visible domain, which is the last by name, first."""
+    rows = rows_of(count, domains)
+    return sorted(rows, key=lambda row: (row["tuple"], row["domain"] != domains - 1, row["domain"], row["role"]))
 
 
 # -- the network
@@ -144,7 +150,7 @@ def test_the_terms_are_sums_over_two_domains(tmp_path: Path) -> None:
     recipe = tiny("lccrf")
     model = recipe.model(5, TWO).train()
     torch.nn.init.normal_(model.classifier.weight)
-    rows, z = rows_of(4, 2), normal(24, 256).float()
+    rows, z = walked(4, 2), normal(24, 256).float()
     maps, compact = normal(24, 3, 2, 2, seed=1), normal(24, seed=2).abs()
     found = recipe.losses(model, {"z": z, "map": maps, "compactness": compact}, batch_of(rows), NOW)
     x = z.double()
@@ -172,7 +178,7 @@ def test_distillation_leaves_out_pairs_of_one_stream(streams: str) -> None:
     """Between infrared domains there is nothing to compare where they have one stream."""
     recipe = tiny("lccrf", streams=streams, eat=None)
     model = recipe.model(5, FOUR)
-    rows = rows_of(4, 4)
+    rows = walked(4, 4)
     features = {"z": normal(48, 256).float(), "map": normal(48, 2, 2, 2)}
     infrared = torch.tensor([row["domain"] != 3 for row in rows])
     few = {name: tensor[infrared] for name, tensor in features.items()}
@@ -191,7 +197,7 @@ def test_further_crops_count_for_identity_alone() -> None:
     recipe = tiny("lccrf")
     model = recipe.model(9, TWO).eval()  # the neck has no look at the batch
     torch.nn.init.normal_(model.classifier.weight)
-    rows = rows_of(3, 2)
+    rows = walked(3, 2)
     further = [{"tuple": -1, "domain": 1, "role": ANCHOR, "subject": 5 + n, "source": 1} for n in range(4)]
     whole = {"z": normal(22, 256).float(), "map": normal(22, 2, 2, 2), "compactness": normal(22).abs()}
     alone = recipe.losses(model, {n: t[:18] for n, t in whole.items()}, batch_of(rows), NOW)
@@ -211,6 +217,7 @@ def test_batches_are_tuples_with_further_crops_beside(tmp_path: Path) -> None:
     draw = next(iter(recipe.sampler(crops, 0).epoch(0)))
     assert crops.source[draw.row].tolist() == [0] * 18 + [1] * 4
     assert draw.role.tolist() == [ANCHOR, POSITIVE, NEGATIVE] * 6 + [ANCHOR] * 4
+    assert [crops.domains[d] for d in crops.domain[draw.row[:18:3]]] == [TWO[1], TWO[0]] * 3  # VIS is walked over
     plain = tiny("lccrf", batches={"subjects": 3}).sampler(crops, 0)
     assert len(next(iter(plain.epoch(0)))) == 18
 

@@ -18,7 +18,7 @@ from torch.autograd import gradcheck
 from mdfpipe.learning.batches import ANCHOR, NEGATIVE, POSITIVE, CropBatch
 from mdfpipe.learning.losses import angular, tuples
 from mdfpipe.learning.losses.cross_distillation import cross_modality_distillation, mean_squares
-from mdfpipe.learning.losses.tuples import Among, Triples
+from mdfpipe.learning.losses.tuples import Triples
 from mdfpipe.learning.streams import DomainPairs
 
 TWO = ["LWIR-30m", "VIS-500m"]
@@ -70,10 +70,11 @@ def slow_e(v: list[list[float]], a: int, n: int, p: int, m: float, clamp: bool, 
     return math.exp(max(0.0, exponent) if hinge else exponent)
 
 
-def found_in(rows: Sequence[Row], names: Sequence[str], among: Among, kind: Any = "all") -> tuple[Any, Triples]:
+def found_in(rows: Sequence[Row], names: Sequence[str], among: str, kind: Any = "all") -> tuple[Any, Triples]:
     batch, pairs = batch_of(rows), DomainPairs.of(names, kind)
-    matches = tuples.matches(batch, pairs, among)
-    return matches, tuples.triples(batch, pairs, matches, among)
+    number = tuples.tuple_number(batch.domain, batch.role) if among == "own" else None
+    matches = tuples.matches(batch, pairs, number)
+    return matches, tuples.triples(batch, pairs, matches, number)
 
 
 # -- the angular loss
@@ -255,7 +256,7 @@ def test_a_domain_that_is_missing_leaves_its_pairs_out() -> None:
 
 
 @pytest.mark.parametrize("among", ["own", "batch"])
-def test_further_crops_take_no_part_in_pairs(among: Among) -> None:
+def test_further_crops_take_no_part_in_pairs(among: str) -> None:
     rows = rows_of(3, 2)
     further = [{"tuple": -1, "domain": 1, "role": ANCHOR, "subject": 5 + n, "source": 1} for n in range(4)]
     alone, beside = found_in(rows, TWO, among), found_in(rows + further, TWO, among)

@@ -7,7 +7,6 @@ so a pair with more data counts no more than another, and one without data count
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
@@ -16,7 +15,6 @@ from torch.nn import functional
 from mdfpipe.learning.batches import ANCHOR, NEGATIVE, POSITIVE, CropBatch
 from mdfpipe.learning.streams import DomainPairs
 
-Among: TypeAlias = Literal["own", "batch"]
 ROLES = 3
 CROSS, SAME = 0, 1
 """Kinds of triples: the negative is of the positive's domain, or of the anchor's."""
@@ -57,7 +55,7 @@ class Triples:
 
 def tuple_number(domain: Tensor, role: Tensor) -> Tensor:
     """(B,) int64 number of each row's tuple. Rows are ordered by tuple, domain, role, and some may be missing: a tuple
-    begins where domain and role do not ascend.
+    begins where domain and role do not ascend. domain: (B,) places in the order in which the sampler has them.
 
     >>> tuple_number(torch.tensor([0, 0, 1, 0, 1]), torch.tensor([0, 2, 0, 0, 1])).tolist()
     [0, 0, 0, 1, 1]
@@ -66,32 +64,30 @@ def tuple_number(domain: Tensor, role: Tensor) -> Tensor:
     return functional.pad(place[1:] <= place[:-1], (1, 0)).cumsum(0)
 
 
-def matches(batch: CropBatch, pairs: DomainPairs, among: Among) -> Matches:
-    """The positives of every anchor in other domains. among own: those of its tuple; batch: every image of its subject.
+def matches(batch: CropBatch, pairs: DomainPairs, number: Tensor | None) -> Matches:
+    """The positives of every anchor in other domains.
 
+    number: (B,) the tuple of each row, whose positives are taken; None: every image of the subject is a positive.
     Crops of further manifests take no part where there are own ones (source 0).
     """
     group, own = pairs.of_images(batch.domain), _takes_part(batch.source)
     part = _ordered(pairs).to(group.device)[group[:, None], group]
     fits = (part >= 0) & (batch.subject[:, None] == batch.subject) & own[:, None] & own
     fits &= (batch.role == ANCHOR)[:, None]
-    if among == "own":
-        number = tuple_number(batch.domain, batch.role)
+    if number is not None:
         fits &= (number[:, None] == number) & (batch.role == POSITIVE)
     anchor, positive = torch.nonzero(fits, as_tuple=True)
     return Matches(anchor, positive, part[anchor, positive], 2 * len(pairs.pairs))
 
 
-def triples(batch: CropBatch, pairs: DomainPairs, of: Matches, among: Among) -> Triples:
+def triples(batch: CropBatch, pairs: DomainPairs, of: Matches, number: Tensor | None) -> Triples:
     """The matches with every negative that fits: of another subject, in the positive's domain or in the anchor's.
 
-    among own: the negatives of the anchor's tuple; batch: all images of other subjects. A domain is a group of
-    `pairs`.
+    number: as for `matches`; None: all images of other subjects are negatives. A domain is a group of `pairs`.
     """
     group = pairs.of_images(batch.domain)
     other = (batch.subject[of.anchor][:, None] != batch.subject) & _takes_part(batch.source)
-    if among == "own":
-        number = tuple_number(batch.domain, batch.role)
+    if number is not None:
         other &= (number[of.anchor][:, None] == number) & (batch.role == NEGATIVE)
     found = [torch.nonzero(other & (group[side][:, None] == group), as_tuple=True) for side in (of.positive, of.anchor)]
     match, negative = (torch.cat(rows) for rows in zip(*found, strict=True))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final, Literal, TypeAlias
 
+import torch
 from torch import Tensor, nn
 
 from mdfpipe.errors import ConfigError
@@ -27,10 +28,12 @@ MapOf: TypeAlias = Literal["elements", "pooled"]
 class LccrfNet(nn.Module):
     """`forward` gives what one image alone decides; neck and classifier are for the losses.
 
-    stream_of: of each domain; pairs: of these domains, for the losses. blocks: `NonLocal` ones behind stages 2 and 3
-    (two), or behind the last two residual blocks of stage 2 and the last three of stage 3 (agw); None: nowhere; inner,
-    norm: theirs. classes: 0 = no classifier.
+    stream_of: of each domain; for the losses: pairs of these domains, and order, the place of each in a tuple. blocks:
+    `NonLocal` ones behind stages 2 and 3 (two), or behind the last two residual blocks of stage 2 and the last three of
+    stage 3 (agw); None: nowhere; inner, norm: theirs. classes: 0 = no classifier.
     """
+
+    order: Tensor
 
     def __init__(
         self,
@@ -39,6 +42,7 @@ class LccrfNet(nn.Module):
         pairs: DomainPairs,
         classes: int,
         *,
+        order: Sequence[int] = (),
         blocks: Blocks | None = "two",
         inner: Literal["half", "one"] = "half",
         norm: Literal["softmax", "mean"] = "softmax",
@@ -46,6 +50,7 @@ class LccrfNet(nn.Module):
         super().__init__()
         self.backbone = Trunk(kind, stream_of, own=OWN)
         self.pairs = pairs
+        self.register_buffer("order", torch.tensor(order, dtype=torch.int64), persistent=False)
         channels = self.backbone.channels
         self.non_local = nn.ModuleDict(
             {

@@ -18,8 +18,8 @@ the code trains with: two of the four terms, a hinge, the exponential of the mea
 without the angular loss; here the compactness term goes with it, and the identity loss (and distillation) stay. Where
 the non-local blocks stand is not said: two, after stages 2 and 3 (ours); `non_local: {place: agw, inner: one, norm:
 mean}` is the code's. `classifier_input: dropout_elu` is the code's, too. Angular and identity losses look at V after
-the neck, as in the code, and so do warm-up, weight decay, the rate of biases and the walk over all anchors of the first
-domain. A tuple is of a subject with crops in every domain; those that lack one give negatives only, unless `tuples:
+the neck, as in the code, and so do warm-up, weight decay, the rate of biases and the walk over all visible images as
+anchors. A tuple is of a subject with crops in every domain; those that lack one give negatives only, unless `tuples:
 batch` (ours), which takes all positives and negatives of a batch, and draws by `batches.sampler: random` where that is
 asked for. At test V is compared by Euclidean distance and not brought to unit length (`normalise: true` does). For more
 domains: means over ordered pairs, times two (METHODS 4.6); distillation leaves out pairs that share a stream. Crops of
@@ -39,14 +39,14 @@ from mdfpipe.learning.recipes import Group, Losses, Network, Progress, by_part
 from mdfpipe.learning.recipes._batches import Batches
 from mdfpipe.learning.recipes._cross_modal import TINY, CrossModal
 from mdfpipe.learning.schedule import Optimiser, Schedule
-from mdfpipe.learning.streams import DomainPairs
+from mdfpipe.learning.streams import DomainPairs, is_visible
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from mdfpipe.learning.batches import CropBatch, Sampler
     from mdfpipe.learning.crops import Crops
-    from mdfpipe.learning.losses.tuples import Matches
+    from mdfpipe.learning.losses.tuples import Matches, Triples
 
 CROPS = 2
 
@@ -174,6 +174,7 @@ class Lccrf(CrossModal):
             streams,
             pairs,
             classes,
+            order=[_walked(domains).index(name) for name in domains],
             blocks=attention.place if self.non_local is not None else None,
             inner=attention.inner,
             norm=attention.norm,
@@ -181,11 +182,16 @@ class Lccrf(CrossModal):
 
     def sampler(self, crops: Crops, seed: int) -> Sampler:
         """Tuples, or as `batches` says. Raises DataError."""
+        import numpy as np
+
         from mdfpipe.learning.sampling import Tuples
 
         if self.batches.sampler != "domain_aware":
             return super().sampler(crops, seed)
-        own = Tuples(crops, tuples=self.batches.subjects, seed=seed, sources=self.batches.sources_of(crops))
+        sources = self.batches.sources_of(crops)
+        there = np.unique(crops.domain[np.isin(crops.source, sources)]).tolist()
+        domains = _walked([crops.domains[place] for place in there])
+        own = Tuples(crops, tuples=self.batches.subjects, seed=seed, domains=domains, sources=sources)
         return self.batches.with_further(own, crops, seed)
 
     def forward(self, model: Network, batch: CropBatch) -> dict[str, Tensor]:
@@ -221,9 +227,11 @@ class Lccrf(CrossModal):
         terms = {"identity": 2 * tuples.mean_of_means(each, batch.domain[anchors], domains)}
         right = (logits.argmax(dim=1) == subject).float()
         found = Losses(terms, {"accuracy": (float(right.sum()), float(len(right)))})
-        matches = tuples.matches(batch, model.pairs, self.tuples)
+        number = tuples.tuple_number(model.order[batch.domain], batch.role) if self.tuples == "own" else None
+        matches = tuples.matches(batch, model.pairs, number)
         if self.eat is not None:
-            self._angular(self.eat, found, v, features, batch, matches, model)
+            triples = tuples.triples(batch, model.pairs, matches, number)
+            self._angular(self.eat, found, v, features, batch, triples, domains)
         if self.cmkd is not None:
             self._distil(self.cmkd, found, features["map"], batch, matches, model)
         return found
@@ -235,13 +243,12 @@ class Lccrf(CrossModal):
         v: Tensor,
         features: dict[str, Tensor],
         batch: CropBatch,
-        matches: Matches,
-        model: Network,
+        triples: Triples,
+        domains: int,
     ) -> None:
         """Add L_EAT and C."""
         from mdfpipe.learning.losses import angular, tuples
 
-        triples = tuples.triples(batch, model.pairs, matches, self.tuples)
         cosine = angular.cosines(v)
         if eat.form == "released":
             loss = angular.exponential_angular_triplet(cosine, triples, margin=eat.margin)
@@ -261,7 +268,7 @@ class Lccrf(CrossModal):
             each = angular.compactness_of_elements(v)
         else:
             each = angular.compactness_as_printed(v)
-        compact = tuples.of_anchors(each, batch, len(model.backbone.stream), summed=eat.compactness == "literal")
+        compact = tuples.of_anchors(each, batch, domains, summed=eat.compactness == "literal")
         found.terms["compactness"] = eat.compactness_weight * compact
 
     def _distil(
@@ -298,3 +305,8 @@ class Lccrf(CrossModal):
             bias_decay=self.bias_decay,
             backbone=("backbone.", "non_local."),
         )
+
+
+def _walked(domains: Sequence[str]) -> list[str]:
+    """The domains as tuples have them, visible ones first: an epoch walks over the crops of the first (METHODS 4.2)."""
+    return sorted(domains, key=lambda name: not is_visible(name))
