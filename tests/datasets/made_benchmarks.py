@@ -121,7 +121,8 @@ def official_sysu_rows(assets: Path) -> pa.Table:
 def manifest_rows(rows: Iterator[tuple[str, str, str, str, str | None, str]]) -> pa.Table:
     """Rows of MANIFEST from (crop_id, subject_id, domain, camera_id, session_id, split); VIS is gallery."""
     crop_id, subject, domain, camera, session, split = zip(*rows, strict=True)
-    videos = [f"{path.split('/')[0]}/c{number}" for path, number in zip(crop_id, camera, strict=True)]
+    folders = [path.split("/")[0] for path in crop_id]
+    videos = [f if f.startswith("cam") else f"{f}/c{number}" for f, number in zip(folders, camera, strict=True)]
     role = [
         "none" if part != "test" else "gallery" if band == "VIS" else "probe"
         for part, band in zip(split, domain, strict=True)
