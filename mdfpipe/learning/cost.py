@@ -1,8 +1,9 @@
 """Cost of a network: parameters and multiply-accumulates, of shapes alone (the meta device: no memory, no time).
 
 Convention: one multiplication with its addition counts as one, and convolutions and matrix products alone are counted;
-norms, activations, pooling and sums are not. That is what DFW's Table 2 prints as FLOPs, of a visible and an infrared
-image together (METHODS 6.1): its 10.301 G are 10.260 G here, its 15.150 G 15.101 G. Others count two a pair.
+norms, activations, pooling and sums are not. DFW's Table 2 prints as FLOPs those of a visible and an infrared image
+together (METHODS 6.1), and two more for each value that a norm gives: its 10.301 and 15.150 G are 10.260 and 15.101 G
+here. Elsewhere a multiplication and its addition are often counted as two.
 """
 
 from __future__ import annotations

@@ -389,7 +389,7 @@ def test_rows_of_table_1(row: tuple[int, int, int], given: dict[str, Any], terms
     assert losses.terms.keys() == terms
     assert (net.weakening is not None, len(net.names) == 2, recipe.augment.erasing == 0.5) == row
     assert recipe.features == 256 * len(net.names)
-    assert (recipe.augment.flip, recipe.augment.pad_px, recipe.augment.normalise) == (0.5, 10, "imagenet")
+    assert (recipe.augment.flip, recipe.augment.pad_px, recipe.augment.normalise) == (0.5, 13, "imagenet")
 
 
 OPTIONS = [
