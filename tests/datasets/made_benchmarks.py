@@ -89,7 +89,7 @@ def official_sysu(assets: Path) -> tuple[Ids, dict[tuple[int, int], int]]:
 def write_official_sysu(root: Path, assets: Path, *, everybody: bool = False) -> Ids:
     """A tree of the test ids (or of everybody) with as many images as the official permutations are long.
 
-    All images are one and the same tiny JPEG.
+    All images are one and the same tiny JPEG. The permutations lie where they are published: exp/rand_perm_cam.mat.
     """
     parts, counts = official_sysu(assets)
     data = picture("anyone", "VIS", "anything")
@@ -100,6 +100,7 @@ def write_official_sysu(root: Path, assets: Path, *, everybody: bool = False) ->
             for number in range(1, images + 1):
                 (folder / f"{number:04d}.jpg").write_bytes(data)
     write_sysu_ids(root, parts)
+    _write(root / "exp/rand_perm_cam.mat", (assets / "index/sysu_rand_perm_cam.mat").read_bytes())
     return parts
 
 
