@@ -14,6 +14,8 @@ import yaml
 
 from mdfpipe.config import validate
 from mdfpipe.errors import ConfigError, DataError
+from mdfpipe.inspection import inspect
+from mdfpipe.pictures import draw_frame, draw_sheet, write_page
 from mdfpipe.pipeline import Pipeline
 from mdfpipe.runner import Outcome, Runner
 from mdfpipe.stages import Context
@@ -237,3 +239,24 @@ def test_an_image_gone_after_the_index_fails_its_unit_alone(home: Path) -> None:
         item.stage.process(
             "cam1", plan.inputs(item), Context(home / "data", executor.resources, lambda n: home / "tmp")
         )
+
+
+def test_what_people_look_at_does_not_need_videos(home: Path) -> None:
+    (home / "data/cam1/0001/Thumbs.db").write_bytes(b"x")
+    run(pipeline("sysu"), home)
+    found = inspect(home / "run")
+    assert (found.facts["images"], found.facts["finished"], found.facts["subjects"]) == (60, 6, 5)
+    assert [row["crops"] for row in found.funnel] == [20, 40]
+    assert "counts: published 296 train subjects, found 2" in found.notes
+    assert "annotation: 1 files not_an_image, such as cam1/0001/Thumbs.db" in found.notes
+    assert not [note for note in found.notes if "out of date" in note]
+    written = write_page(home / "run", home / "page.html")
+    assert (written.frames, written.notes) == (0, [])
+    assert written.crops > 0
+    page = (home / "page.html").read_text()
+    assert "Folders by camera" in page
+    assert "Counts: published 296 train subjects, found 2" in page
+    assert draw_sheet(home / "run", home / "sheet.png")[0].startswith("rows: 0001")
+    with pytest.raises(DataError, match="no frames; --sheet shows crops"):
+        draw_frame(home / "run", "cam1", 0, home / "frame.png")
+    assert [stage.stage for stage in status(home / "run").stages] == ["index", "crop", "manifest"]
