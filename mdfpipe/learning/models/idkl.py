@@ -49,15 +49,13 @@ class IdklNet(nn.Module):
     """`forward` gives what one image alone decides: pooled vectors, no maps. Necks, classifiers and adversaries are for
     the losses.
 
-    domains: those that are trained on; pairs: what the losses bring together, of which the first is the visible one;
-    classes: 0 = the shared branch and its neck alone. purifier, adversary: make these parts; purifier None: there is
-    none.
+    pairs: of domains, which the losses bring together, a visible one first; classes: 0 = the shared branch and its neck
+    alone; purifier, adversary: make these parts, from channels, and from widths and groups; purifier None: none.
     """
 
     def __init__(
         self,
         kind: Kind,
-        domains: int,
         pairs: DomainPairs,
         classes: int,
         depths: Sequence[str],
@@ -68,7 +66,7 @@ class IdklNet(nn.Module):
     ) -> None:
         super().__init__()
         branches = ("shared", "specific") if classes else ("shared",)
-        self.backbone = Trunk(kind, ["all"] * max(domains, 1), own=0, split=SPLIT, branches=branches)
+        self.backbone = Trunk(kind, ["all"], own=0, split=SPLIT, branches=branches)
         channels = self.backbone.channels
         self.pairs, self.depths = pairs, tuple(depths)
         self.pool = GeM(power)

@@ -211,7 +211,6 @@ class Idkl(CrossModal):
         )
         return IdklNet(
             self.backbone,
-            len(domains),
             pairs,
             classes,
             self.adversary.depths,
