@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -9,16 +10,19 @@ from typing import Any, Final
 import numpy as np
 import pyarrow.parquet as pq
 
-from mdfpipe.errors import DataError, StoreError, one_line
+from mdfpipe.errors import DataError, ProtocolError, StoreError, one_line
+from mdfpipe.evaluation.benchmark import mean_and_spread
 from mdfpipe.evaluation.case import generator_of
 from mdfpipe.evaluation.comparing import F64
 from mdfpipe.evaluation.differences import difference
 from mdfpipe.evaluation.table import depth_of
 from mdfpipe.report.numbers import numbers_of
+from mdfpipe.report.results import refuse_mixed
 from mdfpipe.store.run import Run
 from mdfpipe.store.tables import SearchStatus
 
 PLACE: Final = ("table", "gallery_domain", "probe_domain", "gallery")
+SPLIT: Final = re.compile(r"split (\d+)\b")
 COLUMNS: Final = {"map": "average_precision", "minp": "inverse_penalty"}
 
 
@@ -26,14 +30,17 @@ def compare_runs(runs: Sequence[Path]) -> dict[str, Any]:
     """What `numbers_of` gives, of all runs: systems are called RUN/SYSTEM, after the runs' folders.
 
     comparisons: each system of a run against each of another one, in every table and pair of domains that both have, on
-    the probes that both count: McNemar's test of Rank-1, a paired bootstrap of the rest. Raises DataError, StoreError.
+    the probes that both count: McNemar's test of Rank-1, a paired bootstrap of the rest. Tables of one name under two
+    protocols, one of them a benchmark, are refused: ProtocolError. Raises DataError, StoreError.
     """
     names = _names(runs)
     found = [_load(path, name) for path, name in zip(runs, names, strict=True)]
     tables: dict[str, dict[str, Any]] = {}
-    for one in found:
+    for one, run in zip(found, names, strict=True):
         for name, entry in one["tables"].items():
-            whole = tables.setdefault(name, {"title": entry["title"], "systems": [], "coverage": [], "notes": []})
+            own = {key: entry.get(key) for key in ("title", "protocol", "benchmark")} | {"run": run}
+            whole = tables.setdefault(name, own | {"systems": [], "coverage": [], "notes": []})
+            refuse_mixed(name, (whole, whole["run"]), (entry, run))
             whole["systems"] += entry["systems"]
             whole["coverage"] += entry["coverage"]
             whole["notes"] += [note for note in entry["notes"] if note not in whole["notes"]]
@@ -52,16 +59,12 @@ def _names(runs: Sequence[Path]) -> list[str]:
     if len(set(names)) < len(names):
         names = [f"{path.resolve().parent.name}/{path.resolve().name}" for path in runs]
     if len(set(names)) < len(names):
-        raise DataError(f"--compare: expected different runs, got {', '.join(map(str, runs))}")
+        raise DataError(f"expected different runs, got {', '.join(map(str, runs))}")
     return names
 
 
 def _load(path: Path, name: str) -> dict[str, Any]:
-    numbers = numbers_of(Run(path))
-    if numbers is None:
-        raise DataError(
-            f"{path}: expected an evaluated run, found no evaluate/metrics.parquet; run `mdfpipe eval` first"
-        )
+    numbers = _numbers(path)
     try:
         searches = pq.read_table(path / "evaluate" / "searches.parquet").to_pylist()
     except (OSError, ValueError) as error:
@@ -124,3 +127,74 @@ def _values(probes: Probes, keys: list[str], metric: str) -> F64:
     else:
         found = [row[COLUMNS[metric]] or 0.0 for row in searched]
     return np.array(found, np.float64)
+
+
+# -- the same study several times, such as RegDB's ten splits
+
+
+def average_runs(runs: Sequence[Path]) -> dict[str, Any]:
+    """What `numbers_of` gives, of the mean over runs: value, `spread` (standard deviation), `trials` (runs).
+
+    Each system's numbers are averaged over the runs, which have the same tables, systems and metrics, and protocols
+    whose names differ in the number of the split alone. n and the counts are those of all runs together. Raises
+    DataError, ProtocolError, StoreError.
+    """
+    if len(runs) < 2:
+        raise DataError(f"--average: expected two runs or more, got {len(runs)}")
+    found = [_numbers(path) for path in runs]
+    names = _names(runs)
+    tables: dict[str, dict[str, Any]] = {}
+    for name, entry in found[0]["tables"].items():
+        protocols = [one["tables"].get(name, {}).get("protocol") for one in found]
+        tables[name] = entry | {"protocol": _one_protocol(name, protocols, names), "notes": [], "coverage": []}
+    rows = [{_row_key(row): row for row in one["metrics"]} for one in found]
+    for other, name in zip(rows[1:], names[1:], strict=True):
+        if other.keys() != rows[0].keys():
+            table, system, *rest = sorted(other.keys() ^ rows[0].keys())[0]
+            raise DataError(
+                f"--average: {names[0]} and {name} have other numbers: {table}, {system}, {' '.join(rest)} is of one "
+                "of them alone"
+            )
+    metrics = [_averaged([one[key] for one in rows], tables[key[0]]["protocol"]) for key in rows[0]]
+    return {"tables": tables, "metrics": metrics, "comparisons": [], "runs": names}
+
+
+def _numbers(path: Path) -> dict[str, Any]:
+    numbers = numbers_of(Run(path))
+    if numbers is None:
+        raise DataError(
+            f"{path}: expected an evaluated run, found no evaluate/metrics.parquet; run `mdfpipe eval` first"
+        )
+    return numbers
+
+
+def _row_key(row: dict[str, Any]) -> tuple[str, ...]:
+    return (row["table"], row["system"], *(row[name] for name in PLACE[1:]), row["metric"])
+
+
+def _one_protocol(table: str, protocols: Sequence[str | None], names: Sequence[str]) -> str:
+    """The name of the mean. Raises ProtocolError where the runs follow protocols that differ in more than the split."""
+    first = protocols[0] or ""
+    for protocol, name in zip(protocols, names, strict=True):
+        if protocol is None or SPLIT.sub("split", protocol) != SPLIT.sub("split", first):
+            raise ProtocolError(
+                f"--average: table {table}: {names[0]} follows `{first}`, {name} `{protocol or 'nothing'}`: expected "
+                "the same protocol but for the number of the split"
+            )
+    splits = [int(match[1]) for match in (SPLIT.search(protocol or "") for protocol in protocols) if match]
+    if len(set(splits)) < len(splits):
+        twice = next(split for split in splits if splits.count(split) > 1)
+        raise ProtocolError(f"--average: table {table}: two runs are of split {twice}; expected each split once")
+    listed = f"splits {', '.join(map(str, sorted(splits)))}"
+    return f"{SPLIT.sub(listed, first)}, mean of {len(protocols)} runs"
+
+
+def _averaged(rows: Sequence[dict[str, Any]], protocol: str) -> dict[str, Any]:
+    value, spread = mean_and_spread([row["value"] for row in rows])
+    counted = ("n", "n_probes", "failed_gallery", "failed_probes", "n_unmated", "n_left_out")
+    sums = {name: sum(row[name] for row in rows) for name in counted}
+    nothing = dict.fromkeys(("k", "low", "high", "interval", "threshold", "k_false", "n_false"))
+    same = {row["published"] for row in rows}
+    paper = rows[0]["published"] if len(same) == 1 else None
+    mean = {"value": value, "spread": spread, "trials": len(rows), "protocol": protocol, "published": paper}
+    return rows[0] | nothing | sums | mean

@@ -88,6 +88,17 @@ class Pipeline(Config):
                     raise ValueError(f"evaluate.tables.{name}: no system {system!r}; there are {known}")
         return self
 
+    @model_validator(mode="after")
+    def _split_is_the_data_sets(self) -> Self:
+        split = getattr(self.dataset, "split", None)
+        for name, table in self.evaluate.tables.items():
+            asked = getattr(table.benchmark, "split", None)
+            if table.benchmark and self.dataset.use == table.benchmark.use and asked != split:
+                raise ValueError(
+                    f"evaluate.tables.{name}.benchmark: is of split {asked}, but dataset.split is {split}: expected one"
+                )
+        return self
+
     def trusting(self) -> Pipeline:
         """The same study, opening weights that are no mere tensors."""
         found = self._settings()

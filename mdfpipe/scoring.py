@@ -16,6 +16,9 @@ from mdfpipe.config import set_dotted, validate
 from mdfpipe.domains import Domain
 from mdfpipe.errors import ConfigError, DataError, one_line
 from mdfpipe.evaluation import study
+from mdfpipe.evaluation.comparing import Measure
+from mdfpipe.evaluation.protocols import Benchmark
+from mdfpipe.evaluation.templates import B8, F32
 from mdfpipe.pipeline import SHIPPED
 from mdfpipe.protocol import Protocol, read_protocol
 from mdfpipe.stages.evaluate import KEY, Evaluate, ScoreFiles, Tables, metrics_table, write_beside
@@ -42,8 +45,20 @@ class Scored:
     facts: dict[str, Any]
 
 
-def score(file: Path, protocol: str, out: Path, settings: list[str] | None = None) -> Scored:
+def score(
+    file: Path,
+    protocol: str,
+    out: Path,
+    settings: list[str] | None = None,
+    *,
+    data: Path | None = None,
+    distance: Measure = "cosine",
+) -> Scored:
     """Evaluate the vectors of a Parquet or NPZ file under a protocol; write `out`/evaluate as a run has it.
+
+    protocol: of manifests/, or a benchmark (sysu-all, sysu-indoor, regdb, llcm_deen_paper, llcm_testpy_v2i,
+    llcm_idkl_full, market), whose files need camera_id (market also session_id), a row an image with its path as `file`
+    (or crop_id), and may leave vectors out. data: where the official galleries lie. distance: cosine, or euclidean.
 
     The file has a row for each crop or template: subject_id, domain, vector, and, where it knows, video_id (else each
     row is a video of its own), modality, template_id, session_id, frame, system (several in one file). settings:
@@ -52,9 +67,17 @@ def score(file: Path, protocol: str, out: Path, settings: list[str] | None = Non
     asked: dict[str, Any] = {}
     for assignment in settings or []:
         set_dotted(asked, assignment)
+    benchmark = benchmark_of(protocol)
+    if benchmark is not None:
+        asked = {"tables": {"recognition": {"benchmark": benchmark}}}
+        for assignment in settings or []:
+            set_dotted(asked, assignment)
     tables = validate(Tables, asked, "--set")
-    known = validate(Protocol, read_protocol(protocol, [SHIPPED / "manifests"]), protocol)
-    rows, vectors = read_vectors(file)
+    if benchmark is not None:
+        known = Protocol(name=protocol, unlisted="test")
+    else:
+        known = validate(Protocol, read_protocol(protocol, [SHIPPED / "manifests"]), protocol)
+    rows, vectors, usable = read_vectors(file, images=benchmark is not None)
     splits = [known.subjects.get(s, known.unlisted) for s in rows["subject_id"].to_pylist()]
     if "refuse" in splits:
         who = rows["subject_id"].to_pylist()[splits.index("refuse")]
@@ -65,12 +88,12 @@ def score(file: Path, protocol: str, out: Path, settings: list[str] | None = Non
     test = [split == "test" for split in splits]
     roles = [known.role(d) if t else "none" for d, t in zip(rows["domain"].to_pylist(), test, strict=True)]
     rows = rows.append_column("split", pa.array(splits)).append_column("role", pa.array(roles))
-    systems = [_system(name, rows, vectors) for name in _names(rows, file.stem)]
+    systems = [_system(name, rows, vectors, usable, distance) for name in _names(rows, file.stem)]
     run = Run(out)
     place = partial(run.scratch, Evaluate.name)
     with run.lock():
         with ScoreFiles(place) as scores:
-            found = study.evaluate(tables.tables, systems, rows, known, keep=scores.keep)
+            found = study.evaluate(tables.tables, systems, rows, known, data=data, keep=scores.keep)
         files = write_beside(found, scores, place)
         facts = {"none": found.nothing, "tables": found.tables, "missing": []}
         upstream = {"embeddings": file_sha256(file), "protocol": fingerprint(known.model_dump(mode="json"))}
@@ -80,8 +103,22 @@ def score(file: Path, protocol: str, out: Path, settings: list[str] | None = Non
     return Scored(out, found.metrics, found.comparisons, facts)
 
 
-def read_vectors(file: Path) -> tuple[pa.Table, np.ndarray[Any, np.dtype[np.float32]]]:
-    """The rows of a file of vectors, every column of a manifest's that a table may ask for, and (N, D) float32."""
+def benchmark_of(protocol: str) -> dict[str, Any] | None:
+    """The settings of the benchmark of this name; none where it is no benchmark's.
+
+    >>> benchmark_of("sysu-indoor"), benchmark_of("market"), benchmark_of("ijbmdf-vis500-to-ir30")
+    ({'use': 'sysu', 'search': 'indoor'}, {'use': 'market'}, None)
+    """
+    if protocol in ("sysu-all", "sysu-indoor"):
+        return {"use": "sysu", "search": protocol.removeprefix("sysu-")}
+    return {"use": protocol} if protocol in Benchmark.choices() else None
+
+
+def read_vectors(file: Path, *, images: bool = False) -> tuple[pa.Table, F32, B8]:
+    """The rows of a file of vectors, every column of a manifest's that a table may ask for, (N, D), and who has one.
+
+    images: each row is an image of a benchmark, has a name of its own, and may be without a vector (zeros).
+    """
     if not file.is_file():
         raise DataError(f"{file}: expected a Parquet or NPZ file of vectors, found no such file")
     try:
@@ -89,10 +126,11 @@ def read_vectors(file: Path) -> tuple[pa.Table, np.ndarray[Any, np.dtype[np.floa
             with np.load(file, allow_pickle=False) as held:
                 columns = {name: held[name] for name in held.files}
             vectors = columns.pop("vector", np.zeros(0))
+            usable = np.ones(len(vectors), bool)
             table = pa.table({name: pa.array(values.tolist()) for name, values in columns.items()})
         else:
             table = pq.read_table(file)
-            vectors = _stacked(table, file)
+            vectors, usable = _stacked(table, file, images)
     except (OSError, ValueError, KeyError, pa.ArrowInvalid) as error:
         raise DataError(f"{file}: expected a Parquet or NPZ file of vectors: {one_line(error)}") from None
     missing = [name for name in NEEDED if name not in table.column_names]
@@ -104,40 +142,66 @@ def read_vectors(file: Path) -> tuple[pa.Table, np.ndarray[Any, np.dtype[np.floa
     if not np.isfinite(vectors).all():
         at = int(np.flatnonzero(~np.isfinite(vectors).all(axis=1))[0])
         raise DataError(f"{file}: row {at}: expected numbers, got NaN or infinity; embed it again")
-    if not vectors.any(axis=1).all():
-        at = int(np.flatnonzero(~vectors.any(axis=1))[0])
+    zero = usable & ~vectors.any(axis=1)
+    if zero.any():
+        at = int(np.flatnonzero(zero)[0])
         raise DataError(f"{file}: row {at}: the vector is zero and has no direction; leave it out, or embed it again")
     count = table.num_rows
     made = {name: table[name].cast(pa.string()) for name in NEEDED}
     made["domain"] = pa.chunked_array([[str(Domain.parse(name)) for name in made["domain"].to_pylist()]])
     made["crop_id"] = pa.chunked_array([[f"{n:09d}" for n in range(count)]])
+    if images:
+        made |= _of_images(table, file)
     made["video_id"] = table["video_id"].cast(pa.string()) if "video_id" in table.column_names else made["crop_id"]
     for name, default in DEFAULTS.items():
         there = name in table.column_names
         made[name] = table[name] if there else pa.chunked_array([pa.array([default] * count)])
     if "system" in table.column_names:
         made["system"] = table["system"].cast(pa.string())
-    return pa.table(made), vectors.astype(np.float32)
+    return pa.table(made), vectors.astype(np.float32), usable
 
 
-def _stacked(table: pa.Table, file: Path) -> np.ndarray[Any, Any]:
+def _of_images(table: pa.Table, file: Path) -> dict[str, Any]:
+    """crop_id, camera_id and session_id of a file of images."""
+    named = next((name for name in ("file", "crop_id") if name in table.column_names), None)
+    if named is None:
+        raise DataError(
+            f"{file}: a benchmark needs the path of each image, as a column file or crop_id: in what order images are "
+            f"listed decides which are drawn; got {', '.join(table.column_names)}"
+        )
+    keys = [table[name].to_pylist() for name in ("system", named) if name in table.column_names]
+    if len(set(zip(*keys, strict=True))) < table.num_rows:
+        raise DataError(f"{file}: expected each {named} once a system, got one twice")
+    made = {"crop_id": table[named].cast(pa.string())}
+    for name in ("camera_id", "session_id"):
+        if name in table.column_names:
+            made[name] = table[name].cast(pa.string())
+    return made
+
+
+def _stacked(table: pa.Table, file: Path, may_lack: bool) -> tuple[F32, B8]:
     if "vector" not in table.column_names:
         raise DataError(f"{file}: expected a column vector, got {', '.join(table.column_names)}")
     column = table["vector"].combine_chunks()
-    if column.null_count:
+    usable = column.is_valid().to_numpy(zero_copy_only=False)
+    if column.null_count and not may_lack:
         at = int(np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False))[0])
         raise DataError(f"{file}: row {at} has no vector; leave the row out")
+    column = column.drop_null()
     lengths = set(pc.list_value_length(column).unique().to_pylist())
     if len(lengths) != 1:
         raise DataError(f"{file}: expected vectors of one width, got {sorted(lengths)[:4]}")
-    return np.asarray(column.flatten().to_numpy(zero_copy_only=False), np.float32).reshape(len(column), -1)
+    there = np.asarray(column.flatten().to_numpy(zero_copy_only=False), np.float32).reshape(len(column), -1)
+    vectors = np.zeros((len(usable), there.shape[1]), np.float32)
+    vectors[usable] = there
+    return vectors, usable
 
 
 def _names(rows: pa.Table, stem: str) -> list[str]:
     return sorted(set(rows["system"].to_pylist())) if "system" in rows.column_names else [stem]
 
 
-def _system(name: str, rows: pa.Table, vectors: np.ndarray[Any, np.dtype[np.float32]]) -> study.System:
+def _system(name: str, rows: pa.Table, vectors: F32, usable: B8, distance: Measure) -> study.System:
     chosen = np.ones(rows.num_rows, bool)
     if "system" in rows.column_names:
         chosen = pc.equal(rows["system"], name).to_numpy()
@@ -147,4 +211,4 @@ def _system(name: str, rows: pa.Table, vectors: np.ndarray[Any, np.dtype[np.floa
         raise DataError(
             f"{name}: expected vectors of one modality, got {', '.join(modalities)}; name a system for each"
         )
-    return study.System(name, modalities[0], "cosine", table, np.ones(len(own), bool), lambda: iter([own]))
+    return study.System(name, modalities[0], distance, table, usable[chosen], lambda: iter([own]))

@@ -88,6 +88,10 @@ def _stage_verb(name: str, begin: str | None, end: str | None, explanation: str,
         if given.get("embeddings"):
             _score(given)
             return
+        if given.get("average"):
+            _average(given)
+            return
+        given.pop("average", None)
         compare = given.pop("compare", None)
         if compare and given["study"] is None:
             _compare(given, compare)
@@ -179,7 +183,11 @@ _stage_verb(
 
     Example: mdfpipe eval --run runs/lora --compare runs/full
 
+    Example: mdfpipe eval --average runs/regdb-1 --average runs/regdb-2 --average runs/regdb-3
+
     Example: mdfpipe eval --embeddings vectors.parquet --protocol ijbmdf-vis500-to-ir30 --out scored
+
+    Example: mdfpipe eval --embeddings sysu.parquet --protocol sysu-all --data SYSU-MM01 --out scored
     """,
     study=Annotated[Path | None, typer.Argument(help="The study, a YAML file of pipelines/.", show_default=False)],
     data=Annotated[Path | None, typer.Option(envvar="MDFPIPE_DATA", help="Folder that holds the data set.")],
@@ -188,11 +196,28 @@ _stage_verb(
     compare=Annotated[
         list[Path] | None, typer.Option(metavar="RUN", help="Set this evaluated run beside --run; may be repeated.")
     ],
+    average=Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="RUN", help="Mean and spread over these evaluated runs, such as RegDB's splits; repeated."
+        ),
+    ],
     embeddings=Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Parquet or NPZ with subject_id, domain, vector: instead of a study."),
+        typer.Option(
+            metavar="FILE",
+            help="Parquet or NPZ with subject_id, domain, vector (of a benchmark also camera_id and file): instead of "
+            "a study.",
+        ),
     ],
-    protocol=Annotated[str | None, typer.Option(help="Of --embeddings: a protocol of manifests/, or a YAML file.")],
+    protocol=Annotated[
+        str | None,
+        typer.Option(
+            help="Of --embeddings: a protocol of manifests/, a YAML file, or a benchmark: sysu-all, sysu-indoor, "
+            "regdb, llcm_deen_paper, llcm_testpy_v2i, llcm_idkl_full, market."
+        ),
+    ],
+    distance=Annotated[str | None, typer.Option(help="Of --embeddings: cosine (default) or euclidean.")],
     out=Annotated[Path | None, typer.Option(help="Of --embeddings: folder for the tables.")],
 )
 
@@ -211,6 +236,22 @@ def _compare(o: dict[str, Any], others: list[Path]) -> None:
         show_comparison(numbers)
 
 
+def _average(o: dict[str, Any]) -> None:
+    """`eval --average`."""
+    from mdfpipe.comparison import average_runs
+    from mdfpipe.display import show_comparison
+
+    if o["study"] or o["run"] or o["compare"]:
+        raise ConfigError(
+            "eval --average RUN --average RUN: expected nothing but runs, got a study, --run or --compare"
+        )
+    numbers = average_runs(o["average"])
+    if o["json_"]:
+        say(json.dumps(numbers, indent=1))
+    else:
+        show_comparison(numbers)
+
+
 def _score(o: dict[str, Any]) -> None:
     """`eval --embeddings`."""
     from mdfpipe.display import show_numbers
@@ -218,7 +259,10 @@ def _score(o: dict[str, Any]) -> None:
 
     if not o["protocol"] or not o["out"] or o["study"]:
         raise ConfigError("eval --embeddings FILE: expected --protocol NAME and --out FOLDER beside it, and no study")
-    done = score(o["embeddings"], o["protocol"], o["out"], o["set_"])
+    distance: Any = o["distance"] or "cosine"
+    if distance not in ("cosine", "euclidean"):
+        raise ConfigError(f"--distance: expected cosine or euclidean, got {distance}")
+    done = score(o["embeddings"], o["protocol"], o["out"], o["set_"], data=o["data"], distance=distance)
     if o["json_"]:
         say((done.folder / "evaluate" / "metrics.json").read_text())
     else:

@@ -31,8 +31,8 @@ class Outcome:
     rank: (T, Q) of the first mate, from 1, in identities or images as the protocol counts; 0 where it is not found.
     precision, penalty: (T, Q) average precision, and mates / place of the last one. valid: (T, Q) the queries that
     count: those that have a mate in the protocol's gallery, whether or not either of them has a vector.
-    failed_queries, failed_gallery: images without a vector, of all trials together; such a query is a miss, such a
-    gallery image is in no list. left_out: why -> rows that have no part in the protocol.
+    failed_queries, failed_gallery: images without a vector, each once; such a query is a miss, such a gallery image is
+    in no list. left_out: why -> rows that have no part in the protocol.
     """
 
     protocol: str
@@ -143,8 +143,8 @@ class _Run:
             np.array([placing.valid for placing in placed]),
             np.array([len(trial.gallery) for trial in trials]),
             np.array([len(np.unique(person[trial.gallery])) for trial in trials]),
-            int((~self.usable[queries]).sum()),
-            sum(int((~self.usable[trial.gallery]).sum()) for trial in trials),
+            int((~self.usable[np.unique(queries)]).sum()),
+            int((~self.usable[np.unique(np.concatenate([trial.gallery for trial in trials]))]).sum()),
             dict(self.direction.left_out),
         )
 

@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from mdfpipe.errors import ProtocolError
 from mdfpipe.evaluation.table import Table
 from mdfpipe.evaluation.templates import B8, F32
 
@@ -30,6 +31,16 @@ def expected(rows: pa.Table, modality: str, table: Table) -> pa.Table:
         rows = rows.filter(pa.array(~middle))
     plain = pa.table({name: rows[name].cast(pa.string()) for name in (*KEY, *items[table.by])})
     return plain.append_column("modality", pa.array([modality] * rows.num_rows, pa.string()))
+
+
+def refuse_trained(system: str, tested: Iterable[str], trained: frozenset[str] | None) -> None:
+    """Raise ProtocolError where somebody who is searched stands in the system's own training."""
+    seen = sorted(set(tested) & (trained or frozenset()))
+    if seen:
+        raise ProtocolError(
+            f"{system} was trained on {len(seen)} of the subjects that it is tested on ({', '.join(seen[:5])}): take "
+            "their split from the table, train without them, or set allow_trained_subjects: true"
+        )
 
 
 def by_thirds(rows: pa.Table) -> tuple[pa.Table, B8]:

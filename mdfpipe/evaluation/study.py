@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,10 +17,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mdfpipe.errors import ProtocolError
+from mdfpipe.evaluation.benchmark_table import measure_benchmark
 from mdfpipe.evaluation.case import Case, Searched, curves, measure_case, measure_together, search_case
 from mdfpipe.evaluation.comparing import Measure
 from mdfpipe.evaluation.differences import compare
-from mdfpipe.evaluation.expected import by_thirds, chosen_rows, expected, of_splits
+from mdfpipe.evaluation.expected import by_thirds, chosen_rows, expected, of_splits, refuse_trained
 from mdfpipe.evaluation.fusion import fuse_templates
 from mdfpipe.evaluation.metrics import Metric, averaged
 from mdfpipe.evaluation.score_fusion import Scorer, fused_scorer
@@ -81,24 +83,28 @@ def evaluate(
     *,
     galleries: Mapping[str, Sequence[str]] | None = None,
     media: Mapping[str, str] | None = None,
+    data: Path | None = None,
     keep: Keep | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Evaluated:
     """Every table. Raises ProtocolError and DataError, naming the table.
 
     manifest: its rows, of every modality. galleries: subject -> the data set's galleries that list it. media: video_id
-    -> the content of the file, by which one video under two names is found out.
+    -> the content of the file, by which one video under two names is found out. data: the data root, where the files of
+    benchmarks lie.
     """
     study = _Study(systems, manifest, protocol, galleries or {}, media or {}, keep)
     work: dict[str, tuple[list[Case], str]] = {}
     for name, table in tables.items():
         with _named(name):
-            work[name] = study.cases(table)
+            work[name] = ([], "") if table.benchmark else study.cases(table)
     total, done = sum(len(cases) for cases, _ in work.values()), 0
     for name, table in tables.items():
         cases, why = work[name]
         with _named(name):
             study.begin(name, table, why)
+            if table.benchmark:
+                measure_benchmark(name, table, [study.systems[one] for one in study.chosen(table)], study.found, data)
             for case in cases:
                 study.case(name, table, case)
                 done += 1
@@ -171,8 +177,9 @@ class _Study:
             raise ProtocolError(f"fusion of {missing[0]}: no such system; there are {', '.join(self.systems)}")
         self.found.tables[name] = {
             "title": table.title,
-            "protocol": f"{self.protocol.name} {self.protocol.version}",
+            "protocol": table.protocol or f"{self.protocol.name} {self.protocol.version}",
             "systems": [*chosen, *table.fusions],
+            "benchmark": table.benchmark is not None,
             "same_media": table.allow_same_media,
             "coverage": [],
             "notes": [why] if why else [],
@@ -181,7 +188,7 @@ class _Study:
             self.found.tables[name]["notes"].append(
                 "gallery and probe may be of one video: these numbers say nothing about recognition"
             )
-        for system in chosen:
+        for system in chosen if not table.benchmark else ():
             self.found.templates.setdefault(system, self.templates(system, table))
 
     def chosen(self, table: Table) -> list[str]:
@@ -226,7 +233,8 @@ class _Study:
         searched: dict[str, Searched] = {}
         asked: list[str] = []
         for system, scorer in self.scorers(table, case):
-            self._refuse_seen(system, table, scorer)
+            if not table.allow_trained_subjects:
+                refuse_trained(system, scorer.probes.subject.tolist(), scorer.trained)
             found = search_case(scorer, table, case, enrolled, self.galleries.keys())
             if found is not None:
                 searched[system] = found
@@ -256,8 +264,11 @@ class _Study:
                 "unmated": table.unmated,
                 "templates": table.by if table.by != "sighting" else table.sighting.removesuffix("_id"),
                 "pooling": table.pooling + (", crops normalised first" if table.normalise_first else ""),
+                "distance": found.scorer.measure if found.scorer.given is None else "fused scores",
                 "rule": "none",
                 "rerank": "off",
+                "spread": None,
+                "trials": None,
             }
             self._searched.setdefault((system, case.gallery_domain, case.gallery), []).append((found, about))
             for row in measure_case(found, table, f"{name}/{case}"):
@@ -298,17 +309,6 @@ class _Study:
         if not table.allow_same_media:
             self._refuse_same_media(system, table, case)
         return Scorer(system.modality, gallery, probes, system.measure, system.trained)
-
-    def _refuse_seen(self, name: str, table: Table, scorer: Scorer) -> None:
-        """Raise ProtocolError where somebody who is searched stands in the system's own training."""
-        if table.allow_trained_subjects or not scorer.trained:
-            return
-        seen = sorted(set(scorer.probes.subject.tolist()) & scorer.trained)
-        if seen:
-            raise ProtocolError(
-                f"{name} was trained on {len(seen)} of the subjects that it is tested on ({', '.join(seen[:5])}): take "
-                "their split from the table, train without them, or set allow_trained_subjects: true"
-            )
 
     def _refuse_same_media(self, system: System, table: Table, case: Case) -> None:
         """Raise ProtocolError where gallery and probe are of one file."""

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, SerializeAsAny, field_validator, model_validator
 
 from mdfpipe.config import Config
 from mdfpipe.evaluation.closed_set import CLOSED_SET
 from mdfpipe.evaluation.fusion import Scale
+from mdfpipe.evaluation.protocols import Benchmark
+from mdfpipe.evaluation.rerank import Rerank
 from mdfpipe.evaluation.search import Unmated
 from mdfpipe.evaluation.templates import By, FailurePolicy, Pooling, Rule, Sighting
 from mdfpipe.protocol import Split
@@ -33,6 +35,11 @@ def _known(name: str) -> str:
 MetricName = Annotated[str, AfterValidator(_known)]
 SPLIT_AT = ">"
 """Between the gallery's domain and the probe's, in the names of published numbers."""
+OF_TEMPLATES = (
+    *("fusions", "pairs", "galleries", "by", "sighting", "pooling", "normalise_first", "quality", "failure"),
+    *("unmated", "same_probes", "allow_same_media"),
+)
+"""Settings that say who is searched among whom, and as what."""
 
 
 class Fusion(Config):
@@ -82,15 +89,67 @@ class Table(Config):
     same_probes: bool = Field(True, description="score every system on the probes that all of them have")
     allow_same_media: bool = Field(False, description="whether gallery and probe may be from one video")
     allow_trained_subjects: bool = Field(False, description="whether a system may be tested on people it learned from")
+    benchmark: SerializeAsAny[Benchmark] | None = Field(
+        None, description="a published protocol: it says itself who is searched among whom, image by image"
+    )
+    rerank: Rerank | None = Field(
+        None, description="k-reciprocal re-ranking of a benchmark: {k1, k2, lambda}; off: none, as a table is either"
+    )
     published: dict[str, dict[str, float | dict[MetricName, float]]] = Field(
         default={},
         description="numbers of a paper, %: by system, by probe domain or GALLERY>PROBE, rank-1 or by metric",
+    )
+    published_protocol: str = Field(
+        "", description="of a benchmark: the full name of the protocol that the paper's numbers were measured under"
     )
 
     @property
     def rule(self) -> Rule:
         """How crops become templates."""
         return Rule(self.by, self.pooling, self.normalise_first, self.quality, self.sighting)
+
+    @property
+    def protocol(self) -> str:
+        """Of a benchmark: its name with every choice, re-ranking among them."""
+        return "" if self.benchmark is None else self.benchmark.label + self._reranked
+
+    @property
+    def _reranked(self) -> str:
+        return f", re-ranked ({self.rerank})" if self.rerank else ""
+
+    @field_validator("rerank", mode="before")
+    @classmethod
+    def _may_be_off(cls, value: Any) -> Any:
+        return None if value is False or value == "off" else value  # YAML takes a bare `off` for false
+
+    @model_validator(mode="before")
+    @classmethod
+    def _metrics_of_a_benchmark(cls, value: Any) -> Any:
+        if isinstance(value, dict) and value.get("benchmark") is not None and "metrics" not in value:
+            return {**value, "metrics": list(CLOSED_SET)}
+        return value
+
+    @model_validator(mode="after")
+    def _is_a_whole_benchmark(self) -> Self:
+        if self.benchmark is None:
+            if self.rerank or self.published_protocol:
+                raise ValueError("rerank and published_protocol: expected `benchmark:` beside them, found none")
+            return self
+        fields = type(self).model_fields
+        for name in OF_TEMPLATES:
+            if getattr(self, name) != fields[name].get_default(call_default_factory=True):
+                raise ValueError(f"{name}: has no meaning beside `benchmark:`, which says itself what is searched")
+        others = [name for name in self.metrics if depth_of(name) is None and name not in ("map", "minp")]
+        if others or any((depth_of(name) or 0) > 20 for name in self.metrics):
+            raise ValueError(f"metrics: a benchmark has rank-1 to rank-20, map and minp, got {', '.join(self.metrics)}")
+        allowed = [name + self._reranked for name in self.benchmark.published_as]
+        if self.published and self.published_protocol not in allowed:
+            said = repr(self.published_protocol) if self.published_protocol else "none"
+            raise ValueError(
+                f"published_protocol: expected {' or '.join(map(repr, allowed))}, as the table measures, got {said}: "
+                "numbers of two protocols never stand side by side"
+            )
+        return self
 
     @model_validator(mode="after")
     def _is_sound(self) -> Self:

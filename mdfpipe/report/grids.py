@@ -21,7 +21,7 @@ AVERAGE: Final = "average"
 
 @dataclass(frozen=True)
 class Cell:
-    """One number. value, low, high, published: 0..1; k of n; sources: where the number and its comparison stand."""
+    """One number. value, low, high, published: 0..1; k of n; spread: the standard deviation over trials, if any."""
 
     value: float
     metric: str
@@ -34,6 +34,7 @@ class Cell:
     is_level: bool = False
     title: str = ""
     row: Mapping[str, Any] = field(default_factory=dict)
+    spread: float | None = None
 
     @property
     def text(self) -> str:
@@ -47,8 +48,10 @@ class Cell:
 
     @property
     def bounds(self) -> str:
-        """The interval, or nothing."""
-        return "" if self.low is None or self.high is None else f"{percent(self.low)}–{percent(self.high)}"
+        """The spread over trials and the interval, where there are."""
+        words = [] if self.spread is None else [f"± {percent(self.spread)}"]
+        words += [] if self.low is None or self.high is None else [f"{percent(self.low)}–{percent(self.high)}"]
+        return ", ".join(words)
 
 
 @dataclass(frozen=True)
@@ -223,6 +226,7 @@ class _Marks:
             is_level,
             "; ".join([_described(row), *words, source([row])]),
             row,
+            row["spread"],
         )
 
 
@@ -230,6 +234,8 @@ def _described(row: Row) -> str:
     words = [f"{label(row['metric'])} of {row['_system']}, {row['gallery_domain']} to {row['probe_domain']}"]
     if row["k"] is not None:
         words.append(f"{row['k']} of {row['n']}")
+    if row["trials"] is not None:
+        words.append(f"mean of {row['trials']} trials, of {row['n']} queries each")
     if row["low"] is not None:
         words.append(f"95 % interval {percent(row['low'], 2)} to {percent(row['high'], 2)} ({row['interval']})")
     if row["chance"] is not None:
@@ -304,12 +310,13 @@ def _about(rows: list[Row], entry: Mapping[str, Any]) -> list[tuple[str, str]]:
     if not rows:
         return found
     own = [row for row in rows if row["gallery"] != AVERAGE] or rows
-    found.append(("gallery", _counted(own, "gallery_domain", "n_gallery", "templates", subjects=True)))
-    found.append(("probes", _counted(own, "probe_domain", "n_probes", "templates")))
+    noun = "images" if all(row["templates"] == "image" for row in own) else "templates"
+    found.append(("gallery", _counted(own, "gallery_domain", "n_gallery", noun, subjects=True)))
+    found.append(("probes", _counted(own, "probe_domain", "n_probes", noun)))
     failed = [
         _counted(own, domain, column, noun)
         for domain, column, noun in (
-            ("gallery_domain", "failed_gallery", "gallery templates"),
+            ("gallery_domain", "failed_gallery", f"gallery {noun}"),
             ("probe_domain", "failed_probes", "probes"),
         )
         if any(row[column] for row in own)
@@ -327,6 +334,8 @@ def _about(rows: list[Row], entry: Mapping[str, Any]) -> list[tuple[str, str]]:
         (words, _values(own, name))
         for words, name in (("pooling", "pooling"), ("filter rule", "rule"), ("rerank", "rerank"))
     ]
+    if noun == "images":
+        found.append(("distance", _values(own, "distance")))
     return found
 
 
@@ -366,6 +375,9 @@ def _footnotes(rows: list[Row], comparisons: list[Row], marks: _Marks, results: 
     if not rows:
         return []
     words = ["Per cent; in small type k/n and the 95 % interval, where there is one."]
+    trials = sorted({row["trials"] for row in rows if row["spread"] is not None})
+    if trials:
+        words.append(f"±: the standard deviation over {' or '.join(map(str, trials))} trials, whose mean is shown.")
     chances = sorted({row["chance"] for row in rows if row["metric"] == "rank-1" and row["chance"] is not None})
     if chances:
         shown = percent(chances[0], 2) + (f" to {percent(chances[-1], 2)}" if len(chances) > 1 else "")

@@ -34,6 +34,7 @@ def numbers_of(run: Run) -> dict[str, Any] | None:
 def number_lines(numbers: Mapping[str, Any]) -> list[str]:
     """numbers: what `numbers_of` gives.
 
+    A number of a benchmark is a mean over trials, ± their standard deviation.
     A `=` behind Rank-1 says that the best system of that line's pair of domains is not significantly better.
     """
     rows, lines = numbers["metrics"], list[str]()
@@ -43,13 +44,19 @@ def number_lines(numbers: Mapping[str, Any]) -> list[str]:
         title = f": {entry['title']}" if entry["title"] else ""
         lines += ["", f"{name}{title}", *_rules(own)] if own else ["", f"{name}{title}"]
         if own:
-            lines += _block(own, doubt)
+            lines += _block(own, doubt) if own[0].get("trials") is None else _benchmark(own, doubt)
         lines += [f"  note: {note}" for note in entry["notes"]]
     return lines[1:]
 
 
 def _rules(rows: list[Mapping[str, Any]]) -> list[str]:
     one = rows[0]
+    if one.get("trials") is not None:
+        left_out = "nothing" if one["rule"] == "none" else one["rule"]
+        return [
+            f"  {one['protocol']}; {one['distance']} of images; left out: {left_out}; re-ranking {one['rerank']}; "
+            "± is over trials"
+        ]
     return [
         f"  {one['protocol']}; templates by {one['templates']}, pooling {one['pooling']}; failures to enrol: "
         f"{one['failure']}; unmated probes: {one['unmated']}; filter rule {one['rule']}; re-ranking {one['rerank']}"
@@ -90,7 +97,42 @@ def _block(rows: list[Mapping[str, Any]], doubt: set[tuple[str, str, *Pair]]) ->
         }
         line.append(", ".join(f"{count} {what}" for what, count in missing.items() if count) or "-")
         cells.append(line)
-    names = 5 if apart else 4
+    return _aligned(cells, 5 if apart else 4)
+
+
+def _benchmark(rows: list[Mapping[str, Any]], doubt: set[tuple[str, str, *Pair]]) -> list[str]:
+    """The lines of a table under a published protocol."""
+    groups: dict[tuple[str, *Pair], dict[str, Mapping[str, Any]]] = {}
+    for row in rows:
+        key = (row["system"], row["gallery_domain"], row["probe_domain"], row["gallery"])
+        groups.setdefault(key, {})[row["metric"]] = row
+    metrics = list(dict.fromkeys(row["metric"] for row in rows))
+    paper = any(row["published"] is not None for row in rows)
+    head = ["system", "modality", "gallery", "queries"]
+    head += [word for metric in metrics for word in ([metric, "paper"] if paper else [metric])] + ["", "no vector"]
+    cells = [head]
+    for key, found in groups.items():
+        one = next(iter(found.values()))
+        line = [key[0], one["modality"], f"{key[1]} ({one['n_gallery']})", f"{key[2]} ({one['n']})"]
+        for metric in metrics:
+            line.append(_with_spread(found[metric]) if metric in found else "-")
+            line += ([_percent(found[metric]["published"]) if metric in found else "-"]) if paper else []
+        line.append("=" if (one["table"], *key) in doubt else "")
+        failed = {"queries": one["failed_probes"], "gallery images": one["failed_gallery"]}
+        line.append(", ".join(f"{count} {what}" for what, count in failed.items() if count) or "-")
+        cells.append(line)
+    return _aligned(cells, 4)
+
+
+def _with_spread(row: Mapping[str, Any]) -> str:
+    return (
+        _percent(row["value"]) if row["spread"] is None else f"{100 * row['value']:.1f} ± {100 * row['spread']:.1f} %"
+    )
+
+
+def _aligned(cells: list[list[str]], names: int) -> list[str]:
+    """Lines of equal columns; the first `names` and the last begin at the left."""
+    head = cells[0]
     widths = [max(len(line[n]) for line in cells) for n in range(len(head))]
     return [
         "  "

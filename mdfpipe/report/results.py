@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from mdfpipe.errors import DataError
+from mdfpipe.errors import DataError, ProtocolError
 from mdfpipe.store.naming import natural_key
 from mdfpipe.store.run import Run, read_table
 from mdfpipe.store.tables import METRICS
@@ -135,7 +135,8 @@ def _find_files(found: Results, folder: Path) -> None:
 def side_by_side(run: Path, others: Sequence[Path]) -> Results:
     """The evaluations of several runs, tables of the same name as one; a run is called by its folder's name.
 
-    What cannot be compared is said in the table's notes. Raises DataError, StoreError.
+    What cannot be compared is said in the table's notes, but numbers of two benchmarks are refused: ProtocolError.
+    Raises DataError, StoreError.
     """
     if not others:
         return read_results(run)
@@ -145,6 +146,7 @@ def side_by_side(run: Path, others: Sequence[Path]) -> Results:
     for other in every[1:]:
         for name, entry in other.tables.items():
             mine = first.tables.setdefault(name, entry | {"systems": [], "coverage": [], "notes": []})
+            refuse_mixed(name, (mine, first.name), (entry, other.name))
             mine["notes"] += [line for line in _differences(mine, entry, other.name) if line not in mine["notes"]]
             for kind in ("systems", "coverage", "notes"):
                 mine[kind] = [*mine[kind], *entry[kind]]
@@ -159,6 +161,19 @@ def side_by_side(run: Path, others: Sequence[Path]) -> Results:
         first.notes += [f"{first.name} has no tables: {first.none}"] if first.none else []
         first.none = ""
     return first
+
+
+def refuse_mixed(table: str, *entries: tuple[Mapping[str, Any], str]) -> None:
+    """Raise ProtocolError where two runs have a table under different protocols, one of them a benchmark's.
+
+    entries: what a run says of the table, and the run's name.
+    """
+    (first, one), (second, other) = entries
+    if first.get("protocol") != second.get("protocol") and (first.get("benchmark") or second.get("benchmark")):
+        raise ProtocolError(
+            f"table {table}: {one} follows `{first.get('protocol')}`, {other} `{second.get('protocol')}`: numbers of "
+            "two protocols say nothing about each other, and a table that mixes them is refused"
+        )
 
 
 def _distinct(paths: list[Path]) -> list[str]:

@@ -18,6 +18,8 @@ CSV_COLUMNS: Final = (
     "gallery",
     "metric",
     "percent",
+    "spread",
+    "trials",
     "low",
     "high",
     "k",
@@ -142,10 +144,10 @@ def _latex_grid(grid: Grid) -> list[str]:
 def _latex_cell(cell: Cell | None) -> str:
     if cell is None:
         return "--"
-    number = percent(cell.value, 2)
+    number, spread = percent(cell.value, 2), "" if cell.spread is None else f" $\\pm$ {percent(cell.spread, 2)}"
     if cell.is_best:
-        return f"\\textbf{{{number}}}"
-    return number + (r"$^{\approx}$" if cell.is_level else "")
+        return f"\\textbf{{{number}}}{spread}"
+    return number + (r"$^{\approx}$" if cell.is_level else "") + spread
 
 
 def _escaped(text: str) -> str:
@@ -174,6 +176,8 @@ def csv_of(view: TableView) -> str:
                         for name in ("_system", "gallery_domain", "probe_domain", "gallery", "metric")
                     ),
                     percent(cell.value, 2),
+                    "" if cell.spread is None else percent(cell.spread, 2),
+                    "" if row["trials"] is None else row["trials"],
                     *("" if v is None else percent(v, 2) for v in (cell.low, cell.high)),
                     "" if cell.k is None else cell.k,
                     cell.n,

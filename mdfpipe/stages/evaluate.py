@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import Field, model_validator
 
-from mdfpipe.config import Config
+from mdfpipe.config import Config, find_file
 from mdfpipe.evaluation import study
 from mdfpipe.evaluation.case import Case, Searched
 from mdfpipe.evaluation.comparing import I64
@@ -25,6 +25,7 @@ from mdfpipe.learning.system import System
 from mdfpipe.protocol import Protocol
 from mdfpipe.stages import Context, Inputs, Made, Review, Stage
 from mdfpipe.stages.index import Index
+from mdfpipe.store.hashing import file_sha256
 from mdfpipe.store.run import Run, read_table
 from mdfpipe.store.tables import COMPARISONS, CURVES, METRICS, SCORES, SEARCHES, TEMPLATES, EmbedStatus
 
@@ -51,7 +52,7 @@ class Evaluate(Stage):
     """Every number of the study."""
 
     name: ClassVar[str] = "evaluate"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     schema: ClassVar[pa.Schema] = METRICS
     per: ClassVar[Literal["video", "run"]] = "run"
     unit: ClassVar[str] = "pairs of domains"
@@ -74,6 +75,15 @@ class Evaluate(Stage):
         """The tables; the systems and the protocol by name only: what they are stands in the receipts upstream."""
         return {"tables": self.settings.model_dump(mode="json")["tables"], "systems": list(self.systems)}
 
+    def identity(self, data: Path, key: str) -> dict[str, str]:
+        """The content of the files that a benchmark reads."""
+        benchmarks = {name: table.benchmark for name, table in self.settings.tables.items() if table.benchmark}
+        return {
+            f"galleries/{name}/{n}": file_sha256(find_file(file, data, "galleries"))
+            for name, benchmark in benchmarks.items()
+            for n, file in enumerate(benchmark.files)
+        }
+
     def process(self, key: str, inputs: Inputs, context: Context) -> Made:
         """Search, measure and compare; write the numbers, and what they came from."""
         run = inputs.run
@@ -94,6 +104,7 @@ class Evaluate(Stage):
                 self.protocol,
                 galleries=galleries,
                 media=media,
+                data=context.data,
                 keep=scores.keep,
                 progress=context.progress,
             )

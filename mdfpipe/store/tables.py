@@ -242,10 +242,12 @@ METRICS = pa.schema(
         _TABLE,
         _SYSTEM,
         _column("modality", pa.string(), "body, face or fused"),
-        _column("protocol", pa.string(), "the protocol's name and version"),
+        _column("protocol", pa.string(), "the protocol's name and version; of a benchmark, its name with every choice"),
         *_PAIR,
         _column("metric", pa.string(), "rank-1, map, minp, fnir@fpir=0.01, tar@far=1e-3, eer, auc, ..."),
-        _column("value", pa.float64(), "the number, 0..1"),
+        _column("value", pa.float64(), "the number, 0..1; of several trials their mean"),
+        _column("spread", pa.float64(), "standard deviation over the trials, of a sample", null=True),
+        _column("trials", pa.int64(), "trials of a benchmark that are averaged", null=True),
         _column("k", pa.int64(), "of a rate, how many; null of a mean or an area", null=True),
         _column("n", pa.int64(), "probes, or mated pairs, that it is about"),
         _column("low", pa.float64(), "lower bound of the 95 % interval", null=True),
@@ -264,8 +266,11 @@ METRICS = pa.schema(
         _column("n_unmated", pa.int64(), "probes whose subject the protocol does not enrol"),
         _column("unmated", pa.string(), "what those count as: refuse, exclude or miss"),
         _column("n_left_out", pa.int64(), "probes left out because another system of the table does not have them"),
-        _column("templates", pa.string(), "what a template is: subject, template_id, or a sighting"),
+        _column(
+            "templates", pa.string(), "what a template is: subject, template_id, a sighting; of a benchmark an image"
+        ),
         _column("pooling", pa.string(), "how its vectors are pooled"),
+        _column("distance", pa.string(), "cosine, or euclidean (of vectors as they are); or fused scores"),
         _column("rule", pa.string(), "pairs that the search leaves out; none where it leaves out none"),
         _column("rerank", pa.string(), "off, or the re-ranking that was used"),
         _column("published", pa.float64(), "the number of the paper, 0..1, where the study names one", null=True),
@@ -302,8 +307,10 @@ CURVES = pa.schema(
         _column("curve", pa.string(), "cmc (rank, found), roc (FAR, TAR), det (FPIR, FNIR)"),
         _column("x", pa.float64(), "rank, or a share of false alarms"),
         _column("y", pa.float64(), "share of the probes or mated pairs"),
-        _column("low", pa.float64(), "lower bound of Wilson's 95 % interval of y"),
-        _column("high", pa.float64(), "upper bound"),
+        _column(
+            "low", pa.float64(), "lower bound of Wilson's 95 % interval of y; of a benchmark the least of its trials"
+        ),
+        _column("high", pa.float64(), "upper bound, or the greatest of the trials"),
     ]
 )
 

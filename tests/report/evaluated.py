@@ -44,6 +44,7 @@ def metric(system: str, probe: str, name: str = "rank-1", **values: Any) -> dict
         "pooling": "mean",
         "distance": "cosine",
         "rule": "none",
+        "distance": "cosine",
         "rerank": "off",
     }
     return dict.fromkeys(METRICS.names) | plain | values

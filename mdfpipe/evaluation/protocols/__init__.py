@@ -140,6 +140,11 @@ class Benchmark(Plugin):
     def label(self) -> str:
         """The protocol's name with every choice, as it is printed with every number."""
 
+    @property
+    def published_as(self) -> tuple[str, ...]:
+        """The labels under which numbers of papers may stand beside its own."""
+        return (self.label,)
+
     @abstractmethod
     def directions(self, images: Images, data: Path | None) -> list[Direction]:
         """Who is searched among whom. data: the data root, for files that belong to the protocol.

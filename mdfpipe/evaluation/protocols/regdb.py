@@ -27,6 +27,11 @@ class Regdb(Benchmark):
         """Such as `regdb split 3 of 10, all images`."""
         return f"regdb split {self.split} of 10, all images"
 
+    @property
+    def published_as(self) -> tuple[str, ...]:
+        """Papers give the mean of the ten splits."""
+        return self.label, "regdb mean of 10 splits, all images"
+
     def directions(self, images: Images, data: Path | None) -> list[Direction]:
         """Thermal among visible ("thermal to visible"), visible among thermal ("visible to thermal")."""
         return both_ways(images, Band.LWIR, "regdb", lambda queries, gallery, _: [Trial(queries, gallery)])
