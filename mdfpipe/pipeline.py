@@ -60,6 +60,22 @@ class Pipeline(Config):
     def _points_are_systems(cls, value: Any) -> Any:
         return with_points(value)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _benchmarks_take_the_data_sets_split(cls, value: Any) -> Any:
+        """Where they name none, so that `dataset.split` alone decides which of several splits a study is of."""
+        match value:
+            case {"dataset": {"use": use, "split": split}, "evaluate": {"tables": dict(tables)}}:
+                pass
+            case _:
+                return value
+        found = dict(tables)
+        for name, table in tables.items():
+            match table:
+                case {"benchmark": {"use": named, **rest} as benchmark} if named == use and "split" not in rest:
+                    found[name] = {**table, "benchmark": {**benchmark, "split": split}}
+        return {**value, "evaluate": {**value["evaluate"], "tables": found}}
+
     @model_validator(mode="after")
     def _stages_suit_the_data(self) -> Self:
         if not self.dataset.holds_images:

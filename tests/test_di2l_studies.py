@@ -23,11 +23,15 @@ def test_table_2_is_the_papers() -> None:
     assert {n: (s.recipe.dpa, s.recipe.focal) for n, s in _recipes(study).items()} == TERMS
     for line in TABLE_2.split("\n")[1:-1]:
         name, *numbers = line.split()
-        for at, (table, shots) in enumerate((("table-2", 1), ("table-2-multi-shot", 10))):
+        for table, shots in (("table-2", 1), ("table-2-multi-shot", 10)):
             one: Any = study.tables[table]
             assert (one.benchmark.use, one.benchmark.shots, one.benchmark.search) == ("sysu", shots, "all")
-            found = [100 * one.paper(name, "VIS", "NIR", metric) for metric in ("rank-1", "rank-10", "rank-20", "map")]
-            assert found == pytest.approx([float(number) for number in numbers[4 * at : 4 * at + 4]])
+            found = [one.paper(name, "VIS", "NIR", metric) for metric in ("rank-1", "rank-10", "rank-20", "map")]
+            if shots == 1:
+                assert [100 * number for number in found] == pytest.approx([float(number) for number in numbers[:4]])
+            else:  # nobody says how those galleries were drawn: in the comment, and claimed of no table
+                assert found == [None] * 4
+                assert " ".join(numbers[4:]) in (SYSU / "di2l-table-2.yaml").read_text()
 
 
 def test_the_sweep_varies_gamma_alone_and_holds_the_papers_point() -> None:
