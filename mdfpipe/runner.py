@@ -292,13 +292,13 @@ class Runner:
         return f"waits for {waits.stage.name}" + ("" if said else f", which is due: {waits.reason}")
 
     def _check_files(self, stages: list[Stage]) -> None:
-        """Raise ConfigError where a file that a stage needs for every video is missing: before hours of hashing."""
+        """Raise ConfigError where a file that a whole stage needs is missing: before hours of hashing or training."""
         for stage in stages:
             if isinstance(stage, Detect):
                 stage.detector.check(self.data)
-            elif isinstance(stage, Train):
+            elif isinstance(stage, (Train, Evaluate)):
                 stage.identity(self.data, stage.key)
-                if self.resources.tensorboard:
+                if isinstance(stage, Train) and self.resources.tensorboard:
                     check_board()
 
     @staticmethod
