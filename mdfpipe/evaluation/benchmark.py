@@ -21,7 +21,7 @@ from mdfpipe.evaluation.rerank import Rerank
 from mdfpipe.evaluation.table import depth_of
 
 DEPTH: Final = 20  # ranks of the curves
-RANKS: Final = (1, 5, 10, 20)
+LARGEST: Final = 1e37  # square of a length: of its products with others float32 holds the sums
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,10 +119,15 @@ class _Run:
         trials, person = self.direction.trials, self.images.person
         placed = [self._placing(trial) for trial in trials]
         with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+            self.pool = pool
             for _, pairs in groupby(zip(trials, placed, strict=True), key=lambda pair: pair[0].queries.tobytes()):
-                for block, first, places, placing in self._blocks(list(pairs)):
-                    steps = range(0, block.shape[1], placing.chunk)
-                    list(pool.map(lambda at, b=block, f=first, g=places, p=placing: _look(p, b, g, f, at), steps))
+                for block, first, shown in self._blocks(list(pairs)):
+                    work = [
+                        (placing, block, places, first, at)
+                        for places, placing in shown
+                        for at in range(0, block.shape[1], placing.chunk)
+                    ]
+                    list(pool.map(lambda one: _look(*one), work))
         for trial, placing in zip(trials, placed, strict=True):
             if not placing.valid.any():
                 raise ProtocolError(f"{self.benchmark.label}: no query has a mate in the gallery")
@@ -155,16 +160,16 @@ class _Run:
         missing = ~self.usable[trial.gallery]
         return Placing(gallery, queries, missing, self.benchmark.removal, distinct=self.benchmark.distinct)
 
-    def _blocks(self, pairs: list[tuple[Trial, Placing]]) -> Iterator[tuple[F32, int, I64, Placing]]:
-        """Of trials with the same queries: a block of scores (rows, q), the first query, the gallery's rows in it."""
+    def _blocks(self, pairs: list[tuple[Trial, Placing]]) -> Iterator[tuple[F32, int, list[tuple[I64, Placing]]]]:
+        """Of trials with the same queries: scores (rows, q), the first query, and each trial's rows among them."""
         queries = pairs[0][0].queries
         if self.rerank is not None:
             for trial, placing in pairs:
-                yield self._reranked(self.rerank, trial), 0, placing.order, placing
+                yield self._reranked(self.rerank, trial), 0, [(placing.order, placing)]
             return
         union = np.unique(np.concatenate([trial.gallery for trial, _ in pairs]))
-        gallery, probes = _sides(self.vectors, self.usable, union, queries, self.measure)
-        places = [np.searchsorted(union, trial.gallery)[placing.order] for trial, placing in pairs]
+        gallery, probes = self._sides(union, queries)
+        shown = [(np.searchsorted(union, trial.gallery)[placing.order], placing) for trial, placing in pairs]
         square = np.einsum("ij,ij->i", gallery, gallery) if self.measure == "euclidean" else None
         step = max(BLOCK_BYTES // (4 * len(union)), 1)
         for first in range(0, len(queries), step):
@@ -172,42 +177,40 @@ class _Run:
             if square is not None:  # less the query's own square, which is the same for its whole list
                 block *= 2
                 block -= square[:, None]
-            if not (np.isfinite(block.min()) and np.isfinite(block.max())):
-                raise DataError("vectors: a product exceeds what float32 holds; scale the vectors down")
-            yield from ((block, first, own, placing) for own, (_, placing) in zip(places, pairs, strict=True))
+            yield block, first, shown
 
     def _reranked(self, rerank: Rerank, trial: Trial) -> F32:
         """(G, Q) negative distances; 0 where an image has no vector, which is in nobody's list."""
-        gallery, probes = _sides(self.vectors, self.usable, trial.gallery, trial.queries, self.measure)
+        gallery, probes = self._sides(trial.gallery, trial.queries)
         has = self.usable[trial.gallery], self.usable[trial.queries]
         found = np.zeros((len(gallery), len(probes)), np.float32)
         found[np.ix_(*has)] = -rerank.distances(probes[has[1]], gallery[has[0]]).T
         return found
 
+    def _sides(self, gallery: I64, queries: I64) -> tuple[F32, F32]:
+        """The vectors of both sides, ready to be multiplied: of length 1, or about the gallery's mean."""
+        sides: list[F32] = list(self.pool.map(self._ready, (gallery, queries)))
+        if self.measure == "euclidean":
+            centre = sides[0].mean(axis=0, dtype=np.float64).astype(np.float32)
+            sides = [side - centre for side in sides]
+        return sides[0], sides[1]
 
-def _look(placing: Placing, block: F32, places: I64, first: int, at: int) -> None:
-    placing.look(np.ascontiguousarray(block[:, at : at + placing.chunk][places]), first + at)
-
-
-def _sides(vectors: F32, usable: Flags, gallery: I64, queries: I64, measure: Measure) -> tuple[F32, F32]:
-    """The vectors of both sides, ready to be multiplied: of length 1, or about the gallery's mean. Raises DataError."""
-    sides = []
-    for rows in (gallery, queries):
-        own = np.asarray(vectors[rows], np.float32)
-        own[~usable[rows]] = 0
+    def _ready(self, rows: I64) -> F32:
+        own = np.asarray(self.vectors[rows], np.float32)
+        own[~self.usable[rows]] = 0
         square = np.einsum("ij,ij->i", own, own)
-        if not np.isfinite(square).all():
-            raise DataError("vectors: expected numbers whose squares float32 holds, got NaN, infinity or too much")
-        if measure == "cosine":
-            zero = usable[rows] & (square == 0)
+        if not square.max() < LARGEST:
+            raise DataError(f"vectors: expected lengths whose squares are below {LARGEST:g}, got NaN or more")
+        if self.measure == "cosine":
+            zero = self.usable[rows] & (square == 0)
             if zero.any():
                 raise DataError(f"vectors: {int(zero.sum())} are zero and have no cosine; embed them again")
             own /= np.sqrt(np.where(square > 0, square, 1))[:, None]
-        sides.append(own)
-    if measure == "euclidean":
-        centre = sides[0].mean(axis=0, dtype=np.float64).astype(np.float32)
-        sides = [side - centre for side in sides]
-    return sides[0], sides[1]
+        return own
+
+
+def _look(placing: Placing, block: F32, places: I64, first: int, at: int) -> None:
+    placing.look(np.ascontiguousarray(block[:, at : at + placing.chunk][places]), first + at)
 
 
 def mean_and_spread(values: Sequence[float] | F64) -> tuple[float, float | None]:

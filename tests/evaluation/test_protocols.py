@@ -438,7 +438,7 @@ def test_refusals() -> None:
         evaluate_benchmark(asked, far, vectors, usable)
     with pytest.raises(DataError, match="1 are zero and have no cosine"):
         evaluate_benchmark(asked, rows, np.where(np.arange(len(vectors))[:, None] == 0, 0, vectors), usable)
-    with pytest.raises(DataError, match="expected numbers whose squares float32 holds"):
+    with pytest.raises(DataError, match="expected lengths whose squares are below"):
         evaluate_benchmark(asked, rows, np.full_like(vectors, np.nan), usable)
     with pytest.raises(DataError, match="benchmark: expected"):
         evaluate_benchmark(asked, rows, vectors[1:], usable)

@@ -183,11 +183,12 @@ def drawn(shelves: Shelves, cameras: Iterable[int], shots: int, trial: int) -> I
 
 def shelved(images: Images, rows: I64) -> Shelves:
     """Rows by person and camera. rows: in the order of `images.order`."""
-    found: Shelves = {}
-    keys = zip(images.person[rows].tolist(), images.camera[rows].tolist(), strict=True)
-    for key, row in zip(keys, rows.tolist(), strict=True):
-        found.setdefault(key, []).append(row)
-    return found
+    if not len(rows):
+        return {}
+    person, camera = images.person[rows], images.camera[rows]
+    starts = np.flatnonzero(np.append(True, (person[1:] != person[:-1]) | (camera[1:] != camera[:-1])))
+    keys = zip(person[starts].tolist(), camera[starts].tolist(), strict=True)
+    return {key: part.tolist() for key, part in zip(keys, np.split(rows, starts[1:]), strict=True)}
 
 
 def others(images: Images, known: Flags) -> dict[str, int]:

@@ -11,7 +11,7 @@ from pydantic import Field
 from mdfpipe.config import find_file
 from mdfpipe.domains import Band
 from mdfpipe.errors import ConfigError, ProtocolError, one_line
-from mdfpipe.evaluation.comparing import I64, Removal
+from mdfpipe.evaluation.comparing import I64, Array, Removal
 from mdfpipe.evaluation.protocols import Benchmark, Direction, Images, Shelves, Trial, drawn, others, shelved
 
 CAMERAS: Final = {Band.VIS: (1, 2, 4, 5), Band.NIR: (3, 6)}
@@ -76,29 +76,29 @@ class Sysu(Benchmark):
         for (_, camera), files in shelves.items():
             name = str(images.subject[files[0]])
             order = permutations.get((camera, int(name))) if name.isdecimal() else None
-            if order is None or order.shape[1] != len(files) or len(order) < self.trials:
-                there = "none" if order is None else f"{len(order)} of {order.shape[1]} images"
+            if order is None or order.ndim != 2 or order.shape[1] != len(files) or len(order) < self.trials:
+                there = "none" if order is None else f"{len(order)} of {order.shape[-1]} images"
                 raise ProtocolError(
                     f"sysu: subject {name}, camera {camera}: {len(files)} images, but {path.name} has permutations: "
                     f"{there}; the official galleries need the whole data set, `galleries: seeded` draws from what "
                     "there is"
                 )
-            found.append(np.array(files)[order[: self.trials, : self.shots] - 1])
+            found.append(np.array(files)[order[: self.trials, : self.shots].astype(np.int64) - 1])
         return list(np.concatenate(found, axis=1))
 
 
-def read_permutations(path: Path) -> dict[tuple[int, int], I64]:
-    """(camera, identity) -> (trials, images) 1-based places of images, from `rand_perm_cam.mat`. Raises ConfigError."""
+def read_permutations(path: Path) -> dict[tuple[int, int], Array]:
+    """(camera, identity) -> (trials, images) places of images, from 1, of `rand_perm_cam.mat`. Raises ConfigError."""
     from scipy.io import loadmat
     from scipy.io.matlab import MatReadError
 
-    found: dict[tuple[int, int], I64] = {}
+    found: dict[tuple[int, int], Array] = {}
     try:
         cells: Any = loadmat(path)["rand_perm_cam"]
         for camera, cell in enumerate(cells.ravel(), start=1):
             for identity, order in enumerate(cell.ravel(), start=1):
                 if order.size:
-                    found[camera, identity] = np.atleast_2d(order).astype(np.int64)
+                    found[camera, identity] = order
     except (OSError, KeyError, ValueError, AttributeError, NotImplementedError, MatReadError) as error:
         raise ConfigError(f"{path}: expected the published rand_perm_cam.mat: {one_line(error)}") from None
     return found
