@@ -126,7 +126,8 @@ def comparisons(table: Table, outcomes: Mapping[str, Sequence[Outcome]], seed: s
                     (va, subjects), (vb, _) = _counted(a, metric), _counted(b, metric)
                     generator = generator_of(f"{seed}/{a.gallery_domain} > {a.probe_domain}/{metric}")
                     row = difference("mean", va, vb, subjects, generator)
-                    yield {**place_of(a), "metric": metric, "first": first, "second": second, **row}
+                    about = {**place_of(a), "metric": metric, "first": first, "second": second}
+                    yield about | row | {"n": round(float(a.n.mean()))}
 
 
 def coverage(system: str, found: Outcome) -> str:

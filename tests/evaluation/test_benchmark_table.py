@@ -85,6 +85,7 @@ def test_two_systems_are_drawn_alike() -> None:
         evaluate_benchmark(table.benchmark, s.rows, np.concatenate(list(s.blocks())), s.usable)[0] for s in (good, bad)
     )
     assert row["difference"] == pytest.approx(one.of("map").mean() - two.of("map").mean())
+    assert (row["n"], row["first_value"]) == (one.n[0], pytest.approx(one.of("map").mean()))
     (codes,), people = subject_codes(np.tile(one.subject, 10))
     values = [mean_of(x.precision.ravel(), codes, people) for x in (one, two)]
     bounds = paired_bootstrap(*values, people, np.random.default_rng(0))
