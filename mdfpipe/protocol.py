@@ -25,6 +25,7 @@ class Protocol(Config):
     name: str = Field(description="printed with every number")
     version: int = Field(default=1, description="raise it when the same name comes to mean something else")
     description: str = Field(default="", description="what it is and where it comes from")
+    domains: list[str] = Field(default=[], description="domains in use, rows of others are unused; none: all")
     gallery_domains: list[str] = Field(default=[], description="domains whose test rows are gallery; none: no roles")
     probe_domains: list[str] = Field(default=[], description="domains whose test rows are probes")
     galleries: dict[str, Split] = Field(default={}, description="the dataset's gallery -> split of its subjects")
@@ -36,7 +37,7 @@ class Protocol(Config):
         default="refuse", description="probes whose only gallery video was left out: stop, or take them as unmated"
     )
 
-    @field_validator("gallery_domains", "probe_domains")
+    @field_validator("domains", "gallery_domains", "probe_domains")
     @classmethod
     def _are_domains(cls, names: list[str]) -> list[str]:
         try:
@@ -49,6 +50,12 @@ class Protocol(Config):
         both = sorted(set(self.gallery_domains) & set(self.probe_domains))
         if both:
             raise ValueError(f"{both[0]} stands in gallery_domains and in probe_domains; a domain has one role")
+        out = sorted(
+            {*self.gallery_domains, *self.probe_domains}
+            - set(self.domains or self.gallery_domains + self.probe_domains)
+        )
+        if out:
+            raise ValueError(f"{out[0]} has a role, and stands not in domains: {', '.join(self.domains)}")
         if bool(self.gallery_domains) != bool(self.probe_domains):
             raise ValueError("expected both gallery_domains and probe_domains, or neither (no roles)")
         return self

@@ -24,7 +24,7 @@ _FROM_VIDEO = ["domain", "band", "session_id", "camera_id"]
 
 SPLITS = ("train", "test", "unused")
 ROLES = ("none", "gallery", "probe")
-TEST, (NONE, GALLERY, PROBE) = SPLITS.index("test"), range(3)
+TEST, UNUSED, (NONE, GALLERY, PROBE) = SPLITS.index("test"), SPLITS.index("unused"), range(3)
 Codes: TypeAlias = NDArray[np.integer[Any]]
 
 _NO_ROLES = Protocol(name="no-roles", unlisted="test", description="every subject in test, no gallery and no probe")
@@ -56,6 +56,8 @@ class Manifest(Stage):
         domains, domain = _encoded(rows["domain"])
         splits = self._splits(subjects, _galleries(inputs))
         split = np.array([SPLITS.index(splits[name]) for name in subjects], np.int8)[subject]
+        if self.protocol.domains:
+            split[~np.isin(domain, [n for n, name in enumerate(domains) if name in self.protocol.domains])] = UNUSED
         role = np.array([ROLES.index(self.protocol.role(name)) for name in domains], np.int8)[domain]
         role[split != TEST] = NONE
         modalities, modality = _encoded(rows["modality"])

@@ -80,6 +80,11 @@ def test_no_roles(copy: tuple[Path, Path]) -> None:
     assert {(r["split"], r["role"], r["mated"]) for r in rows(copy[1])} == {("test", "none", None)}
 
 
+def test_other_domains_may_be_left_out(copy: tuple[Path, Path]) -> None:
+    assert again(*copy, "{name: p, unlisted: test, domains: [VIS-500m]}").complete
+    assert {(r["domain"], r["split"]) for r in rows(copy[1])} == {("VIS-500m", "test"), ("LWIR-30m", "unused")}
+
+
 BASE = "name: p, gallery_domains: [VIS-500m], probe_domains: [LWIR-30m]"
 
 
@@ -162,6 +167,10 @@ def test_probes_none_of_whom_has_a_mate_are_refused(copy: tuple[Path, Path]) -> 
         (
             "{name: p, gallery_domains: [VIS], probe_domains: [VIS]}",
             "VIS stands in gallery_domains and in probe_domains",
+        ),
+        (
+            "{name: p, domains: [VIS], gallery_domains: [VIS], probe_domains: [LWIR]}",
+            "LWIR has a role, and stands not in domains: VIS",
         ),
         ("{name: p, gallery_domains: [XRAY], probe_domains: [VIS]}", "domain: expected <BAND> or <BAND>-<RANGE>m"),
         ("{name: p, galleries: {'1': trian}}", "manifest.protocol.galleries.1"),
