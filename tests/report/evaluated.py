@@ -44,7 +44,6 @@ def metric(system: str, probe: str, name: str = "rank-1", **values: Any) -> dict
         "pooling": "mean",
         "distance": "cosine",
         "rule": "none",
-        "distance": "cosine",
         "rerank": "off",
     }
     return dict.fromkeys(METRICS.names) | plain | values
