@@ -261,7 +261,9 @@ def download_folder(data: Path) -> Path:
     return next(iter(_weight_folders()), data / "weights")
 
 
-def find_file(name: str, data: Path, what: str) -> Path:
+def find_file(
+    name: str, data: Path, what: str, advice: str = "Put it there or set MDFPIPE_WEIGHTS to its folder"
+) -> Path:
     """A file named by a setting, looked up without machine paths in the study.
 
     An absolute path is taken as it is; a relative one is looked for in `$MDFPIPE_WEIGHTS`, under the
@@ -271,9 +273,7 @@ def find_file(name: str, data: Path, what: str) -> Path:
     for place in places:
         if place.is_file():
             return place
-    raise ConfigError(
-        f"{what} {name!r} not found; looked at {_listed(places)}. Put it there or set MDFPIPE_WEIGHTS to its folder"
-    )
+    raise ConfigError(f"{what} {name!r} not found; looked at {_listed(places)}. {advice}")
 
 
 def find_folder(name: str, data: Path, what: str, advice: str) -> Path:

@@ -76,7 +76,7 @@ def score(
     if benchmark is not None:
         known = Protocol(name=protocol, unlisted="test")
     else:
-        known = validate(Protocol, read_protocol(protocol, [SHIPPED / "manifests"]), protocol)
+        known = validate(Protocol, _read_protocol(protocol), protocol)
     rows, vectors, usable = read_vectors(file, images=benchmark is not None)
     splits = [known.subjects.get(s, known.unlisted) for s in rows["subject_id"].to_pylist()]
     if "refuse" in splits:
@@ -85,8 +85,11 @@ def score(
             f"protocol {known.name}: subject {who} of {file} is in no list of subjects; name them in the protocol's "
             "`subjects`, or set its `unlisted` to test"
         )
-    test = [split == "test" for split in splits]
-    roles = [known.role(d) if t else "none" for d, t in zip(rows["domain"].to_pylist(), test, strict=True)]
+    domains = rows["domain"].to_pylist()
+    used = set(known.domains or domains)
+    test = [s == "test" and d in used for s, d in zip(splits, domains, strict=True)]
+    splits = [s if t or s != "test" else "unused" for s, t in zip(splits, test, strict=True)]
+    roles = [known.role(d) if t else "none" for d, t in zip(domains, test, strict=True)]
     rows = rows.append_column("split", pa.array(splits)).append_column("role", pa.array(roles))
     systems = [_system(name, rows, vectors, usable, distance) for name in _names(rows, file.stem)]
     run = Run(out)
@@ -101,6 +104,16 @@ def score(
         receipt = Receipt(Evaluate.name, Evaluate.version, KEY, asked, upstream, facts=facts)
         run.commit(receipt, metrics_table(found), files)
     return Scored(out, found.metrics, found.comparisons, facts)
+
+
+def _read_protocol(protocol: str) -> dict[str, Any]:
+    try:
+        return read_protocol(protocol, [SHIPPED / "manifests"])
+    except ConfigError as error:
+        if "no such protocol" not in str(error):
+            raise
+        names = ", ".join([*("sysu-all", "sysu-indoor"), *(n for n in Benchmark.choices() if n != "sysu")])
+        raise ConfigError(f"{error}; benchmarks: {names}") from None
 
 
 def benchmark_of(protocol: str) -> dict[str, Any] | None:

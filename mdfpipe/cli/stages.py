@@ -188,6 +188,9 @@ _stage_verb(
     Example: mdfpipe eval --embeddings vectors.parquet --protocol ijbmdf-vis500-to-ir30 --out scored
 
     Example: mdfpipe eval --embeddings sysu.parquet --protocol sysu-all --data SYSU-MM01 --out scored
+
+    Example: mdfpipe eval --embeddings sysu.parquet --protocol sysu-all --out scored --set
+    tables.recognition.benchmark.galleries=seeded
     """,
     study=Annotated[Path | None, typer.Argument(help="The study, a YAML file of pipelines/.", show_default=False)],
     data=Annotated[Path | None, typer.Option(envvar="MDFPIPE_DATA", help="Folder that holds the data set.")],

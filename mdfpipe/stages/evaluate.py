@@ -18,6 +18,7 @@ from mdfpipe.config import Config, find_file
 from mdfpipe.evaluation import study
 from mdfpipe.evaluation.case import Case, Searched
 from mdfpipe.evaluation.comparing import I64
+from mdfpipe.evaluation.protocols import FILE_ADVICE
 from mdfpipe.evaluation.score_fusion import MOST_PAIRS
 from mdfpipe.evaluation.table import Table
 from mdfpipe.evaluation.templates import F32, Templates
@@ -79,7 +80,7 @@ class Evaluate(Stage):
         """The content of the files that a benchmark reads."""
         benchmarks = {name: table.benchmark for name, table in self.settings.tables.items() if table.benchmark}
         return {
-            f"galleries/{name}/{n}": file_sha256(find_file(file, data, "galleries"))
+            f"galleries/{name}/{n}": file_sha256(find_file(file, data, "galleries", FILE_ADVICE))
             for name, benchmark in benchmarks.items()
             for n, file in enumerate(benchmark.files)
         }

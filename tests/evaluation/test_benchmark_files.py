@@ -96,7 +96,7 @@ def test_refused_files(tmp_path: Path) -> None:
             score(tmp_path / "b.parquet", "sysu-all", tmp_path / "out", seeded)
     with pytest.raises(ConfigError, match=r"galleries 'exp/rand_perm_cam.mat' not found"):
         score(tmp_path / "a.parquet", "sysu-all", tmp_path / "out")
-    with pytest.raises(ConfigError, match="no such protocol"):
+    with pytest.raises(ConfigError, match=r"no such protocol; known: .*; benchmarks: sysu-all, sysu-indoor, llcm_deen"):
         score(tmp_path / "a.parquet", "sysu-outdoor", tmp_path / "out")
 
 

@@ -22,6 +22,7 @@ from mdfpipe.domains import Band, Domain
 from mdfpipe.errors import ProtocolError
 from mdfpipe.evaluation.comparing import I64, Flags, Removal
 
+FILE_ADVICE = "It comes with the data set's evaluation code; without it set the benchmark's galleries to seeded"
 SAME_CAMERA = Removal("same person and camera", "mates")
 
 

@@ -12,7 +12,17 @@ from mdfpipe.config import find_file
 from mdfpipe.domains import Band
 from mdfpipe.errors import ConfigError, ProtocolError, one_line
 from mdfpipe.evaluation.comparing import I64, Array, Removal
-from mdfpipe.evaluation.protocols import Benchmark, Direction, Images, Shelves, Trial, drawn, others, shelved
+from mdfpipe.evaluation.protocols import (
+    FILE_ADVICE,
+    Benchmark,
+    Direction,
+    Images,
+    Shelves,
+    Trial,
+    drawn,
+    others,
+    shelved,
+)
 
 CAMERAS: Final = {Band.VIS: (1, 2, 4, 5), Band.NIR: (3, 6)}
 INDOOR: Final = (1, 2)
@@ -62,7 +72,8 @@ class Sysu(Benchmark):
             raise ProtocolError(f"sysu: no visible image of the cameras {cameras}, nobody is in the gallery")
         shelves = shelved(images, rows)
         if self.galleries == "official":
-            galleries = self._official(images, shelves, find_file(self.permutations, data or Path(), "galleries"))
+            path = find_file(self.permutations, data or Path(), "galleries", FILE_ADVICE)
+            galleries = self._official(images, shelves, path)
         else:
             galleries = [drawn(shelves, cameras, self.shots, trial) for trial in range(self.trials)]
         left_out = others(images, sides[Band.VIS] | sides[Band.NIR])
