@@ -184,7 +184,7 @@ def test_a_lost_or_changed_checkpoint_is_due_again(made: Path, tmp_path: Path) -
         ("systems.tuned.start_from=nobody", "no system 'nobody'"),
         ("systems.visible.start_from=tuned", "starts from itself"),
         ("systems.visible.weights=none.pth", "weights 'none.pth' not found"),
-        ("systems.face.recipe.use=head", "expected one of body, face"),
+        ("systems.face.recipe.use=head", "expected one of body, dfw"),
         ("systems.tuned.recipe.backbone=striped", "belongs to a ViT"),
     ],
 )

@@ -149,7 +149,7 @@ def test_not_ours(tmp_path: Path) -> None:
 
 def test_a_recipe_that_is_no_more(tmp_path: Path) -> None:
     made(recipe={"use": "bodi"}).save(tmp_path / "x.pt")
-    with pytest.raises(ConfigError, match=r"checkpoint of body-finetuned: .*expected one of body, face"):
+    with pytest.raises(ConfigError, match=r"checkpoint of body-finetuned: .*expected one of body, dfw"):
         Checkpoint.load(tmp_path / "x.pt").open_recipe()
 
 
