@@ -44,6 +44,7 @@ def trials(options: argparse.Namespace) -> tuple[dict[str, Times], int, list[str
             query_by_query(vectors, person, cameras, trial.queries, trial.gallery) for trial in direction.trials
         ]
 
+    ours()  # threads are started, and memory is had from the system, once
     times = in_turns(options.rounds, **{OURS: ours, LOOP: loop})
     outcome = found[OURS]
     for name, measured in (("curves", outcome.cmc), ("mAP", outcome.of("map")), ("mINP", outcome.of("minp"))):
