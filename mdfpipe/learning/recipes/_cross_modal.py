@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 Backbone = Literal["resnet50", "resnet18", "resnet18_half"]
 
 IMAGENET = Augment(pad_px=10, erasing=0.5, normalise="imagenet")
-"""Flip, pad by 10 and crop, erasing, and the mean and spread of ImageNet: what the four papers say."""
+"""Flip, pad by 10 and crop, erasing, and the mean and spread of ImageNet (METHODS 0, 4.4 and 5.3)."""
 
 TINY: dict[str, Any] = {
     "image_height_px": 64,
@@ -59,6 +59,13 @@ class CrossModal(Recipe):
     decay_vectors: bool = Field(True, description="weight decay also of biases and of the scales of norms")
     flip_fusion: bool = Field(False, description="embed the mirrored crop, too, and average")
     augment: Augment = Field(default=IMAGENET, description="what is done to training crops")
+
+    @property
+    def features(self) -> int:
+        """D of the embedding: the channels of the last stage."""
+        from mdfpipe.learning.models.trunk import CHANNELS
+
+        return CHANNELS[self.backbone][-1]
 
     def stream_of(self, domains: Sequence[str]) -> list[str]:
         """The stream of each domain; of a network made for no domain in particular, one."""

@@ -115,9 +115,7 @@ class Dfw(CrossModal):
     @property
     def features(self) -> int:
         """D of the embedding: of both branches."""
-        from mdfpipe.learning.models.trunk import CHANNELS
-
-        return CHANNELS[self.backbone][-1] * (2 if self.segmented else 1)
+        return super().features * (2 if self.segmented else 1)
 
     def model(self, classes: int, domains: Sequence[str]) -> nn.Module:
         """SegmentedNet: trunk, weakening, a neck and a classifier for each branch."""

@@ -107,13 +107,6 @@ class DI2L(CrossModal):
             raise ValueError(f"pairs: {self.pairs} changes nothing: the losses need subjects alone; leave it out")
         return self
 
-    @property
-    def features(self) -> int:
-        """D of the embedding."""
-        from mdfpipe.learning.models.trunk import CHANNELS
-
-        return CHANNELS[self.backbone][-1]
-
     def model(self, classes: int, domains: Sequence[str]) -> nn.Module:
         """DI2LModel: backbone, blocks, aggregation, neck, classifier."""
         from mdfpipe.learning.models.di2l import DI2LModel

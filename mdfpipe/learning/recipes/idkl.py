@@ -188,13 +188,6 @@ class Idkl(CrossModal):
             )
         return self
 
-    @property
-    def features(self) -> int:
-        """D of the embedding."""
-        from mdfpipe.learning.models.trunk import CHANNELS
-
-        return CHANNELS[self.backbone][-1]
-
     def model(self, classes: int, domains: Sequence[str]) -> nn.Module:
         """IdklNet. Raises ConfigError where groups of unequally many domains are to be paired by index."""
         from functools import partial

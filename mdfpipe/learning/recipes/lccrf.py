@@ -146,13 +146,6 @@ class Lccrf(CrossModal):
             )
         return self
 
-    @property
-    def features(self) -> int:
-        """D of the embedding."""
-        from mdfpipe.learning.models.trunk import CHANNELS
-
-        return CHANNELS[self.backbone][-1]
-
     def model(self, classes: int, domains: Sequence[str]) -> nn.Module:
         """LccrfNet: streams, shared stages with non-local blocks, neck, classifier. Raises ConfigError."""
         from mdfpipe.learning.models.lccrf import LccrfNet
