@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from typing import Any
 
 from benchmarks.measure import Times, in_turns, profiled
@@ -57,7 +58,8 @@ def trials(options: argparse.Namespace) -> tuple[dict[str, Times], int, list[str
 def _made(queries: int) -> Made:
     """96 people; 301 of person and visible camera, 112 of them indoors, of 22 images each; infrared queries.
 
-    Every other number of a vector is 1 or -1: lengths are 32 and products exact, so that equal means equal, with ties.
+    Vectors differ in their signs alone, and the squares of a row add up to 2 ** 24: lengths and all sums of products
+    are exact, so that equal means equal; some scores are tied.
     """
     import numpy as np
 
@@ -66,11 +68,13 @@ def _made(queries: int) -> Made:
     own = [(f"{person:04d}", camera, f"{person}-{camera}-{n:04d}") for person, camera in shelves for n in range(22)]
     own += [(f"{n % 96:04d}", (3, 6)[n // 96 % 2], f"q-{n:05d}") for n in range(queries)]
     generator = np.random.default_rng(5)
-    people = generator.choice(np.array([-1, 1], np.int8), (96, 1024))
-    kept = np.where(generator.random((len(own), 1024), np.float32) < 0.54, 1, -1).astype(np.int8)
-    vectors = np.zeros((len(own), WIDTH), np.float32)
-    vectors[:, ::2] = kept * people[[int(one[0]) for one in own]]
-    return own, vectors
+    size, rest = generator.integers(1, 154, WIDTH - 8), list[int]()
+    while missing := 2**24 - int((size**2).sum()) - sum(one**2 for one in rest):
+        rest.append(math.isqrt(missing))
+    size = np.concatenate([size, rest, np.zeros(8 - len(rest))]).astype(np.float32)
+    people = generator.choice(np.array([-1, 1], np.int8), (96, WIDTH))
+    kept = np.where(generator.random((len(own), WIDTH), np.float32) < 0.54, 1, -1).astype(np.int8)
+    return own, kept * people[[int(one[0]) for one in own]] * size
 
 
 def query_by_query(vectors: Any, person: Any, camera: Any, queries: Any, gallery: Any) -> tuple[Any, float, float]:
