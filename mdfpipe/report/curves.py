@@ -58,7 +58,10 @@ KINDS: Final = (
 
 @dataclass(frozen=True)
 class Family:
-    """The drawings of one kind of curve in one table. left_out: panels beyond the most that are drawn."""
+    """The drawings of one kind of curve in one table.
+
+    meaning: of lines and bands. left_out: panels beyond the most that are drawn.
+    """
 
     kind: str
     meaning: str
@@ -69,6 +72,8 @@ class Family:
 def families(results: Results, table: str, places: Mapping[str, int]) -> list[Family]:
     """CMC, ROC and DET of a table: a drawing for each pair of domains, a line a system."""
     rows = results.of(results.curves, table)
+    of_trials = results.tables.get(table, {}).get("benchmark")
+    bands = "reach from the least to the greatest trial" if of_trials else "are Wilson's 95 % intervals"
     found = []
     for kind in KINDS:
         own = [row for row in rows if row["curve"] == kind.curve]
@@ -88,7 +93,8 @@ def families(results: Results, table: str, places: Mapping[str, int]) -> list[Fa
                 )
                 for case, of_case in list(cases.items())
             ]
-        found.append(Family(kind.name, kind.meaning, pictures[:MOST_PANELS], max(len(pictures) - MOST_PANELS, 0)))
+        meaning = f"{kind.meaning}; the bands {bands}."
+        found.append(Family(kind.name, meaning, pictures[:MOST_PANELS], max(len(pictures) - MOST_PANELS, 0)))
     return found
 
 

@@ -183,6 +183,8 @@ def test_report_of_a_benchmark(tmp_path: Path) -> None:
     assert "sysu all-search single-shot, seeded galleries, 10 trials" in page
     assert f"± {100 * number['spread']:.1f}" in page
     assert "standard deviation over 10 trials" in page
+    assert "the bands reach from the least to the greatest trial" in page
+    assert "bands are Wilson" not in page
     lines = list(csv.DictReader(next((tmp_path / "page").rglob("*.csv")).read_text().splitlines()))
     row = next(line for line in lines if line["metric"] == "map")
     assert (row["percent"], row["spread"]) == (f"{100 * number['value']:.2f}", f"{100 * number['spread']:.2f}")
