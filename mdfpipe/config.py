@@ -13,7 +13,7 @@ import os
 import pkgutil
 from functools import cache
 from pathlib import Path
-from typing import Any, ClassVar, Self, TypeVar, get_args
+from typing import Any, ClassVar, Self, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import (
@@ -215,14 +215,14 @@ def validate(cls: type[C], settings: dict[str, Any], where: str) -> C:
     try:
         return cls.model_validate(settings)
     except ValidationError as error:
-        problems = [_problem(cls, detail) for detail in error.errors(include_url=False)]
+        problems = [_problem(cls, settings, detail) for detail in error.errors(include_url=False)]
         raise ConfigError(f"{where}: " + "; ".join(dict.fromkeys(problems))) from None
 
 
-def _problem(cls: type[Config], detail: ErrorDetails) -> str:
+def _problem(cls: type[Config], settings: Any, detail: ErrorDetails) -> str:
     where = ".".join(str(part) for part in detail["loc"]) or "settings"
     if detail["type"] == "extra_forbidden":
-        known = _fields_at(cls, detail["loc"][:-1])
+        known = _fields_at(cls, settings, detail["loc"][:-1])
         return f"{where}: unknown setting{_closest(str(detail['loc'][-1]), known)}"
     message = detail["msg"].removeprefix("Value error, ")
     if message[1:2].islower():
@@ -232,15 +232,28 @@ def _problem(cls: type[Config], detail: ErrorDetails) -> str:
     return f"{where}: {message}, got {one_line(repr(detail['input']), 80)}"
 
 
-def _fields_at(cls: type[Config], location: tuple[int | str, ...]) -> list[str]:
+def _fields_at(cls: type[Config], settings: Any, location: tuple[int | str, ...]) -> list[str]:
+    """The names that a section of `settings` may have, of the variant that it names; none where that is not known."""
+    kind: Any = cls
     for part in location:
-        field = cls.model_fields.get(str(part))
-        named = [field.annotation, *get_args(field.annotation)] if field else []
-        inner = next((kind for kind in named if isinstance(kind, type) and issubclass(kind, Config)), None)
-        if inner is None:
+        settings = settings.get(part) if isinstance(settings, dict) else None
+        if get_origin(kind) is dict:
+            kind = _section(get_args(kind)[1])
+        else:
+            field = kind.model_fields.get(str(part))
+            kind = _section(field.annotation) if field else None
+        if isinstance(kind, type) and issubclass(kind, Plugin) and isinstance(settings, dict):
+            kind = kind.variant(settings["use"]) if settings.get("use") in kind.choices() else kind
+        if kind is None:
             return []
-        cls = inner
-    return list(cls.model_fields)
+    return list(getattr(kind, "model_fields", []))
+
+
+def _section(annotation: Any) -> Any:
+    """The section, or the mapping of sections, that a type allows; none where there is none."""
+    if get_origin(annotation) is dict or (isinstance(annotation, type) and issubclass(annotation, Config)):
+        return annotation
+    return next((found for found in map(_section, get_args(annotation)) if found is not None), None)
 
 
 def _closest(name: str, known: list[str]) -> str:
