@@ -12,10 +12,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from mdfpipe.errors import ConfigError
 from mdfpipe.learning.batches import ANCHOR, NEGATIVE, POSITIVE, CropBatch
+from mdfpipe.learning.losses import angular, tuples
+from mdfpipe.learning.losses.cross_distillation import cross_modality_distillation
 from mdfpipe.learning.models.lccrf import LccrfNet
+from mdfpipe.learning.models.pooling import gem
 from mdfpipe.learning.recipes import Progress, Recipe
 from mdfpipe.learning.streams import DomainPairs
 from tests.learning.test_recipes import first_batch
@@ -173,6 +177,105 @@ def test_the_terms_are_sums_over_two_domains(tmp_path: Path) -> None:
     assert found.figures["map_square"][0] == pytest.approx(maps.square().mean().item(), rel=1e-5)
 
 
+def terms_of(**given: Any) -> tuple[dict[str, float], Tensor]:
+    """The terms of made-up features under some settings; V (24, 256)."""
+    recipe = tiny("lccrf", **given)
+    torch.manual_seed(0)
+    model = recipe.model(5, TWO).eval()  # the neck has no look at the batch
+    torch.nn.init.normal_(model.classifier.weight)
+    features = {
+        "z": normal(24, 256).float(),
+        "map": normal(24, 3, 2, 2, seed=1).float(),
+        "compactness": normal(24, seed=2).abs().float(),
+    }
+    found = recipe.losses(model, features, batch_of(walked(4, 2)), NOW)
+    return {name: term.item() for name, term in found.terms.items()}, model.neck(features["z"]).detach()
+
+
+def test_weights_scale_their_terms() -> None:
+    plain, _ = terms_of()
+    given = {"eat": {"weight": 0.5, "compactness_weight": 3.0}, "cmkd": {"weight": 0.25}}
+    scaled, _ = terms_of(**given)
+    factors = {"identity": 1.0, "eat": 0.5, "compactness": 3.0, "cmkd": 0.25}
+    assert scaled == pytest.approx({name: factors[name] * value for name, value in plain.items()}, rel=1e-5)
+
+
+def test_options_reach_their_losses() -> None:
+    """Each form of a term is that of `losses`, which has its scalars in test_tuple_losses.py."""
+    rows = walked(4, 2)
+    batch, pairs = batch_of(rows), DomainPairs.of(TWO, "all")
+    v = terms_of()[1]
+    c, maps = angular.cosines(v), normal(24, 3, 2, 2, seed=1).float()
+    own, whole = (
+        (matches := tuples.matches(batch, pairs, number), tuples.triples(batch, pairs, matches, number))
+        for number in (torch.tensor([row["tuple"] for row in rows]), None)
+    )
+    cases: list[tuple[dict[str, Any], str, Tensor]] = [
+        ({"eat": {"margin": 0.3}}, "eat", angular.enumerate_angular_triplet(c, own[1], margin=0.3)),
+        ({"eat": {"clamp_positive": True}}, "eat", angular.enumerate_angular_triplet(c, own[1], clamp_positive=True)),
+        (
+            {"eat": {"hinge": True, "margin": 0.0}},
+            "eat",
+            angular.enumerate_angular_triplet(c, own[1], hinge=True, margin=0.0),
+        ),
+        (
+            {"eat": {"form": "released", "margin": 0.5}},
+            "eat",
+            angular.exponential_angular_triplet(c, own[1], margin=0.5),
+        ),
+        ({"tuples": "batch"}, "eat", angular.enumerate_angular_triplet(c, whole[1])),
+        (
+            {"eat": {"compactness": "element"}},
+            "compactness",
+            tuples.of_anchors(angular.compactness_of_elements(v), batch, 2),
+        ),
+        (
+            {"eat": {"compactness": "literal"}},
+            "compactness",
+            tuples.of_anchors(angular.compactness_as_printed(v), batch, 2, summed=True),
+        ),
+        ({"cmkd": {"relative": True}}, "cmkd", cross_modality_distillation(maps, own[0], relative=True)),
+        ({"tuples": "batch"}, "cmkd", cross_modality_distillation(maps, whole[0])),
+    ]
+    usual = terms_of()[0]
+    for given, name, wanted in cases:
+        found = terms_of(**given)[0][name]
+        assert found == pytest.approx(wanted.item(), rel=1e-5), given
+        assert found != pytest.approx(usual[name], rel=1e-4), given  # such features tell the forms apart
+
+
+def test_what_the_classifier_is_given() -> None:
+    """V of the anchors; or half of it twice as large, the rest 0, through ELU."""
+    seen: list[Tensor] = []
+    for kind in ("plain", "dropout_elu"):
+        recipe = tiny("lccrf", classifier_input=kind, eat=None, cmkd=None)
+        torch.manual_seed(0)
+        model = recipe.model(5, TWO).eval()
+        model.classifier.register_forward_pre_hook(lambda _, given: seen.append(given[0].detach()))
+        recipe.losses(model, {"z": normal(24, 256).float()}, batch_of(walked(4, 2)), NOW)
+    v, changed = seen
+    assert v.shape == changed.shape == (8, 256)
+    kept = changed != 0
+    assert 0.4 < kept.float().mean() < 0.6
+    torch.testing.assert_close(changed[kept], torch.where(v > 0, 2 * v, torch.exp(2 * v) - 1)[kept])
+
+
+def test_settings_of_the_network_reach_it() -> None:
+    model = tiny("lccrf", non_local={"place": "agw", "inner": "one", "norm": "mean"}).model(0, TWO)
+    assert {(block.norm, block.u.out_channels) for block in model.non_local.values()} == {("mean", 1)}
+    assert {(block.norm, block.u.out_channels) for block in tiny("lccrf").model(0, TWO).non_local.values()} == {
+        ("softmax", 32),
+        ("softmax", 64),
+    }
+    torch.manual_seed(0)
+    images, domain = torch.randn(2, 3, 64, 32), torch.tensor([0, 1])
+    batch = replace(batch_of([{"subject": 0, "domain": d, "source": 0, "role": 0} for d in (0, 1)]), images=images)
+    for of in ("elements", "pooled"):
+        recipe = tiny("lccrf", cmkd={"of": of})
+        m = model.backbone.begin(images, domain)
+        torch.testing.assert_close(recipe.forward(model, batch)["map"], m if of == "elements" else gem(m))
+
+
 @pytest.mark.parametrize("streams", ["vis_ir", "per_domain"])
 def test_distillation_leaves_out_pairs_of_one_stream(streams: str) -> None:
     """Between infrared domains there is nothing to compare where they have one stream."""
@@ -254,6 +357,11 @@ def test_rates_schedule_and_length_are_the_papers(tmp_path: Path) -> None:
     groups = {g.name: (g.rate, g.weight_decay) for g in recipe.parameter_groups(model)}
     assert groups["backbone biases"] == (2.0, 0.0)
     assert groups["backbone matrices"] == groups["backbone vectors"] == groups["head matrices"] == (1.0, None)
+    unlike = tiny("lccrf", backbone_rate=0.5, bias_rate=3.0, bias_decay=None, decay_vectors=False)
+    groups = {g.name: (g.rate, g.weight_decay) for g in unlike.parameter_groups(model)}
+    assert groups["backbone biases"] == (1.5, 0.0)
+    assert groups["backbone vectors"] == (0.5, 0.0)
+    assert groups["head matrices"] == (1.0, None)
     assert type(recipe).distance == "euclidean"
 
 

@@ -109,6 +109,17 @@ class CrossModal(Recipe):
 
     def parameter_groups(self, model: Network) -> list[Group]:
         """Backbone, and the rest."""
+        return self.in_parts(model)
+
+    def in_parts(
+        self, model: Network, backbone: tuple[str, ...] = ("backbone.",), bias_decay: float | None = None
+    ) -> list[Group]:
+        """What learns at the backbone's rate (how its names begin), and the rest. bias_decay: as in `by_part`."""
         return by_part(
-            model, backbone_rate=self.backbone_rate, bias_rate=self.bias_rate, decay_vectors=self.decay_vectors
+            model,
+            backbone_rate=self.backbone_rate,
+            bias_rate=self.bias_rate,
+            decay_vectors=self.decay_vectors,
+            bias_decay=bias_decay,
+            backbone=backbone,
         )

@@ -31,7 +31,7 @@ from pydantic import Field, model_validator
 
 from mdfpipe.config import Config
 from mdfpipe.learning.augment import Augment
-from mdfpipe.learning.recipes import Group, Losses, Network, Progress, by_part
+from mdfpipe.learning.recipes import Group, Losses, Network, Progress
 from mdfpipe.learning.recipes._batches import Batches
 from mdfpipe.learning.recipes._cross_modal import TINY, CrossModal
 from mdfpipe.learning.schedule import Optimiser, Schedule
@@ -166,13 +166,7 @@ class DI2L(CrossModal):
 
     def parameter_groups(self, model: Network) -> list[Group]:
         """Neck and classifier, and all that is before them."""
-        return by_part(
-            model,
-            backbone_rate=self.backbone_rate,
-            bias_rate=self.bias_rate,
-            decay_vectors=self.decay_vectors,
-            backbone=("backbone.", "non_local.", "aggregation."),
-        )
+        return self.in_parts(model, ("backbone.", "non_local.", "aggregation."))
 
 
 def _by_domain(weight: Tensor, batch: CropBatch, domains: Sequence[str]) -> dict[str, tuple[float, float]]:

@@ -179,6 +179,14 @@ class Idkl(CrossModal):
 
     @model_validator(mode="after")
     def _is_sound(self) -> Self:
+        told = self.optimiser.rate, self.schedule.milestones
+        for name, usual in CONFIGURATIONS.items():
+            if name != self.configuration and told == (usual["optimiser"].rate, usual["schedule"].milestones):
+                raise ValueError(
+                    f"configuration {self.configuration}: optimiser.rate {told[0]:g} and schedule.milestones {told[1]} "
+                    f"are those of {name}; leave them out, and instead of a sweep, which gives every setting, name a "
+                    "system for each configuration"
+                )
         if self.specific_identity == "purified" and not self.ip.weight:
             raise ValueError("specific_identity purified: there is no purified feature where ip.weight is 0")
         if self.mdr.weight and self.mdr.pairing == "index" and self.batches.sampler != "domain_aware":

@@ -35,7 +35,7 @@ from pydantic import Field, model_validator
 
 from mdfpipe.config import Config
 from mdfpipe.errors import ConfigError
-from mdfpipe.learning.recipes import Group, Losses, Network, Progress, by_part
+from mdfpipe.learning.recipes import Group, Losses, Network, Progress
 from mdfpipe.learning.recipes._batches import Batches
 from mdfpipe.learning.recipes._cross_modal import TINY, CrossModal
 from mdfpipe.learning.schedule import Optimiser, Schedule
@@ -290,14 +290,7 @@ class Lccrf(CrossModal):
 
     def parameter_groups(self, model: Network) -> list[Group]:
         """Neck and classifier, and all that is before them; biases by themselves."""
-        return by_part(
-            model,
-            backbone_rate=self.backbone_rate,
-            bias_rate=self.bias_rate,
-            decay_vectors=self.decay_vectors,
-            bias_decay=self.bias_decay,
-            backbone=("backbone.", "non_local."),
-        )
+        return self.in_parts(model, ("backbone.", "non_local."), self.bias_decay)
 
 
 def _walked(domains: Sequence[str]) -> list[str]:
