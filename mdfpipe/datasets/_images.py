@@ -25,6 +25,7 @@ from mdfpipe.datasets import Anomaly, Dataset, Listing, VideoEntry
 from mdfpipe.datasets._layout import check_root
 from mdfpipe.domains import Band, Domain
 from mdfpipe.errors import DataError, one_line
+from mdfpipe.store.matlab import read_matlab
 from mdfpipe.store.naming import IMAGE_SUFFIXES, inside, safe_relative
 from mdfpipe.store.tables import IMAGES
 
@@ -32,7 +33,7 @@ from mdfpipe.store.tables import IMAGES
 class ImageAnomaly(StrEnum):
     """What can be unusual about a benchmark's files. A closed set; the comment says what becomes of the file."""
 
-    NOT_AN_IMAGE = "not_an_image"  # a file with another suffix: left out
+    NOT_AN_IMAGE = "not_an_image"  # a file with another suffix, a pipe, a link to nothing: left out
     MISPLACED = "misplaced"  # where the layout has no image, or its name does not say whose it is: left out
     UNUSABLE_NAME = "unusable_name"  # a path that could not be written down: left out
     JUNK = "junk"  # a detection of nobody, subject -1: left out, as in the published evaluation
@@ -134,6 +135,8 @@ class Gathering:
                     self.note(ImageAnomaly.MISPLACED, f"{path} is a folder, where images are expected")
             elif not is_image:
                 self.note(ImageAnomaly.NOT_AN_IMAGE, path)
+            elif not entry.is_file():  # reading a pipe would wait for ever
+                self.note(ImageAnomaly.NOT_AN_IMAGE, f"{path} is a pipe, a device, or a link to nothing")
             elif depth:
                 self.note(ImageAnomaly.MISPLACED, f"{path} lies {depth} folders too high")
             else:
@@ -211,46 +214,45 @@ def read_ids(root: Path, name: str) -> list[int]:
         values = read_mat(root, name)
         if len(values) != 1:
             raise DataError(f"{name}: expected one list of identities, found {', '.join(values) or 'none'}")
-        found = next(iter(values.values())).ravel().tolist()
+        words = [(name, str(one)) for one in next(iter(values.values())).ravel().tolist()]
     else:
-        words = [word for word in re.split(r"[,\s]+", _text(root, name)) if word]
-        wrong = next((word for word in words if not re.fullmatch(r"[0-9]{1,9}", word)), None)
-        if wrong is not None:
-            raise DataError(f"{name}: expected identities, numbers between commas, got '{one_line(wrong, 40)}'")
-        found = [int(word) for word in words]
-    if not found:
+        lines = enumerate(_text(root, name).splitlines(), start=1)
+        words = [(f"{name} line {n}", word) for n, line in lines for word in re.split(r"[,\s]+", line) if word]
+    for where, word in words:
+        if not re.fullmatch(r"[0-9]{1,9}", word):
+            raise DataError(f"{where}: expected identities, numbers between commas, got '{one_line(word, 40)}'")
+    if not words:
         raise DataError(f"{name}: expected identities, numbers between commas, found none")
-    return found
+    return [int(word) for _, word in words]
 
 
 def read_mat(root: Path, name: str) -> dict[str, NDArray[Any]]:
     """The arrays of whole numbers in a MATLAB file up to version 7, by name. Raises DataError."""
-    from scipy.io import loadmat
-
-    try:
-        values = loadmat(str(inside(root, name, "index file")))
-    except DataError:
-        raise
-    except Exception as error:  # the parser answers damage with whatever it stumbles over
-        raise DataError(f"{name}: cannot be read as a MATLAB file: {one_line(error, 120)}") from None
-    arrays = {key: value for key, value in values.items() if not key.startswith("__")}
-    return {k: v.astype(np.int64) for k, v in arrays.items() if np.issubdtype(v.dtype, np.number) and _is_whole(v)}
+    arrays = read_matlab(inside(root, name, "index file"), name)
+    return {key: values.astype(np.int64) for key, values in arrays.items() if _is_whole(values)}
 
 
 def _is_whole(values: NDArray[Any]) -> bool:
-    return bool(np.isfinite(values).all() and (values == np.floor(values)).all())
+    """Whether they are whole numbers that int64 holds."""
+    return bool(values.dtype != object and (np.abs(values) < 2.0**53).all() and (values == np.floor(values)).all())
 
 
 def read_list(root: Path, name: str) -> dict[str, str]:
-    """Path -> label of an index file with lines of `PATH LABEL`. Raises DataError for a path that leads elsewhere."""
+    """Path -> label of an index file with lines of `PATH LABEL`; the path's last folder says who it is.
+
+    Raises DataError for a path that leads elsewhere, or lies in no folder.
+    """
     found: dict[str, str] = {}
     for number, line in enumerate(_text(root, name).splitlines(), start=1):
         if not line.strip():
             continue
         path, _, label = line.strip().rpartition(" ")
+        where = f"{name} line {number}"
         if not path or not re.fullmatch(r"[0-9]{1,9}", label):
-            raise DataError(f"{name} line {number}: expected a path and a label, got '{one_line(line, 80)}'")
-        found[safe_relative(path.strip(), f"{name} line {number}")] = label
+            raise DataError(f"{where}: expected a path and a label, got '{one_line(line, 80)}'")
+        if safe_relative(path.strip(), where).count("/") < 2:
+            raise DataError(f"{where}: expected a path such as FOLDER/ID/NAME.jpg, got '{one_line(line, 80)}'")
+        found[path.strip()] = label
     if not found:
         raise DataError(f"{name}: expected lines of a path and a label, found none")
     return found

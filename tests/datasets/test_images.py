@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from mdfpipe.datasets import Dataset, Listing
@@ -295,6 +297,67 @@ def test_a_damaged_matrix_is_one_line(tmp_path: Path) -> None:
         with pytest.raises(DataError, match=r"^exp/train_id.mat: ") as caught:
             read(tmp_path, "sysu")
         assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    ("use", "name", "content", "line"),
+    [
+        ("sysu", "exp/test_id.txt", "7,8\n9,1o\n", "exp/test_id.txt line 2: expected identities.*got '1o'"),
+        ("llcm", "idx/test_id.txt", "5\n-3", "idx/test_id.txt line 2: expected identities.*got '-3'"),
+        (
+            "llcm",
+            "idx/train_nir.txt",
+            "nir/0001/a_c01_x.jpg 0\nb.jpg 1\n",
+            "idx/train_nir.txt line 2: .*FOLDER/ID/NAME",
+        ),
+        ("regdb", "idx/train_thermal_1.txt", "Thermal/a.bmp 0\n", "idx/train_thermal_1.txt line 1: .*FOLDER/ID/NAME"),
+        ("regdb", "idx/test_visible_1.txt", "Visible/1/a.bmp 0\n\nVisible\\1\\a.bmp 1", "line 3: .*holds a backslash"),
+        ("llcm", "idx/train_vis.txt", "vis/0001/a_c01_x.jpg 0\nvis/../../a/x.jpg 1", "line 2: .*climbs out"),
+    ],
+)
+def test_a_wrong_line_of_an_index_file_is_named(tmp_path: Path, use: str, name: str, content: str, line: str) -> None:
+    MAKERS[use](tmp_path)
+    (tmp_path / name).write_text(content)
+    with pytest.raises(DataError, match=line) as caught:
+        read(tmp_path, use)
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("use", INDEX)
+def test_an_index_file_of_another_system_reads_the_same(tmp_path: Path, use: str) -> None:
+    """Windows' ends of lines, and its mark at the beginning."""
+    MAKERS[use](tmp_path)
+    before = read(tmp_path, use)
+    place = tmp_path / INDEX[use]
+    place.write_bytes(b"\xef\xbb\xbf" + place.read_bytes().replace(b"\n", b"\r\n"))
+    after = read(tmp_path, use)
+    assert (units(after), after.galleries, after.anomalies) == (units(before), before.galleries, before.anomalies)
+
+
+@pytest.mark.parametrize("values", [1j, 1e300, -3, 2**63, 1.5, np.nan])
+def test_identities_of_a_matrix_that_are_none_are_refused(tmp_path: Path, values: complex) -> None:
+    from scipy.io import savemat
+
+    made.write_sysu(tmp_path, lists="mat")
+    savemat(tmp_path / "exp/test_id.mat", {"id": np.array([[values, 7]])})
+    with pytest.raises(DataError, match=r"^exp/test_id.mat: expected (one list of identities|identities, numbers)"):
+        read(tmp_path, "sysu")
+
+
+@pytest.mark.parametrize("use", MAKERS)
+@pytest.mark.parametrize("spoil", [os.mkfifo, lambda path: path.symlink_to("gone")])
+def test_a_pipe_and_a_link_to_nothing_are_no_images(tmp_path: Path, use: str, spoil: Callable[[Path], None]) -> None:
+    """Reading a pipe would wait for ever, and one dangling link would fail its whole unit."""
+    MAKERS[use](tmp_path)
+    whole = sum(told[3] for told in units(read(tmp_path, use)).values())
+    folder = tmp_path / {"sysu": "cam1", "regdb": "Visible", "llcm": "vis", "market": "query"}[use]
+    image = min(path for path in folder.rglob("*") if path.suffix in (".jpg", ".bmp"))
+    image.unlink()
+    spoil(image)
+    found = read(tmp_path, use)
+    assert sum(told[3] for told in units(found).values()) == whole - 1
+    example = f"{image.relative_to(tmp_path).as_posix()} is a pipe, a device, or a link to nothing"
+    assert unusual(found)["not_an_image"] == (1, example)
 
 
 @pytest.mark.parametrize(("use", "link"), [("sysu", "cam1/0001"), ("market", "query"), ("llcm", "idx/test_id.txt")])

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 import numpy as np
 from pydantic import Field
 
 from mdfpipe.config import find_file
 from mdfpipe.domains import Band
-from mdfpipe.errors import ConfigError, ProtocolError, one_line
+from mdfpipe.errors import ConfigError, DataError, ProtocolError
 from mdfpipe.evaluation.comparing import I64, Array, Removal
 from mdfpipe.evaluation.protocols import (
     FILE_ADVICE,
@@ -23,6 +24,7 @@ from mdfpipe.evaluation.protocols import (
     others,
     shelved,
 )
+from mdfpipe.store.matlab import read_matlab
 
 CAMERAS: Final = {Band.VIS: (1, 2, 4, 5), Band.NIR: (3, 6)}
 INDOOR: Final = (1, 2)
@@ -94,22 +96,28 @@ class Sysu(Benchmark):
                     f"{there}; the official galleries need the whole data set, `galleries: seeded` draws from what "
                     "there is"
                 )
+            if not (np.sort(order, axis=1) == np.arange(1, len(files) + 1)).all():
+                raise ConfigError(f"{path}: subject {name}, camera {camera}: expected each image once in a permutation")
             found.append(np.array(files)[order[: self.trials, : self.shots].astype(np.int64) - 1])
         return list(np.concatenate(found, axis=1))
 
 
 def read_permutations(path: Path) -> dict[tuple[int, int], Array]:
     """(camera, identity) -> (trials, images) places of images, from 1, of `rand_perm_cam.mat`. Raises ConfigError."""
-    from scipy.io import loadmat
-    from scipy.io.matlab import MatReadError
-
-    found: dict[tuple[int, int], Array] = {}
     try:
-        cells: Any = loadmat(path)["rand_perm_cam"]
-        for camera, cell in enumerate(cells.ravel(), start=1):
-            for identity, order in enumerate(cell.ravel(), start=1):
-                if order.size:
-                    found[camera, identity] = order
-    except (OSError, KeyError, ValueError, AttributeError, NotImplementedError, MatReadError) as error:
-        raise ConfigError(f"{path}: expected the published rand_perm_cam.mat: {one_line(error)}") from None
+        cells = read_matlab(path, "expected the published rand_perm_cam.mat").get("rand_perm_cam")
+    except DataError as error:
+        raise ConfigError(f"{path}: {error}") from None
+    found = {
+        (camera, identity): order
+        for camera, cell in enumerate(_cells(cells), start=1)
+        for identity, order in enumerate(_cells(cell), start=1)
+        if order is not None and order.size and order.dtype != object
+    }
+    if not found:
+        raise ConfigError(f"{path}: expected the published rand_perm_cam.mat, found no cells of permutations in it")
     return found
+
+
+def _cells(values: Array | None) -> Iterable[Array | None]:
+    return values.ravel(order="F") if values is not None and values.dtype == object else ()
