@@ -84,14 +84,15 @@ class Dfw(CrossModal):
 
     only_embedding: ClassVar[tuple[str, ...]] = ("test_feature", "flip_fusion")
 
-    image_height_px: int = Field(288, ge=16, le=2048, description="height of the network's input")
-    image_width_px: int = Field(144, ge=16, le=2048, description="width of the network's input")
+    image_height_px: int = Field(288, ge=16, le=2048, description="height of the network's input (ours)")
+    image_width_px: int = Field(144, ge=16, le=2048, description="width of the network's input (ours)")
     optimiser: Optimiser = Field(
-        default=Optimiser(rate=0.1, weight_decay=5e-4), description="what follows the gradient"
+        default=Optimiser(rate=0.1, weight_decay=5e-4),
+        description="what follows the gradient (momentum and weight decay: ours)",
     )
     schedule: Schedule = Field(
         default=Schedule(length=60, shape="steps", warm_up=10, warm_up_from=0.1, milestones=[20, 50]),
-        description="how long, and at which rate when",
+        description="how long, and at which rate when (ours, but for the length)",
     )
     augment: Augment = Field(
         default=IMAGENET.model_copy(update={"pad_px": 13}), description="what is done to training crops"

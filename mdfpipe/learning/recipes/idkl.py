@@ -14,10 +14,10 @@ instead of sums, over distributions instead of logits; column i is left out of a
 17-19 are the purified ones. The masks of eq. 8 pool by GeM: of an instance-normalised map the average is 0. Ours, for
 the paper does not say: the depths of the adversaries (behind stage 3, stage 4 and the neck), their size, the strength
 of the reversal, the margin, the temperature, GeM's power, a BN neck of its own for the raw f_sp (behind which both
-entropies of eq. 10 are taken), detached references in eq. 10 and 11, unit length in eq. 11. In a batch of unequally
-many images of each domain, adversaries weigh domains alike. What has no counterpart under `mdr.pairing: index` (a crop
-whose pair does not decode, or one of a further manifest) is left out of MDR; `mdr_paired` of the log is the share that
-is not.
+entropies of eq. 10 are taken), detached references in eq. 10 and 11, unit length in eq. 11; flip, a border of 10 pixels
+to crop from, erasing. In a batch of unequally many images of each domain, adversaries weigh domains alike. What has no
+counterpart under `mdr.pairing: index` (a crop whose pair does not decode, or one of a further manifest) is left out of
+MDR; `mdr_paired` of the log is the share that is not.
 
 The paper's rate (3e-5, by 0.1 at 60 and 100) comes without a number of epochs and without a weight decay; 160 and 5e-3
 are the released code's. `configuration: released` takes its rate and milestones (3.5e-4, 55 and 95), which METHODS 5.3
@@ -147,7 +147,7 @@ class Idkl(CrossModal):
     batches: Batches = Field(default=Batches(subjects=12, crops=5), description="how batches are drawn")
     optimiser: Optimiser = Field(default=CONFIGURATIONS["paper"]["optimiser"], description="what follows the gradient")
     schedule: Schedule = Field(
-        default=CONFIGURATIONS["paper"]["schedule"], description="how long, and at which rate when (length: ours)"
+        default=CONFIGURATIONS["paper"]["schedule"], description="how long, and at which rate when (length: released)"
     )
     power: float = Field(3.0, ge=1, description="of GeM (ours)")
     margin: float | Literal["soft"] = Field(0.3, description="of the triplet terms, or soft (ours)")

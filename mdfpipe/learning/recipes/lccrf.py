@@ -17,8 +17,9 @@ crops to agree pixel by pixel, and `cmkd.relative` divides by the mean of M^2 (b
 the code trains with: two of the four terms, a hinge, the exponential of the mean. The paper does not say what remains
 without the angular loss; here the compactness term goes with it, and the identity loss (and distillation) stay. Where
 the non-local blocks stand is not said: two, after stages 2 and 3 (ours); `non_local: {place: agw, inner: one, norm:
-mean}` is the code's. `classifier_input: dropout_elu` is the code's, too. Angular and identity losses look at V after
-the neck, as in the code, and so do warm-up, weight decay, the rate of biases and the walk over all visible images as
+mean}` is the code's. `classifier_input: dropout_elu` is the code's, too. Where the paper says nothing, these are the
+code's: images of 384x128, flip, a border of 10 pixels to crop from, GeM of power 3, V after the neck for angular and
+identity losses, how long the warm-up is, weight decay, the rate of biases, and the walk over all visible images as
 anchors. A tuple is of a subject with crops in every domain; those that lack one give negatives only, unless `tuples:
 batch` (ours), which takes all positives and negatives of a batch, and draws by `batches.sampler: random` where that is
 asked for. At test V is compared by Euclidean distance and not brought to unit length (`normalise: true` does). For more
@@ -118,7 +119,8 @@ class Lccrf(CrossModal):
     bias_rate: float = Field(2.0, gt=0, description="rate of biases, times the others' (released)")
     bias_decay: float | None = Field(0.0, ge=0, description="weight decay of biases (released); null: as the others'")
     optimiser: Optimiser = Field(
-        default=Optimiser(method="adam", rate=3e-4, weight_decay=5e-4), description="what follows the gradient"
+        default=Optimiser(method="adam", rate=3e-4, weight_decay=5e-4),
+        description="what follows the gradient (weight decay: released)",
     )
     schedule: Schedule = Field(
         default=Schedule(
