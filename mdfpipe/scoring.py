@@ -26,12 +26,12 @@ from mdfpipe.store.hashing import file_sha256
 from mdfpipe.store.run import Receipt, Run, fingerprint
 
 NEEDED = ("subject_id", "domain")
-DEFAULTS: dict[str, Any] = {
-    "modality": "body",
-    "template_id": None,
-    "session_id": None,
-    "frame": 0,
-    "box_height_px": None,
+DEFAULTS: dict[str, tuple[Any, pa.DataType]] = {
+    "modality": ("body", pa.string()),
+    "template_id": (None, pa.string()),
+    "session_id": (None, pa.string()),
+    "frame": (0, pa.int64()),
+    "box_height_px": (None, pa.float64()),
 }
 
 
@@ -64,14 +64,10 @@ def score(
     row is a video of its own), modality, template_id, session_id, frame, system (several in one file). settings:
     NAME=VALUE of tables, such as tables.recognition.pooling=media_mean. Raises ConfigError, DataError, ProtocolError.
     """
-    asked: dict[str, Any] = {}
+    benchmark = benchmark_of(protocol)
+    asked: dict[str, Any] = {} if benchmark is None else {"tables": {"recognition": {"benchmark": benchmark}}}
     for assignment in settings or []:
         set_dotted(asked, assignment)
-    benchmark = benchmark_of(protocol)
-    if benchmark is not None:
-        asked = {"tables": {"recognition": {"benchmark": benchmark}}}
-        for assignment in settings or []:
-            set_dotted(asked, assignment)
     tables = validate(Tables, asked, "--set")
     if benchmark is not None:
         known = Protocol(name=protocol, unlisted="test")
@@ -135,16 +131,10 @@ def read_vectors(file: Path, *, images: bool = False) -> tuple[pa.Table, F32, B8
     if not file.is_file():
         raise DataError(f"{file}: expected a Parquet or NPZ file of vectors, found no such file")
     try:
-        if file.suffix == ".npz":
-            with np.load(file, allow_pickle=False) as held:
-                columns = {name: held[name] for name in held.files}
-            vectors = columns.pop("vector", np.zeros(0))
-            usable = np.ones(len(vectors), bool)
-            table = pa.table({name: pa.array(values.tolist()) for name, values in columns.items()})
-        else:
-            table = pq.read_table(file)
-            vectors, usable = _stacked(table, file, images)
-    except (OSError, ValueError, KeyError, pa.ArrowInvalid) as error:
+        table, vectors, usable = _opened(file, images)
+    except DataError:
+        raise
+    except Exception as error:  # the parsers answer damage with whatever they stumble over
         raise DataError(f"{file}: expected a Parquet or NPZ file of vectors: {one_line(error)}") from None
     missing = [name for name in NEEDED if name not in table.column_names]
     if missing or vectors.ndim != 2 or len(vectors) != table.num_rows:
@@ -152,60 +142,118 @@ def read_vectors(file: Path, *, images: bool = False) -> tuple[pa.Table, F32, B8
             f"{file}: expected {', '.join(NEEDED)} and vector (N, D), a row each; got "
             f"{', '.join(table.column_names)} and vector {vectors.shape}"
         )
+    if vectors.dtype.kind not in "fiu":
+        raise DataError(f"{file}: vector: expected real numbers, got {vectors.dtype}")
+    with np.errstate(over="ignore"):
+        vectors = vectors.astype(np.float32)
     if not np.isfinite(vectors).all():
         at = int(np.flatnonzero(~np.isfinite(vectors).all(axis=1))[0])
-        raise DataError(f"{file}: row {at}: expected numbers, got NaN or infinity; embed it again")
+        raise DataError(f"{file}: row {at}: expected numbers that float32 holds, got NaN or infinity; embed it again")
     zero = usable & ~vectors.any(axis=1)
     if zero.any():
         at = int(np.flatnonzero(zero)[0])
         raise DataError(f"{file}: row {at}: the vector is zero and has no direction; leave it out, or embed it again")
     count = table.num_rows
-    made = {name: table[name].cast(pa.string()) for name in NEEDED}
-    made["domain"] = pa.chunked_array([[str(Domain.parse(name)) for name in made["domain"].to_pylist()]])
+    if not count:
+        raise DataError(f"{file}: expected a row a vector, found no row")
+    made = {name: _named(table, name, file) for name in NEEDED}
+    made["domain"] = _domains(made["domain"].to_pylist(), file)
     made["crop_id"] = pa.chunked_array([[f"{n:09d}" for n in range(count)]])
     if images:
         made |= _of_images(table, file)
-    made["video_id"] = table["video_id"].cast(pa.string()) if "video_id" in table.column_names else made["crop_id"]
-    for name, default in DEFAULTS.items():
+    there = "video_id" in table.column_names
+    made["video_id"] = _column(table, "video_id", pa.string(), file) if there else made["crop_id"]
+    for name, (default, kind) in DEFAULTS.items():
         there = name in table.column_names
-        made[name] = table[name] if there else pa.chunked_array([pa.array([default] * count)])
-    if "system" in table.column_names:
-        made["system"] = table["system"].cast(pa.string())
-    return pa.table(made), vectors.astype(np.float32), usable
+        made[name] = (
+            _column(table, name, kind, file) if there else pa.chunked_array([pa.array([default] * count, kind)])
+        )
+    made |= {name: _named(table, name, file) for name in ("modality", "system") if name in table.column_names}
+    return pa.table(made), vectors, usable
+
+
+def _opened(file: Path, may_lack: bool) -> tuple[pa.Table, np.ndarray[Any, Any], B8]:
+    """The columns of a file, its vectors as they are, and which rows have one."""
+    if file.suffix != ".npz":
+        table = pq.read_table(file)
+        return table, *_stacked(table, file, may_lack)
+    with file.open("rb") as stream, np.load(stream, allow_pickle=False) as held:  # which leaves a damaged file open
+        columns = {name: np.atleast_1d(held[name]) for name in held.files}
+    vectors = columns.pop("vector", np.zeros(0))
+    return (
+        pa.table({name: pa.array(each.tolist()) for name, each in columns.items()}),
+        vectors,
+        np.ones(len(vectors), bool),
+    )
+
+
+def _column(table: pa.Table, name: str, kind: pa.DataType, file: Path) -> pa.ChunkedArray:
+    """A column as values of a kind. Raises DataError."""
+    try:
+        return table[name].cast(kind)
+    except pa.ArrowException:
+        raise DataError(f"{file}: column {name}: expected {kind}, got {table[name].type}") from None
+
+
+def _named(table: pa.Table, name: str, file: Path) -> pa.ChunkedArray:
+    """A column of names, one in every row. Raises DataError."""
+    column = _column(table, name, pa.string(), file)
+    without = pc.index(pc.fill_null(pc.equal(column, ""), True), True).as_py()
+    if without >= 0:
+        raise DataError(f"{file}: row {without} has no {name}; leave the row out, or say it")
+    return column
+
+
+def _domains(names: list[str], file: Path) -> pa.ChunkedArray:
+    """The domains as they are written elsewhere. Raises DataError."""
+    known: dict[str, str] = {}
+    for row, name in enumerate(names):
+        if name not in known:
+            try:
+                known[name] = str(Domain.parse(name))
+            except DataError as error:
+                raise DataError(f"{file}: row {row}: {error}") from None
+    return pa.chunked_array([[known[name] for name in names]])
 
 
 def _of_images(table: pa.Table, file: Path) -> dict[str, Any]:
-    """crop_id, camera_id and session_id of a file of images."""
+    """crop_id and camera_id of a file of images."""
     named = next((name for name in ("file", "crop_id") if name in table.column_names), None)
     if named is None:
         raise DataError(
             f"{file}: a benchmark needs the path of each image, as a column file or crop_id: in what order images are "
             f"listed decides which are drawn; got {', '.join(table.column_names)}"
         )
-    keys = [table[name].to_pylist() for name in ("system", named) if name in table.column_names]
-    if len(set(zip(*keys, strict=True))) < table.num_rows:
-        raise DataError(f"{file}: expected each {named} once a system, got one twice")
-    made = {"crop_id": table[named].cast(pa.string())}
-    for name in ("camera_id", "session_id"):
-        if name in table.column_names:
-            made[name] = table[name].cast(pa.string())
+    keys = {name: _named(table, name, file) for name in ("system", named) if name in table.column_names}
+    seen: set[tuple[str, ...]] = set()
+    for row, key in enumerate(zip(*(names.to_pylist() for names in keys.values()), strict=True)):
+        if key in seen:
+            raise DataError(f"{file}: row {row}: expected each {named} once a system, got {key[-1]!r:.80} twice")
+        seen.add(key)
+    made = {"crop_id": keys[named]}
+    if "camera_id" in table.column_names:
+        made["camera_id"] = _column(table, "camera_id", pa.string(), file)
     return made
 
 
-def _stacked(table: pa.Table, file: Path, may_lack: bool) -> tuple[F32, B8]:
+def _stacked(table: pa.Table, file: Path, may_lack: bool) -> tuple[np.ndarray[Any, Any], B8]:
     if "vector" not in table.column_names:
         raise DataError(f"{file}: expected a column vector, got {', '.join(table.column_names)}")
     column = table["vector"].combine_chunks()
+    if not isinstance(column, pa.ListArray | pa.LargeListArray | pa.FixedSizeListArray):
+        raise DataError(f"{file}: column vector: expected a list of numbers in each row, got {column.type}")
     usable = column.is_valid().to_numpy(zero_copy_only=False)
     if column.null_count and not may_lack:
         at = int(np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False))[0])
         raise DataError(f"{file}: row {at} has no vector; leave the row out")
     column = column.drop_null()
+    if not len(column):
+        raise DataError(f"{file}: expected vectors, no row of {table.num_rows} has one")
     lengths = set(pc.list_value_length(column).unique().to_pylist())
     if len(lengths) != 1:
         raise DataError(f"{file}: expected vectors of one width, got {sorted(lengths)[:4]}")
-    there = np.asarray(column.flatten().to_numpy(zero_copy_only=False), np.float32).reshape(len(column), -1)
-    vectors = np.zeros((len(usable), there.shape[1]), np.float32)
+    there = column.flatten().to_numpy(zero_copy_only=False).reshape(len(column), -1)
+    vectors = np.zeros((len(usable), there.shape[1]), there.dtype)
     vectors[usable] = there
     return vectors, usable
 

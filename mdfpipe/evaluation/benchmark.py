@@ -154,6 +154,12 @@ class _Run:
         )
 
     def _placing(self, trial: Trial) -> Placing:
+        people = self.images.subject[trial.gallery]
+        if (people == people[:1]).all():
+            raise ProtocolError(
+                f"{self.benchmark.label}: expected two people or more in the gallery, got "
+                f"{people[0] if len(people) else 'nobody'} alone: any answer is right"
+            )
         gallery, queries = (
             (self.images.person[rows], self.images.camera[rows]) for rows in (trial.gallery, trial.queries)
         )

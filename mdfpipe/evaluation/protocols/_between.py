@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 
 from mdfpipe.domains import Band
+from mdfpipe.errors import ProtocolError
 from mdfpipe.evaluation.comparing import I64
 from mdfpipe.evaluation.protocols import Direction, Images, Trial, drawn, others, shelved
 
-VIS_CAMERAS, NIR_CAMERAS = range(1, 10), (1, 2, 4, 5, 6, 7, 8, 9)
+VIS_CAMERAS, NIR_CAMERAS = tuple(range(1, 10)), (1, 2, 4, 5, 6, 7, 8, 9)
 """Of LLCM's test tree, in the order that its galleries are drawn in."""
+CAMERAS = {Band.VIS: VIS_CAMERAS, Band.NIR: NIR_CAMERAS}
 
 Drawing = Callable[[I64, I64, Iterable[int]], Sequence[Trial]]
 """Queries' rows, gallery's rows and the gallery's cameras -> the trials."""
@@ -28,8 +30,13 @@ def both_ways(images: Images, infrared: Band, name: str, trials: Drawing) -> lis
 
 
 def llcm_cameras(images: Images, name: str) -> None:
-    """Raise ProtocolError where a row has no camera."""
-    images.need_cameras((images.band == Band.VIS) | (images.band == Band.NIR), name)
+    """Raise ProtocolError where a row has no camera, or one that LLCM has not: its images would never be drawn."""
+    sides = {band: images.band == band for band in CAMERAS}
+    images.need_cameras(sides[Band.VIS] | sides[Band.NIR], name)
+    for band, which in sides.items():
+        wrong = sorted(set(images.camera[which].tolist()) - set(CAMERAS[band]))
+        if wrong:
+            raise ProtocolError(f"{name}: camera {wrong[0]} has {band} rows; expected cameras {CAMERAS[band]} only")
 
 
 def one_shot(images: Images, rows: I64, cameras: Iterable[int], trials: int) -> list[I64]:
