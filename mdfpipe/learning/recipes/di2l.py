@@ -13,9 +13,10 @@ under learned gates. Ours, where the paper says nothing: three parts, u and v of
 root (`scaled: false`: as printed), no bias in u, v, z; stage 0 as what each stream has for itself, GeM of power 3,
 weight decay, momentum, warm-up and ten times the rate for neck and classifier (all as CAJ has them); a border of 10
 pixels to crop from, which is `pad_px: 13` at 384 rows; erasing with noise; the feature after the neck and its cosine
-at test. A crop is cropped with probability 0.5 (`augment.uncropped`), as printed. The auxiliary image takes its channel
-before normalisation (`augment.auxiliary_last`: CAJ's after); CAJ's grey one, and its operation on infrared images, are
-not here. The non-local blocks are two, after stages 2 and 3; `non_local: {inner: one, norm: mean}` is what AGW's
+at test; a subject's images of a domain of different videos or cameras as far as there are, where the paper samples.
+A crop is cropped with probability 0.5 (`augment.uncropped`), as printed. The auxiliary image takes its channel before
+normalisation (`augment.auxiliary_last`: CAJ's after); CAJ's grey one, and its operation on infrared images, are not
+here. The non-local blocks are two, after stages 2 and 3; `non_local: {inner: one, norm: mean}` is what AGW's
 released code computes in each of its five. "No additional learnable parameters" is not so: the parts have 6.3 million.
 The running text has other numbers than the tables, which are taken. For more than two domains: a stream each or as
 `streams` says, auxiliary images of every visible domain, further visible-only manifests included, in the stream of

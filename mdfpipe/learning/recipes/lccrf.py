@@ -20,7 +20,8 @@ the non-local blocks stand is not said: two, after stages 2 and 3 (ours); `non_l
 mean}` is the code's. `classifier_input: dropout_elu` is the code's, too. Where the paper says nothing, these are the
 code's: images of 384x128, flip, a border of 10 pixels to crop from, GeM of power 3, V after the neck for angular and
 identity losses, how long the warm-up is, weight decay, the rate of biases, and the walk over all visible images as
-anchors. A tuple is of a subject with crops in every domain; those that lack one give negatives only, unless `tuples:
+anchors. A tuple is of a subject with crops in every domain, its positive of another video or camera than its anchor
+where there is one (ours: the paper draws at random); subjects that lack a domain give negatives only, unless `tuples:
 batch` (ours), which takes all positives and negatives of a batch, and draws by `batches.sampler: random` where that is
 asked for. At test V is compared by Euclidean distance and not brought to unit length (`normalise: true` does). For more
 domains: means over ordered pairs, times two (METHODS 4.6); distillation leaves out pairs that share a stream. Crops of
