@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "bench.py"
-NAMES = {"crop", "detect", "embed", "eval", "help", "label", "memory", "noop", "train"}
+NAMES = {"crop", "detect", "embed", "eval", "help", "label", "memory", "noop", "step", "train"}
 
 
 def bench(*arguments: str) -> Any:
@@ -63,6 +63,15 @@ def test_detect_measures_yolo_against_ultralytics():
     assert same == (1, True)
     rows = {what: value for what, value, _ in report["rows"]}
     assert rows["1 thread: boxes a frame"] >= 1
+    assert all(value > 0 for value in rows.values())
+
+
+def test_step_measures_every_recipe():
+    done = bench("step", "--small", "--rounds", "1", "--threads", "1", "--recipe", "face", "lccrf", "--json")
+    assert done.returncode == 0, done.stderr
+    rows = {what: value for what, value, _ in json.loads(done.stdout)["rows"]}
+    # tiny recipes: 16 faces; 2 tuples, an anchor, a positive and a negative of each of two domains
+    assert {"face, 32x32: a step of 16 images", "lccrf, 64x32: a step of 12 images"} < rows.keys()
     assert all(value > 0 for value in rows.values())
 
 

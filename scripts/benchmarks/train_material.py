@@ -33,7 +33,9 @@ def pictures(shard: Path, size: tuple[int, int], count: int = 96) -> list[tuple[
     return found
 
 
-def crops_of(shard: Path, places: list[tuple[int, int]], count: int, subjects: int) -> Any:
+def crops_of(
+    shard: Path, places: list[tuple[int, int]], count: int, subjects: int, domains: tuple[str, ...] = DOMAINS
+) -> Any:
     """`Crops` of `count` rows over these pictures, again and again: subjects and domains in turn."""
     import numpy as np
     import pyarrow as pa
@@ -41,21 +43,21 @@ def crops_of(shard: Path, places: list[tuple[int, int]], count: int, subjects: i
     from mdfpipe.learning.crops import EIGHT_BITS, Crops
 
     row = np.arange(count)
-    subject, domain = row % subjects, row // subjects % len(DOMAINS)
-    cell = subject * len(DOMAINS) + domain
+    subject, domain = row % subjects, row // subjects % len(domains)
+    cell = subject * len(domains) + domain
     place = np.array(places, np.int64)[row % len(places)]
     return Crops(
         crop_id=pa.array([f"{n:09d}" for n in range(count)], pa.string()),
         subject=subject,
         domain=domain,
-        video=cell * VIDEOS + row // (subjects * len(DOMAINS)) % VIDEOS,
+        video=cell * VIDEOS + row // (subjects * len(domains)) % VIDEOS,
         shard=np.zeros(count, np.int64),
         offset=np.ascontiguousarray(place[:, 0]),
         size=np.ascontiguousarray(place[:, 1]),
         source=np.zeros(count, np.int64),
         window=np.tile(np.array(EIGHT_BITS, np.float32), (count, 1)),
         subjects=tuple(f"{n:06d}" for n in range(subjects)),
-        domains=DOMAINS,
-        videos=tuple(f"{n:09d}" for n in range(subjects * len(DOMAINS) * VIDEOS)),
+        domains=domains,
+        videos=tuple(f"{n:09d}" for n in range(subjects * len(domains) * VIDEOS)),
         shards=(shard,),
     )

@@ -76,7 +76,14 @@ class Training:
     """One network's training, whole and by its parts. Draws are those of epoch 0, `steps` of them."""
 
     def __init__(
-        self, recipe: Any, shard: Path, places: list[tuple[int, int]], steps: int, threads: int, precision: str
+        self,
+        recipe: Any,
+        shard: Path,
+        places: list[tuple[int, int]],
+        steps: int,
+        threads: int,
+        precision: str,
+        domains: tuple[str, ...] = DOMAIN_NAMES,
     ) -> None:
         import torch
 
@@ -84,9 +91,10 @@ class Training:
 
         torch.set_num_threads(threads)
         self.recipe, self.steps, self.threads, self.precision = recipe, steps, threads, precision
-        batch = _size(recipe)
-        subjects = max(batch // (CROPS_EACH * DOMAINS), 2) * 2
-        self.crops = crops_of(shard, places, max(steps * batch, subjects * DOMAINS * CROPS_EACH), subjects)
+        batch = _size(recipe, len(domains))
+        crops = recipe.batches.crops if recipe.use != "face" else CROPS_EACH
+        subjects = max(batch // (crops * len(domains)), 2) * 2
+        self.crops = crops_of(shard, places, max(steps * batch, subjects * len(domains) * crops), subjects, domains)
         self.draws = [draw for draw, _ in zip(recipe.sampler(self.crops, 0).epoch(0), range(steps), strict=False)]
         self.images = sum(map(len, self.draws))
         self.state = shard.with_name(f"state-{os.getpid()}.pt")
@@ -180,10 +188,10 @@ def _seconds(line: dict[str, Any], images: int) -> float:
     return float(line["seconds"]) if line["seconds"] > 1 else images / line["images_per_second"]
 
 
-def _size(recipe: Any) -> int:
+def _size(recipe: Any, domains: int) -> int:
     if recipe.use == "face":
         return int(recipe.batch)
-    return int(recipe.batches.subjects * CROPS_EACH * DOMAINS)
+    return int(recipe.batches.subjects * recipe.batches.crops * domains)
 
 
 class Embedding:
