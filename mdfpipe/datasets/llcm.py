@@ -33,8 +33,8 @@ PUBLISHED_IDS = {"train": 713, "test": 351}  # PROTOCOLS 2.3
 PUBLISHED_TRAIN = {Band.VIS: 16_946, Band.NIR: 13_975}  # the same
 PUBLISHED_TEST = 15_846  # of all 46,767 images those that are not to train
 
-_CAMERA_IN_NAME = re.compile(r"_c0*([0-9]+)_")
-_CAMERA_FOLDER = re.compile(r"cam0*([0-9]+)")
+_CAMERA_IN_NAME = re.compile(r"_c0*([0-9]{1,9})_")
+_CAMERA_FOLDER = re.compile(r"cam0*([0-9]{1,9})")
 
 
 class Llcm(ImageDataset):

@@ -23,7 +23,7 @@ PUBLISHED_IDS = {TRAIN: 751, QUERY: 750}
 PUBLISHED = {TRAIN: 12_936, QUERY: 3_368, TEST: 13_115}  # the vectors of the published evaluation, by testID > 0
 PUBLISHED_DISTRACTORS, PUBLISHED_JUNK = 2_798, 3_819  # the same, testID 0 and -1: 19,732 files in all
 
-_NAME = re.compile(r"(-1|[0-9]+)_c([0-9]+)")
+_NAME = re.compile(r"(-1|[0-9]{1,9})_c([0-9]{1,9})(?![0-9])")
 
 
 class Market(ImageDataset):

@@ -344,6 +344,23 @@ def test_identities_of_a_matrix_that_are_none_are_refused(tmp_path: Path, values
         read(tmp_path, "sysu")
 
 
+def test_a_camera_that_no_file_could_be_named_after_is_misplaced(tmp_path: Path) -> None:
+    made.write_market(tmp_path / "market")
+    made.write_llcm(tmp_path / "llcm")
+    many = "7" * 200
+    (tmp_path / f"market/query/0001_c{many}.jpg").write_bytes(b"x")
+    (tmp_path / f"market/query/{many}_c1.jpg").write_bytes(b"x")
+    assert unusual(read(tmp_path / "market", "market"))["misplaced"][0] == 2
+    name = f"vis/0001/0001_c{many}_x.jpg"
+    (tmp_path / "llcm" / name).write_bytes(b"x")
+    with (tmp_path / "llcm/idx/train_vis.txt").open("a") as file:
+        file.write(f"{name} 0\n")
+    folder = tmp_path / f"llcm/test_vis/cam{many}/0005"
+    folder.mkdir(parents=True)
+    (folder / "a.jpg").write_bytes(b"x")
+    assert unusual(read(tmp_path / "llcm", "llcm"))["misplaced"][0] == 2
+
+
 @pytest.mark.parametrize("use", MAKERS)
 @pytest.mark.parametrize("spoil", [os.mkfifo, lambda path: path.symlink_to("gone")])
 def test_a_pipe_and_a_link_to_nothing_are_no_images(tmp_path: Path, use: str, spoil: Callable[[Path], None]) -> None:

@@ -131,6 +131,29 @@ def test_an_image_that_does_not_decode_has_a_status_and_is_told(home: Path) -> N
     assert status(home / "run").stages[1].rows == {"body ok": 58, "body unreadable": 2}
 
 
+def test_every_kind_of_damage_has_its_row_and_its_reason(home: Path) -> None:
+    """Cut off anywhere, empty, of another kind, too large to be true: a row without a crop each, and nothing else."""
+    large = cv2.resize(LOUD[..., :3], (60, 90), interpolation=cv2.INTER_NEAREST)
+    formats = {".jpg": large, ".png": large, ".bmp": large, ".tiff": large.astype(np.uint16) * 257}
+    whole = {suffix: cv2.imencode(suffix, pixels)[1].tobytes() for suffix, pixels in formats.items()}
+    bad = {f"cut{tenth}{s}": data[: len(data) * tenth // 10] for s, data in whole.items() for tenth in (1, 5, 9)}
+    bad |= {"empty.png": b"", "text.jpg": b"<html>", "zeros.bmp": bytes(5000), "marks.jpg": b"\xff\xd8\xff\xd9"}
+    bad["real.tiff"] = cv2.imencode(".tiff", large.astype(np.float32))[1].tobytes()
+    bad["huge.png"] = whole[".png"][:16] + (100_000).to_bytes(4, "big") * 2 + whole[".png"][24:]
+    for name, data in bad.items():
+        (home / "data/cam1/0001" / name).write_bytes(data)
+    outcome, _, runner = run(pipeline("sysu"), home)
+    assert outcome.complete
+    found = rows(home, "cam1")
+    assert {path for path, row in found.items() if row["status"] == "unreadable"} == {f"cam1/0001/{n}" for n in bad}
+    assert [row["status"] for row in found.values()].count("ok") == 10
+    receipt = runner.run.receipt("crop", "cam1")
+    assert receipt is not None
+    told = receipt.facts["bad"]
+    assert told.keys() == {f"cam1/0001/{name}" for name in bad}
+    assert all(why.isprintable() and "bytes" in why for why in told.values())
+
+
 def test_only_what_changed_is_made_again_and_the_bytes_are_the_same(home: Path) -> None:
     study = pipeline("sysu")
     run(study, home)
