@@ -209,7 +209,7 @@ _stage_verb(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Parquet or NPZ with subject_id, domain, vector (of a benchmark also camera_id and file): instead of "
+            help="Parquet or NPZ with subject_id, domain, vector (of a benchmark also camera_id, and file or crop_id): instead of "
             "a study.",
         ),
     ],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -111,7 +111,10 @@ class Evaluate(Stage):
             )
         trainings = {name: run.receipt(f"train/{name}", "training") for name in self.systems}
         notes = {name: receipt.facts.get("notes", []) for name, receipt in trainings.items() if receipt}
-        for entry in found.tables.values():
+        failed = inputs.facts("manifest", "manifest").get("failed", [])
+        for name, entry in found.tables.items():
+            table = self.settings.tables[name]
+            entry["notes"] += _failures(failed, table.splits) if table.benchmark else []
             entry["notes"] += [f"{s}: {line}" for s in entry["systems"] for line in notes.get(s, [])]
             entry["notes"] += [f"scores are not kept, above {MOST_PAIRS} pairs: {name}" for name in scores.left_out]
         files = write_beside(found, scores, context.scratch)
@@ -145,6 +148,16 @@ class Evaluate(Stage):
                 notes += [f"evaluate: {name}: {line}" for line in entry["notes"] if line not in said]
                 said.update(entry["notes"])
         return Review(notes=notes)
+
+
+def _failures(failed: Sequence[Mapping[str, Any]], splits: Sequence[str]) -> list[str]:
+    """What a benchmark's table says of images that its manifest has no row of."""
+    return [
+        f"{one['rows']} {one['domain']} images of split {one['split']} are {one['status']}: they are neither queries "
+        "nor in a gallery, so these are not numbers of the whole data set"
+        for one in failed
+        if one["split"] in splits
+    ]
 
 
 # -- vectors

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, Literal, TypeAlias
 
 import numpy as np
@@ -45,16 +46,18 @@ class Manifest(Stage):
     def process(self, key: str, inputs: Inputs, context: Context) -> Made:
         """Join the crops of every video, give each its split and role, refuse what would make a wrong number."""
         catalogue = {row["video_id"]: row for row in inputs.table("index", Index.table).to_pylist()}
-        parts = []
+        parts, failed = [], Counter[tuple[str, str, str]]()
         for done, video_id in enumerate(inputs.videos, start=1):
-            parts.append(_rows_of(inputs.table("crop", video_id), catalogue[video_id]))
+            crops = inputs.table("crop", video_id)
+            parts.append(_rows_of(crops, catalogue[video_id]))
+            failed.update(_failed(crops, catalogue[video_id]["domain"]))
             context.progress(done, len(inputs.videos))
         rows = pa.concat_tables(parts) if parts else _rows_of(None, {})
         if rows.num_rows == 0:
             raise DataError(f"none of {len(inputs.videos)} videos gave a crop; `mdfpipe inspect RUN` says why")
         subjects, subject = _encoded(rows["subject_id"])
         domains, domain = _encoded(rows["domain"])
-        splits = self._splits(subjects, _galleries(inputs))
+        splits = self._splits([*{*subjects, *(subject for subject, _, _ in failed)}], _galleries(inputs))
         split = np.array([SPLITS.index(splits[name]) for name in subjects], np.int8)[subject]
         if self.protocol.domains:
             split[~np.isin(domain, [n for n, name in enumerate(domains) if name in self.protocol.domains])] = UNUSED
@@ -76,6 +79,7 @@ class Manifest(Stage):
             "protocol": self.protocol.name,
             "missing": list(inputs.missing),
             "counts": _counts(table),
+            "failed": self._failures(failed, splits),
             "domains_without_rows": sorted({row["domain"] for row in catalogue.values()} - with_rows),
         }
         return Made(table, facts)
@@ -116,6 +120,19 @@ class Manifest(Stage):
                 "to unused, train or test"
             )
         return splits
+
+    def _failures(
+        self, failed: Mapping[tuple[str, str, str], int], splits: Mapping[str, str]
+    ) -> list[dict[str, str | int]]:
+        """How many crops of a split and domain came to nothing, and why: they have no row here."""
+        found = Counter[tuple[str, str, str]]()
+        for (subject, domain, status), rows in failed.items():
+            inside = not self.protocol.domains or domain in self.protocol.domains
+            found[splits[subject] if inside else SPLITS[UNUSED], domain, status] += rows
+        return [
+            {"split": split, "domain": domain, "status": status, "rows": rows}
+            for (split, domain, status), rows in sorted(found.items())
+        ]
 
     def _refuse_empty_domains(
         self,
@@ -189,6 +206,12 @@ def _rows_of(crops: pa.Table | None, video: dict[str, Any]) -> pa.Table:
     columns += [pa.repeat(pa.scalar(video[name], pa.string()), usable.num_rows) for name in _FROM_VIDEO]
     columns += [usable[name] for name in _STORED]
     return pa.table(columns, schema=pa.schema(fields))
+
+
+def _failed(crops: pa.Table, domain: str) -> Iterator[tuple[str, str, str]]:
+    """Subject, domain and status of each crop that is not usable."""
+    others = crops.filter(pc.not_equal(crops["status"].cast(pa.string()), "ok")).select(["subject_id", "status"])
+    return ((row["subject_id"], domain, row["status"]) for row in others.to_pylist())
 
 
 def _assemble(rows: pa.Table, split: Codes, role: Codes, mated: NDArray[np.bool_]) -> pa.Table:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +108,24 @@ def test_the_galleries_are_part_of_what_it_was_made_from(home: Path) -> None:
             runner(home, study("sysu", TABLES))[0].due(None, None)
     finally:
         path.write_bytes(kept)
+
+
+def test_images_that_do_not_decode_are_said_beside_the_numbers(home: Path, tmp_path: Path) -> None:
+    shutil.copytree(home / "data", tmp_path / "data")
+    for name in ("cam3/0004/0001.jpg", "cam3/0005/0002.jpg", "cam1/0001/0001.jpg"):
+        (tmp_path / "data" / name).write_bytes(b"no picture")
+    systems = {"one": {"recipe": loaded()}}
+    make, _ = runner(tmp_path, study("sysu", {"plain": TABLES["plain"]}, systems))
+    done = make.execute()
+    line = (
+        "2 NIR images of split test are unreadable: they are neither queries nor in a gallery, so these are not "
+        "numbers of the whole data set"
+    )
+    assert [note for note in done.notes if "unreadable" in note] == [f"evaluate: plain: {line}"]
+    said = json.loads((tmp_path / "run/evaluate/metrics.json").read_text())["tables"]["plain"]["notes"]
+    assert line in said
+    assert Run(tmp_path / "run").table("evaluate", "metrics")["n_probes"].unique().to_pylist() == [22]
+    assert "unreadable" not in (home / "run/evaluate/metrics.json").read_text()
 
 
 def test_its_report_and_comparison(home: Path) -> None:

@@ -244,7 +244,7 @@ def test_vectors_of_others_are_scored(tmp_path: Path, kind: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"vector": np.full((80, 4), np.nan, np.float32)}, "row 0: expected numbers, got NaN"),
+        ({"vector": np.full((80, 4), np.nan, np.float32)}, "row 0: expected numbers that float32 holds, got NaN"),
         ({"vector": np.eye(80, 4, dtype=np.float32)}, "row 4: the vector is zero"),
         ({"domain": ["XIR-1m"] * 80}, "XIR-1m"),
         ({"subject_id": ["S0"] * 80}, "gallery: expected two subjects or more, got S0 alone"),
