@@ -29,7 +29,7 @@ from mdfpipe.reporting import report
 from mdfpipe.runner import Runner
 from mdfpipe.store.run import Run
 from tests.datasets import made_benchmarks as made
-from tests.evaluation.test_protocols import permutations
+from tests.evaluation.made_images import permutations
 from tests.inline import Inline
 from tests.systems import ONE_THREAD
 

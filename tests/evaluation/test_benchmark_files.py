@@ -20,7 +20,7 @@ from mdfpipe.evaluation.benchmark import evaluate_benchmark
 from mdfpipe.report.numbers import number_lines
 from mdfpipe.report.results import side_by_side
 from mdfpipe.scoring import score
-from tests.evaluation.test_protocols import INFRARED, VISIBLE, benchmark, permutations, rows_of, tree
+from tests.evaluation.made_images import INFRARED, VISIBLE, benchmark, permutations, rows_of, tree
 
 SYSU = tree(3, 14, {"VIS": VISIBLE, "NIR": INFRARED}, 4, 0.1)
 REGDB = tree(4, 9, {"VIS": (1,), "LWIR": (2,)}, 4, 0)

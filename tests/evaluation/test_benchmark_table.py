@@ -16,7 +16,7 @@ from mdfpipe.evaluation.study import Evaluated, System, evaluate
 from mdfpipe.evaluation.table import Table
 from mdfpipe.protocol import Protocol
 from mdfpipe.store.tables import COMPARISONS, CURVES, METRICS
-from tests.evaluation.test_protocols import INFRARED, VISIBLE, rows_of, tree
+from tests.evaluation.made_images import INFRARED, VISIBLE, rows_of, tree
 
 SYSU = {"use": "sysu", "galleries": "seeded"}
 NAME = "sysu all-search single-shot, seeded galleries, 10 trials"

@@ -1,151 +1,40 @@
-"""The published protocols: against the loops of PROTOCOLS 2, and against what is known of the published data sets."""
+"""The published protocols against the loops of PROTOCOLS 2, and vectors of every kind."""
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 import pytest
 
-from mdfpipe.config import validate
-from mdfpipe.errors import ConfigError, DataError, ProtocolError
-from mdfpipe.evaluation.benchmark import Outcome, evaluate_benchmark, mean_and_spread
-from mdfpipe.evaluation.protocols import Benchmark, Images
+from mdfpipe.evaluation.benchmark import evaluate_benchmark
+from mdfpipe.evaluation.protocols import Images
 from mdfpipe.evaluation.rerank import Rerank
-from tests.datasets.made_benchmarks import official_sysu_rows
-from tests.evaluation.hdf5 import read_hdf5
+from tests.evaluation.made_images import (
+    INFRARED,
+    VISIBLE,
+    assert_equal,
+    benchmark,
+    everything,
+    loop,
+    permutations,
+    places,
+    rows_of,
+    seeded,
+    shuffled,
+    tied_vectors,
+    tree,
+)
 from tests.evaluation.published_loops import (
-    Answer,
     kept_always,
     kept_by_llcm,
     kept_by_sysu,
     literal,
     literal_rerank,
 )
-from tests.real import ASSETS, needs_assets
-
-INDEX = ASSETS / "index"
-VISIBLE, INFRARED = (1, 2, 4, 5), (3, 6)
-Tree = list[tuple[str, str, str, int]]
-"""crop_id, subject, domain, camera of each image."""
-
-
-def benchmark(**settings: Any) -> Benchmark:
-    return validate(Benchmark, settings, "test")
-
-
-def tree(seed: int, subjects: int, cameras: dict[str, Sequence[int]], most: int = 4, absent: float = 0.2) -> Tree:
-    """Images of subjects under the cameras of each domain; some were not seen by some."""
-    generator = np.random.default_rng(seed)
-    found: Tree = []
-    for subject in range(1, subjects + 1):
-        for domain, numbers in cameras.items():
-            for camera in numbers:
-                if generator.random() >= absent:
-                    count = int(generator.integers(1, most + 1))
-                    folder = f"{domain.lower()}/cam{camera}/{subject:04d}"
-                    found += [(f"{folder}/{n:04d}.jpg", f"{subject:04d}", domain, camera) for n in range(1, count + 1)]
-    return found
-
-
-def rows_of(images: Tree, sessions: Sequence[str] | None = None) -> pa.Table:
-    crop, subject, domain, camera = zip(*images, strict=True)
-    return pa.table(
-        {
-            "crop_id": list(crop),
-            "subject_id": list(subject),
-            "domain": list(domain),
-            "camera_id": [str(one) for one in camera],
-            "session_id": pa.array(sessions or [None] * len(images), pa.string()),
-        }
-    )
-
-
-def tied_vectors(seed: int, count: int) -> Any:
-    """Of +1 and -1: all of one length, and their products small whole numbers, so that many are equal."""
-    return np.random.default_rng(seed).choice(np.array([-1, 1], np.float32), (count, 16))
-
-
-def shuffled(seed: int, rows: pa.Table, vectors: Any) -> tuple[pa.Table, Any]:
-    order = np.random.default_rng(seed).permutation(rows.num_rows)
-    return rows.take(pa.array(order)), vectors[order]
-
-
-def everything(rows: pa.Table) -> Any:
-    return np.ones(rows.num_rows, bool)
-
-
-Loop = Callable[[list[int], list[int]], Answer]
-"""Places of queries and of gallery images in a tree -> what the page's loop gives."""
-
-
-def loop(images: Tree, vectors: Any, keep: Any, *, dedupe: bool, **more: Any) -> Loop:
-    def answer(queries: list[int], gallery: list[int]) -> Answer:
-        dist = -(vectors[queries] @ vectors[gallery].T)
-        side = [[images[n] for n in rows] for rows in (queries, gallery)]
-        pids, cams = ([[image[k] for image in rows] for rows in side] for k in (1, 3))
-        places = {name: {rows.index(n) for n in lost if n in rows} for name, (rows, lost) in more_of(queries, gallery)}
-        return literal(dist, *pids, *cams, keep, dedupe=dedupe, **places)
-
-    def more_of(queries: list[int], gallery: list[int]) -> list[tuple[str, tuple[list[int], Any]]]:
-        lost = more.get("lost", ())
-        return [("lost", (queries, lost)), ("absent", (gallery, lost))]
-
-    return answer
-
-
-def assert_equal(found: Outcome, answers: list[Answer]) -> None:
-    assert found.n.tolist() == [answer.valid for answer in answers]
-    np.testing.assert_allclose(found.cmc, [answer.cmc for answer in answers], rtol=0, atol=1e-7)
-    np.testing.assert_allclose(found.of("map"), [answer.map for answer in answers], rtol=0, atol=1e-7)
-    np.testing.assert_allclose(found.of("minp"), [answer.minp for answer in answers], rtol=0, atol=1e-7)
-    np.testing.assert_allclose(found.of("rank-5"), found.cmc[:, 4])
-
-
-def places(images: Tree, domain: str, cameras: Sequence[int] | None = None) -> list[int]:
-    return [n for n, one in enumerate(images) if one[2] == domain and (cameras is None or one[3] in cameras)]
-
 
 # -- SYSU-MM01
-
-
-def seeded(images: Tree, cameras: Sequence[int], shots: int, trial: int, domain: str = "VIS") -> list[int]:
-    """PROTOCOLS 2.1, as the page says it, with the module's own generator."""
-    random.seed(trial)
-    found = []
-    for subject in sorted({one[1] for one in images}):
-        for camera in cameras:
-            files = sorted(one[0] for one in images if one[1:] == (subject, domain, camera))
-            if not files:
-                continue
-            drawn = [random.choice(files)] if shots == 1 else random.sample(files, min(shots, len(files)))
-            found += [next(n for n, one in enumerate(images) if one[0] == name) for name in drawn]
-    return found
-
-
-def permutations(path: Path, images: Tree, trials: int = 10) -> dict[tuple[int, str], Any]:
-    """Write a rand_perm_cam.mat for a tree, in the published structure."""
-    from scipy.io import savemat
-
-    generator = np.random.default_rng(8)
-    subjects = sorted({one[1] for one in images})
-    orders: dict[tuple[int, str], Any] = {}
-    cells = np.empty((6, 1), object)
-    for camera in range(1, 7):
-        own = np.empty((int(subjects[-1]), 1), object)
-        for n in range(len(own)):
-            count = sum(one[1] == f"{n + 1:04d}" and one[3] == camera for one in images)
-            own[n, 0] = np.array([generator.permutation(count) + 1 for _ in range(trials)], np.uint8)
-            orders[camera, f"{n + 1:04d}"] = own[n, 0]
-        cells[camera - 1, 0] = own
-    path.parent.mkdir(parents=True, exist_ok=True)
-    savemat(path, {"rand_perm_cam": cells})
-    return orders
 
 
 @pytest.mark.parametrize("search", ["all", "indoor"])
@@ -405,190 +294,3 @@ def test_reranked_before_any_camera_is_left_out() -> None:
     assert_equal(found, answers)
     assert (found.rerank, plain.rerank) == ("k1 7, k2 3, lambda 0.3", "off")
     assert found.of("map").tolist() != plain.of("map").tolist()
-
-
-# -- refusals
-
-
-def test_refusals() -> None:
-    images = tree(0, 4, {"VIS": VISIBLE, "NIR": INFRARED}, absent=0)
-    rows, asked = rows_of(images), benchmark(use="sysu", galleries="seeded")
-    vectors, usable = tied_vectors(0, len(images)), everything(rows)
-    blind = rows.drop_columns("camera_id")
-    with pytest.raises(ProtocolError, match=r"sysu: expected camera_id of every row.*have none \(such as one of"):
-        evaluate_benchmark(asked, blind, vectors, usable)
-    visible = rows.filter(pc.equal(rows["domain"], "VIS"))
-    with pytest.raises(ProtocolError, match="sysu: expected rows of band NIR, got VIS only"):
-        evaluate_benchmark(asked, visible, vectors[: visible.num_rows], usable[: visible.num_rows])
-    with pytest.raises(ProtocolError, match="regdb: expected rows of band LWIR, got NIR, VIS only"):
-        evaluate_benchmark(benchmark(use="regdb"), rows, vectors, usable)
-    with pytest.raises(ProtocolError, match="market: expected rows of session_id query and bounding_box_test"):
-        evaluate_benchmark(benchmark(use="market"), rows, vectors, usable)
-    with pytest.raises(ProtocolError, match="benchmark: expected rows with subject_id, domain and crop_id"):
-        evaluate_benchmark(asked, rows.drop_columns("crop_id"), vectors, usable)
-    swapped = rows.set_column(3, "camera_id", pa.array(["3"] * rows.num_rows))
-    with pytest.raises(ProtocolError, match="sysu: camera 3 has VIS rows"):
-        evaluate_benchmark(asked, swapped, vectors, usable)
-    with pytest.raises(ProtocolError, match="camera_id: expected a number such as 3 or cam3, got 'left'"):
-        evaluate_benchmark(asked, rows.set_column(3, "camera_id", pa.array(["left"] * rows.num_rows)), vectors, usable)
-    far = rows.set_column(
-        2, "domain", pa.array(["VIS-5m" if n == 0 else d for n, d in enumerate(rows["domain"].to_pylist())])
-    )
-    with pytest.raises(ProtocolError, match="sysu: expected one domain of band VIS, got VIS, VIS-5m"):
-        evaluate_benchmark(asked, far, vectors, usable)
-    with pytest.raises(DataError, match="1 are zero and have no cosine"):
-        evaluate_benchmark(asked, rows, np.where(np.arange(len(vectors))[:, None] == 0, 0, vectors), usable)
-    with pytest.raises(DataError, match="expected lengths whose squares are below"):
-        evaluate_benchmark(asked, rows, np.full_like(vectors, np.nan), usable)
-    with pytest.raises(DataError, match="benchmark: expected"):
-        evaluate_benchmark(asked, rows, vectors[1:], usable)
-
-
-def test_official_galleries_need_the_whole_data_set(tmp_path: Path) -> None:
-    images = tree(0, 4, {"VIS": VISIBLE, "NIR": INFRARED}, absent=0)
-    permutations(tmp_path / "exp/rand_perm_cam.mat", images)
-    rows = rows_of(images).slice(1)
-    with pytest.raises(ProtocolError, match=r"sysu: subject 0001, camera 1: .* the official galleries need the whole"):
-        evaluate_benchmark(benchmark(use="sysu"), rows, tied_vectors(0, rows.num_rows), everything(rows), data=tmp_path)
-    with pytest.raises(ConfigError, match=r"galleries 'exp/rand_perm_cam.mat' not found"):
-        evaluate_benchmark(benchmark(use="sysu"), rows, tied_vectors(0, rows.num_rows), everything(rows))
-    (tmp_path / "exp/rand_perm_cam.mat").write_bytes(b"no matrix")
-    with pytest.raises(ConfigError, match=r"expected the published rand_perm_cam.mat"):
-        evaluate_benchmark(benchmark(use="sysu"), rows, tied_vectors(0, rows.num_rows), everything(rows), data=tmp_path)
-
-
-def test_a_name_says_every_choice() -> None:
-    labels = [
-        benchmark(use="sysu").label,
-        benchmark(use="sysu", search="indoor", shots=10, galleries="seeded", trials=3).label,
-        benchmark(use="regdb", split=4).label,
-    ]
-    assert labels == [
-        "sysu all-search single-shot, official galleries, 10 trials",
-        "sysu indoor-search multi-shot (10), seeded galleries, 3 trials",
-        "regdb split 4 of 10, all images",
-    ]
-    every = [benchmark(use=use).label for use in Benchmark.choices()]
-    assert [label.split()[0].rstrip(",") for label in every] == Benchmark.choices()
-    assert Benchmark.choices() == ["llcm_deen_paper", "llcm_idkl_full", "llcm_testpy_v2i", "market", "regdb", "sysu"]
-    with pytest.raises(ConfigError, match=r"shots"):
-        benchmark(use="sysu", shots=3)
-    with pytest.raises(ConfigError, match="expected one of llcm_deen_paper, "):
-        benchmark(use="sysu_mm01")
-
-
-def test_spread() -> None:
-    assert mean_and_spread([0.25]) == (0.25, None)
-    mean, spread = mean_and_spread([0.1, 0.2, 0.6])
-    assert (mean, spread) == (pytest.approx(0.3), pytest.approx(0.07**0.5))
-
-
-# -- the published data sets
-
-
-@needs_assets
-@pytest.mark.parametrize(
-    ("search", "shots", "gallery", "valid", "people"),
-    [
-        ("all", 1, 301, 3803, 96),
-        ("indoor", 1, 112, 2208, 56),
-        ("all", 10, 3010, 3803, 96),
-        ("indoor", 10, 1120, 2208, 56),
-    ],
-)
-def test_published_counts_of_sysu(search: str, shots: int, gallery: int, valid: int, people: int) -> None:
-    rows, trials = official_sysu_rows(ASSETS), 2 if shots == 1 else 1
-    rows = rows.filter(pc.equal(rows["split"].cast(pa.string()), "test"))
-    vectors = np.random.default_rng(0).standard_normal((rows.num_rows, 4)).astype(np.float32)
-    found = {
-        kind: evaluate_benchmark(
-            benchmark(
-                use="sysu", search=search, shots=shots, permutations=str(INDEX / name), galleries=kind, trials=trials
-            ),
-            rows,
-            vectors,
-            everything(rows),
-        )[0]
-        for kind, name in (("official", "sysu_rand_perm_cam.mat"), ("seeded", "none"))
-    }
-    for one in found.values():
-        assert one.rank.shape == (trials, 3803)
-        assert one.n.tolist() == [valid] * trials
-        assert one.gallery_images.tolist() == [gallery] * trials
-        assert one.gallery_identities.tolist() == [people] * trials
-    assert found["official"].of("map").tolist() != found["seeded"].of("map").tolist()
-
-
-@needs_assets
-def test_published_result_of_sysu() -> None:
-    """Zero padding's own result file: its curves have a rank an identity and are shares of 3,803 queries, as ours."""
-    found = read_hdf5(INDEX / "sysu_result_zero_padding_all_1shot.mat")
-    curves, maps = found["performance/cmc_all"], found["performance/map_all"]
-    assert curves is not None
-    assert maps is not None
-    assert curves.shape == (96, 10)  # 96 identities, ten trials; of images there are 301
-    np.testing.assert_allclose(curves * 3803, (curves * 3803).round(), atol=1e-8)
-    assert curves[-1].tolist() == pytest.approx([1.0] * 10)
-    assert (np.diff(curves, axis=0) >= 0).all()
-    for values, name in ((curves[0], "cmc_mean"), (maps.ravel(), "map_mean")):
-        published = found[f"performance/{name}"]
-        assert published is not None
-        assert mean_and_spread(values)[0] == pytest.approx(published.ravel()[0], abs=1e-12)
-    assert f"{100 * curves[0].mean():.2f} {100 * maps.mean():.2f}" == "16.71 19.10"
-
-
-@needs_assets
-def test_published_splits_of_regdb() -> None:
-    from scipy.io import loadmat
-
-    splits = loadmat(INDEX / "RegDB_split.mat")
-    everybody = set(range(1, 413))
-    for number in range(10):
-        train, test = (set(splits[name][number].tolist()) for name in ("TrainIdx", "TestIdx"))
-        assert (len(train), len(test), train & test, train | test) == (206, 206, set(), everybody)
-        if number % 4:
-            continue
-        images = [
-            (f"{domain}/{s}/{n}.bmp", str(s), domain, c)
-            for s in sorted(test)
-            for domain, c in (("VIS", 1), ("LWIR", 2))
-            for n in range(10)
-        ]
-        rows = rows_of(images)
-        vectors = np.random.default_rng(number).standard_normal((len(images), 4)).astype(np.float32)
-        for one in evaluate_benchmark(benchmark(use="regdb", split=number + 1), rows, vectors, everything(rows)):
-            assert (one.rank.shape, one.n.tolist(), one.gallery_images.tolist()) == ((1, 2060), [2060], [2060])
-            assert one.gallery_identities.tolist() == [206]
-
-
-@needs_assets
-def test_published_lists_of_market() -> None:
-    """3,368 queries among 15,913 images, 2,798 of them distractors; 3,819 are junk."""
-    from scipy.io import loadmat
-
-    lists = {
-        name: loadmat(INDEX / f"market1501_{name}.mat")[name].ravel().astype(int).tolist()
-        for name in ("queryID", "queryCAM", "testID", "testCAM")
-    }
-    images = [
-        (f"{kind}/{n:05d}.jpg", str(s), "VIS", c)
-        for kind in ("query", "test")
-        for n, (s, c) in enumerate(zip(lists[f"{kind}ID"], lists[f"{kind}CAM"], strict=True))
-    ]
-    sessions = ["query"] * len(lists["queryID"]) + ["bounding_box_test"] * len(lists["testID"])
-    rows = rows_of(images, sessions)
-    generator = np.random.default_rng(0)
-    people = generator.standard_normal((1503, 16))
-    vectors = np.array([people[int(one[1]) + 1] for one in images]) + 2 * generator.standard_normal((len(images), 16))
-    (found,) = evaluate_benchmark(benchmark(use="market"), rows, vectors.astype(np.float32), everything(rows))
-    assert (found.n.tolist(), found.gallery_images.tolist(), found.left_out) == ([3368], [15913], {"junk": 3819})
-    assert found.gallery_identities.tolist() == [751]
-    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-    gallery = [n for n in range(3368, len(images)) if images[n][1] != "-1"]
-    some = list(range(0, 3368, 300))
-    pid, cam = ([one[k] for one in images] for k in (1, 3))
-    sides = ([pid[n] for n in some], [pid[n] for n in gallery], [cam[n] for n in some], [cam[n] for n in gallery])
-    answer = literal(-(unit[some] @ unit[gallery].T), *sides, kept_by_llcm, dedupe=False)
-    order = Images.of(rows).chosen(np.array(sessions) == "query").tolist()
-    ours = [found.precision[0][order.index(n)] for n in some]
-    np.testing.assert_allclose(ours, [answer.precision[n] for n in range(len(some))], atol=1e-7)

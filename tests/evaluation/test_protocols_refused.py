@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
-from mdfpipe.errors import ConfigError, ProtocolError
-from mdfpipe.evaluation.benchmark import evaluate_benchmark
-from mdfpipe.evaluation.protocols import Images
-from tests.evaluation.test_protocols import (
+from mdfpipe.errors import ConfigError, DataError, ProtocolError
+from mdfpipe.evaluation.benchmark import evaluate_benchmark, mean_and_spread
+from mdfpipe.evaluation.protocols import Benchmark, Images
+from tests.evaluation.made_images import (
     INFRARED,
     VISIBLE,
     benchmark,
@@ -122,3 +124,76 @@ def test_a_gallery_of_one_person_is_refused_by_name() -> None:
         ProtocolError, match=r"regdb split 1 .*: expected two people or more in the gallery, got 0017 a"
     ):
         evaluate_benchmark(benchmark(use="regdb"), rows, tied_vectors(0, len(images)), everything(rows))
+
+
+def test_refusals() -> None:
+    images = tree(0, 4, {"VIS": VISIBLE, "NIR": INFRARED}, absent=0)
+    rows, asked = rows_of(images), benchmark(use="sysu", galleries="seeded")
+    vectors, usable = tied_vectors(0, len(images)), everything(rows)
+    blind = rows.drop_columns("camera_id")
+    with pytest.raises(ProtocolError, match=r"sysu: expected camera_id of every row.*have none \(such as one of"):
+        evaluate_benchmark(asked, blind, vectors, usable)
+    visible = rows.filter(pc.equal(rows["domain"], "VIS"))
+    with pytest.raises(ProtocolError, match="sysu: expected rows of band NIR, got VIS only"):
+        evaluate_benchmark(asked, visible, vectors[: visible.num_rows], usable[: visible.num_rows])
+    with pytest.raises(ProtocolError, match="regdb: expected rows of band LWIR, got NIR, VIS only"):
+        evaluate_benchmark(benchmark(use="regdb"), rows, vectors, usable)
+    with pytest.raises(ProtocolError, match="market: expected rows of session_id query and bounding_box_test"):
+        evaluate_benchmark(benchmark(use="market"), rows, vectors, usable)
+    with pytest.raises(ProtocolError, match="benchmark: expected rows with subject_id, domain and crop_id"):
+        evaluate_benchmark(asked, rows.drop_columns("crop_id"), vectors, usable)
+    swapped = rows.set_column(3, "camera_id", pa.array(["3"] * rows.num_rows))
+    with pytest.raises(ProtocolError, match="sysu: camera 3 has VIS rows"):
+        evaluate_benchmark(asked, swapped, vectors, usable)
+    with pytest.raises(ProtocolError, match="camera_id: expected a number such as 3 or cam3, got 'left'"):
+        evaluate_benchmark(asked, rows.set_column(3, "camera_id", pa.array(["left"] * rows.num_rows)), vectors, usable)
+    far = rows.set_column(
+        2, "domain", pa.array(["VIS-5m" if n == 0 else d for n, d in enumerate(rows["domain"].to_pylist())])
+    )
+    with pytest.raises(ProtocolError, match="sysu: expected one domain of band VIS, got VIS, VIS-5m"):
+        evaluate_benchmark(asked, far, vectors, usable)
+    with pytest.raises(DataError, match="1 are zero and have no cosine"):
+        evaluate_benchmark(asked, rows, np.where(np.arange(len(vectors))[:, None] == 0, 0, vectors), usable)
+    with pytest.raises(DataError, match="expected lengths whose squares are below"):
+        evaluate_benchmark(asked, rows, np.full_like(vectors, np.nan), usable)
+    with pytest.raises(DataError, match="benchmark: expected"):
+        evaluate_benchmark(asked, rows, vectors[1:], usable)
+
+
+def test_official_galleries_need_the_whole_data_set(tmp_path: Path) -> None:
+    images = tree(0, 4, {"VIS": VISIBLE, "NIR": INFRARED}, absent=0)
+    permutations(tmp_path / "exp/rand_perm_cam.mat", images)
+    rows = rows_of(images).slice(1)
+    with pytest.raises(ProtocolError, match=r"sysu: subject 0001, camera 1: .* the official galleries need the whole"):
+        evaluate_benchmark(benchmark(use="sysu"), rows, tied_vectors(0, rows.num_rows), everything(rows), data=tmp_path)
+    with pytest.raises(ConfigError, match=r"galleries 'exp/rand_perm_cam.mat' not found"):
+        evaluate_benchmark(benchmark(use="sysu"), rows, tied_vectors(0, rows.num_rows), everything(rows))
+    (tmp_path / "exp/rand_perm_cam.mat").write_bytes(b"no matrix")
+    with pytest.raises(ConfigError, match=r"expected the published rand_perm_cam.mat"):
+        evaluate_benchmark(benchmark(use="sysu"), rows, tied_vectors(0, rows.num_rows), everything(rows), data=tmp_path)
+
+
+def test_a_name_says_every_choice() -> None:
+    labels = [
+        benchmark(use="sysu").label,
+        benchmark(use="sysu", search="indoor", shots=10, galleries="seeded", trials=3).label,
+        benchmark(use="regdb", split=4).label,
+    ]
+    assert labels == [
+        "sysu all-search single-shot, official galleries, 10 trials",
+        "sysu indoor-search multi-shot (10), seeded galleries, 3 trials",
+        "regdb split 4 of 10, all images",
+    ]
+    every = [benchmark(use=use).label for use in Benchmark.choices()]
+    assert [label.split()[0].rstrip(",") for label in every] == Benchmark.choices()
+    assert Benchmark.choices() == ["llcm_deen_paper", "llcm_idkl_full", "llcm_testpy_v2i", "market", "regdb", "sysu"]
+    with pytest.raises(ConfigError, match=r"shots"):
+        benchmark(use="sysu", shots=3)
+    with pytest.raises(ConfigError, match="expected one of llcm_deen_paper, "):
+        benchmark(use="sysu_mm01")
+
+
+def test_spread() -> None:
+    assert mean_and_spread([0.25]) == (0.25, None)
+    mean, spread = mean_and_spread([0.1, 0.2, 0.6])
+    assert (mean, spread) == (pytest.approx(0.3), pytest.approx(0.07**0.5))

@@ -19,7 +19,7 @@ from mdfpipe.pipeline import Pipeline
 from mdfpipe.runner import Runner
 from mdfpipe.store.run import Run
 from tests.datasets import made_benchmarks as made
-from tests.evaluation.test_protocols import benchmark, permutations
+from tests.evaluation.made_images import benchmark, permutations
 from tests.inline import Inline
 from tests.stages.test_gather import protocol
 from tests.systems import ONE_THREAD, STRIPED, loaded
