@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from mdfpipe.learning.losses.centres import hetero_centre_triplet
+from mdfpipe.learning.losses.overlap import soft_centre
 from mdfpipe.learning.losses.ranking import mine, triplet
 from mdfpipe.learning.models.pooling import gem
 from mdfpipe.learning.recipes import Losses, Recipe
@@ -59,6 +60,17 @@ def test_places_are_pixels_of_an_input_that_is_not_of_the_maps_proportions(tempe
     cells = [[divmod(int(r.argmax()), 3) for r in pair] for pair in given["response"]]
     hard = [((16 * (a[0] - b[0])) ** 2 + (32 / 3 * (a[1] - b[1])) ** 2) ** 0.5 for a, b in cells]
     assert found.figures["apart_hard_px"] == (pytest.approx(sum(hard), abs=0.05), 24)
+
+
+def test_a_response_that_is_flat_but_for_round_off_has_its_place_in_the_middle() -> None:
+    """Brought to 0..1 as others are, its centre would leap across the image, with a slope to match."""
+    response = torch.ones(1, 4, 2, dtype=torch.float64)
+    response[0, 0, 0] += 1e-9
+    response.requires_grad_()
+    found = soft_centre(response, (16, 16), 0.05)
+    assert found[0].tolist() == pytest.approx([32, 16], abs=0.01)
+    (slope,) = torch.autograd.grad(found.sum(), response)
+    assert slope.abs().max() < 1e7
 
 
 def test_hetero_centres_come_with_two_branches_unless_said_otherwise() -> None:
