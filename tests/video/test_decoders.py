@@ -1,41 +1,22 @@
 """Decoders: one contract for every file of the folder, exact pixels and times, and what each says of broken files."""
 
-import os
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from mdfpipe.errors import DecodeError
-from mdfpipe.video import probe
-from mdfpipe.video.decoders import Decoder, images
+from mdfpipe.video.decoders import Decoder
 from mdfpipe.video.probe import packet_times
 from tests import clips
+from tests.video.decoded import ASSETS, needs_assets, read
 
-ASSETS = Path(
-    os.environ.get("MDFPIPE_TEST_ASSETS") or Path(__file__).parents[2].parent / "shared" / "assets"
-)  # real inputs, no part of the repository
-needs_assets = pytest.mark.skipif(not (ASSETS / "real-walk").is_dir(), reason=f"the real inputs are not at {ASSETS}")
 WALK = ASSETS / "real-walk" / "videos"
 
 VIDEO = [name for name in Decoder.choices() if name != "images"]
 FASTSTART = {"movflags": "+faststart"}
 B_FRAMES = {"bf": "2", "b_strategy": "0"}
-
-
-def read(name, path, stride=1, threads=1):
-    """Everything that a decoder gives before it ends or raises: (pixels, times, error)."""
-    pixels, times, error = [], [], None
-    try:
-        for image, seconds in Decoder.variant(name)().read(path, lambda number: number % stride == 0, threads):
-            pixels.append(image)
-            times.append(seconds)
-    except DecodeError as e:
-        error = str(e)
-        assert "\n" not in error
-    return pixels, np.array(times), error
 
 
 @pytest.fixture(scope="module")
@@ -252,110 +233,6 @@ def test_a_frame_that_vanishes_is_noticed(codec, tmp_path):
     assert "frame 10 " in error
 
 
-def test_images_deep_and_grey(tmp_path):
-    grey = [clips.grey16(n) for n in range(3)]
-    for path in (
-        clips.write_images(tmp_path / "png", grey, "{}v.png", [1800, 1801, 1810]),
-        clips.write_images(tmp_path / "tif", grey, "{}.tif", [9, 10, 11]),
-        clips.write_tiff(tmp_path / "pages.tiff", grey),
-    ):
-        pixels, times, error = read("auto", path)
-        assert error is None
-        assert np.isnan(times).all()
-        assert np.array_equal(np.stack(pixels), np.stack(grey)[..., None])
-    colour = [np.stack([g, g + 1, g + 2], axis=2) for g in grey]
-    assert np.array_equal(np.stack(read("images", clips.write_images(tmp_path / "c", colour))[0]), np.stack(colour))
-    narrow = [clips.grey8(0)]
-    assert read("images", clips.write_images(tmp_path / "g", narrow))[0][0].shape == (clips.HEIGHT, clips.WIDTH, 3)
-    with_alpha = np.dstack([clips.picture(1), np.full((clips.HEIGHT, clips.WIDTH), 7, np.uint8)])
-    folder = clips.write_images(tmp_path / "a", [with_alpha[..., [3, 0, 1, 2]]])  # written reversed: BGR and alpha
-    assert np.array_equal(read("images", folder)[0][0], clips.picture(1))
-
-
-@pytest.mark.parametrize("suffix", ["png", "jpg", "bmp", "tif"])
-def test_image_cut_short(tmp_path, suffix):
-    images = [clips.picture(n) for n in range(3)]
-    folder = clips.write_images(tmp_path / "f", images, "{}." + suffix)
-    clips.truncated(folder / f"1.{suffix}", folder / f"1.{suffix}", 0.6)
-    pixels, _, error = read("images", folder)
-    assert len(pixels) == 1
-    assert f"1.{suffix}: frame 1 does not decode" in error
-
-
-PAGES = 60
-
-
-@pytest.fixture
-def pages(tmp_path, monkeypatch):
-    """A TIFF of many pages of one strip each, read 16 at a time, and the calls of imreadmulti: (start, count)."""
-    import cv2
-
-    path = clips.write_tiff(tmp_path / "pages.tiff", [clips.grey16(n) for n in range(PAGES)])
-    calls, imreadmulti = [], cv2.imreadmulti
-
-    def spy(name, start, count, flags):
-        calls.append((start, count))
-        return imreadmulti(name, start=start, count=count, flags=flags)
-
-    monkeypatch.setattr(cv2, "imreadmulti", spy)
-    monkeypatch.setattr(images, "_BLOCK_PAGES", 16)
-    return path, calls
-
-
-@pytest.mark.parametrize("stride", [1, 3, 11, 100])
-def test_pages_are_read_in_blocks(pages, stride):
-    path, calls = pages
-    pixels, _, error = read("images", path, stride=stride)
-    assert error is None
-    assert len(pixels) == PAGES
-    for number, image in enumerate(pixels):
-        if number % stride:
-            assert image is None
-        else:
-            assert np.array_equal(image[..., 0], clips.grey16(number))
-    assert all(count <= 16 for _, count in calls)
-    assert len(calls) == {1: 5, 3: 5, 11: 6, 100: 1}[stride], "one for the first page, which tells how many to read"
-
-
-def test_few_large_pages_are_read_at_once(pages, monkeypatch):
-    path, calls = pages
-    monkeypatch.setattr(images, "_BLOCK_BYTES", 2 * clips.grey16(0).nbytes)
-    assert read("images", path)[2] is None
-    assert {count for _, count in calls} == {1, 2}
-
-
-@pytest.mark.parametrize("bad", [0, 1, 25, PAGES - 1])
-def test_a_damaged_page_costs_no_page_before_it(pages, bad):
-    path, _ = pages
-    data = bytearray(path.read_bytes())
-    with path.open("rb") as file:
-        at = list(probe._directories(file, "<", big=False))[bad]
-    entries = int.from_bytes(data[at : at + 2], "little")
-    tags = {int.from_bytes(data[e : e + 2], "little"): e for e in range(at + 2, at + 2 + 12 * entries, 12)}
-    data[tags[259] + 8] = 99  # compression: there is no such
-    path.write_bytes(data)
-    pixels, _, error = read("images", path)
-    assert f"{path}: frame {bad} does not decode" in error
-    assert len(pixels) == bad
-    assert all(np.array_equal(image[..., 0], clips.grey16(n)) for n, image in enumerate(pixels))
-    if bad == 25:
-        pixels, _, error = read("images", path, stride=2)
-        assert (len(pixels), error) == (PAGES, None), "a damaged page that is not wanted is no matter"
-
-
-def test_image_with_a_flipped_bit(tmp_path):
-    folder = clips.write_images(tmp_path / "f", [clips.picture(0), clips.picture(1)])
-    clips.flipped(folder / "frame_1.png", folder / "frame_1.png", [0.7])
-    assert "checksum" in read("images", folder)[2]
-
-
-def test_images_that_change_midway(tmp_path):
-    for other in (clips.picture(1, 32, 48), clips.grey16(1)):
-        pixels, _, error = read("images", clips.write_images(tmp_path / "f", [clips.picture(0), other]))
-        assert len(pixels) == 1
-        assert "as in the first frame" in error
-
-
 def test_decord_leaves_opencv_whole(sound):
     """In a process that decodes with decord first, OpenCV still reads and writes PNG (its zlib must load first)."""
     script = """
@@ -388,15 +265,3 @@ def test_real_mp4(name):
     assert len(pixels) == 1394
     assert (pixels[1300].shape, pixels[1].__class__) == ((432, 768, 3), type(None))
     assert times[[0, 1, -1]] == pytest.approx([0, 0.1, 139.3])
-
-
-@needs_assets
-def test_real_images():
-    thermal = ASSETS / "thermal16" / "flirpy_example_radiometric.tiff"
-    pixels, _, error = read("auto", thermal)
-    assert (len(pixels), error) == (1, None)
-    assert (pixels[0].shape, int(pixels[0].min()), int(pixels[0].max())) == ((512, 640, 1), 6743, 7077)
-    for band in ("visual", "thermal"):
-        pixels, _, error = read("auto", ASSETS / "tno-nato-camp" / band)
-        assert (len(pixels), error) == (32, None)
-        assert pixels[0].shape == (270, 360, 3)
