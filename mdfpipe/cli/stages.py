@@ -209,8 +209,8 @@ _stage_verb(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Parquet or NPZ with subject_id, domain, vector (of a benchmark also camera_id, and file or crop_id): instead of "
-            "a study.",
+            help="Parquet or NPZ with subject_id, domain, vector (of a benchmark also camera_id, and file or crop_id): "
+            "instead of a study.",
         ),
     ],
     protocol=Annotated[

@@ -150,3 +150,10 @@ def test_a_configuration_by_name_with_the_rate_of_another_is_refused(name: str) 
         idkl(**told | {"configuration": name})
     rate = CONFIGURATIONS[other]["optimiser"].rate
     assert idkl(configuration=name, optimiser={"rate": rate}).optimiser.rate == rate  # one of the two may be given
+
+
+def test_terms_that_brought_no_domains_together_are_named() -> None:
+    (line,) = tiny("idkl").notes([], {"loss/reducing": 0.0, "loss/mdr": 0.0, "loss/identity": 0.0})
+    assert line.startswith("loss/reducing and loss/mdr: 0 throughout its last epoch")
+    assert tiny("idkl").notes([], {"loss/reducing": 0.1, "loss/mdr": 1e-9}) == []
+    assert tiny("di2l").notes([], {"loss/identity": 0.0}) == []

@@ -33,6 +33,8 @@ def test_a_domain_without_a_trained_stream_is_refused_by_name(home: Path) -> Non
     assert not (home / "run" / "train" / "apart" / "last.pt").exists()
     outcome, _ = train(home, {"one": {"recipe": {**DFW, "streams": "shared"}, **visible}})
     assert outcome.complete, outcome
+    idle = "0 throughout its last epoch, so nothing brought domains together there (pairs: all)"
+    assert [line for line in outcome.warnings if "loss/" in line] == [f"train/one: loss/hetero_centre: {idle}"]
     assert vectors(home, "one", "videos/LWIR-30m_b")[1].shape[1] == 512
 
 

@@ -44,6 +44,7 @@ class CrossModal(Recipe):
 
     only_embedding: ClassVar[tuple[str, ...]] = ("flip_fusion",)
     tiny: ClassVar[dict[str, Any]] = TINY
+    across: ClassVar[tuple[str, ...]] = ()  # terms of its loss that bring domains together
 
     backbone: Backbone = Field("resnet50", description="the ResNet; resnet18_half has half its channels, for a CPU")
     streams: Streams = Field(
@@ -66,6 +67,16 @@ class CrossModal(Recipe):
         from mdfpipe.learning.models.trunk import CHANNELS
 
         return CHANNELS[self.backbone][-1]
+
+    def notes(self, history: list[dict[str, Any]], figures: dict[str, float]) -> list[str]:
+        """Terms that did nothing, as where no subject is in a pair of domains."""
+        idle = [name for name in self.across if figures.get(f"loss/{name}") == 0]
+        if not idle:
+            return []
+        return [
+            f"loss/{' and loss/'.join(idle)}: 0 throughout its last epoch, so nothing brought domains together there "
+            f"(pairs: {self.pairs})"
+        ]
 
     def stream_of(self, domains: Sequence[str]) -> list[str]:
         """The stream of each domain; of a network made for no domain in particular, one."""

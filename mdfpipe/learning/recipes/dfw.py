@@ -84,6 +84,7 @@ class Dfw(CrossModal):
     """Dynamic feature weakening and a segmented learning network."""
 
     only_embedding: ClassVar[tuple[str, ...]] = ("test_feature", "flip_fusion")
+    across: ClassVar[tuple[str, ...]] = ("hetero_centre",)
 
     image_height_px: int = Field(288, ge=16, le=2048, description="height of the network's input (ours)")
     image_width_px: int = Field(144, ge=16, le=2048, description="width of the network's input (ours)")

@@ -140,6 +140,7 @@ class Idkl(CrossModal):
         "training_only.discriminators.",
         "training_only.confusers.",
     )
+    across: ClassVar[tuple[str, ...]] = ("reducing", "mdr")
 
     configuration: Literal["paper", "released"] = Field(
         "paper", description="whose optimiser and schedule, where they are not given"
