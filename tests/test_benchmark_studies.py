@@ -21,28 +21,24 @@ from tests.benchmark_studies import BENCHMARKS, PIPELINES, STUDIES, WEIGHTS, eve
 
 METRICS = {"Rank-1": "rank-1", "Rank-10": "rank-10", "Rank-20": "rank-20", "mAP": "map"}
 OURS = {"sysu": {"body"}}  # systems that no paper has on that benchmark
-SWEEPS: dict[str, tuple[str, str, dict[str, list[Any]], tuple[Any, ...]]] = {
-    # study, system that is varied, values, and the paper's best: that system itself
-    "gamma": ("di2l-gamma", "di2l", {"recipe.gamma": [0, 0.5, 1, 2, 5]}, (2,)),
-    "idkl-lambda-1": ("idkl-lambdas", "idkl", {"recipe.ip.weight": [0, 0.05, 0.1, 0.2, 0.4]}, (0.1,)),
-    "idkl-lambda-2": ("idkl-lambdas", "idkl", {"recipe.tgsa.weight": [0, 0.2, 0.4, 0.6, 0.8, 1]}, (0.6,)),
-    "idkl-lambda-3": ("idkl-lambdas", "idkl", {"recipe.csa.weight": [0, 0.2, 0.4, 0.6, 0.8, 1]}, (0.8,)),
-    "dfw-threshold": (
-        "dfw-threshold",
-        "dfw-weakening",
-        {
-            "recipe.weakening.threshold": ["mean", 0.2, 0.5, 0.8],
-            "recipe.weakening.factor": [0.2, 0.5, 0.8, "proportion"],
-        },
-        ("mean", 0.5),
-    ),
-    "dfw-separation": (
-        "dfw-separation",
-        "dfw-lambda-1",
-        {"recipe.overlap.separation_px": [25, 50, 100, 150, 200]},
-        (100,),
-    ),
-    "dfw-lambda": ("dfw-lambda", "dfw-sln", {"recipe.overlap.weight": [0.1, 0.3, 0.5, 0.7, 0.9, 1]}, (0.5,)),
+WEAKENING: dict[str, list[Any]] = {
+    "recipe.weakening.threshold": ["mean", 0.2, 0.5, 0.8],
+    "recipe.weakening.factor": [0.2, 0.5, 0.8, "proportion"],
+}
+SEPARATION: dict[str, list[Any]] = {"recipe.overlap.separation_px": [25, 50, 100, 150, 200]}
+LAMBDA: dict[str, list[Any]] = {"recipe.overlap.weight": [0.1, 0.3, 0.5, 0.7, 0.9, 1]}
+SWEEPS: dict[tuple[str, str], tuple[str, dict[str, list[Any]], tuple[Any, ...]]] = {
+    # study, sweep: system that is varied, values, and the paper's best: that system itself
+    ("sysu/di2l-gamma", "gamma"): ("di2l", {"recipe.gamma": [0, 0.5, 1, 2, 5]}, (2,)),
+    ("sysu/idkl-lambdas", "idkl-lambda-1"): ("idkl", {"recipe.ip.weight": [0, 0.05, 0.1, 0.2, 0.4]}, (0.1,)),
+    ("sysu/idkl-lambdas", "idkl-lambda-2"): ("idkl", {"recipe.tgsa.weight": [0, 0.2, 0.4, 0.6, 0.8, 1]}, (0.6,)),
+    ("sysu/idkl-lambdas", "idkl-lambda-3"): ("idkl", {"recipe.csa.weight": [0, 0.2, 0.4, 0.6, 0.8, 1]}, (0.8,)),
+    ("sysu/dfw-threshold", "dfw-threshold"): ("dfw-weakening", WEAKENING, ("mean", 0.5)),
+    ("sysu/dfw-separation", "dfw-separation"): ("dfw-lambda-1", SEPARATION, (100,)),
+    ("sysu/dfw-lambda", "dfw-lambda"): ("dfw-sln", LAMBDA, (0.5,)),
+    ("regdb/dfw-threshold", "dfw-threshold"): ("dfw-weakening", WEAKENING, ("mean", 0.2)),
+    ("regdb/dfw-separation", "dfw-separation"): ("dfw-sln", SEPARATION, (100,)),
+    ("regdb/dfw-lambda", "dfw-lambda"): ("dfw-sln", LAMBDA, (1,)),
 }
 
 
@@ -225,10 +221,12 @@ def test_the_split_of_regdb_is_set_at_one_place() -> None:
         load("regdb/dfw-table-1", "dataset.split=7", "evaluate.tables.both-ways.benchmark.split=3")
 
 
-@pytest.mark.parametrize("name", SWEEPS)
-def test_a_sweep_varies_its_setting_alone_and_holds_the_papers_best(name: str, studies: dict[str, Pipeline]) -> None:
-    file, base, values, best = SWEEPS[name]
-    study = studies[f"sysu/{file}"]
+@pytest.mark.parametrize(("file", "name"), SWEEPS)
+def test_a_sweep_varies_its_setting_alone_and_holds_the_papers_best(
+    file: str, name: str, studies: dict[str, Pipeline]
+) -> None:
+    base, values, best = SWEEPS[file, name]
+    study = studies[file]
     assert study.sweeps[name].values == values
     assert study.sweeps[name].title.startswith("Figure ")
     for point in study.swept[name]:
@@ -244,13 +242,15 @@ def test_a_sweep_varies_its_setting_alone_and_holds_the_papers_best(name: str, s
 
 
 def test_every_sweep_is_known() -> None:
-    found = {name: f"{study}" for study in STUDIES for name in load(study).sweeps}
-    assert found == {name: f"sysu/{file}" for name, (file, *_) in SWEEPS.items()}
+    assert {(study, name) for study in STUDIES for name in load(study).sweeps} == SWEEPS.keys()
 
 
 def test_sweeps_of_dfw_meet_each_other_and_table_1(studies: dict[str, Pipeline]) -> None:
+    for folder in ("sysu", "regdb"):
+        whole = studies[f"{folder}/dfw-table-1"].systems
+        for file, name in (("dfw-threshold", "dfw-weakening"), ("dfw-lambda", "dfw-sln")):
+            assert studies[f"{folder}/{file}"].systems[name] == whole[name]
+    assert studies["regdb/dfw-separation"].systems["dfw-sln"] == whole["dfw-sln"]
     whole = studies["sysu/dfw-table-1"].systems
-    for file, name in (("dfw-threshold", "dfw-weakening"), ("dfw-lambda", "dfw-sln")):
-        assert studies[f"sysu/{file}"].systems[name] == whole[name]
     one = studies["sysu/dfw-separation"].systems["dfw-lambda-1"]
     assert studies["sysu/dfw-lambda"].systems["dfw-lambda-1"] == one != whole["dfw-sln"]
