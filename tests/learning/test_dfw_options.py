@@ -1,4 +1,4 @@
-"""dfw: each setting reaches the loss or the part that it names, which have their scalars in test_dfw.py."""
+"""dfw: each setting reaches the loss or the part that it names, which meet their scalars in files of their own."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from mdfpipe.learning.losses.ranking import mine, triplet
 from mdfpipe.learning.models.pooling import gem
 from mdfpipe.learning.recipes import Losses, Recipe
 from mdfpipe.learning.streams import DomainPairs
-from tests.learning.test_dfw import FOUR, WHERE, made_batch, normal, slow_centre
+from tests.learning.made_dfw import FOUR, WHERE, made_batch, slow_centre
+from tests.learning.scalars import normal
 from tests.learning.trained import tiny
 
 BATCH = made_batch(tiny("dfw"), FOUR)  # three subjects, four domains, two images each
