@@ -1,4 +1,4 @@
-"""The loop against a loop written by hand; what stops it; what makes no difference to its bits."""
+"""The loop against a loop written by hand; what validation chooses; what stops it."""
 
 import math
 import re
@@ -17,11 +17,8 @@ from mdfpipe.learning.loader import CropReader, Loader
 from mdfpipe.learning.schedule import Optimiser
 from mdfpipe.learning.state import Job
 from mdfpipe.learning.training import fit, make_fabric
-from mdfpipe.store.run import Run
 from tests.learning.made import write_run
-from tests.learning.trained import Interrupted, Toy, ToyNet, crops_in, job, result, same, saving_always, tiny
-
-BODY = {"batches": {"subjects": 3, "crops": 1}, "optimiser": {"rate": 0.01}}
+from tests.learning.trained import Toy, ToyNet, crops_in, job, result, same, tiny
 
 
 @pytest.fixture(autouse=True)
@@ -30,19 +27,9 @@ def _nothing_seen() -> None:
 
 
 @pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("crops")
-
-
-@pytest.fixture
-def toys(shared: Path) -> Crops:
+def toys(tmp_path_factory: pytest.TempPathFactory) -> Crops:
     """72 crops of 6 subjects: 6 batches of 12."""
-    return crops_in(shared / "toy", Toy())
-
-
-@pytest.fixture
-def bodies(shared: Path) -> Crops:
-    return crops_in(shared / "body", tiny("body"))
+    return crops_in(tmp_path_factory.mktemp("crops") / "toy", Toy())
 
 
 @pytest.fixture
@@ -227,6 +214,21 @@ def test_a_line_is_the_mean_of_its_epoch(toys: Crops, tmp_path: Path, monkeypatc
     assert fitted.lines[1]["loss/identity"] < fitted.lines[0]["loss/identity"]
 
 
+def test_losses_are_given_float32(toys: Crops, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    inside: list[torch.dtype] = []
+    forward = ToyNet.forward
+
+    def noting(self: ToyNet, images: torch.Tensor) -> torch.Tensor:
+        made = forward(self, images)
+        inside.append(made.dtype)
+        return made
+
+    monkeypatch.setattr(ToyNet, "forward", noting)
+    fit(job(toys, tiny("toy"), tmp_path / "state.pt", precision="bf16"))
+    assert set(inside) == {torch.bfloat16}
+    assert {kind for _, kind, _ in Toy.seen} == {torch.float32}
+
+
 # -- validation
 
 
@@ -315,39 +317,6 @@ def test_too_many_batches_for_a_step(toys: Crops, tmp_path: Path) -> None:
         fit(job(toys, tiny("toy", optimiser={"accumulate": 7}), tmp_path / "state.pt"))
 
 
-@pytest.mark.parametrize(
-    ("made", "message"),
-    [
-        ({"subjects": 1}, r"sampler: expected at least 2 subjects .*got 1"),
-        (
-            {"lacking": {n: {"MWIR-30m"} for n in range(1, 6)}},
-            r"sampler: expected at least 2 .* \(5 lack some\), got 1",
-        ),
-        ({"subjects": 2}, r"sampler: expected at least 3 subjects .*got 2"),
-    ],
-)
-def test_crops_that_give_no_batch(made: dict[str, Any], message: str, tmp_path: Path) -> None:
-    recipe = tiny("body", **BODY)
-    crops = crops_in(tmp_path / "crops", recipe, **made)
-    with pytest.raises(DataError, match=message) as caught:
-        fit(job(crops, recipe, tmp_path / "state.pt"))
-    assert "\n" not in str(caught.value)
-    assert not (tmp_path / "state.pt").exists()
-
-
-def test_a_domain_without_a_crop(bodies: Crops, shared: Path, tmp_path: Path) -> None:
-    run = Run(next(shared.glob("body*")))
-    with pytest.raises(DataError, match="LWIR"):
-        from_manifest(run.table("manifest", "manifest"), run.path, modality="body", domains=["VIS-500m", "LWIR-30m"])
-    without = bodies.take(bodies.domain != 1).compact()  # the domains in use are those there are
-    assert len(without.domains) == 2
-    assert fit(job(without, tiny("body", **BODY), tmp_path / "state.pt")).step > 0
-    for recipe in (tiny("body", **BODY), tiny("face"), tiny("toy")):
-        with pytest.raises(DataError, match="sampler: ") as caught:
-            recipe.sampler(bodies.take(np.zeros(0, np.int64)).compact(), 0)
-        assert "\n" not in str(caught.value)
-
-
 def test_crops_that_do_not_decode_are_left_out(tmp_path: Path) -> None:
     run = write_run(tmp_path / "crops", size=(16, 16), damaged=9)
     crops = from_manifest(run.table("manifest", "manifest"), tmp_path / "crops", modality="body")
@@ -364,37 +333,6 @@ def test_one_crop_that_is_left_of_a_batch(tmp_path: Path) -> None:
     crops = from_manifest(run.table("manifest", "manifest"), tmp_path / "crops", modality="body")
     with pytest.raises(DataError, match="step 0: one crop is left of a batch, the others do not decode"):
         fit(job(crops, tiny("toy", batch=6), tmp_path / "state.pt"))
-
-
-# -- precision and device
-
-
-def test_bf16_trains_nearly_alike_and_losses_stay_precise(bodies: Crops, tmp_path: Path) -> None:
-    found = {}
-    for precision in ("fp32", "bf16"):
-        recipe = tiny("body", drop_path=0.0, **BODY)
-        found[precision] = fit(job(bodies, recipe, tmp_path / f"{precision}.pt", precision=precision))
-    exact, rough = found["fp32"], found["bf16"]
-    assert not same(exact.last, rough.last)
-    assert {value.dtype for value in rough.last.values() if value.is_floating_point()} == {torch.float32}
-    for one, other in zip(exact.lines, rough.lines, strict=True):
-        assert one["loss/identity"] != other["loss/identity"]
-        assert other["loss/identity"] == pytest.approx(one["loss/identity"], rel=0.02)
-
-
-def test_losses_are_given_float32(toys: Crops, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    inside: list[torch.dtype] = []
-    forward = ToyNet.forward
-
-    def noting(self: ToyNet, images: torch.Tensor) -> torch.Tensor:
-        made = forward(self, images)
-        inside.append(made.dtype)
-        return made
-
-    monkeypatch.setattr(ToyNet, "forward", noting)
-    fit(job(toys, tiny("toy"), tmp_path / "state.pt", precision="bf16"))
-    assert set(inside) == {torch.bfloat16}
-    assert {kind for _, kind, _ in Toy.seen} == {torch.float32}
 
 
 @pytest.mark.parametrize(
@@ -419,61 +357,3 @@ def test_a_gpu_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     with pytest.raises(ConfigError, match="--device cuda:2: torch finds 2 of them, counted from 0"):
         make_fabric("cuda:2", "fp32")
-
-
-# -- what makes no difference to a bit
-
-
-def test_same_seed_same_bits_however_crops_are_read(bodies: Crops, tmp_path: Path) -> None:
-    recipe = tiny("body", drop_path=0.3, **BODY)
-    ways = [(1, 0), (3, 0), (1, 1 << 24), (3, 1 << 24), (2, 3 * 64 * 32 * 20)]  # the last keeps 20 of 72 crops
-    found = []
-    for number, (threads, cache) in enumerate(ways):
-        given = job(bodies, recipe, tmp_path / f"{number}.pt", loader_threads=threads, cache=cache)
-        found.append(result(fit(given)))
-    assert all(one == found[0] for one in found[1:])
-    other = fit(job(bodies, recipe, tmp_path / "other.pt", seed=1))
-    assert result(other)["last"] != found[0]["last"]
-    assert {path.read_bytes() for path in tmp_path.glob("[0-4].pt")} == {(tmp_path / "0.pt").read_bytes()}
-
-
-@pytest.mark.parametrize(
-    ("name", "settings"),
-    [
-        ("toy", {"optimiser": {"method": "adam", "ema": 0.9, "accumulate": 2, "clip_norm": 0.5}}),
-        ("toy", {"optimiser": {"method": "sgd", "nesterov": True}, "schedule": {"length": 2.5, "warm_up": 1}}),
-        ("body", {"drop_path": 0.5, "optimiser": {"method": "adamw", "rate": 0.01}}),
-        ("body", {"backbone": "striped", "width": 8, "contrastive": 0.5, "optimiser": {"ema": 0.9}}),
-        ("face", {"optimiser": {"rate": 0.01, "accumulate": 2}}),
-    ],
-)
-def test_goes_on_from_any_step(name: str, settings: dict[str, Any], shared: Path, tmp_path: Path) -> None:
-    """Interrupted after each step but the last: the same bits, lines and best weights. `test_train_kill` kills."""
-    if name == "body":
-        settings = settings | {"batches": BODY["batches"], "image_height_px": 96}
-    recipe = tiny(name, **settings)
-    crops = crops_in(shared / f"{name}-{recipe.image_height_px}", recipe)
-
-    def judged(model: nn.Module) -> float:
-        return -abs(sum(value.double().sum().item() for value in model.parameters()))
-
-    def training(path: Path) -> Job:
-        return job(crops, recipe, path, validate=judged, every=1)
-
-    whole = result(fit(training(tmp_path / "whole.pt")))
-    total = whole["step"]
-    assert whole["epoch"] >= 2
-    with saving_always():
-        for stop in sorted({1, total // 2, total - 1}):
-
-            def interrupt(done: int, total: int, stop: int = stop) -> None:
-                if done == stop + 1:  # its state is there
-                    raise Interrupted
-
-            given = training(tmp_path / "state.pt")
-            given.progress = interrupt
-            with pytest.raises(Interrupted):
-                fit(given)
-            assert checkpoint.load(tmp_path / "state.pt")["step"] == stop
-        assert result(fit(training(tmp_path / "state.pt"))) == whole
-    assert result(fit(training(tmp_path / "state.pt"))) == whole  # it is done
