@@ -1,0 +1,21 @@
+"""A small semantic ViT, and tokens as one would give."""
+
+from __future__ import annotations
+
+import torch
+
+from mdfpipe.learning.models.semantic_vit import SemanticViT, Tokens
+from tests.learning.scalars import normal as noise
+
+HEIGHT, WIDTH = 96, 32  # 6 x 2 patches
+
+
+def small(seed: int = 0, **more: object) -> SemanticViT:
+    torch.manual_seed(seed)
+    given: dict[str, object] = {"image_size": (HEIGHT, WIDTH), **more}
+    return SemanticViT("mini", **given).eval()  # type: ignore[arg-type]
+
+
+def some_tokens(images: int = 2, width: int = 192, patches: int = 12) -> Tokens:
+    found = noise(images, 4 + patches, width)
+    return Tokens(found[:, 0], found[:, 1:4], found[:, 4:])
