@@ -15,6 +15,7 @@ from mdfpipe.report.results import Results, Row, source
 from mdfpipe.store.run import read_table
 
 MOST_PANELS: Final = 12  # of one kind of curve in one table
+MOST_BANDS: Final = 6  # lines of one drawing that have a band each: those of more hide each other
 MOST_APART: Final = 3  # pairs of domains of one system with a drawing each
 
 
@@ -93,7 +94,11 @@ def families(results: Results, table: str, places: Mapping[str, int]) -> list[Fa
                 )
                 for case, of_case in list(cases.items())
             ]
-        meaning = f"{kind.meaning}; the bands {bands}."
+        crowded = max(len({row["_system"] for row in of_case}) for of_case in cases.values()) > MOST_BANDS
+        about = (
+            "the bounds of so many lines stand in evaluate/curves.parquet alone" if crowded else f"the bands {bands}"
+        )
+        meaning = f"{kind.meaning}; {about}."
         found.append(Family(kind.name, meaning, pictures[:MOST_PANELS], max(len(pictures) - MOST_PANELS, 0)))
     return found
 
@@ -136,7 +141,8 @@ def _drawn(name: str, kind: Kind, by_line: Mapping[str, Sequence[Row]], places: 
         x, y, low, high = (np.array([row[column] for row in own], float) for column in ("x", "y", "low", "high"))
         if kind.is_complement:
             y, low, high = 1 - y, 1 - high, 1 - low
-        lines.append(Line(line, places[line], x, y, low, high))
+        bounds = (low, high) if len(by_line) <= MOST_BANDS else ()
+        lines.append(Line(line, places[line], x, y, *bounds))
     return lines_plot(
         name, lines, x_label=kind.x_label, y_label=kind.y_label, scale=kind.scale, whole_x=kind.curve == "cmc"
     )
