@@ -66,12 +66,12 @@ def test_detect_measures_yolo_against_ultralytics():
     assert all(value > 0 for value in rows.values())
 
 
-def test_step_measures_every_recipe():
-    done = bench("step", "--small", "--rounds", "1", "--threads", "1", "--recipe", "face", "lccrf", "--json")
+def test_step_measures_a_recipe():
+    done = bench("step", "--small", "--rounds", "1", "--threads", "1", "--recipe", "lccrf", "--json")
     assert done.returncode == 0, done.stderr
     rows = {what: value for what, value, _ in json.loads(done.stdout)["rows"]}
-    # tiny recipes: 16 faces; 2 tuples, an anchor, a positive and a negative of each of two domains
-    assert {"face, 32x32: a step of 16 images", "lccrf, 64x32: a step of 12 images"} < rows.keys()
+    # tiny: 2 tuples, an anchor, a positive and a negative of each of two domains
+    assert "lccrf, 64x32: a step of 12 images" in rows
     assert all(value > 0 for value in rows.values())
 
 
