@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import sys
-from typing import Any
+from typing import Any, Final
 
 import yaml
 
@@ -20,14 +20,27 @@ serves training only, with a visible and an infrared stream where a recipe has s
 multiply-accumulates: a multiplication with its addition counts as one, and convolutions and matrix products alone are
 counted; of one image, and of a visible and an infrared one together, which is what Table 2 of DFW calls FLOPs (its
 10.301 and 15.150 G are 10.260 and 15.101 G here, for it adds two for each value that a norm gives). Parameters and
-G MAC are computed from the defaults.
+G MAC are computed from the defaults. *A step* is one of training with the defaults, measured on two cores of an AMD
+EPYC in bf16 (`scripts/bench step --precision bf16`): forward, losses, backward and optimiser of a batch of so many
+images, and the memory that it takes.
 """
+
+STEP: Final = {
+    "body": (64, 36.6, 6.8),
+    "dfw": (72, 21.7, 6.1),
+    "di2l": (96, 18.7, 6.7),
+    "face": (64, 19.3, 7.4),
+    "idkl": (120, 54.9, 12.3),
+    "lccrf": (48, 12.7, 4.6),
+}
+"""Images of a batch, seconds a step, peak memory in GB: what the benchmark printed."""
 
 
 def overview() -> list[str]:
     """A row a recipe and benchmark: what its paper reached there, what was reached here, what it costs."""
     columns = (
-        "recipe|paper|benchmark|protocol|published, %|reached, %|parameters, M|G MAC, image|G MAC, pair|training time"
+        "recipe|paper|benchmark|protocol|published, %|reached, %|parameters, M|G MAC, image|G MAC, pair|a step|"
+        "training time"
     )
     lines = ["## Overview", "", ABOUT, *_head(columns)]
     for choice in Recipe.choices():
@@ -36,7 +49,8 @@ def overview() -> list[str]:
             first.setdefault(row.benchmark, row)
         for row in first.values():
             place = [f"[{choice}](#{choice})", _paper(choice), row.benchmark, row.protocol]
-            lines.append(_line(*place, _figures(row.figures), _figures(row.reached), *_cost(choice), _minutes(row)))
+            numbers = _figures(row.figures), _figures(row.reached), *_cost(choice)
+            lines.append(_line(*place, *numbers, _step(choice), _minutes(row)))
     return lines
 
 
@@ -81,6 +95,11 @@ def _figures(figures: published.Figures | None) -> str:
 
 def _minutes(row: published.Row) -> str:
     return "not run" if row.minutes is None else f"{row.minutes:g} min"
+
+
+def _step(choice: str) -> str:
+    images, seconds, memory = STEP[choice]
+    return f"{images} images, {seconds:g} s, {memory:g} GB"
 
 
 def _flow(settings: Any) -> str:
