@@ -78,6 +78,7 @@ def test_step_measures_a_recipe():
 TOY = ["--small", "--batches", "2", "--batch", "16", "--rounds", "1", "--threads", "1", "--precision", "fp32", "--json"]
 
 
+@pytest.mark.slow
 def test_train_holds_the_loop_against_loader_and_network():
     done = bench("train", "--network", "striped", *TOY)
     assert done.returncode == 0, done.stderr
@@ -94,6 +95,7 @@ def test_train_holds_the_loop_against_loader_and_network():
         assert met == (value >= 0.9)
 
 
+@pytest.mark.slow
 def test_embed_counts_vectors_and_memory():
     done = bench("embed", "--network", "face", "--crops", "20", *TOY)
     assert done.returncode == 0, done.stderr
