@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from mdfpipe.learning.crops import Crops
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -18,3 +23,17 @@ def _one_thread() -> Iterator[None]:
     yield
     if torch and before:
         torch.set_num_threads(before)
+
+
+@pytest.fixture
+def crops(tmp_path: Path) -> Crops:
+    from tests.learning.stored_crops import whole
+
+    return whole(tmp_path)
+
+
+@pytest.fixture
+def damaged(tmp_path: Path) -> Crops:
+    from tests.learning.stored_crops import spoilt
+
+    return spoilt(tmp_path)

@@ -17,21 +17,11 @@ from mdfpipe.learning.augment import Augment
 from mdfpipe.learning.crops import Crops
 from mdfpipe.learning.loader import decoded, jpeg_size, read_plain, resized
 from mdfpipe.learning.recipes import Depth
-from tests.learning.stored_crops import jpeg, picture, read, reader_of, spoilt, stored, whole
+from tests.learning.stored_crops import jpeg, picture, read, reader_of, stored
 
 
 def png(image: NDArray[Any]) -> bytes:
     return cv2.imencode(".png", image[..., ::-1] if image.ndim == 3 else image)[1].tobytes()
-
-
-@pytest.fixture
-def crops(tmp_path: Path) -> Crops:
-    return whole(tmp_path)
-
-
-@pytest.fixture
-def damaged(tmp_path: Path) -> Crops:
-    return spoilt(tmp_path)
 
 
 # -- one crop

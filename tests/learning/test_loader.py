@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,19 +15,9 @@ from mdfpipe.learning.augment import Augment, generator_of
 from mdfpipe.learning.batches import AUXILIARY, CropBatch, Draw
 from mdfpipe.learning.crops import Crops
 from mdfpipe.learning.loader import Loader, read_plain
-from tests.learning.stored_crops import read, reader_of, spoilt, whole
+from tests.learning.stored_crops import read, reader_of
 
 FULL = Augment(shift_x=0.1, scale=0.1, low_resolution=0.5, jitter=0.5, polarity=0.5)
-
-
-@pytest.fixture
-def crops(tmp_path: Path) -> Crops:
-    return whole(tmp_path)
-
-
-@pytest.fixture
-def damaged(tmp_path: Path) -> Crops:
-    return spoilt(tmp_path)
 
 
 # -- batches
