@@ -192,7 +192,8 @@ def _data(folder: Path) -> str:
 
 def _inspect_video(path: Path) -> Description:
     from mdfpipe.report.inspect import Description
-    from mdfpipe.video.probe import is_images, missing_end, packet_times, probe
+    from mdfpipe.video.image_files import is_images
+    from mdfpipe.video.probe import missing_end, packet_times, probe
 
     try:
         info = probe(path)

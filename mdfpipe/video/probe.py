@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from mdfpipe.errors import DataError, DecodeError, one_line
-from mdfpipe.store.naming import IMAGE_SUFFIXES, frame_files
+from mdfpipe.errors import DecodeError, one_line
+from mdfpipe.video.files import check_file
+from mdfpipe.video.image_files import is_images, numbered_frames, page_count
 
 if TYPE_CHECKING:
     import av
@@ -52,15 +53,6 @@ class VideoInfo:
     def is_deep(self) -> bool:
         """Whether the pixels need more than 8 bits."""
         return self.bit_depth > 8
-
-
-def is_images(path: Path) -> bool:
-    """Whether `path` is a folder of images or one image file, judged by name.
-
-    >>> is_images(Path("a/b.TIFF")), is_images(Path("a/b.mp4"))
-    (True, False)
-    """
-    return path.is_dir() or path.suffix.lower() in IMAGE_SUFFIXES
 
 
 def probe(path: Path) -> VideoInfo:
@@ -122,18 +114,6 @@ def _video_stream(container: InputContainer, path: Path) -> VideoStream:
             return stream
     kinds = ", ".join(sorted({s.type for s in container.streams})) or "nothing"
     raise DecodeError(f"{path}: expected a video stream, found {kinds}")
-
-
-def check_file(path: Path) -> None:
-    """Raise DecodeError unless `path` is a readable file with something in it."""
-    try:
-        if not path.is_file():
-            raise DecodeError(f"{path}: {'not a regular file' if path.exists() else 'no such file'}")
-        with path.open("rb") as file:
-            if not file.read(1):
-                raise DecodeError(f"{path}: the file is empty (0 bytes)")
-    except (OSError, ValueError) as error:
-        raise DecodeError(f"{path}: cannot be read: {one_line(error)}") from None
 
 
 def _reason(error: Exception) -> str:
@@ -248,50 +228,3 @@ def _riff_end(file: BinaryIO, size: int) -> int:
             return size
         position += 8 + length + length % 2
     return position - 1 if position == size + 1 else position
-
-
-def numbered_frames(folder: Path) -> list[Path]:
-    """The images of a folder in the order of `frame_files`; a frame's index is its place here.
-
-    Raises DecodeError where `frame_files` refuses the folder, there is no image, or a link leads out of the folder.
-    """
-    try:
-        paths = [folder / name for name in frame_files(folder)]
-    except DataError as error:
-        raise DecodeError(str(error)) from None
-    if not paths:
-        raise DecodeError(f"{folder}: expected images ({', '.join(sorted(IMAGE_SUFFIXES))}), found none")
-    home = folder.resolve()
-    for path in paths:
-        if path.is_symlink() and not path.resolve().is_relative_to(home):
-            raise DecodeError(f"{path}: a link that leads out of its folder; copy the image or point at its folder")
-    return paths
-
-
-def page_count(path: Path) -> int:
-    """The number of pages of an image file: the directories of a TIFF, else 1. Raises DecodeError."""
-    check_file(path)
-    with path.open("rb") as file:
-        order = {b"II*\0": "<", b"MM\0*": ">", b"II+\0": "<", b"MM\0+": ">"}.get(head := file.read(4))
-        if order is None:
-            return 1
-        try:
-            return len(list(_directories(file, order, big=b"+" in head)))
-        except struct.error:
-            raise DecodeError(f"{path}: the TIFF ends before its list of pages does") from None
-
-
-def _directories(file: BinaryIO, order: str, big: bool) -> Iterator[int]:
-    """The offset of each page's directory, following the chain. BigTIFF has wider fields."""
-    count_code, offset_code, entry = ("Q", "Q", 20) if big else ("H", "I", 12)
-
-    def number(code: str) -> int:
-        return int(struct.unpack(order + code, file.read(struct.calcsize(code)))[0])
-
-    file.seek(8 if big else 4)
-    seen: set[int] = set()
-    while (offset := number(offset_code)) and offset not in seen:
-        seen.add(offset)
-        yield offset
-        file.seek(offset)
-        file.seek(offset + struct.calcsize(count_code) + number(count_code) * entry)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from mdfpipe.datasets import name_videos
 from mdfpipe.errors import DataError, DecodeError
 from mdfpipe.store.naming import file_name, frame_files, frame_number, inside, natural_key, safe_relative
-from mdfpipe.video.probe import numbered_frames
+from mdfpipe.video.image_files import numbered_frames
 
 HOSTILE = [
     "",

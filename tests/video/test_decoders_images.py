@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mdfpipe.video import probe
+from mdfpipe.video import image_files
 from mdfpipe.video.decoders import images
 from tests import clips
 from tests.video.decoded import ASSETS, needs_assets, read
@@ -85,7 +85,7 @@ def test_a_damaged_page_costs_no_page_before_it(pages, bad):
     path, _ = pages
     data = bytearray(path.read_bytes())
     with path.open("rb") as file:
-        at = list(probe._directories(file, "<", big=False))[bad]
+        at = list(image_files._directories(file, "<", big=False))[bad]
     entries = int.from_bytes(data[at : at + 2], "little")
     tags = {int.from_bytes(data[e : e + 2], "little"): e for e in range(at + 2, at + 2 + 12 * entries, 12)}
     data[tags[259] + 8] = 99  # compression: there is no such

@@ -8,14 +8,8 @@ import numpy as np
 import pytest
 
 from mdfpipe.errors import DecodeError
-from mdfpipe.video.probe import (
-    hidden_packets,
-    missing_end,
-    numbered_frames,
-    packet_times,
-    page_count,
-    probe,
-)
+from mdfpipe.video.image_files import numbered_frames, page_count
+from mdfpipe.video.probe import hidden_packets, missing_end, packet_times, probe
 from tests import clips
 
 FASTSTART = {"movflags": "+faststart"}

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from mdfpipe.config import Plugin
 from mdfpipe.errors import DecodeError
 from mdfpipe.video.frames import Frames
-from mdfpipe.video.probe import VideoInfo, is_images, probe
+from mdfpipe.video.image_files import is_images
+from mdfpipe.video.probe import VideoInfo, probe
 
 Wanted: TypeAlias = Callable[[int], bool]
 """Whether the pixels of the frame with this index are asked for."""

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mdfpipe.video.decoders import Decoder, Pixels, Wanted
-from mdfpipe.video.probe import is_images
+from mdfpipe.video.image_files import is_images
 
 
 class Auto(Decoder):

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from mdfpipe.errors import DecodeError
 from mdfpipe.video.decoders import Decoder, Pixels, Wanted
-from mdfpipe.video.probe import check_file, is_images, numbered_frames, page_count
+from mdfpipe.video.files import check_file
+from mdfpipe.video.image_files import is_images, numbered_frames, page_count
 
 _BLOCK_BYTES = 32 << 20  # of the pages of a TIFF that are read at once
 _BLOCK_PAGES = 256
