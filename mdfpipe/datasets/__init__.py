@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import ClassVar
 
 import pyarrow as pa
+from pydantic import Field
 
 from mdfpipe.config import Plugin
+from mdfpipe.datasets._leaving_out import LeaveOut, LeftOut
 from mdfpipe.datasets._naming import name_videos
 from mdfpipe.domains import Domain
 
-__all__ = ["Anomaly", "Dataset", "Listing", "VideoEntry", "name_videos"]
+__all__ = ["Anomaly", "Dataset", "LeaveOut", "LeftOut", "Listing", "VideoEntry", "name_videos"]
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,8 @@ class Listing:
     galleries: subject_id -> gallery names ("1", "2"; "train", "val", "test"), where the dataset has galleries; a
     subject may stand in several. anomalies: rows that were changed or left out, by kind. images: of a data set of
     images, by video_id, a table of `store.tables.IMAGES`, sorted by path, which is by frame. differs: how the counts of
-    a published data set differ from the published ones, a line each.
+    a published data set differ from the published ones, a line each. left_out: what each rule of `leave_out` kept out;
+    left_out_rows: annotation rows of these videos.
     """
 
     videos: list[VideoEntry]
@@ -59,12 +62,16 @@ class Listing:
     anomalies: list[Anomaly] = field(default_factory=list)
     images: dict[str, pa.Table] = field(default_factory=dict)
     differs: list[str] = field(default_factory=list)
+    left_out: list[LeftOut] = field(default_factory=list)
+    left_out_rows: int = 0
 
 
 class Dataset(Plugin):
     """One layout on disk."""
 
     holds_images: ClassVar[bool] = False  # whether its files are images of one person each, and not videos
+
+    leave_out: LeaveOut = Field(default=LeaveOut(), description="videos that do not belong to the study")
 
     @abstractmethod
     def sources(self, root: Path) -> list[Path]:

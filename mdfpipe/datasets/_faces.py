@@ -126,9 +126,10 @@ def read_frames(block: Block) -> tuple[NDArray[np.int64], dict[AnomalyKind, _Mas
     }
 
 
-def keep_rows(block: Block, left_out: Sequence[Mapping[AnomalyKind, _Mask]], tally: Tally) -> _Mask:
-    """(n,) bool: the rows that nothing leaves out. A row is counted once, under the first kind that it falls under."""
-    kept = np.ones(len(block), bool)
+def keep_rows(block: Block, left_out: Sequence[Mapping[AnomalyKind, _Mask]], tally: Tally, of: _Mask) -> _Mask:
+    """(n,) bool: the rows, `of` these, that nothing leaves out. A row is counted once, under the first kind that it
+    falls under."""
+    kept = of.copy()
     for reasons in left_out:
         for kind, mask in reasons.items():
             tally.add(kind, mask & kept, block.example)

@@ -22,7 +22,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from mdfpipe.datasets import Anomaly, Dataset, Listing, VideoEntry
-from mdfpipe.datasets._layout import check_root
+from mdfpipe.datasets._layout import check_root, find_tables
+from mdfpipe.datasets._leaving_out import Sieve
 from mdfpipe.domains import Band, Domain
 from mdfpipe.errors import DataError, one_line
 from mdfpipe.store.matlab import read_matlab
@@ -62,9 +63,10 @@ class ImageDataset(Dataset):
         return [*self.tables(root), *self.present(root)]
 
     def tables(self, root: Path) -> list[Path]:
-        """The index files."""
+        """The index files, and the list of what is left out."""
         check_root(root)
-        return [inside(root, name, "index file") for name in self.index_files(root)]
+        listed = [] if self.leave_out.file is None else find_tables(root, [self.leave_out.file], "leave_out.file")
+        return [inside(root, name, "index file") for name in [*self.index_files(root), *listed]]
 
     def present(self, root: Path) -> list[Path]:
         """The folders that hold the images. Raises DataError where there is none."""
@@ -76,6 +78,10 @@ class ImageDataset(Dataset):
                 "--data names the folder that holds them"
             )
         return found
+
+    def gathering(self, root: Path) -> Gathering:
+        """Nothing found so far; what `leave_out` names is passed over. Raises DataError."""
+        return Gathering(root, Sieve.of(self.leave_out, root))
 
 
 @dataclass(frozen=True)
@@ -91,9 +97,10 @@ class Unit:
 
 @dataclass
 class Gathering:
-    """The images found so far, by unit and subject, and what was unusual."""
+    """The images found so far, by unit and subject, and what was unusual. sieve: which of them are left out."""
 
     root: Path
+    sieve: Sieve
     images: dict[Unit, list[tuple[str, str]]] = field(default_factory=lambda: defaultdict(list))
     counts: Counter[ImageAnomaly] = field(default_factory=Counter)
     examples: dict[ImageAnomaly, str] = field(default_factory=dict)
@@ -143,8 +150,9 @@ class Gathering:
                 yield path
 
     def take(self, unit: Unit, path: str, subject: str) -> None:
-        """Take an image."""
-        self.images[unit].append((path, subject))
+        """Take an image, unless it is left out: by its domain, its path, or as one of its unit."""
+        if not self.sieve.drops(path, unit.name, (str(Domain(unit.band)),)):
+            self.images[unit].append((path, subject))
 
     def number(self, **wanted: Any) -> Callable[[Collection[str]], int]:
         """Of some subjects, how many images the units have whose fields are as wanted; `band=Band.VIS`."""
@@ -164,6 +172,7 @@ class Gathering:
         Raises DataError where there is no image.
         """
         if not self.images:
+            self.sieve.refuse_all(self.root, "image")
             kinds = "; ".join(f"{self.counts[kind]} {kind} ({self.examples[kind]})" for kind in sorted(self.counts))
             raise DataError(f"{self.root}: found no image{': ' if kinds else ''}{kinds}; is the copy complete?")
         seen = self.subjects()
@@ -183,6 +192,7 @@ class Gathering:
             anomalies=anomalies,
             images={unit.name: _table(unit.name, sorted(self.images[unit])) for unit in units},
             differs=differs,
+            left_out=self.sieve.listed(),
         )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 
 from mdfpipe.datasets._naming import VIDEO_SUFFIXES
@@ -40,8 +40,10 @@ def find_tables(root: Path, patterns: Sequence[str], what: str) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def find_videos(root: Path, patterns: Sequence[str]) -> list[str]:
+def find_videos(root: Path, patterns: Sequence[str], drops: Callable[[str], bool] = lambda path: False) -> list[str]:
     """The videos that `patterns` name: files with a video suffix, and folders that hold images; hidden ones left out.
+
+    drops: whether a video is left out by a setting; nothing more is asked of it.
 
     A plain path is taken as it is, so that a video that is missing fails later under its name.
     """
@@ -49,10 +51,12 @@ def find_videos(root: Path, patterns: Sequence[str]) -> list[str]:
     for pattern in patterns:
         safe_relative(pattern, "videos")
         if not is_pattern(pattern):
-            inside(root, pattern, "videos")
-            found.add(pattern)
+            if not drops(pattern):
+                inside(root, pattern, "videos")
+                found.add(pattern)
             continue
-        found.update(p for p in _expand(root, pattern) if _is_video(inside(root, p, "videos")))
+        there = [p for p in _expand(root, pattern) if not (_is_video(root / p) and drops(p))]
+        found.update(p for p in there if _is_video(inside(root, p, "videos")))
     return sorted(found)
 
 

@@ -16,26 +16,28 @@ VIDEO_SUFFIXES = frozenset(f".{name}" for name in f"{_CONTAINERS} {_STREAMS}".sp
 LONGEST_ID = 200  # bytes of UTF-8: with its suffixes it must fit a file name of 255
 
 
-def name_videos(paths: Iterable[str]) -> dict[str, str]:
+def name_videos(paths: Iterable[str], left_out: Iterable[str] = ()) -> dict[str, str]:
     """path -> video_id, for all videos of a dataset: the path without its suffix where that is unique, else with it.
 
-    paths: POSIX, relative to the data root, in any order (a path given twice is one video). Raises DataError for
-    a path that `safe_relative` refuses, for a name that is hidden or longer than 200 bytes, and for two videos
+    paths: POSIX, relative to the data root, in any order (a path given twice is one video). left_out: further paths,
+    which get no name; the others are named as if they did, so that leaving a video out renames none. Raises DataError
+    for a path that `safe_relative` refuses, for a name that is hidden or longer than 200 bytes, and for two videos
     whose file names would be the same (`a/b` and `a__b`).
 
     >>> name_videos(["v/a.mp4", "v/b.mp4", "v/b.avi", "frames/c"])
     {'frames/c': 'frames/c', 'v/a.mp4': 'v/a', 'v/b.avi': 'v/b.avi', 'v/b.mp4': 'v/b.mp4'}
     """
     ordered = sorted({safe_relative(path, "video") for path in paths})
-    names = {path: _without_suffix(path) for path in ordered}
+    names = {path: _without_suffix(path) for path in (*ordered, *left_out)}
     while True:
         taken = Counter(names.values())
         clashing = [path for path, name in names.items() if taken[name] > 1 and name != path]
         if not clashing:
             break
         names.update({path: path for path in clashing})  # may clash with a suffixless name: hence the loop
-    _check(names)
-    return names
+    named = {path: names[path] for path in ordered}
+    _check(named)
+    return named
 
 
 def _without_suffix(path: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Self
 
@@ -108,11 +108,11 @@ class DomainRule(Config):
 
     def domains(self, root: Path, cells: Mapping[str, str | None]) -> dict[str, Domain]:
         """path -> domain; cells: path -> what its rows' column says. Raises DataError where a video has none."""
-        table = self._table(root)
+        say = self.teller(root)
         found: dict[str, Domain] = {}
         without: list[str] = []
         for path, cell in cells.items():
-            said = self._said(path, cell, table)
+            said = say(path, cell)
             try:
                 found[path] = Domain.parse(self.map.get(said, said))
             except DataError:
@@ -121,9 +121,22 @@ class DomainRule(Config):
         if without:
             raise DataError(
                 f"domain: {len(without)} of {len(cells)} videos have no domain, the first is {without[0]}; "
-                f"expected <BAND> or <BAND>-<RANGE>m such as SWIR-30m: change `domain`, or which `videos` belong"
+                f"expected <BAND> or <BAND>-<RANGE>m such as SWIR-30m: change `domain`, or name those that do not "
+                "belong in `leave_out`"
             )
         return found
+
+    def teller(self, root: Path) -> Callable[[str, str | None], str]:
+        """What the rule says of a path, given what its rows' column says; "" for nothing. Raises DataError."""
+        table = self._table(root)
+        return lambda path, cell: self._said(path, cell, table)
+
+    def names(self, said: str) -> tuple[str, ...]:
+        """What `leave_out` may call the domain that is said: it, and as it is parsed where it can be."""
+        try:
+            return said, str(Domain.parse(self.map.get(said, said)))
+        except DataError:
+            return (said,)
 
     def _said(self, path: str, cell: str | None, table: _DomainTable) -> str:
         if self.constant is not None:

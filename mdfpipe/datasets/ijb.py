@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
@@ -33,6 +34,7 @@ from mdfpipe.datasets._faces import (
     subject_codes,
 )
 from mdfpipe.datasets._layout import check_root, find_tables, find_videos
+from mdfpipe.datasets._leaving_out import Sieve
 from mdfpipe.datasets._paths import FramePlaces, folders_of, path_column
 from mdfpipe.datasets._rules import DomainRule, TextRule
 from mdfpipe.errors import DataError
@@ -165,38 +167,57 @@ class Ijb(Dataset):
 
     def sources(self, root: Path) -> list[Path]:
         """The tables, and every video that they or `videos` name, there or not. Raises DataError."""
-        named = Names()
+        tables, present = self.tables(root), self.present(root)
+        named, sieve = Names(), self._sieve(root)
         for table in find_tables(root, self.faces, "faces"):
             for block in read_blocks(root / table, table, {"file": str(self.columns.file)}):
                 column = path_column(block, self.folder, self.frames_in == "folder")
-                named.codes(self._videos_of(column, block), lambda path: path or None)
-        tables, present = self.tables(root), self.present(root)
+                named.codes(
+                    self._videos_of(column, block), lambda path: path if path and not sieve.drops(path) else None
+                )
         return [*tables, *sorted({*(root / path for path in named.texts()), *present})]
 
     def tables(self, root: Path) -> list[Path]:
-        """The face tables, the gallery tables and the domain table."""
+        """The face tables, the gallery tables, the domain table and the list of what is left out."""
         check_root(root)
         tables = find_tables(root, self.faces, "faces")
         for name, patterns in self.galleries.items():
             tables += find_tables(root, patterns, f"galleries.{name}")
         if self.domain.table is not None:
             tables += find_tables(root, [self.domain.table], "domain.table")
+        if self.leave_out.file is not None:
+            tables += find_tables(root, [self.leave_out.file], "leave_out.file")
         return [root / path for path in dict.fromkeys(tables)]
 
     def present(self, root: Path) -> list[Path]:
-        """The videos that match `videos`."""
+        """The videos that match `videos`, but for those that their path leaves out."""
         check_root(root)
-        return [root / path for path in find_videos(root, self.videos)]
+        return [root / path for path in find_videos(root, self.videos, self._sieve(root).drops)]
 
     def read(self, root: Path) -> Listing:
         """The listing of the data under `root`. Raises DataError with table, row and column."""
         check_root(root)
-        scan = _Scan(FramePlaces(root))
+        scan = _Scan(FramePlaces(root), self._sieve(root))
         for table in find_tables(root, self.faces, "faces"):
             self._scan_table(root, table, scan)
         videos = self._entries(root, scan)
         faces = self._faces(root, scan, {v.path: v.video_id for v in videos})
-        return Listing(videos, faces, self._gallery_subjects(root), scan.tally.anomalies())
+        galleries = self._gallery_subjects(root)
+        return Listing(
+            videos,
+            faces,
+            galleries,
+            scan.tally.anomalies(),
+            left_out=scan.sieve.listed(),
+            left_out_rows=scan.left_out_rows,
+        )
+
+    def _sieve(self, root: Path) -> Sieve:
+        """What `leave_out` keeps out by path, or by a domain that the path alone tells."""
+        if not self.leave_out.domains or self.domain.column is not None:
+            return Sieve.of(self.leave_out, root)
+        say = self.domain.teller(root)
+        return Sieve.of(self.leave_out, root, lambda path: self.domain.names(say(path, None)))
 
     def _wanted(self) -> dict[str, str]:
         columns = {n: h for n, h in self.columns.model_dump().items() if h is not None}
@@ -219,13 +240,17 @@ class Ijb(Dataset):
         """Take the rows of one block that have a video, a frame and a box; count the others."""
         column = path_column(block, self.folder, self.frames_in == "folder")
         videos = self._videos_of(column, block)
-        video = scan.videos.codes(videos, lambda path: path or None)
+        dropped = [path for path in videos.dictionary.to_pylist() if path and scan.sieve.drops(path)]
+        out = pc.is_in(videos, value_set=pa.array(dropped, pa.string())).to_numpy(zero_copy_only=False)
+        folders = [path if path not in dropped else "" for path in videos.dictionary.to_pylist()]
+        video = scan.videos.codes(videos, lambda path: path if path and path not in dropped else None)
+        scan.left_out_rows += int(out.sum())
         scan.note_rules(block, video)
         reasons = {AnomalyKind.MISSING_FILE: column.missing}
         if self.frames_in == "folder":
             reasons[AnomalyKind.NOT_A_FRAME_IMAGE] = ~column.image
-            frame = scan.places.positions(column, videos.dictionary.to_pylist())
-            gone = [bool(v) and not scan.places.exists(v) for v in videos.dictionary.to_pylist()]
+            frame = scan.places.positions(column, folders)
+            gone = [bool(v) and not scan.places.exists(v) for v in folders]
             frames = {
                 AnomalyKind.VIDEO_MISSING_ON_DISK: np.array(gone, bool)[videos.indices.to_numpy(zero_copy_only=False)],
                 AnomalyKind.MISSING_FRAME_FILE: frame < 0,
@@ -234,7 +259,7 @@ class Ijb(Dataset):
             reasons[AnomalyKind.STILL_IMAGE] = column.image
             frame, frames = read_frames(block)
         xyxy, boxes = read_boxes(block, BoxKind(self.box))
-        kept = keep_rows(block, (reasons, boxes, frames), scan.tally)
+        kept = keep_rows(block, (reasons, boxes, frames), scan.tally, ~out)
         subject = np.full(len(block), -1, np.int32)
         if "subject" in block.cells:
             subject = subject_codes(block, scan.subjects, scan.tally)
@@ -245,13 +270,18 @@ class Ijb(Dataset):
 
     def _entries(self, root: Path, scan: _Scan) -> list[VideoEntry]:
         """Every video, named and with its domain, sorted by video_id."""
-        paths = sorted({*scan.videos.texts(), *find_videos(root, self.videos)})
+        paths = sorted({*scan.videos.texts(), *find_videos(root, self.videos, scan.sieve.drops)})
+        cells = {path: scan.said("domain rule", path) for path in paths}
+        if scan.sieve.by_domain and self.domain.column is not None:
+            say = self.domain.teller(root)
+            paths = [p for p in paths if not scan.sieve.drops(p, domain=self.domain.names(say(p, cells[p])))]
         if not paths:
+            scan.sieve.refuse_all(root)
             raise DataError(f"{root}: no row of {', '.join(self.faces)} and no pattern of `videos` names a video")
-        names = name_videos(paths)
+        names = name_videos(paths, scan.sieve.dropped)
         for path in paths:
             inside(root, path, "video")
-        domains = self.domain.domains(root, {p: scan.said("domain rule", p) for p in paths})
+        domains = self.domain.domains(root, {path: cells[path] for path in paths})
         texts = {
             which: {p: rule.text(p, scan.said(f"{which} rule", p)) if rule else None for p in paths}
             for which, rule in (("session", self.session), ("camera", self.camera))
@@ -265,9 +295,13 @@ class Ijb(Dataset):
         told = Told(scan.starts, videos, subjects)
         rows = FaceRows.join(scan.parts)
         scan.parts.clear()
+        late = np.array([path not in names for path in videos], bool)  # left out by a domain that only a row tells
+        if late.any():
+            scan.left_out_rows += int(late[rows.video].sum())
+            rows = rows.take(~late[rows.video])
         if self.frames_in == "video":
             rows = self._to_index(rows, scan, told)
-        gone = np.array([not (root / path).exists() for path in videos], bool)
+        gone = np.array([path in names and not (root / path).exists() for path in videos], bool)
         if gone.any():
             scan.tally.add(AnomalyKind.VIDEO_MISSING_ON_DISK, gone[rows.video], lambda i: told(rows, i))
         rows, face_no = by_frame(rows, scan.tally, told)
@@ -315,11 +349,13 @@ class Ijb(Dataset):
 class _Scan:
     """What the tables have said so far.
 
-    starts: each table with the place of its first row among all rows. cells: by rule, then by video number, what the
-    rule's column says of the video.
+    sieve: which videos are left out; left_out_rows: rows of these. starts: each table with the place of its first row
+    among all rows. cells: by rule, then by video number, what the rule's column says of the video.
     """
 
     places: FramePlaces
+    sieve: Sieve
+    left_out_rows: int = 0
     tally: Tally = field(default_factory=Tally)
     videos: Names = field(default_factory=Names)
     subjects: Names = field(default_factory=Names)

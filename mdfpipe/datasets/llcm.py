@@ -52,7 +52,7 @@ class Llcm(ImageDataset):
         """The training images that the lists name, and every test image."""
         self.present(root)
         names = self.index_files(root)
-        found = Gathering(root)
+        found = self.gathering(root)
         train: set[str] = set()
         for side, band in SIDES.items():
             train |= _take_train(root, side, band, found)

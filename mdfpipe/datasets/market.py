@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import ClassVar
 
 from mdfpipe.datasets import Listing
-from mdfpipe.datasets._images import Gathering, ImageAnomaly, ImageDataset, Unit
+from mdfpipe.datasets._images import ImageAnomaly, ImageDataset, Unit
 from mdfpipe.domains import Band
 
 TRAIN, QUERY, TEST = "bounding_box_train", "query", "bounding_box_test"
@@ -38,7 +38,7 @@ class Market(ImageDataset):
     def read(self, root: Path) -> Listing:
         """Every image whose name says whose it is, but junk."""
         self.present(root)
-        found = Gathering(root)
+        found = self.gathering(root)
         seen: dict[str, set[str]] = {folder: set() for folder in self.folders}
         for folder in self.folders:
             for path in found.files(folder, 0):

@@ -52,7 +52,7 @@ class Regdb(ImageDataset):
     def read(self, root: Path) -> Listing:
         """The images that the split's lists name; with RegDB_split.mat all there are."""
         self.present(root)
-        found = Gathering(root)
+        found = self.gathering(root)
         names = self.index_files(root)
         parts: dict[str, set[str]] = {part: set() for part in PARTS}
         by_list = len(names) > 1

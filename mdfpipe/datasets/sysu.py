@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from mdfpipe.datasets import Listing
-from mdfpipe.datasets._images import Gathering, ImageAnomaly, ImageDataset, Unit, first_of, needed, read_ids, subject_of
+from mdfpipe.datasets._images import ImageAnomaly, ImageDataset, Unit, first_of, needed, read_ids, subject_of
 from mdfpipe.domains import Band
 
 BANDS = {1: Band.VIS, 2: Band.VIS, 3: Band.NIR, 4: Band.VIS, 5: Band.VIS, 6: Band.NIR}
@@ -39,7 +39,7 @@ class Sysu(ImageDataset):
     def read(self, root: Path) -> Listing:
         """Every image of `cam1` to `cam6`; who is in no list is in no gallery."""
         self.present(root)
-        found = Gathering(root)
+        found = self.gathering(root)
         lists: dict[str, list[str]] = {}
         self.index_files(root)
         for part in PUBLISHED_IDS:

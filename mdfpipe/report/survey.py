@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from mdfpipe.errors import DataError
+from mdfpipe.store import left_out
 from mdfpipe.store.naming import file_name, natural_key
 from mdfpipe.store.run import Failure, Receipt, Run, read_table
 
@@ -190,6 +191,7 @@ def survey(path: Path) -> Survey:
     for video in videos:
         domains[video.domain].take(video)
     manifest, notes = _manifest(run, videos)
+    notes = [*left_out.of_index(index.facts), *left_out.of_nothing(index.facts), *notes]
     for row in manifest.facts.get("counts", []) if manifest else ():
         if row["domain"] in domains:
             domains[row["domain"]].splits[row["split"]] += row["rows"]

@@ -16,6 +16,7 @@ from mdfpipe.config import result_settings
 from mdfpipe.datasets import Dataset, Listing, VideoEntry
 from mdfpipe.errors import DataError, one_line
 from mdfpipe.stages import Context, Inputs, Made, Review, Stage
+from mdfpipe.store import left_out
 from mdfpipe.store.hashing import file_sha256
 from mdfpipe.store.run import Receipt, faces_file, fingerprint, images_file, write_table
 from mdfpipe.store.tables import ANOMALIES, NOT_AS_PUBLISHED, SUBJECTS, VIDEOS
@@ -82,6 +83,8 @@ class Index(Stage):
             "subjects": len(listing.galleries),
             "domains": _count(row["domain"] for row in rows),
             "anomalies": {a.kind: a.count for a in listing.anomalies},
+            "left_out": [vars(one) for one in listing.left_out],
+            "left_out_rows": listing.left_out_rows,
             "unreadable": [row["video_id"] for row in rows if row["problem"]],
         }
         if self.dataset.holds_images:
@@ -90,9 +93,12 @@ class Index(Stage):
         return Made(videos, facts, files)
 
     def review(self, facts: dict[str, dict[str, Any]]) -> Review:
-        """Say which annotation rows or files were unusual, most of which are left out, and what is not as published."""
-        warnings = []
+        """Say which annotation rows or files were unusual (most are left out), what is not as published, and what
+        `leave_out` kept out."""
+        warnings, notes = [], []
         for found in facts.values():
+            notes += [f"index: {line}" for line in left_out.of_index(found)]
+            warnings += [f"index: {line}" for line in left_out.of_nothing(found)]
             kinds = ", ".join(f"{count} {kind}" for kind, count in found["anomalies"].items())
             if "images" in found:
                 warnings += [f"index: not as published: {'; '.join(found['not_as_published'])}"] * bool(
@@ -104,7 +110,7 @@ class Index(Stage):
                 warnings.append(
                     f"index: unusual annotation rows: {kinds} (`mdfpipe inspect RUN` shows one of each){pictures}"
                 )
-        return Review(warnings=warnings)
+        return Review(warnings=warnings, notes=notes)
 
     def _known(self, inputs: Inputs) -> dict[str, dict[str, Any]]:
         """What the last index said, by the path of each video; of images by unit, of which several share a folder."""
