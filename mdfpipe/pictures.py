@@ -104,7 +104,7 @@ def _decoded(data: Path, video: VideoState, wanted: Iterable[int]) -> Iterator[t
     left = set(wanted)
     seen = video.facts("detect")
     path = inside(data, str(video.row["path"]), f"video {video.video_id}")
-    decoder = Decoder.variant(seen["decoder"])()
+    decoder = Decoder.as_recorded(seen)
     stream = iter(decoder.frames(path, wanted=frozenset(left).__contains__, batch=_BATCH, threads=_THREADS))
     with contextlib.ExitStack() as stack:
         if hasattr(stream, "close"):

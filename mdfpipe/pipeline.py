@@ -28,6 +28,7 @@ from mdfpipe.stages.manifest import Manifest
 from mdfpipe.stages.train import Train
 from mdfpipe.store.run import Run
 from mdfpipe.sweep import Point, Sweep, every_point, made_for, spelled_out, with_points
+from mdfpipe.video.decoders.auto import Auto
 
 _CHECKOUT = Path(__file__).parents[1]
 SHIPPED = _CHECKOUT if (_CHECKOUT / "manifests").is_dir() else Path(__file__).parent / "shipped"
@@ -148,7 +149,7 @@ class Pipeline(Config):
         training = (Train(system=name, settings=self.systems[name]) for name in order)
         embedding = (Embed(system=name, settings=self.systems[name]) for name in order)
         return (
-            Index(dataset=self.dataset),
+            Index(dataset=self.dataset, decoder=self.detect.decoder if self.detect else Auto()),
             *crops,
             self.manifest,
             *training,

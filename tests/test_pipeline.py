@@ -14,6 +14,7 @@ from mdfpipe.stages import Review, index
 from mdfpipe.stages.label import Label
 from mdfpipe.status import status
 from mdfpipe.store.run import Failure, Receipt
+from mdfpipe.video.decoders import Decoder
 from tests.drawn import draw
 from tests.inline import runner
 
@@ -199,7 +200,7 @@ def test_what_could_not_be_read_is_looked_at_again(copy: tuple[Path, Path], monk
     data, run = copy
     shutil.copyfile(data / "videos" / "VIS-500m_b.mp4", data / "videos" / "VIS-500m_c.mp4")
 
-    def broken(path: Path) -> dict[str, str]:
+    def broken(path: Path, decoder: Decoder) -> dict[str, str]:
         return {"problem": f"{path.name}: Permission denied"}
 
     make, executor = runner(data, run)

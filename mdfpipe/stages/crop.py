@@ -133,7 +133,7 @@ class Crop(Stage):
         missing = set(by_frame)
         with ExitStack() as stack:
             shards = {m: stack.enter_context(ShardWriter(files[name])) for m, name in names.items()}
-            for frame, image in _frames(inputs, context, seen["decoder"], by_frame):
+            for frame, image in _frames(inputs, context, seen, by_frame):
                 missing.remove(frame)
                 for row in by_frame[frame].tolist():
                     modality = _MODALITIES[cuts.modality[row]]
@@ -193,11 +193,13 @@ class Crop(Stage):
         cuts.codec[row], cuts.status[row] = _CODECS.index(codec), _STATUSES.index(CropStatus.OK)
 
 
-def _frames(inputs: Inputs, context: Context, name: str, by_frame: Mapping[int, object]) -> Iterator[tuple[int, Image]]:
-    """(frame number, pixels) of the frames in `by_frame`, by the decoder of that name; no frame after the last."""
+def _frames(
+    inputs: Inputs, context: Context, seen: Mapping[str, Any], by_frame: Mapping[int, object]
+) -> Iterator[tuple[int, Image]]:
+    """(frame number, pixels) of the frames in `by_frame`, by the decoder that detect recorded; none after the last."""
     if not by_frame:
         return
-    decoder, last = Decoder.variant(name)(), max(by_frame)
+    decoder, last = Decoder.as_recorded(seen), max(by_frame)
     stream = decoder.frames(
         context.data / inputs.video["path"],
         wanted=by_frame.__contains__,

@@ -33,7 +33,7 @@ from mdfpipe.video.threads import use_threads
 class _Found:
     """What one decoder's pass over the video gave."""
 
-    decoder: str
+    decoder: Decoder
     counts: list[int] = field(default_factory=list)  # boxes of each frame
     xyxy: list[NDArray[np.float32]] = field(default_factory=list)  # of each batch: a million small arrays weigh
     score: list[NDArray[np.float32]] = field(default_factory=list)
@@ -55,7 +55,7 @@ class Detect(Stage):
     """Person boxes in every frame (or every `stride`-th)."""
 
     name: ClassVar[str] = "detect"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     reads: ClassVar[tuple[str, ...]] = ("media",)
     schema: ClassVar[pa.Schema] = BODIES
 
@@ -122,7 +122,7 @@ class Detect(Stage):
         self, decoder: Decoder, path: Path, run: RunDetector, video: Mapping[str, Any], context: Context
     ) -> _Found:
         """One pass by one decoder; where it fails, what came before, and the trouble."""
-        found, resources = _Found(decoder.use), context.resources
+        found, resources = _Found(decoder), context.resources
 
         def stream() -> FrameStream:
             return decoder.frames(path, stride=self.stride, batch=resources.batch, threads=resources.threads)
@@ -175,7 +175,8 @@ class Detect(Stage):
     def _facts(self, found: _Found, troubles: list[str], video: Mapping[str, Any]) -> dict[str, Any]:
         assert found.stream is not None
         return {
-            "decoder": found.decoder,
+            "decoder": found.decoder.use,
+            "decoder_settings": found.decoder.model_dump(mode="json"),
             "fallback": troubles,
             "declared": video["n_frames"],
             "delivered": found.stream.delivered,

@@ -20,6 +20,8 @@ from mdfpipe.store import left_out
 from mdfpipe.store.hashing import file_sha256
 from mdfpipe.store.run import Receipt, faces_file, fingerprint, images_file, write_table
 from mdfpipe.store.tables import ANOMALIES, NOT_AS_PUBLISHED, SUBJECTS, VIDEOS
+from mdfpipe.video.decoders import Decoder
+from mdfpipe.video.decoders.auto import Auto
 
 _IO_THREADS = 4  # reading and hashing wait for the disk, not for a core
 
@@ -28,7 +30,7 @@ class Index(Stage):
     """Which videos there are, in which domain, who is in them and where the faces are."""
 
     name: ClassVar[str] = "index"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     reads: ClassVar[tuple[str, ...]] = ()
     schema: ClassVar[pa.Schema] = VIDEOS
     per: ClassVar[Literal["video", "run"]] = "run"
@@ -38,6 +40,15 @@ class Index(Stage):
     anomalies_file: ClassVar[str] = "index/anomalies.parquet"
 
     dataset: SerializeAsAny[Dataset]
+    decoder: SerializeAsAny[Decoder] = Auto()
+
+    def decisive(self) -> dict[str, Any]:
+        """The data set, and those settings of the decoder that decide which pictures of a file are taken, and how."""
+        return {"dataset": result_settings(self.dataset), "decoder": self._taken}
+
+    @property
+    def _taken(self) -> dict[str, Any]:
+        return self.decoder.model_dump(mode="json", include={"orientation"})
 
     def identity(self, data: Path, key: str, known: Receipt | None = None) -> dict[str, str]:
         """Size and modification time of every annotation file and video.
@@ -46,7 +57,7 @@ class Index(Stage):
         again: they name the videos that they named then (10 million rows take seconds to read).
         """
         sources: dict[str, str] = {}
-        if known is not None and known.settings == result_settings(self):
+        if known is not None and known.settings == self.decisive():
             sources = self._stamps(self.dataset.tables(data), data)
             if sources.items() <= known.upstream.items():
                 named = {data / name for name in known.upstream} | set(self.dataset.present(data))
@@ -65,7 +76,7 @@ class Index(Stage):
         rows: list[dict[str, Any]] = []
         with ThreadPoolExecutor(_IO_THREADS) as pool:
             waiting = [
-                pool.submit(_describe, entry, context.data, known, listing.images.get(entry.video_id))
+                pool.submit(_describe, entry, context.data, known, listing.images.get(entry.video_id), self.decoder)
                 for entry in listing.videos
             ]
             for future in waiting:
@@ -115,7 +126,7 @@ class Index(Stage):
     def _known(self, inputs: Inputs) -> dict[str, dict[str, Any]]:
         """What the last index said, by the path of each video; of images by unit, of which several share a folder."""
         receipt = inputs.run.receipt("index", Index.table)
-        if receipt is None or receipt.version != Index.version:
+        if receipt is None or receipt.version != Index.version or receipt.settings.get("decoder") != self._taken:
             return {}
         name = "video_id" if self.dataset.holds_images else "path"
         return {row[name]: row for row in inputs.table("index", Index.table).to_pylist()}
@@ -174,7 +185,7 @@ def _below(folder: Path | str, prefix: str, depth: int = 4) -> Iterator[tuple[st
 
 
 def _describe(
-    entry: VideoEntry, data: Path, known: dict[str, dict[str, Any]], images: pa.Table | None
+    entry: VideoEntry, data: Path, known: dict[str, dict[str, Any]], images: pa.Table | None, decoder: Decoder
 ) -> dict[str, Any]:
     """The row of one video, or of the images that stand for one.
 
@@ -193,13 +204,13 @@ def _describe(
         "camera_id": entry.camera_id,
         "stamp": now,
     }
-    measured = ("n_frames", "fps", "width", "height", "bit_depth", "bytes", "sha256", "problem")
+    measured = ("n_frames", "fps", "width", "height", "bit_depth", "orientation", "bytes", "sha256", "problem")
     if old is not None and now is not None and old["stamp"] == now and old["problem"] is None:
         return row | {name: old[name] for name in measured}
-    return row | dict.fromkeys(measured) | (_measure(path) if images is None else _measure_images(names, data))
+    return row | dict.fromkeys(measured) | (_measure(path, decoder) if images is None else _measure_images(names, data))
 
 
-def _measure(path: Path) -> dict[str, Any]:
+def _measure(path: Path, decoder: Decoder) -> dict[str, Any]:
     from mdfpipe.video.probe import probe
 
     found: dict[str, Any] = {}
@@ -210,6 +221,7 @@ def _measure(path: Path) -> dict[str, Any]:
         size = sum(f.stat().st_size for f in files)
         found = {"sha256": file_sha256(path) if files == [path] else _folder_sha256(files), "bytes": size}
         info = probe(path)
+        width, height = info.size(decoder.orientation, path)
     except DataError as error:
         return found | {"problem": one_line(error)}
     except OSError as error:
@@ -217,9 +229,10 @@ def _measure(path: Path) -> dict[str, Any]:
     return found | {
         "n_frames": info.frames_declared,
         "fps": info.fps,
-        "width": info.width,
-        "height": info.height,
+        "width": width,
+        "height": height,
         "bit_depth": info.bit_depth,
+        "orientation": info.orientation,
     }
 
 

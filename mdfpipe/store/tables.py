@@ -102,9 +102,16 @@ VIDEOS = pa.schema(
         CAMERA_ID,
         _column("n_frames", pa.int64(), "frames that the header declares (a claim: detect counts); images", null=True),
         _column("fps", pa.float64(), "mean frame rate that the header declares", null=True),
-        _column("width", pa.int32(), "pixels", null=True),
-        _column("height", pa.int32(), "pixels", null=True),
+        _column("width", pa.int32(), "pixels of a frame as it is decoded", null=True),
+        _column("height", pa.int32(), "pixels of a frame as it is decoded", null=True),
         _column("bit_depth", pa.int16(), "bits a sample", null=True),
+        _column(
+            "orientation",
+            pa.int8(),
+            "how the file says that its pictures are turned to be shown, 1 (as stored) to 8 as EXIF counts; "
+            "detect.decoder.orientation decides whether they are",
+            null=True,
+        ),
         _column("bytes", pa.int64(), "size on disk", null=True),
         _column("stamp", pa.string(), "size and modification time when it was hashed", null=True),
         _column("sha256", pa.string(), "content hash; taken again when size or modification time change", null=True),

@@ -10,8 +10,9 @@ import struct
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 from mdfpipe.errors import DecodeError, one_line
 from mdfpipe.video.files import check_file
 from mdfpipe.video.image_files import is_images, numbered_frames, page_count
+from mdfpipe.video.orientation import AS_STORED, of_matrix, swaps_sides
 
 if TYPE_CHECKING:
     import av
@@ -32,13 +34,17 @@ _FORMATS = (
     "yuv4mpegpipe,png_pipe,tiff_pipe,jpeg_pipe,bmp_pipe"
 )
 
+_PACKETS_TO_THE_FIRST_FRAME = 64
+
 
 @dataclass(frozen=True)
 class VideoInfo:
     """What the header of a video declares.
 
     frames_declared: None where the format does not say. fps: average frames per second, None where unknown.
-    bit_depth: of the deepest colour component (8 for yuv420p, 16 for gray16le). pixel_format: as FFmpeg names it.
+    width, height: of the picture as stored. bit_depth: of the deepest colour component (8 for yuv420p, 16 for
+    gray16le). pixel_format: as FFmpeg names it. orientation: how it is turned to be shown, 1 to 8 as
+    `video.orientation` counts; None where the file says an angle that is no quarter turn.
     """
 
     frames_declared: int | None
@@ -48,6 +54,20 @@ class VideoInfo:
     bit_depth: int
     codec: str
     pixel_format: str
+    orientation: int | None = AS_STORED
+
+    def turn(self, wanted: Literal["display", "stored"], path: Path) -> int:
+        """The orientation that gives a stored picture as it is wanted. Raises DecodeError where there is none."""
+        if wanted == "stored":
+            return AS_STORED
+        if self.orientation is None:
+            raise no_quarter_turn(path)
+        return self.orientation
+
+    def size(self, wanted: Literal["display", "stored"], path: Path) -> tuple[int, int]:
+        """(width, height) of the pictures that a decoder gives. Raises DecodeError as `turn` does."""
+        is_turned = swaps_sides(self.turn(wanted, path))
+        return (self.height, self.width) if is_turned else (self.width, self.height)
 
     @property
     def is_deep(self) -> bool:
@@ -78,7 +98,39 @@ def _info(path: Path, frames: int | None, is_image: bool) -> VideoInfo:
             )
         fps = float(rate) if rate else None
         depth = format_depth(pixel_format)
-        return VideoInfo(frames, fps, context.width, context.height, depth, context.name, pixel_format.name)
+        size, names = (context.width, context.height), (context.name, pixel_format.name)
+        orientation = AS_STORED if is_image else _orientation(container, stream)
+        return VideoInfo(frames, fps, *size, depth, *names, orientation)
+
+
+def no_quarter_turn(path: Path) -> DecodeError:
+    """The error where a file says that it is shown at an angle."""
+    return DecodeError(
+        f"{path}: expected a display matrix of quarter turns, got another angle; "
+        "set detect.decoder.orientation=stored to take the pictures as they are stored"
+    )
+
+
+def frame_orientation(frame: av.VideoFrame) -> int | None:
+    """How a decoded frame is turned to be shown, by its display matrix; None for no quarter turn."""
+    try:
+        side_data: Any = frame.side_data
+        matrix = next((data for data in side_data if data.type.name == "DISPLAYMATRIX"), None)
+    except ValueError:  # side data of a kind that PyAV has no name for; the angle it reads by itself
+        return {0: AS_STORED, -90: 6, 90: 8, 180: 3, -180: 3}.get(frame.rotation)
+    return AS_STORED if matrix is None else of_matrix(bytes(matrix))
+
+
+def _orientation(container: InputContainer, stream: VideoStream) -> int | None:
+    """The orientation of the first frame that decodes: PyAV gives the container's matrix with the frames only."""
+    import av.error
+
+    with suppress(av.error.FFmpegError):
+        for packet in islice(container.demux(stream), _PACKETS_TO_THE_FIRST_FRAME):
+            with suppress(av.error.FFmpegError):  # whoever decodes says what is damaged
+                for frame in packet.decode():
+                    return frame_orientation(frame)
+    return AS_STORED
 
 
 def format_depth(pixel_format: av.VideoFormat) -> int:

@@ -17,8 +17,8 @@ from tests.drawn import draw
 from tests.inline import runner
 
 GOLDEN = {
-    "index": (1, "507a22547d4214d2"),
-    "detect": (1, "222f4a259ac36a23"),
+    "index": (2, "921ebb900a49c66b"),
+    "detect": (2, "222f4a259ac36a23"),
     "label": (1, "4bc01ade9a2ae358"),
     "crop": (1, "e45e916d8e1093fb"),
     "manifest": (1, "d19456970c6389bf"),

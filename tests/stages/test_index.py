@@ -27,7 +27,7 @@ def index(run: Run, data: Path, version: int = Index.version) -> dict[str, dict[
         return scratch / name
 
     made: Made = stage.process(Index.table, Inputs(run), Context(data, Resources(), place))
-    run.commit(Receipt(Index.name, version, Index.table, {}, {}), made.table, made.files)
+    run.commit(Receipt(Index.name, version, Index.table, stage.decisive(), {}), made.table, made.files)
     assert made.facts["unreadable"] == [r["video_id"] for r in made.table.to_pylist() if r["problem"]]
     return {row["video_id"]: row for row in made.table.to_pylist()}
 
@@ -122,7 +122,7 @@ def test_frames_whose_order_would_be_a_guess_are_a_problem(run: Run, data: Path)
 def test_only_rows_of_this_version_are_kept(run: Run, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     index(run, data)
     measured: list[Path] = []
-    monkeypatch.setattr("mdfpipe.stages.index._measure", lambda path: measured.append(path) or {})
+    monkeypatch.setattr("mdfpipe.stages.index._measure", lambda path, decoder: measured.append(path) or {})
     index(run, data)
     assert measured == []
     index(run, data, version=Index.version - 1)

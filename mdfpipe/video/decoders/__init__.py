@@ -6,13 +6,14 @@ Each file of this folder is one way to decode, named after itself; `auto` picks 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from mdfpipe.config import Plugin
 from mdfpipe.errors import DecodeError
@@ -23,6 +24,7 @@ from mdfpipe.video.probe import VideoInfo, probe
 Wanted: TypeAlias = Callable[[int], bool]
 """Whether the pixels of the frame with this index are asked for."""
 Pixels: TypeAlias = NDArray[np.uint8] | NDArray[np.uint16]
+Orientation: TypeAlias = Literal["display", "stored"]
 
 
 class Decoder(Plugin):
@@ -31,14 +33,32 @@ class Decoder(Plugin):
     A decoder never seeks by frame number and hides no loss that its library tells: where a frame does not decode it
     raises DecodeError at that frame, after having given every frame before it. How much a library tells differs:
     see `auto`.
+
+    What a decoder gives is decided by its name and the settings below, which all decoders share. `as_recorded` gives
+    back the decoder that a receipt recorded: whoever shows or cuts a frame again reads it exactly as `detect` did.
     """
+
+    orientation: Orientation = Field(
+        "display",
+        description="turn pictures as the file says they are shown (display matrix, EXIF), or leave them as stored",
+    )
+
+    def other(self, name: str) -> Decoder:
+        """The decoder of that name, with the settings that all decoders share as they are here."""
+        return Decoder.variant(name)(**{field: getattr(self, field) for field in Decoder.model_fields})
+
+    @staticmethod
+    def as_recorded(facts: Mapping[str, Any]) -> Decoder:
+        """The decoder that delivered a video to detect, by what detect observed: its name and its settings."""
+        settings = facts.get("decoder_settings") or {"use": facts["decoder"], "orientation": "stored"}
+        return Decoder.model_validate(settings)
 
     def candidates(self, path: Path) -> list[Decoder]:
         """The decoders to try on `path`, in order; each starts from the first frame.
 
         By default this one; for a folder of frames or an image file, which no video decoder reads, `images`.
         """
-        return [Decoder.variant("images")() if is_images(path) else self]
+        return [self.other("images") if is_images(path) else self]
 
     @abstractmethod
     def read(self, path: Path, wanted: Wanted, threads: int) -> Iterator[tuple[Pixels | None, float]]:

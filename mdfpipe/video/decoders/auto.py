@@ -21,7 +21,7 @@ class Auto(Decoder):
 
     def candidates(self, path: Path) -> list[Decoder]:
         """The decoder for `path`."""
-        return [Decoder.variant("images" if is_images(path) else "pyav")()]
+        return [self.other("images" if is_images(path) else "pyav")]
 
     def read(self, path: Path, wanted: Wanted, threads: int) -> Iterator[tuple[Pixels | None, float]]:
         """What the decoder that was picked reads."""

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from mdfpipe.errors import DecodeError, one_line
 from mdfpipe.video.decoders import Decoder, Pixels, Wanted, refuse_deep
+from mdfpipe.video.orientation import AS_STORED
 from mdfpipe.video.probe import missing_end, packet_times
 
 
@@ -26,11 +27,13 @@ class Decord(Decoder):
     def candidates(self, path: Path) -> list[Decoder]:
         """decord, and PyAV where decord says that it cannot."""
         own = super().candidates(path)
-        return [self, Decoder.variant("pyav")()] if own == [self] else own
+        return [self, self.other("pyav")] if own == [self] else own
 
     def read(self, path: Path, wanted: Wanted, threads: int) -> Iterator[tuple[Pixels | None, float]]:
         """Every frame, as `Decoder.read` promises. The times are those of the container's packets."""
         info = refuse_deep(path, self.use)
+        if info.orientation != AS_STORED:
+            raise DecodeError(f"{path}: is rotated or mirrored, which decord does right for some files only; use pyav")
         times = packet_times(path)
         if why := missing_end(path):
             raise DecodeError(f"{path}: {why}; use pyav to get the frames before")

@@ -10,6 +10,7 @@ import numpy as np
 
 from mdfpipe.errors import DecodeError
 from mdfpipe.video.decoders import Decoder, Pixels, Wanted, refuse_deep
+from mdfpipe.video.orientation import turned
 from mdfpipe.video.probe import missing_end, packet_times
 
 
@@ -22,7 +23,8 @@ class OpenCV(Decoder):
 
     def read(self, path: Path, wanted: Wanted, threads: int) -> Iterator[tuple[Pixels | None, float]]:
         """Every frame, as `Decoder.read` promises. The times are those of the container's packets."""
-        refuse_deep(path, self.use)
+        info = refuse_deep(path, self.use)
+        turn = info.turn(self.orientation, path)
         times = packet_times(path)
         capture = _open(path, threads)
         number = 0
@@ -31,7 +33,7 @@ class OpenCV(Decoder):
                 seconds = float(times[number]) if number < len(times) else np.nan
                 pixels: Pixels | None = None
                 if wanted(number):
-                    pixels = _retrieve(capture, path, number)
+                    pixels = turned(_retrieve(capture, path, number), turn)
                 yield pixels, seconds
                 number += 1
         finally:

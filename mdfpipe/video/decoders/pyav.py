@@ -13,7 +13,16 @@ import numpy as np
 
 from mdfpipe.errors import DecodeError, one_line
 from mdfpipe.video.decoders import Decoder, Pixels, Wanted
-from mdfpipe.video.probe import format_depth, missing_end, open_video, packet_times, shows_frame
+from mdfpipe.video.orientation import turned
+from mdfpipe.video.probe import (
+    format_depth,
+    frame_orientation,
+    missing_end,
+    no_quarter_turn,
+    open_video,
+    packet_times,
+    shows_frame,
+)
 
 if TYPE_CHECKING:
     import av
@@ -48,7 +57,17 @@ class PyAV(Decoder):
             for number, frame in enumerate(_frames(container, stream, path, is_timed)):
                 seconds = np.nan if frame.pts is None else float(frame.pts * tick)
                 seconds = next(made_up, seconds)
-                yield to_pixels(frame, f"{path}: frame {number}", threads) if wanted(number) else None, seconds
+                pixels = self._pixels(frame, path, number, threads) if wanted(number) else None
+                yield pixels, seconds
+
+    def _pixels(self, frame: av.VideoFrame, path: Path, number: int, threads: int) -> Pixels:
+        pixels = to_pixels(frame, f"{path}: frame {number}", threads)
+        if self.orientation == "stored":
+            return pixels
+        orientation = frame_orientation(frame)
+        if orientation is None:
+            raise no_quarter_turn(path)
+        return turned(pixels, orientation)
 
 
 def to_pixels(frame: av.VideoFrame, where: str, threads: int = 1) -> Pixels:
