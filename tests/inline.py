@@ -36,7 +36,9 @@ class Inline:
         for unit in units:
             self.ran.append(str(unit))
             yield Event("started", unit.stage.name, unit.key)
-            yield run_unit(unit, self.resources, lambda event: None)
+            yield (event := run_unit(unit, self.resources, lambda event: None))
+            if event.kind == "fatal":
+                return
 
 
 def runner(data: Path, run: Path, *overrides: str, study: Path = DEMO) -> tuple[Runner, Inline]:

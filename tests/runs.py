@@ -5,21 +5,30 @@ Every video shows one subject before a shaking camera: a body box of 40x52 and a
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import hashlib
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+import tempfile
+import traceback
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
+import pytest
 import yaml
 
+from mdfpipe.cli import main
+from mdfpipe.execution import Executor, executor_of
+from mdfpipe.stages import Resources
+
 from . import clips
+from .inline import Inline
 
 ROOT = Path(__file__).parents[1]
 FRAMES = 12
@@ -69,12 +78,69 @@ class Said:
 
 
 def call(*arguments: str | Path, env: dict[str, str] | None = None, timeout: float = 120) -> Said:
-    """`mdfpipe ARGUMENTS`, as a user gives it."""
+    """`mdfpipe ARGUMENTS`, as a user gives it, in a process of its own."""
     command = [sys.executable, "-m", "mdfpipe", *map(str, arguments)]
     done = subprocess.run(
         command, cwd=ROOT, env={**os.environ, **(env or {})}, capture_output=True, timeout=timeout, check=False
     )
     return Said(done.returncode, done.stdout.decode(), done.stderr.decode())
+
+
+def call_here(*arguments: str | Path) -> Said:
+    """The same in this process, which has imported all of it already: the entry point, its streams and its exit code.
+
+    Units run here, too, where one worker would do them: what a worker process adds is what other tests are about.
+    """
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        contextlib.chdir(ROOT),
+        tempfile.TemporaryFile() as out,
+        tempfile.TemporaryFile() as err,
+    ):
+        patch.setattr(sys, "argv", ["mdfpipe", *map(str, arguments)])
+        patch.setattr("mdfpipe.runner.executor_of", _here)
+        with _diverted(1, out), _diverted(2, err):
+            code = _ended(main)
+        for file in (out, err):
+            file.seek(0)
+        return Said(code, out.read().decode(), err.read().decode())
+
+
+def _ended(entry: Callable[[], None]) -> int:
+    """The exit code with which a process ends that does this, and nothing else."""
+    try:
+        entry()
+    except SystemExit as ended:
+        if not isinstance(ended.code, str):
+            return int(ended.code or 0)
+        sys.stderr.write(f"{ended.code}\n")
+        return 1
+    except Exception:
+        traceback.print_exc()
+        return 1
+    return 0
+
+
+@contextlib.contextmanager
+def _diverted(descriptor: int, file: IO[bytes]) -> Iterator[None]:
+    """Standard output (1) or error (2) goes into a file: what Python writes, what C does, and child processes."""
+    name = {1: "stdout", 2: "stderr"}[descriptor]
+    usual, kept = getattr(sys, name), os.dup(descriptor)
+    usual.flush()
+    os.dup2(file.fileno(), descriptor)
+    stream = open(descriptor, "w", encoding="utf-8", closefd=False)  # noqa: SIM115 - closed below
+    setattr(sys, name, stream)
+    try:
+        yield
+    finally:
+        stream.close()
+        setattr(sys, name, usual)
+        os.dup2(kept, descriptor)
+        os.close(kept)
+
+
+def _here(resources: Resources) -> Executor:
+    return Inline(resources) if resources.workers == 1 else executor_of(resources)
 
 
 def shake(frames: int, seed: int) -> np.ndarray[Any, Any]:
@@ -151,9 +217,9 @@ def write_study(path: Path, **settings: Any) -> Path:
 
 
 def run(data: Path, folder: Path, *more: str | Path, workers: int = 1, env: dict[str, str] | None = None) -> Said:
-    """`mdfpipe run DATA/study.yaml --data DATA --run FOLDER ...` on processes of one thread."""
-    base = ("run", data / "study.yaml", "--data", data, "--run", folder)
-    return call(*base, "--workers", str(workers), "--threads", "1", *more, env=env)
+    """`mdfpipe run DATA/study.yaml --data DATA --run FOLDER ...` of one thread: here, or as a process in `env`."""
+    base = ("run", data / "study.yaml", "--data", data, "--run", folder, "--workers", str(workers), "--threads", "1")
+    return call_here(*base, *more) if env is None else call(*base, *more, env=env)
 
 
 def digests(folder: Path, *keys: str) -> dict[str, str]:

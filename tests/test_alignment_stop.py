@@ -47,7 +47,7 @@ def test_most_videos_off_stop_the_run_before_crop(tmp_path: Path, clip: Path) ->
         line = stopped(run, runs.run(made.root, run))
         assert "label: in 3 of the 4 videos that can tell, faces fit the bodies better at frame offset +1" in line
         assert "set dataset.frame_base=1 (now 0)" in line
-    status = runs.call("status", run, "--json").json
+    status = runs.call_here("status", run, "--json").json
     assert {s["stage"]: s["done"] for s in status["stages"]}["crop"] == 0
     mended = runs.run(made.root, run, "--set", "dataset.frame_base=1", "--json").calm()
     assert mended.code == 3

@@ -118,7 +118,7 @@ def first(data: Path, folder: Path) -> runs.Said:
     """The first call over all videos, one of which hangs its decoder."""
     (folder / "hang").mkdir()
     (folder / "hang" / "sitecustomize.py").write_text(HANGING)
-    hang = {"PYTHONPATH": str(folder / "hang")}
+    hang = {"PYTHONPATH": f"{folder / 'hang'}{os.pathsep}{runs.ROOT}"}
     return runs.run(data, folder / "run", "--json", "--deadline", "6", env=hang).calm()
 
 
@@ -220,7 +220,7 @@ def test_what_precedes_the_damage_can_be_kept_and_is_told_apart(first: runs.Said
         assert runs.facts(run, "label", f"videos/{name}")["faces_beyond_the_end"] == 12 - number
     assert runs.facts(run, "label", "videos/short")["faces_beyond_the_end"] == 4
     assert runs.facts(run, "crop", "videos/short")["faces_without_frame"] == 4
-    said = runs.call("status", run, "--json")
+    said = runs.call_here("status", run, "--json")
     assert {f"{f['stage']}/{f['key']}" for f in said.json["failures"]} == set(done.failures)
     silent = [name for name in (*delivered, "short") if f"videos/{name}" not in said.out]
     assert not silent, f"status does not say that these were kept incomplete: {silent}"

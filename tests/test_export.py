@@ -6,7 +6,7 @@ from mdfpipe.errors import ConfigError
 from mdfpipe.export import export
 from mdfpipe.video.detectors.onnx import Onnx
 
-from .runs import call
+from .runs import call_here
 from .video import yolos
 
 
@@ -67,13 +67,13 @@ def test_what_cannot_be_exported(made, tmp_path):
         export("pipelines/real-walk.yaml", folder / "c.onnx")
     with pytest.raises(ConfigError, match=r"weights 'nowhere\.pt' not found"):
         export("nowhere.pt", folder / "c.onnx")
-    said = call("export", folder / "a.pt", "--out", tmp_path / "none" / "c.onnx", "--image-size", "128")
+    said = call_here("export", folder / "a.pt", "--out", tmp_path / "none" / "c.onnx", "--image-size", "128")
     assert "cannot be written" in said.line()
 
 
 def test_the_command(made, tmp_path):
     folder, _, _ = made
-    said = call("export", folder / "a.pt", "--out", tmp_path / "c.onnx", "--image-size", "128")
+    said = call_here("export", folder / "a.pt", "--out", tmp_path / "c.onnx", "--image-size", "128")
     assert said.code == 0, said.err
     assert said.out.startswith(f"wrote {tmp_path / 'c.onnx'}: ")
     assert "its 100 best boxes on a test picture are those of the weights" in said.out

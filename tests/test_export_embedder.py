@@ -21,7 +21,7 @@ from mdfpipe.learning.recipes.body import Body
 from mdfpipe.learning.recipes.face import Face
 from mdfpipe.learning.system import Start, System, checkpoint_of
 
-from .runs import call
+from .runs import call_here
 
 VIT = {"use": "body", "backbone": "mini", "image_height_px": 64, "image_width_px": 32, "schedule": {"length": 0}}
 STRIPED = {"use": "body", "backbone": "striped", "width": 8, "image_height_px": 96, "image_width_px": 32}
@@ -205,7 +205,7 @@ def test_the_command_and_the_same_bytes_again(tmp_path):
     path = checkpoint(tmp_path / "last.pt", VIT)
     export(str(path), tmp_path / "a.onnx")
     (tmp_path / "elsewhere").mkdir()
-    said = call("export", "last.pt", "--data", tmp_path, "--out", tmp_path / "elsewhere" / "b.onnx")
+    said = call_here("export", "last.pt", "--data", tmp_path, "--out", tmp_path / "elsewhere" / "b.onnx")
     assert said.code == 0, said.err
     first, second, *more = said.out.splitlines()
     assert first.startswith(f"wrote {tmp_path / 'elsewhere' / 'b.onnx'}: ")
@@ -239,7 +239,7 @@ def test_what_cannot_be_exported(tmp_path):
     (tmp_path / "cut.pt").write_bytes(path.read_bytes()[:5000])
     with pytest.raises(ConfigError, match=r"cut\.pt"):
         export(str(tmp_path / "cut.pt"), tmp_path / "a.onnx")
-    said = call("export", path, "--out", tmp_path / "none" / "a.onnx")
+    said = call_here("export", path, "--out", tmp_path / "none" / "a.onnx")
     assert "a.onnx: cannot be written" in said.line()
     assert not list(tmp_path.glob("*.onnx"))
     assert not list(tmp_path.glob(".*"))

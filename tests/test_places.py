@@ -32,7 +32,7 @@ def expected(data: Path) -> dict[str, str]:
 def test_what_is_not_there_is_named(data: Path, tmp_path: Path, what: str) -> None:
     study = data / "nowhere.yaml" if what == "study" else data / "study.yaml"
     root = {"data": tmp_path / "nowhere", "study": data}[what]
-    line = runs.call("run", study, "--data", root, "--run", tmp_path / "run").line()
+    line = runs.call_here("run", study, "--data", root, "--run", tmp_path / "run").line()
     assert str(study if what == "study" else root) in line
     assert not (tmp_path / "run").exists()
 

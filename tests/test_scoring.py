@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from mdfpipe.cli import app
 from mdfpipe.errors import ConfigError, DataError, MdfError, ProtocolError
 from mdfpipe.scoring import read_vectors, score
-from tests.runs import call
+from tests.runs import call_here
 
 SEEDED = "tables.recognition.benchmark.galleries=seeded"
 ROWS = [
@@ -207,7 +207,7 @@ def test_what_a_protocol_needs_of_its_rows(tmp_path: Path, protocol: str) -> Non
 def test_the_command_says_one_line(tmp_path: Path) -> None:
     file = npz(tmp_path / "a.npz", vector=VECTORS.astype(object))
     words = ["eval", "--embeddings", str(file), "--protocol", "sysu-all", "--out", str(tmp_path / "out")]
-    assert "Object arrays cannot be loaded" in call(*words, "--set", SEEDED).calm().line()
+    assert "Object arrays cannot be loaded" in call_here(*words, "--set", SEEDED).calm().line()
     for arguments, error in (
         (["--protocol", "sysu-outdoor"], ConfigError),
         (["--set", "tables.recognition.benchmark.shots=3"], ConfigError),

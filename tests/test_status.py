@@ -12,7 +12,7 @@ from mdfpipe.status import Status, status
 from mdfpipe.store.run import Failure, Run
 from tests import clips
 from tests.inline import runner
-from tests.runs import FRAMES, DataSet, call, tree
+from tests.runs import FRAMES, DataSet, call_here, tree
 
 GOOD, SHORT = "videos/a", "videos/b"
 
@@ -79,7 +79,7 @@ def test_boxes_that_are_gone_are_a_note(home: Path) -> None:
     assert "boxes.csv" in said["detect"]
     assert said["detect"].endswith("; counted by the receipts alone, not compared with the settings")
     assert said["label"] == said["manifest"] == "as detect"
-    done = call("status", home / "run")
+    done = call_here("status", home / "run")
     assert done.code == 0, done
     assert "boxes.csv" in done.out
 

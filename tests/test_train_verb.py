@@ -16,7 +16,7 @@ from mdfpipe.store.run import Run
 from mdfpipe.store.tables import TRAINING, embeddings
 from tests.drawn import draw
 from tests.learning.made import write_run
-from tests.runs import Said, call
+from tests.runs import Said, call_here
 
 STUDY = Path(__file__).parent / "drawn" / "study.yaml"
 TINY = {
@@ -57,20 +57,18 @@ SYSTEMS: dict[str, Any] = {
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with data, the study `systems.yaml`, and a run that ended well."""
     folder = tmp_path_factory.mktemp("train")
-    draw(folder / "data")
+    draw(folder / "data", frames=12)
     write_run(folder / "data" / "crops", subjects=4, domains=("VIS-500m",), first=300)
     study = yaml.safe_load(STUDY.read_text())
     (folder / "systems.yaml").write_text(yaml.safe_dump(study | {"systems": SYSTEMS}))
-    said = call(
-        "run", folder / "systems.yaml", "--data", folder / "data", "--run", folder / "run", "--json", "--threads", "1"
-    )
+    said = again(folder, "--json", "--threads", "1", verb="run")
     assert said.code == 0, said
     (folder / "said.json").write_text(said.out)
     return folder
 
 
 def again(folder: Path, *more: str | Path, verb: str = "train", run: str = "run") -> Said:
-    return call(verb, folder / "systems.yaml", "--data", folder / "data", "--run", folder / run, *more)
+    return call_here(verb, folder / "systems.yaml", "--data", folder / "data", "--run", folder / run, *more)
 
 
 def due(folder: Path, *more: str) -> list[str]:

@@ -15,7 +15,7 @@ import pytest
 from mdfpipe.errors import ConfigError
 from mdfpipe.store.run import Run
 from mdfpipe.store.tables import COMPARISONS, CURVES, METRICS, SCORES, SEARCHES, TEMPLATES
-from tests.runs import Said, call
+from tests.runs import Said, call_here
 from tests.systems import FACE, STRIPED, copied, digests, loaded, runner, train, vectors, write_study
 
 SYSTEMS: dict[str, Any] = {
@@ -111,7 +111,7 @@ def test_it_is_done_once_and_again_where_something_changed(evaluated: Path, tmp_
     (line,) = runner(home, SYSTEMS, evaluate=changed)[0].due("evaluate", None)
     assert line == "evaluate/metrics: tables.bodies.pooling mean -> media_mean"
     (home / "run" / "evaluate" / "metrics.json").write_text("half of")
-    said = call("eval", "--run", home / "run", "--compare", tmp_path / "other").calm()
+    said = call_here("eval", "--run", home / "run", "--compare", tmp_path / "other").calm()
     assert "metrics.json: cannot be read" in said.line(2)
     (home / "run" / "evaluate" / "curves.parquet").unlink()
     assert evaluate(home)[1] == ["evaluate/metrics"]
@@ -121,12 +121,12 @@ def test_it_is_done_once_and_again_where_something_changed(evaluated: Path, tmp_
 def test_only_the_systems_that_were_asked_for(evaluated: Path, tmp_path: Path) -> None:
     home = copied(evaluated, tmp_path / "home")
     study = write_study(home / "study.yaml", {**SYSTEMS, "never": {"recipe": STRIPED}}, evaluate=TABLES)
-    said = call(
+    said = call_here(
         "eval", study, "--data", home / "data", "--run", home / "run", "--system", "a", "--system", "b", "--json"
     )
     assert said.code == 0, said
     assert set(said.json["numbers"]["tables"]) == {"bodies"}
-    waits = call("eval", study, "--data", home / "data", "--run", home / "run")
+    waits = call_here("eval", study, "--data", home / "data", "--run", home / "run")
     assert waits.code == 3
     assert "evaluate: waits for train/never, which is due: never made" in waits.out
 
@@ -134,7 +134,7 @@ def test_only_the_systems_that_were_asked_for(evaluated: Path, tmp_path: Path) -
 def test_the_command_prints_the_tables(evaluated: Path, tmp_path: Path) -> None:
     home = copied(evaluated, tmp_path / "home")
     study = write_study(home / "study.yaml", SYSTEMS, evaluate=TABLES)
-    said = call("eval", study, "--data", home / "data", "--run", home / "run").calm()
+    said = call_here("eval", study, "--data", home / "data", "--run", home / "run").calm()
     assert said.code == 0
     assert "; templates by subject, pooling mean; failures to enrol: miss; unmated probes: exclude" in said.out
     assert "LWIR-30m" in said.out
@@ -172,7 +172,7 @@ def test_runs_stand_side_by_side(evaluated: Path, tmp_path: Path) -> None:
     assert train(home, systems, evaluate=only)[0].complete
     assert evaluate(home, systems, only)[0].complete
     (home / "run").rename(other)
-    said = call("eval", "--run", home / "first", "--compare", other, "--json").calm()
+    said = call_here("eval", "--run", home / "first", "--compare", other, "--json").calm()
     assert said.code == 0, said
     assert set(said.json["tables"]["bodies"]["systems"]) == {"first/a", "first/b", "other/a"}
     rows = {(c["first"], c["second"], c["metric"]): c for c in said.json["comparisons"] if c["table"] == "bodies"}
@@ -180,11 +180,11 @@ def test_runs_stand_side_by_side(evaluated: Path, tmp_path: Path) -> None:
         own, between = rows["first/a", "first/b", metric], rows["first/a", "other/a", metric]
         assert {n: v for n, v in own.items() if n != "second"} == {n: v for n, v in between.items() if n != "second"}
         assert rows["first/b", "other/a", metric]["difference"] == 0
-    plain = call("eval", "--run", home / "first", "--compare", other).calm()
+    plain = call_here("eval", "--run", home / "first", "--compare", other).calm()
     assert "other/a" in plain.out
-    assert "expected an evaluated run" in call("eval", "--run", other, "--compare", tmp_path).calm().line(2)
-    assert "expected --run beside it" in call("eval", "--compare", other).calm().line(2)
-    assert "expected different runs" in call("eval", "--run", other, "--compare", other).calm().line(2)
+    assert "expected an evaluated run" in call_here("eval", "--run", other, "--compare", tmp_path).calm().line(2)
+    assert "expected --run beside it" in call_here("eval", "--compare", other).calm().line(2)
+    assert "expected different runs" in call_here("eval", "--run", other, "--compare", other).calm().line(2)
 
 
 # -- vectors that were made elsewhere
@@ -223,7 +223,7 @@ def protocol(folder: Path, **changes: Any) -> Path:
 
 def score(folder: Path, file: Path, *more: Any, **changes: Any) -> Said:
     command = ["eval", "--embeddings", file, "--protocol", protocol(folder, **changes), "--out", folder / "out", *more]
-    return call(*command).calm()
+    return call_here(*command).calm()
 
 
 @pytest.mark.parametrize("kind", ["parquet", "npz"])
@@ -257,8 +257,8 @@ def test_wrong_vectors_of_others_are_refused(tmp_path: Path, changes: dict[str, 
 
 def test_what_eval_needs(tmp_path: Path) -> None:
     file = outside(tmp_path / "theirs.parquet", "parquet")
-    assert "expected --protocol NAME and --out FOLDER" in call("eval", "--embeddings", file).calm().line(2)
-    assert "expected STUDY; see --help" in call("eval").calm().line(2)
+    assert "expected --protocol NAME and --out FOLDER" in call_here("eval", "--embeddings", file).calm().line(2)
+    assert "expected STUDY; see --help" in call_here("eval").calm().line(2)
     assert "found no such file" in score(tmp_path, tmp_path / "none.parquet").line(2)
     (tmp_path / "text.parquet").write_text("no")
     assert "expected a Parquet or NPZ file of vectors" in score(tmp_path, tmp_path / "text.parquet").line(2)

@@ -22,7 +22,7 @@ from mdfpipe.store.tables import TRAINING
 from tests.learning.made import picture, write_run
 from tests.learning.published import pass_state
 from tests.learning.trained import same
-from tests.runs import Said, call
+from tests.runs import Said, call_here
 from tests.systems import (
     FACE,
     STRIPED,
@@ -365,7 +365,8 @@ def test_the_command_line_says_it_with_the_right_code(home: Path) -> None:
 
     def said(systems: dict[str, Any], *more: str) -> Said:
         study = write_study(home / "study.yaml", systems)
-        return call("train", study, "--data", home / "data", "--run", home / "run", "--threads", "1", *more).calm()
+        places = ("--data", home / "data", "--run", home / "run")
+        return call_here("train", study, *places, "--threads", "1", *more).calm()
 
     missing = said({"a": {"recipe": STRIPED, "train_on": ["nowhere"]}})
     assert missing.line(2).startswith("mdfpipe: train/a: train_on 'nowhere' not found")
