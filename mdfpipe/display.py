@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -25,6 +24,7 @@ from rich.table import Table
 from mdfpipe.baselines import Guard
 from mdfpipe.errors import one_line
 from mdfpipe.execution import Event
+from mdfpipe.report.console import print_table
 from mdfpipe.runner import Outcome
 from mdfpipe.status import Status
 from mdfpipe.truth import Assignment, Truth, assignment_lines
@@ -136,11 +136,11 @@ def show_outcome(outcome: Outcome) -> None:
     """The tally by stage, then what failed and what was refused."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("stage", "units", "done before", "done now", "failed", "waiting", "new rows"):
-        table.add_column(name, justify="left" if name == "stage" else "right")
+        table.add_column(name, justify="left" if name == "stage" else "right", no_wrap=True)
     for name, t in outcome.tallies.items():
         figures = (t.total, t.already, t.ran, t.failed, t.blocked, t.rows)
         table.add_row(name, *(str(n) for n in figures))
-    out.print(table)
+    print_table(table, out)
     for name, t in outcome.tallies.items():
         if t.note:
             out.print(f"{name}: {escape(t.note)}")
@@ -161,13 +161,13 @@ def show_status(status: Status) -> None:
     out.print(f"[bold]{escape(status.name)}[/bold]  {escape(status.run)}  (data: {escape(status.data)})")
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("stage", "units", "done", "due", "failed", "time", "a minute", "left"):
-        table.add_column(name, justify="left" if name == "stage" else "right")
+        table.add_column(name, justify="left" if name == "stage" else "right", no_wrap=True)
     for stage in status.stages:
         rate = f"{stage.rate_per_minute:.1f}" if stage.rate_per_minute else "-"
         left = _duration(stage.eta_seconds) if stage.eta_seconds and stage.due else "-"
         figures = (stage.total, stage.done, stage.due, stage.failed)
         table.add_row(stage.stage, *(str(n) for n in figures), _duration(stage.seconds), rate, left, escape(stage.note))
-    out.print(table)
+    print_table(table, out)
     for stage in status.stages:
         if stage.rows:
             out.print(f"{stage.stage}: " + ", ".join(f"{n} {name}" for name, n in stage.rows.items()))
@@ -240,11 +240,6 @@ def show_demo(demo: Demo) -> None:
     out.print(f"\ndata: {demo.synthesis.dataset.folder}\nrun:  {demo.run}")
     for page in demo.pages:
         out.print(f"look: {page}")
-
-
-def show_error(message: str) -> None:
-    """One line on the error stream."""
-    print(f"mdfpipe: {one_line(message, 2000)}", file=sys.stderr)  # noqa: T201 - rich would wrap and mark it up
 
 
 def _duration(seconds: float | None) -> str:

@@ -21,9 +21,11 @@ from pathlib import Path
 from typing import Any, Protocol, Self
 
 from mdfpipe.errors import ConfigError, MdfError, MissingDependency, StoreError, one_line
-from mdfpipe.processes import die_with_parent
+from mdfpipe.processes import die_with_parent, interrupts_blocked
 from mdfpipe.stages import Context, Inputs, Resources, Stage
 from mdfpipe.store.run import Failure, Receipt, cannot_write
+
+SAVING_SECONDS = 20.0  # Slurm and Kubernetes kill 30 s after they asked
 
 
 @dataclass(frozen=True, eq=False)
@@ -228,8 +230,7 @@ class LocalExecutor:
         return self
 
     def __exit__(self, *error: object) -> None:
-        for worker in self._workers:
-            worker.kill()
+        _end(self._workers)
 
     def run(self, units: Iterable[Unit]) -> Iterator[Event]:
         """Run the units on up to `resources.workers` processes."""
@@ -252,9 +253,17 @@ class LocalExecutor:
                     if worker.unit is None and waiting:
                         yield worker.give(waiting.pop())
         finally:
-            for worker in self._workers:
-                if worker.unit is not None:
-                    worker.kill()
+            _end([worker for worker in self._workers if worker.unit is not None])
+
+
+def _end(workers: Iterable[_Worker]) -> None:
+    """End these processes: a training is asked to save its state first, all others can be cut off anywhere."""
+    asked = [worker for worker in workers if worker.ask_to_save()]
+    until = time.monotonic() + SAVING_SECONDS
+    for worker in asked:
+        worker.process.join(max(until - time.monotonic(), 0))
+    for worker in workers:
+        worker.kill()
 
 
 class _Worker:
@@ -305,6 +314,13 @@ class _Worker:
             unit.inputs.run.record_failure(failure)
         return Event("failed", unit.stage.name, unit.key, failure=failure)
 
+    def ask_to_save(self) -> bool:
+        """Whether there is a training here; it is told to save its state and end."""
+        if self.unit is None or not self.unit.stage.together or self.process is None:
+            return False
+        self.process.terminate()
+        return True
+
     def kill(self) -> None:
         self.unit = None
         if self.process is not None:
@@ -316,7 +332,7 @@ class _Worker:
     def _start(self) -> None:
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
-        with _environment(self.resources.threads):
+        with _environment(self.resources.threads), interrupts_blocked():
             self.process = context.Process(target=_work, args=(theirs, os.getpid(), self.resources), daemon=True)
             self.process.start()
         theirs.close()

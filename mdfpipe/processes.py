@@ -77,14 +77,14 @@ def _start() -> tuple[Connection, Any]:
     context = multiprocessing.get_context("spawn")
     connection, theirs = context.Pipe()
     process = context.Process(target=_work, args=(theirs, os.getpid()), daemon=True)
-    with _interrupts_blocked():
+    with interrupts_blocked():
         process.start()
     theirs.close()
     return connection, process
 
 
 @contextlib.contextmanager
-def _interrupts_blocked() -> Iterator[None]:
+def interrupts_blocked() -> Iterator[None]:
     """A process started within never sees Ctrl-C, not even while it loads: the parent does, and ends it."""
     if not hasattr(signal, "pthread_sigmask"):
         yield

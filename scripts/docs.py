@@ -321,13 +321,14 @@ def _recipe(choice: str) -> list[str]:
 
 def commands() -> str:
     """Every command with its help."""
-    from mdfpipe.cli import app
+    from mdfpipe.cli.commands import app
 
     root = typer.main.get_command(app)
     lines = [
         HEAD + "# Commands",
         "",
-        "Exit codes: 0 all done, 2 a usage or data error, 3 some units failed or wait, 130 interrupted.",
+        "Exit codes: 0 all done, 2 a usage or data error, 3 some units failed or wait, 4 an error that nobody foresaw, "
+        "130 Ctrl-C, 141 the reader of the output has gone, 143 SIGTERM or SIGHUP.",
     ]
     for name, command in root.commands.items():  # type: ignore[attr-defined]
         lines += ["", f"## mdfpipe {name}", "", *(line.strip() for line in (command.help or "").splitlines())]

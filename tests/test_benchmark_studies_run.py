@@ -14,7 +14,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from mdfpipe.cli import app
+from mdfpipe.cli.commands import app
 from mdfpipe.comparison import average_runs
 from mdfpipe.errors import ConfigError
 from mdfpipe.learning.system import System

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import typer
 
-from mdfpipe.cli import app
+from mdfpipe.cli.commands import app
 from mdfpipe.config import Config, Plugin, validate
 from mdfpipe.datasets import Dataset
 from mdfpipe.learning import published

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
-from mdfpipe.cli import app
+from mdfpipe.cli.commands import app
 from mdfpipe.errors import ConfigError, DataError, MdfError, ProtocolError
 from mdfpipe.scoring import read_vectors, score
 from tests.runs import call_here

@@ -45,14 +45,24 @@ def stage(name: str) -> Train:
     return Train(system="it", settings=System(**SYSTEMS[name]))
 
 
-def train(say: Any, name: str, folder: Path, death: tuple[int, bool] | None = None, it: Train | None = None) -> None:
-    """The stage as the command runs it: locked, committed. death: in which state's write, half or whole."""
+def train(
+    say: Any,
+    name: str,
+    folder: Path,
+    death: tuple[int, bool] | None = None,
+    it: Train | None = None,
+    every_step: bool = True,
+) -> None:
+    """The stage as the command runs it: locked, committed. death: in which state's write, half or whole.
+
+    every_step: a state after each step, else only after those that it saves by itself.
+    """
     if death is not None:
         die_in_write(*death)
     system.commit = lambda: None  # a commit between two runs of it is no matter here
     run, it = Run(folder), it or stage(name)
     unit = Unit(it, Receipt(it.name, it.version, it.key, it.decisive(), {}), Inputs(run), folder)
-    with run.lock(), saving_always():
+    with run.lock(), saving_always(every_step):
         resources = Resources(threads=1)
         event = run_unit(unit, resources, lambda event: say(event.done))
     say((event.kind, event.failure and event.failure.message))
@@ -134,6 +144,17 @@ def test_killed_twice_in_mid_epoch(name: str, undisturbed: dict[str, Any], tmp_p
         reached.append(checkpoint.load(state_of(folder))["step"])
         assert not (folder / "train" / "it" / "training.parquet").exists()
     assert reached[0] < reached[1]
+    assert finish(name, folder) == undisturbed
+
+
+def test_sigterm_saves_the_state_where_the_training_is(name: str, undisturbed: dict[str, Any], tmp_path: Path) -> None:
+    folder = crops(tmp_path / "run", stage(name).settings.recipe)
+    child = Child(train, name, folder, None, None, False)
+    next(step for step in child.hear() if step == 1)
+    child.process.terminate()
+    assert child.end() == -signal.SIGTERM
+    assert checkpoint.load(state_of(folder))["step"] >= 1
+    assert not list(folder.rglob(".part-*"))
     assert finish(name, folder) == undisturbed
 
 

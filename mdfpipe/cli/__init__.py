@@ -1,54 +1,56 @@
 """The command line: parse, call the library, print. The only place with exit codes.
 
 Exit codes: 0 all done; 2 a usage, settings or data error (one line says which); 3 some units failed or wait;
-130 interrupted, 141 the reader of the output has gone. Nothing heavy is imported before a command runs.
+4 an error that was not foreseen (one line, and the traceback in a file of the run or behind --debug);
+130 interrupted by Ctrl-C, 141 the reader of the output has gone, 143 stopped by SIGTERM or SIGHUP.
+
+Nothing heavy is imported before a command runs, and nothing at all before a stop signal is one line.
 """
 
 from __future__ import annotations
 
-import io
-import os
 import sys
-from typing import Annotated
 
-import typer
+from mdfpipe import stopping
 
-from mdfpipe.cli import stages, things  # noqa: F401 - they add their commands, in this order
-from mdfpipe.cli.options import app, say
-from mdfpipe.errors import MdfError
-
-
-@app.callback(invoke_without_command=True)
-def _root(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
-    if version:
-        from mdfpipe import __version__
-
-        say(f"mdfpipe {__version__}")
-        raise typer.Exit
+NOT_FORESEEN = 4
 
 
 def main() -> None:
-    """The entry point: one clear line and exit code 2 for every foreseen error."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show ends nothing
+    """The entry point: one clear line and an exit code for every end."""
+    stopping.listen()
+    debug = "--debug" in sys.argv
+    sys.argv[:] = [word for word in sys.argv if word != "--debug"]
     try:
-        app()
-    except MdfError as error:
-        from mdfpipe.display import show_error
+        code = _run(debug)
+    except BaseException as error:  # a signal may come out of a library's import as any error
+        number = error.number if isinstance(error, stopping.Stopped) else stopping.came()
+        if number is None:
+            raise
+        code = _stopped(number)
+    sys.exit(code)
 
-        show_error(str(error))
-        sys.exit(2)
-    except SystemExit as ended:
-        if ended.code == 130:  # typer's way to say Ctrl-C
-            sys.stderr.write("mdfpipe: interrupted; the same command goes on from here\n")
-        raise
-    except BrokenPipeError:  # whoever read our output has enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(141)
-    except OSError as error:
-        sys.stderr.write(f"mdfpipe: output: {error.strerror}\n")
-        sys.exit(2)
+
+def _run(debug: bool) -> int:
+    from mdfpipe.cli import ends, streams
+
+    streams.prepare()
+    try:
+        from mdfpipe.cli.commands import app
+
+        code = app(standalone_mode=False) or 0
+        sys.stdout.flush()  # here, where a pipe that closed has its exit code
+        return int(code)
+    except Exception as error:
+        if stopping.came() is not None:
+            raise
+        return ends.explain(error, debug)
+
+
+def _stopped(number: int) -> int:
+    stopping.leave()
+    sys.stderr.write(stopping.line(number))
+    return stopping.exit_code(number)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import math
 import os
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -26,6 +26,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
+from mdfpipe import stopping
 from mdfpipe.errors import ConfigError, DataError
 from mdfpipe.learning.batches import CropBatch, Draw, Sampler
 from mdfpipe.learning.recipes import Progress
@@ -52,6 +53,17 @@ def fit(job: Job) -> Fitted:
     optimizer = recipe.optimiser.make(recipe.parameter_groups(network))
     wrapped, optimizer = fabric.setup(network, optimizer)
     run = State.begin(job, fabric, network, optimizer)
+    with stopping.deferred() as asked:
+        _loop(run, wrapped, sampler, epoch_steps, total, asked)
+    return run.finish(epoch_steps)
+
+
+def _loop(
+    run: State, wrapped: Any, sampler: Sampler, epoch_steps: int, total: int, asked: Callable[[], int | None]
+) -> None:
+    """All steps that are left. asked: gives a stop signal that came; the state is then saved. Raises Stopped."""
+    job, fabric, network, recipe, optimizer = run.job, run.fabric, run.network, run.job.recipe, run.optimizer
+    accumulate = recipe.optimiser.accumulate
     watch, begun = _Watch(), run.step
     while run.step < total and not run.stopped:
         epoch, first = divmod(run.step, epoch_steps)
@@ -73,9 +85,21 @@ def fit(job: Job) -> Fitted:
                     job.progress(run.step, total)
                     if not ends and watch.due(job.save_seconds):
                         run.save()
+                if not ends:
+                    _heed(run, asked())
         run.end_epoch(epoch, optimizer.param_groups[0]["lr"], watch.lap(), last=run.step == total)
+        _heed(run, asked(), saved=True)
         watch = _Watch()
-    return run.finish(epoch_steps)
+
+
+def _heed(run: State, signal: int | None, saved: bool = False) -> None:
+    """Save the state and raise Stopped where a stop signal came. Of several processes, the first decides."""
+    if signal is None or not run.fabric.is_global_zero:
+        return
+    if not saved:
+        run.settle()
+        run.save()
+    raise stopping.Stopped(signal)
 
 
 def _add_gradient(run: State, wrapped: Any, share: CropBatch, where: Progress, parts: int) -> int:

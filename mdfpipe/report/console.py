@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from rich.console import Console
 from rich.markup import escape
+from rich.measure import Measurement
 from rich.table import Table
 
 from mdfpipe.errors import one_line
@@ -53,12 +54,20 @@ def _funnel(rows: list[dict[str, Any]], console: Console) -> None:
     for place, name in enumerate(lines[0]):
         is_number = all(isinstance(line[place], int) for line in lines[1:])
         table.add_column(
-            _safe("" if name == "domain" and place == 0 else name), justify="right" if is_number else "left"
+            _safe("" if name == "domain" and place == 0 else name),
+            justify="right" if is_number else "left",
+            no_wrap=is_number,
         )
     for line in lines[1:]:
         table.add_row(*(_safe(value) for value in line))
     console.print()
-    console.print(table)
+    print_table(table, console)
+
+
+def print_table(table: Table, console: Console) -> None:
+    """Print a table as wide as the terminal, or as its numbers need: a number is never cut short."""
+    needed = Measurement.get(console, console.options.update(width=10_000), table).minimum
+    console.print(table, width=max(console.width or 80, needed))
 
 
 def _columns(found: Description, console: Console) -> None:

@@ -19,7 +19,9 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 def bench(options: argparse.Namespace, report: Report, folder: Path) -> None:
     seconds = [mdfpipe("--help")[0] for _ in range(options.rounds)]
-    asks = "import sys; from mdfpipe.cli import app; app(['--help'], standalone_mode=False); print(*sys.modules)"
+    asks = (
+        "import sys; from mdfpipe.cli.commands import app; app(['--help'], standalone_mode=False); print(*sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-c", asks], capture_output=True, text=True, cwd=folder, check=True)
     loaded = {name.partition(".")[0] for name in done.stdout.splitlines()[-1].split()}
     report.add("mdfpipe --help, longest", max(seconds), "s")

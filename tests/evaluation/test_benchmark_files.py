@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
-from mdfpipe.cli import app
+from mdfpipe.cli.commands import app
 from mdfpipe.comparison import average_runs, compare_runs
 from mdfpipe.errors import ConfigError, DataError, ProtocolError
 from mdfpipe.evaluation.benchmark import evaluate_benchmark

@@ -162,10 +162,10 @@ class Interrupted(Exception):  # noqa: N818
 
 
 @contextlib.contextmanager
-def saving_always() -> Iterator[None]:
-    """A state after each step."""
+def saving_always(states: bool = True) -> Iterator[None]:
+    """A state (or, without `states`, a sign of progress only) after each step."""
     steps, due = training.CHECK_STEPS, training._Watch.due
-    training.CHECK_STEPS, training._Watch.due = 1, lambda self, seconds: True  # type: ignore[method-assign]
+    training.CHECK_STEPS, training._Watch.due = 1, lambda self, seconds: states  # type: ignore[method-assign]
     try:
         yield
     finally:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from mdfpipe.cli import app
+from mdfpipe.cli.commands import app
 from mdfpipe.config import validate
 from mdfpipe.errors import ConfigError
 from mdfpipe.evaluation.benchmark import evaluate_benchmark
