@@ -14,6 +14,8 @@ only the command line catches `MdfError`, prints that line, and exits with 2.
 
 from __future__ import annotations
 
+import re
+
 
 class MdfError(Exception):
     """The root: everything that mdfpipe raises on purpose is one of these."""
@@ -47,12 +49,27 @@ class MissingDependency(MdfError):  # noqa: N818 - the name says it
         super().__init__(f"{needed_by} needs the package {package}, which is not installed: {install}")
 
 
+# Letters, marks and symbols by their class that leave no ink: fillers, joiners, variation selectors, the empty Braille.
+_NO_INK = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0") | {chr(c) for c in range(0xFE00, 0xFE10)}
+
+
+def is_visible(character: str) -> bool:
+    """Whether a character leaves ink: no blank, control, joiner or filler does.
+
+    >>> [is_visible(c) for c in ("a", " ", "\\u00a0", "\\u200b", "\\u3164")]
+    [True, False, False, False, False]
+    """
+    return character.isprintable() and character != " " and character not in _NO_INK
+
+
 def one_line(text: object, limit: int = 300) -> str:
     """The text of an error as one printable line of at most `limit` characters.
 
-    >>> one_line("a\\n  b\\x00c")
-    'a b\\\\x00c'
+    Line breaks become a space. A tab, a no-break space and whatever else one does not see are escaped.
+
+    >>> one_line("a\\n  b\\x00c"), one_line("a\\u00a0b")
+    ('a b\\\\x00c', 'a\\\\xa0b')
     """
-    words = " ".join(str(text).split())
-    safe = "".join(c if c.isprintable() else repr(c)[1:-1] for c in words)
+    words = re.sub(r"[ \t]*[\r\n]\s*", " ", str(text).strip(" \r\n"))
+    safe = "".join(c if c == " " or is_visible(c) else c.encode("unicode_escape").decode() for c in words)
     return safe if len(safe) <= limit else safe[: limit - 1] + "…"

@@ -17,6 +17,7 @@ from mdfpipe.config import Plugin
 from mdfpipe.datasets._leaving_out import LeaveOut, LeftOut
 from mdfpipe.datasets._naming import name_videos
 from mdfpipe.domains import Domain
+from mdfpipe.store.naming import Links
 
 __all__ = ["Anomaly", "Dataset", "LeaveOut", "LeftOut", "Listing", "VideoEntry", "name_videos"]
 
@@ -53,7 +54,7 @@ class Listing:
     subject may stand in several. anomalies: rows that were changed or left out, by kind. images: of a data set of
     images, by video_id, a table of `store.tables.IMAGES`, sorted by path, which is by frame. differs: how the counts of
     a published data set differ from the published ones, a line each. left_out: what each rule of `leave_out` kept out;
-    left_out_rows: annotation rows of these videos.
+    left_out_rows: annotation rows of these videos. remarks: what else one should know, a line each.
     """
 
     videos: list[VideoEntry]
@@ -64,6 +65,7 @@ class Listing:
     differs: list[str] = field(default_factory=list)
     left_out: list[LeftOut] = field(default_factory=list)
     left_out_rows: int = 0
+    remarks: list[str] = field(default_factory=list)
 
 
 class Dataset(Plugin):
@@ -72,6 +74,13 @@ class Dataset(Plugin):
     holds_images: ClassVar[bool] = False  # whether its files are images of one person each, and not videos
 
     leave_out: LeaveOut = Field(default=LeaveOut(), description="videos that do not belong to the study")
+    links: Links = Field(
+        Links.INSIDE,
+        description=(
+            "whether symbolic links may lead out of the data root. inside: no; follow: yes, as git-annex, DVC and "
+            "videos spread over disks need it"
+        ),
+    )
 
     @abstractmethod
     def sources(self, root: Path) -> list[Path]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from enum import StrEnum
@@ -12,9 +11,11 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from mdfpipe.datasets._annotation import MISSING, AnomalyKind, Block, Names, Tally, first_row, numbers, shown_cell
+from mdfpipe.datasets._annotation import AnomalyKind, Names, Tally
 from mdfpipe.errors import DataError
 from mdfpipe.store.tables import FACES
+from mdfpipe.store.text_tables import Block, first_row, numbers, shown_cell
+from mdfpipe.subjects import SubjectNames
 
 LARGEST_FRAME = 2**53  # frame numbers are read as float64
 LONGEST_SUBJECT = 200  # characters
@@ -65,30 +66,22 @@ class FaceRows:
         return cls(*(np.concatenate([getattr(p, f.name) for p in (empty, *parts)]) for f in fields(cls)))
 
 
-def rename_subject(text: str) -> str | None:
-    """A subject as the annotation writes it -> subject_id: None where missing, `12` for `12.0`.
-
-    >>> rename_subject("12.0"), rename_subject("NaN"), rename_subject("S 7")
-    ('12', None, 'S 7')
-    """
-    if text.lower() in MISSING:
-        return None
-    return re.sub(r"\A(-?\d+)\.0+\Z", r"\1", text)
-
-
-def subject_codes(block: Block, subjects: Names, tally: Tally) -> NDArray[np.int32]:
+def subject_codes(block: Block, subjects: Names, tally: Tally, names: SubjectNames) -> NDArray[np.int32]:
     """The subjects of a block: (n,) int32 numbers in `subjects`, -1 where missing. Raises DataError: a hostile name."""
     cells = block.cells["subject"]
     texts = cells.dictionary.to_pylist()
     for text in texts:
-        if not text.isprintable() or len(text) > LONGEST_SUBJECT:
+        if names.subject_id(text) is not None and (not text.isprintable() or len(text) > LONGEST_SUBJECT):
             raise DataError(
                 f"{first_row(block, 'subject', text)}: expected a subject of at most {LONGEST_SUBJECT} printable"
                 f" characters, got '{shown_cell(text)}'"
             )
-    codes = subjects.codes(cells, rename_subject)
-    renamed = np.array([rename_subject(t) not in (t, None) for t in texts], bool)
-    tally.add(AnomalyKind.SUBJECT_AS_FLOAT, renamed[cells.indices.to_numpy(zero_copy_only=False)], block.example)
+    codes = subjects.codes(cells, names.subject_id)
+    which = cells.indices.to_numpy(zero_copy_only=False)
+    renamed = np.array([names.subject_id(t) not in (t, None) for t in texts], bool)
+    tally.add(AnomalyKind.SUBJECT_AS_FLOAT, renamed[which], block.example)
+    doubtful = np.array([names.is_doubtful(t) for t in texts], bool)
+    tally.add(AnomalyKind.SUBJECT_PERHAPS_NOBODY, doubtful[which], block.example)
     return codes
 
 

@@ -27,7 +27,7 @@ from mdfpipe.datasets._leaving_out import Sieve
 from mdfpipe.domains import Band, Domain
 from mdfpipe.errors import DataError, one_line
 from mdfpipe.store.matlab import read_matlab
-from mdfpipe.store.naming import IMAGE_SUFFIXES, inside, safe_relative
+from mdfpipe.store.naming import IMAGE_SUFFIXES, Links, inside, safe_relative
 from mdfpipe.store.tables import IMAGES
 
 
@@ -65,23 +65,26 @@ class ImageDataset(Dataset):
     def tables(self, root: Path) -> list[Path]:
         """The index files, and the list of what is left out."""
         check_root(root)
-        listed = [] if self.leave_out.file is None else find_tables(root, [self.leave_out.file], "leave_out.file")
-        return [inside(root, name, "index file") for name in [*self.index_files(root), *listed]]
+        listed = []
+        if self.leave_out.file is not None:
+            listed = find_tables(root, [self.leave_out.file], "leave_out.file", self.links)
+        return [inside(root, name, "index file", self.links) for name in [*self.index_files(root), *listed]]
 
     def present(self, root: Path) -> list[Path]:
         """The folders that hold the images. Raises DataError where there is none."""
         check_root(root)
-        found = [inside(root, name, "folder") for name in self.folders if (root / name).is_dir()]
+        found = [inside(root, name, "folder", self.links) for name in self.folders if (root / name).is_dir()]
         if not found:
             raise DataError(
                 f"{root}: expected the folders {', '.join(self.folders)} of {self.use}, found none of them; "
                 "--data names the folder that holds them"
             )
+        self.tables(root)  # whether a link of an index file leads out is asked here, once
         return found
 
     def gathering(self, root: Path) -> Gathering:
         """Nothing found so far; what `leave_out` names is passed over. Raises DataError."""
-        return Gathering(root, Sieve.of(self.leave_out, root))
+        return Gathering(root, Sieve.of(self.leave_out, root), self.links)
 
 
 @dataclass(frozen=True)
@@ -101,6 +104,7 @@ class Gathering:
 
     root: Path
     sieve: Sieve
+    links: Links = Links.INSIDE
     images: dict[Unit, list[tuple[str, str]]] = field(default_factory=lambda: defaultdict(list))
     counts: Counter[ImageAnomaly] = field(default_factory=Counter)
     examples: dict[ImageAnomaly, str] = field(default_factory=dict)
@@ -133,7 +137,7 @@ class Gathering:
                 self.note(ImageAnomaly.UNUSABLE_NAME, repr(path)[1:-1])
                 continue
             if entry.is_symlink():
-                inside(self.root, path, "file")
+                inside(self.root, path, "file", self.links)
             is_image = PurePosixPath(entry.name).suffix.lower() in IMAGE_SUFFIXES
             if entry.is_dir():
                 if depth:
@@ -238,7 +242,7 @@ def read_ids(root: Path, name: str) -> list[int]:
 
 def read_mat(root: Path, name: str) -> dict[str, NDArray[Any]]:
     """The arrays of whole numbers in a MATLAB file up to version 7, by name. Raises DataError."""
-    arrays = read_matlab(inside(root, name, "index file"), name)
+    arrays = read_matlab(root / safe_relative(name, "index file"), name)
     return {key: values.astype(np.int64) for key, values in arrays.items() if _is_whole(values)}
 
 
@@ -260,9 +264,10 @@ def read_list(root: Path, name: str) -> dict[str, str]:
         where = f"{name} line {number}"
         if not path or not re.fullmatch(r"[0-9]{1,9}", label):
             raise DataError(f"{where}: expected a path and a label, got '{one_line(line, 80)}'")
-        if safe_relative(path.strip(), where).count("/") < 2:
+        plain = safe_relative(path.strip(), where)
+        if plain.count("/") < 2:
             raise DataError(f"{where}: expected a path such as FOLDER/ID/NAME.jpg, got '{one_line(line, 80)}'")
-        found[path.strip()] = label
+        found[plain] = label
     if not found:
         raise DataError(f"{name}: expected lines of a path and a label, found none")
     return found
@@ -270,7 +275,7 @@ def read_list(root: Path, name: str) -> dict[str, str]:
 
 def _text(root: Path, name: str) -> str:
     try:
-        return inside(root, name, "index file").read_text(encoding="utf-8-sig")
+        return (root / safe_relative(name, "index file")).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{name}: cannot be read as text: {one_line(error, 120)}") from None
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import glob
+import os
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 from mdfpipe.datasets._naming import VIDEO_SUFFIXES
-from mdfpipe.errors import DataError
-from mdfpipe.store.naming import IMAGE_SUFFIXES, inside, safe_relative
+from mdfpipe.errors import DataError, one_line
+from mdfpipe.store.naming import IMAGE_SUFFIXES, Links, inside, nearest, safe_relative
 
 
 def is_pattern(text: str) -> bool:
@@ -25,49 +27,153 @@ def check_root(root: Path) -> None:
         raise DataError(f"data root {root}: expected a folder (--data or MDFPIPE_DATA names it)")
 
 
-def find_tables(root: Path, patterns: Sequence[str], what: str) -> list[str]:
+def find_tables(root: Path, patterns: Sequence[str], what: str, links: Links = Links.INSIDE) -> list[str]:
     """The files that paths and glob patterns name, relative to the root: in the order given, each glob sorted, once.
 
-    Raises DataError where one names nothing, or something outside the root.
+    Raises DataError where one names nothing, or something outside the root against `links`.
     """
     found: list[str] = []
-    for pattern in patterns:
-        safe_relative(pattern, what)
-        matches = [p for p in _expand(root, pattern) if inside(root, p, what).is_file()]
+    for given in patterns:
+        pattern = safe_relative(given, what)
+        matches = [p for p in _expand(root, pattern) if inside(root, p, what, links).is_file()]
         if not matches:
-            raise DataError(f"{what}: {pattern} names no file under {root}")
+            raise DataError(f"{what}: {pattern} names no file under {root}{nearest(root, pattern)}")
         found.extend(matches)
     return list(dict.fromkeys(found))
 
 
-def find_videos(root: Path, patterns: Sequence[str], drops: Callable[[str], bool] = lambda path: False) -> list[str]:
+def _nothing(path: str) -> bool:
+    return False
+
+
+def find_videos(
+    root: Path,
+    patterns: Sequence[str],
+    drops: Callable[[str], bool] = _nothing,
+    links: Links = Links.INSIDE,
+) -> list[str]:
     """The videos that `patterns` name: files with a video suffix, and folders that hold images; hidden ones left out.
 
     drops: whether a video is left out by a setting; nothing more is asked of it.
 
     A plain path is taken as it is, so that a video that is missing fails later under its name.
     """
-    found: set[str] = set()
-    for pattern in patterns:
-        safe_relative(pattern, "videos")
+    return sorted({path for _, taken, _ in _by_pattern(root, patterns, drops, links) for path in taken})
+
+
+def pattern_remarks(
+    root: Path, patterns: Sequence[str], drops: Callable[[str], bool], links: Links, usual: Sequence[str]
+) -> list[str]:
+    """What one should know of the patterns of `videos`, a line each: which take nothing, which pass over pictures,
+    and where two of them take a folder of frames and a file in it. usual: patterns that may take nothing.
+    """
+    found = _by_pattern(root, patterns, drops, links)
+    taken_by = {path: pattern for pattern, taken, _ in found for path in taken}
+    remarks = []
+    for pattern, taken, passed in found:
+        named = [path for path in passed if path in taken_by]
+        pictures = [p for p in passed if p not in taken_by and PurePosixPath(p).suffix.lower() in IMAGE_SUFFIXES]
+        if named:
+            remarks.append(
+                f"videos: {pattern} passes over {_some(named)}, which {taken_by[named[0]]} names: taken as "
+                f"{'a video' if len(named) == 1 else 'videos'}"
+            )
+        if not taken and not passed and pattern not in usual:
+            remarks.append(f"videos: {pattern} matches nothing under {root}{nearest(root, _fixed(pattern))}")
+        elif not taken and not named and (pattern not in usual or pictures):
+            remarks.append(
+                f"videos: {pattern} matches {_some(passed)} and takes none: a video is a file with a video suffix or a "
+                "folder of images; a path without * ? [ is taken as it is"
+            )
+        elif pictures:
+            remarks.append(
+                f"videos: {pattern} passes over {_some(pictures)}: single pictures are no videos; a path without "
+                "* ? [ is taken as it is"
+            )
+    for path, pattern in sorted(taken_by.items()):
+        folder = next((str(above) for above in PurePosixPath(path).parents if str(above) in taken_by), None)
+        if folder is not None:
+            remarks.append(
+                f"videos: {pattern} takes {path} as a video, and {taken_by[folder]} takes its folder {folder} as "
+                "frames of one; narrow one of the two"
+            )
+    return remarks
+
+
+def _some(paths: Sequence[str]) -> str:
+    """A path, or how many and the first."""
+    return one_line(paths[0], 80) if len(paths) == 1 else f"{len(paths)} paths ({one_line(paths[0], 80)}, ...)"
+
+
+def _fixed(pattern: str) -> str:
+    """The folders of a pattern before its first wild card."""
+    parts = pattern.split("/")
+    wild = next((n for n, part in enumerate(parts) if is_pattern(part)), len(parts))
+    return "/".join(parts[:wild])
+
+
+def _by_pattern(
+    root: Path, patterns: Sequence[str], drops: Callable[[str], bool], links: Links
+) -> list[tuple[str, list[str], list[str]]]:
+    """Of each pattern: itself, the paths that it takes, and those that match it and are no videos."""
+    found: list[tuple[str, list[str], list[str]]] = []
+    for given in patterns:
+        pattern = safe_relative(given, "videos")
         if not is_pattern(pattern):
-            if not drops(pattern):
-                inside(root, pattern, "videos")
-                found.add(pattern)
+            taken = [] if drops(pattern) else [pattern]
+            if taken:
+                inside(root, pattern, "videos", links)
+            found.append((pattern, taken, []))
             continue
-        there = [p for p in _expand(root, pattern) if not (_is_video(root / p) and drops(p))]
-        found.update(p for p in there if _is_video(inside(root, p, "videos")))
-    return sorted(found)
+        taken, passed = [], []
+        for path in _expand(root, pattern):
+            if _is_video(root / path) and drops(path):
+                continue
+            (taken if _is_video(inside(root, path, "videos", links)) else passed).append(path)
+        found.append((pattern, taken, passed))
+    return found
 
 
 def _expand(root: Path, pattern: str) -> list[str]:
     if not is_pattern(pattern):
         return [pattern]
     try:
-        names = sorted(p.relative_to(root).as_posix() for p in root.glob(pattern))
-    except (OSError, ValueError, NotImplementedError) as error:
+        names = sorted(set(_matches(root, pattern.split("/"))))
+    except (OSError, ValueError) as error:
         raise DataError(f"{pattern}: not a pattern that can be looked up: {error}") from None
     return [n for n in names if not any(part.startswith(".") for part in PurePosixPath(n).parts)]
+
+
+def _matches(folder: Path, parts: list[str]) -> Iterator[str]:
+    """What a pattern matches below a folder; `**` is any number of folders, linked ones too."""
+    if "**" not in parts:
+        yield from (name for name in glob.glob("/".join(parts), root_dir=folder) if name)  # noqa: PTH207 - names
+        return
+    at = parts.index("**")
+    for base in _matches(folder, parts[:at]) if at else [""]:
+        for deep in _folders(folder, base, frozenset()):
+            for name in _matches(folder / deep, parts[at + 1 :] or ["*"]):
+                yield f"{deep}/{name}" if deep else name
+
+
+def _folders(root: Path, path: str, above: frozenset[tuple[int, int]]) -> Iterator[str]:
+    """A folder and all below it, as paths under the root; a link back to a folder above is not gone down."""
+    found = (root / path).stat()
+    own = (found.st_dev, found.st_ino)
+    if own in above:
+        return
+    yield path
+    with os.scandir(root / path) as entries:
+        inner = sorted(e.name for e in entries if not e.name.startswith(".") and _is_folder(e))
+    for name in inner:
+        yield from _folders(root, f"{path}/{name}" if path else name, above | {own})
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads round in a circle
+        return False
 
 
 def _is_video(path: Path) -> bool:

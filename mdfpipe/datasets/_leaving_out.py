@@ -15,7 +15,7 @@ from mdfpipe.datasets._layout import is_pattern
 from mdfpipe.datasets._naming import VIDEO_SUFFIXES
 from mdfpipe.domains import Domain
 from mdfpipe.errors import DataError, one_line
-from mdfpipe.store.naming import inside
+from mdfpipe.store.naming import safe_relative
 
 
 class LeaveOut(Config):
@@ -161,7 +161,7 @@ def _names(path: str) -> list[str]:
 def _lines(root: Path, settings: LeaveOut) -> list[str]:
     name = str(settings.file)
     try:
-        text = inside(root, name, "leave_out.file").read_text(encoding="utf-8-sig")
+        text = (root / safe_relative(name, "leave_out.file")).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"leave_out.file: {name} cannot be read as text: {one_line(error, 120)}") from None
     lines = (

@@ -12,9 +12,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from mdfpipe.datasets._annotation import MISSING, Block, first_row, shown_cell
 from mdfpipe.errors import DataError
-from mdfpipe.store.naming import IMAGE_SUFFIXES, frame_files, frame_number, inside, safe_relative
+from mdfpipe.store.naming import IMAGE_SUFFIXES, Links, frame_files, frame_number, inside, safe_relative
+from mdfpipe.store.text_tables import Block, first_row, shown_cell
+from mdfpipe.subjects import NOBODY
 
 # Whatever is not plainly harmless goes to safe_relative, which decides.
 _SUSPICIOUS = r"[^\x20-\x7e]|\\|:|^/|/$|//|(^|/)\.{1,2}(/|$)"
@@ -51,9 +52,11 @@ def path_column(block: Block, folder: str, frames_in_folder: bool) -> PathColumn
     """
     cells = block.cells["file"]
     texts, which = cells.dictionary, cells.indices.to_numpy(zero_copy_only=False)
-    missing = pc.is_in(pc.ascii_lower(texts), value_set=pa.array(MISSING))
-    for text in pc.filter(texts, pc.and_not(pc.match_substring_regex(texts, _SUSPICIOUS), missing)).to_pylist():
-        safe_relative(text, first_row(block, "file", text))
+    missing = pc.is_in(pc.ascii_lower(texts), value_set=pa.array(NOBODY))
+    odd = pc.filter(texts, pc.and_not(pc.match_substring_regex(texts, _SUSPICIOUS), missing)).to_pylist()
+    plain = {text: safe_relative(text, first_row(block, "file", text)) for text in odd}
+    if any(text != path for text, path in plain.items()):
+        texts = pa.array([plain.get(text, text) for text in texts.to_pylist()], pa.string())
     image = pc.match_substring_regex(texts, _FRAME if frames_in_folder else _STILL)
     paths = pc.binary_join_element_wise(folder, texts, "/") if folder else texts
     belongs = pc.and_not(image if frames_in_folder else pc.invert(image), missing)
@@ -81,11 +84,12 @@ class FramePlaces:
     """Positions of frame images in their folders, each folder listed once."""
 
     root: Path
+    links: Links = Links.INSIDE
     _paths: dict[str, Any] = field(default_factory=dict)
 
     def exists(self, folder: str) -> bool:
         """Whether the folder is there. Raises DataError where a symlink leads out of the root."""
-        return inside(self.root, folder, "video").is_dir()
+        return inside(self.root, folder, "video", self.links).is_dir()
 
     def positions(self, column: PathColumn, folders: list[str]) -> NDArray[np.int64]:
         """The index of each row's frame, (n,) int64: its file's position in its folder; -1 where it is not there."""
@@ -100,13 +104,13 @@ class FramePlaces:
 
     def _files(self, folder: str) -> Any:
         if folder not in self._paths:
-            names = frame_files(self.root / folder, self.root)
+            names = frame_files(self.root / folder, self.root, self.links)
             self._paths[folder] = pa.array([f"{folder}/{name}" for name in names], pa.string())
         return self._paths[folder]
 
     def numbers(self, folder: str) -> NDArray[np.int64]:
         """The number in each frame's file name (the last run of digits), by position: (n,) int64. Raises DataError."""
-        names = frame_files(self.root / folder, self.root)
+        names = frame_files(self.root / folder, self.root, self.links)
         found = [frame_number(name) for name in names]
         for name, number in zip(names, found, strict=True):
             if number is None or number >= _LONGEST_NUMBER:

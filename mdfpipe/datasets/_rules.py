@@ -11,11 +11,11 @@ from typing import Annotated, Self
 from pydantic import Field, field_validator, model_validator
 
 from mdfpipe.config import Config
-from mdfpipe.datasets._annotation import first_row, read_blocks
 from mdfpipe.datasets._layout import is_pattern
 from mdfpipe.domains import Domain
 from mdfpipe.errors import DataError, one_line
-from mdfpipe.store.naming import inside, safe_relative
+from mdfpipe.store.naming import Links, inside, safe_relative
+from mdfpipe.store.text_tables import first_row, read_blocks
 
 _Text = Annotated[str, Field(coerce_numbers_to_str=True)]
 
@@ -106,9 +106,9 @@ class DomainRule(Config):
         _exactly_one(self, ("column", "regex", "table", "constant"))
         return self
 
-    def domains(self, root: Path, cells: Mapping[str, str | None]) -> dict[str, Domain]:
+    def domains(self, root: Path, cells: Mapping[str, str | None], links: Links = Links.INSIDE) -> dict[str, Domain]:
         """path -> domain; cells: path -> what its rows' column says. Raises DataError where a video has none."""
-        say = self.teller(root)
+        say = self.teller(root, links)
         found: dict[str, Domain] = {}
         without: list[str] = []
         for path, cell in cells.items():
@@ -126,9 +126,9 @@ class DomainRule(Config):
             )
         return found
 
-    def teller(self, root: Path) -> Callable[[str, str | None], str]:
+    def teller(self, root: Path, links: Links = Links.INSIDE) -> Callable[[str, str | None], str]:
         """What the rule says of a path, given what its rows' column says; "" for nothing. Raises DataError."""
-        table = self._table(root)
+        table = self._table(root, links)
         return lambda path, cell: self._said(path, cell, table)
 
     def names(self, said: str) -> tuple[str, ...]:
@@ -154,15 +154,14 @@ class DomainRule(Config):
         band, far = groups.get("band") or "", groups.get("range")
         return f"{band}-{far.removesuffix('m')}m" if far else band
 
-    def _table(self, root: Path) -> _DomainTable:
+    def _table(self, root: Path, links: Links) -> _DomainTable:
         rules = _DomainTable()
         if self.table is None:
             return rules
-        path = inside(root, self.table, "domain.table")
+        path = inside(root, self.table, "domain.table", links)
         for block in read_blocks(path, self.table, {"file": "file", "domain": "domain"}):
             for file, domain in zip(block.cells["file"].to_pylist(), block.cells["domain"].to_pylist(), strict=True):
-                safe_relative(file, first_row(block, "file", file))
-                rules.add(file, domain)
+                rules.add(safe_relative(file, first_row(block, "file", file)), domain)
         return rules
 
 

@@ -21,7 +21,7 @@ from pydantic import Field, model_validator
 
 from mdfpipe.config import Config
 from mdfpipe.datasets import Dataset, Listing, VideoEntry, name_videos
-from mdfpipe.datasets._annotation import MISSING, AnomalyKind, Block, Names, Tally, read_blocks, shown_cell
+from mdfpipe.datasets._annotation import AnomalyKind, Names, Tally
 from mdfpipe.datasets._faces import (
     BoxKind,
     FaceRows,
@@ -33,12 +33,14 @@ from mdfpipe.datasets._faces import (
     read_frames,
     subject_codes,
 )
-from mdfpipe.datasets._layout import check_root, find_tables, find_videos
+from mdfpipe.datasets._layout import check_root, find_tables, find_videos, pattern_remarks
 from mdfpipe.datasets._leaving_out import Sieve
-from mdfpipe.datasets._paths import FramePlaces, folders_of, path_column
+from mdfpipe.datasets._paths import FramePlaces, PathColumn, folders_of, path_column
 from mdfpipe.datasets._rules import DomainRule, TextRule
 from mdfpipe.errors import DataError
-from mdfpipe.store.naming import inside, safe_relative
+from mdfpipe.store.naming import inside, nearest, safe_relative
+from mdfpipe.store.text_tables import Block, read_blocks, shown_cell
+from mdfpipe.subjects import SubjectNames, alike, is_missing, told_apart
 
 
 class Columns(Config):
@@ -67,6 +69,9 @@ PRESETS: dict[str, dict[str, Any]] = {
     "custom": {"columns": {}},
 }
 _BOX_COLUMNS = {"x", "y", "width", "height", "x1", "y1", "x2", "y2"}
+
+
+_Text = Annotated[str, Field(coerce_numbers_to_str=True)]
 
 
 class Ijb(Dataset):
@@ -116,9 +121,20 @@ class Ijb(Dataset):
     )
     session: TextRule | None = Field(None, description="how a video's recording session is told")
     camera: TextRule | None = Field(None, description="how a video's camera is told")
-    galleries: dict[Annotated[str, Field(coerce_numbers_to_str=True)], list[str]] = Field(
+    galleries: dict[_Text, list[str]] = Field(
         default_factory=dict,
         description='gallery name to the tables (paths or patterns) that list its subjects: {"1": [gallery_G1.csv]}',
+    )
+    subject_names_kept: list[_Text] = Field(
+        default_factory=list,
+        description=(
+            "subjects who are really called NA, None, null or the like, in just this spelling; by default such a cell "
+            "names nobody"
+        ),
+    )
+    subject_names_missing: list[_Text] = Field(
+        default_factory=list,
+        description="further texts of the subject column that name nobody, in just this spelling: [unknown, '-1']",
     )
 
     @model_validator(mode="before")
@@ -169,9 +185,9 @@ class Ijb(Dataset):
         """The tables, and every video that they or `videos` name, there or not. Raises DataError."""
         tables, present = self.tables(root), self.present(root)
         named, sieve = Names(), self._sieve(root)
-        for table in find_tables(root, self.faces, "faces"):
+        for table in find_tables(root, self.faces, "faces", self.links):
             for block in read_blocks(root / table, table, {"file": str(self.columns.file)}):
-                column = path_column(block, self.folder, self.frames_in == "folder")
+                column = self._paths(block)
                 named.codes(
                     self._videos_of(column, block), lambda path: path if path and not sieve.drops(path) else None
                 )
@@ -180,29 +196,31 @@ class Ijb(Dataset):
     def tables(self, root: Path) -> list[Path]:
         """The face tables, the gallery tables, the domain table and the list of what is left out."""
         check_root(root)
-        tables = find_tables(root, self.faces, "faces")
+        tables = find_tables(root, self.faces, "faces", self.links)
         for name, patterns in self.galleries.items():
-            tables += find_tables(root, patterns, f"galleries.{name}")
+            tables += find_tables(root, patterns, f"galleries.{name}", self.links)
         if self.domain.table is not None:
-            tables += find_tables(root, [self.domain.table], "domain.table")
+            tables += find_tables(root, [self.domain.table], "domain.table", self.links)
         if self.leave_out.file is not None:
-            tables += find_tables(root, [self.leave_out.file], "leave_out.file")
+            tables += find_tables(root, [self.leave_out.file], "leave_out.file", self.links)
         return [root / path for path in dict.fromkeys(tables)]
 
     def present(self, root: Path) -> list[Path]:
         """The videos that match `videos`, but for those that their path leaves out."""
         check_root(root)
-        return [root / path for path in find_videos(root, self.videos, self._sieve(root).drops)]
+        return [root / path for path in find_videos(root, self.videos, self._sieve(root).drops, self.links)]
 
     def read(self, root: Path) -> Listing:
         """The listing of the data under `root`. Raises DataError with table, row and column."""
         check_root(root)
-        scan = _Scan(FramePlaces(root), self._sieve(root))
-        for table in find_tables(root, self.faces, "faces"):
+        scan = _Scan(FramePlaces(root, self.links), self._sieve(root))
+        for table in find_tables(root, self.faces, "faces", self.links):
             self._scan_table(root, table, scan)
         videos = self._entries(root, scan)
         faces = self._faces(root, scan, {v.path: v.video_id for v in videos})
-        galleries = self._gallery_subjects(root)
+        galleries = self._gallery_subjects(root, scan.tally)
+        self._note_alike({*scan.subjects.texts(), *galleries}, scan.tally)
+        usual = type(self).model_fields["videos"].default
         return Listing(
             videos,
             faces,
@@ -210,14 +228,29 @@ class Ijb(Dataset):
             scan.tally.anomalies(),
             left_out=scan.sieve.listed(),
             left_out_rows=scan.left_out_rows,
+            remarks=pattern_remarks(root, self.videos, scan.sieve.drops, self.links, usual),
         )
 
     def _sieve(self, root: Path) -> Sieve:
         """What `leave_out` keeps out by path, or by a domain that the path alone tells."""
         if not self.leave_out.domains or self.domain.column is not None:
             return Sieve.of(self.leave_out, root)
-        say = self.domain.teller(root)
+        say = self.domain.teller(root, self.links)
         return Sieve.of(self.leave_out, root, lambda path: self.domain.names(say(path, None)))
+
+    @property
+    def _names(self) -> SubjectNames:
+        return SubjectNames(frozenset(self.subject_names_kept), frozenset(self.subject_names_missing))
+
+    @staticmethod
+    def _note_alike(subjects: set[str], tally: Tally) -> None:
+        groups = alike(subjects)
+        mask = np.ones(len(groups), bool)
+        tally.add(AnomalyKind.SUBJECTS_ALIKE, mask, lambda i: f"{told_apart(groups[i])} are taken as different people")
+
+    def _paths(self, block: Block) -> PathColumn:
+        folder = safe_relative(self.folder, "folder") if self.folder else ""
+        return path_column(block, folder, self.frames_in == "folder")
 
     def _wanted(self) -> dict[str, str]:
         columns = {n: h for n, h in self.columns.model_dump().items() if h is not None}
@@ -238,7 +271,7 @@ class Ijb(Dataset):
 
     def _scan_block(self, block: Block, scan: _Scan) -> None:
         """Take the rows of one block that have a video, a frame and a box; count the others."""
-        column = path_column(block, self.folder, self.frames_in == "folder")
+        column = self._paths(block)
         videos = self._videos_of(column, block)
         dropped = [path for path in videos.dictionary.to_pylist() if path and scan.sieve.drops(path)]
         out = pc.is_in(videos, value_set=pa.array(dropped, pa.string())).to_numpy(zero_copy_only=False)
@@ -262,7 +295,7 @@ class Ijb(Dataset):
         kept = keep_rows(block, (reasons, boxes, frames), scan.tally, ~out)
         subject = np.full(len(block), -1, np.int32)
         if "subject" in block.cells:
-            subject = subject_codes(block, scan.subjects, scan.tally)
+            subject = subject_codes(block, scan.subjects, scan.tally, self._names)
             scan.tally.add(AnomalyKind.MISSING_SUBJECT, (subject < 0) & kept, block.example)
         row = scan.starts[-1][1] + block.first_row - 2 + np.arange(len(block), dtype=np.int64)
         scan.parts.append(FaceRows(video, frame, subject, xyxy, row).take(kept))
@@ -270,18 +303,18 @@ class Ijb(Dataset):
 
     def _entries(self, root: Path, scan: _Scan) -> list[VideoEntry]:
         """Every video, named and with its domain, sorted by video_id."""
-        paths = sorted({*scan.videos.texts(), *find_videos(root, self.videos, scan.sieve.drops)})
+        paths = sorted({*scan.videos.texts(), *find_videos(root, self.videos, scan.sieve.drops, self.links)})
         cells = {path: scan.said("domain rule", path) for path in paths}
         if scan.sieve.by_domain and self.domain.column is not None:
-            say = self.domain.teller(root)
+            say = self.domain.teller(root, self.links)
             paths = [p for p in paths if not scan.sieve.drops(p, domain=self.domain.names(say(p, cells[p])))]
         if not paths:
             scan.sieve.refuse_all(root)
             raise DataError(f"{root}: no row of {', '.join(self.faces)} and no pattern of `videos` names a video")
         names = name_videos(paths, scan.sieve.dropped)
         for path in paths:
-            inside(root, path, "video")
-        domains = self.domain.domains(root, {path: cells[path] for path in paths})
+            inside(root, path, "video", self.links)
+        domains = self.domain.domains(root, {path: cells[path] for path in paths}, self.links)
         texts = {
             which: {p: rule.text(p, scan.said(f"{which} rule", p)) if rule else None for p in paths}
             for which, rule in (("session", self.session), ("camera", self.camera))
@@ -303,7 +336,11 @@ class Ijb(Dataset):
             rows = self._to_index(rows, scan, told)
         gone = np.array([path in names and not (root / path).exists() for path in videos], bool)
         if gone.any():
-            scan.tally.add(AnomalyKind.VIDEO_MISSING_ON_DISK, gone[rows.video], lambda i: told(rows, i))
+            scan.tally.add(
+                AnomalyKind.VIDEO_MISSING_ON_DISK,
+                gone[rows.video],
+                lambda i: told(rows, i) + nearest(root, videos[rows.video[i]]),
+            )
         rows, face_no = by_frame(rows, scan.tally, told)
         people = pa.array(subjects, pa.string())
         ends = np.searchsorted(rows.video, np.arange(len(videos) + 1))
@@ -330,14 +367,15 @@ class Ijb(Dataset):
         scan.tally.add(AnomalyKind.NEGATIVE_FRAME, ~by_number & (frame < 0), lambda i: told(rows, i))
         return FaceRows(rows.video, frame, rows.subject, rows.xyxy, rows.row).take(frame >= 0)
 
-    def _gallery_subjects(self, root: Path) -> dict[str, list[str]]:
+    def _gallery_subjects(self, root: Path, tally: Tally) -> dict[str, list[str]]:
         """subject_id -> the galleries that list it, both sorted."""
         found: dict[str, set[str]] = {}
         for gallery, patterns in self.galleries.items():
             subjects = Names()
-            for table in find_tables(root, patterns, f"galleries.{gallery}"):
+            for table in find_tables(root, patterns, f"galleries.{gallery}", self.links):
                 for block in read_blocks(root / table, table, {"subject": str(self.columns.subject)}):
-                    subject_codes(block, subjects, Tally())
+                    found_here = subject_codes(block, subjects, tally, self._names)
+                    tally.add(AnomalyKind.GALLERY_ROW_WITHOUT_SUBJECT, found_here < 0, block.example)
             if not subjects.number:
                 raise DataError(f"galleries.{gallery}: {', '.join(patterns)} list no subject")
             for subject in subjects.texts():
@@ -375,7 +413,7 @@ class _Scan:
             told = self.cells.setdefault(rule, {})
             for row in first[pairs >= 0]:
                 text = texts[which[row]]
-                if text.lower() not in MISSING and told.setdefault(int(video[row]), text) != text:
+                if not is_missing(text) and told.setdefault(int(video[row]), text) != text:
                     path = self.videos.texts()[video[row]]
                     raise DataError(
                         f"{block.table} row {block.first_row + int(row)}: {block.headers[rule]} says "

@@ -97,6 +97,7 @@ class Index(Stage):
             "left_out": [vars(one) for one in listing.left_out],
             "left_out_rows": listing.left_out_rows,
             "unreadable": [row["video_id"] for row in rows if row["problem"]],
+            "remarks": listing.remarks,
         }
         if self.dataset.holds_images:
             facts["images"] = sum(table.num_rows for table in listing.images.values())

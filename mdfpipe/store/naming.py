@@ -7,11 +7,17 @@ on what a frame file is and on the order, so `frame_files` is written once, here
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
+import unicodedata
+from collections.abc import Callable, Collection
+from enum import StrEnum
+from functools import lru_cache
 from pathlib import Path
 
-from mdfpipe.errors import DataError, one_line
+from mdfpipe.errors import DataError, is_visible, one_line
+from mdfpipe.store.standins import stand_in
 
 LONGEST_PATH = 1000  # characters
 IMAGE_SUFFIXES = frozenset({".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp"})  # what the decoder of images reads
@@ -28,29 +34,37 @@ def file_name(video_id: str) -> str:
     return video_id.replace("/", "__")
 
 
+class Links(StrEnum):
+    """Whether symbolic links below a data root may lead out of it."""
+
+    INSIDE = "inside"  # they may not: what is named is what is there
+    FOLLOW = "follow"  # they may: git-annex, DVC, and videos spread over disks
+
+
 def safe_relative(path: str, what: str) -> str:
-    """`path` itself, where it is a plain POSIX path below some root; `what` names its origin in the message.
+    """`path` below some root, as a plain POSIX path; `what` names its origin in the message.
 
-    Refused with DataError: an empty path or part, `.` and `..`, a leading `/`, backslashes, a drive letter,
-    control and other unprintable characters, more than 1000 characters.
+    `./a`, `a//b` and `a\\b` become `a`, `a/b` and `a/b`. Refused with DataError: an empty path, `..`, a leading `/`,
+    a drive letter, a URL, control and other characters that one does not see, more than 1000 characters.
 
-    >>> safe_relative("videos/a.mp4", "faces.csv row 2")
-    'videos/a.mp4'
+    >>> safe_relative("videos/a.mp4", "faces.csv row 2"), safe_relative("./videos//a.mp4", "faces.csv row 3")
+    ('videos/a.mp4', 'videos/a.mp4')
     """
-    problem = _problem(path)
+    plain = path.replace("\\", "/")
+    problem = _problem(plain)
     if problem:
-        shown = one_line(repr(path[:80])[1:-1], 80)
+        shown = one_line(path[:80], 80)
         raise DataError(f"{what}: expected a path relative to the data root, got '{shown}', which {problem}")
-    return path
+    return "/".join(part for part in plain.split("/") if part not in ("", "."))
 
 
 def _problem(path: str) -> str | None:
     if len(path) > LONGEST_PATH:
         return f"is {len(path)} characters long (at most {LONGEST_PATH})"
     if not path.isprintable():
-        return "holds a control or unprintable character"
-    if "\\" in path:
-        return "holds a backslash (write / between folders)"
+        return "holds a control character, a no-break space or another character that one does not see"
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", path):
+        return "is a URL"
     if path.startswith("/"):
         return "is absolute"
     if re.match(r"[A-Za-z]:", path):
@@ -58,9 +72,7 @@ def _problem(path: str) -> str | None:
     parts = path.split("/")
     if ".." in parts:
         return "climbs out with '..'"
-    if "" in parts or "." in parts:
-        return "has an empty part" if path else "is empty"
-    return None
+    return None if set(parts) - {"", "."} else "is empty"
 
 
 def natural_key(name: str) -> tuple[list[tuple[int, int, str]], str]:
@@ -73,19 +85,130 @@ def natural_key(name: str) -> tuple[list[tuple[int, int, str]], str]:
     return [(0, int(p), "") if n % 2 else (1, 0, p) for n, p in enumerate(parts) if p], name
 
 
-def inside(root: Path, path: str, what: str) -> Path:
-    """`root / path`, where neither the path nor a symlink on its way leads out of `root`. Raises DataError.
+def inside(root: Path, path: str, what: str, links: Links | None = None) -> Path:
+    """`root / path`, where neither the path nor a symbolic link on its way leads out of `root`. Raises DataError.
 
-    The root itself may be reached through a symlink; what lies below it may not lead out, because a data set
-    that reaches elsewhere is neither the one that was named nor the one that is fingerprinted.
+    The root itself may be reached through a link; what lies below it may lead out only where `links` says so, because
+    a data set that reaches elsewhere may be neither the one that was named nor the one that is fingerprinted.
+    links: the setting of a data set; without it the message names none. A link that leads nowhere is passed on: who
+    opens it says so.
     """
     found = root / safe_relative(path, what)
-    home, real = root.resolve(), found.resolve()
-    if not real.is_relative_to(home):
-        raise DataError(
-            f"{what}: {path} is a symlink to {real}, outside the data root {home}; put the data itself there"
-        )
-    return found
+    home, real = root.resolve(), _real(found)
+    if links is Links.FOLLOW or real is None or real.is_relative_to(home) or (not real.exists() and stand_in(found)):
+        return found
+    allow = "" if links is None else ", or allow links that lead out with dataset.links=follow"
+    raise DataError(
+        f"{what}: {path} is a symlink to {real}, outside the data root {home}; put the data itself there{allow}"
+    )
+
+
+def _real(path: Path) -> Path | None:
+    """Where a path leads; None where its links go round in a circle."""
+    try:
+        return path.resolve()
+    except (OSError, RuntimeError):  # RuntimeError up to Python 3.12
+        return None
+
+
+def link_target(root: Path, path: str) -> str | None:
+    """The real path of what lies at `path` below the root, where a link on the way to it leads elsewhere, else None.
+
+    Of a folder whose frames are links, the folder that holds the frames.
+    """
+    found, real = root / path, _real(root / path)
+    if real is None:
+        return None
+    if real != root.resolve() / path:
+        return str(real)
+    if not found.is_dir():
+        return None
+    with os.scandir(found) as entries:
+        ends = [_real(Path(entry.path)) for entry in entries if entry.is_symlink()]
+    folders = sorted({str(end.parent) for end in ends if end is not None})
+    return os.path.commonpath(folders) if folders else None
+
+
+# --- names that nearly are ---------------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=64)
+def _listed(folder: str, mtime_ns: int) -> tuple[str, ...]:
+    return tuple(sorted(os.listdir(folder)))  # noqa: PTH208 - names, of folders with a million files
+
+
+def nearest(root: Path, path: str) -> str:
+    """Words on the file that `path`, which is not there, nearly names: `; videos/A.mp4 is there (...)`; else "".
+
+    Near is another letter case, another encoding of accents, another or no suffix, another folder, a slip of the pen.
+    """
+    try:
+        found, why = _nearest(root, path)
+    except (OSError, ValueError, RuntimeError):
+        return ""
+    return f"; '{told_path(found, path)}' is there ({why}): correct the name" if found else ""
+
+
+def told_path(found: str, path: str) -> str:
+    """A path for a message, escaped where it would look like another one."""
+    same = unicodedata.normalize("NFC", found) == unicodedata.normalize("NFC", path)
+    return ascii(found)[1:-1] if same else one_line(found, 120)
+
+
+def _nearest(root: Path, path: str) -> tuple[str, str]:
+    parts, here, reasons = path.split("/"), "", []
+    for number, part in enumerate(parts):
+        folder = root / here
+        if os.path.lexists(folder / part):
+            here = f"{here}/{part}" if here else part
+            continue
+        names = _listed(str(folder), folder.stat().st_mtime_ns) if folder.is_dir() else ()
+        name, why = near_name(part, names, is_file=number == len(parts) - 1)
+        if name is None:
+            return _elsewhere(root, parts)
+        here = f"{here}/{name}" if here else name
+        reasons.append(why)
+    return (here, ", ".join(dict.fromkeys(reasons))) if reasons else ("", "")
+
+
+def near_name(wanted: str, names: Collection[str], *, is_file: bool = True) -> tuple[str | None, str]:
+    """The name of `names` that `wanted` nearly is, and in what they differ; None where none is near.
+
+    >>> near_name("Walk.mp4", ["a.mp4", "walk.mp4"]), near_name("walk", ["walk.mp4"]), near_name("x", ["walk"])
+    (('walk.mp4', 'letter case differs'), ('walk.mp4', 'its suffix differs'), (None, ''))
+    """
+    ways: list[tuple[str, Callable[[str], str]]] = [
+        ("its accents are encoded in another way", lambda name: unicodedata.normalize("NFC", name)),
+        ("letter case differs", lambda name: unicodedata.normalize("NFC", name).casefold()),
+        ("blanks or invisible characters differ", lambda name: "".join(c for c in name.casefold() if is_visible(c))),
+    ]
+    if is_file:
+        ways.append(("its suffix differs", _bare))
+    for why, key in ways:
+        found = [name for name in names if key(name) == key(wanted)]
+        if found:
+            return found[0], why
+    close = difflib.get_close_matches(wanted, [n for n in names if abs(len(n) - len(wanted)) < 4][:20_000], 1, 0.85)
+    return (close[0], "a similar name") if close else (None, "")
+
+
+def _bare(name: str) -> str:
+    """A name without its suffix, folded; a number behind a dot is no suffix."""
+    stem, dot, suffix = name.rpartition(".")
+    return unicodedata.normalize("NFC", stem if dot and stem and not suffix.isdecimal() else name).casefold()
+
+
+def _elsewhere(root: Path, parts: list[str]) -> tuple[str, str]:
+    """The same path in another folder: one above, or in a folder of the root."""
+    for start in range(1, len(parts)):
+        inner = "/".join(parts[start:])
+        if (root / inner).exists():
+            return inner, "without its first folder"
+    path = "/".join(parts)
+    for name in _listed(str(root), root.stat().st_mtime_ns)[:1000]:
+        if not name.startswith(".") and (root / name / path).exists():
+            return f"{name}/{path}", f"in the folder {name}, which dataset.folder={name} would put in front"
+    return "", ""
 
 
 def frame_number(name: str) -> int | None:
@@ -98,23 +221,23 @@ def frame_number(name: str) -> int | None:
     return int(numbers[-1]) if numbers else None
 
 
-def frame_files(folder: Path, root: Path | None = None) -> list[str]:
+def frame_files(folder: Path, root: Path | None = None, links: Links | None = None) -> list[str]:
     """The names of a folder's frames in presentation order: its image files, hidden ones left out.
 
     A frame's index is its position in this list: by `frame_number`, or in natural order where no file has a number.
     Raises DataError where the folder cannot be listed, where the order would be a guess (two files have one number,
-    or only some have one), and, with `root`, where a frame is a symlink that leads out of it.
+    or only some have one), and, with `root`, where a frame is a symlink that leads out of it against `links`.
     """
     try:
         with os.scandir(folder) as entries:
             images = [e for e in entries if Path(e.name).suffix.lower() in IMAGE_SUFFIXES and e.name[0] != "."]
             names = [e.name for e in images if not e.is_dir()]  # a broken link stays: without it the rest would move up
-            links = [Path(e.path) for e in images if root is not None and e.is_symlink()]
+            linked = [Path(e.path) for e in images if root is not None and e.is_symlink()]
     except OSError as error:
         raise DataError(f"{folder}: the folder of frames cannot be listed: {error.strerror}") from None
-    for link in links:
+    for link in linked:
         if root is not None:
-            inside(root, link.relative_to(root).as_posix(), "frame")
+            inside(root, link.relative_to(root).as_posix(), "frame", links)
     return _in_order(names, folder)
 
 

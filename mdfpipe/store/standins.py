@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 from pathlib import Path
@@ -19,13 +20,13 @@ _REPLY = {"error", "errors", "message", "detail", "status", "statusCode", "code"
 def stand_in(path: Path) -> str | None:
     """What stands at `path` in place of the file itself, and how to get that; None where nothing is known to.
 
-    A Git LFS pointer, a git-annex link or pointer without its content, a file that DVC holds, a link written as text,
-    a web page, or the reply of a web server. Reads at most 4 kB; a file that cannot be read is no stand-in.
+    A Git LFS pointer, a git-annex link or pointer without its content, a file that DVC holds, a link to nothing or
+    written as text, a web page, or the reply of a web server. Reads at most
+    4 kB; a file that cannot be read is no stand-in.
     """
     try:
         if path.is_symlink() and not path.exists():
-            target = path.readlink().as_posix()
-            return _annex(path) if _ANNEX.search(target) else None
+            return _annex(path) if _ANNEX.search(path.readlink().as_posix()) else _broken(path)
         if not path.exists():
             held = path.with_name(path.name + ".dvc").is_file()
             return (
@@ -43,6 +44,15 @@ def stand_in(path: Path) -> str | None:
 
 def _annex(path: Path) -> str:
     return f"a git-annex link whose content is not here; fetch it with `git annex get {path.name}`"
+
+
+def _broken(path: Path) -> str:
+    try:
+        path.stat()
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            return "a link that leads round in a circle; put the file itself there"
+    return f"a link to {one_line(path.readlink(), 120)}, which is not there; mount what holds it, or mend the link"
 
 
 def _pointer(path: Path, head: bytes) -> str | None:

@@ -311,7 +311,7 @@ def test_a_damaged_matrix_is_one_line(tmp_path: Path) -> None:
             "idx/train_nir.txt line 2: .*FOLDER/ID/NAME",
         ),
         ("regdb", "idx/train_thermal_1.txt", "Thermal/a.bmp 0\n", "idx/train_thermal_1.txt line 1: .*FOLDER/ID/NAME"),
-        ("regdb", "idx/test_visible_1.txt", "Visible/1/a.bmp 0\n\nVisible\\1\\a.bmp 1", "line 3: .*holds a backslash"),
+        ("regdb", "idx/test_visible_1.txt", "Visible/1/a.bmp 0\n\n/Visible/1/a.bmp 1", "line 3: .*is absolute"),
         ("llcm", "idx/train_vis.txt", "vis/0001/a_c01_x.jpg 0\nvis/../../a/x.jpg 1", "line 2: .*climbs out"),
     ],
 )

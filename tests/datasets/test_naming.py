@@ -20,12 +20,14 @@ HOSTILE = [
     "../a.mp4",
     "a/../../b.mp4",
     "a/..",
-    "./a.mp4",
-    "a//b.mp4",
-    "a/",
+    "./",
     "C:/a.mp4",
+    "https://x.org/a.mp4",
+    "..\\a.mp4",
+    "C:\\a.mp4",
+    "\\\\server\\a.mp4",
+    "a\u00a0b.mp4",
     "c:a.mp4",
-    "videos\\a.mp4",
     "a\x00b.mp4",
     "a\nb.mp4",
     "a\x1b[31m.mp4",
@@ -50,6 +52,14 @@ def test_hostile_paths_are_refused_in_one_short_line(path: str) -> None:
 @pytest.mark.parametrize("path", ["a", "a b/c.d.mp4", "..a/b..", "Zürich/übung.mp4", "a" * 1000])
 def test_plain_paths_pass(path: str) -> None:
     assert safe_relative(path, "x") == path
+
+
+@pytest.mark.parametrize(
+    "path", ["./a/b.mp4", "a//b.mp4", "a/./b.mp4", "a\\b.mp4", ".\\a\\b.mp4", "a/b.mp4/", ".//./a//b.mp4"]
+)
+def test_one_path_written_in_other_ways(path: str) -> None:
+    assert safe_relative(path, "x") == "a/b.mp4"
+    assert name_videos([path, "a/b.mp4"]) == {"a/b.mp4": "a/b"}
 
 
 def test_the_suffix_goes_where_the_rest_is_unique() -> None:
