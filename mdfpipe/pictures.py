@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mdfpipe.errors import ConfigError, DataError, MdfError, StoreError, one_line
-from mdfpipe.store.naming import inside
+from mdfpipe.store.naming import inside, safe_relative
 from mdfpipe.store.run import cannot_write, write_atomically
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ def _decoded(data: Path, video: VideoState, wanted: Iterable[int]) -> Iterator[t
 
     left = set(wanted)
     seen = video.facts("detect")
-    path = inside(data, str(video.row["path"]), f"video {video.video_id}")
+    path = data / safe_relative(str(video.row["path"]), f"video {video.video_id}")  # index decided where links may lead
     decoder = Decoder.as_recorded(seen)
     stream = iter(decoder.frames(path, wanted=frozenset(left).__contains__, batch=_BATCH, threads=_THREADS))
     with contextlib.ExitStack() as stack:

@@ -181,7 +181,8 @@ class Plan:
         for name in stage.reads:
             if name == "catalogue":
                 lasting = [
-                    {k: v for k, v in row.items() if k not in ("stamp", "bytes")} for row in self.catalogue.values()
+                    {k: v for k, v in row.items() if k not in ("stamp", "bytes", "real_path")}
+                    for row in self.catalogue.values()
                 ]
                 upstream[name] = fingerprint([lasting, self._content_of(Index.subjects_file)])
                 continue

@@ -14,7 +14,8 @@ from pydantic import Field, field_validator, model_validator
 
 from mdfpipe.config import Config, read_yaml
 from mdfpipe.domains import Domain
-from mdfpipe.errors import ConfigError, DataError
+from mdfpipe.errors import ConfigError, DataError, one_line
+from mdfpipe.subjects import SubjectNames, alike, told_apart
 
 Split = Literal["train", "test", "unused"]
 
@@ -30,6 +31,9 @@ class Protocol(Config):
     probe_domains: list[str] = Field(default=[], description="domains whose test rows are probes")
     galleries: dict[str, Split] = Field(default={}, description="the dataset's gallery -> split of its subjects")
     subjects: dict[str, Split] = Field(default={}, description="subject_id -> split; or a CSV beside the protocol")
+    subject_names_kept: list[str] = Field(
+        default=[], description="subjects who are really called NA, None, null or the like, in just this spelling"
+    )
     unlisted: Split | Literal["refuse"] = Field(
         default="refuse", description="split of subjects in neither galleries nor subjects"
     )
@@ -47,6 +51,9 @@ class Protocol(Config):
 
     @model_validator(mode="after")
     def _is_sound(self) -> Protocol:
+        nobody = next((text for text in self.subjects if self.names.subject_id(text) is None), None)
+        if nobody is not None:
+            raise ValueError(f"subjects: {_nobody(nobody)}")
         both = sorted(set(self.gallery_domains) & set(self.probe_domains))
         if both:
             raise ValueError(f"{both[0]} stands in gallery_domains and in probe_domains; a domain has one role")
@@ -59,6 +66,11 @@ class Protocol(Config):
         if bool(self.gallery_domains) != bool(self.probe_domains):
             raise ValueError("expected both gallery_domains and probe_domains, or neither (no roles)")
         return self
+
+    @property
+    def names(self) -> SubjectNames:
+        """How cells name subjects."""
+        return SubjectNames(frozenset(self.subject_names_kept))
 
     @property
     def has_roles(self) -> bool:
@@ -86,11 +98,19 @@ def read_protocol(name: str, folders: list[Path]) -> dict[str, Any]:
     settings = read_yaml(path)
     settings.setdefault("name", path.stem)
     if isinstance(settings.get("subjects"), str):
-        settings["subjects"] = _read_subjects(path.parent / settings["subjects"])
+        kept = settings.get("subject_names_kept", [])
+        names = SubjectNames(frozenset(map(str, kept if isinstance(kept, list) else [])))
+        settings["subjects"] = _read_subjects(path.parent / settings["subjects"], names)
     return settings
 
 
-def _read_subjects(path: Path) -> dict[str, str]:
+def _nobody(text: str) -> str:
+    return (
+        f"'{one_line(text, 40)}' names nobody; leave it out, or list it in subject_names_kept if somebody is called so"
+    )
+
+
+def _read_subjects(path: Path, names: SubjectNames) -> dict[str, str]:
     """subject_id -> split from a CSV with these two columns."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
@@ -101,9 +121,15 @@ def _read_subjects(path: Path) -> dict[str, str]:
         raise ConfigError(f"{path}: expected the columns subject_id and split, and at least one row")
     splits: dict[str, str] = {}
     for number, row in enumerate(rows, start=2):
-        subject = row["subject_id"]
+        text = (row["subject_id"] or "").strip()
+        subject = names.subject_id(text)
+        if subject is None:
+            raise ConfigError(f"{path}: row {number}: {_nobody(text)}")
         if splits.setdefault(subject, row["split"]) != row["split"]:
             raise ConfigError(
                 f"{path}: row {number}: subject {subject!r} stands in {splits[subject]} and {row['split']}"
             )
+    for same in alike(splits):
+        if len({splits[name] for name in same}) > 1:
+            raise ConfigError(f"{path}: {told_apart(same)} stand in two splits; write a subject in one way only")
     return splits

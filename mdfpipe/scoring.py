@@ -24,7 +24,9 @@ from mdfpipe.protocol import Protocol, read_protocol
 from mdfpipe.stages.evaluate import KEY, Evaluate, ScoreFiles, Tables, metrics_table, write_beside
 from mdfpipe.store.hashing import file_sha256
 from mdfpipe.store.run import Receipt, Run, fingerprint
+from mdfpipe.subjects import SubjectNames
 
+_ANY_NAME = SubjectNames()
 NEEDED = ("subject_id", "domain")
 DEFAULTS: dict[str, tuple[Any, pa.DataType]] = {
     "modality": ("body", pa.string()),
@@ -73,7 +75,7 @@ def score(
         known = Protocol(name=protocol, unlisted="test")
     else:
         known = validate(Protocol, _read_protocol(protocol), protocol)
-    rows, vectors, usable = read_vectors(file, images=benchmark is not None)
+    rows, vectors, usable = read_vectors(file, images=benchmark is not None, names=known.names)
     splits = [known.subjects.get(s, known.unlisted) for s in rows["subject_id"].to_pylist()]
     if "refuse" in splits:
         who = rows["subject_id"].to_pylist()[splits.index("refuse")]
@@ -123,10 +125,11 @@ def benchmark_of(protocol: str) -> dict[str, Any] | None:
     return {"use": protocol} if protocol in Benchmark.choices() else None
 
 
-def read_vectors(file: Path, *, images: bool = False) -> tuple[pa.Table, F32, B8]:
+def read_vectors(file: Path, *, images: bool = False, names: SubjectNames = _ANY_NAME) -> tuple[pa.Table, F32, B8]:
     """The rows of a file of vectors, every column of a manifest's that a table may ask for, (N, D), and who has one.
 
-    images: each row is an image of a benchmark, has a name of its own, and may be without a vector (zeros).
+    images: each row is an image of a benchmark, has a name of its own, and may be without a vector (zeros). names: how
+    cells name subjects.
     """
     if not file.is_file():
         raise DataError(f"{file}: expected a Parquet or NPZ file of vectors, found no such file")
@@ -157,6 +160,7 @@ def read_vectors(file: Path, *, images: bool = False) -> tuple[pa.Table, F32, B8
     if not count:
         raise DataError(f"{file}: expected a row a vector, found no row")
     made = {name: _named(table, name, file) for name in NEEDED}
+    made["subject_id"] = _subjects(made["subject_id"].to_pylist(), file, names)
     made["domain"] = _domains(made["domain"].to_pylist(), file)
     made["crop_id"] = pa.chunked_array([[f"{n:09d}" for n in range(count)]])
     if images:
@@ -202,6 +206,18 @@ def _named(table: pa.Table, name: str, file: Path) -> pa.ChunkedArray:
     if without >= 0:
         raise DataError(f"{file}: row {without} has no {name}; leave the row out, or say it")
     return column
+
+
+def _subjects(cells: list[str], file: Path, names: SubjectNames) -> pa.ChunkedArray:
+    """The subjects that the cells name. Raises DataError where one names nobody."""
+    known = {text: names.subject_id(text.strip()) for text in dict.fromkeys(cells)}
+    nobody = next((text for text, subject in known.items() if subject is None), None)
+    if nobody is not None:
+        raise DataError(
+            f"{file}: row {cells.index(nobody)}: expected a subject_id, got '{one_line(nobody, 40)}', which names "
+            "nobody; leave the row out, or list it in subject_names_kept of the protocol if somebody is called so"
+        )
+    return pa.chunked_array([[known[text] for text in cells]])
 
 
 def _domains(names: list[str], file: Path) -> pa.ChunkedArray:

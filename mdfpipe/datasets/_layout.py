@@ -125,7 +125,8 @@ def _by_pattern(
                 inside(root, pattern, "videos", links)
             found.append((pattern, taken, []))
             continue
-        taken, passed = [], []
+        taken = []
+        passed: list[str] = []
         for path in _expand(root, pattern):
             if _is_video(root / path) and drops(path):
                 continue

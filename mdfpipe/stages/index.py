@@ -18,7 +18,9 @@ from mdfpipe.errors import DataError, one_line
 from mdfpipe.stages import Context, Inputs, Made, Review, Stage
 from mdfpipe.store import left_out
 from mdfpipe.store.hashing import file_sha256
+from mdfpipe.store.naming import check_links, link_target, nearest
 from mdfpipe.store.run import Receipt, faces_file, fingerprint, images_file, write_table
+from mdfpipe.store.standins import stand_in
 from mdfpipe.store.tables import ANOMALIES, NOT_AS_PUBLISHED, SUBJECTS, VIDEOS
 from mdfpipe.video.decoders import Decoder
 from mdfpipe.video.decoders.auto import Auto
@@ -76,7 +78,7 @@ class Index(Stage):
         rows: list[dict[str, Any]] = []
         with ThreadPoolExecutor(_IO_THREADS) as pool:
             waiting = [
-                pool.submit(_describe, entry, context.data, known, listing.images.get(entry.video_id), self.decoder)
+                pool.submit(_describe, entry, context.data, known, listing.images.get(entry.video_id), self)
                 for entry in listing.videos
             ]
             for future in waiting:
@@ -111,6 +113,7 @@ class Index(Stage):
         for found in facts.values():
             notes += [f"index: {line}" for line in left_out.of_index(found)]
             warnings += [f"index: {line}" for line in left_out.of_nothing(found)]
+            warnings += [f"index: {line}" for line in found["remarks"]]
             kinds = ", ".join(f"{count} {kind}" for kind, count in found["anomalies"].items())
             if "images" in found:
                 warnings += [f"index: not as published: {'; '.join(found['not_as_published'])}"] * bool(
@@ -186,7 +189,7 @@ def _below(folder: Path | str, prefix: str, depth: int = 4) -> Iterator[tuple[st
 
 
 def _describe(
-    entry: VideoEntry, data: Path, known: dict[str, dict[str, Any]], images: pa.Table | None, decoder: Decoder
+    entry: VideoEntry, data: Path, known: dict[str, dict[str, Any]], images: pa.Table | None, stage: Index
 ) -> dict[str, Any]:
     """The row of one video, or of the images that stand for one.
 
@@ -198,6 +201,7 @@ def _describe(
     row: dict[str, Any] = {
         "video_id": entry.video_id,
         "path": entry.path,
+        "real_path": link_target(data, entry.path),
         "domain": str(entry.domain),
         "band": entry.domain.band.value,
         "range_m": entry.domain.range_m,
@@ -206,23 +210,35 @@ def _describe(
         "stamp": now,
     }
     measured = ("n_frames", "fps", "width", "height", "bit_depth", "orientation", "bytes", "sha256", "problem")
+    try:
+        if images is None:  # where links of frames may lead is a setting: the stamp does not tell
+            check_links(path, data, stage.dataset.links)
+    except DataError as error:
+        return row | dict.fromkeys(measured) | {"problem": one_line(error)}
     if old is not None and now is not None and old["stamp"] == now and old["problem"] is None:
         return row | {name: old[name] for name in measured}
-    return row | dict.fromkeys(measured) | (_measure(path, decoder) if images is None else _measure_images(names, data))
+    if images is not None:
+        return row | dict.fromkeys(measured) | _measure_images(names, data)
+    return row | dict.fromkeys(measured) | _measure(data, entry.path, stage)
 
 
-def _measure(path: Path, decoder: Decoder) -> dict[str, Any]:
+def _measure(data: Path, name: str, stage: Index) -> dict[str, Any]:
     from mdfpipe.video.probe import probe
 
     found: dict[str, Any] = {}
+    path = data / name
     try:
-        if path.exists() and not path.is_file() and not path.is_dir():  # reading a pipe would wait for ever
+        if not path.exists():
+            instead = stand_in(path)
+            why = f"expected a video, got {instead}" if instead else f"no such file{nearest(data, name)}"
+            return {"problem": one_line(f"{path}: {why}")}
+        if not path.is_file() and not path.is_dir():  # reading a pipe would wait for ever
             return {"problem": f"{path.name}: expected a file or a folder of frames, found a pipe, socket or device"}
         files = sorted(f for f in path.iterdir() if f.is_file()) if path.is_dir() else [path]
         size = sum(f.stat().st_size for f in files)
         found = {"sha256": file_sha256(path) if files == [path] else _folder_sha256(files), "bytes": size}
         info = probe(path)
-        width, height = info.size(decoder.orientation, path)
+        width, height = info.size(stage.decoder.orientation, path)
     except DataError as error:
         return found | {"problem": one_line(error)}
     except OSError as error:

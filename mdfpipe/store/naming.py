@@ -231,14 +231,29 @@ def frame_files(folder: Path, root: Path | None = None, links: Links | None = No
     try:
         with os.scandir(folder) as entries:
             images = [e for e in entries if Path(e.name).suffix.lower() in IMAGE_SUFFIXES and e.name[0] != "."]
-            names = [e.name for e in images if not e.is_dir()]  # a broken link stays: without it the rest would move up
-            linked = [Path(e.path) for e in images if root is not None and e.is_symlink()]
+            names = [e.name for e in images if not _is_dir(e)]  # a broken link stays: else the rest would move up
     except OSError as error:
         raise DataError(f"{folder}: the folder of frames cannot be listed: {error.strerror}") from None
-    for link in linked:
-        if root is not None:
-            inside(root, link.relative_to(root).as_posix(), "frame", links)
+    if root is not None:
+        check_links(folder, root, links)
     return _in_order(names, folder)
+
+
+def check_links(folder: Path, root: Path, links: Links | None = None) -> None:
+    """Raise DataError where an image of a folder is a symbolic link that leads out of `root` against `links`."""
+    if links is Links.FOLLOW or not folder.is_dir():
+        return
+    with os.scandir(folder) as entries:
+        linked = [e.name for e in entries if e.is_symlink() and Path(e.name).suffix.lower() in IMAGE_SUFFIXES]
+    for name in sorted(linked, key=natural_key):
+        inside(root, (folder / name).relative_to(root).as_posix(), "frame", links)
+
+
+def _is_dir(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads round in a circle
+        return False
 
 
 def _in_order(names: list[str], folder: Path) -> list[str]:

@@ -95,6 +95,7 @@ VIDEOS = pa.schema(
     [
         VIDEO_ID,
         _column("path", pa.string(), "file or frame folder, relative to the data root"),
+        _column("real_path", pa.string(), "where a symbolic link on the way to it leads; null without one", null=True),
         DOMAIN,
         BAND,
         _column("range_m", pa.float64(), "distance to the subjects in metres", null=True),

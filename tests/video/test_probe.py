@@ -132,13 +132,6 @@ def test_folders_that_are_refused(tmp_path):
     with pytest.raises(DecodeError, match=r"01.png and 1.png are both frame number 1 "):
         numbered_frames(folder)
     (folder / "01.png").unlink()
-    (tmp_path / "2.png").write_bytes((folder / "1.png").read_bytes())
-    (folder / "2.png").symlink_to(tmp_path / "2.png")
-    with pytest.raises(DecodeError, match="leads out"):
-        numbered_frames(folder)
-    (folder / "2.png").unlink()
-    (folder / "2.png").symlink_to(folder / "1.png")
-    assert len(numbered_frames(folder)) == 2
     with pytest.raises(DecodeError, match="cannot be listed"):
         numbered_frames(tmp_path / "absent")
 
