@@ -159,6 +159,8 @@ def show_outcome(outcome: Outcome) -> None:
 def show_status(status: Status) -> None:
     """The stages of a run, its rows by status, its failures."""
     out.print(f"[bold]{escape(status.name)}[/bold]  {escape(status.run)}  (data: {escape(status.data)})")
+    if status.lock:
+        out.print(escape(status.lock))
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("stage", "units", "done", "due", "failed", "time", "a minute", "left"):
         table.add_column(name, justify="left" if name == "stage" else "right", no_wrap=True)

@@ -93,6 +93,7 @@ def run_unit(unit: Unit, resources: Resources, tell: Any) -> Event:
 
     def progress(done: int, total: int | None) -> None:
         nonlocal told
+        run.check_lock()
         with one_at_a_time:  # a stage may show life from threads of its own
             if time.monotonic() - told >= 0.1:
                 told = time.monotonic()
@@ -243,6 +244,8 @@ class LocalExecutor:
                     yield worker.give(waiting.pop())
             while busy := [w for w in self._workers if w.unit]:
                 ready = wait([w.connection for w in busy], timeout=0.5)
+                if busy[0].unit is not None:
+                    busy[0].unit.inputs.run.check_lock()  # a worker that is deep in a step does not look itself
                 for worker in busy:
                     event = worker.hear() if worker.connection in ready else worker.overdue()
                     if event is None:
@@ -308,6 +311,7 @@ class _Worker:
         assert self.unit is not None
         unit, self.unit = self.unit, None
         self.kill()
+        unit.inputs.run.clear(unit.stage.name)  # what it left unfinished takes up the disk
         where = f" after {unit.stage.unit[:-1]} {self.last_done}" if self.last_done else ""
         failure = Failure(unit.stage.name, unit.key, "WorkerLost", f"{what}{where}; {_advice(unit.stage)}")
         with contextlib.suppress(StoreError):

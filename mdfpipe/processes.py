@@ -10,11 +10,50 @@ import pickle
 import signal
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from mdfpipe.errors import MdfError
+
+
+@dataclass(frozen=True)
+class Copies:
+    """A launcher started this command several times. number: which of them this process is, from 0.
+
+    variable: without it in the environment, this process counts as started once.
+    """
+
+    launcher: str
+    count: int
+    number: int
+    variable: str
+
+
+# launcher, count, number, variable: what each sets in the processes that it starts, and nowhere else. Slurm sets
+# SLURM_NTASKS and SLURM_PROCID in a batch script, too, which runs once; SLURM_PTY_PORT where a person types.
+_LAUNCHERS = (
+    ("srun", "SLURM_STEP_NUM_TASKS", "SLURM_PROCID", "SLURM_STEP_ID"),
+    ("srun", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_STEP_ID"),
+    ("mpirun", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
+    ("mpirun", "PMI_SIZE", "PMI_RANK", "PMI_SIZE"),
+    ("jsrun", "JSM_NAMESPACE_SIZE", "JSM_NAMESPACE_RANK", "JSM_NAMESPACE_SIZE"),
+)
+
+
+def copies() -> Copies | None:
+    """How often srun or mpirun started this very command; None where once, or where `torchrun` did it."""
+    if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
+        return None
+    for launcher, count, number, variable in _LAUNCHERS:
+        found = [os.environ.get(name, "") for name in (count, number)]
+        if variable not in os.environ or not all(text.isdecimal() for text in found):
+            continue
+        if launcher == "srun" and "SLURM_PTY_PORT" in os.environ:
+            continue
+        return Copies(launcher, int(found[0]), int(found[1]), variable) if int(found[0]) > 1 else None
+    return None
 
 
 def die_with_parent(parent: int) -> None:

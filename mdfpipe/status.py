@@ -49,7 +49,8 @@ class StageStatus:
 class Status:
     """A run: its study, data root, stages, and the units that failed with their reasons.
 
-    incomplete: videos done though damaged or short, by detect.incomplete=keep and label.short=keep.
+    incomplete: videos done though damaged or short, by detect.incomplete=keep and label.short=keep. lock: who works
+    in it now, or "".
     """
 
     name: str
@@ -58,14 +59,18 @@ class Status:
     stages: list[StageStatus]
     failures: list[dict[str, str]]
     incomplete: list[dict[str, str]] = field(default_factory=list)
+    lock: str = ""
 
 
 def status(path: Path) -> Status:
     """The state of the run folder `path`. Writes nothing and needs no lock. Raises MdfError where it is none."""
     pipeline, run, data = open_run(path)
-    found = Status(pipeline.name, str(path), str(data), [], [])
+    holder = run.holder()
+    found = Status(pipeline.name, str(path), str(data), [], [], lock=str(holder or ""))
     plan = _plan(pipeline, run, data)
     finished, active = _timings(run)
+    if holder is None or holder.silent:
+        active = {}  # what a killed process was at, nobody is at
     workers = json.loads((path / "environment.json").read_text())["resources"]["workers"]
     for stage in pipeline.stages:
         one = _stage_status(stage, plan, run, found)
@@ -173,4 +178,4 @@ def _timings(run: Run) -> tuple[dict[tuple[str, str], float], dict[tuple[str, st
             active.pop(unit, None)
             if event["event"] == "finished":
                 finished[unit] = event["seconds"]
-    return finished, active if run.held() else {}  # what a killed process was at, nobody is at
+    return finished, active

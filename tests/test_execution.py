@@ -34,6 +34,7 @@ class Odd(Stage):
         if key.startswith("crash"):
             os.kill(os.getpid(), signal.SIGSEGV)
         if key.startswith("killed"):
+            context.scratch("half").write_bytes(b"half")
             os.kill(os.getpid(), signal.SIGKILL)
         if key.startswith("damaged"):
             raise DecodeError("frame 7: does not decode")
@@ -76,6 +77,7 @@ def test_one_videos_trouble_is_not_anothers(tmp_path: Path) -> None:
         assert failure is not None
         assert failure.message == message
         assert run.receipt("odd", key) is None
+    assert not list(run.path.rglob(".part-*"))  # not even of the one that was killed
     bug = run.failure("odd", "bug")
     assert bug is not None
     assert "1 // 0" in bug.traceback

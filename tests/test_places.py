@@ -127,7 +127,8 @@ def test_two_commands_at_once_the_second_says_who_holds_the_folder(data: Path, t
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
         line = runs.run(data, tmp_path / "run").line()
-        assert f"{tmp_path / 'run'}: in use by process {holder.pid}; wait for it" in line
+        assert f"{tmp_path / 'run'}: in use by process {holder.pid} on " in line
+        assert "; wait for it, end it, or take another --run folder" in line
     finally:
         holder.kill()
         holder.wait()

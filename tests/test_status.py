@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import time
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 
 from mdfpipe.status import Status, status
+from mdfpipe.store.owner import Owner
 from mdfpipe.store.run import Failure, Run
 from tests import clips
 from tests.inline import runner
@@ -122,3 +126,16 @@ def test_a_part_that_failed_later_is_failed(home: Path) -> None:
     found = status(home / "run")
     assert figures(found)["detect"] == (2, 0, 1, 1)
     assert [f["key"] for f in found.failures] == [GOOD]
+
+
+def test_who_works_in_it_is_said(home: Path) -> None:
+    assert status(home / "run").lock == ""
+    with Run(home / "run").lock():
+        found = status(home / "run").lock
+    assert found.startswith(f"in use by process {os.getpid()} on ")
+    owner = replace(Owner.new(), host="n2", machine="m2", boot="b2", job="Slurm job 34")
+    record = home / "run" / ".lock-000009"
+    record.write_text(json.dumps(asdict(owner)))
+    assert status(home / "run").lock == f"in use by {owner}"
+    os.utime(record, (time.time() - 3600,) * 2)
+    assert status(home / "run").lock.startswith(f"in use by {owner}, which gave no sign of life for 36")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import warnings
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mdfpipe.errors import ConfigError, MissingDependency, StoreError, one_line
+from mdfpipe.store.owner import temporary
 
 OPSET = 17  # the newest that the exporter by tracing knows well; has LayerNormalization
 
@@ -36,7 +36,7 @@ def placing(out: Path) -> Iterator[Path]:
 
     Raises StoreError where it cannot be written.
     """
-    scratch = out.absolute().with_name(f".{out.stem}.{os.getpid()}.onnx")
+    scratch = temporary(out.absolute())
     try:
         try:
             yield scratch

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from mdfpipe.config import validate
 from mdfpipe.errors import ConfigError, DataError, one_line
+from mdfpipe.store.owner import temporary
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -129,7 +130,7 @@ def save(path: Path, document: dict[str, Any]) -> None:
 
     buffer = io.BytesIO()  # in a file, torch writes the file's name into it: the bytes would depend on the name
     torch.save(_alike(document), buffer)
-    beside = path.with_name(f".part-{os.getpid()}-{path.name}")
+    beside = temporary(path)
     try:
         with beside.open("wb") as file:
             file.write(buffer.getbuffer())

@@ -13,14 +13,14 @@ lines of a probe for one search. A file in which a probe stands with two galleri
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
 from mdfpipe.errors import DataError, StoreError, one_line
-from mdfpipe.store.run import TEMPORARY, cannot_write
+from mdfpipe.store.owner import temporary
+from mdfpipe.store.run import cannot_write
 from mdfpipe.store.tables import SCORES
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def to_bob(table: Path, out: Path, columns: Literal[4, 5] = 5, where: Mapping[st
     wanted = dict(where or {})
     if columns not in COLUMNS or wanted.keys() - set(PAIR):
         raise DataError(f"scores: expected 4 or 5 columns and a choice of {', '.join(PAIR)}, got {columns}, {wanted}")
-    temporary = out.with_name(f"{TEMPORARY}{os.getpid()}-{out.name}")
+    unfinished = temporary(out)
     lines = 0
     try:
         with pq.ParquetFile(table) as file:
@@ -58,16 +58,16 @@ def to_bob(table: Path, out: Path, columns: Literal[4, 5] = 5, where: Mapping[st
                 raise DataError(f"{table}: expected a table of scores, got one without {', '.join(missing)}")
             _refuse_two_searches(table, file, wanted)
             try:
-                with temporary.open("wb") as text:
+                with unfinished.open("wb") as text:
                     for batch in file.iter_batches(batch_size=ROWS, columns=[*PAIR, *COLUMNS[columns]]):
                         rows = _chosen(pa.Table.from_batches([batch]), wanted)
                         lines += rows.num_rows
                         text.write(_lines(rows, COLUMNS[columns]))
-                temporary.replace(out)
+                unfinished.replace(out)
             except OSError as error:
                 raise StoreError(cannot_write(out, error)) from None
             finally:
-                temporary.unlink(missing_ok=True)
+                unfinished.unlink(missing_ok=True)
     except (OSError, pa.ArrowException) as error:
         raise DataError(f"{table}: expected a table of scores, got one that does not read: {one_line(error)}") from None
     return lines

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import hashlib
 import json
 import os
@@ -28,10 +27,11 @@ import pyarrow.parquet as pq
 
 from mdfpipe.errors import StoreError, one_line
 from mdfpipe.store.hashing import file_sha256
+from mdfpipe.store.lock import Holder, Lease, Lock
 from mdfpipe.store.naming import file_name
+from mdfpipe.store.owner import TEMPORARY, is_left_over, temporary
 
 RECEIPT_KEY = b"mdfpipe"
-TEMPORARY = ".part-"
 
 
 def fingerprint(value: object) -> str:
@@ -104,6 +104,7 @@ class Run:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.lease: Lease | None = None  # as long as this process, or the one that gave it work, holds the lock
 
     def __repr__(self) -> str:
         return f"Run({self.path})"
@@ -143,8 +144,9 @@ class Run:
             target.parent.mkdir(parents=True, exist_ok=True)
             former = read_receipt(target)
             final = replace(receipt, files={name: _describe(name, path) for name, path in files.items()})
-            temporary = target.with_name(f"{TEMPORARY}{os.getpid()}-{target.name}")
-            write_table(temporary, table, final)
+            unfinished = temporary(target)
+            write_table(unfinished, table, final)
+            self._check_lock(unfinished)
             for name in former.files.keys() - files.keys() if former else ():
                 (self.path / name).unlink(missing_ok=True)  # the old part is then due, and still says what was its own
             self.failure_path(receipt.stage, receipt.key).unlink(missing_ok=True)  # beside a part: it failed later
@@ -156,7 +158,7 @@ class Run:
                 path.replace(place)
             for folder in sorted({(self.path / name).parent for name in files}):
                 _sync_folder(folder)
-            temporary.replace(target)
+            unfinished.replace(target)
             _sync_folder(target.parent)
         return final
 
@@ -170,7 +172,7 @@ class Run:
         folder = self.path / stage
         with self._writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
-        return folder / f"{TEMPORARY}{os.getpid()}-{file_name(name)}"
+        return temporary(folder / file_name(name))
 
     # -- failures and events
 
@@ -225,40 +227,58 @@ class Run:
     def lock(self) -> Iterator[None]:
         """Hold the run folder; a dead owner holds nothing. Clears what a killed run left unfinished.
 
-        Raises StoreError where another holds it.
+        Raises StoreError where another holds it; within, where another has taken it over.
         """
-        place = self.path / ".lock"
-        with self._writing(place):
+        lock = Lock(self.path)
+        with self._writing(lock.place):
             self.path.mkdir(parents=True, exist_ok=True)
-            file = place.open("a+")
-        with file:
+            self.lease = lock.take()
+        try:
+            with self._writing(lock.place):
+                lock.clear(self.path.rglob(f"{TEMPORARY}*"))
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                if error.errno not in (errno.EAGAIN, errno.EACCES):
-                    raise StoreError(f"{place}: cannot be locked: {error.strerror}") from None
-                file.seek(0)
-                owner = file.read(80).strip() or "another process"
-                raise StoreError(f"{self.path}: in use by {owner}; wait for it, or take another --run folder") from None
-            with self._writing(place):
-                file.truncate(0)
-                file.write(f"process {os.getpid()}")
-                file.flush()
-                for left in self.path.rglob(f"{TEMPORARY}*"):
-                    left.unlink(missing_ok=True)
-            yield
+                yield
+            except BaseException:
+                with contextlib.suppress(OSError):
+                    lock.clear(self.path.rglob(f"{TEMPORARY}*"))  # of the workers that were killed now
+                raise
+        finally:
+            self.lease = None
+            lock.release()
+
+    def holder(self) -> Holder | None:
+        """Who works in the run folder now, or may; None where nobody does."""
+        return Lock(self.path).holder()
 
     def held(self) -> bool:
         """Whether a living process works in the run folder now."""
-        with contextlib.suppress(OSError), (self.path / ".lock").open() as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except OSError:
-                return True
-        return False
+        holder = self.holder()
+        return holder is not None and not holder.silent
+
+    def check_lock(self) -> None:
+        """Raise StoreError where this process had the lock and another has taken it over. Cheap: call it often."""
+        if self.lease is not None:
+            self.lease.check()
+
+    def clear(self, stage: str) -> None:
+        """Remove what dead processes left unfinished in a stage's folder, such as a worker that was just killed."""
+        with contextlib.suppress(OSError):
+            for left in (self.path / stage).glob(f"{TEMPORARY}*"):
+                if is_left_over(left.name):
+                    left.unlink(missing_ok=True)
+
+    def _check_lock(self, unfinished: Path) -> None:
+        """Before what cannot be undone: look whether the lock is still ours, now."""
+        try:
+            if self.lease is not None:
+                self.lease.check(now=True)
+        except StoreError:
+            unfinished.unlink(missing_ok=True)
+            raise
 
     @contextlib.contextmanager
     def _writing(self, place: Path) -> Iterator[None]:
+        self.check_lock()
         try:
             yield
         except OSError as error:
@@ -327,12 +347,12 @@ def read_receipt(path: Path) -> Receipt | None:
 
 def write_atomically(path: Path, data: bytes) -> None:
     """Write `data` beside `path`, sync, rename."""
-    temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
-    with temporary.open("wb") as file:
+    unfinished = temporary(path)
+    with unfinished.open("wb") as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
-    temporary.replace(path)
+    unfinished.replace(path)
     _sync_folder(path.parent)
 
 

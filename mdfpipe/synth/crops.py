@@ -70,10 +70,11 @@ def write_crops(
         def tell(count: int) -> None:
             nonlocal done
             done += count
+            run.check_lock()
             progress(done, total)
 
         tell(0)
-        for _ in each(_block, [(out, receipt, cut) for receipt in missing], workers, tell):
+        for _ in each(_block, [(run, receipt, cut) for receipt in missing], workers, tell):
             pass
         rows = pa.concat_tables([run.table("crop", receipt.key) for receipt in wanted.values()])
         upstream = {receipt.key: receipt.fingerprint for receipt in wanted.values()}
@@ -104,13 +105,12 @@ def _made(run: Run, receipt: Receipt) -> bool:
     return found is not None and found.fingerprint == receipt.fingerprint and run.files_in_place(found) is None
 
 
-def _block(out: Path, receipt: Receipt, cut: Cut, tell: Callable[[int], None]) -> None:
+def _block(run: Run, receipt: Receipt, cut: Cut, tell: Callable[[int], None]) -> None:
     """Draw and commit the crops of one block of subjects; `tell` is called with 1 after each. Raises MdfError."""
     import cv2
 
     threads = cv2.getNumThreads()
     cv2.setNumThreads(1)
-    run = Run(out)
     scratch = run.scratch("crop", f"{receipt.key}.tar")
     try:
         _draw_block(run, receipt, scratch, cut, tell)
@@ -118,7 +118,7 @@ def _block(out: Path, receipt: Receipt, cut: Cut, tell: Callable[[int], None]) -
         raise
     except Exception as error:
         problem = f"not foreseen: {type(error).__name__}: {one_line(error)}"
-        raise MdfError(f"{out}: {receipt.key} cannot be drawn: {problem}") from error
+        raise MdfError(f"{run.path}: {receipt.key} cannot be drawn: {problem}") from error
     finally:
         cv2.setNumThreads(threads)
         with contextlib.suppress(OSError):

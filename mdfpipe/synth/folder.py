@@ -7,8 +7,6 @@ has. Everything is written beside its place, synced and renamed; the rows come f
 from __future__ import annotations
 
 import contextlib
-import errno
-import fcntl
 import json
 import os
 from collections.abc import Iterable, Iterator
@@ -19,42 +17,43 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mdfpipe.errors import ConfigError, StoreError, one_line
+from mdfpipe.store.lock import Lease, Lock, is_of_lock
 from mdfpipe.store.naming import file_name, inside
-from mdfpipe.store.run import TEMPORARY, write_atomically, write_table
+from mdfpipe.store.owner import TEMPORARY, temporary
+from mdfpipe.store.run import write_atomically, write_table
 
 DESCRIPTION = "synth.json"
-LOCK = ".lock"
 NOTE = "rendered people, not real ones: nothing measured here says how well real people are recognised"
 VIDEO_BYTES = b"video_bytes"  # in the footer of a table of rows: the size of their video
 
 
 @contextlib.contextmanager
-def claimed(out: Path, what: dict[str, Any], folders: Iterable[str]) -> Iterator[None]:
+def claimed(out: Path, what: dict[str, Any], folders: Iterable[str]) -> Iterator[Lease]:
     """Hold `out` as the data set that `what` describes; a dead owner holds nothing. Clears what a killed one left.
 
     folders: under `out`, those that are written to. Raises ConfigError where `out` holds other files or another data
     set, DataError where one of `folders` is a symlink that leads out, StoreError where another process works in it or
-    it cannot be written.
+    it cannot be written. Gives the lease, to be checked now and then.
     """
-    places = [out, *(out / name for name in folders)]
+    places, lock = [out, *(out / name for name in folders)], Lock(out, "name another folder")
     with writing(out):
         _check(out, what)  # before anything is written into a folder that may not be ours
         out.mkdir(parents=True, exist_ok=True)
-        file = (out / LOCK).open("a+")
-    with file:
-        _lock(out, file)
+        lease = lock.take()
+    try:
         for name in folders:
             inside(out, name, str(out))
         try:
             with writing(out):
-                _clear(places)
+                lock.clear(_unfinished(places))
                 if _check(out, what) is None:
                     write_atomically(out / DESCRIPTION, described(what, complete=False))
-            yield
+            yield lease
         finally:
             with contextlib.suppress(OSError):
-                _clear(places)
-                file.truncate(0)
+                lock.clear(_unfinished(places))
+    finally:
+        lock.release()
 
 
 def described(what: dict[str, Any], complete: bool) -> bytes:
@@ -79,7 +78,7 @@ def _check(out: Path, what: dict[str, Any]) -> dict[str, Any] | None:
     if out.exists() and not out.is_dir():
         raise ConfigError(f"{out}: expected a folder, found a file; name a new folder")
     if not place.exists():
-        if out.exists() and any(p.name != LOCK and not p.name.startswith(TEMPORARY) for p in out.iterdir()):
+        if out.exists() and any(not is_of_lock(p.name) and not p.name.startswith(TEMPORARY) for p in out.iterdir()):
             raise ConfigError(f"{out}: holds files that are no synthetic data set; name a new folder")
         return None
     try:
@@ -96,26 +95,10 @@ def _check(out: Path, what: dict[str, Any]) -> dict[str, Any] | None:
     return found
 
 
-def _lock(out: Path, file: Any) -> None:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno not in (errno.EAGAIN, errno.EACCES):
-            raise StoreError(f"{out / LOCK}: cannot be locked: {error.strerror}") from None
-        file.seek(0)
-        owner = one_line(file.read(80)) or "another process"
-        raise StoreError(f"{out}: in use by {owner}; wait for it, or name another folder") from None
-    with writing(out):
-        file.truncate(0)
-        file.write(f"process {os.getpid()}")
-        file.flush()
-
-
-def _clear(places: Iterable[Path]) -> None:
-    """Remove temporary files of these folders (not of folders below: those may be another's at work)."""
+def _unfinished(places: Iterable[Path]) -> Iterator[Path]:
+    """Temporary files of these folders (not of folders below: those may be another's at work)."""
     for place in places:
-        for left in place.glob(f"{TEMPORARY}*"):
-            left.unlink(missing_ok=True)
+        yield from place.glob(f"{TEMPORARY}*")
 
 
 # --- one video -----------------------------------------------------------------------------------------------------
@@ -147,19 +130,19 @@ def _video_bytes(part: Path) -> int | None:
 def beside(place: Path) -> Iterator[Path]:
     """A temporary path beside `place`: synced and renamed to it where all goes well, else removed."""
     place.parent.mkdir(parents=True, exist_ok=True)
-    temporary = place.with_name(f"{TEMPORARY}{os.getpid()}-{place.name}")
+    unfinished = temporary(place)
     try:
-        yield temporary
-        with temporary.open("rb") as file:
+        yield unfinished
+        with unfinished.open("rb") as file:
             os.fsync(file.fileno())
-        temporary.replace(place)
+        unfinished.replace(place)
     finally:
         with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
+            unfinished.unlink(missing_ok=True)
 
 
 def keep_rows(out: Path, name: str, bodies: pa.Table, faces: pa.Table, video_bytes: int) -> None:
     """Write the rows of the video `name`, whose file has so many bytes. Raises OSError."""
     for place, table in zip(parts(out, name), (bodies, faces), strict=True):
-        with beside(place) as temporary:
-            write_table(temporary, table.replace_schema_metadata({VIDEO_BYTES: str(video_bytes).encode()}))
+        with beside(place) as unfinished:
+            write_table(unfinished, table.replace_schema_metadata({VIDEO_BYTES: str(video_bytes).encode()}))

@@ -83,11 +83,17 @@ def write_dataset(
         raise ConfigError(f"--seed {seed}: expected 0 or more")
     what = {"preset": preset, **asdict(chosen), "seed": seed, "version": VERSION}
     videos = list(casts(chosen, seed))
-    with folder.claimed(out, what, FOLDERS), folder.writing(out):
+    with folder.claimed(out, what, FOLDERS) as lease, folder.writing(out):
         missing = [cast for cast in videos if not folder.drawn(out, cast.name, video_path(cast))]
         if missing:
             write_atomically(out / folder.DESCRIPTION, folder.described(what, complete=False))
-        _draw_all(out, missing, chosen, seed, workers, progress)
+
+        def tell(done: int, total: int) -> None:
+            lease.check()
+            progress(done, total)
+
+        _draw_all(out, missing, chosen, seed, workers, tell)
+        lease.check(now=True)
         bodies, faces = _write_tables(out, videos, chosen)
         write_atomically(out / folder.DESCRIPTION, folder.described(what, complete=True))
     frames = sum(cast.frames for cast in videos)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import csv
 import errno
-import fcntl
 import hashlib
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -19,6 +19,8 @@ import numpy as np
 import pytest
 
 from mdfpipe.errors import ConfigError, DataError, MdfError, StoreError
+from mdfpipe.store.lock import Lock, is_of_lock
+from mdfpipe.store.owner import temporary
 from mdfpipe.store.run import read_table
 from mdfpipe.synth import write
 from mdfpipe.synth.write import write_dataset
@@ -28,8 +30,8 @@ SUBJECTS = 2
 
 
 def digests(folder: Path) -> dict[str, str]:
-    """The content hash of every file under `folder`."""
-    files = sorted(p for p in folder.rglob("*") if p.is_file())
+    """The content hash of every file under `folder`; not of the lock's."""
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and not is_of_lock(p.name))
     assert not [p for p in files if p.name.startswith(".part-")]
     return {p.relative_to(folder).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
 
@@ -103,8 +105,9 @@ def test_ctrl_c_ends_at_once_with_one_line_and_leaves_nothing_half_done(tmp_path
 
 def test_what_a_killed_call_left_is_cleared_and_a_damaged_video_drawn_again(tiny: Path) -> None:
     before = digests(tiny)
-    for place in ("videos/VIS-500m", "truth/parts", "truth", "galleries", "."):
-        (tiny / place / ".part-1-left").write_bytes(b"x")
+    with multiprocessing.get_context("spawn").Pool(1) as pool:  # of a process that ends
+        for place in ("videos/VIS-500m", "truth/parts", "truth", "galleries", "."):
+            pool.apply(temporary, (tiny / place / "left",)).write_bytes(b"x")
     videos = sorted((tiny / "videos" / "SWIR-30m").iterdir())
     videos[0].write_bytes(videos[0].read_bytes()[:-1])
     videos[1].write_bytes(b"")
@@ -115,12 +118,14 @@ def test_what_a_killed_call_left_is_cleared_and_a_damaged_video_drawn_again(tiny
 
 
 def test_two_calls_do_not_write_one_folder(tiny: Path) -> None:
-    with (tiny / ".lock").open("a+") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        file.write("process 12")
-        file.flush()
-        with pytest.raises(StoreError, match="in use by process 12; wait for it, or name another folder"):
+    lock = Lock(tiny)
+    lock.take()
+    try:
+        words = rf"in use by process {os.getpid()} on .*; wait for it, end it, or name another folder"
+        with pytest.raises(StoreError, match=words):
             write_dataset(tiny, "tiny", subjects=SUBJECTS, seed=5)
+    finally:
+        lock.release()
     assert write_dataset(tiny, "tiny", subjects=SUBJECTS, seed=5).drawn == 0
 
 
