@@ -13,13 +13,13 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from mdfpipe.errors import DataError
-from mdfpipe.store.naming import IMAGE_SUFFIXES, Links, frame_files, frame_number, inside, safe_relative
+from mdfpipe.store.naming import IMAGE_SUFFIXES, Links, frame_files, frame_numbers, inside, safe_relative
 from mdfpipe.store.text_tables import Block, first_row, shown_cell
 from mdfpipe.subjects import NOBODY
 
 # Whatever is not plainly harmless goes to safe_relative, which decides.
 _SUSPICIOUS = r"[^\x20-\x7e]|\\|:|^/|/$|//|(^|/)\.{1,2}(/|$)"
-_OTHER_PICTURES = frozenset({".jpe", ".webp", ".pgm", ".ppm", ".pnm", ".jp2"})  # no video, and no frame that is read
+_OTHER_PICTURES = frozenset({".jp2", ".heic", ".avif"})  # no video, and no frame that is read
 _LONGEST_NUMBER = 10**15  # fits int64
 
 
@@ -109,12 +109,14 @@ class FramePlaces:
         return self._paths[folder]
 
     def numbers(self, folder: str) -> NDArray[np.int64]:
-        """The number in each frame's file name (the last run of digits), by position: (n,) int64. Raises DataError."""
+        """The number in each frame's file name (see `frame_numbers`), by position: (n,) int64. Raises DataError."""
         names = frame_files(self.root / folder, self.root, self.links)
-        found = [frame_number(name) for name in names]
-        for name, number in zip(names, found, strict=True):
-            if number is None or number >= _LONGEST_NUMBER:
-                raise DataError(
-                    f"{folder}/{name}: frame_number: file_number expects a number in every frame's file name"
-                )
+        found = frame_numbers(names)
+        if found is None or max(found, default=0) >= _LONGEST_NUMBER:
+            shown = f"{folder}/{names[0]}" if names else folder
+            raise DataError(
+                f"{shown}: frame_number: file_number expects a number that counts the frames in every frame's file "
+                "name; with time stamps, name the files themselves (frames_in: folder) or count the frames "
+                "(frame_number: index)"
+            )
         return np.array(found, np.int64)

@@ -106,7 +106,8 @@ class Ijb(Dataset):
         "index",
         description=(
             "of rows that name a folder of frames. index: the frame column counts them from frame_base; "
-            "file_number: it is the last number in the frame's file name (1800i.png is 1800)"
+            "file_number: it is the number in the frame's file name that counts the frames: the only one that differs "
+            "from file to file, or else the last (1800i.png is 1800)"
         ),
     )
     videos: list[str] = Field(

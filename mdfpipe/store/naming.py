@@ -11,18 +11,27 @@ import difflib
 import os
 import re
 import unicodedata
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from enum import StrEnum
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 
 from mdfpipe.errors import DataError, is_visible, one_line
 from mdfpipe.store.standins import stand_in
 
 LONGEST_PATH = 1000  # characters
-IMAGE_SUFFIXES = frozenset({".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp"})  # what the decoder of images reads
+IMAGE_SUFFIXES = frozenset(  # what the decoder of images reads
+    {".png", ".tif", ".tiff", ".jpg", ".jpeg", ".jpe", ".bmp", ".webp", ".pgm", ".ppm", ".pnm", ".pbm"}
+)
 
 _DIGITS = re.compile(r"(\d+)")
+_NUMBER = re.compile(r"[0-9]+")
+_EPOCH = re.compile(r"(?<![0-9])[0-9]{9,10}[._-](?:[0-9]{9}|[0-9]{6}|[0-9]{3})(?![0-9])")  # seconds, and a fraction
+_CALENDAR = re.compile(  # 2021-01-07T12-30-45.250, 20210107_123045, with any or no signs between
+    r"(?<![0-9])(?:19|20)[0-9]{2}[-_.: ]?(?:0[1-9]|1[0-2])[-_.: ]?(?:0[1-9]|[12][0-9]|3[01])[-_.:Tt ]{0,3}"
+    r"(?:[01][0-9]|2[0-3])[-_.:h ]?[0-5][0-9][-_.:m ]?[0-6][0-9](?:[-_.:,s ]?[0-9]{1,9})?(?![0-9])"
+)
 
 
 def file_name(video_id: str) -> str:
@@ -211,22 +220,36 @@ def _elsewhere(root: Path, parts: list[str]) -> tuple[str, str]:
     return "", ""
 
 
-def frame_number(name: str) -> int | None:
-    """The last number in a file's name without its suffix; None where there is none.
+class FrameRule(StrEnum):
+    """What a folder's frames are ordered by."""
 
-    >>> frame_number("1800v.png"), frame_number("cam2_frame_0012.tiff"), frame_number("cover.jpg")
-    (1800, 12, None)
+    NUMBER = "number"
+    TIME = "time stamp"
+    NAME = "name"
+
+
+def frame_numbers(names: Sequence[str]) -> list[int] | None:
+    """The number of each frame by its name; None where one has none, two have the same, or they hold time stamps.
+
+    Of several numbers in a name it is the one that differs from name to name where only one does, else the last.
+
+    >>> frame_numbers(["left_7_640x480.png", "left_8_640x480.png"]), frame_numbers(["a1.png", "b.png"])
+    ([7, 8], None)
     """
-    numbers = re.findall(r"[0-9]+", Path(name).stem)
-    return int(numbers[-1]) if numbers else None
+    found = [None if number is None else int(number) for number in _counting(names)]
+    numbers = [number for number in found if number is not None]
+    if len(numbers) < len(names) or len({*numbers}) < len(numbers):
+        return None
+    place = dict(zip(names, numbers, strict=True))
+    return numbers if sorted(names, key=place.__getitem__) == sorted(names, key=_by_name) else None
 
 
 def frame_files(folder: Path, root: Path | None = None, links: Links | None = None) -> list[str]:
     """The names of a folder's frames in presentation order: its image files, hidden ones left out.
 
-    A frame's index is its position in this list: by `frame_number`, or in natural order where no file has a number.
-    Raises DataError where the folder cannot be listed, where the order would be a guess (two files have one number,
-    or only some have one), and, with `root`, where a frame is a symlink that leads out of it against `links`.
+    A frame's index is its position in this list, which `in_order` explains. Raises DataError where the folder cannot be
+    listed, where the order would be a guess, and, with `root`, where a frame is a symlink that leads out of it against
+    `links`.
     """
     try:
         with os.scandir(folder) as entries:
@@ -236,7 +259,7 @@ def frame_files(folder: Path, root: Path | None = None, links: Links | None = No
         raise DataError(f"{folder}: the folder of frames cannot be listed: {error.strerror}") from None
     if root is not None:
         check_links(folder, root, links)
-    return _in_order(names, folder)
+    return in_order(names, str(folder))[0]
 
 
 def check_links(folder: Path, root: Path, links: Links | None = None) -> None:
@@ -256,25 +279,80 @@ def _is_dir(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def _in_order(names: list[str], folder: Path) -> list[str]:
-    ordered = sorted(names, key=natural_key)
-    numbered: dict[int, str] = {}
-    bare: list[str] = []
-    for name in ordered:
-        number = frame_number(name)
-        if number is None:
-            bare.append(name)
-        elif number in numbered:
-            pair = " and ".join(one_line(n) for n in (numbered[number], name))
-            raise DataError(
-                f"{folder}: {pair} are both frame number {number} (the last number in the name), so that their order "
-                "would be a guess; rename or move one"
-            )
-        else:
-            numbered[number] = name
-    if bare and numbered:
-        raise DataError(
-            f"{folder}/{one_line(bare[0])}: expected a number in every frame's file name, as {len(numbered)} of "
+def in_order(names: Collection[str], folder: str) -> tuple[list[str], FrameRule]:
+    """The frames in presentation order, and what tells it.
+
+    They go by `frame_numbers`, if the natural order of the names is the same. If it is not, time stamps of one form
+    that fill their digits (seconds.nanoseconds, 20210107T123045.250) go by time; names without any number go by
+    name. Everything else would be a guess: raises DataError, with an example.
+    """
+    ordered = sorted(names, key=_by_name)
+    if not any(_numbers(name) for name in ordered):
+        return sorted(ordered, key=natural_key), FrameRule.NAME
+    if (numbers := frame_numbers(ordered)) is not None:
+        place = dict(zip(ordered, numbers, strict=True))
+        return sorted(ordered, key=place.__getitem__), FrameRule.NUMBER
+    if _are_stamped(ordered):
+        return ordered, FrameRule.TIME
+    raise DataError(f"{folder}{_guess(ordered)}")
+
+
+def _guess(ordered: Sequence[str]) -> str:
+    """Why the order of these names would be a guess."""
+    counting = dict(zip(ordered, _counting(ordered), strict=True))
+    bare = [name for name, number in counting.items() if number is None]
+    if bare:
+        return (
+            f"/{one_line(bare[0])}: expected a number in every frame's file name, as {len(ordered) - len(bare)} of "
             f"{len(ordered)} images of the folder have one; rename it or move it elsewhere"
         )
-    return bare or [numbered[number] for number in sorted(numbered)]
+    first: dict[int, str] = {}
+    for name, number in counting.items():
+        other = first.setdefault(int(number or 0), name)
+        if other != name:
+            return (
+                f": {one_line(other)} and {one_line(name)} are both frame number {int(number or 0)} (the last number "
+                "in the name), so that their order would be a guess; rename or move one"
+            )
+    before, after = next((a, b) for a, b in pairwise(ordered) if int(counting[a] or 0) > int(counting[b] or 0))
+    return (
+        f": {one_line(before)} comes before {one_line(after)} by the whole name, and after it by the last number in "
+        "the name, so that their order would be a guess; rename the files so that one number counts the frames "
+        "(000001.png, 000002.png), or write all digits of a time stamp (1610000000.050000000.png)"
+    )
+
+
+def _numbers(name: str) -> list[str]:
+    """The runs of digits in a name without its suffix."""
+    return re.findall(r"[0-9]+", Path(name).stem)
+
+
+def _by_name(name: str) -> tuple[object, str]:
+    """The natural order of names, whatever their case and suffix."""
+    return natural_key(Path(name).stem.casefold())[0], name
+
+
+def _counting(names: Sequence[str]) -> list[str | None]:
+    """Of each name the number that counts the frames, as it is written; None where it has none."""
+    numbers = [_numbers(name) for name in names]
+    if len({_NUMBER.sub("0", Path(name).stem) for name in names}) == 1:
+        differs = [n for n, column in enumerate(zip(*numbers, strict=True)) if len(set(map(int, column))) > 1]
+        if len(differs) == 1:
+            return [found[differs[0]] for found in numbers]
+    return [found[-1] if found else None for found in numbers]
+
+
+def _are_stamped(names: Sequence[str]) -> bool:
+    """Whether all names hold a time stamp of one form, all else in them is the same, and no two are of one time."""
+    for pattern in (_EPOCH, _CALENDAR):
+        found = [pattern.search(Path(name).stem) for name in names]
+        stamps = [match for match in found if match is not None]
+        if len(stamps) < len(names) or len({match[0] for match in stamps}) < len(names):
+            continue
+        around = {(m.string[: m.start()], m.string[m.end() :]) for m in stamps}
+        # the first number, of seconds or of a year, may gain a digit; the others are fractions, of one width
+        forms = {re.sub(r"[0-9]", "0", m[0])[9 if pattern is _EPOCH else 0 :].lstrip("0") for m in stamps}
+        widths = {len(m[0]) - len(_NUMBER.findall(m[0])[0]) for m in stamps}
+        if len(around) == len(forms) == len(widths) == 1:
+            return True
+    return False

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from mdfpipe.errors import DecodeError, one_line
 from mdfpipe.video.files import check_file
-from mdfpipe.video.image_files import is_images, numbered_frames, page_count
+from mdfpipe.video.image_files import is_images, numbered_frames, page_count, read_frames
 from mdfpipe.video.orientation import AS_STORED, of_matrix, swaps_sides
 
 if TYPE_CHECKING:
@@ -30,8 +30,7 @@ if TYPE_CHECKING:
 # Containers that hold pictures themselves. Playlists (hls, concat, sdp, image patterns) name further files, and text
 # that looks like subtitles is no video: both are refused by their absence here.
 _FORMATS = (
-    "mov,matroska,avi,mpegts,mpeg,mpegvideo,gif,nut,asf,flv,h264,hevc,m4v,mjpeg,ivf,obu,ogg,mxf,dv,rm,apng,"
-    "yuv4mpegpipe,png_pipe,tiff_pipe,jpeg_pipe,bmp_pipe"
+    "mov,matroska,avi,mpegts,mpeg,mpegvideo,gif,nut,asf,flv,h264,hevc,m4v,mjpeg,ivf,obu,ogg,mxf,dv,rm,apng,yuv4mpegpipe"
 )
 
 _PACKETS_TO_THE_FIRST_FRAME = 64
@@ -76,20 +75,24 @@ class VideoInfo:
 
 
 def probe(path: Path) -> VideoInfo:
-    """What the header of a video, an image, or the first image of a folder says. Raises DecodeError."""
-    if path.is_dir():
-        pages = numbered_frames(path)
-        return _info(pages[0], len(pages), is_image=True)
-    if is_images(path):
-        return _info(path, page_count(path), is_image=True)
-    return _info(path, None, is_image=False)
+    """What the header of a video says, or what the first image of a folder or image file is. Raises DecodeError."""
+    return _info_of_images(path) if is_images(path) else _info(path)
 
 
-def _info(path: Path, frames: int | None, is_image: bool) -> VideoInfo:
+def _info_of_images(path: Path) -> VideoInfo:
+    """What the first image is, decoded: the library that decodes it says so, and no other."""
+    frames = len(numbered_frames(path)) if path.is_dir() else page_count(path)
+    _, image = next(read_frames(path, lambda number: number == 0))
+    assert image is not None
+    height, width, channels = image.pixels.shape
+    pixel_format = f"{'rgb' if channels == 3 else 'gray'}{image.bit_depth * channels}"
+    names = (image.format.lower(), pixel_format)
+    return VideoInfo(frames, None, width, height, image.bit_depth, *names, image.orientation)
+
+
+def _info(path: Path) -> VideoInfo:
     with open_video(path) as (container, stream):
-        if frames is None:
-            frames = stream.frames or None
-        rate = None if is_image or container.format.name == "image2" else stream.average_rate
+        frames, rate = stream.frames or None, stream.average_rate
         context = stream.codec_context
         pixel_format: av.VideoFormat | None = context.format
         if pixel_format is None or not context.width or not context.height:
@@ -99,8 +102,7 @@ def _info(path: Path, frames: int | None, is_image: bool) -> VideoInfo:
         fps = float(rate) if rate else None
         depth = format_depth(pixel_format)
         size, names = (context.width, context.height), (context.name, pixel_format.name)
-        orientation = AS_STORED if is_image else _orientation(container, stream)
-        return VideoInfo(frames, fps, *size, depth, *names, orientation)
+        return VideoInfo(frames, fps, *size, depth, *names, _orientation(container, stream))
 
 
 def no_quarter_turn(path: Path) -> DecodeError:

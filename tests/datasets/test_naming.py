@@ -11,7 +11,16 @@ from hypothesis import strategies as st
 
 from mdfpipe.datasets import name_videos
 from mdfpipe.errors import DataError, DecodeError
-from mdfpipe.store.naming import file_name, frame_files, frame_number, inside, natural_key, safe_relative
+from mdfpipe.store.naming import (
+    FrameRule,
+    file_name,
+    frame_files,
+    frame_numbers,
+    in_order,
+    inside,
+    natural_key,
+    safe_relative,
+)
 from mdfpipe.video.image_files import numbered_frames
 
 HOSTILE = [
@@ -108,19 +117,87 @@ def test_natural_order() -> None:
 
 
 def test_frame_numbers() -> None:
-    assert [frame_number(n) for n in ("1800v.png", "a2_0010.tif", "x.png", "7.mp4")] == [1800, 10, None, 7]
+    assert frame_numbers(["1800v.png", "1801i.png"]) == [1800, 1801]
+    assert frame_numbers(["a2_0010.tif"]) == [10]
+    assert frame_numbers(["x.png"]) is None
 
 
 def test_frame_files_are_the_images_in_the_order_of_their_numbers(tmp_path: Path) -> None:
-    for name in ("f10.PNG", "f2.png", "notes.txt", ".f1.png", "LICENSE", "f5.webp", "cover.webp"):
+    for name in ("f10.PNG", "f2.png", "notes.txt", ".f1.png", "LICENSE", "f5.gif", "cover.jp2"):
         (tmp_path / name).touch()
     (tmp_path / "f3.png").mkdir()
     assert frame_files(tmp_path) == ["f2.png", "f10.PNG"]
     with pytest.raises(DataError, match="cannot be listed"):
         frame_files(tmp_path / "absent")
-    (tmp_path / "a11.tif").touch()
-    (tmp_path / "t9_f1.bmp").touch()
-    assert frame_files(tmp_path) == ["t9_f1.bmp", "f2.png", "f10.PNG", "a11.tif"]
+    (tmp_path / "F11.tif").touch()
+    assert frame_files(tmp_path) == ["f2.png", "f10.PNG", "F11.tif"]
+
+
+BY_NUMBER = {
+    "unpadded": ["1.png", "2.png", "10.png"],
+    "mixed padding": ["f1.png", "f02.png", "f010.png"],
+    "copies of a file browser": ["img (1).png", "img (2).png", "img (10).png"],
+    "a camera in front": ["cam2_0001.png", "cam2_0002.png"],
+    "a camera behind": ["0001_cam2.png", "0002_cam2.png", "0010_cam2.png"],
+    "a size behind": ["f9_640x480.jpg", "f10_640x480.jpg"],
+    "a band in front": ["lwir14_8.tif", "lwir14_9.tif", "lwir14_10.tif"],
+    "frame and time": ["000001_1610000000350.png", "000002_1610000000700.png"],
+    "seven scenes": ["frame-000012.color.png", "frame-000013.color.png"],
+    "nanoseconds": ["1403636579763555584.png", "1403636579813555456.png"],
+    "within a second": ["1610000000.050000000.png", "1610000000.400000000.png"],
+    "gaps": ["5.png", "7.png", "1000000.png"],
+    "letter case": ["FRAME_1.png", "frame_2.png", "Frame_3.png"],
+    "suffixes": ["2.tif", "3.jpg", "4.bmp"],
+    "one image": ["1610000000.050000000.png"],
+}
+BY_TIME = {
+    "ros": [f"{1610000000 + k * 350 // 1000}.{k * 350 % 1000 * 1000000:09d}.png" for k in range(10)],
+    "tum": ["1305031102.975304.png", "1305031103.011304.png"],
+    "underline": ["left_999999999_900.png", "left_1000000000_100.png"],
+    "iso": ["2021-01-07T12-30-59.750.png", "2021-01-07T12-31-00.250.png"],
+    "iso, colons": ["cam1_2021-01-07 12:30:59.750000Z.png", "cam1_2021-01-07 12:31:00.250000Z.png"],
+    "compact": ["20210107_235959.jpg", "20210108_000000.jpg"],
+    "compact, milliseconds": ["IMG_20210107_123059_750.jpg", "IMG_20210107_123100_250.jpg"],
+}
+GUESSES = {
+    "two cameras": (
+        ["cam1_1.png", "cam1_2.png", "cam2_1.png", "cam2_2.png"],
+        "cam1_1.png and cam2_1.png are both",
+    ),
+    "scenes": (["s1_9.png", "s2_3.png"], r"s1_9.png comes before s2_3.png by the whole name, and after it by the last"),
+    "prefixes": (["b1.png", "a2.png"], "a2.png comes before b1.png"),
+    "decimals": (["frame-000012.900.png", "frame-000013.100.png"], "rename the files so that one number counts"),
+    "short fractions": (["1610000000.5.png", "1610000000.35.png", "1610000001.1.png"], "write all digits of a time"),
+    "isoformat of Python": (
+        [f"2021-01-07T12-30-{s}.png" for s in ("45.500", "46", "46.250")],
+        "45.500.png comes before",
+    ),
+    "two clocks": (["a_1610000000.900.png", "b_1610000001.100.png"], "comes before"),
+    "a copy": (["0002.png", "0003.png", "0003 (1).png"], "comes before|both frame number"),
+    "one without": (["img.png", "img (1).png"], "img.png: expected a number in every frame's file name"),
+}
+
+
+@pytest.mark.parametrize("kind", BY_NUMBER)
+def test_frames_go_by_the_number_that_counts_them(kind: str) -> None:
+    names = BY_NUMBER[kind]
+    assert in_order(sorted(names), "f") == (names, FrameRule.NUMBER)
+    assert frame_numbers(names) is not None
+
+
+@pytest.mark.parametrize("kind", BY_TIME)
+def test_frames_go_by_time_stamps_of_one_form(kind: str) -> None:
+    names = BY_TIME[kind]
+    assert in_order(names[::-1], "f") == (names, FrameRule.TIME)
+    assert frame_numbers(names) is None, "a fraction of a second is no frame number"
+
+
+@pytest.mark.parametrize("kind", GUESSES)
+def test_an_order_that_would_be_a_guess_is_refused(kind: str) -> None:
+    names, words = GUESSES[kind]
+    with pytest.raises(DataError, match=words) as caught:
+        in_order(names, "f")
+    assert "\n" not in str(caught.value)
 
 
 def test_a_broken_link_keeps_its_place(tmp_path: Path) -> None:
@@ -135,7 +212,7 @@ def test_frames_without_numbers_are_in_natural_order_and_guesses_are_refused(tmp
         (tmp_path / name).touch()
     assert frame_files(tmp_path) == ["C.png", "a.png", "b.png"]
     (tmp_path / "x1.png").touch()
-    with pytest.raises(DataError, match=r"C.png: expected a number in every frame's file name, as 1 of 4"):
+    with pytest.raises(DataError, match=r"a.png: expected a number in every frame's file name, as 1 of 4"):
         frame_files(tmp_path)
     for name in ("a.png", "b.png", "C.png"):
         (tmp_path / name).unlink()
@@ -145,7 +222,7 @@ def test_frames_without_numbers_are_in_natural_order_and_guesses_are_refused(tmp
 
 
 NAMES = st.from_regex(r"[a-c_ ]{0,3}[0-9]{0,2}[a-c_]{0,2}[0-9]{0,2}[a-c]?", fullmatch=True)
-SUFFIXES = st.sampled_from([".png", ".PNG", ".tif", ".jpg", ".bmp", ".webp", ".txt", ""])
+SUFFIXES = st.sampled_from([".png", ".PNG", ".tif", ".jpg", ".bmp", ".webp", ".gif", ""])
 
 
 @given(st.lists(st.tuples(NAMES, SUFFIXES).map("".join).filter(lambda n: n.strip("_ ")), max_size=6, unique=True))
@@ -169,8 +246,8 @@ def test_the_order_of_the_readers_is_that_of_the_decoder(names: list[str]) -> No
                 numbered_frames(Path(folder))
             return
         assert [p.name for p in numbered_frames(Path(folder))] == expected
-        numbers = [frame_number(name) for name in expected]
-        assert numbers == [None] * len(numbers) or numbers == sorted(n for n in numbers if n is not None)
+        numbers = frame_numbers(expected)
+        assert numbers is None or numbers == sorted(numbers)
 
 
 def test_symlinks_may_not_leave_the_root(tmp_path: Path) -> None:

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from mdfpipe.store.tiff import Tiff
 from mdfpipe.video import image_files
-from mdfpipe.video.decoders import images
 from tests import clips
 from tests.video.decoded import ASSETS, needs_assets, read
 
@@ -43,24 +43,21 @@ def test_image_cut_short(tmp_path, suffix):
 
 @pytest.fixture
 def pages(tmp_path, monkeypatch):
-    """A TIFF of many pages of one strip each, read 16 at a time, and the calls of imreadmulti: (start, count)."""
-    import cv2
-
+    """A TIFF of many pages, and the offsets of the pages that are read."""
     path = clips.write_tiff(tmp_path / "pages.tiff", [clips.grey16(n) for n in range(PAGES)])
-    calls, imreadmulti = [], cv2.imreadmulti
+    read_page, places = image_files.read_page, []
 
-    def spy(name, start, count, flags):
-        calls.append((start, count))
-        return imreadmulti(name, start=start, count=count, flags=flags)
+    def spy(tiff, offset):
+        places.append(offset)
+        return read_page(tiff, offset)
 
-    monkeypatch.setattr(cv2, "imreadmulti", spy)
-    monkeypatch.setattr(images, "_BLOCK_PAGES", 16)
-    return path, calls
+    monkeypatch.setattr(image_files, "read_page", spy)
+    return path, places
 
 
-@pytest.mark.parametrize("stride", [1, 3, 11, 100])
-def test_pages_are_read_in_blocks(pages, stride):
-    path, calls = pages
+@pytest.mark.parametrize("stride", [1, 11, 100])
+def test_only_pages_that_are_wanted_are_read(pages, stride):
+    path, places = pages
     pixels, _, error = read("images", path, stride=stride)
     assert error is None
     assert len(pixels) == PAGES
@@ -69,23 +66,15 @@ def test_pages_are_read_in_blocks(pages, stride):
             assert image is None
         else:
             assert np.array_equal(image[..., 0], clips.grey16(number))
-    assert all(count <= 16 for _, count in calls)
-    assert len(calls) == {1: 5, 3: 5, 11: 6, 100: 1}[stride], "one for the first page, which tells how many to read"
+    assert len(places) == len(range(0, PAGES, stride))
 
 
-def test_few_large_pages_are_read_at_once(pages, monkeypatch):
-    path, calls = pages
-    monkeypatch.setattr(images, "_BLOCK_BYTES", 2 * clips.grey16(0).nbytes)
-    assert read("images", path)[2] is None
-    assert {count for _, count in calls} == {1, 2}
-
-
-@pytest.mark.parametrize("bad", [0, 1, 25, PAGES - 1])
+@pytest.mark.parametrize("bad", [0, 25, PAGES - 1])
 def test_a_damaged_page_costs_no_page_before_it(pages, bad):
     path, _ = pages
     data = bytearray(path.read_bytes())
     with path.open("rb") as file:
-        at = list(image_files._directories(file, "<", big=False))[bad]
+        at = list(Tiff.of(file).pages())[bad]
     entries = int.from_bytes(data[at : at + 2], "little")
     tags = {int.from_bytes(data[e : e + 2], "little"): e for e in range(at + 2, at + 2 + 12 * entries, 12)}
     data[tags[259] + 8] = 99  # compression: there is no such

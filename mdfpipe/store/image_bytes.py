@@ -1,0 +1,175 @@
+"""What the bytes of an image file say without being decoded: the format, whether they are whole, how it is turned.
+
+Decoders of images fill a JPEG that breaks off with grey and take the first picture of an animation, both without a
+word, and differ in whether they turn a picture as its EXIF data ask. So each of these is asked here, once.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import zlib
+from collections.abc import Iterator
+
+from mdfpipe.errors import DataError
+from mdfpipe.store.tiff import HEADS, Tiff
+
+JPEG_START, PNG_START = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
+FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WebP", "PNM")
+
+_ORIENTATION = 0x0112
+_MARKER = re.compile(rb"\xff+[^\x00\xd0-\xd7\xff]")  # in coded data: no stuffed byte, no restart, no padding
+_OTHERS = {
+    b"GIF8": "a GIF",
+    b"%PDF": "a PDF",
+    b"\x00\x00\x00\x0cjP": "a JPEG 2000",
+    b"\xff\x4f\xff\x51": "a JPEG 2000",
+    b"FFF\x00": "FLIR's own format",
+    b"SIMPL": "a FITS",
+}
+
+
+def format_of(data: bytes) -> str | None:
+    """One of FORMATS, told by the first bytes whatever the file is called; None for anything else.
+
+    >>> format_of(b"BM" + bytes(60)), format_of(b"P5 2 2 255 abcd"), format_of(b"GIF89a")
+    ('BMP', 'PNM', None)
+    """
+    if data.startswith(PNG_START):
+        return "PNG"
+    if data.startswith(JPEG_START):
+        return "JPEG"
+    if data[:4] in HEADS:
+        return "TIFF"
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "WebP"
+    if re.match(rb"P[1-6][\s#]", data):
+        return "PNM"
+    return "BMP" if data.startswith(b"BM") else None
+
+
+def said_of_others(data: bytes) -> str:
+    """What bytes are that are no image of FORMATS, in a few words.
+
+    >>> said_of_others(b"GIF89a"), said_of_others(b"12345")
+    ('a GIF', '5 bytes of none of these')
+    """
+    if data[4:8] == b"ftyp":
+        return "a HEIF, AVIF or mp4 file"
+    return next(
+        (what for head, what in _OTHERS.items() if data.startswith(head)), f"{len(data)} bytes of none of these"
+    )
+
+
+def damage_of(data: bytes) -> str | None:
+    """What is broken in a PNG or JPEG that a decoder would fill up without a word, or what it would leave out.
+
+    None where nothing is seen, and for other formats, of which decoders refuse what is cut short.
+    """
+    kind = format_of(data)
+    if kind == "PNG":
+        return _png_damage(data)
+    if kind == "JPEG":
+        return _jpeg_damage(data)
+    if kind == "WebP" and data[12:16] == b"VP8X" and len(data) > 20 and data[20] & 2:
+        return "it is animated, and only still images are read; convert it to a video"
+    return None
+
+
+def _jpeg_damage(data: bytes) -> str | None:
+    """Follow the segments to the end of the picture itself: a thumbnail within has an end, too, and a trailer none."""
+    at = 2
+    while at + 4 <= len(data):
+        if data[at] != 0xFF:
+            found = _MARKER.search(data, at)  # bytes between segments are passed over, as libjpeg does
+            if found is None:
+                break
+            at = found.end() - 2
+        marker = data[at + 1]
+        if marker == 0xFF:
+            at += 1
+        elif marker == 0xD9:
+            return None
+        elif marker == 0x01 or 0xD0 <= marker <= 0xD8:
+            at += 2
+        else:
+            at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+            if marker == 0xDA:  # coded data follow
+                found = _MARKER.search(data, at)
+                if found is None:
+                    break
+                at = found.end() - 2
+    return None if data[at : at + 2] == b"\xff\xd9" else f"the JPEG has no end in its {len(data)} bytes"
+
+
+def _png_damage(data: bytes) -> str | None:
+    for position, kind, body, checksum in _png_chunks(data):
+        if zlib.crc32(kind + body).to_bytes(4, "big") != checksum:
+            return f"a checksum of the PNG does not fit at byte {position}"
+        if kind == b"acTL" and int.from_bytes(body[:4], "big") > 1:
+            return "it is animated, and only still images are read; convert it to a video"
+        if kind == b"IEND":
+            return None
+    return "the PNG has no end"
+
+
+def _png_chunks(data: bytes) -> Iterator[tuple[int, bytes, bytes, bytes]]:
+    """(place, kind, body, checksum) of each whole chunk."""
+    position = 8
+    while position + 12 <= len(data):
+        end = position + 12 + int.from_bytes(data[position : position + 4], "big")
+        if end > len(data):
+            return
+        yield position, data[position + 4 : position + 8], data[position + 8 : end - 4], data[end - 4 : end]
+        position = end
+
+
+def orientation_of(data: bytes) -> int:
+    """How the picture is turned to be shown, 1 (as stored) to 8 as EXIF counts; 1 where the file does not say.
+
+    Of a TIFF with many pages, that of the first.
+    """
+    block = _exif_of(data)
+    if block is None:
+        return 1
+    try:
+        tiff = Tiff.of(io.BytesIO(block))
+        first = next(tiff.pages(), None) if tiff else None
+        value = tiff.tags(first, {_ORIENTATION}).get(_ORIENTATION, (1,)) if tiff and first else (1,)
+    except DataError:
+        return 1  # broken EXIF data say nothing
+    return value[0] if len(value) == 1 and 1 <= value[0] <= 8 else 1
+
+
+def _exif_of(data: bytes) -> bytes | None:
+    kind = format_of(data)
+    if kind == "TIFF":
+        return data
+    if kind == "JPEG":
+        return _jpeg_exif(data)
+    if kind == "PNG":
+        return next((body for _, chunk, body, _ in _png_chunks(data) if chunk == b"eXIf"), None)
+    return _webp_exif(data) if kind == "WebP" else None
+
+
+def _jpeg_exif(data: bytes) -> bytes | None:
+    at = 2
+    while at + 10 <= len(data) and data[at] == 0xFF and data[at + 1] != 0xDA:
+        if data[at + 1] == 0xFF:  # padding
+            at += 1
+            continue
+        end = at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+        if data[at + 1] == 0xE1 and data[at + 4 : at + 10] == b"Exif\0\0":
+            return data[at + 10 : end]
+        at = end
+    return None
+
+
+def _webp_exif(data: bytes) -> bytes | None:
+    at = 12
+    while at + 8 <= len(data):
+        size = int.from_bytes(data[at + 4 : at + 8], "little")
+        if data[at : at + 4] == b"EXIF":
+            return data[at + 8 : at + 8 + size].removeprefix(b"Exif\0\0")
+        at += 8 + size + size % 2
+    return None

@@ -1,0 +1,84 @@
+"""The directories of a TIFF: where its pages are, and what their tags say. Nothing is decoded here.
+
+EXIF data are a TIFF of their own, so that this reads them, too. Sources: TIFF 6.0, the BigTIFF proposal (both as
+libtiff documents them).
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from typing import BinaryIO
+
+from mdfpipe.errors import DataError
+
+_ORDERS = {b"II*\0": "<", b"MM\0*": ">", b"II+\0": "<", b"MM\0+": ">"}
+_CODES = {1: "B", 2: "B", 3: "H", 4: "I", 6: "b", 7: "B", 8: "h", 9: "i", 13: "I", 16: "Q", 17: "q", 18: "Q"}
+_MOST_VALUES = 1 << 24  # of one tag: the strips of a page, one a row, of the tallest picture
+
+HEADS = frozenset(_ORDERS)  # the first four bytes of a TIFF, classic and big, of either byte order
+
+
+@dataclass(frozen=True)
+class Tiff:
+    """An open TIFF. order: "<" or ">", as struct names it; big: whether it is a BigTIFF, whose fields are wider."""
+
+    file: BinaryIO
+    order: str
+    big: bool
+
+    @classmethod
+    def of(cls, file: BinaryIO) -> Tiff | None:
+        """The TIFF that a file holds; None where it is none."""
+        file.seek(0)
+        head = file.read(4)
+        return cls(file, _ORDERS[head], b"+" in head) if head in _ORDERS else None
+
+    def pages(self) -> Iterator[int]:
+        """The offset of each page's directory, following the chain. Raises DataError where the file ends before."""
+        count_code, offset_code, entry = ("Q", "Q", 20) if self.big else ("H", "I", 12)
+        self.file.seek(8 if self.big else 4)
+        seen: set[int] = set()
+        while (offset := self._number(offset_code)) and offset not in seen:
+            seen.add(offset)
+            yield offset
+            self.file.seek(offset)
+            self.file.seek(offset + struct.calcsize(count_code) + self._number(count_code) * entry)
+
+    def tags(self, offset: int, wanted: Collection[int]) -> dict[int, tuple[int, ...]]:
+        """Tag -> whole numbers, of the wanted tags that the directory at `offset` holds. Raises DataError."""
+        self.file.seek(offset)
+        count = self._number("Q" if self.big else "H")
+        size, width, code = (20, 8, "Q") if self.big else (12, 4, "I")
+        entries = self.file.read(size * count) if count < 1 << 16 else b""
+        if len(entries) < size * count or not count:
+            raise DataError("the TIFF ends before its list of tags does")
+        found: dict[int, tuple[int, ...]] = {}
+        for at in range(0, size * count, size):
+            tag, kind = struct.unpack_from(f"{self.order}HH", entries, at)
+            if tag not in wanted or kind not in _CODES:
+                continue
+            (number,) = struct.unpack_from(f"{self.order}{code}", entries, at + 4)
+            found[tag] = self._values(kind, number, entries[at + size - width : at + size])
+        return found
+
+    def _values(self, kind: int, number: int, field: bytes) -> tuple[int, ...]:
+        """The values of an entry: in its last field where they fit, else where that points."""
+        form = f"{self.order}{number}{_CODES[kind]}"
+        if number > _MOST_VALUES:
+            raise DataError(f"a tag of the TIFF claims {number} values")
+        length = struct.calcsize(form)
+        if length > len(field):
+            (place,) = struct.unpack(f"{self.order}{'Q' if self.big else 'I'}", field)
+            self.file.seek(place)
+            field = self.file.read(length)
+            if len(field) < length:
+                raise DataError("the TIFF ends before the values of a tag do")
+        return struct.unpack(form, field[:length])
+
+    def _number(self, code: str) -> int:
+        data = self.file.read(struct.calcsize(code))
+        if len(data) < struct.calcsize(code):
+            raise DataError("the TIFF ends before its list of pages does")
+        return int(struct.unpack(self.order + code, data)[0])
