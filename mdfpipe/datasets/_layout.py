@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 from mdfpipe.datasets._naming import VIDEO_SUFFIXES
 from mdfpipe.errors import DataError, one_line
 from mdfpipe.store.naming import IMAGE_SUFFIXES, Links, inside, nearest, safe_relative
+from mdfpipe.store.tiff import has_pages
 
 
 def is_pattern(text: str) -> bool:
@@ -52,7 +53,9 @@ def find_videos(
     drops: Callable[[str], bool] = _nothing,
     links: Links = Links.INSIDE,
 ) -> list[str]:
-    """The videos that `patterns` name: files with a video suffix, and folders that hold images; hidden ones left out.
+    """The videos that `patterns` name: files with a video suffix, TIFFs of many pages, and folders that hold images.
+
+    Hidden ones are left out.
 
     drops: whether a video is left out by a setting; nothing more is asked of it.
 
@@ -180,4 +183,4 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 def _is_video(path: Path) -> bool:
     if path.is_dir():
         return any(p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith(".") for p in path.iterdir())
-    return path.suffix.lower() in VIDEO_SUFFIXES
+    return path.suffix.lower() in VIDEO_SUFFIXES or has_pages(path)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Set
+from collections.abc import Collection, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from mdfpipe.errors import DataError
 from mdfpipe.store.naming import IMAGE_SUFFIXES, Links, frame_files, frame_numbers, inside, safe_relative
 from mdfpipe.store.text_tables import Block, first_row, shown_cell
+from mdfpipe.store.tiff import has_pages
 from mdfpipe.subjects import NOBODY
 
 # Whatever is not plainly harmless goes to safe_relative, which decides.
@@ -36,7 +37,7 @@ class PathColumn:
 
     paths: StringArray (u,), under the data root; "" where the row belongs to no video. which: (n,) int row -> path.
     missing, image: (n,) bool, of the cell as written; image: a frame that can be read, or, outside a folder of frames,
-    any picture.
+    any picture that is no video.
     """
 
     paths: Any
@@ -45,10 +46,13 @@ class PathColumn:
     image: NDArray[np.bool_]
 
 
-def path_column(block: Block, folder: str, frames_in_folder: bool) -> PathColumn:
+def path_column(
+    block: Block, folder: str, frames_in_folder: bool, root: Path, videos: Collection[str] = ()
+) -> PathColumn:
     """The file column of a block. Raises DataError, with table, row and header, for a path that could lead elsewhere.
 
-    folder: what the cells are relative to, under the data root. frames_in_folder: the cells name frame images.
+    folder: what the cells are relative to, under the data root. frames_in_folder: the cells name frame images. Else a
+    picture is a video only where `videos` names it, or where it is a TIFF of many pages.
     """
     cells = block.cells["file"]
     texts, which = cells.dictionary, cells.indices.to_numpy(zero_copy_only=False)
@@ -59,6 +63,10 @@ def path_column(block: Block, folder: str, frames_in_folder: bool) -> PathColumn
         texts = pa.array([plain.get(text, text) for text in texts.to_pylist()], pa.string())
     image = pc.match_substring_regex(texts, _FRAME if frames_in_folder else _STILL)
     paths = pc.binary_join_element_wise(folder, texts, "/") if folder else texts
+    if not frames_in_folder:
+        pictures = pc.filter(paths, image).to_pylist()
+        films = [path for path in pictures if path in videos or has_pages(root / path)]
+        image = pc.and_not(image, pc.is_in(paths, value_set=pa.array(films, pa.string())))
     belongs = pc.and_not(image if frames_in_folder else pc.invert(image), missing)
     paths = pc.if_else(belongs, paths, "")
     absent, picture = (m.to_numpy(zero_copy_only=False)[which] for m in (missing, image))

@@ -33,7 +33,7 @@ from mdfpipe.datasets._faces import (
     read_frames,
     subject_codes,
 )
-from mdfpipe.datasets._layout import check_root, find_tables, find_videos, pattern_remarks
+from mdfpipe.datasets._layout import check_root, find_tables, find_videos, is_pattern, pattern_remarks
 from mdfpipe.datasets._leaving_out import Sieve
 from mdfpipe.datasets._paths import FramePlaces, PathColumn, folders_of, path_column
 from mdfpipe.datasets._rules import DomainRule, TextRule
@@ -114,7 +114,7 @@ class Ijb(Dataset):
         ["videos/*"],
         description=(
             "paths or glob patterns of videos that belong to the data set even if no row names them: files with a "
-            "video suffix, and folders that hold images; a path without * ? [ is taken as it is"
+            "video suffix, TIFFs of many pages, and folders that hold images; a path without * ? [ is taken as it is"
         ),
     )
     domain: DomainRule = Field(
@@ -188,7 +188,7 @@ class Ijb(Dataset):
         named, sieve = Names(), self._sieve(root)
         for table in find_tables(root, self.faces, "faces", self.links):
             for block in read_blocks(root / table, table, {"file": str(self.columns.file)}):
-                column = self._paths(block)
+                column = self._paths(block, root)
                 named.codes(
                     self._videos_of(column, block), lambda path: path if path and not sieve.drops(path) else None
                 )
@@ -249,9 +249,10 @@ class Ijb(Dataset):
         mask = np.ones(len(groups), bool)
         tally.add(AnomalyKind.SUBJECTS_ALIKE, mask, lambda i: f"{told_apart(groups[i])} are taken as different people")
 
-    def _paths(self, block: Block) -> PathColumn:
+    def _paths(self, block: Block, root: Path) -> PathColumn:
         folder = safe_relative(self.folder, "folder") if self.folder else ""
-        return path_column(block, folder, self.frames_in == "folder")
+        named = {safe_relative(path, "videos") for path in self.videos if not is_pattern(path)}
+        return path_column(block, folder, self.frames_in == "folder", root, named)
 
     def _wanted(self) -> dict[str, str]:
         columns = {n: h for n, h in self.columns.model_dump().items() if h is not None}
@@ -272,7 +273,7 @@ class Ijb(Dataset):
 
     def _scan_block(self, block: Block, scan: _Scan) -> None:
         """Take the rows of one block that have a video, a frame and a box; count the others."""
-        column = self._paths(block)
+        column = self._paths(block, scan.places.root)
         videos = self._videos_of(column, block)
         dropped = [path for path in videos.dictionary.to_pylist() if path and scan.sieve.drops(path)]
         out = pc.is_in(videos, value_set=pa.array(dropped, pa.string())).to_numpy(zero_copy_only=False)

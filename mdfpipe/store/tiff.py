@@ -9,6 +9,8 @@ from __future__ import annotations
 import struct
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
 from typing import BinaryIO
 
 from mdfpipe.errors import DataError
@@ -17,6 +19,7 @@ _ORDERS = {b"II*\0": "<", b"MM\0*": ">", b"II+\0": "<", b"MM\0+": ">"}
 _CODES = {1: "B", 2: "B", 3: "H", 4: "I", 6: "b", 7: "B", 8: "h", 9: "i", 13: "I", 16: "Q", 17: "q", 18: "Q"}
 _MOST_VALUES = 1 << 24  # of one tag: the strips of a page, one a row, of the tallest picture
 
+SUFFIXES = frozenset({".tif", ".tiff"})
 HEADS = frozenset(_ORDERS)  # the first four bytes of a TIFF, classic and big, of either byte order
 
 
@@ -82,3 +85,15 @@ class Tiff:
         if len(data) < struct.calcsize(code):
             raise DataError("the TIFF ends before its list of pages does")
         return int(struct.unpack(self.order + code, data)[0])
+
+
+def has_pages(path: Path) -> bool:
+    """Whether a file is a TIFF of two pages or more, which makes it a video; what cannot be read is none."""
+    if path.suffix.lower() not in SUFFIXES or not path.is_file():  # reading a pipe would wait for ever
+        return False
+    try:
+        with path.open("rb") as file:
+            tiff = Tiff.of(file)
+            return tiff is not None and len(list(islice(tiff.pages(), 2))) == 2
+    except (OSError, DataError):
+        return False

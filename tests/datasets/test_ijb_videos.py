@@ -110,6 +110,24 @@ def test_a_picture_is_no_video(root: Root, picture: str) -> None:
     assert [v.video_id for v in listing.videos] == ["videos/a", "videos/b"]
 
 
+def test_a_tiff_of_many_pages_is_a_video(root: Root) -> None:
+    """Its faces are kept, whether or not `videos` names it; a picture is a video where `videos` names it."""
+    rows = [f"1,{path},1,0,1,2,3,4" for path in ("videos/film.tif", "img/film.TIFF", "img/one.tif", "img/damaged.tif")]
+    home = root(faces_csv=ijbc(*rows, "1,img/named.png,1,0,1,2,3,4"))
+    (home / "img").mkdir()
+    pages = [clips.grey16(n) for n in range(2)]
+    for name, pages_of in (("videos/film.tif", pages), ("img/film.TIFF", pages), ("img/one.tif", pages[:1])):
+        clips.write_tiff(home / name, pages_of)
+    (home / "img/damaged.tif").write_bytes(b"II*\0\xff\xff")
+    clips.write_images(home / "img", [pages[0]], "named.png")
+    listing = reader(videos=["videos/*", "img/named.png"]).read(home)
+    assert kinds(listing) == {"still_image": 2}
+    assert [v.video_id for v in listing.videos] == [
+        *("img/film.TIFF", "img/named.png", "videos/a", "videos/b", "videos/film.tif"),
+    ]
+    assert all(len(boxes(listing, name)) == 1 for name in ("img/film.TIFF", "img/named.png", "videos/film.tif"))
+
+
 # --- domains, sessions, cameras, videos ---------------------------------------------------------------------------
 
 
