@@ -2,6 +2,7 @@
 
     MdfError
     ├── ConfigError         a setting is unknown, of the wrong type, or contradicts another
+    │   └── CopyError       srun or mpirun started a training several times
     ├── DataError           the user's data, tables or folders are not what was promised
     │   └── DecodeError     a video (or one crop) does not decode
     ├── ProtocolError       an evaluation protocol that would give a wrong number
@@ -23,6 +24,14 @@ class MdfError(Exception):
 
 class ConfigError(MdfError):
     """A setting is unknown, has the wrong type, or contradicts another."""
+
+
+class CopyError(ConfigError):
+    """The command was started several times, as if that made one training. number: which of them this is, from 0."""
+
+    def __init__(self, message: str, number: int = 0) -> None:
+        super().__init__(message)
+        self.number = number
 
 
 class DataError(MdfError):

@@ -19,6 +19,7 @@ from mdfpipe.errors import ConfigError, DataError
 from mdfpipe.execution import Event, Executor, TogetherExecutor, Unit, executor_of
 from mdfpipe.learning.log import check_board
 from mdfpipe.learning.system import with_ancestors
+from mdfpipe.learning.together import refuse_copies
 from mdfpipe.pipeline import Pipeline
 from mdfpipe.plan import Item, Plan
 from mdfpipe.stages import Resources, Stage
@@ -151,6 +152,8 @@ class Runner:
     ) -> Outcome:
         """Run all that is due from stage `first` to `last`. Raises MdfError where the run cannot go on."""
         stages, outcome = self.span(first, last), Outcome()
+        if any(stage.together for stage in stages):
+            refuse_copies()
         self._check_files(stages)
         if not self.leads:
             with self.executor:

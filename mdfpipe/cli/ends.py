@@ -10,7 +10,7 @@ from pathlib import Path
 from typer import Abort
 
 from mdfpipe.cli.streams import OutputFailed
-from mdfpipe.errors import MdfError, one_line
+from mdfpipe.errors import CopyError, MdfError, one_line
 
 
 def explain(error: Exception, debug: bool) -> int:
@@ -24,6 +24,8 @@ def explain(error: Exception, debug: bool) -> int:
         return int(error.exit_code)
     if isinstance(error, Abort):
         return _say("ended by its user", 1)
+    if isinstance(error, CopyError) and error.number > 0:
+        return 2  # the first of the copies says it
     if isinstance(error, MdfError) and not debug:
         return _say(str(error), 2)
     if isinstance(error, MemoryError) and not debug:

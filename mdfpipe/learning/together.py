@@ -6,15 +6,56 @@ import os
 from datetime import timedelta
 from typing import Any
 
+from mdfpipe.errors import ConfigError, CopyError
+from mdfpipe.processes import copies
+
 
 def processes() -> int:
-    """How many processes train together; 1 without `torchrun`."""
-    return int(os.environ.get("WORLD_SIZE", 1))
+    """How many processes train together; 1 without `torchrun`. Raises ConfigError where its variables are none."""
+    world = _count("WORLD_SIZE", 1)
+    if world > 1 and "RANK" not in os.environ:
+        return 1  # a cluster's own variable: `torchrun` sets both
+    if world > 1 and (rank() >= world or world % local_processes()):
+        raise ConfigError(
+            f"RANK {rank()} of WORLD_SIZE {world}, {local_processes()} a node: expected what `torchrun` sets; start "
+            "with `torchrun`, or unset WORLD_SIZE"
+        )
+    return world
 
 
 def rank() -> int:
     """This process's number, from 0."""
-    return int(os.environ.get("RANK", 0))
+    return _count("RANK", 0) if _count("WORLD_SIZE", 1) > 1 else 0
+
+
+def local_processes() -> int:
+    """How many of them are on this node."""
+    return max(_count("LOCAL_WORLD_SIZE", 1), 1)
+
+
+def local_rank() -> int:
+    """This process's number on its node, from 0."""
+    return _count("LOCAL_RANK", 0)
+
+
+def _count(name: str, default: int) -> int:
+    text = os.environ.get(name) or str(default)
+    if not text.isdecimal():
+        raise ConfigError(f"{name}={text!r:.40}: expected the number that `torchrun` sets; unset it, or use `torchrun`")
+    return int(text)
+
+
+def refuse_copies() -> None:
+    """Raise CopyError where srun or mpirun started this command several times: they would not train together."""
+    several = copies()
+    if several is not None:
+        raise CopyError(
+            f"{several.launcher} started this command {several.count} times, and these do not train together; "
+            f"start it once (`{several.launcher} -n 1`), or once a node through torchrun (`torchrun --nnodes NODES "
+            f"--nproc-per-node N ... --no-python -- mdfpipe train ...`); if each is to train a run of its own, unset "
+            f"{several.variable} in it",
+            several.number,
+        )
 
 
 PATIENCE = timedelta(days=30)

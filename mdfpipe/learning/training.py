@@ -11,9 +11,7 @@ ResNet, IResNet) standardises by its process's share, and there the curve depend
 from __future__ import annotations
 
 import hashlib
-import logging
 import math
-import os
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -29,12 +27,11 @@ from torch import Tensor, nn
 from mdfpipe import stopping
 from mdfpipe.errors import ConfigError, DataError
 from mdfpipe.learning.batches import CropBatch, Draw, Sampler
+from mdfpipe.learning.fabric import make_fabric
 from mdfpipe.learning.recipes import Progress
 from mdfpipe.learning.state import Fitted, Job, State
-from mdfpipe.learning.together import processes
 
 CHECK_STEPS = 25  # losses are looked at, and an accelerator waited for, once in so many steps
-PRECISIONS: dict[str, Any] = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 
 
 def fit(job: Job) -> Fitted:
@@ -139,35 +136,6 @@ def _check_gradients(network: nn.Module) -> None:
             f"{', '.join(idle[:3])}{' and more' if len(idle) > 3 else ''}: no loss depends on it, which several "
             "processes cannot train; train in one process, or let the recipe freeze it"
         )
-
-
-def make_fabric(device: str, precision: str) -> Fabric:
-    """Where it runs: one device, or, under `torchrun`, all processes of all nodes. Raises ConfigError."""
-    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it announces every precision
-    kind, _, number = device.partition(":")
-    world, local = processes(), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-    if kind not in ("cpu", "cuda") or (number and not (kind == "cuda" and number.isdecimal())):
-        raise ConfigError(f"--device {device}: expected cpu, cuda or cuda:N, such as cuda:0")
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(f"--device {device}: expected a CUDA device, torch finds none; use --device cpu")
-    if number and int(number) >= torch.cuda.device_count():
-        raise ConfigError(f"--device {device}: torch finds {torch.cuda.device_count()} of them, counted from 0")
-    if precision == "fp16" and kind == "cpu":
-        raise ConfigError("precision fp16: a CPU does not train in it; set precision to bf16 or fp32, or use a GPU")
-    accelerator = "cuda" if kind == "cuda" else "cpu"
-    if world > 1:
-        fabric = Fabric(
-            accelerator=accelerator,
-            devices=local,
-            num_nodes=world // local,
-            strategy="ddp",
-            precision=PRECISIONS[precision],
-        )
-    else:
-        devices: Any = [int(number)] if number and kind == "cuda" else 1
-        fabric = Fabric(accelerator=accelerator, devices=devices, precision=PRECISIONS[precision])
-    fabric.launch()
-    return fabric
 
 
 def _shares(fabric: Fabric, sampler: Sampler, epoch: int, first: int) -> Iterator[Draw]:

@@ -1,18 +1,21 @@
 """Two processes that train together: of a ViT the loss curve and the weights of one, at the same batch."""
 
+import os
 import pickle
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from mdfpipe.cli import main
 from mdfpipe.errors import ConfigError
 from mdfpipe.learning import together as own
 from mdfpipe.learning.crops import Crops
 from mdfpipe.learning.recipes import Recipe
 from mdfpipe.learning.state import Fitted
-from mdfpipe.learning.training import fit
+from mdfpipe.learning.training import fit, make_fabric
 from tests.learning.trained import Child, Interrupted, Toy, crops_in, job, result, same, saving_always, tiny, together
+from tests.systems import write_study
 
 # 3 subjects x 3 domains x 2 crops: halves cut a subject in two, and of a subject and domain there is one crop, twice
 BATCH = {"batches": {"subjects": 3, "crops": 2}, "drop_path": 0.0}
@@ -166,3 +169,109 @@ def test_they_wait_for_each_other_as_long_as_a_stage_takes(monkeypatch: pytest.M
     monkeypatch.setattr("torch.distributed.init_process_group", lambda backend, **more: given.update(more))
     own.connect("cpu")
     assert given["timeout"].days >= 7
+
+
+def test_variables_that_are_not_those_of_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("WORLD_SIZE", "RANK", "LOCAL_WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    assert (own.processes(), own.rank()) == (1, 0)  # of a cluster, not of torchrun
+    monkeypatch.setenv("RANK", "4")
+    with pytest.raises(ConfigError, match="RANK 4 of WORLD_SIZE 4, 1 a node: expected what `torchrun` sets"):
+        own.processes()
+    monkeypatch.setenv("WORLD_SIZE", "many")
+    with pytest.raises(ConfigError, match="WORLD_SIZE='many': expected the number that `torchrun` sets"):
+        own.processes()
+
+
+# -- clusters
+
+
+SLURM = {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "4", "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NODEID": "0"}
+CLUSTERS: dict[str, dict[str, str]] = {
+    "a batch script of Slurm": SLURM,
+    "one task of srun": SLURM | {"SLURM_NTASKS": "1", "SLURM_STEP_ID": "0", "SLURM_JOB_NAME": "train"},
+    "srun --pty, of more tasks": SLURM | {"SLURM_STEP_ID": "0", "SLURM_PTY_PORT": "4711"},
+    "LSF": {
+        "LSB_JOBID": "7",
+        "LSB_DJOB_RANKFILE": "/nowhere",
+        "JSM_NAMESPACE_SIZE": "1",
+        "JSM_NAMESPACE_LOCAL_RANK": "0",
+    },
+    "Fabric's own settings": {
+        "LT_DEVICES": "2",
+        "LT_STRATEGY": "ddp",
+        "LT_PRECISION": "bf16-mixed",
+        "LT_NUM_NODES": "2",
+    },
+}
+
+
+@pytest.fixture
+def no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        if name.startswith(("SLURM_", "OMPI_", "PMI_", "JSM_", "LT_")) or name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
+            monkeypatch.delenv(name)
+
+
+@pytest.mark.usefixtures("no_cluster")
+@pytest.mark.parametrize("cluster", CLUSTERS)
+def test_a_training_is_the_same_in_every_cluster(
+    cluster: str, folder: Path, crops: Crops, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With srun on the PATH, in a batch job of four tasks: alone, without a warning."""
+    srun = tmp_path / "bin" / "srun"
+    srun.parent.mkdir()
+    srun.write_text("#!/bin/sh\nexit 1\n")
+    srun.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{srun.parent}:{os.environ['PATH']}")
+    for name, value in CLUSTERS[cluster].items():
+        monkeypatch.setenv(name, value)
+    own.refuse_copies()
+    fabric = make_fabric("cpu", "fp32")
+    assert (fabric.world_size, fabric.global_rank, type(fabric.strategy).__name__) == (1, 0, "SingleDeviceStrategy")
+    recipe = tiny("toy", schedule={"length": 1, "warm_up": 0})
+    assert fit(job(crops_in(tmp_path / "toy", recipe), recipe, tmp_path / "one.pt")).step > 0
+
+
+@pytest.mark.usefixtures("no_cluster")
+@pytest.mark.parametrize(
+    "variables",
+    [
+        SLURM | {"SLURM_STEP_ID": "0"},
+        SLURM | {"SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "4", "SLURM_NTASKS": "8"},
+        {"OMPI_COMM_WORLD_SIZE": "4", "OMPI_COMM_WORLD_RANK": "0"},
+        {"PMI_SIZE": "4", "PMI_RANK": "0"},
+    ],
+    ids=["srun", "srun of an allocation of more", "Open MPI", "MPICH"],
+)
+def test_copies_of_one_command_are_refused(variables: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match=r"(srun|mpirun) started this command 4 times, .*`torchrun --nnodes"):
+        own.refuse_copies()
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    own.refuse_copies()  # torchrun, within
+
+
+@pytest.mark.usefixtures("no_cluster")
+def test_srun_without_torchrun_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As `srun -n 2 mdfpipe train` starts it: the first says it, both end with 2, and nothing is made."""
+    study = write_study(tmp_path / "study.yaml", {"face": {"recipe": {"use": "face"}}})
+    command = ["mdfpipe", "train", str(study), "--data", str(tmp_path), "--run", str(tmp_path / "run")]
+    monkeypatch.setattr("sys.argv", command)
+    for name, value in (SLURM | {"SLURM_STEP_ID": "0", "SLURM_NTASKS": "2"}).items():
+        monkeypatch.setenv(name, value)
+    for number in ("0", "1"):
+        monkeypatch.setenv("SLURM_PROCID", number)
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert ended.value.code == 2
+        said = capsys.readouterr()
+        lines = said.err.splitlines()
+        assert (said.out, len(lines)) == ("", number == "0")
+        assert all(line.startswith("mdfpipe: srun started this command 2 times, ") for line in lines)
+    assert not (tmp_path / "run").exists()
