@@ -11,6 +11,7 @@ import difflib
 import importlib
 import os
 import pkgutil
+import re
 from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, Self, TypeVar, get_args, get_origin
@@ -36,14 +37,29 @@ class Config(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _no_truth_for_a_number(cls, value: Any) -> Any:
+    def _suits_its_kind(cls, value: Any) -> Any:
         if isinstance(value, dict):
             for name, given in value.items():
+                shown(given, str(name))
                 field = cls.model_fields.get(name)
                 if isinstance(given, bool) and field is not None and field.annotation in (int, float):
                     raise ValueError(f"{name}: expected a number, got {str(given).lower()}")
         return value
 
+
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,99}$"
+"""What a study, a system, a table, a fusion or a sweep may be called: the name of a file can be made of it."""
+
+
+def shown(value: Any, where: str) -> None:
+    """Raise ValueError where a text, or one in a list, holds what a terminal or a page would obey."""
+    for text in value if isinstance(value, list) else [value]:
+        if isinstance(text, str) and _OBEYED.search(text):
+            raise ValueError(f"{where}: expected printable text, got '{one_line(text, 80)}'")
+
+
+_OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Control characters but tab and newline, marks that turn the direction of writing, halves of characters."""
 
 C = TypeVar("C", bound=Config)
 
@@ -122,8 +138,20 @@ def result_settings(config: Config) -> dict[str, Any]:
     return settings
 
 
+LARGEST_YAML = 4 << 20
+"""Bytes of a file of settings; 4 MB hold some 100,000 lines."""
+
+_MOST_VALUES = 200_000  # of a file of settings, once its aliases are followed: each alias may stand for many
+_TAGS = frozenset(f"tag:yaml.org,2002:{name}" for name in ("str", "int", "float", "bool", "null", "seq", "map"))
+
+
 class _StrictLoader(yaml.SafeLoader):
-    """Safe YAML that refuses a key given twice, which plain YAML silently lets win."""
+    """Safe YAML of text, numbers, lists and mappings: a date is text, and no key may stand twice."""
+
+    yaml_implicit_resolvers = {  # noqa: RUF012 - as PyYAML has it
+        first: [(tag, pattern) for tag, pattern in known if not tag.endswith(":timestamp")]
+        for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
 
 
 def _mapping(loader: _StrictLoader, node: yaml.MappingNode) -> dict[Any, Any]:
@@ -140,21 +168,68 @@ def _mapping(loader: _StrictLoader, node: yaml.MappingNode) -> dict[Any, Any]:
     return loader.construct_mapping(node, deep=True)
 
 
+def _no_such_tag(loader: _StrictLoader, node: yaml.Node) -> Any:
+    name = node.tag.removeprefix("tag:yaml.org,2002:")
+    raise yaml.constructor.ConstructorError(
+        None, None, f"expected text, a number, a list or a mapping, got the tag !{name}", node.start_mark
+    )
+
+
+_StrictLoader.yaml_constructors = {tag: yaml.SafeLoader.yaml_constructors[tag] for tag in _TAGS}
 _StrictLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+_StrictLoader.add_constructor(None, _no_such_tag)
 
 
-def read_yaml(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """The mapping in a YAML file, over those of the files beside it that it `extends`: one, or a list of which the
-    later go over the earlier. above: files that extend this one. Raises ConfigError with file and line.
-    """
+def parse_yaml(text: str) -> Any:
+    """The value in a YAML text. Raises ValueError that says what is wrong, and where."""
+    loader = _StrictLoader(text)
     try:
-        data = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)  # noqa: S506 - a SafeLoader
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        if _values(node, {}) > _MOST_VALUES:
+            raise ValueError(f"its aliases stand for more than {_MOST_VALUES} values")
+        return loader.construct_document(node)
+    except RecursionError:
+        raise ValueError("nested too deep") from None
+    except yaml.YAMLError as error:
+        raise ValueError(one_line(error)) from None
+    except (KeyError, TypeError, OverflowError) as error:  # `!!bool maybe`
+        raise ValueError(f"a value does not suit its tag: {one_line(error, 80)}") from None
+    finally:
+        loader.dispose()
+
+
+def _values(node: yaml.Node, known: dict[int, int]) -> int:
+    """How many values a node stands for, aliases followed."""
+    if isinstance(node, yaml.ScalarNode):
+        return 1
+    if id(node) in known:
+        if not known[id(node)]:
+            raise ValueError("an alias stands within what it names")
+        return known[id(node)]
+    known[id(node)] = 0
+    inner = [n for pair in node.value for n in pair] if isinstance(node, yaml.MappingNode) else node.value
+    known[id(node)] = 1 + sum(_values(n, known) for n in inner)
+    return known[id(node)]
+
+
+def read_yaml(path: Path, above: tuple[Path, ...] = (), read: dict[Path, Any] | None = None) -> dict[str, Any]:
+    """The mapping in a YAML file, over those of the files beside it that it `extends`: one, or a list of which the
+    later go over the earlier. above: files that extend this one; read: what was read so far. Raises ConfigError with
+    file and line.
+    """
+    read = {} if read is None else read
+    try:
+        with path.open("rb") as file:
+            content = file.read(LARGEST_YAML + 1)
+        if len(content) > LARGEST_YAML:
+            raise ConfigError(f"{path}: expected a file of settings, at most {LARGEST_YAML >> 20} MB, got a larger one")
+        data = parse_yaml(content.decode("utf-8-sig"))
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not valid YAML: {one_line(error)}") from None
-    except RecursionError:
-        raise ConfigError(f"{path}: not valid YAML for settings: nested too deep") from None
+    except ValueError as error:  # a name with NUL in it, too
+        raise ConfigError(f"{one_line(path)}: not valid YAML for settings: {one_line(error)}") from None
     if not isinstance(data, dict):
         raise ConfigError(f"{path}: expected settings as `name: value` lines, got {type(data).__name__}")
     named = data.pop("extends", [])
@@ -165,7 +240,9 @@ def read_yaml(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     for other in (Path(os.path.normpath(path.parent / name)) for name in names):
         if other in (*above, path):
             raise ConfigError(f"{path}: extends: {other} extends itself")
-        found = _over(read_yaml(other, (*above, path)), found)
+        if other not in read:
+            read[other] = read_yaml(other, (*above, path), read)
+        found = _over(read[other], found)
     return _over(data, found)
 
 
@@ -196,8 +273,8 @@ def set_dotted(settings: dict[str, Any], assignment: str) -> None:
     if not equals or not all(keys):
         raise ConfigError(f"--set {assignment}: expected NAME=VALUE with a dotted name, such as detect.stride=2")
     try:
-        value = yaml.load(text, Loader=_StrictLoader)  # noqa: S506 - a SafeLoader
-    except (yaml.YAMLError, RecursionError) as error:
+        value = parse_yaml(text)
+    except ValueError as error:
         raise ConfigError(f"--set {assignment}: the value is not valid YAML: {one_line(error)}") from None
     while len(keys) > 1 and ".".join(keys) not in settings:
         known = (n for n in range(len(keys) - 1, 0, -1) if ".".join(keys[:n]) in settings)
@@ -214,6 +291,8 @@ def validate(cls: type[C], settings: dict[str, Any], where: str) -> C:
     """`settings` as a `cls`. Raises ConfigError: one line that names the place and each wrong field."""
     try:
         return cls.model_validate(settings)
+    except RecursionError:
+        raise ConfigError(f"{where}: nested too deep") from None
     except ValidationError as error:
         problems = [_problem(cls, settings, detail) for detail in error.errors(include_url=False)]
         raise ConfigError(f"{where}: " + "; ".join(dict.fromkeys(problems))) from None

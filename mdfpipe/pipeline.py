@@ -10,7 +10,7 @@ from typing import Annotated, Any, Self
 import yaml
 from pydantic import Field, SerializeAsAny, model_validator
 
-from mdfpipe.config import Config, read_yaml, set_dotted, validate
+from mdfpipe.config import NAME, Config, read_yaml, set_dotted, validate
 from mdfpipe.datasets import Dataset
 from mdfpipe.errors import DataError
 from mdfpipe.evaluation.table import Table
@@ -36,7 +36,6 @@ SHIPPED = _CHECKOUT if (_CHECKOUT / "manifests").is_dir() else Path(__file__).pa
 
 
 _OF_VIDEOS = ("detect", "label", "crop")
-NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 
 
 class Pipeline(Config):

@@ -23,6 +23,7 @@ from mdfpipe.pipeline import SHIPPED
 from mdfpipe.protocol import Protocol, read_protocol
 from mdfpipe.stages.evaluate import KEY, Evaluate, ScoreFiles, Tables, metrics_table, write_beside
 from mdfpipe.store.hashing import file_sha256
+from mdfpipe.store.naming import LONGEST_NAME, LONGEST_PATH
 from mdfpipe.store.run import Receipt, Run, fingerprint
 from mdfpipe.subjects import SubjectNames
 
@@ -66,6 +67,10 @@ def score(
     row is a video of its own), modality, template_id, session_id, frame, system (several in one file). settings:
     NAME=VALUE of tables, such as tables.recognition.pooling=media_mean. Raises ConfigError, DataError, ProtocolError.
     """
+    if (out / "pipeline.yaml").exists():
+        raise ConfigError(
+            f"--out {out}: expected a folder of its own, got a run folder, whose numbers would be lost; name another"
+        )
     benchmark = benchmark_of(protocol)
     asked: dict[str, Any] = {} if benchmark is None else {"tables": {"recognition": {"benchmark": benchmark}}}
     for assignment in settings or []:
@@ -173,6 +178,9 @@ def read_vectors(file: Path, *, images: bool = False, names: SubjectNames = _ANY
             _column(table, name, kind, file) if there else pa.chunked_array([pa.array([default] * count, kind)])
         )
     made |= {name: _named(table, name, file) for name in ("modality", "system") if name in table.column_names}
+    for name in ("subject_id", "modality", "system", "template_id", "session_id", "video_id", "crop_id", "camera_id"):
+        if name in made:
+            _check_text(made[name], name, file)
     return pa.table(made), vectors, usable
 
 
@@ -218,6 +226,18 @@ def _subjects(cells: list[str], file: Path, names: SubjectNames) -> pa.ChunkedAr
             "nobody; leave the row out, or list it in subject_names_kept of the protocol if somebody is called so"
         )
     return pa.chunked_array([[known[text] for text in cells]])
+
+
+def _check_text(column: pa.ChunkedArray, name: str, file: Path) -> None:
+    """Raise DataError where a name is no text that a terminal, a page or a file name may hold."""
+    longest = LONGEST_PATH if name in ("video_id", "crop_id") else LONGEST_NAME
+    for text in pc.unique(column.cast(pa.string())).to_pylist():
+        if text is not None and (len(text) > longest or not text.isprintable()):
+            at = pc.index(column.cast(pa.string()), text).as_py()
+            raise DataError(
+                f"{file}: row {at}: {name}: expected printable text of at most {longest} characters, got "
+                f"'{one_line(text, 80)}' ({len(text)} characters); rename it"
+            )
 
 
 def _domains(names: list[str], file: Path) -> pa.ChunkedArray:

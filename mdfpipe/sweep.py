@@ -16,10 +16,9 @@ from typing import Annotated, Any, Final
 
 from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError, field_validator
 
-from mdfpipe.config import Config, validate
+from mdfpipe.config import NAME, Config, validate
 from mdfpipe.errors import ConfigError
 from mdfpipe.learning.system import System
-from mdfpipe.stages.evaluate import NAME
 
 _FLOAT: Final = r"[-+]?\d+(\.\d*)?[eE][-+]?\d+"
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
-from mdfpipe.config import find_file, read_yaml, result_settings, set_dotted, validate
+from mdfpipe.config import LARGEST_YAML, find_file, read_yaml, result_settings, set_dotted, validate
 from mdfpipe.errors import ConfigError
 from mdfpipe.pipeline import Pipeline
 
@@ -68,10 +69,48 @@ def test_a_key_given_twice_is_refused(tmp_path: Path) -> None:
         read_yaml(study(tmp_path, STUDY + "detect: {}\n"))
 
 
-@pytest.mark.parametrize("text", ["- a\n", "a: [\n", "", "a: !!python/object/apply:os.system [ls]\n"])
-def test_what_is_no_mapping_or_not_safe_is_refused(tmp_path: Path, text: str) -> None:
-    with pytest.raises(ConfigError):
+BOMB = "a: &a [1, 1, 1]\n" + "".join(f"{b}: &{b} [{', '.join([f'*{a}'] * 9)}]\n" for a, b in pairwise("abcdefghijkl"))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("- a\n", "expected settings as `name: value` lines, got list"),
+        ("", "expected settings as `name: value` lines, got NoneType"),
+        ("a: [\n", "not valid YAML"),
+        ("a: !!python/object/apply:os.system [ls]\n", "got the tag !python/object/apply:os.system"),
+        ("a: !!timestamp 2024-01-01\n", "got the tag !timestamp"),
+        ("a: !!binary aGk=\n", "got the tag !binary"),
+        ("a: !!bool maybe\n", "does not suit its tag"),
+        ("a: " + "9" * 5000, "not valid YAML for settings"),
+        ("a: " + "[" * 5000, "nested too deep"),
+        ("a: &x [*x]\n", "an alias stands within what it names"),
+        (BOMB, "its aliases stand for more than 200000 values"),
+        ("a: '" + "x" * LARGEST_YAML + "'", "at most 4 MB"),
+        ('extends: "a\\0b"\n', "null byte"),
+        ("extends: study.yaml\n", "extends itself"),
+    ],
+    ids=lambda value: value[:20].replace("\n", " "),
+)
+def test_what_is_no_settings_or_not_safe_is_one_line(tmp_path: Path, text: str, said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
         read_yaml(study(tmp_path, text))
+    assert said in str(caught.value)
+    assert str(caught.value).isprintable()
+
+
+def test_a_date_is_text(tmp_path: Path) -> None:
+    assert read_yaml(study(tmp_path, "a: 2024-01-01\nb: 2024-01-01T10:00:00Z\n")) == {
+        "a": "2024-01-01",
+        "b": "2024-01-01T10:00:00Z",
+    }
+
+
+@pytest.mark.parametrize("text", ["red\\e[31m", "turn\\u202egnp.", "bell\\a", "half\\ud800"])
+def test_text_that_a_terminal_would_obey_is_refused(tmp_path: Path, text: str) -> None:
+    with pytest.raises(ConfigError, match=r"title: expected printable text|not valid YAML") as caught:
+        Pipeline.load(study(tmp_path, STUDY + f'evaluate: {{tables: {{t: {{title: "{text}"}}}}}}\n'))
+    assert str(caught.value).isprintable()
 
 
 def test_set_creates_sections() -> None:

@@ -85,6 +85,11 @@ def refusal(file: Path, protocol: str = "sysu-all", **more: Any) -> str:
         ({"modality": ["body"] + [None] * (len(ROWS) - 1)}, "row 1 has no modality"),
         ({"modality": ["face"] + ["body"] * (len(ROWS) - 1)}, "expected vectors of one modality, got body, face"),
         ({"system": [None] + ["a"] * (len(ROWS) - 1)}, "row 0 has no system"),
+        (
+            {"system": every("x\x1b[31m")},
+            "row 0: system: expected printable text of at most 200 characters, got 'x",
+        ),
+        ({"subject_id": first("s" * 201)}, "(201 characters); rename it"),
         ({"system": every(["a"])}, "column system: expected string, got list"),
         ({"frame": every("a")}, "column frame: expected int64, got string"),
         ({"box_height_px": every("a")}, "column box_height_px: expected double, got string"),
@@ -215,6 +220,17 @@ def test_the_command_says_one_line(tmp_path: Path) -> None:
         parquet(tmp_path / "b.parquet")
         done = CliRunner().invoke(app, [*words[:2], str(tmp_path / "b.parquet"), *words[3:], *arguments])
         assert isinstance(done.exception, error) or done.exit_code == 2, done.output
+
+
+def test_no_name_leads_out_of_the_folder_and_no_run_is_written_over(tmp_path: Path) -> None:
+    out = tmp_path / "a/b/out"
+    made = score(parquet(tmp_path / "v.parquet", system=every("x/../../../../P")), "sysu-all", out, [SEEDED])
+    assert {row["system"] for row in made.metrics} == {"x/../../../../P"}
+    outside = [path for path in tmp_path.rglob("*") if path.is_file() and not path.is_relative_to(out)]
+    assert outside == [tmp_path / "v.parquet"]
+    (out / "pipeline.yaml").touch()
+    with pytest.raises(ConfigError, match="expected a folder of its own, got a run folder"):
+        score(tmp_path / "v.parquet", "sysu-all", out, [SEEDED])
 
 
 def test_official_galleries_that_are_not_there(tmp_path: Path) -> None:

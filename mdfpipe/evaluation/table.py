@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, SerializeAsAny, field_validator, model_validator
 
-from mdfpipe.config import Config
+from mdfpipe.config import NAME, Config
 from mdfpipe.evaluation.closed_set import CLOSED_SET
 from mdfpipe.evaluation.fusion import Scale
 from mdfpipe.evaluation.protocols import Benchmark
@@ -66,7 +66,9 @@ class Table(Config):
 
     title: str = Field("", description="what it shows, printed above it")
     systems: list[str] = Field(default=[], description="the systems side by side, by name; none named: all")
-    fusions: dict[str, Fusion] = Field(default={}, description="answers of several systems, by a name of their own")
+    fusions: dict[Annotated[str, Field(pattern=NAME)], Fusion] = Field(
+        default={}, description="answers of several systems, by a name of their own"
+    )
     pairs: Literal["roles", "all", "thirds"] = Field(
         "roles",
         description="roles: from the protocol's gallery domains to its probe domains; all: each domain to each other; "

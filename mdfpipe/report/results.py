@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from mdfpipe.errors import DataError, ProtocolError
-from mdfpipe.store.naming import natural_key
+from mdfpipe.store.naming import file_part, name_of_part, natural_key
 from mdfpipe.store.run import Run, read_table
 from mdfpipe.store.tables import METRICS
 
@@ -123,11 +123,11 @@ def _find_files(found: Results, folder: Path) -> None:
     systems = sorted({row["system"] for row in found.metrics}, key=natural_key)
     for table in found.tables:
         for system in systems:
-            path = folder / "scores" / f"{table}.{system}.parquet"
+            path = folder / "scores" / f"{file_part(table)}.{file_part(system)}.parquet"
             if path.is_file():
                 found.score_files[table, system] = path
     for path in sorted((folder / "templates").glob("*.parquet"), key=lambda p: natural_key(p.name)):
-        found.template_files[path.stem] = path
+        found.template_files[name_of_part(path.stem)] = path
     for path in sorted((found.run / "train").glob("*/training.parquet"), key=lambda p: natural_key(p.parent.name)):
         found.trained[path.parent.name] = path
 

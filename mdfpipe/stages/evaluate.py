@@ -14,7 +14,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import Field, model_validator
 
-from mdfpipe.config import Config, find_file
+from mdfpipe.config import NAME, Config, find_file
+from mdfpipe.errors import ConfigError
 from mdfpipe.evaluation import study
 from mdfpipe.evaluation.case import Case, Searched
 from mdfpipe.evaluation.comparing import I64
@@ -27,10 +28,10 @@ from mdfpipe.protocol import Protocol
 from mdfpipe.stages import Context, Inputs, Made, Review, Stage
 from mdfpipe.stages.index import Index
 from mdfpipe.store.hashing import file_sha256
+from mdfpipe.store.naming import file_part
 from mdfpipe.store.run import Run, read_table
 from mdfpipe.store.tables import COMPARISONS, CURVES, METRICS, SCORES, SEARCHES, TEMPLATES, EmbedStatus
 
-NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 KEY = "metrics"
 
 
@@ -209,6 +210,7 @@ class ScoreFiles:
         self.place, self.paths = place, dict[str, Path]()
         self.left_out: list[str] = []
         self._open: dict[str, pq.ParquetWriter] = {}
+        self._of: dict[str, tuple[str, str]] = {}
         self._stack = ExitStack()
 
     def __enter__(self) -> ScoreFiles:
@@ -219,7 +221,10 @@ class ScoreFiles:
 
     def keep(self, table: str, system: str, case: Case, found: Searched) -> None:
         """Add the scores of a case."""
-        name = f"{table}.{system}.parquet"
+        name = f"{file_part(table)}.{file_part(system)}.parquet"
+        if self._of.setdefault(name.lower(), (table, system)) != (table, system):
+            one, other = (" of ".join(pair[::-1]) for pair in (self._of[name.lower()], (table, system)))
+            raise ConfigError(f"evaluate: the scores of {one} and of {other} would be one file, {name}; rename one")
         if len(found.gallery) * len(found.probes) > MOST_PAIRS:
             self.left_out.append(f"{table}, {system}, {case}")
             return
@@ -270,7 +275,7 @@ def _beside(found: study.Evaluated) -> dict[str, pa.Table | bytes]:
         "comparisons.parquet": pa.Table.from_pylist(found.comparisons, schema=COMPARISONS),
         "curves.parquet": pa.Table.from_pylist(found.curves, schema=CURVES),
         "searches.parquet": pa.Table.from_pylist(found.searches, schema=SEARCHES),
-        **{f"templates/{name}.parquet": _templates(made) for name, made in found.templates.items()},
+        **{f"templates/{file_part(name)}.parquet": _templates(made) for name, made in found.templates.items()},
     }
 
 

@@ -16,6 +16,7 @@ from enum import StrEnum
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
+from urllib.parse import quote, unquote
 
 from mdfpipe.errors import DataError, is_visible, one_line
 from mdfpipe.store.standins import stand_in
@@ -24,6 +25,7 @@ LONGEST_PATH = 1000  # characters
 IMAGE_SUFFIXES = frozenset(  # what the decoder of images reads
     {".png", ".tif", ".tiff", ".jpg", ".jpeg", ".jpe", ".bmp", ".webp", ".pgm", ".ppm", ".pnm", ".pbm"}
 )
+LONGEST_NAME = 200  # of a subject, system, session, template
 
 _DIGITS = re.compile(r"(\d+)")
 _NUMBER = re.compile(r"[0-9]+")
@@ -48,6 +50,22 @@ class Links(StrEnum):
 
     INSIDE = "inside"  # they may not: what is named is what is there
     FOLLOW = "follow"  # they may: git-annex, DVC, and videos spread over disks
+
+
+def file_part(name: str) -> str:
+    """A name that somebody gave to a system or a table, as a part of a file name: it leads out of no folder.
+
+    Letters, digits, spaces and `+._-()` stay; all else is written as in an address. `name_of_part` reads it back.
+
+    >>> file_part("body+face (ours)"), file_part("x/../y")
+    ('body+face (ours)', 'x%2F..%2Fy')
+    """
+    return quote(name, safe=" +._-()")
+
+
+def name_of_part(part: str) -> str:
+    """The name that `file_part` wrote."""
+    return unquote(part)
 
 
 def safe_relative(path: str, what: str) -> str:
