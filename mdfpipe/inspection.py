@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from mdfpipe.errors import ConfigError, DataError, MdfError, one_line
 from mdfpipe.pictures import Written, draw_frame, draw_sheet, write_page
 from mdfpipe.report.export import to_csv
-from mdfpipe.store.naming import IMAGE_SUFFIXES
+from mdfpipe.store.naming import IMAGE_SUFFIXES, frame_files, in_order
 
 if TYPE_CHECKING:
     from mdfpipe.report.inspect import Description
@@ -193,6 +193,7 @@ def _data(folder: Path) -> str:
 def _inspect_video(path: Path) -> Description:
     from mdfpipe.report.inspect import Description
     from mdfpipe.video.image_files import is_images
+    from mdfpipe.video.orientation import AS_STORED, in_words
     from mdfpipe.video.probe import missing_end, packet_times, probe
 
     try:
@@ -206,7 +207,12 @@ def _inspect_video(path: Path) -> Description:
             "codec": info.codec,
             "pixel format": info.pixel_format,
         }
+        if info.orientation != AS_STORED:
+            facts["shown"] = "at an angle" if info.orientation is None else in_words(info.orientation)
         notes = []
+        if path.is_dir():
+            names, rule = in_order(frame_files(path), str(path))
+            facts |= {"first frame": names[0], "last frame": names[-1], "frames go by": rule.value}
         if not is_images(path):
             times = packet_times(path)
             finite = times[times == times]
@@ -223,4 +229,4 @@ def _inspect_video(path: Path) -> Description:
         words = one_line(error).removeprefix(f"{path}: ")
         raise DataError(f"{path}: expected {KINDS}, got none of these; as a video: {words}") from None
     what = "a folder of frames" if path.is_dir() else "a video"
-    return Description("video", str(path), f"{what}; nothing of it was decoded", facts, notes=notes)
+    return Description("video", str(path), f"{what}; no more than its first frame was decoded", facts, notes=notes)

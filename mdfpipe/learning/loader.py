@@ -25,6 +25,7 @@ from torch import Tensor
 from mdfpipe.errors import DataError, one_line
 from mdfpipe.learning.augment import Augment, generator_of
 from mdfpipe.learning.batches import CropBatch, Draw
+from mdfpipe.store.image_bytes import JPEG_START, damage_of, orientation_of
 
 if TYPE_CHECKING:
     from mdfpipe.learning.crops import Crops
@@ -34,7 +35,6 @@ U8 = NDArray[np.uint8]
 
 OPEN_FILES = 64  # shards held open at a time
 CHUNK = 8  # crops of a thread's task
-JPEG_START, JPEG_END = b"\xff\xd8", b"\xff\xd9"
 _REDUCED = {2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4, 8: cv2.IMREAD_REDUCED_COLOR_8}
 
 
@@ -113,15 +113,17 @@ def decoded(data: bytes, height: int, width: int) -> NDArray[Any]:
     """(H, W, 3) uint8 or uint16 BGR, or (H, W) uint16, of an encoded crop that will be shown at (height, width).
 
     A JPEG of at least twice that size is decoded at a half, quarter or eighth: the decoder leaves the high frequencies
-    of each block out, so nothing is aliased.
+    of each block out, so nothing is aliased. An image of elsewhere may say that it is shown turned: it is.
     """
     if not data:
         raise _Damaged("it has no bytes")
-    flags = cv2.IMREAD_UNCHANGED
+    flags = cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH  # unlike IMREAD_UNCHANGED, they turn as EXIF data say
     if data.startswith(JPEG_START):
-        if data.rfind(JPEG_END) < 0:  # libjpeg would make up the rest
-            raise _Damaged(f"a JPEG without an end in {len(data)} bytes")
+        if damage := damage_of(data):  # libjpeg would make up the rest
+            raise _Damaged(damage)
         full = jpeg_size(data)
+        if full and orientation_of(data) >= 5:  # its sides change places
+            full = full[::-1]
         fitting = [n for n in _REDUCED if full and full[0] >= n * height and full[1] >= n * width]
         flags = _REDUCED[max(fitting)] if fitting else cv2.IMREAD_COLOR
     image: NDArray[Any] | None = None

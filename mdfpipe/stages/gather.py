@@ -5,25 +5,25 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
-from mdfpipe.errors import DataError
+from mdfpipe.errors import DataError, one_line
 from mdfpipe.stages import Context, Inputs, Made, Review, Stage
+from mdfpipe.store.image_bytes import has_alpha
 from mdfpipe.store.naming import file_name
 from mdfpipe.store.shards import ShardWriter
 from mdfpipe.store.tables import CROPS, CropStatus
 from mdfpipe.video import cropping
 from mdfpipe.video.cropping import Window
+from mdfpipe.video.image_files import Pixels, decode
+from mdfpipe.video.orientation import AS_STORED
 from mdfpipe.video.threads import use_threads
 
 _CHUNK = 256  # images read at a time
-_JPEG_START, _JPEG_END, _PNG_START = b"\xff\xd8", b"\xff\xd9", b"\x89PNG\r\n\x1a\n"
 _WINDOWS = {"uint8": Window(), "uint16": Window(0.0, 65535.0)}
 
 
@@ -38,16 +38,18 @@ class _Image(NamedTuple):
     contrast: float | None = None
     problem: str = ""
     is_copy: bool = True
+    is_turned: bool = False
 
 
 class Gather(Stage):
     """The images of one folder and camera, in one shard.
 
-    JPEG and PNG files are stored byte for byte, other formats as PNG of the same pixels.
+    JPEG and PNG files are stored byte for byte, other formats as PNG of the same pixels. So are images whose EXIF data
+    say that they are shown turned: as they are shown, so that no stored crop says anything of the kind.
     """
 
     name: ClassVar[str] = "crop"  # what comes later reads crops, wherever they are from
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     reads: ClassVar[tuple[str, ...]] = ("media", "images")
     schema: ClassVar[pa.Schema] = CROPS
     unit: ClassVar[str] = "images"
@@ -60,7 +62,7 @@ class Gather(Stage):
         scratch = context.scratch(shard)
         rows: list[dict[str, Any]] = []
         bad: dict[str, str] = {}
-        encoded_anew = 0
+        encoded_anew = turned = 0
         with ShardWriter(scratch) as writer:
             for path, subject, image in _looked_at(images, context):
                 row: dict[str, Any] = {"crop_id": path, "subject_id": subject, "frame": len(rows), **_columns(image)}
@@ -69,6 +71,7 @@ class Gather(Stage):
                 else:
                     row["offset"], row["size"] = writer.add(path, _suffix(image.codec), image.data)
                     row["shard"], encoded_anew = shard, encoded_anew + (not image.is_copy)
+                    turned += image.is_turned
                 rows.append(row | {"video_id": key, "modality": "body"})
                 if len(rows) % _CHUNK == 0:
                     context.progress(len(rows), images.num_rows)
@@ -78,16 +81,20 @@ class Gather(Stage):
             "subjects": dict(sorted(Counter(row["subject_id"] for row in rows if row["crop_id"] not in bad).items())),
             "bad": bad,
             "encoded_anew": encoded_anew,
+            "turned": turned,
         }
         return Made(pa.Table.from_pylist(rows, CROPS), facts, {shard: scratch})
 
     def review(self, facts: dict[str, dict[str, Any]]) -> Review:
-        """Say which images do not decode."""
+        """Say which images do not decode, and how many are stored as their EXIF data say that they are shown."""
+        warnings = []
         bad = {path: why for found in facts.values() for path, why in found["bad"].items()}
-        if not bad:
-            return Review()
-        path, why = min(bad.items())
-        return Review(warnings=[f"crop: {len(bad)} images do not decode and are left out ({path}: {why})"])
+        if bad:
+            path, why = min(bad.items())
+            warnings.append(f"crop: {len(bad)} images do not decode and are left out ({path}: {why})")
+        if turned := sum(found["turned"] for found in facts.values()):
+            warnings.append(f"crop: {turned} images are turned as their EXIF data say that they are shown")
+        return Review(warnings=warnings)
 
 
 def _looked_at(images: pa.Table, context: Context) -> Iterator[tuple[str, str, _Image]]:
@@ -106,38 +113,27 @@ def _look(path: Path) -> _Image:
         data = path.read_bytes()
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}; if it has gone, run the study again") from None
-    is_jpeg = data.startswith(_JPEG_START)
-    if is_jpeg and data.rfind(_JPEG_END) < 0:  # the decoder would make up the rest
-        return _Image(None, problem=f"a JPEG without an end in {len(data)} bytes")
-    pixels = _pixels(data)
-    if pixels is None:
-        return _Image(None, problem=f"expected an image of 8 or 16 bits, found {len(data)} bytes that are none")
-    is_copy = is_jpeg or (data.startswith(_PNG_START) and pixels.shape[2] in (1, 3))
-    if not is_copy:
-        pixels = pixels[..., : 3 if pixels.shape[2] > 2 else 1]  # without transparency
-        data = _png(pixels)
+    try:
+        image = decode(data)
+    except DataError as error:
+        return _Image(None, problem=one_line(error))
+    is_turned = image.orientation != AS_STORED
+    pixels = image.shown().pixels
     height, width = pixels.shape[:2]
-    rgb = np.ascontiguousarray(pixels[..., ::-1])
-    sharpness, contrast = cropping.quality(rgb, _WINDOWS[str(pixels.dtype)])
-    return _Image(data, "jpeg" if is_jpeg else "png", width, height, sharpness, contrast, "", is_copy)
+    sharpness, contrast = cropping.quality(pixels, _WINDOWS[str(pixels.dtype)])
+    is_copy = image.format in ("JPEG", "PNG") and not is_turned and not has_alpha(data)
+    codec = "jpeg" if is_copy and image.format == "JPEG" else "png"
+    kept = data if is_copy else _png(pixels)
+    return _Image(kept, codec, width, height, sharpness, contrast, "", is_copy, is_turned)
 
 
-def _pixels(data: bytes) -> NDArray[Any] | None:
-    """(H, W, C) uint8 or uint16, blue first; None where the bytes are no such image."""
+def _png(pixels: Pixels) -> bytes:
+    """A PNG of these pixels, with no word on how it is turned; grey in one channel."""
     import cv2
 
-    image: NDArray[Any] | None = None
-    with suppress(cv2.error):
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if data else None
-    if image is None or str(image.dtype) not in _WINDOWS:
-        return None
-    return image.reshape(*image.shape[:2], -1)
-
-
-def _png(pixels: NDArray[Any]) -> bytes:
-    import cv2
-
-    good, data = cv2.imencode(".png", np.ascontiguousarray(pixels), [cv2.IMWRITE_PNG_COMPRESSION, 3])
+    is_grey = pixels.shape[2] == 1 or bool((pixels == pixels[..., :1]).all())
+    stored = pixels[..., 0] if is_grey else cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR)
+    good, data = cv2.imencode(".png", np.ascontiguousarray(stored), [cv2.IMWRITE_PNG_COMPRESSION, 3])
     if not good:
         raise DataError(f"an image of {pixels.shape} {pixels.dtype} could not be encoded")
     return bytes(data.tobytes())

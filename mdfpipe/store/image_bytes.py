@@ -99,7 +99,7 @@ def _jpeg_damage(data: bytes) -> str | None:
                 if found is None:
                     break
                 at = found.end() - 2
-    return None if data[at : at + 2] == b"\xff\xd9" else f"the JPEG has no end in its {len(data)} bytes"
+    return None if data[at : at + 2] == b"\xff\xd9" else f"a JPEG without an end in {len(data)} bytes"
 
 
 def _png_damage(data: bytes) -> str | None:
@@ -122,6 +122,13 @@ def _png_chunks(data: bytes) -> Iterator[tuple[int, bytes, bytes, bytes]]:
             return
         yield position, data[position + 4 : position + 8], data[position + 8 : end - 4], data[end - 4 : end]
         position = end
+
+
+def has_alpha(data: bytes) -> bool:
+    """Whether a PNG or WebP says that it has transparency; of other formats it is not asked."""
+    if format_of(data) == "PNG":
+        return data[25:26] in (b"\4", b"\6") or any(kind == b"tRNS" for _, kind, _, _ in _png_chunks(data))
+    return format_of(data) == "WebP" and data[12:16] == b"VP8X" and data[20] & 0x10 != 0
 
 
 def orientation_of(data: bytes) -> int:

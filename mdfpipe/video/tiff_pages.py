@@ -338,13 +338,13 @@ def _in_16_bits(samples: Samples, layout: _Layout) -> tuple[Samples, int]:
         if layout.colours == 3 and bits < 16:
             wide = (wide << (16 - bits)) | (wide >> (2 * bits - 16))
         return np.ascontiguousarray(wide), 16 if layout.colours == 3 else bits
-    finite = values[np.isfinite(values)]
-    low, high = (finite.min().item(), finite.max().item()) if finite.size else (0, 0)
-    is_whole = finite.size == values.size and (layout.kind != 3 or np.array_equal(values, np.rint(values)))
-    if not (is_whole and low >= 0 and high <= 65535):
-        name = f"{'float' if layout.kind == 3 else 'int' if layout.kind == 2 else 'uint'}{bits}"
-        if layout.kind == 3:
-            raise DataError(_no_floats(f"{name} from {low:.6g} to {high:.6g}"))
+    if layout.kind == 3:  # whole numbers among them, too: a zero and a one may be the ends of the range
+        finite = values[np.isfinite(values)]
+        span = f" from {finite.min().item():.6g} to {finite.max().item():.6g}" if finite.size else ""
+        raise DataError(_no_floats(f"float{bits}{span}"))
+    low, high = values.min().item(), values.max().item()
+    if low < 0 or high > 65535:
+        name = f"{'int' if layout.kind == 2 else 'uint'}{bits}"
         raise DataError(
             f"expected whole numbers from 0 to 65535, got {name} from {low} to {high}; convert it to uint16"
         )
