@@ -124,13 +124,21 @@ BY_CONTENT: dict[str, Any] = {"by_content": True}
 NOT_A_RESULT: dict[str, Any] = {"not_a_result": True}
 """`Field(json_schema_extra=NOT_A_RESULT)`: decides whether something is done at all, never what comes out of it."""
 
+IF_SET: dict[str, Any] = {"if_set": True}
+"""`Field(None, json_schema_extra=IF_SET)`: decides results where it is given; without it a run from before the setting
+was there is as it was."""
+
 
 def result_settings(config: Config) -> dict[str, Any]:
-    """The settings that decide results, as JSON-like values: all but the fields marked BY_CONTENT or NOT_A_RESULT."""
+    """The settings that decide results, as JSON-like values: all but the fields marked BY_CONTENT or NOT_A_RESULT, and
+    but those marked IF_SET that are not given.
+    """
     settings: dict[str, Any] = {"use": config.use} if isinstance(config, Plugin) else {}
     plain = config.model_dump(mode="json")
     for name, field in type(config).model_fields.items():
         value, marks = getattr(config, name), field.json_schema_extra
+        if value is None and isinstance(marks, dict) and marks.get("if_set"):
+            continue
         if isinstance(value, Config):
             settings[name] = result_settings(value)
         elif not (isinstance(marks, dict) and (marks.keys() & {"by_content", "not_a_result"})):

@@ -97,6 +97,7 @@ def inspect(thing: Path) -> Description:
     """What `thing` is. Raises DataError where it is nothing that is known, or is damaged."""
     from mdfpipe.report import inspect as report
     from mdfpipe.report.weights import SUFFIXES
+    from mdfpipe.store.content import Kind, content_of
 
     if not thing.exists():
         raise DataError(f"{thing}: expected {KINDS}, found nothing there; check the path")
@@ -110,9 +111,10 @@ def inspect(thing: Path) -> Description:
         suffix = thing.suffix.lower()
         if start == b"PAR1" or suffix == ".parquet":
             return report.describe_table(thing)
-        if suffix == ".tar":
+        weights = content_of(thing).kind not in (Kind.OTHER, Kind.PICKLE)
+        if suffix == ".tar" and not weights:
             return report.describe_shard(thing)
-        if suffix in SUFFIXES:
+        if weights or suffix in SUFFIXES:
             return _inspect_checkpoint(thing) if _is_ours(thing) else report.describe_weight_file(thing)
         return _inspect_video(thing)
     except OSError as error:

@@ -118,6 +118,7 @@ def _fill(page: ResultsPage, run: Path) -> None:
 
     results, notes = page.results, page.notes
     page.survey = _surveyed(run, notes)
+    notes += page.survey.doubts if page.survey else []
     page.trainings, unread = curves.trainings(results)
     notes += unread
     own = list(dict.fromkeys(row["system"] for row in results.metrics if row["_run"] in ("", results.name)))

@@ -84,13 +84,16 @@ def _write(weights: Path, detector: Yolo, out: Path, side: int) -> None:
     """Trace the fused network with its one-to-one head, decoded, into an ONNX file."""
     from mdfpipe.video.detectors import _ultralytics
 
-    network: Any = _ultralytics.load(weights, detector.model, trust_pickle=detector.trust_pickle)
+    loaded = _ultralytics.load(weights, detector.model, detector.weights_entry, trust_pickle=detector.trust_pickle)
+    network: Any = loaded.network
     head = network.model[-1]
     head.end2end = True  # before fuse(), which deletes the head that is not chosen
     network.fuse(verbose=False)
     head.export, head.dynamic, head.format, head.max_det = True, True, "onnx", ROWS
     free = {0: "batch", 2: "height", 3: "width"}
     graph.trace(network, (2, 3, side, side), out, output="output", free=free)
+    if loaded.note:
+        graph.note(out, loaded.note)
 
 
 def _compare(weights: Path, detector: Yolo, made: Path, side: int) -> tuple[int, float, float]:
@@ -105,9 +108,8 @@ def _compare(weights: Path, detector: Yolo, made: Path, side: int) -> tuple[int,
         picture[rows, columns] = (40, 60, 90 + 100 * left)
     frames = Frames(np.stack([picture, picture[:, ::-1]]).astype(np.uint8), np.arange(2), np.zeros(2))
     common = {"min_score": 0.0, "person_class": detector.person_class, "image_size": side}
-    ours = Yolo(
-        weights=str(weights), model=detector.model, trust_pickle=detector.trust_pickle, max_detections=10**6, **common
-    )
+    same = {"model": detector.model, "weights_entry": detector.weights_entry, "trust_pickle": detector.trust_pickle}
+    ours = Yolo(weights=str(weights), max_detections=10**6, **same, **common)
     theirs = Onnx(weights=str(made), max_detections=COMPARED, **common)
     found, expected = (d.open(made.parent, "export", device="cpu", threads=2)(frames) for d in (theirs, ours))
     differences = np.concatenate([_differences(f, e) for f, e in zip(found, expected, strict=True)])

@@ -11,6 +11,7 @@ from typing import Any
 
 from mdfpipe.errors import ConfigError, MissingDependency, StoreError, one_line
 from mdfpipe.store.owner import temporary
+from mdfpipe.video.detectors.onnx import NOTE
 
 OPSET = 17  # the newest that the exporter by tracing knows well; has LayerNormalization
 
@@ -69,3 +70,12 @@ def trace(network: Any, shape: tuple[int, int, int, int], out: Path, *, output: 
             )
         except torch.onnx.OnnxExporterError as error:
             raise ConfigError(f"torch cannot express this network in ONNX (opset {OPSET}): {one_line(error)}") from None
+
+
+def note(path: Path, text: str) -> None:
+    """Write what the weights say of themselves into an ONNX file, where the detector onnx reads it."""
+    import onnx
+
+    model = onnx.load(path)
+    onnx.helper.set_model_props(model, {NOTE: text})
+    onnx.save(model, path)

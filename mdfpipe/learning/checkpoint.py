@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from mdfpipe.config import validate
-from mdfpipe.errors import ConfigError, DataError, one_line
+from mdfpipe.errors import ConfigError, DataError
 from mdfpipe.store.owner import temporary
 
 if TYPE_CHECKING:
@@ -155,17 +155,15 @@ def _alike(value: Any) -> Any:
 
 def load(path: Path) -> dict[str, Any]:
     """The document in a file of `save`; nothing in it runs. Raises ConfigError; DataError where it is damaged."""
-    import torch
+    from mdfpipe.weightfiles import open_tensors
 
+    if not path.exists():
+        raise ConfigError(f"{path}: expected a checkpoint, found no such file")
     try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: expected a checkpoint, found no such file") from None
-    except MemoryError:
-        raise
-    except Exception as error:  # a damaged or hostile file makes the unpickler raise almost anything
-        why = one_line(str(error).partition("\n")[0] or type(error).__name__, 160)
-        raise DataError(f"{path}: cannot be read as a checkpoint, cut off, damaged or none: {why}") from None
+        found = open_tensors(path)
+    except ConfigError as error:
+        why = str(error).removeprefix(f"{path}: ")
+        raise DataError(f"{path}: cannot be read as a checkpoint of `mdfpipe train`: {why}") from None
     if not isinstance(found, dict):
         raise DataError(f"{path}: expected a checkpoint, found a {type(found).__name__}")
     return found

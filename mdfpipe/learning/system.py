@@ -11,7 +11,7 @@ from pydantic import Field, SerializeAsAny, model_validator
 
 from mdfpipe import __version__
 from mdfpipe.code import commit
-from mdfpipe.config import BY_CONTENT, NOT_A_RESULT, Config, result_settings
+from mdfpipe.config import BY_CONTENT, IF_SET, NOT_A_RESULT, Config, result_settings
 from mdfpipe.errors import ConfigError
 from mdfpipe.learning.recipes import Recipe
 
@@ -39,6 +39,12 @@ class System(Config):
     start_from: str | None = Field(None, description="another system of this study, whose last weights it starts from")
     weights: str | None = Field(
         None, description="a checkpoint file to start from, public or our own", json_schema_extra=BY_CONTENT
+    )
+    weights_entry: str | None = Field(
+        None,
+        json_schema_extra=IF_SET,
+        description="of a file with several sets of weights the one to take, such as `state_dict_ema`; averaged: the "
+        "moving average, however it is called; none: the usual one, which the training says",
     )
     min_coverage: float = Field(0.9, ge=0, le=1, description="share of the backbone that those weights must cover")
     train_on: list[str] = Field(
@@ -68,6 +74,8 @@ class System(Config):
     def _is_sound(self) -> Self:
         if self.start_from is not None and self.weights is not None:
             raise ValueError("expected start_from or weights, got both")
+        if self.weights_entry is not None and self.weights is None:
+            raise ValueError("weights_entry needs weights: it says which of the file's entries to take")
         if self.keep == "best" and not (self.validation.subjects and self.trains):
             raise ValueError("keep: best needs validation.subjects, and a recipe.schedule.length above 0")
         if not self.train_on:
@@ -137,10 +145,14 @@ def with_ancestors(systems: Mapping[str, System], names: Iterable[str]) -> set[s
 
 @dataclass(eq=False)
 class Start:
-    """What a system starts from. history: every system or file before it; lines: what was loaded, for people."""
+    """What a system starts from.
+
+    history: every system or file before it; lines: what was loaded, for people; doubts: what of it may be unwanted.
+    """
 
     history: list[dict[str, Any]] = field(default_factory=list)
     lines: list[str] = field(default_factory=list)
+    doubts: list[str] = field(default_factory=list)
 
 
 def predecessor(parent: Path | None, weights: Path | None) -> Checkpoint | None:
@@ -157,20 +169,27 @@ def predecessor(parent: Path | None, weights: Path | None) -> Checkpoint | None:
 
 def start(system: System, model: nn.Module, before: Checkpoint | None, weights: Path | None) -> Start:
     """Load what the system starts from into its network: its `predecessor`, or a public file. Raises ConfigError."""
-    from mdfpipe.learning.models.weights import read_state
+    from mdfpipe.learning.models.weights import take
 
     if before is not None:
+        if system.weights_entry is not None:
+            raise ConfigError(
+                f"{weights}: weights_entry {system.weights_entry!r:.60}: a checkpoint of mdfpipe has one set of "
+                "weights; leave it out"
+            )
         return _take_over(system, model, before, weights.name if weights else f"system {before.system}")
     if weights is None:
         return Start(lines=["weights drawn anew"])
-    state = read_state(weights, trust_pickle=system.trust_pickle)
-    report = system.recipe.load(model, state, weights.name, system.min_coverage)
-    return Start([{"system": weights.name, "format": report.format}], report.lines())
+    taken = take(weights, system.weights_entry, trust_pickle=system.trust_pickle)
+    report = system.recipe.load(model, taken.tensors, weights.name, system.min_coverage)
+    several = {"entry": taken.entry} if taken.lines or taken.doubts else {}
+    begun = {"system": weights.name, "format": report.format, **several}
+    return Start([begun], [*report.lines(), *taken.lines], list(taken.doubts))
 
 
 def _take_over(system: System, model: nn.Module, found: Checkpoint, what: str) -> Start:
     """Every weight but those of the classes, by name and shape."""
-    from mdfpipe.learning.models.weights import fit_stems
+    from mdfpipe.learning.models.weights import fit_stems, refuse_missing_statistics
 
     fit_stems(model, found.model)
     own, heads = model.state_dict(), system.recipe.head
@@ -186,6 +205,10 @@ def _take_over(system: System, model: nn.Module, found: Checkpoint, what: str) -
             f"{what}: covers {coverage:.1%} of the backbone, expected {system.min_coverage:.0%} or more; missing or of "
             f"another shape: {', '.join(lacking[:3])}; is it a checkpoint of another model?"
         )
+    try:
+        refuse_missing_statistics(wanted, same)
+    except ConfigError as error:
+        raise ConfigError(f"{what}: {error}") from None
     model.load_state_dict(same, strict=False)
     line = f"{len(same)} tensors of {what}, {coverage:.1%} of the backbone"
     more = f"; drawn anew: {', '.join(lacking[:3])}{' and more' if len(lacking) > 3 else ''}" if lacking else ""

@@ -148,6 +148,11 @@ class Survey:
             f"{_few([v.video_id for v in self.videos])}; choose one of these"
         )
 
+    @property
+    def doubts(self) -> list[str]:
+        """What is doubtful of the weights that it was made with."""
+        return _doubts(self.videos, self.trained)
+
     def total(self, name: str) -> int:
         """The sum over the domains of one of their counts."""
         return sum(getattr(domain, name) for domain in self.domains.values())
@@ -199,8 +204,16 @@ def survey(path: Path) -> Survey:
     of_run = [("index", "videos"), ("manifest", "manifest"), *((f"{TRAIN}/{name}", "training") for name in systems)]
     failures += [f for stage, key in of_run if (f := run.failure(stage, key))]
     outdated = Counter(stage for video in videos for stage in video.outdated)
+    notes += _doubts(videos, trained)
     notes += [f"{stage}: {n} parts are out of date and left out of every count" for stage, n in outdated.items()]
     return Survey(run, index, videos, domains, manifest, failures, [*notes, *notes_of_systems], systems, trained)
+
+
+def _doubts(videos: list[VideoState], trained: dict[str, Receipt]) -> list[str]:
+    """What is doubtful of the weights of the detector, and in how many videos, and of those that systems start from."""
+    found = Counter(doubt for video in videos for doubt in video.facts("detect").get("doubts", []))
+    of_detector = [f"detect: {doubt} ({n} of {len(videos)} videos)" for doubt, n in found.items()]
+    return of_detector + [f"{r.stage}: {doubt}" for r in trained.values() for doubt in r.facts.get("doubts", [])]
 
 
 def faces_file(run: Run, video_id: str) -> Path:

@@ -1,7 +1,7 @@
 """What a weight file says of itself, without running or unpickling any of it.
 
 ONNX is read with a few lines of protobuf (names, shapes, operators; never the weights), safetensors by its JSON
-header, and a PyTorch zip by its list of members: the pickle inside stays closed, because opening it runs code.
+header, and a file of PyTorch by its members and by what opens without running anything.
 """
 
 from __future__ import annotations
@@ -15,8 +15,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from mdfpipe.errors import DataError, one_line
+from mdfpipe.errors import ConfigError, DataError, one_line
+from mdfpipe.store.content import Content, Kind, content_of
 from mdfpipe.store.hashing import file_sha256
+from mdfpipe.weightfiles import describe_sets
 
 SUFFIXES: Final = frozenset({".onnx", ".pt", ".pth", ".ckpt", ".safetensors"})
 LONGEST_HEADER: Final = 100_000_000  # bytes of a safetensors header, as its own specification has it
@@ -30,16 +32,18 @@ _ONNX_TYPES: Final = {1: "float32", 2: "uint8", 3: "int8", 5: "int16", 6: "int32
 
 
 def describe_weights(path: Path) -> tuple[dict[str, Any], list[str]]:
-    """(facts, notes) of a weight file. Raises DataError where it is not what its name says."""
+    """(facts, notes) of a weight file, by its content. Raises DataError where it is none, and says what it is."""
     size = path.stat().st_size
-    facts: dict[str, Any] = {"bytes": size}
-    if path.suffix.lower() == ".onnx":
+    content = content_of(path)
+    if content.kind is Kind.ONNX:
         found, notes = _onnx(path)
-    elif path.suffix.lower() == ".safetensors":
+    elif content.kind is Kind.SAFETENSORS:
         found, notes = _safetensors(path, size)
+    elif content.kind in (Kind.TORCH, Kind.LEGACY, Kind.TAR):
+        found, notes = _torch(path, content)
     else:
-        found, notes = _torch(path)
-    return facts | found | {"sha256": file_sha256(path)}, notes
+        raise DataError(f"{path}: expected weights of torch, safetensors or ONNX, got {content.what}; {content.advice}")
+    return {"bytes": size} | found | {"sha256": file_sha256(path)}, notes
 
 
 # -- safetensors
@@ -75,30 +79,24 @@ def _safetensors(path: Path, size: int) -> tuple[dict[str, Any], list[str]]:
 # -- PyTorch
 
 
-def _torch(path: Path) -> tuple[dict[str, Any], list[str]]:
-    closed = "it holds a pickle, which is not opened: opening one runs what it says. Convert it to safetensors or ONNX"
-    if zipfile.is_zipfile(path):
-        try:
-            with zipfile.ZipFile(path) as archive:
-                members = [(one_line(m.filename, 120), m.file_size) for m in archive.infolist()]
-        except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
-            raise DataError(
-                f"{path}: expected a PyTorch zip, got a damaged one ({one_line(error, 80)}); get it again"
-            ) from None
+def _torch(path: Path, content: Content) -> tuple[dict[str, Any], list[str]]:
+    """Its members, and its sets of tensors where they can be read without running anything."""
+    facts: dict[str, Any] = {"format": content.what}
+    if content.kind is Kind.TORCH:
+        with zipfile.ZipFile(path) as archive:
+            members = [(one_line(m.filename, 120), m.file_size) for m in archive.infolist()]
         largest = sorted(members, key=lambda m: (-m[1], m[0]))[:_SHOWN]
-        facts: dict[str, Any] = {
-            "format": "PyTorch zip",
-            "members": len(members),
-            "bytes unpacked": sum(n for _, n in members),
-        }
+        facts |= {"format": "PyTorch zip", "members": len(members), "bytes unpacked": sum(n for _, n in members)}
         facts["pickles"] = [name for name, _ in members if name.endswith(".pkl")][:_SHOWN]
         facts["largest members"] = dict(largest)
-        return facts, [closed] if facts["pickles"] else []
-    with path.open("rb") as file:
-        start = file.read(2)
-    if start[:1] == b"\x80" and len(start) == 2 and start[1] <= 5:
-        return {"format": f"bare pickle, protocol {start[1]} (PyTorch before 1.6)"}, [closed]
-    raise DataError(f"{path}: expected PyTorch weights (a zip or a pickle), got neither; get the file again")
+    try:
+        found = describe_sets(path)
+    except ConfigError as error:
+        return facts, [f"its tensors are not listed: {str(error).removeprefix(f'{path}: ')}"]
+    sizes = list(found.sizes.items())[:_SHOWN]
+    facts["sets of tensors"] = {one_line(n, 100) or "bare": f"{k} tensors, {size} numbers" for n, (k, size) in sizes}
+    facts |= {"says of itself": one_line(found.note, 200)} if found.note else {}
+    return facts, [*found.lines, *found.doubts]
 
 
 # -- ONNX: protobuf messages as (field number, value) pairs; see onnx.proto for the numbers

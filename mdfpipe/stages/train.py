@@ -117,7 +117,7 @@ class Train(Stage):
             log.write_text(once(folder / LOG))
             unreadable = {crop: why for reader in readers for crop, why in sorted(reader.bad.items())}
         last = fitted.lines[-1] if fitted.lines else {}
-        notes = recipe.notes(begun.history, _figures(last))
+        notes = [*begun.doubts, *recipe.notes(begun.history, _figures(last))]
         files = {f"{self.name}/metrics.jsonl": log}
         best = next((line for line in fitted.lines if line["epoch"] == fitted.best_epoch), {})
         for which, weights, line in (("last", fitted.last, last), ("best", fitted.best, best)):
@@ -133,6 +133,7 @@ class Train(Stage):
             "told": given.told if given else [],
             "subjects": sorted({*(crops.subjects if crops else ()), *before}),
             "notes": notes,
+            "doubts": begun.doubts,
             "unreadable": unreadable,
             "epochs": fitted.epoch,
             "steps": fitted.step,

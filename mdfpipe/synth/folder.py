@@ -10,7 +10,7 @@ import contextlib
 import json
 import os
 from collections.abc import Iterable, Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pyarrow as pa
@@ -124,6 +124,31 @@ def _video_bytes(part: Path) -> int | None:
     with pa.OSFile(str(part)) as file:
         metadata = pq.ParquetFile(file).metadata.metadata or {}
     return int(metadata[VIDEO_BYTES]) if VIDEO_BYTES in metadata else None
+
+
+def rendered(root: Path, video: str) -> bool:
+    """Whether the file `video` below `root` is one that `mdfpipe synth` drew: in its data set, and of the size drawn.
+
+    A data set lies in `root` or in a folder on the way to the video. One without its truth is taken at its word.
+    """
+    path = PurePosixPath(video)
+    for above in path.parents:
+        out, inner = root / above, path.relative_to(above)
+        if not _describes_a_data_set(out / DESCRIPTION):
+            continue
+        if not (out / "truth" / "parts").is_dir():
+            return True
+        if drawn(out, str(inner.with_suffix("")), str(inner)):
+            return True
+    return False
+
+
+def _describes_a_data_set(place: Path) -> bool:
+    try:
+        found: Any = json.loads(place.read_text())
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(found, dict) and found.get("note") == NOTE
 
 
 @contextlib.contextmanager

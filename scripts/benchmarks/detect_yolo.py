@@ -160,7 +160,7 @@ def _ultralytics_predict(
     from mdfpipe.video.detectors import _ultralytics
 
     place = folder / "ultralytics.pt"
-    network = _ultralytics.load(yolo(options, weights, "fp32", least).find(folder))
+    network = _ultralytics.load(yolo(options, weights, "fp32", least).find(folder)).network
     torch.save({"epoch": -1, "model": network, "ema": None, "train_args": {}}, place)
     model = _ultralytics._library("ultralytics").YOLO(str(place), task="detect")
     asked = {"conf": least, "classes": [0], "imgsz": options.image_size, "batch": options.batch, "device": "cpu"}

@@ -58,7 +58,7 @@ def shares(ours: list[Boxes], theirs: list[Boxes], least: float) -> list[float]:
 @pytest.fixture(scope="module")
 def heads(street: Frames) -> tuple[list[Boxes], list[Boxes]]:
     """What the un-fused network's two heads say, decoded by hand: one-to-one, one-to-many."""
-    model = _ultralytics.load(DEMO)
+    model = _ultralytics.load(DEMO).network
     images = torch.from_numpy(street.pixels).permute(0, 3, 1, 2).float() / 255
     return best(by_hand(model, images)), best(by_hand(model, images, head=""))
 

@@ -7,141 +7,42 @@ has, is an error; what is missing is counted, and too much of it is an error. No
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import re
-import warnings
-import zipfile
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-import torch
 from torch import Tensor, nn
 
-from mdfpipe.errors import ConfigError, one_line
+from mdfpipe import weightfiles
+from mdfpipe.errors import ConfigError
 from mdfpipe.learning.models import public
 from mdfpipe.learning.models.public import Converted, ConvStem, Grid
 from mdfpipe.learning.models.trunk import fill
-
-INSIDE = ("teacher", "state_dict", "model_state_dict", "model", "net", "network", "module", "student")
-"""Entries under which a checkpoint keeps its tensors, the best first: of DINO's two networks the teacher."""
-HARMLESS: list[Any] = [argparse.Namespace]
-"""Classes that may stand beside the tensors: DINO's checkpoints hold their command line as one. They hold values."""
-
+from mdfpipe.weightfiles import Taken
 
 # --- files -----------------------------------------------------------------------------------------------------------
 
 
 def read_state(path: Path, *, trust_pickle: bool = False) -> dict[str, Tensor]:
-    """The tensors in a checkpoint (.safetensors, or anything that torch saved) by name, on the CPU.
+    """The tensors in a checkpoint by name, on the CPU: those of `take`. Raises ConfigError."""
+    return take(path, trust_pickle=trust_pickle).tensors
 
-    Taken out of what holds them (`INSIDE`), and freed of the prefixes of DDP, torch.compile, DINO (`backbone.`) and
+
+def take(path: Path, entry: str | None = None, *, trust_pickle: bool = False) -> Taken:
+    """The tensors in a checkpoint by name, on the CPU, and which of several sets they are. Raises ConfigError.
+
+    entry, trust_pickle: as `weightfiles.take`. Freed of the prefixes of DDP, torch.compile, DINO (`backbone.`) and
     TransReID (`base.`); AdaFace's `model.` and CVLFace's `net.` stay, because they tell the two apart, and so do all
-    names in a checkpoint of ours. trust_pickle: open with pickle, which runs what the file says, where tensors and
-    plain values do not do. Raises ConfigError.
+    names in a checkpoint of ours.
     """
-    _look(path)
-    if path.suffix == ".safetensors":
-        content: Any = _safetensors(path)
-    else:
-        content = _torch(path, trust_pickle)
-    ours = isinstance(content, Mapping) and str(content.get("format", "")).startswith("mdfpipe checkpoint")
-    content = content["model"] if ours else content
-    for _ in range(4):
-        content = content.state_dict() if isinstance(content, nn.Module) else content
-        if not isinstance(content, Mapping):
-            break
-        inner = (content[name] for name in INSIDE if isinstance(content.get(name), Mapping | nn.Module))
-        held = next(inner, None)
-        if held is None:
-            break
-        content = held
-    state = {str(k): v for k, v in content.items() if isinstance(v, Tensor)} if isinstance(content, Mapping) else {}
-    if not state:
-        got = one_line(list(content), 100) if isinstance(content, Mapping) else f"a {type(content).__name__}"
-        raise ConfigError(
-            f"{path}: expected a state_dict, bare or under {', '.join(INSIDE)}; got no tensors, but {got}"
-        )
-    return state if ours else public.without_wrappers(state, ("module.", "_orig_mod.", "backbone.", "base."))
-
-
-def _look(path: Path) -> None:
-    """Refuse what is plainly no checkpoint. Raises ConfigError."""
-    if not path.is_file():
-        what = "a folder" if path.is_dir() else "no such file"
-        raise ConfigError(f"{path}: expected a checkpoint, found {what}; give the path of the weights")
-    try:
-        with path.open("rb") as file:
-            head = file.read(512)
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {one_line(error, 160)}") from None
-    if not head:
-        raise ConfigError(f"{path}: expected a checkpoint, got an empty file; get it again")
-    if re.match(rb"\s*<(!doctype|html|\?xml)", head, re.IGNORECASE):
-        raise ConfigError(
-            f"{path}: expected a checkpoint, got a web page saved under its name; download the file itself"
-        )
-    if head.startswith(b"version https://git-lfs"):
-        raise ConfigError(f"{path}: expected a checkpoint, got a Git LFS pointer to one; fetch it with git lfs pull")
-    if head.startswith(b"PK\x03\x04") and not zipfile.is_zipfile(path):
-        raise ConfigError(
-            f"{path}: the checkpoint is truncated: {path.stat().st_size} bytes without an end; get it again"
-        )
-
-
-def _safetensors(path: Path) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise _unreadable(path, error) from None
-
-
-def _torch(path: Path, trust_pickle: bool) -> Any:
-    """What torch saved in a file. Raises ConfigError where it cannot be read, or is not safe to read."""
-    with torch.serialization.safe_globals(HARMLESS):
-        try:
-            return _load(path, weights_only=True)
-        except Exception as error:  # torch and pickle raise whatever the file makes them raise
-            unsafe, trouble = _unsafe(path, error), error
-    if unsafe and trust_pickle:
-        try:
-            return _load(path, weights_only=False)
-        except Exception as error:
-            trouble = error
-    elif unsafe:
-        raise ConfigError(
-            f"{path}: refused: opening it would run {', '.join(unsafe[:3])}{', ...' * (len(unsafe) > 3)}, which is no "
-            "tensor; get the weights as a state_dict or as .safetensors, or, if you trust who made the file, add "
-            "--trust-pickle"
-        )
-    raise _unreadable(path, trouble)
-
-
-def _load(path: Path, *, weights_only: bool) -> Any:
-    with warnings.catch_warnings():  # torch warns of its own older formats
-        warnings.simplefilter("ignore")
-        return torch.load(path, map_location="cpu", weights_only=weights_only)
-
-
-def _unsafe(path: Path, error: Exception) -> list[str]:
-    """The functions and classes that a file needs and that are not allowed; none where it is no such trouble."""
-    with contextlib.suppress(Exception):  # of a zip all of them; of an older file, or a strange one, the first
-        if names := torch.serialization.get_unsafe_globals_in_checkpoint(path):
-            return sorted(names)
-    return re.findall(r"GLOBAL ([\w.]+)", str(error))[:1]
-
-
-def _unreadable(path: Path, error: Exception) -> ConfigError:
-    what = one_line(error, 120) or type(error).__name__
-    return ConfigError(
-        f"{path}: expected a checkpoint of torch or safetensors, got {path.stat().st_size} bytes that cannot be read "
-        f"(truncated, or another kind of file): {what}; get it again"
-    )
+    found = weightfiles.take(path, entry, trust_pickle=trust_pickle)
+    if found.ours:
+        return found
+    wrappers = ("module.", "_orig_mod.", "backbone.", "base.")
+    return replace(found, tensors=public.without_wrappers(found.tensors, wrappers))
 
 
 # --- what was done ---------------------------------------------------------------------------------------------------
@@ -339,6 +240,7 @@ def _place(
             f"the checkpoint's network is another one: it has {len(more)} tensors that ours has no place for: "
             f"{_few(more, 3)}; choose the size and kind that it was trained with"
         )
+    refuse_missing_statistics(expected, tensors)
     damaged = [n for n, tensor in tensors.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
     if damaged:
         raise ConfigError(f"expected finite weights, got NaN or infinity in {_few(damaged, 3)}; get it again")
@@ -364,6 +266,24 @@ def _same_shapes(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) 
         raise ConfigError(
             f"{name}: expected the shape {tuple(expected[name].shape)}, got {tuple(tensors[name].shape)} "
             f"({len(wrong)} tensors differ); choose the size that the checkpoint was trained with"
+        )
+
+
+def refuse_missing_statistics(expected: Iterable[str], given: Iterable[str]) -> None:
+    """Raise ConfigError where a normalisation gets weights without the mean and variance that go with them.
+
+    They would stay at 0 and 1: vectors come out, and are wrong. One that gets nothing at all is drawn like its layer.
+    """
+    there = set(given)
+    lacking = [n for n in expected if n.endswith((".running_mean", ".running_var")) and n not in there]
+    beside = {name.rpartition(".")[0] for name in there}
+    blocks = {name.rpartition(".")[0] for name in beside}
+    wrong = [n for n in lacking if (layer := n.rpartition(".")[0]) in beside or layer.rpartition(".")[0] in blocks]
+    if wrong:
+        raise ConfigError(
+            f"expected the running statistics of every batch normalisation, {len(wrong)} are missing: "
+            f"{_few(wrong, 3)}; save the whole state_dict, with its buffers (running_mean, running_var), not the "
+            "parameters alone"
         )
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
@@ -16,6 +17,23 @@ from mdfpipe.video.frames import Boxes, Frames
 
 Detect: TypeAlias = Callable[[Frames], list[Boxes]]
 """Frames (uint8 RGB, one batch) to one `Boxes` a frame, in pixels of the frame, best score first."""
+
+
+RENDERED_ONLY = "synthetic data only"
+"""Weights whose note begins so were trained on rendered people, and are of no use on real ones."""
+
+
+@dataclass(frozen=True)
+class Remarks:
+    """What a reader of the boxes should know of the weights.
+
+    lines: what was loaded, where that could have been something else; doubts: what may be unwanted; rendered_only:
+    whether they were trained on rendered people only.
+    """
+
+    lines: tuple[str, ...] = ()
+    doubts: tuple[str, ...] = ()
+    rendered_only: bool = False
 
 
 class Detector(Plugin):
@@ -47,6 +65,10 @@ class Detector(Plugin):
         for the video at all. A detector that looks at the frames has nothing to say: 0.
         """
         return 0
+
+    def remarks(self, data: Path, *, device: str, threads: int) -> Remarks:
+        """What is to be said of the weights that `open` loads for the same device and threads."""
+        return Remarks()
 
     @abstractmethod
     def open(self, data: Path, video_id: str, *, device: str, threads: int) -> Detect:

@@ -20,6 +20,7 @@ import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -31,8 +32,11 @@ from torch import nn
 
 from mdfpipe.errors import ConfigError, MissingDependency, one_line
 from mdfpipe.store.hashing import file_sha256
+from mdfpipe.weightfiles import take
 
 VARIANTS = "nsmblx"
+ORDER = ("ema", "model", "state_dict")
+"""Entries of a checkpoint under which a network is looked for; ultralytics, too, runs the averaged one."""
 QUIET = {
     "YOLO_OFFLINE": "true",
     "YOLO_AUTOINSTALL": "false",
@@ -78,25 +82,28 @@ def _as_before() -> Iterator[None]:
 # --- loading ---------------------------------------------------------------------------------------------------------
 
 
-def load(path: Path, variant: str = "auto", *, trust_pickle: bool = False) -> nn.Module:
+@dataclass(frozen=True, eq=False)
+class Loaded:
+    """A network, and what is to be said of its weights. lines: which of several sets it was; doubts: where averaged
+    ones were left; note: what the file says of itself.
+    """
+
+    network: nn.Module
+    lines: tuple[str, ...] = ()
+    doubts: tuple[str, ...] = ()
+    note: str = ""
+
+
+def load(path: Path, variant: str = "auto", entry: str | None = None, *, trust_pickle: bool = False) -> Loaded:
     """The YOLOv10 network in a weight file: fp32, in evaluation mode, with both of its heads, on the CPU.
 
     path: a state_dict, a dictionary with one under "model", or a whole checkpoint of ultralytics (its "ema", else its
-    "model"); fp16 becomes fp32. variant: one of VARIANTS; "auto": a checkpoint says, or the shapes of the tensors.
-    trust_pickle: open with pickle, which runs what the file says, where the allow-list does not do. Raises ConfigError.
+    "model", or `entry`); fp16 becomes fp32. variant: one of VARIANTS; "auto": a checkpoint says, or the shapes of the
+    tensors. trust_pickle: open with pickle, which runs what the file says, where the allow-list does not do. Raises
+    ConfigError.
     """
-    content = _content(path, trust_pickle)
-    inner = next((content[name] for name in ("ema", "model") if content.get(name) is not None), content)
-    if isinstance(inner, nn.Module):
-        network = inner.float()
-        state = network.state_dict()
-    elif isinstance(inner, Mapping) and inner and all(isinstance(value, torch.Tensor) for value in inner.values()):
-        network, state = None, dict(inner)
-    else:
-        raise ConfigError(
-            f"{path}: expected a network or its tensors, under `model` or bare, got {one_line(list(content), 100)}; "
-            "save the state_dict, or the checkpoint as ultralytics does"
-        )
+    taken = take(path, entry, order=ORDER, trust_pickle=trust_pickle, load=_open)
+    network, state = taken.module.float() if taken.module else None, taken.tensors
     fits = _variant(state)
     if variant != "auto" and fits != variant:
         got = f"those of yolov10{fits}" if fits else "tensors of none of its kind"
@@ -112,49 +119,17 @@ def load(path: Path, variant: str = "auto", *, trust_pickle: bool = False) -> nn
     for module in network.modules():  # as ultralytics' own load_checkpoint does, for checkpoints of older versions
         if isinstance(module, nn.Upsample) and not hasattr(module, "recompute_scale_factor"):
             module.recompute_scale_factor = None
-    return network.eval().requires_grad_(False)
+    return Loaded(network.eval().requires_grad_(False), taken.lines, taken.doubts, taken.note)
 
 
-def _content(path: Path, trust_pickle: bool) -> dict[str, Any]:
-    """The dictionary in a weight file. Raises ConfigError where it cannot be read, or is not safe to read."""
+def _open(path: Path, safe: bool) -> Any:
+    """What torch saved in a file, by ultralytics' loader. safe: tensors, plain values and its own classes only."""
     tasks = _library()
     # Under a name that ultralytics takes as it is: it looks for files with a quote or of YOLOv5 elsewhere, and online.
     with TemporaryDirectory(prefix="mdfpipe-") as folder:
         link = Path(folder) / "weights.pt"
         link.symlink_to(path.absolute())
-        try:
-            content: dict[str, Any] = tasks.torch_safe_load(link, safe_only=True)[0]
-        except Exception as error:  # torch and pickle raise whatever the file makes them raise
-            unsafe, trouble = _unsafe(link, error), error
-        else:
-            return content
-        if unsafe and trust_pickle:
-            try:
-                content = tasks.torch_safe_load(link, safe_only=False)[0]
-            except Exception as error:
-                trouble = error
-            else:
-                return content
-        elif unsafe:
-            raise ConfigError(
-                f"{path}: refused: opening it would run {', '.join(unsafe[:3])}{', ...' * (len(unsafe) > 3)}, which is "
-                "neither a tensor nor a part of a YOLO network; get the weights as a state_dict, or, if you trust who "
-                "made the file, add --trust-pickle"
-            )
-    what = one_line(trouble.__cause__ or trouble, 160)
-    raise ConfigError(
-        f"{path}: expected weights saved by torch, got {path.stat().st_size} bytes that it cannot load: {what}; "
-        "get the file again"
-    )
-
-
-def _unsafe(path: Path, error: Exception) -> list[str]:
-    """The functions and classes that a weight file needs and that are not allowed; none where it is no such trouble."""
-    with contextlib.suppress(Exception):  # of a zip all of them; of an older file, or a strange one, the first
-        if names := torch.serialization.get_unsafe_globals_in_checkpoint(path):
-            return sorted(names)
-    texts = " ".join(str(e) for e in (error, error.__cause__, error.__context__))
-    return re.findall(r"GLOBAL ([\w.]+)", texts)[:1]
+        return tasks.torch_safe_load(link, safe_only=safe)[0]
 
 
 def _variant(state: Mapping[str, Any]) -> str | None:
@@ -184,6 +159,8 @@ def _built(path: Path, state: Mapping[str, Any], variant: str | None) -> nn.Modu
         )
     with torch.random.fork_rng(devices=[]):  # it is drawn at random before it is filled
         network: nn.Module = _library().DetectionModel(f"yolov10{variant}.yaml", nc=len(scores), verbose=False)
+    counters = {n: t for n, t in network.state_dict().items() if n.endswith("num_batches_tracked")}
+    state = {**counters, **state}  # nothing depends on them, and not everybody keeps them
     expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
     got = {name: tuple(tensor.shape) for name, tensor in state.items()}
     wrong = sorted(name for name in expected.keys() | got.keys() if expected.get(name) != got.get(name))

@@ -28,7 +28,7 @@ from pydantic import AfterValidator, Field
 from mdfpipe.config import BY_CONTENT, find_file
 from mdfpipe.errors import ConfigError, DataError, MissingDependency, one_line
 from mdfpipe.store.hashing import file_sha256
-from mdfpipe.video.detectors import Detect, Detector
+from mdfpipe.video.detectors import RENDERED_ONLY, Detect, Detector, Remarks
 from mdfpipe.video.frames import Boxes, Frames
 from mdfpipe.video.letterbox import STRIDE, Inputs, Letterbox, fitting_input
 from mdfpipe.video.nms import ranking, suppress
@@ -38,6 +38,7 @@ Size: TypeAlias = tuple[int, int]  # height, width
 Floats: TypeAlias = NDArray[np.float32]
 
 STRIDES = (8, 16, 32)
+NOTE = "note"  # in a file's metadata: what its weights say of themselves
 DEFAULT_SIZE = 640
 LARGEST_LOG_SIZE = 12.0  # exp(12) cells are no box: such values are pixels already
 
@@ -86,6 +87,12 @@ class Onnx(Detector):
         path = find_file(self.weights, data, "weights")
         return _Persons(self, _network(path.absolute(), file_sha256(path), device, threads))
 
+    def remarks(self, data: Path, *, device: str, threads: int) -> Remarks:
+        """Whether its weights were trained on rendered people only, as `mdfpipe export` of the demo's says."""
+        path = find_file(self.weights, data, "weights")
+        found = _network(path.absolute(), file_sha256(path), device, threads).note
+        return Remarks(rendered_only=found.startswith(RENDERED_ONLY))
+
 
 # --- the network ---------------------------------------------------------------------------------------------------
 
@@ -101,6 +108,7 @@ class _Network:
     batch: int | None
     height: int | None
     width: int | None
+    note: str = ""
 
     def run(self, tensor: NDArray[Any]) -> NDArray[Any]:
         """The first output for an input (B, 3, H, W). Raises ConfigError for an input that the model does not take,
@@ -152,7 +160,8 @@ def _described(path: Path, session: Any) -> _Network:
             f"{path}: expected one input of images (B, 3, H, W) in float32 or float16, got {one_line(got, 120)}; "
             "this is no detector of the YOLO family, or its export carries its own preprocessing"
         )
-    return _Network(path, session, inputs[0].name, kinds[inputs[0].type], axes[0], axes[2], axes[3])
+    note = str(session.get_modelmeta().custom_metadata_map.get(NOTE, ""))
+    return _Network(path, session, inputs[0].name, kinds[inputs[0].type], axes[0], axes[2], axes[3], note)
 
 
 def _onnxruntime() -> Any:

@@ -23,10 +23,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from mdfpipe.config import BY_CONTENT, NOT_A_RESULT, download_folder, find_file
+from mdfpipe.config import BY_CONTENT, IF_SET, NOT_A_RESULT, download_folder, find_file
 from mdfpipe.errors import ConfigError, DataError, MissingDependency, one_line
 from mdfpipe.store.hashing import file_sha256
-from mdfpipe.video.detectors import Detect, Detector
+from mdfpipe.video.detectors import RENDERED_ONLY, Detect, Detector, Remarks
 from mdfpipe.video.frames import Boxes, Frames
 from mdfpipe.video.letterbox import STRIDE, Letterbox, Pictures, fitting_input
 from mdfpipe.video.nms import ranking
@@ -45,6 +45,12 @@ class Yolo(Detector):
         "yolov10x.pt",
         json_schema_extra=BY_CONTENT,
         description="the .pt file, which counts by its content; demo: a small network, trained on synthetic data only",
+    )
+    weights_entry: str | None = Field(
+        None,
+        json_schema_extra=IF_SET,
+        description="of a file with several sets of weights the one to take, such as `model`; averaged: the moving "
+        "average; none: `ema`, else `model`, as ultralytics does",
     )
     model: Literal["auto", "n", "s", "m", "b", "l", "x"] = Field(
         "auto",
@@ -87,7 +93,11 @@ class Yolo(Detector):
             if fetched.is_file():
                 return fetched
             if self.weights in PUBLISHED:
-                raise ConfigError(f"{error}, or let --download-weights fetch it into {fetched.parent}") from None
+                raise ConfigError(
+                    f"{error}, or let --download-weights fetch it into {fetched.parent}; without a network: "
+                    "{use: onnx, weights: FILE} runs a YOLOv10, YOLOX or YOLOv8 that was exported elsewhere, "
+                    "{use: precomputed, boxes: FILE} takes boxes that were made elsewhere"
+                ) from None
             raise
 
     def download(self, data: Path, say: Callable[[str], object]) -> None:
@@ -101,8 +111,7 @@ class Yolo(Detector):
 
     def open(self, data: Path, video_id: str, *, device: str, threads: int) -> Detect:
         """The network as a function. Raises ConfigError: no such file, no YOLOv10, unsafe to open, no such device."""
-        path = self.find(data).absolute()
-        network = _network(path, file_sha256(path), self.model, self.precision, self.trust_pickle, device)
+        path, network = self._loaded(data, device)
         if self.person_class >= network.classes:
             raise ConfigError(
                 f"detector.person_class: {path} has {network.classes} classes, numbered from 0, got {self.person_class}"
@@ -111,6 +120,15 @@ class Yolo(Detector):
 
         torch.set_num_threads(threads)
         return _Persons(self, network)
+
+    def remarks(self, data: Path, *, device: str, threads: int) -> Remarks:
+        """Which of several sets of weights it is, and whether they were trained on rendered people only."""
+        return self._loaded(data, device)[1].remarks
+
+    def _loaded(self, data: Path, device: str) -> tuple[Path, _Network]:
+        path = self.find(data).absolute()
+        how = self.model, self.weights_entry, self.precision, self.trust_pickle
+        return path, _network(path, file_sha256(path), how, device)
 
 
 # --- the network -----------------------------------------------------------------------------------------------------
@@ -127,6 +145,7 @@ class _Network:
     bins: int
     device: str
     dtype: Any
+    remarks: Remarks
     grids: dict[tuple[Any, ...], tuple[NDArray[np.float64], NDArray[np.float64]]] = field(default_factory=dict)
 
     def persons(
@@ -179,18 +198,21 @@ class _Network:
 
 
 @cache
-def _network(path: Path, sha256: str, model: str, precision: str, trust_pickle: bool, device: str) -> _Network:
+def _network(path: Path, sha256: str, how: tuple[str, str | None, str, bool], device: str) -> _Network:
     """Load a network once a process; its hash is in the key so that a replaced file is loaded again."""
     quarantine = _quarantine()
     import torch
 
     _check(device)
-    module = quarantine.one_to_one(quarantine.load(path, model, trust_pickle=trust_pickle))
+    model, entry, precision, trust_pickle = how
+    loaded = quarantine.load(path, model, entry, trust_pickle=trust_pickle)
+    module = quarantine.one_to_one(loaded.network)
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     head = module.model[-1]
     strides = [int(stride) for stride in head.stride]
     module = module.to(device, dtype, memory_format=torch.channels_last)
-    return _Network(path, module, strides, int(head.nc), int(head.reg_max), device, dtype)
+    remarks = Remarks(loaded.lines, loaded.doubts, loaded.note.startswith(RENDERED_ONLY))
+    return _Network(path, module, strides, int(head.nc), int(head.reg_max), device, dtype, remarks)
 
 
 def _quarantine() -> Any:

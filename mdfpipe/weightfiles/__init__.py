@@ -1,0 +1,10 @@
+"""Weight files: any checkpoint opened without running anything, and the tensors taken out of it.
+
+One owner for the weights of networks and of detectors: `opening.py` opens, `plain.py` says what may lie beside tensors,
+`entries.py` which of several sets is taken.
+"""
+
+from mdfpipe.weightfiles.entries import AVERAGED, INSIDE, Sets, Taken, describe_sets, take
+from mdfpipe.weightfiles.opening import expect_checkpoint, open_tensors
+
+__all__ = ["AVERAGED", "INSIDE", "Sets", "Taken", "describe_sets", "expect_checkpoint", "open_tensors", "take"]
