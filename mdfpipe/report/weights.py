@@ -41,6 +41,11 @@ def describe_weights(path: Path) -> tuple[dict[str, Any], list[str]]:
         found, notes = _safetensors(path, size)
     elif content.kind in (Kind.TORCH, Kind.LEGACY, Kind.TAR):
         found, notes = _torch(path, content)
+    elif content.kind is Kind.PICKLE:
+        found, notes = (
+            {"format": content.what},
+            [f"it is not opened: opening a pickle runs what it says; {content.advice}"],
+        )
     else:
         raise DataError(f"{path}: expected weights of torch, safetensors or ONNX, got {content.what}; {content.advice}")
     return {"bytes": size} | found | {"sha256": file_sha256(path)}, notes
@@ -92,7 +97,8 @@ def _torch(path: Path, content: Content) -> tuple[dict[str, Any], list[str]]:
     try:
         found = describe_sets(path)
     except ConfigError as error:
-        return facts, [f"its tensors are not listed: {str(error).removeprefix(f'{path}: ')}"]
+        why = str(error).removeprefix(f"{path}: ").partition("; ")[0]
+        return facts, [f"its tensors are not listed, nothing in it was opened: {why}"]
     sizes = list(found.sizes.items())[:_SHOWN]
     facts["sets of tensors"] = {one_line(n, 100) or "bare": f"{k} tensors, {size} numbers" for n, (k, size) in sizes}
     facts |= {"says of itself": one_line(found.note, 200)} if found.note else {}
