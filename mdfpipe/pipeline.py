@@ -143,7 +143,8 @@ class Pipeline(Config):
     @property
     def stages(self) -> tuple[Stage, ...]:
         """Every stage, in the order they run."""
-        crops = (self.detect, self.label, self.crop) if self.detect is not None else (Gather(),)
+        gather = Gather(orientation=getattr(self.dataset, "orientation", "display"))  # of a data set of images
+        crops = (self.detect, self.label, self.crop) if self.detect is not None else (gather,)
         order = ordered(self.systems)
         training = (Train(system=name, settings=self.systems[name]) for name in order)
         embedding = (Embed(system=name, settings=self.systems[name]) for name in order)

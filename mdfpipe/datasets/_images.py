@@ -15,11 +15,12 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path, PurePosixPath
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+from pydantic import Field
 
 from mdfpipe.datasets import Anomaly, Dataset, Listing, VideoEntry
 from mdfpipe.datasets._layout import check_root, find_tables
@@ -52,6 +53,10 @@ class ImageDataset(Dataset):
     """A benchmark of images."""
 
     holds_images: ClassVar[bool] = True
+
+    orientation: Literal["display", "stored"] = Field(
+        "display", description="turn images as their EXIF data say that they are shown, or leave them as stored"
+    )
     folders: ClassVar[tuple[str, ...]]  # that hold the images, under the data root
 
     @abstractmethod

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -45,7 +46,7 @@ class Gather(Stage):
     """The images of one folder and camera, in one shard.
 
     JPEG and PNG files are stored byte for byte, other formats as PNG of the same pixels. So are images whose EXIF data
-    say that they are shown turned: as they are shown, so that no stored crop says anything of the kind.
+    say that they are shown turned: as they are shown, or as stored, so that no stored crop says anything of the kind.
     """
 
     name: ClassVar[str] = "crop"  # what comes later reads crops, wherever they are from
@@ -53,6 +54,8 @@ class Gather(Stage):
     reads: ClassVar[tuple[str, ...]] = ("media", "images")
     schema: ClassVar[pa.Schema] = CROPS
     unit: ClassVar[str] = "images"
+
+    orientation: Literal["display", "stored"] = "display"
 
     def process(self, key: str, inputs: Inputs, context: Context) -> Made:
         """Copy every image of a unit into its shard, and look at it once: its size, its quality, whether it decodes."""
@@ -64,7 +67,7 @@ class Gather(Stage):
         bad: dict[str, str] = {}
         encoded_anew = turned = 0
         with ShardWriter(scratch) as writer:
-            for path, subject, image in _looked_at(images, context):
+            for path, subject, image in _looked_at(images, context, self.orientation == "display"):
                 row: dict[str, Any] = {"crop_id": path, "subject_id": subject, "frame": len(rows), **_columns(image)}
                 if image.data is None:
                     bad[path] = image.problem
@@ -97,17 +100,18 @@ class Gather(Stage):
         return Review(warnings=warnings)
 
 
-def _looked_at(images: pa.Table, context: Context) -> Iterator[tuple[str, str, _Image]]:
+def _looked_at(images: pa.Table, context: Context, as_shown: bool) -> Iterator[tuple[str, str, _Image]]:
     """(path, subject, image) of every row, in their order; some are read ahead in threads."""
     paths, subjects = images["path"].to_pylist(), images["subject_id"].to_pylist()
+    look = partial(_look, as_shown=as_shown)
     with ThreadPoolExecutor(max(context.resources.threads, 1)) as pool:
         for first in range(0, len(paths), _CHUNK):
             part = slice(first, first + _CHUNK)
-            found = pool.map(_look, [context.data / path for path in paths[part]])
+            found = pool.map(look, [context.data / path for path in paths[part]])
             yield from zip(paths[part], subjects[part], found, strict=True)
 
 
-def _look(path: Path) -> _Image:
+def _look(path: Path, as_shown: bool) -> _Image:
     """One image file as it is stored. Raises DataError where it cannot be read."""
     try:
         data = path.read_bytes()
@@ -117,14 +121,14 @@ def _look(path: Path) -> _Image:
         image = decode(data)
     except DataError as error:
         return _Image(None, problem=one_line(error))
-    is_turned = image.orientation != AS_STORED
-    pixels = image.shown().pixels
+    is_plain = image.orientation == AS_STORED
+    pixels = image.shown().pixels if as_shown else image.pixels
     height, width = pixels.shape[:2]
     sharpness, contrast = cropping.quality(pixels, _WINDOWS[str(pixels.dtype)])
-    is_copy = image.format in ("JPEG", "PNG") and not is_turned and not has_alpha(data)
+    is_copy = image.format in ("JPEG", "PNG") and is_plain and not has_alpha(data)
     codec = "jpeg" if is_copy and image.format == "JPEG" else "png"
     kept = data if is_copy else _png(pixels)
-    return _Image(kept, codec, width, height, sharpness, contrast, "", is_copy, is_turned)
+    return _Image(kept, codec, width, height, sharpness, contrast, "", is_copy, as_shown and not is_plain)
 
 
 def _png(pixels: Pixels) -> bytes:

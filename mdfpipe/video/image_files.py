@@ -230,6 +230,8 @@ def _scaled(image: NDArray[np.generic], data: bytes) -> tuple[Pixels, int]:
     width, height, most = (int(number) for number in header.groups()[1:])
     if header[1] in b"56" and len(data) > header.end() + image.size * image.itemsize + 1:
         raise DataError(f"expected one picture of {width}x{height}, got more behind it; write one a file")
+    if image.max(initial=0) > most:
+        raise DataError(f"expected values up to {most} as its header says, got {image.max()}")
     if image.dtype == np.uint8 or image.ndim == 3:
         full = 255 if image.dtype == np.uint8 else 65535
         values = image.astype(np.uint32)

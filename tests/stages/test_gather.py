@@ -143,9 +143,16 @@ def test_images_are_stored_as_they_are_shown(home: Path) -> None:
     row = rows(home, "cam1")["cam1/0001/0001.jpg"]
     assert (row["codec"], row["width"], row["height"], row["x2"], row["y2"]) == ("png", 90, 60, 90, 60)
     as_stored = cv2.imdecode(np.frombuffer(plain, np.uint8), cv2.IMREAD_UNCHANGED)
-    for flags in (cv2.IMREAD_UNCHANGED, cv2.IMREAD_COLOR):
-        got = cv2.imdecode(np.frombuffer(stored(home, row), np.uint8), flags)
-        np.testing.assert_array_equal(got, cv2.rotate(as_stored, cv2.ROTATE_90_CLOCKWISE))
+    for setting in ("display", "stored"):
+        if setting == "stored":
+            outcome, ran, _ = run(pipeline("sysu", dataset={"use": "sysu", "orientation": setting}), home)
+            assert len([unit for unit in ran if unit.startswith("crop/")]) == 6
+            assert not any("turned" in line for line in outcome.warnings)
+        data = stored(home, rows(home, "cam1")["cam1/0001/0001.jpg"])
+        for flags in (cv2.IMREAD_UNCHANGED, cv2.IMREAD_COLOR):
+            got = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+            wanted = as_stored if setting == "stored" else cv2.rotate(as_stored, cv2.ROTATE_90_CLOCKWISE)
+            np.testing.assert_array_equal(got, wanted)
 
 
 def test_every_kind_of_damage_has_its_row_and_its_reason(home: Path) -> None:

@@ -381,6 +381,14 @@ def test_images_are_decoded_as_they_are_shown(tmp_path, name):
             assert np.abs(shown - truth).mean() < 2
 
 
+@pytest.mark.parametrize("name", ["auto", "decord", "images", "opencv", "pyav"])
+def test_every_decoder_leaves_images_to_the_one_that_reads_them(tmp_path, name):
+    for setting in ("display", "stored"):
+        for path in (tmp_path, *(tmp_path / f"a{suffix}" for suffix in IMAGE_SUFFIXES)):
+            (chosen,) = Decoder.variant(name)(orientation=setting).candidates(path)
+            assert (chosen.use, chosen.orientation) == ("images", setting)
+
+
 @pytest.mark.parametrize("orientation", [0, 9, 255])
 def test_an_orientation_that_means_nothing(orientation):
     data = oriented("JPEG behind JFIF, both byte orders", orientation)
