@@ -295,7 +295,7 @@ class Lock:
                 if silent > 2 * BEAT and not said:
                     said = True
                     log.warning(
-                        "mdfpipe: %s: was last used by %s; waiting %g s for a sign of life",
+                        "mdfpipe: %s: was last used by %s; waiting %.0f s for a sign of life",
                         *(self.folder, record.owner, LEASE - silent),
                     )
         except FileNotFoundError:
@@ -316,7 +316,7 @@ class Lock:
 
     def _in_use(self, who: str) -> StoreError:
         several = copies()
-        hint = f"{several.launcher} started this command {several.count} times: start it once, or " if several else ""
+        hint = f"{several.launcher} started this command {several.count} times: start it once; or " if several else ""
         advice = f"{hint}wait for it, end it, or {self.elsewhere}"
         return StoreError(f"{self.folder}: in use by {who}; {advice}")
 

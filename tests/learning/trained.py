@@ -33,6 +33,7 @@ from mdfpipe.learning.state import Fitted, Job
 from mdfpipe.learning.training import seed_everything
 from mdfpipe.store.run import Receipt, Run
 from tests.learning.made import DOMAINS, write_run
+from tests.started import hearing_signals
 
 
 class ToyNet(nn.Module):
@@ -228,6 +229,7 @@ class Child:
 
 def _child(pipe: Any, work: Callable[..., Any], arguments: Sequence[Any], env: dict[str, str]) -> None:
     os.environ.update(env)
+    hearing_signals()
     torch.set_num_threads(1)
     try:
         work(pipe.send, *arguments)

@@ -217,7 +217,7 @@ def test_a_takeover_is_said(run: Run, caplog: pytest.LogCaptureFixture) -> None:
     with run.lock():
         pass
     waiting, taken = (entry.getMessage() for entry in caplog.records)
-    assert waiting.startswith(f"mdfpipe: {run.path}: was last used by {SAID}; waiting 0.")
+    assert waiting.startswith(f"mdfpipe: {run.path}: was last used by {SAID}; waiting 0 s")
     assert waiting.endswith(" s for a sign of life")
     assert taken == f"mdfpipe: {run.path}: taken over from {SAID}, which gave no sign of life"
 
@@ -263,7 +263,7 @@ def test_copies_that_srun_started_are_told(run: Run, monkeypatch: pytest.MonkeyP
         monkeypatch.delenv(name, raising=False)
     with (
         run.lock(),
-        pytest.raises(StoreError, match="; srun started this command 2 times: start it once, or "),
+        pytest.raises(StoreError, match="; srun started this command 2 times: start it once; or "),
         run.lock(),
     ):
         pass

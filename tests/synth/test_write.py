@@ -25,6 +25,7 @@ from mdfpipe.store.run import read_table
 from mdfpipe.synth import write
 from mdfpipe.synth.write import write_dataset
 from mdfpipe.video.decoders.auto import Auto
+from tests.started import hearing_signals
 
 SUBJECTS = 2
 
@@ -93,7 +94,9 @@ def nobody_is_left(group: int) -> bool:
 def test_ctrl_c_ends_at_once_with_one_line_and_leaves_nothing_half_done(tmp_path: Path, workers: int) -> None:
     folder = tmp_path / "out"
     command = [sys.executable, "-m", "mdfpipe", "synth", str(folder), "--workers", str(workers)]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    process = subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=hearing_signals
+    )
     while process.poll() is None and not list(folder.glob("videos/*/.part-*")):
         time.sleep(0.01)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does it: to the workers, too
