@@ -26,7 +26,9 @@ class Protocol(Config):
     name: str = Field(description="printed with every number")
     version: int = Field(default=1, description="raise it when the same name comes to mean something else")
     description: str = Field(default="", description="what it is and where it comes from")
-    domains: list[str] = Field(default=[], description="domains in use, rows of others are unused; none: all")
+    domains: list[str] = Field(
+        default=[], description="domains in use: rows of others are in split unused, and counted; none: all"
+    )
     gallery_domains: list[str] = Field(default=[], description="domains whose test rows are gallery; none: no roles")
     probe_domains: list[str] = Field(default=[], description="domains whose test rows are probes")
     galleries: dict[str, Split] = Field(default={}, description="the dataset's gallery -> split of its subjects")
@@ -76,6 +78,10 @@ class Protocol(Config):
     def has_roles(self) -> bool:
         """Whether there is a gallery and a probe side."""
         return bool(self.gallery_domains)
+
+    def uses(self, domain: str) -> bool:
+        """Whether a domain is in use."""
+        return not self.domains or domain in self.domains
 
     def role(self, domain: str) -> str:
         """gallery, probe or none, of test rows of a domain."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -81,18 +82,16 @@ def score(
     else:
         known = validate(Protocol, _read_protocol(protocol), protocol)
     rows, vectors, usable = read_vectors(file, images=benchmark is not None, names=known.names)
-    splits = [known.subjects.get(s, known.unlisted) for s in rows["subject_id"].to_pylist()]
+    domains = rows["domain"].to_pylist()
+    pairs = zip(rows["subject_id"].to_pylist(), domains, strict=True)
+    splits = [known.subjects.get(s, known.unlisted) if known.uses(d) else "unused" for s, d in pairs]
     if "refuse" in splits:
         who = rows["subject_id"].to_pylist()[splits.index("refuse")]
         raise ConfigError(
             f"protocol {known.name}: subject {who} of {file} is in no list of subjects; name them in the protocol's "
             "`subjects`, or set its `unlisted` to test"
         )
-    domains = rows["domain"].to_pylist()
-    used = set(known.domains or domains)
-    test = [s == "test" and d in used for s, d in zip(splits, domains, strict=True)]
-    splits = [s if t or s != "test" else "unused" for s, t in zip(splits, test, strict=True)]
-    roles = [known.role(d) if t else "none" for d, t in zip(domains, test, strict=True)]
+    roles = [known.role(d) if s == "test" else "none" for s, d in zip(splits, domains, strict=True)]
     rows = rows.append_column("split", pa.array(splits)).append_column("role", pa.array(roles))
     systems = [_system(name, rows, vectors, usable, distance) for name in _names(rows, file.stem)]
     run = Run(out)
@@ -100,6 +99,11 @@ def score(
     with run.lock():
         with ScoreFiles(place) as scores:
             found = study.evaluate(tables.tables, systems, rows, known, data=data, keep=scores.keep)
+        outside = Counter(domain for domain in domains if not known.uses(domain))
+        for entry in found.tables.values():
+            entry["notes"] += [
+                f"{d}: {n} rows outside protocol {known.name}, unused" for d, n in sorted(outside.items())
+            ]
         files = write_beside(found, scores, place)
         facts = {"none": found.nothing, "tables": found.tables, "missing": []}
         upstream = {"embeddings": file_sha256(file), "protocol": fingerprint(known.model_dump(mode="json"))}

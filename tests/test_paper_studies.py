@@ -7,6 +7,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
 from mdfpipe.config import read_yaml
@@ -14,8 +16,9 @@ from mdfpipe.errors import ConfigError
 from mdfpipe.learning.system import System
 from mdfpipe.pipeline import Pipeline
 from mdfpipe.runner import Runner
-from mdfpipe.stages import Resources
-from mdfpipe.store.run import Run
+from mdfpipe.stages import Context, Inputs, Resources
+from mdfpipe.store.run import Receipt, Run, write_table
+from mdfpipe.store.tables import CROPS, SUBJECTS, VIDEOS
 from mdfpipe.synthesis import synthesise
 from tests.inline import Inline
 
@@ -128,6 +131,7 @@ def test_tables_are_scored_as_the_paper_scores(paper: Pipeline) -> None:
     protocol = paper.manifest.protocol
     assert (protocol.gallery_domains, tuple(protocol.probe_domains)) == (["VIS-500m"], INFRARED)
     assert protocol.galleries == {"1": "train", "2": "test"}
+    assert protocol.domains == ["VIS-500m", *INFRARED]
 
 
 def test_what_the_systems_are(paper: Pipeline) -> None:
@@ -155,6 +159,47 @@ def test_what_the_systems_are(paper: Pipeline) -> None:
         assert changed(full, systems[f"body-{n}"]) == random
         lora = {"recipe.lora": {"rank": 8, "alpha": 16, "dropout": 0}, "recipe.optimiser.rate": 0.004}
         assert changed(full, systems[f"body-lora-{n}"]) == random | lora
+
+
+@pytest.mark.parametrize("study", [IJBMDF / "paper.yaml", PIPELINES / "synthetic" / "paper.yaml"])
+def test_what_lies_beside_the_four_domains_has_no_part(study: Path, tmp_path: Path) -> None:
+    """A further domain, whose subjects may be anybody: the same rows train and are searched as without it."""
+    stage = Pipeline.load(study).manifest
+    made = {}
+    for name, domains in (("four", ("VIS-500m", *INFRARED)), ("six", ("VIS-500m", *INFRARED, "NIR", "VIS-300m"))):
+        run = filmed(tmp_path / name, {domain: 6 if domain == "NIR" else 4 for domain in domains})
+        inputs = Inputs(run, videos=tuple(domains))
+        made[name] = stage.process("manifest", inputs, Context(tmp_path, Resources(), lambda name: tmp_path / name))
+    kept = [m.table.filter(pc.not_equal(m.table["split"].cast(pa.string()), "unused")) for m in made.values()]
+    assert kept[0].num_rows == 16
+    assert kept[0].to_pylist() == kept[1].to_pylist()
+    assert [one["domain"] for one in made["six"].facts["outside"]] == ["NIR", "VIS-300m"]
+    assert [one["rows"] for one in made["six"].facts["outside"]] == [6, 4]
+    assert made["four"].facts["outside"] == []
+
+
+def filmed(folder: Path, subjects: dict[str, int]) -> Run:
+    """A run folder as `manifest` reads it: a video of each domain, with crops of so many subjects."""
+    run = Run(folder)
+    videos = [{"video_id": domain, "domain": domain, "band": domain.partition("-")[0]} for domain in subjects]
+    run.commit(Receipt("index", 1, "videos", {}, {}), whole(VIDEOS, videos), {})
+    listed = [{"subject_id": f"s{number}", "gallery": "1" if number % 2 else "2"} for number in range(4)]
+    write_table(folder / "index" / "subjects.parquet", whole(SUBJECTS, listed))
+    for domain, count in subjects.items():
+        common = {"modality": "body", "video_id": domain, "status": "ok"}
+        rows = [{"crop_id": f"{domain}/{n}", "subject_id": f"s{n}", **common} for n in range(count)]
+        run.commit(Receipt("crop", 1, domain, {}, {}), whole(CROPS, rows), {})
+    return run
+
+
+def whole(schema: pa.Schema, rows: list[dict[str, str]]) -> pa.Table:
+    """A table of texts, with "" and 0 where the rows say nothing."""
+    columns = []
+    for field in schema:
+        text = pa.types.is_string(field.type) or pa.types.is_dictionary(field.type)
+        values = pa.array([row.get(field.name, "" if text else 0) for row in rows])
+        columns.append(values.cast(field.type))
+    return pa.table(columns, schema=schema)
 
 
 def settings(system: System) -> dict[str, Any]:

@@ -28,6 +28,11 @@ class LeaveOut(Config):
     domains: list[str] = Field(
         [], description="domains, or patterns with * and ?: [VIS-300m, 'NIR*']; as parsed, or as the domain rule says"
     )
+    domains_other_than: list[str] = Field(
+        [],
+        description="the domains of the study, or patterns: videos of any other are left out; one of which the domain "
+        "rule says nothing at all is no such video",
+    )
     paths: list[str] = Field(
         [],
         description="videos by path under the data root or by video_id, folders that hold them, or patterns with * "
@@ -38,10 +43,15 @@ class LeaveOut(Config):
         description="text file under the data root: one path, video_id or pattern a line; # begins a comment",
     )
 
-    @field_validator("domains")
+    @field_validator("domains", "domains_other_than")
     @classmethod
     def _as_printed(cls, names: list[str]) -> list[str]:
         return [_domain_name(name.strip()) for name in _filled(names)]
+
+    @property
+    def by_domain(self) -> bool:
+        """Whether a rule asks for domains."""
+        return bool(self.domains or self.domains_other_than)
 
     @field_validator("paths")
     @classmethod
@@ -74,10 +84,16 @@ class Sieve:
     def of(cls, settings: LeaveOut, root: Path, domain: Callable[[str], tuple[str, ...]] = lambda path: ()) -> Sieve:
         """The rules of a study. Raises DataError for a file that cannot be read."""
         rules = [_Rule(f"domains: {text}", text, of_domains=True) for text in dict.fromkeys(settings.domains)]
+        if settings.domains_other_than:
+            text = ", ".join(settings.domains_other_than)
+            kept = [_Rule(f"domains_other_than: {name}", name) for name in settings.domains_other_than]
+            rules.append(_Rule(f"domains_other_than: {text}", text, of_domains=True, kept=kept))
         rules += [_Rule(f"paths: {text}", text) for text in dict.fromkeys(settings.paths)]
         if settings.file is not None:
             rules += [_Rule(f"{settings.file}: {text}", text, of_file=settings.file) for text in _lines(root, settings)]
-        return cls(rules, domain if settings.domains else lambda path: ())
+        found = cls(rules)
+        found.domain = domain if found.by_domain else found.domain
+        return found
 
     @property
     def by_domain(self) -> bool:
@@ -126,12 +142,13 @@ class Sieve:
 
 @dataclass(eq=False)
 class _Rule:
-    """A name or pattern. of_file: the file that holds it."""
+    """A name or pattern. of_file: the file that holds it. kept: it means what none of these mean."""
 
     shown: str
     text: str
     of_domains: bool = False
     of_file: str | None = None
+    kept: list[_Rule] = field(default_factory=list)
     count: int = 0
     example: str = ""
 
@@ -142,6 +159,8 @@ class _Rule:
 
     def matches(self, names: tuple[str, ...] | list[str]) -> bool:
         """Whether one of the names is meant."""
+        if self.kept:
+            return any(names) and not any(rule.matches(names) for rule in self.kept)
         if self._plain in names:
             return True
         return self._pattern is not None and any(self._pattern.match(name) for name in names)

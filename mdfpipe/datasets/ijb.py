@@ -234,7 +234,7 @@ class Ijb(Dataset):
 
     def _sieve(self, root: Path) -> Sieve:
         """What `leave_out` keeps out by path, or by a domain that the path alone tells."""
-        if not self.leave_out.domains or self.domain.column is not None:
+        if not self.leave_out.by_domain or self.domain.column is not None:
             return Sieve.of(self.leave_out, root)
         say = self.domain.teller(root, self.links)
         return Sieve.of(self.leave_out, root, lambda path: self.domain.names(say(path, None)))

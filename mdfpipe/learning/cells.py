@@ -98,6 +98,37 @@ class Cells:
         return found
 
 
+class Pools:
+    """Crops by cell, whatever video they are of; gives `each` crops of a cell at a visit.
+
+    The visits of an epoch go over the cell's crops in rounds, each round in an order of its own, so that a visit is a
+    plain draw without replacement: every choice of `each` crops is as likely as any other. A cell of fewer crops gives
+    all of them at each visit, as often as it takes.
+
+    rows, cell: (n,); cells are numbered from 0 without gaps.
+    """
+
+    def __init__(self, rows: Places, cell: Places, each: int) -> None:
+        order = np.argsort(cell, kind="stable")
+        self.rows: Places = rows[order]
+        self._first = np.searchsorted(cell[order], np.arange(cell.max() + 2))
+        self.count, self.each = len(self._first) - 1, each
+
+    def draw(self, generator: np.random.Generator, visits: Places) -> Places:
+        """(M, each) rows for M visited cells, in random order; a cell's crops come up equally often in all."""
+        found = np.empty((len(visits), self.each), np.int64)
+        order = np.argsort(visits, kind="stable")
+        ends = np.searchsorted(visits[order], np.arange(self.count + 1))
+        for cell in np.flatnonzero(np.diff(ends)).tolist():
+            at, size = order[ends[cell] : ends[cell + 1]], int(self._first[cell + 1] - self._first[cell])
+            whole, rest = divmod(self.each, size)
+            drawn = np.tile(np.arange(size), (len(at), whole))
+            if rest:
+                drawn = np.hstack([drawn, turns(generator, size, len(at), rest).reshape(len(at), rest)])
+            found[at] = self.rows[self._first[cell] + generator.permuted(drawn, axis=1)]
+        return found
+
+
 def turns(generator: np.random.Generator, count: int, batches: int, size: int) -> Places:
     """(batches * size,) numbers below count: shuffled rounds of all of them, none twice in a batch."""
     rounds = -(-batches * size // count)

@@ -2,8 +2,12 @@
 
 Every sampler is a function of (seed, epoch): an epoch's order depends on nothing that was asked for before, and a
 training that resumes sees what it would have seen. Rows are positions in the whole `Crops`, also where `sources` (0 the
-study's own manifest, 1.. further ones) leaves some out. A crop is drawn by its video first, then a frame of it, or the
-longest video would own the training (METHODS 1.3).
+study's own manifest, 1.. further ones) leaves some out.
+
+`evenly_over` says how the crops of a subject, or of a subject in a domain, are drawn. crops: each is as likely as any
+other, as the samplers of the papers draw. videos: by a video first, then a frame of it, as far as there are several, or
+the longest video would own the training (METHODS 1.3). A video has one domain: over a whole subject, evenly over videos
+is evenly over domains as well, where each has as many videos.
 """
 
 from __future__ import annotations
@@ -12,14 +16,17 @@ import math
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Protocol
+from typing import Literal, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mdfpipe.errors import ConfigError, DataError
 from mdfpipe.learning.batches import ANCHOR, AUXILIARY, NEGATIVE, PLAIN, POSITIVE, Draw, Sampler
-from mdfpipe.learning.cells import Cells, Places, turns
+from mdfpipe.learning.cells import Cells, Places, Pools, turns
+
+Evenly: TypeAlias = Literal["crops", "videos"]
+"""What of a subject the crops of a batch are drawn evenly over."""
 
 
 class Labelled(Protocol):
@@ -42,7 +49,7 @@ class Labelled(Protocol):
 class _ByIdentity:
     """P subjects a batch, each with `parts` cells of crops; a subject's cells follow one another."""
 
-    def __init__(self, cells: Cells, parts: int, subjects: int, seed: int) -> None:
+    def __init__(self, cells: Cells | Pools, parts: int, subjects: int, seed: int) -> None:
         self._cells, self._parts, self._subjects, self._seed = cells, parts, subjects, seed
         self._count, self._size = cells.count // parts, subjects * parts * cells.each
 
@@ -74,9 +81,10 @@ class DomainAware(_ByIdentity):
 
     crops: labels; subjects: P; crops_each: K; domains: names of those in use, by default all that the crops have.
     A batch is ordered by subject (as drawn), domain (as in `domains`), draw. Subjects are drawn without replacement
-    until all have been used, and never twice for one batch. The K crops of a subject and domain come from different
-    videos as far as there are, and are distinct wherever there are K; a video's frames come up equally often in an
-    epoch. An epoch draws as many crops as the eligible subjects have: ceil(their crops / (P D K)) batches.
+    until all have been used, and never twice for one batch. The K crops of a subject and domain are distinct wherever
+    there are K; evenly over videos, they come from different ones as far as there are, and a video's frames come up
+    equally often in an epoch. An epoch draws as many crops as the eligible subjects have: ceil(their crops / (P D K))
+    batches.
 
     eligible: codes of these subjects; left_out: names of the others, with the domains that they lack.
     Raises DataError for fewer than P or than two of them, and for a domain without crops.
@@ -91,28 +99,38 @@ class DomainAware(_ByIdentity):
         seed: int,
         domains: Sequence[str] | None = None,
         sources: Sequence[int] | None = (0,),
+        evenly_over: Evenly = "videos",
     ) -> None:
         whole = _Complete.of(crops, domains, sources)
         _check_counts(len(whole.eligible), subjects, crops_each, whole.subjects)
         self.eligible, self.left_out = whole.eligible, whole.left_out
-        cells = Cells(whole.rows, whole.cell, crops.video[whole.rows], crops_each)
+        cells = _drawn_from(crops, whole.rows, whole.cell, crops_each, evenly_over)
         super().__init__(cells, whole.domains, subjects, seed)
 
 
 class RandomIdentity(_ByIdentity):
     """P subjects x K' crops whatever their domain: subjects that lack a domain take part ([O] METHODS 1.3).
 
-    crops: labels; subjects: P; crops_each: K' (D K for the batch size of `DomainAware`). Everything else as there:
-    turns of subjects, video before frame, ceil(crops / (P K')) batches. Raises DataError for fewer than P subjects.
+    crops: labels; subjects: P; crops_each: K' (D K for the batch size of `DomainAware`). A visit to a subject is a
+    plain draw of K' of its crops, so that its domains come up as its crops have them; each crop comes up equally often
+    in an epoch. Everything else as there: turns of subjects, ceil(crops / (P K')) batches. Raises DataError for fewer
+    than P subjects.
     """
 
     def __init__(
-        self, crops: Labelled, *, subjects: int, crops_each: int, seed: int, sources: Sequence[int] | None = None
+        self,
+        crops: Labelled,
+        *,
+        subjects: int,
+        crops_each: int,
+        seed: int,
+        sources: Sequence[int] | None = None,
+        evenly_over: Evenly = "crops",
     ) -> None:
         rows = _rows_of(crops, sources)
         self.eligible, who = np.unique(crops.subject[rows], return_inverse=True)
         _check_counts(len(self.eligible), subjects, crops_each, "subjects")
-        super().__init__(Cells(rows, who, crops.video[rows], crops_each), 1, subjects, seed)
+        super().__init__(_drawn_from(crops, rows, who, crops_each, evenly_over), 1, subjects, seed)
 
 
 class Uniform:
@@ -192,11 +210,11 @@ class Joint:
 class Tuples:
     """LCCRF's tuples (METHODS 4.2): anchor, positive and negative in each domain in use, 3 D rows a tuple.
 
-    Anchor and positive are of one subject that has crops in every domain: different crops, of different videos where
-    there are, and the same crop only where the subject has no other in the domain. Each domain's negative is of a
-    subject drawn by itself, from all others that have crops there. Rows are ordered by tuple, domain (as in `domains`),
-    role; `Draw.role` says which. An epoch walks over all crops of the first domain as anchors; its last batch is filled
-    up from the walk's beginning.
+    Anchor and positive are of one subject that has crops in every domain: different crops, evenly over videos also of
+    different ones where there are, and the same crop only where the subject has no other in the domain. Each domain's
+    negative is of a subject drawn by itself, from all others that have crops there. Rows are ordered by tuple, domain
+    (as in `domains`), role; `Draw.role` says which. An epoch walks over all crops of the first domain as anchors; its
+    last batch is filled up from the walk's beginning.
 
     tuples: of a batch. eligible, left_out: as in `DomainAware`. Raises DataError for fewer than two such subjects or
     domains.
@@ -210,6 +228,7 @@ class Tuples:
         seed: int,
         domains: Sequence[str] | None = None,
         sources: Sequence[int] | None = (0,),
+        evenly_over: Evenly = "crops",
     ) -> None:
         whole = _Complete.of(crops, domains, sources)
         if whole.domains < 2:
@@ -218,12 +237,13 @@ class Tuples:
             raise ConfigError(f"sampler: expected at least 1 tuple a batch, got {tuples}")
         _check_counts(len(whole.eligible), 2, 1, whole.subjects)
         self.eligible, self.left_out = whole.eligible, whole.left_out
-        self._own = Cells(whole.rows, whole.cell, crops.video[whole.rows], 2)
+        video = crops.video if evenly_over == "videos" else np.zeros_like(crops.video)
+        self._own = Cells(whole.rows, whole.cell, video[whole.rows], 2)
         self._walk = np.flatnonzero(self._own.cell % whole.domains == 0)
         # negatives may be of any subject: their cells are numbered by domain, then subject
         key = whole.everyone_domain * len(crops.subjects) + crops.subject[whole.everyone]
         known, cell = np.unique(key, return_inverse=True)
-        self._others = Cells(whole.everyone, cell, crops.video[whole.everyone], 1)
+        self._others = Cells(whole.everyone, cell, video[whole.everyone], 1)
         edges = np.arange(whole.domains + 1) * len(crops.subjects)
         self._edges = np.searchsorted(known, edges)
         self._self = np.searchsorted(known, edges[:-1] + self.eligible[:, None])
@@ -295,6 +315,10 @@ def _concatenated(first: Draw, second: Draw) -> Draw:
 def _generator(seed: int, epoch: int) -> np.random.Generator:
     """The epoch is a key of its own, not a summand: seed 0's epoch 1 must not be seed 1's epoch 0."""
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(epoch,)))
+
+
+def _drawn_from(crops: Labelled, rows: Places, cell: Places, each: int, evenly_over: Evenly) -> Cells | Pools:
+    return Cells(rows, cell, crops.video[rows], each) if evenly_over == "videos" else Pools(rows, cell, each)
 
 
 def _rows_of(crops: Labelled, sources: Sequence[int] | None) -> Places:

@@ -298,6 +298,7 @@ def _trained(run: Run, systems: list[str]) -> tuple[dict[str, Receipt], list[str
             notes.append(f"{stage}: {problem}; its weights are left out, run it again")
         else:
             found[name] = receipt
+            notes += [f"{stage}: {line}" for line in left_out.of_training(receipt.facts)]
     return found, notes
 
 
@@ -311,8 +312,9 @@ def _manifest(run: Run, videos: list[VideoState]) -> tuple[Receipt | None, list[
     then = {name: value for name, value in receipt.upstream.items() if name.startswith("crop/")}
     if then != now:
         return None, ["manifest: it was made from other crops than lie there now, and is left out; run it again"]
-    left_out = receipt.facts.get("missing", [])
-    return receipt, [f"manifest: made without {len(left_out)} videos ({_few(left_out)})"] if left_out else []
+    missing = receipt.facts.get("missing", [])
+    notes = [f"manifest: made without {len(missing)} videos ({_few(missing)})"] if missing else []
+    return receipt, [*notes, *(f"manifest: {line}" for line in left_out.outside_of(receipt.facts))]
 
 
 def _few(names: list[str], limit: int = 5) -> str:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from mdfpipe.config import find_folder
 from mdfpipe.errors import DataError, one_line
+from mdfpipe.store.left_out import of_training
 from mdfpipe.store.run import Receipt, Run, fingerprint, read_receipt
 
 if TYPE_CHECKING:
@@ -22,11 +24,14 @@ _ADVICE = "Make it with `mdfpipe synth DATA --crops N`, or give a folder of SUBJ
 
 
 class Material(NamedTuple):
-    """What a training looks at. held_out: None without validation; told: what was chosen and left out, for people."""
+    """What a training looks at. held_out: None without validation; told: what was chosen and left out, for people;
+    left_out: whom its batches leave out, as `of_training` of `store.left_out` reads it; empty: nobody.
+    """
 
     crops: Crops
     held_out: Crops | None
     told: list[str]
+    left_out: dict[str, Any]
 
 
 def material(name: str, settings: System, run: Run, data: Path) -> Material:
@@ -54,10 +59,18 @@ def material(name: str, settings: System, run: Run, data: Path) -> Material:
             "apart; check the protocol's train split, validation.subjects and max_subjects"
         )
     sampler = settings.recipe.sampler(crops, settings.seed)
-    if left_out := getattr(sampler, "left_out", {}):
-        lacking = sorted({domain for domains in left_out.values() for domain in domains})
-        told.append(f"{len(left_out)} subjects left out of domain-aware batches: no crop in {' or '.join(lacking)}")
-    return Material(crops, held_out, told)
+    left_out = _left_out(crops, getattr(sampler, "left_out", {}))
+    return Material(crops, held_out, told + of_training({"left_out": left_out}), left_out)
+
+
+def _left_out(crops: Crops, lacking: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+    """How many subjects domain-aware batches leave out, of how many, and how many of them lack which domain."""
+    if not lacking:
+        return {}
+    own = crops.source == 0
+    without = Counter(domain for domains in lacking.values() for domain in domains)
+    subjects = len(set((crops.subject[own] if own.any() else crops.subject).tolist()))
+    return {"subjects": len(lacking), "of": subjects, "without": dict(sorted(without.items()))}
 
 
 # -- the study's own crops

@@ -28,6 +28,7 @@ from mdfpipe.protocol import Protocol
 from mdfpipe.stages import Context, Inputs, Made, Review, Stage
 from mdfpipe.stages.index import Index
 from mdfpipe.store.hashing import file_sha256
+from mdfpipe.store.left_out import of_training
 from mdfpipe.store.naming import file_part
 from mdfpipe.store.run import Run, read_table
 from mdfpipe.store.tables import COMPARISONS, CURVES, METRICS, SCORES, SEARCHES, TEMPLATES, EmbedStatus
@@ -111,7 +112,11 @@ class Evaluate(Stage):
                 progress=context.progress,
             )
         trainings = {name: run.receipt(f"train/{name}", "training") for name in self.systems}
-        notes = {name: receipt.facts.get("notes", []) for name, receipt in trainings.items() if receipt}
+        notes = {
+            name: [*receipt.facts.get("notes", []), *of_training(receipt.facts)]
+            for name, receipt in trainings.items()
+            if receipt
+        }
         failed = inputs.facts("manifest", "manifest").get("failed", [])
         for name, entry in found.tables.items():
             table = self.settings.tables[name]

@@ -16,6 +16,7 @@ from mdfpipe.errors import DataError, ProtocolError
 from mdfpipe.protocol import Protocol
 from mdfpipe.stages import Context, Inputs, Made, Review, Stage
 from mdfpipe.stages.index import Index
+from mdfpipe.store.left_out import outside_of
 from mdfpipe.store.run import read_table
 from mdfpipe.store.tables import MANIFEST
 
@@ -57,10 +58,12 @@ class Manifest(Stage):
             raise DataError(f"none of {len(inputs.videos)} videos gave a crop; `mdfpipe inspect RUN` says why")
         subjects, subject = _encoded(rows["subject_id"])
         domains, domain = _encoded(rows["domain"])
-        splits = self._splits([*{*subjects, *(subject for subject, _, _ in failed)}], _galleries(inputs))
-        split = np.array([SPLITS.index(splits[name]) for name in subjects], np.int8)[subject]
-        if self.protocol.domains:
-            split[~np.isin(domain, [n for n, name in enumerate(domains) if name in self.protocol.domains])] = UNUSED
+        used = np.array([self.protocol.uses(name) for name in domains], bool)[domain]
+        asked = {subjects[code] for code in np.unique(subject[used])}  # who else there is, no protocol needs to know
+        asked |= {name for name, where, _ in failed if self.protocol.uses(where)}
+        splits = self._splits([*asked], _galleries(inputs))
+        split = np.array([SPLITS.index(splits.get(name, "unused")) for name in subjects], np.int8)[subject]
+        split[~used] = UNUSED
         role = np.array([ROLES.index(self.protocol.role(name)) for name in domains], np.int8)[domain]
         role[split != TEST] = NONE
         modalities, modality = _encoded(rows["modality"])
@@ -79,6 +82,11 @@ class Manifest(Stage):
             "protocol": self.protocol.name,
             "missing": list(inputs.missing),
             "counts": _counts(table),
+            "outside": _outside(rows.filter(pa.array(~used))),
+            "no_role": self._no_role(domains, domain, split),
+            "domains_without_videos": sorted(
+                set(self.protocol.domains) - {row["domain"] for row in catalogue.values()}
+            ),
             "failed": self._failures(failed, splits),
             "domains_without_rows": sorted({row["domain"] for row in catalogue.values()} - with_rows),
         }
@@ -93,7 +101,30 @@ class Manifest(Stage):
                 notes.append(f"manifest: {kind}: {c['rows']} rows of {c['subjects']} subjects in {c['videos']} videos")
             if found["domains_without_rows"]:
                 warnings.append(f"manifest: no crop at all of {', '.join(found['domains_without_rows'])}")
+            notes += [f"manifest: {line}" for line in outside_of(found)]
+            warnings += [f"manifest: {line}" for line in self._odd_domains(found)]
         return Review(warnings=warnings, notes=notes)
+
+    def _no_role(self, domains: list[str], domain: Codes, split: Codes) -> dict[str, int]:
+        """Training rows of each domain without a role, where the protocol names no domains: they may be a surprise."""
+        if self.protocol.domains or not self.protocol.has_roles:
+            return {}
+        train = np.bincount(domain[split == SPLITS.index("train")], minlength=len(domains))
+        return {n: int(train[i]) for i, n in enumerate(domains) if train[i] and self.protocol.role(n) == "none"}
+
+    def _odd_domains(self, found: Mapping[str, Any]) -> list[str]:
+        """What is odd about the domains of a protocol, a line each."""
+        lines = [
+            f"protocol {self.protocol.name} names the domain {name}, which no video has"
+            for name in found["domains_without_videos"]
+        ]
+        if found["no_role"]:
+            rows = ", ".join(f"{name} ({count} rows)" for name, count in found["no_role"].items())
+            lines.append(
+                f"protocol {self.protocol.name} gives no role to {rows}, which train and enter tables of all pairs; "
+                "list the domains of the study in manifest.protocol.domains, with these or without them"
+            )
+        return lines
 
     def _splits(self, subjects: list[str], galleries: dict[str, list[str]]) -> dict[str, str]:
         """subject_id -> split. Raises ProtocolError on a leak and on subjects that no table lists."""
@@ -127,8 +158,7 @@ class Manifest(Stage):
         """How many crops of a split and domain came to nothing, and why: they have no row here."""
         found = Counter[tuple[str, str, str]]()
         for (subject, domain, status), rows in failed.items():
-            inside = not self.protocol.domains or domain in self.protocol.domains
-            found[splits[subject] if inside else SPLITS[UNUSED], domain, status] += rows
+            found[splits[subject] if self.protocol.uses(domain) else SPLITS[UNUSED], domain, status] += rows
         return [
             {"split": split, "domain": domain, "status": status, "rows": rows}
             for (split, domain, status), rows in sorted(found.items())
@@ -236,6 +266,17 @@ def _galleries(inputs: Inputs) -> dict[str, list[str]]:
     for row in read_table(inputs.run.path / Index.subjects_file).to_pylist():
         found[row["subject_id"]].append(row["gallery"])
     return found
+
+
+def _outside(rows: pa.Table) -> list[dict[str, Any]]:
+    """Rows, subjects and videos of each domain that the protocol does not use."""
+    grouped = rows.select(["domain", "subject_id", "video_id"]).group_by("domain", use_threads=False)
+    found = grouped.aggregate(
+        [("video_id", "count"), *((name, "count_distinct") for name in ("subject_id", "video_id"))]
+    )
+    names = {"video_id_count": "rows", "subject_id_count_distinct": "subjects", "video_id_count_distinct": "videos"}
+    counts = [{names.get(k, k): v for k, v in row.items()} for row in found.to_pylist()]
+    return sorted(counts, key=lambda row: str(row["domain"]))
 
 
 def _counts(table: pa.Table) -> list[dict[str, Any]]:

@@ -25,6 +25,7 @@ from mdfpipe.stages._material import (
     training_rows,
 )
 from mdfpipe.store.hashing import file_sha256
+from mdfpipe.store.left_out import most_left_out
 from mdfpipe.store.run import Receipt, Run, fingerprint
 from mdfpipe.store.tables import TRAINING
 
@@ -131,6 +132,7 @@ class Train(Stage):
         facts = {
             "start": begun.lines,
             "told": given.told if given else [],
+            "left_out": given.left_out if given else {},
             "subjects": sorted({*(crops.subjects if crops else ()), *before}),
             "notes": notes,
             "doubts": begun.doubts,
@@ -152,7 +154,7 @@ class Train(Stage):
                 shown = ", ".join(f"{name} {value:.4g}" for name, value in found["last"].items())
                 ended = f", ended early: {found['stopped']}" if found["stopped"] else ""
                 notes.append(f"{self.name}: {found['steps']} steps, {found['epochs']} epochs{ended}; {shown}")
-            warnings += [f"{self.name}: {line}" for line in found["notes"]]
+            warnings += [f"{self.name}: {line}" for line in [*most_left_out(found), *found["notes"]]]
             if found["unreadable"]:
                 name, why = next(iter(found["unreadable"].items()))
                 warnings.append(

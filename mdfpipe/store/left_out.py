@@ -1,4 +1,4 @@
-"""Left out: what a study keeps out of its index and of its protocol, in words, from what the receipts hold."""
+"""Left out: what an index, a manifest and a training do without, in words, from what their receipts hold."""
 
 from __future__ import annotations
 
@@ -28,6 +28,39 @@ def of_nothing(facts: Mapping[str, Any]) -> list[str]:
         + "; check its spelling, or take it out"
         for one in facts.get("left_out", [])
         if not one["count"]
+    ]
+
+
+def outside_of(facts: Mapping[str, Any]) -> list[str]:
+    """A line for each domain that the protocol does not use. facts: of the receipt of a manifest."""
+    return [
+        f"{one['domain']} is outside protocol {facts['protocol']}: {one['rows']} rows of {one['subjects']} subjects in "
+        f"{one['videos']} videos are unused; dataset.leave_out.domains keeps such videos from being decoded"
+        for one in facts.get("outside", [])
+    ]
+
+
+def of_training(facts: Mapping[str, Any]) -> list[str]:
+    """A line for the subjects that domain-aware batches leave out, if there are any. facts: of a training's receipt."""
+    found = facts.get("left_out")
+    if not found:
+        return []
+    without = ", ".join(f"{domain} for {count}" for domain, count in found["without"].items())
+    return [
+        f"{found['subjects']} of {found['of']} subjects left out of domain-aware batches, "
+        f"{found['of'] - found['subjects']} take part: there is no crop in {without}"
+    ]
+
+
+def most_left_out(facts: Mapping[str, Any]) -> list[str]:
+    """The same with advice, where more subjects are left out than take part."""
+    found = facts.get("left_out")
+    if not found or 2 * found["subjects"] <= found["of"]:
+        return []
+    return [
+        f"{line}; name the domains of the study in manifest.protocol.domains or train_domains, or draw without regard "
+        "to domain (recipe.batches.sampler: random)"
+        for line in of_training(facts)
     ]
 
 

@@ -48,6 +48,8 @@ RULES: list[tuple[dict[str, Any], set[str]]] = [
     ({"domains": ["VIS-300m"]}, {"VIS-300m/a", "VIS-300m/b"}),
     ({"domains": ["vis-300m"]}, {"VIS-300m/a", "VIS-300m/b"}),
     ({"domains": ["VIS-*"]}, {"VIS-300m/a", "VIS-300m/b", "VIS-500m/a", "VIS-500m/b"}),
+    ({"domains_other_than": ["VIS-500m", "swir-30m"]}, {"VIS-300m/a", "VIS-300m/b"}),
+    ({"domains_other_than": ["VIS-*"]}, {"SWIR-30m/a", "SWIR-30m/b"}),
     ({"paths": ["videos/VIS-300m/a.mp4"]}, {"VIS-300m/a"}),
     ({"paths": ["./videos/VIS-300m/a"]}, {"VIS-300m/a"}),
     ({"paths": ["videos/VIS-300m/"]}, {"VIS-300m/a", "VIS-300m/b"}),
@@ -79,6 +81,12 @@ def test_a_video_without_a_domain_is_left_out_by_what_its_rule_says(home: Path) 
     found = reader(domain=rule, videos=["videos/*/*"], leave_out={"domains": ["uav"]}).read(home)
     assert stay(found) == ALL
     assert [(one.rule, one.count, one.example) for one in found.left_out] == [("domains: uav", 1, "videos/uav/c.mp4")]
+    four = {"domains_other_than": list(FOLDERS)}
+    assert stay(reader(domain=rule, videos=["videos/*/*"], leave_out=four).read(home)) == ALL
+    with pytest.raises(
+        DataError, match=r"1 of 7 videos .*\(the rule says nothing\)"
+    ):  # which may be a slip of the rule
+        reader(domain=DOMAINS, videos=["videos/*/*"], leave_out=four).read(home)
 
 
 def test_a_domain_that_only_a_row_tells(root: Root) -> None:

@@ -109,7 +109,7 @@ def test_videos_are_drawn_evenly_however_long_they_are() -> None:
 
 def test_every_choice_of_videos_is_equally_likely() -> None:
     crops = cells((0, 0, [60, 1, 1, 30, 4]), (1, 0, [96]))
-    sampler = RandomIdentity(crops, subjects=2, crops_each=3, seed=2)
+    sampler = RandomIdentity(crops, subjects=2, crops_each=3, seed=2, evenly_over="videos")
     met: Counter[tuple[int, ...]] = Counter()
     for number in range(60):
         for batch in rows(sampler, number):
@@ -133,8 +133,9 @@ def test_crops_of_one_video_are_not_neighbours() -> None:
 def test_which_videos_give_in_the_last_round_is_drawn_from_those_with_crops_left() -> None:
     crops = cells((0, 0, [5, 1, 5, 1]), (1, 0, [12]))
     met: Counter[tuple[int, ...]] = Counter()
+    sampler = RandomIdentity(crops, subjects=2, crops_each=5, seed=0, evenly_over="videos")
     for number in range(100):
-        for batch in rows(RandomIdentity(crops, subjects=2, crops_each=5, seed=0), number):
+        for batch in rows(sampler, number):
             given = Counter(crops.of(r)[2] for r in batch if crops.of(r)[0] == 0)
             met[tuple(given[v] for v in range(4))] += 1
     assert set(met) == {(2, 1, 1, 1), (1, 1, 2, 1)}

@@ -12,7 +12,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from mdfpipe.learning.batches import ANCHOR, AUXILIARY, NEGATIVE, PLAIN, POSITIVE
-from mdfpipe.learning.sampling import DomainAware, Joint, RandomIdentity, Tuples, Uniform, with_auxiliary
+from mdfpipe.learning.sampling import DomainAware, Evenly, Joint, RandomIdentity, Tuples, Uniform, with_auxiliary
 from tests.learning.sampling_tables import Table, cells, complete, full, quick, rows, table, tables, two_sources
 
 # -- side by side
@@ -84,13 +84,15 @@ def test_auxiliary_views_keep_roles_and_are_of_plain_views_alone() -> None:
 
 
 @quick
-@given(tables, st.integers(1, 5), st.integers(0, 3))
-def test_tuples_hold_anchor_positive_and_negative_of_each_domain(crops: Table, tuples: int, seed: int) -> None:
+@given(tables, st.integers(1, 5), st.integers(0, 3), st.sampled_from(["crops", "videos"]))
+def test_tuples_hold_anchor_positive_and_negative_of_each_domain(
+    crops: Table, tuples: int, seed: int, evenly: Evenly
+) -> None:
     has = complete(crops)
     used = sorted(set().union(*has.values()))
     eligible = {s for s in has if has[s] == set(used)}
     assume(len(used) >= 2 and len(eligible) >= 2)
-    sampler = Tuples(crops, tuples=tuples, seed=seed)
+    sampler = Tuples(crops, tuples=tuples, seed=seed, evenly_over=evenly)
     draws = list(sampler.epoch(2))
     assert len(draws) == len(sampler)
     assert set(sampler.eligible.tolist()) == eligible
@@ -112,7 +114,7 @@ def test_tuples_hold_anchor_positive_and_negative_of_each_domain(crops: Table, t
                 assert crops.of(negative)[0] != who
                 videos = {crops.of(r)[2] for r in cell[who, d]}
                 assert (anchor != positive) == (len(cell[who, d]) > 1)
-                assert (crops.of(anchor)[2] != crops.of(positive)[2]) == (len(videos) > 1)
+                assert evenly == "crops" or (crops.of(anchor)[2] != crops.of(positive)[2]) == (len(videos) > 1)
     walk = {r for (s, d), found in cell.items() if s in eligible and d == used[0] for r in found}
     assert set(anchors) == walk
     assert sampler.claims()["anchors"] == len(walk)

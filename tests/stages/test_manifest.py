@@ -8,12 +8,16 @@ from typing import Any
 
 import pytest
 
+from mdfpipe.config import validate
 from mdfpipe.errors import ConfigError
 from mdfpipe.pipeline import Pipeline
+from mdfpipe.protocol import Protocol, read_protocol
+from mdfpipe.report.inspect import describe_run
 from mdfpipe.runner import Outcome
 from mdfpipe.store.run import Run
 from tests.drawn import draw
 from tests.inline import DEMO, runner
+from tests.runs import ROOT
 
 
 @pytest.fixture(scope="module")
@@ -80,9 +84,67 @@ def test_no_roles(copy: tuple[Path, Path]) -> None:
     assert {(r["split"], r["role"], r["mated"]) for r in rows(copy[1])} == {("test", "none", None)}
 
 
-def test_other_domains_may_be_left_out(copy: tuple[Path, Path]) -> None:
-    assert again(*copy, "{name: p, unlisted: test, domains: [VIS-500m]}").complete
-    assert {(r["domain"], r["split"]) for r in rows(copy[1])} == {("VIS-500m", "test"), ("LWIR-30m", "unused")}
+def test_domains_outside_of_the_protocol_are_unused_and_counted(copy: tuple[Path, Path]) -> None:
+    done = again(*copy, "{name: p, unlisted: test, domains: [VIS-500m, NIR]}")
+    assert done.complete
+    found = rows(copy[1])
+    assert {(r["domain"], r["split"], r["role"]) for r in found} == {
+        ("VIS-500m", "test", "none"),
+        ("LWIR-30m", "unused", "none"),
+    }
+    outside = [r for r in found if r["domain"] == "LWIR-30m"]
+    subjects = len({r["subject_id"] for r in outside})
+    line = (
+        f"manifest: LWIR-30m is outside protocol p: {len(outside)} rows of {subjects} subjects in 2 videos are unused; "
+        "dataset.leave_out.domains keeps such videos from being decoded"
+    )
+    assert line in done.notes
+    assert line in describe_run(copy[1]).notes
+    assert "manifest: protocol p names the domain NIR, which no video has" in done.warnings
+
+
+def test_subjects_outside_of_the_protocol_need_no_list(copy: tuple[Path, Path]) -> None:
+    """Everybody is filmed in both domains, so the subjects of the infrared videos are taken for others."""
+    data, _ = copy
+    table = data / "faces.csv"
+    lines = [
+        ",".join(["x" + cells[0], *cells[1:]]) if "LWIR" in line and cells[0].startswith("s") else line
+        for line in table.read_text().splitlines()
+        if (cells := line.split(","))
+    ]
+    table.write_text("\n".join(lines) + "\n")
+    listed = "{name: p, galleries: {'1': train, '2': test}%s}"
+    refused = again(*copy, listed % "")
+    assert "4 subjects (xs01, xs02, xs03, xs04) with crops in no gallery" in refused.failures[0].message
+    done = again(*copy, listed % ", domains: [VIS-500m]")
+    assert done.complete, done.failures
+    assert {(r["domain"], r["split"]) for r in rows(copy[1])} >= {("VIS-500m", "train"), ("LWIR-30m", "unused")}
+
+
+def test_a_domain_without_a_role_that_trains_is_said(copy: tuple[Path, Path]) -> None:
+    """A study of two domains, where the data hold a third: with `domains` it is out, without them it is a surprise."""
+    data, run = copy
+    said = again(data, run, f"{{{BASE}, galleries: {{'1': train, '2': test}}}}")
+    assert not [line for line in said.warnings if "gives no role" in line]
+    domains = "VIS-500m_a: VIS-500m, VIS-500m_b: VIS-500m, LWIR-30m_a: MWIR-30m, LWIR-30m_b: LWIR-30m"
+    swapped = f"dataset.domain={{regex: 'videos/(?P<domain>[A-Z]+-[0-9]+m_.)', map: {{{domains}}}}}"
+    protocol = f"manifest.protocol={{{BASE}, galleries: {{'1': train, '2': test}}%s}}"
+    loose = runner(data, run, swapped, protocol % "")[0].execute()
+    assert loose.complete, loose.failures
+    third = [r for r in rows(run) if r["domain"] == "MWIR-30m"]
+    assert {r["split"] for r in third} == {"train"}
+    assert any(f"gives no role to MWIR-30m ({len(third)} rows), which train" in line for line in loose.warnings)
+    strict = runner(data, run, swapped, protocol % ", domains: [VIS-500m, LWIR-30m]")[0].execute()
+    assert not [line for line in strict.warnings if "gives no role" in line]
+    assert {r["split"] for r in rows(run) if r["domain"] == "MWIR-30m"} == {"unused"}
+    two = len([r for r in rows(run) if r["split"] == "train"])
+    assert two == len([r for r in rows(run) if r["domain"] == "VIS-500m" and r["split"] == "train"])
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "manifests").glob("*.yaml")), ids=lambda path: path.stem)
+def test_a_shipped_protocol_with_roles_names_its_domains(path: Path) -> None:
+    protocol = validate(Protocol, read_protocol(path.stem, [path.parent]), path.stem)
+    assert sorted(protocol.domains) == sorted([*protocol.gallery_domains, *protocol.probe_domains])
 
 
 BASE = "name: p, gallery_domains: [VIS-500m], probe_domains: [LWIR-30m]"

@@ -17,6 +17,7 @@ from torch import Tensor
 from mdfpipe.errors import ConfigError
 from mdfpipe.learning import checkpoint as files
 from mdfpipe.learning.recipes.body import UNNAMED
+from mdfpipe.report.inspect import describe_run
 from mdfpipe.store.run import Run
 from mdfpipe.store.tables import TRAINING
 from tests.learning.made import picture, write_run
@@ -209,6 +210,31 @@ def test_fewer_subjects_and_domains(home: Path) -> None:
     assert facts(home, "visible")["told"] == ["16 body crops of 2 subjects in VIS-500m"]
     assert len(checkpoint(home, "fewer").subjects) == 2 + 6  # of the study's own only
     assert facts(home, "fewer")["told"][-1] == "8 subjects chosen by max_subjects"
+
+
+def test_subjects_left_out_of_domain_aware_batches_are_counted_wherever_the_training_is_shown(home: Path) -> None:
+    five = ("VIS-500m", "SWIR-30m", "MWIR-30m", "LWIR-30m", "VIS-300m")
+    lacking = {n: {"VIS-300m"} if n > 10 else {"VIS-300m", "VIS-500m"} for n in range(5, 21)}
+    write_run(home / "many", 20, five, clips=1, frames=1, lacking=lacking)
+    write_run(home / "some", 6, five, clips=1, frames=1, lacking={1: {"VIS-300m"}})
+    recipe = body(schedule={"length": 1})
+    systems = {
+        "most": {"recipe": recipe, "train_on": [str(home / "many")], "splits": ["unused"]},
+        "few": {"recipe": recipe, "train_on": [str(home / "some")], "splits": ["unused"]},
+    }
+    outcome, _ = train(home, systems)
+    assert outcome.complete, outcome
+    line = (
+        "16 of 20 subjects left out of domain-aware batches, 4 take part: there is no crop in VIS-300m for 16, "
+        "VIS-500m for 6"
+    )
+    little = "1 of 6 subjects left out of domain-aware batches, 5 take part: there is no crop in VIS-300m for 1"
+    assert [facts(home, name)["told"][-1] for name in ("most", "few")] == [line, little]
+    notes = [note for note in outcome.notes if "left out of domain-aware" in note]
+    assert sorted(notes) == [f"train/few: {little}", f"train/most: {line}"]
+    (warning,) = [said for said in outcome.warnings if "left out of domain-aware" in said]
+    assert warning.startswith(f"train/most: {line}; name the domains of the study in manifest.protocol.domains or")
+    assert set(notes) <= set(describe_run(home / "run").notes)
 
 
 def test_the_best_weights_are_kept_and_embedded(home: Path) -> None:

@@ -16,26 +16,46 @@ if TYPE_CHECKING:
 class Batches(Config):
     """How batches are drawn. domain_aware: P subjects x K crops from each domain in use; random: P subjects x
     `crops` x D crops whatever their domain; uniform: crops one by one. further_*: of visible-only manifests, beside.
+    evenly_over crops: each crop of a subject (domain_aware: of a subject in a domain) is as likely as any other;
+    videos: of different videos or cameras as far as there are, so that a long one counts no more than a short one.
     """
 
     sampler: Literal["domain_aware", "random", "uniform"] = Field("domain_aware", description="see above")
     subjects: int = Field(8, ge=2, description="P: subjects of a batch")
     crops: int = Field(2, ge=1, description="K: crops of a subject and domain")
+    evenly_over: Literal["crops", "videos"] | None = Field(
+        None, description="of a subject, see above; none: videos for domain_aware, crops for random"
+    )
     further_subjects: int = Field(0, ge=0, description="subjects of further manifests in each batch")
     further_crops: int = Field(4, ge=1, description="crops of each of them")
 
     def sampler_of(self, crops: Crops, seed: int) -> Sampler:
         """Batches of the study's own crops, with further manifests beside them where that is set. Raises DataError."""
+        import numpy as np
+
         from mdfpipe.learning.sampling import DomainAware, RandomIdentity, Uniform
 
         own = self.sources_of(crops)
-        domains = len(set(crops.domain.tolist()))
+        domains = len(np.unique(crops.domain[np.isin(crops.source, own)]))
         used: Sampler
         if self.sampler == "domain_aware":
-            used = DomainAware(crops, subjects=self.subjects, crops_each=self.crops, seed=seed, sources=own)
+            used = DomainAware(
+                crops,
+                subjects=self.subjects,
+                crops_each=self.crops,
+                seed=seed,
+                sources=own,
+                evenly_over=self.evenly_over or "videos",
+            )
         elif self.sampler == "random":
-            each = self.crops * domains
-            used = RandomIdentity(crops, subjects=self.subjects, crops_each=each, seed=seed, sources=own)
+            used = RandomIdentity(
+                crops,
+                subjects=self.subjects,
+                crops_each=self.crops * domains,
+                seed=seed,
+                sources=own,
+                evenly_over=self.evenly_over or "crops",
+            )
         else:
             used = Uniform(crops, size=self.subjects * self.crops * domains, seed=seed, sources=own)
         return self.with_further(used, crops, seed)
@@ -53,6 +73,11 @@ class Batches(Config):
             return own
         others = sorted(set(crops.source.tolist()) - {0})
         further = RandomIdentity(
-            crops, subjects=self.further_subjects, crops_each=self.further_crops, seed=seed + 1, sources=others
+            crops,
+            subjects=self.further_subjects,
+            crops_each=self.further_crops,
+            seed=seed + 1,
+            sources=others,
+            evenly_over=self.evenly_over or "crops",
         )
         return Joint(own, further)

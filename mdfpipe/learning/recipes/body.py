@@ -5,9 +5,13 @@ SWIR, MWIR and LWIR against a VIS-500m gallery (k of 63); pretrained 38.10, 9.52
 
 **Differs.** Eq. 5 and 6 cannot be meant as printed (softmax over the batch, distances without a condition on the
 subject): cross-entropy over the training subjects and batch-hard triplets are what the text describes. P, K, optimiser
-and schedule are not given: P 8, K 2 are ours, the rest is PASS's. `backbone: striped` (a small ResNet with horizontal
-stripes), the supervised contrastive term, the polarity augmentation and joint training on further, visible-only crops
-are ours, for machines without an accelerator and for training from scratch; all are off by default.
+and schedule are not given: P 8, K 2 are ours, the rest is PASS's. Ours are also turns of subjects, so that each comes
+up equally often, and in domain-aware batches a subject's crops of a domain by different videos as far as there are
+(`batches.evenly_over: crops` is a plain draw). The paper compares with random sampling and does not define it: P
+subjects with D K crops each is our reading (`sampler: random`), a plain draw over a subject's crops, whatever their
+domain and video, as PASS draws; subjects that lack a domain take part. `backbone: striped` (a small ResNet with
+horizontal stripes), the supervised contrastive term, the polarity augmentation and joint training on further,
+visible-only crops are ours, for machines without an accelerator and for training from scratch; all are off by default.
 """
 
 from __future__ import annotations

@@ -19,8 +19,9 @@ embedding. The 26.71 M parameters of Table 2 cannot be: two last stages have 38.
 parameters and FLOPs need), margins (0.3), p of GeM (3), the schedule (backbone at a tenth of the rate, warm-up of 10
 epochs, a tenth at 20, a hundredth at 50), momentum and weight decay, padding (10 pixels at 288) and erasing (0.5), the
 test feature (the branches' features side by side, before their necks; cosine), weakening at test as in training
-(`weakening.training_only`), the hetero-centre term only beside two branches (`hc_triplet`); a subject's images of a
-domain are of different videos or cameras as far as there are, where the paper samples.
+(`weakening.training_only`), the hetero-centre term only beside two branches (`hc_triplet`), subjects in turns, so that
+each comes up equally often. A subject's images of a domain are a plain sample, as in the paper; `batches.evenly_over:
+videos` (ours) spreads them over videos or cameras.
 
 *Settings of the paper.* The default is the best of its Fig. 3, M_D1 with 0.5; M_D3 is `weakening: {factor:
 proportion}`, M_D2 `{threshold: 0.5, factor: proportion}`. RegDB: `batches: {subjects: 8, crops: 4}`, `weakening:
@@ -99,7 +100,9 @@ class Dfw(CrossModal):
     augment: Augment = Field(
         default=IMAGENET.model_copy(update={"pad_px": 13}), description="what is done to training crops"
     )
-    batches: Batches = Field(default=Batches(subjects=6, crops=6), description="how batches are drawn")
+    batches: Batches = Field(
+        default=Batches(subjects=6, crops=6, evenly_over="crops"), description="how batches are drawn"
+    )
     backbone_rate: float = Field(0.1, gt=0, description="rate of the backbone, times the schedule's (ours)")
     weakening: Weaken | None = Field(default=Weaken(), description="DFW; none: without")
     segmented: bool = Field(True, description="SLN: two last stages, else one")

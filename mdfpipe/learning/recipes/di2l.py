@@ -13,7 +13,8 @@ under learned gates. Ours, where the paper says nothing: three parts, u and v of
 root (`scaled: false`: as printed), no bias in u, v, z; stage 0 as what each stream has for itself, GeM of power 3,
 weight decay, momentum, warm-up and ten times the rate for neck and classifier (all as CAJ has them); a border of 10
 pixels to crop from, which is `pad_px: 13` at 384 rows; erasing with noise; the feature after the neck and its cosine
-at test; a subject's images of a domain of different videos or cameras as far as there are, where the paper samples.
+at test; subjects in turns, so that each comes up equally often. A subject's images of a domain are a plain sample, as
+in the paper; `batches.evenly_over: videos` (ours) spreads them over videos or cameras.
 A crop is cropped with probability 0.5 (`augment.uncropped`), as printed. The auxiliary image takes its channel before
 normalisation (`augment.auxiliary_last`: CAJ's after); CAJ's grey one, and its operation on infrared images, are not
 here. The non-local blocks are two, after stages 2 and 3; `non_local: {inner: one, norm: mean}` is what AGW's
@@ -62,7 +63,9 @@ class DI2L(CrossModal):
 
     image_height_px: int = Field(288, ge=16, le=2048, description="height of the network's input")
     image_width_px: int = Field(144, ge=16, le=2048, description="width of the network's input")
-    batches: Batches = Field(default=Batches(subjects=8, crops=4), description="how batches are drawn")
+    batches: Batches = Field(
+        default=Batches(subjects=8, crops=4, evenly_over="crops"), description="how batches are drawn"
+    )
     channel_augmentation: bool = Field(
         True, description="a further image of each visible one, with one of its channels for all three"
     )

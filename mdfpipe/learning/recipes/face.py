@@ -58,6 +58,9 @@ class Face(Recipe):
     width: int = Field(64, ge=8, description="channels of the first stage; AdaFace: 64")
     loss: Margin = Field(default=Margin(), description="the margin")
     sampler_subjects: int = Field(0, ge=0, description="subjects of a batch; 0: crops one by one, whosever they are")
+    sampler_evenly_over: Literal["crops", "videos"] = Field(
+        "crops", description="with sampler_subjects: each crop of a subject as likely as any other, or by video first"
+    )
     batch: int = Field(64, ge=2, description="crops of a batch")
     head_rate: float = Field(10.0, gt=0, description="rate of the class weights, times the backbone's")
     flip_fusion: bool = Field(True, description="embed the mirrored crop, too, and add (norms weigh)")
@@ -102,7 +105,13 @@ class Face(Recipe):
 
         if self.sampler_subjects:
             each = max(self.batch // self.sampler_subjects, 1)
-            return RandomIdentity(crops, subjects=self.sampler_subjects, crops_each=each, seed=seed)
+            return RandomIdentity(
+                crops,
+                subjects=self.sampler_subjects,
+                crops_each=each,
+                seed=seed,
+                evenly_over=self.sampler_evenly_over,
+            )
         return Uniform(crops, size=self.batch, seed=seed)
 
     def forward(self, model: Network, batch: CropBatch) -> dict[str, Tensor]:

@@ -15,10 +15,11 @@ instead of sums, over distributions instead of logits; column i is left out of a
 the paper does not say: the depths of the adversaries (behind stage 3, stage 4 and the neck), their size, the strength
 of the reversal, the margin, the temperature, GeM's power, a BN neck of its own for the raw f_sp (behind which both
 entropies of eq. 10 are taken), detached references in eq. 10 and 11, unit length in eq. 11; flip, a border of 10 pixels
-to crop from, erasing; a subject's images of a domain of different videos or cameras as far as there are, where others
-sample. In a batch of unequally many images of each domain, adversaries weigh domains alike. What has no counterpart
-under `mdr.pairing: index` (a crop whose pair does not decode, or one of a further manifest) is left out of MDR;
-`mdr_paired` of the log is the share that is not.
+to crop from, erasing; subjects in turns, so that each comes up equally often. A subject's images of a domain are a
+plain sample; `batches.evenly_over: videos` (ours) spreads them over videos or cameras. In a batch of unequally many
+images of each domain, adversaries weigh domains alike. What has no counterpart under `mdr.pairing: index` (a crop whose
+pair does not decode, or one of a further manifest) is left out of MDR; `mdr_paired` of the log is the share that is
+not.
 
 The paper's rate (3e-5, by 0.1 at 60 and 100) comes without a number of epochs and without a weight decay; 160 and 5e-3
 are the released code's. `configuration: released` takes its rate and milestones (3.5e-4, 55 and 95), which METHODS 5.3
@@ -146,7 +147,9 @@ class Idkl(CrossModal):
         "paper", description="whose optimiser and schedule, where they are not given"
     )
     streams: Literal["shared"] = Field("shared", description="all images go through the same weights")
-    batches: Batches = Field(default=Batches(subjects=12, crops=5), description="how batches are drawn")
+    batches: Batches = Field(
+        default=Batches(subjects=12, crops=5, evenly_over="crops"), description="how batches are drawn"
+    )
     optimiser: Optimiser = Field(default=CONFIGURATIONS["paper"]["optimiser"], description="what follows the gradient")
     schedule: Schedule = Field(
         default=CONFIGURATIONS["paper"]["schedule"], description="how long, and at which rate when (length: released)"

@@ -20,8 +20,9 @@ the non-local blocks stand is not said: two, after stages 2 and 3 (ours); `non_l
 mean}` is the code's. `classifier_input: dropout_elu` is the code's, too. Where the paper says nothing, these are the
 code's: images of 384x128, flip, a border of 10 pixels to crop from, GeM of power 3, V after the neck for angular and
 identity losses, how long the warm-up is, weight decay, the rate of biases, and the walk over all visible images as
-anchors. A tuple is of a subject with crops in every domain, its positive of another video or camera than its anchor
-where there is one (ours: the paper draws at random); subjects that lack a domain give negatives only, unless `tuples:
+anchors. A tuple is of a subject with crops in every domain; its positive is any other crop (the paper draws at
+random; `batches.evenly_over: videos`, ours, takes another video or camera where there is one), and the subject of each
+negative is drawn before its crop, as the code does; subjects that lack a domain give negatives only, unless `tuples:
 batch` (ours), which takes all positives and negatives of a batch, and draws by `batches.sampler: random` where that is
 asked for. At test V is compared by Euclidean distance and not brought to unit length (`normalise: true` does). For more
 domains: means over ordered pairs, times two (METHODS 4.6); distillation leaves out pairs that share a stream. Crops of
@@ -100,7 +101,7 @@ class Lccrf(CrossModal):
     }
 
     batches: Batches = Field(
-        default=Batches(),
+        default=Batches(evenly_over="crops"),
         description="domain_aware: `subjects` tuples, an anchor, a positive and a negative of each domain (`crops` has "
         "no meaning); others as everywhere, with tuples: batch",
     )
@@ -187,7 +188,14 @@ class Lccrf(CrossModal):
         sources = self.batches.sources_of(crops)
         there = np.unique(crops.domain[np.isin(crops.source, sources)]).tolist()
         domains = _walked([crops.domains[place] for place in there])
-        own = Tuples(crops, tuples=self.batches.subjects, seed=seed, domains=domains, sources=sources)
+        own = Tuples(
+            crops,
+            tuples=self.batches.subjects,
+            seed=seed,
+            domains=domains,
+            sources=sources,
+            evenly_over=self.batches.evenly_over or "crops",
+        )
         return self.batches.with_further(own, crops, seed)
 
     def forward(self, model: Network, batch: CropBatch) -> dict[str, Tensor]:
