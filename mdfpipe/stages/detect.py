@@ -112,6 +112,7 @@ class Detect(Stage):
             key, first = next(iter(more.items()))
             one = f"{key}: {first['delivered']} delivered, {first['declared']} declared"
             warnings.append(f"detect: {len(more)} videos have more frames than their header declares ({one})")
+        warnings += _left_out(facts)
         late = {k: f["boxes_beyond_the_end"] for k, f in facts.items() if f["boxes_beyond_the_end"]}
         if late:
             key, count = next(iter(late.items()))
@@ -190,7 +191,8 @@ class Detect(Stage):
         delivered = found.stream.delivered if found.stream else 0
         if delivered == 0:
             return "no frame delivered"
-        if declared is not None and delivered < declared and delivered + hidden_packets(path) < declared:
+        known = delivered + (found.stream.told.get("leading", 0) if found.stream else 0)
+        if declared is not None and known < declared and known + hidden_packets(path, found.decoder.stream) < declared:
             return f"short: {delivered} frames delivered of {declared} that the header declares"
         return None
 
@@ -203,6 +205,7 @@ class Detect(Stage):
             "declared": video["n_frames"],
             "delivered": found.stream.delivered,
             "duplicates": found.stream.duplicates,
+            "left_out": found.stream.told,
             "stride": self.stride,
             "width": found.size[0],
             "height": found.size[1],
@@ -216,6 +219,33 @@ def _some(keys: list[str], of: int) -> str:
     """How many videos, and the first."""
     shown = ", ".join(keys[:3]) + (", ..." if len(keys) > 3 else "")
     return f"{len(keys)} of {of} videos: {shown}"
+
+
+def _left_out(facts: dict[str, dict[str, Any]]) -> list[str]:
+    """Lines on videos that begin within a group of pictures, or are several recordings one behind the other."""
+    lines = []
+    cut = {k: f["left_out"]["leading"] for k, f in facts.items() if f["left_out"].get("leading")}
+    if cut:
+        key, count = next(iter(cut.items()))
+        lines.append(
+            f"detect: {len(cut)} videos begin within a group of pictures: {sum(cut.values())} pictures before the "
+            f"first frame refer to what was cut off and are left out, as players do ({key}: {count})"
+        )
+    joined = {k: f["left_out"]["joins"] for k, f in facts.items() if f["left_out"].get("joins")}
+    if joined:
+        key, count = next(iter(joined.items()))
+        lines.append(
+            f"detect: {len(joined)} videos are several recordings one behind the other, with times that start anew "
+            f"({key}: {count + 1}); their frames are counted through"
+        )
+    jumps = {k: f["left_out"]["jumps"] for k, f in facts.items() if f["left_out"].get("jumps")}
+    if jumps:
+        key, count = next(iter(jumps.items()))
+        lines.append(
+            f"detect: {len(jumps)} videos are transport streams whose counter jumps before a key picture "
+            f"({key}: {count} times): segments were joined there, or whole pictures are missing"
+        )
+    return lines
 
 
 def _table(key: str, found: _Found) -> pa.Table:

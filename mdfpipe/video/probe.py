@@ -21,6 +21,7 @@ from mdfpipe.errors import DecodeError, one_line
 from mdfpipe.video.files import check_file
 from mdfpipe.video.image_files import is_images, numbered_frames, page_count, read_frames
 from mdfpipe.video.orientation import AS_STORED, of_matrix, swaps_sides
+from mdfpipe.video.transport import missing_bytes
 
 if TYPE_CHECKING:
     import av
@@ -43,7 +44,9 @@ class VideoInfo:
     frames_declared: None where the format does not say. fps: average frames per second, None where unknown.
     width, height: of the picture as stored. bit_depth: of the deepest colour component (8 for yuv420p, 16 for
     gray16le). pixel_format: as FFmpeg names it. orientation: how it is turned to be shown, 1 to 8 as
-    `video.orientation` counts; None where the file says an angle that is no quarter turn.
+    `video.orientation` counts; None where the file says an angle that is no quarter turn. pixel_aspect: width of a
+    stored pixel over its height. stream: which of `streams` video streams this is, from 0; others: those that could
+    have been taken, in words. is_interlaced, first_seconds: of the first frame that decodes.
     """
 
     frames_declared: int | None
@@ -54,6 +57,12 @@ class VideoInfo:
     codec: str
     pixel_format: str
     orientation: int | None = AS_STORED
+    pixel_aspect: float = 1.0
+    stream: int = 0
+    streams: int = 1
+    others: tuple[str, ...] = ()
+    is_interlaced: bool = False
+    first_seconds: float | None = None
 
     def turn(self, wanted: Literal["display", "stored"], path: Path) -> int:
         """The orientation that gives a stored picture as it is wanted. Raises DecodeError where there is none."""
@@ -74,9 +83,12 @@ class VideoInfo:
         return self.bit_depth > 8
 
 
-def probe(path: Path) -> VideoInfo:
-    """What the header of a video says, or what the first image of a folder or image file is. Raises DecodeError."""
-    return _info_of_images(path) if is_images(path) else _info(path)
+def probe(path: Path, which: int | None = None) -> VideoInfo:
+    """What the header of a video says, or what the first image of a folder or image file is. Raises DecodeError.
+
+    which: the video stream of a file with several, as `open_video` takes it.
+    """
+    return _info_of_images(path) if is_images(path) else _info(path, which)
 
 
 def _info_of_images(path: Path) -> VideoInfo:
@@ -90,19 +102,32 @@ def _info_of_images(path: Path) -> VideoInfo:
     return VideoInfo(frames, None, width, height, image.bit_depth, *names, image.orientation)
 
 
-def _info(path: Path) -> VideoInfo:
-    with open_video(path) as (container, stream):
-        frames, rate = stream.frames or None, stream.average_rate
+def _info(path: Path, which: int | None) -> VideoInfo:
+    with open_video(path, which) as (container, stream):
         context = stream.codec_context
         pixel_format: av.VideoFormat | None = context.format
         if pixel_format is None or not context.width or not context.height:
             raise DecodeError(
                 f"{path}: expected a video, but FFmpeg finds neither size nor pixels in its {context.name}"
             )
-        fps = float(rate) if rate else None
-        depth = format_depth(pixel_format)
-        size, names = (context.width, context.height), (context.name, pixel_format.name)
-        return VideoInfo(frames, fps, *size, depth, *names, _orientation(container, stream))
+        first = _first_frame(container, stream)
+        others = [_stream_words(container, other) for other in _films(container) if other.index != stream.index]
+        return VideoInfo(
+            frames_declared=stream.frames or None,
+            fps=float(stream.average_rate) if stream.average_rate else None,
+            width=context.width,
+            height=context.height,
+            bit_depth=format_depth(pixel_format),
+            codec=context.name,
+            pixel_format=pixel_format.name,
+            orientation=AS_STORED if first is None else frame_orientation(first),
+            pixel_aspect=float(stream.sample_aspect_ratio or context.sample_aspect_ratio or 1),
+            stream=list(container.streams.video).index(stream),
+            streams=len(container.streams.video),
+            others=tuple(others),
+            is_interlaced=first is not None and first.interlaced_frame,
+            first_seconds=None if first is None or first.pts is None else float(first.pts * (stream.time_base or 1)),
+        )
 
 
 def no_quarter_turn(path: Path) -> DecodeError:
@@ -123,16 +148,16 @@ def frame_orientation(frame: av.VideoFrame) -> int | None:
     return AS_STORED if matrix is None else of_matrix(bytes(matrix))
 
 
-def _orientation(container: InputContainer, stream: VideoStream) -> int | None:
-    """The orientation of the first frame that decodes: PyAV gives the container's matrix with the frames only."""
+def _first_frame(container: InputContainer, stream: VideoStream) -> av.VideoFrame | None:
+    """The first frame that decodes: PyAV gives the container's display matrix with the frames only."""
     import av.error
 
     with suppress(av.error.FFmpegError):
         for packet in islice(container.demux(stream), _PACKETS_TO_THE_FIRST_FRAME):
             with suppress(av.error.FFmpegError):  # whoever decodes says what is damaged
                 for frame in packet.decode():
-                    return frame_orientation(frame)
-    return AS_STORED
+                    return frame
+    return None
 
 
 def format_depth(pixel_format: av.VideoFormat) -> int:
@@ -141,8 +166,12 @@ def format_depth(pixel_format: av.VideoFormat) -> int:
 
 
 @contextmanager
-def open_video(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
-    """The opened container of a file and its video stream. Raises DecodeError with one clear line."""
+def open_video(path: Path, which: int | None = None) -> Iterator[tuple[InputContainer, VideoStream]]:
+    """The opened container of a file and one of its video streams. Raises DecodeError with one clear line.
+
+    which: its place among the video streams, from 0; None: the default one, or else the largest. Covers of albums and
+    thumbnails are video streams, too, but none that is taken unasked.
+    """
     import av
     import av.error
 
@@ -157,17 +186,39 @@ def open_video(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
     except (av.error.FFmpegError, OSError, ValueError) as error:
         raise DecodeError(f"{path}: expected a video, got a file that FFmpeg cannot open: {_reason(error)}") from None
     with container:
-        yield container, _video_stream(container, path)
+        yield container, _video_stream(container, path, which)
 
 
-def _video_stream(container: InputContainer, path: Path) -> VideoStream:
+def _video_stream(container: InputContainer, path: Path, which: int | None) -> VideoStream:
     from av.stream import Disposition
 
-    for stream in container.streams.video:
-        if not stream.disposition & Disposition.attached_pic:  # the cover of an album is a video stream, too
-            return stream
-    kinds = ", ".join(sorted({s.type for s in container.streams})) or "nothing"
-    raise DecodeError(f"{path}: expected a video stream, found {kinds}")
+    streams = list(container.streams.video)
+    if which is not None and which < len(streams):
+        return streams[which]
+    found = _films(container)
+    if which is not None and found:
+        sizes = ", ".join(_stream_words(container, stream) for stream in streams)
+        raise DecodeError(
+            f"{path}: expected a video stream {which} (detect.decoder.stream), found these: {sizes}; choose one"
+        )
+    if not found:
+        kinds = ", ".join(sorted({s.type for s in container.streams if s not in streams})) or "nothing"
+        raise DecodeError(f"{path}: expected a video stream, found {'a cover picture and ' * bool(streams)}{kinds}")
+    marked = [stream for stream in found if stream.disposition & Disposition.default]
+    return max(marked or found, key=lambda stream: stream.codec_context.width * stream.codec_context.height)
+
+
+def _films(container: InputContainer) -> list[VideoStream]:
+    """The video streams that are films: no cover of an album, no thumbnail."""
+    from av.stream import Disposition
+
+    pictures = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.still_image
+    return [stream for stream in container.streams.video if not stream.disposition & pictures]
+
+
+def _stream_words(container: InputContainer, stream: VideoStream) -> str:
+    context = stream.codec_context
+    return f"{container.streams.video.index(stream)} ({context.name}, {context.width}x{context.height})"
 
 
 def _reason(error: Exception) -> str:
@@ -183,27 +234,50 @@ def shows_frame(packet: av.Packet[Any], codec: str) -> bool:
     return True
 
 
-def packet_times(path: Path) -> NDArray[np.float64]:
+def shown_times(path: Path, info: VideoInfo, which: int | None = None) -> tuple[NDArray[np.float64], int]:
+    """The times of `packet_times` from the first frame that decodes on, and how many pictures are before it.
+
+    These belong to a group of pictures that was cut open: no decoder gives them.
+    """
+    times = packet_times(path, which)
+    first = info.first_seconds
+    leading = 0 if first is None else next((n for n, seconds in enumerate(times) if not seconds < first - 1e-6), 0)
+    return times[leading:], leading
+
+
+def goes_back(dts: int | None, before: int | None) -> bool:
+    """Whether a packet is to be decoded earlier than the one before it: another recording begins.
+
+    >>> goes_back(5, 9), goes_back(9, 5), goes_back(None, 9)
+    (True, False, False)
+    """
+    return dts is not None and before is not None and dts < before
+
+
+def packet_times(path: Path, which: int | None = None) -> NDArray[np.float64]:
     """(n,) presentation times in seconds, ascending, one for each packet that shows a frame; NaN, last, where none.
 
+    Where recordings were put one behind the other, time starts anew: they ascend within each.
     Demuxes and does not decode: n is the honest frame count of a container. A container that breaks off is counted
     up to there. Raises DecodeError where the file does not open.
     """
     import av.error
 
-    times: list[float] = []
-    with open_video(path) as (container, stream):
+    segments: list[list[float]] = [[]]
+    decoded_at: int | None = None
+    with open_video(path, which) as (container, stream):
         codec = stream.codec_context.name
         with suppress(av.error.FFmpegError):  # the decoder that reads this far says so, with the frame
-            times.extend(
-                np.nan if packet.pts is None else float(packet.pts * packet.time_base)
-                for packet in container.demux(stream)
-                if shows_frame(packet, codec)
-            )
-    return np.sort(np.array(times, np.float64))
+            for packet in container.demux(stream):
+                if packet.is_keyframe and goes_back(packet.dts, decoded_at):
+                    segments.append([])
+                decoded_at = decoded_at if packet.dts is None else packet.dts
+                if shows_frame(packet, codec):
+                    segments[-1].append(np.nan if packet.pts is None else float(packet.pts * packet.time_base))
+    return np.concatenate([np.sort(np.array(times, np.float64)) for times in segments])
 
 
-def hidden_packets(path: Path) -> int:
+def hidden_packets(path: Path, which: int | None = None) -> int:
     """How many packets of a video show no frame: those an edit list discards, VP8's alt-ref frames, empty ones of avi.
 
     A header counts them among its frames, so that a sound file delivers so many fewer. Raises DecodeError.
@@ -211,32 +285,34 @@ def hidden_packets(path: Path) -> int:
     import av.error
 
     hidden = 0
-    with open_video(path) as (container, stream), suppress(av.error.FFmpegError):
+    with open_video(path, which) as (container, stream), suppress(av.error.FFmpegError):
         codec = stream.codec_context.name
         for packet in container.demux(stream):
             hidden += packet.pos is not None and packet.dts is not None and not shows_frame(packet, codec)
     return hidden
 
 
-def missing_end(path: Path) -> str | None:
+def missing_end(path: Path, container: str | None = None) -> str | None:
     """Why the file ends before its container does, as a few words; None where it is whole or one cannot tell.
 
     Reads the sizes that mp4, mkv, avi and ts write down, against the size of the file: a file cut between two
-    packets decodes without any error otherwise.
+    packets decodes without any error otherwise. container: its format, as FFmpeg names it once the file is open; what
+    the first bytes look like proves nothing (a GIF may have the marks of a transport stream).
     """
+    if container is None:
+        with open_video(path) as (opened, _):
+            container = opened.format.name
     size = path.stat().st_size
+    end = size
     with path.open("rb") as file:
-        head = file.read(189)
-        if head[4:8] in (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"styp"):
+        if container.startswith("mov,"):
             end = _boxes_end(file, size)
-        elif head[:4] == b"\x1a\x45\xdf\xa3":
+        elif container.startswith("matroska"):
             end = _segment_end(file)
-        elif head[:4] == b"RIFF":
+        elif container == "avi":
             end = _riff_end(file, size)
-        elif head[:1] == b"G" and head[188:189] == b"G":  # transport stream: packets of 188 bytes that start with 0x47
-            end = -(-size // 188) * 188
-        else:
-            return None
+        elif container == "mpegts":
+            end = size + missing_bytes(path)
     return f"the file ends {end - size} bytes before its container does" if end > size else None
 
 

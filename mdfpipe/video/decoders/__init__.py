@@ -6,7 +6,7 @@ Each file of this folder is one way to decode, named after itself; `auto` picks 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -25,6 +25,8 @@ Wanted: TypeAlias = Callable[[int], bool]
 """Whether the pixels of the frame with this index are asked for."""
 Pixels: TypeAlias = NDArray[np.uint8] | NDArray[np.uint16]
 Orientation: TypeAlias = Literal["display", "stored"]
+Reading: TypeAlias = Generator[tuple[Pixels | None, float], None, Mapping[str, int]]
+"""What `Decoder.read` gives; at its end, how many pictures it left out, by reason."""
 
 
 class Decoder(Plugin):
@@ -41,6 +43,12 @@ class Decoder(Plugin):
     orientation: Orientation = Field(
         "display",
         description="turn pictures as the file says they are shown (display matrix, EXIF), or leave them as stored",
+    )
+
+    stream: int | None = Field(
+        None,
+        ge=0,
+        description="which video stream of a file with several, from 0; none: the default one, or else the largest",
     )
 
     def other(self, name: str) -> Decoder:
@@ -61,12 +69,15 @@ class Decoder(Plugin):
         return [self.other("images") if is_images(path) else self]
 
     @abstractmethod
-    def read(self, path: Path, wanted: Wanted, threads: int) -> Iterator[tuple[Pixels | None, float]]:
+    def read(self, path: Path, wanted: Wanted, threads: int) -> Reading | Iterator[tuple[Pixels | None, float]]:
         """Every frame of `path` in presentation order, as (pixels, pts_seconds).
 
         pixels: (H, W, C) as `Frames` has them; None for a frame that is not wanted, which is decoded but not
         converted. pts_seconds: NaN where there is none.
         Raises DecodeError, with the number of the frame, at the first frame that does not decode.
+        A generator may return how many pictures players do not show either, by reason: `leading` are those at the start
+        that refer to what was cut off, `joins` the places where one recording was put behind another, `jumps` those
+        where the counter of a transport stream jumps before a key picture.
         """
 
     def frames(
@@ -95,15 +106,17 @@ class FrameStream:
 
     delivered: frames decoded so far, those that are not wanted included.
     duplicates: frames given whose pixels equal those of the frame given before (a repeated shutter frame, a still).
+    told: what the decoder says at its end, by reason: see `Decoder.read`.
     """
 
-    source: Iterator[tuple[Pixels | None, float]]
+    source: Reading | Iterator[tuple[Pixels | None, float]]
     decoder: str
     batch: int
     alive: Callable[[int], None]
     last: int | None = None
     delivered: int = 0
     duplicates: int = 0
+    told: dict[str, int] = field(default_factory=dict)
     _last: Pixels | None = field(default=None, repr=False)
 
     def __iter__(self) -> Iterator[Frames]:
@@ -111,7 +124,7 @@ class FrameStream:
         index: list[int] = []
         pts: list[float] = []
         try:
-            for image, seconds in self.source:
+            for image, seconds in self._source():
                 if image is not None:
                     if pixels and image.shape != pixels[0].shape:  # a stream may change size midway
                         yield self._take(pixels, index, pts)
@@ -132,6 +145,11 @@ class FrameStream:
         if pixels:
             yield self._take(pixels, index, pts)
 
+    def _source(self) -> Iterator[tuple[Pixels | None, float]]:
+        source: Any = self.source
+        told = yield from source  # what a generator returns at its end
+        self.told = {reason: count for reason, count in (told or {}).items() if count}
+
     @staticmethod
     def _take(pixels: list[Pixels], index: list[int], pts: list[float]) -> Frames:
         stacked: Pixels = np.stack(pixels)  # type: ignore[assignment]
@@ -147,9 +165,9 @@ class FrameStream:
         return np.array_equal(last, image)
 
 
-def refuse_deep(path: Path, decoder: str) -> VideoInfo:
+def refuse_deep(path: Path, decoder: str, which: int | None = None) -> VideoInfo:
     """The header of a video of 8 bits, for a decoder that would narrow more bits silently. Raises DecodeError."""
-    info = probe(path)
+    info = probe(path, which)
     if info.is_deep:
         raise DecodeError(
             f"{path}: {decoder} gives 8 bits only and would narrow {info.pixel_format} ({info.bit_depth} bits) "

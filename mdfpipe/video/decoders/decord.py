@@ -31,10 +31,12 @@ class Decord(Decoder):
 
     def read(self, path: Path, wanted: Wanted, threads: int) -> Iterator[tuple[Pixels | None, float]]:
         """Every frame, as `Decoder.read` promises. The times are those of the container's packets."""
-        info = refuse_deep(path, self.use)
+        info = refuse_deep(path, self.use, self.stream)
+        if info.streams > 1:
+            raise DecodeError(f"{path}: holds {info.streams} video streams, of which decord takes any; use pyav")
         if info.orientation != AS_STORED:
             raise DecodeError(f"{path}: is rotated or mirrored, which decord does right for some files only; use pyav")
-        times = packet_times(path)
+        times = packet_times(path, self.stream)
         if why := missing_end(path):
             raise DecodeError(f"{path}: {why}; use pyav to get the frames before")
         if info.frames_declared not in (None, len(times)):
