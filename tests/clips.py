@@ -65,8 +65,9 @@ def write_video(
     times: Sequence[int] | None = None,
     options: dict[str, str] | None = None,
     mux: dict[str, str] | None = None,
+    first: int = 0,
 ) -> Path:
-    """A video of `picture(0..frames-1)`, or of `grey16`/`grey8` where the pixel format is grey.
+    """A video of `picture(first..first+frames-1)`, or of `grey16`/`grey8` where the pixel format is grey.
 
     times: presentation times in milliseconds, for a variable frame rate. options go to the codec, mux to the container.
     """
@@ -80,7 +81,7 @@ def write_video(
         base = Fraction(1, 1000) if times is not None else Fraction(1, fps)
         stream.codec_context.time_base = base
         for number in range(frames):
-            frame = _frame(number, width, height, pixel_format)
+            frame = _frame(first + number, width, height, pixel_format)
             frame.pts, frame.time_base = (times[number] if times is not None else number), base
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
@@ -145,15 +146,15 @@ def overreporting(path: Path, to: Path, declared: int) -> Path:
     return to
 
 
-def cut_open(path: Path, to: Path) -> Path:
-    """The packets of a video from its second key frame on, copied, as `ffmpeg -ss -c copy` cuts."""
+def cut_open(path: Path, to: Path, key: int = 1) -> Path:
+    """The packets of a video from a key frame on (0: all), copied, as `ffmpeg -ss -c copy` cuts."""
     with av.open(str(path)) as source, av.open(str(to), "w", options={"fflags": "+bitexact"}) as container:
         stream = source.streams.video[0]
         copy = container.add_stream_from_template(stream)
         keys = 0
         for packet in source.demux(stream):
             keys += packet.is_keyframe
-            if packet.dts is not None and keys >= 2:
+            if packet.dts is not None and keys > key:
                 packet.stream = copy
                 container.mux(packet)
     return to

@@ -24,7 +24,12 @@ from mdfpipe.store.standins import stand_in
 from mdfpipe.store.tables import ANOMALIES, NOT_AS_PUBLISHED, SUBJECTS, VIDEOS
 from mdfpipe.video.decoders import Decoder
 from mdfpipe.video.decoders.auto import Auto
+from mdfpipe.video.orientation import swaps_sides
 
+_MEASURED = (
+    *("n_frames", "fps", "width", "height", "bit_depth", "orientation", "pixel_aspect", "stream", "other_streams"),
+    *("bytes", "sha256", "problem"),
+)
 _IO_THREADS = 4  # reading and hashing wait for the disk, not for a core
 
 
@@ -50,7 +55,7 @@ class Index(Stage):
 
     @property
     def _taken(self) -> dict[str, Any]:
-        return self.decoder.model_dump(mode="json", include={"orientation"})
+        return self.decoder.model_dump(mode="json", include={"orientation", "stream"})
 
     def identity(self, data: Path, key: str, known: Receipt | None = None) -> dict[str, str]:
         """Size and modification time of every annotation file and video.
@@ -98,6 +103,7 @@ class Index(Stage):
             "anomalies": {a.kind: a.count for a in listing.anomalies},
             "left_out": [vars(one) for one in listing.left_out],
             "left_out_rows": listing.left_out_rows,
+            "unusual": _unusual(rows, self.decoder.stream),
             "unreadable": [row["video_id"] for row in rows if row["problem"]],
             "remarks": listing.remarks,
         }
@@ -114,6 +120,7 @@ class Index(Stage):
             notes += [f"index: {line}" for line in left_out.of_index(found)]
             warnings += [f"index: {line}" for line in left_out.of_nothing(found)]
             warnings += [f"index: {line}" for line in found["remarks"]]
+            warnings += [f"index: {line}" for line in found["unusual"]]
             kinds = ", ".join(f"{count} {kind}" for kind, count in found["anomalies"].items())
             if "images" in found:
                 warnings += [f"index: not as published: {'; '.join(found['not_as_published'])}"] * bool(
@@ -148,6 +155,26 @@ class Index(Stage):
         for name, table in tables.items():
             write_table(files[name], table)
         return files
+
+
+def _unusual(rows: list[dict[str, Any]], asked: int | None) -> list[str]:
+    """Lines on videos of which a stream was chosen unasked, or whose pixels are not square."""
+    lines = []
+    several = [row for row in rows if row["other_streams"] and asked is None]
+    if several:
+        row = several[0]
+        lines.append(
+            f"{len(several)} videos hold several video streams: the default one, or else the largest, is taken "
+            f"({row['video_id']}: stream {row['stream']}, not {row['other_streams']}); detect.decoder.stream chooses"
+        )
+    oblong = [row for row in rows if row["pixel_aspect"] and not 0.99 < row["pixel_aspect"] < 1.01]
+    if oblong:
+        row = oblong[0]
+        lines.append(
+            f"{len(oblong)} videos have pixels that are not square ({row['video_id']}: {row['pixel_aspect']:.3g} times "
+            "as wide as high); players stretch them, boxes and crops are of the pixels as they are"
+        )
+    return lines
 
 
 def stamp(path: Path) -> str | None:
@@ -209,7 +236,7 @@ def _describe(
         "camera_id": entry.camera_id,
         "stamp": now,
     }
-    measured = ("n_frames", "fps", "width", "height", "bit_depth", "orientation", "bytes", "sha256", "problem")
+    measured = _MEASURED
     try:
         if images is None:  # where links of frames may lead is a setting: the stamp does not tell
             check_links(path, data, stage.dataset.links)
@@ -237,8 +264,9 @@ def _measure(data: Path, name: str, stage: Index) -> dict[str, Any]:
         files = sorted(f for f in path.iterdir() if f.is_file()) if path.is_dir() else [path]
         size = sum(f.stat().st_size for f in files)
         found = {"sha256": file_sha256(path) if files == [path] else _folder_sha256(files), "bytes": size}
-        info = probe(path)
+        info = probe(path, stage.decoder.stream)
         width, height = info.size(stage.decoder.orientation, path)
+        turn = info.turn(stage.decoder.orientation, path)
     except DataError as error:
         return found | {"problem": one_line(error)}
     except OSError as error:
@@ -250,6 +278,9 @@ def _measure(data: Path, name: str, stage: Index) -> dict[str, Any]:
         "height": height,
         "bit_depth": info.bit_depth,
         "orientation": info.orientation,
+        "pixel_aspect": 1 / info.pixel_aspect if swaps_sides(turn) else info.pixel_aspect,
+        "stream": info.stream,
+        "other_streams": "; ".join(info.others) or None,
     }
 
 
