@@ -37,7 +37,7 @@ class Size:
 
 STEPS = Pipeline.load(STUDY).systems["body"].recipe.schedule.length
 SIZES = {
-    "small": Size(Preset(subjects=6, sessions=2, frames=5, crowd=5, crowd_frames=5), 16, 16, 100, 0.8, 0.97, False),
+    "small": Size(Preset(subjects=6, sessions=1, frames=5, crowd=5, crowd_frames=5), 15, 8, 60, 0.8, 0.95, False),
     "whole": Size(PRESETS[PRESET], CROPS, STEPS, 300, 0.85, 0.99, True),
 }
 
@@ -150,6 +150,6 @@ def test_it_ends_with_the_numbers_and_the_report(demo: Path, size: Size) -> None
     assert pooled["low"] > 2 * pooled["chance"] or not size.learned
     said = (demo / "said.txt").read_text()
     bounds = f"{100 * pooled['low']:.1f}..{100 * pooled['high']:.1f} %"
-    assert f"{pooled['k']}/{pooled['n']}  {100 * pooled['value']:.1f} %" in said
+    assert f"{pooled['k']}/{pooled['n']}  {100 * pooled['value']:4.1f} %" in said
     assert bounds in said
     assert str(demo / "run" / "evaluate" / "report" / "report.html") in said

@@ -1,5 +1,7 @@
 """mdfpipe export: the ONNX file gives the boxes of the weights, by the one-to-one head."""
 
+import re
+
 import pytest
 
 from mdfpipe.errors import ConfigError
@@ -33,23 +35,6 @@ def test_the_file_gives_the_boxes_of_the_one_to_one_head(made):
             yolos.assert_same_boxes(boxes, answer, least, within_px=0.1, within=1e-4)
 
 
-def test_the_same_bytes_again(made):
-    folder, _, _ = made
-    export(str(folder / "a.pt"), folder / "b.onnx", image_size=128)
-    assert (folder / "a.onnx").read_bytes() == (folder / "b.onnx").read_bytes()
-    assert not list(folder.glob(".*"))
-
-
-def test_a_file_that_is_there_is_kept(made):
-    folder, _, _ = made
-    (folder / "mine.onnx").write_bytes(b"mine")
-    with pytest.raises(ConfigError, match=r"mine\.onnx: is there already; .*--force"):
-        export(str(folder / "a.pt"), folder / "mine.onnx", image_size=128)
-    assert (folder / "mine.onnx").read_bytes() == b"mine"
-    export(str(folder / "a.pt"), folder / "mine.onnx", image_size=128, force=True)
-    assert (folder / "mine.onnx").read_bytes() != b"mine"
-
-
 @pytest.mark.parametrize(
     ("size", "says"), [(96, "300 boxes, and a smaller picture has fewer"), (200, "multiple of 32")]
 )
@@ -71,9 +56,16 @@ def test_what_cannot_be_exported(made, tmp_path):
     assert "cannot be written" in said.line()
 
 
-def test_the_command(made, tmp_path):
+def test_a_file_that_is_there_is_kept_and_the_command_writes_over_it_the_same_bytes_again(made, tmp_path):
     folder, _, _ = made
-    said = call_here("export", folder / "a.pt", "--out", tmp_path / "c.onnx", "--image-size", "128")
+    mine = tmp_path / "c.onnx"
+    mine.write_bytes(b"mine")
+    command = ("export", folder / "a.pt", "--out", mine, "--image-size", "128")
+    assert re.search(r"c\.onnx: is there already; .*--force", call_here(*command).line())
+    assert mine.read_bytes() == b"mine"
+    said = call_here(*command, "--force")
     assert said.code == 0, said.err
-    assert said.out.startswith(f"wrote {tmp_path / 'c.onnx'}: ")
+    assert said.out.startswith(f"wrote {mine}: ")
     assert "its 100 best boxes on a test picture are those of the weights" in said.out
+    assert mine.read_bytes() == (folder / "a.onnx").read_bytes()
+    assert not list(tmp_path.glob(".*"))
