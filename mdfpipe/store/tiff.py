@@ -6,6 +6,7 @@ libtiff documents them).
 
 from __future__ import annotations
 
+import io
 import struct
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from typing import BinaryIO
 from mdfpipe.errors import DataError
 
 _ORDERS = {b"II*\0": "<", b"MM\0*": ">", b"II+\0": "<", b"MM\0+": ">"}
-_CODES = {1: "B", 2: "B", 3: "H", 4: "I", 6: "b", 7: "B", 8: "h", 9: "i", 13: "I", 16: "Q", 17: "q", 18: "Q"}
+_CODES = {1: "B", 2: "B", 3: "H", 4: "I", 7: "B", 13: "I", 16: "Q", 18: "Q"}  # of whole numbers that have no sign
 _MOST_VALUES = 1 << 24  # of one tag: the strips of a page, one a row, of the tallest picture
 
 SUFFIXES = frozenset({".tif", ".tiff"})
@@ -46,12 +47,12 @@ class Tiff:
         while (offset := self._number(offset_code)) and offset not in seen:
             seen.add(offset)
             yield offset
-            self.file.seek(offset)
-            self.file.seek(offset + struct.calcsize(count_code) + self._number(count_code) * entry)
+            self._seek(offset)
+            self._seek(offset + struct.calcsize(count_code) + self._number(count_code) * entry)
 
     def tags(self, offset: int, wanted: Collection[int]) -> dict[int, tuple[int, ...]]:
         """Tag -> whole numbers, of the wanted tags that the directory at `offset` holds. Raises DataError."""
-        self.file.seek(offset)
+        self._seek(offset)
         count = self._number("Q" if self.big else "H")
         size, width, code = (20, 8, "Q") if self.big else (12, 4, "I")
         entries = self.file.read(size * count) if count < 1 << 16 else b""
@@ -63,8 +64,17 @@ class Tiff:
             if tag not in wanted or kind not in _CODES:
                 continue
             (number,) = struct.unpack_from(f"{self.order}{code}", entries, at + 4)
-            found[tag] = self._values(kind, number, entries[at + size - width : at + size])
+            if number:
+                found[tag] = self._values(kind, number, entries[at + size - width : at + size])
         return found
+
+    def bytes_at(self, place: int, length: int) -> bytes:
+        """The bytes of the file there, as many as there are."""
+        end = self.file.seek(0, io.SEEK_END)
+        if place >= end:
+            return b""
+        self.file.seek(place)
+        return self.file.read(min(length, end - place))  # a damaged length may be of any size
 
     def _values(self, kind: int, number: int, field: bytes) -> tuple[int, ...]:
         """The values of an entry: in its last field where they fit, else where that points."""
@@ -74,11 +84,16 @@ class Tiff:
         length = struct.calcsize(form)
         if length > len(field):
             (place,) = struct.unpack(f"{self.order}{'Q' if self.big else 'I'}", field)
-            self.file.seek(place)
-            field = self.file.read(length)
+            field = self.bytes_at(place, length)
             if len(field) < length:
                 raise DataError("the TIFF ends before the values of a tag do")
         return struct.unpack(form, field[:length])
+
+    def _seek(self, place: int) -> None:
+        try:
+            self.file.seek(place)
+        except OverflowError:
+            raise DataError(f"the TIFF says that it goes on at byte {place}") from None
 
     def _number(self, code: str) -> int:
         data = self.file.read(struct.calcsize(code))

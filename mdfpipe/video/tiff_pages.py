@@ -123,6 +123,8 @@ class _Layout:
             raise DataError(f"expected a TIFF with a size, got {self.width}x{self.height} pixels")
         if compression not in _OF_BYTES | _OF_PICTURES:
             raise DataError(f"the compression {name} of TIFF is not read; write it with deflate, LZW or none")
+        if self.tile and not (0 < self.tile[0] <= _MOST_BYTES and 0 < self.tile[1] <= _MOST_BYTES):
+            raise DataError(f"expected tiles with a size, got {self.tile[1]}x{self.tile[0]} pixels")
         if len({*bits}) > 1 or len({*kinds}) > 1:
             raise DataError(f"expected samples of one kind, got samples of {', '.join(map(str, bits))} bits")
         if self.photometric not in (_WHITE_IS_ZERO, _GREY, _RGB, _PALETTE) and not (
@@ -133,7 +135,7 @@ class _Layout:
                 f"expected grey, RGB or palette colours, got {what} (PhotometricInterpretation {self.photometric}); "
                 "convert it to RGB or grey"
             )
-        if self.kind not in _KINDS or self.bits > 64 or (self.kind == 3 and self.bits not in (16, 32, 64)):
+        if self.kind not in _KINDS or not 0 < self.bits <= 64 or (self.kind == 3 and self.bits not in (16, 32, 64)):
             raise DataError(f"expected integers, got {self.bits} bits of SampleFormat {kinds[0]}; convert it to uint16")
         self._check_channels(tags)
 
@@ -230,7 +232,8 @@ def _unpacked(tiff: Tiff, tags: dict[int, tuple[int, ...]], layout: _Layout, pla
     image = _decoded(_small_tiff(small, blocks))
     if image is None or image.shape != (layout.height, width // word) or image.dtype.itemsize != word:
         raise DataError(
-            f"its data (compression: {_COMPRESSIONS[compression[0]]}) are damaged, or this OpenCV cannot unpack them"
+            f"its data (compression: {_COMPRESSIONS[compression[0]]}) are damaged, or this OpenCV cannot unpack them: "
+            "then write it with deflate, LZW or no compression"
         )
     return np.ascontiguousarray(image).view(np.uint8)
 
@@ -297,8 +300,7 @@ def _blocks(tiff: Tiff, tags: dict[int, tuple[int, ...]], plane: int, planes: in
         raise DataError(f"expected strips or tiles with their lengths, got {len(offsets)} and {len(lengths)}")
     count, blocks = len(offsets) // planes, []
     for place, length in list(zip(offsets, lengths, strict=True))[plane * count : (plane + 1) * count]:
-        tiff.file.seek(place)
-        blocks.append(tiff.file.read(length))
+        blocks.append(tiff.bytes_at(place, length))
         if len(blocks[-1]) < length:
             raise DataError("the TIFF ends before its pixels do")
     return blocks

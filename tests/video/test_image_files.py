@@ -1,6 +1,7 @@
 """Every format of images that is read, at a real size and from real encoders: pixels, depth, and what is refused."""
 
 import io
+import random
 import struct
 import zlib
 
@@ -336,6 +337,37 @@ def test_a_stack_of_imagej_is_not_taken_for_one_page():
     with pytest.raises(DataError, match="a stack of 12 pictures of ImageJ"):
         decode(tiff([GREY], description="ImageJ=1.53t\nimages=12\nslices=12\n"))
     assert decode(tiff([GREY], description="ImageJ=1.53t\nimages=1\n")).bit_depth == 16
+
+
+def test_damage_anywhere_is_one_line():
+    """Bytes changed, left out and put in: an image or a DataError, and nothing else."""
+    chance, small = random.Random(3), NOISE[:32, :48]
+    lying = oriented("JPEG behind JFIF, both byte orders", 6)
+    images = [
+        tiff([small[..., 0] >> 4], bits=12, tile=16, order=">"),
+        tiff([small], photometric=2, planar=2, big=True),
+        tiff([small], photometric=2, compression=8, predictor=2, rows=5),
+        tiff([small[..., 0] >> 8], bits=8, photometric=3, palette=PALETTE * 257, orientation=6),
+        *(lying, oriented("PNG", 6), oriented("WEBP", 6), by_opencv(small[..., 0], ".pgm")),
+    ]
+    messages = [damaged(chance, chance.choice(images)) for _ in range(400)]
+    assert 50 < messages.count("") < 350
+    assert not any("\n" in message for message in messages)
+
+
+def damaged(chance, data):
+    """What `decode` says of a damaged copy; nothing where it is decoded all the same."""
+    data = bytearray(data)
+    for _ in range(chance.choice((1, 2, 8))):
+        at = chance.choice((chance.randrange(len(data)), chance.randrange(60), -1 - chance.randrange(60)))
+        data[at] = chance.choice((0, 255, 127, chance.randrange(256)))
+    if chance.random() < 0.2:
+        del data[chance.randrange(len(data)) :]
+    try:
+        assert decode(bytes(data)).shown().pixels.ndim == 3
+    except DataError as error:
+        return str(error)
+    return ""
 
 
 # -- orientation
