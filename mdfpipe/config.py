@@ -366,14 +366,19 @@ def find_file(
 ) -> Path:
     """A file named by a setting, looked up without machine paths in the study.
 
-    An absolute path is taken as it is; a relative one is looked for in `$MDFPIPE_WEIGHTS`, under the
-    data root, beside the data root, and in the current folder, in that order. Raises ConfigError that lists the places.
+    An absolute path is taken as it is; a relative one is looked for in `$MDFPIPE_WEIGHTS` (under the whole path, then
+    under the name alone, as that variable may be the file's own folder), under the data root, beside the data root, and
+    in the current folder, in that order. Raises ConfigError that lists the places.
     """
     places = _places(name, data, _weight_folders())
+    if not Path(name).is_absolute():
+        own = [folder / Path(name).name for folder in _weight_folders()]
+        places = [*places[: len(own)], *own, *places[len(own) :]]
     for place in places:
         if place.is_file():
             return place
-    raise ConfigError(f"{what} {name!r} not found; looked at {_listed(places)}. {advice}")
+    folder = next((f" ({place} is a folder)" for place in places if place.is_dir()), "")
+    raise ConfigError(f"{what} {name!r} not found; looked at {_listed(places)}{folder}. {advice}")
 
 
 def find_folder(name: str, data: Path, what: str, advice: str) -> Path:

@@ -128,6 +128,21 @@ def test_files_that_count_by_content_are_not_part_of_the_result_settings(tmp_pat
     assert result_settings(one.detect)["detector"]["use"] == "onnx"
 
 
+def test_the_folder_of_the_weights_is_where_they_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the error says: MDFPIPE_WEIGHTS is the file's own folder, also where the study names one with it."""
+    (tmp_path / "mine" / "weights").mkdir(parents=True)
+    place = tmp_path / "mine" / "weights" / "v.onnx"
+    place.touch()
+    for folder in (place.parent, tmp_path / "mine"):
+        monkeypatch.setattr("mdfpipe.config._weight_folders", lambda folder=folder: (folder,))
+        assert find_file("weights/v.onnx", tmp_path, "weights") == place
+    monkeypatch.setattr("mdfpipe.config._weight_folders", lambda: (place.parent,))
+    with pytest.raises(
+        ConfigError, match=r"not found; looked at .*/mine/weights/weights/w\.onnx, .*/mine/weights/w\.onnx"
+    ):
+        find_file("weights/w.onnx", tmp_path, "weights")
+
+
 def test_a_file_is_found_beside_the_data_and_a_missing_one_says_where_it_was_looked_for(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     (tmp_path / "weights").mkdir()

@@ -19,6 +19,7 @@ from mdfpipe.errors import one_line
 from mdfpipe.store.standins import stand_in
 
 HEAD: Final = 4096  # bytes that are looked at
+HEAD_OF_TAR: Final = 512  # bytes; all zero they end one
 LEGACY: Final = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19."  # torch.save before 1.6 begins with it
 
 
@@ -146,7 +147,7 @@ def _by_head(path: Path, head: bytes, size: int) -> Content | None:
             return _other(what, advice)
     if head[4:8] == b"TFL3":
         return _other("a TensorFlow Lite model", "give weights of PyTorch")
-    if size > 512 and (head[257:262] == b"ustar" or tarfile.is_tarfile(path)):
+    if any(head[:HEAD_OF_TAR]) and size > HEAD_OF_TAR and (head[257:262] == b"ustar" or tarfile.is_tarfile(path)):
         return _tar(path)
     if len(head) > 2 and head[0] == 0x80 and 0 < head[1] <= 5:
         return _pickle(path, head)
@@ -181,7 +182,7 @@ def _pickle(path: Path, head: bytes) -> Content:
 
 def _is_onnx(head: bytes) -> bool:
     """Whether it begins as a protobuf message of an ONNX model does: its version, then who made it, or the graph."""
-    return len(head) > 3 and head[0] == 0x08 and 0 < head[1] < 0x40 and head[2] in b"\x12\x1a\x22\x2a\x32\x3a\x42"
+    return len(head) > 3 and head[0] == 0x08 and 0 < head[1] < 0x80 and head[2] in b"\x12\x1a\x22\x2a\x32\x3a\x42"
 
 
 def _unknown(head: bytes, size: int) -> Content:

@@ -84,6 +84,21 @@ def test_a_shape_that_differs_is_an_error_that_names_it() -> None:
         weights.load_vit(Vit(), plain_vit(32), grid=(16, 8))
 
 
+def test_a_normalisation_without_its_statistics_is_an_error() -> None:
+    state = small_face().state_dict()
+    with pytest.raises(
+        ConfigError, match=r"running statistics .*, 60 are missing: input_layer\.1\.running_mean.*buffers"
+    ):
+        weights.load_iresnet(small_face(), {n: t for n, t in state.items() if "running" not in n})
+    last = [name for name in state if name.startswith("output_layer") and name.endswith("running_var")][-1]
+    with pytest.raises(ConfigError, match=r"1 are missing: output_layer\.\d\.running_var"):
+        weights.load_iresnet(small_face(), {n: t for n, t in state.items() if n != last})
+    report = weights.load_iresnet(small_face(), {n: t for n, t in state.items() if "num_batches" not in n})
+    assert report.missing == ()
+    part = {n: t for n, t in state.items() if not n.startswith("body.7.")}  # a whole block is drawn, as asked
+    assert weights.load_iresnet(small_face(), part, min_coverage=0.1).missing
+
+
 @pytest.mark.parametrize(
     "more", ["blocks.2.norm1.weight", "blocks.0.ls1.gamma", "norm_pre.weight", "blocks.1.attn.q_norm.weight"]
 )

@@ -1,12 +1,13 @@
 """The detector onnx on tiny networks: formats, what they are fed, batches, files and devices."""
 
-import os
+import io
 import sys
 
 import numpy as np
 import onnx
 import pytest
-from onnx import helper
+import torch
+from onnx import helper, numpy_helper
 
 from mdfpipe.config import validate
 from mdfpipe.errors import ConfigError, DataError, MissingDependency
@@ -225,14 +226,60 @@ def test_frames_above_8_bits_are_refused(tmp_path):
 # --- files and devices ---
 
 
-@pytest.mark.parametrize("content", [b"", b"not a model", b"\x08\x09" * 5000, os.urandom(5000)])
-def test_no_onnx_model(tmp_path, content, capfd):
+def torch_file():
+    file = io.BytesIO()
+    torch.save({"w": torch.ones(3)}, file)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "got an empty file; get it again"),
+        (b"not a model of any kind", "got a text that begins 'not a model of any kind'"),
+        (bytes(5000), "got 5000 bytes of no known kind"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:aa\nsize 12\n", "got a Git LFS pointer"),
+        (torch_file(), "got a checkpoint of torch; export the detector to ONNX"),
+        (b"\x89HDF\r\n\x1a\n" + bytes(600), "got an HDF5 file"),
+    ],
+)
+def test_no_onnx_model(tmp_path, content, said, capfd):
     (tmp_path / "a.onnx").write_bytes(content)
-    with pytest.raises(ConfigError, match=r"a\.onnx: expected an ONNX model in one file, got \d+ bytes") as caught:
+    with pytest.raises(ConfigError, match=rf"a\.onnx: expected an ONNX model, {said}") as caught:
         onnx_boxes(tmp_path / "a.onnx")
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 600
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda m: setattr(m, "ir_version", 99), r"Unsupported model IR version: 99, .*lower opset"),
+        (lambda m: setattr(m.opset_import[0], "version", 99), r"Opset 99 is under development"),
+        (lambda m: setattr(m.graph.node[0], "op_type", "Nonsense"), r"No Op registered for Nonsense|invalid model"),
+        (lambda m: m.ClearField("graph"), "truncated or damaged"),
+    ],
+)
+def test_a_model_that_does_not_run_here(tmp_path, change, said):
+    says(tmp_path / "a.onnx", v10_rows(n=300))
+    change(model := onnx.load(tmp_path / "a.onnx"))
+    (tmp_path / "a.onnx").write_bytes(model.SerializeToString() + b"\x42\x02\x10\x11")
+    with pytest.raises(ConfigError, match=rf"a\.onnx: .*({said})") as caught:
+        onnx_boxes(tmp_path / "a.onnx")
+    assert "…" not in str(caught.value)
+    assert "onnxruntime_src" not in str(caught.value)
+
+
+def test_a_truncated_model_and_one_whose_batch_is_fixed_within(tmp_path):
+    says(tmp_path / "a.onnx", v10_rows(n=300))
+    (tmp_path / "a.onnx").write_bytes((tmp_path / "a.onnx").read_bytes()[:-100])
+    with pytest.raises(ConfigError, match=r"an ONNX model, truncated or damaged: .*; get it again"):
+        onnx_boxes(tmp_path / "a.onnx")
+    rows = numpy_helper.from_array(np.zeros((1, 8, 6), np.float32))
+    save(tmp_path / "b.onnx", [helper.make_node("Constant", [], ["output"], value=rows)], [1, 8, 6])
+    with pytest.raises(ConfigError, match=r"boxes of every image, got an output of \(1, 8, 6\).*free batch axis"):
+        onnx_boxes(tmp_path / "b.onnx")
 
 
 def test_no_detector(tmp_path):
@@ -245,8 +292,12 @@ def test_weights_in_a_second_file_are_refused(tmp_path):
     says(tmp_path / "whole.onnx", v10_rows(n=300))
     model = onnx.load(tmp_path / "whole.onnx")
     onnx.save(model, tmp_path / "a.onnx", save_as_external_data=True, size_threshold=0)
-    with pytest.raises(ConfigError, match="export the detector to ONNX again, with its weights inside"):
+    with pytest.raises(
+        ConfigError, match=r"whose weights lie in a second file; .*onnx\.save\(onnx\.load\(FILE\), NEW\)"
+    ):
         onnx_boxes(tmp_path / "a.onnx")
+    onnx.save(onnx.load(tmp_path / "a.onnx"), tmp_path / "b.onnx")  # the advice
+    assert len(onnx_boxes(tmp_path / "b.onnx")) == 3
 
 
 def test_weights_are_found_and_count_by_content(tmp_path):

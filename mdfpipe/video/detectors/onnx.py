@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -27,6 +28,7 @@ from pydantic import AfterValidator, Field
 
 from mdfpipe.config import BY_CONTENT, find_file
 from mdfpipe.errors import ConfigError, DataError, MissingDependency, one_line
+from mdfpipe.store.content import Kind, content_of
 from mdfpipe.store.hashing import file_sha256
 from mdfpipe.video.detectors import RENDERED_ONLY, Detect, Detector, Remarks
 from mdfpipe.video.frames import Boxes, Frames
@@ -38,6 +40,7 @@ Size: TypeAlias = tuple[int, int]  # height, width
 Floats: TypeAlias = NDArray[np.float32]
 
 STRIDES = (8, 16, 32)
+LONGEST_REASON = 300  # characters of onnxruntime's own words, in whole sentences
 NOTE = "note"  # in a file's metadata: what its weights say of themselves
 DEFAULT_SIZE = 640
 LARGEST_LOG_SIZE = 12.0  # exp(12) cells are no box: such values are pixels already
@@ -138,16 +141,38 @@ def _network(path: Path, sha256: str, device: str, threads: int) -> _Network:
         # From bytes: what is loaded is what was hashed, so a second file with the weights is refused.
         session = ort.InferenceSession(path.read_bytes(), options, providers=providers)
     except Exception as error:  # onnxruntime's errors have no root of their own
-        raise ConfigError(
-            f"{path}: expected an ONNX model in one file, got {path.stat().st_size} bytes that onnxruntime "
-            f"cannot load: {one_line(error, 160)}; export the detector to ONNX again, with its weights inside"
-        ) from None
+        raise _unloadable(path, error) from None
     if device != "cpu" and session.get_providers()[:1] != ["CUDAExecutionProvider"]:
         raise ConfigError(
             f"device {device}: onnxruntime could not start CUDA and would run on the CPU; check that the driver, CUDA "
             "and cuDNN match onnxruntime-gpu, or ask for --device cpu"
         )
     return _described(path, session)
+
+
+def _unloadable(path: Path, error: Exception) -> ConfigError:
+    """Why a file is no model: another kind of file, weights in a second one, damaged, or beyond this onnxruntime."""
+    content, said = content_of(path), " ".join(str(error).split())
+    if content.kind is not Kind.ONNX:
+        advice = content.advice if content.kind is Kind.OTHER else "export the detector to ONNX"
+        return ConfigError(f"{path}: expected an ONNX model, got {content.what}; {advice}")
+    if "xternal data" in said:
+        return ConfigError(
+            f"{path}: expected an ONNX model in one file, got one whose weights lie in a second file; save it with its "
+            "weights inside, with Python: onnx.save(onnx.load(FILE), NEW)"
+        )
+    if "INVALID_PROTOBUF" in said or "No graph" in said:
+        return ConfigError(
+            f"{path}: an ONNX model, truncated or damaged: onnxruntime cannot read its {path.stat().st_size} bytes; "
+            "get it again"
+        )
+    words = re.sub(r"^\[ONNXRuntimeError\][ :\d]+[A-Z_]+ : (\S+:\d+ .*?\) (?=[A-Z]))?", "", said)
+    whole = [words[: m.end()] for m in re.finditer(r"[.;](?= |$)|$", words) if m.end() <= LONGEST_REASON]
+    why = (whole or [type(error).__name__])[-1].rstrip(".; ")
+    return ConfigError(
+        f"{path}: expected an ONNX model that this onnxruntime runs, it says: {one_line(why)}; export the detector "
+        "again with a lower opset and the standard operators, or install a newer onnxruntime"
+    )
 
 
 def _described(path: Path, session: Any) -> _Network:
@@ -342,7 +367,12 @@ class _Persons:
         fits = fitting_formats(shape, size)
         if wanted != "auto":
             fits = [name for name in fits if name == wanted]
-        if len(fits) != 1 or shape[0] != len(blank):
+        if len(fits) == 1 and shape[0] != len(blank):
+            raise ConfigError(
+                f"{network.path}: expected boxes of every image, got an output of {shape} for an input of "
+                f"{blank.shape}; export it with a free batch axis, or with a batch of 1 on both sides"
+            )
+        if len(fits) != 1:
             known = "yolov10 (B, N, 6), yolox (B, A, 5 + classes) or yolov8 (B, 4 + classes, A)"
             what = f"both {' and '.join(fits)} fit" if len(fits) > 1 else "expected " + (wanted if fits else known)
             do = "name it in detector.format" if len(fits) > 1 else "export it in one of these formats"
