@@ -167,7 +167,7 @@ def from_folder(folder: Path, *, source: int, prefix: str = "", domain: str = Ba
     below = [path.relative_to(folder) for path in images]
     subjects, subject = _codes(pa.array([path.parts[0] for path in below], pa.string()))
     n = len(images)
-    deep = [path.suffix.lower() in (".png", ".tif", ".tiff") for path in images]
+    deep = [path.suffix.lower() in (".png", ".tif", ".tiff", ".pgm", ".ppm", ".pnm") for path in images]
     return Crops(
         crop_id=pa.array([prefix + path.as_posix() for path in below], pa.string()),
         subject=subject,

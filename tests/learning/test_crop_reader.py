@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from PIL import Image
 
 from mdfpipe.errors import DataError
 from mdfpipe.learning import loader as module
@@ -70,6 +72,19 @@ def test_decoding_at_a_fraction_is_as_free_of_aliases_as_averaging(size: tuple[i
         whole = cv2.imdecode(np.frombuffer(jpeg(image), np.uint8), cv2.IMREAD_COLOR)
         averaged = cv2.resize(whole, size[::-1], interpolation=cv2.INTER_AREA).astype(int)
         assert np.abs(resized(decoded(jpeg(image), *size), *size) - averaged).mean() < close
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_images_of_elsewhere_are_read_as_they_are_shown(kind: str) -> None:
+    """Stored lying, 96 wide and 32 high, and turned by their EXIF data: at any size, and at a fraction where enough."""
+    found, file = Image.Exif(), io.BytesIO()
+    found[0x0112] = 6
+    Image.fromarray(np.ascontiguousarray(np.rot90(picture(0)))).save(file, kind, exif=found, quality=100)
+    for size, divided in (((96, 32), 1), ((48, 16), 2), ((49, 16), 1)):
+        got = decoded(file.getvalue(), *size)
+        assert got.shape == (96 // (divided if kind == "JPEG" else 1), 32 // (divided if kind == "JPEG" else 1), 3)
+        shown = resized(got, 96, 32)[..., ::-1]
+        assert np.abs(shown.astype(int) - picture(0)).mean() < 8
 
 
 def test_the_size_in_a_jpeg() -> None:
