@@ -247,19 +247,17 @@ class FrameRule(StrEnum):
 
 
 def frame_numbers(names: Sequence[str]) -> list[int] | None:
-    """The number of each frame by its name; None where one has none, two have the same, or they hold time stamps.
+    """The number of each frame by its name, ascending; None where one has none, or they do not ascend.
 
-    Of several numbers in a name it is the one that differs from name to name where only one does, else the last.
+    names: in presentation order; time stamps, for one, do not ascend in the fractions of their seconds. Of several
+    numbers in a name it is the one that differs from name to name where only one does, else the last.
 
     >>> frame_numbers(["left_7_640x480.png", "left_8_640x480.png"]), frame_numbers(["a1.png", "b.png"])
     ([7, 8], None)
     """
     found = [None if number is None else int(number) for number in _counting(names)]
     numbers = [number for number in found if number is not None]
-    if len(numbers) < len(names) or len({*numbers}) < len(numbers):
-        return None
-    place = dict(zip(names, numbers, strict=True))
-    return numbers if sorted(names, key=place.__getitem__) == sorted(names, key=_by_name) else None
+    return numbers if len(numbers) == len(names) and all(a < b for a, b in pairwise(numbers)) else None
 
 
 def frame_files(folder: Path, root: Path | None = None, links: Links | None = None) -> list[str]:
@@ -307,9 +305,8 @@ def in_order(names: Collection[str], folder: str) -> tuple[list[str], FrameRule]
     ordered = sorted(names, key=_by_name)
     if not any(_numbers(name) for name in ordered):
         return sorted(ordered, key=natural_key), FrameRule.NAME
-    if (numbers := frame_numbers(ordered)) is not None:
-        place = dict(zip(ordered, numbers, strict=True))
-        return sorted(ordered, key=place.__getitem__), FrameRule.NUMBER
+    if frame_numbers(ordered) is not None:
+        return ordered, FrameRule.NUMBER
     if _are_stamped(ordered):
         return ordered, FrameRule.TIME
     raise DataError(f"{folder}{_guess(ordered)}")
@@ -342,18 +339,22 @@ def _guess(ordered: Sequence[str]) -> str:
 
 def _numbers(name: str) -> list[str]:
     """The runs of digits in a name without its suffix."""
-    return re.findall(r"[0-9]+", Path(name).stem)
+    return _NUMBER.findall(_stem(name))
+
+
+def _stem(name: str) -> str:
+    return name.rpartition(".")[0] or name  # pathlib takes as long as all else together
 
 
 def _by_name(name: str) -> tuple[object, str]:
     """The natural order of names, whatever their case and suffix."""
-    return natural_key(Path(name).stem.casefold())[0], name
+    return natural_key(_stem(name).casefold())[0], name
 
 
 def _counting(names: Sequence[str]) -> list[str | None]:
     """Of each name the number that counts the frames, as it is written; None where it has none."""
     numbers = [_numbers(name) for name in names]
-    if len({_NUMBER.sub("0", Path(name).stem) for name in names}) == 1:
+    if len({_NUMBER.sub("0", _stem(name)) for name in names}) == 1:
         differs = [n for n, column in enumerate(zip(*numbers, strict=True)) if len(set(map(int, column))) > 1]
         if len(differs) == 1:
             return [found[differs[0]] for found in numbers]
@@ -363,7 +364,7 @@ def _counting(names: Sequence[str]) -> list[str | None]:
 def _are_stamped(names: Sequence[str]) -> bool:
     """Whether all names hold a time stamp of one form, all else in them is the same, and no two are of one time."""
     for pattern in (_EPOCH, _CALENDAR):
-        found = [pattern.search(Path(name).stem) for name in names]
+        found = [pattern.search(_stem(name)) for name in names]
         stamps = [match for match in found if match is not None]
         if len(stamps) < len(names) or len({match[0] for match in stamps}) < len(names):
             continue
