@@ -31,8 +31,8 @@ from mdfpipe.video.threads import use_threads
 
 MISPLACED = (
     "weights that were trained on rendered people only ran on videos that `mdfpipe synth` did not render: people may "
-    "be missed there, and names stand on wrong boxes; take published weights (detect.detector.weights), another detector "
-    "as ONNX (use: onnx), or boxes made elsewhere (use: precomputed)"
+    "be missed there, and names stand on wrong boxes; take published weights (detect.detector.weights), another "
+    "detector as ONNX (use: onnx), or boxes made elsewhere (use: precomputed)"
 )
 """Of the demo weights on real videos: one clip had 0 of 123 people found, and 25 boxes under wrong names."""
 
