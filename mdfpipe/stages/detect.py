@@ -89,7 +89,7 @@ class Detect(Stage):
         use_threads(resources.threads)
         run = self.detector.open(context.data, key, device=resources.device, threads=resources.threads)
         troubles: list[str] = []
-        for decoder in self.decoder.candidates(path):
+        for decoder in self.decoder.of_band(inputs.video["band"]).candidates(path):
             found = self._pass(decoder, path, run, inputs.video, context)
             found.trouble = found.trouble or self._short(found, path, inputs.video["n_frames"])
             if found.trouble is None:
@@ -170,12 +170,17 @@ class Detect(Stage):
             found.trouble = one_line(error)
         return found
 
-    def _window(self, stream: FrameStream, video: Mapping[str, Any], context: Context) -> tuple[float, float]:
-        """The values of a video above 8 bits that become black and white; reads it once where the policy needs it."""
+    def _window(self, stream: FrameStream, video: Mapping[str, Any], context: Context) -> tuple[float, float] | None:
+        """The values of a video above 8 bits that become black and white; reads it once where the policy needs it.
+
+        None where it is delivered in 8 bits.
+        """
         batches = iter(stream)
         first = next(batches, None)
         if first is None:
             raise DecodeError("no frame delivered")
+        if first.pixels.dtype == np.uint8:
+            return None
         depth = 16 if first.pixels.shape[3] == 3 else video["bit_depth"]  # colour is delivered in 16 bits
 
         def alive() -> Iterator[Frames]:

@@ -78,6 +78,11 @@ class VideoInfo:
         return (self.height, self.width) if is_turned else (self.width, self.height)
 
     @property
+    def is_colour(self) -> bool:
+        """Whether the pixels have colour: grey, with transparency or not, has none."""
+        return not is_grey(self.pixel_format)
+
+    @property
     def is_deep(self) -> bool:
         """Whether the pixels need more than 8 bits."""
         return self.bit_depth > 8
@@ -158,6 +163,15 @@ def _first_frame(container: InputContainer, stream: VideoStream) -> av.VideoFram
                 for frame in packet.decode():
                     return frame
     return None
+
+
+def is_grey(pixel_format: str) -> bool:
+    """Whether a pixel format, as FFmpeg names it, is grey.
+
+    >>> is_grey("gray10le"), is_grey("ya8"), is_grey("yuv420p10le")
+    (True, True, False)
+    """
+    return pixel_format.startswith(("gray", "ya8", "ya16", "yaf", "y400a"))
 
 
 def format_depth(pixel_format: av.VideoFormat) -> int:

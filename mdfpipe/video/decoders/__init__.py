@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from mdfpipe.config import Plugin
+from mdfpipe.domains import Band
 from mdfpipe.errors import DecodeError
 from mdfpipe.video.frames import Frames
 from mdfpipe.video.image_files import is_images
@@ -44,12 +45,22 @@ class Decoder(Plugin):
         "display",
         description="turn pictures as the file says they are shown (display matrix, EXIF), or leave them as stored",
     )
-
     stream: int | None = Field(
         None,
         ge=0,
         description="which video stream of a file with several, from 0; none: the default one, or else the largest",
     )
+
+    colour_bits: Literal["band", 8, 16] = Field(
+        "band",
+        description="bits of colour video above 8 bits, which measures nothing: 8 as other colour video, or all 16; "
+        "band: 8 in VIS and NIR, 16 beyond. Grey above 8 bits keeps its values in any case",
+    )
+
+    def of_band(self, band: str) -> Decoder:
+        """The same decoder, with what the band decides decided."""
+        bits = (8 if band in (Band.VIS, Band.NIR) else 16) if self.colour_bits == "band" else self.colour_bits
+        return self.model_copy(update={"colour_bits": bits})
 
     def other(self, name: str) -> Decoder:
         """The decoder of that name, with the settings that all decoders share as they are here."""
@@ -58,7 +69,11 @@ class Decoder(Plugin):
     @staticmethod
     def as_recorded(facts: Mapping[str, Any]) -> Decoder:
         """The decoder that delivered a video to detect, by what detect observed: its name and its settings."""
-        settings = facts.get("decoder_settings") or {"use": facts["decoder"], "orientation": "stored"}
+        settings = facts.get("decoder_settings") or {
+            "use": facts["decoder"],
+            "orientation": "stored",
+            "colour_bits": 16,
+        }
         return Decoder.model_validate(settings)
 
     def candidates(self, path: Path) -> list[Decoder]:
@@ -165,12 +180,12 @@ class FrameStream:
         return np.array_equal(last, image)
 
 
-def refuse_deep(path: Path, decoder: str, which: int | None = None) -> VideoInfo:
-    """The header of a video of 8 bits, for a decoder that would narrow more bits silently. Raises DecodeError."""
-    info = probe(path, which)
-    if info.is_deep:
+def refuse_deep(path: Path, decoder: Decoder) -> VideoInfo:
+    """The header of a video, for a decoder that gives 8 bits only. Raises DecodeError where more are wanted."""
+    info = probe(path, decoder.stream)
+    if info.is_deep and (decoder.colour_bits != 8 or not info.is_colour):
         raise DecodeError(
-            f"{path}: {decoder} gives 8 bits only and would narrow {info.pixel_format} ({info.bit_depth} bits) "
+            f"{path}: {decoder.use} gives 8 bits only and would narrow {info.pixel_format} ({info.bit_depth} bits) "
             "silently; use pyav"
         )
     return info

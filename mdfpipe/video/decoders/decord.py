@@ -31,7 +31,7 @@ class Decord(Decoder):
 
     def read(self, path: Path, wanted: Wanted, threads: int) -> Iterator[tuple[Pixels | None, float]]:
         """Every frame, as `Decoder.read` promises. The times are those of the container's packets."""
-        info = refuse_deep(path, self.use, self.stream)
+        info = refuse_deep(path, self)
         if info.streams > 1:
             raise DecodeError(f"{path}: holds {info.streams} video streams, of which decord takes any; use pyav")
         if info.orientation != AS_STORED:

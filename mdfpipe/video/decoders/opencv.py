@@ -25,7 +25,7 @@ class OpenCV(Decoder):
 
     def read(self, path: Path, wanted: Wanted, threads: int) -> Reading:
         """Every frame, as `Decoder.read` promises. The times are those of the container's packets."""
-        info = refuse_deep(path, self.use, self.stream)
+        info = refuse_deep(path, self)
         if info.stream:
             raise DecodeError(f"{path}: OpenCV reads the first video stream only, not stream {info.stream}; use pyav")
         if info.is_interlaced:

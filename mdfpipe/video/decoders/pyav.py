@@ -19,6 +19,7 @@ from mdfpipe.video.probe import (
     format_depth,
     frame_orientation,
     goes_back,
+    is_grey,
     missing_end,
     no_quarter_turn,
     open_video,
@@ -56,7 +57,7 @@ class PyAV(Decoder):
         return told
 
     def _pixels(self, frame: av.VideoFrame, path: Path, number: int, threads: int) -> Pixels:
-        pixels = to_pixels(frame, f"{path}: frame {number}", threads)
+        pixels = to_pixels(frame, f"{path}: frame {number}", threads, 8 if self.colour_bits == 8 else 16)
         if self.orientation == "stored":
             return pixels
         orientation = frame_orientation(frame)
@@ -65,18 +66,20 @@ class PyAV(Decoder):
         return turned(pixels, orientation)
 
 
-def to_pixels(frame: av.VideoFrame, where: str, threads: int = 1) -> Pixels:
+def to_pixels(frame: av.VideoFrame, where: str, threads: int = 1, colour_bits: int = 16) -> Pixels:
     """The pixels of a decoded frame as `Frames` has them. Raises DecodeError for a format with no exact integers.
 
-    Grey is taken from the plane as it is, without any change of range; colour above 8 bits becomes 16-bit RGB.
+    Grey is taken from the plane as it is, without any change of range; colour above 8 bits becomes RGB of
+    `colour_bits`, of full range.
     """
     name, depth = frame.format.name, format_depth(frame.format)
     if depth > 16 or name.startswith(("grayf", "yaf")):
         raise DecodeError(f"{where}: expected at most 16 bits per component, got {name}; convert it to gray16 first")
-    if name.startswith(("gray", "ya")) or name == "y400a":
+    if is_grey(name):
         return _grey_plane(frame, depth)
-    rgb = frame.reformat(format="rgb24" if depth == 8 else "rgb48le", threads=max(threads, 1)).to_ndarray()
-    return rgb.astype(np.uint8, copy=False) if depth == 8 else rgb.astype(np.uint16, copy=False)
+    is_narrow = depth == 8 or colour_bits == 8
+    rgb = frame.reformat(format="rgb24" if is_narrow else "rgb48le", threads=max(threads, 1)).to_ndarray()
+    return rgb.astype(np.uint8, copy=False) if is_narrow else rgb.astype(np.uint16, copy=False)
 
 
 def _grey_plane(frame: av.VideoFrame, depth: int) -> Pixels:
