@@ -34,9 +34,6 @@ class AnomalyKind(StrEnum):
     SUBJECT_PERHAPS_NOBODY = "subject_perhaps_nobody"  # unknown, -1, ...: kept, under that name
     SUBJECTS_ALIKE = "subjects_alike"  # names that differ in letter case, in what one does not see, in zeros: kept
     GALLERY_ROW_WITHOUT_SUBJECT = "gallery_row_without_subject"  # a row of a gallery table names nobody: left out
-    OUTSIDE_THE_PICTURE = "outside_the_picture"  # no pixel of the box lies in the picture: kept
-    BEYOND_THE_EDGE = "beyond_the_edge"  # the box reaches out of the picture by more than 2 px: kept
-    BELOW_TWO_PIXELS = "below_two_pixels"  # a side of the box is shorter than 2 px: kept
     SUBJECT_AS_FLOAT = "subject_as_float"  # `12.0`, as pandas writes an integer column with gaps: kept, as `12`
     SAME_BOX_TWO_SUBJECTS = "same_box_two_subjects"  # kept
     SAME_SUBJECT_TWICE_IN_FRAME = "same_subject_twice_in_frame"  # kept

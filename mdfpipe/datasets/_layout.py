@@ -7,9 +7,8 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
-from mdfpipe.datasets._naming import VIDEO_SUFFIXES
 from mdfpipe.errors import DataError, one_line
-from mdfpipe.store.naming import IMAGE_SUFFIXES, Links, inside, nearest, safe_relative
+from mdfpipe.store.naming import IMAGE_SUFFIXES, VIDEO_SUFFIXES, Links, inside, nearest, safe_relative
 from mdfpipe.store.tiff import has_pages
 
 

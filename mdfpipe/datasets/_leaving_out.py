@@ -12,10 +12,9 @@ from pydantic import Field, field_validator
 
 from mdfpipe.config import Config
 from mdfpipe.datasets._layout import is_pattern
-from mdfpipe.datasets._naming import VIDEO_SUFFIXES
 from mdfpipe.domains import Domain
 from mdfpipe.errors import DataError, one_line
-from mdfpipe.store.naming import safe_relative
+from mdfpipe.store.naming import VIDEO_SUFFIXES, safe_relative
 
 
 class LeaveOut(Config):

@@ -7,12 +7,8 @@ from collections.abc import Iterable
 from pathlib import PurePosixPath
 
 from mdfpipe.errors import DataError, one_line
-from mdfpipe.store.naming import file_name, safe_relative
+from mdfpipe.store.naming import VIDEO_SUFFIXES, file_name, safe_relative
 
-# Containers and raw streams that are videos. Other suffixes belong to the name (a folder `2019.05.01`).
-_CONTAINERS = "mp4 m4v mov avi mkv webm ts mts m2ts mpg mpeg wmv asf flv gif mxf ogv 3gp vob dv nut"
-_STREAMS = "m2v mjpeg mjpg y4m 264 h264 265 h265 hevc"
-VIDEO_SUFFIXES = frozenset(f".{name}" for name in f"{_CONTAINERS} {_STREAMS}".split())
 LONGEST_ID = 200  # bytes of UTF-8: with its suffixes it must fit a file name of 255
 
 

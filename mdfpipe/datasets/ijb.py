@@ -126,6 +126,13 @@ class Ijb(Dataset):
         default_factory=dict,
         description='gallery name to the tables (paths or patterns) that list its subjects: {"1": [gallery_G1.csv]}',
     )
+    check_boxes: bool = Field(
+        True,
+        description=(
+            "refuse faces that cannot be of their video's picture: outside it, relative (0..1), or with sizes and "
+            "edges mistaken for each other"
+        ),
+    )
     subject_names_kept: list[_Text] = Field(
         default_factory=list,
         description=(
@@ -217,6 +224,7 @@ class Ijb(Dataset):
         scan = _Scan(FramePlaces(root, self.links), self._sieve(root))
         for table in find_tables(root, self.faces, "faces", self.links):
             self._scan_table(root, table, scan)
+        self._refuse_sizes_as_edges(scan)
         videos = self._entries(root, scan)
         faces = self._faces(root, scan, {v.path: v.video_id for v in videos})
         galleries = self._gallery_subjects(root, scan.tally)
@@ -238,6 +246,17 @@ class Ijb(Dataset):
             return Sieve.of(self.leave_out, root)
         say = self.domain.teller(root, self.links)
         return Sieve.of(self.leave_out, root, lambda path: self.domain.names(say(path, None)))
+
+    def _refuse_sizes_as_edges(self, scan: _Scan) -> None:
+        """Raise DataError where many boxes end before they begin, as x, y, width, height do when read as edges."""
+        backwards, kept = scan.tally.counts.get(AnomalyKind.NEGATIVE_SIZE, 0), sum(len(part) for part in scan.parts)
+        if self.check_boxes and self.box != "xywh" and backwards > 2 and 4 * backwards >= kept:
+            raise DataError(
+                f"faces: expected the right and the bottom edge behind the left and the top one, got {backwards} of "
+                f"{backwards + kept} boxes the other way round ({scan.tally.examples[AnomalyKind.NEGATIVE_SIZE]}): are "
+                "the last two width and height? use dataset.box=xywh; or leave these rows out with "
+                "dataset.check_boxes=false"
+            )
 
     @property
     def _names(self) -> SubjectNames:

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pydantic import Field, SerializeAsAny
 
-from mdfpipe.errors import DecodeError, one_line
+from mdfpipe.errors import DataError, DecodeError, one_line
 from mdfpipe.stages import Context, Inputs, Made, Review, Stage
 from mdfpipe.store.tables import BODIES
 from mdfpipe.synth.folder import rendered
@@ -26,6 +26,7 @@ from mdfpipe.video.detectors import Detect as RunDetector
 from mdfpipe.video.detectors import Detector
 from mdfpipe.video.frames import Boxes, Frames
 from mdfpipe.video.normalise import Normalise
+from mdfpipe.video.placement import place
 from mdfpipe.video.probe import hidden_packets
 from mdfpipe.video.threads import use_threads
 
@@ -87,6 +88,7 @@ class Detect(Stage):
             raise DecodeError(inputs.video["problem"])
         path, resources = context.data / inputs.video["path"], context.resources
         use_threads(resources.threads)
+        placement = self._placement(inputs.video, context.data)
         run = self.detector.open(context.data, key, device=resources.device, threads=resources.threads)
         troubles: list[str] = []
         for decoder in self.decoder.of_band(inputs.video["band"]).candidates(path):
@@ -102,6 +104,9 @@ class Detect(Stage):
         facts = self._facts(found, troubles, inputs.video)
         facts |= self._remarks(inputs.video["path"], context)
         facts["boxes_beyond_the_end"] = self.detector.beyond(context.data, key, facts["delivered"])
+        if facts["boxes_beyond_the_end"] is None:
+            facts["boxes_named"] = self.detector.unnamed(context.data, key)
+        facts |= placement
         return Made(_table(key, found), facts)
 
     def review(self, facts: dict[str, dict[str, Any]]) -> Review:
@@ -120,11 +125,27 @@ class Detect(Stage):
                 f"detect: {len(late)} videos have boxes in frames after their last ({key}: {count} boxes from frame "
                 f"{facts[key]['delivered']} on); is detect.detector.frame_base right?"
             )
+        odd = {k: f["boxes_odd"] for k, f in facts.items() if f.get("boxes_odd")}
+        warnings += [f"detect: {k}: {words}" for k, words in list(odd.items())[:3]]
+        if len(odd) > 3:
+            warnings.append(f"detect: so are boxes of {len(odd) - 3} other videos")
         without = [k for k, f in facts.items() if f["boxes_beyond_the_end"] is None]
+        stop = None
         if without:
-            shown = ", ".join(without[:3]) + (", ..." if len(without) > 3 else "")
-            warnings.append(
-                f"detect: the boxes file names {len(without)} videos not at all ({shown}): no detections there"
+            shown = ", ".join(one_line(k, 80) for k in without[:3]) + (", ..." if len(without) > 3 else "")
+            named = facts[without[0]].get("boxes_named", "")
+            words = f"the boxes file names {len(without)} videos not at all ({shown}): no detections there"
+            if named and len(without) == len(facts):
+                stop = f"{words}; {named}; write the video_ids of this data set"
+            else:
+                warnings.append(f"detect: {words}" + (f"; {named}" if named else ""))
+        same = {k: f["duplicates"] for k, f in facts.items() if f["duplicates"]}
+        notes = []
+        if same:
+            key = max(same, key=lambda k: same[k])
+            notes.append(
+                f"detect: {sum(same.values())} frames of {len(same)} videos equal the frame before, pixel by pixel "
+                f"(most in {key}: {same[key]} of {facts[key]['delivered']})"
             )
         doubts: dict[str, list[str]] = {}
         for key, found in facts.items():
@@ -132,7 +153,8 @@ class Detect(Stage):
                 doubts.setdefault(doubt, []).append(key)
         warnings += [f"detect: {doubt} ({_some(keys, len(facts))})" for doubt, keys in doubts.items()]
         lines = dict.fromkeys(line for found in facts.values() for line in found.get("weights", []))
-        return Review(warnings=warnings, notes=[f"detect: {line}" for line in lines])
+        notes += [f"detect: {line}" for line in lines]
+        return Review(warnings=warnings, notes=notes, stop=stop)
 
     def _remarks(self, path: str, context: Context) -> dict[str, Any]:
         """What is to be said of the weights, in this video: lines to know, and doubts."""
@@ -140,6 +162,21 @@ class Detect(Stage):
         found = self.detector.remarks(context.data, device=resources.device, threads=resources.threads)
         misplaced = [MISPLACED] if found.rendered_only and not rendered(context.data, path) else []
         return {"weights": list(found.lines), "doubts": [*found.doubts, *misplaced]}
+
+    def _placement(self, video: Mapping[str, Any], data: Path) -> dict[str, Any]:
+        """Whether boxes made elsewhere can be of this video's picture. Raises DataError where they cannot."""
+        boxes = self.detector.known_boxes(data, video["video_id"])
+        if boxes is None or not len(boxes) or not video["width"] or not video["height"]:
+            return {}
+        found = place(boxes, video["width"], video["height"], sized=getattr(self.detector, "box", "") == "xywh")
+        if found.wrong and getattr(self.detector, "check_boxes", True):
+            raise DataError(
+                f"body boxes: {found.wrong}; correct the file, or take them as they are with "
+                "detect.detector.check_boxes=false"
+            )
+        counts = {"outside the picture": found.outside.sum(), "with a side below 2 px": found.tiny.sum()}
+        words = [f"{count} of {len(boxes)} body boxes {what}" for what, count in counts.items() if count]
+        return {"boxes_odd": "; ".join([*filter(None, [found.wrong or found.doubt]), *words])}
 
     def _pass(
         self, decoder: Decoder, path: Path, run: RunDetector, video: Mapping[str, Any], context: Context

@@ -6,14 +6,16 @@ import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+import numpy as np
 import pyarrow as pa
 from pydantic import SerializeAsAny
 
 from mdfpipe.config import result_settings
-from mdfpipe.datasets import Dataset, Listing, VideoEntry
+from mdfpipe.datasets import Anomaly, Dataset, Listing, VideoEntry
 from mdfpipe.errors import DataError, one_line
 from mdfpipe.stages import Context, Inputs, Made, Review, Stage
 from mdfpipe.store import left_out
@@ -25,6 +27,7 @@ from mdfpipe.store.tables import ANOMALIES, NOT_AS_PUBLISHED, SUBJECTS, VIDEOS
 from mdfpipe.video.decoders import Decoder
 from mdfpipe.video.decoders.auto import Auto
 from mdfpipe.video.orientation import swaps_sides
+from mdfpipe.video.placement import Placement, place
 
 _MEASURED = (
     *("n_frames", "fps", "width", "height", "bit_depth", "orientation", "pixel_aspect", "stream", "other_streams"),
@@ -91,6 +94,8 @@ class Index(Stage):
                     context.progress(len(rows), total)
                 rows.append(future.result())
                 context.progress(len(rows), total)
+        unreadable = [row["video_id"] for row in rows if row["problem"]]
+        remarks = [*listing.remarks, *self._place_faces(rows, listing)]
         videos = pa.Table.from_pylist(rows, VIDEOS)
         files = self._write_tables(listing, context.scratch)
         faces = {video_id: table.num_rows for video_id, table in listing.faces.items()}
@@ -104,13 +109,43 @@ class Index(Stage):
             "left_out": [vars(one) for one in listing.left_out],
             "left_out_rows": listing.left_out_rows,
             "unusual": _unusual(rows, self.decoder.stream),
-            "unreadable": [row["video_id"] for row in rows if row["problem"]],
-            "remarks": listing.remarks,
+            "unreadable": unreadable,
+            "remarks": remarks,
         }
         if self.dataset.holds_images:
             facts["images"] = sum(table.num_rows for table in listing.images.values())
             facts["not_as_published"] = listing.differs
         return Made(videos, facts, files)
+
+    def _place_faces(self, rows: list[dict[str, Any]], listing: Listing) -> list[str]:
+        """Hold the faces of each video against its picture: count the odd, and give wrong ones to it as its problem.
+
+        Returns what else one should know. Raises DataError where the faces of most videos are wrong.
+        """
+        checks, sized = getattr(self.dataset, "check_boxes", True), getattr(self.dataset, "box", "") == "xywh"
+        tally, wrong, doubts, judged = FaceTally(), {}, {}, 0
+        for row in rows:
+            faces = listing.faces.get(row["video_id"])
+            if faces is None or not row["width"] or not row["height"]:
+                continue
+            judged += 1
+            boxes = np.stack([faces[name].to_numpy() for name in ("x1", "y1", "x2", "y2")], axis=1)
+            found = place(boxes, row["width"], row["height"], sized=sized)
+            tally.add(found, faces, row)
+            if found.wrong and checks:
+                wrong[row["video_id"]] = row["problem"] = (
+                    f"faces: {found.wrong}; correct the table, or take them as they are with dataset.check_boxes=false"
+                )
+            elif found.wrong or found.doubt:
+                doubts[row["video_id"]] = f"faces of {row['video_id']}: {found.wrong or found.doubt}"
+        listing.anomalies.extend(tally.anomalies())
+        if 2 * len(wrong) > judged:
+            first, why = next(iter(wrong.items()))
+            raise DataError(
+                f"{first}{f' and {len(wrong) - 1} of {judged} videos more' if len(wrong) > 1 else ''}: {why}"
+            )
+        more = [f"so are faces of {len(doubts) - 3} other videos"] * (len(doubts) > 3)
+        return [*list(doubts.values())[:3], *more]
 
     def review(self, facts: dict[str, dict[str, Any]]) -> Review:
         """Say which annotation rows or files were unusual (most are left out), what is not as published, and what
@@ -175,6 +210,39 @@ def _unusual(rows: list[dict[str, Any]], asked: int | None) -> list[str]:
             "as wide as high); players stretch them, boxes and crops are of the pixels as they are"
         )
     return lines
+
+
+@dataclass
+class FaceTally:
+    """Counts faces that lie oddly in their pictures, by kind, with the first of each."""
+
+    counts: dict[str, int] = field(default_factory=dict)
+    examples: dict[str, str] = field(default_factory=dict)
+
+    def add(self, found: Placement, faces: pa.Table, row: dict[str, Any]) -> None:
+        """Count those of one video."""
+        kinds = {
+            "outside_the_picture": found.outside,
+            "beyond_the_edge": found.beyond,
+            "below_two_pixels": found.tiny & ~found.outside,
+        }
+        for kind, mask in kinds.items():
+            if not mask.any():
+                continue
+            self.counts[kind] = self.counts.get(kind, 0) + int(mask.sum())
+            face = faces.slice(int(np.argmax(mask)), 1).to_pylist()[0]
+            box = " ".join(f"{face[side]:g}" for side in ("x1", "y1", "x2", "y2"))
+            self.examples.setdefault(
+                kind,
+                one_line(
+                    f"{row['video_id']} frame {face['frame']} subject {face['subject_id'] or 'unnamed'} box {box} of a "
+                    f"picture of {row['width']}x{row['height']}"
+                ),
+            )
+
+    def anomalies(self) -> list[Anomaly]:
+        """What was counted."""
+        return [Anomaly(kind, count, self.examples[kind]) for kind, count in sorted(self.counts.items())]
 
 
 def stamp(path: Path) -> str | None:

@@ -18,6 +18,24 @@ from mdfpipe.video.alignment import advice, frame_offset_overlap
 from mdfpipe.video.geometry import clip_to_frame, inside_share
 from mdfpipe.video.labelling import STATUSES, LabelRules, Labels, label_bodies, silent_filter
 
+_FACTORS = (
+    1 / 4,
+    1 / 3,
+    3 / 8,
+    0.4,
+    4 / 9,
+    1 / 2,
+    2 / 3,
+    3 / 4,
+    4 / 3,
+    3 / 2,
+    2,
+    9 / 4,
+    8 / 3,
+    3,
+    4,
+)  # of pictures' sizes
+
 _Rows: TypeAlias = tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.int64]]
 
 
@@ -70,6 +88,8 @@ class Label(LabelRules, Stage):
             "frames_annotated": 1 + int(np.count_nonzero(np.diff(face_frame))) if face_frame.size else 0,
             "subjects": _per_subject(names, subject[labels.face[named]]),
         }
+        if len(faces) and not named.any():
+            facts["nobody"] = self._why_nobody(bodies, faces, seen)
         if self.check_alignment:
             base = inputs.facts("index", Index.table).get("frame_base", 0)
             of_body = subject[labels.face[named]]
@@ -79,6 +99,29 @@ class Label(LabelRules, Stage):
         if not facts.get("alignment", {}).get("offset"):  # a frame off is the better reason: `review` gives it
             self._refuse_short(face_frame, seen)
         return Made(_table(bodies, faces, labels), facts)
+
+    def _why_nobody(self, bodies: pa.Table, faces: pa.Table, seen: dict[str, Any]) -> str:
+        """Of a video with faces and no labelled body: what would label its bodies; "" where nothing is known to."""
+        names, subject = _codes(faces["subject_id"])
+        if not len(bodies):
+            return "no body was detected"
+        if not names:
+            return "no face has a subject"
+        best, most = 1.0, 0
+        for factor in _FACTORS:
+            scaled = clip_to_frame(_xyxy(faces) * np.float32(factor), seen["width"], seen["height"])
+            labels = label_bodies(
+                bodies["frame"].to_numpy(), _xyxy(bodies), faces["frame"].to_numpy(), scaled, subject, rules=self
+            )
+            count = int(labels.where(LabelStatus.LABELLED).sum())
+            if count > most:
+                best, most = factor, count
+        if 2 * most <= len(bodies):
+            return ""
+        return (
+            f"faces times {best:.3g} would label {most} of {len(bodies)} bodies: are they annotated on a picture "
+            f"{1 / best:.3g} times the size?"
+        )
 
     def _alignment(self, bodies: _Rows, faces: _Rows, base: int) -> dict[str, Any]:
         """Whether the faces of a video are in step with its bodies. bodies, faces: (frame, xyxy, subject) arrays."""
@@ -116,6 +159,16 @@ class Label(LabelRules, Stage):
                 f"{counts[LabelStatus.LABELLED]} labelled; 0.5 suits measures of containment, "
                 f"{self.measure} may want less"
             )
+        nobody = {key: f["nobody"] for key, f in facts.items() if "nobody" in f}
+        for key, why in list(nobody.items())[:5]:
+            found = ", ".join(f"{count} {status}" for status, count in facts[key]["rows"].items()) or "none"
+            warnings.append(
+                f"label: {key}: {facts[key]['faces']} annotated faces and no labelled body (bodies: {found})"
+                + (f"; {why}" if why else "")
+            )
+        if len(nobody) > 5:
+            more = ", ".join(list(nobody)[5:15]) + (", ..." if len(nobody) > 15 else "")
+            warnings.append(f"label: so it is in {len(nobody) - 5} videos more: {more}")
         verdicts = Counter(a["verdict"] for a in alignment.values())
         if verdicts["too_slow"]:
             warnings.append(

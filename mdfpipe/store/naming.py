@@ -27,6 +27,11 @@ IMAGE_SUFFIXES = frozenset(  # what the decoder of images reads
 )
 LONGEST_NAME = 200  # of a subject, system, session, template
 
+# Containers and raw streams that are videos. Other suffixes belong to the name (a folder `2019.05.01`).
+_CONTAINERS = "mp4 m4v mov avi mkv webm ts mts m2ts mpg mpeg wmv asf flv gif mxf ogv 3gp vob dv nut"
+_STREAMS = "m2v mjpeg mjpg y4m 264 h264 265 h265 hevc"
+VIDEO_SUFFIXES = frozenset(f".{name}" for name in f"{_CONTAINERS} {_STREAMS}".split())
+
 _DIGITS = re.compile(r"(\d+)")
 _NUMBER = re.compile(r"[0-9]+")
 _EPOCH = re.compile(r"(?<![0-9])[0-9]{9,10}[._-](?:[0-9]{9}|[0-9]{6}|[0-9]{3})(?![0-9])")  # seconds, and a fraction
@@ -100,6 +105,17 @@ def _problem(path: str) -> str | None:
     if ".." in parts:
         return "climbs out with '..'"
     return None if set(parts) - {"", "."} else "is empty"
+
+
+def named_alike(text: str) -> tuple[str, str]:
+    """How a table may write a video_id: as a path in plain form, with and without a video's suffix.
+
+    >>> named_alike("./videos//a.mp4")
+    ('videos/a.mp4', 'videos/a')
+    """
+    plain = "/".join(part for part in text.replace("\\", "/").split("/") if part not in ("", "."))
+    stem, dot, suffix = plain.rpartition(".")
+    return plain, stem if dot and f".{suffix.lower()}" in VIDEO_SUFFIXES else plain
 
 
 def natural_key(name: str) -> tuple[list[tuple[int, int, str]], str]:

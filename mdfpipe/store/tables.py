@@ -119,7 +119,12 @@ VIDEOS = pa.schema(
         _column("bytes", pa.int64(), "size on disk", null=True),
         _column("stamp", pa.string(), "size and modification time when it was hashed", null=True),
         _column("sha256", pa.string(), "content hash; taken again when size or modification time change", null=True),
-        _column("problem", pa.string(), "why the header could not be read", null=True),
+        _column(
+            "problem",
+            pa.string(),
+            "why it cannot be used: no readable header, or faces that cannot be of its picture",
+            null=True,
+        ),
     ]
 )
 

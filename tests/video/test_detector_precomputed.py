@@ -1,5 +1,7 @@
 """The detector precomputed: look-up, conventions, fingerprints, and bad files and cells."""
 
+import re
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -60,7 +62,9 @@ def test_conventions(tmp_path):
     found = look_up(tmp_path, box="xywh", frame_base=1)
     assert found[0].xyxy.tolist() == [[10, 20, 15, 26]]
     assert found[0].score.tolist() == [1.0]
-    with pytest.raises(DataError, match=r"expected columns frame, x1.* x1 is missing, .*set detector\.box \(xywh\)"):
+    with pytest.raises(
+        DataError, match=r"expected columns video_id, frame, x1.* x1 is missing .*set detector\.box \(xywh\)"
+    ):
         look_up(tmp_path)
 
 
@@ -112,7 +116,6 @@ def test_only_a_videos_own_rows_count(tmp_path):
         ("v,1.5,1,2,3,4,1", "column frame: expected a whole number, got '1.5'"),
         ("v,1e300,1,2,3,4,1", "column frame: expected a frame number, got '1e300'"),
         ("v,1,1,2,3,4,1.5", r"column score: expected a score in 0\.\.1, got '1.5'"),
-        ("v,1,1,2,3,4," + "9" * 100_000, "column score: expected a number, got '9{40}"),
         ("v,1,1,2,3,4,\x1b[31m\x00", r"column score: expected a number, got '\\x1b"),
     ],
 )
@@ -129,19 +132,24 @@ def test_bad_cells(tmp_path, row, message):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "cannot be read: Empty CSV"),
+        ("", "expected a header line and rows, found a single line of 0 bytes"),
+        (HEADER + "v,1,1,2,3,4," + "9" * 100_000 + "\n", "row 2: score holds 100000 characters"),
+        ("1,-1,794.2,47.5,71.2,174.8,67.5\n", "the first row holds numbers: put a line with the columns' names above"),
         ("frame,x1,y1,x2,y2\n1,1,2,3,4\n", "video_id is missing"),
         ("video_id,frame,x1,x1,y1,x2,y2\nv,1,1,1,2,3,4\n", "x1 stands 2 times"),
-        (HEADER + "v,1,1,2\n", "cannot be read: .*Expected 7 columns, got 4"),
+        (HEADER + "v,1,1,2\n", "row 2: expected 7 fields as in the header, got 4"),
         (HEADER + "v,1,1,2,3,4,1\n,1,1,2,3,4,1\n", "data row 2, column video_id: expected a video, got nothing"),
-        (HEADER + "v" * 10_000_000 + ",1,1,2,3,4,1\n", "a row is longer than 1 MB: data row 1 has 10000013 bytes"),
+        (HEADER + "v" * 10_000_000 + ",1,1,2,3,4,1\n", "row 2: video_id holds 10000000 characters"),
         ("PAR1 and no more", "cannot be read"),
         ("n" * 5000 + "\n", "frame is missing"),
+        ("version https://git-lfs.github.com/spec/v1\noid x\nsize 9\n", "got a Git LFS pointer of a file of 9 bytes"),
+        ("<!DOCTYPE html>\n<title>Log in</title>", r"got a web page \('Log in'\)"),
+        ("PK\x03\x04xl/workbook.xml\n", "got an Excel workbook or another ZIP archive; save it as CSV"),
     ],
 )
 def test_bad_files(tmp_path, text, message):
     write(tmp_path, text)
-    with pytest.raises(DataError, match=rf"a\.csv: .*{message}") as caught:
+    with pytest.raises(DataError, match=rf"a\.csv:? .*{message}") as caught:
         look_up(tmp_path)
     assert len(str(caught.value)) < 700
     assert str(caught.value).isprintable()
@@ -168,3 +176,75 @@ def test_sizes_without_extent(tmp_path):
     write(tmp_path, "video_id,frame,x,y,width,height\nv,1,10,20,5,6\nv,1,10,20,5,-6\nv,2,10,20,0,6\n")
     with pytest.raises(DataError, match=r"data row 3, column width: expected more than 0, got '0'"):
         look_up(tmp_path, box="xywh")
+
+
+PLAIN = "video_id,frame,x1,y1,x2,y2,score\nv,1,1.5,2,3,4,0.5\n"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\ufeff" + PLAIN,
+        PLAIN.replace(",", ";").replace(".", ","),
+        PLAIN.replace(",", "\t"),
+        PLAIN.replace(",", " , "),
+        PLAIN.upper().replace("V,1,", "v,1,"),
+        PLAIN.replace("\n", "\r\n"),
+        "sep=,\n" + PLAIN,
+        "Video ID;Frame-Num;Left;Top;Right;Bottom;Confidence\nv;1;1,5;2;3;4;0,5\n",
+        "filename,frame_id,x_min,y_min,xmax,YMax,conf,track\n./v,1,1.5,2,3,4,0.5,7\n",
+        "file,frame,bb_left,bb_top,bb_right,bb_bottom,prob\nv.mp4,1.0,1.5,2,3,4,0.5\n",
+        '"video_id","frame","x1","y1","x2","y2","score"\n"v","1","1.5","2","3","4","0.5"\n',
+        '"video_id";"frame";"x1";"y1";"x2";"y2";"score"\n"v";"1";"1,5";"2";"3";"4";"0,5"\n',
+    ],
+)
+def test_headers_and_separators_are_those_of_face_tables(tmp_path, text):
+    write(tmp_path, text)
+    found = look_up(tmp_path)
+    assert found[1].xyxy.tolist() == [[1.5, 2, 3, 4]]
+    assert found[1].score.tolist() == [0.5]
+
+
+@pytest.mark.parametrize("score", ["", ",score"])
+def test_a_score_may_be_absent_or_empty(tmp_path, score):
+    for cell in ("", "NA", "nan") if score else ("",):
+        write(tmp_path, f"video_id,frame,x1,y1,x2,y2{score}\n" + f"v,1,1,2,3,4{',' + cell if score else ''}\n" * 2)
+        assert look_up(tmp_path)[1].score.tolist() == [1, 1]
+
+
+def test_a_video_may_be_written_as_its_path(tmp_path):
+    write(tmp_path, HEADER + "./cam//a.mp4,1,1,2,3,4,1\ncam\\b.MKV,1,1,2,3,5,1\nc.mp4,1,1,2,3,4,1\nc.avi,1,1,2,3,4,1\n")
+    assert [len(look_up(tmp_path, video=v)[1]) for v in ("cam/a", "cam/b", "c.mp4", "c.avi", "c", "a")] == [
+        1,
+        1,
+        1,
+        1,
+        0,
+        0,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("video", "words"),
+    [
+        ("Videos/A", "a.csv names 5: 'videos/a', 'videos/b', 'videos/c', ...; Videos/A may be"),
+        ("videos/bb", "a similar name"),
+        ("cam/a", r"cam/a may be 'videos/a' \(another folder\)"),
+        ("zo\u0308", r"zo\u0308 may be 'z\\xf6' \(its accents are encoded in another way\)"),
+        ("quite another", "^a.csv names 5: 'videos/a', 'videos/b', 'videos/c', ...$"),
+    ],
+)
+def test_a_file_that_does_not_name_the_video_says_which_it_names(tmp_path, video, words):
+    write(
+        tmp_path,
+        HEADER + "".join(f"{v},1,1,2,3,4,1\n" for v in ("videos/a", "videos/b", "videos/c", "walk", "z\u00f6")),
+    )
+    assert re.search(words, Precomputed(boxes="a.csv").unnamed(tmp_path, video))
+
+
+def test_sizes_where_edges_are_expected(tmp_path):
+    write(tmp_path, "video_id,frame,x1,y1,x2,y2\n" + "".join(f"v,{n},{100 + n},50,36,28\n" for n in range(9)))
+    with pytest.raises(
+        DataError, match=r"column x2: expected more than x1, got '36' and 8 more .*set detector.box=xywh"
+    ):
+        look_up(tmp_path)

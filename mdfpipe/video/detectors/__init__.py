@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
+import numpy as np
+from numpy.typing import NDArray
+
 from mdfpipe.config import Plugin
 from mdfpipe.errors import ConfigError
 from mdfpipe.video.frames import Boxes, Frames
@@ -69,6 +72,14 @@ class Detector(Plugin):
     def remarks(self, data: Path, *, device: str, threads: int) -> Remarks:
         """What is to be said of the weights that `open` loads for the same device and threads."""
         return Remarks()
+
+    def unnamed(self, data: Path, video_id: str) -> str:
+        """Of boxes made elsewhere that do not name the video: which videos they name, in words; else ""."""
+        return ""
+
+    def known_boxes(self, data: Path, video_id: str) -> NDArray[np.float32] | None:
+        """Of boxes made elsewhere: all of the video, (n, 4) xyxy; None where the frames have to be looked at."""
+        return None
 
     @abstractmethod
     def open(self, data: Path, video_id: str, *, device: str, threads: int) -> Detect:

@@ -1,16 +1,16 @@
 """Boxes that were computed elsewhere, or drawn by hand: a Parquet or CSV file in place of a network.
 
-    video_id,frame,x1,y1,x2,y2,score        columns are found by their names; others are left alone
+    video_id,frame,x1,y1,x2,y2,score        columns are found by their names (`COLUMNS`); others are left alone
     cam1/walk,0,12.5,30,88,240,0.91
 
 One file for all videos, or one for each: `boxes: bodies/{video_id}.csv`, where `/` in a video_id is written `__`
-and the column video_id may be absent. `score` may be absent (1.0).
+and the column video_id may be absent. `score` may be absent or empty (1.0). A video may also be written as its path.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -21,16 +21,32 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from mdfpipe.config import BY_CONTENT, find_file
+from mdfpipe.config import BY_CONTENT, NOT_A_RESULT, find_file
 from mdfpipe.errors import ConfigError, DataError, one_line
 from mdfpipe.store.hashing import file_sha256
-from mdfpipe.store.naming import file_name
+from mdfpipe.store.naming import file_name, named_alike, near_name, nearest, told_path
+from mdfpipe.store.text_tables import find_columns, read_blocks, read_layout
+from mdfpipe.subjects import is_missing
 from mdfpipe.video.detectors import Detect, Detector
 from mdfpipe.video.frames import Boxes, Frames
 from mdfpipe.video.nms import ranking
 
 LARGEST_FRAME = 2**53  # the last whole number that float64 counts to
 LARGEST_PIXEL = 1e7
+COLUMNS = {
+    "video_id": ("video_id", "video", "file", "filename", "path", "video_name", "clip"),
+    "frame": ("frame", "frame_num", "frame_number", "frame_no", "frame_id", "frame_index", "frame_idx"),
+    "x1": ("x1", "left", "xmin", "bb_left", "bbox_x1"),
+    "y1": ("y1", "top", "ymin", "bb_top", "bbox_y1"),
+    "x2": ("x2", "right", "xmax", "bb_right", "bbox_x2"),
+    "y2": ("y2", "bottom", "ymax", "bb_bottom", "bbox_y2"),
+    "x": ("x", "left", "xmin", "bb_left", "bbox_x", "x1"),
+    "y": ("y", "top", "ymin", "bb_top", "bbox_y", "y1"),
+    "width": ("width", "w", "bb_width", "bbox_width", "bbox_w"),
+    "height": ("height", "h", "bb_height", "bbox_height", "bbox_h"),
+    "score": ("score", "confidence", "conf", "probability", "prob", "det_score"),
+}
+"""Headers that will do for each column, the first the best; in any case, without blanks, `_`, `-` and `.`."""
 
 
 class Precomputed(Detector):
@@ -39,6 +55,11 @@ class Precomputed(Detector):
     boxes: str = Field(json_schema_extra=BY_CONTENT, description="the file; may hold {video_id}: one file per video")
     box: Literal["xyxy", "xywh"] = Field("xyxy", description="columns x1, y1, x2, y2, or x, y, width, height")
     frame_base: Literal[0, 1] = Field(0, description="number of a video's first frame in the file")
+    check_boxes: bool = Field(
+        True,
+        json_schema_extra=NOT_A_RESULT,
+        description="fail a video whose boxes cannot be of its picture: outside it, or relative",
+    )
     min_score: float = Field(0.0, ge=0, le=1, description="boxes below are dropped")
 
     def check(self, data: Path) -> None:
@@ -74,6 +95,30 @@ class Precomputed(Detector):
         rows = self._read(self._path(data, video_id), video_id)
         return int((rows.frame >= delivered).sum()) if len(rows.frame) else None
 
+    def unnamed(self, data: Path, video_id: str) -> str:
+        """Of a file that does not name the video: which it names, and which of these is near; else ""."""
+        path = self._path(data, video_id)
+        stat = path.stat()
+        spans = _table(path.absolute(), stat.st_size, stat.st_mtime_ns, self._sides, self._per_video).spans
+        if not spans:
+            return ""
+        near, why = near_name(video_id, list(spans))
+        if near is None:  # the folder may differ
+            near, why = near_name(video_id.rpartition("/")[2], [text.rpartition("/")[2] for text in spans])
+            near = next((text for text in spans if near and text.endswith(near)), None)
+            why = "another folder" if near else ""
+        hint = f"; {video_id} may be '{told_path(near, video_id)}' ({why})" if near else ""
+        some = ", ".join(f"'{one_line(text, 60)}'" for text in list(spans)[:3]) + (", ..." if len(spans) > 3 else "")
+        return f"{path.name} names {len(spans)}: {some}{hint}"
+
+    def known_boxes(self, data: Path, video_id: str) -> NDArray[np.float32]:
+        """The video's boxes, (n, 4) float32 xyxy. Raises as `identity` does."""
+        return self._read(self._path(data, video_id), video_id).xyxy
+
+    @property
+    def _sides(self) -> tuple[str, ...]:
+        return ("x1", "y1", "x2", "y2") if self.box == "xyxy" else ("x", "y", "width", "height")
+
     @property
     def _per_video(self) -> bool:
         return "{video_id}" in self.boxes
@@ -83,16 +128,17 @@ class Precomputed(Detector):
         try:
             return find_file(name, data, "detector.boxes")
         except ConfigError as error:
+            near = nearest(data, name)
             if self._per_video:
-                raise DataError(f"{video_id}: no boxes computed: {error}") from None
-            raise
+                raise DataError(f"{video_id}: no boxes computed: {error}{near}") from None
+            raise ConfigError(f"{error}{near}") from None
 
     def _read(self, path: Path, video_id: str) -> _Rows:
-        names = ("x1", "y1", "x2", "y2") if self.box == "xyxy" else ("x", "y", "width", "height")
         stat = path.stat()
-        table = _table(path.absolute(), stat.st_size, stat.st_mtime_ns, names, self._per_video)
-        if self._per_video and set(table.spans or ()) - {video_id}:
-            other = one_line(next(iter(set(table.spans or ()) - {video_id})), 80)
+        table = _table(path.absolute(), stat.st_size, stat.st_mtime_ns, self._sides, self._per_video)
+        others = set(table.spans or ()) - {table.named(video_id)}
+        if self._per_video and others:
+            other = one_line(min(others), 80)
             raise DataError(f"{path}: expected boxes of {video_id} only, got boxes of {other} too; correct the file")
         return table.rows(video_id, self.frame_base)
 
@@ -125,13 +171,21 @@ class _Table:
 
     path: Path
     names: tuple[str, ...]
+    per_video: bool
     numbers: dict[str, NDArray[np.float64]]
     order: NDArray[np.int64]
     spans: dict[str, tuple[int, int]] | None
 
+    def named(self, video_id: str) -> str:
+        """How the file writes a video: as it is, or as the one path that is it in plain form or without its suffix."""
+        if self.spans is None or video_id in self.spans:
+            return video_id
+        same = [text for text in self.spans if video_id in named_alike(text)]
+        return same[0] if len(same) == 1 else video_id
+
     def rows(self, video_id: str, frame_base: int) -> _Rows:
         """The boxes of one video. Raises DataError that names file, row, column and value of a bad cell."""
-        span = slice(*((0, len(self.order)) if self.spans is None else self.spans.get(video_id, (0, 0))))
+        span = slice(*((0, len(self.order)) if self.spans is None else self.spans.get(self.named(video_id), (0, 0))))
         part = {name: column[span] for name, column in self.numbers.items()}
         rows = self.order[span]
         for name, column in part.items():
@@ -154,18 +208,23 @@ class _Table:
         xyxy = np.stack(sides, axis=1).astype(np.float32)
         for low, high in ((0, 2), (1, 3)):
             more = "0" if sized else self.names[low]
-            self._refuse(~(xyxy[:, high] > xyxy[:, low]), self.names[high], rows, f"more than {more}")
+            bad = ~(xyxy[:, high] > xyxy[:, low])
+            many = not sized and bad.sum() * 5 >= len(bad)  # a size, read as an edge, is often less than the other edge
+            advice = "are the last two width and height? set detector.box=xywh" if many else ""
+            self._refuse(bad, self.names[high], rows, f"more than {more}", advice)
         return xyxy
 
-    def _refuse(self, bad: NDArray[np.bool_], name: str, rows: NDArray[np.int64], expected: str) -> None:
+    def _refuse(
+        self, bad: NDArray[np.bool_], name: str, rows: NDArray[np.int64], expected: str, advice: str = ""
+    ) -> None:
         if not bad.any():
             return
         row = int(rows[np.argmax(bad)])
-        cell = str(_columns(self.path, [name]).column(0)[row].as_py())
+        cell = str(_load(self.path, self.names, self.per_video).column(name)[row].as_py())
         raise DataError(
             f"{self.path}: data row {row + 1}, column {name}: expected {expected}, got {one_line(repr(cell[:80]), 60)}"
             + (f" and {int(bad.sum()) - 1} more such rows" if bad.sum() > 1 else "")
-            + "; correct the file"
+            + f"; {advice or 'correct the file'}"
         )
 
 
@@ -199,21 +258,14 @@ def _sorted(frame: NDArray[np.int64], xyxy: NDArray[np.float32], score: NDArray[
 @lru_cache(maxsize=4)
 def _table(path: Path, size: int, mtime_ns: int, names: tuple[str, ...], per_video: bool) -> _Table:
     """Parse a file once a process, while its size and modification time stay. Raises DataError."""
-    found = _column_names(path)
-    needed = ["frame", *names] + ([] if per_video else ["video_id"])
-    wrong = [f"{name} is missing" for name in needed if name not in found]
-    wrong += [f"{name} stands {found.count(name)} times" for name in (*needed, "score") if found.count(name) > 1]
-    if wrong:
-        raise DataError(
-            f"{path}: expected columns {', '.join(needed)}, got {one_line(', '.join(found), 120) or 'none'}: "
-            f"{', '.join(wrong)}; rename the columns, or set detector.box ({'xywh' if names[0] == 'x1' else 'xyxy'})"
-        )
-    columns = _columns(path, [name for name in dict.fromkeys((*needed, "video_id", "score")) if name in found])
+    columns = _load(path, names, per_video)
     order, spans = np.arange(columns.num_rows), None
-    if "video_id" in found:
+    if "video_id" in columns.column_names:
         order, spans = _grouped(path, columns.column("video_id"))
+    if "score" in columns.column_names and _is_empty(columns.column("score")):
+        columns = columns.drop_columns(["score"])
     numbers = {name: _as_numbers(columns.column(name))[order] for name in columns.column_names if name != "video_id"}
-    return _Table(path, names, numbers, order, spans)
+    return _Table(path, names, per_video, numbers, order, spans)
 
 
 def _grouped(path: Path, ids: Any) -> tuple[NDArray[np.int64], dict[str, tuple[int, int]]]:
@@ -223,15 +275,22 @@ def _grouped(path: Path, ids: Any) -> tuple[NDArray[np.int64], dict[str, tuple[i
 
     with _as_data_error(path):
         encoded = pa.chunked_array(ids.cast(pa.string())).combine_chunks().dictionary_encode()
-    nameless = pc.fill_null(pc.equal(encoded.dictionary_decode(), ""), True).to_numpy(zero_copy_only=False)
-    if nameless.any():
-        row = int(np.argmax(nameless)) + 1
+    texts = [text.strip(" ") for text in encoded.dictionary.to_pylist()]
+    which = pc.fill_null(encoded.indices, -1).to_numpy()
+    missing = np.array([*(is_missing(text) for text in texts), True])[which]
+    if missing.any():
+        row = int(np.argmax(missing)) + 1
         raise DataError(f"{path}: data row {row}, column video_id: expected a video, got nothing; correct the file")
-    codes = encoded.indices.to_numpy()
+    first = {text: n for n, text in reversed(list(enumerate(texts)))}  # spaces aside, two texts may be one
+    codes = np.array([first[text] for text in texts], np.int64)[which] if texts else which
     order = np.argsort(codes, kind="stable").astype(np.int64)
-    videos = encoded.dictionary.to_pylist()
-    edges = np.searchsorted(codes[order], np.arange(len(videos) + 1)).tolist()
-    return order, {video: (edges[n], edges[n + 1]) for n, video in enumerate(videos)}
+    edges = np.searchsorted(codes[order], np.arange(len(texts) + 1)).tolist()
+    spans = {text: (edges[n], edges[n + 1]) for n, text in enumerate(texts) if edges[n] < edges[n + 1]}
+    return order, spans
+
+
+def _is_empty(column: Any) -> bool:
+    return all(value is None or is_missing(str(value)) for value in column.unique().to_pylist())
 
 
 # --- the file ------------------------------------------------------------------------------------------------------
@@ -244,46 +303,55 @@ def _as_data_error(path: Path) -> Iterator[None]:
     try:
         yield
     except (pa.ArrowException, OSError) as error:
-        if "straddling" in str(error):
-            raise DataError(f"{path}: a row is longer than 1 MB: {_longest_line(path)}; correct the file") from None
         raise DataError(
             f"{path}: expected boxes as Parquet or CSV, which cannot be read: {one_line(error, 160)}; correct the file"
         ) from None
 
 
-def _longest_line(path: Path) -> str:
-    """Where the longest line of a text file stands."""
-    with path.open("rb") as file:
-        length, number = max((len(line), number) for number, line in enumerate(file))
-    return f"data row {number} has {length} bytes"
-
-
 def _is_parquet(path: Path) -> bool:
-    with path.open("rb") as file:
+    with _as_data_error(path), path.open("rb") as file:
         return file.read(4) == b"PAR1"
 
 
-def _column_names(path: Path) -> list[str]:
-    import pyarrow.csv
-    import pyarrow.parquet
-
-    with _as_data_error(path):
-        if _is_parquet(path):
-            with pyarrow.parquet.ParquetFile(path) as file:
-                return list(file.schema_arrow.names)
-        with pyarrow.csv.open_csv(path) as reader:
-            return list(reader.schema.names)
-
-
-def _columns(path: Path, names: list[str]) -> Any:
-    """The named columns as a pyarrow Table; the cells of a CSV file as strings."""
+def _load(path: Path, names: tuple[str, ...], per_video: bool) -> Any:
+    """The columns of a boxes file, by our names, as a pyarrow Table; the cells of a CSV file as strings."""
     import pyarrow as pa
-    import pyarrow.csv
     import pyarrow.parquet
 
-    with _as_data_error(path):
-        if _is_parquet(path):
-            with pyarrow.parquet.ParquetFile(path) as file:
-                return file.read(columns=names)
-        as_text = pyarrow.csv.ConvertOptions(include_columns=names, column_types=dict.fromkeys(names, pa.string()))
-        return pyarrow.csv.read_csv(path, convert_options=as_text)
+    wanted = {name: COLUMNS[name] for name in ("video_id", "frame", *names, "score")}
+    optional = ("score", "video_id") if per_video else ("score",)
+    if not _is_parquet(path):
+        layout = read_layout(path, str(path), wanted.values())
+        found = _found(layout.header, wanted, path, optional)
+        kinds = {name: pa.string() for name in wanted if name in found}
+        blocks = [
+            pa.table({name: cells.cast(pa.string()) for name, cells in block.cells.items()})
+            for block in read_blocks(path, str(path), wanted, set(wanted) - {"video_id"}, optional)
+        ]
+        return pa.concat_tables([pa.table({n: pa.array([], k) for n, k in kinds.items()}).select(list(kinds)), *blocks])
+    with _as_data_error(path), pyarrow.parquet.ParquetFile(path) as file:
+        header = list(file.schema_arrow.names)
+        found = _found(header, wanted, path, optional)
+        return file.read(columns=[header[at] for at in found.values()]).rename_columns(
+            {header[at]: name for name, at in found.items()}
+        )
+
+
+def _found(
+    header: list[str], wanted: dict[str, tuple[str, ...]], path: Path, optional: Collection[str]
+) -> dict[str, int]:
+    """Our names -> positions in the header. Raises DataError that lists what is missing."""
+    found = find_columns(header, wanted, str(path), wanted)
+    missing = [name for name in wanted if name not in found and name not in optional]
+    if missing:
+        needed = ", ".join(name for name in wanted if name not in optional)
+        other = "xywh" if "x1" in wanted else "xyxy"
+        boxes = f", or set detector.box ({other})" if {"x1", "y1", "x2", "y2", "width", "height"} & set(missing) else ""
+        also = "; ".join(f"{name} is missing ({', '.join(wanted[name][1:5])} will do)" for name in missing[:2])
+        if all(cell.lstrip("-").replace(".", "", 1).isdigit() for cell in header):
+            also = "the first row holds numbers: put a line with the columns' names above it"
+        raise DataError(
+            f"{path}: expected columns {needed}, got {one_line(', '.join(header), 120) or 'none'}: {also}; "
+            f"rename the columns{boxes}"
+        )
+    return found
