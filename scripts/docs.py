@@ -16,9 +16,13 @@ import typer
 
 from mdfpipe.config import Config, Plugin
 from mdfpipe.datasets import Dataset
+from mdfpipe.datasets._annotation import AnomalyKind
 from mdfpipe.datasets._images import ImageAnomaly
 from mdfpipe.learning.recipes import Recipe
+from mdfpipe.stages.index import FaceAnomaly
 from mdfpipe.store import tables
+from mdfpipe.subjects import DOUBTFUL, NOBODY
+from mdfpipe.video.detectors.precomputed import COLUMNS
 
 METRICS = {
     "epoch": "epoch, from 0",
@@ -112,7 +116,67 @@ def formats() -> str:
         lines += [_column(field) for field in schema]
     for status in (tables.LabelStatus, tables.CropStatus, tables.EmbedStatus, tables.SearchStatus):
         lines += ["", f"{status.__name__}: " + ", ".join(f"`{s}`" for s in status) + "."]
-    return "\n".join([*lines, "", *_metrics(), "", *_checkpoint(), "", *_benchmarks()]) + "\n"
+    return "\n".join([*lines, "", *_metrics(), "", *_checkpoint(), "", *_inputs(), "", *_benchmarks()]) + "\n"
+
+
+def _inputs() -> list[str]:
+    """What the tables that a user brings may look like, and what becomes of their rows."""
+    nobody = ", ".join(f"`{text}`" for text in NOBODY if text)
+    doubtful = ", ".join(f"`{text}`" for text in DOUBTFUL)
+    return [
+        "## input tables",
+        "",
+        "Face tables, gallery tables, domain tables and box files are text in UTF-8, with or without BOM, with a",
+        "header. Commas, semicolons, tabs or bars separate the columns, whatever finds the most of the wanted",
+        "headers; behind semicolons a number may have a decimal comma. A header is matched exactly, or else in",
+        "any case, or else without blanks, `_`, `-` and `.`. Box files may also be Parquet.",
+        "",
+        "Paths are relative to the data root. `./a`, `a//b` and `a\\b` are `a`, `a/b` and `a/b`; `..`, absolute",
+        "paths, drives and URLs are refused. A path that names no file gets the name of the file that it nearly",
+        "names: another letter case, another encoding of accents, another suffix or folder. Symbolic links may",
+        "lead out of the data root with `dataset.links: follow`; `real_path` of the videos table says where.",
+        "",
+        f"A cell names nobody, or holds no number, if it is empty, blank, or in any case one of {nobody}. Such a",
+        "face keeps its row without a subject. `dataset.subject_names_kept` lists people who are really called so",
+        "(protocols have the same setting), `dataset.subject_names_missing` further texts that name nobody. Names",
+        f"that may well mean nobody are kept and reported: {doubtful}.",
+        "",
+        "Rows of face and gallery tables, and faces against the size of the decoded picture, are counted by kind:",
+        "",
+        "| kind | what |",
+        "|---|---|",
+        *(f"| {kind} | {meaning} |" for which in (AnomalyKind, FaceAnomaly) for kind, meaning in _commented(which)),
+        "",
+        "Boxes that cannot be of their picture fail their video, and the whole index where most videos have such",
+        "faces: most boxes lie mostly outside, within 0..1, or have a side below 2 px; or sizes and edges are",
+        "mistaken for each other. `check_boxes: false`, of the data set or of the detector, takes them as they",
+        "are.",
+        "",
+        "### box files",
+        "",
+        "`detector: {use: precomputed, boxes: FILE}`: one row a body. Other columns are left alone.",
+        "",
+        "| column | headers that will do | meaning |",
+        "|---|---|---|",
+        *(f"| {name} | {', '.join(headers)} | {_BOX_COLUMNS[name]} |" for name, headers in COLUMNS.items()),
+        "",
+        "A video is written as its video_id, or as its path with or without its suffix.",
+    ]
+
+
+_BOX_COLUMNS = {
+    "video_id": "the video; may be absent where there is a file for each video",
+    "frame": "frame index, 0-based in presentation order, or from `frame_base`",
+    "x1": "left edge, pixels of the decoded picture (`box: xyxy`)",
+    "y1": "top edge (`box: xyxy`)",
+    "x2": "right edge, exclusive (`box: xyxy`)",
+    "y2": "bottom edge, exclusive (`box: xyxy`)",
+    "x": "left edge (`box: xywh`)",
+    "y": "top edge (`box: xywh`)",
+    "width": "pixels (`box: xywh`)",
+    "height": "pixels (`box: xywh`)",
+    "score": "confidence, 0..1; 1 where the column is absent or empty",
+}
 
 
 def _benchmarks() -> list[str]:

@@ -114,7 +114,7 @@ def test_10_megabytes_in_a_cell_of_the_boxes_are_refused_by_name(data: runs.Data
     text = said.err + said.out
     assert len(text) < 10_000
     assert "boxes.csv" in text
-    assert "data row 3" in text
+    assert "boxes.csv row 4: video_id" in text
     assert "straddling" not in text  # pyarrow's word for it helps nobody
 
 

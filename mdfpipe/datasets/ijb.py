@@ -230,6 +230,8 @@ class Ijb(Dataset):
         galleries = self._gallery_subjects(root, scan.tally)
         self._note_alike({*scan.subjects.texts(), *galleries}, scan.tally)
         usual = type(self).model_fields["videos"].default
+        named = (AnomalyKind.SUBJECTS_ALIKE, AnomalyKind.SUBJECT_PERHAPS_NOBODY)
+        remarks = [f"{kind}: {scan.tally.examples[kind]}" for kind in named if kind in scan.tally.examples]
         return Listing(
             videos,
             faces,
@@ -237,7 +239,7 @@ class Ijb(Dataset):
             scan.tally.anomalies(),
             left_out=scan.sieve.listed(),
             left_out_rows=scan.left_out_rows,
-            remarks=pattern_remarks(root, self.videos, scan.sieve.drops, self.links, usual),
+            remarks=remarks + pattern_remarks(root, self.videos, scan.sieve.drops, self.links, usual),
         )
 
     def _sieve(self, root: Path) -> Sieve:

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -163,9 +164,11 @@ class Index(Stage):
                 )
                 warnings += [f"index: unusual files: {kinds} (`mdfpipe inspect RUN` shows one of each)"] * bool(kinds)
             elif kinds:
+                who = "; if somebody is called NA, None or the like: dataset.subject_names_kept"
+                who = who if "missing_subject" in kinds else ""
                 pictures = "; rows that name pictures want dataset.frames_in=folder" if "still_image" in kinds else ""
                 warnings.append(
-                    f"index: unusual annotation rows: {kinds} (`mdfpipe inspect RUN` shows one of each){pictures}"
+                    f"index: unusual annotation rows: {kinds} (`mdfpipe inspect RUN` shows one of each){pictures}{who}"
                 )
         return Review(warnings=warnings, notes=notes)
 
@@ -212,19 +215,27 @@ def _unusual(rows: list[dict[str, Any]], asked: int | None) -> list[str]:
     return lines
 
 
+class FaceAnomaly(StrEnum):
+    """How a face can lie oddly in its picture. A closed set; the comment says what becomes of it."""
+
+    OUTSIDE_THE_PICTURE = "outside_the_picture"  # no pixel of the box lies in the picture: kept
+    BEYOND_THE_EDGE = "beyond_the_edge"  # the box reaches out of the picture by more than 2 px: kept
+    BELOW_TWO_PIXELS = "below_two_pixels"  # a side of the box is shorter than 2 px: kept
+
+
 @dataclass
 class FaceTally:
     """Counts faces that lie oddly in their pictures, by kind, with the first of each."""
 
-    counts: dict[str, int] = field(default_factory=dict)
-    examples: dict[str, str] = field(default_factory=dict)
+    counts: dict[FaceAnomaly, int] = field(default_factory=dict)
+    examples: dict[FaceAnomaly, str] = field(default_factory=dict)
 
     def add(self, found: Placement, faces: pa.Table, row: dict[str, Any]) -> None:
         """Count those of one video."""
         kinds = {
-            "outside_the_picture": found.outside,
-            "beyond_the_edge": found.beyond,
-            "below_two_pixels": found.tiny & ~found.outside,
+            FaceAnomaly.OUTSIDE_THE_PICTURE: found.outside,
+            FaceAnomaly.BEYOND_THE_EDGE: found.beyond,
+            FaceAnomaly.BELOW_TWO_PIXELS: found.tiny & ~found.outside,
         }
         for kind, mask in kinds.items():
             if not mask.any():
@@ -242,7 +253,7 @@ class FaceTally:
 
     def anomalies(self) -> list[Anomaly]:
         """What was counted."""
-        return [Anomaly(kind, count, self.examples[kind]) for kind, count in sorted(self.counts.items())]
+        return [Anomaly(kind.value, count, self.examples[kind]) for kind, count in sorted(self.counts.items())]
 
 
 def stamp(path: Path) -> str | None:

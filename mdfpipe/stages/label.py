@@ -19,22 +19,21 @@ from mdfpipe.video.geometry import clip_to_frame, inside_share
 from mdfpipe.video.labelling import STATUSES, LabelRules, Labels, label_bodies, silent_filter
 
 _FACTORS = (
-    1 / 4,
-    1 / 3,
-    3 / 8,
-    0.4,
-    4 / 9,
     1 / 2,
+    2,
     2 / 3,
+    3 / 2,
+    1 / 3,
+    3,
+    1 / 4,
+    4,
     3 / 4,
     4 / 3,
-    3 / 2,
-    2,
+    4 / 9,
     9 / 4,
+    3 / 8,
     8 / 3,
-    3,
-    4,
-)  # of pictures' sizes
+)  # the usual ones first
 
 _Rows: TypeAlias = tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.int64]]
 

@@ -47,14 +47,13 @@ def place(xyxy: NDArray[np.float32], width: int, height: int, *, sized: bool = F
     boxes = xyxy.astype(np.float64)
     low, high, size = boxes[:, :2], boxes[:, 2:], np.array([width, height], np.float64)
     inner = (np.minimum(high, size) - np.maximum(low, 0)).clip(min=0)
-    outside = (inner <= 0).any(axis=1)
-    beyond = ((low < -LOOSE_PX) | (high > size + LOOSE_PX)).any(axis=1) & ~outside
-    tiny = ((high - low) < TINY_PX).any(axis=1)
+    outside = _any(inner <= 0)
+    beyond = _any((low < -LOOSE_PX) | (high > size + LOOSE_PX)) & ~outside
+    tiny = _any((high - low) < TINY_PX)
     if not len(boxes):
         return Placement(outside, beyond, tiny)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        mostly_out = ~(inner.prod(axis=1) >= 0.5 * (high - low).prod(axis=1))
-    relative = (low >= -0.5).all(axis=1) & (high <= 1.5).all(axis=1)
+    mostly_out = np.asarray(inner.prod(axis=1) < 0.5 * (high - low).prod(axis=1), np.bool_)
+    relative = ~_any((low < -0.5) | (high > 1.5))
     wrong = doubt = None
     if _most(relative):
         wrong = f"{_share(relative)} lie within 0..1: relative coordinates? multiply x by {width} and y by {height}"
@@ -72,6 +71,11 @@ def place(xyxy: NDArray[np.float32], width: int, height: int, *, sized: bool = F
     elif len(boxes) >= _FEW and _are_percent(boxes, size):
         doubt = f"{_share(np.ones(len(boxes), bool))} lie within 0..100 of a picture of {width}x{height}: percentages?"
     return Placement(outside, beyond, tiny, wrong, doubt)
+
+
+def _any(sides: NDArray[np.bool_]) -> _Mask:
+    """(n,) of (n, 2): whether one of the two holds."""
+    return sides[:, 0] | sides[:, 1]
 
 
 def _most(mask: _Mask) -> bool:

@@ -224,3 +224,32 @@ def test_videos_of_the_data_set(root: Root) -> None:
     assert [v.path for v in reader(videos=["lost.mp4"], faces=[]).read(home).videos] == ["lost.mp4"]
     with pytest.raises(DataError, match="names a video"):
         reader(videos=["x*"], faces=[]).read(home)
+
+
+def test_patterns_that_take_nothing_or_what_another_passes_over_are_said(root: Root) -> None:
+    home = root(faces_csv=ijbc("1,videos/a.mp4,1,0,1,2,3,4"), videos__notes_txt="x")
+    (home / "videos/thermal.tif").touch()
+    frames(home, "stills", [f"{n}.png" for n in range(1, 5)])
+    frames(home, "videos/walk", ["1.png"])
+    (home / "videos/walk/clip.mp4").touch()
+
+    def remarks(*patterns: str) -> list[str]:
+        return reader(videos=list(patterns)).read(home).remarks
+
+    assert remarks("videos/a.mp4") == []
+    assert remarks("videos/*.mp4", "videos/walk") == []
+    assert remarks("videos/*", "videos/thermal.tif") == [
+        "videos: videos/* passes over videos/thermal.tif, which videos/thermal.tif names: taken as a video"
+    ]
+    (still,) = remarks("videos/*")
+    assert still.startswith("videos: videos/* passes over videos/thermal.tif: single pictures are no videos")
+    (nothing,) = remarks("Videos/*.mp4")
+    assert nothing.startswith(f"videos: Videos/*.mp4 matches nothing under {home}; 'videos' is there (letter case")
+    (none,) = remarks("stills/*")
+    assert none.startswith(
+        "videos: stills/* matches 4 paths (stills/1.png, ...) and takes none: a video is a file with"
+    )
+    (twice,) = remarks("videos/*.mp4", "videos/walk", "videos/*/*.mp4")
+    assert twice.startswith(
+        "videos: videos/*/*.mp4 takes videos/walk/clip.mp4 as a video, and videos/walk takes its folder"
+    )
