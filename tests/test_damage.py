@@ -29,7 +29,7 @@ BAD = {
     "text.mp4": ("detect", r"text\.mp4: expected a video, got a file that FFmpeg cannot open"),
     "short.mp4": ("label", r"short: annotated up to frame 11, but \w+ delivered 8 frames .*label\.short=keep"),
     "more.mp4": ("detect", r"short: 12 frames delivered of 40 that the header declares; .*detect\.incomplete=keep"),
-    "gone.mp4": ("detect", r"gone\.mp4: cannot be read: No such file"),
+    "gone.mp4": ("detect", r"gone\.mp4: no such file"),
     "damaged_png": (
         "detect",
         r"frame_7\.png: frame 7 does not decode: a checksum of .*detect\.incomplete=keep",

@@ -14,7 +14,6 @@ from mdfpipe.stages import Review, index
 from mdfpipe.stages.label import Label
 from mdfpipe.status import status
 from mdfpipe.store.run import Failure, Receipt
-from mdfpipe.video.decoders import Decoder
 from tests.drawn import draw
 from tests.inline import runner
 
@@ -200,8 +199,8 @@ def test_what_could_not_be_read_is_looked_at_again(copy: tuple[Path, Path], monk
     data, run = copy
     shutil.copyfile(data / "videos" / "VIS-500m_b.mp4", data / "videos" / "VIS-500m_c.mp4")
 
-    def broken(path: Path, decoder: Decoder) -> dict[str, str]:
-        return {"problem": f"{path.name}: Permission denied"}
+    def broken(data: Path, name: str, stage: index.Index) -> dict[str, str]:
+        return {"problem": f"{Path(name).name}: Permission denied"}
 
     make, executor = runner(data, run)
     with monkeypatch.context() as patch:

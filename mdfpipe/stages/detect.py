@@ -118,35 +118,9 @@ class Detect(Stage):
             one = f"{key}: {first['delivered']} delivered, {first['declared']} declared"
             warnings.append(f"detect: {len(more)} videos have more frames than their header declares ({one})")
         warnings += _left_out(facts)
-        late = {k: f["boxes_beyond_the_end"] for k, f in facts.items() if f["boxes_beyond_the_end"]}
-        if late:
-            key, count = next(iter(late.items()))
-            warnings.append(
-                f"detect: {len(late)} videos have boxes in frames after their last ({key}: {count} boxes from frame "
-                f"{facts[key]['delivered']} on); is detect.detector.frame_base right?"
-            )
-        odd = {k: f["boxes_odd"] for k, f in facts.items() if f.get("boxes_odd")}
-        warnings += [f"detect: {k}: {words}" for k, words in list(odd.items())[:3]]
-        if len(odd) > 3:
-            warnings.append(f"detect: so are boxes of {len(odd) - 3} other videos")
-        without = [k for k, f in facts.items() if f["boxes_beyond_the_end"] is None]
-        stop = None
-        if without:
-            shown = ", ".join(one_line(k, 80) for k in without[:3]) + (", ..." if len(without) > 3 else "")
-            named = facts[without[0]].get("boxes_named", "")
-            words = f"the boxes file names {len(without)} videos not at all ({shown}): no detections there"
-            if named and len(without) == len(facts):
-                stop = f"{words}; {named}; write the video_ids of this data set"
-            else:
-                warnings.append(f"detect: {words}" + (f"; {named}" if named else ""))
-        same = {k: f["duplicates"] for k, f in facts.items() if f["duplicates"]}
-        notes = []
-        if same:
-            key = max(same, key=lambda k: same[k])
-            notes.append(
-                f"detect: {sum(same.values())} frames of {len(same)} videos equal the frame before, pixel by pixel "
-                f"(most in {key}: {same[key]} of {facts[key]['delivered']})"
-            )
+        said, stop = _boxes_said(facts)
+        warnings += said
+        notes = _repeats_said(facts)
         doubts: dict[str, list[str]] = {}
         for key, found in facts.items():
             for doubt in found.get("doubts", []):
@@ -288,6 +262,44 @@ def _left_out(facts: dict[str, dict[str, Any]]) -> list[str]:
             f"({key}: {count} times): segments were joined there, or whole pictures are missing"
         )
     return lines
+
+
+def _boxes_said(facts: dict[str, dict[str, Any]]) -> tuple[list[str], str | None]:
+    """What boxes made elsewhere make one wonder at, and why the run must stop: they name none of the videos."""
+    warnings, stop = [], None
+    late = {k: f["boxes_beyond_the_end"] for k, f in facts.items() if f["boxes_beyond_the_end"]}
+    if late:
+        key, count = next(iter(late.items()))
+        warnings.append(
+            f"detect: {len(late)} videos have boxes in frames after their last ({key}: {count} boxes from frame "
+            f"{facts[key]['delivered']} on); is detect.detector.frame_base right?"
+        )
+    odd = {k: f["boxes_odd"] for k, f in facts.items() if f.get("boxes_odd")}
+    warnings += [f"detect: {k}: {words}" for k, words in list(odd.items())[:3]]
+    if len(odd) > 3:
+        warnings.append(f"detect: so are boxes of {len(odd) - 3} other videos")
+    without = [k for k, f in facts.items() if f["boxes_beyond_the_end"] is None]
+    if without:
+        shown = ", ".join(one_line(k, 80) for k in without[:3]) + (", ..." if len(without) > 3 else "")
+        named = facts[without[0]].get("boxes_named", "")
+        words = f"the boxes file names {len(without)} videos not at all ({shown}): no detections there"
+        if named and len(without) == len(facts):
+            stop = f"{words}; {named}; write the video_ids of this data set"
+        else:
+            warnings.append(f"detect: {words}" + (f"; {named}" if named else ""))
+    return warnings, stop
+
+
+def _repeats_said(facts: dict[str, dict[str, Any]]) -> list[str]:
+    """How many frames repeat the one before, of all videos."""
+    same = {k: f["duplicates"] for k, f in facts.items() if f["duplicates"]}
+    if not same:
+        return []
+    key = max(same, key=lambda k: same[k])
+    return [
+        f"detect: {sum(same.values())} frames of {len(same)} videos equal the frame before, pixel by pixel "
+        f"(most in {key}: {same[key]} of {facts[key]['delivered']})"
+    ]
 
 
 def _table(key: str, found: _Found) -> pa.Table:
