@@ -180,7 +180,7 @@ class Lock:
         if self._lease is None or self._file is None or self._thread is None or self._process != os.getpid():
             return
         self._ended.set()
-        self._thread.join()
+        self._thread.join(2 * BEAT)  # a server that does not answer must not hold the end up
         with contextlib.suppress(OSError), self._file:
             self._lease.look()
             if not self._lease.lost:  # in its place: a full disk has no room for another

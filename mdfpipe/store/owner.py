@@ -64,6 +64,8 @@ class Owner:
     secret: str = ""
 
     def __str__(self) -> str:
+        if not self.pid:
+            return "a process of which nothing is known"
         since = f" since {self.since.replace('T', ' ').replace('+00:00', ' UTC')}" if self.since else ""
         return f"process {self.pid} on {self.host}{f' ({self.job})' if self.job else ''}{since}"
 

@@ -129,6 +129,7 @@ for round in range(int(sys.argv[2])):
     children = []
     for _ in range(8):
         if not (pid := os.fork()):
+            os.close(start), os.close(ended)  # else they would wait for each other if this process ended
             one(folder, how, go, done, end)
             os._exit(0)
         children.append(pid)
