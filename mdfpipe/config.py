@@ -190,8 +190,8 @@ _StrictLoader.add_constructor(None, _no_such_tag)
 
 def parse_yaml(text: str) -> Any:
     """The value in a YAML text. Raises ValueError that says what is wrong, and where."""
-    loader = _StrictLoader(text)
     try:
+        loader = _StrictLoader(text)
         node = loader.get_single_node()
         if node is None:
             return None
@@ -204,8 +204,6 @@ def parse_yaml(text: str) -> Any:
         raise ValueError(one_line(error)) from None
     except (KeyError, TypeError, OverflowError) as error:  # `!!bool maybe`
         raise ValueError(f"a value does not suit its tag: {one_line(error, 80)}") from None
-    finally:
-        loader.dispose()
 
 
 def _values(node: yaml.Node, known: dict[int, int]) -> int:

@@ -78,6 +78,7 @@ BOMB = "a: &a [1, 1, 1]\n" + "".join(f"{b}: &{b} [{', '.join([f'*{a}'] * 9)}]\n"
         ("- a\n", "expected settings as `name: value` lines, got list"),
         ("", "expected settings as `name: value` lines, got NoneType"),
         ("a: [\n", "not valid YAML"),
+        ("a: \x0b\n", "not valid YAML"),
         ("a: !!python/object/apply:os.system [ls]\n", "got the tag !python/object/apply:os.system"),
         ("a: !!timestamp 2024-01-01\n", "got the tag !timestamp"),
         ("a: !!binary aGk=\n", "got the tag !binary"),
