@@ -1,4 +1,4 @@
-"""Damage at rest of every file that a run leaves: a flipped bit; half of it, zeros or nothing after a power cut; gone."""
+"""Damage at rest of every file that a run leaves: a flipped bit; half, zeros or nothing after a power cut; gone."""
 
 from __future__ import annotations
 
