@@ -12,3 +12,6 @@ for _name in list(os.environ):  # here, before any library reads them
     if (_name.startswith(_FOREIGN) or _name in _FOREIGN_NAMES) and _name != "MDFPIPE_TEST_ASSETS":
         del os.environ[_name]
 os.environ["TERM"] = "dumb"
+# A thread that waits must not spin: two workers of pytest on two cores, with two threads of torch each, would take
+# several times the processor time. It moves no bit, and is what the runner gives its own workers.
+os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
