@@ -125,7 +125,10 @@ def test_a_video_with_faces_and_no_labelled_body_is_named(data: runs.DataSet) ->
     said = run(data)
     assert said.code == 0, said
     assert "label: videos/b: 12 annotated faces and no labelled body (bodies: " in text(said)
-    assert "faces times 2 would label 12 of 12 bodies: are they annotated on a picture 0.5 times the" in text(said)
+    assert (
+        "12 of 12 bodies would be labelled by faces times 2: are faces annotated on a picture 0.5 times the size, or "
+        "bodies on one 2 times?"
+    ) in text(said)
     assert "videos/a: 12 annotated" not in text(said)
 
 

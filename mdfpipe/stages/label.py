@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any, ClassVar, Literal, TypeAlias
 
 import numpy as np
@@ -17,6 +18,7 @@ from mdfpipe.store.tables import LABELS, LabelStatus
 from mdfpipe.video.alignment import advice, frame_offset_overlap
 from mdfpipe.video.geometry import clip_to_frame, inside_share
 from mdfpipe.video.labelling import STATUSES, LabelRules, Labels, label_bodies, silent_filter
+from mdfpipe.video.placement import LOOSE_PX
 
 _FACTORS = (
     1 / 2,
@@ -106,21 +108,20 @@ class Label(LabelRules, Stage):
             return "no body was detected"
         if not names:
             return "no face has a subject"
-        best, most = 1.0, 0
-        for factor in _FACTORS:
-            scaled = clip_to_frame(_xyxy(faces) * np.float32(factor), seen["width"], seen["height"])
+        best, most = "", 0
+        for words, supposed in _suppositions(_xyxy(faces), seen["width"], seen["height"]):
             labels = label_bodies(
-                bodies["frame"].to_numpy(), _xyxy(bodies), faces["frame"].to_numpy(), scaled, subject, rules=self
+                bodies["frame"].to_numpy(),
+                _xyxy(bodies),
+                faces["frame"].to_numpy(),
+                clip_to_frame(supposed, seen["width"], seen["height"]),
+                subject,
+                rules=self,
             )
             count = int(labels.where(LabelStatus.LABELLED).sum())
             if count > most:
-                best, most = factor, count
-        if 2 * most <= len(bodies):
-            return ""
-        return (
-            f"faces times {best:.3g} would label {most} of {len(bodies)} bodies: are they annotated on a picture "
-            f"{1 / best:.3g} times the size?"
-        )
+                best, most = words, count
+        return f"{most} of {len(bodies)} bodies would be labelled {best}" if 2 * most > len(bodies) else ""
 
     def _alignment(self, bodies: _Rows, faces: _Rows, base: int) -> dict[str, Any]:
         """Whether the faces of a video are in step with its bodies. bodies, faces: (frame, xyxy, subject) arrays."""
@@ -188,6 +189,21 @@ class Label(LabelRules, Stage):
             f"frames (0..{seen['delivered'] - 1}), so {beyond} faces have none; {advice}get the whole video, "
             "or keep what there is with label.short=keep"
         )
+
+
+def _suppositions(xyxy: NDArray[np.float32], width: int, height: int) -> Iterator[tuple[str, NDArray[np.float32]]]:
+    """What wrong faces (n, 4) may be, and the boxes that they then are; the likeliest first."""
+    sides = np.array([width, height, width, height], np.float32)
+    if xyxy.max() <= 100 + LOOSE_PX:
+        yield "if faces were in percent", xyxy * (sides / np.float32(100))
+    for factor in _FACTORS:
+        words = (
+            f"are faces annotated on a picture {1 / factor:.3g} times the size, or bodies on one {factor:.3g} times?"
+        )
+        yield f"by faces times {factor:.3g}: {words}", xyxy * np.float32(factor)
+    yield "if bodies were in percent", xyxy * (np.float32(100) / sides)
+    yield "if faces had edges in place of sizes (dataset.box=xyxy)", np.hstack([xyxy[:, :2], xyxy[:, 2:] - xyxy[:, :2]])
+    yield "if faces had sizes in place of edges (dataset.box=xywh)", np.hstack([xyxy[:, :2], xyxy[:, 2:] + xyxy[:, :2]])
 
 
 def _table(bodies: pa.Table, faces: pa.Table, labels: Labels) -> pa.Table:

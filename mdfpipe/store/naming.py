@@ -231,6 +231,8 @@ def near_name(wanted: str, names: Collection[str], *, is_file: bool = True) -> t
         found = [name for name in names if key(name) == key(wanted)]
         if found:
             return found[0], why
+    if len(wanted) < 5:  # a and b are no slip of the pen
+        return None, ""
     close = difflib.get_close_matches(wanted, [n for n in names if abs(len(n) - len(wanted)) < 4][:20_000], 1, 0.85)
     return (close[0], "a similar name") if close else (None, "")
 

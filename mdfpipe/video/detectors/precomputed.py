@@ -102,11 +102,15 @@ class Precomputed(Detector):
         spans = _table(path.absolute(), stat.st_size, stat.st_mtime_ns, self._sides, self._per_video).spans
         if not spans:
             return ""
-        near, why = near_name(video_id, list(spans))
-        if near is None:  # the folder may differ
-            near, why = near_name(video_id.rpartition("/")[2], [text.rpartition("/")[2] for text in spans])
-            near = next((text for text in spans if near and text.endswith(near)), None)
-            why = "another folder" if near else ""
+        folder, _, name = video_id.rpartition("/")
+        ends = {text.rpartition("/")[2]: text for text in reversed(list(spans)) if text != video_id}
+        same_folder = [end for end, text in ends.items() if text.rpartition("/")[0] == folder]
+        end, why = near_name(name, same_folder)
+        if end is None:
+            end, why = near_name(name, list(ends))
+            if name in ends:
+                end, why = name, "another folder"
+        near = ends[end] if end else None
         hint = f"; {video_id} may be '{told_path(near, video_id)}' ({why})" if near else ""
         some = ", ".join(f"'{one_line(text, 60)}'" for text in list(spans)[:3]) + (", ..." if len(spans) > 3 else "")
         return f"{path.name} names {len(spans)}: {some}{hint}"
