@@ -212,6 +212,12 @@ def _inspect_video(path: Path) -> Description:
         if info.orientation != AS_STORED:
             facts["shown"] = "at an angle" if info.orientation is None else in_words(info.orientation)
         notes = []
+        if info.is_interlaced:
+            notes.append("interlaced: both fields of a frame stand in one picture")
+        if not 0.99 < info.pixel_aspect < 1.01:
+            notes.append(f"pixels are {info.pixel_aspect:.3g} times as wide as high; frames are not stretched")
+        if info.others:
+            notes.append(f"of several video streams {info.stream} is taken; others: {'; '.join(info.others)}")
         if path.is_dir():
             names, rule = in_order(frame_files(path), str(path))
             facts |= {"first frame": names[0], "last frame": names[-1], "frames go by": rule.value}

@@ -254,6 +254,13 @@ def _left_out(facts: dict[str, dict[str, Any]]) -> list[str]:
             f"detect: {len(joined)} videos are several recordings one behind the other, with times that start anew "
             f"({key}: {count + 1}); their frames are counted through"
         )
+    unread = {k: f["left_out"]["unread"] for k, f in facts.items() if f["left_out"].get("unread")}
+    if unread:
+        lines.append(
+            f"detect: {len(unread)} files hold another mp4 behind the first, which nothing reads "
+            f"({next(iter(unread))}); "
+            "join them with a tool that knows mp4"
+        )
     jumps = {k: f["left_out"]["jumps"] for k, f in facts.items() if f["left_out"].get("jumps")}
     if jumps:
         key, count = next(iter(jumps.items()))

@@ -330,17 +330,37 @@ def missing_end(path: Path, container: str | None = None) -> str | None:
     return f"the file ends {end - size} bytes before its container does" if end > size else None
 
 
+def unread_films(path: Path, container: str) -> int:
+    """How many films lie behind the first in one mp4, put there by `cat`: neither players nor FFmpeg read them."""
+    if not container.startswith("mov,"):
+        return 0
+    with path.open("rb") as file:
+        films = [kind for kind, _ in _boxes(file, path.stat().st_size) if kind == b"moov"]
+    return max(len(films) - 1, 0)
+
+
 def _boxes_end(file: BinaryIO, size: int) -> int:
+    end = 0
+    for kind, after in _boxes(file, size):
+        if not kind:
+            return size
+        end = after
+    return end
+
+
+def _boxes(file: BinaryIO, size: int) -> Iterator[tuple[bytes, int]]:
+    """(kind, end) of the boxes of an mp4 at its top; of no kind where one goes up to the end, or padding follows."""
     position = 0
     while position + 8 <= size:
         file.seek(position)
         length, kind = struct.unpack(">I4s", file.read(8))
         if length == 1 and position + 16 <= size:
             (length,) = struct.unpack(">Q", file.read(8))
-        if length < 8 or not kind.isalnum():  # 0: up to the end; else no box: padding behind the last one
-            return size
+        if length < 8 or not kind.isalnum():
+            yield b"", size
+            return
         position += length
-    return position
+        yield kind, position
 
 
 def _segment_end(file: BinaryIO) -> int:

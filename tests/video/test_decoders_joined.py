@@ -133,3 +133,29 @@ def test_a_segment_that_starts_right_behind_lost_pictures_is_told(tmp_path):
     shown = [n for frames in stream for n in numbers(frames.pixels)]
     assert shown == [*range(9), *range(10, 20)]
     assert stream.told == {"jumps": 1}
+
+
+@pytest.mark.parametrize(("suffix", "shown", "told"), [("mp4", 7, {"unread": 1}), ("avi", 14, {}), ("mkv", 14, {})])
+def test_containers_put_together(suffix, shown, told, tmp_path):
+    """What FFmpeg and players make of it; what nobody reads is counted."""
+    parts = [clips.write_video(tmp_path / f"{n}.{suffix}", 7, first=7 * n, size=SIZE).read_bytes() for n in range(2)]
+    path = tmp_path / f"all.{suffix}"
+    path.write_bytes(b"".join(parts))
+    stream = Decoder.variant("pyav")().frames(path)
+    assert [n for frames in stream for n in numbers(frames.pixels)] == list(range(shown))
+    assert {reason: n for reason, n in stream.told.items() if reason != "joins"} == told
+
+
+@pytest.mark.parametrize("codec", ["mpeg2video", "libx265"])
+def test_a_recording_that_begins_anywhere(codec, opened, tmp_path):
+    """Pictures before the first key picture are left out and counted, be the first packet cut or not."""
+    source = clips.cut_open(opened[codec], tmp_path / "whole.ts", 0)
+    data, path = source.read_bytes(), tmp_path / "a.ts"
+    packets = len(data) // 188
+    path.write_bytes(data[packets // 4 * 188 + 77 :])
+    stream = Decoder.variant("pyav")().frames(path)
+    shown = [n for frames in stream for n in numbers(frames.pixels)]
+    assert shown == list(range(shown[0], FRAMES))
+    assert 5 < shown[0] < 20
+    assert stream.told["leading"] > 0
+    assert numbers(read("opencv", path)[0]) == shown

@@ -25,6 +25,7 @@ from mdfpipe.video.probe import (
     open_video,
     packet_times,
     shows_frame,
+    unread_films,
 )
 from mdfpipe.video.transport import Breaks, breaks
 
@@ -162,6 +163,7 @@ class _Pass:
 
     def _decoded(self, container: InputContainer, stream: VideoStream) -> Iterator[av.VideoFrame]:
         cut = missing_end(self.path, container.format.name)
+        self.told["unread"] = unread_films(self.path, container.format.name)
         marks = _Marks(self.path, stream.id if container.format.name == "mpegts" else None)
         import av.error
 
