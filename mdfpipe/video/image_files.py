@@ -51,6 +51,13 @@ class Image:
             return self
         return replace(self, pixels=turned(self.pixels, self.orientation), orientation=AS_STORED)
 
+    def narrowed(self) -> Image:
+        """The same image, with colour above 8 bits in 8, rounded; grey keeps its values."""
+        if self.pixels.dtype == np.uint8 or self.pixels.shape[2] == 1:
+            return self
+        narrow = ((self.pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
+        return replace(self, pixels=narrow)
+
     @property
     def kind(self) -> str:
         """Size, channels and depth, in words."""

@@ -421,6 +421,18 @@ def test_every_decoder_leaves_images_to_the_one_that_reads_them(tmp_path, name):
             assert (chosen.use, chosen.orientation) == ("images", setting)
 
 
+def test_colour_above_8_bits_is_8_bits_where_that_is_wanted(tmp_path):
+    for name, pixels in (("colour.png", NOISE), ("grey.png", NOISE[..., 0])):
+        (tmp_path / name).write_bytes(by_opencv(pixels, ".png"))
+    for bits in (8, 16):
+        colour, grey = (
+            next(Decoder.variant("images")(colour_bits=bits).read(tmp_path / name, lambda n: True, 1))[0]
+            for name in ("colour.png", "grey.png")
+        )
+        assert np.array_equal(colour, np.rint(NOISE / 257) if bits == 8 else NOISE)
+        assert np.array_equal(grey[..., 0], NOISE[..., 0])
+
+
 @pytest.mark.parametrize("orientation", [0, 9, 255])
 def test_an_orientation_that_means_nothing(orientation):
     data = oriented("JPEG behind JFIF, both byte orders", orientation)

@@ -32,4 +32,4 @@ class Images(Decoder):
             first = first or image.kind
             if image.kind != first:
                 raise DecodeError(f"{file}: frame {number}: expected {first} as in the first frame, got {image.kind}")
-            yield image.pixels, np.nan
+            yield image.narrowed().pixels if self.colour_bits == 8 else image.pixels, np.nan
