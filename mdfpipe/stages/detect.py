@@ -91,7 +91,7 @@ class Detect(Stage):
         placement = self._placement(inputs.video, context.data)
         run = self.detector.open(context.data, key, device=resources.device, threads=resources.threads)
         troubles: list[str] = []
-        for decoder in self.decoder.of_band(inputs.video["band"]).candidates(path):
+        for decoder in (candidate.of_band(inputs.video["band"]) for candidate in self.decoder.candidates(path)):
             found = self._pass(decoder, path, run, inputs.video, context)
             found.trouble = found.trouble or self._short(found, path, inputs.video["n_frames"])
             if found.trouble is None:

@@ -431,6 +431,9 @@ def test_colour_above_8_bits_is_8_bits_where_that_is_wanted(tmp_path):
         )
         assert np.array_equal(colour, np.rint(NOISE / 257) if bits == 8 else NOISE)
         assert np.array_equal(grey[..., 0], NOISE[..., 0])
+        chosen = Decoder.variant("images")(colour_bits=bits).of_band("VIS")
+        assert chosen.colour_bits == bits
+    assert Decoder.variant("images")().of_band("VIS").colour_bits == 16, "images keep what they hold"
 
 
 @pytest.mark.parametrize("orientation", [0, 9, 255])

@@ -54,7 +54,7 @@ class Decoder(Plugin):
     colour_bits: Literal["band", 8, 16] = Field(
         "band",
         description="bits of colour video above 8 bits, which measures nothing: 8 as other colour video, or all 16; "
-        "band: 8 in VIS and NIR, 16 beyond. Grey above 8 bits keeps its values in any case",
+        "band: 8 in VIS and NIR, 16 beyond, and 16 of images. Grey above 8 bits keeps its values in any case",
     )
 
     def of_band(self, band: str) -> Decoder:

@@ -19,6 +19,13 @@ class Images(Decoder):
     DecodeError that names it. Frames that are not wanted are not opened.
     """
 
+    def of_band(self, band: str) -> Decoder:
+        """The same decoder; colour above 8 bits keeps its values in every band, unless `colour_bits` says 8.
+
+        A camera's 10 bits are a default of its codec; who writes images of 16 bits chose to.
+        """
+        return self.model_copy(update={"colour_bits": 8 if self.colour_bits == 8 else 16})
+
     def read(self, path: Path, wanted: Wanted, threads: int) -> Iterator[tuple[Pixels | None, float]]:
         """Every image, as `Decoder.read` promises; pts_seconds is always NaN."""
         if not is_images(path):
