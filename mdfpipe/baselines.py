@@ -353,7 +353,7 @@ def _picture(folder: Path, row: dict[str, Any]) -> F32:
     if image is None:
         raise DataError(
             f"{shard}: crop {row['crop_id']}: expected a JPEG or PNG image, found {len(data)} bytes that do not decode"
-            "; run crop again"
+            "; delete the shard and run crop again"
         )
     low, high = np.percentile(image, (1, 99)) if image.dtype != np.uint8 else (0.0, 255.0)
     shown = (image.astype(np.float32) - np.float32(low)) / np.float32(max(high - low, 1.0))

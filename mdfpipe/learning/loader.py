@@ -73,7 +73,7 @@ class CropReader:
         except _Damaged as error:
             crop_id = crops.crop_id[row].as_py()
             if self.strict:
-                raise DataError(f"{shard}: crop {crop_id}: {error}; run crop again") from None
+                raise DataError(f"{shard}: crop {crop_id}: {error}; delete the shard and run crop again") from None
             with self._lock:
                 self.bad[crop_id] = str(error)
             return None
@@ -259,7 +259,10 @@ class Loader:
             self.left_out += asked - len(batch)
             if asked and not len(batch):
                 crop_id, why = next(iter(self.reader.bad.items()))
-                raise DataError(f"none of the {asked} crops of a batch decodes; {crop_id}: {why}; run crop again")
+                raise DataError(
+                    f"none of the {asked} crops of a batch decodes; {crop_id}: {why}; delete its shard and run "
+                    "crop again"
+                )
             yield batch
 
     def _augmented(self, augment: Augment, epoch: int) -> _Fill:

@@ -106,7 +106,10 @@ def _add_gradient(run: State, wrapped: Any, share: CropBatch, where: Progress, p
     features = {name: _gather(fabric, value) for name, value in recipe.forward(wrapped, batch).items()}
     labels = _gather_labels(fabric, batch)
     if len(labels) < 2:
-        raise DataError(f"step {where.step}: one crop is left of a batch, the others do not decode; run crop again")
+        raise DataError(
+            f"step {where.step}: one crop is left of a batch, the others do not decode; delete their shards and run "
+            "crop again"
+        )
     losses = recipe.losses(network, features, labels, where)
     fabric.backward(torch.stack(list(losses.terms.values())).sum() / parts)
     run.books.add_step(where.step, losses.terms, losses.figures)

@@ -238,7 +238,8 @@ def describe_shard(path: Path) -> Description:
                 offsets[member.offset_data] = member.size
     except (tarfile.TarError, OSError, ValueError, EOFError) as error:
         raise DataError(
-            f"{path}: expected an uncompressed tar of crops, got a damaged file ({one_line(error, 80)}); run crop again"
+            f"{path}: expected an uncompressed tar of crops, got a damaged file ({one_line(error, 80)}); delete it and "
+            "run crop again"
         ) from None
     facts: dict[str, Any] = {
         "crops": files.total(),
@@ -269,7 +270,8 @@ def _compare_with_table(found: Description, path: Path, offsets: dict[int, int])
     found.counts |= {name: dict(tally.most_common()) for name, tally in counts.items()}
     if wrong or rows != len(offsets):
         found.notes.append(
-            f"{table.name} does not fit: {rows} rows for {len(offsets)} crops, {wrong} point wrong; run crop again"
+            f"{table.name} does not fit: {rows} rows for {len(offsets)} crops, {wrong} point wrong; delete the shard "
+            "and run crop again"
         )
 
 
@@ -280,7 +282,8 @@ def _rows_pointing_into(table: Path, shard: Path) -> Iterator[dict[str, Any]]:
                 yield from (row for row in batch.to_pylist() if row["shard"] and Path(row["shard"]).name == shard.name)
     except (OSError, pa.ArrowException, KeyError) as error:
         raise DataError(
-            f"{table}: expected the crops table of {shard.name}: {one_line(error, 120)}; run crop again"
+            f"{table}: expected the crops table of {shard.name}: {one_line(error, 120)}; delete the shard and run "
+            "crop again"
         ) from None
 
 

@@ -270,7 +270,10 @@ class Train(Stage):
             )
             parts = list(found)
             if not parts:
-                raise DataError(f"{self.name}: none of the {len(held_out)} held-out crops decodes; run crop again")
+                raise DataError(
+                    f"{self.name}: none of the {len(held_out)} held-out crops decodes; delete their shards and run "
+                    "crop again"
+                )
             at = np.concatenate([row for row, _ in parts])
             return rank_one(rows.take(at), np.concatenate([v for _, v in parts]), enrolled, recipe.distance)
 

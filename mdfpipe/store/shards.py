@@ -77,6 +77,7 @@ def read_crop(shard: Path, offset: int, size: int) -> bytes:
         os.close(handle)
     if len(data) != size:
         raise DataError(
-            f"{shard}: expected {size} bytes at {offset}, got {len(data)}: the shard is damaged; run crop again"
+            f"{shard}: expected {size} bytes at {offset}, got {len(data)}: the shard is damaged; delete it and run "
+            "crop again"
         )
     return data

@@ -280,7 +280,7 @@ def test_bad_crops_are_named_counted_and_left_out(home: Path) -> None:
     outcome, _ = train(home, {"a": {**system, "strict": True}})
     assert [f.stage for f in outcome.failures] == ["train/a"]
     assert f"crop {name.rpartition('/')[0][:-7]}" in outcome.failures[0].message
-    assert outcome.failures[0].message.endswith(f"{why}; run crop again")
+    assert outcome.failures[0].message.endswith(f"{why}; delete the shard and run crop again")
 
 
 def test_a_truncated_shard_is_bad_crops_and_a_missing_one_is_said(home: Path) -> None:

@@ -6,6 +6,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from mdfpipe.config import result_settings, validate
 from mdfpipe.errors import ConfigError, DataError, MissingDependency
@@ -210,6 +211,25 @@ def test_forms_of_weights(weights, tmp_path, form):
     assert path.exists()
 
 
+def test_which_of_two_networks_in_a_file_is_taken_is_told(tmp_path):
+    first, second = yolos.network().state_dict(), yolos.network(seed=1).state_dict()
+    counted = {n: t for n, t in second.items() if not n.endswith("num_batches_tracked")}  # nothing needs them
+    torch.save({"model": first, "ema": counted, "best": np.float64(0.5)}, tmp_path / "a.pt")
+    torch.save(first, tmp_path / "first.pt")
+    torch.save(second, tmp_path / "second.pt")
+    for settings, other, said in (
+        ({}, "second", "took `ema`, beside it `model`"),
+        ({"weights_entry": "model"}, "first", ""),
+    ):
+        detector = Yolo(weights="a.pt", image_size=64, min_score=0, **settings)
+        found = detector.open(tmp_path, "v", device="cpu", threads=1)(plain())
+        expected = yolo_boxes(tmp_path / f"{other}.pt", plain(), min_score=0, image_size=64)
+        np.testing.assert_array_equal(found[0].score, expected[0].score)
+        remarks = detector.remarks(tmp_path, device="cpu", threads=1)
+        assert said in "".join(remarks.lines)
+        assert bool(remarks.doubts) != bool(said)
+
+
 def test_the_shapes_tell_every_published_network():
     tasks = _ultralytics._library()
     for variant in "nsmblx":
@@ -369,6 +389,9 @@ def test_missing_weights_say_where_to_put_them_and_how_to_fetch_them(tmp_path, m
     ) as caught:
         Yolo().check(tmp_path)
     assert str(tmp_path / "weights") in str(caught.value)
+    for way in ("{use: onnx, weights: FILE}", "{use: precomputed, boxes: FILE}"):  # without a network
+        assert way in str(caught.value)
+        assert validate(Detector, yaml.safe_load(way), "detector")
     with pytest.raises(ConfigError, match=r"weights 'mine\.pt' not found") as caught:
         Yolo(weights="mine.pt").check(tmp_path)
     assert "--download-weights" not in str(caught.value)

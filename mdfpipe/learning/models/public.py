@@ -99,7 +99,10 @@ def patch_grid(patches: int, hw_ratio: float | None = None) -> Grid:
         if exact and rows and patches % rows == 0:
             return rows, patches // rows
     given = "of height:width 1, 2 or 3" if hw_ratio is None else f"of height:width {hw_ratio:g}"
-    raise ConfigError(f"pos_embed: expected a grid {given}, got {patches} patches; give the ratio it was trained at")
+    raise ConfigError(
+        f"pos_embed: expected a grid {given}, got {patches} patches; take weights of such a grid, or load them in "
+        "Python: load_vit(..., source_hw_ratio=...)"
+    )
 
 
 def resized_positions(positions: Tensor, source: Grid, target: Grid) -> Tensor:
