@@ -49,7 +49,7 @@ def test_a_description_alone_is_taken_at_its_word_but_only_ours(drawn: Path) -> 
 
 def test_detect_warns_of_weights_of_rendered_people_on_other_videos() -> None:
     stage = Detect(detector=Yolo(weights="demo"))
-    plain = {"declared": 1, "delivered": 1, "boxes_beyond_the_end": 0, "left_out": {}}
+    plain = {"declared": 1, "delivered": 1, "boxes_beyond_the_end": 0, "left_out": {}, "duplicates": 0}
     known = {
         "a": {**plain, "doubts": [MISPLACED], "weights": []},
         "b": {**plain, "doubts": [], "weights": ["took `ema`"]},
