@@ -130,9 +130,11 @@ def _by_pattern(
         taken = []
         passed: list[str] = []
         for path in _expand(root, pattern):
-            if _is_video(root / path) and drops(path):
-                continue
-            (taken if _is_video(inside(root, path, "videos", links)) else passed).append(path)
+            if not _is_video(root / path):  # wherever it leads, nothing of it is read
+                passed.append(path)
+            elif not drops(path):
+                inside(root, path, "videos", links)
+                taken.append(path)
         found.append((pattern, taken, passed))
     return found
 

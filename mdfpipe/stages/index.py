@@ -266,7 +266,7 @@ def stamp(path: Path) -> str | None:
             found = path.stat()
             return f"{found.st_size}:{found.st_mtime_ns}"
         with os.scandir(path) as entries:
-            files = sorted((e.name, e.stat().st_size, e.stat().st_mtime_ns) for e in entries if e.is_file())
+            files = sorted((e.name, e.stat().st_size, e.stat().st_mtime_ns) for e in entries if _is_file(e))
     except OSError:
         return None
     return f"{len(files)}:{sum(size for _, size, _ in files)}:{fingerprint(files)}"
@@ -287,11 +287,18 @@ def _below(folder: Path | str, prefix: str, depth: int = 4) -> Iterator[tuple[st
     """(name, size, modification time) of the files at most `depth` folders below: a link may lead round in a circle."""
     with os.scandir(folder) as entries:
         for entry in entries:
-            if entry.is_file():
+            if _is_file(entry):
                 found = entry.stat()
                 yield prefix + entry.name, found.st_size, found.st_mtime_ns
-            elif depth and entry.is_dir():
+            elif depth and Path(entry.path).is_dir():
                 yield from _below(entry.path, f"{prefix}{entry.name}/", depth - 1)
+
+
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_file()
+    except OSError:  # a link that leads round in a circle
+        return False
 
 
 def _describe(

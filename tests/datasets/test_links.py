@@ -10,7 +10,7 @@ import pytest
 from mdfpipe.config import validate
 from mdfpipe.errors import DataError
 from mdfpipe.stages import Context, Inputs, Resources
-from mdfpipe.stages.index import Index
+from mdfpipe.stages.index import Index, deep_stamp, stamp
 from mdfpipe.store.run import Run
 from mdfpipe.video.image_files import numbered_frames
 from tests import clips
@@ -44,6 +44,7 @@ def disks(tmp_path: Path) -> Path:
 def test_a_link_to_a_file_and_to_a_folder(disks: Path) -> None:
     home = disks / "data"
     (home / "a.mp4").symlink_to("../disk/a.mp4")
+    (home / "notes.txt").symlink_to("../disk/notes.txt")  # no video: nothing of it is read
     with pytest.raises(DataError, match=r"a.mp4 is a symlink to .*disk/a.mp4, outside .*dataset.links=follow"):
         index(home)
     (home / "night").symlink_to(disks / "disk/night")
@@ -85,6 +86,9 @@ def test_links_that_lead_nowhere_are_one_line_each(disks: Path) -> None:
     (home / "annexed.mp4").symlink_to("../.git/annex/objects/1/2/KEY/KEY")
     (home / "round").symlink_to("..")
     (home / "day/frame_9.png").symlink_to("nothing.png")
+    (home / "day/notes").symlink_to("notes")
+    assert stamp(home / "day")
+    assert deep_stamp(home)
     for links in ("inside", "follow"):
         if links == "inside":
             (home / "round").unlink()
