@@ -335,7 +335,10 @@ def _held_out(home: Path) -> dict[str, Any]:
     ("make", "said"),
     [
         (_other_model, "w.pt: covers 0.0% of the backbone, expected 90% or more; missing or of another shape: "),
-        (_no_weights_at_all, "w.pt: the checkpoint is truncated: 17 bytes without an end; get it again"),
+        (
+            _no_weights_at_all,
+            "w.pt: expected a checkpoint of torch or safetensors, got a truncated or damaged zip: 17 ",
+        ),
         (_one_subject, "train/a: expected at least 2 training subjects, got 1; "),
         (_no_faces, "expected crops with modality face, found none among 36 rows, which have body 36"),
         (_held_out, "validation.subjects: expected fewer than the 2 training subjects, got 2"),
