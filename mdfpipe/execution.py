@@ -110,7 +110,8 @@ def run_unit(unit: Unit, resources: Resources, tell: Any) -> Event:
         made = stage.process(key, unit.inputs, context)
         if not made.table.schema.equals(stage.schema):
             raise TypeError(f"stage {stage.name} made {made.table.schema}, its schema is {stage.schema}")
-        run.commit(replace(unit.receipt, facts=made.facts), made.table, made.files)
+        receipt = replace(stage.decided(unit.receipt, made.facts), facts=made.facts, tells=stage.tells)
+        run.commit(receipt, made.table, made.files)
         scratch.extend(made.spent)
     except Exception as error:
         kind, failure = _what_failed(unit, error)

@@ -1,7 +1,9 @@
 """What is due, and why: the receipts on disk against the receipts that the settings and data ask for.
 
-Nothing here runs a stage or writes a file. A receipt's fingerprint depends only on settings, versions and
-the fingerprints upstream, so the whole chain is known before the first frame is decoded.
+Nothing here runs a stage or writes a file. A receipt's fingerprint depends on settings, versions and the content of
+the parts upstream, which stands in their footers: no table is read, and none is hashed again. Of a part that is due
+nobody knows the content yet: what is made from it is due, too, until it is made; the same content again makes nothing
+due. A setting that had no effect on a unit, as its receipt tells, is not compared.
 """
 
 from __future__ import annotations
@@ -19,6 +21,8 @@ from mdfpipe.store.hashing import file_sha256
 from mdfpipe.store.run import Receipt, Run, faces_file, fingerprint, images_file
 
 _OF_INDEX = ("catalogue", "media", "faces", "images")  # what a stage may read of it
+_TO_BE_MADE = "to be made"  # in the place of the content of a part that is due
+_WITHOUT_CONTENT = "an earlier version of mdfpipe made it, which did not note its content"
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +44,11 @@ class Item:
     def key(self) -> str:
         """The video_id, or the name of the run-level table."""
         return self.expected.key
+
+    @property
+    def content(self) -> str:
+        """What the part holds, where it is done, as what is made from it knows it."""
+        return self.found.content if self.found else _TO_BE_MADE
 
     def __str__(self) -> str:
         return f"{self.stage.name}/{self.key}: {self.reason or 'done'}"
@@ -151,13 +160,14 @@ class Plan:
         if item.stage.name == self.stages[0].name:
             return Inputs(self.run)
         if item.stage.per == "run":
-            left_out = tuple(sorted({i.key for i in self.missing(item.stage)}))
+            undone = frozenset((i.stage.name, i.key) for i in self.missing(item.stage))
+            left_out = tuple(sorted({key for _, key in undone}))
             done = tuple(v for v in self.catalogue if v not in left_out)
-            return Inputs(self.run, videos=done, missing=left_out, annotated=self.annotated)
+            return Inputs(self.run, videos=done, missing=left_out, undone=undone, annotated=self.annotated)
         return Inputs(self.run, video=self.catalogue[item.key], annotated=self.annotated)
 
     def _upstream(self, name: str, video_id: str) -> tuple[str, str | None]:
-        """The fingerprint of one thing that a video's stage reads, and the stage it waits for."""
+        """The content of one thing that a video's stage reads, and the stage it waits for."""
         if name == "media":
             row = self.catalogue[video_id]
             return fingerprint(row["sha256"] or [row["stamp"], row["problem"]]), None
@@ -166,13 +176,13 @@ class Plan:
         if name == "images":
             return self._content_of(images_file(video_id)), None
         item = self.item(self._named(name), video_id)
-        return item.expected.fingerprint, (None if item.reason is None else name)
+        return item.content, (None if item.reason is None else name)
 
     def _of_run(self, stage: Stage, up: Stage, key: str) -> tuple[str, str | None]:
         """The same of a run-level part: what of it decides the rows of `key`, where it is done."""
         item = self.run_item(up)
         if item.found is None:
-            return item.expected.fingerprint, up.name
+            return item.content, up.name
         return stage.slice_of(item.found, self.run, key), None
 
     def _run_item(self, stage: Stage) -> Item:
@@ -192,7 +202,7 @@ class Plan:
                 continue
             for item in self.items(up):
                 if not (self.allow_missing and item.key in missing):
-                    upstream[f"{name}/{item.key}"] = item.expected.fingerprint
+                    upstream[f"{name}/{item.key}"] = item.content
         if self.allow_missing:  # who is annotated in a video that is left out decides whose mates are known
             upstream |= {f"faces/{key}": self._content_of(faces_file(key)) for key in missing}
         waits = self.waits(stage)
@@ -209,18 +219,21 @@ class Plan:
     def _judge(self, stage: Stage, key: str, upstream: dict[str, str], blocked: str | None) -> Item:
         expected = Receipt(stage.name, stage.version, key, self._settings[stage.name], upstream)
         found = self.run.receipt(stage.name, key)
-        reason = self._reason(expected, found)
+        reason = self._reason(stage, expected, found)
         return Item(stage, expected, reason, blocked if reason else None, None, found if reason is None else None)
 
-    def _reason(self, expected: Receipt, found: Receipt | None) -> str | None:
+    def _reason(self, stage: Stage, expected: Receipt, found: Receipt | None) -> str | None:
         if found is None:
             failure = self.run.failure(expected.stage, expected.key)
             if failure is not None:
                 return f"failed: {failure.message}"
             there = self.run.part(expected.stage, expected.key).exists()
             return "its part cannot be read" if there else "never made"
-        if found.fingerprint != expected.fingerprint:
-            return explain(found, expected)
+        if not found.content:
+            return _WITHOUT_CONTENT
+        before, now = stage.decided(found, found.facts), stage.decided(expected, found.facts)
+        if before.fingerprint != now.fingerprint:
+            return explain(before, now)
         return self.run.files_in_place(found) or self._other_weights(found)
 
     def _other_weights(self, found: Receipt) -> str | None:
@@ -252,7 +265,7 @@ def explain(old: Receipt, new: Receipt, limit: int = 4) -> str:
         elif name not in new.upstream:
             words.append(f"{name} removed")
         elif old.upstream[name] != new.upstream[name]:
-            words.append(f"{name} changed")
+            words.append(f"{name} {'is made again' if new.upstream[name] == _TO_BE_MADE else 'changed'}")
     more = [f"and {len(words) - limit} more"] if len(words) > limit else []
     return ", ".join(words[:limit] + more) or "its receipt differs"
 

@@ -22,6 +22,7 @@ from mdfpipe.errors import DataError, StoreError, one_line
 from mdfpipe.pipeline import Pipeline
 from mdfpipe.stages import Context, Inputs, Resources
 from mdfpipe.stages.index import Index
+from mdfpipe.store.joining import joined
 from mdfpipe.store.run import Receipt, Run, read_table
 from mdfpipe.store.tables import TRUTH, LabelStatus
 from mdfpipe.video.geometry import iou
@@ -227,7 +228,8 @@ class _Video:
     domain: str
     crowded: bool
     frames: int
-    detect: str  # fingerprint of its detect part
+    detect: str  # content of its detect part
+    body_id: pa.ChunkedArray
     frame: I64
     score: F32
     pair: I64
@@ -263,7 +265,7 @@ def _videos(run: Run, data: Path, left_out: dict[str, str]) -> Iterator[_Video]:
             left_out[key] = f"{TRUTH_FILE} has no body of it"
         else:
             bodies = truth.slice(starts[key], sizes[key])
-            detections = run.table("detect", key, ["frame", "x1", "y1", "x2", "y2", "score"])
+            detections = run.table("detect", key, ["body_id", "frame", "x1", "y1", "x2", "y2", "score"])
             yield _join(row, receipt, detections, bodies, names)
 
 
@@ -311,7 +313,8 @@ def _join(row: dict[str, str], receipt: Receipt, detections: pa.Table, bodies: p
         domain=row["domain"],
         crowded=crowded,
         frames=-(-delivered // stride),
-        detect=receipt.fingerprint,
+        detect=receipt.content,
+        body_id=detections["body_id"],
         frame=frame,
         score=detections["score"].to_numpy(),
         pair=pair,
@@ -372,7 +375,8 @@ def _labels(run: Run, video: _Video, left_out: dict[str, str]) -> pa.Table | Non
     if receipt is None or receipt.upstream.get("detect") != video.detect:
         left_out[video.video_id] = "names: label is not done" + (" for these detections" if receipt else "")
         return None
-    return run.table("label", video.video_id, ["subject_id", "status"])
+    labels = run.table("label", video.video_id, ["body_id", "subject_id", "status"])
+    return joined(labels, video.body_id, "body_id", run.part("label", video.video_id), "detect")
 
 
 def _judge_labels(video: _Video, labels: pa.Table) -> Counts:

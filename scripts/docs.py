@@ -99,8 +99,10 @@ def formats() -> str:
         "",
         "Every table is a Parquet file whose columns explain themselves: the text below is in the file, and",
         "`mdfpipe inspect FILE` prints it. `VIDEO` is the video_id with `/` written `__`. The footer of a part",
-        "(key `mdfpipe`) holds its receipt as JSON: stage, version, settings, upstream fingerprints, facts, and the",
-        "files that belong to it. Crops lie in uncompressed tars, `crop/VIDEO.body.tar` and `crop/VIDEO.face.tar`;",
+        "(key `mdfpipe`) holds its receipt as JSON: stage, version, the settings that were decisive, the content of",
+        "what it was made from, facts, which of them later stages read, the files that belong to it (size, sha256),",
+        "and its own content: the hash of rows, files and those facts. Crops lie in uncompressed tars,",
+        "`crop/VIDEO.body.tar` and `crop/VIDEO.face.tar`;",
         "a row's `shard`, `offset` and `size` give its bytes.",
     ]
     for name, (schema, place, rows) in TABLES.items():

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 
 from mdfpipe.errors import ConfigError, DataError
 from mdfpipe.pipeline import open_run
 from mdfpipe.plan import explain
-from mdfpipe.stages import Review, index
+from mdfpipe.report.survey import survey
+from mdfpipe.stages import Inputs, Review, index
 from mdfpipe.stages.label import Label
 from mdfpipe.status import status
-from mdfpipe.store.run import Failure, Receipt
+from mdfpipe.store.run import Failure, Receipt, Run, read_table
 from tests.drawn import draw
 from tests.inline import runner
 
@@ -65,7 +72,8 @@ def test_nothing_is_due_after_a_whole_run(copy: tuple[Path, Path]) -> None:
 @pytest.mark.parametrize(
     ("override", "runs"),
     [
-        ("label.min_overlap=0.7", [*every("label", "crop"), "manifest/manifest"]),
+        ("label.min_height_px=130", [*every("label", "crop"), "manifest/manifest"]),
+        ("label.min_overlap=0.7", every("label")),  # gives the same labels
         ("crop.face_margin=0.2", [*every("crop"), "manifest/manifest"]),
         ("detect.stride=2", [*every("detect", "label", "crop"), "manifest/manifest"]),
         ("manifest.protocol.version=2", ["manifest/manifest"]),
@@ -91,7 +99,7 @@ def test_a_dry_run_says_why_and_writes_nothing(copy: tuple[Path, Path]) -> None:
     before = sorted((p, p.stat().st_mtime_ns) for p in run.rglob("*"))
     make, _ = runner(data, run, "label.min_overlap=0.7")
     assert make.due("label", "label") == [f"label/{v}: min_overlap 0.5 -> 0.7" for v in VIDEOS]
-    assert make.due("crop", "crop") == [f"crop/{v}: label changed (after label)" for v in VIDEOS]
+    assert make.due("crop", "crop") == [f"crop/{v}: label is made again (after label)" for v in VIDEOS]
     assert sorted((p, p.stat().st_mtime_ns) for p in run.rglob("*")) == before
 
 
@@ -143,7 +151,7 @@ def test_a_renamed_file_of_boxes_changes_nothing(copy: tuple[Path, Path]) -> Non
 def test_a_video_replaced_by_another(copy: tuple[Path, Path]) -> None:
     data, run = copy
     shutil.copyfile(data / "videos" / "VIS-500m_b.mp4", data / "videos" / "VIS-500m_a.mp4")
-    one = [f"{stage}/videos/VIS-500m_a" for stage in ("detect", "label", "crop")]
+    one = [f"{stage}/videos/VIS-500m_a" for stage in ("detect", "crop")]  # its boxes are made elsewhere, and the same
     assert reran(data, run) == ["index/videos", *one, "manifest/manifest"]
 
 
@@ -275,3 +283,207 @@ def test_explain_counts_what_it_leaves_out() -> None:
     new = Receipt("s", 2, "k", {"a": 2, "b": {"c": 3, "e": 3}}, {"u": "2", "w": "1"})
     assert explain(old, new, 4) == "version 1 -> 2, a 1 -> 2, b.c 2 -> 3, b.d 3 -> unset, and 4 more"
     assert explain(old, new, 9).endswith("u changed, v removed, w added")
+
+
+# -- parts are known by their content
+
+
+def altered(run: Path, stage: str, video: str, change: Callable[[pa.Table], pa.Table]) -> None:
+    """Commit a part again with other rows under the same receipt: as another batch, or another machine, might."""
+    own = Run(run)
+    receipt = own.receipt(stage, video)
+    assert receipt is not None
+    own.commit(receipt, change(own.table(stage, video)), {})
+
+
+def last_bits(bodies: pa.Table) -> pa.Table:
+    at = bodies.schema.get_field_index("x1")
+    moved = np.nextafter(bodies["x1"].to_numpy(), np.float32(np.inf))
+    return bodies.set_column(at, bodies.schema.field(at), pa.array(moved))
+
+
+def other_order(bodies: pa.Table) -> pa.Table:
+    """The first two bodies of each frame change places, and ids: body 00 is then who was 01."""
+    number = pc.utf8_slice_codeunits(bodies["body_id"], -2).to_pylist()
+    pairs = {"00": 1, "01": -1}
+    frames = bodies["frame"].value_counts().to_pylist()
+    of_two = {row["values"] for row in frames if row["counts"] > 1}
+    moves = [pairs.get(n, 0) if f in of_two else 0 for n, f in zip(number, bodies["frame"].to_pylist(), strict=True)]
+    return bodies.take(pa.array(np.arange(len(moves)) + moves)).set_column(
+        0, bodies.schema.field(0), bodies["body_id"].combine_chunks()
+    )
+
+
+def whose_crops(run: Path, video: str) -> dict[tuple[float, ...], str]:
+    """Box of each body crop -> whose it is said to be."""
+    rows = Run(run).table("crop", video).to_pylist()
+    return {(r["frame"], r["x1"], r["y1"]): r["subject_id"] for r in rows if r["modality"] == "body"}
+
+
+@pytest.mark.parametrize("change", [last_bits, other_order])
+def test_a_part_made_again_with_other_rows_makes_the_later_ones_due(
+    copy: tuple[Path, Path], change: Callable[[pa.Table], pa.Table]
+) -> None:
+    data, run = copy
+    video = "videos/VIS-500m_a"
+    before = whose_crops(run, video)
+    altered(run, "detect", video, change)
+    assert runner(data, run)[0].due(None, None) == [
+        f"label/{video}: detect changed",
+        f"crop/{video}: detect changed, label is made again (after label)",
+        f"manifest/manifest: crop/{video} is made again (after crop)",
+    ]
+    assert reran(data, run) == [f"label/{video}", f"crop/{video}", "manifest/manifest"]
+    after = whose_crops(run, video)
+    assert len(set(before.values())) == 2
+    assert list(after.values()) == list(before.values()) or change is other_order
+    assert change is last_bits or after == before
+    assert reran(data, run) == []
+
+
+def test_the_same_bytes_again_make_nothing_else_due(copy: tuple[Path, Path]) -> None:
+    data, run = copy
+    for part in (run / "detect").glob("*.parquet"):
+        part.unlink()
+    lines = runner(data, run)[0].due(None, None)
+    assert lines[0] == f"detect/{VIDEOS[0]}: never made"
+    assert lines[4] == f"label/{VIDEOS[0]}: detect is made again (after detect)"  # what it will hold, nobody knows yet
+    assert reran(data, run) == every("detect")
+
+
+def test_a_shard_counts_by_its_content(copy: tuple[Path, Path]) -> None:
+    """Crops of the same rows with other pixels: whatever is made from them is due."""
+    data, run = copy
+    own, video = Run(run), "videos/VIS-500m_a"
+    receipt = own.receipt("crop", video)
+    assert receipt is not None
+    name = next(name for name in receipt.files if ".body." in name)
+    files = {other: own.path / other for other in receipt.files}
+    pixels = bytearray(files[name].read_bytes())
+    pixels[600] ^= 1
+    files[name].write_bytes(pixels)
+    assert own.commit(receipt, own.table("crop", video), files).content != receipt.content
+    assert reran(data, run) == ["manifest/manifest"]
+
+
+def test_labels_of_other_bodies_are_refused_by_name(copy: tuple[Path, Path]) -> None:
+    data, run = copy
+    video = "videos/VIS-500m_b"
+    altered(run, "label", video, lambda rows: rows.slice(1))
+    outcome = runner(data, run)[0].execute()
+    (failure,) = outcome.failures
+    assert (failure.stage, failure.key, failure.kind) == ("crop", video, "DataError")
+    assert "label/videos__VIS-500m_b.parquet: expected a row for each of the " in failure.message
+    assert "ids of detect, got none for 1 of them (videos/VIS-500m_b/000000/00); " in failure.message
+    assert failure.message.endswith("remove videos__VIS-500m_b.parquet and give the same command again")
+    (run / "label" / "videos__VIS-500m_b.parquet").unlink()
+    assert reran(data, run) == [f"label/{video}"]  # the crops that lie there are of these labels
+
+
+def test_labels_in_another_order_name_the_same_bodies(copy: tuple[Path, Path]) -> None:
+    data, run = copy
+    video = "videos/VIS-500m_b"
+    before = whose_crops(run, video)
+    altered(run, "label", video, lambda rows: rows.take(list(range(rows.num_rows))[::-1]))
+    assert reran(data, run) == [f"crop/{video}"]  # which gives the same again
+    assert whose_crops(run, video) == before
+    assert set(before.values()) == {"s03", "s04"}
+
+
+def test_parts_of_an_earlier_version_are_made_again_and_say_why(copy: tuple[Path, Path]) -> None:
+    data, run = copy
+    for part in [
+        p for stage in ("index", "detect", "label", "crop", "manifest") for p in (run / stage).glob("*.parquet")
+    ]:
+        table = read_table(part)
+        fields = json.loads((table.schema.metadata or {}).get(b"mdfpipe", b"{}"))
+        if fields:
+            for name in ("content", "tells"):
+                del fields[name]
+            with_it = {**table.schema.metadata, b"mdfpipe": json.dumps(fields).encode()}
+            pq.write_table(table.replace_schema_metadata(with_it), part)
+    said = "an earlier version of mdfpipe made it, which did not note its content"
+    make, executor = runner(data, run)
+    assert make.due(None, None)[0] == f"index/videos: {said}"
+    assert (
+        make.due("detect", "detect")[0] == "detect: every video that the index changes or adds (known once it is made)"
+    )
+    assert status(run).stages[0].due == 1
+    assert survey(run).notes
+    assert make.execute(None, "index").complete
+    assert make.due("detect", "detect") == [f"detect/{video}: {said}" for video in VIDEOS]
+    executor.ran.clear()
+    assert make.execute(None, "label").complete
+    assert executor.ran == every("detect", "label")
+    assert make.due("crop", None)[0] == f"crop/{VIDEOS[0]}: {said}"
+
+
+# -- settings that had no effect
+
+
+@pytest.mark.parametrize(
+    ("override", "runs"),
+    [
+        ("detect.incomplete=keep", []),
+        ("label.short=keep", []),
+        ("label.check_alignment=false", []),
+        ("detect.normalise={policy: native8}", [v for v in VIDEOS if "LWIR" in v]),
+        ("detect.normalise={clahe: true}", VIDEOS),
+    ],
+)
+def test_a_setting_that_had_no_effect_makes_nothing_due(
+    copy: tuple[Path, Path], override: str, runs: list[str]
+) -> None:
+    lines = runner(*copy, override)[0].due(None, None)
+    assert [line.partition(":")[0] for line in lines if line.startswith("detect")] == [f"detect/{v}" for v in runs]
+    assert bool(lines) == bool(runs)
+
+
+def test_a_check_that_was_left_out_is_made_up_for(copy: tuple[Path, Path]) -> None:
+    data, run = copy
+    make, _ = runner(data, run, "label.check_alignment=false", "label.min_overlap=0.6")
+    assert make.execute().complete
+    make, executor = runner(data, run, "label.min_overlap=0.6")
+    assert make.due("label", "label") == [f"label/{video}: check_alignment false -> true" for video in VIDEOS]
+    assert make.execute().complete
+    assert executor.ran == every("label")
+
+
+def test_one_damaged_video_is_mended_alone(copy: tuple[Path, Path]) -> None:
+    """By the advice of its error; and it is due again, alone, where the advice is taken back."""
+    data, run = copy
+    damaged = data / "videos" / "LWIR-30m_a.mkv"
+    damaged.write_bytes(damaged.read_bytes()[: damaged.stat().st_size * 2 // 3])
+    (failure,) = runner(data, run)[0].execute().failures
+    assert failure.message.endswith("; keep the frames before it with detect.incomplete=keep")
+
+    make, executor = runner(data, run, "detect.incomplete=keep")
+    outcome = make.execute()
+    assert executor.ran == ["detect/videos/LWIR-30m_a", "label/videos/LWIR-30m_a"]
+    (failure,) = outcome.failures
+    assert failure.message.endswith("or keep what there is with label.short=keep")
+
+    both = ("detect.incomplete=keep", "label.short=keep")
+    one = [f"{stage}/videos/LWIR-30m_a" for stage in ("detect", "label", "crop")]
+    assert reran(data, run, *both) == [*one[1:], "manifest/manifest"]
+    assert reran(data, run, *both) == []
+    assert runner(data, run, "detect.incomplete=keep")[0].due("label", "label") == [f"{one[1]}: short keep -> fail"]
+    assert runner(data, run)[0].due("detect", "detect") == [f"{one[0]}: incomplete keep -> fail"]
+
+
+def test_a_receipt_keeps_what_was_decisive(finished: Path) -> None:
+    receipt = Run(finished).receipt("detect", "videos/VIS-500m_a")
+    assert receipt is not None
+    assert receipt.settings["normalise"] == {"clahe": False}
+    assert "incomplete" not in receipt.settings
+    deep = Run(finished).receipt("detect", "videos/LWIR-30m_a")
+    assert deep is not None
+    assert deep.settings["normalise"]["policy"] == "video_percentile"
+    assert survey(finished).settings()["detect"]["normalise"]["policy"] == "video_percentile"
+
+
+def test_a_stage_reads_only_the_facts_that_it_is_told(finished: Path) -> None:
+    told = Inputs(Run(finished)).facts("detect", "videos/VIS-500m_a")
+    assert told["delivered"] == 16
+    with pytest.raises(LookupError, match="the stage detect does not tell 'duplicates'"):
+        told.get("duplicates")

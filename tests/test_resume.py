@@ -123,11 +123,16 @@ def test_a_lost_or_damaged_file_is_made_again_and_nothing_else(
     said = subprocess.run(command(data, run, 2, "--dry-run"), check=True, capture_output=True, text=True).stdout
     assert said.splitlines() == [
         "label/videos/LWIR-30m_b: never made",
+        "crop/videos/LWIR-30m_b: label is made again (after label)",  # and it may turn out to be the same
         f"crop/videos/VIS-500m_a: crop/{shard.name} has {whole - 512} bytes, expected {whole}",
+        "manifest/manifest: crop/videos/LWIR-30m_b is made again, crop/videos/VIS-500m_a is made again (after crop)",
     ]
+    others = (run / "crop" / "videos__LWIR-30m_b.parquet", run / "manifest" / "manifest.parquet")
+    stamps = [other.stat().st_mtime_ns for other in others]
     subprocess.run(command(data, run, 2), check=True, capture_output=True)
     assert digests(run) == undisturbed[0]
     assert (run / "detect" / "videos__VIS-500m_a.parquet").stat().st_mtime_ns == untouched
+    assert [other.stat().st_mtime_ns for other in others] == stamps
 
 
 def test_a_moved_and_touched_data_folder_changes_nothing(

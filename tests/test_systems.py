@@ -175,9 +175,9 @@ def test_a_changed_recipe_trains_and_embeds_and_so_do_its_children(finished: Pat
     said = "recipe.optimiser.rate 0.0004 -> 0.01"
     assert due(finished, systems) == [
         f"train/a/training: {said}",
-        "train/b/training: train/a changed (after train/a)",
-        *every("a", f"{said}, train/a changed (after train/a)"),
-        *every("b", "train/b changed (after train/b)"),
+        "train/b/training: train/a is made again (after train/a)",
+        *every("a", f"{said}, train/a is made again (after train/a)"),
+        *every("b", "train/b is made again (after train/b)"),
     ]
     lines = runner(finished, systems, ["f"])[0].due("train", "embed")
     assert lines == []
@@ -218,11 +218,12 @@ def test_other_boxes_make_everything_due_in_its_order(finished: Path) -> None:
     settings = study({})
     lines = due(finished, SYSTEMS, detect={**settings["detect"], "stride": 2})
     assert [line for line in lines if line.startswith(("manifest", "train", "embed/b"))] == [
-        "manifest/manifest: crop/videos/LWIR-30m_a changed, crop/videos/LWIR-30m_b changed, crop/videos/VIS-500m_a "
-        "changed, crop/videos/VIS-500m_b changed (after crop)",
-        "train/a/training: manifest changed (after manifest)",
-        "train/b/training: train/a changed (after train/a)",
-        *every("b", "crop changed, manifest changed, train/b changed (after crop)"),
+        "manifest/manifest: "
+        + ", ".join(f"crop/videos/{v} is made again" for v in ("LWIR-30m_a", "LWIR-30m_b", "VIS-500m_a", "VIS-500m_b"))
+        + " (after crop)",
+        "train/a/training: manifest is made again (after manifest)",
+        "train/b/training: train/a is made again (after train/a)",
+        *every("b", "crop is made again, manifest is made again, train/b is made again (after crop)"),
     ]
     assert not [line for line in lines if line.startswith("train/f")]
 
@@ -233,7 +234,7 @@ def test_a_lost_checkpoint_is_made_again_and_with_the_same_bytes_nothing_else(ho
     lines = due(home, SYSTEMS)
     assert lines[:2] == [
         "train/a/training: train/a/last.pt is missing",
-        "train/b/training: train/a changed (after train/a)",
+        "train/b/training: train/a is made again (after train/a)",
     ]
     outcome, ran = train(home, SYSTEMS)
     assert outcome.complete

@@ -76,13 +76,13 @@ class Made:
         ids = [f"{video}/{n}" for n in range(len(detections))]
         rows = [d | {"body_id": i, "video_id": video} for i, d in zip(ids, detections, strict=True)]
         found = Receipt("detect", 1, video, {}, {}, facts={"delivered": delivered, "stride": stride})
-        self.run.commit(found, table(BODIES, rows), {})
+        found = self.run.commit(found, table(BODIES, rows), {})
         names = [
             {"body_id": r["body_id"], "subject_id": r["name"], "status": "labelled" if r["name"] else "no_face"}
             for r in rows
         ]
         if labelled:
-            self.run.commit(Receipt("label", 1, video, {}, {"detect": found.fingerprint}), table(LABELS, names), {})
+            self.run.commit(Receipt("label", 1, video, {}, {"detect": found.content}), table(LABELS, names), {})
         return self
 
     def measure(self) -> truth.Truth:

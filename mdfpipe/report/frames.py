@@ -16,6 +16,7 @@ from mdfpipe.errors import one_line
 from mdfpipe.report import figures
 from mdfpipe.report.figures import COLOURS, FACE_COLOUR, UNLABELLED, XYXY, Mark, Picture
 from mdfpipe.report.survey import Survey, VideoState, faces_file
+from mdfpipe.store.joining import joined
 from mdfpipe.store.run import read_table
 from mdfpipe.store.tables import FACES, LabelStatus
 
@@ -89,14 +90,17 @@ class FrameView:
 
 
 def views(survey: Survey, video: VideoState, frames: Iterable[int], overlaps: Overlaps | None) -> dict[int, FrameView]:
-    """The wanted frames of one video, from its tables. Raises StoreError where a table cannot be read."""
+    """The wanted frames of one video, from its tables. Raises StoreError where a table cannot be read, DataError where
+    its bodies and labels are not of each other.
+    """
     wanted = pa.array(sorted(set(frames)), pa.int64())
     bodies = survey.run.table("detect", video.video_id)
     picked = pc.is_in(bodies["frame"], wanted)
     body_rows = bodies.filter(picked).to_pylist()
     label_rows: list[dict[str, Any]] = [{}] * len(body_rows)
     if "label" in video.receipts:
-        label_rows = survey.run.table("label", video.video_id).filter(picked).to_pylist()
+        labels, part = survey.run.table("label", video.video_id), survey.run.part("label", video.video_id)
+        label_rows = joined(labels, bodies["body_id"], "body_id", part, "detect").filter(picked).to_pylist()
     path = faces_file(survey.run, video.video_id)
     faces = read_table(path) if path.exists() else FACES.empty_table()
     faces_of: dict[int, list[Face]] = {}

@@ -213,6 +213,7 @@ def _receipt(receipt: Receipt) -> dict[str, Any]:
         "version": receipt.version,
         "key": receipt.key,
         "fingerprint": receipt.fingerprint,
+        "content": receipt.content or "not noted: an earlier version made it",
         "settings": receipt.settings,
         "made from": receipt.upstream,
         "files": {name: size for name, (size, _) in receipt.files.items()},

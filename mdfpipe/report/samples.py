@@ -17,9 +17,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from mdfpipe.errors import StoreError
+from mdfpipe.errors import DataError, StoreError
 from mdfpipe.report.figures import COLOURS
 from mdfpipe.report.survey import Survey, VideoState
+from mdfpipe.store.joining import joined
 from mdfpipe.store.naming import natural_key
 
 T = TypeVar("T")
@@ -204,16 +205,15 @@ def sample(survey: Survey, limits: Limits) -> tuple[dict[str, DomainSample], lis
                 _take_bodies(found[video.domain], survey, video, limits)
             if "crop" in video.receipts:
                 _take_crops(found[video.domain], survey, video, limits)
-        except StoreError as error:
+        except (DataError, StoreError) as error:
             notes.append(str(error))
     return found, notes
 
 
 def _take_bodies(into: DomainSample, survey: Survey, video: VideoState, limits: Limits) -> None:
-    bodies = survey.run.table("detect", video.video_id, ["frame", "y1", "y2", "score"])
-    labels = survey.run.table("label", video.video_id, ["overlap", "face_no", "status"])
-    if bodies.num_rows != labels.num_rows:
-        raise StoreError(f"{video.video_id}: {bodies.num_rows} bodies and {labels.num_rows} labels; run label again")
+    bodies = survey.run.table("detect", video.video_id, ["body_id", "frame", "y1", "y2", "score"])
+    labels = survey.run.table("label", video.video_id, ["body_id", "overlap", "face_no", "status"])
+    labels = joined(labels, bodies["body_id"], "body_id", survey.run.part("label", video.video_id), "detect")
     frame, score = bodies["frame"].to_numpy(), bodies["score"].to_numpy()
     height, overlap = bodies["y2"].to_numpy() - bodies["y1"].to_numpy(), labels["overlap"].to_numpy()
     touched = labels["face_no"].is_valid().to_numpy()

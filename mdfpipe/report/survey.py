@@ -8,6 +8,7 @@ Nothing here needs the data root, a lock, or the settings to be valid any more.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -166,11 +167,11 @@ class Survey:
         return sum((domain.by_subject for domain in self.domains.values()), Counter())
 
     def settings(self) -> dict[str, dict[str, Any]]:
-        """The settings of each stage, from the receipts of the parts that count."""
+        """The settings of each stage, from the receipts of the parts that count, which keep what was decisive."""
         found: dict[str, dict[str, Any]] = {"index": self.index.settings}
         for video in self.videos:
             for stage, receipt in video.receipts.items():
-                found.setdefault(stage, receipt.settings)
+                found[stage] = _filled(found.get(stage, {}), receipt.settings)
         if self.manifest is not None:
             found["manifest"] = self.manifest.settings
         return found | {receipt.stage: receipt.settings for receipt in self.trained.values()}
@@ -237,18 +238,15 @@ def _state(
     receipts: dict[str, Receipt] = {}
     failures: dict[str, Failure] = {}
     outdated = []
-    before: Receipt | None = None
-    for place, stage in enumerate(chain):
+    for stage in chain:
         receipt = run.receipt(stage, row["video_id"])
         failure = run.failure(stage, row["video_id"])
         if failure is not None:
             failures[stage] = failure
-        if receipt is not None and (failure or _is_stale(run, receipt, before if place else None, place > 0)):
+        if receipt is not None and (failure or _is_stale(run, receipt, receipts)):
             outdated.append(stage)
-            receipt = None
-        if receipt is not None:
+        elif receipt is not None:
             receipts[stage] = receipt
-        before = receipt
     for name in systems:
         stage = f"{EMBED}/{name}"
         receipt, failure = run.receipt(stage, row["video_id"]), run.failure(stage, row["video_id"])
@@ -261,10 +259,10 @@ def _state(
     return VideoState(row, receipts, failures, tuple(outdated))
 
 
-def _is_stale(run: Run, receipt: Receipt, before: Receipt | None, has_before: bool) -> bool:
-    """Whether a part was made from another part than lies before it, or its files are gone."""
-    made_from = receipt.upstream.get(before.stage) if before else None
-    if has_before and (before is None or made_from != before.fingerprint):
+def _is_stale(run: Run, receipt: Receipt, before: Mapping[str, Receipt]) -> bool:
+    """Whether a part was made from other parts than lie before it, or its files are gone."""
+    made_from = {stage: content for stage, content in receipt.upstream.items() if stage in CHAIN}
+    if made_from != {stage: before[stage].content for stage in made_from if stage in before}:
         return True
     return run.files_in_place(receipt) is not None
 
@@ -274,7 +272,17 @@ def _of_these(receipt: Receipt, crops: Receipt | None, training: Receipt | None)
     if crops is None or training is None:
         return False
     weights = {digest for name, (_, digest) in training.files.items() if name.endswith(".pt")}
-    return receipt.upstream.get(CHAIN[-1]) == crops.fingerprint and receipt.upstream.get(training.stage) in weights
+    return receipt.upstream.get(CHAIN[-1]) == crops.content and receipt.upstream.get(training.stage) in weights
+
+
+def _filled(known: Mapping[str, Any], others: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings, with those of another receipt that are not among them."""
+    found = dict(known)
+    for name, value in others.items():
+        inner = found.setdefault(name, value)
+        if isinstance(inner, dict) and isinstance(value, dict):
+            found[name] = _filled(inner, value)
+    return found
 
 
 def _named(run: Run) -> list[str]:
@@ -308,7 +316,7 @@ def _manifest(run: Run, videos: list[VideoState]) -> tuple[Receipt | None, list[
         return None, []
     if run.failure("manifest", "manifest") is not None:
         return None, ["manifest: it failed when it was last made, and the one before is left out; run it again"]
-    now = {f"crop/{v.video_id}": v.receipts["crop"].fingerprint for v in videos if "crop" in v.receipts}
+    now = {f"crop/{v.video_id}": v.receipts["crop"].content for v in videos if "crop" in v.receipts}
     then = {name: value for name, value in receipt.upstream.items() if name.startswith("crop/")}
     if then != now:
         return None, ["manifest: it was made from other crops than lie there now, and is left out; run it again"]

@@ -32,6 +32,22 @@ class Resources:
     tensorboard: bool = False  # whether a training also writes its figures as TensorBoard's event files
 
 
+class _Told(dict[str, Any]):
+    """The facts that a part tells; asking for another one is a mistake of the stage, whose rows would depend on it."""
+
+    def __init__(self, receipt: Receipt) -> None:
+        super().__init__({name: receipt.facts.get(name) for name in receipt.tells})
+        self.stage = receipt.stage
+
+    def __missing__(self, name: str) -> Any:
+        raise LookupError(f"the stage {self.stage} does not tell {name!r}: name it in its `tells`, or do not read it")
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """The fact of that name. Raises LookupError where it is not told."""
+        found = self[name]
+        return default if found is None else found
+
+
 @dataclass(frozen=True, eq=False)
 class Inputs:
     """What a unit may read: the run's tables, of its own video or, in a run-level stage, of every video."""
@@ -40,6 +56,7 @@ class Inputs:
     video: Mapping[str, Any] = field(default_factory=dict)  # this video's row of the videos table
     videos: tuple[str, ...] = ()  # of a run-level stage: the videos that are done
     missing: tuple[str, ...] = ()  # of a run-level stage: the videos left out by --allow-missing
+    undone: frozenset[tuple[str, str]] = frozenset()  # and the parts that are: (stage, video_id)
     annotated: frozenset[str] = frozenset()  # the tables beside the index that its receipt lists, under the run folder
 
     def table(self, stage: str, key: str | None = None, columns: list[str] | None = None) -> pa.Table:
@@ -61,9 +78,17 @@ class Inputs:
         return read_table(self.run.path / images_file(self.video["video_id"]))
 
     def facts(self, stage: str, key: str | None = None) -> dict[str, Any]:
-        """What `stage` observed in this video (or in `key`)."""
+        """What `stage` tells of what it observed in this video (or in `key`)."""
         receipt = self.run.receipt(stage, key or self.video["video_id"])
-        return receipt.facts if receipt else {}
+        if receipt is None:
+            return {}
+        if not receipt.content:  # of an earlier version, whose parts told everything
+            return receipt.facts
+        return _Told(receipt)
+
+    def is_done(self, stage: str, key: str) -> bool:
+        """Whether the part of `stage` for `key` is what the plan asks for: what was left out may still lie there."""
+        return (stage, key) not in self.undone and self.run.receipt(stage, key) is not None
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,6 +138,7 @@ class Stage(Config):
     per: ClassVar[Literal["video", "run"]] = "video"
     unit: ClassVar[str] = "frames"  # what progress counts
     together: ClassVar[bool] = False  # whether all processes of `torchrun` do a unit together
+    tells: ClassVar[tuple[str, ...]] = ()  # the facts that later stages read: with rows and files, the part's content
 
     @property
     def key(self) -> str:
@@ -122,6 +148,19 @@ class Stage(Config):
     def decisive(self) -> dict[str, Any]:
         """The settings that decide the rows, as a receipt keeps them."""
         return result_settings(self)
+
+    def without_effect(self, facts: Mapping[str, Any]) -> tuple[str, ...]:
+        """The settings, by dotted name, that had no effect on a unit, as the facts of its part say. By default none.
+
+        A name may stand here only if rows, files and what the stage tells would be the same at each of its values, be
+        the other settings here what they may. A fact that an earlier version did not note says nothing.
+        """
+        return ()
+
+    def decided(self, receipt: Receipt, facts: Mapping[str, Any]) -> Receipt:
+        """`receipt` with the settings alone that were decisive for a unit of these facts: as the part keeps it."""
+        names = self.without_effect(facts)
+        return receipt.without(names) if names else receipt
 
     def slice_of(self, upstream: Receipt, run: Run, key: str) -> str:
         """What of a run-level part decides the rows of one video: by default all of it."""

@@ -77,7 +77,7 @@ def _left_out(crops: Crops, lacking: Mapping[str, Sequence[str]]) -> dict[str, A
 
 
 def training_rows(run: Run, manifest: Receipt, modality: str, domains: list[str] | None) -> str:
-    """A fingerprint of the manifest's training crops, their pixels by the crop parts they lie in."""
+    """A fingerprint of the manifest's training crops, their pixels by the content of the crop parts they lie in."""
     return _training_rows(run.path, manifest.fingerprint, modality, None if domains is None else tuple(domains))
 
 
@@ -150,10 +150,10 @@ def further_folder(name: str, folder: str, data: Path) -> Path:
 
 
 def further_identity(folder: Path) -> str:
-    """The fingerprint of its manifest: of the receipt, or of names, sizes and times of a folder's images."""
+    """What is known of its manifest: rows, and the crops that it was made from; of a folder names, sizes and times."""
     receipt = read_receipt(Run(folder).part("manifest", "manifest"))
     if receipt is not None:
-        return receipt.fingerprint
+        return fingerprint([receipt.fingerprint, receipt.content])
     from mdfpipe.learning.crops import images_of
 
     listed = [(str(p.relative_to(folder)), p.stat().st_size, p.stat().st_mtime_ns) for p in images_of(folder)]

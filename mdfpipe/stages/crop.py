@@ -16,6 +16,7 @@ from pydantic import Field
 
 from mdfpipe.errors import DecodeError
 from mdfpipe.stages import Context, Inputs, Made, Stage
+from mdfpipe.store.joining import joined
 from mdfpipe.store.naming import file_name
 from mdfpipe.store.shards import ShardWriter
 from mdfpipe.store.tables import CROPS, CropStatus
@@ -105,8 +106,9 @@ class Crop(Stage):
 
     name: ClassVar[str] = "crop"
     version: ClassVar[int] = 1
-    reads: ClassVar[tuple[str, ...]] = ("faces", "label")
+    reads: ClassVar[tuple[str, ...]] = ("media", "faces", "detect", "label")
     schema: ClassVar[pa.Schema] = CROPS
+    tells: ClassVar[tuple[str, ...]] = ("window",)  # what reads 16-bit crops must know what is black and white
 
     body_height_px: int = Field(default=384, ge=8, le=4096, description="height of a body crop")
     body_width_px: int = Field(default=128, ge=8, le=4096, description="width of a body crop")
@@ -142,12 +144,14 @@ class Crop(Stage):
             raise DecodeError(
                 f"frame {min(missing)}: delivered to detect, not to crop; has the video changed meanwhile?"
             )
-        return Made(cuts.table(key, names, sizes), {"rows": cuts.count(), **left_out}, files)
+        facts = {"rows": cuts.count(), "window": seen["window"], **left_out}
+        return Made(cuts.table(key, names, sizes), facts, files)
 
     def _wanted(self, key: str, inputs: Inputs, seen: dict[str, Any]) -> tuple[_Cuts, dict[str, int]]:
         """The boxes to cut out: bodies, then faces; and how many faces are not cut out, by reason."""
         names = ["crop_id", "subject_id", "frame", "x1", "y1", "x2", "y2"]
-        bodies, labels = inputs.table("detect"), inputs.table("label")
+        bodies = inputs.table("detect")
+        labels = joined(inputs.table("label"), bodies["body_id"], "body_id", inputs.run.part("label", key), "detect")
         chosen = pc.and_(pc.equal(labels["status"].cast(pa.string()), "labelled"), pa.scalar(self.bodies))
         bodies = bodies.append_column("subject_id", labels["subject_id"]).filter(chosen)
         bodies = bodies.rename_columns({"body_id": "crop_id"}).select(names)

@@ -30,6 +30,8 @@ from mdfpipe.video.placement import place
 from mdfpipe.video.probe import hidden_packets
 from mdfpipe.video.threads import use_threads
 
+_TOLD = ("decoder", "decoder_settings", "delivered", "stride", "width", "height", "window")
+_OF_DEEP = tuple(f"normalise.{name}" for name in ("policy", "low_percentile", "high_percentile", "low", "high"))
 MISPLACED = (
     "weights that were trained on rendered people only ran on videos that `mdfpipe synth` did not render: people may "
     "be missed there, and names stand on wrong boxes; take published weights (detect.detector.weights), another "
@@ -50,6 +52,7 @@ class _Found:
     pts: list[NDArray[np.float64]] = field(default_factory=list)
     size: tuple[int, int] = (0, 0)
     window: tuple[float, float] | None = None
+    deep: bool = False  # whether a frame had more than 8 bits
     stream: FrameStream | None = None
     trouble: str | None = None
 
@@ -67,6 +70,7 @@ class Detect(Stage):
     version: ClassVar[int] = 2
     reads: ClassVar[tuple[str, ...]] = ("media",)
     schema: ClassVar[pa.Schema] = BODIES
+    tells: ClassVar[tuple[str, ...]] = _TOLD
 
     detector: SerializeAsAny[Detector] = Field(description="what finds the bodies")
     decoder: SerializeAsAny[Decoder] = Field(default=Auto(), description="what decodes the videos")
@@ -81,6 +85,11 @@ class Detect(Stage):
     def identity(self, data: Path, key: str) -> dict[str, str]:
         """The content of weights or box files."""
         return self.detector.identity(data, key)
+
+    def without_effect(self, facts: Mapping[str, Any]) -> tuple[str, ...]:
+        """What to do with a damaged video, of a sound one; how more than 8 bits become 8, of a video of 8."""
+        found = ("incomplete",) if facts.get("incomplete", "") is None else ()
+        return found + (_OF_DEEP if facts.get("deep") is False else ())
 
     def process(self, key: str, inputs: Inputs, context: Context) -> Made:
         """Decode and detect; a decoder that fails is followed by the next, from the first frame."""
@@ -171,6 +180,7 @@ class Detect(Stage):
                 if found.index and size != found.size:
                     was, now = ("x".join(map(str, s)) for s in (found.size, size))
                     raise DecodeError(f"frame {frames.index[0]}: expected {was} pixels as before, got {now}")
+                found.deep = found.deep or frames.pixels.dtype != np.uint8
                 shown = self.normalise.apply(frames.pixels, *(found.window or (0.0, 255.0)))
                 found.size = size
                 found.take(run(replace(frames, pixels=shown)))
@@ -226,6 +236,7 @@ class Detect(Stage):
             "width": found.size[0],
             "height": found.size[1],
             "window": found.window,
+            "deep": found.deep or found.window is not None,
             "incomplete": found.trouble,
             "rows": {"bodies": sum(found.counts)},
         }

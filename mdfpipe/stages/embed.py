@@ -20,6 +20,7 @@ from mdfpipe.stages import Context, Inputs, Made, Review, Stage
 from mdfpipe.stages._material import window
 from mdfpipe.stages.train import checkpoint_path, weights_of
 from mdfpipe.store.hashing import file_sha256
+from mdfpipe.store.joining import joined
 from mdfpipe.store.run import Receipt, Run, fingerprint
 from mdfpipe.store.tables import EmbedStatus, embeddings
 
@@ -59,9 +60,12 @@ class Embed(Stage):
         return {name: value for name, value in result_settings(self.settings).items() if name in kept}
 
     def slice_of(self, upstream: Receipt, run: Run, key: str) -> str:
-        """Of the manifest, the rows of this video that are embedded; of the training, the weights' content."""
+        """Of the manifest, the crops of this video that are embedded, and its domain, which may decide by which stream;
+        of the training, the weights' content.
+        """
         if upstream.stage == "manifest":
-            return fingerprint(self._wanted(run, upstream, key).to_pylist())
+            domain, crops = self._wanted(run, upstream, key)
+            return fingerprint([domain, crops.to_pylist()])
         return weights_of(upstream, self.settings.keep)
 
     def process(self, key: str, inputs: Inputs, context: Context) -> Made:
@@ -71,16 +75,16 @@ class Embed(Stage):
         from mdfpipe.learning.loader import CropReader
 
         settings, resources, run = self.settings, context.resources, inputs.run
-        wanted = self._wanted(run, run.receipt("manifest", "manifest"), key)
+        domain, wanted = self._wanted(run, run.receipt("manifest", "manifest"), key)
         if not len(wanted):
             return Made(self.schema.empty_table(), {"rows": {}})
         path = checkpoint_path(run, self.system, settings.keep)
         asked = json.dumps(settings.recipe.model_dump(mode="json"), sort_keys=True)
         recipe, model, domains = _open(path, file_sha256(path), asked, resources.device, resources.threads)
         rows = inputs.table("crop", key)
-        rows = rows.filter(pc.is_in(rows["crop_id"], wanted))
-        deep = window(run, key)
-        crops = c.from_crops(rows, run.path, inputs.video["domain"], windows={key: deep} if deep else None)
+        rows = joined(rows, wanted, "crop_id", run.part("crop", key), "the manifest", others=True)
+        deep = window(run, key)  # as crop tells it
+        crops = c.from_crops(rows, run.path, domain, windows={key: deep} if deep else None)
         reader = CropReader(crops, recipe.image_height_px, recipe.image_width_px, recipe.depth, strict=settings.strict)
         vectors = np.zeros((len(crops), recipe.features), np.float32)
         usable = np.zeros(len(crops), bool)
@@ -101,12 +105,12 @@ class Embed(Stage):
             raise DataError(f"{path}: gives vectors that are no numbers; was it trained to its end?")
         return Made(self._table(crops.crop_id, vectors, usable), {"rows": _counts(usable), "bad": reader.bad})
 
-    def _wanted(self, run: Run, manifest: Receipt | None, key: str) -> pa.Array:
-        """The crops of a video that are embedded, sorted."""
+    def _wanted(self, run: Run, manifest: Receipt | None, key: str) -> tuple[str, pa.Array]:
+        """The domain of a video, and its crops that are embedded, sorted."""
         settings = self.settings
-        mark = manifest.fingerprint if manifest else ""
+        mark = manifest.content if manifest else ""
         found = _chosen(run.path, mark, settings.recipe.modality, tuple(settings.splits))
-        return found.get(key, pa.array([], pa.string()))
+        return found.get(key, ("", pa.array([], pa.string())))
 
     def review(self, facts: dict[str, dict[str, Any]]) -> Review:
         """Say which crops gave no vector."""
@@ -133,20 +137,20 @@ def _counts(usable: np.ndarray[Any, Any]) -> dict[str, int]:
 
 
 @lru_cache(maxsize=8)
-def _chosen(run: Path, manifest: str, modality: str, splits: tuple[str, ...]) -> dict[str, pa.Array]:
-    """video_id -> the crops that are embedded, sorted. manifest: its fingerprint, for which it is read once."""
-    table = Run(run).table("manifest", "manifest", ["crop_id", "video_id", "modality", "split"])
+def _chosen(run: Path, manifest: str, modality: str, splits: tuple[str, ...]) -> dict[str, tuple[str, pa.Array]]:
+    """video_id -> its domain, and its crops that are embedded, sorted. manifest: its content, read once for each."""
+    table = Run(run).table("manifest", "manifest", ["crop_id", "video_id", "domain", "modality", "split"])
     here = pc.and_(
         pc.equal(table["modality"].cast(pa.string()), modality),
         pc.is_in(table["split"].cast(pa.string()), pa.array(splits, pa.string())),
     )
-    rows = table.filter(here).select(["video_id", "crop_id"])
+    rows = table.filter(here).select(["video_id", "crop_id", "domain"])
     rows = rows.sort_by([("video_id", "ascending"), ("crop_id", "ascending")]).combine_chunks()
     videos = rows["video_id"].combine_chunks().dictionary_encode()
-    crops = rows["crop_id"].combine_chunks()
-    ends = np.cumsum(np.bincount(videos.indices.to_numpy(), minlength=len(videos.dictionary)))
-    starts = [0, *ends.tolist()]
-    return {name: crops[a:b] for name, a, b in zip(videos.dictionary.to_pylist(), starts, ends.tolist(), strict=False)}
+    crops, domains = rows["crop_id"].combine_chunks(), rows["domain"].combine_chunks()
+    ends = np.cumsum(np.bincount(videos.indices.to_numpy(), minlength=len(videos.dictionary))).tolist()
+    parts = zip(videos.dictionary.to_pylist(), [0, *ends], ends, strict=False)
+    return {name: (domains[begin].as_py(), crops[begin:end]) for name, begin, end in parts}
 
 
 @lru_cache(maxsize=1)

@@ -28,9 +28,10 @@ from mdfpipe.protocol import Protocol
 from mdfpipe.stages import Context, Inputs, Made, Review, Stage
 from mdfpipe.stages.index import Index
 from mdfpipe.store.hashing import file_sha256
+from mdfpipe.store.joining import places
 from mdfpipe.store.left_out import of_training
 from mdfpipe.store.naming import file_part
-from mdfpipe.store.run import Run, read_table
+from mdfpipe.store.run import fingerprint, read_table
 from mdfpipe.store.tables import COMPARISONS, CURVES, METRICS, SCORES, SEARCHES, TEMPLATES, EmbedStatus
 
 KEY = "metrics"
@@ -75,24 +76,29 @@ class Evaluate(Stage):
         return ("catalogue", "manifest", *(f"{kind}/{name}" for name in self.systems for kind in ("train", "embed")))
 
     def decisive(self) -> dict[str, Any]:
-        """The tables; the systems and the protocol by name only: what they are stands in the receipts upstream."""
+        """The tables, and the systems by name only: see `identity`."""
         return {"tables": self.settings.model_dump(mode="json")["tables"], "systems": list(self.systems)}
 
     def identity(self, data: Path, key: str) -> dict[str, str]:
-        """The content of the files that a benchmark reads."""
+        """The content of a benchmark's files; the protocol; of each system, what its vectors do not show."""
         benchmarks = {name: table.benchmark for name, table in self.settings.tables.items() if table.benchmark}
-        return {
+        files = {
             f"galleries/{name}/{n}": file_sha256(find_file(file, data, "galleries", FILE_ADVICE))
             for name, benchmark in benchmarks.items()
             for n, file in enumerate(benchmark.files)
         }
+        asked = {
+            f"systems/{name}": fingerprint([one.recipe.modality, one.recipe.distance, one.recipe.features, one.splits])
+            for name, one in self.systems.items()
+        }
+        return files | asked | {"protocol": fingerprint(self.protocol.model_dump(mode="json"))}
 
     def process(self, key: str, inputs: Inputs, context: Context) -> Made:
         """Search, measure and compare; write the numbers, and what they came from."""
         run = inputs.run
         manifest = run.table("manifest", "manifest")
         manifest = manifest.sort_by([("video_id", "ascending"), ("crop_id", "ascending")])
-        systems = [self._system(run, name, manifest) for name in self.systems]
+        systems = [self._system(inputs, name, manifest) for name in self.systems]
         listed = read_table(run.path / Index.subjects_file).to_pylist()
         galleries: dict[str, list[str]] = {}
         for row in listed:
@@ -111,13 +117,9 @@ class Evaluate(Stage):
                 keep=scores.keep,
                 progress=context.progress,
             )
-        trainings = {name: run.receipt(f"train/{name}", "training") for name in self.systems}
-        notes = {
-            name: [*receipt.facts.get("notes", []), *of_training(receipt.facts)]
-            for name, receipt in trainings.items()
-            if receipt
-        }
-        failed = inputs.facts("manifest", "manifest").get("failed", [])
+        trainings = {name: inputs.facts(f"train/{name}", "training") for name in self.systems}
+        notes = {name: [*(told.get("notes") or []), *of_training(told)] for name, told in trainings.items()}
+        failed = inputs.facts("manifest", "manifest").get("failed") or []
         for name, entry in found.tables.items():
             table = self.settings.tables[name]
             entry["notes"] += _failures(failed, table.splits) if table.benchmark else []
@@ -127,7 +129,7 @@ class Evaluate(Stage):
         facts = {"none": found.nothing, "tables": found.tables, "missing": list(inputs.missing)}
         return Made(metrics_table(found), facts, files)
 
-    def _system(self, run: Run, name: str, manifest: pa.Table) -> study.System:
+    def _system(self, inputs: Inputs, name: str, manifest: pa.Table) -> study.System:
         """What the embed parts of a run hold of one system."""
         system = self.systems[name]
         here = pc.and_(
@@ -135,16 +137,11 @@ class Evaluate(Stage):
             pc.is_in(manifest["split"].cast(pa.string()), pa.array(system.splits)),
         )
         rows = manifest.filter(here)
-        vectors = _Vectors(run, f"embed/{name}", rows, system.recipe.features)
-        known = self._trained(run, name)
+        vectors = _Vectors(inputs, f"embed/{name}", rows, system.recipe.features)
+        said = inputs.facts(f"train/{name}", "training").get("subjects")  # of it, and of what it starts from
+        known = None if said is None else frozenset(said)
         recipe = system.recipe
         return study.System(name, recipe.modality, recipe.distance, rows, vectors.usable, vectors.blocks, known)
-
-    def _trained(self, run: Run, name: str) -> frozenset[str] | None:
-        """Whom a system, and what it starts from, learned from, as its training says."""
-        receipt = run.receipt(f"train/{name}", "training")
-        said = receipt.facts.get("subjects") if receipt else None
-        return None if said is None else frozenset(said)
 
     def review(self, facts: dict[str, dict[str, Any]]) -> Review:
         """Say why there is no number, and what to know of those that there are."""
@@ -175,21 +172,20 @@ class _Vectors:
     A video without a part was left out by --allow-missing: its crops have no vector.
     """
 
-    def __init__(self, run: Run, stage: str, rows: pa.Table, width: int) -> None:
-        self.run, self.stage, self.width = run, stage, width
+    def __init__(self, inputs: Inputs, stage: str, rows: pa.Table, width: int) -> None:
+        self.run, self.stage, self.width = inputs.run, stage, width
         self.usable = np.zeros(rows.num_rows, bool)
         self._places: list[tuple[str, I64 | None, int]] = []
         videos = rows["video_id"].to_numpy(zero_copy_only=False)
         starts = np.flatnonzero(np.append(True, videos[1:] != videos[:-1])[: len(videos)]).tolist()
         for start, end in zip(starts, [*starts[1:], len(videos)], strict=False):
             video, at = str(videos[start]), None
-            if run.receipt(stage, video) is not None:
-                part = run.table(stage, video, ["crop_id", "status"])
+            if inputs.is_done(stage, video):
+                part = self.run.table(stage, video, ["crop_id", "status"])
                 own = rows["crop_id"].slice(start, end - start)
-                found = pc.index_in(own, value_set=part["crop_id"].combine_chunks())
-                at = found.fill_null(-1).to_numpy().astype(np.int64)
+                at = places(part["crop_id"], own, self.run.part(stage, video), "the manifest")
                 ok = pc.equal(part["status"].cast(pa.string()), EmbedStatus.OK.value).to_numpy()
-                self.usable[start:end] = np.append(ok, False)[at]
+                self.usable[start:end] = ok[at]
             self._places.append((video, at, end - start))
 
     def blocks(self) -> Iterator[F32]:
@@ -199,7 +195,7 @@ class _Vectors:
                 yield np.zeros((count, self.width), np.float32)
                 continue
             column = self.run.table(self.stage, video, ["vector"])["vector"].combine_chunks()
-            vectors = np.zeros((len(column) + 1, self.width), np.float32)
+            vectors = np.zeros((len(column), self.width), np.float32)
             there = np.flatnonzero(column.is_valid().to_numpy(zero_copy_only=False))
             vectors[there] = column.drop_null().flatten().to_numpy().reshape(-1, self.width)
             yield vectors[at]

@@ -47,6 +47,7 @@ class Index(Stage):
     per: ClassVar[Literal["video", "run"]] = "run"
     unit: ClassVar[str] = "videos"
     table: ClassVar[str] = "videos"
+    tells: ClassVar[tuple[str, ...]] = ("frame_base",)
     subjects_file: ClassVar[str] = "index/subjects.parquet"
     anomalies_file: ClassVar[str] = "index/anomalies.parquet"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, Literal, TypeAlias
 
 import numpy as np
@@ -58,6 +58,14 @@ class Label(LabelRules, Stage):
         default="fail",
         description="a video that ends before its annotation: fail, or keep the frames there are",
     )
+
+    def without_effect(self, facts: Mapping[str, Any]) -> tuple[str, ...]:
+        """What to do with a video that ends before its annotation, of one that does not; whether to look for faces that
+        are out of step, where that was done and they are not.
+        """
+        found = ("short",) if facts.get("faces_beyond_the_end", -1) == 0 else ()
+        measured = facts.get("alignment", {})
+        return found + (("check_alignment",) if measured.get("offset", 1) in (0, None) else ())
 
     def process(self, key: str, inputs: Inputs, context: Context) -> Made:
         """Label the bodies of one video, and measure whether its annotation is in step with it."""

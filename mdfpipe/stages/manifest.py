@@ -41,6 +41,7 @@ class Manifest(Stage):
     schema: ClassVar[pa.Schema] = MANIFEST
     per: ClassVar[Literal["video", "run"]] = "run"
     unit: ClassVar[str] = "videos"
+    tells: ClassVar[tuple[str, ...]] = ("failed",)
 
     protocol: Protocol = Field(default=_NO_ROLES, description="a protocol of manifests/ by name, or its content")
 

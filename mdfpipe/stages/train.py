@@ -51,6 +51,7 @@ class Train(Stage):
     per: ClassVar[Literal["video", "run"]] = "run"
     unit: ClassVar[str] = "steps"
     together: ClassVar[bool] = True
+    tells: ClassVar[tuple[str, ...]] = ("subjects", "notes", "left_out")
 
     system: str = Field(description="its name in the study")
     settings: System = Field(description="its settings")

@@ -3,6 +3,7 @@
 A *part* is one Parquet file: `detect/V12.parquet`. Its footer carries a `Receipt` whose fingerprint
 covers everything that decided its rows. A part is done if and only if its receipt has the fingerprint
 that is expected now and the files that belong to it (crop shards, face tables) lie there with their sizes.
+What is made from a part knows it by its `content`, a hash of what it holds, taken when it is committed.
 
 The order of a commit makes a kill harmless: the old part goes, the files that belong to it are renamed
 into place, and the part itself is renamed last. Each is written beside its place and synced first.
@@ -16,7 +17,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -26,7 +27,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mdfpipe.errors import StoreError, one_line
-from mdfpipe.store.hashing import file_sha256
+from mdfpipe.store.hashing import bytes_sha256, table_sha256
 from mdfpipe.store.lock import Holder, Lease, Lock
 from mdfpipe.store.naming import file_name
 from mdfpipe.store.owner import TEMPORARY, is_left_over, temporary
@@ -48,9 +49,11 @@ def fingerprint(value: object) -> str:
 class Receipt:
     """What a part was made from; kept in its footer.
 
-    upstream: name -> fingerprint of everything it was made from. files: path under the run folder ->
-    (size in bytes, sha256 or "") of what belongs to the part. facts: what the stage observed (frames
-    delivered, thresholds found, rows by status, ...): reported, never part of the fingerprint.
+    settings: those that were decisive. upstream: name -> content of everything it was made from. files: path under the
+    run folder -> (size in bytes, sha256; "" of a log) of what belongs to the part. facts: what the stage observed
+    (frames delivered, thresholds found, rows by status, ...): reported, never part of the fingerprint. tells: the names
+    of the facts that later stages read. content: the hash of what those find here, of rows, files, and the facts that
+    it tells; "" where nobody took it: before the commit, and in a part of an earlier version.
     """
 
     stage: str
@@ -60,17 +63,23 @@ class Receipt:
     upstream: dict[str, str]
     files: dict[str, tuple[int, str]] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
+    tells: tuple[str, ...] = ()
+    content: str = ""
 
     @cached_property
     def fingerprint(self) -> str:
         """The hash of what decides the rows: stage, version, key, settings, upstream."""
         return fingerprint([self.stage, self.version, self.key, self.settings, self.upstream])
 
-    @property
-    def content(self) -> str:
-        """The fingerprint, and the content of the weights that belong to the part."""
-        hashes = {name: digest for name, (_, digest) in sorted(self.files.items()) if name.endswith(".pt")}
-        return fingerprint([self.fingerprint, hashes]) if hashes else self.fingerprint
+    def without(self, names: Iterable[str]) -> Receipt:
+        """The same, but for the settings of these dotted names.
+
+        >>> Receipt("detect", 1, "V", {"stride": 1, "normalise": {"low": 0, "clahe": False}}, {}).without(
+        ...     ["stride", "normalise.low"]
+        ... ).settings
+        {'normalise': {'clahe': False}}
+        """
+        return replace(self, settings=_without(self.settings, set(names)))
 
     def to_bytes(self) -> bytes:
         """The receipt as it stands in the footer."""
@@ -82,6 +91,7 @@ class Receipt:
         fields = json.loads(data)
         claimed = fields.pop("fingerprint")
         fields["files"] = {name: (int(size), digest) for name, (size, digest) in fields["files"].items()}
+        fields["tells"] = tuple(fields.get("tells", ()))
         receipt = cls(**fields)
         if receipt.fingerprint != claimed:
             raise ValueError("the receipt does not match its own fingerprint")
@@ -143,7 +153,8 @@ class Run:
         with self._writing(target):
             target.parent.mkdir(parents=True, exist_ok=True)
             former = read_receipt(target)
-            final = replace(receipt, files={name: _describe(name, path) for name, path in files.items()})
+            described = {name: _describe(name, path) for name, path in files.items()}
+            final = replace(receipt, files=described, content=_content(receipt, table, described))
             unfinished = temporary(target)
             write_table(unfinished, table, final)
             self._check_lock(unfinished)
@@ -307,8 +318,23 @@ def cannot_write(place: Path, error: OSError) -> str:
 
 
 def _describe(name: str, path: Path) -> tuple[int, str]:
-    """Size and, of tables and weights, content hash: what depends on them then knows them by content."""
-    return path.stat().st_size, file_sha256(path) if name.endswith((".parquet", ".pt")) else ""
+    """Size and content hash; of a log none, since it says how long things took."""
+    return path.stat().st_size, "" if name.endswith(".jsonl") else bytes_sha256(path)
+
+
+def _content(receipt: Receipt, table: pa.Table, files: dict[str, tuple[int, str]]) -> str:
+    """The hash of what later stages find in a part."""
+    told = {name: receipt.facts.get(name) for name in receipt.tells}
+    return fingerprint([table_sha256(table), {name: digest for name, (_, digest) in files.items()}, told])
+
+
+def _without(settings: dict[str, Any], names: set[str]) -> dict[str, Any]:
+    kept = {}
+    for name, value in settings.items():
+        inner = {dotted.removeprefix(f"{name}.") for dotted in names if dotted.startswith(f"{name}.")}
+        if name not in names:
+            kept[name] = _without(value, inner) if inner and isinstance(value, dict) else value
+    return kept
 
 
 def write_table(path: Path, table: pa.Table, receipt: Receipt | None = None) -> None:

@@ -77,7 +77,8 @@ def write_crops(
         for _ in each(_block, [(run, receipt, cut) for receipt in missing], workers, tell):
             pass
         rows = pa.concat_tables([run.table("crop", receipt.key) for receipt in wanted.values()])
-        upstream = {receipt.key: receipt.fingerprint for receipt in wanted.values()}
+        made = {receipt.key: run.receipt("crop", receipt.key) for receipt in wanted.values()}
+        upstream = {key: receipt.content for key, receipt in made.items() if receipt}
         whole = Receipt("manifest", VERSION, "manifest", {"subjects": subjects, "seed": seed} | _of(modality), upstream)
         if missing or not _made(run, whole):
             run.commit(whole, rows, {})
@@ -102,7 +103,9 @@ def _receipt(start: int, count: int, seed: int, modality: Modality) -> Receipt:
 
 def _made(run: Run, receipt: Receipt) -> bool:
     found = run.receipt(receipt.stage, receipt.key)
-    return found is not None and found.fingerprint == receipt.fingerprint and run.files_in_place(found) is None
+    if found is None or not found.content or run.files_in_place(found) is not None:
+        return False
+    return found.fingerprint == receipt.fingerprint
 
 
 def _block(run: Run, receipt: Receipt, cut: Cut, tell: Callable[[int], None]) -> None:

@@ -122,6 +122,7 @@ def commit_detections(run: Any, frame: Any, bodies: Any, width: int, height: int
     import numpy as np
     import pyarrow as pa
 
+    from mdfpipe.stages.detect import Detect
     from mdfpipe.store.run import Receipt
     from mdfpipe.store.tables import BODIES
 
@@ -132,7 +133,7 @@ def commit_detections(run: Any, frame: Any, bodies: Any, width: int, height: int
     table = pa.table([pa.array(c, f.type) for c, f in zip(columns, BODIES, strict=True)], schema=BODIES)
     seen = {"width": width, "height": height, "delivered": int(frame[-1]) + 1, "decoder": decoder}
     facts = {**seen, "stride": 1, "window": None}
-    run.commit(Receipt("detect", 1, KEY, {}, {}, facts=facts), table, {})
+    run.commit(Receipt("detect", 1, KEY, {}, {}, facts=facts, tells=Detect.tells), table, {})
     return table
 
 

@@ -158,12 +158,12 @@ def hostile_run(home: Path) -> Path:
     detect = Receipt("detect", 1, EVIL, {EVIL: EVIL}, {}, facts=seen)
     box = {"x1": 0.0, "y1": 0.0, "x2": 9.0, "y2": 9.0}
     body = {"body_id": "v/000000/00", "video_id": EVIL, "frame": 0, "pts_seconds": 0.0, **box, "score": 0.5}
-    run.commit(detect, pa.Table.from_pylist([body], BODIES), {})
+    detect = run.commit(detect, pa.Table.from_pylist([body], BODIES), {})
     facts = {"rows": {"labelled": 1}, "subjects": {EVIL: 1}, "alignment": {"verdict": EVIL}}
-    label = Receipt("label", 1, EVIL, {"measure": EVIL}, {"detect": detect.fingerprint}, facts=facts)
+    label = Receipt("label", 1, EVIL, {"measure": EVIL}, {"detect": detect.content}, facts=facts)
     row = {"body_id": "v/000000/00", "frame": 0, "subject_id": EVIL, "face_no": 0, "overlap": 1.0, "runner_up": 0.0}
-    run.commit(label, pa.Table.from_pylist([row | {"status": "labelled"}], LABELS), {})
-    crop = Receipt("crop", 1, EVIL, {}, {"label": label.fingerprint}, facts={"rows": {EVIL: 1}})
+    label = run.commit(label, pa.Table.from_pylist([row | {"status": "labelled"}], LABELS), {})
+    crop = Receipt("crop", 1, EVIL, {}, {"label": label.content}, facts={"rows": {EVIL: 1}})
     image = _all(
         CROPS, frame=0, **box, offset=0, size=5, width=1, height=1, sharpness=1.0, contrast=1.0, box_height_px=9.0
     )
