@@ -72,9 +72,14 @@ def expected(path, images):
         return recipe.embed(network, CropBatch(torch.from_numpy(images), n, n, n, n, n, n)).numpy()
 
 
+def opened(path):
+    options = onnxruntime.SessionOptions()
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return onnxruntime.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
+
+
 def run(path, images):
-    session = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
-    return session.run(None, {"images": images})[0]
+    return opened(path).run(None, {"images": images})[0]
 
 
 def draw(count, recipe, seed=7):
@@ -107,7 +112,7 @@ def test_the_file_gives_the_vectors_of_the_checkpoint(name, tmp_path):
 
 def test_the_input_is_fixed_but_for_the_batch(tmp_path):
     export(str(checkpoint(tmp_path / "last.pt", VIT)), tmp_path / "a.onnx")
-    session = onnxruntime.InferenceSession((tmp_path / "a.onnx").read_bytes(), providers=["CPUExecutionProvider"])
+    session = opened(tmp_path / "a.onnx")
     (given,), (made,) = session.get_inputs(), session.get_outputs()
     assert (given.name, given.type, given.shape) == ("images", "tensor(float)", ["batch", 3, 64, 32])
     assert (made.name, made.type, made.shape) == ("vectors", "tensor(float)", ["batch", 384])
@@ -174,7 +179,7 @@ def test_the_metadata_say_what_the_input_is(tmp_path):
 
     replace(Checkpoint.load(path), history=history).save(path)
     done = export(str(path), tmp_path / "a.onnx")
-    session = onnxruntime.InferenceSession((tmp_path / "a.onnx").read_bytes(), providers=["CPUExecutionProvider"])
+    session = opened(tmp_path / "a.onnx")
     said = session.get_modelmeta().custom_metadata_map
     assert said == done.facts
     depth = json.loads(said.pop("depth"))
