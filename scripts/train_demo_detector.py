@@ -259,11 +259,13 @@ def as_float(output: dict[str, Any]) -> dict[str, Any]:
 def save(model: Any, place: Path) -> None:
     import torch
 
+    from mdfpipe.store.owner import temporary
+
     state = {k: v.half() if v.dtype.is_floating_point else v for k, v in model.state_dict().items()}
     document = {"model": state, "arch": "yolov10n", "classes": ["person"], "note": NOTE}
-    temporary = place.with_suffix(".new")
-    torch.save(document, temporary)
-    temporary.replace(place)
+    unfinished = temporary(place)
+    torch.save(document, unfinished)
+    unfinished.replace(place)
 
 
 # --- how good ------------------------------------------------------------------------------------------------------
