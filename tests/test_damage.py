@@ -251,7 +251,7 @@ def test_a_pipe_named_mp4_fails_alone(tmp_path: Path) -> None:
     data.good("good.mp4")
     data.bad("pipe.mp4", os.mkfifo)
     base = ("run", data.write(), "--data", data.root, "--run", tmp_path / "run", "--deadline", "4", "--json")
-    said = runs.call(*base, timeout=10).calm()
+    said = runs.call(*base, timeout=60).calm()
     assert said.code == 3
     assert list(said.failures) == ["detect/videos/pipe"]
     assert "pipe" in said.failures["detect/videos/pipe"].partition("pipe.mp4")[2]
