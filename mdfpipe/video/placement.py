@@ -52,7 +52,9 @@ def place(xyxy: NDArray[np.float32], width: int, height: int, *, sized: bool = F
     tiny = _any((high - low) < TINY_PX)
     if not len(boxes):
         return Placement(outside, beyond, tiny)
-    mostly_out = np.asarray(inner.prod(axis=1) < 0.5 * (high - low).prod(axis=1), np.bool_)
+    inside = inner.prod(axis=1) / np.maximum((high - low).prod(axis=1), 1e-9)
+    mostly_out = np.asarray(inside < 0.5, np.bool_)
+    cannot_be = mostly_out if len(boxes) >= _FEW else np.asarray(inside < 0.25, np.bool_)  # a few may lean out
     relative = ~_any((low < -0.5) | (high > 1.5))
     wrong = doubt = None
     if _most(relative):
@@ -64,7 +66,7 @@ def place(xyxy: NDArray[np.float32], width: int, height: int, *, sized: bool = F
             f"{_share(np.ones(len(boxes), bool))} are wider than their x and higher than their y, and grow with them: "
             "right and bottom edges where width and height are expected?"
         )
-    elif _most(mostly_out):
+    elif _most(cannot_be):
         wrong = f"{_share(mostly_out)} lie mostly outside the picture of {width}x{height}: {_cause(boxes, size)}"
     elif mostly_out.sum() * 4 > len(boxes):
         doubt = f"{_share(mostly_out)} lie mostly outside the picture of {width}x{height}: {_cause(boxes, size)}"
