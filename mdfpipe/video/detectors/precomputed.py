@@ -25,7 +25,6 @@ from mdfpipe.config import BY_CONTENT, NOT_A_RESULT, find_file
 from mdfpipe.errors import ConfigError, DataError, one_line
 from mdfpipe.store.hashing import file_sha256
 from mdfpipe.store.naming import file_name, named_alike, near_name, nearest, told_path
-from mdfpipe.store.text_tables import find_columns, read_blocks, read_layout
 from mdfpipe.subjects import is_missing
 from mdfpipe.video.detectors import Detect, Detector
 from mdfpipe.video.frames import Boxes, Frames
@@ -322,6 +321,8 @@ def _load(path: Path, names: tuple[str, ...], per_video: bool) -> Any:
     import pyarrow as pa
     import pyarrow.parquet
 
+    from mdfpipe.store.text_tables import read_blocks, read_layout
+
     wanted = {name: COLUMNS[name] for name in ("video_id", "frame", *names, "score")}
     optional = ("score", "video_id") if per_video else ("score",)
     if not _is_parquet(path):
@@ -345,6 +346,8 @@ def _found(
     header: list[str], wanted: dict[str, tuple[str, ...]], path: Path, optional: Collection[str]
 ) -> dict[str, int]:
     """Our names -> positions in the header. Raises DataError that lists what is missing."""
+    from mdfpipe.store.text_tables import find_columns
+
     found = find_columns(header, wanted, str(path), wanted)
     missing = [name for name in wanted if name not in found and name not in optional]
     if missing:
