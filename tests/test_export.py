@@ -32,7 +32,7 @@ def test_the_file_gives_the_boxes_of_the_one_to_one_head(made):
         detector = Onnx(weights="a.onnx", min_score=least, image_size=max(size))
         found = detector.open(folder, "v", device="cpu", threads=1)(given)
         for boxes, answer in zip(found, answers, strict=True):
-            yolos.assert_same_boxes(boxes, answer, least, within_px=0.1, within=1e-4)
+            yolos.assert_same_boxes(boxes, answer, least, within_px=0.3, within=2e-4)
 
 
 @pytest.mark.parametrize(
