@@ -202,7 +202,7 @@ class Runner:
         tally.total, tally.already = len(items), len(items) - len(due)
         for item in items:
             if item.reason is None:  # done under these settings, whatever failed under others
-                self.run.failure_path(stage.name, item.key).unlink(missing_ok=True)
+                self.run.forget_failure(stage.name, item.key)
         ready = [item for item in due if item.blocked is None]
         tally.blocked = len(due) - len(ready)
         tally.note = self._waiting(stage, plan, outcome) if tally.blocked else ""

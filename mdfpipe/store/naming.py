@@ -107,6 +107,15 @@ def _problem(path: str) -> str | None:
     return None if set(parts) - {"", "."} else "is empty"
 
 
+def is_plain(path: str) -> bool:
+    """Whether a name that somebody else wrote down is a plain relative path, as we write them: it climbs nowhere.
+
+    >>> [is_plain(path) for path in ("evaluate/a.parquet", "evaluate/../a", "/a", "a//b", "a\\b", "a\x00b")]
+    [True, False, False, False, False, False]
+    """
+    return "\\" not in path and "\0" not in path and not {"", ".", ".."} & set(path.split("/"))
+
+
 def named_alike(text: str) -> tuple[str, str]:
     """How a table may write a video_id: as a path in plain form, with and without a video's suffix.
 

@@ -29,7 +29,7 @@ import pyarrow.parquet as pq
 from mdfpipe.errors import StoreError, one_line
 from mdfpipe.store.hashing import bytes_sha256, table_sha256
 from mdfpipe.store.lock import Holder, Lease, Lock
-from mdfpipe.store.naming import file_name
+from mdfpipe.store.naming import file_name, is_plain
 from mdfpipe.store.owner import TEMPORARY, is_left_over, temporary
 
 RECEIPT_KEY = b"mdfpipe"
@@ -123,21 +123,43 @@ class Run:
 
     def part(self, stage: str, key: str) -> Path:
         """Where the part of `stage` for `key` lies; a run-level part has the table's own name as key."""
-        return self.path / stage / f"{file_name(key)}.parquet"
+        return self.place(stage, f"{stage}/{file_name(key)}.parquet")
 
     def receipt(self, stage: str, key: str) -> Receipt | None:
-        """The receipt of a part; None where the part is not there or cannot be read (it is then not done)."""
-        return read_receipt(self.part(stage, key))
+        """The receipt of a part; None where the part is not there or cannot be read (it is then not done).
+
+        A receipt of another part, or one that names files that are not of its stage, is not ours: None, too.
+        """
+        found = read_receipt(self.part(stage, key))
+        if found is None or (found.stage, found.key) != (stage, key):
+            return None
+        return None if any(_climbs(stage, name) for name in found.files) else found
 
     def table(self, stage: str, key: str, columns: list[str] | None = None) -> pa.Table:
         """The rows of a part. Raises StoreError."""
         return read_table(self.part(stage, key), columns)
 
+    def place(self, stage: str, name: str, *, change: bool = False) -> Path:
+        """Where a file of a part of `stage` lies; name: its path under the run folder.
+
+        Raises StoreError where the name leads elsewhere than below the stage's folder: names come from vectors, studies
+        and receipts, which others may have made. change: the file is to be made or removed, so that no symbolic link
+        on its way may lead elsewhere, either.
+        """
+        problem = _climbs(stage, name) or (_linked(self.path, stage, name) if change else None)
+        if problem:
+            raise StoreError(
+                f"{self.path}: expected a file below {stage}/, got '{one_line(name, 80)}', which {problem}"
+            )
+        return self.path / name
+
     def files_in_place(self, receipt: Receipt) -> str | None:
         """None where every file of the part lies there with its size; else what is wrong, in a few words."""
         for name, (size, _) in receipt.files.items():
             try:
-                found = (self.path / name).stat().st_size
+                found = self.place(receipt.stage, name).stat().st_size
+            except StoreError:
+                return f"its receipt names '{one_line(name, 80)}', which is no file of {receipt.stage}"
             except OSError:
                 return f"{name} is missing"
             if found != size:
@@ -150,24 +172,26 @@ class Run:
         Raises StoreError where the folder cannot be written (disk full, read-only): nothing is then taken for done.
         """
         target = self.part(receipt.stage, receipt.key)
+        places = {name: self.place(receipt.stage, name, change=True) for name in files}
+        self.place(receipt.stage, f"{receipt.stage}/{target.name}", change=True)
         with self._writing(target):
             target.parent.mkdir(parents=True, exist_ok=True)
-            former = read_receipt(target)
+            former = self.receipt(receipt.stage, receipt.key)
             described = {name: _describe(name, path) for name, path in files.items()}
             final = replace(receipt, files=described, content=_content(receipt, table, described))
             unfinished = temporary(target)
             write_table(unfinished, table, final)
             self._check_lock(unfinished)
             for name in former.files.keys() - files.keys() if former else ():
-                (self.path / name).unlink(missing_ok=True)  # the old part is then due, and still says what was its own
-            self.failure_path(receipt.stage, receipt.key).unlink(missing_ok=True)  # beside a part: it failed later
+                # the old part is then due, and still says what was its own
+                self.place(receipt.stage, name, change=True).unlink(missing_ok=True)
+            self.forget_failure(receipt.stage, receipt.key)  # beside a part: it failed later
             target.unlink(missing_ok=True)
             _sync_folder(target.parent)
             for name, path in sorted(files.items()):
-                place = self.path / name
-                place.parent.mkdir(parents=True, exist_ok=True)
-                path.replace(place)
-            for folder in sorted({(self.path / name).parent for name in files}):
+                places[name].parent.mkdir(parents=True, exist_ok=True)
+                path.replace(places[name])
+            for folder in sorted({place.parent for place in places.values()}):
                 _sync_folder(folder)
             unfinished.replace(target)
             _sync_folder(target.parent)
@@ -175,21 +199,22 @@ class Run:
 
     def discard(self, stage: str, key: str) -> None:
         """Take a part back, so that it is due again."""
-        with self._writing(self.part(stage, key)):
-            self.part(stage, key).unlink(missing_ok=True)
+        place = self.place(stage, f"{stage}/{self.part(stage, key).name}", change=True)
+        with self._writing(place):
+            place.unlink(missing_ok=True)
 
     def scratch(self, stage: str, name: str) -> Path:
         """A place for a temporary file of `stage`, on the same file system, cleared by the next `lock()`."""
-        folder = self.path / stage
-        with self._writing(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-        return temporary(folder / file_name(name))
+        target = self.place(stage, f"{stage}/{file_name(name)}", change=True)
+        with self._writing(target.parent):
+            target.parent.mkdir(parents=True, exist_ok=True)
+        return temporary(target)
 
     # -- failures and events
 
     def failure_path(self, stage: str, key: str) -> Path:
         """Where the failure of a unit is written."""
-        return self.path / stage / "failed" / f"{file_name(key)}.json"
+        return self.place(stage, f"{stage}/failed/{file_name(key)}.json")
 
     def failure(self, stage: str, key: str) -> Failure | None:
         """Why the unit failed when it was last tried; None where it did not."""
@@ -200,9 +225,16 @@ class Run:
         except (OSError, ValueError, TypeError):
             return Failure(stage, key, "unknown", "its failure record cannot be read")
 
+    def forget_failure(self, stage: str, key: str) -> None:
+        """The unit is done, whatever failed before."""
+        path = self.failure_path(stage, key)
+        if path.is_file():
+            self.place(stage, f"{stage}/failed/{path.name}", change=True).unlink(missing_ok=True)
+
     def record_failure(self, failure: Failure) -> None:
         """Write down that a unit failed."""
-        place = self.failure_path(failure.stage, failure.key)
+        name = self.failure_path(failure.stage, failure.key).name
+        place = self.place(failure.stage, f"{failure.stage}/failed/{name}", change=True)
         with self._writing(place):
             place.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(place, json.dumps(asdict(failure), indent=1, sort_keys=True).encode())
@@ -243,6 +275,9 @@ class Run:
         lock = Lock(self.path)
         with self._writing(lock.place):
             self.path.mkdir(parents=True, exist_ok=True)
+            for own in (lock.place, self.path / "events.jsonl"):
+                if own.is_symlink():  # what is appended to it would be written elsewhere
+                    raise StoreError(f"{own}: expected a file of the run folder, got a symbolic link; remove it")
             self.lease = lock.take()
         try:
             with self._writing(lock.place):
@@ -294,6 +329,20 @@ class Run:
             yield
         except OSError as error:
             raise StoreError(cannot_write(place, error)) from error
+
+
+def _climbs(stage: str, name: str) -> str | None:
+    """Why a name is not that of a file below the stage's folder; None where it is."""
+    return None if is_plain(name) and name.startswith(f"{stage}/") else "is no plain path below that folder"
+
+
+def _linked(run: Path, stage: str, name: str) -> str | None:
+    """Where symbolic links lead what is named, in words, if that is elsewhere than below the stage's folder."""
+    home = os.path.realpath(run)
+    folder, real = os.path.realpath(run / stage), os.path.realpath((run / name).parent)
+    if not folder.startswith(home + os.sep) or not f"{real}{os.sep}".startswith(folder + os.sep):
+        return f"a symbolic link leads to {real}"
+    return None
 
 
 def faces_file(video_id: str) -> str:

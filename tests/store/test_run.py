@@ -47,6 +47,60 @@ def test_a_part_is_its_own_receipt(tmp_path: Path) -> None:
     assert run.files_in_place(found) == "label/a__b.tar is missing"
 
 
+OUTSIDE = ["../P", "label/../../P", "/P", "label//P", "label/./P", "other/P", "label", "P", "label/..", "label\\..\\P"]
+
+
+@pytest.mark.parametrize("name", OUTSIDE)
+def test_a_file_that_is_not_below_its_stage_is_not_committed(tmp_path: Path, name: str) -> None:
+    run = Run(tmp_path / "run")
+    made = scratch_file(run, "file", b"mine")
+    with pytest.raises(StoreError, match="expected a file below label/, got"):
+        run.commit(RECEIPT, TABLE, {name: made})
+    assert run.receipt("label", "a/b") is None
+    assert [p.name for p in tmp_path.iterdir()] == ["run"]
+
+
+@pytest.mark.parametrize("name", OUTSIDE)
+def test_a_receipt_that_names_files_elsewhere_is_not_ours_and_removes_none(tmp_path: Path, name: str) -> None:
+    """As a run folder of somebody else may hold it."""
+    run = Run(tmp_path / "a" / "run")
+    (run.path / "label").mkdir(parents=True)
+    theirs = [tmp_path / "a" / "P", tmp_path / "P", run.path / "P", run.path / "other" / "P"]
+    for place in theirs:
+        place.parent.mkdir(exist_ok=True)
+        place.write_bytes(b"theirs")
+    write_table(run.part("label", "a/b"), TABLE, replace(RECEIPT, files={name: (6, "")}, content="c"))
+    assert run.receipt("label", "a/b") is None
+    assert read_receipt(run.part("label", "a/b")) is not None
+    assert name in str(run.files_in_place(replace(RECEIPT, files={name: (6, "")})))
+    run.commit(RECEIPT, TABLE, {})
+    assert [place.read_bytes() for place in theirs] == [b"theirs"] * 4
+    assert run.receipt("label", "a/b") is not None
+
+
+@pytest.mark.parametrize("link", ["label", "label/inner", "label/failed", "events.jsonl"])
+def test_nothing_is_written_or_removed_through_a_link(tmp_path: Path, link: str) -> None:
+    run, outside = Run(tmp_path / "run"), tmp_path / "outside"
+    outside.mkdir()
+    (outside / "a__b.json").write_bytes(b"theirs")
+    place = run.path / link
+    place.parent.mkdir(parents=True)
+    place.symlink_to(outside / "new" if link == "events.jsonl" else outside)
+    before = {path: path.read_bytes() for path in outside.iterdir()}
+    with pytest.raises(StoreError, match="symbolic link"), run.lock():
+        run.commit(RECEIPT, TABLE, {"label/inner/x": scratch_file(run, "file", b"mine")})
+    assert {path: path.read_bytes() for path in outside.iterdir()} == before
+
+
+def test_a_key_leads_nowhere(tmp_path: Path) -> None:
+    run = Run(tmp_path / "run")
+    for key in ("../../P", "..", "/P"):
+        run.record_failure(Failure("label", key, "X", "no"))
+        run.commit(replace(RECEIPT, key=key), TABLE, {})
+        assert run.part("label", key).parent == run.scratch("label", f"{key}.tar").parent == run.path / "label"
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
 def test_facts_do_not_decide_and_everything_else_does() -> None:
     same = replace(RECEIPT, facts={"seconds": 3}, files={"a": (1, "")})
     assert same.fingerprint == RECEIPT.fingerprint
