@@ -5,10 +5,15 @@ The public names load what they need when they are first used; `import mdfpipe` 
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import Any
 
 __version__ = "0.1.0"
+
+# onnxruntime reports to its maker from the moment it is imported, and leaves an id below the home folder. Here, before
+# anything imports it; worker processes inherit it.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 _HOMES = {
     "config": ["Config", "Plugin"],

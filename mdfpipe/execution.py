@@ -24,6 +24,7 @@ from mdfpipe.errors import ConfigError, MdfError, MissingDependency, StoreError,
 from mdfpipe.processes import die_with_parent, interrupts_blocked
 from mdfpipe.stages import Context, Inputs, Resources, Stage
 from mdfpipe.store.run import Failure, Receipt, cannot_write
+from mdfpipe.trust import trusting
 
 SAVING_SECONDS = 20.0  # Slurm and Kubernetes kill 30 s after they asked
 
@@ -107,7 +108,8 @@ def run_unit(unit: Unit, resources: Resources, tell: Any) -> Event:
 
     context = Context(unit.data, resources, place, progress)
     try:
-        made = stage.process(key, unit.inputs, context)
+        with trusting(resources.trust_pickle):
+            made = stage.process(key, unit.inputs, context)
         if not made.table.schema.equals(stage.schema):
             raise TypeError(f"stage {stage.name} made {made.table.schema}, its schema is {stage.schema}")
         receipt = replace(stage.decided(unit.receipt, made.facts), facts=made.facts, tells=stage.tells)

@@ -12,7 +12,7 @@ from pydantic import Field, SerializeAsAny, model_validator
 
 from mdfpipe.config import NAME, Config, read_yaml, set_dotted, validate
 from mdfpipe.datasets import Dataset
-from mdfpipe.errors import DataError
+from mdfpipe.errors import ConfigError, DataError
 from mdfpipe.evaluation.table import Table
 from mdfpipe.learning.system import System, ordered
 from mdfpipe.protocol import read_protocol
@@ -35,7 +35,11 @@ SHIPPED = _CHECKOUT if (_CHECKOUT / "manifests").is_dir() else Path(__file__).pa
 """The folder that holds `pipelines/` and `manifests/`: of the checkout, or of the installed package."""
 
 
+KEPT = "pipeline.yaml"
+"""The study as a run folder keeps it."""
+
 _OF_VIDEOS = ("detect", "label", "crop")
+_TRUST = "trust_pickle"
 
 
 class Pipeline(Config):
@@ -115,15 +119,6 @@ class Pipeline(Config):
                 )
         return self
 
-    def trusting(self) -> Pipeline:
-        """The same study, opening weights that are no mere tensors."""
-        found = self._settings()
-        if self.detect is not None and "trust_pickle" in type(self.detect.detector).model_fields:
-            found["detect"]["detector"]["trust_pickle"] = True
-        for system in found["systems"].values():
-            system["trust_pickle"] = True
-        return validate(Pipeline, found, "--trust-pickle")
-
     def strict(self) -> Pipeline:
         """The same study, whose systems stop at a crop that does not decode."""
         systems = {name: system.model_copy(update={"strict": True}) for name, system in self.systems.items()}
@@ -173,10 +168,20 @@ class Pipeline(Config):
     @classmethod
     def load(cls, path: Path, overrides: list[str] | None = None) -> Pipeline:
         """The study in a YAML file, with `a.b=value` overrides. Raises ConfigError."""
+        return cls._load(path, overrides or [])
+
+    @classmethod
+    def kept(cls, run: Path) -> Pipeline:
+        """The study that a run folder keeps, to look at it. Raises ConfigError."""
+        return cls._load(run / KEPT, [], keeps=True)
+
+    @classmethod
+    def _load(cls, path: Path, overrides: list[str], *, keeps: bool = False) -> Pipeline:
         settings = read_yaml(path)
         settings.setdefault("name", path.stem)
-        for assignment in overrides or []:
+        for assignment in overrides:
             set_dotted(settings, assignment)
+        _without_trust(settings, str(path), keeps)
         manifest = settings.get("manifest")
         if isinstance(manifest, dict) and isinstance(manifest.get("protocol"), str):
             folders = [path.parent / "manifests", path.parent.parent / "manifests", SHIPPED / "manifests"]
@@ -194,6 +199,23 @@ class Pipeline(Config):
         return found | {"systems": {name: one for name, one in found["systems"].items() if name not in made}}
 
 
+def _without_trust(settings: dict[str, Any], where: str, keeps: bool) -> None:
+    """Drop `trust_pickle`, once a setting, from the sections that had it. Raises ConfigError where it is asked for.
+
+    keeps: the settings are those of a run folder, in which `--trust-pickle` of an earlier version stands.
+    """
+    detect, systems = settings.get("detect"), settings.get("systems")
+    places = [("detect.detector", detect.get("detector"))] if isinstance(detect, dict) else []
+    places += [(f"systems.{name}", system) for name, system in systems.items()] if isinstance(systems, dict) else []
+    for name, section in places:
+        asked = section.pop(_TRUST, False) if isinstance(section, dict) else False
+        if asked is not False and not keeps:
+            raise ConfigError(
+                f"{where}: {name}.{_TRUST}: no setting: a study cannot say that weights may run what they say; remove "
+                "the line, and, if you trust who made the weights, give --trust-pickle with each call"
+            )
+
+
 def open_run(path: Path) -> tuple[Pipeline, Run, Path]:
     """The study, run folder and data root of an existing run. Raises DataError where `path` is not a run folder."""
     try:
@@ -203,4 +225,4 @@ def open_run(path: Path) -> tuple[Pipeline, Run, Path]:
         raise DataError(
             f"{path}: expected a run folder (with pipeline.yaml and environment.json), found none"
         ) from None
-    return Pipeline.load(path / "pipeline.yaml"), Run(path), data
+    return Pipeline.kept(path), Run(path), data

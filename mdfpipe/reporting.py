@@ -166,13 +166,12 @@ def _tried(notes: list[str], make: Callable[[], Any]) -> Iterator[Any]:
 
 def _swept(run: Path) -> list[Swept]:
     """The sweeps of the study that a run folder keeps. Raises ConfigError."""
-    from mdfpipe.pipeline import Pipeline
+    from mdfpipe.pipeline import KEPT, Pipeline
     from mdfpipe.report.sweeps import Swept
 
-    path = run / "pipeline.yaml"
-    if not path.is_file():
+    if not (run / KEPT).is_file():
         return []
-    study = Pipeline.load(path)
+    study = Pipeline.kept(run)
     return [
         Swept(
             name,

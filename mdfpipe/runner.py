@@ -20,7 +20,7 @@ from mdfpipe.execution import Event, Executor, TogetherExecutor, Unit, executor_
 from mdfpipe.learning.log import check_board
 from mdfpipe.learning.system import with_ancestors
 from mdfpipe.learning.together import refuse_copies
-from mdfpipe.pipeline import Pipeline
+from mdfpipe.pipeline import KEPT, Pipeline
 from mdfpipe.plan import Item, Plan
 from mdfpipe.stages import Resources, Stage
 from mdfpipe.stages.detect import Detect
@@ -164,7 +164,7 @@ class Runner:
         with self.run.lock(), self.executor:
             plan = self.plan(allow_missing=allow_missing, retry=stages[0].name == "index")
             self._check_only(only, plan)
-            self.run.write("pipeline.yaml", self.pipeline.to_yaml().encode())
+            self.run.write(KEPT, self.pipeline.to_yaml().encode())
             self.run.write("environment.json", self._environment())
             self.run.event("call", argv=sys.argv[1:])
             if plan.index.found is not None:
@@ -327,7 +327,7 @@ class Runner:
             "machine": platform.platform(),
             "argv": sys.argv,
             "data": str(self.data),
-            "resources": vars(self.resources),
+            "resources": {n: v for n, v in vars(self.resources).items() if n != "trust_pickle"},
             "packages": packages,
         }
         return json.dumps(facts, indent=1).encode()

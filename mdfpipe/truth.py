@@ -191,7 +191,7 @@ def assignments(run: Run, data: Path) -> list[Assignment]:
     Labels are made anew in memory, under the settings in the run's `pipeline.yaml`. Nothing is written. Raises as
     `measure`, and ConfigError where the settings cannot be read.
     """
-    settings = Pipeline.load(run.path / "pipeline.yaml").label
+    settings = Pipeline.kept(run.path).label
     ways = {  # what is checked of the data, is checked by the run
         name: settings.model_copy(update={"assignment": name, "check_alignment": False, "short": "keep"})
         for name in ASSIGNMENTS

@@ -179,10 +179,10 @@ def test_several_mistakes_are_all_named() -> None:
 
 def test_what_decides_no_result_is_not_part_of_the_result_settings(tmp_path: Path) -> None:
     one = Pipeline.load(study(tmp_path), ["detect.detector={use: yolo}"])
-    two = Pipeline.load(study(tmp_path), ["detect.detector={use: yolo, trust_pickle: true}"])
+    two = Pipeline.load(study(tmp_path), ["detect.detector={use: yolo, model: s}"])
     assert one.detect != two.detect
     assert result_settings(one.detect) == result_settings(two.detect)
-    assert "trust_pickle" not in result_settings(one.detect)["detector"]
+    assert "model" not in result_settings(one.detect)["detector"]
 
 
 def test_a_section_that_yaml_merges_share_is_set_at_one_place_only(tmp_path):

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from . import clips, runs
+from .video import yolos
 
 LONG = "x" * 10_000_000
 
@@ -182,3 +183,36 @@ def test_weights_that_are_none_stop_the_run_and_are_not_run(data: runs.DataSet, 
     (line,) = [text for text in said.err.splitlines() if text.startswith("mdfpipe: ")]  # not a line for each video
     assert said.code == 2
     assert "net.onnx: expected an ONNX model" in line
+
+
+# --- trust in weights is an option of the call ---
+
+
+def test_trust_in_weights_is_given_by_the_call_and_by_nothing_that_is_handed_over(
+    data: runs.DataSet, tmp_path: Path
+) -> None:
+    torch, run, marker = pytest.importorskip("torch"), tmp_path / "run", tmp_path / "ran"
+    weights = {"model": yolos.network().half().state_dict(), "note": Touch(marker)}
+    torch.save(weights, data.root / "a.pt")
+    detector = {"use": "yolo", "weights": "a.pt", "image_size": 96}
+    study = data.write(detect={"detector": detector | {"trust_pickle": True}})
+    command = ("detect", study, "--data", data.root, "--run", run)
+    said = runs.call_here(*command)
+    assert said.code == 2
+    assert "detect.detector.trust_pickle: no setting" in said.line()
+    assert "give --trust-pickle with each call" in said.line()
+    data.write(detect={"detector": detector | {"trust_pickle": False}})  # as an earlier version wrote it out
+    assert "refused: opening it would run posix.system" in runs.call_here(*command).err
+    assert not marker.exists()
+    assert runs.call_here(*command, "--trust-pickle").code == 0
+    assert marker.exists()
+    marker.unlink()
+    for name in ("pipeline.yaml", "detect/videos__good_a.parquet"):
+        assert b"trust_pickle" not in (run / name).read_bytes()
+    kept = run / "pipeline.yaml"
+    kept.write_text(kept.read_text().replace("    use: yolo\n", "    use: yolo\n    trust_pickle: true\n"))
+    assert "trust_pickle: true" in kept.read_text()
+    assert runs.call_here("status", run).code == 0  # of a run that an earlier version made with --trust-pickle
+    assert "no setting" in runs.call_here("run", kept, "--data", data.root, "--run", run).line()
+    assert runs.call_here(*command).code == 0  # and nothing is due
+    assert not marker.exists()

@@ -45,11 +45,11 @@ def _stages(first: str | None, last: str | None, study: Path, data: Path, run: P
     from mdfpipe.store.run import Run
 
     resources = Resources(
-        o["workers"], o["device"], o["threads"], o["batch"], o["deadline"], tensorboard=o.get("tensorboard", False)
+        *(o[name] for name in ("workers", "device", "threads", "batch", "deadline")),
+        trust_pickle=o["trust_pickle"],
+        tensorboard=o.get("tensorboard", False),
     )
     pipeline = Pipeline.load(study, o["set_"] or [])
-    if o["trust_pickle"]:
-        pipeline = pipeline.trusting()
     if o["strict"]:
         pipeline = pipeline.strict()
     runner = Runner(pipeline, Run(run), data, resources, systems=o.get("system"))

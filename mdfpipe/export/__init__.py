@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from mdfpipe.config import find_file
 from mdfpipe.errors import ConfigError
+from mdfpipe.trust import trusting
 
 if TYPE_CHECKING:
     from mdfpipe.export import detector, embedder
@@ -41,7 +42,8 @@ def export(
     checkpoint = _checkpoint(thing, data)
     if checkpoint is None:
         size = detector.IMAGE_SIZE if image_size is None else image_size
-        return detector.export(thing, out, data=data, image_size=size, trust_pickle=trust_pickle)
+        with trusting(trust_pickle):
+            return detector.export(thing, out, data=data, image_size=size)
     if image_size is not None:
         raise ConfigError(
             f"--image-size {image_size}: {thing} is a trained system, its recipe says which: leave it out"

@@ -12,6 +12,7 @@ from mdfpipe.config import validate
 from mdfpipe.errors import ConfigError
 from mdfpipe.export import graph
 from mdfpipe.pipeline import Pipeline
+from mdfpipe.trust import is_trusted
 from mdfpipe.video.detectors.onnx import Onnx
 from mdfpipe.video.detectors.yolo import Yolo
 from mdfpipe.video.frames import Boxes, Frames
@@ -48,9 +49,9 @@ class Exported:
         ]
 
 
-def export(thing: str, out: Path, *, data: Path, image_size: int, trust_pickle: bool) -> Exported:
+def export(thing: str, out: Path, *, data: Path, image_size: int) -> Exported:
     """Write the detector of a study (.yaml), or weights (.pt, or "demo"), to the ONNX file `out` (`mdfpipe.export`)."""
-    detector = _detector(thing, trust_pickle)
+    detector = _detector(thing)
     if image_size < SMALLEST or image_size % 32:
         raise ConfigError(
             f"--image-size {image_size}: expected a multiple of 32 from {SMALLEST} on: the exported network gives "
@@ -68,23 +69,22 @@ def export(thing: str, out: Path, *, data: Path, image_size: int, trust_pickle: 
     return Exported(out, compared, box, score)
 
 
-def _detector(thing: str, trust_pickle: bool) -> Yolo:
+def _detector(thing: str) -> Yolo:
     if Path(thing).suffix.lower() not in (".yaml", ".yml"):
         name = thing if thing == "demo" else str(Path(thing).absolute() if Path(thing).exists() else thing)
-        return validate(Yolo, {"weights": name, "trust_pickle": trust_pickle}, "export")
+        return validate(Yolo, {"weights": name}, "export")
     detect = Pipeline.load(Path(thing)).detect
     if detect is None or not isinstance(detect.detector, Yolo):
         got = "one that detects nothing" if detect is None else detect.detector.use
         raise ConfigError(f"{thing}: expected a study whose detector is yolo, got {got}: nothing to export")
-    detector = detect.detector
-    return detector.model_copy(update={"trust_pickle": trust_pickle or detector.trust_pickle})
+    return detect.detector
 
 
 def _write(weights: Path, detector: Yolo, out: Path, side: int) -> None:
     """Trace the fused network with its one-to-one head, decoded, into an ONNX file."""
     from mdfpipe.video.detectors import _ultralytics
 
-    loaded = _ultralytics.load(weights, detector.model, detector.weights_entry, trust_pickle=detector.trust_pickle)
+    loaded = _ultralytics.load(weights, detector.model, detector.weights_entry, trust_pickle=is_trusted())
     network: Any = loaded.network
     head = network.model[-1]
     head.end2end = True  # before fuse(), which deletes the head that is not chosen
@@ -108,7 +108,7 @@ def _compare(weights: Path, detector: Yolo, made: Path, side: int) -> tuple[int,
         picture[rows, columns] = (40, 60, 90 + 100 * left)
     frames = Frames(np.stack([picture, picture[:, ::-1]]).astype(np.uint8), np.arange(2), np.zeros(2))
     common = {"min_score": 0.0, "person_class": detector.person_class, "image_size": side}
-    same = {"model": detector.model, "weights_entry": detector.weights_entry, "trust_pickle": detector.trust_pickle}
+    same = {"model": detector.model, "weights_entry": detector.weights_entry}
     ours = Yolo(weights=str(weights), max_detections=10**6, **same, **common)
     theirs = Onnx(weights=str(made), max_detections=COMPARED, **common)
     found, expected = (d.open(made.parent, "export", device="cpu", threads=2)(frames) for d in (theirs, ours))

@@ -14,6 +14,7 @@ from mdfpipe.code import commit
 from mdfpipe.config import BY_CONTENT, IF_SET, NOT_A_RESULT, Config, result_settings
 from mdfpipe.errors import ConfigError
 from mdfpipe.learning.recipes import Recipe
+from mdfpipe.trust import is_trusted
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -62,11 +63,6 @@ class System(Config):
     strict: bool = Field(
         False,
         description="stop at a crop that does not decode, instead of leaving it out (`--strict` sets it)",
-        json_schema_extra=NOT_A_RESULT,
-    )
-    trust_pickle: bool = Field(
-        False,
-        description="open `weights` that are no mere tensors: runs whatever they say",
         json_schema_extra=NOT_A_RESULT,
     )
 
@@ -180,7 +176,7 @@ def start(system: System, model: nn.Module, before: Checkpoint | None, weights: 
         return _take_over(system, model, before, weights.name if weights else f"system {before.system}")
     if weights is None:
         return Start(lines=["weights drawn anew"])
-    taken = take(weights, system.weights_entry, trust_pickle=system.trust_pickle)
+    taken = take(weights, system.weights_entry, trust_pickle=is_trusted())
     report = system.recipe.load(model, taken.tensors, weights.name, system.min_coverage)
     several = {"entry": taken.entry} if taken.lines or taken.doubts else {}
     begun = {"system": weights.name, "format": report.format, **several}

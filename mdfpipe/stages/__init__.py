@@ -29,6 +29,7 @@ class Resources:
     batch: int = 8
     deadline_seconds: float = 300.0
     cache_bytes: int = 4 << 30  # decoded crops that a training keeps in memory
+    trust_pickle: bool = False  # whether this call opens weights that are no mere tensors, and may run what they say
     tensorboard: bool = False  # whether a training also writes its figures as TensorBoard's event files
 
 

@@ -255,7 +255,6 @@ def test_a_system_is_trained_embedded_and_measured_on_it(home: Path) -> None:
     assert vectors.num_rows == 10
     reloaded = Pipeline.load(home / "run/pipeline.yaml")
     assert reloaded.to_yaml() == study.to_yaml()
-    assert reloaded.trusting().systems["tiny"].trust_pickle
     assert Runner(reloaded, Run(home / "run"), home / "data").due(None, None) == []
 
 

@@ -10,6 +10,7 @@ import yaml
 
 from mdfpipe.config import result_settings, validate
 from mdfpipe.errors import ConfigError, DataError, MissingDependency
+from mdfpipe.trust import trusting
 from mdfpipe.video.detectors import Detector, _ultralytics
 from mdfpipe.video.detectors import yolo as yolo_file
 from mdfpipe.video.detectors.yolo import Yolo
@@ -334,15 +335,20 @@ def test_a_hostile_file_never_runs(tmp_path, form):
     assert not marker.exists()
     assert "\n" not in str(caught.value)
     if form in ("beside tensors", "in a network"):  # the flag opens it: the tensors are good
-        assert len(yolo_boxes(path, plain(), trust_pickle=True)) == 3
+        assert len(trusted_boxes(path)) == 3
         assert marker.exists()
+
+
+def trusted_boxes(path):
+    with trusting(True):
+        return yolo_boxes(path, plain())
 
 
 def test_the_flag_does_not_mend_a_damaged_file(tmp_path):
     marker = tmp_path / "ran"
     torch.save(Payload(marker), tmp_path / "a.pt")
     with pytest.raises(ConfigError, match="that pickle opens, it stops with"):
-        yolo_boxes(tmp_path / "a.pt", plain(), trust_pickle=True)
+        trusted_boxes(tmp_path / "a.pt")
 
 
 # --- settings, devices, files ---
@@ -352,7 +358,7 @@ def test_only_what_decides_boxes_enters_the_fingerprint(weights, tmp_path):
     path = weights[1][0]
     (tmp_path / "moved.pt").write_bytes(path.read_bytes())
     one = Yolo(weights=str(path))
-    two = Yolo(weights=str(tmp_path / "moved.pt"), model="n", trust_pickle=True)
+    two = Yolo(weights=str(tmp_path / "moved.pt"), model="n")
     assert result_settings(one) == result_settings(two)
     assert one.identity(tmp_path, "v") == two.identity(tmp_path, "v")
     assert result_settings(Yolo(precision="bf16")) != result_settings(Yolo())

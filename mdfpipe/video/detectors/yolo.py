@@ -26,6 +26,7 @@ from pydantic import Field
 from mdfpipe.config import BY_CONTENT, IF_SET, NOT_A_RESULT, download_folder, find_file
 from mdfpipe.errors import ConfigError, DataError, MissingDependency, one_line
 from mdfpipe.store.hashing import file_sha256
+from mdfpipe.trust import is_trusted
 from mdfpipe.video.detectors import RENDERED_ONLY, Detect, Detector, Remarks
 from mdfpipe.video.frames import Boxes, Frames
 from mdfpipe.video.letterbox import STRIDE, Letterbox, Pictures, fitting_input
@@ -65,11 +66,6 @@ class Yolo(Detector):
     )
     precision: Literal["fp32", "bf16"] = Field(
         "fp32", description="bf16: about twice as fast on a processor that has it, boxes move a little"
-    )
-    trust_pickle: bool = Field(
-        False,
-        json_schema_extra=NOT_A_RESULT,
-        description="open weights that need more than tensors and YOLO's own classes: runs whatever the file says",
     )
 
     def check(self, data: Path) -> None:
@@ -127,7 +123,7 @@ class Yolo(Detector):
 
     def _loaded(self, data: Path, device: str) -> tuple[Path, _Network]:
         path = self.find(data).absolute()
-        how = self.model, self.weights_entry, self.precision, self.trust_pickle
+        how = self.model, self.weights_entry, self.precision, is_trusted()
         return path, _network(path, file_sha256(path), how, device)
 
 
