@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from mdfpipe.errors import DataError, ProtocolError
-from mdfpipe.store.naming import file_part, name_of_part, natural_key
+from mdfpipe.store.naming import file_part, natural_key
 from mdfpipe.store.run import Run, read_table
 from mdfpipe.store.tables import METRICS
 
@@ -126,8 +126,9 @@ def _find_files(found: Results, folder: Path) -> None:
             path = folder / "scores" / f"{file_part(table)}.{file_part(system)}.parquet"
             if path.is_file():
                 found.score_files[table, system] = path
+    names = {file_part(system): system for system in systems}
     for path in sorted((folder / "templates").glob("*.parquet"), key=lambda p: natural_key(p.name)):
-        found.template_files[name_of_part(path.stem)] = path
+        found.template_files[names.get(path.stem, path.stem)] = path
     for path in sorted((found.run / "train").glob("*/training.parquet"), key=lambda p: natural_key(p.parent.name)):
         found.trained[path.parent.name] = path
 

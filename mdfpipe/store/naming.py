@@ -8,6 +8,7 @@ on what a frame file is and on the order, so `frame_files` is written once, here
 from __future__ import annotations
 
 import difflib
+import hashlib
 import os
 import re
 import unicodedata
@@ -16,7 +17,7 @@ from enum import StrEnum
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
-from urllib.parse import quote, unquote
+from urllib.parse import quote
 
 from mdfpipe.errors import DataError, is_visible, one_line
 from mdfpipe.store.standins import stand_in
@@ -26,6 +27,7 @@ IMAGE_SUFFIXES = frozenset(  # what the decoder of images reads
     {".png", ".tif", ".tiff", ".jpg", ".jpeg", ".jpe", ".bmp", ".webp", ".pgm", ".ppm", ".pnm", ".pbm"}
 )
 LONGEST_NAME = 200  # of a subject, system, session, template
+LONGEST_PART = 90  # of what such a name gives to the name of a file
 
 # Containers and raw streams that are videos. Other suffixes belong to the name (a folder `2019.05.01`).
 _CONTAINERS = "mp4 m4v mov avi mkv webm ts mts m2ts mpg mpeg wmv asf flv gif mxf ogv 3gp vob dv nut"
@@ -60,17 +62,15 @@ class Links(StrEnum):
 def file_part(name: str) -> str:
     """A name that somebody gave to a system or a table, as a part of a file name: it leads out of no folder.
 
-    Letters, digits, spaces and `+._-()` stay; all else is written as in an address. `name_of_part` reads it back.
+    Letters, digits, spaces and `+._-()` stay; all else is written as in an address, and a long name ends in its hash.
 
     >>> file_part("body+face (ours)"), file_part("x/../y")
     ('body+face (ours)', 'x%2F..%2Fy')
     """
-    return quote(name, safe=" +._-()")
-
-
-def name_of_part(part: str) -> str:
-    """The name that `file_part` wrote."""
-    return unquote(part)
+    part = quote(name, safe=" +._-()")
+    if len(part) <= LONGEST_PART:
+        return part
+    return f"{part[: LONGEST_PART - 17]}~{hashlib.sha256(name.encode()).hexdigest()[:16]}"
 
 
 def safe_relative(path: str, what: str) -> str:

@@ -27,10 +27,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mdfpipe.errors import StoreError, one_line
-from mdfpipe.store.hashing import bytes_sha256, table_sha256
+from mdfpipe.store.hashing import bytes_sha256
 from mdfpipe.store.lock import Holder, Lease, Lock
 from mdfpipe.store.naming import file_name, is_plain
 from mdfpipe.store.owner import TEMPORARY, is_left_over, temporary
+from mdfpipe.store.table_hashing import table_sha256
 
 RECEIPT_KEY = b"mdfpipe"
 
