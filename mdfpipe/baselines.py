@@ -21,7 +21,7 @@ from mdfpipe.domains import Domain
 from mdfpipe.errors import DataError
 from mdfpipe.evaluation.intervals import wilson
 from mdfpipe.store.run import Run
-from mdfpipe.store.shards import read_crop
+from mdfpipe.store.shards import CHECKSUM, read_crop
 
 HEIGHT, WIDTH = 128, 64  # pixels of the picture that every baseline looks at
 BLOCK = 32  # crops at a time: with 256, HOG took six times as long, out of the cache
@@ -289,7 +289,7 @@ def _body_rows(run: Run, gallery_domain: str) -> pa.Table:
     """The body crops of train and test in an order of their own, subjects sorted: rows may come in any order."""
     if run.receipt("manifest", "manifest") is None:
         raise DataError(f"{run.path}: expected a run folder with a manifest, found none; run `mdfpipe run` first")
-    wanted = ["crop_id", "subject_id", "domain", "modality", "split", "shard", "offset", "size", "codec"]
+    wanted = ["crop_id", "subject_id", "domain", "modality", "split", "shard", "offset", "size", CHECKSUM, "codec"]
     rows = run.table("manifest", "manifest", wanted)
     for name in ("modality", "split"):
         rows = rows.set_column(rows.column_names.index(name), name, rows[name].cast(pa.string()))
@@ -347,7 +347,7 @@ def _picture(folder: Path, row: dict[str, Any]) -> F32:
     import cv2
 
     shard = folder / row["shard"]
-    data = np.frombuffer(read_crop(shard, row["offset"], row["size"]), np.uint8)
+    data = np.frombuffer(read_crop(shard, row["offset"], row["size"], row.get(CHECKSUM)), np.uint8)
     reduced = row["codec"] == "jpeg"  # decoding half the size takes less time, and is still as wide as needed
     image = cv2.imdecode(data, cv2.IMREAD_REDUCED_COLOR_2 if reduced else cv2.IMREAD_UNCHANGED) if len(data) else None
     if image is None:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from mdfpipe.errors import ConfigError, DataError, MdfError, StoreError, one_line
 from mdfpipe.store.naming import inside, safe_relative
 from mdfpipe.store.run import cannot_write, write_atomically
+from mdfpipe.store.shards import CHECKSUM, UNVERIFIED
 
 if TYPE_CHECKING:
     import numpy as np
@@ -134,9 +135,11 @@ def draw_sheet(run: Path, out: Path, subjects: int = 6, each: int = 3, show_peop
     from mdfpipe.store.run import Run
 
     kind = _kind(out, "--sheet")
-    names = ["crop_id", "subject_id", "domain", "modality", "video_id", "shard", "offset", "size"]
+    names = ["crop_id", "subject_id", "domain", "modality", "video_id", "shard", "offset", "size", CHECKSUM]
     found: dict[str, dict[str, list[dict[str, Any]]]] = {}
-    for row in Run(run).table("manifest", "manifest", names).to_pylist():
+    table = Run(run).table("manifest", "manifest", names)
+    unverified = CHECKSUM not in table.column_names
+    for row in table.to_pylist():
         if row["modality"] == "body":
             found.setdefault(row["subject_id"], {}).setdefault(row["domain"], []).append(row)
     if not found:
@@ -155,7 +158,8 @@ def draw_sheet(run: Path, out: Path, subjects: int = 6, each: int = 3, show_peop
         block = figures.captioned(block, domain, [])
         blocks.append(np.pad(block, ((0, 0), (0, 2 * gap), (0, 0)), constant_values=255))
     _write(out, figures.encoded(np.concatenate(blocks, axis=1)[:, : -2 * gap], kind, quality=92))
-    return [f"rows: {', '.join(chosen)}; {each} body crops of each domain: {', '.join(domains)}"]
+    lines = [f"rows: {', '.join(chosen)}; {each} body crops of each domain: {', '.join(domains)}"]
+    return lines + [f"crops without checksums: {UNVERIFIED}"] * unverified
 
 
 def _sheet_crop(run: Path, row: dict[str, Any], width: int, show_people: bool) -> Picture:
@@ -166,7 +170,7 @@ def _sheet_crop(run: Path, row: dict[str, Any], width: int, show_people: bool) -
     from mdfpipe.video.cropping import decode
 
     shard = inside(run, row["shard"], f"crop {row['crop_id']}")
-    image = decode(read_crop(shard, row["offset"], row["size"]), row["crop_id"])
+    image = decode(read_crop(shard, row["offset"], row["size"], row.get(CHECKSUM)), row["crop_id"])
     receipt = Run(run).receipt("detect", row["video_id"])
     picture = figures.to_display(image, (receipt.facts if receipt else {}).get("window"))
     picture = figures.scaled_to(picture, width, _CROP_HEIGHT)
@@ -290,7 +294,7 @@ def _crops(
         for crop in person.chosen(modality, most):
             try:
                 shard = inside(survey.run.path, crop.shard, f"crop {crop.crop_id}")
-                image = decode(read_crop(shard, crop.offset, crop.size), crop.crop_id)
+                image = decode(read_crop(shard, crop.offset, crop.size, crop.crc32), crop.crop_id)
             except MdfError as error:
                 notes.append(one_line(error))
                 continue

@@ -18,6 +18,7 @@ from mdfpipe.errors import DataError, MdfError, StoreError, one_line
 from mdfpipe.pictures import environment_of, title_of
 from mdfpipe.store.naming import inside, natural_key
 from mdfpipe.store.run import Run, cannot_write, write_atomically
+from mdfpipe.store.shards import CHECKSUM, UNVERIFIED
 
 if TYPE_CHECKING:
     import numpy as np
@@ -49,6 +50,7 @@ _COLUMNS = [
     "shard",
     "offset",
     "size",
+    CHECKSUM,
 ]
 
 
@@ -247,7 +249,7 @@ class Crops:
         if row["shard"] is None:
             raise DataError(f"crop {row['crop_id']}: the manifest names no shard")
         shard = inside(self.run, row["shard"], f"crop {row['crop_id']}")
-        image = decode(read_crop(shard, row["offset"], row["size"]), row["crop_id"])
+        image = decode(read_crop(shard, row["offset"], row["size"], row.get(CHECKSUM)), row["crop_id"])
         return figures.to_display(image, self._window(row["video_id"]))
 
     def on_page(self, picture: Picture, modality: str, title: str, heat: NDArray[np.float32] | None = None) -> Shown:
@@ -277,7 +279,9 @@ class Crops:
         except StoreError as error:
             self.notes.append(f"no crop is shown: {one_line(error)}")
             return {}
-        plain = {name: table[name] for name in _COLUMNS}
+        if CHECKSUM not in table.column_names:
+            self.notes.append(f"crops without checksums: {UNVERIFIED}")
+        plain = {name: table[name] for name in table.column_names}
         plain |= {name: table[name].cast(pa.string()) for name in ("modality", "split", "role")}
         table = pa.table(plain).filter(pc.is_valid(plain["shard"]))
         found: dict[tuple[str, str, str, str], list[dict[str, Any]]] = {}

@@ -70,8 +70,8 @@ class Made:
         rows = []
         with ShardWriter(self.run.path / "crops.tar") as shard:
             for row, data in self.crops:
-                offset, size = shard.add(row["crop_id"], row["codec"], data)
-                rows.append(row | {"shard": "crops.tar", "offset": offset, "size": size})
+                place = shard.add(row["crop_id"], row["codec"], data)
+                rows.append(row | {"shard": "crops.tar", **place._asdict()})
         rows = [rows[n] for n in order] if order is not None else rows
         columns = []
         for field in MANIFEST:

@@ -99,7 +99,9 @@ def test_every_kind_of_images_gives_its_frames_or_one_sentence(data: Path, tmp_p
     run = Run(tmp_path / "run")
     for name in (*SOUND, "pages.tif"):
         rows = run.table("crop", f"videos/{name}").to_pylist()
-        crops = [decode(read_crop(tmp_path / "run" / r["shard"], r["offset"], r["size"]), name) for r in rows]
+        crops = [
+            decode(read_crop(tmp_path / "run" / r["shard"], r["offset"], r["size"], r["crc32"]), name) for r in rows
+        ]
         assert [crop.shape[:2] for crop in crops] == [(64, 96)] * FRAMES, name
         scale = 1 if crops[0].dtype == np.uint8 else 16 if crops[0].shape[2] == 1 else 257
         assert [clips.number_of(crop // scale) for crop in crops] == list(range(FRAMES)), name

@@ -151,7 +151,7 @@ class Lab:
         found: dict[str, dict[int, Picture]] = {}
         for row in run.table("manifest", "manifest").to_pylist():
             if row["modality"] == "body":
-                data = read_crop(run.path / row["shard"], row["offset"], row["size"])
+                data = read_crop(run.path / row["shard"], row["offset"], row["size"], row["crc32"])
                 crop = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
                 assert crop is not None
                 found.setdefault(row["video_id"], {})[row["frame"]] = crop[..., ::-1] if crop.ndim == 3 else crop

@@ -58,7 +58,7 @@ def test_its_crops_and_manifest(walk: tuple[Run, Outcome]) -> None:
         [(m, s, "test", "none") for m in ("body", "face") for s in "12"], 35
     )
     for row in rows[::10]:
-        image = decode(read_crop(run.path / row["shard"], row["offset"], row["size"]), row["crop_id"])
+        image = decode(read_crop(run.path / row["shard"], row["offset"], row["size"], row["crc32"]), row["crop_id"])
         assert image.shape == ((384, 128, 3) if row["modality"] == "body" else (112, 112, 3))
     with tarfile.open(run.path / rows[0]["shard"]) as tar:
         assert len(tar.getnames()) == 35 * 2
@@ -130,7 +130,9 @@ def test_folders_of_numbered_frames_in_two_bands(folders: tuple[Run, Outcome]) -
         assert {(r["domain"], r["subject_id"], r["codec"]) for r in rows} == {(domain, "man", "jpeg")}
         assert {r["frame"] for r in rows} == {10, 20, 31}
     bright = {
-        video: np.mean([decode(read_crop(run.path / r["shard"], r["offset"], r["size"]), "").max() for r in rows])
+        video: np.mean(
+            [decode(read_crop(run.path / r["shard"], r["offset"], r["size"], r["crc32"]), "").max() for r in rows]
+        )
         for video in ("visual", "thermal")
         for rows in [[r for r in run.table("crop", video).to_pylist() if r["modality"] == "body"]]
     }
@@ -145,7 +147,7 @@ def test_16_bits_stay_16_bits(folders: tuple[Run, Outcome]) -> None:
     assert 6743 <= low < high <= 7077
     for row in run.table("crop", "thermal16").to_pylist():
         assert row["codec"] == "png"
-        image = decode(read_crop(run.path / row["shard"], row["offset"], row["size"]), row["crop_id"])
+        image = decode(read_crop(run.path / row["shard"], row["offset"], row["size"], row["crc32"]), row["crop_id"])
         assert image.dtype == np.uint16
         assert image.shape[2] == 1
         assert 6743 <= image.min() <= image.max() <= 7100

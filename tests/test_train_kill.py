@@ -57,12 +57,12 @@ def train(
 
     every_step: a state after each step, else only after those that it saves by itself.
     """
-    if death is not None:
-        die_in_write(*death)
     system.commit = lambda: None  # a commit between two runs of it is no matter here
     run, it = Run(folder), it or stage(name)
     unit = Unit(it, Receipt(it.name, it.version, it.key, it.decisive(), {}), Inputs(run), folder)
     with run.lock(), saving_always(every_step):
+        if death is not None:
+            die_in_write(*death)
         resources = Resources(threads=1)
         event = run_unit(unit, resources, lambda event: say(event.done))
     say((event.kind, event.failure and event.failure.message))

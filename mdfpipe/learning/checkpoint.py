@@ -1,19 +1,24 @@
 """A checkpoint that describes itself: weights, and everything one needs to know to use or doubt them.
 
 Written with `torch.save`, read with `weights_only=True`: tensors, numbers, text, lists and dictionaries; nothing runs.
+A digest of all bytes stands at the file's end, as the comment of the zip archive that it is. Torch reads it as any
+other file of its own; `load` refuses a file of which one bit differs.
 """
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
+import re
 import sys
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, Self
 
 from mdfpipe.config import validate
-from mdfpipe.errors import ConfigError, DataError
+from mdfpipe.errors import ConfigError, DataError, one_line
+from mdfpipe.store.content import Kind, content_of
 from mdfpipe.store.owner import temporary
 
 if TYPE_CHECKING:
@@ -22,6 +27,11 @@ if TYPE_CHECKING:
     from mdfpipe.learning.recipes import Recipe
 
 FORMAT = "mdfpipe checkpoint 1"
+_MARK: Final = b"mdfpipe blake2b "
+_MARKED: Final = re.compile(re.escape(_MARK) + rb"([0-9a-f]{64})\n")
+_MARK_BYTES: Final = len(_MARK) + 64 + 1
+_PLAIN_END: Final = re.compile(rb"PK\x05\x06.{16}\x00\x00", re.DOTALL)  # of a zip archive without a comment
+_BLOCK: Final = 1 << 20
 
 
 @dataclass(eq=False)
@@ -80,12 +90,33 @@ class Checkpoint:
         made = cls(**found)
         for name, kind in _KINDS.items():
             if not isinstance(value := getattr(made, name), kind):
-                raise ConfigError(f"{path}: expected {name} of type {kind.__name__}, got {type(value).__name__}")
+                wanted = kind.__name__ if isinstance(kind, type) else "str"
+                raise ConfigError(f"{path}: expected {name} of type {wanted}, got {type(value).__name__}")
+        if odd := made._odd():
+            raise ConfigError(f"{path}: expected a checkpoint of `mdfpipe train`, found {odd}")
         return made
+
+    def _odd(self) -> str:
+        """What of it no training writes, in a few words; "" where all is as it should be."""
+        import torch
+
+        model: dict[Any, Any] = self.model
+        history: list[Any] = self.history
+        for name, value in model.items():
+            if not isinstance(name, str) or not isinstance(value, torch.Tensor):
+                return f"{one_line(repr(name), 60)}, a {type(value).__name__}, in its weights"
+        for entry in history:
+            if not isinstance(entry, dict) or not _texts(entry, "subjects") or not _texts(entry, "trained_domains"):
+                return "a history that lists no systems"
+        own = vars(self)
+        wrong = next((n for n in ("subjects", "trained_domains", "notes") if not _texts(own, n)), "")
+        return f"{wrong} that are no texts" if wrong else ""
 
     @classmethod
     def is_one(cls, path: Path) -> bool:
-        """Whether the file is a checkpoint of ours."""
+        """Whether the file is a checkpoint of ours. Raises DataError where it is a damaged one."""
+        if path.is_file() and content_of(path).kind is Kind.TORCH:
+            _check(path)
         try:
             return load(path).get("format") == FORMAT
         except (ConfigError, DataError):
@@ -121,11 +152,23 @@ class Checkpoint:
         return {name: getattr(self, name) for name in kept}
 
 
-_KINDS = {"system": str, "recipe": dict, "model": dict, "subjects": list, "trained_domains": list, "history": list}
+def _texts(entry: dict[str, Any], name: str) -> bool:
+    """Whether an entry is a list of texts, or is not there."""
+    found = entry.get(name, [])
+    return isinstance(found, list) and all(isinstance(text, str) for text in found)
+
+
+_KINDS: Final[dict[str, type | tuple[type, ...]]] = {
+    **dict.fromkeys(("system", "crops", "precision", "device", "version"), str),
+    **dict.fromkeys(("recipe", "model", "figures"), dict),
+    **dict.fromkeys(("subjects", "trained_domains", "history", "notes"), list),
+    **dict.fromkeys(("epoch", "step", "threads"), int),
+    "commit": (str, type(None)),
+}
 
 
 def save(path: Path, document: dict[str, Any]) -> None:
-    """Write tensors and plain values atomically: beside, synced, renamed. Raises OSError."""
+    """Write tensors and plain values atomically: beside, synced, renamed; a digest at the end. Raises OSError."""
     import torch
 
     buffer = io.BytesIO()  # in a file, torch writes the file's name into it: the bytes would depend on the name
@@ -133,13 +176,50 @@ def save(path: Path, document: dict[str, Any]) -> None:
     beside = temporary(path)
     try:
         with beside.open("wb") as file:
-            file.write(buffer.getbuffer())
+            with buffer.getbuffer() as data:
+                mark = _mark_of(data)
+                file.write(data)
+            file.write(mark)
             file.flush()
             os.fsync(file.fileno())
         beside.replace(path)
     except OSError:
         beside.unlink(missing_ok=True)  # a full disk needs the room
         raise
+
+
+def _mark_of(data: memoryview) -> bytes:
+    """What follows the bytes of a zip archive; its last two bytes, the length of the comment, are changed in `data`."""
+    data[-2:] = _MARK_BYTES.to_bytes(2, "little")
+    return _MARK + hashlib.blake2b(data, digest_size=32).hexdigest().encode() + b"\n"
+
+
+def _check(path: Path) -> None:
+    """Raise DataError where the bytes are not those that `save` wrote. A file of before there were digests has none."""
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(size - _MARK_BYTES, 0))
+            tail = file.read()
+            marked = _MARKED.fullmatch(tail)
+            file.seek(0)
+            if marked is None:
+                wrong = file.read(4) == b"PK\x03\x04" and not _PLAIN_END.fullmatch(tail[-22:])
+            else:
+                wrong = _digest(file, size - _MARK_BYTES) != marked.group(1)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror or one_line(error, 160)}") from None
+    if wrong:
+        raise DataError(f"{path}: is damaged: its {size} bytes are not those that were written")
+
+
+def _digest(file: BinaryIO, size: int) -> bytes:
+    """The digest of so many bytes, in hexadecimal."""
+    digest = hashlib.blake2b(digest_size=32)
+    while size > 0 and (block := file.read(min(_BLOCK, size))):
+        digest.update(block)
+        size -= len(block)
+    return digest.hexdigest().encode()
 
 
 def _alike(value: Any) -> Any:
@@ -159,6 +239,7 @@ def load(path: Path) -> dict[str, Any]:
 
     if not path.exists():
         raise ConfigError(f"{path}: expected a checkpoint, found no such file")
+    _check(path)
     try:
         found = open_tensors(path)
     except ConfigError as error:

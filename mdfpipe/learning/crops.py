@@ -20,8 +20,10 @@ from numpy.typing import NDArray
 from mdfpipe.domains import Band
 from mdfpipe.errors import DataError, one_line
 from mdfpipe.store.naming import IMAGE_SUFFIXES, safe_relative
+from mdfpipe.store.shards import CHECKSUM
 
 I64 = NDArray[np.int64]
+UNKNOWN = -1  # in the place of a checksum: of a plain folder, or of a table of an earlier version
 EIGHT_BITS, SIXTEEN_BITS = (0.0, 255.0), (0.0, 65535.0)
 
 
@@ -30,8 +32,9 @@ class Crops:
     """n crops, and what their columns point into.
 
     crop_id: (n,) strings; subject, domain, video, shard: (n,) int64 into subjects, domains, videos, shards (absolute
-    paths); offset, size: (n,) int64 bytes in the shard; source: (n,) int64, 0 = the study's own manifest, 1.. = further
-    ones; window: (n, 2) float32, the values that stand for black and white. subjects are sorted.
+    paths); offset, size: (n,) int64 bytes in the shard; crc32: (n,) int64, of these bytes, or UNKNOWN; source: (n,)
+    int64, 0 = the study's own manifest, 1.. = further ones; window: (n, 2) float32, the values that stand for black and
+    white. subjects are sorted.
     """
 
     crop_id: pa.StringArray
@@ -41,6 +44,7 @@ class Crops:
     shard: I64
     offset: I64
     size: I64
+    crc32: I64
     source: I64
     window: NDArray[np.float32]
     subjects: tuple[str, ...]
@@ -50,13 +54,14 @@ class Crops:
 
     def __post_init__(self) -> None:
         n = len(self.crop_id)
-        for name in ("subject", "domain", "video", "shard", "offset", "size", "source"):
+        for name in ("subject", "domain", "video", "shard", "offset", "size", "crc32", "source"):
             column = getattr(self, name)
             if column.shape != (n,) or column.dtype != np.int64:
                 raise DataError(f"crops: {name}: expected ({n},) int64, got {column.shape} {column.dtype}")
             end = len(getattr(self, f"{name}s")) if name in _POINTERS else None
-            if n and (column.min() < 0 or (end is not None and column.max() >= end)):
-                raise DataError(f"crops: {name}: expected 0..{end or 'n'}, got {column.min()}..{column.max()}")
+            least = UNKNOWN if name == "crc32" else 0
+            if n and (column.min() < least or (end is not None and column.max() >= end)):
+                raise DataError(f"crops: {name}: expected {least}..{end or 'n'}, got {column.min()}..{column.max()}")
         if self.window.shape != (n, 2):
             raise DataError(f"crops: window: expected ({n}, 2), got {self.window.shape}")
         if list(self.subjects) != sorted(set(self.subjects)):
@@ -112,7 +117,7 @@ class Crops:
 
 
 _POINTERS = ("subject", "domain", "video", "shard")
-_COLUMNS = (*_POINTERS, "offset", "size", "source", "window")
+_COLUMNS = (*_POINTERS, "offset", "size", "crc32", "source", "window")
 
 
 # -- where crops come from
@@ -176,6 +181,7 @@ def from_folder(folder: Path, *, source: int, prefix: str = "", domain: str = Ba
         shard=np.arange(n),
         offset=np.zeros(n, np.int64),
         size=np.array([path.stat().st_size for path in images], np.int64),
+        crc32=np.full(n, UNKNOWN, np.int64),
         source=np.full(n, source, np.int64),
         window=np.where(np.array(deep)[:, None], SIXTEEN_BITS, EIGHT_BITS).astype(np.float32),
         subjects=tuple(prefix + name for name in subjects),
@@ -256,10 +262,12 @@ def _from_rows(
     if not table.num_rows:
         raise DataError(f"{folder}: expected crops, got a table without rows")
     wanted = ["crop_id", "subject_id", "video_id", "shard", "offset", "size", "codec"]
-    rows = table.select(wanted)
+    if CHECKSUM not in table.column_names:
+        table = table.append_column(CHECKSUM, pa.nulls(table.num_rows, pa.int64()))
+    rows = table.select([*wanted, CHECKSUM])
     rows = rows.append_column("in_domain", domain)
     rows = rows.take(pc.sort_indices(rows, [("crop_id", "ascending")])).combine_chunks()
-    empty = [name for name in rows.column_names if rows[name].null_count]
+    empty = [name for name in rows.column_names if name != CHECKSUM and rows[name].null_count]
     if empty:
         raise DataError(f"{folder}: crops: expected stored crops, got rows without {', '.join(empty)}; run crop again")
     crop_id = pa.concat_arrays(rows["crop_id"].chunks)
@@ -278,6 +286,7 @@ def _from_rows(
         shard=shard,
         offset=rows["offset"].to_numpy().astype(np.int64),
         size=rows["size"].to_numpy().astype(np.int64),
+        crc32=pc.fill_null(rows[CHECKSUM].cast(pa.int64()), UNKNOWN).to_numpy().astype(np.int64),
         source=np.full(len(crop_id), source, np.int64),
         window=_windows(rows["codec"], videos, video, windows),
         subjects=tuple(prefix + name for name in subjects),

@@ -25,7 +25,9 @@ from torch import Tensor
 from mdfpipe.errors import DataError, one_line
 from mdfpipe.learning.augment import Augment, generator_of
 from mdfpipe.learning.batches import CropBatch, Draw
+from mdfpipe.learning.crops import UNKNOWN
 from mdfpipe.store.image_bytes import JPEG_START, damage_of, orientation_of
+from mdfpipe.store.shards import Place, Spoilt, read_stored
 
 if TYPE_CHECKING:
     from mdfpipe.learning.crops import Crops
@@ -68,7 +70,8 @@ class CropReader:
         crops = self.crops
         shard = crops.shards[crops.shard[row]]
         try:
-            data = self._files.read(shard, int(crops.offset[row]), int(crops.size[row]))
+            place = Place(int(crops.offset[row]), int(crops.size[row]), int(crops.crc32[row]))
+            data = self._files.read(shard, place)
             stored = decoded(data, self.height, self.width)
         except _Damaged as error:
             crop_id = crops.crop_id[row].as_py()
@@ -184,16 +187,13 @@ class _Files:
         self._users: Counter[Path] = Counter()
         self._lock = threading.Lock()
 
-    def read(self, path: Path, offset: int, size: int) -> bytes:
-        """These bytes of a file. Raises DataError where it cannot be opened, _Damaged where it holds fewer."""
+    def read(self, path: Path, place: Place) -> bytes:
+        """The bytes of a crop. Raises DataError where the file cannot be opened, _Damaged where it holds others."""
         with self._used(path) as handle:
             try:
-                data = os.pread(handle, size, offset)
-            except OSError as error:
-                raise _Damaged(f"{size} bytes at {offset} cannot be read: {error.strerror}") from None
-        if len(data) != size:
-            raise _Damaged(f"expected {size} bytes at {offset}, got {len(data)}")
-        return data
+                return read_stored(handle, place.offset, place.size, None if place.crc32 == UNKNOWN else place.crc32)
+            except Spoilt as error:
+                raise _Damaged(str(error)) from None
 
     @contextmanager
     def _used(self, path: Path) -> Iterator[int]:

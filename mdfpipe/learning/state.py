@@ -6,15 +6,16 @@ import json
 import math
 from collections import defaultdict
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from mdfpipe.errors import ConfigError, DataError
+from mdfpipe.errors import ConfigError, DataError, one_line
 from mdfpipe.learning import checkpoint
 from mdfpipe.learning.losses.mining import MiningStatistics
 from mdfpipe.learning.recipes import Recipe
@@ -33,7 +34,7 @@ class Job:
 
     validate: gives Rank-1 (or any figure that should be large) of the network as it is; every, patience: epochs between
     two validations (there is one at the end, too), and how many of them in a row may bring nothing better (0: no early
-    stop). save_seconds: between two states.
+    stop). save_seconds: between two states. notes: what to know of it, before it begins.
     """
 
     recipe: Recipe
@@ -50,6 +51,7 @@ class Job:
     every: int = 0
     patience: int = 0
     save_seconds: float = 120.0
+    notes: tuple[str, ...] = ()
     progress: Callable[[int, int], None] = lambda done, total: None
     log: Callable[[dict[str, Any]], None] = lambda line: None
 
@@ -57,7 +59,7 @@ class Job:
 @dataclass(eq=False)
 class Fitted:
     """What a training gives. last, best: state dicts (best: None without validation); lines: one an epoch, without
-    speeds; epoch, step: how far it came; stopped: why it ended early, or "".
+    speeds; epoch, step: how far it came; stopped: why it ended early, or ""; notes: what to know of how it went.
     """
 
     last: dict[str, Tensor]
@@ -67,6 +69,7 @@ class Fitted:
     epoch: int
     step: int
     stopped: str = ""
+    notes: list[str] = field(default_factory=list)
 
 
 @dataclass(eq=False)
@@ -115,16 +118,50 @@ class State:
     best_score: float = -math.inf
     best_epoch: int = -1
     stopped: str = ""
+    notes: list[str] = field(default_factory=list)
 
     @classmethod
     def begin(cls, job: Job, fabric: Fabric, network: nn.Module, optimizer: Any) -> State:
-        """A fresh one, or the one in the file. Raises ConfigError where that belongs to another training."""
-        state = cls(job, fabric, network, optimizer)
+        """A fresh one, or the one in the file. Raises ConfigError where that belongs to another training.
+
+        A file that holds no state of this training's shape is set aside.
+        """
+        state = cls(job, fabric, network, optimizer, notes=list(job.notes))
         if job.recipe.optimiser.ema is not None:
             state.ema = {name: value.detach().clone() for name, value in network.state_dict().items()}
         if job.state.exists():
-            state._take_up(checkpoint.load(job.state))
+            state._go_on()
         return state
+
+    def _go_on(self) -> None:
+        """Take up the state in the file, or set that aside. Raises ConfigError."""
+        where = self.job.state
+        try:
+            found = checkpoint.load(where)
+        except DataError as error:
+            self.notes.append(set_aside(where, one_line(error).removeprefix(f"{where}: ")))
+            return
+        wrong = [name for name, kind in _STATE.items() if not isinstance(found.get(name), kind)]
+        if not wrong:
+            self._refuse_other(found)
+        if odd := f"expected {', '.join(wrong)} as a state has them" if wrong else self._odd(found):
+            self.notes.append(set_aside(where, odd))
+        else:
+            self._take_up(found)
+
+    def _odd(self, found: dict[str, Any]) -> str:
+        """What in a document is not as a state of this training has it, in a few words; "" where all is."""
+        own = {name: value.shape for name, value in self.network.state_dict().items()}
+        for name in ("model", "ema", "best"):
+            given = found.get(name)
+            if given is not None and {n: getattr(v, "shape", None) for n, v in given.items()} != own:
+                return f"{name}: expected the weights of the recipe's network"
+        if self.ema is not None and found.get("ema") is None:
+            return "expected averaged weights"
+        groups = self.optimizer.state_dict()["param_groups"]
+        if _shape(found["optimizer"].get("param_groups")) != _shape(groups):
+            return "optimizer: expected the groups of the recipe's parameters"
+        return ""
 
     def average(self, network: nn.Module, decay: float | None) -> None:
         """Move the averaged weights towards the present ones."""
@@ -200,6 +237,7 @@ class State:
                 "best": self.best,
                 "score": [self.best_score, self.best_epoch],
                 "stopped": self.stopped,
+                "notes": self.notes,
                 "lines": json.dumps(self.lines),
                 "sums": {name: list(pair) for name, pair in self.books.sums.items()},
                 "mining": self.books.mining.state(),
@@ -216,7 +254,8 @@ class State:
             "device": job.device.partition(":")[0],
         }
 
-    def _take_up(self, found: dict[str, Any]) -> None:
+    def _refuse_other(self, found: dict[str, Any]) -> None:
+        """Raise ConfigError where it is a state of another training."""
         where, ours = self.job.state, self._identity()
         advice = f"give the former setting again, or remove {where.name} to start anew"
         if found.get("subjects") != ours["subjects"]:
@@ -233,6 +272,8 @@ class State:
                 )
         if found.get("fingerprint") != self.job.fingerprint:
             raise ConfigError(f"{where}: belongs to other settings or data; {advice}")
+
+    def _take_up(self, found: dict[str, Any]) -> None:
         self.network.load_state_dict(found["model"])
         self.optimizer.load_state_dict(found["optimizer"])
         self.fabric.strategy.precision.load_state_dict(found["precision_state"])
@@ -241,6 +282,7 @@ class State:
             own = self.network.state_dict()
             self.ema = {name: value.to(own[name].device) for name, value in found["ema"].items()}
         self.best_score, self.best_epoch = found["score"]
+        self.notes += [note for note in found.get("notes", []) if note not in self.notes]
         self.lines = json.loads(found["lines"])
         self.books.sums.update({name: list(pair) for name, pair in found["sums"].items()})
         self.books.mining.load_state(found["mining"])
@@ -248,7 +290,34 @@ class State:
     def finish(self, epoch_steps: int) -> Fitted:
         """What came of it."""
         epoch = math.ceil(self.step / epoch_steps)
-        return Fitted(self.kept(), self.best, self.best_epoch, self.lines, epoch, self.step, self.stopped)
+        return Fitted(self.kept(), self.best, self.best_epoch, self.lines, epoch, self.step, self.stopped, self.notes)
+
+
+def set_aside(state: Path, why: str) -> str:
+    """Rename a state that cannot be gone on from, so that the training begins anew. Gives a line that says so."""
+    aside = state.with_name(f"{state.name}.damaged")
+    with suppress(FileNotFoundError):  # another process of `torchrun` was faster
+        state.replace(aside)
+    state.with_suffix(".jsonl").unlink(missing_ok=True)
+    return (
+        f"the state of a training that was cut off could not be used and was set aside as {aside.name}; it began anew, "
+        f"with the same result ({why})"
+    )
+
+
+_STATE: Final[dict[str, type | tuple[type, ...]]] = {
+    **dict.fromkeys(("model", "optimizer", "precision_state", "sums", "mining"), dict),
+    **dict.fromkeys(("lines", "stopped", "fingerprint"), str),
+    **dict.fromkeys(("subjects", "score"), list),
+    "step": int,
+    "ema": (dict, type(None)),
+    "best": (dict, type(None)),
+}
+
+
+def _shape(groups: Any) -> list[Any]:
+    """How many parameters each group has."""
+    return [len(group["params"]) for group in groups] if isinstance(groups, list) else []
 
 
 class _Swapped:

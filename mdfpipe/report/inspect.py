@@ -21,6 +21,7 @@ from mdfpipe.report.survey import CHAIN, EMBED, TRAIN, Survey, anomalies, survey
 from mdfpipe.report.weights import describe_weights
 from mdfpipe.store import tables
 from mdfpipe.store.run import Receipt, read_receipt
+from mdfpipe.store.shards import AGAIN, CHECKSUM, UNVERIFIED, read_crop
 
 Kind = Literal["run", "table", "manifest", "shard", "video", "weights"]
 
@@ -260,11 +261,17 @@ def _compare_with_table(found: Description, path: Path, offsets: dict[int, int])
     if not table.is_file():
         found.notes.append("no crops table lies beside it, so whose crops these are is unknown")
         return
-    wrong = rows = 0
+    wrong = rows = unverified = 0
+    spoilt: list[str] = []
     counts: dict[str, Counter[str]] = {"subject_id": Counter(), "modality": Counter()}
     for row in _rows_pointing_into(table, path):
         rows += 1
         wrong += offsets.get(row["offset"]) != row["size"]
+        unverified += row.get(CHECKSUM) is None
+        try:
+            read_crop(path, row["offset"], row["size"], row.get(CHECKSUM))
+        except DataError:
+            spoilt.append(row["crop_id"])
         for name, tally in counts.items():
             tally[str(row[name])] += 1
     found.facts |= {"table": str(table), "rows that point here": rows}
@@ -274,12 +281,22 @@ def _compare_with_table(found: Description, path: Path, offsets: dict[int, int])
             f"{table.name} does not fit: {rows} rows for {len(offsets)} crops, {wrong} point wrong; delete the shard "
             "and run crop again"
         )
+    if spoilt:
+        found.notes.append(
+            f"{len(spoilt)} of {rows} crops are damaged: their bytes are not those that were stored (first "
+            f"{one_line(spoilt[0], 120)}); {AGAIN}"
+        )
+    if unverified:
+        found.notes.append(f"{unverified} of {rows} crops have no checksum: {UNVERIFIED}")
+
+
+_POINTING = ["crop_id", "shard", "offset", "size", CHECKSUM, "subject_id", "modality"]
 
 
 def _rows_pointing_into(table: Path, shard: Path) -> Iterator[dict[str, Any]]:
     try:
         with pq.ParquetFile(table) as file:
-            for batch in file.iter_batches(columns=["shard", "offset", "size", "subject_id", "modality"]):
+            for batch in file.iter_batches(columns=_POINTING):
                 yield from (row for row in batch.to_pylist() if row["shard"] and Path(row["shard"]).name == shard.name)
     except (OSError, pa.ArrowException, KeyError) as error:
         raise DataError(

@@ -22,6 +22,7 @@ from mdfpipe.report.figures import COLOURS
 from mdfpipe.report.survey import Survey, VideoState
 from mdfpipe.store.joining import joined
 from mdfpipe.store.naming import natural_key
+from mdfpipe.store.shards import CHECKSUM
 
 T = TypeVar("T")
 
@@ -151,6 +152,7 @@ class CropChoice:
     shard: str
     offset: int
     size: int
+    crc32: int | None
     sharpness: float
     contrast: float
     box_height_px: float
@@ -236,7 +238,9 @@ def _take_bodies(into: DomainSample, survey: Survey, video: VideoState, limits: 
 
 def _take_crops(into: DomainSample, survey: Survey, video: VideoState, limits: Limits) -> None:
     wanted = ["crop_id", "subject_id", "modality", "shard", "offset", "size", "sharpness", "contrast", "box_height_px"]
-    crops = survey.run.table("crop", video.video_id, [*wanted, "status"])
+    crops = survey.run.table("crop", video.video_id, [*wanted, CHECKSUM, "status"])
+    if CHECKSUM not in crops.column_names:  # of an earlier version
+        crops = crops.append_column(CHECKSUM, pa.nulls(crops.num_rows, pa.uint32()))
     crops = crops.filter(pc.equal(crops["status"].cast(pa.string()), "ok"))
     subject = np.asarray(crops["subject_id"].to_pylist(), dtype=object)
     modality = np.asarray(crops["modality"].cast(pa.string()).to_pylist(), dtype=object)

@@ -15,6 +15,7 @@ from mdfpipe.config import find_folder
 from mdfpipe.errors import DataError, one_line
 from mdfpipe.store.left_out import of_training
 from mdfpipe.store.run import Receipt, Run, fingerprint, read_receipt
+from mdfpipe.store.shards import UNVERIFIED
 
 if TYPE_CHECKING:
     from mdfpipe.learning.crops import Crops
@@ -44,7 +45,9 @@ def material(name: str, settings: System, run: Run, data: Path) -> Material:
     for number, folder in enumerate(settings.further, start=1):
         parts.append(_further(further_folder(name, folder, data), modality, number, f"{folder}/"))
     crops = c.join(parts)
+    unverified = _unverified(parts, settings.further)
     told = [f"{len(crops)} {modality} crops of {len(crops.subjects)} subjects in {', '.join(crops.domains)}"]
+    told += unverified
     held_out = None
     if settings.validation.subjects:
         crops, held_out = c.hold_out(crops, settings.validation.subjects, settings.seed)
@@ -61,6 +64,18 @@ def material(name: str, settings: System, run: Run, data: Path) -> Material:
     sampler = settings.recipe.sampler(crops, settings.seed)
     left_out = _left_out(crops, getattr(sampler, "left_out", {}))
     return Material(crops, held_out, told + of_training({"left_out": left_out}), left_out)
+
+
+def _unverified(parts: Sequence[Crops], further: Sequence[str]) -> list[str]:
+    """A line for each further run folder whose crops have no checksums. parts: crops, those of `further` last."""
+    from mdfpipe.learning.crops import UNKNOWN
+
+    found = []
+    for folder, crops in zip(further, parts[len(parts) - len(further) :], strict=True):
+        count = int((crops.crc32 == UNKNOWN).sum())
+        if count and crops.shards[0].suffix == ".tar":  # plain images have none
+            found.append(f"{count} crops of {folder} have no checksum: {UNVERIFIED}")
+    return found
 
 
 def _left_out(crops: Crops, lacking: Mapping[str, Sequence[str]]) -> dict[str, Any]:

@@ -46,6 +46,7 @@ class _Cuts:
     xyxy: NDArray[np.float32]
     offset: NDArray[np.int64] = field(init=False)
     size: NDArray[np.int64] = field(init=False)
+    crc32: NDArray[np.uint32] = field(init=False)
     codec: NDArray[np.int8] = field(init=False)
     sharpness: NDArray[np.float32] = field(init=False)
     contrast: NDArray[np.float32] = field(init=False)
@@ -54,6 +55,7 @@ class _Cuts:
     def __post_init__(self) -> None:
         n = len(self.frame)
         self.offset, self.size, self.codec = np.zeros(n, np.int64), np.zeros(n, np.int64), np.zeros(n, np.int8)
+        self.crc32 = np.zeros(n, np.uint32)
         self.sharpness, self.contrast = np.zeros(n, np.float32), np.zeros(n, np.float32)
         self.status = np.full(n, _STATUSES.index(CropStatus.EMPTY), np.int8)
 
@@ -85,6 +87,7 @@ class _Cuts:
             "shard": stored(each(shards, pa.string())),
             "offset": stored(pa.array(self.offset)),
             "size": stored(pa.array(self.size)),
+            "crc32": stored(pa.array(self.crc32)),
             "codec": stored(pa.array(_CODECS).take(pa.array(self.codec))),
             "width": each({m: size[0] for m, size in sizes.items()}, pa.int32()),
             "height": each({m: size[1] for m, size in sizes.items()}, pa.int32()),
@@ -105,7 +108,7 @@ class Crop(Stage):
     """Crops of labelled bodies and of annotated faces, encoded once, straight from the decoded frame."""
 
     name: ClassVar[str] = "crop"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     reads: ClassVar[tuple[str, ...]] = ("media", "faces", "detect", "label")
     schema: ClassVar[pa.Schema] = CROPS
     tells: ClassVar[tuple[str, ...]] = ("window",)  # what reads 16-bit crops must know what is black and white
@@ -192,7 +195,8 @@ class Crop(Stage):
         crop = cropping.resize(cropping.cut(image, box), *size)
         data, codec = cropping.encode(crop)
         suffix = "jpg" if codec == "jpeg" else codec
-        cuts.offset[row], cuts.size[row] = shard.add(cuts.crop_id[row].as_py(), suffix, data)
+        place = shard.add(cuts.crop_id[row].as_py(), suffix, data)
+        cuts.offset[row], cuts.size[row], cuts.crc32[row] = place
         cuts.sharpness[row], cuts.contrast[row] = cropping.quality(crop, window)
         cuts.codec[row], cuts.status[row] = _CODECS.index(codec), _STATUSES.index(CropStatus.OK)
 

@@ -50,7 +50,7 @@ class Gather(Stage):
     """
 
     name: ClassVar[str] = "crop"  # what comes later reads crops, wherever they are from
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     reads: ClassVar[tuple[str, ...]] = ("media", "images")
     schema: ClassVar[pa.Schema] = CROPS
     unit: ClassVar[str] = "images"
@@ -72,7 +72,7 @@ class Gather(Stage):
                 if image.data is None:
                     bad[path] = image.problem
                 else:
-                    row["offset"], row["size"] = writer.add(path, _suffix(image.codec), image.data)
+                    row |= writer.add(path, _suffix(image.codec), image.data)._asdict()
                     row["shard"], encoded_anew = shard, encoded_anew + (not image.is_copy)
                     turned += image.is_turned
                 rows.append(row | {"video_id": key, "modality": "body"})

@@ -21,7 +21,7 @@ from mdfpipe.store.run import read_table
 from mdfpipe.store.tables import MANIFEST
 
 _FROM_CROPS = ["crop_id", "subject_id", "modality", "video_id", "frame", "x1", "y1", "x2", "y2"]
-_STORED = ["shard", "offset", "size", "codec", "sharpness", "contrast", "box_height_px"]
+_STORED = ["shard", "offset", "size", "crc32", "codec", "sharpness", "contrast", "box_height_px"]
 _FROM_VIDEO = ["domain", "band", "session_id", "camera_id"]
 
 SPLITS = ("train", "test", "unused")
@@ -36,7 +36,7 @@ class Manifest(Stage):
     """Which crop is whose, in which domain, split and role."""
 
     name: ClassVar[str] = "manifest"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     reads: ClassVar[tuple[str, ...]] = ("catalogue", "crop")
     schema: ClassVar[pa.Schema] = MANIFEST
     per: ClassVar[Literal["video", "run"]] = "run"

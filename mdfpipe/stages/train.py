@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator
-from contextlib import closing, suppress
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -12,7 +12,7 @@ import pyarrow as pa
 from pydantic import Field
 
 from mdfpipe.config import find_file
-from mdfpipe.errors import ConfigError, DataError
+from mdfpipe.errors import ConfigError, DataError, one_line
 from mdfpipe.learning.system import Start, System, checkpoint_of, predecessor, start
 from mdfpipe.stages import Context, Inputs, Made, Review, Stage
 from mdfpipe.stages._material import (
@@ -141,6 +141,7 @@ class Train(Stage):
             "epochs": fitted.epoch,
             "steps": fitted.step,
             "stopped": fitted.stopped,
+            "set_aside": fitted.notes,
             "best_epoch": fitted.best_epoch,
             "last": _figures(last),
         }
@@ -155,7 +156,8 @@ class Train(Stage):
                 shown = ", ".join(f"{name} {value:.4g}" for name, value in found["last"].items())
                 ended = f", ended early: {found['stopped']}" if found["stopped"] else ""
                 notes.append(f"{self.name}: {found['steps']} steps, {found['epochs']} epochs{ended}; {shown}")
-            warnings += [f"{self.name}: {line}" for line in [*most_left_out(found), *found["notes"]]]
+            said = [*most_left_out(found), *found["notes"], *found.get("set_aside", [])]
+            warnings += [f"{self.name}: {line}" for line in said]
             if found["unreadable"]:
                 name, why = next(iter(found["unreadable"].items()))
                 warnings.append(
@@ -227,7 +229,7 @@ class Train(Stage):
         validate = self._validation(given, readers[1], enrolled, sign, context) if given.held_out else None
         state.parent.mkdir(parents=True, exist_ok=True)
         mark = fingerprint([self.version, self.decisive(), self._made_from(inputs.run, context.data)])
-        _drop_other(state, mark)
+        notes = _drop_other(state, mark)
         threads = max(resources.threads, 1)
         loader = Loader(given.crops, readers[0], settings.recipe.augment, seed=settings.seed, threads=threads)
         living: Any = _Living(loader, sign)
@@ -245,6 +247,7 @@ class Train(Stage):
             validate=validate,
             every=settings.validation.every,
             patience=settings.validation.patience,
+            notes=notes,
             progress=sign.steps,
         )
 
@@ -385,12 +388,22 @@ def _log(state: Path, context: Context) -> Log:
     return Log(state.with_name(LOG), board, anew=not state.exists())
 
 
-def _drop_other(state: Path, mark: str) -> None:
-    """Remove the state of a training under other settings or on other crops: it is no part of this one."""
-    from mdfpipe.learning import checkpoint
+def _drop_other(state: Path, mark: str) -> tuple[str, ...]:
+    """Remove the state of a training under other settings or on other crops: it is no part of this one.
 
-    with suppress(ConfigError):  # there is none; or another process of `torchrun` dropped it just now
+    A damaged one is set aside: gives a line that says so.
+    """
+    from mdfpipe.learning import checkpoint
+    from mdfpipe.learning.state import set_aside
+
+    notes: tuple[str, ...] = ()
+    try:
         if checkpoint.load(state).get("fingerprint") != mark:
             state.unlink(missing_ok=True)
+    except ConfigError:  # there is none; or another process of `torchrun` dropped it just now
+        pass
+    except DataError as error:
+        notes = (set_aside(state, one_line(error).removeprefix(f"{state}: ")),)
     if not state.exists():
         state.with_name(LOG).unlink(missing_ok=True)
+    return notes

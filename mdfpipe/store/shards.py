@@ -1,7 +1,8 @@
 """Crops in an uncompressed tar, read back by offset.
 
 `tar tf` lists a shard and WebDataset tools read it; the crops table says shard, offset and size, so that
-any crop is one `pread`. A member's name is the crop_id with `/` written `__`, a dot `%2E` (WebDataset
+any crop is one `pread`, and the CRC-32 that its bytes must have: one function reads them, and gives no byte of a
+damaged crop. A member's name is the crop_id with `/` written `__`, a dot `%2E` (WebDataset
 cuts a name at its first dot), and the codec as suffix.
 The same crops give the same bytes: members carry no time, owner or mode of this machine.
 """
@@ -12,13 +13,25 @@ import contextlib
 import io
 import os
 import tarfile
+import zlib
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Final, NamedTuple, Self
 
 from mdfpipe.errors import DataError, StoreError
 from mdfpipe.store.naming import file_name
 from mdfpipe.store.run import cannot_write
+
+CHECKSUM: Final = "crc32"
+"""The column of CROPS and MANIFEST that holds the checksums; tables of earlier versions have none."""
+
+
+class Place(NamedTuple):
+    """Where the bytes of one image lie in a shard, and their CRC-32."""
+
+    offset: int
+    size: int
+    crc32: int
 
 
 class ShardWriter:
@@ -34,8 +47,8 @@ class ShardWriter:
         except OSError as error:
             raise StoreError(cannot_write(path, error)) from error
 
-    def add(self, crop_id: str, suffix: str, data: bytes) -> tuple[int, int]:
-        """Append one image; gives (offset, size) of its bytes in the tar. Raises StoreError."""
+    def add(self, crop_id: str, suffix: str, data: bytes) -> Place:
+        """Append one image; gives the place of its bytes in the tar. Raises StoreError."""
         member = tarfile.TarInfo(f"{file_name(crop_id).replace('.', '%2E')}.{suffix}")
         member.size = len(data)
         member.mode = 0o644
@@ -45,7 +58,7 @@ class ShardWriter:
             raise StoreError(cannot_write(self.path, error)) from error
         self._tar.members.clear()  # type: ignore[attr-defined] # it would keep every member, 350 bytes each
         padded = -(-len(data) // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
-        return self._tar.offset - padded, len(data)
+        return Place(self._tar.offset - padded, len(data), zlib.crc32(data))
 
     def __enter__(self) -> Self:
         return self
@@ -65,19 +78,39 @@ class ShardWriter:
                 self._file.close()
 
 
-def read_crop(shard: Path, offset: int, size: int) -> bytes:
-    """The encoded bytes of one crop. Raises DataError where the shard is shorter than its table says."""
+def read_crop(shard: Path, offset: int, size: int, crc32: int | None) -> bytes:
+    """The encoded bytes of one crop. crc32: as its table has it; None where the table is of an earlier version.
+
+    Raises DataError where they are not the bytes that were stored.
+    """
     try:
         handle = os.open(shard, os.O_RDONLY)
     except OSError as error:
         raise DataError(f"{shard}: cannot be read: {error.strerror}") from None
     try:
-        data = os.pread(handle, size, offset)
+        return read_stored(handle, offset, size, crc32)
+    except Spoilt as error:
+        raise DataError(f"{shard}: {error}; {AGAIN}") from None
     finally:
         os.close(handle)
+
+
+AGAIN: Final = "the shard is damaged; delete it and run crop again"
+UNVERIFIED: Final = "an earlier version stored them; damage in them is seen only where they do not decode"
+
+
+class Spoilt(Exception):  # noqa: N818 - no error of the user's: its readers say which crop it is
+    """Bytes of a shard that are not those of the crop, and why."""
+
+
+def read_stored(handle: int, offset: int, size: int, crc32: int | None) -> bytes:
+    """The bytes of one crop in an open shard. crc32: None is not verified. Raises Spoilt."""
+    try:
+        data = os.pread(handle, size, offset)
+    except (OSError, OverflowError) as error:
+        raise Spoilt(f"{size} bytes at {offset} cannot be read: {getattr(error, 'strerror', error)}") from None
     if len(data) != size:
-        raise DataError(
-            f"{shard}: expected {size} bytes at {offset}, got {len(data)}: the shard is damaged; delete it and run "
-            "crop again"
-        )
+        raise Spoilt(f"expected {size} bytes at {offset}, got {len(data)}")
+    if crc32 is not None and zlib.crc32(data) != crc32:
+        raise Spoilt(f"the {size} bytes at {offset} are not those that were stored: their checksum differs")
     return data

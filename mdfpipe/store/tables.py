@@ -81,6 +81,7 @@ SHARD = [
     _column("shard", pa.string(), "tar file, relative to the run folder", null=True),
     _column("offset", pa.int64(), "first byte of the encoded image in the shard", null=True),
     _column("size", pa.int64(), "bytes of the encoded image", null=True),
+    _column("crc32", pa.uint32(), "CRC-32 of those bytes, verified whenever they are read", null=True),
     _column(
         "codec", pa.string(), "jpeg (q95 4:4:4, 8-bit sources) or png (16-bit sources); images as they are", null=True
     ),

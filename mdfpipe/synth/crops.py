@@ -32,7 +32,7 @@ SUBJECTS_A_BLOCK = 50
 CLIPS, FRAMES = 4, 3  # of each subject
 Modality: TypeAlias = Literal["body", "face"]
 FIRST_SUBJECT = 300_000  # no gallery counts so far
-VERSION = 1
+VERSION = 2
 SCENE = (360, 260)  # height, width: one person and the ground around
 
 Cut: TypeAlias = Callable[[NDArray[Any], NDArray[np.float32]], tuple[bytes, float, float]]
@@ -136,8 +136,8 @@ def _draw_block(run: Run, receipt: Receipt, scratch: Path, cut: Cut, tell: Calla
     with ShardWriter(scratch) as writer:
         for number in range(settings["first"], settings["first"] + settings["subjects"]):
             for row, data in _crops_of(str(number), settings["seed"], cut, modality):
-                offset, size = writer.add(row["crop_id"], "jpg", data)
-                rows.append({**row, "shard": shard, "offset": offset, "size": size})
+                place = writer.add(row["crop_id"], "jpg", data)
+                rows.append({**row, "shard": shard, **place._asdict()})
             tell(1)
     run.commit(receipt, _table(rows), {shard: scratch})
 

@@ -36,6 +36,11 @@ def open_tensors(path: Path, *, trust_pickle: bool = False, load: Load | None = 
     content = expect_checkpoint(path)
     if content.kind is Kind.SAFETENSORS:
         return _safetensors(path)
+    if content.kind is Kind.TORCH and (record := _spoilt_record(path)) is not None:
+        raise ConfigError(
+            f"{path}: {content.what}, damaged: the bytes of {one_line(record, 80)} do not have the checksum that the "
+            "file notes; get it again"
+        )
     load = load or _load
     with torch.serialization.safe_globals(list(PLAIN)):
         try:
@@ -103,6 +108,26 @@ def _load(path: Path, safe: bool) -> Any:
         warnings.simplefilter("ignore")  # torch warns of its own older formats
         # Python 2 wrote text as bytes: read as latin-1 they are the same letters
         return torch.load(file, map_location="cpu", weights_only=safe, encoding="latin1")
+
+
+def _spoilt_record(path: Path) -> str | None:
+    """The first record of a zip archive whose bytes have another CRC-32 than the archive says; torch does not look.
+
+    A CRC of 0 is none: `torch.serialization.set_crc32_options(False)` writes it. Torch judges what zipfile cannot read.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for info in archive.infolist():
+                if info.CRC and info.compress_type == zipfile.ZIP_STORED:
+                    with archive.open(info) as record:
+                        try:
+                            while record.read(1 << 20):
+                                pass
+                        except zipfile.BadZipFile:
+                            return info.filename
+    except Exception:  # whatever a damaged file makes zipfile raise
+        return None
+    return None
 
 
 def _damaged(path: Path, content: Content) -> ConfigError:

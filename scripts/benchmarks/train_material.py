@@ -34,7 +34,7 @@ def pictures(shard: Path, size: tuple[int, int], count: int = 96) -> list[tuple[
 
 
 def crops_of(
-    shard: Path, places: list[tuple[int, int]], count: int, subjects: int, domains: tuple[str, ...] = DOMAINS
+    shard: Path, places: list[tuple[int, int, int]], count: int, subjects: int, domains: tuple[str, ...] = DOMAINS
 ) -> Any:
     """`Crops` of `count` rows over these pictures, again and again: subjects and domains in turn."""
     import numpy as np
@@ -54,6 +54,7 @@ def crops_of(
         shard=np.zeros(count, np.int64),
         offset=np.ascontiguousarray(place[:, 0]),
         size=np.ascontiguousarray(place[:, 1]),
+        crc32=np.ascontiguousarray(place[:, 2]),
         source=np.zeros(count, np.int64),
         window=np.tile(np.array(EIGHT_BITS, np.float32), (count, 1)),
         subjects=tuple(f"{n:06d}" for n in range(subjects)),

@@ -57,7 +57,7 @@ def write_run(
                         data = cv2.imencode(".jpg", image)[1].tobytes()
                         if len(rows) < damaged:
                             data = b"no image at all" * 9
-                        offset, count = writer.add(f"{video}/{frame:06d}/00", "jpg", data)
+                        place = writer.add(f"{video}/{frame:06d}/00", "jpg", data)
                         rows.append(
                             {
                                 "crop_id": f"{video}/{frame:06d}/00",
@@ -74,8 +74,7 @@ def write_run(
                                 "split": "train",
                                 "role": "none",
                                 "shard": shard,
-                                "offset": offset,
-                                "size": count,
+                                **place._asdict(),
                                 "codec": "jpeg",
                                 "box_height_px": float(size[0]),
                             }

@@ -37,12 +37,12 @@ def jpeg(image: NDArray[np.uint8]) -> bytes:
 def stored(folder: Path, data: list[bytes], shards: int = 2, **columns: Any) -> Crops:
     """Crops c/000.. of these bytes, one subject for every two, dealt out to so many shards."""
     n = len(data)
-    offset, size = np.zeros(n, np.int64), np.zeros(n, np.int64)
+    offset, size, crc32 = (np.zeros(n, np.int64) for _ in range(3))
     paths = tuple(folder / f"{s}.tar" for s in range(shards))
     for s, path in enumerate(paths):
         with ShardWriter(path) as writer:
             for row in range(s, n, shards):
-                offset[row], size[row] = writer.add(f"c/{row:03d}", "x", data[row])
+                offset[row], size[row], crc32[row] = writer.add(f"c/{row:03d}", "x", data[row])
     count = np.arange(n)
     subjects = tuple(f"{s:03d}" for s in range((n + 1) // 2))
     made = Crops(
@@ -53,6 +53,7 @@ def stored(folder: Path, data: list[bytes], shards: int = 2, **columns: Any) -> 
         shard=count % shards,
         offset=offset,
         size=size,
+        crc32=crc32,
         source=count % 3,
         window=np.tile(np.float32([0, 65535]), (n, 1)),
         subjects=subjects,

@@ -4,6 +4,7 @@ import os
 import pickle
 import random
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 from mdfpipe.errors import ConfigError, DataError, MdfError
 from mdfpipe.learning import checkpoint
 from mdfpipe.learning.checkpoint import Checkpoint
+from mdfpipe.learning.system import predecessor
 from tests.learning.trained import tiny
 
 
@@ -153,24 +155,96 @@ def test_a_recipe_that_is_no_more(tmp_path: Path) -> None:
         Checkpoint.load(tmp_path / "x.pt").open_recipe()
 
 
+def flips(data: bytes, count: int, seed: int) -> Iterator[bytes]:
+    """The same bytes with one bit flipped, anywhere."""
+    chance = random.Random(seed)
+    for _ in range(count):
+        at = chance.randrange(len(data))
+        yield data[:at] + bytes([data[at] ^ (1 << chance.randrange(8))]) + data[at + 1 :]
+
+
+@pytest.mark.parametrize("name", ["last.pt", "state.pt"])
+def test_no_flipped_bit_passes(name: str, tmp_path: Path) -> None:
+    """Of a checkpoint and of a state: each is one line that names the file."""
+    path = tmp_path / name
+    if name == "last.pt":
+        made(**FULL).save(path)
+    else:
+        network = torch.nn.Linear(4, 4)
+        checkpoint.save(path, {"step": 3, "model": network.state_dict(), "lines": "[]", "best": None})
+    whole = path.read_bytes()
+    ends = [whole[:-n] for n in (1, 80, 81, 82, 102, 200)] + [whole + b"\n", whole + bytes(80), whole + whole]
+    for data in [*flips(whole, 150, seed=5), *ends]:
+        path.write_bytes(data)
+        with pytest.raises(DataError, match=f"{name}: (is damaged: its|cannot be read as a checkpoint)"):
+            checkpoint.load(path)
+    path.write_bytes(whole)
+    checkpoint.load(path)
+
+
+def test_one_of_before_there_were_digests_is_read_and_its_tensors_are_verified(tmp_path: Path) -> None:
+    path = tmp_path / "last.pt"
+    torch.save({"format": checkpoint.FORMAT, **vars(made(**FULL))}, path)
+    whole = path.read_bytes()
+    assert Checkpoint.load(path).subjects == ["0001", "0002"]
+    at = whole.index(made().model["backbone.weight"].numpy().tobytes()) + 5
+    path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+    with pytest.raises(
+        DataError, match=r"cannot be read as a checkpoint .* damaged: .*data/\d+ do not have the checksum"
+    ):
+        Checkpoint.load(path)
+
+
+def test_a_file_without_checksums_is_read(tmp_path: Path) -> None:
+    torch.serialization.set_crc32_options(False)
+    try:
+        torch.save({"format": checkpoint.FORMAT, **vars(made(**FULL))}, tmp_path / "last.pt")
+    finally:
+        torch.serialization.set_crc32_options(True)
+    assert Checkpoint.load(tmp_path / "last.pt").subjects == ["0001", "0002"]
+
+
+def test_a_damaged_one_of_ours_is_no_public_file(tmp_path: Path) -> None:
+    """As `weights` of another study: what is no checkpoint of ours is read as a public file, a damaged one never."""
+    path = tmp_path / "last.pt"
+    made(**FULL).save(path)
+    whole = path.read_bytes()
+    for at in (whole.index(b"backbone.weight"), len(whole) // 2, len(whole) - 40, len(whole) - 81):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+        with pytest.raises(DataError, match=r"last\.pt: is damaged"):
+            predecessor(None, path)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"epoch": "3"},
+        {"notes": [1]},
+        {"history": [3]},
+        {"history": [{"subjects": 4}]},
+        {"model": {"a": [1]}},
+        {"crops": 1},
+    ],
+)
+def test_one_of_another_shape_is_one_line(other: dict[str, Any], tmp_path: Path) -> None:
+    checkpoint.save(tmp_path / "x.pt", {"format": checkpoint.FORMAT, **vars(made(**FULL)), **other})
+    with pytest.raises(ConfigError, match=r"x\.pt: expected "):
+        Checkpoint.load(tmp_path / "x.pt")
+
+
 def test_damage_gives_one_line(tmp_path: Path) -> None:
-    """Cut off anywhere, bits flipped, other files: an error of ours, or (a bit of a weight) a checkpoint."""
+    """Cut off anywhere, other files: an error of ours."""
     path = tmp_path / "last.pt"
     made(**FULL).save(path)
     whole, chance, said = path.read_bytes(), random.Random(0), []
     broken = [whole[: len(whole) * n // 20] for n in range(20)]
-    for _ in range(60):
-        at = chance.randrange(len(whole))
-        broken.append(whole[:at] + bytes([whole[at] ^ (1 << chance.randrange(8))]) + whole[at + 1 :])
     broken += [b"", b"\x80", b"a text file\n" * 50, b"PK\x03\x04" + bytes(200), bytes(1000), chance.randbytes(3000)]
     broken += [pickle.dumps({"a": 1})[:-3], b"\x80\x02]q\x00.", b"\x80\x02N.", b"l.", b"0."]
     for data in broken:
         path.write_bytes(data)
-        try:
+        with pytest.raises(MdfError) as caught:
             Checkpoint.load(path)
-        except MdfError as error:
-            said.append(str(error))
-    assert len(said) > 30
+        said.append(str(caught.value))
     assert all(str(path) in line and line.isprintable() for line in said)
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("a.txt", "another archive")

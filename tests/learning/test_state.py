@@ -134,15 +134,37 @@ def test_other_people(begun: Path, toys: Crops, tmp_path: Path) -> None:
         fit(job(others, tiny("toy"), begun))
 
 
-def test_what_is_no_state(begun: Path, toys: Crops) -> None:
-    whole = begun.read_bytes()
-    for data in (whole[: len(whole) // 2], b"", b"text"):
-        begun.write_bytes(data)
-        with pytest.raises(DataError, match=r"state\.pt: cannot be read as a checkpoint"):
-            fit(job(toys, tiny("toy"), begun))
-    checkpoint.save(begun, {"format": "another"})
-    with pytest.raises(ConfigError, match="remove it to start anew"):
-        fit(job(toys, tiny("toy"), begun))
+def _flipped(data: bytes) -> bytes:
+    at = len(data) // 2
+    return data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
+
+
+@pytest.mark.parametrize("kind", ["flipped", "half", "empty", "zeros", "text", "keys", "types", "weights", "groups"])
+def test_what_is_no_state_is_set_aside(kind: str, begun: Path, toys: Crops) -> None:
+    """The training begins anew, says so, and ends with the bits of one that nobody disturbed."""
+    whole, found = begun.read_bytes(), checkpoint.load(begun)
+    damaged = {"flipped": _flipped(whole), "half": whole[: len(whole) // 2], "empty": b"", "text": b"text"}
+    others: dict[str, dict[str, Any]] = {
+        "keys": {"format": "another"},
+        "types": found | {"step": "4"},
+        "weights": found | {"model": {name: value[:1] for name, value in found["model"].items()}},
+        "groups": found | {"optimizer": {"state": {}, "param_groups": []}},
+    }
+    if kind in others:
+        checkpoint.save(begun, others[kind])
+    else:
+        begun.write_bytes(damaged.get(kind, bytes(len(whole))))
+    aside = begun.read_bytes()
+    fitted = fit(job(toys, tiny("toy"), begun))
+    assert [note.partition(" (")[0] for note in fitted.notes] == [
+        "the state of a training that was cut off could not be used and was set aside as state.pt.damaged; it began "
+        "anew, with the same result"
+    ]
+    assert begun.with_name("state.pt.damaged").read_bytes() == aside
+    undisturbed = fit(job(toys, tiny("toy"), begun.with_name("whole.pt")))
+    assert undisturbed.notes == []
+    assert same(fitted.last, undisturbed.last)
+    assert fitted.lines == undisturbed.lines
 
 
 def test_a_state_needs_no_trust(begun: Path) -> None:

@@ -119,7 +119,7 @@ def test_bad_crops_have_no_vector_and_are_named(home: Path) -> None:
     assert [r["crop_id"] for r in rows if r["status"] != "ok"] == [bad["crop_id"]]
     facts = run.receipt("embed/a", TEST).facts  # type: ignore[union-attr]
     assert facts["rows"] == {"ok": len(rows) - 1, "unreadable": 1}
-    why = f"expected an image of 8 or 16 bits, found {bad['size']} bytes that do not decode"
+    why = f"the {bad['size']} bytes at {bad['offset']} are not those that were stored: their checksum differs"
     warned = f"embed/a: 1 crops do not decode and have no vector ({bad['crop_id']}: {why})"
     assert warned in outcome.warnings
     run.discard("embed/a", TEST)
@@ -323,7 +323,7 @@ def test_memory_does_not_grow_with_the_crops(tmp_path: Path, monkeypatch: pytest
     (tmp_path / "crop").mkdir()
     with ShardWriter(tmp_path / "crop" / "a.tar") as writer:
         encoded = cv2.imencode(".jpg", np.full((80, 32, 3), 90, np.uint8))[1].tobytes()
-        offset, size = writer.add("a", "jpg", encoded)
+        place = writer.add("a", "jpg", encoded)
     kind: Any = Recipe
     recipe = kind.model_validate(STRIPED)
     model = recipe.model(0, ()).eval()
@@ -331,8 +331,7 @@ def test_memory_does_not_grow_with_the_crops(tmp_path: Path, monkeypatch: pytest
         "subject_id": "s",
         "video_id": "v",
         "shard": "crop/a.tar",
-        "offset": offset,
-        "size": size,
+        **place._asdict(),
         "codec": "jpeg",
     }
 

@@ -51,7 +51,7 @@ def rows(home: Path, unit: str) -> dict[str, dict[str, Any]]:
 
 
 def stored(home: Path, row: dict[str, Any]) -> bytes:
-    return read_crop(home / "run" / row["shard"], row["offset"], row["size"])
+    return read_crop(home / "run" / row["shard"], row["offset"], row["size"], row["crc32"])
 
 
 def digests(folder: Path) -> dict[str, str]:

@@ -33,8 +33,8 @@ GOLDEN: dict[str, tuple[int, str, dict[str, float]]] = {
     ),
     "label": (1, "1a96830bfc44d462", {"overlap": 1.6, "runner_up": 0.0}),
     "crop": (
-        1,
-        "d718803bd2f04100",
+        2,
+        "9de2e0a07bc698b9",
         {
             "x1": 295.353751,
             "y1": 169.554792,
@@ -46,8 +46,8 @@ GOLDEN: dict[str, tuple[int, str, dict[str, float]]] = {
         },
     ),
     "manifest": (
-        1,
-        "bf8873f3313af1db",
+        2,
+        "b75c5484b55dde99",
         {
             "x1": 295.353751,
             "y1": 169.554792,

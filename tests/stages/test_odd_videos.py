@@ -81,7 +81,7 @@ def test_crops_are_of_their_frame_and_upright(made: tuple[Path, list[str], list[
         crops = [c for c in Run(run).table("crop", row["video_id"]).to_pylist() if c["shard"]]
         assert crops
         for crop in crops:
-            image = decode(read_crop(run / crop["shard"], crop["offset"], crop["size"]), crop["crop_id"])
+            image = decode(read_crop(run / crop["shard"], crop["offset"], crop["size"], crop["crc32"]), crop["crop_id"])
             assert (image.dtype, image.shape) == (np.uint8, (HEIGHT, WIDTH, 3)), row["video_id"]
             if row["video_id"] != "videos/deep":
                 assert clips.number_of(image) == crop["frame"], row["video_id"]

@@ -31,7 +31,7 @@ def test_crops_are_a_manifest_that_any_reader_of_manifests_takes(tmp_path: Path)
     }
     assert len({r["crop_id"] for r in rows}) == count
     for row in rows:
-        image = decode(read_crop(run.path / row["shard"], row["offset"], row["size"]), row["crop_id"])
+        image = decode(read_crop(run.path / row["shard"], row["offset"], row["size"], row["crc32"]), row["crop_id"])
         assert image.shape == (384, 128, 3)
         assert image.dtype == np.uint8
         assert image.std() > 5
