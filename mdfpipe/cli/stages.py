@@ -45,7 +45,11 @@ def _stages(first: str | None, last: str | None, study: Path, data: Path, run: P
     from mdfpipe.store.run import Run
 
     resources = Resources(
-        *(o[name] for name in ("workers", "device", "threads", "batch", "deadline")),
+        workers=o["workers"],
+        device=o["device"],
+        threads=o["threads"],
+        batch=o["batch"],
+        deadline_seconds=o["deadline"],
         trust_pickle=o["trust_pickle"],
         tensorboard=o.get("tensorboard", False),
     )
