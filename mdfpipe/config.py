@@ -28,6 +28,7 @@ from pydantic import (
 from pydantic_core import ErrorDetails
 
 from mdfpipe.errors import ConfigError, one_line
+from mdfpipe.standins import stand_in
 
 
 class Config(BaseModel):
@@ -366,7 +367,7 @@ def find_file(
 
     An absolute path is taken as it is; a relative one is looked for in `$MDFPIPE_WEIGHTS` (under the whole path, then
     under the name alone, as that variable may be the file's own folder), under the data root, beside the data root, and
-    in the current folder, in that order. Raises ConfigError that lists the places.
+    in the current folder, in that order. Raises ConfigError that lists the places, or says what stands in one of them.
     """
     places = _places(name, data, _weight_folders())
     if not Path(name).is_absolute():
@@ -375,6 +376,9 @@ def find_file(
     for place in places:
         if place.is_file():
             return place
+    for place in places:
+        if instead := stand_in(place):
+            raise ConfigError(f"{what} {name!r}: {place} is {instead}")
     folder = next((f" ({place} is a folder)" for place in places if place.is_dir()), "")
     raise ConfigError(f"{what} {name!r} not found; looked at {_listed(places)}{folder}. {advice}")
 

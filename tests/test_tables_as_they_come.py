@@ -150,6 +150,9 @@ def test_stand_ins_and_names_that_nearly_are(data: runs.DataSet) -> None:
     assert "got a Git LFS pointer of a file of 4,711 bytes" in said.failures["detect/videos/a"]
     assert "got a web page ('Please sign in')" in said.failures["detect/videos/b"]
     assert "no such file; 'videos/C.MP4' is there (letter case differs)" in said.failures["detect/videos/c"]
+    data.video("C.MP4").rename(data.video("c.MP4"))  # found itself, too, by the pattern `videos`
+    said = run(data, "--json", dataset={"videos": ["videos/*"]})
+    assert "no such file; 'videos/c.MP4' is there (letter case differs)" in said.failures["detect/videos/c.mp4"], said
     data.write(dataset={"faces": ["Faces.csv"]})
     line = runs.run(data.root, data.root.parent / "other").line()
     assert "Faces.csv names no file" in line

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 from mdfpipe.errors import DataError, one_line
+from mdfpipe.standins import stand_in
 from mdfpipe.store.naming import IMAGE_SUFFIXES, VIDEO_SUFFIXES, Links, inside, nearest, safe_relative
 from mdfpipe.store.tiff import has_pages
 
@@ -35,7 +36,11 @@ def find_tables(root: Path, patterns: Sequence[str], what: str, links: Links = L
     found: list[str] = []
     for given in patterns:
         pattern = safe_relative(given, what)
-        matches = [p for p in _expand(root, pattern) if inside(root, p, what, links).is_file()]
+        expanded = _expand(root, pattern)
+        matches = [p for p in expanded if inside(root, p, what, links).is_file()]
+        for path in dict.fromkeys((*expanded, pattern)):
+            if path not in matches and (instead := stand_in(root / path)):
+                raise DataError(f"{what}: {path}: expected a table, got {instead}")
         if not matches:
             raise DataError(f"{what}: {pattern} names no file under {root}{nearest(root, pattern)}")
         found.extend(matches)

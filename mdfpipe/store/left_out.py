@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from mdfpipe.store.naming import told_path
+
 
 def of_index(facts: Mapping[str, Any]) -> list[str]:
     """A line for each rule of `dataset.leave_out` that matched something, and one for the annotation rows of these.
@@ -24,7 +26,7 @@ def of_nothing(facts: Mapping[str, Any]) -> list[str]:
     """A line for each rule of `dataset.leave_out` that matched nothing. facts: of the receipt of an index."""
     return [
         f"dataset.leave_out, {one['rule']}: matches nothing here"
-        + (f", where there is {one['example']}" if one["example"] else "")
+        + (f", where there is {told_path(one['example'], _pattern(one['rule']))}" if one["example"] else "")
         + "; check its spelling, or take it out"
         for one in facts.get("left_out", [])
         if not one["count"]
@@ -62,6 +64,11 @@ def most_left_out(facts: Mapping[str, Any]) -> list[str]:
         "to domain (recipe.batches.sampler: random)"
         for line in of_training(facts)
     ]
+
+
+def _pattern(rule: str) -> str:
+    """What a rule asks for: `videos/a*` of `paths: videos/a*`."""
+    return rule.partition(": ")[2]
 
 
 def _counted(facts: Mapping[str, Any], count: int) -> str:

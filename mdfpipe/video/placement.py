@@ -107,7 +107,7 @@ def _cause(boxes: NDArray[np.float64], size: NDArray[np.float64]) -> str:
     """What boxes outside their picture may be: of a larger or a turned one."""
     reach = np.quantile(boxes[:, 2:], 0.95, axis=0)
     if (boxes[:, 2:] <= 0).any(axis=1).mean() > 0.5:
-        return "their coordinates are negative; correct the table"
+        return "their coordinates are negative"
     x, y = reach.round().astype(int).tolist()
     if size[0] != size[1] and (reach <= size[::-1] + LOOSE_PX).all():
         turned = f"{size[1]:g}x{size[0]:g}"
@@ -115,7 +115,7 @@ def _cause(boxes: NDArray[np.float64], size: NDArray[np.float64]) -> str:
     least = float((reach / size).max())
     factor = next((scale for scale in _SCALES if scale >= 0.98 * least), None)
     if factor is None:
-        return f"they reach x={x}, y={y}; correct the table"
+        return f"they reach x={x}, y={y}"
     larger = "x".join(f"{side:.0f}" for side in size * factor)
     return (
         f"they reach x={x}, y={y}, as on a picture {factor:.3g} times the size ({larger}): another resolution? "

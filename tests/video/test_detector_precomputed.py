@@ -224,6 +224,28 @@ def test_a_video_may_be_written_as_its_path(tmp_path):
     ]
 
 
+def test_a_video_may_be_written_in_two_ways(tmp_path):
+    rows = "videos/a,0,0,0,5,5,1\nvideos/a.mp4,1,0,0,6,6,1\n./videos/a.mp4,2,0,0,7,7,1\nvideos/a.avi,3,0,0,8,8,1\n"
+    write(tmp_path, HEADER + rows)
+    (tmp_path / "videos").mkdir()
+    write(tmp_path / "videos", "", "a.mp4")
+    assert [len(b) for b in look_up(tmp_path, video="videos/a")] == [1, 1, 1, 0]
+    write(tmp_path, HEADER + rows + "videos/a.mp4,0,0,0,6,6,1\n")
+    with pytest.raises(DataError, match=r"the same frames of one video stand under 'videos/a' and 'videos/a\.mp4' and"):
+        look_up(tmp_path, video="videos/a")
+    (tmp_path / "videos" / "a").mkdir()  # another video, whose name is its id
+    assert [len(b) for b in look_up(tmp_path, video="videos/a")] == [1, 0, 0, 0]
+
+
+def test_a_row_that_names_no_file_takes_no_boxes_from_the_file_that_it_nearly_is(tmp_path):
+    write(tmp_path, HEADER + "videos/a,0,0,0,5,5,1\n")
+    (tmp_path / "videos").mkdir()
+    write(tmp_path / "videos", "", "a.mp4")
+    assert [len(b) for b in look_up(tmp_path, video="videos/a.mp4")] == [1, 0, 0, 0]  # so called beside videos/a.MP4
+    write(tmp_path / "videos", "", "a.avi")
+    assert [len(b) for b in look_up(tmp_path, video="videos/a.mp4")] == [0, 0, 0, 0]
+
+
 @pytest.mark.parametrize(
     ("video", "words"),
     [

@@ -24,7 +24,7 @@ from pydantic import Field
 from mdfpipe.config import BY_CONTENT, NOT_A_RESULT, find_file
 from mdfpipe.errors import ConfigError, DataError, one_line
 from mdfpipe.store.hashing import file_sha256
-from mdfpipe.store.naming import file_name, named_alike, near_name, nearest, told_path
+from mdfpipe.store.naming import VIDEO_SUFFIXES, file_name, named_alike, near_name, nearest, told_path
 from mdfpipe.subjects import is_missing
 from mdfpipe.video.detectors import Detect, Detector
 from mdfpipe.video.frames import Boxes, Frames
@@ -66,7 +66,7 @@ class Precomputed(Detector):
         if self._per_video:
             return
         try:
-            self._read(self._path(data, ""), "")
+            self._read(data, "")
         except DataError as error:
             raise ConfigError(str(error)) from None
 
@@ -76,11 +76,11 @@ class Precomputed(Detector):
         Raises ConfigError where a shared file is missing, DataError where the video's own file is, or a cell is bad.
         """
         path = self._path(data, video_id)
-        return {"boxes": file_sha256(path) if self._per_video else self._read(path, video_id).sha256()}
+        return {"boxes": file_sha256(path) if self._per_video else self._read(data, video_id).sha256()}
 
     def open(self, data: Path, video_id: str, *, device: str, threads: int) -> Detect:
         """A function that looks boxes up by frame. Raises as `identity` does; device and threads do not matter."""
-        rows = self._read(self._path(data, video_id), video_id)
+        rows = self._read(data, video_id)
         rows = rows.where(rows.score >= np.float32(self.min_score))
 
         def detect(frames: Frames) -> list[Boxes]:
@@ -91,7 +91,7 @@ class Precomputed(Detector):
 
     def beyond(self, data: Path, video_id: str, delivered: int) -> int | None:
         """How many boxes of the video lie in frames that it does not have; None where the file does not name it."""
-        rows = self._read(self._path(data, video_id), video_id)
+        rows = self._read(data, video_id)
         return int((rows.frame >= delivered).sum()) if len(rows.frame) else None
 
     def unnamed(self, data: Path, video_id: str) -> str:
@@ -116,7 +116,7 @@ class Precomputed(Detector):
 
     def known_boxes(self, data: Path, video_id: str) -> NDArray[np.float32]:
         """The video's boxes, (n, 4) float32 xyxy. Raises as `identity` does."""
-        return self._read(self._path(data, video_id), video_id).xyxy
+        return self._read(data, video_id).xyxy
 
     @property
     def _sides(self) -> tuple[str, ...]:
@@ -136,14 +136,16 @@ class Precomputed(Detector):
                 raise DataError(f"{video_id}: no boxes computed: {error}{near}") from None
             raise ConfigError(f"{error}{near}") from None
 
-    def _read(self, path: Path, video_id: str) -> _Rows:
+    def _read(self, data: Path, video_id: str) -> _Rows:
+        path = self._path(data, video_id)
         stat = path.stat()
         table = _table(path.absolute(), stat.st_size, stat.st_mtime_ns, self._sides, self._per_video)
-        others = set(table.spans or ()) - {table.named(video_id)}
+        named = table.named(video_id, data)
+        others = set(table.spans or ()) - set(named)
         if self._per_video and others:
             other = one_line(min(others), 80)
             raise DataError(f"{path}: expected boxes of {video_id} only, got boxes of {other} too; correct the file")
-        return table.rows(video_id, self.frame_base)
+        return table.rows(named, self.frame_base)
 
 
 @dataclass(frozen=True, eq=False)
@@ -179,16 +181,38 @@ class _Table:
     order: NDArray[np.int64]
     spans: dict[str, tuple[int, int]] | None
 
-    def named(self, video_id: str) -> str:
-        """How the file writes a video: as it is, or as the one path that is it in plain form or without its suffix."""
-        if self.spans is None or video_id in self.spans:
-            return video_id
-        same = [text for text in self.spans if video_id in named_alike(text)]
-        return same[0] if len(same) == 1 else video_id
+    def named(self, video_id: str, data: Path) -> list[str]:
+        """How the file writes a video: as it is, as a path that is it in plain form or without its suffix, or as its
+        path without a suffix where no other video lies under that name. Of several paths only those that lie there."""
+        if self.spans is None:
+            return [video_id]
+        same = [text for text in self.spans if text == video_id or video_id in named_alike(text)]
+        if len(same) > 1:
+            alone = not (data / video_id).exists()  # else it is a folder, and a.mp4 beside it another video
+            paths = {text: named_alike(text)[0] for text in same}
+            same = [t for t, path in paths.items() if path == video_id or (alone and (data / path).exists())]
+        if same:
+            return same
+        stem = named_alike(video_id)[1]
+        texts = [text for text in self.spans if named_alike(text)[0] == stem]
+        return texts if stem != video_id and len(_files_of(data / stem)) < 2 else []
 
-    def rows(self, video_id: str, frame_base: int) -> _Rows:
+    def rows(self, named: list[str], frame_base: int) -> _Rows:
         """The boxes of one video. Raises DataError that names file, row, column and value of a bad cell."""
-        span = slice(*((0, len(self.order)) if self.spans is None else self.spans.get(self.named(video_id), (0, 0))))
+        if self.spans is None:
+            return self._span(slice(0, len(self.order)), frame_base)
+        parts = [self._span(slice(*self.spans[text]), frame_base) for text in named if text in self.spans]
+        if not parts:
+            return self._span(slice(0, 0), frame_base)
+        if len(parts) == 1:
+            return parts[0]
+        frame = np.concatenate([part.frame for part in parts])
+        if len(np.unique(frame)) < sum(len(np.unique(part.frame)) for part in parts):
+            spellings = " and ".join(f"'{told_path(text, named[0])}'" for text in named)
+            raise DataError(f"{self.path}: the same frames of one video stand under {spellings}; keep one of them")
+        return _sorted(frame, np.concatenate([p.xyxy for p in parts]), np.concatenate([p.score for p in parts]))
+
+    def _span(self, span: slice, frame_base: int) -> _Rows:
         part = {name: column[span] for name, column in self.numbers.items()}
         rows = self.order[span]
         for name, column in part.items():
@@ -229,6 +253,15 @@ class _Table:
             + (f" and {int(bad.sum()) - 1} more such rows" if bad.sum() > 1 else "")
             + f"; {advice or 'correct the file'}"
         )
+
+
+def _files_of(stem: Path) -> list[Path]:
+    """Videos, and a folder, that lie there under this path, whatever their suffix."""
+    try:
+        found = [path for path in stem.parent.iterdir() if path == stem or path.with_suffix("") == stem]
+    except OSError:
+        return []
+    return [path for path in found if path == stem or path.suffix.lower() in VIDEO_SUFFIXES]
 
 
 def _as_numbers(column: Any) -> NDArray[np.float64]:

@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from mdfpipe.store.standins import stand_in
+from mdfpipe.config import find_file
+from mdfpipe.datasets._layout import find_tables
+from mdfpipe.errors import ConfigError, DataError
+from mdfpipe.standins import stand_in
 
 LFS = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a21\nsize 12345678\n"
 
@@ -57,6 +60,19 @@ def test_links(tmp_path: Path) -> None:
     link.unlink()
     link.symlink_to("a.mp4")
     assert stand_in(link) == "a link that leads round in a circle; put the file itself there"
+
+
+def test_links_to_content_that_is_not_here_are_named_where_tables_and_weights_are_looked_up(tmp_path: Path) -> None:
+    for name in ("faces.csv", "a.onnx"):
+        (tmp_path / name).symlink_to("../.git/annex/objects/Xk/9f/K/K")
+    with pytest.raises(ConfigError, match=r"a\.onnx is a git-annex link .*; fetch it with `git annex get a\.onnx`"):
+        find_file("a.onnx", tmp_path, "weights")
+    for pattern in ("faces.csv", "*.csv"):
+        with pytest.raises(DataError, match=r"faces: faces\.csv: expected a table, got a git-annex link whose"):
+            find_tables(tmp_path, [pattern], "faces")
+    (tmp_path / "boxes.csv.dvc").write_text("outs:\n- path: boxes.csv\n")
+    with pytest.raises(ConfigError, match=r"boxes\.csv is only boxes\.csv\.dvc: .* `dvc pull boxes\.csv\.dvc`"):
+        find_file("boxes.csv", tmp_path, "detector.boxes")
 
 
 @pytest.mark.parametrize(
