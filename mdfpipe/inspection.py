@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from mdfpipe.errors import ConfigError, DataError, MdfError, one_line
 from mdfpipe.pictures import Written, draw_frame, draw_sheet, write_page
 from mdfpipe.report.export import to_csv
+from mdfpipe.standins import stand_in
 from mdfpipe.store.naming import IMAGE_SUFFIXES, frame_files, in_order
 
 if TYPE_CHECKING:
@@ -100,7 +101,8 @@ def inspect(thing: Path) -> Description:
     from mdfpipe.store.content import Kind, content_of
 
     if not thing.exists():
-        raise DataError(f"{thing}: expected {KINDS}, found nothing there; check the path")
+        found = stand_in(thing) or "nothing there; check the path"
+        raise DataError(f"{thing}: expected {KINDS}, found {found}")
     try:
         if thing.is_dir():
             return _inspect_folder(thing)
