@@ -20,9 +20,9 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, Protocol, Self
 
-from mdfpipe.errors import ConfigError, MdfError, MissingDependency, StoreError, one_line
+from mdfpipe.errors import ConfigError, DataError, MdfError, MissingDependency, StoreError, one_line
 from mdfpipe.processes import die_with_parent, interrupts_blocked
-from mdfpipe.stages import Context, Inputs, Resources, Stage
+from mdfpipe.stages import Context, Inputs, Made, Resources, Stage
 from mdfpipe.store.run import Failure, Receipt, cannot_write
 from mdfpipe.trust import trusting
 
@@ -109,7 +109,7 @@ def run_unit(unit: Unit, resources: Resources, tell: Any) -> Event:
     context = Context(unit.data, resources, place, progress)
     try:
         with trusting(resources.trust_pickle):
-            made = stage.process(key, unit.inputs, context)
+            made = _made(unit, context)
         if not made.table.schema.equals(stage.schema):
             raise TypeError(f"stage {stage.name} made {made.table.schema}, its schema is {stage.schema}")
         receipt = replace(stage.decided(unit.receipt, made.facts), facts=made.facts, tells=stage.tells)
@@ -128,6 +128,21 @@ def run_unit(unit: Unit, resources: Resources, tell: Any) -> Event:
         with contextlib.suppress(StoreError):
             run.record_failure(failure)
     return Event(kind, stage.name, key, seconds=time.monotonic() - started, failure=failure)
+
+
+def _made(unit: Unit, context: Context) -> Made:
+    """What the stage makes of the unit. Raises DataError where its video was replaced before or meanwhile."""
+    stage, inputs = unit.stage, unit.inputs
+    if "media" not in stage.reads:
+        return stage.process(unit.key, inputs, context)
+    inputs.check_media(unit.data)
+    try:
+        made = stage.process(unit.key, inputs, context)
+    except DataError:  # what it found wrong may be of another file
+        inputs.check_media(unit.data)
+        raise
+    inputs.check_media(unit.data)
+    return made
 
 
 def _what_failed(unit: Unit, error: Exception) -> tuple[str, Failure]:

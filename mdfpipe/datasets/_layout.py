@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import glob
+import errno
+import fnmatch
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
@@ -77,7 +78,14 @@ def pattern_remarks(
     found = _by_pattern(root, patterns, drops, links)
     taken_by = {path: pattern for pattern, taken, _ in found for path in taken}
     remarks = []
-    for pattern, taken, passed in found:
+    for pattern, taken, matched in found:
+        passed = [path for path in matched if _is_nameable(path)]
+        if len(passed) < len(matched):
+            odd = [path for path in matched if not _is_nameable(path)]
+            remarks.append(
+                f"videos: {pattern} passes over {_some(odd)}: such a name cannot be written into tables; rename "
+                f"{'it' if len(odd) == 1 else 'them'}"
+            )
         named = [path for path in passed if path in taken_by]
         pictures = [p for p in passed if p not in taken_by and PurePosixPath(p).suffix.lower() in IMAGE_SUFFIXES]
         if named:
@@ -85,9 +93,9 @@ def pattern_remarks(
                 f"videos: {pattern} passes over {_some(named)}, which {taken_by[named[0]]} names: taken as "
                 f"{'a video' if len(named) == 1 else 'videos'}"
             )
-        if not taken and not passed and pattern not in usual:
+        if not taken and not matched and pattern not in usual:
             remarks.append(f"videos: {pattern} matches nothing under {root}{nearest(root, _fixed(pattern))}")
-        elif not taken and not named and (pattern not in usual or pictures):
+        elif not taken and passed and not named and (pattern not in usual or pictures):
             remarks.append(
                 f"videos: {pattern} matches {_some(passed)} and takes none: a video is a file with a video suffix or a "
                 "folder of images; a path without * ? [ is taken as it is"
@@ -105,6 +113,14 @@ def pattern_remarks(
                 "frames of one; narrow one of the two"
             )
     return remarks
+
+
+def _is_nameable(path: str) -> bool:
+    """Whether a path that was found is text that tables and messages can hold."""
+    try:
+        return safe_relative(path, "videos") == path
+    except DataError:
+        return False
 
 
 def _some(paths: Sequence[str]) -> str:
@@ -135,7 +151,7 @@ def _by_pattern(
         taken = []
         passed: list[str] = []
         for path in _expand(root, pattern):
-            if not _is_video(root / path):  # wherever it leads, nothing of it is read
+            if not _is_nameable(path) or not _is_video(root / path):  # wherever it leads, nothing of it is read
                 passed.append(path)
             elif not drops(path):
                 inside(root, path, "videos", links)
@@ -148,33 +164,65 @@ def _expand(root: Path, pattern: str) -> list[str]:
     if not is_pattern(pattern):
         return [pattern]
     try:
-        names = sorted(set(_matches(root, pattern.split("/"))))
+        names = sorted(set(_matches(root, "", pattern.split("/"))))
     except (OSError, ValueError) as error:
         raise DataError(f"{pattern}: not a pattern that can be looked up: {error}") from None
     return [n for n in names if not any(part.startswith(".") for part in PurePosixPath(n).parts)]
 
 
-def _matches(folder: Path, parts: list[str]) -> Iterator[str]:
-    """What a pattern matches below a folder; `**` is any number of folders, linked ones too."""
-    if "**" not in parts:
-        yield from (name for name in glob.glob("/".join(parts), root_dir=folder) if name)  # noqa: PTH207 - names
+def _matches(root: Path, base: str, parts: list[str]) -> Iterator[str]:
+    """What a pattern matches below a folder; `**` is any number of folders, linked ones too.
+
+    A folder that may not be listed stands for what lies in it: it is a video that cannot be read.
+    """
+    if not parts:
+        yield base
         return
-    at = parts.index("**")
-    for base in _matches(folder, parts[:at]) if at else [""]:
-        for deep in _folders(folder, base, frozenset()):
-            for name in _matches(folder / deep, parts[at + 1 :] or ["*"]):
-                yield f"{deep}/{name}" if deep else name
+    if parts[0] == "**":
+        for deep, names in _folders(root, base, frozenset()):
+            if names is None:
+                yield deep
+            else:
+                yield from _matches(root, deep, parts[1:] or ["*"])
+        return
+    try:
+        if is_pattern(parts[0]):
+            names = [n for n in os.listdir(root / base) if n[0] != "."]  # noqa: PTH208 - names, of many files
+            chosen = fnmatch.filter(names, parts[0])
+        else:
+            (root / base / parts[0]).lstat()
+            chosen = [parts[0]]
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except OSError as error:
+        if not base or error.errno == errno.ENAMETOOLONG:
+            raise
+        yield base
+        return
+    for name in chosen:
+        yield from _matches(root, f"{base}/{name}" if base else name, parts[1:])
 
 
-def _folders(root: Path, path: str, above: frozenset[tuple[int, int]]) -> Iterator[str]:
-    """A folder and all below it, as paths under the root; a link back to a folder above is not gone down."""
-    found = (root / path).stat()
-    own = (found.st_dev, found.st_ino)
-    if own in above:
+def _folders(root: Path, path: str, above: frozenset[tuple[int, int]]) -> Iterator[tuple[str, list[str] | None]]:
+    """A folder and all below it, as paths under the root, each with its inner folders; None where it may not be listed.
+
+    A link back to a folder above is not gone down.
+    """
+    try:
+        found = (root / path).stat()
+        own = (found.st_dev, found.st_ino)
+        if own in above:
+            return
+        with os.scandir(root / path) as entries:
+            inner = sorted(e.name for e in entries if not e.name.startswith(".") and _is_folder(e))
+    except (FileNotFoundError, NotADirectoryError):
         return
-    yield path
-    with os.scandir(root / path) as entries:
-        inner = sorted(e.name for e in entries if not e.name.startswith(".") and _is_folder(e))
+    except OSError:
+        if not path:
+            raise
+        yield path, None
+        return
+    yield path, inner
     for name in inner:
         yield from _folders(root, f"{path}/{name}" if path else name, above | {own})
 
@@ -187,6 +235,9 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def _is_video(path: Path) -> bool:
-    if path.is_dir():
-        return any(p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith(".") for p in path.iterdir())
+    try:
+        if path.is_dir():
+            return any(p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith(".") for p in path.iterdir())
+    except OSError:  # it may not be listed: as a video it is told
+        return True
     return path.suffix.lower() in VIDEO_SUFFIXES or has_pages(path)

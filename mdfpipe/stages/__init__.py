@@ -15,7 +15,9 @@ from typing import Any, ClassVar, Literal
 import pyarrow as pa
 
 from mdfpipe.config import Config, result_settings
+from mdfpipe.errors import DataError
 from mdfpipe.store.run import Receipt, Run, faces_file, images_file, read_table
+from mdfpipe.store.stamps import stamp, stamp_of_files
 from mdfpipe.store.tables import FACES
 
 
@@ -77,6 +79,18 @@ class Inputs:
     def images(self) -> pa.Table:
         """The images that stand for this video, in a data set of images."""
         return read_table(self.run.path / images_file(self.video["video_id"]))
+
+    def check_media(self, data: Path) -> None:
+        """Raise DataError where the video, or its images, are no longer what the index has read of them."""
+        known = self.video.get("stamp")
+        if known is None:
+            return
+        path = data / self.video["path"]
+        listed = images_file(self.video["video_id"]) in self.annotated
+        now = stamp_of_files(self.images()["path"].to_pylist(), data) if listed else stamp(path)
+        if now != known:
+            what = "is no longer there" if now is None else "has changed"
+            raise DataError(f"{path}: {what} since it was indexed; give the same command again")
 
     def facts(self, stage: str, key: str | None = None) -> dict[str, Any]:
         """What `stage` tells of what it observed in this video (or in `key`)."""

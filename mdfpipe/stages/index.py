@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -23,7 +23,8 @@ from mdfpipe.standins import stand_in
 from mdfpipe.store import left_out
 from mdfpipe.store.hashing import file_sha256
 from mdfpipe.store.naming import check_links, link_target, nearest
-from mdfpipe.store.run import Receipt, faces_file, fingerprint, images_file, write_table
+from mdfpipe.store.run import Receipt, faces_file, images_file, write_table
+from mdfpipe.store.stamps import deep_stamp, stamp, stamp_of_files
 from mdfpipe.store.tables import ANOMALIES, NOT_AS_PUBLISHED, SUBJECTS, VIDEOS
 from mdfpipe.video.decoders import Decoder
 from mdfpipe.video.decoders.auto import Auto
@@ -257,51 +258,6 @@ class FaceTally:
         return [Anomaly(kind.value, count, self.examples[kind]) for kind, count in sorted(self.counts.items())]
 
 
-def stamp(path: Path) -> str | None:
-    """Size and modification time of a file, or of each file of a folder by name; None where there is nothing.
-
-    A video is unchanged while this is, so that nobody has to read it again to know.
-    """
-    try:
-        if not path.is_dir():
-            found = path.stat()
-            return f"{found.st_size}:{found.st_mtime_ns}"
-        with os.scandir(path) as entries:
-            files = sorted((e.name, e.stat().st_size, e.stat().st_mtime_ns) for e in entries if _is_file(e))
-    except OSError:
-        return None
-    return f"{len(files)}:{sum(size for _, size, _ in files)}:{fingerprint(files)}"
-
-
-def deep_stamp(path: Path) -> str | None:
-    """The same of a folder and all folders below it."""
-    if not path.is_dir():
-        return stamp(path)
-    try:
-        files = sorted(_below(path, ""))
-    except OSError:
-        return None
-    return f"{len(files)}:{sum(size for _, size, _ in files)}:{fingerprint(files)}"
-
-
-def _below(folder: Path | str, prefix: str, depth: int = 4) -> Iterator[tuple[str, int, int]]:
-    """(name, size, modification time) of the files at most `depth` folders below: a link may lead round in a circle."""
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if _is_file(entry):
-                found = entry.stat()
-                yield prefix + entry.name, found.st_size, found.st_mtime_ns
-            elif depth and Path(entry.path).is_dir():
-                yield from _below(entry.path, f"{prefix}{entry.name}/", depth - 1)
-
-
-def _is_file(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_file()
-    except OSError:  # a link that leads round in a circle
-        return False
-
-
 def _describe(
     entry: VideoEntry, data: Path, known: dict[str, dict[str, Any]], images: pa.Table | None, stage: Index
 ) -> dict[str, Any]:
@@ -311,11 +267,11 @@ def _describe(
     """
     path, old = data / entry.path, known.get(entry.path if images is None else entry.video_id)
     names = images["path"].to_pylist() if images is not None else []
-    now = stamp(path) if images is None else _stamp_of(names, data)
+    now = stamp(path) if images is None else stamp_of_files(names, data)
     row: dict[str, Any] = {
         "video_id": entry.video_id,
         "path": entry.path,
-        "real_path": link_target(data, entry.path),
+        "real_path": None,
         "domain": str(entry.domain),
         "band": entry.domain.band.value,
         "range_m": entry.domain.range_m,
@@ -323,42 +279,53 @@ def _describe(
         "camera_id": entry.camera_id,
         "stamp": now,
     }
-    measured = _MEASURED
-    try:
+    measured = dict.fromkeys(_MEASURED)
+    with _problem_of(path, measured):
+        row["real_path"] = link_target(data, entry.path)
         if images is None:  # where links of frames may lead is a setting: the stamp does not tell
             check_links(path, data, stage.dataset.links)
+        if old is not None and now is not None and old["stamp"] == now and old["problem"] is None:
+            measured |= {name: old[name] for name in _MEASURED}
+        elif images is not None:
+            _measure_images(names, data, measured)
+        else:
+            _measure(data, entry.path, stage, measured)
+    return row | measured
+
+
+@contextmanager
+def _problem_of(path: Path, found: dict[str, Any]) -> Iterator[None]:
+    """Whatever goes wrong within is this one file's `problem`: the other videos go on."""
+    try:
+        yield
     except DataError as error:
-        return row | dict.fromkeys(measured) | {"problem": one_line(error)}
-    if old is not None and now is not None and old["stamp"] == now and old["problem"] is None:
-        return row | {name: old[name] for name in measured}
-    if images is not None:
-        return row | dict.fromkeys(measured) | _measure_images(names, data)
-    return row | dict.fromkeys(measured) | _measure(data, entry.path, stage)
+        found["problem"] = one_line(error)
+    except MemoryError:
+        found["problem"] = one_line(f"{path}: out of memory")
+    except OSError as error:
+        found["problem"] = one_line(f"{error.filename or path}: cannot be read: {error.strerror or error}")
+    except Exception as error:  # a library's own, which nobody foresaw
+        found["problem"] = one_line(f"{path}: cannot be read: not foreseen: {type(error).__name__}: {error}")
 
 
-def _measure(data: Path, name: str, stage: Index) -> dict[str, Any]:
+def _measure(data: Path, name: str, stage: Index, found: dict[str, Any]) -> None:
+    """Size, content and header of a video, into `found`."""
     from mdfpipe.video.probe import probe
 
-    found: dict[str, Any] = {}
     path = data / name
-    try:
-        if not path.exists():
-            instead = stand_in(path)
-            why = f"expected a video, got {instead}" if instead else f"no such file{nearest(data, name)}"
-            return {"problem": one_line(f"{path}: {why}")}
-        if not path.is_file() and not path.is_dir():  # reading a pipe would wait for ever
-            return {"problem": f"{path.name}: expected a file or a folder of frames, found a pipe, socket or device"}
-        files = sorted(f for f in path.iterdir() if f.is_file()) if path.is_dir() else [path]
-        size = sum(f.stat().st_size for f in files)
-        found = {"sha256": file_sha256(path) if files == [path] else _folder_sha256(files), "bytes": size}
-        info = probe(path, stage.decoder.stream)
-        width, height = info.size(stage.decoder.orientation, path)
-        turn = info.turn(stage.decoder.orientation, path)
-    except DataError as error:
-        return found | {"problem": one_line(error)}
-    except OSError as error:
-        return found | {"problem": one_line(f"{path}: cannot be read: {error.strerror}")}
-    return found | {
+    if not path.exists():
+        instead = stand_in(path)
+        why = f"expected a video, got {instead}" if instead else f"no such file{nearest(data, name)}"
+        raise DataError(f"{path}: {why}")
+    if not path.is_file() and not path.is_dir():  # reading a pipe would wait for ever
+        raise DataError(f"{path.name}: expected a file or a folder of frames, found a pipe, socket or device")
+    files = sorted(f for f in path.iterdir() if f.is_file()) if path.is_dir() else [path]
+    found["bytes"] = sum(f.stat().st_size for f in files)
+    found["sha256"] = file_sha256(path) if files == [path] else _folder_sha256(files)
+    info = probe(path, stage.decoder.stream)
+    width, height = info.size(stage.decoder.orientation, path)
+    turn = info.turn(stage.decoder.orientation, path)
+    found |= {
         "n_frames": info.frames_declared,
         "fps": info.fps,
         "width": width,
@@ -371,26 +338,13 @@ def _measure(data: Path, name: str, stage: Index) -> dict[str, Any]:
     }
 
 
-def _stamp_of(names: list[str], data: Path) -> str | None:
-    """Of these files below `data`, which may lie in many folders."""
-    try:
-        return fingerprint([(name, (s := (data / name).stat()).st_size, s.st_mtime_ns) for name in names])
-    except OSError:
-        return None
-
-
-def _measure_images(names: list[str], data: Path) -> dict[str, Any]:
-    """Content and size of the images of a unit; how large each is, crop finds out."""
-    found: dict[str, Any] = {"n_frames": len(names)}
+def _measure_images(names: list[str], data: Path, found: dict[str, Any]) -> None:
+    """Content and size of the images of a unit, into `found`; how large each is, crop finds out."""
+    found["n_frames"] = len(names)
     digest = hashlib.sha256()
-    try:
-        for name in names:
-            digest.update(f"{name}:{file_sha256(data / name)}\n".encode())
-        return found | {"bytes": sum((data / name).stat().st_size for name in names), "sha256": digest.hexdigest()}
-    except DataError as error:
-        return found | {"problem": one_line(error)}
-    except OSError as error:
-        return found | {"problem": one_line(f"{error.filename}: cannot be read: {error.strerror}")}
+    for name in names:
+        digest.update(f"{name}:{file_sha256(data / name)}\n".encode())
+    found |= {"bytes": sum((data / name).stat().st_size for name in names), "sha256": digest.hexdigest()}
 
 
 def _folder_sha256(files: list[Path]) -> str:

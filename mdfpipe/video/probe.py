@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from mdfpipe.errors import DecodeError, one_line
+from mdfpipe.errors import DecodeError, MdfError, one_line
 from mdfpipe.video.files import check_file
 from mdfpipe.video.image_files import is_images, numbered_frames, page_count, read_frames
 from mdfpipe.video.orientation import AS_STORED, of_matrix, swaps_sides
@@ -26,6 +26,7 @@ from mdfpipe.video.transport import missing_bytes
 if TYPE_CHECKING:
     import av
     from av.container import InputContainer
+    from av.video.codeccontext import VideoCodecContext
     from av.video.stream import VideoStream
 
 # Containers that hold pictures themselves. Playlists (hls, concat, sdp, image patterns) name further files, and text
@@ -93,7 +94,13 @@ def probe(path: Path, which: int | None = None) -> VideoInfo:
 
     which: the video stream of a file with several, as `open_video` takes it.
     """
-    return _info_of_images(path) if is_images(path) else _info(path, which)
+    try:
+        return _info_of_images(path) if is_images(path) else _info(path, which)
+    except (MdfError, MemoryError):
+        raise
+    except Exception as error:  # text that is no text, numbers beyond all bounds: no library foresees every header
+        why = getattr(error, "strerror", None) or f"not foreseen: {type(error).__name__}: {error}"
+        raise DecodeError(f"{path}: cannot be read: {one_line(why)}") from error
 
 
 def _info_of_images(path: Path) -> VideoInfo:
@@ -197,7 +204,9 @@ def open_video(path: Path, which: int | None = None) -> Iterator[tuple[InputCont
             options={"protocol_whitelist": "file", "format_whitelist": _FORMATS},
             metadata_errors="ignore",
         )
-    except (av.error.FFmpegError, OSError, ValueError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # FFmpeg's errors, and whatever PyAV makes of text and numbers that nobody foresaw
         raise DecodeError(f"{path}: expected a video, got a file that FFmpeg cannot open: {_reason(error)}") from None
     with container:
         yield container, _video_stream(container, path, which)
@@ -206,11 +215,10 @@ def open_video(path: Path, which: int | None = None) -> Iterator[tuple[InputCont
 def _video_stream(container: InputContainer, path: Path, which: int | None) -> VideoStream:
     from av.stream import Disposition
 
-    streams = list(container.streams.video)
-    if which is not None and which < len(streams):
-        return streams[which]
-    found = _films(container)
-    if which is not None and found:
+    streams, films = list(container.streams.video), _films(container)
+    is_there = which is not None and which < len(streams)
+    found = [streams[which]] if is_there and which is not None else films
+    if which is not None and films and not is_there:
         sizes = ", ".join(_stream_words(container, stream) for stream in streams)
         raise DecodeError(
             f"{path}: expected a video stream {which} (detect.decoder.stream), found these: {sizes}; choose one"
@@ -218,8 +226,14 @@ def _video_stream(container: InputContainer, path: Path, which: int | None) -> V
     if not found:
         kinds = ", ".join(sorted({s.type for s in container.streams if s not in streams})) or "nothing"
         raise DecodeError(f"{path}: expected a video stream, found {'a cover picture and ' * bool(streams)}{kinds}")
-    marked = [stream for stream in found if stream.disposition & Disposition.default]
-    return max(marked or found, key=lambda stream: stream.codec_context.width * stream.codec_context.height)
+    known = [stream for stream in found if _context(stream)]
+    if not known:
+        words = ", ".join(_stream_words(container, stream) for stream in found)
+        raise DecodeError(
+            f"{path}: expected a codec that FFmpeg knows, found the video stream {words}; convert the video"
+        )
+    marked = [stream for stream in known if stream.disposition & Disposition.default]
+    return max(marked or known, key=lambda stream: stream.codec_context.width * stream.codec_context.height)
 
 
 def _films(container: InputContainer) -> list[VideoStream]:
@@ -231,8 +245,16 @@ def _films(container: InputContainer) -> list[VideoStream]:
 
 
 def _stream_words(container: InputContainer, stream: VideoStream) -> str:
-    context = stream.codec_context
-    return f"{container.streams.video.index(stream)} ({context.name}, {context.width}x{context.height})"
+    context, number = _context(stream), container.streams.video.index(stream)
+    if context is None:
+        return f"{number} (codec unknown)"
+    return f"{number} ({context.name}, {context.width}x{context.height})"
+
+
+def _context(stream: VideoStream) -> VideoCodecContext | None:
+    """The decoder of a stream; None where FFmpeg knows no codec of that name, which PyAV's types do not say."""
+    context: VideoCodecContext | None = stream.codec_context
+    return context
 
 
 def _reason(error: Exception) -> str:

@@ -10,7 +10,8 @@ import pytest
 
 from mdfpipe.config import validate
 from mdfpipe.stages import Context, Inputs, Made, Resources
-from mdfpipe.stages.index import Index, stamp
+from mdfpipe.stages.index import Index
+from mdfpipe.store.stamps import stamp
 from mdfpipe.store import hashing
 from mdfpipe.store.run import Receipt, Run
 from tests import clips
@@ -122,7 +123,7 @@ def test_frames_whose_order_would_be_a_guess_are_a_problem(run: Run, data: Path)
 def test_only_rows_of_this_version_are_kept(run: Run, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     index(run, data)
     measured: list[Path] = []
-    monkeypatch.setattr("mdfpipe.stages.index._measure", lambda data, name, _: measured.append(data / name) or {})
+    monkeypatch.setattr("mdfpipe.stages.index._measure", lambda data, name, *_: measured.append(data / name))
     index(run, data)
     assert measured == []
     index(run, data, version=Index.version - 1)

@@ -17,7 +17,7 @@ from pydantic import Field
 
 from mdfpipe.config import Plugin
 from mdfpipe.domains import Band
-from mdfpipe.errors import DecodeError
+from mdfpipe.errors import DecodeError, MdfError, one_line
 from mdfpipe.video.frames import Frames
 from mdfpipe.video.image_files import is_images
 from mdfpipe.video.probe import VideoInfo, probe
@@ -112,7 +112,18 @@ class Decoder(Plugin):
         number of frames delivered so far.
         """
         chosen = wanted or (lambda number: number % stride == 0)
-        return FrameStream(self.read(path, chosen, threads), self.use, batch, alive, last)
+        return FrameStream(self._read(path, chosen, threads), self.use, batch, alive, last)
+
+    def _read(self, path: Path, wanted: Wanted, threads: int) -> Reading:
+        """What `read` gives; whatever its library raises that nobody foresaw is this file's trouble, too."""
+        try:
+            told: Mapping[str, int] | None = yield from self.read(path, wanted, threads)
+        except (MdfError, MemoryError):
+            raise
+        except Exception as error:
+            why = f"not foreseen: {type(error).__name__}: {one_line(error)}"
+            raise DecodeError(f"{path}: cannot be decoded: {why}") from error
+        return told or {}
 
 
 @dataclass
