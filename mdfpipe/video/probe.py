@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from mdfpipe.errors import DecodeError, MdfError, one_line
 from mdfpipe.video.files import check_file
 from mdfpipe.video.image_files import is_images, numbered_frames, page_count, read_frames
+from mdfpipe.video.matroska import element
 from mdfpipe.video.orientation import AS_STORED, of_matrix, swaps_sides
 from mdfpipe.video.transport import missing_bytes
 
@@ -386,23 +387,10 @@ def _boxes(file: BinaryIO, size: int) -> Iterator[tuple[bytes, int]]:
 
 
 def _segment_end(file: BinaryIO) -> int:
-    file.seek(4)
-    header = _vint(file)
+    _, header = element(file)
     file.seek(header or 0, 1)
-    if file.read(4) != b"\x18\x53\x80\x67":
-        return 0
-    length = _vint(file)
-    return 0 if length is None else file.tell() + length
-
-
-def _vint(file: BinaryIO) -> int | None:
-    """The EBML number at this place of the file; None where it says unknown (a live recording)."""
-    first = file.read(1)
-    if not first or not first[0]:
-        return None
-    extra = 8 - first[0].bit_length()
-    value = int.from_bytes(bytes([first[0] & (0x7F >> extra)]) + file.read(extra), "big")
-    return None if value == (1 << 7 * (extra + 1)) - 1 else value
+    name, length = element(file)
+    return 0 if name != b"\x18\x53\x80\x67" or length is None else file.tell() + length
 
 
 def _riff_end(file: BinaryIO, size: int) -> int:

@@ -11,9 +11,9 @@ import pytest
 from mdfpipe.config import validate
 from mdfpipe.stages import Context, Inputs, Made, Resources
 from mdfpipe.stages.index import Index
-from mdfpipe.store.stamps import stamp
 from mdfpipe.store import hashing
 from mdfpipe.store.run import Receipt, Run
+from mdfpipe.store.stamps import stamp
 from tests import clips
 
 

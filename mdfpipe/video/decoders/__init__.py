@@ -116,8 +116,9 @@ class Decoder(Plugin):
 
     def _read(self, path: Path, wanted: Wanted, threads: int) -> Reading:
         """What `read` gives; whatever its library raises that nobody foresaw is this file's trouble, too."""
+        source: Any = self.read(path, wanted, threads)
         try:
-            told: Mapping[str, int] | None = yield from self.read(path, wanted, threads)
+            told = yield from source  # what a generator returns at its end
         except (MdfError, MemoryError):
             raise
         except Exception as error:
@@ -173,7 +174,7 @@ class FrameStream:
 
     def _source(self) -> Iterator[tuple[Pixels | None, float]]:
         source: Any = self.source
-        told = yield from source  # what a generator returns at its end
+        told = yield from source
         self.told = {reason: count for reason, count in (told or {}).items() if count}
 
     @staticmethod

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mdfpipe.errors import DecodeError, one_line
+from mdfpipe.video.checksums import refuse_damage
 from mdfpipe.video.decoders import Decoder, Pixels, Wanted, refuse_deep
 from mdfpipe.video.orientation import AS_STORED
 from mdfpipe.video.probe import missing_end, packet_times
@@ -21,7 +22,8 @@ class Decord(Decoder):
 
     It refuses before the first frame what decord would answer with a hang, a substituted frame or silence: more than
     8 bits, a header that declares other frames than the packets, a file that is cut. What remains: decord 0.6 does
-    not say when FFmpeg patched a damaged picture up (`fault_tol` counts only whole frames that it replaced).
+    not say when FFmpeg patched a damaged picture up (`fault_tol` counts only whole frames that it replaced). Checksums
+    of packets are checked before, as everywhere.
     """
 
     def candidates(self, path: Path) -> list[Decoder]:
@@ -44,11 +46,13 @@ class Decord(Decoder):
                 f"{path}: the header declares {info.frames_declared} frames, the container holds {len(times)}; "
                 "decord may hang on such a file, use pyav"
             )
+        refuse = refuse_damage(path, self.stream)
         reader = _open(path, threads)
         try:
             if len(reader) != len(times):
                 raise DecodeError(f"{path}: expected {len(times)} frames, decord counts {len(reader)}; use pyav")
             for number, seconds in enumerate(times.tolist()):
+                refuse(number)
                 yield _next(reader, path, number, skip=not wanted(number)), seconds
         finally:
             del reader  # its memory creeps over many files otherwise

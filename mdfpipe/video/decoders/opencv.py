@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from mdfpipe.errors import DecodeError
+from mdfpipe.video.checksums import refuse_damage
 from mdfpipe.video.decoders import Decoder, Pixels, Reading, Wanted, refuse_deep
 from mdfpipe.video.orientation import turned
 from mdfpipe.video.probe import missing_end, open_video, shown_times
@@ -19,8 +20,8 @@ class OpenCV(Decoder):
     """cv2.VideoCapture with FFmpeg, 8 bits only.
 
     It ends without a word where a frame does not decode: so the frames are counted against the container's packets,
-    and DecodeError comes at the end. A patched-up picture in the middle passes unseen. It refuses interlaced video, and
-    a stream that is not the first.
+    and DecodeError comes at the end. A patched-up picture in the middle passes unseen, but where there are checksums.
+    It refuses interlaced video, and a stream that is not the first.
     """
 
     def read(self, path: Path, wanted: Wanted, threads: int) -> Reading:
@@ -32,12 +33,14 @@ class OpenCV(Decoder):
             raise DecodeError(f"{path}: is interlaced, for which OpenCV gives no pictures; use pyav")
         turn = info.turn(self.orientation, path)
         times, leading = shown_times(path, info, self.stream)
+        refuse = refuse_damage(path, self.stream)
         capture = _open(path, threads)
         number = 0
         last: Pixels | None = None
         is_checked = False
         try:
             while capture.grab():
+                refuse(number)
                 seconds = float(times[number]) if number < len(times) else np.nan
                 pixels: Pixels | None = None
                 if wanted(number):
@@ -50,6 +53,7 @@ class OpenCV(Decoder):
                 number += 1
         finally:
             capture.release()
+        refuse(number)
         if number == np.isfinite(times).sum():  # mkv gives no time to what leads a group that was cut open
             times, leading = times[:number], leading + len(times) - number
         if number != len(times):
