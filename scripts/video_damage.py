@@ -24,7 +24,7 @@ from mdfpipe.errors import DecodeError
 from mdfpipe.video.decoders import Decoder
 
 PAGE = Path(__file__).parents[1] / "docs" / "damage.md"
-WIDTH, HEIGHT, FRAMES, FLIPS = 640, 480, 12, 30
+WIDTH, HEIGHT, FRAMES, FLIPS = 640, 480, 4, 30
 _X264 = {"preset": "ultrafast", "crf": "20"}
 _VPX = {"deadline": "realtime", "cpu-used": "8"}
 _X265 = {"preset": "ultrafast", "crf": "20"}
@@ -53,7 +53,9 @@ CODECS = {
     "PNG, 8 bits": Codec("png", "avi", "rgb24", checked=True),
     "PNG, 16 bits": Codec("png", "mov", "gray16be", checked=True),
     "animated PNG": Codec("apng", "apng", "rgb24", checked=True),
-    "HEVC with picture hashes": Codec("libx265", "mp4", options=_X265 | {"x265-params": "log-level=none:hash=1"}),
+    "HEVC with picture hashes": Codec(
+        "libx265", "mp4", options=_X265 | {"x265-params": "log-level=none:hash=1"}, checked=True
+    ),
     "HEVC": Codec("libx265", "mp4", options=_X265 | {"x265-params": "log-level=none"}),
     "H.264": Codec("libx264", "mp4", options=_X264),
     "AV1": Codec("libsvtav1", "ivf", options={"preset": "12"}),
@@ -79,9 +81,10 @@ def main() -> int:
     parser.add_argument("--flips", type=int, default=FLIPS)
     parser.add_argument("--decoder", default="auto")
     options = parser.parse_args()
-    found = dict(table(options.codecs or list(CODECS), options.flips, options.decoder))
-    for name, counts in found.items():
-        print(f"{name:32}  {'  '.join(f'{what} {counts[what]}' for what in ('found', 'same', 'silent'))}")
+    found = dict[str, Counter[str]]()
+    for name, counts in table(options.codecs or list(CODECS), options.flips, options.decoder):
+        found[name] = counts
+        print(f"{name:32}  {'  '.join(f'{what} {counts[what]}' for what in ('found', 'same', 'silent'))}", flush=True)
     if not options.codecs and options.flips == FLIPS and options.decoder == "auto":
         PAGE.write_text(page(found))
     return int(any(counts["silent"] for name, counts in found.items() if CODECS[name].checked))

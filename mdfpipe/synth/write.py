@@ -45,7 +45,7 @@ VERSION = 1  # raise it when the same seed gives other pixels or rows
 FACES_HEADER = "SUBJECT_ID,FILENAME,SIGHTING_ID,FRAME_NUM,FACE_X,FACE_Y,FACE_WIDTH,FACE_HEIGHT,YAW"
 _FACES = pa.schema([("line", pa.string())])
 
-_FFV1 = {"level": "3", "slicecrc": "1"}  # without a level, FFmpeg chooses
+_FFV1: dict[str, object] = {"level": "3", "slicecrc": "1"}  # without a level, FFmpeg chooses
 
 FOLDERS = (*(f"videos/{domain}" for domain in DOMAINS), "galleries", "truth/parts", "truth")
 
