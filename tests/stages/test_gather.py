@@ -18,7 +18,7 @@ from mdfpipe.inspection import inspect
 from mdfpipe.pictures import draw_frame, draw_sheet, write_page
 from mdfpipe.pipeline import Pipeline
 from mdfpipe.runner import Outcome, Runner
-from mdfpipe.stages import Context
+from mdfpipe.stages import Context, Inputs
 from mdfpipe.status import status
 from mdfpipe.store.run import Run
 from mdfpipe.store.shards import read_crop
@@ -307,3 +307,27 @@ def test_what_people_look_at_does_not_need_videos(home: Path) -> None:
     with pytest.raises(DataError, match="no frames; --sheet shows crops"):
         draw_frame(home / "run", "cam1", 0, home / "frame.png")
     assert [stage.stage for stage in status(home / "run").stages] == ["index", "crop", "manifest"]
+
+
+def test_images_that_are_replaced_after_they_were_indexed_fail_until_the_next_call(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made.write_sysu(tmp_path / "data", train=2, val=1, test=2, images=1)
+    unit = ""
+
+    def replacing(self: Inputs, data: Path) -> None:
+        nonlocal unit
+        if not unit:
+            unit = self.video["video_id"]
+            os.utime(data / self.images()["path"][0].as_py(), ns=(1, 1))
+        check(self, data)
+
+    check = Inputs.check_media
+    with monkeypatch.context() as patch:
+        patch.setattr(Inputs, "check_media", replacing)
+        outcome, _, _ = run(pipeline("sysu"), tmp_path, "crop")
+    (failure,) = outcome.failures
+    assert (failure.stage, failure.key) == ("crop", unit)
+    assert "has changed since it was indexed; give the same command again" in failure.message
+    outcome, _, _ = run(pipeline("sysu"), tmp_path, "crop")
+    assert not outcome.failures
