@@ -47,6 +47,34 @@ class Config(BaseModel):
                     raise ValueError(f"{name}: expected a number, got {str(given).lower()}")
         return value
 
+    @model_validator(mode="after")
+    def _holds_usual_numbers(self) -> Self:
+        for name in type(self).model_fields:
+            _usual(getattr(self, name), name)
+        return self
+
+
+LARGEST_WHOLE, LARGEST_REAL = (1 << 31) - 1, 1e30
+"""Magnitudes of a number in settings: what the libraries that it is handed to hold in 32 bits."""
+
+
+def _usual(value: Any, where: str) -> None:
+    """Raise ValueError for a number that is too large, alone or in a list or a mapping."""
+    if isinstance(value, (list, tuple)):
+        for inner in value:
+            _usual(inner, where)
+    elif isinstance(value, dict):
+        for name, inner in value.items():
+            _usual(inner, f"{where}.{name}")
+    elif isinstance(value, int) and abs(value) > LARGEST_WHOLE:
+        raise ValueError(f"{where}: expected a whole number of at most {LARGEST_WHOLE}, got one of {_digits(value)}")
+    elif isinstance(value, float) and abs(value) > LARGEST_REAL:
+        raise ValueError(f"{where}: expected a number of at most {LARGEST_REAL:g}, got {value:g}")
+
+
+def _digits(value: int) -> str:
+    return f"about {int(value.bit_length() * 0.30103) + 1} digits"  # of a very long one, Python writes none
+
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,99}$"
 """What a study, a system, a table, a fusion or a sweep may be called: the name of a file can be made of it."""

@@ -19,7 +19,10 @@ import re
 
 
 class MdfError(Exception):
-    """The root: everything that mdfpipe raises on purpose is one of these."""
+    """The root: everything that mdfpipe raises on purpose is one of these. Its text is one printable line."""
+
+    def __str__(self) -> str:
+        return one_line(super().__str__(), 10_000)
 
 
 class ConfigError(MdfError):
@@ -56,6 +59,18 @@ class MissingDependency(MdfError):  # noqa: N818 - the name says it
     def __init__(self, package: str, needed_by: str, extra: str | None = None) -> None:
         install = f"pip install 'mdfpipe[{extra}]'" if extra else f"pip install {package}"
         super().__init__(f"{needed_by} needs the package {package}, which is not installed: {install}")
+
+
+def not_loaded(error: ImportError, package: str, needed_by: str, extra: str | None = None) -> MdfError:
+    """What to raise where a package does not import: it is not installed, or it is and cannot be loaded.
+
+    >>> str(not_loaded(ImportError("libcudart.so.13: cannot open shared object file"), "torch", "the detector yolo"))
+    'the detector yolo needs the package torch, which does not load: libcudart.so.13: cannot open shared object file'
+    """
+    name = error.name or ""
+    if isinstance(error, ModuleNotFoundError) and name and "." not in name:  # torch._C: of a package that is there
+        return MissingDependency(name, needed_by, extra if name == package else None)
+    return ConfigError(f"{needed_by} needs the package {package}, which does not load: {one_line(error)}")
 
 
 # Letters, marks and symbols by their class that leave no ink: fillers, joiners, variation selectors, the empty Braille.

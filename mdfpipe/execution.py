@@ -366,7 +366,9 @@ def _advice(stage: Stage) -> str:
         return "the same command goes on from its last state; try a smaller batch of the recipe, or a longer --deadline"
     if stage.unit in ("crops", "images"):
         return "try a smaller --batch, fewer --workers, or a longer --deadline"
-    return "try another decoder (detect.decoder.use) or --only with more memory"
+    if stage.name == "detect":
+        return "try another decoder (detect.decoder.use) or --only with more memory"
+    return "try fewer --workers, more memory, or a longer --deadline"
 
 
 def worker_environment(threads: int) -> dict[str, str]:

@@ -5,7 +5,6 @@ Nothing is decoded here; what is drawn is made by `pictures`.
 
 from __future__ import annotations
 
-import json
 import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +14,7 @@ from mdfpipe.errors import ConfigError, DataError, MdfError, one_line
 from mdfpipe.pictures import Written, draw_frame, draw_sheet, write_page
 from mdfpipe.report.export import to_csv
 from mdfpipe.standins import stand_in
+from mdfpipe.store.environment import read_environment
 from mdfpipe.store.naming import IMAGE_SUFFIXES, frame_files, in_order
 
 if TYPE_CHECKING:
@@ -188,10 +188,8 @@ def _study(folder: Path) -> str:
 
 
 def _data(folder: Path) -> str:
-    try:
-        return str(json.loads((folder / "environment.json").read_text())["data"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return "unknown"
+    found = read_environment(folder)
+    return str(found.data) if found else "unknown"
 
 
 def _inspect_video(path: Path) -> Description:

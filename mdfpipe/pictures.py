@@ -7,13 +7,13 @@ wanted frame.
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mdfpipe.errors import ConfigError, DataError, MdfError, StoreError, one_line
+from mdfpipe.store.environment import read_environment
 from mdfpipe.store.naming import inside, safe_relative
 from mdfpipe.store.run import cannot_write, write_atomically
 from mdfpipe.store.shards import CHECKSUM, UNVERIFIED
@@ -247,11 +247,8 @@ def title_of(run: Path) -> str:
 
 def environment_of(run: Path) -> dict[str, Any]:
     """What environment.json says; nothing where it cannot be read."""
-    try:
-        found = json.loads((run / "environment.json").read_text())
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
+    found = read_environment(run)
+    return found.facts if found else {}
 
 
 def _pictures(

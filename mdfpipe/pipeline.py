@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Self
@@ -26,6 +25,7 @@ from mdfpipe.stages.index import Index
 from mdfpipe.stages.label import Label
 from mdfpipe.stages.manifest import Manifest
 from mdfpipe.stages.train import Train
+from mdfpipe.store.environment import FILE, read_environment
 from mdfpipe.store.run import Run
 from mdfpipe.sweep import Point, Sweep, every_point, made_for, spelled_out, with_points
 from mdfpipe.video.decoders.auto import Auto
@@ -218,11 +218,12 @@ def _without_trust(settings: dict[str, Any], where: str, keeps: bool) -> None:
 
 def open_run(path: Path) -> tuple[Pipeline, Run, Path]:
     """The study, run folder and data root of an existing run. Raises DataError where `path` is not a run folder."""
-    try:
-        environment = json.loads((path / "environment.json").read_text())
-        data = Path(environment["data"])
-    except (OSError, ValueError, KeyError):
+    found = read_environment(path)
+    if found is None:
         raise DataError(
             f"{path}: expected a run folder (with pipeline.yaml and environment.json), found none"
-        ) from None
-    return Pipeline.kept(path), Run(path), data
+            if not (path / FILE).exists()
+            else f"{path / FILE}: expected what a call of mdfpipe wrote, found something else; the next `run` of the "
+            "study with this --run folder writes it again"
+        )
+    return Pipeline.kept(path), Run(path), found.data

@@ -144,7 +144,7 @@ def read_vectors(file: Path, *, images: bool = False, names: SubjectNames = _ANY
         raise DataError(f"{file}: expected a Parquet or NPZ file of vectors, found no such file")
     try:
         table, vectors, usable = _opened(file, images)
-    except DataError:
+    except (DataError, MemoryError):  # Arrow's own lack of memory is one, too
         raise
     except Exception as error:  # the parsers answer damage with whatever they stumble over
         raise DataError(f"{file}: expected a Parquet or NPZ file of vectors: {one_line(error)}") from None

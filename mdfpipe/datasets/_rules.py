@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import fnmatch
 import re
+import signal
+import threading
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Self
@@ -22,9 +25,41 @@ _Text = Annotated[str, Field(coerce_numbers_to_str=True)]
 
 def _compiled(pattern: str) -> re.Pattern[str]:
     try:
-        return re.compile(pattern)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # `[[`: it may mean something else one day
+            return re.compile(pattern)
     except re.error as error:
         raise ValueError(f"not a regular expression: {error}") from None
+    except (OverflowError, RecursionError, MemoryError):
+        raise ValueError(
+            "a regular expression that is too large: it repeats too often, or is nested too deep"
+        ) from None
+
+
+SECONDS = 5.0
+"""Of searching one path: patterns such as (a+)+$ take for ever on some names."""
+
+
+def _searched(pattern: str, path: str, setting: str) -> re.Match[str] | None:
+    """Where the pattern is in a path. Raises DataError where that takes more than SECONDS (in the main thread)."""
+
+    def stop(number: int, frame: object) -> None:
+        raise TimeoutError
+
+    if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
+        return re.search(pattern, path)
+    before = signal.signal(signal.SIGALRM, stop)
+    left, _ = signal.setitimer(signal.ITIMER_REAL, SECONDS)
+    try:
+        return re.search(pattern, path)
+    except TimeoutError:
+        raise DataError(
+            f"{setting}: the regular expression {one_line(pattern, 80)} has not come to an end within {SECONDS:g} s on "
+            f"'{one_line(path, 80)}'; expected one without a repetition within a repetition, such as (a+)+"
+        ) from None
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, left)
+        signal.signal(signal.SIGALRM, before)
 
 
 def _exactly_one(rule: Config, names: tuple[str, ...]) -> None:
@@ -53,7 +88,7 @@ class TextRule(Config):
         """What the rule tells of the video at `path`, whose rows' column says `cell`; None where nothing."""
         if self.regex is None:
             return cell
-        match = re.search(self.regex, path)
+        match = _searched(self.regex, path, "session or camera")
         if match is None:
             return None
         found: str | None = match[1] if match.re.groups else match[0]
@@ -145,7 +180,7 @@ class DomainRule(Config):
             return table.domain(path)
         if self.regex is None:
             return cell or ""
-        match = re.search(self.regex, path)
+        match = _searched(self.regex, path, "domain")
         if match is None:
             return ""
         groups = match.groupdict()

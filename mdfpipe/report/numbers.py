@@ -6,8 +6,11 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import pyarrow as pa
+
 from mdfpipe.errors import StoreError, one_line
 from mdfpipe.store.run import Run
+from mdfpipe.store.tables import COMPARISONS, METRICS
 
 FIRST = "rank-1"
 BESIDE = ("map", "tar@far=1e-2", "auc", "eer", "fnir@fpir=0.01", "fnir@fpir=0.1")
@@ -24,11 +27,52 @@ def numbers_of(run: Run) -> dict[str, Any] | None:
     path = run.path / "evaluate" / "metrics.json"
     try:
         found: dict[str, Any] = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+        _check(found)
+    except (OSError, ValueError, RecursionError) as error:
         raise StoreError(
             f"{path}: cannot be read: {one_line(error)}; `mdfpipe eval` with its study makes it anew"
         ) from None
     return found
+
+
+_SCALARS: Any = {pa.string(): str, pa.float64(): (int, float), pa.float32(): (int, float), pa.bool_(): bool}
+
+
+def _check(numbers: Any) -> None:
+    """Raise ValueError where a document is not of the shape that `evaluate` writes."""
+    if not isinstance(numbers, dict) or not isinstance(numbers.get("tables"), dict):
+        raise ValueError("expected tables, metrics and comparisons")
+    for name, entry in numbers["tables"].items():
+        texts = isinstance(entry, dict) and all(
+            isinstance(entry.get(part), list) and all(isinstance(text, str) for text in entry[part])
+            for part in ("systems", "coverage", "notes")
+        )
+        if not texts or not isinstance(entry.get("title"), str) or not isinstance(entry.get("protocol"), str | None):
+            raise ValueError(f"table {name}: expected title, systems, coverage and notes")
+    for kind, schema in (("metrics", METRICS), ("comparisons", COMPARISONS)):
+        rows = numbers.get(kind)
+        if not isinstance(rows, list):
+            raise ValueError(f"{kind}: expected a list of rows")
+        for place, row in enumerate(rows):
+            wrong = _wrong(row, schema)
+            if wrong:
+                raise ValueError(f"{kind}: row {place}: {wrong}")
+    known = numbers["tables"].keys()
+    if any(row["table"] not in known for row in (*numbers["metrics"], *numbers["comparisons"])):
+        raise ValueError("a row names a table that is not there")
+
+
+def _wrong(row: Any, schema: pa.Schema) -> str:
+    """The first column of a row that is not there, or of another kind; "" where there is none."""
+    if not isinstance(row, dict):
+        return "expected names and values"
+    for field in schema:
+        value, kind = row.get(field.name), _SCALARS.get(field.type, int)
+        if value is None and not field.nullable:
+            return f"{field.name} is missing"
+        if value is not None and (not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool)):
+            return f"{field.name}: expected {field.type}, got {one_line(repr(value), 60)}"
+    return ""
 
 
 def number_lines(numbers: Mapping[str, Any]) -> list[str]:

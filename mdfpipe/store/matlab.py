@@ -43,8 +43,8 @@ def read_matlab(path: Path, what: str) -> dict[str, Array]:
         found = dict(_named(kind, part, order) for kind, part in _elements(data[HEADER:], order))
     except OSError as error:
         raise DataError(f"{what}: cannot be read: {error.strerror}") from None
-    except (ValueError, LookupError, struct.error, zlib.error, MemoryError) as error:
-        why = one_line(error, 120) or "out of memory"
+    except (ValueError, LookupError, struct.error, zlib.error) as error:
+        why = one_line(error, 120)
         raise DataError(f"{what}: cannot be read as a MATLAB file of version 5 to 7: {why}") from None
     return {name: values for name, values in found.items() if name and values is not None}
 

@@ -38,8 +38,10 @@ def cases(small: Small) -> Callable[[random.Random], Case]:
     return draw
 
 
-def case(name: str, reader: Reader, folder: Path, chance: random.Random) -> Case:
-    """One case of one reader."""
+def case(
+    name: str, reader: Reader, folder: Path, chance: random.Random, judge: Callable[..., tuple[str, str]] | None = None
+) -> Case:
+    """One case of one reader; judge: of a case in this process."""
     file, content = reader.draw(chance)
     content = (reader.change or changed)(content, chance)
 
@@ -48,6 +50,8 @@ def case(name: str, reader: Reader, folder: Path, chance: random.Random) -> Case
         path = folder / Path(file).name
         path.parent.mkdir(parents=True)
         path.write_bytes(content)
+        if judge is not None:
+            return Verdict(*judge(lambda: reader.read(path, file)))
         return in_child(lambda: reader.read(path, file))
 
     return Case(name, file, run)

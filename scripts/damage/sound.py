@@ -82,10 +82,9 @@ def _picture(path: Path) -> object:
 
 
 def _of_settings(made: Path) -> dict[str, Reader]:
-    from mdfpipe.config import read_yaml
+    from mdfpipe.config import read_yaml, validate
     from mdfpipe.pipeline import Pipeline
     from mdfpipe.protocol import Protocol, read_protocol
-    from mdfpipe.config import validate
 
     (made / "beside").mkdir(exist_ok=True)
     base, study = ROOT / "pipelines/synthetic/study.yaml", made / "extends.yaml"

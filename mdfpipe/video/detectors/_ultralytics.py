@@ -30,7 +30,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from mdfpipe.errors import ConfigError, MissingDependency, one_line
+from mdfpipe.errors import ConfigError, not_loaded, one_line
 from mdfpipe.store.hashing import file_sha256
 from mdfpipe.weightfiles import take
 
@@ -56,7 +56,7 @@ def _library(module: str = "ultralytics.nn.tasks") -> Any:
             settings.update(sync=False)
             return importlib.import_module(module)
         except ImportError as error:
-            raise MissingDependency(str(error.name or "ultralytics"), "the detector yolo") from None
+            raise not_loaded(error, "ultralytics", "the detector yolo") from None
 
 
 @contextlib.contextmanager

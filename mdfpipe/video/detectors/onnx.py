@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from pydantic import AfterValidator, Field
 
 from mdfpipe.config import BY_CONTENT, find_file
-from mdfpipe.errors import ConfigError, DataError, MissingDependency, one_line
+from mdfpipe.errors import ConfigError, DataError, not_loaded, one_line
 from mdfpipe.store.content import Kind, content_of
 from mdfpipe.store.hashing import file_sha256
 from mdfpipe.video.detectors import RENDERED_ONLY, Detect, Detector, Remarks
@@ -192,8 +192,8 @@ def _described(path: Path, session: Any) -> _Network:
 def _onnxruntime() -> Any:
     try:
         import onnxruntime
-    except ImportError:
-        raise MissingDependency("onnxruntime", "the detector onnx", extra="onnx") from None
+    except ImportError as error:
+        raise not_loaded(error, "onnxruntime", "the detector onnx", extra="onnx") from None
     onnxruntime.set_default_logger_severity(4)
     onnxruntime.disable_telemetry_events()
     return onnxruntime

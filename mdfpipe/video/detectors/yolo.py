@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from mdfpipe.config import BY_CONTENT, IF_SET, NOT_A_RESULT, download_folder, find_file
-from mdfpipe.errors import ConfigError, DataError, MissingDependency, one_line
+from mdfpipe.errors import ConfigError, DataError, not_loaded, one_line
 from mdfpipe.store.hashing import file_sha256
 from mdfpipe.trust import is_trusted
 from mdfpipe.video.detectors import RENDERED_ONLY, Detect, Detector, Remarks
@@ -215,7 +215,7 @@ def _quarantine() -> Any:
     try:
         from mdfpipe.video.detectors import _ultralytics
     except ImportError as error:
-        raise MissingDependency(str(error.name or "torch"), "the detector yolo") from None
+        raise not_loaded(error, "torch", "the detector yolo") from None
     return _ultralytics
 
 

@@ -1,0 +1,39 @@
+"""environment.json of a run folder: what the last call ran with. Its one reader."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+FILE = "environment.json"
+
+
+@dataclass(frozen=True)
+class Environment:
+    """data: the data root; workers: processes of the call; facts: everything in the file, for people."""
+
+    data: Path
+    workers: int
+    facts: dict[str, Any]
+
+
+def read_environment(run: Path) -> Environment | None:
+    """What the file in a run folder says; None where there is none, or where it is none of ours."""
+    try:
+        facts = json.loads((run / FILE).read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return None
+    if not isinstance(facts, dict):
+        return None
+    data, resources = facts.get("data"), facts.get("resources")
+    workers = resources.get("workers") if isinstance(resources, dict) else None
+    if not isinstance(data, str) or not data or "\0" in data:
+        return None
+    words = facts.get("argv")
+    plain: dict[str, Any] = {name: str(value) for name, value in facts.items() if isinstance(value, str | int | float)}
+    plain |= {"argv": [str(word) for word in words]} if isinstance(words, list) else {}
+    packages = facts.get("packages")
+    plain |= {"packages": [str(name) for name in packages]} if isinstance(packages, list) else {}
+    return Environment(Path(data), workers if type(workers) is int and 0 < workers < 1 << 16 else 1, plain)
