@@ -192,6 +192,7 @@ def _opened(file: Path, may_lack: bool) -> tuple[pa.Table, np.ndarray[Any, Any],
     """The columns of a file, its vectors as they are, and which rows have one."""
     if file.suffix != ".npz":
         table = pq.read_table(file)
+        table.validate(full=True)  # texts that are not UTF-8
         return table, *_stacked(table, file, may_lack)
     with file.open("rb") as stream, np.load(stream, allow_pickle=False) as held:  # which leaves a damaged file open
         columns = {name: np.atleast_1d(held[name]) for name in held.files}

@@ -338,6 +338,8 @@ def _as_data_error(path: Path) -> Iterator[None]:
 
     try:
         yield
+    except MemoryError:  # Arrow's is one of its errors, too
+        raise
     except (pa.ArrowException, OSError) as error:
         raise DataError(
             f"{path}: expected boxes as Parquet or CSV, which cannot be read: {one_line(error, 160)}; correct the file"
@@ -370,9 +372,9 @@ def _load(path: Path, names: tuple[str, ...], per_video: bool) -> Any:
     with _as_data_error(path), pyarrow.parquet.ParquetFile(path) as file:
         header = list(file.schema_arrow.names)
         found = _found(header, wanted, path, optional)
-        return file.read(columns=[header[at] for at in found.values()]).rename_columns(
-            {header[at]: name for name, at in found.items()}
-        )
+        read = file.read(columns=[header[at] for at in found.values()])
+        read.validate(full=True)  # texts that are not UTF-8 would stop whoever looks at them
+        return read.rename_columns({header[at]: name for name, at in found.items()})
 
 
 def _found(
