@@ -253,6 +253,7 @@ class Runner:
         if outcome.tallies.get(stage.name, Tally()).ran:  # said once, not at every call
             outcome.warnings += review.warnings
             outcome.notes += review.notes
+        outcome.warnings += review.lasting
         if review.stop:
             self.run.event("stopped", stage=stage.name, message=review.stop)
             raise DataError(f"{stage.name}: {review.stop}")

@@ -19,6 +19,7 @@ from mdfpipe.plan import Plan
 from mdfpipe.report.survey import survey
 from mdfpipe.runner import Runner
 from mdfpipe.stages import Stage
+from mdfpipe.store.left_out import of_stage
 from mdfpipe.store.run import Failure, Receipt, Run
 
 _BY_RECEIPTS = "; counted by the receipts alone, not compared with the settings"
@@ -49,8 +50,8 @@ class StageStatus:
 class Status:
     """A run: its study, data root, stages, and the units that failed with their reasons.
 
-    incomplete: videos done though damaged or short, by detect.incomplete=keep and label.short=keep. lock: who works
-    in it now, or "".
+    incomplete: videos done though damaged or short, by detect.incomplete=keep and label.short=keep. unreadable: a line
+    for each stage whose results are without crops that do not decode. lock: who works in it now, or "".
     """
 
     name: str
@@ -59,6 +60,7 @@ class Status:
     stages: list[StageStatus]
     failures: list[dict[str, str]]
     incomplete: list[dict[str, str]] = field(default_factory=list)
+    unreadable: list[str] = field(default_factory=list)
     lock: str = ""
 
 
@@ -117,6 +119,8 @@ def _stage_status(stage: Stage, plan: Plan | MdfError, run: Run, status: Status)
         words = f"{error}{_BY_RECEIPTS}"
         result.note = next((f"as {s.stage}" for s in status.stages if s.note == words), words)
         units = list(_recorded(stage, run))
+    done = {unit.key: unit.receipt.facts for unit in units if unit.receipt}
+    status.unreadable += of_stage(stage.name, done)
     rows: Counter[str] = Counter()
     for unit in units:
         if unit.failure is not None:

@@ -245,6 +245,8 @@ def search_case(
         "n_probes": len(probes),
         "failed_gallery": int((inside & ~gallery.enrolled).sum()),
         "failed_probes": probes.failed,
+        "unusable_gallery": int(gallery.unusable[inside].sum()),
+        "unusable_probes": int(probes.unusable.sum()),
         "n_unmated": int((~mated).sum()),
         "n_left_out": 0,
     }

@@ -335,7 +335,7 @@ class _Study:
             if len(parts) < 2:
                 continue
             found = [one for one, _ in parts]
-            alike = ("n_gallery", "n_subjects", "failed_gallery")
+            alike = ("n_gallery", "n_subjects", "failed_gallery", "unusable_gallery")
             sums = {n: sum(one.counts[n] for one in found) for n in found[0].counts if n not in alike}
             about = parts[0][1] | sums | {"probe_domain": POOLED}
             for row in measure_together(found, table, f"{name}/{gallery_domain}/{gallery}/{POOLED}"):
@@ -349,7 +349,8 @@ class _Study:
             if row["table"] == name and row["gallery"] != AVERAGE:
                 key = (row["system"], row["gallery_domain"], row["probe_domain"], row["metric"])
                 groups.setdefault(key, []).append(row)
-        counted = ("n_gallery", "n_subjects", "n_probes", "failed_gallery", "failed_probes", "n_unmated", "n_left_out")
+        counted = ["n_gallery", "n_subjects", "n_probes", "failed_gallery", "failed_probes", "n_unmated", "n_left_out"]
+        counted += ["unusable_gallery", "unusable_probes"]
         for rows in groups.values():
             mean = averaged([Metric(row["metric"], row["value"], row["n"], row["k"]) for row in rows])
             nothing = dict.fromkeys(("k", "low", "high", "interval", "chance", "threshold", "k_false", "n_false"))

@@ -89,6 +89,21 @@ class CropReader:
             self._keep(row, image)
         return image
 
+    def refuse_dead_shards(self, alive: Callable[[], None] = lambda: None) -> None:
+        """Raise DataError where none of a shard's crops decodes, so that a whole video would be missing."""
+        shard = self.crops.shard
+        order = np.argsort(shard, kind="stable")
+        for rows in np.split(order, np.flatnonzero(np.diff(shard[order])) + 1) if len(order) else ():
+            alive()
+            path = self.crops.shards[shard[rows[0]]]
+            if path.suffix != ".tar" or any(self.read(row) is not None for row in rows.tolist()):
+                continue  # a plain image is a shard of its own
+            crop_id = self.crops.crop_id[int(rows[0])].as_py()
+            raise DataError(
+                f"{path}: none of its {len(rows)} crops decodes ({crop_id}: {self.bad[crop_id]}); delete the shard and "
+                "run crop again"
+            )
+
     def close(self) -> None:
         """Close the shards; reading opens them again."""
         self._files.close()

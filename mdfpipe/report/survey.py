@@ -207,7 +207,16 @@ def survey(path: Path) -> Survey:
     outdated = Counter(stage for video in videos for stage in video.outdated)
     notes += _doubts(videos, trained)
     notes += [f"{stage}: {n} parts are out of date and left out of every count" for stage, n in outdated.items()]
+    notes += _unreadable(videos, trained)
     return Survey(run, index, videos, domains, manifest, failures, [*notes, *notes_of_systems], systems, trained)
+
+
+def _unreadable(videos: list[VideoState], trained: dict[str, Receipt]) -> list[str]:
+    """What trainings and vectors are without, because crops do not decode."""
+    lines = [line for r in trained.values() for line in left_out.of_stage(r.stage, {r.key: r.facts})]
+    for stage in sorted({stage for video in videos for stage in video.receipts if stage.startswith(f"{EMBED}/")}):
+        lines += left_out.of_stage(stage, {video.video_id: video.facts(stage) for video in videos})
+    return lines
 
 
 def _doubts(videos: list[VideoState], trained: dict[str, Receipt]) -> list[str]:

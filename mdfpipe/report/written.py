@@ -5,8 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
 from mdfpipe.report.grids import MARK, Cell, Grid, TableView, percent
 from mdfpipe.report.results import Results
@@ -27,6 +27,7 @@ CSV_COLUMNS: Final = (
     "is_best",
     "not_significantly_different_from_best",
     "published",
+    "crops_without_vector",
     "protocol",
     "file",
     "row",
@@ -119,7 +120,7 @@ def latex(results: Results, views: Sequence[TableView]) -> str:
             parts += [
                 "",
                 f"% table {_one_line(view.name)}: {_one_line(about)}",
-                *(f"% {_one_line(line)}" for line in view.footnotes),
+                *(f"% {_one_line(line)}" for line in [*view.footnotes, *view.notes]),
                 r"\begin{table}",
                 r"\centering",
                 f"\\caption{{{_escaped(title)}. {_escaped(about)}.}}",
@@ -183,12 +184,19 @@ def csv_of(view: TableView) -> str:
                     cell.n,
                     *("yes" if flag else "no" for flag in (cell.is_best, cell.is_level)),
                     "" if cell.published is None else percent(cell.published, 2),
+                    _unusable(row),
                     harmless(row["protocol"]),
                     harmless(row["_file"]),
                     row["_row"],
                 ]
             )
     return out.getvalue()
+
+
+def _unusable(row: Mapping[str, Any]) -> int | str:
+    """Crops without a vector among those of a number's templates; nothing where an earlier version did not count."""
+    counts = [row.get(name) for name in ("unusable_gallery", "unusable_probes")]
+    return "" if None in counts else sum(count for count in counts if count is not None)
 
 
 def harmless(text: str) -> str:

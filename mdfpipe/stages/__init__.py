@@ -133,12 +133,14 @@ class Made:
 class Review:
     """A verdict over all videos of a stage.
 
-    failures: video_id -> why it fails after all. warnings: what a user should know. notes: what a user would like to
-    know. stop: why the run must stop.
+    failures: video_id -> why it fails after all. warnings: what a user should know, said when the stage ran; lasting:
+    the same, said at every call, since the numbers rest on it. notes: what a user would like to know. stop: why the run
+    must stop.
     """
 
     failures: dict[str, str] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+    lasting: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     stop: str | None = None
 

@@ -21,6 +21,7 @@ from mdfpipe.stages._material import window
 from mdfpipe.stages.train import checkpoint_path, weights_of
 from mdfpipe.store.hashing import file_sha256
 from mdfpipe.store.joining import joined
+from mdfpipe.store.left_out import of_stage
 from mdfpipe.store.run import Receipt, Run, fingerprint
 from mdfpipe.store.tables import EmbedStatus, embeddings
 
@@ -101,6 +102,13 @@ class Embed(Stage):
         ):
             vectors[at], usable[at] = found, True
         reader.close()
+        if not usable.any():
+            crop_id, why = min(reader.bad.items())
+            shards = ", ".join(path.name for path in crops.shards)
+            raise DataError(
+                f"none of the {len(crops)} crops of {shards} decodes ({crop_id}: {why}); delete the shard and run crop "
+                "again"
+            )
         if not np.isfinite(vectors).all():
             raise DataError(f"{path}: gives vectors that are no numbers; was it trained to its end?")
         return Made(self._table(crops.crop_id, vectors, usable), {"rows": _counts(usable), "bad": reader.bad})
@@ -114,11 +122,7 @@ class Embed(Stage):
 
     def review(self, facts: dict[str, dict[str, Any]]) -> Review:
         """Say which crops gave no vector."""
-        bad = {crop: why for found in facts.values() for crop, why in found.get("bad", {}).items()}
-        if not bad:
-            return Review()
-        crop, why = min(bad.items())
-        return Review(warnings=[f"{self.name}: {len(bad)} crops do not decode and have no vector ({crop}: {why})"])
+        return Review(lasting=of_stage(self.name, facts))
 
     def _table(self, crop_id: pa.Array, vectors: np.ndarray[Any, Any], usable: np.ndarray[Any, Any]) -> pa.Table:
         width = vectors.shape[1]

@@ -29,7 +29,7 @@ from mdfpipe.stages import Context, Inputs, Made, Review, Stage
 from mdfpipe.stages.index import Index
 from mdfpipe.store.hashing import file_sha256
 from mdfpipe.store.joining import places
-from mdfpipe.store.left_out import of_training
+from mdfpipe.store.left_out import of_training, of_unreadable
 from mdfpipe.store.naming import file_part
 from mdfpipe.store.run import fingerprint, read_table
 from mdfpipe.store.tables import COMPARISONS, CURVES, METRICS, SCORES, SEARCHES, TEMPLATES, EmbedStatus
@@ -56,7 +56,7 @@ class Evaluate(Stage):
     """Every number of the study."""
 
     name: ClassVar[str] = "evaluate"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     schema: ClassVar[pa.Schema] = METRICS
     per: ClassVar[Literal["video", "run"]] = "run"
     unit: ClassVar[str] = "pairs of domains"
@@ -98,7 +98,8 @@ class Evaluate(Stage):
         run = inputs.run
         manifest = run.table("manifest", "manifest")
         manifest = manifest.sort_by([("video_id", "ascending"), ("crop_id", "ascending")])
-        systems = [self._system(inputs, name, manifest) for name in self.systems]
+        vectors = {name: self._vectors(inputs, name, manifest) for name in self.systems}
+        systems = [self._system(inputs, name, vectors[name]) for name in self.systems]
         listed = read_table(run.path / Index.subjects_file).to_pylist()
         galleries: dict[str, list[str]] = {}
         for row in listed:
@@ -123,25 +124,30 @@ class Evaluate(Stage):
         for name, entry in found.tables.items():
             table = self.settings.tables[name]
             entry["notes"] += _failures(failed, table.splits) if table.benchmark else []
+            entry["notes"] += [
+                line for one in _parts_of(entry["systems"], table) for line in vectors[one].lost(table.splits)
+            ]
             entry["notes"] += [f"{s}: {line}" for s in entry["systems"] for line in notes.get(s, [])]
             entry["notes"] += [f"scores are not kept, above {MOST_PAIRS} pairs: {name}" for name in scores.left_out]
         files = write_beside(found, scores, context.scratch)
         facts = {"none": found.nothing, "tables": found.tables, "missing": list(inputs.missing)}
         return Made(metrics_table(found), facts, files)
 
-    def _system(self, inputs: Inputs, name: str, manifest: pa.Table) -> study.System:
+    def _vectors(self, inputs: Inputs, name: str, manifest: pa.Table) -> _Vectors:
         """What the embed parts of a run hold of one system."""
         system = self.systems[name]
         here = pc.and_(
             pc.equal(manifest["modality"].cast(pa.string()), system.recipe.modality),
             pc.is_in(manifest["split"].cast(pa.string()), pa.array(system.splits)),
         )
-        rows = manifest.filter(here)
-        vectors = _Vectors(inputs, f"embed/{name}", rows, system.recipe.features)
+        return _Vectors(inputs, f"embed/{name}", manifest.filter(here), system.recipe.features)
+
+    def _system(self, inputs: Inputs, name: str, vectors: _Vectors) -> study.System:
+        """One system, as the tables know it."""
         said = inputs.facts(f"train/{name}", "training").get("subjects")  # of it, and of what it starts from
         known = None if said is None else frozenset(said)
-        recipe = system.recipe
-        return study.System(name, recipe.modality, recipe.distance, rows, vectors.usable, vectors.blocks, known)
+        recipe = self.systems[name].recipe
+        return study.System(name, recipe.modality, recipe.distance, vectors.rows, vectors.usable, vectors.blocks, known)
 
     def review(self, facts: dict[str, dict[str, Any]]) -> Review:
         """Say why there is no number, and what to know of those that there are."""
@@ -151,6 +157,12 @@ class Evaluate(Stage):
                 notes += [f"evaluate: {name}: {line}" for line in entry["notes"] if line not in said]
                 said.update(entry["notes"])
         return Review(notes=notes)
+
+
+def _parts_of(systems: Sequence[str], table: Table) -> list[str]:
+    """The systems of a table, and those that its fusions are made of."""
+    found = [part for name in systems for part in (table.fusions[name].systems if name in table.fusions else [name])]
+    return list(dict.fromkeys(found))
 
 
 def _failures(failed: Sequence[Mapping[str, Any]], splits: Sequence[str]) -> list[str]:
@@ -173,7 +185,8 @@ class _Vectors:
     """
 
     def __init__(self, inputs: Inputs, stage: str, rows: pa.Table, width: int) -> None:
-        self.run, self.stage, self.width = inputs.run, stage, width
+        self.run, self.stage, self.width, self.rows = inputs.run, stage, width, rows
+        self.unreadable = np.zeros(rows.num_rows, bool)
         self.usable = np.zeros(rows.num_rows, bool)
         self._places: list[tuple[str, I64 | None, int]] = []
         videos = rows["video_id"].to_numpy(zero_copy_only=False)
@@ -186,7 +199,15 @@ class _Vectors:
                 at = places(part["crop_id"], own, self.run.part(stage, video), "the manifest")
                 ok = pc.equal(part["status"].cast(pa.string()), EmbedStatus.OK.value).to_numpy()
                 self.usable[start:end] = ok[at]
+                self.unreadable[start:end] = ~ok[at]
             self._places.append((video, at, end - start))
+
+    def lost(self, splits: Sequence[str]) -> list[str]:
+        """A line for the crops of some splits that do not decode, if there are any."""
+        inside = pc.is_in(self.rows["split"].cast(pa.string()), pa.array(splits)).to_numpy()
+        crops = self.rows["crop_id"].filter(pa.array(inside & self.unreadable)).to_pylist()
+        rest = f"the numbers rest on the other {inside.sum() - len(crops)}"
+        return of_unreadable(self.stage, dict.fromkeys(crops, rest), " and have no vector")
 
     def blocks(self) -> Iterator[F32]:
         """(n, D) of each video, in the order of the rows; zeros where there is no vector."""

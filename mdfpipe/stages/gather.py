@@ -15,6 +15,7 @@ import pyarrow as pa
 from mdfpipe.errors import DataError, one_line
 from mdfpipe.stages import Context, Inputs, Made, Review, Stage
 from mdfpipe.store.image_bytes import has_alpha
+from mdfpipe.store.left_out import of_stage
 from mdfpipe.store.naming import file_name
 from mdfpipe.store.shards import ShardWriter
 from mdfpipe.store.tables import CROPS, CropStatus
@@ -91,13 +92,9 @@ class Gather(Stage):
     def review(self, facts: dict[str, dict[str, Any]]) -> Review:
         """Say which images do not decode, and how many are stored as their EXIF data say that they are shown."""
         warnings = []
-        bad = {path: why for found in facts.values() for path, why in found["bad"].items()}
-        if bad:
-            path, why = min(bad.items())
-            warnings.append(f"crop: {len(bad)} images do not decode and are left out ({path}: {why})")
         if turned := sum(found["turned"] for found in facts.values()):
             warnings.append(f"crop: {turned} images are turned as their EXIF data say that they are shown")
-        return Review(warnings=warnings)
+        return Review(warnings=warnings, lasting=of_stage(self.name, facts))
 
 
 def _looked_at(images: pa.Table, context: Context, as_shown: bool) -> Iterator[tuple[str, str, _Image]]:

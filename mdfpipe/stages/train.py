@@ -25,7 +25,7 @@ from mdfpipe.stages._material import (
     training_rows,
 )
 from mdfpipe.store.hashing import file_sha256
-from mdfpipe.store.left_out import most_left_out
+from mdfpipe.store.left_out import most_left_out, of_stage
 from mdfpipe.store.run import Receipt, Run, fingerprint
 from mdfpipe.store.tables import TRAINING
 
@@ -113,6 +113,8 @@ class Train(Stage):
         else:
             recipe.before_training(model)
             readers = [self._reader(part, context) for part in (given.crops, given.held_out) if part]
+            for reader in readers:
+                reader.refuse_dead_shards(lambda: context.progress(0, None))
             job = self._job(model, given, readers, folder / STATE, inputs, context)
             with _log(folder / STATE, context) as job.log:
                 fitted = fit(job)
@@ -158,12 +160,7 @@ class Train(Stage):
                 notes.append(f"{self.name}: {found['steps']} steps, {found['epochs']} epochs{ended}; {shown}")
             said = [*most_left_out(found), *found["notes"], *found.get("set_aside", [])]
             warnings += [f"{self.name}: {line}" for line in said]
-            if found["unreadable"]:
-                name, why = next(iter(found["unreadable"].items()))
-                warnings.append(
-                    f"{self.name}: {len(found['unreadable'])} crops do not decode, left out ({name}: {why})"
-                )
-        return Review(warnings=warnings, notes=notes)
+        return Review(warnings=warnings, lasting=of_stage(self.name, facts), notes=notes)
 
     def _begin(self, crops: Crops | None, inputs: Inputs, context: Context) -> tuple[nn.Module, Start]:
         """The network, and what it starts from, which is loaded into it."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from mdfpipe.store.naming import told_path
 
@@ -69,6 +69,35 @@ def most_left_out(facts: Mapping[str, Any]) -> list[str]:
 def _pattern(rule: str) -> str:
     """What a rule asks for: `videos/a*` of `paths: videos/a*`."""
     return rule.partition(": ")[2]
+
+
+def of_unreadable(stage: str, found: Mapping[str, str], without: str) -> list[str]:
+    """A line for the crops that a stage could not read, if there are any: how many, why, and of which videos.
+
+    found: crop_id -> why. without: what they are without.
+    """
+    if not found:
+        return []
+    crop, why = min(found.items())
+    videos = sorted({name.rpartition("/")[0].rpartition("/")[0] or name for name in found})
+    more = f" and {len(videos) - _NAMED} more" if len(videos) > _NAMED else ""
+    return [
+        f"{stage}: {len(found)} crops do not decode{without} ({crop}: {why}), of {', '.join(videos[:_NAMED])}{more}"
+    ]
+
+
+def of_stage(stage: str, facts: Mapping[str, Any]) -> list[str]:
+    """The same, of the receipts of a stage. facts: by unit."""
+    kind = stage.partition("/")[0]
+    fact = {"crop": "bad", "embed": "bad", "train": "unreadable"}.get(kind)
+    found = {crop: why for one in facts.values() for crop, why in one.get(fact, {}).items()} if fact else {}
+    if kind == "crop" and found:  # of a data set of images
+        path, why = min(found.items())
+        return [f"crop: {len(found)} images do not decode and are left out ({path}: {why})"]
+    return of_unreadable(stage, found, ", left out" if kind == "train" else " and have no vector")
+
+
+_NAMED: Final = 3  # videos of a line
 
 
 def _counted(facts: Mapping[str, Any], count: int) -> str:

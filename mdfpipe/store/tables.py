@@ -279,6 +279,8 @@ METRICS = pa.schema(
         _column("n_probes", pa.int64(), "probe templates of the protocol, before anything is left out"),
         _column("failed_gallery", pa.int64(), "gallery templates that failed to enrol"),
         _column("failed_probes", pa.int64(), "probe templates that failed to enrol"),
+        _column("unusable_gallery", pa.int64(), "crops of the gallery templates that have no vector", null=True),
+        _column("unusable_probes", pa.int64(), "crops of the probe templates that have none", null=True),
         _column("failure", pa.string(), "what a failure to enrol counts as: miss, or exclude"),
         _column("n_unmated", pa.int64(), "probes whose subject the protocol does not enrol"),
         _column("unmated", pa.string(), "what those count as: refuse, exclude or miss"),

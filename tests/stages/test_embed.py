@@ -22,6 +22,8 @@ from mdfpipe.learning.embedding import CPU_BATCH, embed, open_model
 from mdfpipe.learning.loader import CropReader
 from mdfpipe.learning.recipes import Recipe
 from mdfpipe.learning.recipes.body import UNNAMED, Body
+from mdfpipe.report.inspect import describe_run
+from mdfpipe.status import status
 from mdfpipe.store.run import Run
 from mdfpipe.store.shards import ShardWriter
 from mdfpipe.store.tables import embeddings
@@ -120,12 +122,24 @@ def test_bad_crops_have_no_vector_and_are_named(home: Path) -> None:
     facts = run.receipt("embed/a", TEST).facts  # type: ignore[union-attr]
     assert facts["rows"] == {"ok": len(rows) - 1, "unreadable": 1}
     why = f"the {bad['size']} bytes at {bad['offset']} are not those that were stored: their checksum differs"
-    warned = f"embed/a: 1 crops do not decode and have no vector ({bad['crop_id']}: {why})"
+    warned = f"embed/a: 1 crops do not decode and have no vector ({bad['crop_id']}: {why}), of {TEST}"
     assert warned in outcome.warnings
+    outcome, _ = train(home, {"a": system})  # nothing is due, and it is said again
+    assert outcome.tallies["embed/a"].ran == 0
+    assert outcome.warnings.count(warned) == 1
+    assert status(home / "run").unreadable == [warned]
+    assert warned in describe_run(home / "run").notes
     run.discard("embed/a", TEST)
     outcome, _ = train(home, {"a": {**system, "strict": True}})
     assert [f"{f.stage}/{f.key}" for f in outcome.failures] == [f"embed/a/{TEST}"]
     assert bad["crop_id"] in outcome.failures[0].message
+    shard.write_bytes(bytes(len(data)))
+    outcome, _ = train(home, {"a": system})
+    [failure] = outcome.failures
+    assert failure.message.startswith(
+        f"none of the {len(rows)} crops of {shard.name} decodes ({rows[0]['crop_id']}: the"
+    )
+    assert failure.message.endswith("delete the shard and run crop again")
 
 
 def test_parts_left_out_are_systems_that_share_their_weights(home: Path) -> None:

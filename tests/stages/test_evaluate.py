@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import shutil
 from pathlib import Path
@@ -139,6 +140,39 @@ def test_the_command_prints_the_tables(evaluated: Path, tmp_path: Path) -> None:
     assert "; templates by subject, pooling mean; failures to enrol: miss; unmated probes: exclude" in said.out
     assert "LWIR-30m" in said.out
     assert "77.8 %" in said.out
+
+
+def test_numbers_whose_templates_lost_crops_carry_their_count(evaluated: Path, tmp_path: Path) -> None:
+    """In the metrics, on the console, and in every table of the report."""
+    home = copied(evaluated, tmp_path / "home")
+    run, video = Run(home / "run"), "videos/LWIR-30m_b"
+    row = next(r for r in run.table("crop", video).to_pylist() if r["modality"] == "body" and r["status"] == "ok")
+    shard = run.path / row["shard"]
+    data, at = shard.read_bytes(), row["offset"] + row["size"] // 2
+    shard.write_bytes(data[:at] + bytes([data[at] ^ 16]) + data[at + 1 :])
+    run.discard("embed/a", video)
+    assert train(home, SYSTEMS, evaluate=TABLES)[0].complete
+    outcome, ran = evaluate(home)
+    assert (outcome.complete, ran) == (True, ["evaluate/metrics"])
+    note = f"embed/a: 1 crops do not decode and have no vector ({row['crop_id']}: the numbers rest on the other "
+    found = json.loads((run.path / "evaluate" / "metrics.json").read_text())
+    for table in ("bodies", "all"):
+        assert sum(line.startswith(note) for line in found["tables"][table]["notes"]) == 1
+        assert {m["unusable_gallery"] + m["unusable_probes"] for m in found["metrics"] if m["system"] == "b"} == {0}
+    own = [m for m in found["metrics"] if m["table"] == "bodies" and m["system"] == "a"]
+    assert {m["unusable_probes"] for m in own if m["probe_domain"] == "LWIR-30m"} == {1}
+    again, ran = evaluate(home)
+    assert ran == []
+    assert sum(w.startswith("embed/a: 1 crops do not decode") for w in again.warnings) == 1
+    study = write_study(home / "study.yaml", SYSTEMS, evaluate=TABLES)
+    said = call_here("eval", study, "--data", home / "data", "--run", home / "run").calm()
+    assert note in " ".join(said.out.split())
+    reported = call_here("report", home / "run", "--out", tmp_path / "report").calm()
+    assert reported.code == 0, reported
+    for name in ("report.html", "tables.md", "tables.tex"):
+        assert "1 crops do not decode and have no vector" in (tmp_path / "report" / name).read_text()
+    rows = list(csv.DictReader((tmp_path / "report" / "tables" / "bodies.csv").read_text().splitlines()))
+    assert {r["crops_without_vector"] for r in rows if (r["system"], r["probe_domain"]) == ("a", "LWIR-30m")} == {"1"}
 
 
 def test_who_was_trained_on_is_not_tested(labelled: Path, tmp_path: Path) -> None:

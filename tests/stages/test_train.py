@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -264,8 +265,16 @@ def test_the_best_weights_are_kept_and_embedded(home: Path) -> None:
         assert same(weights(home, "best", which), weights(home, "last", which))
 
 
+def test_a_shard_none_of_whose_crops_decodes_is_refused(home: Path) -> None:
+    write_run(home / "further", subjects=4, frames=2, damaged=2)
+    recipe = body(batches={"sampler": "uniform"}, schedule={"length": 1, "unit": "epochs"})
+    outcome, _ = train(home, {"a": {"recipe": recipe, "train_on": [str(home / "further")]}})
+    [failure] = outcome.failures
+    assert re.search(r"further/crop/\S+\.tar: none of its 2 crops decodes \(.* run crop again$", failure.message)
+
+
 def test_bad_crops_are_named_counted_and_left_out(home: Path) -> None:
-    write_run(home / "further", subjects=4, damaged=3)
+    write_run(home / "further", subjects=4, frames=4, damaged=3)
     recipe = body(batches={"sampler": "uniform"}, schedule={"length": 1, "unit": "epochs"})
     system = {"recipe": recipe, "train_on": [str(home / "further")]}
     outcome, _ = train(home, {"a": system})
@@ -274,7 +283,7 @@ def test_bad_crops_are_named_counted_and_left_out(home: Path) -> None:
     assert len(bad) == 3
     name, why = min(bad.items())
     assert why == "expected an image of 8 or 16 bits, found 135 bytes that do not decode"
-    assert outcome.warnings == [f"train/a: 3 crops do not decode, left out ({name}: {why})"]
+    assert outcome.warnings == [f"train/a: 3 crops do not decode, left out ({name}: {why}), of {name[:-10]}"]
     assert due(home, {"a": {**system, "strict": True}}) == []  # what is done under the laxer rule stays done
     Run(home / "run").discard("train/a", "training")
     outcome, _ = train(home, {"a": {**system, "strict": True}})
@@ -286,11 +295,11 @@ def test_bad_crops_are_named_counted_and_left_out(home: Path) -> None:
 def test_a_truncated_shard_is_bad_crops_and_a_missing_one_is_said(home: Path) -> None:
     write_run(home / "further", subjects=4)
     shard = sorted((home / "further" / "crop").glob("*.tar"))[-1]
-    shard.write_bytes(shard.read_bytes()[:700])
+    shard.write_bytes(shard.read_bytes()[:3200])  # the first crop is whole
     recipe = body(batches={"sampler": "uniform"}, schedule={"length": 1, "unit": "epochs"})
     systems = {"a": {"recipe": recipe, "train_on": [str(home / "further")]}}
     assert train(home, systems)[0].complete
-    assert len(facts(home, "a")["unreadable"]) == 2
+    assert len(facts(home, "a")["unreadable"]) == 1
     shard.unlink()
     (home / "run" / "train" / "a" / "training.parquet").unlink()
     outcome, _ = train(home, systems)
