@@ -130,7 +130,7 @@ def test_a_page_without_its_data_or_shards_says_so(own: Path, tmp_path: Path) ->
     written = write_page(own, tmp_path / "a.html")
     assert written.frames == 0
     assert any("/gone" in note for note in written.notes)
-    assert any("do not decode" in note for note in written.notes)
+    assert any("are not those that were stored" in note for note in written.notes)
     assert "/gone" in (tmp_path / "a.html").read_text()
 
 
@@ -165,7 +165,17 @@ def hostile_run(home: Path) -> Path:
     label = run.commit(label, pa.Table.from_pylist([row | {"status": "labelled"}], LABELS), {})
     crop = Receipt("crop", 1, EVIL, {}, {"label": label.content}, facts={"rows": {EVIL: 1}})
     image = _all(
-        CROPS, frame=0, **box, offset=0, size=5, width=1, height=1, sharpness=1.0, contrast=1.0, box_height_px=9.0
+        CROPS,
+        frame=0,
+        **box,
+        offset=0,
+        size=5,
+        crc32=0,
+        width=1,
+        height=1,
+        sharpness=1.0,
+        contrast=1.0,
+        box_height_px=9.0,
     )
     run.commit(
         crop, pa.Table.from_pylist([image | {"modality": "body", "status": "ok", "shard": "../x.tar"}], CROPS), {}
