@@ -101,6 +101,7 @@ class Plugin(Config):
     """
 
     family: ClassVar[str]  # the package that holds the variants, e.g. "mdfpipe.video.detectors"
+    usual: ClassVar[str] = ""  # the variant that settings without `use` are of; without one `use` is required
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -138,9 +139,10 @@ class Plugin(Config):
         if not isinstance(value, dict) or Plugin not in cls.__bases__:
             return handler(value)
         settings = dict(value)
-        if "use" not in settings:
+        use = settings.pop("use", cls.usual)
+        if use == "":
             raise ValueError(f"expected `use:` with one of {', '.join(cls.choices())}")
-        return cls.variant(str(settings.pop("use"))).model_validate(settings)
+        return cls.variant(str(use)).model_validate(settings)
 
     @model_serializer(mode="wrap")
     def _with_name(self, handler: Any) -> dict[str, Any]:

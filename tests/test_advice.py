@@ -20,6 +20,7 @@ import typer
 from mdfpipe.cli.commands import app
 from mdfpipe.config import Config, Plugin
 from mdfpipe.pipeline import Pipeline
+from tests.inline import DEMO
 
 PACKAGE = Path(__file__).parents[1] / "mdfpipe"
 GAP = "\0"  # in place of what a message fills in
@@ -131,6 +132,16 @@ def test_settings_that_messages_name_exist() -> None:
                 wrong.append(f"{where}: {name}")
     assert not wrong
     assert seen > 40
+
+
+@pytest.mark.parametrize("setting", ["stream=1", "orientation=stored", "colour_bits=16"])
+def test_settings_of_a_decoder_need_no_use(setting: str) -> None:
+    """Messages name them as they are: the usual decoder is meant where a study names none."""
+    pipeline = Pipeline.load(DEMO, [f"detect.decoder.{setting}"])
+    assert pipeline.detect is not None
+    name, _, value = setting.partition("=")
+    assert pipeline.detect.decoder.use == "auto"
+    assert str(getattr(pipeline.detect.decoder, name)) == value
 
 
 def test_variants_that_messages_name_exist() -> None:

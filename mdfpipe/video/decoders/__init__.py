@@ -9,7 +9,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,6 +40,8 @@ class Decoder(Plugin):
     What a decoder gives is decided by its name and the settings below, which all decoders share. `as_recorded` gives
     back the decoder that a receipt recorded: whoever shows or cuts a frame again reads it exactly as `detect` did.
     """
+
+    usual: ClassVar[str] = "auto"
 
     orientation: Orientation = Field(
         "display",
