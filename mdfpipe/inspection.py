@@ -16,6 +16,7 @@ from mdfpipe.report.export import to_csv
 from mdfpipe.standins import stand_in
 from mdfpipe.store.environment import read_environment
 from mdfpipe.store.naming import IMAGE_SUFFIXES, frame_files, in_order
+from mdfpipe.store.outputs import is_standard_output
 
 if TYPE_CHECKING:
     from mdfpipe.report.inspect import Description
@@ -65,7 +66,7 @@ def inspect_and_write(
         option = "--frame" if out else "--sheet" if sheet else "--html"
         raise ConfigError(f"inspect {thing}: {option} needs a run folder; name one with an index")
     for made in (out, sheet, html, csv):
-        if made is not None:
+        if made is not None and not is_standard_output(made):
             _refuse_overwriting(thing, made)
     files, lines = [], []
     if out is not None and video is not None and frame is not None:

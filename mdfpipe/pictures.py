@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mdfpipe.errors import ConfigError, DataError, MdfError, StoreError, one_line
+from mdfpipe.errors import ConfigError, DataError, MdfError, one_line
+from mdfpipe.store import outputs
 from mdfpipe.store.environment import read_environment
 from mdfpipe.store.naming import inside, safe_relative
-from mdfpipe.store.run import cannot_write, write_atomically
 from mdfpipe.store.shards import CHECKSUM, UNVERIFIED
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def draw_frame(run: Path, video_id: str, frame: int, out: Path, show_people: boo
     image = dict(_decoded(_data_root(run), video, [frame]))[frame]
     picture = frames.draw(view, image, video.window, show_people, _PICTURE_WIDTH)
     picture = figures.captioned(picture, view.title, view.legend())
-    _write(out, figures.encoded(picture, kind, quality=92))
+    outputs.write(out, figures.encoded(picture, kind, quality=92))
     lines = [f"{body.words}: {body.reason}" for body in view.bodies]
     return lines or ["no body was detected in this frame"]
 
@@ -157,7 +157,7 @@ def draw_sheet(run: Path, out: Path, subjects: int = 6, each: int = 3, show_peop
         block = np.concatenate([np.pad(row, ((0, gap), (0, 0), (0, 0)), constant_values=255) for row in rows])
         block = figures.captioned(block, domain, [])
         blocks.append(np.pad(block, ((0, 0), (0, 2 * gap), (0, 0)), constant_values=255))
-    _write(out, figures.encoded(np.concatenate(blocks, axis=1)[:, : -2 * gap], kind, quality=92))
+    outputs.write(out, figures.encoded(np.concatenate(blocks, axis=1)[:, : -2 * gap], kind, quality=92))
     lines = [f"rows: {', '.join(chosen)}; {each} body crops of each domain: {', '.join(domains)}"]
     return lines + [f"crops without checksums: {UNVERIFIED}"] * unverified
 
@@ -231,7 +231,7 @@ def write_page(run: Path, out: Path, show_people: bool = False, limits: Limits |
         for person in one.people(limits.subjects_each(domains)):
             page.add_person(domain, person, _crops(found, person, limits, show_people, notes))
     text = render(page).encode()
-    _write(out, text)
+    outputs.write(out, text)
     return Written(str(out), len(text), page.frames_shown, page.crops_shown, notes)
 
 
@@ -300,10 +300,3 @@ def _crops(
             picture = figures.scaled_to(picture, max(round(image.shape[1] * height / image.shape[0]), 1), height)
             shown.append((modality, crop, picture if show_people else figures.hidden_crop(picture, blocks)))
     return shown
-
-
-def _write(out: Path, data: bytes) -> None:
-    try:
-        write_atomically(out, data)
-    except OSError as error:
-        raise StoreError(cannot_write(out, error)) from None

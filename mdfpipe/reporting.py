@@ -16,8 +16,9 @@ import pyarrow.compute as pc
 
 from mdfpipe.errors import DataError, MdfError, StoreError, one_line
 from mdfpipe.pictures import environment_of, title_of
+from mdfpipe.store import outputs
 from mdfpipe.store.naming import inside, natural_key
-from mdfpipe.store.run import Run, cannot_write, write_atomically
+from mdfpipe.store.run import Run, cannot_write
 from mdfpipe.store.shards import CHECKSUM, UNVERIFIED
 
 if TYPE_CHECKING:
@@ -351,6 +352,6 @@ def _weights(run: Path, system: str) -> tuple[Recipe | None, Path]:
 def _write(path: Path, data: bytes) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, data)
+        outputs.write(path, data)
     except OSError as error:
         raise StoreError(cannot_write(path, error)) from None

@@ -51,6 +51,16 @@ Tensorboard = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document for machines.")]
 
 
+def beside(made: Path | list[Path | None], text: str) -> None:
+    """A line on what was made: on standard error where the thing itself went to standard output."""
+    from mdfpipe.store.outputs import is_standard_output
+
+    if any(out is not None and is_standard_output(out) for out in (made if isinstance(made, list) else [made])):
+        sys.stderr.write(text + "\n")
+    else:
+        say(text)
+
+
 def say(text: str) -> None:
     """A line, or a document, on standard output."""
     sys.stdout.write(text + "\n")

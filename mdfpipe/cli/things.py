@@ -14,6 +14,7 @@ from mdfpipe.cli.options import (
     TrustPickle,
     Workers,
     app,
+    beside,
     say,
 )
 
@@ -54,7 +55,7 @@ def scores(
     from mdfpipe.report.scores import to_bob
 
     chosen = dict(part.partition("=")[::2] for part in where or [])
-    say(f"wrote {out}: {to_bob(table, out, 4 if columns == 4 else 5, chosen)} lines")
+    beside(out, f"wrote {out}: {to_bob(table, out, 4 if columns == 4 else 5, chosen)} lines")
 
 
 @app.command()
@@ -143,7 +144,7 @@ def inspect(
     if json_:
         say(json.dumps(plain(done), indent=1, default=str))
     elif done.description is None:
-        say("\n".join([*done.lines, *(f"wrote {name}" for name in done.files)]))
+        beside([html, csv], "\n".join([*done.lines, *(f"wrote {name}" for name in done.files)]))
     else:
         from mdfpipe.report.console import show_description
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import warnings
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -20,6 +21,8 @@ def check_name(out: Path, force: bool) -> None:
     """Raises ConfigError where `out` is no name of an ONNX file, or is there already and is not to be written over."""
     if out.suffix.lower() != ".onnx":
         raise ConfigError(f"--out {out}: expected a name that ends in .onnx")
+    if out.exists() and not out.is_file():
+        raise ConfigError(f"--out {out}: expected a file, found a folder, a pipe or a device; name another")
     if out.exists() and not force:
         raise ConfigError(f"--out {out}: is there already; give another name, or write over it with --force")
 
@@ -37,11 +40,12 @@ def placing(out: Path) -> Iterator[Path]:
 
     Raises StoreError where it cannot be written.
     """
-    scratch = temporary(out.absolute())
+    place = Path(os.path.realpath(out))  # a symbolic link stays
+    scratch = temporary(place)
     try:
         try:
             yield scratch
-            scratch.replace(out)
+            scratch.replace(place)
         finally:
             scratch.unlink(missing_ok=True)
     except OSError as error:

@@ -7,9 +7,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from mdfpipe.errors import DataError, StoreError, one_line
-from mdfpipe.store.owner import temporary
-from mdfpipe.store.run import cannot_write
+from mdfpipe.errors import DataError, one_line
+from mdfpipe.store.outputs import writing
 
 _FORMULA, _QUOTED = r"\A([=+\-@\t\r])", r"'\1"
 
@@ -25,24 +24,15 @@ def to_csv(table: Path, out: Path) -> int:
     import pyarrow.csv as pacsv
     import pyarrow.parquet as pq
 
-    unfinished = temporary(out)
     try:
         with pq.ParquetFile(table) as file:
             schema = pa.schema([(f.name, _plain_type(f.type)) for f in file.schema_arrow])
             heads = [re.sub(_FORMULA, _QUOTED, name) for name in schema.names]
             written = pa.schema(list(zip(heads, schema.types, strict=True)))
-            try:
-                with unfinished.open("wb") as raw, pacsv.CSVWriter(raw, written) as writer:
-                    for batch in file.iter_batches(batch_size=1 << 15):
-                        columns = [
-                            _plain(column, kind) for column, kind in zip(batch.columns, schema.types, strict=True)
-                        ]
-                        writer.write_batch(pa.record_batch(columns, schema=written))
-                unfinished.replace(out)
-            except OSError as error:
-                raise StoreError(cannot_write(out, error)) from None
-            finally:
-                unfinished.unlink(missing_ok=True)
+            with writing(out, table) as raw, pacsv.CSVWriter(raw, written) as writer:
+                for batch in file.iter_batches(batch_size=1 << 15):
+                    columns = [_plain(column, kind) for column, kind in zip(batch.columns, schema.types, strict=True)]
+                    writer.write_batch(pa.record_batch(columns, schema=written))
             return int(file.metadata.num_rows)
     except (OSError, pa.ArrowException) as error:
         raise DataError(

@@ -18,9 +18,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
-from mdfpipe.errors import DataError, StoreError, one_line
-from mdfpipe.store.owner import temporary
-from mdfpipe.store.run import cannot_write
+from mdfpipe.errors import DataError, one_line
+from mdfpipe.store.outputs import writing
 from mdfpipe.store.tables import SCORES
 
 if TYPE_CHECKING:
@@ -49,7 +48,6 @@ def to_bob(table: Path, out: Path, columns: Literal[4, 5] = 5, where: Mapping[st
     wanted = dict(where or {})
     if columns not in COLUMNS or wanted.keys() - set(PAIR):
         raise DataError(f"scores: expected 4 or 5 columns and a choice of {', '.join(PAIR)}, got {columns}, {wanted}")
-    unfinished = temporary(out)
     lines = 0
     try:
         with pq.ParquetFile(table) as file:
@@ -57,17 +55,11 @@ def to_bob(table: Path, out: Path, columns: Literal[4, 5] = 5, where: Mapping[st
             if missing:
                 raise DataError(f"{table}: expected a table of scores, got one without {', '.join(missing)}")
             _refuse_two_searches(table, file, wanted)
-            try:
-                with unfinished.open("wb") as text:
-                    for batch in file.iter_batches(batch_size=ROWS, columns=[*PAIR, *COLUMNS[columns]]):
-                        rows = _chosen(pa.Table.from_batches([batch]), wanted)
-                        lines += rows.num_rows
-                        text.write(_lines(rows, COLUMNS[columns]))
-                unfinished.replace(out)
-            except OSError as error:
-                raise StoreError(cannot_write(out, error)) from None
-            finally:
-                unfinished.unlink(missing_ok=True)
+            with writing(out, table) as text:
+                for batch in file.iter_batches(batch_size=ROWS, columns=[*PAIR, *COLUMNS[columns]]):
+                    rows = _chosen(pa.Table.from_batches([batch]), wanted)
+                    lines += rows.num_rows
+                    text.write(_lines(rows, COLUMNS[columns]))
     except (OSError, pa.ArrowException) as error:
         raise DataError(f"{table}: expected a table of scores, got one that does not read: {one_line(error)}") from None
     return lines

@@ -1,0 +1,85 @@
+"""Outputs: files that a user names, such as a CSV, a page or a picture: `--csv`, `--html`, `--sheet`, `--out`.
+
+A file appears whole or not at all. A symbolic link stays, what it leads to is written. What is there and is no regular
+file (a device, a pipe, what a shell opened) is written in place; `-` is standard output.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+from mdfpipe.errors import ConfigError, StoreError
+from mdfpipe.store.owner import temporary
+from mdfpipe.store.run import cannot_write
+
+_STANDARD_OUTPUT = frozenset({"-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"})
+_OF_A_RUN = frozenset({".parquet", ".pt", ".tar", ".yaml", ".json", ".jsonl"})
+
+
+def is_standard_output(out: Path) -> bool:
+    """Whether what is written there is read by whoever reads the command's lines.
+
+    >>> is_standard_output(Path("-")), is_standard_output(Path("a.csv"))
+    (True, False)
+    """
+    return str(out) in _STANDARD_OUTPUT
+
+
+@contextlib.contextmanager
+def writing(out: Path, *sources: Path) -> Iterator[IO[bytes]]:
+    """A file open for writing, which is `out` in the end; after an error `out` is as it was.
+
+    sources: what is read meanwhile. Raises ConfigError where `out` is one of them, or a part of a run folder,
+    StoreError where it cannot be written.
+    """
+    refuse_loss(out, *sources)
+    if is_standard_output(out):
+        sys.stdout.flush()
+        yield sys.stdout.buffer
+        sys.stdout.buffer.flush()
+        return
+    try:
+        if _is_in_place(out):
+            with out.open("wb") as file:
+                yield file
+            return
+        place = Path(os.path.realpath(out))
+        unfinished = temporary(place)
+        try:
+            with unfinished.open("wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            unfinished.replace(place)
+        finally:
+            unfinished.unlink(missing_ok=True)
+    except OSError as error:
+        raise StoreError(cannot_write(out, error)) from None
+
+
+def write(out: Path, data: bytes, *sources: Path) -> None:
+    """Write a file that a user named, as `writing`."""
+    with writing(out, *sources) as file:
+        file.write(data)
+
+
+def refuse_loss(out: Path, *sources: Path) -> None:
+    """Raise ConfigError where writing `out` would destroy what is read, or a part of a run folder."""
+    if is_standard_output(out) or not out.is_file():
+        return
+    place = Path(os.path.realpath(out))
+    if any(source.exists() and source.samefile(place) for source in sources):
+        raise ConfigError(f"{out}: writing it would destroy what it is made from; name another file")
+    if place.suffix.lower() in _OF_A_RUN and any((folder / "pipeline.yaml").is_file() for folder in place.parents):
+        raise ConfigError(f"{out}: is a file of a run folder, and writing it would destroy it; name another file")
+
+
+def _is_in_place(out: Path) -> bool:
+    """Whether `out` is what a shell or the system opened, which a file in its place would not be."""
+    opened = os.path.abspath(out).startswith(("/dev/fd/", "/dev/std", "/proc/"))  # noqa: PTH100 - links are not followed
+    return out.exists() and (opened or not out.is_file())
