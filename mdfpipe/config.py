@@ -11,7 +11,6 @@ import difflib
 import importlib
 import os
 import pkgutil
-import re
 from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, Self, TypeVar, get_args, get_origin
@@ -27,7 +26,7 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails
 
-from mdfpipe.errors import ConfigError, one_line
+from mdfpipe.errors import ConfigError, is_obeyed, one_line
 from mdfpipe.standins import stand_in
 
 
@@ -81,14 +80,15 @@ NAME = r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,99}$"
 
 
 def shown(value: Any, where: str) -> None:
-    """Raise ValueError where a text, or one in a list, holds what a terminal or a page would obey."""
+    """Raise ValueError where a text, or one in a list or a mapping, holds what a terminal or a page would obey."""
+    if isinstance(value, dict):
+        value = [*value, *value.values()]
     for text in value if isinstance(value, list) else [value]:
-        if isinstance(text, str) and _OBEYED.search(text):
+        if isinstance(text, (list, dict)):
+            shown(text, where)
+        if isinstance(text, str) and is_obeyed(text):
             raise ValueError(f"{where}: expected printable text, got '{one_line(text, 80)}'")
 
-
-_OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-"""Control characters but tab and newline, marks that turn the direction of writing, halves of characters."""
 
 C = TypeVar("C", bound=Config)
 

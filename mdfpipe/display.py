@@ -20,9 +20,10 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
 from mdfpipe.baselines import Guard
-from mdfpipe.errors import one_line
+from mdfpipe.errors import one_line, unobeyed
 from mdfpipe.execution import Event
 from mdfpipe.report.console import print_table
 from mdfpipe.runner import Outcome
@@ -33,8 +34,17 @@ if TYPE_CHECKING:
     from mdfpipe.demo import Demo
     from mdfpipe.synthesis import Synthesis
 
-out = Console(highlight=False, soft_wrap=True, emoji=False)  # `:x:` in a name is a name
-err = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
+
+class _Terminal(Console):
+    """A console that shows what others wrote, and lets no terminal obey it, whoever forgot to look."""
+
+    def render_str(self, text: str, **how: Any) -> Text:
+        """The text, without what a terminal obeys."""
+        return super().render_str(unobeyed(text), **how)
+
+
+out = _Terminal(highlight=False, soft_wrap=True, emoji=False)  # `:x:` in a name is a name
+err = _Terminal(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 
 
 class Display:

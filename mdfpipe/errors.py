@@ -77,6 +77,24 @@ def not_loaded(error: ImportError, package: str, needed_by: str, extra: str | No
 _NO_INK = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0") | {chr(c) for c in range(0xFE00, 0xFE10)}
 
 
+_OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Control characters but tab and newline, marks that turn the direction of writing, halves of characters."""
+
+
+def is_obeyed(text: str) -> bool:
+    """Whether a text holds what a terminal or a page would obey instead of showing it."""
+    return _OBEYED.search(text) is not None
+
+
+def unobeyed(text: str) -> str:
+    """The text with what a terminal would obey written out; it may have several lines.
+
+    >>> unobeyed("a\\x1b[31mb")
+    'a\\\\x1b[31mb'
+    """
+    return _OBEYED.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
 def is_visible(character: str) -> bool:
     """Whether a character leaves ink: no blank, control, joiner or filler does.
 

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from mdfpipe.config import set_dotted, validate
 from mdfpipe.domains import Domain
-from mdfpipe.errors import ConfigError, DataError, one_line
+from mdfpipe.errors import ConfigError, DataError, MdfError, one_line
 from mdfpipe.evaluation import study
 from mdfpipe.evaluation.comparing import Measure
 from mdfpipe.evaluation.protocols import Benchmark
@@ -24,7 +24,8 @@ from mdfpipe.pipeline import SHIPPED
 from mdfpipe.protocol import Protocol, read_protocol
 from mdfpipe.stages.evaluate import KEY, Evaluate, ScoreFiles, Tables, metrics_table, write_beside
 from mdfpipe.store.hashing import file_sha256
-from mdfpipe.store.naming import LONGEST_NAME, LONGEST_PATH
+from mdfpipe.store.limits import refuse_large_archive, refuse_large_table, refuse_large_texts
+from mdfpipe.store.naming import LONGEST_NAME, LONGEST_PATH, is_name
 from mdfpipe.store.run import Receipt, Run, fingerprint
 from mdfpipe.subjects import SubjectNames
 
@@ -144,7 +145,7 @@ def read_vectors(file: Path, *, images: bool = False, names: SubjectNames = _ANY
         raise DataError(f"{file}: expected a Parquet or NPZ file of vectors, found no such file")
     try:
         table, vectors, usable = _opened(file, images)
-    except (DataError, MemoryError):  # Arrow's own lack of memory is one, too
+    except (MdfError, MemoryError):  # Arrow's own lack of memory is one, too
         raise
     except Exception as error:  # the parsers answer damage with whatever they stumble over
         raise DataError(f"{file}: expected a Parquet or NPZ file of vectors: {one_line(error)}") from None
@@ -191,9 +192,9 @@ def read_vectors(file: Path, *, images: bool = False, names: SubjectNames = _ANY
 def _opened(file: Path, may_lack: bool) -> tuple[pa.Table, np.ndarray[Any, Any], B8]:
     """The columns of a file, its vectors as they are, and which rows have one."""
     if file.suffix != ".npz":
-        table = pq.read_table(file)
-        table.validate(full=True)  # texts that are not UTF-8
+        table = _read_table(file)
         return table, *_stacked(table, file, may_lack)
+    refuse_large_archive(file)
     with file.open("rb") as stream, np.load(stream, allow_pickle=False) as held:  # which leaves a damaged file open
         columns = {name: np.atleast_1d(held[name]) for name in held.files}
     vectors = columns.pop("vector", np.zeros(0))
@@ -202,6 +203,27 @@ def _opened(file: Path, may_lack: bool) -> tuple[pa.Table, np.ndarray[Any, Any],
         vectors,
         np.ones(len(vectors), bool),
     )
+
+
+def _read_table(file: Path) -> pa.Table:
+    """The rows of a Parquet file; texts as they are stored, each once."""
+    with pq.ParquetFile(file) as known:
+        names = [field.name for field in known.schema_arrow if _is_text(field.type)]
+        refuse_large_table(known, file)
+    with pq.ParquetFile(file, read_dictionary=names) as opened:
+        table = opened.read()
+    table.validate(full=True)  # texts that are not UTF-8
+    for name in names:
+        refuse_large_texts(table[name], file)
+        if pa.types.is_dictionary(table[name].type):
+            at = table.column_names.index(name)
+            table = table.set_column(at, name, table[name].cast(table[name].type.value_type))
+    return table
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
 def _column(table: pa.Table, name: str, kind: pa.DataType, file: Path) -> pa.ChunkedArray:
@@ -237,7 +259,7 @@ def _check_text(column: pa.ChunkedArray, name: str, file: Path) -> None:
     """Raise DataError where a name is no text that a terminal, a page or a file name may hold."""
     longest = LONGEST_PATH if name in ("video_id", "crop_id") else LONGEST_NAME
     for text in pc.unique(column.cast(pa.string())).to_pylist():
-        if text is not None and (len(text) > longest or not text.isprintable()):
+        if text is not None and not is_name(text, longest):
             at = pc.index(column.cast(pa.string()), text).as_py()
             raise DataError(
                 f"{file}: row {at}: {name}: expected printable text of at most {longest} characters, got "

@@ -8,7 +8,14 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+
+from mdfpipe.display import out
+from mdfpipe.report.results import read_results
+from mdfpipe.scoring import score
 
 from . import clips, runs
 from .video import yolos
@@ -183,6 +190,56 @@ def test_weights_that_are_none_stop_the_run_and_are_not_run(data: runs.DataSet, 
     (line,) = [text for text in said.err.splitlines() if text.startswith("mdfpipe: ")]  # not a line for each video
     assert said.code == 2
     assert "net.onnx: expected an ONNX model" in line
+
+
+# --- text that a terminal would obey ---
+
+
+def test_no_text_of_a_file_reaches_the_terminal_as_an_order(tmp_path: Path) -> None:
+    """ESC in the columns, cells and metadata of a table that is inspected, in a run's notes, in a protocol."""
+    order = "\x1b]0;owned\x07\u202e\x9b31m"
+    cells = {"subject_id": [order, "b"], f"column {order}": [order, order], "domain": ["VIS-500m"] * 2}
+    table = pa.table(cells).replace_schema_metadata({order: order})
+    pq.write_table(table, tmp_path / "t.parquet")
+    (tmp_path / f"p{order}.yaml").write_text("subjects: {a: train}")
+    (tmp_path / "p.yaml").write_text('name: p\nsubjects: {"a\\e[31m": train}\n')
+    vectors = pa.table({"subject_id": [order], "domain": ["VIS-500m"], "vector": [[1.0]]})
+    pq.write_table(vectors, tmp_path / "v.parquet")
+    to = ("--out", tmp_path / "out")
+    for call in (
+        ("inspect", tmp_path / "t.parquet"),
+        ("inspect", tmp_path / "t.parquet", "--json"),
+        ("inspect", tmp_path / order),
+        ("eval", "--embeddings", tmp_path / "v.parquet", "--protocol", "market", *to),
+        ("eval", "--embeddings", tmp_path / "v.parquet", "--protocol", tmp_path / "p.yaml", *to),
+        ("eval", "--embeddings", tmp_path / "v.parquet", "--protocol", tmp_path / f"p{order}.yaml", *to),
+    ):
+        said = runs.call_here(*call)
+        for sign in ("\x1b", "\x07", "\u202e", "\x9b"):
+            assert sign not in said.out + said.err, call
+    out.print(order, markup=False)  # the second fence, whoever forgot the first
+
+
+def test_names_of_systems_stay_below_the_folder(tmp_path: Path) -> None:
+    """Whatever a file of vectors calls its system, up to 200 letters."""
+    protocol = tmp_path / "p.yaml"
+    protocol.write_text(
+        "{name: p, unlisted: test, domains: [VIS-500m, SWIR-30m], gallery_domains: [VIS-500m], "
+        "probe_domains: [SWIR-30m]}"
+    )
+    for number, name in enumerate(("x/../../../P", "../P", "/P", "..", "a" * 200, "\u4e00" * 200)):
+        pq.write_table(systems_of(name), tmp_path / "v.parquet")
+        home = tmp_path / "home" / str(number)
+        done = score(tmp_path / "v.parquet", str(protocol), home / "a" / "out", ["tables.t.unmated=exclude"])
+        assert done.metrics[0]["system"] == name
+        assert [path.name for path in home.iterdir()] == ["a"]
+        assert [path.name for path in (home / "a").iterdir()] == ["out"]
+        assert list(read_results(done.folder).score_files) == [("t", name)]
+
+
+def systems_of(name: str) -> pa.Table:
+    rows = {"subject_id": ["a", "b"] * 2, "domain": ["VIS-500m"] * 2 + ["SWIR-30m"] * 2, "system": [name] * 4}
+    return pa.table({**rows, "vector": np.eye(4).tolist()})
 
 
 # --- trust in weights is an option of the call ---

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from mdfpipe.errors import one_line, unobeyed
+
 app = typer.Typer(
     name="mdfpipe",
     help="Cross-spectral person recognition from video: body and face, domain by domain.",
@@ -56,11 +58,11 @@ def beside(made: Path | list[Path | None], text: str) -> None:
     from mdfpipe.store.outputs import is_standard_output
 
     if any(out is not None and is_standard_output(out) for out in (made if isinstance(made, list) else [made])):
-        sys.stderr.write(text + "\n")
+        sys.stderr.write(f"{one_line(text, 1000)}\n")
     else:
         say(text)
 
 
 def say(text: str) -> None:
     """A line, or a document, on standard output."""
-    sys.stdout.write(text + "\n")
+    sys.stdout.write(unobeyed(text) + "\n")

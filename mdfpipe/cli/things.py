@@ -41,7 +41,7 @@ def report(
 @app.command()
 def scores(
     table: Annotated[Path, typer.Argument(help="RUN/evaluate/scores/TABLE.SYSTEM.parquet", show_default=False)],
-    out: Annotated[Path, typer.Option(help="The text file to write.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="The text file to write; - is standard output.", show_default=False)],
     columns: Annotated[int, typer.Option(min=4, max=5, help="4, or 5 with the gallery template's name.")] = 5,
     where: Annotated[
         list[str] | None,
@@ -118,7 +118,9 @@ def inspect(
         Path | None, typer.Option(metavar="PICTURE", help="Of a run: crops of six subjects, a column for each domain.")
     ] = None,
     html: Annotated[Path | None, typer.Option(metavar="PAGE", help="Of a run: write one self-contained page.")] = None,
-    csv: Annotated[Path | None, typer.Option(metavar="CSV", help="Of a table: write its rows as CSV.")] = None,
+    csv: Annotated[
+        Path | None, typer.Option(metavar="CSV", help="Of a table: write its rows as CSV; - is standard output.")
+    ] = None,
     show_people: Annotated[bool, typer.Option("--show-people", help="Do not hide people in pictures.")] = False,
     json_: Json = False,
 ) -> None:

@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 
 from mdfpipe.datasets._annotation import AnomalyKind, Names, Tally
 from mdfpipe.errors import DataError
+from mdfpipe.store.naming import LONGEST_NAME, is_name
 from mdfpipe.store.tables import FACES
 from mdfpipe.store.text_tables import Block, first_row, numbers, shown_cell
 from mdfpipe.subjects import SubjectNames
 
 LARGEST_FRAME = 2**53  # frame numbers are read as float64
-LONGEST_SUBJECT = 200  # characters
 _FEW = 12  # faces in a frame
 
 _Mask: TypeAlias = NDArray[np.bool_]
@@ -71,9 +71,9 @@ def subject_codes(block: Block, subjects: Names, tally: Tally, names: SubjectNam
     cells = block.cells["subject"]
     texts = cells.dictionary.to_pylist()
     for text in texts:
-        if names.subject_id(text) is not None and (not text.isprintable() or len(text) > LONGEST_SUBJECT):
+        if names.subject_id(text) is not None and not is_name(text):
             raise DataError(
-                f"{first_row(block, 'subject', text)}: expected a subject of at most {LONGEST_SUBJECT} printable"
+                f"{first_row(block, 'subject', text)}: expected a subject of at most {LONGEST_NAME} printable"
                 f" characters, got '{shown_cell(text)}'"
             )
     codes = subjects.codes(cells, names.subject_id)

@@ -28,7 +28,7 @@ from mdfpipe.datasets._leaving_out import Sieve
 from mdfpipe.domains import Band, Domain
 from mdfpipe.errors import DataError, one_line
 from mdfpipe.store.matlab import read_matlab
-from mdfpipe.store.naming import IMAGE_SUFFIXES, Links, inside, safe_relative
+from mdfpipe.store.naming import IMAGE_SUFFIXES, LONGEST_NAME, Links, inside, is_name, safe_relative
 from mdfpipe.store.tables import IMAGES
 
 
@@ -160,6 +160,11 @@ class Gathering:
 
     def take(self, unit: Unit, path: str, subject: str) -> None:
         """Take an image, unless it is left out: by its domain, its path, or as one of its unit."""
+        if not is_name(subject):
+            raise DataError(
+                f"{path}: expected a subject of at most {LONGEST_NAME} printable characters, got "
+                f"'{one_line(subject, 80)}'; rename it"
+            )
         if not self.sieve.drops(path, unit.name, (str(Domain(unit.band)),)):
             self.images[unit].append((path, subject))
 

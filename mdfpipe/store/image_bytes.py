@@ -10,8 +10,10 @@ import io
 import re
 import zlib
 from collections.abc import Iterator
+from typing import Literal
 
 from mdfpipe.errors import DataError
+from mdfpipe.store.limits import refuse_larger
 from mdfpipe.store.tiff import HEADS, Tiff
 
 JPEG_START, PNG_START = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
@@ -19,6 +21,7 @@ FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WebP", "PNM")
 
 _ORIENTATION = 0x0112
 _MARKER = re.compile(rb"\xff+[^\x00\xd0-\xd7\xff]")  # in coded data: no stuffed byte, no restart, no padding
+_PNM_SIZE = re.compile(rb"P[1-6](?:\s|#[^\n]*\n)+(\d+)(?:\s|#[^\n]*\n)+(\d+)")
 _OTHERS = {
     b"GIF8": "a GIF",
     b"%PDF": "a PDF",
@@ -59,6 +62,37 @@ def said_of_others(data: bytes) -> str:
     return next(
         (what for head, what in _OTHERS.items() if data.startswith(head)), f"{len(data)} bytes of none of these"
     )
+
+
+def refuse_large_picture(data: bytes, what: str = "the picture") -> None:
+    """Raise DataError where the header of an image claims more pixels than a file of its size may unfold to."""
+    width, height, width_of_sample = _claimed(data)
+    refuse_larger(width * height * 3 * width_of_sample, len(data), f"{what}, of {width}x{height} pixels")
+
+
+def _claimed(data: bytes) -> tuple[int, int, int]:
+    """(width, height, bytes of a sample) by the header of a PNG, JPEG, BMP, WebP or PNM; 0 where it says nothing."""
+    kind = format_of(data)
+
+    def number(at: int, length: int, order: Literal["big", "little"] = "little") -> int:
+        return int.from_bytes(data[at : at + length], order)
+
+    if kind == "PNG":
+        return number(16, 4, "big"), number(20, 4, "big"), 2 if data[24:25] == b"\x10" else 1
+    if kind == "BMP":
+        return abs(_signed(data, 18)), abs(_signed(data, 22)), 1
+    if kind == "PNM":
+        found = _PNM_SIZE.match(data)
+        return (int(found[1][:9]), int(found[2][:9]), 2) if found else (0, 0, 1)
+    if kind == "WebP":
+        if data[12:16] == b"VP8X":
+            return number(24, 3) + 1, number(27, 3) + 1, 1
+        return 0, 0, 1  # the others have at most 16383 pixels a side
+    return 0, 0, 1  # of a JPEG at most 65535 a side, of which OpenCV takes 2 ** 30 pixels; TIFF: see tiff_pages
+
+
+def _signed(data: bytes, at: int) -> int:
+    return int.from_bytes(data[at : at + 4], "little", signed=True)
 
 
 def damage_of(data: bytes) -> str | None:

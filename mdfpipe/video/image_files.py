@@ -18,7 +18,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mdfpipe.errors import DataError, DecodeError, one_line
-from mdfpipe.store.image_bytes import FORMATS, damage_of, format_of, orientation_of, said_of_others
+from mdfpipe.store.image_bytes import (
+    FORMATS,
+    damage_of,
+    format_of,
+    orientation_of,
+    refuse_large_picture,
+    said_of_others,
+)
 from mdfpipe.store.naming import IMAGE_SUFFIXES, frame_files
 from mdfpipe.store.tiff import Tiff
 from mdfpipe.video.files import check_file
@@ -135,6 +142,7 @@ def decode(data: bytes) -> Image:
     kind = format_of(data)
     if kind is None:
         raise DataError(f"expected an image ({', '.join(FORMATS)}), got {said_of_others(data)}")
+    refuse_large_picture(data)
     if damage := damage_of(data):
         raise DataError(damage)
     if kind == "TIFF":

@@ -18,8 +18,9 @@ from typing import Any, Final
 
 import torch
 
-from mdfpipe.errors import ConfigError, one_line
+from mdfpipe.errors import ConfigError, DataError, one_line
 from mdfpipe.store.content import Content, Kind, content_of
+from mdfpipe.store.limits import refuse_large_archive
 from mdfpipe.weightfiles.plain import PLAIN, PLAIN_NAMES, Refused
 
 Load = Callable[[Path, bool], Any]
@@ -36,6 +37,13 @@ def open_tensors(path: Path, *, trust_pickle: bool = False, load: Load | None = 
     content = expect_checkpoint(path)
     if content.kind is Kind.SAFETENSORS:
         return _safetensors(path)
+    if content.kind is Kind.TORCH:
+        try:
+            refuse_large_archive(path)
+        except DataError as error:
+            raise ConfigError(str(error)) from None
+        except (zipfile.BadZipFile, OSError, ValueError, EOFError, NotImplementedError):
+            raise _damaged(path, content) from None
     if content.kind is Kind.TORCH and (record := _spoilt_record(path)) is not None:
         raise ConfigError(
             f"{path}: {content.what}, damaged: the bytes of {one_line(record, 80)} do not have the checksum that the "

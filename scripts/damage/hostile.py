@@ -73,7 +73,11 @@ def _vectors(folder: Path, name: str) -> object:
 
     rows = {"subject_id": ["a", "b"] * 2, "domain": ["VIS-500m"] * 2 + ["SWIR-30m"] * 2, "system": [name] * 4}
     pq.write_table(pa.table({**rows, "vector": np.eye(4).tolist()}), folder / "v.parquet")
-    return score(folder / "v.parquet", "synthetic-vis-to-swir", folder / "out", ["tables.t.unmated=exclude"])
+    (folder / "p.yaml").write_text(
+        "{name: p, unlisted: test, domains: [VIS-500m, SWIR-30m], gallery_domains: [VIS-500m], "
+        "probe_domains: [SWIR-30m]}"
+    )
+    return score(folder / "v.parquet", str(folder / "p.yaml"), folder / "out", ["tables.t.unmated=exclude"])
 
 
 def _pickle(folder: Path, name: str) -> object:

@@ -24,6 +24,7 @@ from pydantic import Field
 from mdfpipe.config import BY_CONTENT, NOT_A_RESULT, find_file
 from mdfpipe.errors import ConfigError, DataError, one_line
 from mdfpipe.store.hashing import file_sha256
+from mdfpipe.store.limits import refuse_large_table
 from mdfpipe.store.naming import VIDEO_SUFFIXES, file_name, named_alike, near_name, nearest, told_path
 from mdfpipe.subjects import is_missing
 from mdfpipe.video.detectors import Detect, Detector
@@ -371,6 +372,7 @@ def _load(path: Path, names: tuple[str, ...], per_video: bool) -> Any:
         return pa.concat_tables([pa.table({n: pa.array([], k) for n, k in kinds.items()}).select(list(kinds)), *blocks])
     with _as_data_error(path), pyarrow.parquet.ParquetFile(path) as file:
         header = list(file.schema_arrow.names)
+        refuse_large_table(file, path)
         found = _found(header, wanted, path, optional)
         read = file.read(columns=[header[at] for at in found.values()])
         read.validate(full=True)  # texts that are not UTF-8 would stop whoever looks at them
