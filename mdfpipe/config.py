@@ -82,7 +82,10 @@ NAME = r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,99}$"
 def shown(value: Any, where: str) -> None:
     """Raise ValueError where a text, or one in a list or a mapping, holds what a terminal or a page would obey."""
     if isinstance(value, dict):
-        value = [*value, *value.values()]
+        shown(list(value), where)
+        for name, inner in value.items():
+            shown(inner, f"{where}.{name}")
+        return
     for text in value if isinstance(value, list) else [value]:
         if isinstance(text, (list, dict)):
             shown(text, where)
