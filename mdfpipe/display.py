@@ -150,7 +150,7 @@ def show_outcome(outcome: Outcome) -> None:
     for name, t in outcome.tallies.items():
         figures = (t.total, t.already, t.ran, t.failed, t.blocked, t.rows)
         table.add_row(name, *(str(n) for n in figures))
-    print_table(table, out)
+    print_table(table, out, whole=True)
     for name, t in outcome.tallies.items():
         if t.note:
             out.print(f"{name}: {escape(t.note)}")
@@ -179,7 +179,7 @@ def show_status(status: Status) -> None:
         left = _duration(stage.eta_seconds) if stage.eta_seconds and stage.due else "-"
         figures = (stage.total, stage.done, stage.due, stage.failed)
         table.add_row(stage.stage, *(str(n) for n in figures), _duration(stage.seconds), rate, left, escape(stage.note))
-    print_table(table, out)
+    print_table(table, out, whole=True)
     for stage in status.stages:
         if stage.rows:
             out.print(f"{stage.stage}: " + ", ".join(f"{n} {name}" for name, n in stage.rows.items()))

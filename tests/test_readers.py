@@ -129,3 +129,21 @@ def test_numbers_of_another_shape_are_refused_by_name() -> None:
     ):
         with pytest.raises(ValueError, match=line):
             _check(other)
+
+
+def test_a_narrow_terminal_cuts_no_number_short() -> None:
+    import io
+
+    from rich.console import Console
+    from rich.table import Table
+
+    from mdfpipe.report.console import print_table
+
+    table, out = Table("stage", "a minute"), Console(file=(text := io.StringIO()), width=20)
+    for _ in range(8):
+        table.add_column("x")
+    table.add_row("embed/body", "3116.9", *["1234567.8"] * 8)
+    print_table(table, out, whole=True)
+    assert "…" not in text.getvalue()
+    assert text.getvalue().count("1234567.8") == 8
+    assert out.width == 20

@@ -64,10 +64,19 @@ def _funnel(rows: list[dict[str, Any]], console: Console) -> None:
     print_table(table, console)
 
 
-def print_table(table: Table, console: Console) -> None:
-    """Print a table as wide as the terminal, or as its numbers need: a number is never cut short."""
-    needed = Measurement.get(console, console.options.update(width=10_000), table).minimum
-    console.print(table, width=max(console.width or 80, needed))
+def print_table(table: Table, console: Console, *, whole: bool = False) -> None:
+    """Print a table as wide as the terminal, or as its numbers need: a number is never cut short.
+
+    whole: as wide as every cell of it needs.
+    """
+    measured = Measurement.get(console, console.options.update(width=10_000), table)
+    needed = measured.maximum if whole else measured.minimum
+    usual = console.width
+    console.width = max(usual or 80, needed)  # an option of `print` is never wider than the console
+    try:
+        console.print(table)
+    finally:
+        console.width = usual
 
 
 def _columns(found: Description, console: Console) -> None:
