@@ -268,7 +268,8 @@ def settings() -> str:
         "A study is a YAML file with these sections; `--set detect.stride=2` changes one setting. A section with a",
         "`use` is a family: `use` names one of its variants, whose own settings stand beside it. A decoder without",
         "`use` is `auto`. `NAME` is a name that you give. A section of a recipe that is given in part keeps the rest",
-        "as the recipe has it. A key named `on`, `off`, `yes` or `no` needs quotes: YAML 1.1 reads it as true or false.",
+        "as the recipe has it. A key named `on`, `off`, `yes` or `no` needs quotes: YAML 1.1 reads it as true or",
+        "false.",
         "`extends: OTHER.yaml`, or a list of files beside the study, takes their settings, over which its own go,",
         "section by section.",
     ]
