@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import pyarrow.parquet as pq
 
-from mdfpipe.errors import DataError, ProtocolError, StoreError, one_line
+from mdfpipe.errors import DataError, ProtocolError
 from mdfpipe.evaluation.benchmark import mean_and_spread
 from mdfpipe.evaluation.case import generator_of
 from mdfpipe.evaluation.comparing import F64
@@ -18,7 +17,7 @@ from mdfpipe.evaluation.differences import difference
 from mdfpipe.evaluation.table import depth_of
 from mdfpipe.report.numbers import numbers_of
 from mdfpipe.report.results import refuse_mixed
-from mdfpipe.store.run import Run
+from mdfpipe.store.run import Run, read_table
 from mdfpipe.store.tables import SearchStatus
 
 PLACE: Final = ("table", "gallery_domain", "probe_domain", "gallery")
@@ -65,10 +64,7 @@ def _names(runs: Sequence[Path]) -> list[str]:
 
 def _load(path: Path, name: str) -> dict[str, Any]:
     numbers = _numbers(path)
-    try:
-        searches = pq.read_table(path / "evaluate" / "searches.parquet").to_pylist()
-    except (OSError, ValueError) as error:
-        raise StoreError(f"{path}/evaluate/searches.parquet: cannot be read: {one_line(error)}") from None
+    searches = read_table(Run(path).beside("evaluate", "metrics", "evaluate/searches.parquet")).to_pylist()
     for row in [*numbers["metrics"], *searches]:
         row["system"] = f"{name}/{row['system']}"
     for row in numbers["comparisons"]:

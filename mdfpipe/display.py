@@ -90,7 +90,7 @@ class Display:
             self.begun, self.ended, self.total = now, 0, event.total or 0
         elif event.kind == "started":
             self.started[unit] = now
-        elif event.kind in ("finished", "failed"):
+        elif event.kind in ("finished", "failed", "damaged"):
             self.ended += 1
         elapsed = now - self.started.get(unit, now)
         rate = f"{event.done / elapsed:.1f}/s" if event.done and elapsed > 0.2 else ""
@@ -135,6 +135,8 @@ class Display:
 
 def _ended(event: Event) -> str:
     name = escape(f"{event.stage}/{one_line(event.key, 60)}")
+    if event.damaged is not None and event.failure is not None:
+        return f"[yellow]damaged[/yellow] read by {name}: {escape(event.failure.message)}"
     if event.failure is not None:
         return f"[red]failed[/red]  {name}: {escape(event.failure.message)}"
     if event.stage == "synth":  # it has no rows: its key says what it drew
@@ -158,6 +160,8 @@ def show_outcome(outcome: Outcome) -> None:
         out.print(f"\n[bold red]{len(outcome.failures)} failed[/bold red]")
         for failure in outcome.failures:
             out.print(f"  {escape(failure.stage)}/{escape(one_line(failure.key, 80))}: {escape(failure.message)}")
+    for line in outcome.mended:
+        out.print(escape(f"{line}: damaged, made again"))
     for line in outcome.notes:
         out.print(escape(line))
     for line in outcome.warnings:

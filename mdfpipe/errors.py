@@ -7,6 +7,7 @@
     │   └── DecodeError     a video (or one crop) does not decode
     ├── ProtocolError       an evaluation protocol that would give a wrong number
     ├── StoreError          the run folder cannot be written, read or locked
+    │   └── Damaged             a file that a run made is not what was made: its part is made again
     └── MissingDependency   an optional package is not installed
 
 A message is one line: where, what was expected, what was found, what to do. The library raises;
@@ -15,7 +16,9 @@ only the command line catches `MdfError`, prints that line, and exits with 2.
 
 from __future__ import annotations
 
+import errno
 import re
+from pathlib import Path
 
 
 class MdfError(Exception):
@@ -51,6 +54,14 @@ class ProtocolError(MdfError):
 
 class StoreError(MdfError):
     """The run folder cannot be written, read or locked. The whole run stops, not one video."""
+
+
+class Damaged(StoreError):  # noqa: N818 - the name says it
+    """A file is not what was written. stage, key: the part that it is, or belongs to; "" where it is of no run."""
+
+    def __init__(self, message: str, stage: str = "", key: str = "") -> None:
+        super().__init__(message)
+        self.stage, self.key = stage, key
 
 
 class MissingDependency(MdfError):  # noqa: N818 - the name says it
@@ -115,3 +126,14 @@ def one_line(text: object, limit: int = 300) -> str:
     words = re.sub(r"[ \t]*[\r\n]\s*", " ", str(text).strip(" \r\n"))
     safe = "".join(c if c == " " or is_visible(c) else c.encode("unicode_escape").decode() for c in words)
     return safe if len(safe) <= limit else safe[: limit - 1] + "…"
+
+
+def cannot_write(place: Path, error: OSError) -> str:
+    """One line for an OSError while writing: where, what, what to do."""
+    advice = {
+        errno.ENOSPC: "free some space and give the same command again: finished parts are kept",
+        errno.EDQUOT: "raise the quota and give the same command again: finished parts are kept",
+        errno.EROFS: "choose a --run folder that can be written",
+        errno.EACCES: "choose a --run folder that can be written",
+    }.get(error.errno or 0, "give the same command again once that is mended")
+    return f"{place}: cannot be written: {error.strerror or one_line(error)}; {advice}"

@@ -20,10 +20,19 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, Protocol, Self
 
-from mdfpipe.errors import ConfigError, DataError, MdfError, MissingDependency, StoreError, one_line
+from mdfpipe.errors import (
+    ConfigError,
+    Damaged,
+    DataError,
+    MdfError,
+    MissingDependency,
+    StoreError,
+    cannot_write,
+    one_line,
+)
 from mdfpipe.processes import die_with_parent, interrupts_blocked
 from mdfpipe.stages import Context, Inputs, Made, Resources, Stage
-from mdfpipe.store.run import Failure, Receipt, cannot_write
+from mdfpipe.store.run import DAMAGED, Failure, Receipt
 from mdfpipe.trust import trusting
 
 SAVING_SECONDS = 20.0  # Slurm and Kubernetes kill 30 s after they asked
@@ -50,7 +59,7 @@ class Unit:
 @dataclass(frozen=True)
 class Event:
     """What happened: a stage begins (total: its units that are due); a unit started, progress, finished, failed; or
-    fatal, the run must stop.
+    fatal, the run must stop; or damaged: what it reads is damaged, and the part of that name (stage, key) is due.
     """
 
     kind: str
@@ -62,6 +71,7 @@ class Event:
     seconds: float = 0.0
     facts: dict[str, Any] = field(default_factory=dict)
     failure: Failure | None = None
+    damaged: tuple[str, str] | None = None
 
 
 class Executor(Protocol):
@@ -115,6 +125,12 @@ def run_unit(unit: Unit, resources: Resources, tell: Any) -> Event:
         receipt = replace(stage.decided(unit.receipt, made.facts), facts=made.facts, tells=stage.tells)
         run.commit(receipt, made.table, made.files)
         scratch.extend(made.spent)
+    except Damaged as error:
+        failure = Failure(stage.name, key, DAMAGED, str(error))
+        if error.stage:  # it is of a part, which is made again; then this unit is tried again
+            damaged = (error.stage, error.key)
+            return Event("damaged", stage.name, key, failure=failure, damaged=damaged)
+        kind = "fatal"
     except Exception as error:
         kind, failure = _what_failed(unit, error)
     else:

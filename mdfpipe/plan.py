@@ -18,7 +18,8 @@ from mdfpipe.errors import DataError, one_line
 from mdfpipe.stages import Inputs, Stage
 from mdfpipe.stages.index import Index
 from mdfpipe.store.hashing import file_sha256
-from mdfpipe.store.run import Receipt, Run, faces_file, fingerprint, images_file
+from mdfpipe.store.naming import file_name
+from mdfpipe.store.run import DAMAGED, Failure, Receipt, Run, faces_file, fingerprint, images_file
 
 _OF_INDEX = ("catalogue", "media", "faces", "images")  # what a stage may read of it
 _TO_BE_MADE = "to be made"  # in the place of the content of a part that is due
@@ -30,7 +31,7 @@ class Item:
     """One unit of work and its state.
 
     reason: why it is due; None where it is done. blocked: which stage it waits for. problem: why it cannot even
-    be tried (a file it needs is missing or damaged).
+    be tried (a file it needs is missing or damaged). damaged: whether it is due because what was made is damaged.
     """
 
     stage: Stage
@@ -39,6 +40,7 @@ class Item:
     blocked: str | None = None
     problem: str | None = None
     found: Receipt | None = None  # the receipt on disk, where the unit is done
+    damaged: bool = False
 
     @property
     def key(self) -> str:
@@ -64,6 +66,7 @@ class Plan:
     allow_missing: bool = False
     retry: bool = False  # whether videos that could not be read make the index due again
     _items: dict[tuple[str, str], Item] = field(default_factory=dict)
+    _failed: dict[str, frozenset[str]] = field(default_factory=dict)
 
     @cached_property
     def _settings(self) -> dict[str, dict[str, Any]]:
@@ -92,9 +95,9 @@ class Plan:
         return {row["video_id"]: row for row in rows}
 
     @cached_property
-    def annotated(self) -> frozenset[str]:
-        """The tables beside the index, of faces and of images, under the run folder."""
-        return frozenset(self.index.found.files) if self.index.found else frozenset()
+    def annotated(self) -> dict[str, str]:
+        """The digests of the tables beside the index, of faces and of images, by their names under the run folder."""
+        return {name: digest for name, (_, digest) in self.index.found.files.items()} if self.index.found else {}
 
     def items(self, stage: Stage) -> list[Item]:
         """The state of every unit of a stage. The index must be done."""
@@ -133,9 +136,16 @@ class Plan:
         names = [s.name for s in self.stages]
         later = names[names.index(stage.name) :]
         self._items = {unit: item for unit, item in self._items.items() if unit[0] not in later}
+        self._failed = {}
         if stage.name == self.stages[0].name:
             for name in ("index", "catalogue", "annotated"):
                 self.__dict__.pop(name, None)
+
+    def has_failed(self, stage: str, key: str) -> bool:
+        """Whether there is a record that a unit failed, or that its part is damaged."""
+        if stage not in self._failed:
+            self._failed[stage] = self.run.failed(stage)
+        return file_name(key) in self._failed[stage]
 
     def missing(self, stage: Stage) -> list[Item]:
         """The videos that a run-level stage waits for: the items upstream that are not done."""
@@ -164,7 +174,9 @@ class Plan:
             left_out = tuple(sorted({key for _, key in undone}))
             done = tuple(v for v in self.catalogue if v not in left_out)
             return Inputs(self.run, videos=done, missing=left_out, undone=undone, annotated=self.annotated)
-        return Inputs(self.run, video=self.catalogue[item.key], annotated=self.annotated)
+        own = (faces_file(item.key), images_file(item.key))
+        annotated = {name: self.annotated[name] for name in own if name in self.annotated}
+        return Inputs(self.run, video=self.catalogue[item.key], annotated=annotated)
 
     def _upstream(self, name: str, video_id: str) -> tuple[str, str | None]:
         """The content of one thing that a video's stage reads, and the stage it waits for."""
@@ -219,27 +231,45 @@ class Plan:
     def _judge(self, stage: Stage, key: str, upstream: dict[str, str], blocked: str | None) -> Item:
         expected = Receipt(stage.name, stage.version, key, self._settings[stage.name], upstream)
         found = self.run.receipt(stage.name, key)
-        reason = self._reason(stage, expected, found)
-        return Item(stage, expected, reason, blocked if reason else None, None, found if reason is None else None)
+        damage = self._damage(expected, found)
+        reason = self._reason(stage, expected, found) or (f"damaged, made again: {damage}" if damage else None)
+        due = found if reason is None else None
+        return Item(stage, expected, reason, blocked if reason else None, None, due, damage is not None)
 
     def _reason(self, stage: Stage, expected: Receipt, found: Receipt | None) -> str | None:
+        """Why a unit is due whose part is as it was made, or is not there."""
         if found is None:
-            failure = self.run.failure(expected.stage, expected.key)
-            if failure is not None:
+            failure = self._failure(expected)
+            if failure is not None and failure.kind != DAMAGED:
                 return f"failed: {failure.message}"
-            there = self.run.part(expected.stage, expected.key).exists()
-            return "its part cannot be read" if there else "never made"
+            there = failure is not None or self.run.part(expected.stage, expected.key).exists()
+            return None if there else "never made"
         if not found.content:
             return _WITHOUT_CONTENT
         before, now = stage.decided(found, found.facts), stage.decided(expected, found.facts)
-        if before.fingerprint != now.fingerprint:
-            return explain(before, now)
-        return self.run.files_in_place(found) or self._other_weights(found)
+        return None if before.fingerprint == now.fingerprint else explain(before, now)
 
-    def _other_weights(self, found: Receipt) -> str | None:
-        """Which weights are no longer those that were made, though of their size: what they are, nobody wrote down."""
+    def _damage(self, expected: Receipt, found: Receipt | None) -> str | None:
+        """What is known to be damaged of a part, or of the files that belong to it. No table is read for that."""
+        noted = self._failure(expected)
+        if noted is not None and noted.kind == DAMAGED:
+            return noted.message
+        if found is None:
+            place = self.run.part(expected.stage, expected.key)
+            return "its part cannot be read" if noted is None and place.exists() else None
+        return self.run.files_in_place(found) or self._other_content(found)
+
+    def _failure(self, expected: Receipt) -> Failure | None:
+        there = self.has_failed(expected.stage, expected.key)
+        return self.run.failure(expected.stage, expected.key) if there else None
+
+    def _other_content(self, found: Receipt) -> str | None:
+        """Which files are no longer those that were made, though of their size, of those that `run` itself reads.
+
+        Weights and the numbers that it prints; all other files, those that read them compare, or `mdfpipe verify`.
+        """
         for name, (_, digest) in found.files.items():
-            if name.endswith(".pt") and file_sha256(self.run.path / name) != digest:
+            if name.endswith((".pt", "/metrics.json")) and file_sha256(self.run.path / name) != digest:
                 return f"{name} is not the file that was made: its content changed"
         return None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
 import json
 import os
 import platform
@@ -15,7 +16,7 @@ from typing import Any
 
 from mdfpipe import __version__
 from mdfpipe.code import commit
-from mdfpipe.errors import ConfigError, DataError
+from mdfpipe.errors import ConfigError, Damaged, DataError
 from mdfpipe.execution import Event, Executor, TogetherExecutor, Unit, executor_of
 from mdfpipe.learning.log import check_board
 from mdfpipe.learning.system import with_ancestors
@@ -45,21 +46,67 @@ class Tally:
 
 @dataclass
 class Outcome:
-    """What became of a call: a tally by stage, failures, run-level stages that were refused, warnings, notes."""
+    """What became of a call: a tally by stage, failures, run-level stages that were refused, warnings, notes.
+
+    mended: the parts that were found damaged and made again.
+    """
 
     tallies: dict[str, Tally] = field(default_factory=dict)
     failures: list[Failure] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    mended: list[str] = field(default_factory=list)
 
     @property
     def complete(self) -> bool:
         """Whether everything that was asked for is done."""
         return not self.failures and not self.refused and not any(t.blocked for t in self.tallies.values())
 
+    @property
+    def failed(self) -> set[tuple[str, str]]:
+        """The units that failed in this call: they are not tried twice."""
+        return {(failure.stage, failure.key) for failure in self.failures}
+
+    def refuse(self, line: str) -> None:
+        """Note that a run-level stage was refused, and why."""
+        self.refused = [*(other for other in self.refused if other != line), line]
+
 
 Listener = Callable[[Event], None]
+
+
+@dataclass
+class Call:
+    """One call of the runner: what was asked for, and what came of it so far.
+
+    found: the parts that were found damaged in this pass over the stages; before: in the passes before it, in which
+    they became due.
+    """
+
+    stages: list[Stage]
+    only: list[str] | None
+    strict: bool
+    outcome: Outcome
+    listen: Listener
+    found: set[tuple[str, str]] = field(default_factory=set)
+    before: set[tuple[str, str]] = field(default_factory=set)
+
+    @property
+    def retry(self) -> bool:
+        """Whether videos that could not be read are looked at again."""
+        return self.stages[0].name == "index" and not self.before
+
+    def take(self, damage: Damaged) -> None:
+        """Note a part that was found damaged. Raises the error again where it has none, or was found so before."""
+        if not damage.stage or (damage.stage, damage.key) in self.before:
+            raise damage
+        self.found.add((damage.stage, damage.key))
+
+    def begin_again(self) -> None:
+        """Another pass over the stages begins."""
+        self.before |= self.found
+        self.found = set()
 
 
 class Runner:
@@ -127,9 +174,20 @@ class Runner:
         return [s for s in stages if not isinstance(s, (Train, Embed)) or s.system in chosen]
 
     def due(self, first: str | None, last: str | None, only: list[str] | None = None) -> list[str]:
-        """A line for each unit that a call would run, and why. Writes nothing."""
-        stages, lines = self.span(first, last), []
+        """A line for each unit that a call would run, and why. Writes nothing, but notes damage that it finds."""
+        stages = self.span(first, last)
         self._check_files(stages)
+        found = set[tuple[str, str]]()
+        while True:
+            try:
+                return self._due(stages, only)
+            except Damaged as error:
+                if not error.stage or (error.stage, error.key) in found:
+                    raise
+                found.add((error.stage, error.key))
+
+    def _due(self, stages: list[Stage], only: list[str] | None) -> list[str]:
+        lines = list[str]()
         plan = self.plan(retry=stages[0].name == "index")
         self._check_only(only, plan)
         for stage in stages:
@@ -161,74 +219,99 @@ class Runner:
             return outcome
         if isinstance(self.executor, TogetherExecutor):
             self.executor.listen = listen
+        if self.run.is_read_only and not self.due(first, last, only):
+            self._count(stages, only, outcome)
+            return outcome
         with self.run.lock(), self.executor:
-            plan = self.plan(allow_missing=allow_missing, retry=stages[0].name == "index")
-            self._check_only(only, plan)
-            self.run.write(KEPT, self.pipeline.to_yaml().encode())
-            self.run.write("environment.json", self._environment())
+            study = self.pipeline.to_yaml().encode()
+            self.run.write(KEPT, study)
+            self.run.write("environment.json", self._environment(study))
             self.run.event("call", argv=sys.argv[1:])
-            if plan.index.found is not None:
-                for stage in self._asked_for(self.stages[: self.stages.index(stages[0])]):
-                    self._review(stage, plan, outcome, listen)  # a stop holds for whoever starts after it, too
-            for stage in stages:
-                if stage.name != "index" and plan.index.reason is not None:
-                    raise DataError(f"index: {plan.index.reason}; run `mdfpipe detect` or `mdfpipe run` first")
-                tally = outcome.tallies[stage.name] = Tally()
-                if stage.per == "run" and stage.name != "index":
-                    if only:
-                        tally.note = "not made, because of --only"
-                        continue
-                    if self._refuses(stage, plan, outcome, tally):
-                        continue
-                self._run_stage(stage, plan, only, strict, outcome, tally, listen)
-                if strict and outcome.failures:
-                    break
-        return outcome
+            call = Call(stages, only, strict, outcome, listen)
+            while True:
+                try:
+                    if not self._pass(call, self.plan(allow_missing=allow_missing, retry=call.retry)):
+                        return outcome
+                except Damaged as error:
+                    call.take(error)
+                call.begin_again()
 
-    def _run_stage(
-        self,
-        stage: Stage,
-        plan: Plan,
-        only: list[str] | None,
-        strict: bool,
-        outcome: Outcome,
-        tally: Tally,
-        listen: Listener,
-    ) -> None:
+    def _count(self, stages: list[Stage], only: list[str] | None, outcome: Outcome) -> None:
+        """The tallies of a call that has nothing to do."""
+        plan = self.plan()
+        for stage in stages:
+            number = sum(self._chosen(item, only) for item in plan.items(stage))
+            outcome.tallies[stage.name] = Tally(number, number)
+        outcome.notes.append(f"{self.run.path} cannot be written; nothing is due")
+
+    def _pass(self, call: Call, plan: Plan) -> bool:
+        """Do each stage once; whether a part was found damaged, so that one has to begin again."""
+        self._check_only(call.only, plan)
+        outcome, stages = call.outcome, call.stages
+        if plan.index.found is not None:
+            for stage in self._asked_for(self.stages[: self.stages.index(stages[0])]):
+                self._review(stage, plan, outcome, call.listen)  # a stop holds for whoever starts after it, too
+        for stage in stages:
+            if stage.name != "index" and plan.index.reason is not None:
+                raise DataError(f"index: {plan.index.reason}; run `mdfpipe detect` or `mdfpipe run` first")
+            tally = outcome.tallies.setdefault(stage.name, Tally())
+            if stage.per == "run" and stage.name != "index":
+                if call.only:
+                    tally.note = "not made, because of --only"
+                    continue
+                if self._refuses(stage, plan, outcome, tally):
+                    continue
+            if self._run_stage(stage, plan, call, tally):
+                return True
+            if call.strict and outcome.failures:
+                break
+        return False
+
+    def _run_stage(self, stage: Stage, plan: Plan, call: Call, tally: Tally) -> bool:
+        """Do what is due of a stage; whether a part that it reads was found damaged."""
+        outcome = call.outcome
         if stage.name != "index":
-            self._check_only(only, plan)
-        items = [item for item in plan.items(stage) if self._chosen(item, only)]
+            self._check_only(call.only, plan)
+        items = [item for item in plan.items(stage) if self._chosen(item, call.only)]
         due = [item for item in items if item.reason is not None]
-        tally.total, tally.already = len(items), len(items) - len(due)
+        tally.total, tally.already = len(items), max(len(items) - len(due) - tally.ran, 0)
         for item in items:
-            if item.reason is None:  # done under these settings, whatever failed under others
-                self.run.forget_failure(stage.name, item.key)
-        ready = [item for item in due if item.blocked is None]
-        tally.blocked = len(due) - len(ready)
+            if item.reason is None and plan.has_failed(stage.name, item.key):
+                self.run.forget_failure(stage.name, item.key)  # done under these settings, whatever failed under others
+        ready = [item for item in due if item.blocked is None and (stage.name, item.key) not in outcome.failed]
+        tally.blocked = sum(item.blocked is not None for item in due)
         tally.note = self._waiting(stage, plan, outcome) if tally.blocked else ""
         before = len(outcome.failures)
         for item in ready:
             if item.problem is not None:
-                self._fail(Failure(stage.name, item.key, "DataError", item.problem), outcome, listen)
+                self._fail(Failure(stage.name, item.key, "DataError", item.problem), outcome, call.listen)
+        broken = {item.key for item in ready if item.damaged}
         units = [Unit(stage, i.expected, plan.inputs(i), self.data) for i in ready if i.problem is None]
         if units:
-            listen(Event("stage", stage.name, "", total=len(units)))
+            call.listen(Event("stage", stage.name, "", total=len(units)))
+        damaged = False
         for event in self._record(self.executor.run(units)):
-            if event.failure is not None and (event.kind == "fatal" or stage.name == "index"):
+            if event.kind == "damaged" and event.damaged is not None and event.failure is not None:
+                call.take(Damaged(event.failure.message, *event.damaged))
+                damaged = True
+            elif event.failure is not None and (event.kind == "fatal" or stage.name == "index"):
                 raise DataError(event.failure.message)  # nothing can go on: one line, not one more for a video
-            listen(event)
+            call.listen(event)
             if event.kind == "finished":
                 tally.ran, tally.rows = tally.ran + 1, tally.rows + event.rows
+                if event.key in broken:
+                    outcome.mended.append(f"{stage.name}/{event.key}")
             elif event.kind == "failed" and event.failure is not None:
                 outcome.failures.append(event.failure)
-                if strict:
+                if call.strict:
                     break
         plan.retry = False
         if units:
             plan.forget(stage)
-        if not (strict and len(outcome.failures) > before):
-            self._review(stage, plan, outcome, listen)
-        tally.failed = len(outcome.failures) - before
+        if not damaged and not (call.strict and len(outcome.failures) > before):
+            self._review(stage, plan, outcome, call.listen)
+        tally.failed = sum(failure.stage == stage.name for failure in outcome.failures)
+        return damaged
 
     def _record(self, events: Any) -> Any:
         """Pass events on, writing them to events.jsonl; of the progress, one line in five seconds for each unit."""
@@ -238,7 +321,7 @@ class Runner:
                 detail: dict[str, Any] = {"rows": event.rows, "seconds": round(event.seconds, 3)}
                 if event.kind == "started":
                     detail = {}
-                elif event.failure is not None:
+                elif event.failure is not None:  # of a part that is damaged, too
                     detail = {"kind": event.failure.kind, "message": event.failure.message}
                 self.run.event(event.kind, stage=event.stage, key=event.key, **detail)
             elif time.monotonic() - told.get(event.key, 0.0) > 5.0:
@@ -251,9 +334,9 @@ class Runner:
         done = {item.key: item.found for item in plan.items(stage) if item.found is not None}
         review = stage.review({key: receipt.facts for key, receipt in done.items()})
         if outcome.tallies.get(stage.name, Tally()).ran:  # said once, not at every call
-            outcome.warnings += review.warnings
-            outcome.notes += review.notes
-        outcome.warnings += review.lasting
+            outcome.warnings += [line for line in review.warnings if line not in outcome.warnings]
+            outcome.notes += [line for line in review.notes if line not in outcome.notes]
+        outcome.warnings += [line for line in review.lasting if line not in outcome.warnings]
         if review.stop:
             self.run.event("stopped", stage=stage.name, message=review.stop)
             raise DataError(f"{stage.name}: {review.stop}")
@@ -280,7 +363,7 @@ class Runner:
             return False
         shown = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
         tally.total, tally.blocked, tally.note = 1, 1, "refused"
-        outcome.refused.append(
+        outcome.refuse(
             f"{stage.name}: not made, because {len(missing)} of {len(plan.catalogue)} videos are not done ({shown}); "
             "mend them and give the same command again, or leave them out with --allow-missing"
         )
@@ -317,7 +400,7 @@ class Runner:
             close = difflib.get_close_matches(unknown[0], plan.catalogue, n=3, cutoff=0.3) or list(plan.catalogue)[:3]
             raise ConfigError(f"--only {unknown[0]}: no such video in the index; close to it: {', '.join(close)}")
 
-    def _environment(self) -> bytes:
+    def _environment(self, study: bytes) -> bytes:
         # the folders' names say it: importlib.metadata parses every METADATA for it, 0.2 s
         found = (info.stem for place in sys.path for info in Path(place).glob("*.dist-info"))
         packages = sorted({"==".join(name.rsplit("-", 1)) for name in found})
@@ -328,6 +411,7 @@ class Runner:
             "machine": platform.platform(),
             "argv": sys.argv,
             "data": str(self.data),
+            "pipeline": hashlib.sha256(study).hexdigest(),  # of pipeline.yaml beside it
             "resources": {n: v for n, v in vars(self.resources).items() if n != "trust_pickle"},
             "packages": packages,
         }

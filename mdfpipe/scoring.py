@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from mdfpipe.config import set_dotted, validate
 from mdfpipe.domains import Domain
@@ -26,6 +25,7 @@ from mdfpipe.stages.evaluate import KEY, Evaluate, ScoreFiles, Tables, metrics_t
 from mdfpipe.store.hashing import file_sha256
 from mdfpipe.store.limits import refuse_large_archive, refuse_large_table, refuse_large_texts
 from mdfpipe.store.naming import LONGEST_NAME, LONGEST_PATH, is_name
+from mdfpipe.store.parquet import open_table
 from mdfpipe.store.run import Receipt, Run, fingerprint
 from mdfpipe.subjects import SubjectNames
 
@@ -207,10 +207,10 @@ def _opened(file: Path, may_lack: bool) -> tuple[pa.Table, np.ndarray[Any, Any],
 
 def _read_table(file: Path) -> pa.Table:
     """The rows of a Parquet file; texts as they are stored, each once."""
-    with pq.ParquetFile(file) as known:
+    with open_table(file) as known:
         names = [field.name for field in known.schema_arrow if _is_text(field.type)]
         refuse_large_table(known, file)
-    with pq.ParquetFile(file, read_dictionary=names) as opened:
+    with open_table(file, read_dictionary=names) as opened:
         table = opened.read()
     table.validate(full=True)  # texts that are not UTF-8
     for name in names:

@@ -73,7 +73,7 @@ def status(path: Path) -> Status:
     finished, active = _timings(run)
     if holder is None or holder.silent:
         active = {}  # what a killed process was at, nobody is at
-    workers = json.loads((path / "environment.json").read_text())["resources"]["workers"]
+    workers = _workers(path / "environment.json")
     for stage in pipeline.stages:
         one = _stage_status(stage, plan, run, found)
         times = [seconds for (name, _), seconds in finished.items() if name == stage.name]
@@ -84,6 +84,15 @@ def status(path: Path) -> Status:
         one.active = [f"{key} {done}" for (name, key), done in active.items() if name == stage.name]
         found.stages.append(one)
     return found
+
+
+def _workers(environment: Path) -> int:
+    """How many processes the last call had."""
+    try:
+        found = json.loads(environment.read_bytes())["resources"]["workers"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return 1
+    return found if isinstance(found, int) and found > 0 else 1
 
 
 def _plan(pipeline: Pipeline, run: Run, data: Path) -> Plan | MdfError:
@@ -180,6 +189,7 @@ def _timings(run: Run) -> tuple[dict[tuple[str, str], float], dict[tuple[str, st
             active[unit] = f"{event['done']}{total}" if "done" in event else ""
         else:
             active.pop(unit, None)
-            if event["event"] == "finished":
-                finished[unit] = event["seconds"]
+            seconds = event.get("seconds")
+            if event["event"] == "finished" and isinstance(seconds, int | float):
+                finished[unit] = float(seconds)
     return finished, active

@@ -197,7 +197,7 @@ def assignments(run: Run, data: Path) -> list[Assignment]:
         for name in ASSIGNMENTS
     }
     index = run.receipt("index", Index.table)
-    annotated = frozenset(index.files if index else ())
+    annotated = {name: digest for name, (_, digest) in index.files.items()} if index else {}
     context = Context(data, Resources(), Path)
     counts = {(scenes, name): Counts() for scenes in ("all", "crowded") for name in ASSIGNMENTS}
     for video in _videos(run, data, {}):

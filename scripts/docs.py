@@ -101,7 +101,9 @@ def formats() -> str:
         "`mdfpipe inspect FILE` prints it. `VIDEO` is the video_id with `/` written `__`. The footer of a part",
         "(key `mdfpipe`) holds its receipt as JSON: stage, version, the settings that were decisive, the content of",
         "what it was made from, facts, which of them later stages read, the files that belong to it (size, sha256),",
-        "and its own content: the hash of rows, files and those facts. Crops lie in uncompressed tars,",
+        "and its own content: the hash of rows, files and those facts. Pages have checksums. Between the last page and",
+        "the footer stand 44 bytes that Parquet's readers pass over: `mdfpipe\\x01`, the CRC-32 of the footer (little",
+        "endian), the sha256 of all the file but these 32 bytes. Crops lie in uncompressed tars,",
         "`crop/VIDEO.body.tar` and `crop/VIDEO.face.tar`;",
         "a row's `shard`, `offset` and `size` give its bytes.",
     ]

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "bench.py"
-NAMES = {"crop", "detect", "embed", "eval", "help", "label", "memory", "noop", "step", "train"}
+NAMES = {"crop", "detect", "embed", "eval", "help", "label", "memory", "noop", "step", "train", "verify"}
 
 
 def bench(*arguments: str) -> Any:

@@ -78,6 +78,31 @@ def status(
 
 
 @app.command()
+def verify(
+    run: Annotated[Path, typer.Argument(help="A run folder.", show_default=False)],
+    json_: Json = False,
+) -> None:
+    """Read every file of a run against its checksums.
+
+    Names what is damaged, missing or foreign; `mdfpipe run` then makes again what is damaged. Exit code 3 if anything
+    is.
+
+    Example: mdfpipe verify runs/walk
+    """
+    from mdfpipe.display import Display, plain
+    from mdfpipe.integrity import verify as read_all
+
+    with Display() as display:
+        found = read_all(run, display)
+    if json_:
+        say(json.dumps(plain(found) | {"sound": found.sound}, indent=1))
+    else:
+        say("\n".join(found.lines()))
+    if not found.sound:
+        raise typer.Exit(3)
+
+
+@app.command()
 def export(
     thing: Annotated[
         str,

@@ -12,6 +12,7 @@ from typing import Any
 
 from mdfpipe.errors import ConfigError, MissingDependency, StoreError, one_line
 from mdfpipe.store.owner import temporary
+from mdfpipe.store.run import sync
 from mdfpipe.video.detectors.onnx import NOTE
 
 OPSET = 17  # the newest that the exporter by tracing knows well; has LayerNormalization
@@ -45,6 +46,7 @@ def placing(out: Path) -> Iterator[Path]:
     try:
         try:
             yield scratch
+            sync(scratch)
             scratch.replace(place)
         finally:
             scratch.unlink(missing_ok=True)

@@ -12,7 +12,7 @@ from mdfpipe.errors import StoreError
 from mdfpipe.report.grids import by_wavelength
 from mdfpipe.report.plots import Line, Picture, legend, lines_plot
 from mdfpipe.report.results import Results, Row, source
-from mdfpipe.store.run import read_table
+from mdfpipe.store.run import Run
 
 MOST_PANELS: Final = 12  # of one kind of curve in one table
 MOST_BANDS: Final = 6  # lines of one drawing that have a band each: those of more hide each other
@@ -183,7 +183,7 @@ def trainings(results: Results) -> tuple[list[TrainingView], list[str]]:
     found, notes = [], []
     for system, path in results.trained.items():
         try:
-            rows = read_table(path).to_pylist()
+            rows = Run(results.run).table(f"train/{system}", "training").to_pylist()
         except StoreError as error:
             notes.append(str(error))
             continue

@@ -9,6 +9,7 @@ from typing import Any
 
 from mdfpipe.errors import DataError, one_line
 from mdfpipe.store.outputs import writing
+from mdfpipe.store.parquet import open_table
 
 _FORMULA, _QUOTED = r"\A([=+\-@\t\r])", r"'\1"
 
@@ -22,10 +23,9 @@ def to_csv(table: Path, out: Path) -> int:
     """
     import pyarrow as pa
     import pyarrow.csv as pacsv
-    import pyarrow.parquet as pq
 
     try:
-        with pq.ParquetFile(table) as file:
+        with open_table(table) as file:
             schema = pa.schema([(f.name, _plain_type(f.type)) for f in file.schema_arrow])
             heads = [re.sub(_FORMULA, _QUOTED, name) for name in schema.names]
             written = pa.schema(list(zip(heads, schema.types, strict=True)))

@@ -20,6 +20,7 @@ from mdfpipe.errors import DataError, one_line
 from mdfpipe.report.survey import CHAIN, EMBED, TRAIN, Survey, anomalies, survey
 from mdfpipe.report.weights import describe_weights
 from mdfpipe.store import tables
+from mdfpipe.store.parquet import open_table
 from mdfpipe.store.run import Receipt, read_receipt
 from mdfpipe.store.shards import AGAIN, CHECKSUM, UNVERIFIED, read_crop
 
@@ -107,7 +108,7 @@ class Description:
 def describe_table(path: Path) -> Description:
     """A Parquet file, ours or anybody's, its rows streamed. Raises DataError."""
     try:
-        with pq.ParquetFile(path) as file:
+        with open_table(path) as file:
             columns = _columns(file)
             name = _name_of(file.schema_arrow)
             rows, groups = file.metadata.num_rows, file.metadata.num_row_groups
@@ -295,7 +296,7 @@ _POINTING = ["crop_id", "shard", "offset", "size", CHECKSUM, "subject_id", "moda
 
 def _rows_pointing_into(table: Path, shard: Path) -> Iterator[dict[str, Any]]:
     try:
-        with pq.ParquetFile(table) as file:
+        with open_table(table) as file:
             for batch in file.iter_batches(columns=_POINTING):
                 yield from (row for row in batch.to_pylist() if row["shard"] and Path(row["shard"]).name == shard.name)
     except (OSError, pa.ArrowException, KeyError) as error:

@@ -24,7 +24,7 @@ def numbers_of(run: Run) -> dict[str, Any] | None:
     """
     if run.receipt("evaluate", "metrics") is None:
         return None
-    path = run.path / "evaluate" / "metrics.json"
+    path = run.beside("evaluate", "metrics", "evaluate/metrics.json")
     try:
         found: dict[str, Any] = json.loads(path.read_text())
         _check(found)

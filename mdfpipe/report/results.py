@@ -96,7 +96,8 @@ def read_results(run: Path, prefix: str = "") -> Results:
         if not path.is_file():
             found.notes.append(f"{STAGE}/{kind}.parquet is not there: what it holds is left out; evaluate again")
             continue
-        table = read_table(path)
+        _check(found, path)
+        table = Run(run).table(STAGE, KEY) if kind == KEY else read_table(path)
         where = f"{prefix}/{STAGE}/{kind}.parquet" if prefix else f"{STAGE}/{kind}.parquet"
         missing = set(METRICS.names) - set(table.column_names) if kind == "metrics" else set()
         if missing:
@@ -125,12 +126,17 @@ def _find_files(found: Results, folder: Path) -> None:
         for system in systems:
             path = folder / "scores" / f"{file_part(table)}.{file_part(system)}.parquet"
             if path.is_file():
-                found.score_files[table, system] = path
+                found.score_files[table, system] = _check(found, path)
     names = {file_part(system): system for system in systems}
     for path in sorted((folder / "templates").glob("*.parquet"), key=lambda p: natural_key(p.name)):
-        found.template_files[names.get(path.stem, path.stem)] = path
+        found.template_files[names.get(path.stem, path.stem)] = _check(found, path)
     for path in sorted((found.run / "train").glob("*/training.parquet"), key=lambda p: natural_key(p.parent.name)):
         found.trained[path.parent.name] = path
+
+
+def _check(found: Results, path: Path) -> Path:
+    """A file of the evaluation, which is what was made. Raises Damaged."""
+    return Run(found.run).beside(STAGE, KEY, found.relative(path))
 
 
 def side_by_side(run: Path, others: Sequence[Path]) -> Results:

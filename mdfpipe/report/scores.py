@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from mdfpipe.errors import DataError, one_line
 from mdfpipe.store.outputs import writing
+from mdfpipe.store.parquet import open_table
 from mdfpipe.store.tables import SCORES
 
 if TYPE_CHECKING:
@@ -43,14 +44,13 @@ def to_bob(table: Path, out: Path, columns: Literal[4, 5] = 5, where: Mapping[st
     needs to be read back. Raises DataError, StoreError.
     """
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     wanted = dict(where or {})
     if columns not in COLUMNS or wanted.keys() - set(PAIR):
         raise DataError(f"scores: expected 4 or 5 columns and a choice of {', '.join(PAIR)}, got {columns}, {wanted}")
     lines = 0
     try:
-        with pq.ParquetFile(table) as file:
+        with open_table(table) as file:
             missing = [name for name in SCORES.names if name not in file.schema_arrow.names]
             if missing:
                 raise DataError(f"{table}: expected a table of scores, got one without {', '.join(missing)}")

@@ -10,7 +10,6 @@ from typing import Any, Final
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from mdfpipe.errors import StoreError, one_line
@@ -19,6 +18,7 @@ from mdfpipe.report.plots import Bars, Picture, distributions, shares
 from mdfpipe.report.results import Results
 from mdfpipe.report.samples import spread
 from mdfpipe.store.naming import natural_key
+from mdfpipe.store.parquet import open_table
 from mdfpipe.store.run import read_table
 
 F32 = NDArray[np.float32]
@@ -247,7 +247,7 @@ def _histograms(system: str, path: Path) -> dict[tuple[str, str, str], Bars]:
 
 def _batches(path: Path, columns: list[str]) -> Iterator[Any]:
     try:
-        with pq.ParquetFile(path) as file:
+        with open_table(path) as file:
             yield from file.iter_batches(1 << 17, columns=columns)
     except (OSError, pa.ArrowException) as error:
         raise StoreError(f"{path}: cannot be read as a table of scores: {one_line(error, 160)}") from None

@@ -182,6 +182,8 @@ def survey(path: Path) -> Survey:
     run = Run(path)
     index = run.receipt("index", "videos")
     if index is None:
+        if run.part("index", "videos").is_file():
+            raise DataError(f"{run.part('index', 'videos')}: its receipt cannot be read; `mdfpipe run` makes it again")
         raise DataError(
             f"{path}: expected a run folder with index/videos.parquet, found none; `mdfpipe detect` makes it"
         )
@@ -227,14 +229,15 @@ def _doubts(videos: list[VideoState], trained: dict[str, Receipt]) -> list[str]:
 
 
 def faces_file(run: Run, video_id: str) -> Path:
-    """Where the index keeps the faces of a video; a video without faces has no such file."""
-    return run.path / "index" / "faces" / f"{file_name(video_id)}.parquet"
+    """Where the index keeps the faces of a video; a video without faces has no such file. Raises Damaged."""
+    name = f"index/faces/{file_name(video_id)}.parquet"
+    return run.beside("index", "videos", name) if (run.path / name).exists() else run.path / name
 
 
 def anomalies(run: Run) -> list[dict[str, Any]]:
     """What was unusual about the annotation: kind, count, example."""
     path = run.path / "index" / "anomalies.parquet"
-    return read_table(path).to_pylist() if path.exists() else []
+    return read_table(run.beside("index", "videos", "index/anomalies.parquet")).to_pylist() if path.exists() else []
 
 
 def _of_images(index: Receipt) -> bool:

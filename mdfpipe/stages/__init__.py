@@ -15,10 +15,12 @@ from typing import Any, ClassVar, Literal
 import pyarrow as pa
 
 from mdfpipe.config import Config, result_settings
-from mdfpipe.errors import DataError
+from mdfpipe.errors import Damaged, DataError
 from mdfpipe.store.run import Receipt, Run, faces_file, images_file, read_table
 from mdfpipe.store.stamps import stamp, stamp_of_files
 from mdfpipe.store.tables import FACES
+
+INDEX = ("index", "videos")  # the stage and the key of the part to which the tables of faces and images belong
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ class Inputs:
     videos: tuple[str, ...] = ()  # of a run-level stage: the videos that are done
     missing: tuple[str, ...] = ()  # of a run-level stage: the videos left out by --allow-missing
     undone: frozenset[tuple[str, str]] = frozenset()  # and the parts that are: (stage, video_id)
-    annotated: frozenset[str] = frozenset()  # the tables beside the index that its receipt lists, under the run folder
+    annotated: Mapping[str, str] = field(default_factory=dict)  # digests of the tables beside the index, by their names
 
     def table(self, stage: str, key: str | None = None, columns: list[str] | None = None) -> pa.Table:
         """The rows that `stage` made of this video (or of `key`)."""
@@ -73,12 +75,20 @@ class Inputs:
         """
         name = faces_file(key or self.video["video_id"])
         if name in self.annotated:
-            return read_table(self.run.path / name, columns)
+            return self.of_index(name, columns)
         return FACES.empty_table().select(columns or FACES.names)
 
     def images(self) -> pa.Table:
         """The images that stand for this video, in a data set of images."""
-        return read_table(self.run.path / images_file(self.video["video_id"]))
+        return self.of_index(images_file(self.video["video_id"]))
+
+    def of_index(self, name: str, columns: list[str] | None = None) -> pa.Table:
+        """The rows of a table beside the index, which is what was made. Raises Damaged."""
+        place = self.run.beside(*INDEX, name, self.annotated.get(name))
+        try:
+            return read_table(place, columns)
+        except Damaged as error:
+            raise self.run.damage(*INDEX, str(error)) from None
 
     def check_media(self, data: Path) -> None:
         """Raise DataError where the video, or its images, are no longer what the index has read of them."""

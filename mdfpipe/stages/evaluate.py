@@ -6,16 +6,16 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from types import TracebackType
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from pydantic import Field, model_validator
 
 from mdfpipe.config import NAME, Config, find_file
-from mdfpipe.errors import ConfigError
+from mdfpipe.errors import ConfigError, StoreError, cannot_write
 from mdfpipe.evaluation import study
 from mdfpipe.evaluation.case import Case, Searched
 from mdfpipe.evaluation.comparing import I64
@@ -31,7 +31,8 @@ from mdfpipe.store.hashing import file_sha256
 from mdfpipe.store.joining import places
 from mdfpipe.store.left_out import of_training, of_unreadable
 from mdfpipe.store.naming import file_part
-from mdfpipe.store.run import fingerprint, read_table
+from mdfpipe.store.parquet import TableWriter, write_table
+from mdfpipe.store.run import fingerprint
 from mdfpipe.store.tables import COMPARISONS, CURVES, METRICS, SCORES, SEARCHES, TEMPLATES, EmbedStatus
 
 KEY = "metrics"
@@ -100,7 +101,7 @@ class Evaluate(Stage):
         manifest = manifest.sort_by([("video_id", "ascending"), ("crop_id", "ascending")])
         vectors = {name: self._vectors(inputs, name, manifest) for name in self.systems}
         systems = [self._system(inputs, name, vectors[name]) for name in self.systems]
-        listed = read_table(run.path / Index.subjects_file).to_pylist()
+        listed = inputs.of_index(Index.subjects_file).to_pylist()
         galleries: dict[str, list[str]] = {}
         for row in listed:
             galleries.setdefault(row["subject_id"], []).append(row["gallery"])
@@ -231,15 +232,17 @@ class ScoreFiles:
     def __init__(self, place: Callable[[str], Path]) -> None:
         self.place, self.paths = place, dict[str, Path]()
         self.left_out: list[str] = []
-        self._open: dict[str, pq.ParquetWriter] = {}
+        self._open: dict[str, TableWriter] = {}
         self._of: dict[str, tuple[str, str]] = {}
         self._stack = ExitStack()
 
     def __enter__(self) -> ScoreFiles:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._stack.close()
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.__exit__(kind, error, trace)
 
     def keep(self, table: str, system: str, case: Case, found: Searched) -> None:
         """Add the scores of a case."""
@@ -252,7 +255,7 @@ class ScoreFiles:
             return
         if name not in self._open:
             self.paths[name] = self.place(f"scores-{name}")
-            self._open[name] = self._stack.enter_context(pq.ParquetWriter(self.paths[name], SCORES))
+            self._open[name] = self._stack.enter_context(TableWriter(self.paths[name], SCORES))
         scorer = found.scorer
         scores = scorer.matrix(found.gallery, found.probes).astype(np.float32)
         n_probes, n_gallery = scores.shape
@@ -269,7 +272,7 @@ class ScoreFiles:
             "gallery_subject": named(scorer.gallery.subject.tolist(), found.gallery, False),
             "score": pa.array(scores.ravel()),
         }
-        self._open[name].write_table(pa.table([columns[n] for n in SCORES.names], schema=SCORES))
+        self._open[name].write(pa.table([columns[n] for n in SCORES.names], schema=SCORES))
 
 
 def metrics_table(found: study.Evaluated) -> pa.Table:
@@ -283,9 +286,12 @@ def write_beside(found: study.Evaluated, scores: ScoreFiles, place: Callable[[st
     for name, made in _beside(found).items():
         path = files[f"evaluate/{name}"] = place(name.replace("/", "-"))
         if isinstance(made, bytes):
-            path.write_bytes(made)
+            try:
+                path.write_bytes(made)
+            except OSError as error:
+                raise StoreError(cannot_write(path, error)) from error
         else:
-            pq.write_table(made, path)
+            write_table(path, made)
     return files
 
 

@@ -17,7 +17,7 @@ from pydantic import SerializeAsAny
 
 from mdfpipe.config import result_settings
 from mdfpipe.datasets import Anomaly, Dataset, Listing, VideoEntry
-from mdfpipe.errors import DataError, one_line
+from mdfpipe.errors import Damaged, DataError, one_line
 from mdfpipe.stages import Context, Inputs, Made, Review, Stage
 from mdfpipe.standins import stand_in
 from mdfpipe.store import left_out
@@ -180,7 +180,10 @@ class Index(Stage):
         if receipt is None or receipt.version != Index.version or receipt.settings.get("decoder") != self._taken:
             return {}
         name = "video_id" if self.dataset.holds_images else "path"
-        return {row[name]: row for row in inputs.table("index", Index.table).to_pylist()}
+        try:
+            return {row[name]: row for row in inputs.table("index", Index.table).to_pylist()}
+        except Damaged:  # that is why it is made again
+            return {}
 
     def _write_tables(self, listing: Listing, scratch: Callable[[str], Path]) -> dict[str, Path]:
         galleries = [(s, g) for s, names in sorted(listing.galleries.items()) for g in names]

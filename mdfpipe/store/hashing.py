@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 
@@ -28,7 +29,16 @@ def _sha256(path: str, size: int, mtime_ns: int) -> str:
     return bytes_sha256(Path(path))
 
 
-def bytes_sha256(path: Path) -> str:
-    """The sha256 of a file's bytes as they are now: for a file that was written a moment ago. Raises OSError."""
+def bytes_sha256(path: Path, read: Callable[[int], None] | None = None) -> str:
+    """The sha256 of a file's bytes as they are now: for a file that was written a moment ago. Raises OSError.
+
+    read: told how many bytes were read, as they are.
+    """
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        if read is None:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+        digest = hashlib.sha256()
+        while data := file.read(1 << 20):
+            digest.update(data)
+            read(len(data))
+        return digest.hexdigest()

@@ -7,6 +7,8 @@ What is made from a part knows it by its `content`, a hash of what it holds, tak
 
 The order of a commit makes a kill harmless: the old part goes, the files that belong to it are renamed
 into place, and the part itself is renamed last. Each is written beside its place and synced first.
+
+Who reads a part, or a file that belongs to one, and finds it damaged, notes that beside it: it is then due.
 """
 
 from __future__ import annotations
@@ -24,16 +26,34 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from mdfpipe.errors import StoreError, one_line
-from mdfpipe.store.hashing import bytes_sha256
+from mdfpipe.errors import Damaged, DataError, StoreError, cannot_write, one_line
+from mdfpipe.store import parquet
+from mdfpipe.store.hashing import bytes_sha256, file_sha256
 from mdfpipe.store.lock import Holder, Lease, Lock
 from mdfpipe.store.naming import file_name, is_plain
 from mdfpipe.store.owner import TEMPORARY, is_left_over, temporary
+from mdfpipe.store.parquet import read_table
 from mdfpipe.store.table_hashing import table_sha256
 
+__all__ = [
+    "DAMAGED",
+    "Failure",
+    "Receipt",
+    "Run",
+    "cannot_write",
+    "faces_file",
+    "fingerprint",
+    "images_file",
+    "read_receipt",
+    "read_table",
+    "sync",
+    "write_atomically",
+    "write_table",
+]
+
 RECEIPT_KEY = b"mdfpipe"
+DAMAGED = "Damaged"  # the kind of a failure beside a part that was found damaged: it is to be made again
 
 
 def fingerprint(value: object) -> str:
@@ -137,8 +157,39 @@ class Run:
         return None if any(_climbs(stage, name) for name in found.files) else found
 
     def table(self, stage: str, key: str, columns: list[str] | None = None) -> pa.Table:
-        """The rows of a part. Raises StoreError."""
-        return read_table(self.part(stage, key), columns)
+        """The rows of a part. Raises Damaged, after noting it; StoreError where there is none."""
+        try:
+            return read_table(self.part(stage, key), columns)
+        except Damaged as error:
+            raise self.damage(stage, key, str(error)) from None
+
+    def beside(self, stage: str, key: str, name: str, digest: str | None = None) -> Path:
+        """A file that belongs to a part, whose content is what was made; hashed once for each state of the file.
+
+        digest: its sha256, of who knows; else what the part's receipt says. A file that no receipt lists is given as
+        it is. Raises Damaged, after noting it.
+        """
+        place = self.place(stage, name)
+        if digest is None:
+            receipt = self.receipt(stage, key)
+            digest = receipt.files.get(name, (0, ""))[1] if receipt else ""
+        if digest:
+            try:
+                found = file_sha256(place)
+            except DataError as error:
+                raise self.damage(stage, key, str(error)) from None
+            if found != digest:
+                raise self.damage(stage, key, f"{place}: is not the file that was made: its content changed")
+        return place
+
+    def damage(self, stage: str, key: str, what: str) -> Damaged:
+        """Note that a part, or a file of it, is damaged, so that it is due; gives the error to raise.
+
+        what: the file, and what is wrong. Where nothing can be written, nothing is noted.
+        """
+        with contextlib.suppress(StoreError):
+            self.record_failure(Failure(stage, key, DAMAGED, what))
+        return Damaged(f"{what}; `mdfpipe run` makes {stage}/{key} again", stage, key)
 
     def place(self, stage: str, name: str, *, change: bool = False) -> Path:
         """Where a file of a part of `stage` lies; name: its path under the run folder.
@@ -155,12 +206,19 @@ class Run:
         return self.path / name
 
     def files_in_place(self, receipt: Receipt) -> str | None:
-        """None where every file of the part lies there with its size; else what is wrong, in a few words."""
-        for name, (size, _) in receipt.files.items():
+        """None where every file of the part lies there with its size; else what is wrong, in a few words.
+
+        A log, which has no digest, decides nothing: it may have been edited, or be gone.
+        """
+        for name, (size, digest) in receipt.files.items():
             try:
-                found = self.place(receipt.stage, name).stat().st_size
+                place = self.place(receipt.stage, name)
             except StoreError:
                 return f"its receipt names '{one_line(name, 80)}', which is no file of {receipt.stage}"
+            if not digest:
+                continue
+            try:
+                found = place.stat().st_size
             except OSError:
                 return f"{name} is missing"
             if found != size:
@@ -179,23 +237,30 @@ class Run:
             target.parent.mkdir(parents=True, exist_ok=True)
             former = self.receipt(receipt.stage, receipt.key)
             described = {name: _describe(name, path) for name, path in files.items()}
+            for path in files.values():
+                sync(path)
             final = replace(receipt, files=described, content=_content(receipt, table, described))
             unfinished = temporary(target)
-            write_table(unfinished, table, final)
+            try:
+                write_table(unfinished, table, final)
+            except StoreError:
+                with contextlib.suppress(OSError):  # what a failure leaves takes up the disk
+                    unfinished.unlink(missing_ok=True)
+                raise
             self._check_lock(unfinished)
             for name in former.files.keys() - files.keys() if former else ():
                 # the old part is then due, and still says what was its own
                 self.place(receipt.stage, name, change=True).unlink(missing_ok=True)
-            self.forget_failure(receipt.stage, receipt.key)  # beside a part: it failed later
             target.unlink(missing_ok=True)
-            _sync_folder(target.parent)
+            self.forget_failure(receipt.stage, receipt.key)  # beside a part: it failed later
+            sync(target.parent)
             for name, path in sorted(files.items()):
                 places[name].parent.mkdir(parents=True, exist_ok=True)
                 path.replace(places[name])
             for folder in sorted({place.parent for place in places.values()}):
-                _sync_folder(folder)
+                sync(folder)
             unfinished.replace(target)
-            _sync_folder(target.parent)
+            sync(target.parent)
         return final
 
     def discard(self, stage: str, key: str) -> None:
@@ -226,11 +291,22 @@ class Run:
         except (OSError, ValueError, TypeError):
             return Failure(stage, key, "unknown", "its failure record cannot be read")
 
+    def failed(self, stage: str) -> frozenset[str]:
+        """The names of the failure records of a stage, as `file_name` gives them of their keys."""
+        try:
+            with os.scandir(self.path / stage / "failed") as entries:
+                return frozenset(entry.name.removesuffix(".json") for entry in entries)
+        except FileNotFoundError:
+            return frozenset()
+        except OSError as error:
+            raise StoreError(f"{self.path / stage / 'failed'}: cannot be listed: {error.strerror}") from None
+
     def forget_failure(self, stage: str, key: str) -> None:
         """The unit is done, whatever failed before."""
         path = self.failure_path(stage, key)
-        if path.is_file():
-            self.place(stage, f"{stage}/failed/{path.name}", change=True).unlink(missing_ok=True)
+        with self._writing(path):
+            if path.is_file():
+                self.place(stage, f"{stage}/failed/{path.name}", change=True).unlink(missing_ok=True)
 
     def record_failure(self, failure: Failure) -> None:
         """Write down that a unit failed."""
@@ -254,11 +330,15 @@ class Run:
         return file.read(1) == b"\n"
 
     def events(self) -> Iterator[dict[str, Any]]:
-        """The events so far; a line cut off by a kill is passed over."""
-        with contextlib.suppress(FileNotFoundError), (self.path / "events.jsonl").open() as file:
+        """The events so far; a line cut off by a kill, or damaged, is passed over.
+
+        `time` is a number; `event`, and `stage` and `key` where there are any, are texts.
+        """
+        with contextlib.suppress(OSError), (self.path / "events.jsonl").open("rb") as file:
             for line in file:
-                with contextlib.suppress(ValueError):
-                    yield json.loads(line)
+                found = _event(line)
+                if found is not None:
+                    yield found
 
     def write(self, name: str, data: bytes) -> None:
         """Write a small file of the run folder (`pipeline.yaml`, `environment.json`) atomically."""
@@ -279,7 +359,13 @@ class Run:
             for own in (lock.place, self.path / "events.jsonl"):
                 if own.is_symlink():  # what is appended to it would be written elsewhere
                     raise StoreError(f"{own}: expected a file of the run folder, got a symbolic link; remove it")
-            self.lease = lock.take()
+            try:
+                self.lease = lock.take()
+            except OSError as error:
+                if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                    raise
+                lock.clear(self.path.rglob(f"{TEMPORARY}*"))  # what dead processes left may be what fills the disk
+                self.lease = lock.take()
         try:
             with self._writing(lock.place):
                 lock.clear(self.path.rglob(f"{TEMPORARY}*"))
@@ -301,6 +387,11 @@ class Run:
         """Whether a living process works in the run folder now."""
         holder = self.holder()
         return holder is not None and not holder.silent
+
+    @property
+    def is_read_only(self) -> bool:
+        """Whether there is a run folder that cannot be written."""
+        return self.path.is_dir() and not os.access(self.path, os.W_OK)
 
     def check_lock(self) -> None:
         """Raise StoreError where this process had the lock and another has taken it over. Cheap: call it often."""
@@ -356,17 +447,6 @@ def images_file(video_id: str) -> str:
     return f"index/images/{file_name(video_id)}.parquet"
 
 
-def cannot_write(place: Path, error: OSError) -> str:
-    """One line for an OSError while writing: where, what, what to do."""
-    advice = {
-        errno.ENOSPC: "free some space and give the same command again: finished parts are kept",
-        errno.EDQUOT: "raise the quota and give the same command again: finished parts are kept",
-        errno.EROFS: "choose a --run folder that can be written",
-        errno.EACCES: "choose a --run folder that can be written",
-    }.get(error.errno or 0, "give the same command again once that is mended")
-    return f"{place}: cannot be written: {error.strerror or one_line(error)}; {advice}"
-
-
 def _describe(name: str, path: Path) -> tuple[int, str]:
     """Size and content hash; of a log none, since it says how long things took."""
     return path.stat().st_size, "" if name.endswith(".jsonl") else bytes_sha256(path)
@@ -388,52 +468,53 @@ def _without(settings: dict[str, Any], names: set[str]) -> dict[str, Any]:
 
 
 def write_table(path: Path, table: pa.Table, receipt: Receipt | None = None) -> None:
-    """Write `table` to `path`, synced, its receipt in the footer.
+    """Write `table` to `path`, with checksums, synced, its receipt in the footer.
 
     The same table gives the same bytes, however it was chunked.
     """
-    metadata = dict(table.schema.metadata or {})
-    if receipt is not None:
-        metadata[RECEIPT_KEY] = receipt.to_bytes()
-    with path.open("wb") as file:
-        whole = table.combine_chunks().replace_schema_metadata(metadata)
-        pq.write_table(whole, file, compression="zstd", row_group_size=1 << 17)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
-    """The rows of a Parquet file. Raises StoreError."""
-    try:
-        with pq.ParquetFile(path) as file:  # pq.read_table loads pyarrow.dataset, and with it pandas: 0.25 s
-            return file.read(columns)
-    except (OSError, pa.ArrowException) as error:
-        raise StoreError(f"{path}: cannot be read as a Parquet table: {one_line(error, 160)}") from None
+    parquet.write_table(path, table, {RECEIPT_KEY: receipt.to_bytes()} if receipt is not None else {})
 
 
 def read_receipt(path: Path) -> Receipt | None:
     """The receipt in a Parquet file's footer; None where there is none that can be read."""
     try:
-        with pa.OSFile(str(path)) as file:
-            metadata = pq.ParquetFile(file).metadata.metadata or {}
-        return Receipt.from_bytes(metadata[RECEIPT_KEY])
-    except (OSError, pa.ArrowException, KeyError, ValueError, TypeError):
+        metadata, sealed = parquet.read_metadata(path)
+        receipt = Receipt.from_bytes(metadata[RECEIPT_KEY])
+    except (OSError, pa.ArrowException, KeyError, ValueError, TypeError, AttributeError, RecursionError):
         return None
+    return receipt if sealed or not receipt.content else None  # of an earlier version, or no longer what was written
 
 
 def write_atomically(path: Path, data: bytes) -> None:
     """Write `data` beside `path`, sync, rename."""
     unfinished = temporary(path)
-    with unfinished.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    unfinished.replace(path)
-    _sync_folder(path.parent)
+    try:
+        with unfinished.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        unfinished.replace(path)
+    except OSError:
+        with contextlib.suppress(OSError):  # what a failure leaves takes up the disk
+            unfinished.unlink(missing_ok=True)
+        raise
+    sync(path.parent)
 
 
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
+def _event(line: bytes) -> dict[str, Any] | None:
+    try:
+        found: Any = json.loads(line)
+    except (ValueError, RecursionError):  # of bytes that are no text, too
+        return None
+    if not isinstance(found, dict) or not isinstance(found.get("event"), str):
+        return None
+    texts = all(isinstance(found.get(name, ""), str) for name in ("stage", "key"))
+    return found if texts and isinstance(found.get("time"), int | float) else None
+
+
+def sync(path: Path) -> None:
+    """Sync a file, or what a folder lists."""
+    handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:

@@ -14,13 +14,13 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from mdfpipe.errors import ConfigError, StoreError, one_line
 from mdfpipe.store.lock import Lease, Lock, is_of_lock
 from mdfpipe.store.naming import file_name, inside
 from mdfpipe.store.owner import TEMPORARY, temporary
-from mdfpipe.store.run import write_atomically, write_table
+from mdfpipe.store.parquet import read_metadata, write_table
+from mdfpipe.store.run import write_atomically
 
 DESCRIPTION = "synth.json"
 NOTE = "rendered people, not real ones: nothing measured here says how well real people are recognised"
@@ -121,8 +121,7 @@ def drawn(out: Path, name: str, video: str) -> bool:
 
 
 def _video_bytes(part: Path) -> int | None:
-    with pa.OSFile(str(part)) as file:
-        metadata = pq.ParquetFile(file).metadata.metadata or {}
+    metadata, _ = read_metadata(part)
     return int(metadata[VIDEO_BYTES]) if VIDEO_BYTES in metadata else None
 
 
@@ -170,4 +169,4 @@ def keep_rows(out: Path, name: str, bodies: pa.Table, faces: pa.Table, video_byt
     """Write the rows of the video `name`, whose file has so many bytes. Raises OSError."""
     for place, table in zip(parts(out, name), (bodies, faces), strict=True):
         with beside(place) as unfinished:
-            write_table(unfinished, table.replace_schema_metadata({VIDEO_BYTES: str(video_bytes).encode()}))
+            write_table(unfinished, table.replace_schema_metadata(None), {VIDEO_BYTES: str(video_bytes).encode()})

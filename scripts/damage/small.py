@@ -133,6 +133,11 @@ class Small:
                 os.link(path, target)
         return place
 
+    def others(self, place: Path) -> list[str]:
+        """The files of a copy that are not what the finished run has, and those that are gone."""
+        now = digests(place)
+        return [name for name, digest in self.digests.items() if now.get(name) != digest]
+
     def judge(self, place: Path, data: Path | None = None) -> Verdict:
         """Give the same command, twice where the first time ends badly; compare what is there then."""
         said = []

@@ -355,8 +355,8 @@ def _is_parquet(path: Path) -> bool:
 def _load(path: Path, names: tuple[str, ...], per_video: bool) -> Any:
     """The columns of a boxes file, by our names, as a pyarrow Table; the cells of a CSV file as strings."""
     import pyarrow as pa
-    import pyarrow.parquet
 
+    from mdfpipe.store.parquet import open_table
     from mdfpipe.store.text_tables import read_blocks, read_layout
 
     wanted = {name: COLUMNS[name] for name in ("video_id", "frame", *names, "score")}
@@ -370,7 +370,7 @@ def _load(path: Path, names: tuple[str, ...], per_video: bool) -> Any:
             for block in read_blocks(path, str(path), wanted, set(wanted) - {"video_id"}, optional)
         ]
         return pa.concat_tables([pa.table({n: pa.array([], k) for n, k in kinds.items()}).select(list(kinds)), *blocks])
-    with _as_data_error(path), pyarrow.parquet.ParquetFile(path) as file:
+    with _as_data_error(path), open_table(path) as file:
         header = list(file.schema_arrow.names)
         refuse_large_table(file, path)
         found = _found(header, wanted, path, optional)
