@@ -31,8 +31,8 @@ from mdfpipe.store.hashing import file_sha256
 from mdfpipe.store.joining import places
 from mdfpipe.store.left_out import of_training, of_unreadable
 from mdfpipe.store.naming import file_part
-from mdfpipe.store.parquet import TableWriter, write_table
-from mdfpipe.store.run import fingerprint
+from mdfpipe.store.parquet import TableWriter
+from mdfpipe.store.run import fingerprint, write_table
 from mdfpipe.store.tables import COMPARISONS, CURVES, METRICS, SCORES, SEARCHES, TEMPLATES, EmbedStatus
 
 KEY = "metrics"

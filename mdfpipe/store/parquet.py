@@ -32,6 +32,7 @@ MARK: Final = b"mdfpipe\x01"
 _SEAL: Final = struct.Struct("<8sI32s")
 _END: Final = struct.Struct("<I4s")  # how long the footer is, and PAR1
 _CHUNK: Final = 1 << 20
+_GROUP: Final = 1 << 17  # rows
 _GUESS: Final = 1 << 16  # bytes from the end that hold most footers
 _DAMAGE: Final = (None, errno.EIO)  # errno of an OSError that tells of a file's content: Arrow's own have none
 
@@ -42,15 +43,15 @@ class TableWriter:
     Raises StoreError where the file cannot be written.
     """
 
-    def __init__(self, path: Path, schema: pa.Schema, *, compression: str = "zstd") -> None:
+    def __init__(self, path: Path, schema: pa.Schema) -> None:
         self.path = path
         with _writing(path):
-            self._writer = pq.ParquetWriter(path, schema, compression=compression, write_page_checksum=True)
+            self._writer = pq.ParquetWriter(path, schema, compression="zstd", write_page_checksum=True)
 
     def write(self, table: pa.Table) -> None:
         """Append the rows of a table."""
         with _writing(self.path):
-            self._writer.write_table(table, row_group_size=1 << 17)
+            self._writer.write_table(table, row_group_size=_GROUP)
 
     def __enter__(self) -> Self:
         return self
@@ -70,11 +71,12 @@ class TableWriter:
 def write_table(path: Path, table: pa.Table, metadata: Mapping[bytes, bytes] | None = None) -> None:
     """Write `table` to `path`, sealed and synced; metadata: more of it for the footer.
 
-    The same table gives the same bytes, however it was chunked. Raises StoreError.
+    The same table gives the same bytes, however it was chunked. Raises OSError.
     """
     whole = table.combine_chunks().replace_schema_metadata({**(table.schema.metadata or {}), **(metadata or {})})
-    with TableWriter(path, whole.schema) as writer:
-        writer.write(whole)
+    with pq.ParquetWriter(path, whole.schema, compression="zstd", write_page_checksum=True) as writer:
+        writer.write_table(whole, row_group_size=_GROUP)
+    seal(path)
 
 
 def seal(path: Path) -> None:

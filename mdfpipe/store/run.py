@@ -470,9 +470,12 @@ def _without(settings: dict[str, Any], names: set[str]) -> dict[str, Any]:
 def write_table(path: Path, table: pa.Table, receipt: Receipt | None = None) -> None:
     """Write `table` to `path`, with checksums, synced, its receipt in the footer.
 
-    The same table gives the same bytes, however it was chunked.
+    The same table gives the same bytes, however it was chunked. Raises StoreError where it cannot be written.
     """
-    parquet.write_table(path, table, {RECEIPT_KEY: receipt.to_bytes()} if receipt is not None else {})
+    try:
+        parquet.write_table(path, table, {RECEIPT_KEY: receipt.to_bytes()} if receipt is not None else {})
+    except OSError as error:
+        raise StoreError(cannot_write(path, error)) from error
 
 
 def read_receipt(path: Path) -> Receipt | None:
