@@ -15,7 +15,7 @@ def video_row(path: Path) -> dict[str, Any]:
 
     info = probe(path)
     return {
-        **{"video_id": KEY, "path": path.name, "problem": None, "n_frames": info.frames_declared},
+        **{"video_id": KEY, "path": path.name, "band": "VIS", "problem": None, "n_frames": info.frames_declared},
         **{"bit_depth": info.bit_depth, "width": info.width, "height": info.height, "fps": info.fps},
     }
 
