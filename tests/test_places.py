@@ -84,7 +84,8 @@ def test_a_full_disk_is_one_line_and_no_half_part(
     line, end = errors(full)
     assert end == "exit 2"
     assert line.startswith("mdfpipe: ")
-    assert "cannot be written: No space left on device; free some space" in line
+    assert "cannot be written: " in line
+    assert "No space left on device; free some space" in line
 
 
 def test_a_read_only_folder_is_one_line_and_may_be_looked_at(data: Path, tmp_path: Path) -> None:
@@ -103,11 +104,11 @@ def test_a_read_only_folder_is_one_line_and_may_be_looked_at(data: Path, tmp_pat
     )
     first, again, other, status = said.split("==\n")
     assert errors(first) == ["exit 0"]
-    for text in (again, other):
-        line, end = errors(text)
-        assert end == "exit 2"
-        assert line.startswith("mdfpipe: ")
-        assert "cannot be written: Read-only file system; choose a --run folder that can be written" in line
+    assert errors(again) == ["exit 0"]  # nothing is due
+    line, end = errors(other)
+    assert end == "exit 2"
+    assert line.startswith("mdfpipe: ")
+    assert "cannot be written: Read-only file system; choose a --run folder that can be written" in line
     assert status.endswith("exit 0\n")
 
 

@@ -124,7 +124,7 @@ def test_a_lost_or_damaged_file_is_made_again_and_nothing_else(
     assert said.splitlines() == [
         "label/videos/LWIR-30m_b: never made",
         "crop/videos/LWIR-30m_b: label is made again (after label)",  # and it may turn out to be the same
-        f"crop/videos/VIS-500m_a: crop/{shard.name} has {whole - 512} bytes, expected {whole}",
+        f"crop/videos/VIS-500m_a: damaged, made again: crop/{shard.name} has {whole - 512} bytes, expected {whole}",
         "manifest/manifest: crop/videos/LWIR-30m_b is made again, crop/videos/VIS-500m_a is made again (after crop)",
     ]
     others = (run / "crop" / "videos__LWIR-30m_b.parquet", run / "manifest" / "manifest.parquet")

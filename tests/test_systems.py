@@ -233,7 +233,7 @@ def test_a_lost_checkpoint_is_made_again_and_with_the_same_bytes_nothing_else(ho
     (home / "run" / "train" / "a" / "last.pt").unlink()
     lines = due(home, SYSTEMS)
     assert lines[:2] == [
-        "train/a/training: train/a/last.pt is missing",
+        "train/a/training: damaged, made again: train/a/last.pt is missing",
         "train/b/training: train/a is made again (after train/a)",
     ]
     outcome, ran = train(home, SYSTEMS)
@@ -249,12 +249,16 @@ def test_an_edited_checkpoint_is_not_taken_for_what_was_made(home: Path) -> None
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
     assert (
-        due(home, SYSTEMS)[0] == "train/a/training: train/a/last.pt is not the file that was made: its content changed"
+        due(home, SYSTEMS)[0]
+        == "train/a/training: damaged, made again: train/a/last.pt is not the file that was made: its content changed"
     )
     assert train(home, SYSTEMS)[1] == ["train/a/training"]
     path.write_bytes(bytes(data) + b"more")
     size = len(data)
-    assert due(home, SYSTEMS)[0] == f"train/a/training: train/a/last.pt has {size + 4} bytes, expected {size}"
+    assert (
+        due(home, SYSTEMS)[0]
+        == f"train/a/training: damaged, made again: train/a/last.pt has {size + 4} bytes, expected {size}"
+    )
 
 
 def test_a_system_that_is_asked_for_brings_what_it_starts_from(labelled: Path, tmp_path: Path) -> None:

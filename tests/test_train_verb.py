@@ -165,7 +165,7 @@ def test_a_lost_or_changed_checkpoint_is_due_again(made: Path, tmp_path: Path) -
     (tmp_path / "data").symlink_to(made / "data")
     (tmp_path / "run" / "train" / "face" / "last.pt").unlink()
     lines = due(tmp_path)
-    assert lines[0] == "train/face/training: train/face/last.pt is missing"
+    assert lines[0] == "train/face/training: damaged, made again: train/face/last.pt is missing"
     others = {line for line in lines if not line.startswith(("train/face/", "embed/face/"))}
     assert {line.partition(":")[0] for line in others} == {"evaluate/metrics"}
     said = again(tmp_path, "--system", "face", "--threads", "1")

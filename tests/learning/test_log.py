@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-import mdfpipe.cli
+from mdfpipe.cli.commands import app
 from mdfpipe.errors import MissingDependency
 from mdfpipe.learning.log import Log, once
 from mdfpipe.learning.system import System
@@ -136,6 +136,6 @@ def test_the_option_reaches_the_stages(
     monkeypatch.setattr("mdfpipe.runner.Runner", runner)
     study = SHIPPED / "pipelines" / "synthetic" / "study.yaml"
     arguments = [command, str(study), "--data", str(tmp_path), "--run", str(tmp_path / "run")]
-    done = CliRunner().invoke(mdfpipe.cli.app, [*arguments, *(["--tensorboard"] if asked else [])])
+    done = CliRunner().invoke(app, [*arguments, *(["--tensorboard"] if asked else [])])
     assert isinstance(done.exception, Stop), done.output
     assert given[0].tensorboard is asked

@@ -16,7 +16,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from mdfpipe.errors import DataError, StoreError
+from mdfpipe.errors import Damaged, DataError, StoreError
 from mdfpipe.inspection import draw_frame, inspect, write_page
 from mdfpipe.report.samples import Limits
 from mdfpipe.store.run import Failure, Receipt, Run, read_receipt, read_table, write_table
@@ -208,7 +208,7 @@ def test_hostile_names_stay_words(tmp_path: Path) -> None:
 def test_hostile_subjects_stay_words_beside_their_pictures(own: Path, tmp_path: Path) -> None:
     run = Run(own)
     names = ["videos__VIS-500m_a", "videos__LWIR-30m_b"]
-    for path in [own / stage / f"{name}.parquet" for name in names for stage in ("label", "crop", "index/faces")]:
+    for path in [own / stage / f"{name}.parquet" for name in names for stage in ("label", "crop")]:
         table, receipt = read_table(path), read_receipt(path)
         place = table.schema.get_field_index("subject_id")
         evil = pa.array([f"{EVIL}{s}" if s else None for s in table["subject_id"].to_pylist()], pa.string())
@@ -311,4 +311,5 @@ def test_faces_beyond_what_is_known_do_not_matter(own: Path, tmp_path: Path) -> 
     lines = draw_frame(own, VIDEO, 4, tmp_path / "a.png")
     assert any("no face" in line for line in lines)
     write_table(path, FACES.empty_table())
-    draw_frame(own, VIDEO, 4, tmp_path / "a.png")
+    with pytest.raises(Damaged, match="is not the file that was made"):
+        draw_frame(own, VIDEO, 4, tmp_path / "a.png")

@@ -99,7 +99,7 @@ def test_killed_at_any_moment_it_ends_with_the_same_bytes(tmp_path: Path) -> Non
     ]
     left = {" ".join(line[:2]): line[4:] for line in lines}
     assert [name.split("-")[0] for name in left["image 4"]] == [".part"]
-    assert left["write 5"] == ["cam1.body.tar", "cam1.parquet"]
+    assert [name.split("-")[0] for name in left["write 5"]] == [".part", "cam1.body.tar"]
     for name in left:
         folder = tmp_path / "kills" / name.replace(" ", "") / "run"
         assert digests(folder) == expected, name

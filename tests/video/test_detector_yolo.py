@@ -9,7 +9,7 @@ import torch
 import yaml
 
 from mdfpipe.config import result_settings, validate
-from mdfpipe.errors import ConfigError, DataError, MissingDependency
+from mdfpipe.errors import ConfigError, DataError, MdfError
 from mdfpipe.trust import trusting
 from mdfpipe.video.detectors import Detector, _ultralytics
 from mdfpipe.video.detectors import yolo as yolo_file
@@ -387,7 +387,7 @@ def test_devices(weights):
 def test_without_ultralytics(weights, monkeypatch):
     monkeypatch.setitem(sys.modules, "mdfpipe.video.detectors._ultralytics", None)
     monkeypatch.delattr("mdfpipe.video.detectors._ultralytics")
-    with pytest.raises(MissingDependency, match="the detector yolo needs the package"):
+    with pytest.raises(MdfError, match="the detector yolo needs the package"):
         Yolo(weights=str(weights[1][0]), model="n").open(weights[1][0].parent, "v", device="cpu", threads=1)
 
 
