@@ -99,6 +99,7 @@ def call_here(*arguments: str | Path) -> Said:
     ):
         patch.setattr(sys, "argv", ["mdfpipe", *map(str, arguments)])
         patch.setattr("mdfpipe.runner.executor_of", _here)
+        patch.setattr("mdfpipe.stopping.listen", lambda: None)  # signals of this process are the test runner's
         with _diverted(1, out), _diverted(2, err):
             code = _ended(main)
         for file in (out, err):
