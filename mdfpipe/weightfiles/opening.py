@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import _compat_pickle
 import io
+import pickle
 import pickletools
+import re
 import warnings
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -50,13 +53,13 @@ def open_tensors(path: Path, *, trust_pickle: bool = False, load: Load | None = 
             "file notes; get it again"
         )
     load = load or _load
-    with torch.serialization.safe_globals(list(PLAIN)):
+    with _taking_plain():
         try:
             return load(path, True)
         except MemoryError:
             raise
         except Exception as error:  # torch and pickle raise whatever the file makes them raise
-            refusal = error if isinstance(error, Refused) else _refusal(path, content)
+            refusal = error if isinstance(error, Refused) else _refusal(path, content, error)
     if refusal is None:
         raise _damaged(path, content)
     if not trust_pickle:
@@ -108,6 +111,22 @@ def _safetensors(path: Path) -> dict[str, torch.Tensor]:
             f"{path}: a safetensors file, truncated or damaged: {path.stat().st_size} bytes do not fit its header; get "
             "it again"
         ) from None
+
+
+@contextmanager
+def _taking_plain() -> Iterator[None]:
+    """Let torch's reader of tensors take `PLAIN`, too; after that what it took before.
+
+    `torch.serialization.safe_globals` takes back its own names only. ultralytics adds those that a file asks for, and a
+    getattr of its own, for the whole process: the next file would be judged by what the last one needed.
+    """
+    before = torch.serialization.get_safe_globals()
+    torch.serialization.add_safe_globals(list(PLAIN))
+    try:
+        yield
+    finally:
+        torch.serialization.clear_safe_globals()
+        torch.serialization.add_safe_globals(before)
 
 
 def _load(path: Path, safe: bool) -> Any:
@@ -166,8 +185,11 @@ _INSTRUCTIONS: Final = frozenset(
 """What torch's reader of tensors knows: all that `torch.save` writes by itself."""
 
 
-def _refusal(path: Path, content: Content) -> str | None:
-    """Why a sound file is refused: what opening it would run; None where the file is not sound."""
+def _refusal(path: Path, content: Content, error: BaseException) -> str | None:
+    """Why a sound file is refused: what opening it would run; None where the file is not sound.
+
+    error: with what its reader stopped.
+    """
     if content.kind is Kind.TAR:
         return "torch opens files of before 0.1.10 with pickle alone, which can run anything"
     needs = _needs(path, content)
@@ -179,7 +201,17 @@ def _refusal(path: Path, content: Content) -> str | None:
         return (
             f"torch's reader of tensors lacks instructions of its pickle ({_some(more)}), which torch.save does not use"
         )
+    if content.kind is Kind.TORCH and (words := _blocked(error)):  # its bytes have their checksums: nothing is damaged
+        return f"opening it would run more than a reader of tensors does ({words})"
     return None
+
+
+def _blocked(error: BaseException | None) -> str | None:
+    """The words of a reader that knows all names in a file, and stops at what is done with them; None: no such end."""
+    while error is not None and not isinstance(error, pickle.UnpicklingError):
+        error = error.__cause__
+    found = re.search(r"WeightsUnpickler error:\s+(.+)", str(error))
+    return one_line(found[1], 120) if found else None
 
 
 def _some(names: list[str]) -> str:

@@ -22,7 +22,11 @@ from tests.datasets import made_benchmarks as made
 from tests.stages.test_gather import digests, pipeline, run
 
 SELF = "import sys; from tests.stages.test_gather_kill import main; main(sys.argv[1])"
-IMAGES, WRITES = (4,), range(1, 7)  # of the first unit, which has 10; its commit has five, the sixth is the next unit's
+IMAGES = (4,)  # of the first unit, which has 10
+# What its commit makes durable: 1 the shard (closed) and 2 again (named in the receipt), 3 the table under a temporary
+# name, 4 the folder without the former part, 5 the folder with the shard in its place, 6 the same with the table, which
+# makes the part valid. 7 is the next unit's. 2 finds what 1 finds.
+WRITES = (1, 3, 4, 5, 6, 7)
 
 
 def main(place: str) -> None:
@@ -98,8 +102,11 @@ def test_killed_at_any_moment_it_ends_with_the_same_bytes(tmp_path: Path) -> Non
         for n in kills
     ]
     left = {" ".join(line[:2]): line[4:] for line in lines}
-    assert [name.split("-")[0] for name in left["image 4"]] == [".part"]
-    assert [name.split("-")[0] for name in left["write 5"]] == [".part", "cam1.body.tar"]
+    found = {name: [file.split("-")[0] for file in files] for name, files in left.items()}
+    assert found["image 4"] == [".part"]
+    assert found["write 4"] == [".part", ".part"]  # nothing is in its place before all of it is on the disk
+    assert found["write 5"] == [".part", "cam1.body.tar"]  # the shard, and the table that is still to name it
+    assert found["write 6"] == ["cam1.body.tar", "cam1.parquet"]
     for name in left:
         folder = tmp_path / "kills" / name.replace(" ", "") / "run"
         assert digests(folder) == expected, name

@@ -2,6 +2,7 @@
 
 import pickle
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from mdfpipe.video.detectors import Detector, _ultralytics
 from mdfpipe.video.detectors import yolo as yolo_file
 from mdfpipe.video.detectors.yolo import Yolo
 from mdfpipe.video.frames import Frames
+from mdfpipe.weightfiles import take
 
 from . import yolos
 from .networks import frames, plain
@@ -337,6 +339,30 @@ def test_a_hostile_file_never_runs(tmp_path, form):
     if form in ("beside tensors", "in a network"):  # the flag opens it: the tensors are good
         assert len(trusted_boxes(path)) == 3
         assert marker.exists()
+
+
+class Attribute:
+    """A pickle that would call a method of a path. ultralytics takes both names, and an attribute of networks alone."""
+
+    def __init__(self, marker):
+        self.marker = marker
+
+    def __reduce__(self):
+        return Path.touch, (self.marker,)
+
+
+def test_what_one_file_needs_is_not_granted_to_the_next(tmp_path):
+    before = set(torch.serialization.get_safe_globals())
+    torch.save({"model": yolos.network()}, tmp_path / "network.pt")
+    torch.save({"model": yolos.network().state_dict(), "note": Attribute(tmp_path / "ran")}, tmp_path / "a.pt")
+    yolo_boxes(tmp_path / "network.pt", plain())
+    with pytest.raises(ConfigError, match=r"refused: .*\(unsafe getattr\(function, 'touch'\) blocked.*--trust-pickle"):
+        yolo_boxes(tmp_path / "a.pt", plain())
+    for name, asked in (("network.pt", r"torch\.nn\."), ("a.pt", r"builtins\.getattr")):
+        with pytest.raises(ConfigError, match=f"refused: opening it would run .*{asked}"):
+            take(tmp_path / name)
+    assert set(torch.serialization.get_safe_globals()) == before
+    assert not (tmp_path / "ran").exists()
 
 
 def trusted_boxes(path):
