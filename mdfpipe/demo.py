@@ -7,9 +7,10 @@ from pathlib import Path
 
 from mdfpipe.baselines import Guard, guard
 from mdfpipe.pictures import draw_frame, draw_sheet, write_page
-from mdfpipe.pipeline import SHIPPED, Pipeline
+from mdfpipe.pipeline import Pipeline
 from mdfpipe.reporting import report
 from mdfpipe.runner import Listener, Outcome, Runner
+from mdfpipe.shipped import SHIPPED
 from mdfpipe.stages import Resources
 from mdfpipe.store.run import Run
 from mdfpipe.synthesis import Synthesis, synthesise

@@ -15,6 +15,7 @@ from mdfpipe.errors import ConfigError, DataError
 from mdfpipe.evaluation.table import Table
 from mdfpipe.learning.system import System, ordered
 from mdfpipe.protocol import read_protocol
+from mdfpipe.shipped import SHIPPED, find_study
 from mdfpipe.stages import Stage
 from mdfpipe.stages.crop import Crop
 from mdfpipe.stages.detect import Detect
@@ -29,11 +30,6 @@ from mdfpipe.store.environment import FILE, read_environment
 from mdfpipe.store.run import Run
 from mdfpipe.sweep import Point, Sweep, every_point, made_for, spelled_out, with_points
 from mdfpipe.video.decoders.auto import Auto
-
-_CHECKOUT = Path(__file__).parents[1]
-SHIPPED = _CHECKOUT if (_CHECKOUT / "manifests").is_dir() else Path(__file__).parent / "shipped"
-"""The folder that holds `pipelines/` and `manifests/`: of the checkout, or of the installed package."""
-
 
 KEPT = "pipeline.yaml"
 """The study as a run folder keeps it."""
@@ -166,9 +162,9 @@ class Pipeline(Config):
         return (Evaluate(settings=settings, systems=chosen, protocol=self.manifest.protocol),)
 
     @classmethod
-    def load(cls, path: Path, overrides: list[str] | None = None) -> Pipeline:
-        """The study in a YAML file, with `a.b=value` overrides. Raises ConfigError."""
-        return cls._load(path, overrides or [])
+    def load(cls, study: Path | str, overrides: list[str] | None = None) -> Pipeline:
+        """The study in a YAML file, or the shipped one of that name, with `a.b=value` overrides. Raises ConfigError."""
+        return cls._load(find_study(Path(study)), overrides or [])
 
     @classmethod
     def kept(cls, run: Path) -> Pipeline:

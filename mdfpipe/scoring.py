@@ -19,8 +19,8 @@ from mdfpipe.evaluation import study
 from mdfpipe.evaluation.comparing import Measure
 from mdfpipe.evaluation.protocols import Benchmark
 from mdfpipe.evaluation.templates import B8, F32
-from mdfpipe.pipeline import SHIPPED
 from mdfpipe.protocol import Protocol, read_protocol
+from mdfpipe.shipped import SHIPPED
 from mdfpipe.stages.evaluate import KEY, Evaluate, ScoreFiles, Tables, metrics_table, write_beside
 from mdfpipe.store.hashing import file_sha256
 from mdfpipe.store.limits import refuse_large_archive, refuse_large_table, refuse_large_texts

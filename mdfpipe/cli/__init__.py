@@ -9,7 +9,9 @@ Nothing heavy is imported before a command runs, and nothing at all before a sto
 
 from __future__ import annotations
 
+import os
 import sys
+from itertools import pairwise
 
 from mdfpipe import stopping
 
@@ -38,13 +40,25 @@ def _run(debug: bool) -> int:
     try:
         from mdfpipe.cli.commands import app
 
-        code = app(standalone_mode=False) or 0
+        _name_the_shell()
+        code = app(prog_name="mdfpipe", standalone_mode=False) or 0
         sys.stdout.flush()  # here, where a pipe that closed has its exit code
         return int(code)
     except Exception as error:
         if stopping.came() is not None:
             raise
         return ends.explain(error, debug)
+
+
+def _name_the_shell() -> None:
+    """Let `--show-completion bash` name a shell; without a name Typer takes the one that it runs in.
+
+    Typer has either options that name a shell or options that find it, never both. Its switch between them is this
+    variable: without it, `--show-completion zsh` in bash would print what bash reads, and say nothing.
+    """
+    named = (word for option, word in pairwise(sys.argv) if option in ("--show-completion", "--install-completion"))
+    if any(not word.startswith("-") for word in named):
+        os.environ["_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION"] = "1"
 
 
 def _stopped(number: int) -> int:

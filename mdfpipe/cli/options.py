@@ -14,13 +14,23 @@ app = typer.Typer(
     name="mdfpipe",
     help="Cross-spectral person recognition from video: body and face, domain by domain.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-Study = Annotated[Path, typer.Argument(help="The study, a YAML file of pipelines/.", show_default=False)]
+
+def _studies(incomplete: str) -> list[str]:
+    """The shipped studies that a word may become; the shell goes on with files where there is none."""
+    from mdfpipe.shipped import study_names
+
+    return [name for name in study_names() if name.startswith(incomplete)]
+
+
+STUDY = typer.Argument(
+    help="The study: a YAML file, or a name of `mdfpipe studies`.", show_default=False, autocompletion=_studies
+)
+Study = Annotated[Path, STUDY]
 Data = Annotated[Path, typer.Option(envvar="MDFPIPE_DATA", help="Folder that holds the data set.", show_default=False)]
 RunFolder = Annotated[Path, typer.Option("--run", help="Folder for everything that is made.", show_default=False)]
 Set = Annotated[

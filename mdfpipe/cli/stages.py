@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from mdfpipe.cli.options import (
+    STUDY,
     AllowMissing,
     Batch,
     Data,
@@ -138,6 +139,8 @@ _stage_verb(
     """Run all that is due, from the videos to the numbers.
 
     Example: mdfpipe run pipelines/real-walk.yaml --data DATA --run runs/walk --until manifest
+
+    Example: mdfpipe run sysu/di2l --data SYSU-MM01 --run runs/di2l
     """,
     first=Annotated[str | None, typer.Option("--from", metavar="STAGE", help="Start at this stage.")],
     last=Annotated[str | None, typer.Option("--until", metavar="STAGE", help="End with this stage.")],
@@ -196,7 +199,7 @@ _stage_verb(
     Example: mdfpipe eval --embeddings sysu.parquet --protocol sysu-all --out scored --set
     tables.recognition.benchmark.galleries=seeded
     """,
-    study=Annotated[Path | None, typer.Argument(help="The study, a YAML file of pipelines/.", show_default=False)],
+    study=Annotated[Path | None, STUDY],
     data=Annotated[Path | None, typer.Option(envvar="MDFPIPE_DATA", help="Folder that holds the data set.")],
     run=Annotated[Path | None, typer.Option("--run", help="Folder for everything that is made.")],
     system=Systems,

@@ -20,6 +20,21 @@ from mdfpipe.cli.options import (
 
 
 @app.command()
+def studies(json_: Json = False) -> None:
+    """List the studies that mdfpipe brings, by name.
+
+    Each with its first sentence. A command that takes a study takes such a name, too.
+
+    Example: mdfpipe studies --json
+    """
+    from mdfpipe.shipped import studies as shipped
+
+    found = shipped()
+    width = max(map(len, found))
+    say(json.dumps(found, indent=1) if json_ else "\n".join(f"{name:{width}}  {text}" for name, text in found.items()))
+
+
+@app.command()
 def report(
     run: Annotated[Path, typer.Argument(help="An evaluated run folder.", show_default=False)],
     compare: Annotated[

@@ -12,6 +12,7 @@ from mdfpipe.config import validate
 from mdfpipe.errors import ConfigError
 from mdfpipe.export import graph
 from mdfpipe.pipeline import Pipeline
+from mdfpipe.shipped import study_names
 from mdfpipe.trust import is_trusted
 from mdfpipe.video.detectors.onnx import Onnx
 from mdfpipe.video.detectors.yolo import Yolo
@@ -70,7 +71,8 @@ def export(thing: str, out: Path, *, data: Path, image_size: int) -> Exported:
 
 
 def _detector(thing: str) -> Yolo:
-    if Path(thing).suffix.lower() not in (".yaml", ".yml"):
+    named = thing in study_names() and not Path(thing).is_file()
+    if Path(thing).suffix.lower() not in (".yaml", ".yml") and not named:
         name = thing if thing == "demo" else str(Path(thing).absolute() if Path(thing).exists() else thing)
         return validate(Yolo, {"weights": name}, "export")
     detect = Pipeline.load(Path(thing)).detect
