@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import clips, runs
 from tests.drawn import draw
 from tests.systems import runner
 
@@ -19,6 +20,12 @@ def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     draw(home / "data", frames=8)
     assert runner(home, {})[0].execute(None, "manifest").complete
     return home
+
+
+@pytest.fixture(scope="session")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sound clip of the usual length, which nobody changes."""
+    return clips.write_video(tmp_path_factory.mktemp("clip") / "v.mp4", runs.FRAMES)
 
 
 @pytest.fixture(autouse=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 from mdfpipe.execution import Event, Unit, run_unit
 from mdfpipe.pipeline import Pipeline
 from mdfpipe.runner import Runner
-from mdfpipe.stages import Resources
+from mdfpipe.stages import Context, Resources
 from mdfpipe.store.run import Run
 
 DEMO = Path(__file__).parent / "drawn" / "study.yaml"
@@ -19,12 +19,12 @@ class Inline:
 
     leads = True
 
-    def follow(self) -> None:
-        return None
-
     def __init__(self, resources: Resources | None = None) -> None:
         self.resources = resources or Resources()
         self.ran: list[str] = []
+
+    def follow(self) -> None:
+        """Nobody else leads."""
 
     def __enter__(self) -> Inline:
         return self
@@ -46,3 +46,13 @@ def runner(data: Path, run: Path, *overrides: str, study: Path = DEMO) -> tuple[
     executor = Inline()
     pipeline = Pipeline.load(study, list(overrides))
     return Runner(pipeline, Run(run), data, executor.resources, executor), executor
+
+
+def context(data: Path, scratch: Path) -> Context:
+    """What a stage works in that is called by itself; its files come below `scratch`."""
+
+    def place(name: str) -> Path:
+        (scratch / name).parent.mkdir(parents=True, exist_ok=True)
+        return scratch / name
+
+    return Context(data, Resources(), place)

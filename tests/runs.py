@@ -10,6 +10,7 @@ import csv
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -169,6 +170,13 @@ class DataSet:
         path = clips.write_video(self.video(name), frames, **options)
         self.annotate(name, frames)
         return path
+
+    def copies(self, clip: Path, *names: str) -> DataSet:
+        """The same with copies of a sound clip, annotated."""
+        for name in names:
+            shutil.copy(clip, self.video(name))
+            self.annotate(name)
+        return self
 
     def bad(self, name: str, make: Callable[[Path], object], frames: int = FRAMES) -> Path:
         """Whatever `make` puts at the video's place, annotated as if it were sound."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import pickle
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,18 +22,10 @@ from .video import yolos
 LONG = "x" * 10_000_000
 
 
-@pytest.fixture(scope="module")
-def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return clips.write_video(tmp_path_factory.mktemp("clip") / "v.mp4", runs.FRAMES)
-
-
 @pytest.fixture
 def data(tmp_path: Path, clip: Path) -> runs.DataSet:
     """Two sound videos, in a folder with nothing beside them."""
-    made = runs.DataSet(tmp_path / "data")
-    for name in ("good_a.mp4", "good_b.mp4"):
-        shutil.copy(clip, made.video(name))
-        made.annotate(name)
+    made = runs.DataSet(tmp_path / "data").copies(clip, "good_a.mp4", "good_b.mp4")
     made.write()
     return made
 

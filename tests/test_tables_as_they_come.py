@@ -2,30 +2,20 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 
-from . import clips, runs
+from . import runs
 
 Box = tuple[float, ...]
 
 
-@pytest.fixture(scope="module")
-def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return clips.write_video(tmp_path_factory.mktemp("clip") / "v.mp4", runs.FRAMES)
-
-
 @pytest.fixture
 def data(tmp_path: Path, clip: Path) -> runs.DataSet:
-    made = runs.DataSet(tmp_path / "data")
-    for name in ("a.mp4", "b.mp4", "c.mp4"):
-        shutil.copy(clip, made.video(name))
-        made.annotate(name)
-    return made
+    return runs.DataSet(tmp_path / "data").copies(clip, "a.mp4", "b.mp4", "c.mp4")
 
 
 def rewrite(data: runs.DataSet, which: str, change: Callable[[Box], Box], *videos: str) -> None:

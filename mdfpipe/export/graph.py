@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from mdfpipe.errors import ConfigError, MissingDependency, StoreError, one_line
+from mdfpipe.store.durable import sync
 from mdfpipe.store.owner import temporary
-from mdfpipe.store.run import sync
 from mdfpipe.video.detectors.onnx import NOTE
 
 OPSET = 17  # the newest that the exporter by tracing knows well; has LayerNormalization

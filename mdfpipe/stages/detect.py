@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Final, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -248,37 +248,28 @@ def _some(keys: list[str], of: int) -> str:
     return f"{len(keys)} of {of} videos: {shown}"
 
 
+_LEFT_OUT: Final = {
+    "leading": "{videos} videos begin within a group of pictures: {all} pictures before the first frame refer to what "
+    "was cut off and are left out, as players do ({first}: {count})",
+    "joins": "{videos} videos are several recordings one behind the other, with times that start anew ({first}: "
+    "{after}); their frames are counted through",
+    "unread": "{videos} files hold another mp4 behind the first, which nothing reads ({first}); join them with a tool "
+    "that knows mp4",
+    "jumps": "{videos} videos are transport streams whose counter jumps before a key picture ({first}: {count} times): "
+    "segments were joined there, or whole pictures are missing",
+}
+"""What is said of each thing that a decoder left out, or doubts; the order is that of the lines."""
+
+
 def _left_out(facts: dict[str, dict[str, Any]]) -> list[str]:
-    """Lines on videos that begin within a group of pictures, or are several recordings one behind the other."""
+    """Lines on videos that are not whole, or not one recording."""
     lines = []
-    cut = {k: f["left_out"]["leading"] for k, f in facts.items() if f["left_out"].get("leading")}
-    if cut:
-        key, count = next(iter(cut.items()))
-        lines.append(
-            f"detect: {len(cut)} videos begin within a group of pictures: {sum(cut.values())} pictures before the "
-            f"first frame refer to what was cut off and are left out, as players do ({key}: {count})"
-        )
-    joined = {k: f["left_out"]["joins"] for k, f in facts.items() if f["left_out"].get("joins")}
-    if joined:
-        key, count = next(iter(joined.items()))
-        lines.append(
-            f"detect: {len(joined)} videos are several recordings one behind the other, with times that start anew "
-            f"({key}: {count + 1}); their frames are counted through"
-        )
-    unread = {k: f["left_out"]["unread"] for k, f in facts.items() if f["left_out"].get("unread")}
-    if unread:
-        lines.append(
-            f"detect: {len(unread)} files hold another mp4 behind the first, which nothing reads "
-            f"({next(iter(unread))}); "
-            "join them with a tool that knows mp4"
-        )
-    jumps = {k: f["left_out"]["jumps"] for k, f in facts.items() if f["left_out"].get("jumps")}
-    if jumps:
-        key, count = next(iter(jumps.items()))
-        lines.append(
-            f"detect: {len(jumps)} videos are transport streams whose counter jumps before a key picture "
-            f"({key}: {count} times): segments were joined there, or whole pictures are missing"
-        )
+    for name, words in _LEFT_OUT.items():
+        counts = {key: f["left_out"][name] for key, f in facts.items() if f["left_out"].get(name)}
+        if counts:
+            first, count = next(iter(counts.items()))
+            said = words.format(videos=len(counts), all=sum(counts.values()), first=first, count=count, after=count + 1)
+            lines.append(f"detect: {said}")
     return lines
 
 

@@ -36,6 +36,7 @@ from typing import Any, TextIO
 
 from mdfpipe.errors import StoreError, one_line
 from mdfpipe.processes import copies
+from mdfpipe.store.durable import write_synced
 from mdfpipe.store.owner import Life, Owner, is_left_over, is_of, temporary
 
 BEAT = 5.0  # seconds between two signs of life
@@ -380,10 +381,7 @@ def _create(place: Path, data: bytes) -> bool:
     """Make a file with this content as one step, where there is none; False where there is one. Raises OSError."""
     draft = temporary(place)
     try:
-        with draft.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+        write_synced(draft, data, new=True)
         try:
             os.link(draft, place)
         except FileExistsError:
@@ -402,10 +400,7 @@ def _create(place: Path, data: bytes) -> bool:
 def _create_without_links(place: Path, data: bytes) -> bool:
     """As `_create`, for file systems without links; for a moment the file is empty, which is watched as unreadable."""
     try:
-        with place.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+        write_synced(place, data, new=True)
     except FileExistsError:
         return False
     return True

@@ -29,6 +29,7 @@ import pyarrow as pa
 
 from mdfpipe.errors import Damaged, DataError, StoreError, cannot_write, one_line
 from mdfpipe.store import parquet
+from mdfpipe.store.durable import sync, write_atomically
 from mdfpipe.store.hashing import bytes_sha256, file_sha256
 from mdfpipe.store.lock import Holder, Lease, Lock
 from mdfpipe.store.naming import file_name, is_plain
@@ -47,8 +48,6 @@ __all__ = [
     "images_file",
     "read_receipt",
     "read_table",
-    "sync",
-    "write_atomically",
     "write_table",
 ]
 
@@ -488,22 +487,6 @@ def read_receipt(path: Path) -> Receipt | None:
     return receipt if sealed or not receipt.content else None  # of an earlier version, or no longer what was written
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write `data` beside `path`, sync, rename."""
-    unfinished = temporary(path)
-    try:
-        with unfinished.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.replace(path)
-    except OSError:
-        with contextlib.suppress(OSError):  # what a failure leaves takes up the disk
-            unfinished.unlink(missing_ok=True)
-        raise
-    sync(path.parent)
-
-
 def _event(line: bytes) -> dict[str, Any] | None:
     try:
         found: Any = json.loads(line)
@@ -513,12 +496,3 @@ def _event(line: bytes) -> dict[str, Any] | None:
         return None
     texts = all(isinstance(found.get(name, ""), str) for name in ("stage", "key"))
     return found if texts and isinstance(found.get("time"), int | float) else None
-
-
-def sync(path: Path) -> None:
-    """Sync a file, or what a folder lists."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -16,11 +16,11 @@ from typing import Any
 import pyarrow as pa
 
 from mdfpipe.errors import ConfigError, StoreError, one_line
+from mdfpipe.store.durable import write_atomically
 from mdfpipe.store.lock import Lease, Lock, is_of_lock
 from mdfpipe.store.naming import file_name, inside
 from mdfpipe.store.owner import TEMPORARY, temporary
 from mdfpipe.store.parquet import read_metadata, write_table
-from mdfpipe.store.run import write_atomically
 
 DESCRIPTION = "synth.json"
 NOTE = "rendered people, not real ones: nothing measured here says how well real people are recognised"

@@ -25,8 +25,9 @@ from numpy.typing import NDArray
 
 from mdfpipe.errors import ConfigError, MdfError, one_line
 from mdfpipe.processes import each
+from mdfpipe.store.durable import write_atomically
 from mdfpipe.store.parquet import write_table
-from mdfpipe.store.run import read_table, write_atomically
+from mdfpipe.store.run import read_table
 from mdfpipe.store.tables import TRUTH
 from mdfpipe.synth import folder
 from mdfpipe.synth.people import Subject, draw_subject

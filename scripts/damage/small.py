@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import ClassVar
 
 from mdfpipe.errors import MdfError
-from mdfpipe.execution import Event, Unit, run_unit
+from mdfpipe.execution import Event, Unit
 from mdfpipe.pipeline import Pipeline
 from mdfpipe.runner import Runner
 from mdfpipe.stages import Resources
 from mdfpipe.store.run import Run
 from mdfpipe.synthesis import synthesise
+from tests.inline import Inline
 
 BAD = ("silent", "dead end", "traceback")
 STUDY = """
@@ -64,32 +65,14 @@ class Case:
     run: Callable[[], Verdict]
 
 
-class Inline:
-    """An executor that does each unit at once, in this process."""
-
-    leads = True
-
-    def __init__(self) -> None:
-        self.resources = Resources(threads=1)
-
-    def follow(self) -> None:
-        """Nobody else leads."""
-
-    def __enter__(self) -> Inline:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        return None
+class Watched(Inline):
+    """Does each unit at once, in this process, and raises what nobody foresaw."""
 
     def run(self, units: Iterable[Unit]) -> Iterator[Event]:
-        for unit in units:
-            yield Event("started", unit.stage.name, unit.key)
-            event = run_unit(unit, self.resources, lambda event: None)
+        for event in super().run(units):
             if event.failure is not None and event.failure.traceback:
                 raise _Unforeseen(event.failure.traceback)
             yield event
-            if event.kind == "fatal":
-                return
 
 
 class _Unforeseen(Exception):  # noqa: N818
@@ -156,7 +139,7 @@ class Small:
 
 def run(study: Path, data: Path, place: Path) -> str | None:
     """`mdfpipe run`, in this process; the line it ends with where it is not done."""
-    executor = Inline()
+    executor = Watched(Resources(threads=1))
     try:
         outcome = Runner(Pipeline.load(study), Run(place), data, executor.resources, executor).execute()
     except MdfError as error:

@@ -9,24 +9,19 @@ import pytest
 
 from mdfpipe.config import validate
 from mdfpipe.errors import DataError
-from mdfpipe.stages import Context, Inputs, Resources
+from mdfpipe.stages import Inputs
 from mdfpipe.stages.index import Index
 from mdfpipe.store.run import Run
 from mdfpipe.store.stamps import deep_stamp, stamp
 from mdfpipe.video.image_files import numbered_frames
 from tests import clips
+from tests.inline import context
 
 
 def index(home: Path, **settings: Any) -> dict[str, dict[str, Any]]:
     dataset = {"use": "ijb", "faces": [], "videos": ["*"], "domain": {"constant": "VIS"}, **settings}
     stage = validate(Index, {"dataset": dataset}, "index")
-    scratch = home.parent / "scratch"
-
-    def place(name: str) -> Path:
-        (scratch / name).parent.mkdir(parents=True, exist_ok=True)
-        return scratch / name
-
-    made = stage.process(Index.table, Inputs(Run(home.parent / "run")), Context(home, Resources(), place))
+    made = stage.process(Index.table, Inputs(Run(home.parent / "run")), context(home, home.parent / "scratch"))
     assert stage.identity(home, Index.table)
     return {row["video_id"]: row for row in made.table.to_pylist()}
 

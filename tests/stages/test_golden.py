@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -62,23 +64,25 @@ GOLDEN: dict[str, tuple[int, str, dict[str, float]]] = {
 """Of each stage: its version, a digest of all columns but those of floats, and of each of these a mean."""
 
 
-def digest(tables: list[pa.Table]) -> str:
-    """A hash of the values of tables, whatever their chunks, without those of floats."""
-    found = hashlib.sha256()
+def values(tables: list[pa.Table], *, floats: bool) -> Iterator[tuple[str, list[Any]]]:
+    """(name, values) of each column of floats, or of each other one, table by table."""
     for table in tables:
         for name in table.column_names:
-            if not pa.types.is_floating(table[name].type):
-                found.update(f"{name}:{table[name].to_pylist()}\n".encode())
-    return found.hexdigest()[:16]
+            if pa.types.is_floating(table[name].type) == floats:
+                yield name, table[name].to_pylist()
+
+
+def digest(tables: list[pa.Table]) -> str:
+    """A hash of the values of tables, whatever their chunks, without those of floats."""
+    lines = (f"{name}:{column}\n" for name, column in values(tables, floats=False))
+    return hashlib.sha256("".join(lines).encode()).hexdigest()[:16]
 
 
 def means(tables: list[pa.Table]) -> dict[str, float]:
     """Of each column of floats the mean of all its values, in which neighbouring rows count differently."""
     found: dict[str, list[float]] = defaultdict(list)
-    for table in tables:
-        for name in table.column_names:
-            if pa.types.is_floating(table[name].type):
-                found[name] += [-1.0 if value is None else value for value in table[name].to_pylist()]
+    for name, column in values(tables, floats=True):
+        found[name] += [-1.0 if value is None else value for value in column]
     return {name: float(np.mean(np.array(v) * (1 + np.arange(len(v)) % 3))) for name, v in found.items()}
 
 

@@ -9,25 +9,20 @@ from typing import Any
 import pytest
 
 from mdfpipe.config import validate
-from mdfpipe.stages import Context, Inputs, Made, Resources
+from mdfpipe.stages import Inputs, Made
 from mdfpipe.stages.index import Index
 from mdfpipe.store import hashing
 from mdfpipe.store.run import Receipt, Run
 from mdfpipe.store.stamps import stamp
 from tests import clips
+from tests.inline import context
 
 
 def index(run: Run, data: Path, version: int = Index.version) -> dict[str, dict[str, Any]]:
     """Index `data`, commit it as by `version`, and give the rows by video_id."""
     dataset = {"use": "ijb", "faces": [], "videos": ["*"], "domain": {"constant": "VIS"}}
     stage = validate(Index, {"dataset": dataset}, "index")
-    scratch = run.path / "scratch"
-
-    def place(name: str) -> Path:
-        (scratch / name).parent.mkdir(parents=True, exist_ok=True)
-        return scratch / name
-
-    made: Made = stage.process(Index.table, Inputs(run), Context(data, Resources(), place))
+    made: Made = stage.process(Index.table, Inputs(run), context(data, run.path / "scratch"))
     run.commit(Receipt(Index.name, version, Index.table, stage.decisive(), {}), made.table, made.files)
     assert made.facts["unreadable"] == [r["video_id"] for r in made.table.to_pylist() if r["problem"]]
     return {row["video_id"]: row for row in made.table.to_pylist()}
