@@ -27,7 +27,7 @@ from pydantic import (
 from pydantic_core import ErrorDetails
 
 from mdfpipe.errors import ConfigError, is_obeyed, one_line
-from mdfpipe.standins import stand_in
+from mdfpipe.store.standins import stand_in
 
 
 class Config(BaseModel):
@@ -120,7 +120,8 @@ class Plugin(Config):
     def choices(cls) -> list[str]:
         """The names of the family's variants, sorted: the files of its folder."""
         package = importlib.import_module(cls.family)
-        return sorted(m.name for m in pkgutil.iter_modules(package.__path__) if not m.name.startswith("_"))
+        found = pkgutil.iter_modules(package.__path__)
+        return sorted(m.name for m in found if not (m.ispkg or m.name.startswith("_")))
 
     @classmethod
     def variant(cls, name: str) -> type[Self]:

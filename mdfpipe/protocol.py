@@ -15,7 +15,7 @@ from pydantic import Field, field_validator, model_validator
 from mdfpipe.config import Config, read_yaml
 from mdfpipe.domains import Domain
 from mdfpipe.errors import ConfigError, DataError, one_line
-from mdfpipe.subjects import SubjectNames, alike, told_apart
+from mdfpipe.store.subjects import SubjectNames, alike, told_apart
 
 Split = Literal["train", "test", "unused"]
 

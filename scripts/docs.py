@@ -16,12 +16,12 @@ import typer
 
 from mdfpipe.config import Config, Plugin
 from mdfpipe.datasets import Dataset
-from mdfpipe.datasets._annotation import AnomalyKind
-from mdfpipe.datasets._images import ImageAnomaly
+from mdfpipe.datasets.reading.annotation import AnomalyKind
+from mdfpipe.datasets.reading.images import ImageAnomaly
 from mdfpipe.learning.recipes import Recipe
 from mdfpipe.stages.index import FaceAnomaly
 from mdfpipe.store import tables
-from mdfpipe.subjects import DOUBTFUL, NOBODY
+from mdfpipe.store.subjects import DOUBTFUL, NOBODY
 from mdfpipe.video.detectors.precomputed import COLUMNS
 
 METRICS = {
@@ -231,7 +231,7 @@ def _metrics() -> list[str]:
 
 def _checkpoint() -> list[str]:
     """The fields of a checkpoint, explained by the class's own text."""
-    from mdfpipe.learning.checkpoint import FORMAT, Checkpoint
+    from mdfpipe.learning.train.checkpoint import FORMAT, Checkpoint
 
     text = " ".join(inspect.cleandoc(Checkpoint.__doc__ or "").partition("\n\n")[2].split())
     said = {"format": f"`{FORMAT}`", "system": "its name in the study"}
@@ -262,7 +262,7 @@ def _column(field: pa.Field) -> str:
 
 def settings() -> str:
     """Every setting of a study, family by family."""
-    from mdfpipe.pipeline import Pipeline
+    from mdfpipe.study.pipeline import Pipeline
 
     lines = [
         HEAD + "# Settings",

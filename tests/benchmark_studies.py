@@ -6,7 +6,7 @@ from functools import cache
 from pathlib import Path
 
 from mdfpipe.learning import published
-from mdfpipe.pipeline import Pipeline
+from mdfpipe.study.pipeline import Pipeline
 
 PIPELINES = Path(__file__).parents[1] / "pipelines"
 BENCHMARKS = {"sysu": published.SYSU, "regdb": published.REGDB, "llcm": published.LLCM}

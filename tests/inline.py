@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from mdfpipe.execution import Event, Unit, run_unit
-from mdfpipe.pipeline import Pipeline
-from mdfpipe.runner import Runner
+from mdfpipe.running.execution import Event, Unit, run_unit
+from mdfpipe.running.runner import Runner
 from mdfpipe.stages import Context, Resources
 from mdfpipe.store.run import Run
+from mdfpipe.study.pipeline import Pipeline
 
 DEMO = Path(__file__).parent / "drawn" / "study.yaml"
 

@@ -25,7 +25,7 @@ import pytest
 import yaml
 
 from mdfpipe.cli import main
-from mdfpipe.execution import Executor, executor_of
+from mdfpipe.running.execution import Executor, executor_of
 from mdfpipe.stages import Resources
 
 from . import clips
@@ -99,8 +99,8 @@ def call_here(*arguments: str | Path) -> Said:
         tempfile.TemporaryFile() as err,
     ):
         patch.setattr(sys, "argv", ["mdfpipe", *map(str, arguments)])
-        patch.setattr("mdfpipe.runner.executor_of", _here)
-        patch.setattr("mdfpipe.stopping.listen", lambda: None)  # signals of this process are the test runner's
+        patch.setattr("mdfpipe.running.runner.executor_of", _here)
+        patch.setattr("mdfpipe.machine.stopping.listen", lambda: None)  # signals of this process are the test runner's
         with _diverted(1, out), _diverted(2, err):
             code = _ended(main)
         for file in (out, err):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 
-from mdfpipe import stopping
+from mdfpipe.machine import stopping
 
 
 def hearing_signals() -> None:

@@ -13,11 +13,11 @@ import yaml
 from numpy.typing import NDArray
 
 from mdfpipe.config import validate
-from mdfpipe.learning.checkpoint import Checkpoint
-from mdfpipe.pipeline import Pipeline
-from mdfpipe.runner import Outcome, Runner
+from mdfpipe.learning.train.checkpoint import Checkpoint
+from mdfpipe.running.runner import Outcome, Runner
 from mdfpipe.stages import Resources
 from mdfpipe.store.run import Run
+from mdfpipe.study.pipeline import Pipeline
 
 from .inline import DEMO, Inline
 

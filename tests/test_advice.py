@@ -19,7 +19,7 @@ import typer
 
 from mdfpipe.cli.commands import app
 from mdfpipe.config import Config, Plugin
-from mdfpipe.pipeline import Pipeline
+from mdfpipe.study.pipeline import Pipeline
 from tests.inline import DEMO
 
 PACKAGE = Path(__file__).parents[1] / "mdfpipe"

@@ -16,7 +16,7 @@ from mdfpipe.learning.published import ROWS, Row
 from mdfpipe.learning.recipes import Recipe
 from mdfpipe.learning.recipes._cross_modal import CrossModal
 from mdfpipe.learning.system import System
-from mdfpipe.pipeline import Pipeline
+from mdfpipe.study.pipeline import Pipeline
 from tests.benchmark_studies import BENCHMARKS, PIPELINES, STUDIES, WEIGHTS, every_study, load
 
 METRICS = {"Rank-1": "rank-1", "Rank-10": "rank-10", "Rank-20": "rank-20", "mAP": "map"}

@@ -15,13 +15,13 @@ import yaml
 from typer.testing import CliRunner
 
 from mdfpipe.cli.commands import app
-from mdfpipe.comparison import average_runs
 from mdfpipe.errors import ConfigError
 from mdfpipe.learning.system import System
-from mdfpipe.pipeline import Pipeline
-from mdfpipe.reporting import report
-from mdfpipe.runner import Runner
+from mdfpipe.reporting.comparison import average_runs
+from mdfpipe.reporting.report import report
+from mdfpipe.running.runner import Runner
 from mdfpipe.store.run import Run
+from mdfpipe.study.pipeline import Pipeline
 from tests.benchmark_studies import BENCHMARKS, PIPELINES, STUDIES, WEIGHTS, every_study, load
 from tests.datasets import made_benchmarks as made
 from tests.evaluation.made_images import permutations

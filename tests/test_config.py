@@ -9,7 +9,7 @@ import pytest
 
 from mdfpipe.config import LARGEST_YAML, find_file, read_yaml, result_settings, set_dotted, validate
 from mdfpipe.errors import ConfigError
-from mdfpipe.pipeline import Pipeline
+from mdfpipe.study.pipeline import Pipeline
 
 STUDY = """
 dataset: {use: ijb, preset: ijbc, domain: {constant: VIS}}

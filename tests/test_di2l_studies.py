@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from mdfpipe.pipeline import Pipeline
+from mdfpipe.study.pipeline import Pipeline
 
 SYSU = Path(__file__).parents[1] / "pipelines/sysu"
 TABLE_2 = """

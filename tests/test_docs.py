@@ -118,17 +118,17 @@ def test_numbers_on_the_page_are_published_ones_and_none_is_said_to_be_reached()
 def test_the_public_weights_on_the_page_are_those_of_the_code() -> None:
     page = (ROOT / "docs" / "recipes.md").read_text().partition("## Public weights")[2].partition("\n## ")[0]
     named = re.findall(r"^\| ([\w -]+?) \|", page, re.MULTILINE)[1:]
-    code = (ROOT / "mdfpipe" / "learning" / "models" / "public.py").read_text()
+    code = (ROOT / "mdfpipe" / "learning" / "models" / "weights" / "public.py").read_text()
     assert len(named) == 8
     assert [name for name in named if f'"{name}"' not in code] == []
 
 
 @pytest.mark.parametrize("choice", Recipe.choices())
 def test_every_key_of_a_line_of_metrics_is_explained(choice: str, tmp_path: Path) -> None:
-    from mdfpipe.learning.crops import from_manifest
-    from mdfpipe.learning.loader import CropReader, Loader
-    from mdfpipe.learning.state import Job
-    from mdfpipe.learning.training import fit
+    from mdfpipe.learning.data.crops import from_manifest
+    from mdfpipe.learning.data.loader import CropReader, Loader
+    from mdfpipe.learning.train.loop import fit
+    from mdfpipe.learning.train.state import Job
 
     kind: Any = Recipe.variant(choice)
     recipe = validate(kind, kind.tiny | {"schedule": {"length": 1, "unit": "steps", "warm_up": 0}}, choice)
@@ -178,7 +178,7 @@ def test_the_package_holds_code_templates_and_one_weight_file() -> None:
     names = made.stdout.splitlines()
     assert "mdfpipe/cli/__init__.py" in names
     others = [name for name in names if Path(name).suffix not in (".py", ".j2", ".css")]
-    assert others == ["mdfpipe/weights/yolov10n-synthetic.pt"]
+    assert others == ["mdfpipe/synth/weights/yolov10n-synthetic.pt"]
     assert (ROOT / others[0]).stat().st_size < 6_000_000
 
 
@@ -192,7 +192,7 @@ def test_the_demo_weights_say_what_they_are_wherever_they_are_named() -> None:
     assert named >= 4
     import torch
 
-    content = torch.load(ROOT / "mdfpipe" / "weights" / "yolov10n-synthetic.pt", weights_only=True)
+    content = torch.load(ROOT / "mdfpipe" / "synth" / "weights" / "yolov10n-synthetic.pt", weights_only=True)
     assert content["note"].startswith("synthetic data only")
 
 

@@ -15,8 +15,8 @@ import torch
 from mdfpipe import __version__
 from mdfpipe.errors import ConfigError, MissingDependency
 from mdfpipe.export import embedder, export
-from mdfpipe.learning.augment import Augment
-from mdfpipe.learning.batches import CropBatch
+from mdfpipe.learning.data.augment import Augment
+from mdfpipe.learning.data.batches import CropBatch
 from mdfpipe.learning.embedding import open_model
 from mdfpipe.learning.recipes.body import Body
 from mdfpipe.learning.recipes.face import Face
@@ -175,7 +175,7 @@ def test_the_metadata_say_what_the_input_is(tmp_path):
     }
     history = [{"system": "older", "subjects": ["s1", "t1", "t2"]}]
     path = checkpoint(tmp_path / "last.pt", recipe, trained_domains=["VIS", "LWIR"], figures={"loss": 1.0})
-    from mdfpipe.learning.checkpoint import Checkpoint
+    from mdfpipe.learning.train.checkpoint import Checkpoint
 
     replace(Checkpoint.load(path), history=history).save(path)
     done = export(str(path), tmp_path / "a.onnx")

@@ -12,9 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from mdfpipe.display import out
-from mdfpipe.report.results import read_results
-from mdfpipe.scoring import score
+from mdfpipe.cli.display import out
+from mdfpipe.reporting.results import read_results
+from mdfpipe.running.scoring import score
 
 from . import clips, runs
 from .video import yolos

@@ -14,12 +14,12 @@ import pytest
 from mdfpipe.config import read_yaml
 from mdfpipe.errors import ConfigError
 from mdfpipe.learning.system import System
-from mdfpipe.pipeline import Pipeline
-from mdfpipe.runner import Runner
+from mdfpipe.running.runner import Runner
+from mdfpipe.running.synthesis import synthesise
 from mdfpipe.stages import Context, Inputs, Resources
 from mdfpipe.store.run import Receipt, Run, write_table
 from mdfpipe.store.tables import CROPS, SUBJECTS, VIDEOS
-from mdfpipe.synthesis import synthesise
+from mdfpipe.study.pipeline import Pipeline
 from tests.inline import Inline
 
 PIPELINES = Path(__file__).parents[1] / "pipelines"

@@ -13,10 +13,10 @@ import pytest
 from pydantic import Field
 
 from mdfpipe.config import Config, validate
-from mdfpipe.datasets._rules import DomainRule
+from mdfpipe.datasets.reading.rules import DomainRule
 from mdfpipe.errors import ConfigError, DataError, MdfError, MissingDependency, not_loaded
-from mdfpipe.pipeline import open_run
 from mdfpipe.store.environment import read_environment
+from mdfpipe.study.pipeline import open_run
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 CASES = 6  # of each reader
@@ -71,7 +71,7 @@ def test_a_regular_expression_too_large_is_refused(pattern: str) -> None:
 
 
 def test_a_regular_expression_that_runs_for_ever_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mdfpipe.datasets._rules.SECONDS", 0.2)
+    monkeypatch.setattr("mdfpipe.datasets.reading.rules.SECONDS", 0.2)
     rule = validate(DomainRule, {"regex": "(?P<domain>(a+)+)$"}, "study")
     begun = time.monotonic()
     with pytest.raises(DataError, match=r"domain: the regular expression .* has not come to an end within 0\.2 s"):
@@ -114,7 +114,7 @@ def test_the_text_of_an_error_is_one_printable_line() -> None:
 
 
 def test_numbers_of_another_shape_are_refused_by_name() -> None:
-    from mdfpipe.report.numbers import _check
+    from mdfpipe.reporting.numbers import _check
 
     whole: dict[str, Any] = {"tables": {}, "metrics": [], "comparisons": []}
     _check(json.loads(json.dumps(whole)))
@@ -137,7 +137,7 @@ def test_a_narrow_terminal_cuts_no_number_short() -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from mdfpipe.report.console import print_table
+    from mdfpipe.inspecting.console import print_table
 
     table, out = Table("stage", "a minute"), Console(file=(text := io.StringIO()), width=20)
     for _ in range(8):

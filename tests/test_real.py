@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mdfpipe.pipeline import SHIPPED
-from mdfpipe.reporting import report
-from mdfpipe.runner import Outcome
+from mdfpipe.reporting.report import report
+from mdfpipe.running.runner import Outcome
 from mdfpipe.store.run import Run
 from mdfpipe.store.shards import read_crop
+from mdfpipe.study.pipeline import SHIPPED
 from mdfpipe.video.cropping import decode
 from tests.inline import runner
 from tests.real import ASSETS, needs_assets
@@ -154,7 +154,7 @@ def test_16_bits_stay_16_bits(folders: tuple[Run, Outcome]) -> None:
 
 
 def test_the_pictures_of_a_run_can_be_made(walk: tuple[Run, Outcome], tmp_path: Path) -> None:
-    from mdfpipe.inspection import draw_frame
+    from mdfpipe.inspecting.inspection import draw_frame
 
     draw_frame(walk[0].path, WALK, 10, tmp_path / "a.png", show_people=False)
     assert (tmp_path / "a.png").stat().st_size > 10_000

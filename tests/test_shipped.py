@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from mdfpipe import shipped
 from mdfpipe.errors import ConfigError
-from mdfpipe.pipeline import Pipeline
+from mdfpipe.study import shipped
+from mdfpipe.study.pipeline import Pipeline
 from tests.runs import ROOT, call_here
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mdfpipe import stopping
+from mdfpipe.machine import stopping
 
 COMMAND = """
 import signal, sys, time
@@ -17,14 +17,14 @@ for name in {ignored!r}:
     signal.signal(getattr(signal, name), signal.SIG_IGN)
 for name in {heard!r}:
     signal.signal(getattr(signal, name), signal.default_int_handler if name == "SIGINT" else signal.SIG_DFL)
-import mdfpipe.status
+import mdfpipe.running.status
 def slow(run):
     sys.stderr.write("ready\\n")
     try:
         {body}
     finally:
         sys.stderr.write("let go\\n")
-mdfpipe.status.status = slow
+mdfpipe.running.status.status = slow
 from mdfpipe.cli import main
 sys.argv = ["mdfpipe", "status", {run!r}, *{more!r}]
 main()
@@ -114,9 +114,10 @@ def test_output_that_goes_nowhere(streams: str, code: int, said: str, tmp_path: 
     """More than the 64 kB that a pipe holds."""
     table = tmp_path / "names.py"
     table.write_text("import sys\nfrom mdfpipe.cli.options import say, app\nfrom mdfpipe.cli import main\n"
-                     "import mdfpipe.status\ndef many(run):\n    sys.stderr.write('a log\\n')\n"
+                     "import mdfpipe.running.status\ndef many(run):\n    sys.stderr.write('a log\\n')\n"
                      "    [say('x' * 1000) for _ in range(200)]\n    sys.exit(0)\n"
-                     "mdfpipe.status.status = many\nsys.argv = ['mdfpipe', 'status', 'run']\nmain()\n")  # fmt: skip
+                     "mdfpipe.running.status.status = many\nsys.argv = ['mdfpipe', 'status', 'run']\n"
+                     "main()\n")  # fmt: skip
     shell = f'({{ "$0" "$1"; echo $? > "$2"; }} {streams})'
     made = subprocess.run(
         ["/bin/sh", "-c", shell, sys.executable, str(table), str(tmp_path / "code")],

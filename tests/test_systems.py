@@ -11,16 +11,16 @@ import pytest
 
 from mdfpipe.config import validate
 from mdfpipe.errors import ConfigError
-from mdfpipe.inspection import inspect
+from mdfpipe.inspecting.inspection import inspect
 from mdfpipe.learning.recipes import Recipe
 from mdfpipe.learning.system import System, ordered, with_ancestors
-from mdfpipe.pipeline import Pipeline
-from mdfpipe.runner import Runner
+from mdfpipe.running.runner import Runner
+from mdfpipe.running.status import status
 from mdfpipe.stages import Resources
 from mdfpipe.stages.embed import Embed
 from mdfpipe.stages.train import Train
-from mdfpipe.status import status
 from mdfpipe.store.run import Failure, Run
+from mdfpipe.study.pipeline import Pipeline
 from tests.runs import call
 from tests.systems import FACE, STRIPED, VIT, body, copied, digests, due, loaded, runner, study, train
 

@@ -14,10 +14,11 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from mdfpipe.execution import Unit, run_unit
-from mdfpipe.learning import checkpoint, system
+from mdfpipe.learning import system
 from mdfpipe.learning.recipes import Recipe
 from mdfpipe.learning.system import System
+from mdfpipe.learning.train import checkpoint
+from mdfpipe.running.execution import Unit, run_unit
 from mdfpipe.stages import Inputs, Resources
 from mdfpipe.stages.train import Train
 from mdfpipe.store.run import Receipt, Run

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import yaml
 
-from mdfpipe.learning.checkpoint import Checkpoint
+from mdfpipe.learning.train.checkpoint import Checkpoint
 from mdfpipe.store.run import Run
 from mdfpipe.store.tables import TRAINING, embeddings
 from tests.drawn import draw

@@ -13,7 +13,7 @@ import os
 import sys
 from itertools import pairwise
 
-from mdfpipe import stopping
+from mdfpipe.machine import stopping
 
 NOT_FORESEEN = 4
 

@@ -38,12 +38,12 @@ from mdfpipe.errors import ConfigError
 
 def _stages(first: str | None, last: str | None, study: Path, data: Path, run: Path, o: dict[str, Any]) -> None:
     """What every stage verb does."""
-    from mdfpipe.display import Display, plain, show_numbers, show_outcome
-    from mdfpipe.pipeline import Pipeline
-    from mdfpipe.report.numbers import numbers_of
-    from mdfpipe.runner import Runner
+    from mdfpipe.cli.display import Display, plain, show_numbers, show_outcome
+    from mdfpipe.reporting.numbers import numbers_of
+    from mdfpipe.running.runner import Runner
     from mdfpipe.stages import Resources
     from mdfpipe.store.run import Run
+    from mdfpipe.study.pipeline import Pipeline
 
     resources = Resources(
         workers=o["workers"],
@@ -234,8 +234,8 @@ _stage_verb(
 
 def _compare(o: dict[str, Any], others: list[Path]) -> None:
     """`eval --compare`."""
-    from mdfpipe.comparison import compare_runs
-    from mdfpipe.display import show_comparison
+    from mdfpipe.cli.display import show_comparison
+    from mdfpipe.reporting.comparison import compare_runs
 
     if o["run"] is None:
         raise ConfigError("eval --compare RUN: expected --run beside it, the run that it is set beside")
@@ -248,8 +248,8 @@ def _compare(o: dict[str, Any], others: list[Path]) -> None:
 
 def _average(o: dict[str, Any]) -> None:
     """`eval --average`."""
-    from mdfpipe.comparison import average_runs
-    from mdfpipe.display import show_comparison
+    from mdfpipe.cli.display import show_comparison
+    from mdfpipe.reporting.comparison import average_runs
 
     if o["study"] or o["run"] or o["compare"]:
         raise ConfigError(
@@ -264,8 +264,8 @@ def _average(o: dict[str, Any]) -> None:
 
 def _score(o: dict[str, Any]) -> None:
     """`eval --embeddings`."""
-    from mdfpipe.display import show_numbers
-    from mdfpipe.scoring import score
+    from mdfpipe.cli.display import show_numbers
+    from mdfpipe.running.scoring import score
 
     if not o["protocol"] or not o["out"] or o["study"]:
         raise ConfigError("eval --embeddings FILE: expected --protocol NAME and --out FOLDER beside it, and no study")

@@ -27,7 +27,7 @@ def studies(json_: Json = False) -> None:
 
     Example: mdfpipe studies --json
     """
-    from mdfpipe.shipped import studies as shipped
+    from mdfpipe.study.shipped import studies as shipped
 
     found = shipped()
     width = max(map(len, found))
@@ -47,7 +47,7 @@ def report(
 
     Example: mdfpipe report runs/study --compare runs/lora
     """
-    from mdfpipe.reporting import report as write_report
+    from mdfpipe.reporting.report import report as write_report
 
     done = write_report(run, compare=compare or (), out=out, show_people=show_people)
     say("\n".join([*done.lines, *(f"wrote {name}" for name in done.files)]))
@@ -67,7 +67,7 @@ def scores(
 
     Example: mdfpipe scores runs/study/evaluate/scores/t.body.parquet --out a.txt --where probe_domain=SWIR-30m
     """
-    from mdfpipe.report.scores import to_bob
+    from mdfpipe.reporting.scores import to_bob
 
     chosen = dict(part.partition("=")[::2] for part in where or [])
     beside(out, f"wrote {out}: {to_bob(table, out, 4 if columns == 4 else 5, chosen)} lines")
@@ -82,8 +82,8 @@ def status(
 
     Example: mdfpipe status runs/walk
     """
-    from mdfpipe.display import plain, show_status
-    from mdfpipe.status import status as read_status
+    from mdfpipe.cli.display import plain, show_status
+    from mdfpipe.running.status import status as read_status
 
     found = read_status(run)
     if json_:
@@ -104,8 +104,8 @@ def verify(
 
     Example: mdfpipe verify runs/walk
     """
-    from mdfpipe.display import Display, plain
-    from mdfpipe.integrity import verify as read_all
+    from mdfpipe.audit.integrity import verify as read_all
+    from mdfpipe.cli.display import Display, plain
 
     with Display() as display:
         found = read_all(run, display)
@@ -168,9 +168,9 @@ def inspect(
 
     Example: mdfpipe inspect runs/walk --html walk.html
     """
-    from mdfpipe.display import out as console
-    from mdfpipe.display import plain
-    from mdfpipe.inspection import inspect_and_write
+    from mdfpipe.cli.display import out as console
+    from mdfpipe.cli.display import plain
+    from mdfpipe.inspecting.inspection import inspect_and_write
 
     done = inspect_and_write(
         thing,
@@ -188,7 +188,7 @@ def inspect(
     elif done.description is None:
         beside([html, csv], "\n".join([*done.lines, *(f"wrote {name}" for name in done.files)]))
     else:
-        from mdfpipe.report.console import show_description
+        from mdfpipe.inspecting.console import show_description
 
         show_description(done.description, console)
 
@@ -212,8 +212,8 @@ def synth(
 
     Example: mdfpipe synth data/demo --preset demo
     """
-    from mdfpipe.display import Display, plain, show_synthesis
-    from mdfpipe.synthesis import synthesise
+    from mdfpipe.cli.display import Display, plain, show_synthesis
+    from mdfpipe.running.synthesis import synthesise
 
     with Display() as display:
         done = synthesise(
@@ -234,11 +234,11 @@ def truth(
 
     Example: mdfpipe truth demo/run
     """
-    from mdfpipe.baselines import guard
-    from mdfpipe.display import show_truth
-    from mdfpipe.pipeline import open_run
+    from mdfpipe.audit.trivial import guard
+    from mdfpipe.audit.truth import assignments, measure
+    from mdfpipe.cli.display import show_truth
     from mdfpipe.store.run import Run
-    from mdfpipe.truth import assignments, measure
+    from mdfpipe.study.pipeline import open_run
 
     data = open_run(run)[2]
     found, ways, looks = measure(Run(run), data), assignments(Run(run), data), guard(Run(run))
@@ -259,8 +259,8 @@ def demo(
 
     Example: mdfpipe demo --run demo
     """
-    from mdfpipe.demo import demo as run_demo
-    from mdfpipe.display import Display, show_demo
+    from mdfpipe.audit.demo import demo as run_demo
+    from mdfpipe.cli.display import Display, show_demo
     from mdfpipe.stages import Resources
 
     with Display() as display:

@@ -14,8 +14,8 @@ import pyarrow as pa
 from pydantic import Field
 
 from mdfpipe.config import Plugin
-from mdfpipe.datasets._leaving_out import LeaveOut, LeftOut
-from mdfpipe.datasets._naming import name_videos
+from mdfpipe.datasets.reading.leaving_out import LeaveOut, LeftOut
+from mdfpipe.datasets.reading.naming import name_videos
 from mdfpipe.domains import Domain
 from mdfpipe.store.naming import Links
 

@@ -21,8 +21,8 @@ from pydantic import Field, model_validator
 
 from mdfpipe.config import Config
 from mdfpipe.datasets import Dataset, Listing, VideoEntry, name_videos
-from mdfpipe.datasets._annotation import AnomalyKind, Names, Tally
-from mdfpipe.datasets._faces import (
+from mdfpipe.datasets.reading.annotation import AnomalyKind, Names, Tally
+from mdfpipe.datasets.reading.faces import (
     BoxKind,
     FaceRows,
     Told,
@@ -33,14 +33,14 @@ from mdfpipe.datasets._faces import (
     read_frames,
     subject_codes,
 )
-from mdfpipe.datasets._layout import check_root, find_tables, find_videos, is_pattern, pattern_remarks
-from mdfpipe.datasets._leaving_out import Sieve
-from mdfpipe.datasets._paths import FramePlaces, PathColumn, folders_of, path_column
-from mdfpipe.datasets._rules import DomainRule, TextRule
+from mdfpipe.datasets.reading.layout import check_root, find_tables, find_videos, is_pattern, pattern_remarks
+from mdfpipe.datasets.reading.leaving_out import Sieve
+from mdfpipe.datasets.reading.paths import FramePlaces, PathColumn, folders_of, path_column
+from mdfpipe.datasets.reading.rules import DomainRule, TextRule
 from mdfpipe.errors import DataError
 from mdfpipe.store.naming import inside, nearest, safe_relative
+from mdfpipe.store.subjects import SubjectNames, alike, is_missing, told_apart
 from mdfpipe.store.text_tables import Block, read_blocks, shown_cell
-from mdfpipe.subjects import SubjectNames, alike, is_missing, told_apart
 
 
 class Columns(Config):

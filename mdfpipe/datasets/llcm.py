@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import ClassVar
 
 from mdfpipe.datasets import Listing
-from mdfpipe.datasets._images import (
+from mdfpipe.datasets.reading.images import (
     Gathering,
     ImageAnomaly,
     ImageDataset,

@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import ClassVar
 
 from mdfpipe.datasets import Listing
-from mdfpipe.datasets._images import ImageAnomaly, ImageDataset, Unit
+from mdfpipe.datasets.reading.images import ImageAnomaly, ImageDataset, Unit
 from mdfpipe.domains import Band
 
 TRAIN, QUERY, TEST = "bounding_box_train", "query", "bounding_box_test"

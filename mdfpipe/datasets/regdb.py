@@ -16,8 +16,8 @@ from typing import ClassVar
 from pydantic import Field
 
 from mdfpipe.datasets import Listing
-from mdfpipe.datasets._images import Gathering, ImageAnomaly, ImageDataset, Unit, first_of, read_list, read_mat
-from mdfpipe.datasets._images import subject_of as folder_of
+from mdfpipe.datasets.reading.images import Gathering, ImageAnomaly, ImageDataset, Unit, first_of, read_list, read_mat
+from mdfpipe.datasets.reading.images import subject_of as folder_of
 from mdfpipe.domains import Band
 from mdfpipe.errors import DataError
 

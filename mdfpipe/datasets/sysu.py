@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from mdfpipe.datasets import Listing
-from mdfpipe.datasets._images import ImageAnomaly, ImageDataset, Unit, first_of, needed, read_ids, subject_of
+from mdfpipe.datasets.reading.images import ImageAnomaly, ImageDataset, Unit, first_of, needed, read_ids, subject_of
 from mdfpipe.domains import Band
 
 BANDS = {1: Band.VIS, 2: Band.VIS, 3: Band.NIR, 4: Band.VIS, 5: Band.VIS, 6: Band.NIR}

@@ -14,9 +14,9 @@ import numpy as np
 import pyarrow as pa
 
 from mdfpipe.errors import DataError, ProtocolError
+from mdfpipe.evaluation.benchmarks import Benchmark, Direction, Images, Trial
 from mdfpipe.evaluation.comparing import BLOCK_BYTES, F32, F64, I64, Array, Flags, Measure
-from mdfpipe.evaluation.placing import Placing, shares
-from mdfpipe.evaluation.protocols import Benchmark, Direction, Images, Trial
+from mdfpipe.evaluation.measures.placing import Placing, shares
 from mdfpipe.evaluation.rerank import Rerank
 from mdfpipe.evaluation.table import depth_of
 

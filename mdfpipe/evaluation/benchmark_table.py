@@ -17,9 +17,9 @@ from mdfpipe.errors import ProtocolError
 from mdfpipe.evaluation.benchmark import DEPTH, Outcome, evaluate_benchmark, mean_and_spread
 from mdfpipe.evaluation.case import generator_of
 from mdfpipe.evaluation.comparing import F64, Array
-from mdfpipe.evaluation.differences import difference
 from mdfpipe.evaluation.expected import chosen_rows, refuse_trained
-from mdfpipe.evaluation.intervals import bootstrap, mean_of, subject_codes
+from mdfpipe.evaluation.measures.differences import difference
+from mdfpipe.evaluation.measures.intervals import bootstrap, mean_of, subject_codes
 from mdfpipe.evaluation.table import Table
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ import numpy as np
 
 from mdfpipe.errors import ProtocolError
 from mdfpipe.evaluation.comparing import F64, I64, NAMED, Array, Flags
-from mdfpipe.evaluation.intervals import (
+from mdfpipe.evaluation.measures.intervals import (
     Separation,
     Statistic,
     bootstrap,
@@ -20,13 +20,13 @@ from mdfpipe.evaluation.intervals import (
     subject_codes,
     wilson,
 )
-from mdfpipe.evaluation.metrics import Metric, rate
-from mdfpipe.evaluation.open_set import OpenSet
+from mdfpipe.evaluation.measures.metrics import Metric, rate
+from mdfpipe.evaluation.measures.open_set import OpenSet
+from mdfpipe.evaluation.measures.verification import Roc, roc
 from mdfpipe.evaluation.score_fusion import MOST_PAIRS, Scorer
 from mdfpipe.evaluation.search import Ranking
 from mdfpipe.evaluation.table import Table, depth_of, share_of
 from mdfpipe.evaluation.templates import Templates
-from mdfpipe.evaluation.verification import Roc, roc
 from mdfpipe.store.tables import SearchStatus
 
 CMC_DEPTH: Final = 50

@@ -12,9 +12,9 @@ import numpy as np
 from mdfpipe.errors import ProtocolError
 from mdfpipe.evaluation.comparing import F64, I64, Array, Entries, Measure, VectorScores
 from mdfpipe.evaluation.fusion import Scale, ScoreFusion, common, fit_score_fusion
+from mdfpipe.evaluation.measures.verification import Roc, verify, verify_scores
 from mdfpipe.evaluation.search import Ranking, search, search_scores
 from mdfpipe.evaluation.templates import Templates
-from mdfpipe.evaluation.verification import Roc, verify, verify_scores
 
 MOST_PAIRS: Final = 1 << 24  # of scores that are held at a time: for fusion, for intervals of verification, to be kept
 

@@ -20,10 +20,10 @@ from mdfpipe.errors import ProtocolError
 from mdfpipe.evaluation.benchmark_table import measure_benchmark
 from mdfpipe.evaluation.case import Case, Searched, curves, measure_case, measure_together, search_case
 from mdfpipe.evaluation.comparing import Measure
-from mdfpipe.evaluation.differences import compare
 from mdfpipe.evaluation.expected import by_thirds, chosen_rows, expected, of_splits, refuse_trained
 from mdfpipe.evaluation.fusion import fuse_templates
-from mdfpipe.evaluation.metrics import Metric, averaged
+from mdfpipe.evaluation.measures.differences import compare
+from mdfpipe.evaluation.measures.metrics import Metric, averaged
 from mdfpipe.evaluation.score_fusion import Scorer, fused_scorer
 from mdfpipe.evaluation.table import Table
 from mdfpipe.evaluation.templates import B8, F32, Rule, Templates, pool

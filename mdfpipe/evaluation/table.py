@@ -8,9 +8,9 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, Field, SerializeAsAny, field_validator, model_validator
 
 from mdfpipe.config import NAME, Config
-from mdfpipe.evaluation.closed_set import CLOSED_SET
+from mdfpipe.evaluation.benchmarks import Benchmark
 from mdfpipe.evaluation.fusion import Scale
-from mdfpipe.evaluation.protocols import Benchmark
+from mdfpipe.evaluation.measures.closed_set import CLOSED_SET
 from mdfpipe.evaluation.rerank import Rerank
 from mdfpipe.evaluation.search import Unmated
 from mdfpipe.evaluation.templates import By, FailurePolicy, Pooling, Rule, Sighting

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from mdfpipe.config import find_file
 from mdfpipe.errors import ConfigError
-from mdfpipe.trust import trusting
+from mdfpipe.store.trust import trusting
 
 if TYPE_CHECKING:
     from mdfpipe.export import detector, embedder
@@ -53,7 +53,7 @@ def export(
 
 def _checkpoint(thing: str, data: Path) -> Path | None:
     """Where the checkpoint of ours is, None where `thing` is something else or nowhere."""
-    from mdfpipe.learning.checkpoint import Checkpoint
+    from mdfpipe.learning.train.checkpoint import Checkpoint
 
     if thing == "demo" or Path(thing).suffix.lower() in (".yaml", ".yml"):
         return None

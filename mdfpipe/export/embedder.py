@@ -19,10 +19,10 @@ from torch import Tensor, nn
 from mdfpipe import __version__
 from mdfpipe.errors import ConfigError, one_line
 from mdfpipe.export import graph
-from mdfpipe.learning.augment import IMAGENET_MEAN, IMAGENET_SPREAD
-from mdfpipe.learning.batches import CropBatch
-from mdfpipe.learning.checkpoint import Checkpoint
+from mdfpipe.learning.data.augment import IMAGENET_MEAN, IMAGENET_SPREAD
+from mdfpipe.learning.data.batches import CropBatch
 from mdfpipe.learning.embedding import open_model
+from mdfpipe.learning.train.checkpoint import Checkpoint
 
 if TYPE_CHECKING:
     from mdfpipe.learning.recipes import Recipe

@@ -21,12 +21,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mdfpipe.errors import DataError
-from mdfpipe.learning.checkpoint import Checkpoint
+from mdfpipe.learning.data.loader import CropReader, read_plain
 from mdfpipe.learning.embedding import network_of
-from mdfpipe.learning.loader import CropReader, read_plain
+from mdfpipe.learning.train.checkpoint import Checkpoint
 
 if TYPE_CHECKING:
-    from mdfpipe.learning.crops import Crops
+    from mdfpipe.learning.data.crops import Crops
     from mdfpipe.learning.recipes import Recipe
 
 

@@ -48,7 +48,7 @@ def _multiply_accumulates(recipe: Recipe, model: object, domains: Sequence[int])
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    from mdfpipe.learning.batches import CropBatch
+    from mdfpipe.learning.data.batches import CropBatch
 
     count = len(domains)
     images = torch.empty(count, 3, recipe.image_height_px, recipe.image_width_px, device="meta")

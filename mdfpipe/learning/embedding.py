@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mdfpipe.errors import ConfigError, DataError
-from mdfpipe.learning.checkpoint import Checkpoint
-from mdfpipe.learning.loader import CropReader, read_plain
+from mdfpipe.learning.data.loader import CropReader, read_plain
+from mdfpipe.learning.train.checkpoint import Checkpoint
 
 if TYPE_CHECKING:
-    from mdfpipe.learning.crops import Crops
+    from mdfpipe.learning.data.crops import Crops
     from mdfpipe.learning.recipes import Recipe
 
 CPU_BATCH = 8
@@ -94,7 +94,7 @@ def network_of(
     """The recipe and the network of a checkpoint, ready to embed. path: where it lies, for messages; recipe: other
     settings of the same network (its parts in use, flip fusion) instead of the checkpoint's. Raises ConfigError.
     """
-    from mdfpipe.learning.models.weights import fit_stems
+    from mdfpipe.learning.models.weights.loading import fit_stems
 
     chosen = recipe or found.open_recipe()
     model = chosen.model(0, found.domains)

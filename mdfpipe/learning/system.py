@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from pydantic import Field, SerializeAsAny, model_validator
 
 from mdfpipe import __version__
-from mdfpipe.code import commit
 from mdfpipe.config import BY_CONTENT, IF_SET, NOT_A_RESULT, Config, result_settings
 from mdfpipe.errors import ConfigError
 from mdfpipe.learning.recipes import Recipe
-from mdfpipe.trust import is_trusted
+from mdfpipe.store.code import commit
+from mdfpipe.store.trust import is_trusted
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from mdfpipe.learning.checkpoint import Checkpoint
+    from mdfpipe.learning.train.checkpoint import Checkpoint
 
 OWN = "run"
 """In `train_on`: the study's own manifest."""
@@ -156,7 +156,7 @@ def predecessor(parent: Path | None, weights: Path | None) -> Checkpoint | None:
 
     Raises ConfigError, DataError.
     """
-    from mdfpipe.learning.checkpoint import Checkpoint
+    from mdfpipe.learning.train.checkpoint import Checkpoint
 
     if parent is None and weights is not None and Checkpoint.is_one(weights):
         parent = weights
@@ -165,7 +165,7 @@ def predecessor(parent: Path | None, weights: Path | None) -> Checkpoint | None:
 
 def start(system: System, model: nn.Module, before: Checkpoint | None, weights: Path | None) -> Start:
     """Load what the system starts from into its network: its `predecessor`, or a public file. Raises ConfigError."""
-    from mdfpipe.learning.models.weights import take
+    from mdfpipe.learning.models.weights.loading import take
 
     if before is not None:
         if system.weights_entry is not None:
@@ -185,7 +185,7 @@ def start(system: System, model: nn.Module, before: Checkpoint | None, weights: 
 
 def _take_over(system: System, model: nn.Module, found: Checkpoint, what: str) -> Start:
     """Every weight but those of the classes, by name and shape."""
-    from mdfpipe.learning.models.weights import fit_stems, refuse_missing_statistics
+    from mdfpipe.learning.models.weights.loading import fit_stems, refuse_missing_statistics
 
     fit_stems(model, found.model)
     own, heads = model.state_dict(), system.recipe.head
@@ -213,7 +213,7 @@ def _take_over(system: System, model: nn.Module, found: Checkpoint, what: str) -
 
 def checkpoint_of(name: str, system: System, model: dict[str, Tensor], begun: Start, **more: Any) -> Checkpoint:
     """The checkpoint of a system: `more` are the fields that only a training knows."""
-    from mdfpipe.learning.checkpoint import Checkpoint
+    from mdfpipe.learning.train.checkpoint import Checkpoint
 
     return Checkpoint(
         system=name,

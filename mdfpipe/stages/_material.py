@@ -18,7 +18,7 @@ from mdfpipe.store.run import Receipt, Run, fingerprint, read_receipt
 from mdfpipe.store.shards import UNVERIFIED
 
 if TYPE_CHECKING:
-    from mdfpipe.learning.crops import Crops
+    from mdfpipe.learning.data.crops import Crops
     from mdfpipe.learning.system import System
 
 _ADVICE = "Make it with `mdfpipe synth DATA --crops N`, or give a folder of SUBJECT/IMAGE files"
@@ -37,7 +37,7 @@ class Material(NamedTuple):
 
 def material(name: str, settings: System, run: Run, data: Path) -> Material:
     """The crops of the training `name`. Raises ConfigError, DataError where they allow no training."""
-    from mdfpipe.learning import crops as c
+    from mdfpipe.learning.data import crops as c
 
     parts, modality = [], settings.recipe.modality
     if settings.on_own:
@@ -68,7 +68,7 @@ def material(name: str, settings: System, run: Run, data: Path) -> Material:
 
 def _unverified(parts: Sequence[Crops], further: Sequence[str]) -> list[str]:
     """A line for each further run folder whose crops have no checksums. parts: crops, those of `further` last."""
-    from mdfpipe.learning.crops import UNKNOWN
+    from mdfpipe.learning.data.crops import UNKNOWN
 
     found = []
     for folder, crops in zip(further, parts[len(parts) - len(further) :], strict=True):
@@ -114,7 +114,7 @@ def gallery_domains(manifest: Receipt | None) -> list[str]:
 
 
 def _own(run: Run, modality: str, domains: list[str] | tuple[str, ...] | None) -> Crops:
-    from mdfpipe.learning.crops import from_manifest
+    from mdfpipe.learning.data.crops import from_manifest
 
     table = run.table("manifest", "manifest")
     return from_manifest(
@@ -169,14 +169,14 @@ def further_identity(folder: Path) -> str:
     receipt = read_receipt(Run(folder).part("manifest", "manifest"))
     if receipt is not None:
         return fingerprint([receipt.fingerprint, receipt.content])
-    from mdfpipe.learning.crops import images_of
+    from mdfpipe.learning.data.crops import images_of
 
     listed = [(str(p.relative_to(folder)), p.stat().st_size, p.stat().st_mtime_ns) for p in images_of(folder)]
     return fingerprint(listed)
 
 
 def _further(folder: Path, modality: str, source: int, prefix: str) -> Crops:
-    from mdfpipe.learning.crops import from_folder, from_manifest
+    from mdfpipe.learning.data.crops import from_folder, from_manifest
 
     run = Run(folder)
     if run.receipt("manifest", "manifest") is None:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from mdfpipe.errors import DecodeError
+from mdfpipe.machine.threads import use_threads
 from mdfpipe.stages import Context, Inputs, Made, Stage
 from mdfpipe.store.joining import joined
 from mdfpipe.store.naming import file_name
@@ -24,7 +25,6 @@ from mdfpipe.video import cropping
 from mdfpipe.video.ahead import ahead
 from mdfpipe.video.cropping import Image, Window
 from mdfpipe.video.decoders import Decoder
-from mdfpipe.video.threads import use_threads
 
 _MODALITIES = ("body", "face")
 _CODECS = ("jpeg", "png")

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from pydantic import Field, SerializeAsAny
 
 from mdfpipe.errors import DataError, DecodeError, one_line
+from mdfpipe.machine.threads import use_threads
 from mdfpipe.stages import Context, Inputs, Made, Review, Stage
 from mdfpipe.store.tables import BODIES
 from mdfpipe.synth.folder import rendered
@@ -28,7 +29,6 @@ from mdfpipe.video.frames import Boxes, Frames
 from mdfpipe.video.normalise import Normalise
 from mdfpipe.video.placement import place
 from mdfpipe.video.probe import hidden_packets
-from mdfpipe.video.threads import use_threads
 
 _TOLD = ("decoder", "decoder_settings", "delivered", "stride", "width", "height", "window")
 _OF_DEEP = tuple(f"normalise.{name}" for name in ("policy", "low_percentile", "high_percentile", "low", "high"))

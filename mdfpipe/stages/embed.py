@@ -71,9 +71,9 @@ class Embed(Stage):
 
     def process(self, key: str, inputs: Inputs, context: Context) -> Made:
         """Embed what the manifest holds of this video, in the order of its crop_id."""
-        from mdfpipe.learning import crops as c
+        from mdfpipe.learning.data import crops as c
+        from mdfpipe.learning.data.loader import CropReader
         from mdfpipe.learning.embedding import embed
-        from mdfpipe.learning.loader import CropReader
 
         settings, resources, run = self.settings, context.resources, inputs.run
         domain, wanted = self._wanted(run, run.receipt("manifest", "manifest"), key)
@@ -164,8 +164,8 @@ def _open(path: Path, content: str, recipe: str, device: str, threads: int) -> t
     """
     import torch
 
-    from mdfpipe.learning.checkpoint import Checkpoint
     from mdfpipe.learning.embedding import network_of
+    from mdfpipe.learning.train.checkpoint import Checkpoint
 
     family: Any = Recipe  # abstract: validating picks the variant
     torch.set_num_threads(threads)

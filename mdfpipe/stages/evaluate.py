@@ -17,9 +17,9 @@ from pydantic import Field, model_validator
 from mdfpipe.config import NAME, Config, find_file
 from mdfpipe.errors import ConfigError, StoreError, cannot_write
 from mdfpipe.evaluation import study
+from mdfpipe.evaluation.benchmarks import FILE_ADVICE
 from mdfpipe.evaluation.case import Case, Searched
 from mdfpipe.evaluation.comparing import I64
-from mdfpipe.evaluation.protocols import FILE_ADVICE
 from mdfpipe.evaluation.score_fusion import MOST_PAIRS
 from mdfpipe.evaluation.table import Table
 from mdfpipe.evaluation.templates import F32, Templates

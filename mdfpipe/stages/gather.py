@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from mdfpipe.errors import DataError, one_line
+from mdfpipe.machine.threads import use_threads
 from mdfpipe.stages import Context, Inputs, Made, Review, Stage
 from mdfpipe.store.image_bytes import has_alpha
 from mdfpipe.store.left_out import of_stage
@@ -23,7 +24,6 @@ from mdfpipe.video import cropping
 from mdfpipe.video.cropping import Window
 from mdfpipe.video.image_files import Pixels, decode
 from mdfpipe.video.orientation import AS_STORED
-from mdfpipe.video.threads import use_threads
 
 _CHUNK = 256  # images read at a time
 _WINDOWS = {"uint8": Window(), "uint16": Window(0.0, 65535.0)}

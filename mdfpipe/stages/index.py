@@ -19,12 +19,12 @@ from mdfpipe.config import result_settings
 from mdfpipe.datasets import Anomaly, Dataset, Listing, VideoEntry
 from mdfpipe.errors import Damaged, DataError, one_line
 from mdfpipe.stages import Context, Inputs, Made, Review, Stage
-from mdfpipe.standins import stand_in
 from mdfpipe.store import left_out
 from mdfpipe.store.hashing import file_sha256
 from mdfpipe.store.naming import check_links, link_target, nearest
 from mdfpipe.store.run import Receipt, faces_file, images_file, write_table
 from mdfpipe.store.stamps import deep_stamp, stamp, stamp_of_files
+from mdfpipe.store.standins import stand_in
 from mdfpipe.store.tables import ANOMALIES, NOT_AS_PUBLISHED, SUBJECTS, VIDEOS
 from mdfpipe.video.decoders import Decoder
 from mdfpipe.video.decoders.auto import Auto

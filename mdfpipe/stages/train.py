@@ -32,11 +32,11 @@ from mdfpipe.store.tables import TRAINING
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from mdfpipe.learning.batches import CropBatch
-    from mdfpipe.learning.crops import Crops
-    from mdfpipe.learning.loader import CropReader, Loader
-    from mdfpipe.learning.log import Log
-    from mdfpipe.learning.state import Job
+    from mdfpipe.learning.data.batches import CropBatch
+    from mdfpipe.learning.data.crops import Crops
+    from mdfpipe.learning.data.loader import CropReader, Loader
+    from mdfpipe.learning.train.log import Log
+    from mdfpipe.learning.train.state import Job
 
 STATE, LOG = "state.pt", "state.jsonl"  # what a killed training goes on from
 BOARD = "tensorboard"  # event files, of those who ask for them; no part of what is made
@@ -95,9 +95,9 @@ class Train(Stage):
 
     def process(self, key: str, inputs: Inputs, context: Context) -> Made:
         """Train, or only load; write the checkpoints."""
-        from mdfpipe.learning.log import check_board, once
-        from mdfpipe.learning.state import Fitted
-        from mdfpipe.learning.training import fit
+        from mdfpipe.learning.train.log import check_board, once
+        from mdfpipe.learning.train.loop import fit
+        from mdfpipe.learning.train.state import Fitted
 
         if context.resources.tensorboard:
             check_board()
@@ -164,7 +164,7 @@ class Train(Stage):
 
     def _begin(self, crops: Crops | None, inputs: Inputs, context: Context) -> tuple[nn.Module, Start]:
         """The network, and what it starts from, which is loaded into it."""
-        from mdfpipe.learning.training import seed_everything
+        from mdfpipe.learning.train.loop import seed_everything
 
         settings = self.settings
         parent, weights = self._sources(inputs, context)
@@ -195,8 +195,8 @@ class Train(Stage):
     # -- the training
 
     def _reader(self, crops: Crops, context: Context) -> CropReader:
-        from mdfpipe.learning.loader import CropReader
-        from mdfpipe.learning.together import processes
+        from mdfpipe.learning.data.loader import CropReader
+        from mdfpipe.learning.train.together import processes
 
         recipe = self.settings.recipe
         return CropReader(
@@ -218,8 +218,8 @@ class Train(Stage):
         context: Context,
     ) -> Job:
         """readers: of the training crops, and of the held-out ones."""
-        from mdfpipe.learning.loader import Loader
-        from mdfpipe.learning.state import Job
+        from mdfpipe.learning.data.loader import Loader
+        from mdfpipe.learning.train.state import Job
 
         settings, resources, sign = self.settings, context.resources, _Sign(context.progress)
         enrolled = gallery_domains(inputs.run.receipt("manifest", "manifest")) if settings.on_own else []
@@ -252,7 +252,7 @@ class Train(Stage):
         self, given: Material, reader: CropReader, enrolled: list[str], sign: _Sign, context: Context
     ) -> Callable[[nn.Module], float]:
         """Rank-1 of the held-out subjects, from the enrolled domains to the others."""
-        from mdfpipe.evaluation.recognition import rank_one
+        from mdfpipe.evaluation.measures.recognition import rank_one
         from mdfpipe.learning.embedding import embed
 
         held_out, recipe, resources = reader.crops, self.settings.recipe, context.resources
@@ -378,8 +378,8 @@ def _rows(line: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 def _log(state: Path, context: Context) -> Log:
     """What takes the lines of a training; one process's event files are enough."""
-    from mdfpipe.learning.log import Log
-    from mdfpipe.learning.together import rank
+    from mdfpipe.learning.train.log import Log
+    from mdfpipe.learning.train.together import rank
 
     board = state.with_name(BOARD) if context.resources.tensorboard and rank() == 0 else None
     return Log(state.with_name(LOG), board, anew=not state.exists())
@@ -390,8 +390,8 @@ def _drop_other(state: Path, mark: str) -> tuple[str, ...]:
 
     A damaged one is set aside: gives a line that says so.
     """
-    from mdfpipe.learning import checkpoint
-    from mdfpipe.learning.state import set_aside
+    from mdfpipe.learning.train import checkpoint
+    from mdfpipe.learning.train.state import set_aside
 
     notes: tuple[str, ...] = ()
     try:

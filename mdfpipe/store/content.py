@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from mdfpipe.errors import one_line
-from mdfpipe.standins import stand_in
+from mdfpipe.store.standins import stand_in
 
 HEAD: Final = 4096  # bytes that are looked at
 HEAD_OF_TAR: Final = 512  # bytes; all zero they end one

@@ -35,7 +35,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from mdfpipe.errors import StoreError, one_line
-from mdfpipe.processes import copies
+from mdfpipe.machine.processes import copies
 from mdfpipe.store.durable import write_synced
 from mdfpipe.store.owner import Life, Owner, is_left_over, is_of, temporary
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from mdfpipe.errors import DataError, is_visible, one_line
-from mdfpipe.standins import stand_in
+from mdfpipe.store.standins import stand_in
 
 LONGEST_PATH = 1000  # characters
 IMAGE_SUFFIXES = frozenset(  # what the decoder of images reads

@@ -23,8 +23,8 @@ import pyarrow.csv as pacsv
 from numpy.typing import NDArray
 
 from mdfpipe.errors import DataError, one_line
-from mdfpipe.standins import stand_in
-from mdfpipe.subjects import NOBODY
+from mdfpipe.store.standins import stand_in
+from mdfpipe.store.subjects import NOBODY
 
 LONGEST_CELL = 1000  # bytes, of the columns that are read
 BLOCK_BYTES = 16 << 20  # of text at a time: also the longest row that can be read

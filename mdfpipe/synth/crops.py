@@ -21,7 +21,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from mdfpipe.errors import ConfigError, MdfError, one_line
-from mdfpipe.processes import each
+from mdfpipe.machine.processes import each
 from mdfpipe.store.run import Receipt, Run
 from mdfpipe.store.shards import ShardWriter
 from mdfpipe.store.tables import MANIFEST

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from mdfpipe.errors import DecodeError, one_line
-from mdfpipe.standins import stand_in
+from mdfpipe.store.standins import stand_in
 
 
 def check_file(path: Path) -> None:

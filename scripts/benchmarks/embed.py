@@ -88,8 +88,8 @@ def _memory(options: argparse.Namespace, report: Report, folder: Path) -> None:
 def _peak(shard: Path, places: Any, count: int) -> tuple[float, float, float]:
     from benchmarks.memory import peak_mb
 
+    from mdfpipe.learning.data.loader import CropReader
     from mdfpipe.learning.embedding import embed
-    from mdfpipe.learning.loader import CropReader
 
     recipe, model = recipe_of("striped", 64, small=True), _averaging()
     warm = crops_of(shard, places, 256, 100)  # libraries, threads and buffers are there before the count begins

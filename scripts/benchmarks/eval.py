@@ -148,8 +148,8 @@ def _large(options: argparse.Namespace, report: Report, spent: Spent, peak: floa
 def _search_large(options: argparse.Namespace) -> tuple[Spent, float, list[str]]:
     import numpy as np
 
-    from mdfpipe.evaluation.closed_set import closed_set, cmc
     from mdfpipe.evaluation.comparing import Entries
+    from mdfpipe.evaluation.measures.closed_set import closed_set, cmc
     from mdfpipe.evaluation.search import search
 
     subjects = _subjects(options.size)
@@ -252,7 +252,7 @@ def _bootstrap(options: argparse.Namespace) -> tuple[dict[str, Spent], list[str]
     """A probe and a gallery template a subject: every pair of them is a comparison."""
     import numpy as np
 
-    from mdfpipe.evaluation.intervals import Separation, bootstrap, mean_of, paired_bootstrap, subject_draws
+    from mdfpipe.evaluation.measures.intervals import Separation, bootstrap, mean_of, paired_bootstrap, subject_draws
 
     n, far = options.subjects, 0.01
     generator = np.random.default_rng(3)

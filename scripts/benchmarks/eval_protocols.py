@@ -20,7 +20,7 @@ def trials(options: argparse.Namespace) -> tuple[dict[str, Times], int, list[str
     import pyarrow as pa
 
     from mdfpipe.evaluation.benchmark import evaluate_benchmark
-    from mdfpipe.evaluation.protocols import Benchmark, Images
+    from mdfpipe.evaluation.benchmarks import Benchmark, Images
 
     images, vectors = _made(options.queries)
     subject, camera, crop = zip(*images, strict=True)

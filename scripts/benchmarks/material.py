@@ -21,7 +21,7 @@ def video_row(path: Path) -> dict[str, Any]:
 
 
 def make_unit(stage: Any, run: Path, video: Path, row: dict[str, Any] | None = None) -> Any:
-    from mdfpipe.execution import Unit
+    from mdfpipe.running.execution import Unit
     from mdfpipe.stages import Inputs
     from mdfpipe.store.run import Receipt, Run
 
@@ -31,7 +31,7 @@ def make_unit(stage: Any, run: Path, video: Path, row: dict[str, Any] | None = N
 
 def do_unit(unit: Any, **resources: Any) -> Any:
     """One unit as a worker does it, its commit included: the event that ends it."""
-    from mdfpipe.execution import run_unit
+    from mdfpipe.running.execution import run_unit
     from mdfpipe.stages import Resources
 
     event = run_unit(unit, Resources(**resources), lambda event: None)

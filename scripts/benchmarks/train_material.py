@@ -40,7 +40,7 @@ def crops_of(
     import numpy as np
     import pyarrow as pa
 
-    from mdfpipe.learning.crops import EIGHT_BITS, Crops
+    from mdfpipe.learning.data.crops import EIGHT_BITS, Crops
 
     row = np.arange(count)
     subject, domain = row % subjects, row // subjects % len(domains)

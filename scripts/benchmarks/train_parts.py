@@ -87,7 +87,7 @@ class Training:
     ) -> None:
         import torch
 
-        from mdfpipe.learning.training import seed_everything
+        from mdfpipe.learning.train.loop import seed_everything
 
         torch.set_num_threads(threads)
         self.recipe, self.steps, self.threads, self.precision = recipe, steps, threads, precision
@@ -102,7 +102,7 @@ class Training:
         self.model = recipe.model(len(self.crops.subjects), self.crops.domains)
 
     def loader(self, cache: int) -> Any:
-        from mdfpipe.learning.loader import CropReader, Loader
+        from mdfpipe.learning.data.loader import CropReader, Loader
 
         recipe = self.recipe
         reader = CropReader(self.crops, recipe.image_height_px, recipe.image_width_px, recipe.depth, cache_bytes=cache)
@@ -119,8 +119,8 @@ class Training:
 
     def fit(self, loader: Any, device: str = "cpu") -> float:
         """The loop of `mdfpipe train`, `steps` of it; gives images/s without its beginning and its state file."""
-        from mdfpipe.learning.state import Job
-        from mdfpipe.learning.training import fit
+        from mdfpipe.learning.train.loop import fit
+        from mdfpipe.learning.train.state import Job
 
         self.state.unlink(missing_ok=True)
         lines: list[dict[str, Any]] = []
@@ -210,8 +210,8 @@ class Embedding:
     ) -> None:
         import torch
 
-        from mdfpipe.learning.loader import CropReader
-        from mdfpipe.learning.training import seed_everything
+        from mdfpipe.learning.data.loader import CropReader
+        from mdfpipe.learning.train.loop import seed_everything
 
         torch.set_num_threads(threads)
         self.recipe, self.count, self.batch = recipe, count, batch
@@ -223,7 +223,7 @@ class Embedding:
 
     def read(self) -> Iterator[Any]:
         """The batches, as `embed` reads them."""
-        from mdfpipe.learning.loader import read_plain
+        from mdfpipe.learning.data.loader import read_plain
 
         return read_plain(self.crops, self.reader, self.recipe.augment, rows_per_batch=self.batch, threads=self.threads)
 

@@ -45,7 +45,7 @@ def _measure(folder: Path, options: argparse.Namespace) -> tuple[int, dict[str, 
     import pyarrow.parquet as pq
 
     pa.set_cpu_count(1)
-    from mdfpipe.integrity import verify
+    from mdfpipe.audit.integrity import verify
     from mdfpipe.stages import Context, Resources
     from mdfpipe.stages.label import Label
     from mdfpipe.store import parquet

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from damage.small import Case, Small, Verdict, flipped, run
 
+from mdfpipe.audit.integrity import verify
 from mdfpipe.errors import MdfError
-from mdfpipe.integrity import verify
 
 KINDS = ("flip", "flip", "flip", "flip", "half", "zeros", "empty", "gone")
 WAYS = ("verify", "verify", "read")

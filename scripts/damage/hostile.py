@@ -69,7 +69,7 @@ def _outside(small: Small, folder: Path) -> set[str]:
 
 def _vectors(folder: Path, name: str) -> object:
     """A system of that name."""
-    from mdfpipe.scoring import score
+    from mdfpipe.running.scoring import score
 
     rows = {"subject_id": ["a", "b"] * 2, "domain": ["VIS-500m"] * 2 + ["SWIR-30m"] * 2, "system": [name] * 4}
     pq.write_table(pa.table({**rows, "vector": np.eye(4).tolist()}), folder / "v.parquet")
@@ -82,7 +82,7 @@ def _vectors(folder: Path, name: str) -> object:
 
 def _pickle(folder: Path, name: str) -> object:
     """Weights that make a folder when they are opened."""
-    from mdfpipe.learning.models.weights import read_state
+    from mdfpipe.learning.models.weights.loading import read_state
 
     _Runs.target = str(folder.parent / "P")
     (folder / "w.pt").write_bytes(pickle.dumps(_Runs()))
@@ -91,7 +91,7 @@ def _pickle(folder: Path, name: str) -> object:
 
 def _large_array(folder: Path, name: str) -> object:
     """An NPZ whose header claims 16 GB."""
-    from mdfpipe.scoring import read_vectors
+    from mdfpipe.running.scoring import read_vectors
 
     head = io.BytesIO()
     np.lib.format.write_array_header_1_0(head, {"descr": "<f4", "fortran_order": False, "shape": (1 << 16, 1 << 16)})
@@ -116,7 +116,7 @@ def _large_picture(folder: Path, name: str) -> object:
 
 def _large_table(folder: Path, name: str) -> object:
     """A Parquet table of a few kB that unfolds to 8 GB."""
-    from mdfpipe.scoring import read_vectors
+    from mdfpipe.running.scoring import read_vectors
 
     one = pa.array(["x" * 1000]).dictionary_encode()
     rows = pa.DictionaryArray.from_arrays(pa.array(np.zeros(1 << 23, np.int32)), one.dictionary)

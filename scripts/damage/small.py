@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import ClassVar
 
 from mdfpipe.errors import MdfError
-from mdfpipe.execution import Event, Unit
-from mdfpipe.pipeline import Pipeline
-from mdfpipe.runner import Runner
+from mdfpipe.running.execution import Event, Unit
+from mdfpipe.running.runner import Runner
+from mdfpipe.running.synthesis import synthesise
 from mdfpipe.stages import Resources
 from mdfpipe.store.run import Run
-from mdfpipe.synthesis import synthesise
+from mdfpipe.study.pipeline import Pipeline
 from tests.inline import Inline
 
 BAD = ("silent", "dead end", "traceback")

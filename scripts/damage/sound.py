@@ -83,8 +83,8 @@ def _picture(path: Path) -> object:
 
 def _of_settings(made: Path) -> dict[str, Reader]:
     from mdfpipe.config import read_yaml, validate
-    from mdfpipe.pipeline import Pipeline
     from mdfpipe.protocol import Protocol, read_protocol
+    from mdfpipe.study.pipeline import Pipeline
 
     (made / "beside").mkdir(exist_ok=True)
     base, study = ROOT / "pipelines/synthetic/study.yaml", made / "extends.yaml"
@@ -111,7 +111,7 @@ def _of_settings(made: Path) -> dict[str, Reader]:
 
 
 def _of_vectors(made: Path) -> dict[str, Reader]:
-    from mdfpipe.scoring import read_vectors, score
+    from mdfpipe.running.scoring import read_vectors, score
 
     names = {"subject_id": ["a", "b", "a", "b"], "domain": ["VIS-500m", "VIS-500m", "SWIR-30m", "SWIR-30m"]}
     names |= {"system": ["x"] * 4, "video_id": ["v/1", "v/2", "v/3", "v/4"]}
@@ -161,7 +161,7 @@ def _of_benchmarks(made: Path) -> dict[str, Reader]:
     from scipy.io import savemat
 
     from mdfpipe.datasets import Dataset
-    from mdfpipe.evaluation.protocols import sysu
+    from mdfpipe.evaluation.benchmarks import sysu
     from mdfpipe.store.matlab import read_matlab
 
     savemat(made / "m.mat", {"ids": np.arange(9), "cells": np.array([[1, 2]], dtype=object)})
@@ -208,8 +208,8 @@ def _of_weights(made: Path) -> dict[str, Reader]:
     from onnx import TensorProto, helper
     from safetensors.torch import save_file
 
-    from mdfpipe.inspection import inspect
-    from mdfpipe.learning.models.weights import read_state
+    from mdfpipe.inspecting.inspection import inspect
+    from mdfpipe.learning.models.weights.loading import read_state
     from mdfpipe.video.detectors.onnx import Onnx
 
     state = {"conv.weight": torch.ones(4, 3, 1, 1), "fc.weight": torch.ones(2, 4)}
@@ -247,10 +247,10 @@ def _of_weights(made: Path) -> dict[str, Reader]:
 
 def of_runs(small: Small) -> dict[str, Reader]:
     """Every file of a run, as each command that looks at one reads it."""
-    from mdfpipe.inspection import inspect
-    from mdfpipe.learning.checkpoint import Checkpoint
+    from mdfpipe.inspecting.inspection import inspect
     from mdfpipe.learning.embedding import open_model
-    from mdfpipe.learning.models.weights import read_state
+    from mdfpipe.learning.models.weights.loading import read_state
+    from mdfpipe.learning.train.checkpoint import Checkpoint
     from mdfpipe.store.run import read_receipt, read_table
 
     done = small.done
@@ -271,23 +271,23 @@ def of_runs(small: Small) -> dict[str, Reader]:
 
 
 def _csv(path: Path) -> object:
-    from mdfpipe.report.export import to_csv
+    from mdfpipe.inspecting.export import to_csv
 
     return to_csv(path, path.with_suffix(".csv"))
 
 
 def _of_commands(small: Small) -> dict[str, Reader]:
     """A command on a run of which one file is changed."""
-    from mdfpipe.comparison import average_runs, compare_runs
-    from mdfpipe.display import plain
-    from mdfpipe.inspection import inspect, inspect_and_write
-    from mdfpipe.pipeline import Pipeline, open_run
-    from mdfpipe.report.numbers import number_lines, numbers_of
-    from mdfpipe.report.scores import to_bob
-    from mdfpipe.reporting import report
-    from mdfpipe.runner import Runner
-    from mdfpipe.status import status
+    from mdfpipe.cli.display import plain
+    from mdfpipe.inspecting.inspection import inspect, inspect_and_write
+    from mdfpipe.reporting.comparison import average_runs, compare_runs
+    from mdfpipe.reporting.numbers import number_lines, numbers_of
+    from mdfpipe.reporting.report import report
+    from mdfpipe.reporting.scores import to_bob
+    from mdfpipe.running.runner import Runner
+    from mdfpipe.running.status import status
     from mdfpipe.store.run import Run
+    from mdfpipe.study.pipeline import Pipeline, open_run
 
     done = small.done
     other = small.folder / "other"
@@ -304,8 +304,8 @@ def _of_commands(small: Small) -> dict[str, Reader]:
         return read_there
 
     def truth(run: Path) -> object:
-        from mdfpipe.baselines import guard
-        from mdfpipe.truth import assignments, measure
+        from mdfpipe.audit.trivial import guard
+        from mdfpipe.audit.truth import assignments, measure
 
         return measure(Run(run), small.data).lines(), assignments(Run(run), small.data), guard(Run(run)).plain()
 
@@ -371,7 +371,7 @@ def _is_kept(path: Path) -> bool:
 
 
 def _of_data(small: Small) -> dict[str, Reader]:
-    from mdfpipe.pipeline import Pipeline
+    from mdfpipe.study.pipeline import Pipeline
 
     def of_table(name: str) -> Reader:
         def within(path: Path) -> object:

@@ -10,7 +10,7 @@ import pytest
 from mdfpipe.config import validate
 from mdfpipe.datasets import Dataset, Listing
 from mdfpipe.errors import DataError
-from mdfpipe.report.inspect import describe_run
+from mdfpipe.inspecting.things import describe_run
 from mdfpipe.store.run import Run
 from tests.datasets import made_benchmarks as made
 from tests.datasets.made_ijb import Root, frames, ijbc, kinds, reader

@@ -9,8 +9,8 @@ import pytest
 
 from mdfpipe.errors import ConfigError, DataError
 from mdfpipe.protocol import Protocol, read_protocol
-from mdfpipe.scoring import read_vectors
-from mdfpipe.subjects import SubjectNames
+from mdfpipe.running.scoring import read_vectors
+from mdfpipe.store.subjects import SubjectNames
 from tests.datasets.made_ijb import GOOD, Root, boxes, ijbc, kinds, reader
 
 NOBODY = [

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from mdfpipe.config import validate
 from mdfpipe.evaluation.benchmark import Outcome
-from mdfpipe.evaluation.protocols import Benchmark
+from mdfpipe.evaluation.benchmarks import Benchmark
 from tests.evaluation.published_loops import (
     Answer,
     literal,

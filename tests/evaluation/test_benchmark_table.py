@@ -11,7 +11,7 @@ import pytest
 from mdfpipe.config import validate
 from mdfpipe.errors import ConfigError, ProtocolError
 from mdfpipe.evaluation.benchmark import evaluate_benchmark
-from mdfpipe.evaluation.intervals import mean_of, paired_bootstrap, subject_codes
+from mdfpipe.evaluation.measures.intervals import mean_of, paired_bootstrap, subject_codes
 from mdfpipe.evaluation.study import Evaluated, System, evaluate
 from mdfpipe.evaluation.table import Table
 from mdfpipe.protocol import Protocol

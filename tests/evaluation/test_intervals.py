@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from mdfpipe.errors import DataError
-from mdfpipe.evaluation import intervals
-from mdfpipe.evaluation.intervals import (
+from mdfpipe.evaluation.measures import intervals
+from mdfpipe.evaluation.measures.intervals import (
     Difference,
     Interval,
     Separation,
@@ -30,8 +30,8 @@ from mdfpipe.evaluation.intervals import (
     subject_draws,
     wilson,
 )
-from mdfpipe.evaluation.open_set import OpenSet
-from mdfpipe.evaluation.verification import roc
+from mdfpipe.evaluation.measures.open_set import OpenSet
+from mdfpipe.evaluation.measures.verification import roc
 
 F64 = NDArray[np.float64]
 

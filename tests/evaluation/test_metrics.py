@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from mdfpipe.errors import DataError, ProtocolError
 from mdfpipe.evaluation import comparing
-from mdfpipe.evaluation.closed_set import (
+from mdfpipe.evaluation.comparing import Removal
+from mdfpipe.evaluation.measures.closed_set import (
     CLOSED_SET,
     closed_set,
     cmc,
@@ -23,11 +24,10 @@ from mdfpipe.evaluation.closed_set import (
     mean_inverse_negative_penalty,
     rank_k,
 )
-from mdfpipe.evaluation.comparing import Removal
-from mdfpipe.evaluation.metrics import averaged, rate, share_name
-from mdfpipe.evaluation.open_set import OpenSet, open_set
+from mdfpipe.evaluation.measures.metrics import averaged, rate, share_name
+from mdfpipe.evaluation.measures.open_set import OpenSet, open_set
+from mdfpipe.evaluation.measures.verification import Roc, errors_at, roc, verification, verify, verify_scores
 from mdfpipe.evaluation.search import search_scores
-from mdfpipe.evaluation.verification import Roc, errors_at, roc, verification, verify, verify_scores
 from tests.evaluation.test_search import GALLERY, PROBES, WORKED, made, matches, sides
 
 Array = NDArray[Any]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mdfpipe.evaluation.comparing import Removal
-from mdfpipe.evaluation.placing import FEW, Placing, _tied
+from mdfpipe.evaluation.measures.placing import FEW, Placing, _tied
 
 SAME_PLACE = Removal("3 never searches 2", "everyone", ((3, 2),))
 SAME_CAMERA = Removal("same camera", "mates")

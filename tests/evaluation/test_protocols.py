@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mdfpipe.evaluation.benchmark import evaluate_benchmark
-from mdfpipe.evaluation.protocols import Images
+from mdfpipe.evaluation.benchmarks import Images
 from mdfpipe.evaluation.rerank import Rerank
 from tests.evaluation.made_images import (
     INFRARED,

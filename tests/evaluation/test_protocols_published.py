@@ -8,7 +8,7 @@ import pyarrow.compute as pc
 import pytest
 
 from mdfpipe.evaluation.benchmark import evaluate_benchmark, mean_and_spread
-from mdfpipe.evaluation.protocols import Images
+from mdfpipe.evaluation.benchmarks import Images
 from tests.datasets.made_benchmarks import official_sysu_rows
 from tests.evaluation.hdf5 import read_hdf5
 from tests.evaluation.made_images import (

@@ -13,7 +13,7 @@ import pytest
 
 from mdfpipe.errors import ConfigError, DataError, ProtocolError
 from mdfpipe.evaluation.benchmark import evaluate_benchmark, mean_and_spread
-from mdfpipe.evaluation.protocols import Benchmark, Images
+from mdfpipe.evaluation.benchmarks import Benchmark, Images
 from tests.evaluation.made_images import (
     INFRARED,
     VISIBLE,

@@ -7,11 +7,11 @@ import pytest
 from numpy.typing import NDArray
 from scipy.special import ndtri
 
-from mdfpipe.evaluation.closed_set import cmc, rank_k
 from mdfpipe.evaluation.comparing import Entries
-from mdfpipe.evaluation.open_set import OpenSet
+from mdfpipe.evaluation.measures.closed_set import cmc, rank_k
+from mdfpipe.evaluation.measures.open_set import OpenSet
+from mdfpipe.evaluation.measures.verification import errors_at, roc
 from mdfpipe.evaluation.search import Ranking, search_scores
-from mdfpipe.evaluation.verification import errors_at, roc
 from tests.evaluation.hdf5 import read_hdf5
 from tests.real import ASSETS, needs_assets
 

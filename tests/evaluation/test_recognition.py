@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from mdfpipe.evaluation.recognition import rank_one
+from mdfpipe.evaluation.measures.recognition import rank_one
 
 DOMAINS = ("VIS-500m", "SWIR-30m", "LWIR-30m")
 

@@ -11,9 +11,9 @@ import pytest
 
 from mdfpipe.config import validate
 from mdfpipe.errors import ConfigError, ProtocolError
-from mdfpipe.evaluation.closed_set import closed_set
 from mdfpipe.evaluation.comparing import Entries
-from mdfpipe.evaluation.intervals import mcnemar, wilson
+from mdfpipe.evaluation.measures.closed_set import closed_set
+from mdfpipe.evaluation.measures.intervals import mcnemar, wilson
 from mdfpipe.evaluation.search import search
 from mdfpipe.evaluation.study import Evaluated, System, evaluate
 from mdfpipe.evaluation.table import Table

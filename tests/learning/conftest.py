@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from mdfpipe.learning.crops import Crops
+    from mdfpipe.learning.data.crops import Crops
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from mdfpipe.learning.batches import CropBatch
+from mdfpipe.learning.data.batches import CropBatch
 from mdfpipe.learning.recipes import Progress, Recipe
 
 FOUR = ["LWIR", "MWIR", "SWIR", "VIS"]

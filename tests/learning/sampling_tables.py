@@ -11,7 +11,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from mdfpipe.learning.batches import Sampler
+from mdfpipe.learning.data.batches import Sampler
 
 NAMES = ("VIS", "SWIR", "LWIR")
 quick = settings(max_examples=50, deadline=None)

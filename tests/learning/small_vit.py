@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from mdfpipe.learning.models.semantic_vit import SemanticViT, Tokens
+from mdfpipe.learning.models.backbones.semantic_vit import SemanticViT, Tokens
 from tests.learning.scalars import normal as noise
 
 HEIGHT, WIDTH = 96, 32  # 6 x 2 patches

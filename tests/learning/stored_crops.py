@@ -11,8 +11,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from mdfpipe.learning.crops import Crops
-from mdfpipe.learning.loader import CropReader
+from mdfpipe.learning.data.crops import Crops
+from mdfpipe.learning.data.loader import CropReader
 from mdfpipe.learning.recipes import Depth
 from mdfpipe.store.shards import ShardWriter
 

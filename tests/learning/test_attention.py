@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from mdfpipe.errors import DataError
 from mdfpipe.learning.attention import cam, look
-from mdfpipe.learning.crops import Crops, from_manifest
+from mdfpipe.learning.data.crops import Crops, from_manifest
 from mdfpipe.learning.recipes import Recipe
 from tests.learning.made import write_run
 from tests.learning.trained import Toy

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from mdfpipe.learning.augment import Augment, generator_of
-from mdfpipe.learning.batches import AUXILIARY
+from mdfpipe.learning.data.augment import Augment, generator_of
+from mdfpipe.learning.data.batches import AUXILIARY
 
 OFF: dict[str, Any] = {"flip": 0, "pad_px": 0, "erasing": 0}
 Image = NDArray[np.uint8]

@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from mdfpipe.errors import ConfigError, DataError, MdfError
-from mdfpipe.learning import checkpoint
-from mdfpipe.learning.checkpoint import Checkpoint
 from mdfpipe.learning.system import predecessor
+from mdfpipe.learning.train import checkpoint
+from mdfpipe.learning.train.checkpoint import Checkpoint
 from tests.learning.trained import tiny
 
 

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mdfpipe.errors import DataError
-from mdfpipe.learning import loader as module
-from mdfpipe.learning.augment import Augment
-from mdfpipe.learning.crops import Crops
-from mdfpipe.learning.loader import decoded, jpeg_size, read_plain, resized
+from mdfpipe.learning.data import loader as module
+from mdfpipe.learning.data.augment import Augment
+from mdfpipe.learning.data.crops import Crops
+from mdfpipe.learning.data.loader import decoded, jpeg_size, read_plain, resized
 from mdfpipe.learning.recipes import Depth
 from tests.learning.stored_crops import jpeg, picture, read, reader_of, stored, whole
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mdfpipe.errors import DataError
-from mdfpipe.learning.crops import Crops, from_crops, from_folder, from_manifest, hold_out, images_of, join, subset
+from mdfpipe.learning.data.crops import Crops, from_crops, from_folder, from_manifest, hold_out, images_of, join, subset
 from mdfpipe.store.tables import CROPS, MANIFEST
 
 FOLDER = Path("/nowhere/run")

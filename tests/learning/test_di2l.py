@@ -16,15 +16,15 @@ import torch
 
 from mdfpipe.config import validate
 from mdfpipe.errors import ConfigError
-from mdfpipe.learning.batches import AUXILIARY, PLAIN, CropBatch
-from mdfpipe.learning.crops import Crops, from_manifest, join
-from mdfpipe.learning.loader import CropReader, Loader
-from mdfpipe.learning.models.di2l import DI2LModel
-from mdfpipe.learning.models.part_aggregation import PartAggregation
+from mdfpipe.learning.data.batches import AUXILIARY, PLAIN, CropBatch
+from mdfpipe.learning.data.crops import Crops, from_manifest, join
+from mdfpipe.learning.data.loader import CropReader, Loader
+from mdfpipe.learning.models.nets.di2l import DI2LModel
+from mdfpipe.learning.models.parts.part_aggregation import PartAggregation
 from mdfpipe.learning.recipes import Losses, Progress, Recipe
 from mdfpipe.learning.recipes.di2l import DI2L
 from mdfpipe.learning.streams import is_visible
-from mdfpipe.learning.training import fit, seed_everything
+from mdfpipe.learning.train.loop import fit, seed_everything
 from tests.learning import test_recipes
 from tests.learning.made import write_run
 from tests.learning.test_identity_losses import slow_focal

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from mdfpipe.errors import DataError
-from mdfpipe.learning.checkpoint import Checkpoint
-from mdfpipe.learning.crops import Crops, from_manifest
+from mdfpipe.learning.data.crops import Crops, from_manifest
+from mdfpipe.learning.data.loader import CropReader
 from mdfpipe.learning.embedding import CPU_BATCH, embed, open_model
-from mdfpipe.learning.loader import CropReader
 from mdfpipe.learning.recipes import Recipe
 from mdfpipe.learning.system import Start, System, checkpoint_of, predecessor, start
-from mdfpipe.learning.training import fit
+from mdfpipe.learning.train.checkpoint import Checkpoint
+from mdfpipe.learning.train.loop import fit
 from mdfpipe.store.run import Run
 from tests.learning.made import DOMAINS, write_run
 from tests.learning.trained import Toy, job, same

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from mdfpipe.errors import ConfigError
 from mdfpipe.learning.losses.identity import cross_entropy
-from mdfpipe.learning.models.heads import BNNeck, Classifier, Neck
+from mdfpipe.learning.models.parts.heads import BNNeck, Classifier, Neck
 
 EPS = 1e-5
 

@@ -12,17 +12,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mdfpipe.learning.batches import CropBatch
+from mdfpipe.learning.data.batches import CropBatch
 from mdfpipe.learning.losses import graph
 from mdfpipe.learning.losses.identity import cross_entropy
 from mdfpipe.learning.losses.purification import discrepancy_reducing, discrimination_enhancing
 from mdfpipe.learning.losses.ranking import mine, triplet
-from mdfpipe.learning.models.adversary import (
+from mdfpipe.learning.models.nets.idkl import without_running
+from mdfpipe.learning.models.parts.adversary import (
     ramp,
 )
-from mdfpipe.learning.models.idkl import without_running
 from mdfpipe.learning.recipes import Losses, Progress
-from mdfpipe.learning.training import fit
+from mdfpipe.learning.train.loop import fit
 from tests.learning.scalars import normal, slow_reducing
 from tests.learning.trained import crops_in, job, tiny
 
@@ -98,7 +98,7 @@ class NoTrunk(nn.Module):
 def headed(recipe: Any, classes: int, domains: Sequence[str]) -> Any:
     """The recipe's network in training, without its backbone."""
     torch.manual_seed(0)
-    with mock.patch("mdfpipe.learning.models.idkl.Trunk", NoTrunk):
+    with mock.patch("mdfpipe.learning.models.nets.idkl.Trunk", NoTrunk):
         return recipe.model(classes, domains).train()
 
 

@@ -10,8 +10,8 @@ from torch import nn
 
 from mdfpipe.config import validate
 from mdfpipe.errors import ConfigError
-from mdfpipe.learning.models.heads import BNNeck
-from mdfpipe.learning.models.idkl import without_running
+from mdfpipe.learning.models.nets.idkl import without_running
+from mdfpipe.learning.models.parts.heads import BNNeck
 from mdfpipe.learning.recipes import Recipe
 from tests.learning.scalars import normal
 from tests.learning.trained import tiny

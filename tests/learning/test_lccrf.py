@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 
 from mdfpipe.errors import ConfigError
-from mdfpipe.learning.batches import ANCHOR, NEGATIVE, POSITIVE, CropBatch
+from mdfpipe.learning.data.batches import ANCHOR, NEGATIVE, POSITIVE, CropBatch
 from mdfpipe.learning.losses import angular, tuples
 from mdfpipe.learning.losses.cross_distillation import cross_modality_distillation
-from mdfpipe.learning.models.lccrf import LccrfNet
-from mdfpipe.learning.models.pooling import gem
+from mdfpipe.learning.models.nets.lccrf import LccrfNet
+from mdfpipe.learning.models.parts.pooling import gem
 from mdfpipe.learning.recipes import Progress, Recipe
 from mdfpipe.learning.streams import DomainPairs
 from tests.learning.test_recipes import first_batch

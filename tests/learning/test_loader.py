@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from mdfpipe.errors import DataError
-from mdfpipe.learning.augment import Augment, generator_of
-from mdfpipe.learning.batches import AUXILIARY, CropBatch, Draw
-from mdfpipe.learning.crops import Crops
-from mdfpipe.learning.loader import Loader, read_plain
+from mdfpipe.learning.data.augment import Augment, generator_of
+from mdfpipe.learning.data.batches import AUXILIARY, CropBatch, Draw
+from mdfpipe.learning.data.crops import Crops
+from mdfpipe.learning.data.loader import Loader, read_plain
 from tests.learning.stored_crops import read, reader_of
 
 FULL = Augment(shift_x=0.1, scale=0.1, low_resolution=0.5, jitter=0.5, polarity=0.5)

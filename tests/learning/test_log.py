@@ -11,12 +11,12 @@ from typer.testing import CliRunner
 
 from mdfpipe.cli.commands import app
 from mdfpipe.errors import MissingDependency
-from mdfpipe.learning.log import Log, once
 from mdfpipe.learning.system import System
-from mdfpipe.pipeline import SHIPPED
+from mdfpipe.learning.train.log import Log, once
 from mdfpipe.stages import Context, Inputs, Resources
 from mdfpipe.stages.train import Train
 from mdfpipe.store.run import Run
+from mdfpipe.study.pipeline import SHIPPED
 from tests.learning.trained import study_in, tiny
 
 LINES: list[dict[str, Any]] = [
@@ -133,7 +133,7 @@ def test_the_option_reaches_the_stages(
         given.append(resources)
         raise Stop
 
-    monkeypatch.setattr("mdfpipe.runner.Runner", runner)
+    monkeypatch.setattr("mdfpipe.running.runner.Runner", runner)
     study = SHIPPED / "pipelines" / "synthetic" / "study.yaml"
     arguments = [command, str(study), "--data", str(tmp_path), "--run", str(tmp_path / "run")]
     done = CliRunner().invoke(app, [*arguments, *(["--tensorboard"] if asked else [])])

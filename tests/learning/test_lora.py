@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from mdfpipe.errors import ConfigError
-from mdfpipe.learning.models.lora import apply_lora, merge_lora
-from mdfpipe.learning.models.semantic_vit import SemanticViT
-from mdfpipe.learning.models.striped_resnet import StripedResNet
+from mdfpipe.learning.models.backbones.semantic_vit import SemanticViT
+from mdfpipe.learning.models.backbones.striped_resnet import StripedResNet
+from mdfpipe.learning.models.parts.lora import apply_lora, merge_lora
 
 
 def small(fusion: str = "cat") -> SemanticViT:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mdfpipe.learning.models.semantic_vit import PartAlignment, Tokens, band_rows, band_targets
+from mdfpipe.learning.models.backbones.semantic_vit import PartAlignment, Tokens, band_rows, band_targets
 from tests.learning.scalars import normal as noise
 from tests.learning.small_vit import some_tokens
 

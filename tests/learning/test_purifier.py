@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mdfpipe.learning.losses.purification import discrepancy_reducing, discrimination_enhancing, entropy
-from mdfpipe.learning.models.pooling import gem
-from mdfpipe.learning.models.purifier import Mask, Purifier
+from mdfpipe.learning.models.parts.pooling import gem
+from mdfpipe.learning.models.parts.purifier import Mask, Purifier
 from tests.learning.scalars import close, normal, slow_reducing, softmax
 
 # -- L_e and L_r

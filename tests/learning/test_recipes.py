@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from mdfpipe.learning.batches import CropBatch
-from mdfpipe.learning.crops import Crops
+from mdfpipe.learning.data.batches import CropBatch
+from mdfpipe.learning.data.crops import Crops
+from mdfpipe.learning.data.loader import CropReader, Loader
 from mdfpipe.learning.embedding import embed, open_model
-from mdfpipe.learning.loader import CropReader, Loader
 from mdfpipe.learning.recipes import Progress, Recipe
-from mdfpipe.learning.state import Job
 from mdfpipe.learning.system import Start, System, checkpoint_of
-from mdfpipe.learning.training import fit, seed_everything
+from mdfpipe.learning.train.loop import fit, seed_everything
+from mdfpipe.learning.train.state import Job
 from tests.learning.trained import crops_in, tiny
 
 

@@ -11,7 +11,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from mdfpipe.errors import DataError
-from mdfpipe.learning.sampling import DomainAware, RandomIdentity, Uniform
+from mdfpipe.learning.data.sampling import DomainAware, RandomIdentity, Uniform
 from tests.learning.sampling_tables import NAMES, Table, cells, complete, full, quick, rows, table, tables
 
 # -- domain-aware and random batches

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from mdfpipe.errors import ConfigError, DataError
-from mdfpipe.learning.batches import ANCHOR, NEGATIVE, POSITIVE, Sampler
-from mdfpipe.learning.sampling import DomainAware, Joint, RandomIdentity, Tuples, Uniform, with_auxiliary
+from mdfpipe.learning.data.batches import ANCHOR, NEGATIVE, POSITIVE, Sampler
+from mdfpipe.learning.data.sampling import DomainAware, Joint, RandomIdentity, Tuples, Uniform, with_auxiliary
 from tests.learning.sampling_tables import NAMES, Table, cells, full, rows, two_sources
 
 MAKE: dict[str, Callable[[Table, int], Sampler]] = {

@@ -16,11 +16,11 @@ import numpy as np
 import pytest
 
 from mdfpipe.config import validate
-from mdfpipe.learning.batches import Sampler
+from mdfpipe.learning.data.batches import Sampler
+from mdfpipe.learning.data.sampling import DomainAware, Evenly, RandomIdentity, Tuples
 from mdfpipe.learning.recipes import Recipe
-from mdfpipe.learning.sampling import DomainAware, Evenly, RandomIdentity, Tuples
 from mdfpipe.learning.system import System
-from mdfpipe.plan import explain
+from mdfpipe.running.plan import explain
 from mdfpipe.store.run import Receipt
 from tests.learning.sampling_tables import Table, cells, rows, table
 

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from mdfpipe.learning.batches import ANCHOR, AUXILIARY, NEGATIVE, PLAIN, POSITIVE
-from mdfpipe.learning.sampling import DomainAware, Evenly, Joint, RandomIdentity, Tuples, Uniform, with_auxiliary
+from mdfpipe.learning.data.batches import ANCHOR, AUXILIARY, NEGATIVE, PLAIN, POSITIVE
+from mdfpipe.learning.data.sampling import DomainAware, Evenly, Joint, RandomIdentity, Tuples, Uniform, with_auxiliary
 from tests.learning.sampling_tables import Table, cells, complete, full, quick, rows, table, tables, two_sources
 
 # -- side by side

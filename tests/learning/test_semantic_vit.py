@@ -11,7 +11,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from mdfpipe.errors import ConfigError
-from mdfpipe.learning.models.semantic_vit import PARTS, SIZES, PartAlignment, SemanticViT, Tokens, places
+from mdfpipe.learning.models.backbones.semantic_vit import PARTS, SIZES, PartAlignment, SemanticViT, Tokens, places
 from tests.learning.scalars import normal as noise
 from tests.learning.small_vit import HEIGHT, WIDTH, small, some_tokens
 

@@ -10,10 +10,10 @@ import torch
 from torch import nn
 
 from mdfpipe.errors import ConfigError, DataError
-from mdfpipe.learning import checkpoint
-from mdfpipe.learning.crops import Crops
-from mdfpipe.learning.state import Books, State, _Swapped
-from mdfpipe.learning.training import fit, make_fabric
+from mdfpipe.learning.data.crops import Crops
+from mdfpipe.learning.train import checkpoint
+from mdfpipe.learning.train.loop import fit, make_fabric
+from mdfpipe.learning.train.state import Books, State, _Swapped
 from tests.learning.trained import Interrupted, Toy, crops_in, job, same, saving_always, tiny
 
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mdfpipe.errors import ConfigError
-from mdfpipe.learning.models.striped_resnet import StripedResNet, stripe_rows
+from mdfpipe.learning.models.backbones.striped_resnet import StripedResNet, stripe_rows
 
 
 def noise(*shape: int, seed: int = 0) -> Tensor:

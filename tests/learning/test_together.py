@@ -9,11 +9,11 @@ import pytest
 
 from mdfpipe.cli import main
 from mdfpipe.errors import ConfigError
-from mdfpipe.learning import together as own
-from mdfpipe.learning.crops import Crops
+from mdfpipe.learning.data.crops import Crops
 from mdfpipe.learning.recipes import Recipe
-from mdfpipe.learning.state import Fitted
-from mdfpipe.learning.training import fit, make_fabric
+from mdfpipe.learning.train import together as own
+from mdfpipe.learning.train.loop import fit, make_fabric
+from mdfpipe.learning.train.state import Fitted
 from tests.learning.trained import Child, Interrupted, Toy, crops_in, job, result, same, saving_always, tiny, together
 from tests.systems import write_study
 

@@ -11,12 +11,12 @@ import torch
 from torch import nn
 
 from mdfpipe.errors import ConfigError, DataError
-from mdfpipe.learning import checkpoint
-from mdfpipe.learning.crops import Crops, from_manifest
-from mdfpipe.learning.loader import CropReader, Loader
-from mdfpipe.learning.schedule import Optimiser
-from mdfpipe.learning.state import Job
-from mdfpipe.learning.training import fit, make_fabric
+from mdfpipe.learning.data.crops import Crops, from_manifest
+from mdfpipe.learning.data.loader import CropReader, Loader
+from mdfpipe.learning.train import checkpoint
+from mdfpipe.learning.train.loop import fit, make_fabric
+from mdfpipe.learning.train.schedule import Optimiser
+from mdfpipe.learning.train.state import Job
 from tests.learning.made import write_run
 from tests.learning.trained import Toy, ToyNet, crops_in, job, result, same, tiny
 

@@ -9,10 +9,10 @@ import torch
 from torch import nn
 
 from mdfpipe.errors import DataError
-from mdfpipe.learning import checkpoint
-from mdfpipe.learning.crops import Crops, from_manifest
-from mdfpipe.learning.state import Job
-from mdfpipe.learning.training import fit
+from mdfpipe.learning.data.crops import Crops, from_manifest
+from mdfpipe.learning.train import checkpoint
+from mdfpipe.learning.train.loop import fit
+from mdfpipe.learning.train.state import Job
 from mdfpipe.store.run import Run
 from tests.learning.trained import Interrupted, crops_in, job, result, same, saving_always, tiny
 

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from mdfpipe.errors import ConfigError
-from mdfpipe.learning.models import weights
-from mdfpipe.learning.models.non_local import NonLocal
-from mdfpipe.learning.models.pooling import GeM, gem
-from mdfpipe.learning.models.trunk import Trunk, fill
+from mdfpipe.learning.models.backbones.trunk import Trunk, fill
+from mdfpipe.learning.models.parts.non_local import NonLocal
+from mdfpipe.learning.models.parts.pooling import GeM, gem
+from mdfpipe.learning.models.weights import loading as weights
 from mdfpipe.learning.streams import DomainPairs, place_in, stream_names
 
 DOMAINS = ["LWIR-30m", "SWIR-30m", "VIS-500m"]

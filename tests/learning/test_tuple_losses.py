@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.autograd import gradcheck
 
-from mdfpipe.learning.batches import ANCHOR, NEGATIVE, POSITIVE, CropBatch
+from mdfpipe.learning.data.batches import ANCHOR, NEGATIVE, POSITIVE, CropBatch
 from mdfpipe.learning.losses import angular, tuples
 from mdfpipe.learning.losses.cross_distillation import cross_modality_distillation, mean_squares
 from mdfpipe.learning.losses.tuples import Triples

@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.nn import functional as f
 
 from mdfpipe.errors import ConfigError
-from mdfpipe.learning.models import public, weights
+from mdfpipe.learning.models.weights import loading as weights
+from mdfpipe.learning.models.weights import public
 from tests.learning.published import State, Vit, block, pass_state, plain_vit
 
 

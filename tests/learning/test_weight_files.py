@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from mdfpipe.errors import ConfigError
-from mdfpipe.learning.models import weights
+from mdfpipe.learning.models.weights import loading as weights
 
 
 class Hostile:

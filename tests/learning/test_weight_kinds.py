@@ -24,8 +24,8 @@ from safetensors.torch import save as as_safetensors
 from torch import nn
 
 from mdfpipe.errors import ConfigError
-from mdfpipe.learning.models import weights
-from mdfpipe.report.weights import describe_weights
+from mdfpipe.inspecting.weights import describe_weights
+from mdfpipe.learning.models.weights import loading as weights
 
 ARRAY = np.arange(6, dtype=">f4").reshape(2, 3)
 PLAIN: dict[str, Any] = {

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from mdfpipe.errors import ConfigError
-from mdfpipe.learning.models import weights
-from mdfpipe.learning.models.iresnet import IResNet
+from mdfpipe.learning.models.backbones.iresnet import IResNet
+from mdfpipe.learning.models.weights import loading as weights
 from tests.learning.published import Vit, pass_state, plain_vit
 
 

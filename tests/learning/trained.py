@@ -21,17 +21,18 @@ from torch import Tensor, nn
 
 from mdfpipe.config import validate
 from mdfpipe.errors import MdfError
-from mdfpipe.learning import checkpoint, training
-from mdfpipe.learning.augment import Augment
-from mdfpipe.learning.crops import Crops, from_manifest
-from mdfpipe.learning.loader import CropReader, Loader
+from mdfpipe.learning.data.augment import Augment
+from mdfpipe.learning.data.crops import Crops, from_manifest
+from mdfpipe.learning.data.loader import CropReader, Loader
+from mdfpipe.learning.data.sampling import Uniform
 from mdfpipe.learning.losses.identity import cross_entropy
 from mdfpipe.learning.losses.ranking import mine
 from mdfpipe.learning.recipes import Group, Losses, Recipe
-from mdfpipe.learning.sampling import Uniform
-from mdfpipe.learning.schedule import Optimiser, Schedule
-from mdfpipe.learning.state import Fitted, Job
-from mdfpipe.learning.training import seed_everything
+from mdfpipe.learning.train import checkpoint
+from mdfpipe.learning.train import loop as training
+from mdfpipe.learning.train.loop import seed_everything
+from mdfpipe.learning.train.schedule import Optimiser, Schedule
+from mdfpipe.learning.train.state import Fitted, Job
 from mdfpipe.store.run import Receipt, Run
 from tests.learning.made import DOMAINS, write_run
 from tests.started import hearing_signals
@@ -202,7 +203,7 @@ def die_in_write(number: int, half: bool) -> None:
 
 def _server() -> Any:
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.learning.trained", "mdfpipe.stages.train", "mdfpipe.execution"])
+    context.set_forkserver_preload(["tests.learning.trained", "mdfpipe.stages.train", "mdfpipe.running.execution"])
     return context
 
 

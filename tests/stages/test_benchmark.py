@@ -15,9 +15,9 @@ from mdfpipe.cli.commands import app
 from mdfpipe.config import validate
 from mdfpipe.errors import ConfigError
 from mdfpipe.evaluation.benchmark import evaluate_benchmark
-from mdfpipe.pipeline import Pipeline
-from mdfpipe.runner import Runner
+from mdfpipe.running.runner import Runner
 from mdfpipe.store.run import Run
+from mdfpipe.study.pipeline import Pipeline
 from tests.datasets import made_benchmarks as made
 from tests.evaluation.made_images import benchmark, permutations
 from tests.inline import Inline

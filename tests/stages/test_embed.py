@@ -16,14 +16,14 @@ import pyarrow as pa
 import pytest
 import torch
 
-from mdfpipe.learning.batches import CropBatch
-from mdfpipe.learning.crops import from_crops
+from mdfpipe.inspecting.things import describe_run
+from mdfpipe.learning.data.batches import CropBatch
+from mdfpipe.learning.data.crops import from_crops
+from mdfpipe.learning.data.loader import CropReader
 from mdfpipe.learning.embedding import CPU_BATCH, embed, open_model
-from mdfpipe.learning.loader import CropReader
 from mdfpipe.learning.recipes import Recipe
 from mdfpipe.learning.recipes.body import UNNAMED, Body
-from mdfpipe.report.inspect import describe_run
-from mdfpipe.status import status
+from mdfpipe.running.status import status
 from mdfpipe.store.run import Run
 from mdfpipe.store.shards import ShardWriter
 from mdfpipe.store.tables import embeddings

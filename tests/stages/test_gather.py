@@ -14,14 +14,14 @@ import yaml
 
 from mdfpipe.config import validate
 from mdfpipe.errors import ConfigError, DataError
-from mdfpipe.inspection import inspect
-from mdfpipe.pictures import draw_frame, draw_sheet, write_page
-from mdfpipe.pipeline import Pipeline
-from mdfpipe.runner import Outcome, Runner
+from mdfpipe.inspecting.inspection import inspect
+from mdfpipe.inspecting.pictures import draw_frame, draw_sheet, write_page
+from mdfpipe.running.runner import Outcome, Runner
+from mdfpipe.running.status import status
 from mdfpipe.stages import Context, Inputs
-from mdfpipe.status import status
 from mdfpipe.store.run import Run
 from mdfpipe.store.shards import read_crop
+from mdfpipe.study.pipeline import Pipeline
 from tests.datasets import made_benchmarks as made
 from tests.inline import Inline
 from tests.systems import ONE_THREAD, STRIPED

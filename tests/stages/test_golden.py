@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from mdfpipe.runner import Runner
+from mdfpipe.running.runner import Runner
 from tests.drawn import draw
 from tests.inline import runner
 

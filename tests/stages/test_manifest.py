@@ -10,11 +10,11 @@ import pytest
 
 from mdfpipe.config import validate
 from mdfpipe.errors import ConfigError
-from mdfpipe.pipeline import Pipeline
+from mdfpipe.inspecting.things import describe_run
 from mdfpipe.protocol import Protocol, read_protocol
-from mdfpipe.report.inspect import describe_run
-from mdfpipe.runner import Outcome
+from mdfpipe.running.runner import Outcome
 from mdfpipe.store.run import Run
+from mdfpipe.study.pipeline import Pipeline
 from tests.drawn import draw
 from tests.inline import DEMO, runner
 from tests.runs import ROOT

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from mdfpipe.errors import DecodeError
-from mdfpipe.execution import run_unit
+from mdfpipe.running.execution import run_unit
 from mdfpipe.stages.crop import Crop
 from mdfpipe.stages.detect import Detect
 from mdfpipe.video.decoders import Decoder

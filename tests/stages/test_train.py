@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from mdfpipe.errors import ConfigError
-from mdfpipe.learning import checkpoint as files
+from mdfpipe.inspecting.things import describe_run
 from mdfpipe.learning.recipes.body import UNNAMED
-from mdfpipe.report.inspect import describe_run
+from mdfpipe.learning.train import checkpoint as files
 from mdfpipe.store.run import Run
 from mdfpipe.store.tables import TRAINING
 from tests.learning.made import picture, write_run

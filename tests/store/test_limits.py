@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from mdfpipe.errors import ConfigError, DataError, DecodeError, MdfError
-from mdfpipe.scoring import read_vectors
+from mdfpipe.running.scoring import read_vectors
 from mdfpipe.store.limits import VARIABLE
 from mdfpipe.video.image_files import read_image
 from mdfpipe.weightfiles import open_tensors

@@ -17,14 +17,14 @@ import pyarrow as pa
 import pytest
 
 from mdfpipe.errors import StoreError
-from mdfpipe.execution import LocalExecutor
+from mdfpipe.running.execution import LocalExecutor
 from mdfpipe.stages import Resources
 from mdfpipe.store import lock as locks
 from mdfpipe.store import owner
 from mdfpipe.store.lock import Lock
 from mdfpipe.store.owner import Life, Owner, is_left_over, temporary
 from mdfpipe.store.run import Receipt, Run
-from tests.test_execution import units
+from tests.running.test_execution import units
 
 HERE = Owner.new()
 ELSEWHERE = replace(

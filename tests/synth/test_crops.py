@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from mdfpipe.errors import ConfigError, DataError, MdfError
+from mdfpipe.running.synthesis import cut_out, synthesise
 from mdfpipe.store.lock import is_of_lock
 from mdfpipe.store.run import Run
 from mdfpipe.store.shards import read_crop
 from mdfpipe.store.tables import MANIFEST
 from mdfpipe.synth import crops
 from mdfpipe.synth.crops import CLIPS, FRAMES, write_crops
-from mdfpipe.synthesis import cut_out, synthesise
 from mdfpipe.video.cropping import decode
 
 

@@ -11,7 +11,7 @@ import yaml
 
 from mdfpipe.config import result_settings, validate
 from mdfpipe.errors import ConfigError, DataError, MdfError
-from mdfpipe.trust import trusting
+from mdfpipe.store.trust import trusting
 from mdfpipe.video.detectors import Detector, _ultralytics
 from mdfpipe.video.detectors import yolo as yolo_file
 from mdfpipe.video.detectors.yolo import Yolo

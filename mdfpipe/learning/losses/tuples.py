@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from mdfpipe.learning.batches import ANCHOR, NEGATIVE, POSITIVE, CropBatch
+from mdfpipe.learning.data.batches import ANCHOR, NEGATIVE, POSITIVE, CropBatch
 from mdfpipe.learning.streams import DomainPairs
 
 ROLES = 3

@@ -16,16 +16,16 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 from pydantic import Field, model_validator
 
 from mdfpipe.config import Config, Plugin
-from mdfpipe.learning.augment import Augment
-from mdfpipe.learning.schedule import Optimiser, Schedule
+from mdfpipe.learning.data.augment import Augment
+from mdfpipe.learning.train.schedule import Optimiser, Schedule
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from mdfpipe.learning.batches import CropBatch, Sampler
-    from mdfpipe.learning.crops import Crops
+    from mdfpipe.learning.data.batches import CropBatch, Sampler
+    from mdfpipe.learning.data.crops import Crops
     from mdfpipe.learning.losses.ranking import Mined
-    from mdfpipe.learning.models.weights import Report
+    from mdfpipe.learning.models.weights.loading import Report
 
 
 Network: TypeAlias = Any

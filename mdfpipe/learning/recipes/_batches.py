@@ -9,8 +9,8 @@ from pydantic import Field
 from mdfpipe.config import Config
 
 if TYPE_CHECKING:
-    from mdfpipe.learning.batches import Sampler
-    from mdfpipe.learning.crops import Crops
+    from mdfpipe.learning.data.batches import Sampler
+    from mdfpipe.learning.data.crops import Crops
 
 
 class Batches(Config):
@@ -33,7 +33,7 @@ class Batches(Config):
         """Batches of the study's own crops, with further manifests beside them where that is set. Raises DataError."""
         import numpy as np
 
-        from mdfpipe.learning.sampling import DomainAware, RandomIdentity, Uniform
+        from mdfpipe.learning.data.sampling import DomainAware, RandomIdentity, Uniform
 
         own = self.sources_of(crops)
         domains = len(np.unique(crops.domain[np.isin(crops.source, own)]))
@@ -67,7 +67,7 @@ class Batches(Config):
 
     def with_further(self, own: Sampler, crops: Crops, seed: int) -> Sampler:
         """The sampler with crops of further manifests beside it, where that is set. Raises DataError."""
-        from mdfpipe.learning.sampling import Joint, RandomIdentity
+        from mdfpipe.learning.data.sampling import Joint, RandomIdentity
 
         if not self.further_subjects:
             return own

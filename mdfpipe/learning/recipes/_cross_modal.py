@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from mdfpipe.learning.augment import Augment
+from mdfpipe.learning.data.augment import Augment
 from mdfpipe.learning.recipes import Group, Network, Recipe, by_part
 from mdfpipe.learning.recipes._batches import Batches
 from mdfpipe.learning.streams import Pairs, Streams, place_in, stream
@@ -20,9 +20,9 @@ from mdfpipe.learning.streams import Pairs, Streams, place_in, stream
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from mdfpipe.learning.batches import CropBatch, Sampler
-    from mdfpipe.learning.crops import Crops
-    from mdfpipe.learning.models.weights import Report
+    from mdfpipe.learning.data.batches import CropBatch, Sampler
+    from mdfpipe.learning.data.crops import Crops
+    from mdfpipe.learning.models.weights.loading import Report
 
 Backbone = Literal["resnet50", "resnet18", "resnet18_half"]
 
@@ -64,7 +64,7 @@ class CrossModal(Recipe):
     @property
     def features(self) -> int:
         """D of the embedding: the channels of the last stage."""
-        from mdfpipe.learning.models.trunk import CHANNELS
+        from mdfpipe.learning.models.backbones.trunk import CHANNELS
 
         return CHANNELS[self.backbone][-1]
 
@@ -88,13 +88,13 @@ class CrossModal(Recipe):
 
     def load(self, model: Network, state: dict[str, Any], source: str, min_coverage: float) -> Report:
         """A torchvision ResNet into every stream and branch."""
-        from mdfpipe.learning.models import weights
+        from mdfpipe.learning.models.weights import loading as weights
 
         return weights.load_trunk(model, state, source=source, min_coverage=min_coverage)
 
     def adopt(self, model: Network, state: dict[str, Any]) -> dict[str, Any]:
         """A trunk of other streams or branches: each copy takes what its stage is there."""
-        from mdfpipe.learning.models.trunk import fill
+        from mdfpipe.learning.models.backbones.trunk import fill
 
         def below(tensors: dict[str, Any]) -> dict[str, Any]:
             return {n.removeprefix("backbone."): t for n, t in tensors.items() if n.startswith("backbone.")}

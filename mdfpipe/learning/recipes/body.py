@@ -28,9 +28,9 @@ from mdfpipe.learning.recipes._batches import Batches
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from mdfpipe.learning.batches import CropBatch, Sampler
-    from mdfpipe.learning.crops import Crops
-    from mdfpipe.learning.models.weights import Report
+    from mdfpipe.learning.data.batches import CropBatch, Sampler
+    from mdfpipe.learning.data.crops import Crops
+    from mdfpipe.learning.models.weights.loading import Report
 
 Part = Literal["face", "torso", "lower_body"]
 
@@ -119,15 +119,15 @@ class Body(Recipe):
         """D of the embedding."""
         if not self.tokens:
             return 8 * self.width
-        from mdfpipe.learning.models.semantic_vit import SIZES
+        from mdfpipe.learning.models.backbones.semantic_vit import SIZES
 
         return 2 * SIZES[self.backbone].width
 
     def model(self, classes: int, domains: Sequence[str]) -> nn.Module:
         """BodyModel: backbone, neck, classifier."""
-        from mdfpipe.learning.models.body import BodyModel
-        from mdfpipe.learning.models.semantic_vit import SemanticViT
-        from mdfpipe.learning.models.striped_resnet import StripedResNet
+        from mdfpipe.learning.models.backbones.semantic_vit import SemanticViT
+        from mdfpipe.learning.models.backbones.striped_resnet import StripedResNet
+        from mdfpipe.learning.models.nets.body import BodyModel
 
         if not self.tokens:
             striped = StripedResNet(width=self.width, features=self.features)
@@ -146,7 +146,7 @@ class Body(Recipe):
     def load(self, model: Network, state: dict[str, Any], source: str, min_coverage: float) -> Report:
         """PASS, TransReID, TransReID-SSL, DINO and timm checkpoints into the ViT."""
         from mdfpipe.errors import ConfigError
-        from mdfpipe.learning.models import weights
+        from mdfpipe.learning.models.weights import loading as weights
 
         if not self.tokens:
             raise ConfigError(
@@ -159,14 +159,14 @@ class Body(Recipe):
     def before_training(self, model: Network) -> None:
         """Freeze the backbone behind low-rank terms, where that is asked for."""
         if self.lora is not None:
-            from mdfpipe.learning.models.lora import apply_lora
+            from mdfpipe.learning.models.parts.lora import apply_lora
 
             apply_lora(model.backbone, self.lora.rank, self.lora.alpha, self.lora.dropout)
 
     def after_training(self, model: Network) -> None:
         """Fold the low-rank terms into the weights."""
         if self.lora is not None:
-            from mdfpipe.learning.models.lora import merge_lora
+            from mdfpipe.learning.models.parts.lora import merge_lora
 
             merge_lora(model.backbone)
 

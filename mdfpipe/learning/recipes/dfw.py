@@ -38,16 +38,16 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 from pydantic import Field
 
 from mdfpipe.config import Config
-from mdfpipe.learning.augment import Augment
+from mdfpipe.learning.data.augment import Augment
 from mdfpipe.learning.recipes import Losses, Network, Progress
 from mdfpipe.learning.recipes._batches import Batches
 from mdfpipe.learning.recipes._cross_modal import IMAGENET, CrossModal
-from mdfpipe.learning.schedule import Optimiser, Schedule
+from mdfpipe.learning.train.schedule import Optimiser, Schedule
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from mdfpipe.learning.batches import CropBatch
+    from mdfpipe.learning.data.batches import CropBatch
     from mdfpipe.learning.losses.ranking import Mined
 
 HEIGHT_OF_S = 288
@@ -125,8 +125,8 @@ class Dfw(CrossModal):
 
     def model(self, classes: int, domains: Sequence[str]) -> nn.Module:
         """SegmentedNet: trunk, weakening, a neck and a classifier for each branch."""
-        from mdfpipe.learning.models.segmented import SegmentedNet
-        from mdfpipe.learning.models.weakening import Weakening
+        from mdfpipe.learning.models.nets.segmented import SegmentedNet
+        from mdfpipe.learning.models.parts.weakening import Weakening
         from mdfpipe.learning.streams import DomainPairs
 
         return SegmentedNet(

@@ -32,18 +32,18 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from mdfpipe.config import Config
-from mdfpipe.learning.augment import Augment
+from mdfpipe.learning.data.augment import Augment
 from mdfpipe.learning.recipes import Group, Losses, Network, Progress
 from mdfpipe.learning.recipes._batches import Batches
 from mdfpipe.learning.recipes._cross_modal import TINY, CrossModal
-from mdfpipe.learning.schedule import Optimiser, Schedule
 from mdfpipe.learning.streams import is_visible
+from mdfpipe.learning.train.schedule import Optimiser, Schedule
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from mdfpipe.learning.batches import CropBatch, Sampler
-    from mdfpipe.learning.crops import Crops
+    from mdfpipe.learning.data.batches import CropBatch, Sampler
+    from mdfpipe.learning.data.crops import Crops
 
 SHRINKS = 16
 """How many rows of an image are one of the last map."""
@@ -113,7 +113,7 @@ class DI2L(CrossModal):
 
     def model(self, classes: int, domains: Sequence[str]) -> nn.Module:
         """DI2LModel: backbone, blocks, aggregation, neck, classifier."""
-        from mdfpipe.learning.models.di2l import DI2LModel
+        from mdfpipe.learning.models.nets.di2l import DI2LModel
 
         return DI2LModel(
             self.backbone,
@@ -128,7 +128,7 @@ class DI2L(CrossModal):
 
     def sampler(self, crops: Crops, seed: int) -> Sampler:
         """P subjects x D domains x K crops, an auxiliary image behind each of visible light."""
-        from mdfpipe.learning.sampling import with_auxiliary
+        from mdfpipe.learning.data.sampling import with_auxiliary
 
         drawn = super().sampler(crops, seed)
         if not self.channel_augmentation:
@@ -180,7 +180,7 @@ def _by_domain(weight: Tensor, batch: CropBatch, domains: Sequence[str]) -> dict
     """
     import torch
 
-    from mdfpipe.learning.batches import AUXILIARY
+    from mdfpipe.learning.data.batches import AUXILIARY
 
     names = [*domains, "auxiliary"]
     of = torch.where(batch.view == AUXILIARY, len(domains), batch.domain)

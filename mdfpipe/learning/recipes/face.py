@@ -17,16 +17,16 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 
 from mdfpipe.config import Config
-from mdfpipe.learning.augment import Augment
+from mdfpipe.learning.data.augment import Augment
 from mdfpipe.learning.recipes import Group, Losses, Network, Progress, Recipe
-from mdfpipe.learning.schedule import Optimiser, Schedule
+from mdfpipe.learning.train.schedule import Optimiser, Schedule
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from mdfpipe.learning.batches import CropBatch, Sampler
-    from mdfpipe.learning.crops import Crops
-    from mdfpipe.learning.models.weights import Report
+    from mdfpipe.learning.data.batches import CropBatch, Sampler
+    from mdfpipe.learning.data.crops import Crops
+    from mdfpipe.learning.models.weights.loading import Report
 
 
 class Margin(Config):
@@ -80,7 +80,7 @@ class Face(Recipe):
     def model(self, classes: int, domains: Sequence[str]) -> nn.Module:
         """FaceModel: IResNet, and the margin's class weights."""
         from mdfpipe.errors import ConfigError
-        from mdfpipe.learning.models.face import FaceModel
+        from mdfpipe.learning.models.nets.face import FaceModel
 
         if self.image_height_px != self.image_width_px:
             raise ConfigError(f"face: expected a square input, got {self.image_height_px}x{self.image_width_px}")
@@ -89,7 +89,7 @@ class Face(Recipe):
     def load(self, model: Network, state: dict[str, Any], source: str, min_coverage: float) -> Report:
         """AdaFace (Lightning) and CVLFace checkpoints. Raises ConfigError where the colour order is another one."""
         from mdfpipe.errors import ConfigError
-        from mdfpipe.learning.models import weights
+        from mdfpipe.learning.models.weights import loading as weights
 
         report = weights.load_iresnet(model.backbone, state, source=source, min_coverage=min_coverage)
         if report.colour is not None and report.colour.lower() != self.augment.colour:
@@ -101,7 +101,7 @@ class Face(Recipe):
 
     def sampler(self, crops: Crops, seed: int) -> Sampler:
         """Crops one by one, or so many of each subject."""
-        from mdfpipe.learning.sampling import RandomIdentity, Uniform
+        from mdfpipe.learning.data.sampling import RandomIdentity, Uniform
 
         if self.sampler_subjects:
             each = max(self.batch // self.sampler_subjects, 1)

@@ -46,13 +46,13 @@ from mdfpipe.config import Config
 from mdfpipe.learning.recipes import Losses, Network, Progress
 from mdfpipe.learning.recipes._batches import Batches
 from mdfpipe.learning.recipes._cross_modal import CrossModal
-from mdfpipe.learning.schedule import Optimiser, Schedule
 from mdfpipe.learning.streams import DomainPairs, is_visible
+from mdfpipe.learning.train.schedule import Optimiser, Schedule
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from mdfpipe.learning.batches import CropBatch
+    from mdfpipe.learning.data.batches import CropBatch
 
 Place = Literal["stage3", "stage4", "neck"]
 
@@ -205,9 +205,9 @@ class Idkl(CrossModal):
         """IdklNet. Raises ConfigError where groups of unequally many domains are to be paired by index."""
         from functools import partial
 
-        from mdfpipe.learning.models.adversary import DomainClassifiers
-        from mdfpipe.learning.models.idkl import IdklNet
-        from mdfpipe.learning.models.purifier import Purifier
+        from mdfpipe.learning.models.nets.idkl import IdklNet
+        from mdfpipe.learning.models.parts.adversary import DomainClassifiers
+        from mdfpipe.learning.models.parts.purifier import Purifier
 
         pairs = self._pairs(domains)
         if classes:
@@ -295,7 +295,7 @@ class Idkl(CrossModal):
         """L_D and L_C (eq. 4)."""
         import torch
 
-        from mdfpipe.learning.models.adversary import ramp, reverse
+        from mdfpipe.learning.models.parts.adversary import ramp, reverse
 
         settings, told = self.adversary, group
         if settings.confuser == "shuffled":
@@ -313,7 +313,7 @@ class Idkl(CrossModal):
     ) -> dict[str, Tensor]:
         """lambda_1 L_e and lambda_1 L_r (eq. 10 and 11). Both entropies of L_e are behind the raw feature's neck."""
         from mdfpipe.learning.losses.purification import discrepancy_reducing, discrimination_enhancing
-        from mdfpipe.learning.models.idkl import without_running
+        from mdfpipe.learning.models.nets.idkl import without_running
 
         only = model.training_only
         z_enhanced = only.classifier(without_running(only.specific_neck, features["enhanced"]))

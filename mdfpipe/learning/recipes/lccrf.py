@@ -41,14 +41,14 @@ from mdfpipe.errors import ConfigError
 from mdfpipe.learning.recipes import Group, Losses, Network, Progress
 from mdfpipe.learning.recipes._batches import Batches
 from mdfpipe.learning.recipes._cross_modal import TINY, CrossModal
-from mdfpipe.learning.schedule import Optimiser, Schedule
 from mdfpipe.learning.streams import DomainPairs, is_visible
+from mdfpipe.learning.train.schedule import Optimiser, Schedule
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from mdfpipe.learning.batches import CropBatch, Sampler
-    from mdfpipe.learning.crops import Crops
+    from mdfpipe.learning.data.batches import CropBatch, Sampler
+    from mdfpipe.learning.data.crops import Crops
     from mdfpipe.learning.losses.tuples import Matches, Triples
 
 CROPS = 2
@@ -152,7 +152,7 @@ class Lccrf(CrossModal):
 
     def model(self, classes: int, domains: Sequence[str]) -> nn.Module:
         """LccrfNet: streams, shared stages with non-local blocks, neck, classifier. Raises ConfigError."""
-        from mdfpipe.learning.models.lccrf import LccrfNet
+        from mdfpipe.learning.models.nets.lccrf import LccrfNet
 
         pairs, streams = DomainPairs.of(domains, self.pairs), self.stream_of(domains)
         paired = self.eat is not None or self.cmkd is not None
@@ -181,7 +181,7 @@ class Lccrf(CrossModal):
         """Tuples, or as `batches` says. Raises DataError."""
         import numpy as np
 
-        from mdfpipe.learning.sampling import Tuples
+        from mdfpipe.learning.data.sampling import Tuples
 
         if self.batches.sampler != "domain_aware":
             return super().sampler(crops, seed)
@@ -216,7 +216,7 @@ class Lccrf(CrossModal):
         """L_ID, L_EAT and C, L_CMKD; figures: accuracy, cosines of positives and negatives, mean square of maps."""
         from torch.nn import functional
 
-        from mdfpipe.learning.batches import ANCHOR
+        from mdfpipe.learning.data.batches import ANCHOR
         from mdfpipe.learning.losses import tuples
         from mdfpipe.learning.losses.ranking import precise
 

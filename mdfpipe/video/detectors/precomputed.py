@@ -26,7 +26,7 @@ from mdfpipe.errors import ConfigError, DataError, one_line
 from mdfpipe.store.hashing import file_sha256
 from mdfpipe.store.limits import refuse_large_table
 from mdfpipe.store.naming import VIDEO_SUFFIXES, file_name, named_alike, near_name, nearest, told_path
-from mdfpipe.subjects import is_missing
+from mdfpipe.store.subjects import is_missing
 from mdfpipe.video.detectors import Detect, Detector
 from mdfpipe.video.frames import Boxes, Frames
 from mdfpipe.video.nms import ranking

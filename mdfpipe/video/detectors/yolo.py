@@ -26,14 +26,14 @@ from pydantic import Field
 from mdfpipe.config import BY_CONTENT, IF_SET, NOT_A_RESULT, download_folder, find_file
 from mdfpipe.errors import ConfigError, DataError, not_loaded, one_line
 from mdfpipe.store.hashing import file_sha256
-from mdfpipe.trust import is_trusted
+from mdfpipe.store.trust import is_trusted
 from mdfpipe.video.detectors import RENDERED_ONLY, Detect, Detector, Remarks
 from mdfpipe.video.frames import Boxes, Frames
 from mdfpipe.video.letterbox import STRIDE, Letterbox, Pictures, fitting_input
 from mdfpipe.video.nms import ranking
 
 PUBLISHED = tuple(f"yolov10{variant}.pt" for variant in "nsmblx")  # by ultralytics, on GitHub
-DEMO = Path(__file__).parents[2] / "weights" / "yolov10n-synthetic.pt"
+DEMO = Path(__file__).parents[2] / "synth" / "weights" / "yolov10n-synthetic.pt"
 
 
 class Yolo(Detector):

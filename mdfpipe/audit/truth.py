@@ -1,0 +1,399 @@
+"""Truth: how right the bodies and names of a run on synthetic data are.
+
+`DATA/truth/bodies.parquet` says where every person really is. No stage reads it; this does, after the run.
+
+A body *counts* where its face is annotated and at least half of it is seen: only such a body can get a name. Every
+other body is *free*: a detection on it is neither right nor wrong. Only frames that `detect` looked at are measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Final, get_args
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from mdfpipe.errors import DataError, StoreError, one_line
+from mdfpipe.stages import Context, Inputs, Resources
+from mdfpipe.stages.index import Index
+from mdfpipe.store.joining import joined
+from mdfpipe.store.run import Receipt, Run, read_table
+from mdfpipe.store.tables import TRUTH, LabelStatus
+from mdfpipe.study.pipeline import Pipeline
+from mdfpipe.video.geometry import iou
+from mdfpipe.video.labelling import LabelRules
+
+TRUTH_FILE: Final = "truth/bodies.parquet"
+ASSIGNMENTS: Final[tuple[str, ...]] = get_args(LabelRules.model_fields["assignment"].annotation)
+
+FOUND: Final = 0.5  # least IoU of a detection with the body that it finds
+NAMED: Final = 0.3  # least IoU of a labelled box with the body whose name it has: less than FOUND, as boxes err
+COUNTS: Final = 0.5  # least share of a body that is seen where the body counts
+SEEN: Final = 0.1  # bodies of which no more than this is seen are found by nobody
+
+I64 = NDArray[np.int64]
+F32 = NDArray[np.float32]
+Mask = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Share:
+    """k of n."""
+
+    k: int
+    n: int
+
+    @property
+    def value(self) -> float | None:
+        """k / n; None where n is 0."""
+        return self.k / self.n if self.n else None
+
+    def plain(self) -> dict[str, Any]:
+        """The same for JSON."""
+        return {"k": self.k, "n": self.n, "share": self.value}
+
+    def __str__(self) -> str:
+        return f"{self.k}/{self.n}" + (f" {100 * self.k / self.n:5.1f} %" if self.n else "")
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What was found in some videos; counts of videos add up.
+
+    true, false, free: detections on a body that counts, on nobody (or on a body that a better detection has), and on
+    a free one. bodies: bodies that count. labelled, right, other, nobody: bodies that `label` named, those that are
+    that subject, those that are another, and those on no one.
+    """
+
+    videos: int = 0
+    frames: int = 0
+    true: int = 0
+    false: int = 0
+    free: int = 0
+    bodies: int = 0
+    labelled: int = 0
+    right: int = 0
+    other: int = 0
+    nobody: int = 0
+
+    def __add__(self, more: Counts) -> Counts:
+        return Counts(*(getattr(self, f.name) + getattr(more, f.name) for f in fields(self)))
+
+    @property
+    def detections(self) -> int:
+        """All of them."""
+        return self.true + self.false + self.free
+
+    @property
+    def precision(self) -> Share:
+        """Of the detections that are not on free bodies, those that are right."""
+        return Share(self.true, self.true + self.false)
+
+    @property
+    def recall(self) -> Share:
+        """Of the bodies that count, those that were detected."""
+        return Share(self.true, self.bodies)
+
+    @property
+    def names(self) -> Share:
+        """Of the labelled bodies, those with the right subject."""
+        return Share(self.right, self.labelled)
+
+    def plain(self) -> dict[str, Any]:
+        """The same for JSON."""
+        shares = {name: getattr(self, name).plain() for name in ("precision", "recall", "names")}
+        return asdict(self) | {"detections": self.detections} | shares
+
+
+@dataclass(frozen=True)
+class Truth:
+    """How right a run is.
+
+    rows: by domain, then of "crowded" and "uncrowded" scenes, then of "all". left_out: video_id -> why it, or its
+    names, are not among the counts.
+    """
+
+    rows: dict[str, Counts]
+    left_out: dict[str, str] = field(default_factory=dict)
+
+    def plain(self) -> dict[str, Any]:
+        """The same for JSON."""
+        return {"rows": {name: row.plain() for name, row in self.rows.items()}, "left_out": self.left_out}
+
+    def lines(self) -> list[str]:
+        """The same as a table of text."""
+        head = ("", "videos", "detections", "precision", "recall", "labelled right")
+        cells = [head] + [
+            (name, str(row.videos), str(row.detections), str(row.precision), str(row.recall), str(row.names))
+            for name, row in self.rows.items()
+        ]
+        return _aligned(cells) + [f"not counted: {video}: {why}" for video, why in self.left_out.items()]
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """What one way to assign faces would label under the run's other settings.
+
+    scenes: "all" or "crowded". names: of the labelled bodies, those with the right subject. loses: how many fewer
+    bodies are labelled than by per_detection.
+    """
+
+    assignment: str
+    scenes: str
+    names: Share
+    loses: int
+
+    @property
+    def wrong(self) -> Share:
+        """Of the labelled bodies, those with the wrong subject."""
+        return Share(self.names.n - self.names.k, self.names.n)
+
+    def plain(self) -> dict[str, Any]:
+        """The same for JSON."""
+        rest = {"labelled": self.names.n, "wrong": self.wrong.plain(), "loses": self.loses}
+        return {"assignment": self.assignment, "scenes": self.scenes} | rest
+
+
+def assignment_lines(rows: Iterable[Assignment]) -> list[str]:
+    """The rows of `assignments` as a table of text."""
+    cells = [("scenes", "assignment", "labelled", "wrong", "loses")]
+    cells += [(r.scenes, r.assignment, str(r.names.n), str(r.wrong), str(r.loses)) for r in rows]
+    return _aligned(cells)
+
+
+def measure(run: Run, data: Path) -> Truth:
+    """How right the detections and labels of `run` are, by the truth under the data root `data`.
+
+    Raises DataError where there is no truth, or none of the run's videos; StoreError where a part cannot be read.
+    """
+    rows: dict[str, Counts] = {}
+    scenes = dict.fromkeys(("crowded", "uncrowded", "all"), Counts())
+    left_out: dict[str, str] = {}
+    for video in _videos(run, data, left_out):
+        found = _judge_detections(video)
+        labels = _labels(run, video, left_out)
+        if labels is not None:
+            found += _judge_labels(video, labels)
+        rows[video.domain] = rows.get(video.domain, Counts()) + found
+        for name in ("crowded" if video.crowded else "uncrowded", "all"):
+            scenes[name] += found
+    return Truth(dict(sorted(rows.items())) | scenes, left_out)
+
+
+def assignments(run: Run, data: Path) -> list[Assignment]:
+    """What each of ASSIGNMENTS would label, in all scenes and in the crowded ones.
+
+    Labels are made anew in memory, under the settings in the run's `pipeline.yaml`. Nothing is written. Raises as
+    `measure`, and ConfigError where the settings cannot be read.
+    """
+    settings = Pipeline.kept(run.path).label
+    ways = {  # what is checked of the data, is checked by the run
+        name: settings.model_copy(update={"assignment": name, "check_alignment": False, "short": "keep"})
+        for name in ASSIGNMENTS
+    }
+    index = run.receipt("index", Index.table)
+    annotated = {name: digest for name, (_, digest) in index.files.items()} if index else {}
+    context = Context(data, Resources(), Path)
+    counts = {(scenes, name): Counts() for scenes in ("all", "crowded") for name in ASSIGNMENTS}
+    for video in _videos(run, data, {}):
+        inputs = Inputs(run, video={"video_id": video.video_id}, annotated=annotated)
+        for name, way in ways.items():
+            found = _judge_labels(video, way.process(video.video_id, inputs, context).table)
+            for scenes in ("all", "crowded") if video.crowded else ("all",):
+                counts[scenes, name] += found
+    return [
+        Assignment(name, scenes, c.names, counts[scenes, "per_detection"].labelled - c.labelled)
+        for (scenes, name), c in counts.items()
+    ]
+
+
+# -- one video
+
+
+@dataclass(frozen=True, eq=False)
+class _Video:
+    """The n detections of one video beside the m true bodies of the frames that `detect` looked at.
+
+    frames: how many these are. pair: (n, K) true bodies in the detection's frame, padded with m; overlap: (n, K)
+    their IoU with it, 0 where padded. matchable, counts: (m + 1,) of the true bodies, and False. subject: (m + 1,)
+    position in `names`; of the padding -1.
+    """
+
+    video_id: str
+    domain: str
+    crowded: bool
+    frames: int
+    detect: str  # content of its detect part
+    body_id: pa.ChunkedArray
+    frame: I64
+    score: F32
+    pair: I64
+    overlap: F32
+    matchable: Mask
+    counts: Mask
+    subject: I64
+    names: pa.Array
+
+
+def _videos(run: Run, data: Path, left_out: dict[str, str]) -> Iterator[_Video]:
+    """The videos of the run that have detections and a truth, in the order of the index; the others in `left_out`.
+
+    Raises DataError where the data have no truth, or none of any video of the run.
+    """
+    truth = _read_truth(data / TRUTH_FILE)
+    if run.receipt("index", Index.table) is None:
+        raise DataError(f"{run.path}: expected a run folder with an index, found none; run `mdfpipe detect` first")
+    names = pc.unique(truth["subject_id"])
+    starts, sizes = _slices(truth["video_id"])
+    catalogue = run.table("index", Index.table, ["video_id", "domain"]).to_pylist()
+    if not any(row["video_id"] in starts for row in catalogue):
+        raise DataError(
+            f"{data / TRUTH_FILE}: expected bodies of the {len(catalogue)} videos of {run.path}, found none of them; "
+            "give the data root that the run was made from"
+        )
+    for row in catalogue:
+        key = row["video_id"]
+        receipt = run.receipt("detect", key)
+        if receipt is None:
+            left_out[key] = "detect is not done"
+        elif key not in starts:
+            left_out[key] = f"{TRUTH_FILE} has no body of it"
+        else:
+            bodies = truth.slice(starts[key], sizes[key])
+            detections = run.table("detect", key, ["body_id", "frame", "x1", "y1", "x2", "y2", "score"])
+            yield _join(row, receipt, detections, bodies, names)
+
+
+def _read_truth(place: Path) -> pa.Table:
+    """The truth, by video and frame. Raises DataError."""
+    if not place.is_file():
+        raise DataError(
+            f"{place}: expected the truth of a synthetic data set, found no such file; give as data root a folder that "
+            "`mdfpipe synth` wrote"
+        )
+    try:
+        table = read_table(place, TRUTH.names).cast(TRUTH)
+    except (StoreError, pa.ArrowException, ValueError) as error:
+        wanted, got = ", ".join(TRUTH.names), one_line(error)
+        raise DataError(f"{place}: expected the columns {wanted}, got: {got}; write the data set again") from None
+    return table.take(pc.sort_indices(table, [("video_id", "ascending"), ("frame", "ascending")]))
+
+
+def _slices(video_id: pa.ChunkedArray) -> tuple[dict[str, int], dict[str, int]]:
+    """First row, and number of rows, of each video; rows are sorted by video."""
+    runs = pc.run_end_encode(video_id.combine_chunks())
+    ends = runs.run_ends.to_numpy()
+    sizes = np.diff(ends, prepend=0)
+    keys = runs.values.to_pylist()
+    return dict(zip(keys, (ends - sizes).tolist(), strict=True)), dict(zip(keys, sizes.tolist(), strict=True))
+
+
+def _join(row: dict[str, str], receipt: Receipt, detections: pa.Table, bodies: pa.Table, names: pa.Array) -> _Video:
+    """Detections beside the true bodies of their frames. row: of the catalogue; receipt: of `detect`."""
+    delivered, stride = receipt.facts["delivered"], receipt.facts["stride"]
+    crowded = bool(pc.any(bodies["crowded"]).as_py())
+    at = bodies["frame"].to_numpy()
+    looked_at = (at < delivered) & (at % stride == 0)
+    bodies, at = bodies.filter(pa.array(looked_at)), at[looked_at]
+    frame = detections["frame"].to_numpy()
+    first = np.searchsorted(at, frame, "left")
+    count = np.searchsorted(at, frame, "right") - first
+    nth = np.arange(max(count.max(initial=0), 1))
+    pair = np.where(nth < count[:, None], first[:, None] + nth, len(at))
+    truth = np.concatenate([_xyxy(bodies), np.zeros((1, 4), np.float32)])  # without area: it overlaps nothing
+    visible = np.append(bodies["visible"].to_numpy(), np.float32(0))
+    annotated = np.append(bodies["face_annotated"].to_numpy(zero_copy_only=False), False)
+    return _Video(
+        video_id=row["video_id"],
+        domain=row["domain"],
+        crowded=crowded,
+        frames=-(-delivered // stride),
+        detect=receipt.content,
+        body_id=detections["body_id"],
+        frame=frame,
+        score=detections["score"].to_numpy(),
+        pair=pair,
+        overlap=iou(_xyxy(detections)[:, None], truth[pair]).astype(np.float32),
+        matchable=visible > SEEN,
+        counts=annotated & (visible >= COUNTS),
+        subject=np.append(_codes(bodies["subject_id"], names), -1),
+        names=names,
+    )
+
+
+def _xyxy(table: pa.Table) -> F32:
+    return np.stack([table[name].to_numpy() for name in ("x1", "y1", "x2", "y2")], axis=1)
+
+
+def _codes(subjects: pa.ChunkedArray, names: pa.Array) -> I64:
+    """Position of each subject in `names`; -2 where it is not there (-1 is the padding's)."""
+    found: I64 = pc.index_in(subjects, value_set=names).fill_null(-2).to_numpy().astype(np.int64)
+    return found
+
+
+def _judge_detections(video: _Video) -> Counts:
+    """Match detections and bodies one to one: the best score first, each takes the body that it overlaps most."""
+    free = ~video.counts  # the padding is no body, but overlaps nothing
+    match = np.full(len(video.frame), len(free) - 1)
+    taken = ~video.matchable
+    for rows in _rounds(video.frame, video.score):  # frames do not compete: the n-th of every frame at once
+        overlap = np.where(taken[video.pair[rows]], 0, video.overlap[rows])
+        best = overlap.argmax(axis=1)[:, None]
+        hit = np.take_along_axis(overlap, best, axis=1)[:, 0] >= FOUND
+        match[rows[hit]] = np.take_along_axis(video.pair[rows], best, axis=1)[hit, 0]
+        taken[match[rows[hit]]] = True
+    on_free = ((video.overlap >= FOUND) & free[video.pair]).any(axis=1)
+    true = video.counts[match]
+    others = int((~true & on_free).sum())  # also those whose free body was taken by a better detection
+    return Counts(
+        videos=1,
+        frames=video.frames,
+        true=int(true.sum()),
+        false=len(match) - int(true.sum()) - others,
+        free=others,
+        bodies=int(video.counts.sum()),
+    )
+
+
+def _rounds(frame: I64, score: F32) -> Iterator[I64]:
+    """Rows of the best detection of every frame, then of the second of every frame, ...; ties: the lower row."""
+    order = np.lexsort((np.arange(len(frame)), -score, frame))
+    starts = np.flatnonzero(np.diff(frame[order], prepend=-1))
+    rank = np.arange(len(frame)) - np.repeat(starts, np.diff(starts, append=len(frame)))
+    for nth in range(int(rank.max(initial=-1)) + 1):
+        yield order[rank == nth]
+
+
+def _labels(run: Run, video: _Video, left_out: dict[str, str]) -> pa.Table | None:
+    """The labels of a video; None, said in `left_out`, where there are none of these detections."""
+    receipt = run.receipt("label", video.video_id)
+    if receipt is None or receipt.upstream.get("detect") != video.detect:
+        left_out[video.video_id] = "names: label is not done" + (" for these detections" if receipt else "")
+        return None
+    labels = run.table("label", video.video_id, ["body_id", "subject_id", "status"])
+    return joined(labels, video.body_id, "body_id", run.part("label", video.video_id), "detect")
+
+
+def _judge_labels(video: _Video, labels: pa.Table) -> Counts:
+    """Compare the name of every labelled body with that of the true body that it overlaps most."""
+    rows = np.flatnonzero(pc.equal(labels["status"].cast(pa.string()), LabelStatus.LABELLED.value).to_numpy())
+    best = video.overlap[rows].argmax(axis=1)
+    on = video.overlap[rows, best] >= NAMED
+    same = _codes(labels["subject_id"].take(pa.array(rows)), video.names) == video.subject[video.pair[rows, best]]
+    return Counts(
+        labelled=len(rows), right=int((on & same).sum()), other=int((on & ~same).sum()), nobody=int((~on).sum())
+    )
+
+
+def _aligned(cells: Sequence[tuple[str, ...]]) -> list[str]:
+    """Rows of cells as lines: the first column to the left, the others to the right."""
+    wide = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return [
+        "  ".join([row[0].ljust(wide[0]), *(c.rjust(w) for c, w in zip(row[1:], wide[1:], strict=True))]).rstrip()
+        for row in cells
+    ]

@@ -1,0 +1,283 @@
+"""What a person sees of a run: progress bars on a terminal, plain lines elsewhere, tables at the end."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+from rich.text import Text
+
+from mdfpipe.audit.trivial import Guard
+from mdfpipe.audit.truth import Assignment, Truth, assignment_lines
+from mdfpipe.errors import one_line, unobeyed
+from mdfpipe.inspecting.console import print_table
+from mdfpipe.running.execution import Event
+from mdfpipe.running.runner import Outcome
+from mdfpipe.running.status import Status
+
+if TYPE_CHECKING:
+    from mdfpipe.audit.demo import Demo
+    from mdfpipe.running.synthesis import Synthesis
+
+
+class _Terminal(Console):
+    """A console that shows what others wrote, and lets no terminal obey it, whoever forgot to look."""
+
+    def render_str(self, text: str, **how: Any) -> Text:
+        """The text, without what a terminal obeys."""
+        return super().render_str(unobeyed(text), **how)
+
+
+out = _Terminal(highlight=False, soft_wrap=True, emoji=False)  # `:x:` in a name is a name
+err = _Terminal(stderr=True, highlight=False, soft_wrap=True, emoji=False)
+
+
+class Display:
+    """Draws events as they come, on the error stream. Use as a context.
+
+    On a terminal: a bar for the stage, one for each video at work, and a line for each failure. Elsewhere: a line for
+    each video that ends, and one in ten seconds while nothing does.
+    """
+
+    def __init__(self) -> None:
+        self.terminal = err.is_terminal
+        self.progress = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeRemainingColumn(),
+            console=err,
+            transient=True,
+        )
+        self.stage: TaskID | None = None
+        self.tasks: dict[tuple[str, str], TaskID] = {}
+        self.started: dict[tuple[str, str], float] = {}
+        self.spoken = self.begun = time.monotonic()
+        self.ended = self.total = 0
+
+    def __enter__(self) -> Self:
+        if self.terminal:
+            self.progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.terminal:
+            self.progress.stop()
+
+    def __call__(self, event: Event) -> None:
+        """Draw one event."""
+        now, unit = time.monotonic(), (event.stage, event.key)
+        if event.kind == "stage":
+            self.begun, self.ended, self.total = now, 0, event.total or 0
+        elif event.kind == "started":
+            self.started[unit] = now
+        elif event.kind in ("finished", "failed", "damaged"):
+            self.ended += 1
+        elapsed = now - self.started.get(unit, now)
+        rate = f"{event.done / elapsed:.1f}/s" if event.done and elapsed > 0.2 else ""
+        if self.terminal:
+            self._bar(event, unit, rate)
+        else:
+            self._line(event, elapsed, rate)
+
+    def _bar(self, event: Event, unit: tuple[str, str], rate: str) -> None:
+        if event.kind == "stage":
+            if self.stage is not None:
+                self.progress.remove_task(self.stage)
+            self.stage = self.progress.add_task(f"[bold]{event.stage}[/bold]", total=event.total, rate="")
+        elif event.kind == "started":
+            self.tasks[unit] = self.progress.add_task(f"  {escape(one_line(event.key, 40))}", total=None, rate="")
+        elif event.kind == "progress" and unit in self.tasks:
+            self.progress.update(self.tasks[unit], completed=event.done, total=event.total, rate=rate)
+        else:
+            if unit in self.tasks:
+                self.progress.remove_task(self.tasks.pop(unit))
+            if self.stage is not None:
+                self.progress.update(self.stage, completed=self.ended)
+            if event.failure is not None:
+                self.progress.console.print(_ended(event))
+
+    def _line(self, event: Event, elapsed: float, rate: str) -> None:
+        if event.kind in ("stage", "started"):
+            return
+        if event.kind == "progress":
+            if time.monotonic() - self.spoken < 10:
+                return
+            share = f"{event.done}/{event.total}" if event.total else f"{event.done}"
+            left = elapsed * (event.total - event.done) / event.done if event.total and event.done else None
+            eta = f", {_duration(left)} left" if left is not None else ""
+            err.print(escape(f"{event.stage}/{one_line(event.key, 60)}: {share} {rate}{eta}"))
+        else:
+            left = (time.monotonic() - self.begun) * (self.total - self.ended) / max(self.ended, 1)
+            of = f" ({self.ended} of {self.total}, {_duration(left)} left)" if self.total > self.ended else ""
+            err.print(_ended(event) + of)
+        self.spoken = time.monotonic()
+
+
+def _ended(event: Event) -> str:
+    name = escape(f"{event.stage}/{one_line(event.key, 60)}")
+    if event.damaged is not None and event.failure is not None:
+        return f"[yellow]damaged[/yellow] read by {name}: {escape(event.failure.message)}"
+    if event.failure is not None:
+        return f"[red]failed[/red]  {name}: {escape(event.failure.message)}"
+    if event.stage == "synth":  # it has no rows: its key says what it drew
+        return f"[green]done[/green]    synth: {event.rows} {event.key}, {event.seconds:.1f} s"
+    return f"[green]done[/green]    {name}: {event.rows} rows, {event.seconds:.1f} s"
+
+
+def show_outcome(outcome: Outcome) -> None:
+    """The tally by stage, then what failed and what was refused."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("stage", "units", "done before", "done now", "failed", "waiting", "new rows"):
+        table.add_column(name, justify="left" if name == "stage" else "right", no_wrap=True)
+    for name, t in outcome.tallies.items():
+        figures = (t.total, t.already, t.ran, t.failed, t.blocked, t.rows)
+        table.add_row(name, *(str(n) for n in figures))
+    print_table(table, out, whole=True)
+    for name, t in outcome.tallies.items():
+        if t.note:
+            out.print(f"{name}: {escape(t.note)}")
+    if outcome.failures:
+        out.print(f"\n[bold red]{len(outcome.failures)} failed[/bold red]")
+        for failure in outcome.failures:
+            out.print(f"  {escape(failure.stage)}/{escape(one_line(failure.key, 80))}: {escape(failure.message)}")
+    for line in outcome.mended:
+        out.print(escape(f"{line}: damaged, made again"))
+    for line in outcome.notes:
+        out.print(escape(line))
+    for line in outcome.warnings:
+        out.print(f"\n[yellow]warning[/yellow] {escape(line)}")
+    for line in outcome.refused:
+        out.print(f"\n[yellow]{escape(line)}[/yellow]")
+
+
+def show_status(status: Status) -> None:
+    """The stages of a run, its rows by status, its failures."""
+    out.print(f"[bold]{escape(status.name)}[/bold]  {escape(status.run)}  (data: {escape(status.data)})")
+    if status.lock:
+        out.print(escape(status.lock))
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("stage", "units", "done", "due", "failed", "time", "a minute", "left"):
+        table.add_column(name, justify="left" if name == "stage" else "right", no_wrap=True)
+    for stage in status.stages:
+        rate = f"{stage.rate_per_minute:.1f}" if stage.rate_per_minute else "-"
+        left = _duration(stage.eta_seconds) if stage.eta_seconds and stage.due else "-"
+        figures = (stage.total, stage.done, stage.due, stage.failed)
+        table.add_row(stage.stage, *(str(n) for n in figures), _duration(stage.seconds), rate, left, escape(stage.note))
+    print_table(table, out, whole=True)
+    for stage in status.stages:
+        if stage.rows:
+            out.print(f"{stage.stage}: " + ", ".join(f"{n} {name}" for name, n in stage.rows.items()))
+        for active in stage.active:
+            out.print(f"{stage.stage} now: {escape(active)}")
+    for kept in status.incomplete:
+        out.print(f"[yellow]incomplete[/yellow] {kept['stage']}/{escape(kept['key'])}: {escape(kept['reason'])}")
+    for line in status.unreadable:
+        out.print(f"[yellow]warning[/yellow] {escape(line)}")
+    for failure in status.failures:
+        out.print(f"[red]failed[/red] {failure['stage']}/{escape(failure['key'])}: {escape(failure['reason'])}")
+
+
+def show_synthesis(done: Synthesis) -> None:
+    """What was drawn, and what to do with it."""
+    data = done.dataset
+    out.print(
+        f"{escape(str(data.folder))}: {data.videos} videos ({data.drawn} drawn now), {data.frames} frames, "
+        f"{data.subjects} subjects in two galleries, {data.bodies} bodies, {data.faces} annotated faces"
+    )
+    if done.crops is not None:
+        out.print(
+            f"{escape(str(done.crops))}: {done.crop_count} visible crops of {done.crop_subjects} further subjects"
+        )
+    if done.faces is not None:
+        out.print(f"{escape(str(done.faces))}: {done.face_count} visible faces of {done.face_subjects} of them")
+    out.print("Rendered people, not real ones: nothing measured on them says how well real people are recognised.")
+
+
+def show_truth(truth: Truth, assignments: Iterable[Assignment], guard: Guard, splits: bool = True) -> None:
+    """How right a run on synthetic data is, and what trivial looks recognise in it (in each split, or pooled only)."""
+    out.print("[bold]Against the truth[/bold]  (IoU >= 0.5; recall: of bodies half seen with an annotated face)")
+    out.print(escape("\n".join(truth.lines())))
+    out.print("\n[bold]Ways to assign faces[/bold]")
+    out.print(escape("\n".join(assignment_lines(assignments))))
+    out.print("\n[bold]Honesty guard[/bold]  (nearest neighbour on trivial looks, one template a subject and domain)")
+    out.print(escape("\n".join(guard.lines(splits))))
+
+
+def show_numbers(run: Path) -> None:
+    """The tables of an evaluated run."""
+    from mdfpipe.reporting.numbers import numbers_of
+    from mdfpipe.store.run import Run
+
+    numbers = numbers_of(Run(run))
+    if numbers is not None:
+        show_comparison(numbers)
+        out.print(escape(f"\nall of them: {run}/evaluate/metrics.parquet, metrics.json"))
+
+
+def show_comparison(numbers: dict[str, Any]) -> None:
+    """The tables of one evaluated run, or of several."""
+    from mdfpipe.reporting.numbers import number_lines
+
+    out.print("\n[bold]Numbers[/bold]  (Rank-1 is k/n; `=`: not significantly worse than the best of its pair)")
+    out.print(escape("\n".join(number_lines(numbers))))
+
+
+def show_demo(demo: Demo) -> None:
+    """The demo's tables, and where to look next."""
+    out.print(
+        "Rendered people, found by a network that was trained on synthetic data only: this shows what each stage does, "
+        "and says nothing\nabout how well real people are recognised.\n"
+    )
+    data = demo.synthesis.dataset
+    out.print(f"{data.videos} videos ({data.drawn} drawn now), {data.frames} frames, {data.subjects} subjects")
+    show_outcome(demo.outcome)
+    if demo.truth is not None and demo.guard is not None:
+        out.print()
+        show_truth(demo.truth, demo.assignments, demo.guard, splits=False)
+        show_numbers(demo.run)
+    out.print(f"\ndata: {demo.synthesis.dataset.folder}\nrun:  {demo.run}")
+    for page in demo.pages:
+        out.print(f"look: {page}")
+
+
+def _duration(seconds: float | None) -> str:
+    """A time as a person says it.
+
+    >>> _duration(7), _duration(95), _duration(7300)
+    ('7 s', '1 min 35 s', '2 h 1 min')
+    """
+    if seconds is None:
+        return "-"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def plain(value: Any) -> Any:
+    """Dataclasses as dictionaries, for JSON."""
+    from dataclasses import asdict, is_dataclass
+
+    return asdict(value) if is_dataclass(value) and not isinstance(value, type) else value

@@ -1,0 +1,1 @@
+"""What the readers of data sets share: tables, paths, rules, faces, images."""

@@ -1,0 +1,1 @@
+"""Measures: searches to numbers, with intervals and differences."""

@@ -1,0 +1,1 @@
+"""What a thing is, in words, pictures and a page: `mdfpipe inspect`."""

@@ -1,0 +1,199 @@
+"""One frame with what is known of it: its bodies and faces, what became of each, why, and the picture of it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from mdfpipe.drawing import pixels as figures
+from mdfpipe.drawing.pixels import COLOURS, FACE_COLOUR, UNLABELLED, XYXY, Mark, Picture
+from mdfpipe.errors import one_line
+from mdfpipe.store.joining import joined
+from mdfpipe.store.run import read_table
+from mdfpipe.store.survey import Survey, VideoState, faces_file
+from mdfpipe.store.tables import FACES, LabelStatus
+
+Overlaps: TypeAlias = Callable[[NDArray[np.float32], NDArray[np.float32]], NDArray[Any]]
+"""body (1, 4), faces (m, 4) -> (m,) by the ambiguity measure of the run."""
+
+
+@dataclass(frozen=True)
+class Face:
+    """An annotated face. subject_id: None where the annotation does not say."""
+
+    face_no: int
+    subject_id: str | None
+    xyxy: XYXY
+
+    @property
+    def name(self) -> str:
+        """Whose it is, or its number."""
+        return self.subject_id if self.subject_id is not None else f"face {self.face_no}, unnamed"
+
+
+@dataclass(frozen=True)
+class Body:
+    """A detected body. number: within the frame. status: None where `label` has not run. reason: in words."""
+
+    number: int
+    xyxy: XYXY
+    score: float
+    status: LabelStatus | None
+    subject_id: str | None
+    reason: str
+
+    @property
+    def colour(self) -> str:
+        """The colour of its status."""
+        return COLOURS[self.status] if self.status else UNLABELLED
+
+    @property
+    def words(self) -> str:
+        """What its strip says: who it is, or why nobody."""
+        if self.status is None:
+            return f"#{self.number} body {self.score:.2f}"
+        return f"#{self.number} {self.subject_id or self.status.value.replace('_', ' ')}"
+
+
+@dataclass(frozen=True)
+class FrameView:
+    """A frame, its bodies and its faces; boxes in pixels of the decoded frame."""
+
+    video_id: str
+    domain: str
+    frame: int
+    bodies: tuple[Body, ...]
+    faces: tuple[Face, ...]
+
+    @property
+    def title(self) -> str:
+        """Where it is, in one line."""
+        return f"{self.domain} · {self.video_id} · frame {self.frame}"
+
+    def legend(self) -> list[tuple[str, str]]:
+        """(words, colour) of what is drawn in it."""
+        found = Counter(body.status for body in self.bodies)
+        entries = [
+            (f"{status.value.replace('_', ' ')} {found[status]}", COLOURS[status])
+            for status in COLOURS
+            if found[status]
+        ]
+        entries += [(f"body, not labelled yet {found[None]}", UNLABELLED)] if found[None] else []
+        return entries + ([(f"annotated face {len(self.faces)}", FACE_COLOUR)] if self.faces else [])
+
+
+def views(survey: Survey, video: VideoState, frames: Iterable[int], overlaps: Overlaps | None) -> dict[int, FrameView]:
+    """The wanted frames of one video, from its tables. Raises StoreError where a table cannot be read, DataError where
+    its bodies and labels are not of each other.
+    """
+    wanted = pa.array(sorted(set(frames)), pa.int64())
+    bodies = survey.run.table("detect", video.video_id)
+    picked = pc.is_in(bodies["frame"], wanted)
+    body_rows = bodies.filter(picked).to_pylist()
+    label_rows: list[dict[str, Any]] = [{}] * len(body_rows)
+    if "label" in video.receipts:
+        labels, part = survey.run.table("label", video.video_id), survey.run.part("label", video.video_id)
+        label_rows = joined(labels, bodies["body_id"], "body_id", part, "detect").filter(picked).to_pylist()
+    path = faces_file(survey.run, video.video_id)
+    faces = read_table(path) if path.exists() else FACES.empty_table()
+    faces_of: dict[int, list[Face]] = {}
+    for row in faces.filter(pc.is_in(faces["frame"], wanted)).to_pylist():
+        faces_of.setdefault(row["frame"], []).append(Face(row["face_no"], row["subject_id"], _xyxy(row)))
+    settings = video.receipts["label"].settings if "label" in video.receipts else {}
+    bodies_of: dict[int, list[Body]] = {}
+    for row, label in zip(body_rows, label_rows, strict=True):
+        here = faces_of.get(row["frame"], [])
+        bodies_of.setdefault(row["frame"], []).append(_body(row, label, here, settings, overlaps))
+    return {
+        n: FrameView(video.video_id, video.domain, n, tuple(bodies_of.get(n, ())), tuple(faces_of.get(n, ())))
+        for n in wanted.to_pylist()
+    }
+
+
+def _xyxy(row: Mapping[str, Any]) -> XYXY:
+    return row["x1"], row["y1"], row["x2"], row["y2"]
+
+
+def _body(
+    row: dict[str, Any], label: dict[str, Any], faces: list[Face], settings: dict[str, Any], overlaps: Overlaps | None
+) -> Body:
+    number = int(row["body_id"].rpartition("/")[2])
+    status = LabelStatus(label["status"]) if label else None
+    reason = "label has not run" if status is None else _reason(status, row, label, faces, settings, overlaps)
+    return Body(number, _xyxy(row), row["score"], status, label.get("subject_id"), reason)
+
+
+def _reason(
+    status: LabelStatus,
+    row: dict[str, Any],
+    label: dict[str, Any],
+    faces: list[Face],
+    settings: dict[str, Any],
+    overlaps: Overlaps | None,
+) -> str:
+    """Why a body has its status, with the figures that decided it."""
+    face = next((f for f in faces if f.face_no == label["face_no"]), None)
+    who = one_line(face.name, 60) if face else "no face"
+    measure, overlap = settings.get("measure", "overlap"), label["overlap"]
+    best = f"{measure} {overlap:.2f} with {who}"
+    least = settings.get("min_overlap", 0.0)
+    if status is LabelStatus.LABELLED:
+        other = f"; next best {label['runner_up']:.2f}" if label["runner_up"] > 0 else ""
+        return f"{best}, at least {least:g}{other}"
+    if status is LabelStatus.AMBIGUOUS:
+        return _why_ambiguous(row, faces, settings, overlaps)
+    return {
+        LabelStatus.NO_FACE: "no annotated face touches it",
+        LabelStatus.BELOW_MIN_OVERLAP: f"{best} is its best, below the {least:g} that names a body",
+        LabelStatus.LOST_ASSIGNMENT: f"{best}, but another body has the better claim",
+        LabelStatus.UNNAMED_FACE: f"{best}, which the annotation does not name",
+        LabelStatus.TOO_SMALL: f"{row['y2'] - row['y1']:.0f} px high, lower than {settings.get('min_height_px', 0):g}",
+        LabelStatus.OFF_FRAME: f"less than {settings.get('min_inside', 0):.0%} of it lies inside the frame",
+    }[status]
+
+
+def _why_ambiguous(row: dict[str, Any], faces: list[Face], settings: dict[str, Any], overlaps: Overlaps | None) -> str:
+    threshold = settings.get("ambiguity_threshold", 0.0)
+    rule = f"each with {settings.get('ambiguity_measure', 'overlap')} above {threshold:g}"
+    if overlaps is not None and faces:
+        found = overlaps(np.array([_xyxy(row)], np.float32), np.array([f.xyxy for f in faces], np.float32))
+        inside = [(f, float(v)) for f, v in zip(faces, found, strict=True) if v > threshold]
+        if len(inside) > 1:
+            inside.sort(key=lambda fv: (-fv[1], fv[0].face_no))
+            names = [f"{one_line(f.name, 60)} ({v:.2f})" for f, v in inside]
+            return f"the faces of {', '.join(names[:-1])} and {names[-1]} lie in it, {rule}"
+    return f"faces of two subjects lie in it, {rule}"
+
+
+def draw(
+    view: FrameView, image: NDArray[Any], window: tuple[float, float] | None, show_people: bool, width: tuple[int, int]
+) -> Picture:
+    """The frame with its boxes, names and statuses, (H, W, 3); people hidden unless `show_people`.
+
+    image: the decoded frame, (H, W, C). width: the least and the greatest width of the picture, pixels.
+    """
+    picture, scale = figures.fitted(figures.to_display(image, window), *width)
+    bodies = [_scaled(body.xyxy, scale) for body in view.bodies]
+    faces = [_scaled(face.xyxy, scale) for face in view.faces]
+    if not show_people:
+        alone = [figures.presumed_body(face) for face in faces if not any(_holds(body, face) for body in bodies)]
+        picture = figures.hidden(picture, [*alone, *bodies], faces)
+    marks = [Mark(face.xyxy, one_line(face.name, 40), FACE_COLOUR, is_face=True) for face in view.faces]
+    marks = [Mark(body.xyxy, body.words, body.colour) for body in view.bodies] + marks
+    return figures.draw_boxes(picture, marks, scale)
+
+
+def _scaled(box: XYXY, scale: float) -> XYXY:
+    return box[0] * scale, box[1] * scale, box[2] * scale, box[3] * scale
+
+
+def _holds(body: XYXY, face: XYXY) -> bool:
+    x, y = (face[0] + face[2]) / 2, (face[1] + face[3]) / 2
+    return body[0] <= x < body[2] and body[1] <= y < body[3]

@@ -1,0 +1,241 @@
+"""Inspection: what a run, table, manifest, shard, video or weight file is, and everything that `mdfpipe inspect` does.
+
+Nothing is decoded here; what is drawn is made by `pictures`.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mdfpipe.errors import ConfigError, DataError, MdfError, one_line
+from mdfpipe.inspecting.export import to_csv
+from mdfpipe.inspecting.pictures import Written, draw_frame, draw_sheet, write_page
+from mdfpipe.store.environment import read_environment
+from mdfpipe.store.naming import IMAGE_SUFFIXES, frame_files, in_order
+from mdfpipe.store.outputs import is_standard_output
+from mdfpipe.store.standins import stand_in
+
+if TYPE_CHECKING:
+    from mdfpipe.inspecting.things import Description
+
+__all__ = ["Inspected", "Written", "draw_frame", "inspect", "inspect_and_write", "to_csv", "write_page"]
+
+KINDS = (
+    "a run folder, a Parquet table, a shard (.tar), a video or folder of frames, or weights (.onnx, .pt, .safetensors)"
+)
+
+
+@dataclass(frozen=True)
+class Inspected:
+    """What one call of `mdfpipe inspect` found and made.
+
+    description: None where files were made and nobody asked for it. files: what was written. lines: words on them.
+    """
+
+    description: Description | None
+    files: list[str] = field(default_factory=list)
+    lines: list[str] = field(default_factory=list)
+
+
+def inspect_and_write(
+    thing: Path,
+    *,
+    video: str | None = None,
+    frame: int | None = None,
+    out: Path | None = None,
+    sheet: Path | None = None,
+    html: Path | None = None,
+    csv: Path | None = None,
+    show_people: bool = False,
+    describe: bool = False,
+) -> Inspected:
+    """Everything that the command does: make the picture, the page, the CSV that are asked for; else describe.
+
+    Raises ConfigError for options that do not fit together, DataError, StoreError.
+    """
+    drawing = {"--video": video, "--frame": frame, "--out": out}
+    absent = [name for name, value in drawing.items() if value is None]
+    if absent and len(absent) < len(drawing):
+        raise ConfigError(
+            f"inspect: expected --video, --frame and --out together, got no {' and no '.join(absent)}; add it"
+        )
+    if (out or sheet or html) and not is_run(thing):
+        option = "--frame" if out else "--sheet" if sheet else "--html"
+        raise ConfigError(f"inspect {thing}: {option} needs a run folder; name one with an index")
+    for made in (out, sheet, html, csv):
+        if made is not None and not is_standard_output(made):
+            _refuse_overwriting(thing, made)
+    files, lines = [], []
+    if out is not None and video is not None and frame is not None:
+        lines += draw_frame(thing, video, frame, out, show_people)
+        files.append(str(out))
+    if sheet is not None:
+        lines += draw_sheet(thing, sheet, show_people=show_people)
+        files.append(str(sheet))
+    if html is not None:
+        written = write_page(thing, html, show_people)
+        lines += [*written.notes, f"{written.frames} frames and {written.crops} crops in {written.bytes / 1e6:.1f} MB"]
+        files.append(str(html))
+    if csv is not None:
+        lines.append(f"{to_csv(thing, csv)} rows")
+        files.append(str(csv))
+    return Inspected(inspect(thing) if describe or not files else None, files, lines)
+
+
+def _refuse_overwriting(thing: Path, made: Path) -> None:
+    """Raise ConfigError where what is to be written is what is looked at, or a file of the run."""
+    of_run = is_run(thing) and made.exists() and made.resolve().is_relative_to(thing.resolve())
+    if made.resolve() == thing.resolve() or (of_run and made.suffix.lower() not in (".html", ".png", ".jpg", ".jpeg")):
+        raise ConfigError(f"inspect {thing}: writing {made} would destroy what it looks at; name another file")
+
+
+# -- what a thing is
+
+
+def inspect(thing: Path) -> Description:
+    """What `thing` is. Raises DataError where it is nothing that is known, or is damaged."""
+    from mdfpipe.inspecting import things as report
+    from mdfpipe.inspecting.weights import SUFFIXES
+    from mdfpipe.store.content import Kind, content_of
+
+    if not thing.exists():
+        found = stand_in(thing) or "nothing there; check the path"
+        raise DataError(f"{thing}: expected {KINDS}, found {found}")
+    try:
+        if thing.is_dir():
+            return _inspect_folder(thing)
+        if not thing.is_file():  # opening a pipe would wait for ever
+            raise DataError(f"{thing}: expected {KINDS}, found a pipe, socket or device")
+        with thing.open("rb") as file:
+            start = file.read(4)
+        suffix = thing.suffix.lower()
+        if start == b"PAR1" or suffix == ".parquet":
+            return report.describe_table(thing)
+        weights = content_of(thing).kind not in (Kind.OTHER, Kind.PICKLE)
+        if suffix == ".tar" and not weights:
+            return report.describe_shard(thing)
+        if weights or suffix in SUFFIXES:
+            return _inspect_checkpoint(thing) if _is_ours(thing) else report.describe_weight_file(thing)
+        return _inspect_video(thing)
+    except OSError as error:
+        raise DataError(f"{thing}: cannot be read: {error.strerror or one_line(error)}") from None
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether a weight file says that it is a checkpoint of ours, by its bytes: nothing of it is opened."""
+    from mdfpipe.learning.train.checkpoint import FORMAT
+
+    try:
+        with zipfile.ZipFile(path) as archive:
+            pickles = [name for name in archive.namelist() if name.endswith("/data.pkl")]
+            return any(FORMAT.encode() in archive.read(name) for name in pickles)
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+        return False
+
+
+def _inspect_checkpoint(path: Path) -> Description:
+    """A checkpoint of `mdfpipe train`: read as tensors, numbers and text; nothing of it can run."""
+    from mdfpipe.inspecting.things import Description, describe_weight_file
+    from mdfpipe.learning.train.checkpoint import Checkpoint
+
+    found, plain = Checkpoint.load(path), describe_weight_file(path).facts
+    said = found.describe()
+    before = [entry.get("system", "?") for entry in said["history"]]
+    facts: dict[str, Any] = {
+        "system": said["system"],
+        "recipe": said["recipe"],
+        "starts from": " -> ".join(before) or "weights drawn anew",
+        "trained": f"{said['epoch']} epochs, {said['step']} steps" if said["step"] else "not: only loaded",
+        "subjects": said["subjects"],
+        "domains": said["trained_domains"],
+        "subjects here and before": len(found.all_subjects),
+        "parameters": said["weights"],
+        "figures": {name: round(value, 5) for name, value in said["figures"].items()},
+        "computed with": {name: said[name] for name in ("precision", "device", "threads", "version", "commit")},
+        "bytes": plain["bytes"],
+        "sha256": plain["sha256"],
+    }
+    what = f"a checkpoint of mdfpipe: the system {said['system']}, recipe {said['recipe'].get('use', '?')}"
+    return Description("weights", str(path), what, facts, notes=list(said["notes"]))
+
+
+def _inspect_folder(folder: Path) -> Description:
+    from mdfpipe.inspecting.things import describe_run
+
+    if is_run(folder):
+        found = describe_run(folder)
+        found.facts = {"study": _study(folder), "data": _data(folder)} | found.facts
+        return found
+    if any(f.suffix.lower() in IMAGE_SUFFIXES for f in folder.iterdir()):
+        return _inspect_video(folder)
+    raise DataError(f"{folder}: expected {KINDS}, got a folder with neither an index nor images; name one of these")
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a folder looks like a run folder."""
+    return any((folder / name).exists() for name in ("index/videos.parquet", "pipeline.yaml", "environment.json"))
+
+
+def _study(folder: Path) -> str:
+    from mdfpipe.study.pipeline import open_run
+
+    try:
+        return open_run(folder)[0].name
+    except MdfError as error:
+        return f"unknown ({one_line(error, 160)})"
+
+
+def _data(folder: Path) -> str:
+    found = read_environment(folder)
+    return str(found.data) if found else "unknown"
+
+
+def _inspect_video(path: Path) -> Description:
+    from mdfpipe.inspecting.things import Description
+    from mdfpipe.video.image_files import is_images
+    from mdfpipe.video.orientation import AS_STORED, in_words
+    from mdfpipe.video.probe import missing_end, packet_times, probe
+
+    try:
+        info = probe(path)
+        facts: dict[str, Any] = {
+            "frames declared": info.frames_declared,
+            "frames per second": info.fps and round(info.fps, 3),
+            "width": info.width,
+            "height": info.height,
+            "bits": info.bit_depth,
+            "codec": info.codec,
+            "pixel format": info.pixel_format,
+        }
+        if info.orientation != AS_STORED:
+            facts["shown"] = "at an angle" if info.orientation is None else in_words(info.orientation)
+        notes = []
+        if info.is_interlaced:
+            notes.append("interlaced: both fields of a frame stand in one picture")
+        if not 0.99 < info.pixel_aspect < 1.01:
+            notes.append(f"pixels are {info.pixel_aspect:.3g} times as wide as high; frames are not stretched")
+        if info.others:
+            notes.append(f"of several video streams {info.stream} is taken; others: {'; '.join(info.others)}")
+        if path.is_dir():
+            names, rule = in_order(frame_files(path), str(path))
+            facts |= {"first frame": names[0], "last frame": names[-1], "frames go by": rule.value}
+        if not is_images(path):
+            times = packet_times(path)
+            finite = times[times == times]
+            facts |= {"frames in the container": len(times)}
+            if len(finite) > 1:
+                steps = finite[1:] - finite[:-1]
+                facts |= {"seconds": round(float(finite[-1] - finite[0]), 3)}
+                facts |= {"steps between frames, seconds": f"{steps.min():.4f}..{steps.max():.4f}"}
+            end = missing_end(path)
+            notes += [end] if end else []
+            if info.frames_declared not in (None, len(times)):
+                notes.append(f"the header declares {info.frames_declared} frames, the container holds {len(times)}")
+    except DataError as error:
+        words = one_line(error).removeprefix(f"{path}: ")
+        raise DataError(f"{path}: expected {KINDS}, got none of these; as a video: {words}") from None
+    what = "a folder of frames" if path.is_dir() else "a video"
+    return Description("video", str(path), f"{what}; no more than its first frame was decoded", facts, notes=notes)

@@ -1,0 +1,350 @@
+"""One self-contained HTML page about a run: figures first, then frames, people, distributions, videos, settings.
+
+The template escapes everything that it is given. No script, no network, no clock: the same run gives the same page.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib import resources
+from typing import Any, Final
+
+import numpy as np
+
+from mdfpipe.drawing import pixels as figures
+from mdfpipe.drawing.pixels import COLOURS, FACE_COLOUR, Picture
+from mdfpipe.errors import one_line
+from mdfpipe.inspecting.frames import FrameView
+from mdfpipe.inspecting.samples import PLAIN, CropChoice, DomainSample, Histogram, Limits, Scale, SubjectSample
+from mdfpipe.inspecting.things import funnel_row
+from mdfpipe.store.naming import natural_key
+from mdfpipe.store.survey import Survey, VideoState, anomalies
+from mdfpipe.store.tables import NOT_AS_PUBLISHED
+
+MEANINGS: Final = {
+    "labelled": "one face names it",
+    "no_face": "no annotated face touches it",
+    "ambiguous": "faces of two or more subjects lie in it",
+    "below_min_overlap": "its best face overlaps too little",
+    "lost_assignment": "another body has the better claim to its face",
+    "too_small": "lower than label.min_height_px",
+    "off_frame": "mostly outside the frame",
+    "unnamed_face": "its face is annotated without a subject",
+}
+_PACKAGES: Final = ("av", "decord", "numpy", "onnxruntime", "opencv-python", "pyarrow", "scipy", "torch", "ultralytics")
+_WIDTH, _HEIGHT, _BASE = 320, 46, 40  # of one histogram, in its own units
+
+
+@dataclass(frozen=True)
+class ShownFrame:
+    """A frame on the page: its picture, and a line for each body."""
+
+    source: str
+    width: int
+    height: int
+    view: FrameView
+
+
+@dataclass(frozen=True)
+class ShownCrop:
+    """A crop on the page."""
+
+    source: str
+    width: int
+    height: int
+    modality: str
+    title: str
+
+
+@dataclass(frozen=True)
+class ShownPerson:
+    """A subject on the page, with a few crops."""
+
+    subject_id: str
+    bodies: int
+    faces: int
+    crops: list[ShownCrop]
+
+
+@dataclass
+class Page:
+    """Everything that one page shows. `add_frame` and `add_person` in the order of the page."""
+
+    title: str
+    survey: Survey
+    samples: dict[str, DomainSample]
+    limits: Limits
+    show_people: bool
+    environment: dict[str, Any]
+    notes: list[str]
+    frames: dict[str, list[ShownFrame]] = field(default_factory=dict)
+    people: dict[str, list[ShownPerson]] = field(default_factory=dict)
+
+    def add_frame(self, picture: Picture, view: FrameView) -> None:
+        """Show a frame under its domain."""
+        height, width = picture.shape[:2]
+        shown = ShownFrame(figures.data_uri(picture, 80), width, height, view)
+        self.frames.setdefault(view.domain, []).append(shown)
+
+    def add_person(self, domain: str, person: SubjectSample, crops: Sequence[tuple[str, CropChoice, Picture]]) -> None:
+        """Show a subject under a domain."""
+        shown = []
+        for modality, crop, picture in crops:
+            height, width = picture.shape[:2]
+            quality = f"{crop.box_height_px:.0f} px high, sharpness {crop.sharpness:.0f}, contrast {crop.contrast:.0f}"
+            shown.append(
+                ShownCrop(figures.data_uri(picture, 85), width, height, modality, f"{crop.crop_id}: {quality}")
+            )
+        one = ShownPerson(person.subject_id, person.count["body"], person.count["face"], shown)
+        self.people.setdefault(domain, []).append(one)
+
+    @property
+    def frames_shown(self) -> int:
+        """How many frames the page shows."""
+        return sum(len(shown) for shown in self.frames.values())
+
+    @property
+    def crops_shown(self) -> int:
+        """How many crops the page shows."""
+        return sum(len(person.crops) for shown in self.people.values() for person in shown)
+
+
+def render(page: Page) -> str:
+    """The page as HTML."""
+    return str(templates().get_template("run.html.j2").render(_content(page))) + "\n"
+
+
+def templates() -> Any:
+    """The jinja environment of all pages: escapes everything, knows `count` and `words`."""
+    import jinja2
+
+    folder = resources.files("mdfpipe.drawing") / "templates"
+    loader = jinja2.FunctionLoader(lambda name: (folder / name).read_text(encoding="utf-8"))
+    environment = jinja2.Environment(
+        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"count": _count, "words": _words}
+    return environment
+
+
+def _count(value: float) -> str:
+    """A number as a person reads it: 12 480."""
+    return f"{value:,}".replace(",", "\u202f") if isinstance(value, int) else f"{value:.3g}"
+
+
+def _words(name: str) -> str:
+    return str(name).replace("_", " ")
+
+
+def _content(page: Page) -> dict[str, Any]:
+    survey, limits = page.survey, page.limits
+    statuses = survey.statuses()
+    order = list(survey.videos)
+    order.sort(key=lambda v: (not v.failures, not v.remarks, natural_key(v.video_id)))
+    return {
+        "name": page.title,
+        "show_people": page.show_people,
+        "of_images": survey.of_images,
+        "not_as_published": NOT_AS_PUBLISHED,
+        "tiles": _tiles(survey),
+        "legend": [
+            (s.value, colour, MEANINGS[s.value], statuses[s.value])
+            for s, colour in COLOURS.items()
+            if statuses[s.value]
+        ],
+        "colours": {s.value: colour for s, colour in COLOURS.items()} | {PLAIN: "var(--bar)"},
+        "face_colour": FACE_COLOUR,
+        "funnel": [_funnel(domain) for domain in survey.domains.values()],
+        "failures": survey.failures[: limits.failures],
+        "failures_left": max(len(survey.failures) - limits.failures, 0),
+        "notes": [*survey.notes, *page.notes],
+        "anomalies": anomalies(survey.run),
+        "steps": list(
+            dict.fromkeys(step for d in survey.domains.values() for step in funnel_row(d) if step != "domain")
+        ),
+        "domains": [_domain(page, name, place) for place, name in enumerate(survey.domains)],
+        "charts": _charts(page.samples),
+        "videos": [_video(video) for video in order[: limits.videos]],
+        "videos_left": max(len(order) - limits.videos, 0),
+        "settings": {
+            stage: json.dumps(value, indent=1, ensure_ascii=False) for stage, value in survey.settings().items()
+        },
+        "versions": versions(page.environment),
+        "limits": limits,
+        "frames_each": limits.frames_each(len(survey.domains)),
+        "subjects_each": limits.subjects_each(len(survey.domains)),
+    }
+
+
+def _tiles(survey: Survey) -> list[tuple[str, str, str]]:
+    """(figure, what it is, what it is of) at the head of the page."""
+    bodies, labelled = survey.total("bodies"), survey.statuses()["labelled"]
+    crops = sum(domain.crops[f"{m} ok"] for domain in survey.domains.values() for m in ("body", "face"))
+    share = f"{100 * labelled / bodies:.0f} % of {_count(bodies)} bodies" if bodies else "no body was detected"
+    failed = len(survey.failures)
+    failures = (
+        _count(failed),
+        "failure" if failed == 1 else "failures",
+        "listed below" if failed else "nothing failed",
+    )
+    if survey.of_images:
+        return [
+            (_count(survey.total("frames")), "images", _many(len(survey.domains), "domain")),
+            (_count(crops), "crops", _many(len(survey.subjects()), "subject")),
+            failures,
+        ]
+    return [
+        (_count(len(survey.videos)), "videos", _many(len(survey.domains), "domain")),
+        (_count(survey.total("frames")), "frames", f"{_count(survey.total('annotated'))} with a face"),
+        (_count(labelled), "labelled bodies", share),
+        (_count(crops), "crops", _many(len(survey.subjects()), "subject")),
+        failures,
+    ]
+
+
+def _many(count: int, noun: str) -> str:
+    return f"{_count(count)} {noun}" + ("" if count == 1 else "s")
+
+
+def _funnel(domain: Any) -> dict[str, Any]:
+    total = max(domain.by_status.total(), 1)
+    bar = [
+        (s.value, COLOURS[s], domain.by_status[s.value], 100 * domain.by_status[s.value] / total)
+        for s in reversed(COLOURS)
+    ]
+    return {"domain": domain.domain, "row": funnel_row(domain), "bar": [part for part in bar if part[2]]}
+
+
+def _domain(page: Page, name: str, place: int) -> dict[str, Any]:
+    sample, shown = page.samples[name], page.frames.get(name, [])
+    beyond = {status: sample.beyond[status] for status in sample.beyond if sample.beyond[status]}
+    return {
+        "name": name,
+        "anchor": f"domain-{place}",
+        "frames": shown,
+        "beyond": beyond,
+        "people": page.people.get(name, []),
+        "subjects": len(sample.subjects),
+    }
+
+
+def _video(video: VideoState) -> dict[str, Any]:
+    seen = video.facts("detect")
+    alignment = video.facts("label").get("alignment") or {}
+    return {
+        "video_id": video.video_id,
+        "domain": video.domain,
+        "decoder": seen.get("decoder", ""),
+        "declared": seen.get("declared", video.row.get("n_frames")),
+        "delivered": seen.get("delivered"),
+        "annotated": video.annotated if video.facts("label") else None,
+        "duplicates": seen.get("duplicates"),
+        "alignment": alignment.get("verdict", ""),
+        "window": f"{video.window[0]:g}..{video.window[1]:g}" if video.window and seen.get("window") else "",
+        "remarks": video.remarks,
+    }
+
+
+def versions(environment: dict[str, Any]) -> dict[str, str]:
+    """What a run was made with, of its environment.json: the packages that decide numbers, and the last command."""
+    found: dict[str, str] = {
+        name: str(environment[name]) for name in ("mdfpipe", "python", "machine") if name in environment
+    }
+    packages = environment.get("packages")
+    for package in packages if isinstance(packages, list) else ():
+        name, _, version = str(package).partition("==")
+        if name.lower() in _PACKAGES:
+            found[name] = version
+    if isinstance(environment.get("argv"), list):
+        found["last command"] = one_line(" ".join(str(word) for word in environment["argv"]), 400)
+    return found
+
+
+# -- histograms, as places of rectangles; the template draws them
+
+
+def _charts(samples: dict[str, DomainSample]) -> list[dict[str, Any]]:
+    """One chart a quantity, one row a domain, all rows on one scale."""
+    charts = []
+    names = list(next(iter(samples.values())).histograms) if samples else []
+    for name in names:
+        rows = {domain: sample.histograms[name] for domain, sample in samples.items()}
+        occupied = np.flatnonzero(sum(histogram.bars() for histogram in rows.values()))
+        if not occupied.size:
+            continue
+        scale = next(iter(rows.values())).scale
+        first, last = _span(scale, int(occupied[0]), int(occupied[-1]) + 1)
+        drawn = [_row(domain, histogram, first, last) for domain, histogram in rows.items() if histogram.total.sum()]
+        ticks = _ticks(scale, first, last)
+        charts.append(
+            {
+                "name": name,
+                "meaning": scale.meaning,
+                "rows": drawn,
+                "ticks": ticks,
+                "width": _WIDTH,
+                "height": _HEIGHT,
+                "base": _BASE,
+            }
+        )
+    return charts
+
+
+def _span(scale: Scale, first: int, last: int) -> tuple[int, int]:
+    """The bars that are drawn: a share shows its whole range, anything else what is occupied and a little more."""
+    bins = len(scale.bars) - 1
+    if scale.edges[-1] == 1.0:
+        return 0, bins
+    least = 12
+    grow = max(least - (last - first), 2)
+    return max(first - grow // 2, 0), min(last + grow - grow // 2, bins)
+
+
+def _row(domain: str, histogram: Histogram, first: int, last: int) -> dict[str, Any]:
+    total = histogram.bars()[first:last]
+    step, top = _WIDTH / (last - first), max(int(total.max()), 1)
+    order = [*(s.value for s in reversed(COLOURS)), PLAIN]
+    layers, ground = [], np.zeros(last - first)
+    for name in sorted(histogram.layers, key=order.index):
+        counts = histogram.bars(name)[first:last]
+        heights = counts * (_BASE - 2) / top
+        bars = [
+            (
+                round(n * step, 2),
+                round(_BASE - ground[n] - heights[n], 2),
+                round(max(step - 0.8, 0.6), 2),
+                round(heights[n], 2),
+            )
+            for n in np.flatnonzero(counts).tolist()
+        ]
+        ground = ground + heights
+        layers.append({"name": name, "bars": bars})
+    median = histogram.median
+    at = None if median is None else round(_position(histogram.scale, median, first, last), 2)
+    return {"domain": domain, "layers": layers, "count": int(histogram.total.sum()), "median": median, "at": at}
+
+
+def _position(scale: Scale, value: float, first: int, last: int) -> float:
+    """Where a value lies on the axis, in units of the drawing."""
+    low, high = scale.bars[first], scale.bars[last]
+    if scale.is_log:
+        value, low, high = float(np.log(value)), float(np.log(low)), float(np.log(high))
+    return _WIDTH * (value - low) / (high - low)
+
+
+def _ticks(scale: Scale, first: int, last: int) -> list[tuple[float, str, str]]:
+    """(place, words, alignment) of the numbers below the axis: four or five round ones."""
+    low, high = scale.bars[first], scale.bars[last]
+    if scale.is_log:
+        exponents = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
+        values = [mantissa * 10.0**e for e in exponents for mantissa in (1, 2, 5)]
+    else:
+        step = next(s for s in (0.1, 0.25, 0.5, 1, 2, 5, 10, 20, 25, 50, 100) if (high - low) / s <= 5)
+        values = [n * step for n in range(int(np.ceil(low / step - 1e-9)), int(np.floor(high / step + 1e-9)) + 1)]
+    inside = [v for v in values if low * (1 - 1e-9) <= v <= high * (1 + 1e-9)]
+    if len(inside) > 6:
+        inside = [v for v in inside if np.isclose(np.log10(v) % 1, 0)] if scale.is_log else inside[::2]
+    placed = [(_position(scale, v, first, last), f"{v:g}") for v in inside]
+    return [(round(x, 2), words, "start" if x < 8 else "end" if x > _WIDTH - 8 else "middle") for x, words in placed]

@@ -1,0 +1,303 @@
+"""Pictures and pages of a run: the frames and crops that `report` draws are decoded here.
+
+Videos are decoded from their start, by the decoder that delivered them to `detect`, and no further than the last
+wanted frame.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mdfpipe.errors import ConfigError, DataError, MdfError, one_line
+from mdfpipe.store import outputs
+from mdfpipe.store.environment import read_environment
+from mdfpipe.store.naming import inside, safe_relative
+from mdfpipe.store.shards import CHECKSUM, UNVERIFIED
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from mdfpipe.drawing.pixels import Picture
+    from mdfpipe.inspecting.frames import FrameView, Overlaps
+    from mdfpipe.inspecting.samples import CropChoice, FrameChoice, Limits
+    from mdfpipe.store.survey import Survey, VideoState
+
+_THREADS = 2
+_BATCH = 4
+_PICTURE_WIDTH = (960, 1920)  # least and greatest, pixels
+_PAGE_WIDTH = (480, 560)
+_CROP_HEIGHT, _FACE_SIDE = 168, 84  # pixels on the page
+
+
+# -- one frame
+
+
+def draw_frame(run: Path, video_id: str, frame: int, out: Path, show_people: bool = False) -> list[str]:
+    """Draw one frame with bodies, faces, names and statuses into a PNG or JPEG; gives a line for each body.
+
+    Raises DataError where the video or frame is not there, or is not decoded any more; StoreError.
+    """
+    from mdfpipe.drawing import pixels as figures
+    from mdfpipe.inspecting import frames
+    from mdfpipe.store.survey import survey
+
+    kind = _kind(out, "--out")
+    found = survey(run)
+    video = found.video(video_id)
+    if found.of_images:
+        raise DataError(f"{run}: --frame: its data set holds images of one person each, no frames; --sheet shows crops")
+    _check_frame(run, video, frame)
+    view = frames.views(found, video, [frame], _overlaps(video))[frame]
+    image = dict(_decoded(_data_root(run), video, [frame]))[frame]
+    picture = frames.draw(view, image, video.window, show_people, _PICTURE_WIDTH)
+    picture = figures.captioned(picture, view.title, view.legend())
+    outputs.write(out, figures.encoded(picture, kind, quality=92))
+    lines = [f"{body.words}: {body.reason}" for body in view.bodies]
+    return lines or ["no body was detected in this frame"]
+
+
+def _check_frame(run: Path, video: VideoState, frame: int) -> None:
+    seen, where = video.facts("detect"), f"{run}: {video.video_id}"
+    if not seen:
+        failure = video.failures.get("detect")
+        why = f"it failed: {failure.message}" if failure else "it has not run"
+        raise DataError(f"{where}: expected detect to be done, but {why}; run `mdfpipe detect` first")
+    if not 0 <= frame < seen["delivered"]:
+        last = seen["delivered"] - 1
+        raise DataError(
+            f"{where}: --frame {frame}: expected 0..{last}, the frames that {seen['decoder']} delivered; choose one"
+        )
+    if frame % seen["stride"]:
+        near = frame - frame % seen["stride"]
+        raise DataError(
+            f"{where}: --frame {frame}: expected a multiple of detect.stride {seen['stride']}, the frames that were "
+            f"looked at; choose {near}"
+            + (f" or {near + seen['stride']}" if near + seen["stride"] < seen["delivered"] else "")
+        )
+
+
+def _overlaps(video: VideoState) -> Overlaps | None:
+    from mdfpipe.video.geometry import MEASURES
+
+    if "label" not in video.receipts:
+        return None
+    name = video.receipts["label"].settings.get("ambiguity_measure")
+    return next((measure for known, measure in MEASURES.items() if known == name), None)
+
+
+def _data_root(run: Path) -> Path:
+    from mdfpipe.study.pipeline import open_run
+
+    root = open_run(run)[2]
+    if not root.is_dir():
+        raise DataError(f"{run}: expected its videos under {root}, found no such folder; mount the data there again")
+    return root
+
+
+def _decoded(data: Path, video: VideoState, wanted: Iterable[int]) -> Iterator[tuple[int, NDArray[np.generic]]]:
+    """(frame number, pixels (H, W, C)) of the wanted frames, ascending. Raises DataError where one does not come."""
+    from mdfpipe.video.decoders import Decoder
+
+    left = set(wanted)
+    seen = video.facts("detect")
+    path = data / safe_relative(str(video.row["path"]), f"video {video.video_id}")  # index decided where links may lead
+    decoder = Decoder.as_recorded(seen)
+    stream = iter(decoder.frames(path, wanted=frozenset(left).__contains__, batch=_BATCH, threads=_THREADS))
+    with contextlib.ExitStack() as stack:
+        if hasattr(stream, "close"):
+            stack.callback(stream.close)
+        for frames in stream:
+            for number, image in zip(frames.index.tolist(), frames.pixels, strict=True):
+                left.remove(number)
+                yield number, image
+            if not left:
+                return
+    raise DataError(f"{path}: frame {min(left)} was delivered to detect and is not delivered now; run detect again")
+
+
+# -- the contact sheet
+
+
+def draw_sheet(run: Path, out: Path, subjects: int = 6, each: int = 3, show_people: bool = False) -> list[str]:
+    """Draw a contact sheet into a PNG or JPEG: a row for each of some subjects, `each` body crops of each domain.
+
+    Gives a line that says what is shown. The crops of one subject and domain are spread over its videos and frames.
+    Raises ConfigError, DataError, StoreError.
+    """
+    import numpy as np
+
+    from mdfpipe.drawing import pixels as figures
+    from mdfpipe.inspecting.samples import spread
+    from mdfpipe.store.run import Run
+
+    kind = _kind(out, "--sheet")
+    names = ["crop_id", "subject_id", "domain", "modality", "video_id", "shard", "offset", "size", CHECKSUM]
+    found: dict[str, dict[str, list[dict[str, Any]]]] = {}
+    table = Run(run).table("manifest", "manifest", names)
+    unverified = CHECKSUM not in table.column_names
+    for row in table.to_pylist():
+        if row["modality"] == "body":
+            found.setdefault(row["subject_id"], {}).setdefault(row["domain"], []).append(row)
+    if not found:
+        raise DataError(f"{run}: expected crops of bodies, found none in its manifest; `mdfpipe inspect` says why")
+    domains = sorted({name for of_subject in found.values() for name in of_subject}, key=_by_wavelength)
+    chosen = spread([s for s in sorted(found) if len(found[s]) == len(domains)] or sorted(found), subjects)
+    width, gap = _CROP_HEIGHT // 3, 6
+    blank = np.full((_CROP_HEIGHT, width, 3), 235, np.uint8)
+    blocks = []
+    for domain in domains:
+        rows = []
+        for subject in chosen:
+            crops = [_sheet_crop(run, row, width, show_people) for row in spread(found[subject].get(domain, []), each)]
+            rows.append(np.concatenate([*crops, *[blank] * (each - len(crops))], axis=1))
+        block = np.concatenate([np.pad(row, ((0, gap), (0, 0), (0, 0)), constant_values=255) for row in rows])
+        block = figures.captioned(block, domain, [])
+        blocks.append(np.pad(block, ((0, 0), (0, 2 * gap), (0, 0)), constant_values=255))
+    outputs.write(out, figures.encoded(np.concatenate(blocks, axis=1)[:, : -2 * gap], kind, quality=92))
+    lines = [f"rows: {', '.join(chosen)}; {each} body crops of each domain: {', '.join(domains)}"]
+    return lines + [f"crops without checksums: {UNVERIFIED}"] * unverified
+
+
+def _sheet_crop(run: Path, row: dict[str, Any], width: int, show_people: bool) -> Picture:
+    """One crop as it is shown: (_CROP_HEIGHT, width, 3)."""
+    from mdfpipe.drawing import pixels as figures
+    from mdfpipe.store.run import Run
+    from mdfpipe.store.shards import read_crop
+    from mdfpipe.video.cropping import decode
+
+    shard = inside(run, row["shard"], f"crop {row['crop_id']}")
+    image = decode(read_crop(shard, row["offset"], row["size"], row.get(CHECKSUM)), row["crop_id"])
+    receipt = Run(run).receipt("detect", row["video_id"])
+    picture = figures.to_display(image, (receipt.facts if receipt else {}).get("window"))
+    picture = figures.scaled_to(picture, width, _CROP_HEIGHT)
+    return picture if show_people else figures.hidden_crop(picture, figures.BODY_BLOCKS)
+
+
+def _by_wavelength(domain: str) -> tuple[int, str]:
+    from mdfpipe.domains import Band, Domain
+
+    return list(Band).index(Domain.parse(domain).band), domain
+
+
+def _kind(out: Path, option: str) -> str:
+    kind = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}.get(out.suffix.lower())
+    if kind is None:
+        raise ConfigError(
+            f"{option} {out}: expected a name that ends in .png, .jpg or .jpeg, got {out.suffix or 'no suffix'}"
+        )
+    return kind
+
+
+# -- the page
+
+
+@dataclass
+class Written:
+    """What became of a page: where it lies, its size, how much it shows, and what it could not show."""
+
+    path: str
+    bytes: int
+    frames: int
+    crops: int
+    notes: list[str] = field(default_factory=list)
+
+
+def write_page(run: Path, out: Path, show_people: bool = False, limits: Limits | None = None) -> Written:
+    """Write one self-contained HTML page about a run. The same run gives the same page.
+
+    Videos or shards that cannot be read any more leave a note instead of a picture. Raises DataError, StoreError.
+    """
+    from mdfpipe.inspecting.page import Page, render
+    from mdfpipe.inspecting.samples import Limits, sample
+    from mdfpipe.store.survey import survey
+
+    limits = limits or Limits()
+    found = survey(run)
+    samples, notes = sample(found, limits)
+    page = Page(title_of(run), found, samples, limits, show_people, environment_of(run), notes)
+    domains = len(samples)
+    chosen = [choice for domain in samples.values() for choice in domain.frames(limits.frames_each(domains))]
+    made = {
+        (view.video_id, view.frame): (picture, view) for picture, view in _pictures(found, chosen, show_people, notes)
+    }
+    for choice in chosen:
+        if (choice.video_id, choice.frame) in made:
+            page.add_frame(*made[choice.video_id, choice.frame])
+    for domain, one in samples.items():
+        for person in one.people(limits.subjects_each(domains)):
+            page.add_person(domain, person, _crops(found, person, limits, show_people, notes))
+    text = render(page).encode()
+    outputs.write(out, text)
+    return Written(str(out), len(text), page.frames_shown, page.crops_shown, notes)
+
+
+def title_of(run: Path) -> str:
+    """The study's name, or the folder's where the study cannot be read."""
+    from mdfpipe.study.pipeline import open_run
+
+    try:
+        return open_run(run)[0].name
+    except MdfError:
+        return run.resolve().name
+
+
+def environment_of(run: Path) -> dict[str, Any]:
+    """What environment.json says; nothing where it cannot be read."""
+    found = read_environment(run)
+    return found.facts if found else {}
+
+
+def _pictures(
+    survey: Survey, chosen: list[FrameChoice], show_people: bool, notes: list[str]
+) -> Iterator[tuple[Picture, FrameView]]:
+    """(picture, view) of every chosen frame that can be decoded, video by video."""
+    from mdfpipe.inspecting import frames
+
+    by_video: dict[str, list[int]] = {}
+    for choice in chosen:
+        by_video.setdefault(choice.video_id, []).append(choice.frame)
+    try:
+        data = _data_root(survey.run.path) if by_video else Path()
+    except MdfError as error:
+        notes.append(f"no frame is shown: {error}")
+        return
+    for video_id, wanted in by_video.items():
+        video = survey.video(video_id)
+        try:
+            views = frames.views(survey, video, wanted, _overlaps(video))
+            for number, image in _decoded(data, video, wanted):
+                yield frames.draw(views[number], image, video.window, show_people, _PAGE_WIDTH), views[number]
+        except MdfError as error:
+            notes.append(f"{video_id}: not all of its frames are shown: {one_line(error)}")
+
+
+def _crops(
+    survey: Survey, person: Any, limits: Limits, show_people: bool, notes: list[str]
+) -> list[tuple[str, CropChoice, Picture]]:
+    """(modality, crop, picture) of the crops shown of one subject."""
+    from mdfpipe.drawing import pixels as figures
+    from mdfpipe.store.shards import read_crop
+    from mdfpipe.video.cropping import decode
+
+    shown = []
+    for modality, most, blocks in (
+        ("body", limits.bodies, figures.BODY_BLOCKS),
+        ("face", limits.faces, figures.FACE_BLOCKS),
+    ):
+        for crop in person.chosen(modality, most):
+            try:
+                shard = inside(survey.run.path, crop.shard, f"crop {crop.crop_id}")
+                image = decode(read_crop(shard, crop.offset, crop.size, crop.crc32), crop.crop_id)
+            except MdfError as error:
+                notes.append(one_line(error))
+                continue
+            picture = figures.to_display(image, survey.video(crop.video_id).window)
+            height = _CROP_HEIGHT if modality == "body" else _FACE_SIDE
+            picture = figures.scaled_to(picture, max(round(image.shape[1] * height / image.shape[0]), 1), height)
+            shown.append((modality, crop, picture if show_people else figures.hidden_crop(picture, blocks)))
+    return shown

@@ -1,0 +1,393 @@
+"""What a thing of the store is: tables, shards, weight files and run folders, described by reading them once.
+
+A description is plain data: `mdfpipe inspect` prints it, or writes it as JSON.
+"""
+
+from __future__ import annotations
+
+import tarfile
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any, Final, Literal
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from mdfpipe.errors import DataError, one_line
+from mdfpipe.inspecting.weights import describe_weights
+from mdfpipe.store import tables
+from mdfpipe.store.parquet import open_table
+from mdfpipe.store.run import Receipt, read_receipt
+from mdfpipe.store.shards import AGAIN, CHECKSUM, UNVERIFIED, read_crop
+from mdfpipe.store.survey import CHAIN, EMBED, TRAIN, Survey, anomalies, survey
+
+Kind = Literal["run", "table", "manifest", "shard", "video", "weights"]
+
+COUNTED: Final = (
+    "domain",
+    "band",
+    "modality",
+    "subject_id",
+    "gallery",
+    "split",
+    "role",
+    "mated",
+    "status",
+    "codec",
+    "kind",
+    "figure",
+    "table",
+    "system",
+    "metric",
+)
+"""The columns whose values are counted, in this order."""
+MOST_VALUES: Final = 10_000  # distinct values that are told apart in one column
+
+OURS: Final = {
+    "videos": tables.VIDEOS,
+    "faces": tables.FACES,
+    "images": tables.IMAGES,
+    "subjects": tables.SUBJECTS,
+    "anomalies": tables.ANOMALIES,
+    "bodies": tables.BODIES,
+    "labels": tables.LABELS,
+    "crops": tables.CROPS,
+    "manifest": tables.MANIFEST,
+    "training": tables.TRAINING,
+    "embeddings": tables.embeddings(1),
+    "metrics": tables.METRICS,
+    "comparisons": tables.COMPARISONS,
+    "curves": tables.CURVES,
+    "searches": tables.SEARCHES,
+    "scores": tables.SCORES,
+    "templates": tables.TEMPLATES,
+}
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a table: its type, what it means, and what its footer says of its values."""
+
+    name: str
+    type: str
+    meaning: str = ""
+    nulls: int | None = None
+    least: str | None = None
+    greatest: str | None = None
+
+
+@dataclass
+class Description:
+    """What a thing is.
+
+    facts: its few figures. observed: what the stage that made it wrote down.
+    counts: name of a column -> value -> rows, the greatest first.
+    funnel: of a run, one row a domain; of a manifest, one row by split, role, domain and modality.
+    columns, receipt: of a table. failures: stage, key, kind, reason. notes: what a reader should know.
+    """
+
+    kind: Kind
+    path: str
+    what: str
+    facts: dict[str, Any] = field(default_factory=dict)
+    counts: dict[str, dict[str, int]] = field(default_factory=dict)
+    funnel: list[dict[str, Any]] = field(default_factory=list)
+    columns: list[Column] = field(default_factory=list)
+    receipt: dict[str, Any] | None = None
+    observed: dict[str, Any] = field(default_factory=dict)
+    failures: list[dict[str, str]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+# -- tables
+
+
+def describe_table(path: Path) -> Description:
+    """A Parquet file, ours or anybody's, its rows streamed. Raises DataError."""
+    try:
+        with open_table(path) as file:
+            columns = _columns(file)
+            name = _name_of(file.schema_arrow)
+            rows, groups = file.metadata.num_rows, file.metadata.num_row_groups
+            counts, notes = _count_values(file)
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(
+            f"{path}: expected a Parquet table, got a file that does not read as one: {one_line(error, 120)}"
+        ) from None
+    receipt = read_receipt(path)
+    kind: Kind = "manifest" if name == "manifest" else "table"
+    what = f"the table {name} of mdfpipe" if name else "a Parquet table that mdfpipe did not write"
+    facts: dict[str, Any] = {"rows": rows, "columns": len(columns), "row groups": groups, "bytes": path.stat().st_size}
+    found = Description(kind, str(path), what, facts, counts, columns=columns, notes=notes)
+    if receipt is not None:
+        found.receipt = _receipt(receipt)
+        found.what += f", made by the stage {receipt.stage} for {receipt.key}"
+        found.observed = dict(receipt.facts)
+        if kind == "manifest":
+            found.funnel = found.observed.pop("counts", [])
+    elif name and name not in ("faces", "images", "subjects", "anomalies"):
+        found.notes.append("it carries no receipt: it was not written by a run, or by another version")
+    return found
+
+
+def _name_of(schema: pa.Schema) -> str | None:
+    """Which of our tables has these columns."""
+    return next((name for name, ours in OURS.items() if ours.names == schema.names), None)
+
+
+def _columns(file: pq.ParquetFile) -> list[Column]:
+    statistics = _statistics(file.metadata)
+    found = []
+    for one in file.schema_arrow:
+        meaning = (one.metadata or {}).get(b"meaning", b"").decode("utf-8", "replace")
+        nulls, least, greatest = statistics.get(one.name, (None, None, None))
+        found.append(Column(one.name, _type_name(one.type), meaning, nulls, least, greatest))
+    return found
+
+
+def _type_name(kind: pa.DataType) -> str:
+    return "string (few values)" if pa.types.is_dictionary(kind) else str(kind)
+
+
+def _statistics(metadata: pq.FileMetaData) -> dict[str, tuple[int | None, str | None, str | None]]:
+    """Nulls, least and greatest value of each flat column, from the footer; None where it does not say."""
+    found: dict[str, tuple[int | None, str | None, str | None]] = {}
+    for place in range(metadata.num_columns):
+        name, nulls, least, greatest, complete = metadata.schema.column(place).path, 0, None, None, True
+        for group in range(metadata.num_row_groups):
+            stats = metadata.row_group(group).column(place).statistics
+            if stats is None or not stats.has_null_count:
+                complete = False
+                break
+            nulls += stats.null_count
+            if stats.has_min_max:
+                least = stats.min if least is None else min(least, stats.min)
+                greatest = stats.max if greatest is None else max(greatest, stats.max)
+        if complete:
+            found[name] = (nulls, _value(least), _value(greatest))
+    return found
+
+
+def _value(value: Any) -> str | None:
+    if value is None:
+        return None
+    return f"{value + 0.0:.6g}" if isinstance(value, float) else one_line(value, 60)
+
+
+def _count_values(file: pq.ParquetFile) -> tuple[dict[str, dict[str, int]], list[str]]:
+    """Rows by value of the columns that are worth counting, batch by batch."""
+    schema = file.schema_arrow
+    wanted = [name for name in COUNTED if name in schema.names and _is_countable(schema.field(name).type)]
+    counts: dict[str, Counter[str]] = {name: Counter() for name in wanted}
+    notes = []
+    for batch in file.iter_batches(batch_size=1 << 17, columns=wanted) if wanted else ():
+        for name in wanted:
+            if len(counts[name]) <= MOST_VALUES:
+                tally = pc.value_counts(batch.column(name).cast(pa.string()))
+                for entry in tally.to_pylist():
+                    counts[name]["(null)" if entry["values"] is None else one_line(entry["values"], 120)] += entry[
+                        "counts"
+                    ]
+    for name in wanted:
+        if len(counts[name]) > MOST_VALUES:
+            del counts[name]
+            notes.append(f"{name} has more than {MOST_VALUES} values, which are not counted")
+    return {name: dict(sorted(c.items(), key=lambda vc: (-vc[1], vc[0]))) for name, c in counts.items()}, notes
+
+
+def _is_countable(kind: pa.DataType) -> bool:
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    return bool(
+        pa.types.is_string(kind)
+        or pa.types.is_large_string(kind)
+        or pa.types.is_boolean(kind)
+        or pa.types.is_integer(kind)
+    )
+
+
+def _receipt(receipt: Receipt) -> dict[str, Any]:
+    return {
+        "stage": receipt.stage,
+        "version": receipt.version,
+        "key": receipt.key,
+        "fingerprint": receipt.fingerprint,
+        "content": receipt.content or "not noted: an earlier version made it",
+        "settings": receipt.settings,
+        "made from": receipt.upstream,
+        "files": {name: size for name, (size, _) in receipt.files.items()},
+    }
+
+
+# -- shards
+
+
+def describe_shard(path: Path) -> Description:
+    """A tar of crops, its headers read one after another; and whether the table beside it agrees. Raises DataError."""
+    sizes: Counter[str] = Counter()
+    files: Counter[str] = Counter()
+    first = ""
+    offsets: dict[int, int] = {}
+    try:
+        with tarfile.open(path, "r:") as tar:
+            for member in tar:
+                suffix = PurePosixPath(member.name).suffix.lstrip(".") or "no suffix"
+                first = first or one_line(member.name, 120)
+                files[suffix] += 1
+                sizes[suffix] += member.size
+                offsets[member.offset_data] = member.size
+    except (tarfile.TarError, OSError, ValueError, EOFError) as error:
+        raise DataError(
+            f"{path}: expected an uncompressed tar of crops, got a damaged file ({one_line(error, 80)}); delete it and "
+            "run crop again"
+        ) from None
+    facts: dict[str, Any] = {
+        "crops": files.total(),
+        "bytes": path.stat().st_size,
+        "bytes of images": sizes.total(),
+        "first": first,
+    }
+    found = Description("shard", str(path), "a shard: encoded crops in an uncompressed tar", facts)
+    found.counts["suffix"] = dict(files.most_common(20))
+    _compare_with_table(found, path, offsets)
+    return found
+
+
+def _compare_with_table(found: Description, path: Path, offsets: dict[int, int]) -> None:
+    """The counts of the crops table that points into the shard, and every row that points wrong."""
+    table = path.with_name(path.name.rpartition(".tar")[0].rpartition(".")[0] + ".parquet")
+    if not table.is_file():
+        found.notes.append("no crops table lies beside it, so whose crops these are is unknown")
+        return
+    wrong = rows = unverified = 0
+    spoilt: list[str] = []
+    counts: dict[str, Counter[str]] = {"subject_id": Counter(), "modality": Counter()}
+    for row in _rows_pointing_into(table, path):
+        rows += 1
+        wrong += offsets.get(row["offset"]) != row["size"]
+        unverified += row.get(CHECKSUM) is None
+        try:
+            read_crop(path, row["offset"], row["size"], row.get(CHECKSUM))
+        except DataError:
+            spoilt.append(row["crop_id"])
+        for name, tally in counts.items():
+            tally[str(row[name])] += 1
+    found.facts |= {"table": str(table), "rows that point here": rows}
+    found.counts |= {name: dict(tally.most_common()) for name, tally in counts.items()}
+    if wrong or rows != len(offsets):
+        found.notes.append(
+            f"{table.name} does not fit: {rows} rows for {len(offsets)} crops, {wrong} point wrong; delete the shard "
+            "and run crop again"
+        )
+    if spoilt:
+        found.notes.append(
+            f"{len(spoilt)} of {rows} crops are damaged: their bytes are not those that were stored (first "
+            f"{one_line(spoilt[0], 120)}); {AGAIN}"
+        )
+    if unverified:
+        found.notes.append(f"{unverified} of {rows} crops have no checksum: {UNVERIFIED}")
+
+
+_POINTING = ["crop_id", "shard", "offset", "size", CHECKSUM, "subject_id", "modality"]
+
+
+def _rows_pointing_into(table: Path, shard: Path) -> Iterator[dict[str, Any]]:
+    try:
+        with open_table(table) as file:
+            for batch in file.iter_batches(columns=_POINTING):
+                yield from (row for row in batch.to_pylist() if row["shard"] and Path(row["shard"]).name == shard.name)
+    except (OSError, pa.ArrowException, KeyError) as error:
+        raise DataError(
+            f"{table}: expected the crops table of {shard.name}: {one_line(error, 120)}; delete the shard and run "
+            "crop again"
+        ) from None
+
+
+# -- weights and runs
+
+
+def describe_weight_file(path: Path) -> Description:
+    """A weight file. Raises DataError."""
+    facts, notes = describe_weights(path)
+    return Description("weights", str(path), "a weight file; it enters a run by its sha256", facts, notes=notes)
+
+
+def describe_run(path: Path, found: Survey | None = None) -> Description:
+    """A run folder, from its receipts. Raises DataError, StoreError."""
+    run = found or survey(path)
+    facts: dict[str, Any] = {"folders by camera" if run.of_images else "videos": len(run.videos)}
+    facts["domains"] = len(run.domains)
+    for name in (
+        ("finished", "failed", "frames") if run.of_images else ("finished", "failed", "frames", "faces", "bodies")
+    ):
+        facts["images" if run.of_images and name == "frames" else name] = run.total(name)
+    facts["subjects" if run.of_images else "subjects with bodies"] = len(run.subjects())
+    for stage in CHAIN[-1:] if run.of_images else CHAIN:
+        facts[f"{stage}: parts"] = sum(stage in video.receipts for video in run.videos)
+    if run.manifest is not None:
+        facts["protocol"] = run.manifest.facts.get("protocol", "")
+    facts |= {f"system {name}": _system(run, name) for name in run.systems}
+    counts: dict[str, dict[str, int]] = {
+        "bodies by status": dict(run.statuses().most_common()),
+        "crops by subject" if run.of_images else "labelled bodies by subject": dict(run.subjects().most_common()),
+        "crops": dict(sum((d.crops for d in run.domains.values()), Counter()).most_common()),
+        "crops by split": dict(sum((d.splits for d in run.domains.values()), Counter()).most_common()),
+    }
+    notes = [
+        *run.notes,
+        *(f"{video.video_id}: {remark}" for video in run.videos for remark in video.remarks if video.remarks),
+    ]
+    notes += [
+        f"counts: {a['example']}"
+        if a["kind"] == tables.NOT_AS_PUBLISHED
+        else f"annotation: {a['count']} {'files' if run.of_images else 'rows'} {a['kind']}, such as "
+        + one_line(a["example"], 160)
+        for a in anomalies(run.run)
+    ]
+    return Description(
+        "run",
+        str(path),
+        "a run folder",
+        facts,
+        {name: values for name, values in counts.items() if values},
+        funnel=[funnel_row(domain) for domain in run.domains.values()],
+        failures=[{"stage": f.stage, "key": f.key, "kind": f.kind, "reason": f.message} for f in run.failures],
+        notes=[note for note in notes if " failed: " not in note],
+    )
+
+
+def _system(run: Survey, name: str) -> str:
+    """How far a system is: its training, and the videos with vectors."""
+    training = run.trained.get(name)
+    steps = training.facts.get("steps", 0) if training else 0
+    trained = f"trained for {steps} steps" if steps else "loaded, not trained"
+    if training is None:
+        trained = "failed" if run.run.failure(f"{TRAIN}/{name}", "training") else "not trained"
+    embedded = [v.facts(f"{EMBED}/{name}") for v in run.videos if f"{EMBED}/{name}" in v.receipts]
+    vectors = sum(facts.get("rows", {}).get("ok", 0) for facts in embedded)
+    return f"{trained}; {vectors} vectors in {len(embedded)} of {len(run.videos)} videos"
+
+
+def funnel_row(domain: Any) -> dict[str, Any]:
+    """The counts of one domain in the order of the work."""
+    splits = {f"{split} crops": n for split, n in sorted(domain.splits.items())}
+    if domain.of_images:
+        named = {"domain": domain.domain, "folders by camera": domain.videos, "failed": domain.failed}
+        crops = {"crops": domain.crops.get("body ok", 0), "unreadable": domain.crops.get("body unreadable", 0)}
+        return {**named, "images": domain.frames, **crops, **splits}
+    return {
+        "domain": domain.domain,
+        "videos": domain.videos,
+        "failed": domain.failed,
+        "frames": domain.frames,
+        "annotated": domain.annotated,
+        "faces": domain.faces,
+        "bodies": domain.bodies,
+        "labelled": domain.by_status.get("labelled", 0),
+        "body crops": domain.crops.get("body ok", 0),
+        "face crops": domain.crops.get("face ok", 0),
+        **splits,
+    }

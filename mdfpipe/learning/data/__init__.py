@@ -1,0 +1,1 @@
+"""Crops to batches: what is read, drawn and augmented."""

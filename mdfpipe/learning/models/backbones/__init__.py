@@ -1,0 +1,1 @@
+"""Backbones: a crop to a feature map or tokens."""

@@ -1,0 +1,1 @@
+"""Networks: one for each recipe."""

@@ -1,0 +1,48 @@
+"""The body model: a backbone, a BN neck, a classifier."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from mdfpipe.learning.models.backbones.semantic_vit import PartAlignment, SemanticViT
+from mdfpipe.learning.models.parts.heads import Classifier, Neck
+
+
+class BodyModel(nn.Module):
+    """`forward` gives what one image alone decides; neck and classifier are for the losses.
+
+    backbone: SemanticViT, or any module that gives (B, width); classes: 0 = no classifier.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        width: int,
+        classes: int,
+        neck: Literal["multi", "single", "plain"],
+        align_parts: bool = False,
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.alignment = None
+        if isinstance(backbone, SemanticViT):
+            self.neck = Neck(neck, width, width // 2, backbone.chosen)
+            if align_parts:
+                self.alignment = PartAlignment(width // 2, backbone.grid)
+        else:
+            self.neck = Neck(neck, width)
+        self.classifier = Classifier(width, classes) if classes else None
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """z (B, width) before the neck; of a ViT tokens (B, 4, d); of aligned parts alignment and part_match (B,)."""
+        if not isinstance(self.backbone, SemanticViT):
+            return {"z": self.backbone(images)}
+        tokens = self.backbone(images)
+        found = {"z": self.backbone.fuse(tokens), "tokens": torch.cat([tokens.global_[:, None], tokens.local], dim=1)}
+        if self.alignment is not None and self.training:
+            found["alignment"] = self.alignment(tokens).expand(len(images))
+            found["part_match"] = self.alignment.match(tokens)
+        return found

@@ -1,0 +1,1 @@
+"""Parts of networks: heads, poolings, adapters."""

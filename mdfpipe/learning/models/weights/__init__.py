@@ -1,0 +1,1 @@
+"""Public weights: which layouts exist, and how they are loaded."""

@@ -1,0 +1,292 @@
+"""Checkpoints into networks: read without running anything, converted, compared, and told what was done.
+
+One rule for all files: tensors, and plain values around them; what needs more is refused by name, unless the user
+trusts who made the file. One rule for all networks: a tensor of another shape, or one more inside the network than it
+has, is an error; what is missing is counted, and too much of it is an error. Nothing is ever skipped silently.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from torch import Tensor, nn
+
+from mdfpipe import weightfiles
+from mdfpipe.errors import ConfigError
+from mdfpipe.learning.models.backbones.trunk import fill
+from mdfpipe.learning.models.weights import public
+from mdfpipe.learning.models.weights.public import Converted, ConvStem, Grid
+from mdfpipe.weightfiles import Taken
+
+# --- files -----------------------------------------------------------------------------------------------------------
+
+
+def read_state(path: Path, *, trust_pickle: bool = False) -> dict[str, Tensor]:
+    """The tensors in a checkpoint by name, on the CPU: those of `take`. Raises ConfigError."""
+    return take(path, trust_pickle=trust_pickle).tensors
+
+
+def take(path: Path, entry: str | None = None, *, trust_pickle: bool = False) -> Taken:
+    """The tensors in a checkpoint by name, on the CPU, and which of several sets they are. Raises ConfigError.
+
+    entry, trust_pickle: as `weightfiles.take`. Freed of the prefixes of DDP, torch.compile, DINO (`backbone.`) and
+    TransReID (`base.`); AdaFace's `model.` and CVLFace's `net.` stay, because they tell the two apart, and so do all
+    names in a checkpoint of ours.
+    """
+    found = weightfiles.take(path, entry, trust_pickle=trust_pickle)
+    if found.ours:
+        return found
+    wrappers = ("module.", "_orig_mod.", "backbone.", "base.")
+    return replace(found, tensors=public.without_wrappers(found.tensors, wrappers))
+
+
+# --- what was done ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a checkpoint did to a network.
+
+    source: where it is from; format: who made it, as its names say; loaded: tensors of the network that it filled;
+    resized: (name, from grid, to grid); missing: tensors of the network that it did not have, and that stay as drawn;
+    unexpected: its tensors that have no place; ignored: those left on purpose (classifiers); coverage: share of the
+    network's weights that it filled, 0..1; colour: the order of channels it expects, None where it does not say.
+    """
+
+    source: str
+    format: str
+    loaded: tuple[str, ...]
+    resized: tuple[tuple[str, Grid, Grid], ...]
+    missing: tuple[str, ...]
+    unexpected: tuple[str, ...]
+    ignored: tuple[str, ...]
+    coverage: float
+    colour: Literal["BGR", "RGB"] | None = None
+    notes: tuple[str, ...] = ()
+
+    def lines(self) -> list[str]:
+        """For people, one fact a line; the first says the whole."""
+        said = [f"{self.source}: {self.format}, {len(self.loaded)} tensors, {_share(self.coverage)} of the weights"]
+        if self.colour:
+            said.append(f"colour order {self.colour}")
+        said += [f"{name}: resized from {_by(old)} to {_by(new)} patches" for name, old, new in self.resized]
+        for what in ("missing", "unexpected", "ignored"):
+            if names := getattr(self, what):
+                said.append(f"{what}: {_few(names, 4)}")
+        return said + list(self.notes)
+
+
+def _share(share: float) -> str:
+    """A share as a percentage that never rounds up to everything.
+
+    >>> _share(1.0), _share(0.9999), _share(0.5)
+    ('100 %', '99.9 %', '50.0 %')
+    """
+    return "100 %" if share >= 1 else f"{int(share * 1000) / 10:.1f} %"
+
+
+def _by(grid: Grid) -> str:
+    return f"{grid[0]}x{grid[1]}"
+
+
+def _few(names: Iterable[str], count: int) -> str:
+    every = list(names)
+    return ", ".join(every[:count]) + (f" and {len(every) - count} more" if len(every) > count else "")
+
+
+# --- networks --------------------------------------------------------------------------------------------------------
+
+
+def load_vit(
+    model: nn.Module,
+    state: Mapping[str, Tensor],
+    *,
+    grid: Grid,
+    source_hw_ratio: float | None = None,
+    local_tokens: Literal["drawn", "class"] = "drawn",
+    min_coverage: float = 0.9,
+    source: str = "checkpoint",
+) -> Report:
+    """A public ViT into a SemanticViT: PASS, TransReID, TransReID-SSL, DINO, timm. Raises ConfigError.
+
+    grid: (rows, columns) of the network's patches; source_hw_ratio: height over width of the grid it was trained on,
+    None = `public.patch_grid` tells; local_tokens: how the three start where the checkpoint has none. A checkpoint with
+    a convolution stem replaces `model.vit.patch_embed`. Nothing is changed where an error is raised.
+    """
+    drawn = model.state_dict()
+    patches = drawn["vit.pos_embed"].shape[1] - 1 - public.LOCALS
+    if patches != grid[0] * grid[1]:
+        raise ConfigError(f"{source}: the network has {patches} patches, expected a grid of so many, got {_by(grid)}")
+    with _named(source), _stems(model, state):
+        converted = public.vit(state, grid, source_hw_ratio)
+        converted = public.with_local_tokens(converted, drawn, local_tokens)
+        return _place(model, converted, "vit.", _below(model, "vit."), min_coverage, source)
+
+
+def load_iresnet(
+    model: nn.Module, state: Mapping[str, Tensor], *, min_coverage: float = 0.9, source: str = "checkpoint"
+) -> Report:
+    """A public face network into an IResNet: AdaFace (its images are BGR), CVLFace (RGB). Raises ConfigError."""
+    with _named(source):
+        return _place(model, public.iresnet(state), "", _below(model, ""), min_coverage, source)
+
+
+def load_trunk(
+    model: nn.Module,
+    state: Mapping[str, Tensor],
+    *,
+    prefix: str = "backbone.",
+    min_coverage: float = 0.9,
+    source: str = "checkpoint",
+) -> Report:
+    """A torchvision ResNet into every stream and branch of the `Trunk` below `prefix`. Raises ConfigError."""
+    with _named(source):
+        found = public.resnet(state)
+        expected = {name.removeprefix(prefix): tensor for name, tensor in _below(model, prefix).items()}
+        tensors = fill(expected, found.tensors)
+        used = {id(tensor) for tensor in tensors.values()}
+        left = {name: t for name, t in found.tensors.items() if id(t) not in used and not _is_counter(name)}
+        more = [name for name in left if re.match(r"(conv1|bn1|layer\d+)\.", name)]
+        if more:
+            raise ConfigError(
+                f"the checkpoint's network is another one: it has {len(more)} tensors that ours has no place for: "
+                f"{_few(more, 3)}; choose the backbone that it was trained with"
+            )
+        named = {prefix + name: tensor for name, tensor in tensors.items()}
+        converted = Converted(found.format, {**named, **left}, found.ignored)
+        return _place(model, converted, prefix, _below(model, prefix), min_coverage, source)
+
+
+def load_own(model: nn.Module, state: Mapping[str, Tensor], *, source: str = "checkpoint") -> Report:
+    """A checkpoint of ours into the network it was made with: every tensor, and no other. Raises ConfigError."""
+    with _named(source), _stems(model, state):
+        expected = model.state_dict()
+        missing, more = [n for n in expected if n not in state], [n for n in state if n not in expected]
+        if missing or more:
+            raise ConfigError(
+                f"expected the {len(expected)} tensors of the network, got {len(state)}: "
+                f"missing {_few(missing, 2) or '-'}; unknown {_few(more, 2) or '-'}; "
+                "give the settings that it was trained with"
+            )
+        return _place(model, Converted("mdfpipe", dict(state)), "", expected, 1.0, source)
+
+
+def fit_stems(model: nn.Module, state: Mapping[str, Tensor]) -> list[tuple[nn.Module, nn.Module]]:
+    """Give a network the convolution stem that a checkpoint has; [(its parent, what was there)], empty where it fits.
+
+    For who calls `load_state_dict` on a network that is built anew: a stem came with the weights, not from settings.
+    """
+    if not public.has_stem(state):
+        return []
+    parents = [m for m in model.modules() if isinstance(getattr(m, "patch_embed", None), nn.Module)]
+    replaced = [(m, m.patch_embed) for m in parents if not isinstance(m.patch_embed, ConvStem)]
+    for parent, patches in replaced:
+        assert isinstance(patches, nn.Module)
+        parent.patch_embed = ConvStem.instead_of(patches)
+    return [(parent, patches) for parent, patches in replaced if isinstance(patches, nn.Module)]
+
+
+@contextlib.contextmanager
+def _stems(model: nn.Module, state: Mapping[str, Tensor]) -> Iterator[None]:
+    """The stem that the checkpoint has, put back to what it was where loading fails."""
+    replaced = fit_stems(model, state)
+    try:
+        yield
+    except BaseException:
+        for parent, patches in replaced:
+            parent.patch_embed = patches
+        raise
+
+
+@contextlib.contextmanager
+def _named(source: str) -> Iterator[None]:
+    """Errors begin with where the weights are from."""
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError(f"{source}: {error}") from None
+
+
+def _below(model: nn.Module, prefix: str) -> dict[str, Tensor]:
+    return {name: tensor for name, tensor in model.state_dict().items() if name.startswith(prefix)}
+
+
+def _place(
+    model: nn.Module, converted: Converted, prefix: str, expected: Mapping[str, Tensor], least: float, source: str
+) -> Report:
+    """Compare, then fill: `expected` are the network's tensors that a checkpoint should cover. Raises ConfigError."""
+    tensors = {name: converted.tensors[name] for name in expected if name in converted.tensors}
+    _same_shapes(tensors, expected)
+    counted = {name: t.numel() for name, t in expected.items() if not _is_counter(name)}
+    covered = sum(n for name, n in counted.items() if name in tensors) - converted.uncovered
+    coverage = covered / max(sum(counted.values()), 1)
+    missing = tuple(name for name in counted if name not in tensors)
+    unexpected = tuple(n for n in converted.tensors if n not in expected and not _is_counter(n))
+    if coverage < least:
+        raise ConfigError(
+            f"a checkpoint of {converted.format} kind covers {_share(coverage)} of the network's weights, expected at "
+            f"least {_share(least)}: missing {_few(missing, 3) or '-'}; it has {_few(unexpected, 3) or 'nothing else'}"
+            "; give weights of this kind of network"
+        )
+    roots = {name.removeprefix(prefix).split(".")[0] for name in expected} | {"norm_pre"}
+    more = [name for name in unexpected if name.removeprefix(prefix).split(".")[0] in roots]
+    if more:
+        raise ConfigError(
+            f"the checkpoint's network is another one: it has {len(more)} tensors that ours has no place for: "
+            f"{_few(more, 3)}; choose the size and kind that it was trained with"
+        )
+    refuse_missing_statistics(expected, tensors)
+    damaged = [n for n, tensor in tensors.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
+    if damaged:
+        raise ConfigError(f"expected finite weights, got NaN or infinity in {_few(damaged, 3)}; get it again")
+    model.load_state_dict({**model.state_dict(), **tensors, **converted.fresh})
+    return Report(
+        source=source,
+        format=converted.format,
+        loaded=tuple(tensors),
+        resized=converted.resized,
+        missing=missing,
+        unexpected=unexpected,
+        ignored=converted.ignored,
+        coverage=coverage,
+        colour=converted.colour,
+        notes=converted.notes,
+    )
+
+
+def _same_shapes(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    wrong = [name for name, tensor in tensors.items() if tensor.shape != expected[name].shape]
+    if wrong:
+        name = wrong[0]
+        raise ConfigError(
+            f"{name}: expected the shape {tuple(expected[name].shape)}, got {tuple(tensors[name].shape)} "
+            f"({len(wrong)} tensors differ); choose the size that the checkpoint was trained with"
+        )
+
+
+def refuse_missing_statistics(expected: Iterable[str], given: Iterable[str]) -> None:
+    """Raise ConfigError where a normalisation gets weights without the mean and variance that go with them.
+
+    They would stay at 0 and 1: vectors come out, and are wrong. One that gets nothing at all is drawn like its layer.
+    """
+    there = set(given)
+    lacking = [n for n in expected if n.endswith((".running_mean", ".running_var")) and n not in there]
+    beside = {name.rpartition(".")[0] for name in there}
+    blocks = {name.rpartition(".")[0] for name in beside}
+    wrong = [n for n in lacking if (layer := n.rpartition(".")[0]) in beside or layer.rpartition(".")[0] in blocks]
+    if wrong:
+        raise ConfigError(
+            f"expected the running statistics of every batch normalisation, {len(wrong)} are missing: "
+            f"{_few(wrong, 3)}; save the whole state_dict, with its buffers (running_mean, running_var), not the "
+            "parameters alone"
+        )
+
+
+def _is_counter(name: str) -> bool:
+    """Whether it only counts batches: older checkpoints have none, and nothing depends on it."""
+    return name.endswith("num_batches_tracked")

@@ -1,0 +1,109 @@
+"""Fabric as a training uses it: on one device, or in all processes that `torchrun` started.
+
+Lightning Fabric looks by itself for who started the process: Slurm, LSF, MPI, its own command line. Inside a batch job
+it then expects processes that nobody started, or starts some. Here `torchrun` starts processes and nobody else does, so
+Fabric is always told.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from lightning_fabric.plugins.environments.cluster_environment import ClusterEnvironment
+
+from mdfpipe.errors import ConfigError
+from mdfpipe.learning.train.together import local_processes, local_rank, processes, rank
+
+PRECISIONS: dict[str, Any] = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
+
+
+class Processes(ClusterEnvironment):
+    """The processes that train together, as `mdfpipe.learning.train.together` knows them."""
+
+    @property
+    def creates_processes_externally(self) -> bool:
+        """Fabric starts no process."""
+        return True
+
+    @property
+    def main_address(self) -> str:
+        """Host of the first process."""
+        return os.environ.get("MASTER_ADDR", "127.0.0.1")
+
+    @property
+    def main_port(self) -> int:
+        """Port at which the first process waits."""
+        return int(os.environ.get("MASTER_PORT", "29500"))
+
+    @staticmethod
+    def detect() -> bool:
+        """It is given, not detected."""
+        return True
+
+    def world_size(self) -> int:
+        """How many there are."""
+        return processes()
+
+    def set_world_size(self, size: int) -> None:
+        """Whoever started them has set it."""
+
+    def global_rank(self) -> int:
+        """This one's number."""
+        return rank()
+
+    def set_global_rank(self, rank: int) -> None:
+        """Whoever started them has set it."""
+
+    def local_rank(self) -> int:
+        """This one's number on its node."""
+        return local_rank()
+
+    def node_rank(self) -> int:
+        """The number of its node."""
+        return rank() // local_processes()
+
+
+def make_fabric(device: str, precision: str) -> Fabric:
+    """Where it runs: one device, or, under `torchrun`, all processes of all nodes. Raises ConfigError."""
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it announces every precision
+    kind, _, number = device.partition(":")
+    if kind not in ("cpu", "cuda") or (number and not (kind == "cuda" and number.isdecimal())):
+        raise ConfigError(f"--device {device}: expected cpu, cuda or cuda:N, such as cuda:0")
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(f"--device {device}: expected a CUDA device, torch finds none; use --device cpu")
+    if number and int(number) >= torch.cuda.device_count():
+        raise ConfigError(f"--device {device}: torch finds {torch.cuda.device_count()} of them, counted from 0")
+    if precision == "fp16" and kind == "cpu":
+        raise ConfigError("precision fp16: a CPU does not train in it; set precision to bf16 or fp32, or use a GPU")
+    common: dict[str, Any] = {
+        "accelerator": "cuda" if kind == "cuda" else "cpu",
+        "precision": PRECISIONS[precision],
+        "plugins": [Processes()],
+    }
+    with _without_settings_of_its_own():
+        if processes() > 1:
+            nodes = processes() // local_processes()
+            fabric = Fabric(devices=local_processes(), num_nodes=nodes, strategy="ddp", **common)
+        else:
+            devices: Any = [int(number)] if number and kind == "cuda" else 1
+            fabric = Fabric(devices=devices, **common)
+        fabric.launch()
+    return fabric
+
+
+@contextlib.contextmanager
+def _without_settings_of_its_own() -> Iterator[None]:
+    """Hide LT_DEVICES, LT_PRECISION and so on, with which Fabric overrides what it is given."""
+    hidden = {name: value for name, value in os.environ.items() if name.startswith("LT_")}
+    for name in hidden:
+        del os.environ[name]
+    try:
+        yield
+    finally:
+        os.environ.update(hidden)

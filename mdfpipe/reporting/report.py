@@ -1,0 +1,357 @@
+"""The report of an evaluated run: one HTML page, Markdown and LaTeX tables, CSV. The same run gives the same files.
+
+Numbers come from `report`, which reads tables; the crops that it shows are decoded here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from mdfpipe.errors import DataError, MdfError, StoreError, one_line
+from mdfpipe.inspecting.pictures import environment_of, title_of
+from mdfpipe.store import outputs
+from mdfpipe.store.naming import inside, natural_key
+from mdfpipe.store.run import Run, cannot_write
+from mdfpipe.store.shards import CHECKSUM, UNVERIFIED
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from mdfpipe.drawing.pixels import Picture
+    from mdfpipe.learning.recipes import Recipe
+    from mdfpipe.reporting.results import Results
+    from mdfpipe.reporting.results_page import Attended, ResultsPage, Shown
+    from mdfpipe.reporting.retrieval import Who
+    from mdfpipe.reporting.similarity import TemplateSet
+    from mdfpipe.reporting.sweeps import Swept
+    from mdfpipe.store.survey import Survey
+
+FOLDER = Path("evaluate") / "report"
+_HEIGHT = {"body": 128, "face": 72}  # pixels on the page
+_MOST_SYSTEMS = 8  # with heat maps and maps
+_ATTENDED_SUBJECTS, _MOST_ATTENDED = 2, 8  # subjects, and crops, of a system
+_COLUMNS = [
+    "crop_id",
+    "subject_id",
+    "domain",
+    "modality",
+    "video_id",
+    "session_id",
+    "split",
+    "role",
+    "template_id",
+    "shard",
+    "offset",
+    "size",
+    CHECKSUM,
+]
+
+
+@dataclass
+class Report:
+    """What was written, and words on it."""
+
+    files: list[str] = field(default_factory=list)
+    lines: list[str] = field(default_factory=list)
+
+
+def report(run: Path, *, compare: Sequence[Path] = (), out: Path | None = None, show_people: bool = False) -> Report:
+    """Write report.html, tables.md, tables.tex, tables/*.csv and, of each sweep, sweeps/NAME.csv and NAME.svg into
+    `out`, by default RUN/evaluate/report.
+
+    compare: further evaluated runs, whose systems stand beside this one's, called by their folders' names.
+    show_people: crops as they are; otherwise coarse blocks. What cannot be read any more leaves a note on the page.
+    Raises DataError where a run was never evaluated, StoreError.
+    """
+    from mdfpipe.drawing.plots import places
+    from mdfpipe.reporting.grids import views
+    from mdfpipe.reporting.results import side_by_side
+    from mdfpipe.reporting.results_page import ResultsPage, render
+    from mdfpipe.reporting.sweep_sheets import csv_of as csv_of_sweep
+    from mdfpipe.reporting.sweep_sheets import svg_of as svg_of_sweep
+    from mdfpipe.reporting.written import csv_of, file_stem, latex, markdown
+
+    results = side_by_side(run, compare)
+    shown = views(results)
+    systems = [name for view in shown for name in results.tables[view.name]["systems"]]
+    page = ResultsPage(title_of(run), results, shown, show_people, places([*systems, *_in_curves(results)]))
+    page.environment = environment_of(run)
+    _fill(page, run)
+    folder = out or run / FOLDER
+    files = {"report.html": render(page), "tables.md": markdown(results, shown), "tables.tex": latex(results, shown)}
+    for view in shown:
+        if view.rows:
+            files[f"tables/{file_stem(view.name)}.csv"] = csv_of(view)
+    for sweep in page.sweeps:
+        files[f"sweeps/{file_stem(sweep.swept.name)}.csv"] = csv_of_sweep(sweep)
+        files[f"sweeps/{file_stem(sweep.swept.name)}.svg"] = svg_of_sweep(sweep)
+    made = Report()
+    for name, text in files.items():
+        _write(folder / name, text.encode())
+        made.files.append(str(folder / name))
+    numbers = sum(len(view.rows) for view in shown)
+    made.lines.append(
+        f"{numbers} numbers in {sum(bool(view.rows) for view in shown)} tables, "
+        f"{len(page.shown)} crops, {len(files['report.html'].encode()) / 1e6:.1f} MB"
+    )
+    made.lines += [f"no table of numbers: {results.none}"] if results.none else []
+    made.lines += page.notes
+    return made
+
+
+def _in_curves(results: Results) -> list[str]:
+    return [row["_system"] for row in (*results.metrics, *results.curves)]
+
+
+def _fill(page: ResultsPage, run: Path) -> None:
+    """Everything on the page beside the numbers; what fails leaves a note."""
+    from mdfpipe.reporting import curves
+    from mdfpipe.reporting.atlas import atlas
+    from mdfpipe.reporting.retrieval import People, choose
+    from mdfpipe.reporting.similarity import heat_map, read_templates, score_pictures
+    from mdfpipe.reporting.sweeps import sweep_views
+
+    results, notes = page.results, page.notes
+    page.survey = _surveyed(run, notes)
+    notes += page.survey.doubts if page.survey else []
+    page.trainings, unread = curves.trainings(results)
+    notes += unread
+    own = list(dict.fromkeys(row["system"] for row in results.metrics if row["_run"] in ("", results.name)))
+    for view in page.views:
+        page.families[view.name] = curves.families(results, view.name, page.places)
+        for pictures in _tried(notes, partial(score_pictures, results, view.name, own)):
+            page.scores[view.name] = pictures
+    for swept in _tried(notes, partial(_swept, run)):
+        page.sweeps = sweep_views(results, swept)
+    for system, path in results.template_files.items():
+        for found in _tried(notes, partial(read_templates, path, results.relative(path))):
+            page.templates[system] = found
+    ordered = sorted(page.templates, key=lambda name: own.index(name) if name in own else len(own))
+    page.templates = {name: page.templates[name] for name in ordered}
+    page.trainings.sort(key=lambda one: own.index(one.system) if one.system in own else len(own))
+    for system in ordered[:_MOST_SYSTEMS]:
+        page.heat_maps += [made for made in [heat_map(system, page.templates[system])] if made]
+        page.maps += [made for made in [atlas(system, page.templates[system])] if made]
+    if len(ordered) > _MOST_SYSTEMS:
+        notes.append(f"heat maps and maps: {len(ordered) - _MOST_SYSTEMS} more systems are left out")
+    searches = run / "evaluate" / "searches.parquet"
+    if searches.is_file():
+        people = People(page.templates.values())
+        for chosen in _tried(notes, partial(choose, searches, results.relative(searches), people)):
+            page.searches = chosen
+    crops = Crops(run, page.show_people, notes)
+    for who in dict.fromkeys(_whos(page)):
+        picture = crops.shown(who)
+        if picture is not None:
+            page.shown[who.name] = picture
+    for system in ordered[:_MOST_SYSTEMS]:
+        untold: list[str] = []
+        for found in _tried(untold, partial(attended, run, system, page.templates[system], crops)):
+            page.attention |= {system: found} if found else {}
+        notes += [f"what {system} looks at is not shown: {line}" for line in untold]
+
+
+def _tried(notes: list[str], make: Callable[[], Any]) -> Iterator[Any]:
+    """What `make` gives; nothing and a note where it cannot be read."""
+    try:
+        yield make()
+    except MdfError as error:
+        notes.append(one_line(error))
+
+
+def _swept(run: Path) -> list[Swept]:
+    """The sweeps of the study that a run folder keeps. Raises ConfigError."""
+    from mdfpipe.reporting.sweeps import Swept
+    from mdfpipe.study.pipeline import KEPT, Pipeline
+
+    if not (run / KEPT).is_file():
+        return []
+    study = Pipeline.kept(run)
+    return [
+        Swept(
+            name,
+            study.sweeps[name].title,
+            study.sweeps[name].system,
+            tuple(study.sweeps[name].values),
+            tuple((point.values, point.system) for point in found),
+        )
+        for name, found in study.swept.items()
+    ]
+
+
+def _surveyed(run: Path, notes: list[str]) -> Survey | None:
+    from mdfpipe.store.survey import survey
+
+    try:
+        return survey(run)
+    except MdfError as error:
+        notes.append(f"no funnel and no settings: {one_line(error)}")
+        return None
+
+
+def _whos(page: ResultsPage) -> Iterable[Who]:
+    for one in page.searches:
+        for search in one.lists:
+            yield search.probe
+            yield from (found.who for found in search.top)
+
+
+# -- crops
+
+
+class Crops:
+    """The crop that stands for a template: the middle one of its crops, in the order of the manifest."""
+
+    def __init__(self, run: Path, show_people: bool, notes: list[str]) -> None:
+        self.run, self.show_people, self.notes = run, show_people, notes
+        self._rows: dict[tuple[str, str, str, str], list[dict[str, Any]]] | None = None
+        self._windows: dict[str, tuple[float, float] | None] = {}
+
+    def row(self, who: Who) -> dict[str, Any] | None:
+        """The row of the manifest; none where the manifest has no crop of the template."""
+        if self._rows is None:
+            self._rows = self._read()
+        modality = who.modality if who.modality in _HEIGHT else "body"
+        rows = self._rows.get((who.subject, who.domain, modality, who.split), [])
+        if who.item:
+            items = ("template_id", "video_id", "session_id", "crop_id")
+            rows = [row for row in rows if who.item in (row[name] for name in items)]
+        own = [row for row in rows if row["role"] == who.role]
+        if own or not rows:
+            return own[len(own) // 2] if own else None
+        return rows[len(rows) // 6 if who.role == "gallery" else -1 - len(rows) // 6]  # thirds of a video
+
+    def shown(self, who: Who) -> Shown | None:
+        """The crop as the page shows it; none, and a note, where it cannot be read."""
+        row = self.row(who)
+        if row is None:
+            return None
+        try:
+            picture = self.picture(row)
+        except MdfError as error:
+            self.notes.append(one_line(error))
+            return None
+        return self.on_page(picture, row["modality"], row["crop_id"])
+
+    def picture(self, row: dict[str, Any]) -> Picture:
+        """The crop of a row of the manifest, at its own size. Raises DataError."""
+        from mdfpipe.drawing import pixels as figures
+        from mdfpipe.store.shards import read_crop
+        from mdfpipe.video.cropping import decode
+
+        if row["shard"] is None:
+            raise DataError(f"crop {row['crop_id']}: the manifest names no shard")
+        shard = inside(self.run, row["shard"], f"crop {row['crop_id']}")
+        image = decode(read_crop(shard, row["offset"], row["size"], row.get(CHECKSUM)), row["crop_id"])
+        return figures.to_display(image, self._window(row["video_id"]))
+
+    def on_page(self, picture: Picture, modality: str, title: str, heat: NDArray[np.float32] | None = None) -> Shown:
+        """A picture at the page's size, hidden unless people are shown; with heat (h, w), 0..1, over it."""
+        from mdfpipe.drawing import pixels as figures
+        from mdfpipe.reporting.results_page import Shown
+        from mdfpipe.reporting.similarity import overlaid
+
+        height = _HEIGHT[modality]
+        width = max(round(picture.shape[1] * height / picture.shape[0]), 1)
+        blocks = figures.BODY_BLOCKS if modality == "body" else figures.FACE_BLOCKS
+        small = figures.scaled_to(picture, width, height)
+        small = small if self.show_people else figures.hidden_crop(small, blocks)
+        small = small if heat is None else overlaid(small, heat)
+        return Shown(figures.data_uri(small, 82), width, height, title)
+
+    def _window(self, video_id: str) -> tuple[float, float] | None:
+        if video_id not in self._windows:
+            receipt = Run(self.run).receipt("detect", video_id)
+            window = (receipt.facts if receipt else {}).get("window")
+            self._windows[video_id] = (float(window[0]), float(window[1])) if window else None
+        return self._windows[video_id]
+
+    def _read(self) -> dict[tuple[str, str, str, str], list[dict[str, Any]]]:
+        try:
+            table = Run(self.run).table("manifest", "manifest", _COLUMNS)
+        except StoreError as error:
+            self.notes.append(f"no crop is shown: {one_line(error)}")
+            return {}
+        if CHECKSUM not in table.column_names:
+            self.notes.append(f"crops without checksums: {UNVERIFIED}")
+        plain = {name: table[name] for name in table.column_names}
+        plain |= {name: table[name].cast(pa.string()) for name in ("modality", "split", "role")}
+        table = pa.table(plain).filter(pc.is_valid(plain["shard"]))
+        found: dict[tuple[str, str, str, str], list[dict[str, Any]]] = {}
+        for row in table.to_pylist():
+            key = (row["subject_id"], row["domain"], row["modality"], row["split"])
+            found.setdefault(key, []).append(row)
+        return found
+
+
+# -- attention
+
+
+def attended(run: Path, system: str, templates: TemplateSet, crops: Crops) -> list[Attended]:
+    """What a system's network looks at in a few subjects' crops, one of each domain; nothing without its weights.
+
+    Raises ConfigError, DataError, StoreError.
+    """
+    from mdfpipe.inspecting.samples import spread
+    from mdfpipe.learning.attention import Watcher
+    from mdfpipe.learning.data.crops import from_crops
+    from mdfpipe.reporting.grids import by_wavelength
+    from mdfpipe.reporting.results_page import Attended
+    from mdfpipe.reporting.retrieval import People
+    from mdfpipe.stages._material import window
+
+    recipe, weights = _weights(run, system)
+    if not weights.is_file():
+        return []
+    people, rows = People([templates]), list[tuple[int, dict[str, Any]]]()
+    for n in range(len(templates)):
+        row = crops.row(people[templates.name[n]]) if templates.crops[n] else None
+        rows += [(n, row)] if row is not None else []
+    subjects = spread(sorted({templates.subject[n] for n, _ in rows}, key=natural_key), _ATTENDED_SUBJECTS)
+    chosen = [(n, row) for n, row in rows if templates.subject[n] in subjects]
+    chosen.sort(key=lambda one: (natural_key(one[1]["subject_id"]), by_wavelength(one[1]["domain"])))
+    chosen = chosen[:_MOST_ATTENDED]
+    watcher, found = Watcher(weights, recipe) if chosen else None, []
+    for n, row in chosen:
+        table = Run(run).table("crop", row["video_id"])
+        deep = window(Run(run), row["video_id"])
+        one = from_crops(
+            table.filter(pc.equal(table["crop_id"], row["crop_id"])),
+            run,
+            row["domain"],
+            windows={row["video_id"]: deep} if deep else None,
+        )
+        heat = watcher.look(one, templates.vectors[n]) if watcher and len(one) else None
+        if heat is not None:
+            picture, kind, name = crops.picture(row), row["modality"], row["crop_id"]
+            pair = crops.on_page(picture, kind, name), crops.on_page(picture, kind, name, heat)
+            found.append(Attended(f"{templates.subject[n]}, {row['domain']}", *pair))
+    return found
+
+
+def _weights(run: Path, system: str) -> tuple[Recipe | None, Path]:
+    """The recipe that the study embeds with (none where it cannot be read), and where the weights lie."""
+    from mdfpipe.stages.train import checkpoint_path
+    from mdfpipe.study.pipeline import open_run
+
+    try:
+        settings = open_run(run)[0].systems[system]
+    except (MdfError, KeyError):
+        return None, run / "train" / system / "last.pt"
+    return settings.recipe, checkpoint_path(Run(run), system, settings.keep)
+
+
+def _write(path: Path, data: bytes) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        outputs.write(path, data)
+    except OSError as error:
+        raise StoreError(cannot_write(path, error)) from None

@@ -1,0 +1,253 @@
+"""How alike templates are: heat maps of subjects by subjects for each pair of domains, and distributions of scores."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from mdfpipe.drawing.plots import Bars, Picture, distributions, shares
+from mdfpipe.errors import StoreError, one_line
+from mdfpipe.inspecting.samples import spread
+from mdfpipe.reporting.grids import by_wavelength
+from mdfpipe.reporting.results import Results
+from mdfpipe.store.naming import natural_key
+from mdfpipe.store.parquet import open_table
+from mdfpipe.store.run import read_table
+
+F32 = NDArray[np.float32]
+F64 = NDArray[np.float64]
+
+MOST_SUBJECTS, MOST_DOMAINS, MOST_SYSTEMS = 60, 6, 8  # on the heat maps of one page
+BINS: Final = 60
+RAMP: Final = ("#440154", "#472c7a", "#3b518b", "#2c718e", "#21908d", "#27ad81", "#5cc863", "#aadc32", "#fde725")
+"""Colours from the least similar to the most (viridis)."""
+
+
+@dataclass(frozen=True, eq=False)
+class TemplateSet:
+    """The templates of one system. vectors: (T, D) float32 of length 1, zeros where nothing was enrolled.
+
+    name, subject, domain, item, split, role, modality: (T,) text. crops: (T,) how many vectors each was pooled from.
+    """
+
+    file: str
+    vectors: F32
+    name: list[str]
+    subject: list[str]
+    domain: list[str]
+    item: list[str]
+    split: list[str]
+    role: list[str]
+    modality: list[str]
+    crops: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.name)
+
+    @property
+    def domains(self) -> list[str]:
+        """Domains with an enrolled template, by wavelength."""
+        there = {domain for domain, n in zip(self.domain, self.crops, strict=True) if n}
+        return sorted(there, key=by_wavelength)
+
+
+def read_templates(path: Path, file: str) -> TemplateSet:
+    """The templates of a system; those of the test split where it has any. Raises StoreError."""
+    table = read_table(path)
+    tested = table.filter(pc.equal(table["split"], "test"))
+    table = tested if tested.num_rows else table
+    vectors = table["vector"].combine_chunks()
+    lengths = pc.list_value_length(vectors).to_numpy(zero_copy_only=False)
+    if len(set(lengths.tolist())) > 1:
+        raise StoreError(f"{path}: expected vectors of one length, got {sorted(set(lengths.tolist()))}; evaluate again")
+    width = int(lengths[0]) if len(lengths) else 0
+    values = vectors.flatten().to_numpy(zero_copy_only=False).reshape(-1, width) if width else np.zeros((0, 0))
+    norm = np.linalg.norm(values, axis=1, keepdims=True)
+    columns = {name: [str(v) for v in table[name].cast(pa.string()).to_pylist()] for name in _TEXT}
+    return TemplateSet(
+        file,
+        (values / np.where(norm > 0, norm, 1)).astype(np.float32),
+        columns["template"],
+        columns["subject_id"],
+        columns["domain"],
+        columns["item"],
+        columns["split"],
+        columns["role"],
+        columns["modality"],
+        table["crops"].to_numpy().astype(np.int64),
+    )
+
+
+_TEXT: Final = ("template", "subject_id", "domain", "item", "split", "role", "modality")
+
+
+# -- heat maps
+
+
+@dataclass(frozen=True, eq=False)
+class Panel:
+    """Similarities (S, S) of gallery subjects (rows) and probe subjects (columns), NaN where one is not there."""
+
+    gallery: str
+    probe: str
+    values: F64
+
+    @property
+    def same(self) -> float | None:
+        """The mean over pairs of one subject; none where there is none, or a template would meet itself."""
+        found = np.diagonal(self.values)
+        return None if self.gallery == self.probe or np.isnan(found).all() else float(np.nanmean(found))
+
+    @property
+    def other(self) -> float | None:
+        """The mean over pairs of two subjects."""
+        apart = self.values[~np.eye(len(self.values), dtype=bool)]
+        return None if not apart.size or np.isnan(apart).all() else float(np.nanmean(apart))
+
+
+@dataclass(frozen=True)
+class HeatMap:
+    """The panels of one system, a row for each gallery domain. low, high: the similarities at the ramp's ends."""
+
+    system: str
+    modality: str
+    domains: list[str]
+    subjects: list[str]
+    of: int
+    panels: list[list[Panel]]
+    low: float
+    high: float
+    source: str
+
+
+def heat_map(system: str, templates: TemplateSet) -> HeatMap | None:
+    """Cosine similarity of subjects, the same subjects in the same order in every panel; None without a template.
+
+    A subject with several templates in a domain stands there with their mean. Subjects seen in every domain come
+    first; of many, some are chosen evenly by name.
+    """
+    domains = templates.domains[:MOST_DOMAINS]
+    if not domains:
+        return None
+    there: dict[str, dict[str, list[int]]] = {}
+    for n in np.flatnonzero(templates.crops > 0).tolist():
+        there.setdefault(templates.subject[n], {}).setdefault(templates.domain[n], []).append(n)
+    whole = [name for name, seen in there.items() if all(domain in seen for domain in domains)]
+    subjects = spread(sorted(whole or there, key=natural_key), MOST_SUBJECTS)
+    means = np.full((len(domains), len(subjects), templates.vectors.shape[1]), np.nan)
+    for d, domain in enumerate(domains):
+        for s, subject in enumerate(subjects):
+            rows = there[subject].get(domain, [])
+            if rows:
+                mean = templates.vectors[rows].astype(np.float64).mean(axis=0)
+                means[d, s] = mean / max(float(np.linalg.norm(mean)), 1e-12)
+    panels = [
+        [Panel(a, b, np.round(means[i] @ means[j].T, 4)) for j, b in enumerate(domains)] for i, a in enumerate(domains)
+    ]
+    apart = ~np.eye(len(subjects), dtype=bool)
+    values = np.concatenate(
+        [
+            (panel.values[apart] if panel.gallery == panel.probe else panel.values.ravel())
+            for row in panels
+            for panel in row
+        ]
+    )
+    values = values[np.isfinite(values)]
+    low, high = (float(values.min()), float(values.max())) if len(values) else (0.0, 1.0)
+    modality = templates.modality[0] if templates.modality else ""
+    return HeatMap(system, modality, domains, subjects, len(there), panels, low, max(high, low + 1e-6), templates.file)
+
+
+def painted(panel: Panel, low: float, high: float) -> NDArray[np.uint8]:
+    """The panel as a picture (S, S, 3): dark is the least similar, grey where nobody is."""
+    known = np.isfinite(panel.values)
+    picture = ramped(np.where(known, (panel.values - low) / (high - low), 0.0))
+    picture[~known] = 128
+    return picture
+
+
+def ramped(shares: NDArray[Any]) -> NDArray[np.uint8]:
+    """Values 0..1 (h, w) in the colours of the ramp: (h, w, 3)."""
+    ramp = np.array([[int(c[n : n + 2], 16) for n in (1, 3, 5)] for c in RAMP], float)
+    at = np.clip(shares, 0, 1) * (len(ramp) - 1)
+    colours = [np.interp(at, np.arange(len(ramp)), ramp[:, c]) for c in range(3)]
+    shown: NDArray[np.uint8] = np.rint(np.stack(colours, axis=-1)).astype(np.uint8)
+    return shown
+
+
+def overlaid(picture: NDArray[np.uint8], heat: NDArray[Any]) -> NDArray[np.uint8]:
+    """A picture (H, W, 3) with heat (h, w), 0..1, laid over it; the warmer, the less of the picture shows through."""
+    import cv2
+
+    height, width = picture.shape[:2]
+    whole = np.clip(cv2.resize(heat.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR), 0, 1)
+    share = 0.35 + 0.3 * whole[..., None]
+    mixed: NDArray[np.uint8] = np.rint((1 - share) * picture + share * ramped(whole)).astype(np.uint8)
+    return mixed
+
+
+# -- distributions
+
+
+def score_pictures(results: Results, table: str, systems: Sequence[str]) -> list[Picture]:
+    """Mated and non-mated scores: a drawing for each pair of domains, a row a system. Raises StoreError."""
+    cases: dict[tuple[str, str, str], list[tuple[Bars, str]]] = {}
+    for system in systems:
+        path = results.score_files.get((table, system))
+        if path is None:
+            continue
+        for case, bars in _histograms(system, path).items():
+            cases.setdefault(case, []).append((bars, results.relative(path)))
+    found = []
+    for (gallery_domain, probe_domain, gallery), rows in sorted(cases.items(), key=_by_wavelength):
+        title = f"{gallery_domain} → {probe_domain}" + ("" if gallery == "all" else f", gallery {gallery}")
+        svg = distributions(f"scores/{table}/{title}", [bars for bars, _ in rows], "similarity")
+        files = [file for _, file in rows]
+        whole = f"{len(files)} files evaluate/scores/{table}.SYSTEM.parquet" if len(files) > 2 else "; ".join(files)
+        found.append(Picture(title, svg, whole))
+    return found
+
+
+def _by_wavelength(item: tuple[tuple[str, str, str], Any]) -> tuple[Any, ...]:
+    gallery_domain, probe_domain, gallery = item[0]
+    return by_wavelength(gallery_domain), by_wavelength(probe_domain), gallery
+
+
+def _histograms(system: str, path: Path) -> dict[tuple[str, str, str], Bars]:
+    """By gallery domain, probe domain and gallery; streamed, so that memory does not grow with the pairs."""
+    low, high = np.inf, -np.inf
+    for scores in _batches(path, ["score"]):
+        values = scores["score"].to_numpy()
+        finite = values[np.isfinite(values)]
+        if len(finite):
+            low, high = min(low, float(finite.min())), max(high, float(finite.max()))
+    if not np.isfinite(low):
+        return {}
+    edges = np.linspace(low, max(high, low + 1e-6), BINS + 1)
+    counts: dict[tuple[str, str, str], NDArray[np.int64]] = {}
+    columns = ["gallery_domain", "probe_domain", "gallery", "probe_subject", "gallery_subject", "score"]
+    for batch in _batches(path, columns):
+        mated = pc.equal(batch["probe_subject"], batch["gallery_subject"]).to_numpy(zero_copy_only=False)
+        values = batch["score"].to_numpy().astype(np.float64)
+        keys = list(zip(*(batch[name].to_pylist() for name in columns[:3]), strict=True))
+        for key in dict.fromkeys(keys):
+            here = np.fromiter((k == key for k in keys), bool, len(keys)) & np.isfinite(values)
+            both = counts.setdefault(key, np.zeros((2, BINS), np.int64))
+            for n, which in enumerate((mated, ~mated)):
+                both[n] += np.histogram(values[here & which], edges)[0]
+    return {key: Bars(system, edges, shares(both[0]), shares(both[1])) for key, both in counts.items()}
+
+
+def _batches(path: Path, columns: list[str]) -> Iterator[Any]:
+    try:
+        with open_table(path) as file:
+            yield from file.iter_batches(1 << 17, columns=columns)
+    except (OSError, pa.ArrowException) as error:
+        raise StoreError(f"{path}: cannot be read as a table of scores: {one_line(error, 160)}") from None

@@ -1,0 +1,418 @@
+"""Runner: does what is due of a pipeline in a run folder, and says what it did."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mdfpipe import __version__
+from mdfpipe.errors import ConfigError, Damaged, DataError
+from mdfpipe.learning.system import with_ancestors
+from mdfpipe.learning.train.log import check_board
+from mdfpipe.learning.train.together import refuse_copies
+from mdfpipe.running.execution import Event, Executor, TogetherExecutor, Unit, executor_of
+from mdfpipe.running.plan import Item, Plan
+from mdfpipe.stages import Resources, Stage
+from mdfpipe.stages.detect import Detect
+from mdfpipe.stages.embed import Embed
+from mdfpipe.stages.evaluate import Evaluate
+from mdfpipe.stages.train import Train
+from mdfpipe.store.code import commit
+from mdfpipe.store.run import Failure, Run
+from mdfpipe.study.pipeline import KEPT, Pipeline
+
+
+@dataclass
+class Tally:
+    """What became of a stage in one call."""
+
+    total: int = 0
+    already: int = 0
+    ran: int = 0
+    failed: int = 0
+    blocked: int = 0
+    rows: int = 0
+    note: str = ""
+
+
+@dataclass
+class Outcome:
+    """What became of a call: a tally by stage, failures, run-level stages that were refused, warnings, notes.
+
+    mended: the parts that were found damaged and made again.
+    """
+
+    tallies: dict[str, Tally] = field(default_factory=dict)
+    failures: list[Failure] = field(default_factory=list)
+    refused: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    mended: list[str] = field(default_factory=list)
+
+    @property
+    def complete(self) -> bool:
+        """Whether everything that was asked for is done."""
+        return not self.failures and not self.refused and not any(t.blocked for t in self.tallies.values())
+
+    @property
+    def failed(self) -> set[tuple[str, str]]:
+        """The units that failed in this call: they are not tried twice."""
+        return {(failure.stage, failure.key) for failure in self.failures}
+
+    def refuse(self, line: str) -> None:
+        """Note that a run-level stage was refused, and why."""
+        self.refused = [*(other for other in self.refused if other != line), line]
+
+
+Listener = Callable[[Event], None]
+
+
+@dataclass
+class Call:
+    """One call of the runner: what was asked for, and what came of it so far.
+
+    found: the parts that were found damaged in this pass over the stages; before: in the passes before it, in which
+    they became due.
+    """
+
+    stages: list[Stage]
+    only: list[str] | None
+    strict: bool
+    outcome: Outcome
+    listen: Listener
+    found: set[tuple[str, str]] = field(default_factory=set)
+    before: set[tuple[str, str]] = field(default_factory=set)
+
+    @property
+    def retry(self) -> bool:
+        """Whether videos that could not be read are looked at again."""
+        return self.stages[0].name == "index" and not self.before
+
+    def take(self, damage: Damaged) -> None:
+        """Note a part that was found damaged. Raises the error again where it has none, or was found so before."""
+        if not damage.stage or (damage.stage, damage.key) in self.before:
+            raise damage
+        self.found.add((damage.stage, damage.key))
+
+    def begin_again(self) -> None:
+        """Another pass over the stages begins."""
+        self.before |= self.found
+        self.found = set()
+
+
+class Runner:
+    """Does what is due of a pipeline in a run folder, and says what it did."""
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        run: Run,
+        data: Path,
+        resources: Resources = Resources(),  # noqa: B008 - frozen
+        executor: Executor | None = None,
+        systems: list[str] | None = None,
+    ) -> None:
+        """systems: of all that the study names, only these and what they start from."""
+        if not data.is_dir():
+            raise DataError(f"--data {data}: expected the folder that holds the videos, found no such folder")
+        if run.path.exists() and not run.path.is_dir():
+            raise ConfigError(f"--run {run.path}: expected a folder, found a file")
+        if run.path.resolve() == data.resolve():
+            raise ConfigError(f"--run {run.path}: expected a folder of its own, got the data folder")
+        self.pipeline, self.run, self.resources, self.systems = pipeline, run, resources, systems
+        self.data = Path(os.path.abspath(data))  # noqa: PTH100 - without `..`, and symbolic links as they were given
+        self.stages = pipeline.stages
+        if systems:
+            chosen = with_ancestors(pipeline.systems, systems)
+            self.stages = (*(s for s in self.stages if not isinstance(s, Evaluate)), *pipeline.evaluating(chosen))
+        self.executor = executor or executor_of(resources)
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process does the planning; under `torchrun` only the first one does."""
+        return self.executor.leads
+
+    def plan(self, *, allow_missing: bool = False, retry: bool = False) -> Plan:
+        """What is done and what is due, now. retry: videos that could not be read are looked at again."""
+        return Plan(self.stages, self.run, self.data, allow_missing, retry)
+
+    def span(self, first: str | None, last: str | None) -> list[Stage]:
+        """The stages from `first` to `last`, both included. Raises ConfigError."""
+        stages = list(self.stages)
+        groups = [stage.name.partition("/")[0] for stage in stages]
+        names = list(dict.fromkeys(groups))
+        for option, name in (("--from", first), ("--until", last)):
+            if name in ("train", "embed", "evaluate") and name not in names:
+                raise ConfigError(f"the study names no systems: there is nothing to {name}; add `systems:`")
+            if name in ("detect", "label") and name not in names:
+                raise ConfigError(
+                    f"the study's data set, {self.pipeline.dataset.use}, holds images of one person each: there is "
+                    f"nothing to {name}; `mdfpipe run` does the rest"
+                )
+            if name is not None and name not in names:
+                raise ConfigError(f"{option} {name}: expected one of {', '.join(names)}")
+        begin = groups.index(first) if first else 0
+        end = len(groups) - groups[::-1].index(last) if last else len(groups)
+        if begin >= end:
+            raise ConfigError(f"--from {first} comes after --until {last}: expected an order of {', '.join(names)}")
+        return self._asked_for(stages[begin:end])
+
+    def _asked_for(self, stages: Iterable[Stage]) -> list[Stage]:
+        """Those that are of no system, or of one that was asked for. Raises ConfigError."""
+        if not self.systems:
+            return list(stages)
+        chosen = with_ancestors(self.pipeline.systems, self.systems)
+        return [s for s in stages if not isinstance(s, (Train, Embed)) or s.system in chosen]
+
+    def due(self, first: str | None, last: str | None, only: list[str] | None = None) -> list[str]:
+        """A line for each unit that a call would run, and why. Writes nothing, but notes damage that it finds."""
+        stages = self.span(first, last)
+        self._check_files(stages)
+        found = set[tuple[str, str]]()
+        while True:
+            try:
+                return self._due(stages, only)
+            except Damaged as error:
+                if not error.stage or (error.stage, error.key) in found:
+                    raise
+                found.add((error.stage, error.key))
+
+    def _due(self, stages: list[Stage], only: list[str] | None) -> list[str]:
+        lines = list[str]()
+        plan = self.plan(retry=stages[0].name == "index")
+        self._check_only(only, plan)
+        for stage in stages:
+            if stage.name != "index" and plan.index.reason is not None:
+                lines.append(f"{stage.name}: every video that the index changes or adds (known once it is made)")
+                continue
+            items = [item for item in plan.items(stage) if self._chosen(item, only)]
+            lines += [f"{item}" + (f" (after {item.blocked})" if item.blocked else "") for item in items if item.reason]
+        return lines
+
+    def execute(
+        self,
+        first: str | None = None,
+        last: str | None = None,
+        *,
+        only: list[str] | None = None,
+        strict: bool = False,
+        allow_missing: bool = False,
+        listen: Listener = lambda event: None,
+    ) -> Outcome:
+        """Run all that is due from stage `first` to `last`. Raises MdfError where the run cannot go on."""
+        stages, outcome = self.span(first, last), Outcome()
+        if any(stage.together for stage in stages):
+            refuse_copies()
+        self._check_files(stages)
+        if not self.leads:
+            with self.executor:
+                self.executor.follow()
+            return outcome
+        if isinstance(self.executor, TogetherExecutor):
+            self.executor.listen = listen
+        if self.run.is_read_only and not self.due(first, last, only):
+            self._count(stages, only, outcome)
+            return outcome
+        with self.run.lock(), self.executor:
+            study = self.pipeline.to_yaml().encode()
+            self.run.write(KEPT, study)
+            self.run.write("environment.json", self._environment(study))
+            self.run.event("call", argv=sys.argv[1:])
+            call = Call(stages, only, strict, outcome, listen)
+            while True:
+                try:
+                    if not self._pass(call, self.plan(allow_missing=allow_missing, retry=call.retry)):
+                        return outcome
+                except Damaged as error:
+                    call.take(error)
+                call.begin_again()
+
+    def _count(self, stages: list[Stage], only: list[str] | None, outcome: Outcome) -> None:
+        """The tallies of a call that has nothing to do."""
+        plan = self.plan()
+        for stage in stages:
+            number = sum(self._chosen(item, only) for item in plan.items(stage))
+            outcome.tallies[stage.name] = Tally(number, number)
+        outcome.notes.append(f"{self.run.path} cannot be written; nothing is due")
+
+    def _pass(self, call: Call, plan: Plan) -> bool:
+        """Do each stage once; whether a part was found damaged, so that one has to begin again."""
+        self._check_only(call.only, plan)
+        outcome, stages = call.outcome, call.stages
+        if plan.index.found is not None:
+            for stage in self._asked_for(self.stages[: self.stages.index(stages[0])]):
+                self._review(stage, plan, outcome, call.listen)  # a stop holds for whoever starts after it, too
+        for stage in stages:
+            if stage.name != "index" and plan.index.reason is not None:
+                raise DataError(f"index: {plan.index.reason}; run `mdfpipe detect` or `mdfpipe run` first")
+            tally = outcome.tallies.setdefault(stage.name, Tally())
+            if stage.per == "run" and stage.name != "index":
+                if call.only:
+                    tally.note = "not made, because of --only"
+                    continue
+                if self._refuses(stage, plan, outcome, tally):
+                    continue
+            if self._run_stage(stage, plan, call, tally):
+                return True
+            if call.strict and outcome.failures:
+                break
+        return False
+
+    def _run_stage(self, stage: Stage, plan: Plan, call: Call, tally: Tally) -> bool:
+        """Do what is due of a stage; whether a part that it reads was found damaged."""
+        outcome = call.outcome
+        if stage.name != "index":
+            self._check_only(call.only, plan)
+        items = [item for item in plan.items(stage) if self._chosen(item, call.only)]
+        due = [item for item in items if item.reason is not None]
+        tally.total, tally.already = len(items), max(len(items) - len(due) - tally.ran, 0)
+        for item in items:
+            if item.reason is None and plan.has_failed(stage.name, item.key):
+                self.run.forget_failure(stage.name, item.key)  # done under these settings, whatever failed under others
+        ready = [item for item in due if item.blocked is None and (stage.name, item.key) not in outcome.failed]
+        tally.blocked = sum(item.blocked is not None for item in due)
+        tally.note = self._waiting(stage, plan, outcome) if tally.blocked else ""
+        before = len(outcome.failures)
+        for item in ready:
+            if item.problem is not None:
+                self._fail(Failure(stage.name, item.key, "DataError", item.problem), outcome, call.listen)
+        broken = {item.key for item in ready if item.damaged}
+        units = [Unit(stage, i.expected, plan.inputs(i), self.data) for i in ready if i.problem is None]
+        if units:
+            call.listen(Event("stage", stage.name, "", total=len(units)))
+        damaged = False
+        for event in self._record(self.executor.run(units)):
+            if event.kind == "damaged" and event.damaged is not None and event.failure is not None:
+                call.take(Damaged(event.failure.message, *event.damaged))
+                damaged = True
+            elif event.failure is not None and (event.kind == "fatal" or stage.name == "index"):
+                raise DataError(event.failure.message)  # nothing can go on: one line, not one more for a video
+            call.listen(event)
+            if event.kind == "finished":
+                tally.ran, tally.rows = tally.ran + 1, tally.rows + event.rows
+                if event.key in broken:
+                    outcome.mended.append(f"{stage.name}/{event.key}")
+            elif event.kind == "failed" and event.failure is not None:
+                outcome.failures.append(event.failure)
+                if call.strict:
+                    break
+        plan.retry = False
+        if units:
+            plan.forget(stage)
+        if not damaged and not (call.strict and len(outcome.failures) > before):
+            self._review(stage, plan, outcome, call.listen)
+        tally.failed = sum(failure.stage == stage.name for failure in outcome.failures)
+        return damaged
+
+    def _record(self, events: Any) -> Any:
+        """Pass events on, writing them to events.jsonl; of the progress, one line in five seconds for each unit."""
+        told: dict[str, float] = {}
+        for event in events:
+            if event.kind != "progress":
+                detail: dict[str, Any] = {"rows": event.rows, "seconds": round(event.seconds, 3)}
+                if event.kind == "started":
+                    detail = {}
+                elif event.failure is not None:  # of a part that is damaged, too
+                    detail = {"kind": event.failure.kind, "message": event.failure.message}
+                self.run.event(event.kind, stage=event.stage, key=event.key, **detail)
+            elif time.monotonic() - told.get(event.key, 0.0) > 5.0:
+                told[event.key] = time.monotonic()
+                self.run.event("progress", stage=event.stage, key=event.key, done=event.done, total=event.total)
+            yield event
+
+    def _review(self, stage: Stage, plan: Plan, outcome: Outcome, listen: Listener) -> None:
+        """Let the stage judge all its videos together; what it fails is due again."""
+        done = {item.key: item.found for item in plan.items(stage) if item.found is not None}
+        review = stage.review({key: receipt.facts for key, receipt in done.items()})
+        if outcome.tallies.get(stage.name, Tally()).ran:  # said once, not at every call
+            outcome.warnings += [line for line in review.warnings if line not in outcome.warnings]
+            outcome.notes += [line for line in review.notes if line not in outcome.notes]
+        outcome.warnings += [line for line in review.lasting if line not in outcome.warnings]
+        if review.stop:
+            self.run.event("stopped", stage=stage.name, message=review.stop)
+            raise DataError(f"{stage.name}: {review.stop}")
+        if review.failures:
+            plan.forget(stage)
+        for key, message in review.failures.items():
+            self.run.discard(stage.name, key)
+            self._fail(Failure(stage.name, key, "Review", message), outcome, listen)
+
+    def _fail(self, failure: Failure, outcome: Outcome, listen: Listener) -> None:
+        """A unit fails without having been run."""
+        self.run.record_failure(failure)
+        self.run.event("failed", stage=failure.stage, key=failure.key, kind=failure.kind, message=failure.message)
+        outcome.failures.append(failure)
+        listen(Event("failed", failure.stage, failure.key, failure=failure))
+
+    def _refuses(self, stage: Stage, plan: Plan, outcome: Outcome, tally: Tally) -> bool:
+        tally.note = self._waiting(stage, plan, outcome)
+        if tally.note:
+            tally.total, tally.blocked = 1, 1
+            return True
+        missing = sorted({item.key for item in plan.missing(stage)})
+        if not missing or plan.allow_missing:
+            return False
+        shown = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
+        tally.total, tally.blocked, tally.note = 1, 1, "refused"
+        outcome.refuse(
+            f"{stage.name}: not made, because {len(missing)} of {len(plan.catalogue)} videos are not done ({shown}); "
+            "mend them and give the same command again, or leave them out with --allow-missing"
+        )
+        return True
+
+    @staticmethod
+    def _waiting(stage: Stage, plan: Plan, outcome: Outcome) -> str:
+        """Which run-level part a stage waits for, and why that is not done, where this call has not said it; or ""."""
+        waits = plan.waits(stage)
+        if waits is None:
+            return ""
+        said = waits.stage.name in outcome.tallies
+        return f"waits for {waits.stage.name}" + ("" if said else f", which is due: {waits.reason}")
+
+    def _check_files(self, stages: list[Stage]) -> None:
+        """Raise ConfigError where a file that a whole stage needs is missing: before hours of hashing or training."""
+        for stage in stages:
+            if isinstance(stage, Detect):
+                stage.detector.check(self.data)
+            elif isinstance(stage, (Train, Evaluate)):
+                stage.identity(self.data, stage.key)
+                if isinstance(stage, Train) and self.resources.tensorboard:
+                    check_board()
+
+    @staticmethod
+    def _chosen(item: Item, only: list[str] | None) -> bool:
+        return not only or item.stage.per == "run" or item.key in only
+
+    @staticmethod
+    def _check_only(only: list[str] | None, plan: Plan) -> None:
+        """Raise ConfigError where --only names a video that is not in the index, if there is one."""
+        unknown = sorted(set(only or ()) - plan.catalogue.keys())
+        if unknown and plan.catalogue:
+            close = difflib.get_close_matches(unknown[0], plan.catalogue, n=3, cutoff=0.3) or list(plan.catalogue)[:3]
+            raise ConfigError(f"--only {unknown[0]}: no such video in the index; close to it: {', '.join(close)}")
+
+    def _environment(self, study: bytes) -> bytes:
+        # the folders' names say it: importlib.metadata parses every METADATA for it, 0.2 s
+        found = (info.stem for place in sys.path for info in Path(place).glob("*.dist-info"))
+        packages = sorted({"==".join(name.rsplit("-", 1)) for name in found})
+        facts = {
+            "mdfpipe": __version__,
+            "commit": commit(),
+            "python": platform.python_version(),
+            "machine": platform.platform(),
+            "argv": sys.argv,
+            "data": str(self.data),
+            "pipeline": hashlib.sha256(study).hexdigest(),  # of pipeline.yaml beside it
+            "resources": {n: v for n, v in vars(self.resources).items() if n != "trust_pickle"},
+            "packages": packages,
+        }
+        return json.dumps(facts, indent=1).encode()

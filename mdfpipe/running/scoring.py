@@ -1,0 +1,338 @@
+"""Scoring: numbers of vectors that were made elsewhere, by the same tables as a study's own."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from mdfpipe.config import set_dotted, validate
+from mdfpipe.domains import Domain
+from mdfpipe.errors import ConfigError, DataError, MdfError, one_line
+from mdfpipe.evaluation import study
+from mdfpipe.evaluation.benchmarks import Benchmark
+from mdfpipe.evaluation.comparing import Measure
+from mdfpipe.evaluation.templates import B8, F32
+from mdfpipe.protocol import Protocol, read_protocol
+from mdfpipe.stages.evaluate import KEY, Evaluate, ScoreFiles, Tables, metrics_table, write_beside
+from mdfpipe.store.hashing import file_sha256
+from mdfpipe.store.limits import refuse_large_archive, refuse_large_table, refuse_large_texts
+from mdfpipe.store.naming import LONGEST_NAME, LONGEST_PATH, is_name
+from mdfpipe.store.parquet import open_table
+from mdfpipe.store.run import Receipt, Run, fingerprint
+from mdfpipe.store.subjects import SubjectNames
+from mdfpipe.study.shipped import SHIPPED
+
+_ANY_NAME = SubjectNames()
+NEEDED = ("subject_id", "domain")
+DEFAULTS: dict[str, tuple[Any, pa.DataType]] = {
+    "modality": ("body", pa.string()),
+    "template_id": (None, pa.string()),
+    "session_id": (None, pa.string()),
+    "frame": (0, pa.int64()),
+    "box_height_px": (None, pa.float64()),
+}
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What was written, and what it says: the rows of its tables, and the facts of its receipt."""
+
+    folder: Path
+    metrics: list[dict[str, Any]]
+    comparisons: list[dict[str, Any]]
+    facts: dict[str, Any]
+
+
+def score(
+    file: Path,
+    protocol: str,
+    out: Path,
+    settings: list[str] | None = None,
+    *,
+    data: Path | None = None,
+    distance: Measure = "cosine",
+) -> Scored:
+    """Evaluate the vectors of a Parquet or NPZ file under a protocol; write `out`/evaluate as a run has it.
+
+    protocol: of manifests/, or a benchmark (sysu-all, sysu-indoor, regdb, llcm_deen_paper, llcm_testpy_v2i,
+    llcm_idkl_full, market), whose files need camera_id (market also session_id), a row an image with its path as `file`
+    (or crop_id), and may leave vectors out. data: where the official galleries lie. distance: cosine, or euclidean.
+
+    The file has a row for each crop or template: subject_id, domain, vector, and, where it knows, video_id (else each
+    row is a video of its own), modality, template_id, session_id, frame, system (several in one file). settings:
+    NAME=VALUE of tables, such as tables.recognition.pooling=media_mean. Raises ConfigError, DataError, ProtocolError.
+    """
+    if (out / "pipeline.yaml").exists():
+        raise ConfigError(
+            f"--out {out}: expected a folder of its own, got a run folder, whose numbers would be lost; name another"
+        )
+    benchmark = benchmark_of(protocol)
+    asked: dict[str, Any] = {} if benchmark is None else {"tables": {"recognition": {"benchmark": benchmark}}}
+    for assignment in settings or []:
+        set_dotted(asked, assignment)
+    tables = validate(Tables, asked, "--set")
+    if benchmark is not None:
+        known = Protocol(name=protocol, unlisted="test")
+    else:
+        known = validate(Protocol, _read_protocol(protocol), protocol)
+    rows, vectors, usable = read_vectors(file, images=benchmark is not None, names=known.names)
+    domains = rows["domain"].to_pylist()
+    pairs = zip(rows["subject_id"].to_pylist(), domains, strict=True)
+    splits = [known.subjects.get(s, known.unlisted) if known.uses(d) else "unused" for s, d in pairs]
+    if "refuse" in splits:
+        who = rows["subject_id"].to_pylist()[splits.index("refuse")]
+        raise ConfigError(
+            f"protocol {known.name}: subject {who} of {file} is in no list of subjects; name them in the protocol's "
+            "`subjects`, or set its `unlisted` to test"
+        )
+    roles = [known.role(d) if s == "test" else "none" for s, d in zip(splits, domains, strict=True)]
+    rows = rows.append_column("split", pa.array(splits)).append_column("role", pa.array(roles))
+    systems = [_system(name, rows, vectors, usable, distance) for name in _names(rows, file.stem)]
+    run = Run(out)
+    place = partial(run.scratch, Evaluate.name)
+    with run.lock():
+        with ScoreFiles(place) as scores:
+            found = study.evaluate(tables.tables, systems, rows, known, data=data, keep=scores.keep)
+        outside = Counter(domain for domain in domains if not known.uses(domain))
+        for entry in found.tables.values():
+            entry["notes"] += [
+                f"{d}: {n} rows outside protocol {known.name}, unused" for d, n in sorted(outside.items())
+            ]
+        files = write_beside(found, scores, place)
+        facts = {"none": found.nothing, "tables": found.tables, "missing": []}
+        upstream = {"embeddings": file_sha256(file), "protocol": fingerprint(known.model_dump(mode="json"))}
+        asked = tables.model_dump(mode="json")
+        receipt = Receipt(Evaluate.name, Evaluate.version, KEY, asked, upstream, facts=facts)
+        run.commit(receipt, metrics_table(found), files)
+    return Scored(out, found.metrics, found.comparisons, facts)
+
+
+def _read_protocol(protocol: str) -> dict[str, Any]:
+    try:
+        return read_protocol(protocol, [SHIPPED / "manifests"])
+    except ConfigError as error:
+        if "no such protocol" not in str(error):
+            raise
+        names = ", ".join([*("sysu-all", "sysu-indoor"), *(n for n in Benchmark.choices() if n != "sysu")])
+        raise ConfigError(f"{error}; benchmarks: {names}") from None
+
+
+def benchmark_of(protocol: str) -> dict[str, Any] | None:
+    """The settings of the benchmark of this name; none where it is no benchmark's.
+
+    >>> benchmark_of("sysu-indoor"), benchmark_of("market"), benchmark_of("ijbmdf-vis500-to-ir30")
+    ({'use': 'sysu', 'search': 'indoor'}, {'use': 'market'}, None)
+    """
+    if protocol in ("sysu-all", "sysu-indoor"):
+        return {"use": "sysu", "search": protocol.removeprefix("sysu-")}
+    return {"use": protocol} if protocol in Benchmark.choices() else None
+
+
+def read_vectors(file: Path, *, images: bool = False, names: SubjectNames = _ANY_NAME) -> tuple[pa.Table, F32, B8]:
+    """The rows of a file of vectors, every column of a manifest's that a table may ask for, (N, D), and who has one.
+
+    images: each row is an image of a benchmark, has a name of its own, and may be without a vector (zeros). names: how
+    cells name subjects.
+    """
+    if not file.is_file():
+        raise DataError(f"{file}: expected a Parquet or NPZ file of vectors, found no such file")
+    try:
+        table, vectors, usable = _opened(file, images)
+    except (MdfError, MemoryError):  # Arrow's own lack of memory is one, too
+        raise
+    except Exception as error:  # the parsers answer damage with whatever they stumble over
+        raise DataError(f"{file}: expected a Parquet or NPZ file of vectors: {one_line(error)}") from None
+    missing = [name for name in NEEDED if name not in table.column_names]
+    if missing or vectors.ndim != 2 or len(vectors) != table.num_rows:
+        raise DataError(
+            f"{file}: expected {', '.join(NEEDED)} and vector (N, D), a row each; got "
+            f"{', '.join(table.column_names)} and vector {vectors.shape}"
+        )
+    if vectors.dtype.kind not in "fiu":
+        raise DataError(f"{file}: vector: expected real numbers, got {vectors.dtype}")
+    with np.errstate(over="ignore"):
+        vectors = vectors.astype(np.float32)
+    if not np.isfinite(vectors).all():
+        at = int(np.flatnonzero(~np.isfinite(vectors).all(axis=1))[0])
+        raise DataError(f"{file}: row {at}: expected numbers that float32 holds, got NaN or infinity; embed it again")
+    zero = usable & ~vectors.any(axis=1)
+    if zero.any():
+        at = int(np.flatnonzero(zero)[0])
+        raise DataError(f"{file}: row {at}: the vector is zero and has no direction; leave it out, or embed it again")
+    count = table.num_rows
+    if not count:
+        raise DataError(f"{file}: expected a row a vector, found no row")
+    made = {name: _named(table, name, file) for name in NEEDED}
+    made["subject_id"] = _subjects(made["subject_id"].to_pylist(), file, names)
+    made["domain"] = _domains(made["domain"].to_pylist(), file)
+    made["crop_id"] = pa.chunked_array([[f"{n:09d}" for n in range(count)]])
+    if images:
+        made |= _of_images(table, file)
+    there = "video_id" in table.column_names
+    made["video_id"] = _column(table, "video_id", pa.string(), file) if there else made["crop_id"]
+    for name, (default, kind) in DEFAULTS.items():
+        there = name in table.column_names
+        made[name] = (
+            _column(table, name, kind, file) if there else pa.chunked_array([pa.array([default] * count, kind)])
+        )
+    made |= {name: _named(table, name, file) for name in ("modality", "system") if name in table.column_names}
+    for name in ("subject_id", "modality", "system", "template_id", "session_id", "video_id", "crop_id", "camera_id"):
+        if name in made:
+            _check_text(made[name], name, file)
+    return pa.table(made), vectors, usable
+
+
+def _opened(file: Path, may_lack: bool) -> tuple[pa.Table, np.ndarray[Any, Any], B8]:
+    """The columns of a file, its vectors as they are, and which rows have one."""
+    if file.suffix != ".npz":
+        table = _read_table(file)
+        return table, *_stacked(table, file, may_lack)
+    refuse_large_archive(file)
+    with file.open("rb") as stream, np.load(stream, allow_pickle=False) as held:  # which leaves a damaged file open
+        columns = {name: np.atleast_1d(held[name]) for name in held.files}
+    vectors = columns.pop("vector", np.zeros(0))
+    return (
+        pa.table({name: pa.array(each.tolist()) for name, each in columns.items()}),
+        vectors,
+        np.ones(len(vectors), bool),
+    )
+
+
+def _read_table(file: Path) -> pa.Table:
+    """The rows of a Parquet file; texts as they are stored, each once."""
+    with open_table(file) as known:
+        names = [field.name for field in known.schema_arrow if _is_text(field.type)]
+        refuse_large_table(known, file)
+    with open_table(file, read_dictionary=names) as opened:
+        table = opened.read()
+    table.validate(full=True)  # texts that are not UTF-8
+    for name in names:
+        refuse_large_texts(table[name], file)
+        if pa.types.is_dictionary(table[name].type):
+            at = table.column_names.index(name)
+            table = table.set_column(at, name, table[name].cast(table[name].type.value_type))
+    return table
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+
+
+def _column(table: pa.Table, name: str, kind: pa.DataType, file: Path) -> pa.ChunkedArray:
+    """A column as values of a kind. Raises DataError."""
+    try:
+        return table[name].cast(kind)
+    except pa.ArrowException:
+        raise DataError(f"{file}: column {name}: expected {kind}, got {table[name].type}") from None
+
+
+def _named(table: pa.Table, name: str, file: Path) -> pa.ChunkedArray:
+    """A column of names, one in every row. Raises DataError."""
+    column = _column(table, name, pa.string(), file)
+    without = pc.index(pc.fill_null(pc.equal(column, ""), True), True).as_py()
+    if without >= 0:
+        raise DataError(f"{file}: row {without} has no {name}; leave the row out, or say it")
+    return column
+
+
+def _subjects(cells: list[str], file: Path, names: SubjectNames) -> pa.ChunkedArray:
+    """The subjects that the cells name. Raises DataError where one names nobody."""
+    known = {text: names.subject_id(text.strip()) for text in dict.fromkeys(cells)}
+    nobody = next((text for text, subject in known.items() if subject is None), None)
+    if nobody is not None:
+        raise DataError(
+            f"{file}: row {cells.index(nobody)}: expected a subject_id, got '{one_line(nobody, 40)}', which names "
+            "nobody; leave the row out, or list it in subject_names_kept of the protocol if somebody is called so"
+        )
+    return pa.chunked_array([[known[text] for text in cells]])
+
+
+def _check_text(column: pa.ChunkedArray, name: str, file: Path) -> None:
+    """Raise DataError where a name is no text that a terminal, a page or a file name may hold."""
+    longest = LONGEST_PATH if name in ("video_id", "crop_id") else LONGEST_NAME
+    for text in pc.unique(column.cast(pa.string())).to_pylist():
+        if text is not None and not is_name(text, longest):
+            at = pc.index(column.cast(pa.string()), text).as_py()
+            raise DataError(
+                f"{file}: row {at}: {name}: expected printable text of at most {longest} characters, got "
+                f"'{one_line(text, 80)}' ({len(text)} characters); rename it"
+            )
+
+
+def _domains(names: list[str], file: Path) -> pa.ChunkedArray:
+    """The domains as they are written elsewhere. Raises DataError."""
+    known: dict[str, str] = {}
+    for row, name in enumerate(names):
+        if name not in known:
+            try:
+                known[name] = str(Domain.parse(name))
+            except DataError as error:
+                raise DataError(f"{file}: row {row}: {error}") from None
+    return pa.chunked_array([[known[name] for name in names]])
+
+
+def _of_images(table: pa.Table, file: Path) -> dict[str, Any]:
+    """crop_id and camera_id of a file of images."""
+    named = next((name for name in ("file", "crop_id") if name in table.column_names), None)
+    if named is None:
+        raise DataError(
+            f"{file}: a benchmark needs the path of each image, as a column file or crop_id: in what order images are "
+            f"listed decides which are drawn; got {', '.join(table.column_names)}"
+        )
+    keys = {name: _named(table, name, file) for name in ("system", named) if name in table.column_names}
+    seen: set[tuple[str, ...]] = set()
+    for row, key in enumerate(zip(*(names.to_pylist() for names in keys.values()), strict=True)):
+        if key in seen:
+            raise DataError(f"{file}: row {row}: expected each {named} once a system, got {key[-1]!r:.80} twice")
+        seen.add(key)
+    made = {"crop_id": keys[named]}
+    if "camera_id" in table.column_names:
+        made["camera_id"] = _column(table, "camera_id", pa.string(), file)
+    return made
+
+
+def _stacked(table: pa.Table, file: Path, may_lack: bool) -> tuple[np.ndarray[Any, Any], B8]:
+    if "vector" not in table.column_names:
+        raise DataError(f"{file}: expected a column vector, got {', '.join(table.column_names)}")
+    column = table["vector"].combine_chunks()
+    if not isinstance(column, pa.ListArray | pa.LargeListArray | pa.FixedSizeListArray):
+        raise DataError(f"{file}: column vector: expected a list of numbers in each row, got {column.type}")
+    usable = column.is_valid().to_numpy(zero_copy_only=False)
+    if column.null_count and not may_lack:
+        at = int(np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False))[0])
+        raise DataError(f"{file}: row {at} has no vector; leave the row out")
+    column = column.drop_null()
+    if not len(column):
+        raise DataError(f"{file}: expected vectors, no row of {table.num_rows} has one")
+    lengths = set(pc.list_value_length(column).unique().to_pylist())
+    if len(lengths) != 1:
+        raise DataError(f"{file}: expected vectors of one width, got {sorted(lengths)[:4]}")
+    there = column.flatten().to_numpy(zero_copy_only=False).reshape(len(column), -1)
+    vectors = np.zeros((len(usable), there.shape[1]), there.dtype)
+    vectors[usable] = there
+    return vectors, usable
+
+
+def _names(rows: pa.Table, stem: str) -> list[str]:
+    return sorted(set(rows["system"].to_pylist())) if "system" in rows.column_names else [stem]
+
+
+def _system(name: str, rows: pa.Table, vectors: F32, usable: B8, distance: Measure) -> study.System:
+    chosen = np.ones(rows.num_rows, bool)
+    if "system" in rows.column_names:
+        chosen = pc.equal(rows["system"], name).to_numpy()
+    own, table = vectors[chosen], rows.filter(pa.array(chosen))
+    modalities = sorted(set(table["modality"].to_pylist()))
+    if len(modalities) != 1:
+        raise DataError(
+            f"{name}: expected vectors of one modality, got {', '.join(modalities)}; name a system for each"
+        )
+    return study.System(name, modalities[0], distance, table, usable[chosen], lambda: iter([own]))

@@ -1,0 +1,195 @@
+"""Status: how far a run is, stage by stage: its receipts against those that settings and data ask for, and its events.
+
+The sources are looked at (size and time; boxes and weights by content), so the data have to be mounted. Where they
+are not, or something of them is gone, the receipts alone tell what is done and what failed, and a note says so.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mdfpipe.errors import MdfError
+from mdfpipe.running.plan import Plan
+from mdfpipe.running.runner import Runner
+from mdfpipe.stages import Stage
+from mdfpipe.store.left_out import of_stage
+from mdfpipe.store.run import Failure, Receipt, Run
+from mdfpipe.store.survey import survey
+from mdfpipe.study.pipeline import Pipeline, open_run
+
+_BY_RECEIPTS = "; counted by the receipts alone, not compared with the settings"
+
+
+@dataclass
+class StageStatus:
+    """One stage: units by state, rows by status, and what the events say of time.
+
+    rate_per_minute: units finished a minute of work. eta_seconds: for what is due, at that rate and the
+    number of workers of the last call; None where nothing was timed yet.
+    """
+
+    stage: str
+    total: int = 0
+    done: int = 0
+    due: int = 0
+    failed: int = 0
+    rows: dict[str, int] = field(default_factory=dict)
+    seconds: float = 0.0
+    rate_per_minute: float | None = None
+    eta_seconds: float | None = None
+    active: list[str] = field(default_factory=list)
+    note: str = ""
+
+
+@dataclass
+class Status:
+    """A run: its study, data root, stages, and the units that failed with their reasons.
+
+    incomplete: videos done though damaged or short, by detect.incomplete=keep and label.short=keep. unreadable: a line
+    for each stage whose results are without crops that do not decode. lock: who works in it now, or "".
+    """
+
+    name: str
+    run: str
+    data: str
+    stages: list[StageStatus]
+    failures: list[dict[str, str]]
+    incomplete: list[dict[str, str]] = field(default_factory=list)
+    unreadable: list[str] = field(default_factory=list)
+    lock: str = ""
+
+
+def status(path: Path) -> Status:
+    """The state of the run folder `path`. Writes nothing and needs no lock. Raises MdfError where it is none."""
+    pipeline, run, data = open_run(path)
+    holder = run.holder()
+    found = Status(pipeline.name, str(path), str(data), [], [], lock=str(holder or ""))
+    plan = _plan(pipeline, run, data)
+    finished, active = _timings(run)
+    if holder is None or holder.silent:
+        active = {}  # what a killed process was at, nobody is at
+    workers = _workers(path / "environment.json")
+    for stage in pipeline.stages:
+        one = _stage_status(stage, plan, run, found)
+        times = [seconds for (name, _), seconds in finished.items() if name == stage.name]
+        one.seconds = sum(times)
+        if times and one.seconds > 0:
+            one.rate_per_minute = 60.0 * len(times) / one.seconds
+            one.eta_seconds = one.due * one.seconds / len(times) / max(1, min(workers, one.due))
+        one.active = [f"{key} {done}" for (name, key), done in active.items() if name == stage.name]
+        found.stages.append(one)
+    return found
+
+
+def _workers(environment: Path) -> int:
+    """How many processes the last call had."""
+    try:
+        found = json.loads(environment.read_bytes())["resources"]["workers"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return 1
+    return found if isinstance(found, int) and found > 0 else 1
+
+
+def _plan(pipeline: Pipeline, run: Run, data: Path) -> Plan | MdfError:
+    """The plan, or why not even its index can be judged."""
+    try:
+        plan = Runner(pipeline, run, data).plan()
+        _ = plan.index
+    except MdfError as error:
+        return error
+    return plan
+
+
+@dataclass(frozen=True)
+class _Unit:
+    """One unit: its receipt where it is done, its failure where it failed; neither where it is due."""
+
+    key: str
+    receipt: Receipt | None
+    failure: Failure | None
+
+
+def _stage_status(stage: Stage, plan: Plan | MdfError, run: Run, status: Status) -> StageStatus:
+    """The figures of one stage; its failures, and what it kept though incomplete, go into `status`."""
+    result = StageStatus(stage.name)
+    if isinstance(plan, Plan) and stage.name != "index" and plan.index.reason is not None:
+        result.note = f"waits for index ({plan.index.reason})"
+        return result
+    try:
+        if isinstance(plan, MdfError):
+            raise plan
+        units = list(_planned(stage, plan))
+    except MdfError as error:
+        words = f"{error}{_BY_RECEIPTS}"
+        result.note = next((f"as {s.stage}" for s in status.stages if s.note == words), words)
+        units = list(_recorded(stage, run))
+    done = {unit.key: unit.receipt.facts for unit in units if unit.receipt}
+    status.unreadable += of_stage(stage.name, done)
+    rows: Counter[str] = Counter()
+    for unit in units:
+        if unit.failure is not None:
+            failure = {"stage": stage.name, "key": unit.key, "kind": unit.failure.kind, "reason": unit.failure.message}
+            status.failures.append(failure)
+        facts = unit.receipt.facts if unit.receipt else {}
+        rows.update(facts.get("rows", {}))
+        if stage.per == "video" and (reason := _incomplete(facts)):
+            status.incomplete.append({"stage": stage.name, "key": unit.key, "reason": reason})
+        result.total += 1
+        result.done += unit.receipt is not None
+        result.failed += unit.failure is not None
+        result.due += unit.receipt is None and unit.failure is None
+    result.rows = dict(sorted(rows.items()))
+    return result
+
+
+def _planned(stage: Stage, plan: Plan) -> Iterator[_Unit]:
+    """The units as settings and data want them. Raises MdfError where these cannot be read."""
+    for item in plan.items(stage):
+        failure = plan.run.failure(stage.name, item.key) if item.reason is not None else None
+        yield _Unit(item.key, item.found if item.reason is None else None, failure)
+
+
+def _recorded(stage: Stage, run: Run) -> Iterator[_Unit]:
+    """The units as the run folder has them; none where it has no index that can be read."""
+    try:
+        known = survey(run.path)
+    except MdfError:
+        return
+    if stage.per == "run":
+        key = known.index.key if stage.name == "index" else stage.key
+        receipt = known.of_run(stage.name)
+        failure = run.failure(stage.name, key)
+        yield _Unit(key, None if failure else receipt, failure)
+        return
+    for video in known.videos:
+        yield _Unit(video.video_id, video.receipts.get(stage.name), video.failures.get(stage.name))
+
+
+def _incomplete(facts: dict[str, Any]) -> str:
+    """What is missing of a video that was kept all the same."""
+    beyond = facts.get("faces_beyond_the_end")
+    return facts.get("incomplete") or (f"{beyond} faces in frames that were not delivered" if beyond else "")
+
+
+def _timings(run: Run) -> tuple[dict[tuple[str, str], float], dict[tuple[str, str], str]]:
+    """Seconds of the last finish of each unit; and units started and not ended, with how far they are."""
+    finished: dict[tuple[str, str], float] = {}
+    active: dict[tuple[str, str], str] = {}
+    for event in run.events():
+        unit: Any = (event.get("stage", ""), event.get("key", ""))
+        if event["event"] == "call":  # a new call: whatever ran before has ended
+            active.clear()
+        elif event["event"] in ("started", "progress"):
+            total = f" of {event['total']}" if event.get("total") else ""
+            active[unit] = f"{event['done']}{total}" if "done" in event else ""
+        else:
+            active.pop(unit, None)
+            seconds = event.get("seconds")
+            if event["event"] == "finished" and isinstance(seconds, int | float):
+                finished[unit] = float(seconds)
+    return finished, active

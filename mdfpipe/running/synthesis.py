@@ -1,0 +1,106 @@
+"""`mdfpipe synth`: write a synthetic data set, and crops to pre-train on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mdfpipe.errors import ConfigError, DataError
+from mdfpipe.running.execution import Event
+from mdfpipe.stages.crop import Crop
+from mdfpipe.synth.crops import write_crops
+from mdfpipe.synth.write import Written, write_dataset
+from mdfpipe.video import cropping
+
+
+@dataclass(frozen=True)
+class Synthesis:
+    """What was written: the data set, and the run folders with crops and faces (None where none were asked for)."""
+
+    dataset: Written
+    crops: Path | None = None
+    crop_subjects: int = 0
+    crop_count: int = 0
+    faces: Path | None = None
+    face_subjects: int = 0
+    face_count: int = 0
+
+
+def synthesise(
+    out: Path,
+    preset: str,
+    *,
+    seed: int = 0,
+    subjects: int | None = None,
+    crops: int = 0,
+    faces: int = 0,
+    workers: int = 1,
+    listen: Callable[[Event], None] = lambda event: None,
+) -> Synthesis:
+    """The data set `preset` in `out`; in `out`/crops visible crops of `crops` further subjects, in `out`/faces faces.
+
+    Raises what `write_dataset` and `write_crops` raise.
+    """
+    for option, wanted in (("--crops", crops), ("--faces", faces)):
+        if wanted == 1:
+            raise ConfigError(f"{option} 1: expected 0, or at least 2 subjects")
+    written = write_dataset(
+        out, preset, seed=seed, subjects=subjects, workers=workers, progress=_teller("frames", listen)
+    )
+    done = Synthesis(written)
+    if crops:
+        folder, tell = out / "crops", _teller("crop subjects", listen)
+        count = write_crops(folder, crops, cut=cut_out, seed=seed, workers=workers, progress=tell)
+        done = replace(done, crops=folder, crop_subjects=crops, crop_count=count)
+    if faces:
+        folder, tell = out / "faces", _teller("face subjects", listen)
+        count = write_crops(folder, faces, cut=cut_out_face, modality="face", seed=seed, workers=workers, progress=tell)
+        done = replace(done, faces=folder, face_subjects=faces, face_count=count)
+    return done
+
+
+def _teller(what: str, listen: Callable[[Event], None]) -> Callable[[int, int], None]:
+    """Progress as events; the first call says where it starts. Silent where there is nothing to do."""
+    began: float | None = None
+
+    def tell(done: int, total: int) -> None:
+        nonlocal began
+        if not total:
+            return
+        if began is None:
+            began = time.monotonic()
+            listen(Event("stage", "synth", "", total=1))
+            listen(Event("started", "synth", what))
+        if done:
+            listen(Event("progress", "synth", what, done, total))
+        if done == total:
+            listen(Event("finished", "synth", what, rows=total, seconds=time.monotonic() - began))
+
+    return tell
+
+
+def cut_out(frame: NDArray[Any], box: NDArray[np.float32]) -> tuple[bytes, float, float]:
+    """The crop stage's way to cut a body out of a frame (H, W, 3) uint8: (JPEG, sharpness, contrast).
+
+    box: (4,) xyxy in pixels. Raises DataError where it lies outside the frame.
+    """
+    usual = Crop()
+    whole = cropping.pixel_box(box, frame.shape[1], frame.shape[0])
+    if whole is None:
+        raise DataError(f"box {box.tolist()}: expected one that touches the frame of {frame.shape[1]}x{frame.shape[0]}")
+    crop = cropping.resize(cropping.cut(frame, whole), usual.body_width_px, usual.body_height_px)
+    return (cropping.encode(crop)[0], *cropping.quality(crop, cropping.Window()))
+
+
+def cut_out_face(frame: NDArray[Any], box: NDArray[np.float32]) -> tuple[bytes, float, float]:
+    """The crop stage's way to cut out a face: as `cut_out`, a square with a margin."""
+    usual = Crop()
+    square = cropping.cut(frame, cropping.square_box(box, usual.face_margin))
+    crop = cropping.resize(square, usual.face_size_px, usual.face_size_px)
+    return (cropping.encode(crop)[0], *cropping.quality(crop, cropping.Window()))

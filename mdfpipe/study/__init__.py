@@ -1,0 +1,1 @@
+"""What is asked: a study's settings, its systems, its sweeps."""

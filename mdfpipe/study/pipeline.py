@@ -1,0 +1,225 @@
+"""Pipeline: a study's settings, a field per stage; and the runner that does what is due."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+import yaml
+from pydantic import Field, SerializeAsAny, model_validator
+
+from mdfpipe.config import NAME, Config, read_yaml, set_dotted, validate
+from mdfpipe.datasets import Dataset
+from mdfpipe.errors import ConfigError, DataError
+from mdfpipe.evaluation.table import Table
+from mdfpipe.learning.system import System, ordered
+from mdfpipe.protocol import read_protocol
+from mdfpipe.stages import Stage
+from mdfpipe.stages.crop import Crop
+from mdfpipe.stages.detect import Detect
+from mdfpipe.stages.embed import Embed
+from mdfpipe.stages.evaluate import Evaluate, Tables
+from mdfpipe.stages.gather import Gather
+from mdfpipe.stages.index import Index
+from mdfpipe.stages.label import Label
+from mdfpipe.stages.manifest import Manifest
+from mdfpipe.stages.train import Train
+from mdfpipe.store.environment import FILE, read_environment
+from mdfpipe.store.run import Run
+from mdfpipe.study.shipped import SHIPPED, find_study
+from mdfpipe.study.sweep import Point, Sweep, every_point, made_for, spelled_out, with_points
+from mdfpipe.video.decoders.auto import Auto
+
+KEPT = "pipeline.yaml"
+"""The study as a run folder keeps it."""
+
+_OF_VIDEOS = ("detect", "label", "crop")
+_TRUST = "trust_pickle"
+
+
+class Pipeline(Config):
+    """The settings of a study. The stages, in the order they run, are its fields."""
+
+    name: str = Field(pattern=NAME, description="the study's name")
+    dataset: SerializeAsAny[Dataset] = Field(description="where videos, faces and subjects come from")
+    detect: Detect | None = Field(default=None, description="how bodies are found; of a data set of videos: required")
+    label: Label = Field(default=Label(), description="how faces name bodies; of videos")
+    crop: Crop = Field(default=Crop(), description="what is cut out, and how large; of videos")
+    manifest: Manifest = Field(default=Manifest(), description="who is in which split, which domain has which role")
+    systems: dict[Annotated[str, Field(pattern=NAME)], System] = Field(
+        default={}, description="what is trained and embedded, by name"
+    )
+    sweeps: dict[Annotated[str, Field(pattern=NAME)], Sweep] = Field(
+        default={}, description="settings of a system that are tried at several values, by name"
+    )
+    evaluate: Tables = Field(default=Tables(), description="which numbers are made of the vectors")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _points_are_systems(cls, value: Any) -> Any:
+        return with_points(value)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _benchmarks_take_the_data_sets_split(cls, value: Any) -> Any:
+        """Where they name none, so that `dataset.split` alone decides which of several splits a study is of."""
+        match value:
+            case {"dataset": {"use": use, "split": split}, "evaluate": {"tables": dict(tables)}}:
+                pass
+            case _:
+                return value
+        found = dict(tables)
+        for name, table in tables.items():
+            match table:
+                case {"benchmark": {"use": named, **rest} as benchmark} if named == use and "split" not in rest:
+                    found[name] = {**table, "benchmark": {**benchmark, "split": split}}
+        return {**value, "evaluate": {**value["evaluate"], "tables": found}}
+
+    @model_validator(mode="after")
+    def _stages_suit_the_data(self) -> Self:
+        if not self.dataset.holds_images:
+            if self.detect is None:
+                raise ValueError(f"detect: field required: the data set {self.dataset.use} holds videos")
+            return self
+        given = [name for name in _OF_VIDEOS if name in self.model_fields_set and getattr(self, name) is not None]
+        if given:
+            raise ValueError(
+                f"{', '.join(given)}: the data set {self.dataset.use} holds images of one person each, in which "
+                "nothing is detected, labelled or cut out; leave these sections out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _order_is_possible(self) -> Self:
+        ordered(self.systems)
+        return self
+
+    @model_validator(mode="after")
+    def _tables_are_of_its_systems(self) -> Self:
+        for name, table in self.tables.items():
+            for system in [*table.systems, *(s for fusion in table.fusions.values() for s in fusion.systems)]:
+                if system not in self.systems:
+                    known = ", ".join([*self.systems, *self.sweeps]) or "none"
+                    raise ValueError(f"evaluate.tables.{name}: no system {system!r}; there are {known}")
+        return self
+
+    @model_validator(mode="after")
+    def _split_is_the_data_sets(self) -> Self:
+        split = getattr(self.dataset, "split", None)
+        for name, table in self.evaluate.tables.items():
+            asked = getattr(table.benchmark, "split", None)
+            if table.benchmark and self.dataset.use == table.benchmark.use and asked != split:
+                raise ValueError(
+                    f"evaluate.tables.{name}.benchmark: is of split {asked}, but dataset.split is {split}: expected one"
+                )
+        return self
+
+    def strict(self) -> Pipeline:
+        """The same study, whose systems stop at a crop that does not decode."""
+        systems = {name: system.model_copy(update={"strict": True}) for name, system in self.systems.items()}
+        return self.model_copy(update={"systems": systems})
+
+    @property
+    def swept(self) -> dict[str, list[Point]]:
+        """The points of each sweep."""
+        return every_point(self.sweeps, self.systems)
+
+    @property
+    def tables(self) -> dict[str, Table]:
+        """The tables, with the points of a sweep in the place of its name."""
+        swept, given = self.swept, self.evaluate.tables
+        return {n: t.model_copy(update={"systems": spelled_out(t.systems, swept)}) for n, t in given.items()}
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """Every stage, in the order they run."""
+        gather = Gather(orientation=getattr(self.dataset, "orientation", "display"))  # of a data set of images
+        crops = (self.detect, self.label, self.crop) if self.detect is not None else (gather,)
+        order = ordered(self.systems)
+        training = (Train(system=name, settings=self.systems[name]) for name in order)
+        embedding = (Embed(system=name, settings=self.systems[name]) for name in order)
+        return (
+            Index(dataset=self.dataset, decoder=self.detect.decoder if self.detect else Auto()),
+            *crops,
+            self.manifest,
+            *training,
+            *embedding,
+            *self.evaluating(self.systems),
+        )
+
+    def evaluating(self, systems: Iterable[str]) -> tuple[Evaluate, ...]:
+        """The evaluation of these systems: of the tables that name none but them. None without a system."""
+        chosen = {name: self.systems[name] for name in self.systems if name in set(systems)}
+        tables = {
+            name: table
+            for name, table in self.tables.items()
+            if chosen.keys() >= {*table.systems, *(s for fusion in table.fusions.values() for s in fusion.systems)}
+        }
+        if not chosen or not tables:
+            return ()
+        settings = self.evaluate.model_copy(update={"tables": tables})
+        return (Evaluate(settings=settings, systems=chosen, protocol=self.manifest.protocol),)
+
+    @classmethod
+    def load(cls, study: Path | str, overrides: list[str] | None = None) -> Pipeline:
+        """The study in a YAML file, or the shipped one of that name, with `a.b=value` overrides. Raises ConfigError."""
+        return cls._load(find_study(Path(study)), overrides or [])
+
+    @classmethod
+    def kept(cls, run: Path) -> Pipeline:
+        """The study that a run folder keeps, to look at it. Raises ConfigError."""
+        return cls._load(run / KEPT, [], keeps=True)
+
+    @classmethod
+    def _load(cls, path: Path, overrides: list[str], *, keeps: bool = False) -> Pipeline:
+        settings = read_yaml(path)
+        settings.setdefault("name", path.stem)
+        for assignment in overrides:
+            set_dotted(settings, assignment)
+        _without_trust(settings, str(path), keeps)
+        manifest = settings.get("manifest")
+        if isinstance(manifest, dict) and isinstance(manifest.get("protocol"), str):
+            folders = [path.parent / "manifests", path.parent.parent / "manifests", SHIPPED / "manifests"]
+            manifest["protocol"] = read_protocol(manifest["protocol"], folders)
+        return validate(cls, settings, str(path))
+
+    def to_yaml(self) -> str:
+        """Every setting, defaults written out."""
+        return yaml.safe_dump(self._settings(), sort_keys=False, allow_unicode=True)
+
+    def _settings(self) -> dict[str, Any]:
+        """Every setting that the study may name; of a sweep the values, and not the systems that are made of them."""
+        found = self.model_dump(mode="json", exclude=set(_OF_VIDEOS) if self.dataset.holds_images else None)
+        made = made_for(self.swept, self.sweeps)
+        return found | {"systems": {name: one for name, one in found["systems"].items() if name not in made}}
+
+
+def _without_trust(settings: dict[str, Any], where: str, keeps: bool) -> None:
+    """Drop `trust_pickle`, once a setting, from the sections that had it. Raises ConfigError where it is asked for.
+
+    keeps: the settings are those of a run folder, in which `--trust-pickle` of an earlier version stands.
+    """
+    detect, systems = settings.get("detect"), settings.get("systems")
+    places = [("detect.detector", detect.get("detector"))] if isinstance(detect, dict) else []
+    places += [(f"systems.{name}", system) for name, system in systems.items()] if isinstance(systems, dict) else []
+    for name, section in places:
+        asked = section.pop(_TRUST, False) if isinstance(section, dict) else False
+        if asked is not False and not keeps:
+            raise ConfigError(
+                f"{where}: {name}.{_TRUST}: no setting: a study cannot say that weights may run what they say; remove "
+                "the line, and, if you trust who made the weights, give --trust-pickle with each call"
+            )
+
+
+def open_run(path: Path) -> tuple[Pipeline, Run, Path]:
+    """The study, run folder and data root of an existing run. Raises DataError where `path` is not a run folder."""
+    found = read_environment(path)
+    if found is None:
+        raise DataError(
+            f"{path}: expected a run folder (with pipeline.yaml and environment.json), found none"
+            if not (path / FILE).exists()
+            else f"{path / FILE}: expected what a call of mdfpipe wrote, found something else; the next `run` of the "
+            "study with this --run folder writes it again"
+        )
+    return Pipeline.kept(path), Run(path), found.data

@@ -1,0 +1,1 @@
+"""Tests of the room that says how far to trust a run."""

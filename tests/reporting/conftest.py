@@ -1,0 +1,36 @@
+"""One small real run for all tests of this folder: the drawn clip, from the videos to the manifest."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from mdfpipe.running.runner import Runner
+from mdfpipe.store.run import Run
+from mdfpipe.study.pipeline import Pipeline
+from tests.drawn import draw
+
+STUDY = Path(__file__).parents[1] / "drawn" / "study.yaml"
+
+
+@pytest.fixture(scope="session")
+def _made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    home = tmp_path_factory.mktemp("inspect")
+    draw(home / "data", frames=40)
+    runner = Runner(Pipeline.load(STUDY), Run(home / "run"), home / "data")
+    assert runner.execute(None, None).complete
+    return home / "run"
+
+
+@pytest.fixture
+def demo(_made: Path) -> Path:
+    """The run folder, to be read only."""
+    return _made
+
+
+@pytest.fixture
+def own(_made: Path, tmp_path: Path) -> Path:
+    """A copy of the run folder that a test may damage."""
+    return Path(shutil.copytree(_made, tmp_path / "run"))

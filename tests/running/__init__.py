@@ -1,0 +1,1 @@
+"""Tests of what does the work that is due."""
