@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
+
+from mdfpipe.video.placement import place
 
 from . import runs
 
@@ -74,8 +77,18 @@ def test_boxes_that_cannot_be_of_their_picture(data: runs.DataSet, which: str, k
 def test_the_factor_that_would_fit_is_said(data: runs.DataSet) -> None:
     rewrite(data, "bodies", scaled(4), "a")
     message = run(data, "--json").failures["detect/videos/a"]
-    assert "times the size (" in message
-    assert "another resolution? divide them by" in message
+    assert "on a picture about 4 times the size (384x256): another resolution? divide them by 4;" in message
+
+
+@pytest.mark.parametrize(
+    ("size", "factor", "said"), [((640, 480), 2, "2"), ((1920, 1080), 2, "2"), ((1024, 576), 1.875, "1.875")]
+)
+def test_the_factor_is_a_plausible_one(size: tuple[int, int], factor: float, said: str) -> None:
+    """Boxes seldom reach the very edge of the picture that they are of."""
+    width, height = size
+    boxes = np.array([[x, x, x + 0.05, x + 0.06] for x in np.linspace(0.6, 0.88, 9)]) * ([width, height] * 2)
+    found = place((boxes * factor).astype(np.float32), width, height)
+    assert str(found.wrong).endswith(f"divide them by {said}")
 
 
 def test_stray_boxes_are_counted_with_an_example(data: runs.DataSet) -> None:

@@ -95,6 +95,7 @@ def network_of(
     settings of the same network (its parts in use, flip fusion) instead of the checkpoint's. Raises ConfigError.
     """
     from mdfpipe.learning.models.weights.loading import fit_stems
+    from mdfpipe.weightfiles import refuse_unusable
 
     chosen = recipe or found.open_recipe()
     model = chosen.model(0, found.domains)
@@ -107,7 +108,10 @@ def network_of(
             f"{', '.join(sorted(missing)[:3])}"
         )
     try:
+        refuse_unusable(body)
         model.load_state_dict(body, strict=False)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
     except RuntimeError as error:
         first = str(error).splitlines()[-1].strip()
         raise ConfigError(

@@ -186,6 +186,7 @@ def start(system: System, model: nn.Module, before: Checkpoint | None, weights: 
 def _take_over(system: System, model: nn.Module, found: Checkpoint, what: str) -> Start:
     """Every weight but those of the classes, by name and shape."""
     from mdfpipe.learning.models.weights.loading import fit_stems, refuse_missing_statistics
+    from mdfpipe.weightfiles import refuse_unusable
 
     fit_stems(model, found.model)
     own, heads = model.state_dict(), system.recipe.head
@@ -203,6 +204,7 @@ def _take_over(system: System, model: nn.Module, found: Checkpoint, what: str) -
         )
     try:
         refuse_missing_statistics(wanted, same)
+        refuse_unusable(same)
     except ConfigError as error:
         raise ConfigError(f"{what}: {error}") from None
     model.load_state_dict(same, strict=False)

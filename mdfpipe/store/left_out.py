@@ -27,6 +27,7 @@ def of_nothing(facts: Mapping[str, Any]) -> list[str]:
     return [
         f"dataset.leave_out, {one['rule']}: matches nothing here"
         + (f", where there is {told_path(one['example'], _pattern(one['rule']))}" if one["example"] else "")
+        + (f" ({one['why']})" if one.get("why") else "")
         + "; check its spelling, or take it out"
         for one in facts.get("left_out", [])
         if not one["count"]

@@ -8,6 +8,7 @@ on what a frame file is and on the order, so `frame_files` is written once, here
 from __future__ import annotations
 
 import difflib
+import fnmatch
 import hashlib
 import os
 import re
@@ -240,7 +241,7 @@ def near_name(wanted: str, names: Collection[str], *, is_file: bool = True) -> t
     """
     ways: list[tuple[str, Callable[[str], str]]] = [
         ("its accents are encoded in another way", lambda name: unicodedata.normalize("NFC", name)),
-        ("letter case differs", lambda name: unicodedata.normalize("NFC", name).casefold()),
+        ("letter case differs", folded),
         ("blanks or invisible characters differ", lambda name: "".join(c for c in name.casefold() if is_visible(c))),
     ]
     if is_file:
@@ -253,6 +254,30 @@ def near_name(wanted: str, names: Collection[str], *, is_file: bool = True) -> t
         return None, ""
     close = difflib.get_close_matches(wanted, [n for n in names if abs(len(n) - len(wanted)) < 4][:20_000], 1, 0.85)
     return (close[0], "a similar name") if close else (None, "")
+
+
+def folded(text: str) -> str:
+    """A text in which neither letter case nor the encoding of accents counts."""
+    return unicodedata.normalize("NFC", text).casefold()
+
+
+def near_pattern(pattern: str, names: Collection[str]) -> tuple[str | None, str]:
+    """The name of `names` that a pattern with * and ? nearly matches, and in what they differ; None where none is near.
+
+    >>> near_pattern("*_TEST.mp4", ["a.mp4", "b_test.mp4"]), near_pattern("a*", ["videos/a.mp4"])
+    (('b_test.mp4', 'letter case differs'), ('videos/a.mp4', 'it lies in a folder'))
+    """
+    ways: list[tuple[str, Callable[[str], str], str]] = [
+        ("its accents are encoded in another way", lambda name: unicodedata.normalize("NFC", name), ""),
+        ("letter case differs", folded, ""),
+        ("it lies in a folder", folded, "*/"),
+    ]
+    for why, key, front in ways:
+        matches = re.compile(fnmatch.translate(front + key(pattern))).match
+        found = next((name for name in names if matches(key(name))), None)
+        if found is not None:
+            return found, why
+    return None, ""
 
 
 def _bare(name: str) -> str:

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 LOOSE_PX = 2.0  # a box may reach so far beyond the edge: rounding, and edges counted from 1
 TINY_PX = 2.0
-_SCALES = (1.25, 4 / 3, 1.5, 1.6, 1.875, 2, 2.25, 2.4, 2.5, 8 / 3, 3, 3.2, 3.75, 4, 4.5, 5, 6, 8, 9, 10, 12, 16)
+_ROUND = (1.5, 2, 2.5, 3, 4, 5, 6, 8, 10, 12, 16)
+_WIDE = (640, 960, 1024, 1280, 1920, 2560, 3840, 5120, 7680)  # the longer side of usual videos of 16:9
 _FEW = 5  # boxes: below, nothing is said of how they are spread
 
 _Mask = NDArray[np.bool_]
@@ -112,12 +113,22 @@ def _cause(boxes: NDArray[np.float64], size: NDArray[np.float64]) -> str:
     if size[0] != size[1] and (reach <= size[::-1] + LOOSE_PX).all():
         turned = f"{size[1]:g}x{size[0]:g}"
         return f"they reach x={x}, y={y} and would fit {turned}: annotated on the picture turned by 90 degrees?"
-    least = float((reach / size).max())
-    factor = next((scale for scale in _SCALES if scale >= 0.98 * least), None)
+    factor = _factor(float((reach / size).max()), size)
     if factor is None:
         return f"they reach x={x}, y={y}"
     larger = "x".join(f"{side:.0f}" for side in size * factor)
     return (
-        f"they reach x={x}, y={y}, as on a picture {factor:.3g} times the size ({larger}): another resolution? "
-        f"divide them by {factor:.3g}"
+        f"they reach x={x}, y={y}, as on a picture about {factor:.4g} times the size ({larger}): another resolution? "
+        f"divide them by {factor:.4g}"
     )
+
+
+def _factor(least: float, size: NDArray[np.float64]) -> float | None:
+    """How much larger the picture was that boxes are of which reach `least` times the size of this one.
+
+    Of 16:9 the next usual size, else the next round factor: people seldom stand at the very edge.
+    """
+    longer, shorter = size.max(), size.min()
+    is_wide = abs(longer * 9 - shorter * 16) < 16
+    factors = [width / longer for width in _WIDE if width > longer] if is_wide else []
+    return next((factor for factor in (*factors, *_ROUND) if factor >= 0.98 * least), None)

@@ -99,6 +99,23 @@ def describe_sets(path: Path) -> Sets:
     return Sets(sizes, taken.lines, taken.doubts, note if isinstance(note, str) else "")
 
 
+def refuse_unusable(tensors: Mapping[str, Tensor]) -> None:
+    """Raise ConfigError, which names them, where weights hold NaN or infinity, or where a variance is negative.
+
+    Vectors and boxes that come out of such a network are wrong or none at all. Masks may hold infinity.
+    """
+    asked = {name: tensor for name, tensor in tensors.items() if "mask" not in name}
+    spoilt = [name for name, tensor in asked.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
+    negative = [n for n, tensor in tensors.items() if n.endswith("running_var") and bool((tensor < 0).any())]
+    for names, expected, got in (
+        (spoilt, "finite weights", "NaN or infinity"),
+        (negative, "variances of batch normalisations, none below 0", "negative ones"),
+    ):
+        if names:
+            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+            raise ConfigError(f"expected {expected}, got {got} in {', '.join(names[:3])}{more}; get the file again")
+
+
 def _tensors(content: Any) -> dict[str, Tensor]:
     """The tensors of a mapping by name; where it holds none, its arrays as tensors."""
     content = content.state_dict() if isinstance(content, nn.Module) else content

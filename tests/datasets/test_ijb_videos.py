@@ -244,7 +244,7 @@ def test_patterns_that_take_nothing_or_what_another_passes_over_are_said(root: R
     (still,) = remarks("videos/*")
     assert still.startswith("videos: videos/* passes over videos/thermal.tif: single pictures are no videos")
     (nothing,) = remarks("Videos/*.mp4")
-    assert nothing.startswith(f"videos: Videos/*.mp4 matches nothing under {home}; 'videos' is there (letter case")
+    assert nothing.startswith(f"videos: Videos/*.mp4 matches nothing under {home}; 'videos/b.mp4' is there (letter case")
     (none,) = remarks("stills/*")
     assert none.startswith(
         "videos: stills/* matches 4 paths (stills/1.png, ...) and takes none: a video is a file with"

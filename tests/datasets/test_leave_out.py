@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 
 from mdfpipe.config import validate
-from mdfpipe.datasets import Dataset, Listing
+from mdfpipe.datasets import Dataset, LeaveOut, Listing
+from mdfpipe.datasets.reading.leaving_out import Sieve
 from mdfpipe.errors import DataError
 from mdfpipe.inspecting.things import describe_run
+from mdfpipe.store.left_out import of_nothing
 from mdfpipe.store.run import Run
 from tests.datasets import made_benchmarks as made
 from tests.datasets.made_ijb import Root, frames, ijbc, kinds, reader
@@ -201,3 +203,28 @@ def test_leaving_out_makes_only_the_index_due_and_no_video_that_stays(
     assert back.execute().complete
     assert executor.ran == ["index/videos", "manifest/manifest"]
     assert digests(run, "videos/a", "videos/b") == before
+
+
+@pytest.mark.parametrize(
+    ("rules", "there", "hint"),
+    [
+        ({"paths": ["Videos/B.MP4"]}, "videos/b.mp4", "letter case differs"),
+        ({"paths": ["videos/B"]}, "videos/b", "letter case differs"),
+        ({"paths": ["*_TEST.mp4"]}, "videos/x_test.mp4", "letter case differs"),
+        ({"paths": ["x_test.mp4"]}, "videos/x_test.mp4", "it lies in a folder"),
+        ({"paths": ["videos/b.mkv"]}, "videos/b.mp4", "its suffix differs"),
+        ({"paths": ["videos/Re\u0301my*"]}, "videos/R\\xe9my.mp4", "its accents are encoded in another way"),
+        ({"paths": ["videos/Re\u0301my.mp4"]}, "videos/R\\xe9my.mp4", "its accents are encoded in another way"),
+        ({"domains": ["vis*"]}, "VIS-500m", "letter case differs"),
+        ({"domains_other_than": ["VIS-500m", "nir*"]}, "NIR-500m", "letter case differs"),
+    ],
+)
+def test_a_rule_that_matches_nothing_names_what_it_nearly_is(
+    rules: dict[str, Any], there: str, hint: str | None, tmp_path: Path
+) -> None:
+    sieve = Sieve.of(LeaveOut(**rules), tmp_path)
+    for path in ("videos/a.mp4", "videos/b.mp4", "videos/x_test.mp4", "videos/R\u00e9my.mp4"):
+        sieve.drops(path, domain=("NIR-500m" if "a" in path else "VIS-500m",))
+    line = of_nothing({"left_out": [vars(one) for one in sieve.listed()]})[0]
+    assert f"matches nothing here, where there is {there}" in line.replace("R\u00e9my", "R\\xe9my"), line
+    assert hint is None or f"({hint})" in line

@@ -84,6 +84,27 @@ def test_a_shape_that_differs_is_an_error_that_names_it() -> None:
         weights.load_vit(Vit(), plain_vit(32), grid=(16, 8))
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("input_layer.1.running_var", -0.5, r"none below 0, got negative ones in {}; get"),
+        ("input_layer.1.running_var", float("inf"), r"finite weights, got NaN or infinity in {}; get"),
+        ("input_layer.0.weight", float("nan"), r"finite weights, got NaN or infinity in {}; get"),
+        ("head.weight", float("nan"), r"finite weights, got NaN or infinity in {}; get"),
+    ],
+)
+def test_weights_that_no_network_can_have_are_named(name: str, value: float, words: str, tmp_path: Path) -> None:
+    state = {f"model.{n}": t.clone() for n, t in small_face().state_dict().items()} | {
+        "model.head.weight": torch.ones(9)
+    }
+    torch.save({"state_dict": state}, tmp_path / "a.ckpt")
+    assert weights.take(tmp_path / "a.ckpt").entry == "state_dict"
+    state[f"model.{name}"].view(-1)[1] = value
+    torch.save({"state_dict": state}, tmp_path / "a.ckpt")
+    with pytest.raises(ConfigError, match=rf"a\.ckpt: expected .*{words.format(f'model.{name}')}"):
+        weights.take(tmp_path / "a.ckpt")
+
+
 def test_a_normalisation_without_its_statistics_is_an_error() -> None:
     state = small_face().state_dict()
     with pytest.raises(

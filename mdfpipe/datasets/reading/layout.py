@@ -5,11 +5,22 @@ from __future__ import annotations
 import errno
 import fnmatch
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
 from mdfpipe.errors import DataError, one_line
-from mdfpipe.store.naming import IMAGE_SUFFIXES, VIDEO_SUFFIXES, Links, inside, nearest, safe_relative
+from mdfpipe.store.naming import (
+    IMAGE_SUFFIXES,
+    VIDEO_SUFFIXES,
+    Links,
+    folded,
+    inside,
+    nearest,
+    safe_relative,
+    told_path,
+)
 from mdfpipe.store.standins import stand_in
 from mdfpipe.store.tiff import has_pages
 
@@ -43,7 +54,8 @@ def find_tables(root: Path, patterns: Sequence[str], what: str, links: Links = L
             if path not in matches and (instead := stand_in(root / path)):
                 raise DataError(f"{what}: {path}: expected a table, got {instead}")
         if not matches:
-            raise DataError(f"{what}: {pattern} names no file under {root}{nearest(root, pattern)}")
+            near = _near(root, pattern) if is_pattern(pattern) else nearest(root, pattern)
+            raise DataError(f"{what}: {pattern} names no file under {root}{near}")
         found.extend(matches)
     return list(dict.fromkeys(found))
 
@@ -94,7 +106,7 @@ def pattern_remarks(
                 f"{'a video' if len(named) == 1 else 'videos'}"
             )
         if not taken and not matched and pattern not in usual:
-            remarks.append(f"videos: {pattern} matches nothing under {root}{nearest(root, _fixed(pattern))}")
+            remarks.append(f"videos: {pattern} matches nothing under {root}{_near(root, pattern)}")
         elif not taken and passed and not named and (pattern not in usual or pictures):
             remarks.append(
                 f"videos: {pattern} matches {_some(passed)} and takes none: a video is a file with a video suffix or a "
@@ -126,6 +138,18 @@ def _is_nameable(path: str) -> bool:
 def _some(paths: Sequence[str]) -> str:
     """A path, or how many and the first."""
     return one_line(paths[0], 80) if len(paths) == 1 else f"{len(paths)} paths ({one_line(paths[0], 80)}, ...)"
+
+
+def _near(root: Path, pattern: str) -> str:
+    """Words on what a pattern that matches nothing nearly matches; else ""."""
+    found = None
+    with suppress(OSError):
+        found = next((path for path in _matches(root, "", pattern.split("/"), folded) if _is_nameable(path)), None)
+    if found is None:
+        return nearest(root, _fixed(pattern))
+    return (
+        f"; '{told_path(found, pattern)}' is there (letter case or the encoding of accents differs): correct the name"
+    )
 
 
 def _fixed(pattern: str) -> str:
@@ -170,8 +194,9 @@ def _expand(root: Path, pattern: str) -> list[str]:
     return [n for n in names if not any(part.startswith(".") for part in PurePosixPath(n).parts)]
 
 
-def _matches(root: Path, base: str, parts: list[str]) -> Iterator[str]:
-    """What a pattern matches below a folder; `**` is any number of folders, linked ones too.
+def _matches(root: Path, base: str, parts: list[str], key: Callable[[str], str] = str) -> Iterator[str]:
+    """What a pattern matches below a folder; `**` is any number of folders, linked ones too. key: names are compared
+    by it.
 
     A folder that may not be listed stands for what lies in it: it is a video that cannot be read.
     """
@@ -183,12 +208,13 @@ def _matches(root: Path, base: str, parts: list[str]) -> Iterator[str]:
             if names is None:
                 yield deep
             else:
-                yield from _matches(root, deep, parts[1:] or ["*"])
+                yield from _matches(root, deep, parts[1:] or ["*"], key)
         return
     try:
-        if is_pattern(parts[0]):
+        if is_pattern(parts[0]) or key is not str:
             names = [n for n in os.listdir(root / base) if n[0] != "."]  # noqa: PTH208 - names, of many files
-            chosen = fnmatch.filter(names, parts[0])
+            fits = re.compile(fnmatch.translate(key(parts[0]))).match
+            chosen = [name for name in names if fits(key(name))]
         else:
             (root / base / parts[0]).lstat()
             chosen = [parts[0]]
@@ -200,7 +226,7 @@ def _matches(root: Path, base: str, parts: list[str]) -> Iterator[str]:
         yield base
         return
     for name in chosen:
-        yield from _matches(root, f"{base}/{name}" if base else name, parts[1:])
+        yield from _matches(root, f"{base}/{name}" if base else name, parts[1:], key)
 
 
 def _folders(root: Path, path: str, above: frozenset[tuple[int, int]]) -> Iterator[tuple[str, list[str] | None]]:

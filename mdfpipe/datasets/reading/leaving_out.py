@@ -14,7 +14,7 @@ from mdfpipe.config import Config
 from mdfpipe.datasets.reading.layout import is_pattern
 from mdfpipe.domains import Domain
 from mdfpipe.errors import DataError, one_line
-from mdfpipe.store.naming import VIDEO_SUFFIXES, safe_relative
+from mdfpipe.store.naming import VIDEO_SUFFIXES, near_name, near_pattern, safe_relative
 
 
 class LeaveOut(Config):
@@ -60,11 +60,15 @@ class LeaveOut(Config):
 
 @dataclass(frozen=True)
 class LeftOut:
-    """A rule of `leave_out`, how many videos (or images) it matched, and one of them; of none, one that is there."""
+    """A rule of `leave_out`, how many videos (or images) it matched, and one of them.
+
+    Of a rule that matches none, the name that it nearly is and in what they differ; else one that is there.
+    """
 
     rule: str
     count: int
     example: str
+    why: str = ""
 
 
 @dataclass(eq=False)
@@ -78,6 +82,7 @@ class Sieve:
     domain: Callable[[str], tuple[str, ...]] = lambda path: ()
     dropped: dict[str, None] = field(default_factory=dict)
     _kept: dict[str, None] = field(default_factory=dict)
+    _domains: dict[str, None] = field(default_factory=dict)
 
     @classmethod
     def of(cls, settings: LeaveOut, root: Path, domain: Callable[[str], tuple[str, ...]] = lambda path: ()) -> Sieve:
@@ -85,7 +90,7 @@ class Sieve:
         rules = [_Rule(f"domains: {text}", text, of_domains=True) for text in dict.fromkeys(settings.domains)]
         if settings.domains_other_than:
             text = ", ".join(settings.domains_other_than)
-            kept = [_Rule(f"domains_other_than: {name}", name) for name in settings.domains_other_than]
+            kept = [_Rule(f"domains_other_than: {name}", name, of_domains=True) for name in settings.domains_other_than]
             rules.append(_Rule(f"domains_other_than: {text}", text, of_domains=True, kept=kept))
         rules += [_Rule(f"paths: {text}", text) for text in dict.fromkeys(settings.paths)]
         if settings.file is not None:
@@ -107,6 +112,7 @@ class Sieve:
             return False
         names = _names(path) + ([name] if name else [])
         domains = self.domain(path) if domain is None else domain
+        self._domains |= dict.fromkeys(domains)
         matching = [rule for rule in self.rules if rule.matches(domains if rule.of_domains else names)]
         for rule in matching:
             rule.count += 1
@@ -118,16 +124,27 @@ class Sieve:
 
     def listed(self) -> list[LeftOut]:
         """Each rule and what it matched; of a file, the lines that match in one and those that do not in another."""
-        found: list[LeftOut] = [LeftOut(r.shown, r.count, r.example) for r in self.rules if r.of_file is None]
+        found = [self._said(r.shown, r) for r in self.rules if r.of_file is None]
+        found += [self._said(kept.shown, kept) for r in self.rules for kept in r.kept if not kept.count]
         lines = [rule for rule in self.rules if rule.of_file is not None]
         used, unused = [r for r in lines if r.count], [r for r in lines if not r.count]
         if used:
-            found.append(LeftOut(f"file: {used[0].of_file}", sum(r.count for r in used), used[0].example))
+            found.append(
+                LeftOut(f"file: {used[0].of_file}", sum(r.count for r in used), one_line(used[0].example, 120))
+            )
         if unused:
             which = f"{len(unused)} of {len(lines)} lines, such as '{one_line(unused[0].text, 60)}'"
-            found.append(LeftOut(f"file: {unused[0].of_file}: {which}", 0, ""))
-        there = next(iter(self._kept), next(iter(self.dropped), ""))
-        return [LeftOut(one.rule, one.count, one_line(one.example or there, 120)) for one in found]
+            found.append(self._said(f"file: {unused[0].of_file}: {which}", unused[0]))
+        return found
+
+    def _said(self, shown: str, rule: _Rule) -> LeftOut:
+        """What one rule matched; where nothing, what it nearly is."""
+        if rule.count:
+            return LeftOut(shown, rule.count, one_line(rule.example, 120))
+        there = [*self._kept, *self.dropped]
+        names = dict.fromkeys(name for path in there for name in _names(path))
+        near, why = rule.nearly(list(self._domains if rule.of_domains else names))
+        return LeftOut(shown, 0, one_line(near or next(iter(there), ""), 120), why)
 
     def refuse_all(self, root: Path, what: str = "video") -> None:
         """Raise DataError: the rules left nothing."""
@@ -159,10 +176,20 @@ class _Rule:
     def matches(self, names: tuple[str, ...] | list[str]) -> bool:
         """Whether one of the names is meant."""
         if self.kept:
-            return any(names) and not any(rule.matches(names) for rule in self.kept)
+            hits = [rule for rule in self.kept if rule.matches(names)]
+            for rule in hits:
+                rule.count += 1
+            return any(names) and not hits
         if self._plain in names:
             return True
         return self._pattern is not None and any(self._pattern.match(name) for name in names)
+
+    def nearly(self, names: list[str]) -> tuple[str | None, str]:
+        """The name that is nearly meant, and in what it differs; None where none is."""
+        if self._pattern is not None:
+            return near_pattern(self._plain, names)
+        found, why = near_name(self._plain, names)
+        return (found, why) if found else near_pattern(self._plain, names)
 
 
 def _names(path: str) -> list[str]:

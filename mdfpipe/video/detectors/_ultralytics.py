@@ -32,7 +32,7 @@ from torch import nn
 
 from mdfpipe.errors import ConfigError, not_loaded, one_line
 from mdfpipe.store.hashing import file_sha256
-from mdfpipe.weightfiles import take
+from mdfpipe.weightfiles import refuse_unusable, take
 
 VARIANTS = "nsmblx"
 ORDER = ("ema", "model", "state_dict")
@@ -104,6 +104,10 @@ def load(path: Path, variant: str = "auto", entry: str | None = None, *, trust_p
     """
     taken = take(path, entry, order=ORDER, trust_pickle=trust_pickle, load=_open)
     network, state = taken.module.float() if taken.module else None, taken.tensors
+    try:
+        refuse_unusable(state)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
     fits = _variant(state)
     if variant != "auto" and fits != variant:
         got = f"those of yolov10{fits}" if fits else "tensors of none of its kind"

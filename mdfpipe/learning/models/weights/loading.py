@@ -39,6 +39,8 @@ def take(path: Path, entry: str | None = None, *, trust_pickle: bool = False) ->
     names in a checkpoint of ours.
     """
     found = weightfiles.take(path, entry, trust_pickle=trust_pickle)
+    with _named(str(path)):
+        weightfiles.refuse_unusable(found.tensors)
     if found.ours:
         return found
     wrappers = ("module.", "_orig_mod.", "backbone.", "base.")
@@ -241,9 +243,7 @@ def _place(
             f"{_few(more, 3)}; choose the size and kind that it was trained with"
         )
     refuse_missing_statistics(expected, tensors)
-    damaged = [n for n, tensor in tensors.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
-    if damaged:
-        raise ConfigError(f"expected finite weights, got NaN or infinity in {_few(damaged, 3)}; get it again")
+    weightfiles.refuse_unusable(tensors)
     model.load_state_dict({**model.state_dict(), **tensors, **converted.fresh})
     return Report(
         source=source,
