@@ -21,26 +21,45 @@ from pathlib import Path
 from urllib.parse import quote
 
 from mdfpipe.errors import DataError, is_visible, one_line
+from mdfpipe.store.frame_times import sortable
 from mdfpipe.store.standins import stand_in
 
 LONGEST_PATH = 1000  # characters
-IMAGE_SUFFIXES = frozenset(  # what the decoder of images reads
-    {".png", ".tif", ".tiff", ".jpg", ".jpeg", ".jpe", ".bmp", ".webp", ".pgm", ".ppm", ".pnm", ".pbm"}
+
+# What the decoder of images reads: it goes by what is in a file, and by these names only to find it.
+_PICTURES = "png tif tiff btf tf8 jpg jpeg jpe jfif jfi jif pjpeg pjp bmp dib webp pgm ppm pnm pbm"
+_OTHER_PICTURES = (
+    "jp2 j2k jpf jpx jpc j2c jpm jxl jxr wdp hdp heic heif hif avif exr hdr pic pfm pam ras sr sgi tga ico psd xcf svg "
+    "dng cr2 cr3 nef arw orf rw2 raf pef srw fits fit fts dcm fff apng gif"
+)
+IMAGE_SUFFIXES = frozenset(f".{name}" for name in _PICTURES.split())
+OTHER_PICTURE_SUFFIXES = frozenset(f".{name}" for name in _OTHER_PICTURES.split())
+"""Pictures that are not read: frames of such a kind are named, and never passed over."""
+_UNFINISHED = frozenset(
+    {".part", ".partial", ".crdownload", ".download", ".filepart", ".tmp", ".gz", ".bz2", ".xz", ".zst", ".dvc"}
 )
 LONGEST_NAME = 200  # of a subject, system, session, template
 LONGEST_PART = 90  # of what such a name gives to the name of a file
 
 # Containers and raw streams that are videos. Other suffixes belong to the name (a folder `2019.05.01`).
-_CONTAINERS = "mp4 m4v mov avi mkv webm ts mts m2ts mpg mpeg wmv asf flv gif mxf ogv 3gp vob dv nut"
-_STREAMS = "m2v mjpeg mjpg y4m 264 h264 265 h265 hevc"
+_CONTAINERS = (
+    "mp4 m4v mov qt avi divx mkv mk3d webm ts mts m2ts m2t tp trp mpg mpeg mpe wmv asf flv f4v gif apng mxf ogv ogm "
+    "3gp 3g2 vob dv nut rm rmvb mj2 insv lrv"
+)
+_STREAMS = "m1v m2v mpv mjpeg mjpg y4m ivf obu 264 h264 avc 265 h265 hevc"
 VIDEO_SUFFIXES = frozenset(f".{name}" for name in f"{_CONTAINERS} {_STREAMS}".split())
 
+PICTURE_SUFFIXES = IMAGE_SUFFIXES | OTHER_PICTURE_SUFFIXES
+_IN_FRAMES = PICTURE_SUFFIXES | _UNFINISHED
 _DIGITS = re.compile(r"(\d+)")
 _NUMBER = re.compile(r"[0-9]+")
 _EPOCH = re.compile(r"(?<![0-9])[0-9]{9,10}[._-](?:[0-9]{9}|[0-9]{6}|[0-9]{3})(?![0-9])")  # seconds, and a fraction
 _CALENDAR = re.compile(  # 2021-01-07T12-30-45.250, 20210107_123045, with any or no signs between
     r"(?<![0-9])(?:19|20)[0-9]{2}[-_.: ]?(?:0[1-9]|1[0-2])[-_.: ]?(?:0[1-9]|[12][0-9]|3[01])[-_.:Tt ]{0,3}"
     r"(?:[01][0-9]|2[0-3])[-_.:h ]?[0-5][0-9][-_.:m ]?[0-6][0-9](?:[-_.:,s ]?[0-9]{1,9})?(?![0-9])"
+)
+_CLOCK = re.compile(  # 13-05-59, 9.05.59.250
+    r"(?<![0-9])(?:[01]?[0-9]|2[0-3])[-_.:h][0-5][0-9][-_.:m][0-5][0-9](?:[-_.:,s][0-9]{1,9})?(?![0-9])"
 )
 
 
@@ -330,13 +349,39 @@ def frame_files(folder: Path, root: Path | None = None, links: Links | None = No
     """
     try:
         with os.scandir(folder) as entries:
-            images = [e for e in entries if Path(e.name).suffix.lower() in IMAGE_SUFFIXES and e.name[0] != "."]
-            names = [e.name for e in images if not _is_dir(e)]  # a broken link stays: else the rest would move up
+            pictures = [e for e in entries if _suffix(e.name) in _IN_FRAMES and e.name[0] != "."]
+            named = [e.name for e in pictures if not _is_dir(e)]  # a broken link stays: else the rest would move up
     except OSError as error:
         raise DataError(f"{folder}: the folder of frames cannot be listed: {error.strerror}") from None
     if root is not None:
         check_links(folder, root, links)
+    names = [name for name in named if _suffix(name) in IMAGE_SUFFIXES]
+    if len(names) < len(named):
+        _refuse_other_pictures(folder, names, [name for name in named if _suffix(name) not in IMAGE_SUFFIXES])
     return in_order(names, str(folder))[0]
+
+
+def _suffix(name: str) -> str:
+    return os.path.splitext(name)[1].lower()  # noqa: PTH122 - pathlib takes as long as all else together
+
+
+def _refuse_other_pictures(folder: Path, names: list[str], others: list[str]) -> None:
+    """Raise DataError where files that are not read are frames: named as these are, and no copy of one."""
+    stems, whole = {_stem(name) for name in names}, set(names)
+    forms = {_NUMBER.sub("0", stem) for stem in stems}
+    for name in sorted(others):
+        inner = _stem(name)
+        if _suffix(name) in _UNFINISHED:
+            if _suffix(inner) in PICTURE_SUFFIXES and inner not in whole:
+                raise DataError(
+                    f"{folder}: a frame is not whole, or packed ({one_line(name, 80)}); finish, unpack or fetch it, or "
+                    "move it elsewhere"
+                )
+        elif not names or (inner not in stems and _NUMBER.sub("0", inner) in forms):
+            raise DataError(
+                f"{folder}: a picture among the frames is of a kind that is not read ({one_line(name, 80)}); convert "
+                "such pictures to PNG or TIFF, or move them elsewhere"
+            )
 
 
 def check_links(folder: Path, root: Path, links: Links | None = None) -> None:
@@ -360,16 +405,32 @@ def in_order(names: Collection[str], folder: str) -> tuple[list[str], FrameRule]
     """The frames in presentation order, and what tells it.
 
     They go by `frame_numbers`, if the natural order of the names is the same. If it is not, time stamps of one form
-    that fill their digits (seconds.nanoseconds, 20210107T123045.250) go by time; names without any number go by
-    name. Everything else would be a guess: raises DataError, with an example.
+    that fill their digits (seconds.nanoseconds, 20210107T123045.250, 13-05-59) go by time; names without any number go
+    by name. Times that do not sort as they are written (1-05-59 PM, 7-Jan-2021) are read first, see `sortable`.
+    Everything else would be a guess: raises DataError, with an example.
     """
+    stems = [_stem(name) for name in names]
+    try:
+        forms = sortable(stems)
+    except DataError as error:
+        raise DataError(f"{folder}{error}") from None
+    if forms != stems:
+        named = [(f"{form}{name[len(stem) :]}", name) for form, stem, name in zip(forms, stems, names, strict=True)]
+        read = sorted(named, key=lambda pair: _by_name(pair[0]))
+        _order([form for form, _ in read], folder)
+        return [name for _, name in read], FrameRule.TIME
     ordered = sorted(names, key=_by_name)
     if not any(_numbers(name) for name in ordered):
         return sorted(ordered, key=natural_key), FrameRule.NAME
+    return ordered, _order(ordered, folder)
+
+
+def _order(ordered: Sequence[str], folder: str) -> FrameRule:
+    """What puts names in this, their natural, order. Raises DataError where it would be a guess."""
     if frame_numbers(ordered) is not None:
-        return ordered, FrameRule.NUMBER
+        return FrameRule.NUMBER
     if _are_stamped(ordered):
-        return ordered, FrameRule.TIME
+        return FrameRule.TIME
     raise DataError(f"{folder}{_guess(ordered)}")
 
 
@@ -424,7 +485,7 @@ def _counting(names: Sequence[str]) -> list[str | None]:
 
 def _are_stamped(names: Sequence[str]) -> bool:
     """Whether all names hold a time stamp of one form, all else in them is the same, and no two are of one time."""
-    for pattern in (_EPOCH, _CALENDAR):
+    for pattern in (_EPOCH, _CALENDAR, _CLOCK):
         found = [pattern.search(_stem(name)) for name in names]
         stamps = [match for match in found if match is not None]
         if len(stamps) < len(names) or len({match[0] for match in stamps}) < len(names):

@@ -69,7 +69,7 @@ def test_frame_numbers_of_a_folder(root: Root) -> None:
     assert [r[0] for r in boxes(listing)] == [0]  # a file counts from frame_base
     assert kinds(listing) == {"missing_frame_file": 1}
     assert [r[0] for r in boxes(reader(frame_base=1).read(home), "seq")] == [1799, 1800, 1801]
-    frames(home, "seq", ["cam1_1801i.jp2"])
+    frames(home, "seq", ["cover.jp2"])
     assert kinds(reader(frame_number="file_number", frame_base=1).read(home)) == {"missing_frame_file": 1}
     frames(home, "seq", ["1800.png"])
     with pytest.raises(DataError, match="are both frame number 1800"):
@@ -244,7 +244,9 @@ def test_patterns_that_take_nothing_or_what_another_passes_over_are_said(root: R
     (still,) = remarks("videos/*")
     assert still.startswith("videos: videos/* passes over videos/thermal.tif: single pictures are no videos")
     (nothing,) = remarks("Videos/*.mp4")
-    assert nothing.startswith(f"videos: Videos/*.mp4 matches nothing under {home}; 'videos/b.mp4' is there (letter case")
+    assert nothing.startswith(
+        f"videos: Videos/*.mp4 matches nothing under {home}; 'videos/b.mp4' is there (letter case"
+    )
     (none,) = remarks("stills/*")
     assert none.startswith(
         "videos: stills/* matches 4 paths (stills/1.png, ...) and takes none: a video is a file with"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from pathlib import Path
 
@@ -126,11 +127,22 @@ def test_frame_files_are_the_images_in_the_order_of_their_numbers(tmp_path: Path
     for name in ("f10.PNG", "f2.png", "notes.txt", ".f1.png", "LICENSE", "f5.gif", "cover.jp2"):
         (tmp_path / name).touch()
     (tmp_path / "f3.png").mkdir()
+    with pytest.raises(DataError, match=r"not read \(f5\.gif\); convert"):
+        frame_files(tmp_path)
+    (tmp_path / "f5.gif").rename(tmp_path / "f10.gif")  # another copy of a frame
     assert frame_files(tmp_path) == ["f2.png", "f10.PNG"]
     with pytest.raises(DataError, match="cannot be listed"):
         frame_files(tmp_path / "absent")
     (tmp_path / "F11.tif").touch()
     assert frame_files(tmp_path) == ["f2.png", "f10.PNG", "F11.tif"]
+    for name in ("f12.heic", "f12.png.part", "f12.JPG.dvc"):
+        (tmp_path / name).touch()
+        with pytest.raises(DataError, match=rf"\({re.escape(name)}\)"):
+            frame_files(tmp_path)
+        (tmp_path / name).unlink()
+    for name in ("f12.jfif", "f2.png.tmp", "f2.txt", "x.part"):
+        (tmp_path / name).touch()
+    assert frame_files(tmp_path) == ["f2.png", "f10.PNG", "F11.tif", "f12.jfif"]
 
 
 BY_NUMBER = {
@@ -149,6 +161,10 @@ BY_NUMBER = {
     "letter case": ["FRAME_1.png", "frame_2.png", "Frame_3.png"],
     "suffixes": ["2.tif", "3.jpg", "4.bmp"],
     "one image": ["1610000000.050000000.png"],
+    "of a morning": ["0059_am.png", "0060_am.png", "0061_am.png"],
+    "of one day": ["07-Jan-2021_1.png", "07-Jan-2021_2.png"],
+    "of one day, the year last": ["01-02-2021_1.png", "01-02-2021_2.png"],
+    "a month that is a name": ["may_1.png", "may_2.png"],
 }
 BY_TIME = {
     "ros": [f"{1610000000 + k * 350 // 1000}.{k * 350 % 1000 * 1000000:09d}.png" for k in range(10)],
@@ -157,6 +173,23 @@ BY_TIME = {
     "iso": ["2021-01-07T12-30-59.750.png", "2021-01-07T12-31-00.250.png"],
     "iso, colons": ["cam1_2021-01-07 12:30:59.750000Z.png", "cam1_2021-01-07 12:31:00.250000Z.png"],
     "compact": ["20210107_235959.jpg", "20210108_000000.jpg"],
+    "12 hours, compact": ["120000AM.png", "010000AM.png", "110000AM.png", "120000PM.png", "010000PM.png"],
+    "12 hours": ["9-59-59 AM.png", "10-00-00 AM.png", "12-00-00 PM.png", "1-00-00 PM.png"],
+    "12 hours, minutes": ["cam2 1.59 a.m..png", "cam2 12.05 p.m..png", "cam2 1.00 p.m..png"],
+    "12 hours, dated": [f"Shot 2021-01-07 at {t}.png" for t in ("11.59.59 AM", "12.00.00 PM", "1.00.00\u202fPM")],
+    "12 hours, one number": ["20210107115959AM.png", "20210107120000PM.png", "20210107010000PM.png"],
+    "12 hours of an afternoon": ["12-30-00 PM.png", "12-45-00 PM.png", "01-00-00 PM.png"],
+    "12 hours, hours": ["11am.png", "12pm.png", "1pm.png"],
+    "12 hours, in front": ["上午11.59.59.png", "下午12.00.00.png", "下午1.00.00.png"],
+    "12 hours, fractions": ["11-59-59.900 AM.png", "12-00-00.100 PM.png", "01-00-00.000 PM.png"],
+    "months": ["31-Jan-2021_12-00-05.png", "01-Feb-2021_12-00-04.png", "01-Mar-2021_12-00-03.png"],
+    "months, compact": ["07Dec2021_235959.png", "5Jan2022_000000.png"],
+    "months in front": ["Thu Dec 30 2021 23-59-59.png", "Sat Jan 1 2022 00-00-00.png"],
+    "months between": ["2021-Apr-30 10.00.00.png", "2021-May-01 09.00.00.png"],
+    "a day first": ["31-01-2021_12-00-05.png", "01-02-2021_12-00-04.png"],
+    "a day first, compact": ["31012021_235959.png", "01022021_000000.png"],
+    "a month first": ["12.31.2021 10.00.00.png", "01.01.2022 09.00.00.png"],
+    "a time of day": ["left_9-59-59.png", "left_10-00-00.png"],
     "compact, milliseconds": ["IMG_20210107_123059_750.jpg", "IMG_20210107_123100_250.jpg"],
 }
 GUESSES = {
@@ -174,6 +207,13 @@ GUESSES = {
     ),
     "two clocks": (["a_1610000000.900.png", "b_1610000001.100.png"], "comes before"),
     "a copy": (["0002.png", "0003.png", "0003 (1).png"], "comes before|both frame number"),
+    "some with a.m.": (["11-59-59 AM.png", "12-00-00.png"], r"12-00-00 does not"),
+    "a.m. or a number": (["f_1_am.png", "f_12_am.png"], r"numbered or says an hour"),
+    "no times": (["11-59-59 AM.png", "11-75-59 PM.png"], r"11-75-59 PM does not"),
+    "dates where the months differ": (["Jan 7_1.png", "Feb 8_2.png"], "name months, and these do not sort"),
+    "day or month first": (["01-02-2021_1.png", "02-01-2021_2.png"], "the day or the month is first would be a guess"),
+    "across midnight": (["23-59-59.png", "00-00-00.png"], "may go across midnight"),
+    "across midnight, 12 hours": (["11-59-59 PM.png", "12-00-00 AM.png"], "may go across midnight"),
     "one without": (["img.png", "img (1).png"], "img.png: expected a number in every frame's file name"),
 }
 

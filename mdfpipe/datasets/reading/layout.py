@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 
 from mdfpipe.errors import DataError, one_line
 from mdfpipe.store.naming import (
-    IMAGE_SUFFIXES,
+    PICTURE_SUFFIXES,
     VIDEO_SUFFIXES,
     Links,
     folded,
@@ -99,7 +99,7 @@ def pattern_remarks(
                 f"{'it' if len(odd) == 1 else 'them'}"
             )
         named = [path for path in passed if path in taken_by]
-        pictures = [p for p in passed if p not in taken_by and PurePosixPath(p).suffix.lower() in IMAGE_SUFFIXES]
+        pictures = [p for p in passed if p not in taken_by and PurePosixPath(p).suffix.lower() in PICTURE_SUFFIXES]
         if named:
             remarks.append(
                 f"videos: {pattern} passes over {_some(named)}, which {taken_by[named[0]]} names: taken as "
@@ -263,7 +263,8 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 def _is_video(path: Path) -> bool:
     try:
         if path.is_dir():
-            return any(p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith(".") for p in path.iterdir())
+            inner = (p.suffix.lower() for p in path.iterdir() if not p.name.startswith("."))
+            return any(suffix in PICTURE_SUFFIXES and suffix not in VIDEO_SUFFIXES for suffix in inner)
     except OSError:  # it may not be listed: as a video it is told
         return True
     return path.suffix.lower() in VIDEO_SUFFIXES or has_pages(path)

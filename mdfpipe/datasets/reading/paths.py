@@ -13,14 +13,23 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from mdfpipe.errors import DataError
-from mdfpipe.store.naming import IMAGE_SUFFIXES, Links, frame_files, frame_numbers, inside, safe_relative
+from mdfpipe.store.naming import (
+    IMAGE_SUFFIXES,
+    OTHER_PICTURE_SUFFIXES,
+    VIDEO_SUFFIXES,
+    Links,
+    frame_files,
+    frame_numbers,
+    inside,
+    safe_relative,
+)
 from mdfpipe.store.subjects import NOBODY
 from mdfpipe.store.text_tables import Block, first_row, shown_cell
 from mdfpipe.store.tiff import has_pages
 
 # Whatever is not plainly harmless goes to safe_relative, which decides.
 _SUSPICIOUS = r"[^\x20-\x7e]|\\|:|^/|/$|//|(^|/)\.{1,2}(/|$)"
-_OTHER_PICTURES = frozenset({".jp2", ".heic", ".avif"})  # no video, and no frame that is read
+_OTHER_PICTURES = OTHER_PICTURE_SUFFIXES - VIDEO_SUFFIXES  # no video, and no frame that is read
 _LONGEST_NUMBER = 10**15  # fits int64
 
 
