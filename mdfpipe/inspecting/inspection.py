@@ -14,6 +14,7 @@ from mdfpipe.errors import ConfigError, DataError, MdfError, one_line
 from mdfpipe.inspecting.export import to_csv
 from mdfpipe.inspecting.pictures import Written, draw_frame, draw_sheet, write_page
 from mdfpipe.store.environment import read_environment
+from mdfpipe.store.film_bytes import films_behind
 from mdfpipe.store.naming import IMAGE_SUFFIXES, frame_files, in_order
 from mdfpipe.store.outputs import is_standard_output
 from mdfpipe.store.standins import stand_in
@@ -219,6 +220,8 @@ def _inspect_video(path: Path) -> Description:
             notes.append(f"pixels are {info.pixel_aspect:.3g} times as wide as high; frames are not stretched")
         if info.others:
             notes.append(f"of several video streams {info.stream} is taken; others: {'; '.join(info.others)}")
+        if behind := films_behind(path, info.container):
+            notes.append(f"{behind} films lie behind the first in the file, which no decoder reads")
         if path.is_dir():
             names, rule = in_order(frame_files(path), str(path))
             facts |= {"first frame": names[0], "last frame": names[-1], "frames go by": rule.value}

@@ -253,8 +253,6 @@ _LEFT_OUT: Final = {
     "was cut off and are left out, as players do ({first}: {count})",
     "joins": "{videos} videos are several recordings one behind the other, with times that start anew ({first}: "
     "{after}); their frames are counted through",
-    "unread": "{videos} files hold another mp4 behind the first, which nothing reads ({first}); join them with a tool "
-    "that knows mp4",
     "jumps": "{videos} videos are transport streams whose counter jumps before a key picture ({first}: {count} times): "
     "segments were joined there, or whole pictures are missing",
 }

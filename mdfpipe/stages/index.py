@@ -20,6 +20,7 @@ from mdfpipe.datasets import Anomaly, Dataset, Listing, VideoEntry
 from mdfpipe.errors import Damaged, DataError, one_line
 from mdfpipe.stages import Context, Inputs, Made, Review, Stage
 from mdfpipe.store import left_out
+from mdfpipe.store.film_bytes import films_behind
 from mdfpipe.store.hashing import file_sha256
 from mdfpipe.store.naming import check_links, link_target, nearest
 from mdfpipe.store.run import Receipt, faces_file, images_file, write_table
@@ -33,6 +34,7 @@ from mdfpipe.video.placement import Placement, place
 
 _MEASURED = (
     *("n_frames", "fps", "width", "height", "bit_depth", "orientation", "pixel_aspect", "stream", "other_streams"),
+    "films_behind",
     *("bytes", "sha256", "problem"),
 )
 _IO_THREADS = 4  # reading and hashing wait for the disk, not for a core
@@ -42,7 +44,7 @@ class Index(Stage):
     """Which videos there are, in which domain, who is in them and where the faces are."""
 
     name: ClassVar[str] = "index"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     reads: ClassVar[tuple[str, ...]] = ()
     schema: ClassVar[pa.Schema] = VIDEOS
     per: ClassVar[Literal["video", "run"]] = "run"
@@ -210,6 +212,14 @@ def _unusual(rows: list[dict[str, Any]], asked: int | None) -> list[str]:
             f"{len(several)} videos hold several video streams: the default one, or else the largest, is taken "
             f"({row['video_id']}: stream {row['stream']}, not {row['other_streams']}); detect.decoder.stream chooses"
         )
+    joined = [row for row in rows if row["films_behind"]]
+    if joined:
+        row, count = joined[0], joined[0]["films_behind"]
+        lines.append(
+            f"{len(joined)} files hold another film behind the first, as `cat` puts it there, which no decoder reads "
+            f"({row['video_id']}: {count}); name the files by themselves, or join them with a tool that knows the "
+            "container: ffmpeg -f concat"
+        )
     oblong = [row for row in rows if row["pixel_aspect"] and not 0.99 < row["pixel_aspect"] < 1.01]
     if oblong:
         row = oblong[0]
@@ -338,6 +348,7 @@ def _measure(data: Path, name: str, stage: Index, found: dict[str, Any]) -> None
         "pixel_aspect": 1 / info.pixel_aspect if swaps_sides(turn) else info.pixel_aspect,
         "stream": info.stream,
         "other_streams": "; ".join(info.others) or None,
+        "films_behind": films_behind(path, info.container),
     }
 
 

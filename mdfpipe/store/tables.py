@@ -117,6 +117,7 @@ VIDEOS = pa.schema(
         _column("pixel_aspect", pa.float32(), "width of a decoded pixel over its height: 1 where square", null=True),
         _column("stream", pa.int16(), "which of the file's video streams is taken, from 0", null=True),
         _column("other_streams", pa.string(), "the video streams that are not, in words", null=True),
+        _column("films_behind", pa.int16(), "films behind the first in the file, which nothing reads", null=True),
         _column("bytes", pa.int64(), "size on disk", null=True),
         _column("stamp", pa.string(), "size and modification time when it was hashed", null=True),
         _column("sha256", pa.string(), "content hash; taken again when size or modification time change", null=True),

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mdfpipe.errors import DecodeError, MdfError, one_line
+from mdfpipe.store.film_bytes import boxes
 from mdfpipe.video.files import check_file
 from mdfpipe.video.image_files import is_images, numbered_frames, page_count, read_frames
 from mdfpipe.video.matroska import element
@@ -48,7 +49,8 @@ class VideoInfo:
     gray16le). pixel_format: as FFmpeg names it. orientation: how it is turned to be shown, 1 to 8 as
     `video.orientation` counts; None where the file says an angle that is no quarter turn. pixel_aspect: width of a
     stored pixel over its height. stream: which of `streams` video streams this is, from 0; others: those that could
-    have been taken, in words. is_interlaced, first_seconds: of the first frame that decodes.
+    have been taken, in words. is_interlaced, first_seconds: of the first frame that decodes. container: as FFmpeg
+    names it; "" of images.
     """
 
     frames_declared: int | None
@@ -65,6 +67,7 @@ class VideoInfo:
     others: tuple[str, ...] = ()
     is_interlaced: bool = False
     first_seconds: float | None = None
+    container: str = ""
 
     def turn(self, wanted: Literal["display", "stored"], path: Path) -> int:
         """The orientation that gives a stored picture as it is wanted. Raises DecodeError where there is none."""
@@ -140,6 +143,7 @@ def _info(path: Path, which: int | None) -> VideoInfo:
             others=tuple(others),
             is_interlaced=first is not None and first.interlaced_frame,
             first_seconds=None if first is None or first.pts is None else float(first.pts * (stream.time_base or 1)),
+            container=container.format.name,
         )
 
 
@@ -271,15 +275,16 @@ def shows_frame(packet: av.Packet[Any], codec: str) -> bool:
     return True
 
 
-def shown_times(path: Path, info: VideoInfo, which: int | None = None) -> tuple[NDArray[np.float64], int]:
-    """The times of `packet_times` from the first frame that decodes on, and how many pictures are before it.
+def shown_times(path: Path, info: VideoInfo, which: int | None = None) -> tuple[NDArray[np.float64], int, str | None]:
+    """The times of `packet_times` from the first frame that decodes on, how many pictures are before it, and why the
+    container breaks off behind the last; None where it does not.
 
-    These belong to a group of pictures that was cut open: no decoder gives them.
+    The pictures before belong to a group that was cut open: no decoder gives them.
     """
-    times = packet_times(path, which)
+    times, broken = packets(path, which)
     first = info.first_seconds
     leading = 0 if first is None else next((n for n, seconds in enumerate(times) if not seconds < first - 1e-6), 0)
-    return times[leading:], leading
+    return times[leading:], leading, broken
 
 
 def goes_back(dts: int | None, before: int | None) -> bool:
@@ -298,20 +303,33 @@ def packet_times(path: Path, which: int | None = None) -> NDArray[np.float64]:
     Demuxes and does not decode: n is the honest frame count of a container. A container that breaks off is counted
     up to there. Raises DecodeError where the file does not open.
     """
+    return packets(path, which)[0]
+
+
+def packets(path: Path, which: int | None = None) -> tuple[NDArray[np.float64], str | None]:
+    """What `packet_times` gives, and why the container breaks off behind them; None where it does not."""
     import av.error
 
     segments: list[list[float]] = [[]]
     decoded_at: int | None = None
+    broken = None
     with open_video(path, which) as (container, stream):
         codec = stream.codec_context.name
-        with suppress(av.error.FFmpegError):  # the decoder that reads this far says so, with the frame
+        try:
             for packet in container.demux(stream):
                 if packet.is_keyframe and goes_back(packet.dts, decoded_at):
                     segments.append([])
                 decoded_at = decoded_at if packet.dts is None else packet.dts
                 if shows_frame(packet, codec):
                     segments[-1].append(np.nan if packet.pts is None else float(packet.pts * packet.time_base))
-    return np.concatenate([np.sort(np.array(times, np.float64)) for times in segments])
+        except av.error.FFmpegError as error:
+            broken = breaks_off(error)
+    return np.concatenate([np.sort(np.array(times, np.float64)) for times in segments]), broken
+
+
+def breaks_off(error: av.error.FFmpegError) -> str:
+    """Words on a container that FFmpeg cannot read on."""
+    return f"the container breaks off: {one_line(error.strerror)}"
 
 
 def hidden_packets(path: Path, which: int | None = None) -> int:
@@ -353,37 +371,13 @@ def missing_end(path: Path, container: str | None = None) -> str | None:
     return f"the file ends {end - size} bytes before its container does" if end > size else None
 
 
-def unread_films(path: Path, container: str) -> int:
-    """How many films lie behind the first in one mp4, put there by `cat`: neither players nor FFmpeg read them."""
-    if not container.startswith("mov,"):
-        return 0
-    with path.open("rb") as file:
-        films = [kind for kind, _ in _boxes(file, path.stat().st_size) if kind == b"moov"]
-    return max(len(films) - 1, 0)
-
-
 def _boxes_end(file: BinaryIO, size: int) -> int:
     end = 0
-    for kind, after in _boxes(file, size):
+    for kind, after in boxes(file, size):
         if not kind:
             return size
         end = after
     return end
-
-
-def _boxes(file: BinaryIO, size: int) -> Iterator[tuple[bytes, int]]:
-    """(kind, end) of the boxes of an mp4 at its top; of no kind where one goes up to the end, or padding follows."""
-    position = 0
-    while position + 8 <= size:
-        file.seek(position)
-        length, kind = struct.unpack(">I4s", file.read(8))
-        if length == 1 and position + 16 <= size:
-            (length,) = struct.unpack(">Q", file.read(8))
-        if length < 8 or not kind.isalnum():
-            yield b"", size
-            return
-        position += length
-        yield kind, position
 
 
 def _segment_end(file: BinaryIO) -> int:

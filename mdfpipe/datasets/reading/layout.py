@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
 from mdfpipe.errors import DataError, one_line
+from mdfpipe.store.film_bytes import holds_film
 from mdfpipe.store.naming import (
     PICTURE_SUFFIXES,
     VIDEO_SUFFIXES,
@@ -104,6 +105,12 @@ def pattern_remarks(
             remarks.append(
                 f"videos: {pattern} passes over {_some(named)}, which {taken_by[named[0]]} names: taken as "
                 f"{'a video' if len(named) == 1 else 'videos'}"
+            )
+        strays = [p for p in passed if p not in named and p not in pictures and holds_film(root / p)]
+        if strays:
+            remarks.append(
+                f"videos: {pattern} passes over {_some(strays)}: video without a suffix of one; rename it, or name it "
+                "by a path without * ? ["
             )
         if not taken and not matched and pattern not in usual:
             remarks.append(f"videos: {pattern} matches nothing under {root}{_near(root, pattern)}")

@@ -94,7 +94,7 @@ class Decoder(Plugin):
         Raises DecodeError, with the number of the frame, at the first frame that does not decode.
         A generator may return how many pictures players do not show either, by reason: `leading` are those at the start
         that refer to what was cut off, `joins` the places where one recording was put behind another, `jumps` those
-        where the counter of a transport stream jumps before a key picture, `unread` films behind the first.
+        where the counter of a transport stream jumps before a key picture.
         """
 
     def frames(

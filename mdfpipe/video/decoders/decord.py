@@ -14,7 +14,7 @@ from mdfpipe.errors import DecodeError, one_line
 from mdfpipe.video.checksums import refuse_damage
 from mdfpipe.video.decoders import Decoder, Pixels, Wanted, refuse_deep
 from mdfpipe.video.orientation import AS_STORED
-from mdfpipe.video.probe import missing_end, packet_times
+from mdfpipe.video.probe import missing_end, packets
 
 
 class Decord(Decoder):
@@ -38,8 +38,8 @@ class Decord(Decoder):
             raise DecodeError(f"{path}: holds {info.streams} video streams, of which decord takes any; use pyav")
         if info.orientation != AS_STORED:
             raise DecodeError(f"{path}: is rotated or mirrored, which decord does right for some files only; use pyav")
-        times = packet_times(path, self.stream)
-        if why := missing_end(path):
+        times, broken = packets(path, self.stream)
+        if why := missing_end(path) or broken:
             raise DecodeError(f"{path}: {why}; use pyav to get the frames before")
         if info.frames_declared not in (None, len(times)):
             raise DecodeError(

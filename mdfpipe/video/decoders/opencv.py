@@ -32,7 +32,7 @@ class OpenCV(Decoder):
         if info.is_interlaced:
             raise DecodeError(f"{path}: is interlaced, for which OpenCV gives no pictures; use pyav")
         turn = info.turn(self.orientation, path)
-        times, leading = shown_times(path, info, self.stream)
+        times, leading, broken = shown_times(path, info, self.stream)
         refuse = refuse_damage(path, self.stream)
         capture = _open(path, threads)
         number = 0
@@ -60,7 +60,7 @@ class OpenCV(Decoder):
             raise DecodeError(
                 f"{path}: frame {number} does not decode: OpenCV gave {number} frames of {len(times)}; use pyav"
             )
-        if why := missing_end(path):
+        if why := missing_end(path) or broken:
             raise DecodeError(f"{path}: frame {number} does not decode: {why}")
         return {"leading": leading}
 

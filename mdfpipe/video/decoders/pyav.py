@@ -17,6 +17,7 @@ from mdfpipe.video.checksums import Checks
 from mdfpipe.video.decoders import Decoder, Pixels, Reading, Wanted
 from mdfpipe.video.orientation import turned
 from mdfpipe.video.probe import (
+    breaks_off,
     format_depth,
     frame_orientation,
     goes_back,
@@ -26,7 +27,6 @@ from mdfpipe.video.probe import (
     open_video,
     packet_times,
     shows_frame,
-    unread_films,
 )
 from mdfpipe.video.transport import Breaks, breaks
 
@@ -165,7 +165,6 @@ class _Pass:
 
     def _decoded(self, container: InputContainer, stream: VideoStream) -> Iterator[av.VideoFrame]:
         cut = missing_end(self.path, container.format.name)
-        self.told["unread"] = unread_films(self.path, container.format.name)
         marks = _Marks(self.path, stream.id if container.format.name == "mpegts" else None)
         import av.error
 
@@ -174,7 +173,7 @@ class _Pass:
             try:
                 packet = next(packets, None)
             except av.error.FFmpegError as error:
-                packet, cut = None, cut or f"the container breaks off: {one_line(error.strerror)}"
+                packet, cut = None, cut or breaks_off(error)
             if packet is None or _is_end(packet):
                 cut = cut or self.checks.rest()
                 yield from self._ended(stream, cut)
