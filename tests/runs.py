@@ -87,14 +87,14 @@ def call(*arguments: str | Path, env: dict[str, str] | None = None, timeout: flo
     return Said(done.returncode, done.stdout.decode(), done.stderr.decode())
 
 
-def call_here(*arguments: str | Path) -> Said:
+def call_here(*arguments: str | Path, folder: Path = ROOT) -> Said:
     """The same in this process, which has imported all of it already: the entry point, its streams and its exit code.
 
     Units run here, too, where one worker would do them: what a worker process adds is what other tests are about.
     """
     with (
         pytest.MonkeyPatch.context() as patch,
-        contextlib.chdir(ROOT),
+        contextlib.chdir(folder),
         tempfile.TemporaryFile() as out,
         tempfile.TemporaryFile() as err,
     ):

@@ -215,7 +215,7 @@ def test_help_is_quick_and_light() -> None:
 def test_the_public_names_are_there_and_light() -> None:
     script = (
         "import mdfpipe, sys\n"
-        "assert not {'pyarrow', 'numpy', 'pydantic'} & set(sys.modules)\n"
+        "assert not {'pyarrow', 'numpy', 'pydantic', 'pandas'} & set(sys.modules)\n"
         "for name in mdfpipe.__all__: assert getattr(mdfpipe, name) is not None, name\n"
         "assert 'torch' not in sys.modules\n"
     )

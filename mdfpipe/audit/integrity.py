@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from os import PathLike
 from pathlib import Path
 from typing import Any, Final
 
@@ -96,11 +97,12 @@ class _Task:
     digest: str = ""
 
 
-def verify(path: Path, listen: Callable[[Event], None] = lambda event: None) -> Integrity:
+def verify(path: str | PathLike[str], listen: Callable[[Event], None] = lambda event: None) -> Integrity:
     """Read all of the run folder `path`; notes beside each damaged part that it is to be made again.
 
     Raises DataError where it is no run folder, StoreError where somebody works in it.
     """
+    path = Path(path)
     run, began = Run(path), time.monotonic()
     holder = run.holder()
     if holder is not None and not holder.silent:

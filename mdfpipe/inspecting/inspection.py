@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import zipfile
 from dataclasses import dataclass, field
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -96,12 +97,13 @@ def _refuse_overwriting(thing: Path, made: Path) -> None:
 # -- what a thing is
 
 
-def inspect(thing: Path) -> Description:
+def inspect(thing: str | PathLike[str]) -> Description:
     """What `thing` is. Raises DataError where it is nothing that is known, or is damaged."""
     from mdfpipe.inspecting import things as report
     from mdfpipe.inspecting.weights import SUFFIXES
     from mdfpipe.store.content import Kind, content_of
 
+    thing = Path(thing)
     if not thing.exists():
         found = stand_in(thing) or "nothing there; check the path"
         raise DataError(f"{thing}: expected {KINDS}, found {found}")

@@ -61,6 +61,15 @@ def draw_frame(run: Path, video_id: str, frame: int, out: Path, show_people: boo
     return lines or ["no body was detected in this frame"]
 
 
+def decoded_frame(run: Path, video_id: str, frame: int) -> NDArray[np.uint8] | NDArray[np.uint16]:
+    """The pixels (H, W, C) of one frame, by the decoder that delivered it to detect. Raises DataError."""
+    from mdfpipe.store.survey import survey
+
+    video = survey(run).video(video_id)
+    _check_frame(run, video, frame)
+    return dict(_decoded(_data_root(run), video, [frame]))[frame]
+
+
 def _check_frame(run: Path, video: VideoState, frame: int) -> None:
     seen, where = video.facts("detect"), f"{run}: {video.video_id}"
     if not seen:
@@ -99,7 +108,9 @@ def _data_root(run: Path) -> Path:
     return root
 
 
-def _decoded(data: Path, video: VideoState, wanted: Iterable[int]) -> Iterator[tuple[int, NDArray[np.generic]]]:
+def _decoded(
+    data: Path, video: VideoState, wanted: Iterable[int]
+) -> Iterator[tuple[int, NDArray[np.uint8] | NDArray[np.uint16]]]:
     """(frame number, pixels (H, W, C)) of the wanted frames, ascending. Raises DataError where one does not come."""
     from mdfpipe.video.decoders import Decoder
 

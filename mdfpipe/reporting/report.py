@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,7 +64,13 @@ class Report:
     lines: list[str] = field(default_factory=list)
 
 
-def report(run: Path, *, compare: Sequence[Path] = (), out: Path | None = None, show_people: bool = False) -> Report:
+def report(
+    run: str | PathLike[str],
+    *,
+    compare: Sequence[str | PathLike[str]] = (),
+    out: str | PathLike[str] | None = None,
+    show_people: bool = False,
+) -> Report:
     """Write report.html, tables.md, tables.tex, tables/*.csv and, of each sweep, sweeps/NAME.csv and NAME.svg into
     `out`, by default RUN/evaluate/report.
 
@@ -79,7 +86,8 @@ def report(run: Path, *, compare: Sequence[Path] = (), out: Path | None = None, 
     from mdfpipe.reporting.sweep_sheets import svg_of as svg_of_sweep
     from mdfpipe.reporting.written import csv_of, file_stem, latex, markdown
 
-    results = side_by_side(run, compare)
+    run, out = Path(run), Path(out) if out is not None else None
+    results = side_by_side(run, [Path(other) for other in compare])
     shown = views(results)
     systems = [name for view in shown for name in results.tables[view.name]["systems"]]
     page = ResultsPage(title_of(run), results, shown, show_people, places([*systems, *_in_curves(results)]))

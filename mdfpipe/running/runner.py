@@ -9,8 +9,9 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +108,35 @@ class Call:
         """Another pass over the stages begins."""
         self.before |= self.found
         self.found = set()
+
+
+def run(
+    study: str | PathLike[str] | Pipeline,
+    *,
+    data: str | PathLike[str],
+    run: str | PathLike[str],
+    first: str | None = None,
+    last: str | None = None,
+    settings: Sequence[str] = (),
+    systems: Sequence[str] = (),
+    only: Sequence[str] = (),
+    strict: bool = False,
+    allow_missing: bool = False,
+    resources: Resources = Resources(),  # noqa: B008 - frozen
+    listen: Listener = lambda event: None,
+) -> Outcome:
+    """Run all that is due of a study, from stage `first` to `last`; return what was done and what failed.
+
+    study: a YAML file, a name of `mdfpipe studies`, or a study. data: the data root. run: the run folder.
+    settings: "detect.stride=2", of a study that is a file. systems, only: of all systems, of all videos, these.
+    Raises MdfError where nothing can go on; a video that fails is in `Outcome.failures`.
+    """
+    if not isinstance(study, Pipeline):
+        study = Pipeline.load(Path(study), list(settings))
+    elif settings:
+        raise ConfigError("settings: expected none beside a study that is loaded; give them to Pipeline.load")
+    made = Runner(study.strict() if strict else study, Run(Path(run)), Path(data), resources, systems=list(systems))
+    return made.execute(first, last, only=list(only) or None, strict=strict, allow_missing=allow_missing, listen=listen)
 
 
 class Runner:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,7 +22,7 @@ from mdfpipe.evaluation.benchmarks import Benchmark
 from mdfpipe.evaluation.comparing import Measure
 from mdfpipe.evaluation.templates import B8, F32
 from mdfpipe.protocol import Protocol, read_protocol
-from mdfpipe.stages.evaluate import KEY, Evaluate, ScoreFiles, Tables, metrics_table, write_beside
+from mdfpipe.stages.evaluate import KEY, Evaluate, ScoreFiles, Tables, metrics_table, tables_beside, write_beside
 from mdfpipe.store.hashing import file_sha256
 from mdfpipe.store.limits import refuse_large_archive, refuse_large_table, refuse_large_texts
 from mdfpipe.store.naming import LONGEST_NAME, LONGEST_PATH, is_name
@@ -28,6 +30,9 @@ from mdfpipe.store.parquet import open_table
 from mdfpipe.store.run import Receipt, Run, fingerprint
 from mdfpipe.store.subjects import SubjectNames
 from mdfpipe.study.shipped import SHIPPED
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _ANY_NAME = SubjectNames()
 NEEDED = ("subject_id", "domain")
@@ -50,13 +55,55 @@ class Scored:
     facts: dict[str, Any]
 
 
-def score(
-    file: Path,
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """Numbers of vectors. Each table is a `pyarrow.Table`: `.to_pandas()` gives a DataFrame.
+
+    metrics: a row for each number. comparisons: a row for each difference of two systems. curves: points of CMC, DET
+    and ROC. searches: a row for each probe. notes: what a reader of the numbers should know.
+    """
+
+    metrics: pa.Table
+    comparisons: pa.Table
+    curves: pa.Table
+    searches: pa.Table
+    notes: list[str]
+
+    def __repr__(self) -> str:
+        return f"Evaluation({self.metrics.num_rows} numbers of {self.searches.num_rows} searches)"
+
+
+def evaluate(
+    vectors: pd.DataFrame | pa.Table | str | PathLike[str],
     protocol: str,
-    out: Path,
-    settings: list[str] | None = None,
     *,
-    data: Path | None = None,
+    settings: Sequence[str] = (),
+    data: str | PathLike[str] | None = None,
+    distance: Measure = "cosine",
+) -> Evaluation:
+    """Return the numbers that vectors reach under a protocol. Nothing is written; `score` writes a folder for `report`.
+
+    vectors: a DataFrame, a table, or a Parquet or NPZ file. Columns, protocol, settings and errors as for `score`.
+    """
+    asked = _asked(protocol, settings)
+    if isinstance(vectors, str | PathLike):
+        rows = read_vectors(Path(vectors), images=asked.of_images, names=asked.protocol.names)
+        name = Path(vectors).stem
+    else:
+        rows = vectors_of(vectors, images=asked.of_images, names=asked.protocol.names)
+        name = "vectors"
+    found = _evaluated(asked, *rows, name, distance, Path(data) if data is not None else None, None)
+    beside = tables_beside(found)
+    return Evaluation(metrics_table(found), **beside, notes=[n for t in found.tables.values() for n in t["notes"]])
+
+
+def score(
+    file: str | PathLike[str],
+    protocol: str,
+    out: str | PathLike[str],
+    settings: Sequence[str] | None = None,
+    *,
+    data: str | PathLike[str] | None = None,
     distance: Measure = "cosine",
 ) -> Scored:
     """Evaluate the vectors of a Parquet or NPZ file under a protocol; write `out`/evaluate as a run has it.
@@ -69,49 +116,78 @@ def score(
     row is a video of its own), modality, template_id, session_id, frame, system (several in one file). settings:
     NAME=VALUE of tables, such as tables.recognition.pooling=media_mean. Raises ConfigError, DataError, ProtocolError.
     """
+    file, out, data = Path(file), Path(out), Path(data) if data is not None else None
     if (out / "pipeline.yaml").exists():
         raise ConfigError(
             f"--out {out}: expected a folder of its own, got a run folder, whose numbers would be lost; name another"
         )
+    asked = _asked(protocol, settings or [])
+    rows = read_vectors(file, images=asked.of_images, names=asked.protocol.names)
+    run = Run(out)
+    place = partial(run.scratch, Evaluate.name)
+    with run.lock():
+        with ScoreFiles(place) as scores:
+            found = _evaluated(asked, *rows, file.stem, distance, data, scores.keep)
+        files = write_beside(found, scores, place)
+        facts = {"none": found.nothing, "tables": found.tables, "missing": []}
+        upstream = {"embeddings": file_sha256(file), "protocol": fingerprint(asked.protocol.model_dump(mode="json"))}
+        receipt = Receipt(
+            Evaluate.name, Evaluate.version, KEY, asked.tables.model_dump(mode="json"), upstream, facts=facts
+        )
+        run.commit(receipt, metrics_table(found), files)
+    return Scored(out, found.metrics, found.comparisons, facts)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """Which numbers are asked for, by which rules."""
+
+    tables: Tables
+    protocol: Protocol
+    of_images: bool
+
+
+def _asked(protocol: str, settings: Sequence[str]) -> _Asked:
+    """Raises ConfigError."""
     benchmark = benchmark_of(protocol)
     asked: dict[str, Any] = {} if benchmark is None else {"tables": {"recognition": {"benchmark": benchmark}}}
-    for assignment in settings or []:
+    for assignment in settings:
         set_dotted(asked, assignment)
     tables = validate(Tables, asked, "--set")
     if benchmark is not None:
-        known = Protocol(name=protocol, unlisted="test")
-    else:
-        known = validate(Protocol, _read_protocol(protocol), protocol)
-    rows, vectors, usable = read_vectors(file, images=benchmark is not None, names=known.names)
+        return _Asked(tables, Protocol(name=protocol, unlisted="test"), True)
+    return _Asked(tables, validate(Protocol, _read_protocol(protocol), protocol), False)
+
+
+def _evaluated(
+    asked: _Asked,
+    rows: pa.Table,
+    vectors: F32,
+    usable: B8,
+    name: str,
+    distance: Measure,
+    data: Path | None,
+    keep: study.Keep | None,
+) -> study.Evaluated:
+    """The numbers of all systems of `rows`; name: of the only one, where no column names several."""
+    known = asked.protocol
     domains = rows["domain"].to_pylist()
     pairs = zip(rows["subject_id"].to_pylist(), domains, strict=True)
     splits = [known.subjects.get(s, known.unlisted) if known.uses(d) else "unused" for s, d in pairs]
     if "refuse" in splits:
         who = rows["subject_id"].to_pylist()[splits.index("refuse")]
         raise ConfigError(
-            f"protocol {known.name}: subject {who} of {file} is in no list of subjects; name them in the protocol's "
+            f"protocol {known.name}: subject {who} of {name} is in no list of subjects; name them in the protocol's "
             "`subjects`, or set its `unlisted` to test"
         )
     roles = [known.role(d) if s == "test" else "none" for s, d in zip(splits, domains, strict=True)]
     rows = rows.append_column("split", pa.array(splits)).append_column("role", pa.array(roles))
-    systems = [_system(name, rows, vectors, usable, distance) for name in _names(rows, file.stem)]
-    run = Run(out)
-    place = partial(run.scratch, Evaluate.name)
-    with run.lock():
-        with ScoreFiles(place) as scores:
-            found = study.evaluate(tables.tables, systems, rows, known, data=data, keep=scores.keep)
-        outside = Counter(domain for domain in domains if not known.uses(domain))
-        for entry in found.tables.values():
-            entry["notes"] += [
-                f"{d}: {n} rows outside protocol {known.name}, unused" for d, n in sorted(outside.items())
-            ]
-        files = write_beside(found, scores, place)
-        facts = {"none": found.nothing, "tables": found.tables, "missing": []}
-        upstream = {"embeddings": file_sha256(file), "protocol": fingerprint(known.model_dump(mode="json"))}
-        asked = tables.model_dump(mode="json")
-        receipt = Receipt(Evaluate.name, Evaluate.version, KEY, asked, upstream, facts=facts)
-        run.commit(receipt, metrics_table(found), files)
-    return Scored(out, found.metrics, found.comparisons, facts)
+    systems = [_system(one, rows, vectors, usable, distance) for one in _names(rows, name)]
+    found = study.evaluate(asked.tables.tables, systems, rows, known, data=data, keep=keep)
+    outside = Counter(domain for domain in domains if not known.uses(domain))
+    for entry in found.tables.values():
+        entry["notes"] += [f"{d}: {n} rows outside protocol {known.name}, unused" for d, n in sorted(outside.items())]
+    return found
 
 
 def _read_protocol(protocol: str) -> dict[str, Any]:
@@ -149,6 +225,28 @@ def read_vectors(file: Path, *, images: bool = False, names: SubjectNames = _ANY
         raise
     except Exception as error:  # the parsers answer damage with whatever they stumble over
         raise DataError(f"{file}: expected a Parquet or NPZ file of vectors: {one_line(error)}") from None
+    return _checked(table, vectors, usable, file, images, names)
+
+
+def vectors_of(
+    table: pd.DataFrame | pa.Table, *, images: bool = False, names: SubjectNames = _ANY_NAME
+) -> tuple[pa.Table, F32, B8]:
+    """As `read_vectors`, of a DataFrame or table in memory."""
+    where = Path("vectors")  # what messages call it
+    if not isinstance(table, pa.Table):
+        try:
+            table = pa.Table.from_pandas(table, preserve_index=False)
+        except pa.ArrowException as error:
+            raise DataError(
+                f"{where}: expected a DataFrame whose columns have one type each: {one_line(error)}"
+            ) from None
+    return _checked(table, *_stacked(table, where, images), where, images, names)
+
+
+def _checked(
+    table: pa.Table, vectors: np.ndarray[Any, Any], usable: B8, file: Path, images: bool, names: SubjectNames
+) -> tuple[pa.Table, F32, B8]:
+    """The rows with every column that a table may ask for, and the vectors as float32. Raises DataError."""
     missing = [name for name in NEEDED if name not in table.column_names]
     if missing or vectors.ndim != 2 or len(vectors) != table.num_rows:
         raise DataError(

@@ -10,6 +10,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -64,8 +65,9 @@ class Status:
     lock: str = ""
 
 
-def status(path: Path) -> Status:
+def status(path: str | PathLike[str]) -> Status:
     """The state of the run folder `path`. Writes nothing and needs no lock. Raises MdfError where it is none."""
+    path = Path(path)
     pipeline, run, data = open_run(path)
     holder = run.holder()
     found = Status(pipeline.name, str(path), str(data), [], [], lock=str(holder or ""))

@@ -295,14 +295,21 @@ def write_beside(found: study.Evaluated, scores: ScoreFiles, place: Callable[[st
     return files
 
 
+def tables_beside(found: study.Evaluated) -> dict[str, pa.Table]:
+    """The tables beside the numbers, by name."""
+    return {
+        "comparisons": pa.Table.from_pylist(found.comparisons, schema=COMPARISONS),
+        "curves": pa.Table.from_pylist(found.curves, schema=CURVES),
+        "searches": pa.Table.from_pylist(found.searches, schema=SEARCHES),
+    }
+
+
 def _beside(found: study.Evaluated) -> dict[str, pa.Table | bytes]:
     """What is written beside the numbers, by name under `evaluate/`."""
     document = {"tables": found.tables, "metrics": found.metrics, "comparisons": found.comparisons}
     return {
         "metrics.json": json.dumps(document, indent=1).encode(),
-        "comparisons.parquet": pa.Table.from_pylist(found.comparisons, schema=COMPARISONS),
-        "curves.parquet": pa.Table.from_pylist(found.curves, schema=CURVES),
-        "searches.parquet": pa.Table.from_pylist(found.searches, schema=SEARCHES),
+        **{f"{name}.parquet": table for name, table in tables_beside(found).items()},
         **{f"templates/{file_part(name)}.parquet": _templates(made) for name, made in found.templates.items()},
     }
 

@@ -19,6 +19,7 @@ import os
 import struct
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from os import PathLike
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Final, Self
@@ -122,10 +123,10 @@ def open_table(path: Path, read_dictionary: Sequence[str] = ()) -> pq.ParquetFil
     return pq.ParquetFile(path, read_dictionary=list(read_dictionary) or None, page_checksum_verification=True)
 
 
-def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
+def read_table(path: str | PathLike[str], columns: list[str] | None = None) -> pa.Table:
     """The rows of a Parquet file. Raises Damaged where its content does not read, StoreError where nothing does."""
     try:
-        with open_table(path) as file:  # pq.read_table loads pyarrow.dataset, and with it pandas: 0.25 s
+        with open_table(Path(path)) as file:  # pq.read_table loads pyarrow.dataset, and with it pandas: 0.25 s
             return file.read(columns)
     except MemoryError:
         raise

@@ -75,5 +75,13 @@ class Boxes:
     def __len__(self) -> int:
         return len(self.xyxy)
 
+    def __getitem__(self, chosen: slice | NDArray[np.bool_] | NDArray[np.integer] | list[int]) -> Boxes:
+        """Some of the boxes, by slice, mask or indices.
+
+        >>> Boxes(np.zeros((3, 4), np.float32), np.array([0.9, 0.2, 0.5], np.float32))[1:].score.tolist()
+        [0.20000000298023224, 0.5]
+        """
+        return Boxes(self.xyxy[chosen], self.score[chosen])
+
     def __repr__(self) -> str:
         return f"Boxes({len(self)})"

@@ -1,0 +1,40 @@
+"""The front door: what a user of the package needs. `docs/python.md` shows it in use."""
+
+from .audit.integrity import verify
+from .config import Config, Plugin
+from .datasets import Dataset, Listing, VideoEntry
+from .domains import Band, Domain
+from .errors import ConfigError, DataError, DecodeError, MdfError, ProtocolError, StoreError
+from .evaluation.table import Table
+from .inspecting.inspection import inspect
+from .inspecting.run_view import RunView, open
+from .learning.data.batches import CropBatch, Draw, Sampler
+from .learning.data.crops import Crops
+from .learning.recipes import Group, Losses, Progress, Recipe
+from .learning.system import System
+from .learning.train.checkpoint import Checkpoint
+from .protocol import Protocol
+from .reporting.report import Report, report
+from .running.execution import Event, Executor
+from .running.runner import Outcome, Runner, run
+from .running.scoring import Evaluation, Scored, evaluate, score
+from .running.status import status
+from .stages import Resources, Stage
+from .store.parquet import read_table
+from .store.run import Receipt, Run
+from .study.pipeline import Pipeline
+from .video.decoders import Decoder
+from .video.detectors import Detector
+from .video.frames import Boxes, Frames
+from .video.labelling import LabelRules, Labels, label_bodies
+
+__version__: str
+
+__all__ = [
+    "Band", "Boxes", "Checkpoint", "Config", "ConfigError", "CropBatch", "Crops", "DataError", "Dataset", "DecodeError",
+    "Decoder", "Detector", "Domain", "Draw", "Evaluation", "Event", "Executor", "Frames", "Group", "LabelRules",
+    "Labels", "Listing", "Losses", "MdfError", "Outcome", "Pipeline", "Plugin", "Progress", "Protocol", "ProtocolError",
+    "Receipt", "Recipe", "Report", "Resources", "Run", "RunView", "Runner", "Sampler", "Scored", "Stage", "StoreError",
+    "System", "Table", "VideoEntry", "evaluate", "inspect", "label_bodies", "open",
+    "read_table", "report", "run", "score", "status", "verify",
+]  # fmt: skip

@@ -1,0 +1,116 @@
+"""The front door: the page on Python, run as one session, shell and Python in turn."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import mdfpipe
+from tests.inline import Inline
+from tests.runs import ROOT, call_here
+from tests.systems import copied, loaded, write_study
+
+PAGE = ROOT / "docs" / "python.md"
+BLOCK = re.compile(r"^```(sh|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def session(labelled: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """The folder in which the page's blocks ran, and the names that they left."""
+    folder = copied(labelled, tmp_path_factory.mktemp("python"))
+    (folder / "runs").mkdir()
+    (folder / "run").rename(folder / "runs" / "demo")
+    write_study(folder / "study.yaml", {"body": {"recipe": loaded()}})
+    names: dict[str, Any] = {}
+    blocks = BLOCK.findall(PAGE.read_text())
+    assert len(blocks) >= 12
+    with pytest.MonkeyPatch.context() as patch, contextlib.chdir(folder):
+        patch.setattr("mdfpipe.running.runner.executor_of", Inline)
+        patch.setenv("MPLBACKEND", "agg")
+        for kind, text in blocks:
+            if kind == "python":
+                exec(compile(text, str(PAGE), "exec"), names)
+                continue
+            for line in text.splitlines():
+                command, *arguments = shlex.split(line)
+                assert command == "mdfpipe"
+                said = call_here(*arguments, folder=folder)
+                assert (said.code, "Traceback" in said.err) == (0, False), (line, said.err)
+    return folder, names
+
+
+def test_the_page_runs(session: tuple[Path, dict[str, Any]]) -> None:
+    folder, names = session
+    assert names["outcome"].complete
+    assert (folder / "cmc.png").stat().st_size > 5_000
+    assert (folder / "report" / "report.html").is_file()
+    assert (folder / "scored" / "evaluate" / "report" / "report.html").is_file()
+
+
+def test_a_run_is_opened(session: tuple[Path, dict[str, Any]]) -> None:
+    run = mdfpipe.open(str(session[0] / "runs" / "demo"))
+    assert run.tables == ["index", "detect", "label", "crop", "manifest", "train/body", "embed/body", "evaluate"]
+    assert "evaluate" in repr(run)
+    frame = run.frame("videos/VIS-500m_a", 3)
+    row = run.videos.filter([name == "videos/VIS-500m_a" for name in run.videos["video_id"].to_pylist()]).to_pylist()[0]
+    assert (frame.shape, frame.dtype) == ((row["height"], row["width"], 3), np.uint8)
+    crops = run.crops(domain="LWIR-30m", modality="face", split="test")
+    assert 0 < crops.num_rows < run.manifest.num_rows
+    assert set(crops["domain"].to_pylist()) == {"LWIR-30m"}
+    image = run.crop_image(crops["crop_id"][0].as_py())
+    assert image.shape[2] in (1, 3)
+    assert run.metrics.to_pandas()["value"].between(0, 1).all()
+    for wrong, error in (
+        (lambda: run.table("detects"), mdfpipe.ConfigError),
+        (lambda: run.crop_image("nobody"), mdfpipe.DataError),
+        (lambda: run.frame("nothing", 0), mdfpipe.DataError),
+        (lambda: run.frame("videos/VIS-500m_a", 10_000), mdfpipe.DataError),
+        (lambda: mdfpipe.open(session[0]), mdfpipe.DataError),
+    ):
+        with pytest.raises(error, match=r"expected|no crop|no video"):
+            wrong()
+
+
+def test_a_dataframe_gives_the_numbers_of_its_file(session: tuple[Path, dict[str, Any]]) -> None:
+    folder, names = session
+    scored = mdfpipe.read_table(folder / "scored" / "evaluate" / "metrics.parquet").to_pandas()
+    found = names["found"].metrics.to_pandas()
+    columns = [name for name in found.columns if name != "system"]
+    assert found[columns].equals(scored[columns])
+    for wrong, said in (
+        (names["mine"].drop(columns="domain"), "expected subject_id, domain and vector"),
+        (names["mine"].assign(vector=[[1.0]] * 53 + [[1.0, 2.0]]), "vectors of one width"),
+        (names["mine"].assign(subject_id=[object()] * 54), "one type"),
+    ):
+        with pytest.raises(mdfpipe.DataError, match=said):
+            mdfpipe.evaluate(wrong, "no-roles")
+
+
+def test_types_are_seen_from_outside(tmp_path: Path) -> None:
+    """What an editor shows: every public name is typed, and none is Any."""
+    names = [name for name in mdfpipe.__all__ if name.islower()]
+    lines = ["import mdfpipe", *(f"reveal_type(mdfpipe.{name})" for name in names)]
+    lines += ['reveal_type(mdfpipe.open("r").crop_image("c"))', 'reveal_type(mdfpipe.evaluate("v", "p").notes)']
+    (tmp_path / "session.py").write_text("\n".join(lines))
+    command = [
+        sys.executable,
+        "-m",
+        "mypy",
+        "--config-file",
+        str(ROOT / "pyproject.toml"),
+        str(tmp_path / "session.py"),
+    ]
+    made = subprocess.run(
+        [*command, "--cache-dir", str(ROOT / ".mypy_cache")], capture_output=True, text=True, cwd=ROOT, check=False
+    )
+    shown = re.findall(r'Revealed type is "(.*)"', made.stdout)
+    assert len(shown) == len(lines) - 1, made.stdout
+    assert [text for text in shown if text == "Any" or text.startswith("def (*")] == []
