@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from mdfpipe.domains import Domain
 from mdfpipe.errors import DataError
 from mdfpipe.evaluation.measures.intervals import wilson
+from mdfpipe.store.image_bytes import unpacked
 from mdfpipe.store.run import Run
 from mdfpipe.store.shards import CHECKSUM, read_crop
 
@@ -347,9 +348,10 @@ def _picture(folder: Path, row: dict[str, Any]) -> F32:
     import cv2
 
     shard = folder / row["shard"]
-    data = np.frombuffer(read_crop(shard, row["offset"], row["size"], row.get(CHECKSUM)), np.uint8)
+    data = read_crop(shard, row["offset"], row["size"], row.get(CHECKSUM))
     reduced = row["codec"] == "jpeg"  # decoding half the size takes less time, and is still as wide as needed
-    image = cv2.imdecode(data, cv2.IMREAD_REDUCED_COLOR_2 if reduced else cv2.IMREAD_UNCHANGED) if len(data) else None
+    flags = cv2.IMREAD_REDUCED_COLOR_2 if reduced else cv2.IMREAD_UNCHANGED
+    image = unpacked(data, flags, f"{shard}: crop {row['crop_id']}")
     if image is None:
         raise DataError(
             f"{shard}: crop {row['crop_id']}: expected a JPEG or PNG image, found {len(data)} bytes that do not decode"

@@ -37,6 +37,9 @@ def _run(debug: bool) -> int:
     from mdfpipe.cli import ends, streams
 
     streams.prepare()
+    # torch, asked for by torchvision, makes a folder of this name below TMPDIR, for what `torch.compile` would keep.
+    # Nothing is compiled here, so that a folder that is there will do.
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", os.path.dirname(__file__))  # noqa: PTH120
     try:
         from mdfpipe.cli.commands import app
 

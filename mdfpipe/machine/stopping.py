@@ -16,7 +16,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from types import FrameType
-from typing import Any
+
+TYPE_CHECKING = False  # until this is imported, Ctrl-C is a traceback, and `typing` takes long
+if TYPE_CHECKING:
+    from typing import Any
 
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 INTERRUPTED, TERMINATED = 130, 143  # exit codes: of Ctrl-C; of SIGTERM and SIGHUP

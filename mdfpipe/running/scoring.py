@@ -24,7 +24,7 @@ from mdfpipe.evaluation.templates import B8, F32
 from mdfpipe.protocol import Protocol, read_protocol
 from mdfpipe.stages.evaluate import KEY, Evaluate, ScoreFiles, Tables, metrics_table, tables_beside, write_beside
 from mdfpipe.store.hashing import file_sha256
-from mdfpipe.store.limits import refuse_large_archive, refuse_large_table, refuse_large_texts
+from mdfpipe.store.limits import refuse_large_archive, refuse_large_table, refuse_large_texts, refuse_larger
 from mdfpipe.store.naming import LONGEST_NAME, LONGEST_PATH, is_name
 from mdfpipe.store.parquet import open_table
 from mdfpipe.store.run import Receipt, Run, fingerprint
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _ANY_NAME = SubjectNames()
+_BYTES_OF_OBJECT = 40  # of a number or a short text as Python has it, and the reference to it
 NEEDED = ("subject_id", "domain")
 DEFAULTS: dict[str, tuple[Any, pa.DataType]] = {
     "modality": ("body", pa.string()),
@@ -296,6 +297,8 @@ def _opened(file: Path, may_lack: bool) -> tuple[pa.Table, np.ndarray[Any, Any],
     with file.open("rb") as stream, np.load(stream, allow_pickle=False) as held:  # which leaves a damaged file open
         columns = {name: np.atleast_1d(held[name]) for name in held.files}
     vectors = columns.pop("vector", np.zeros(0))
+    as_objects = sum(each.size for each in columns.values()) * _BYTES_OF_OBJECT
+    refuse_larger(as_objects, file.stat().st_size, f"{file}, of {as_objects // _BYTES_OF_OBJECT} values")
     return (
         pa.table({name: pa.array(each.tolist()) for name, each in columns.items()}),
         vectors,

@@ -7,10 +7,10 @@ first, and none says so.
 from __future__ import annotations
 
 import re
-import struct
-from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import Final
+
+from mdfpipe.store import mp4
 
 _CHUNK = 1 << 24  # bytes
 _LONGEST_HEADER = 128  # bytes of what `_HEADERS` looks for
@@ -53,7 +53,7 @@ def films_behind(path: Path, container: str) -> int:
     first = container.partition(",")[0]
     if first == "mov":
         with path.open("rb") as file:
-            films = sum(kind == b"moov" for kind, _ in boxes(file, path.stat().st_size))
+            films = mp4.films(file, path.stat().st_size)
     elif first in _HEADERS:
         films = _headers(path, _HEADERS[first])
     else:
@@ -71,18 +71,3 @@ def _headers(path: Path, header: re.Pattern[bytes]) -> int:
             found += len(matches)
             kept = data[max(len(data) - _LONGEST_HEADER, matches[-1] if matches else 0) :]
     return found
-
-
-def boxes(file: BinaryIO, size: int) -> Iterator[tuple[bytes, int]]:
-    """(kind, end) of the boxes of an mp4 at its top; of no kind where one goes up to the end, or padding follows."""
-    position = 0
-    while position + 8 <= size:
-        file.seek(position)
-        length, kind = struct.unpack(">I4s", file.read(8))
-        if length == 1 and position + 16 <= size:
-            (length,) = struct.unpack(">Q", file.read(8))
-        if length < 8 or not kind.isalnum():
-            yield b"", size
-            return
-        position += length
-        yield kind, position

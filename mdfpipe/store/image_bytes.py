@@ -6,11 +6,15 @@ word, and differ in whether they turn a picture as its EXIF data ask. So each of
 
 from __future__ import annotations
 
+import contextlib
 import io
 import re
 import zlib
 from collections.abc import Iterator
-from typing import Literal
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
 
 from mdfpipe.errors import DataError
 from mdfpipe.store.limits import refuse_larger
@@ -20,6 +24,7 @@ JPEG_START, PNG_START = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WebP", "PNM")
 
 _ORIENTATION = 0x0112
+_SIZES = (256, 257, 258, 277)  # tags of a TIFF: width, height, bits of a sample, samples of a pixel
 _MARKER = re.compile(rb"\xff+[^\x00\xd0-\xd7\xff]")  # in coded data: no stuffed byte, no restart, no padding
 _PNM_SIZE = re.compile(rb"P[1-6](?:\s|#[^\n]*\n)+(\d+)(?:\s|#[^\n]*\n)+(\d+)")
 _OTHERS = {
@@ -66,29 +71,64 @@ def said_of_others(data: bytes) -> str:
 
 def refuse_large_picture(data: bytes, what: str = "the picture") -> None:
     """Raise DataError where the header of an image claims more pixels than a file of its size may unfold to."""
-    width, height, width_of_sample = _claimed(data)
-    refuse_larger(width * height * 3 * width_of_sample, len(data), f"{what}, of {width}x{height} pixels")
+    width, height, of_pixel = _claimed(data)
+    refuse_larger(width * height * of_pixel, len(data), f"{what}, of {width}x{height} pixels")
+
+
+def unpacked(data: bytes, flags: int, what: str = "the picture") -> NDArray[Any] | None:
+    """The pixels of an image of FORMATS as OpenCV gives them by its `flags`; None where they do not decode.
+
+    Raises DataError where its header claims too much. What OpenCV would read beyond FORMATS is not tried: nobody here
+    knows what its header claims.
+    """
+    import cv2
+
+    if format_of(data) is None:
+        return None
+    refuse_large_picture(data, what)
+    with contextlib.suppress(cv2.error):
+        return cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    return None
 
 
 def _claimed(data: bytes) -> tuple[int, int, int]:
-    """(width, height, bytes of a sample) by the header of a PNG, JPEG, BMP, WebP or PNM; 0 where it says nothing."""
+    """(width, height, bytes of a pixel) by the header of an image of FORMATS; 0 where it says nothing."""
     kind = format_of(data)
 
     def number(at: int, length: int, order: Literal["big", "little"] = "little") -> int:
         return int.from_bytes(data[at : at + length], order)
 
     if kind == "PNG":
-        return number(16, 4, "big"), number(20, 4, "big"), 2 if data[24:25] == b"\x10" else 1
+        return number(16, 4, "big"), number(20, 4, "big"), 6 if data[24:25] == b"\x10" else 3
+    if kind == "JPEG":
+        height, width = jpeg_size(data) or (0, 0)
+        return width, height, 3
+    if kind == "TIFF":
+        return _claimed_by_tiff(data)
     if kind == "BMP":
-        return abs(_signed(data, 18)), abs(_signed(data, 22)), 1
+        return abs(_signed(data, 18)), abs(_signed(data, 22)), 3
     if kind == "PNM":
         found = _PNM_SIZE.match(data)
-        return (int(found[1][:9]), int(found[2][:9]), 2) if found else (0, 0, 1)
-    if kind == "WebP":
-        if data[12:16] == b"VP8X":
-            return number(24, 3) + 1, number(27, 3) + 1, 1
-        return 0, 0, 1  # the others have at most 16383 pixels a side
-    return 0, 0, 1  # of a JPEG at most 65535 a side, of which OpenCV takes 2 ** 30 pixels; TIFF: see tiff_pages
+        return (int(found[1][:9]), int(found[2][:9]), 6) if found else (0, 0, 3)
+    if kind == "WebP" and data[12:16] == b"VP8X":
+        return number(24, 3) + 1, number(27, 3) + 1, 4
+    if kind == "WebP" and data[12:16] == b"VP8L":
+        return (number(21, 4) & 0x3FFF) + 1, (number(21, 4) >> 14 & 0x3FFF) + 1, 4
+    if kind == "WebP" and data[12:16] == b"VP8 ":
+        return number(26, 2) & 0x3FFF, number(28, 2) & 0x3FFF, 3
+    return 0, 0, 3
+
+
+def _claimed_by_tiff(data: bytes) -> tuple[int, int, int]:
+    """As `_claimed`, of the first page: the one that is given where one picture is asked for."""
+    try:
+        tiff = Tiff.of(io.BytesIO(data))
+        first = next(tiff.pages(), None) if tiff else None
+        tags = tiff.tags(first, _SIZES) if tiff and first else {}
+    except DataError:
+        return 0, 0, 3  # whoever decodes it says what is broken
+    width, height, bits, samples = (tags.get(tag, (1,))[0] for tag in _SIZES)
+    return width, height, max(samples, 3) * max(bits // 8, 1)
 
 
 def _signed(data: bytes, at: int) -> int:
@@ -112,28 +152,44 @@ def damage_of(data: bytes) -> str | None:
 
 def _jpeg_damage(data: bytes) -> str | None:
     """Follow the segments to the end of the picture itself: a thumbnail within has an end, too, and a trailer none."""
+    if any(marker == 0xD9 for marker, _ in _jpeg_segments(data)):
+        return None
+    return f"a JPEG without an end in {len(data)} bytes"
+
+
+def jpeg_size(data: bytes) -> tuple[int, int] | None:
+    """(height, width) in the frame header of a JPEG (ITU-T T.81, B.2.2); None where there is none."""
+    for marker, at in _jpeg_segments(data):
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC) and at + 9 <= len(data):
+            return int.from_bytes(data[at + 5 : at + 7], "big"), int.from_bytes(data[at + 7 : at + 9], "big")
+    return None
+
+
+def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int]]:
+    """(marker, place of its 0xFF) of each segment behind the first two bytes, up to the end of the picture."""
     at = 2
-    while at + 4 <= len(data):
+    while at + 2 <= len(data):
         if data[at] != 0xFF:
             found = _MARKER.search(data, at)  # bytes between segments are passed over, as libjpeg does
             if found is None:
-                break
+                return
             at = found.end() - 2
         marker = data[at + 1]
         if marker == 0xFF:
             at += 1
-        elif marker == 0xD9:
-            return None
-        elif marker == 0x01 or 0xD0 <= marker <= 0xD8:
+            continue
+        yield marker, at
+        if marker == 0xD9:
+            return
+        if marker == 0x01 or 0xD0 <= marker <= 0xD8:
             at += 2
-        else:
-            at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
-            if marker == 0xDA:  # coded data follow
-                found = _MARKER.search(data, at)
-                if found is None:
-                    break
-                at = found.end() - 2
-    return None if data[at : at + 2] == b"\xff\xd9" else f"a JPEG without an end in {len(data)} bytes"
+            continue
+        at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+        if marker == 0xDA:  # coded data follow
+            found = _MARKER.search(data, at)
+            if found is None:
+                return
+            at = found.end() - 2
 
 
 def _png_damage(data: bytes) -> str | None:

@@ -22,14 +22,19 @@ _LARGEST, _TIMES = 2.0, 4  # GB; the file's own size
 _WIDTHS = {"BOOLEAN": 1, "INT32": 4, "INT64": 8, "INT96": 12, "FLOAT": 4, "DOUBLE": 8}  # bytes; of text its index: 4
 
 
+def most(size: int) -> float:
+    """Bytes of memory that a file of `size` bytes may ask for."""
+    limit = _limit()
+    return max(_LARGEST * 1e9, _TIMES * size) if limit is None else limit * 1e9
+
+
 def refuse_larger(claimed: int, size: int, what: str) -> None:
     """Raise DataError where `claimed` bytes are more than a file of `size` bytes may ask for."""
-    limit = _limit()
-    most = max(_LARGEST * 1e9, _TIMES * size) if limit is None else limit * 1e9
-    if claimed > most:
+    allowed = most(size)
+    if claimed > allowed:
         raise DataError(
             f"{what}: {size / 1e6:.3g} MB that ask for {claimed / 1e9:.3g} GB of memory, expected at most "
-            f"{most / 1e9:.3g} GB; if it is what you think it is, allow more by {VARIABLE}={claimed / 1e9 + 1:.0f}"
+            f"{allowed / 1e9:.3g} GB; if it is what you think it is, allow more by {VARIABLE}={claimed / 1e9 + 1:.0f}"
         )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mdfpipe.errors import DataError, one_line
+from mdfpipe.store.limits import refuse_larger
 
 HEADER: Final = 128  # bytes; the last two say in which order the bytes of a number stand
-LARGEST: Final = 256 << 20  # bytes that a compressed array may have
 DEEPEST: Final = 3  # cells in cells
 
 _MATRIX, _COMPRESSED, _CELL, _COMPLEX = 14, 15, 1, 0x800
@@ -40,13 +41,28 @@ def read_matlab(path: Path, what: str) -> dict[str, Array]:
         order = {b"IM": "<", b"MI": ">"}.get(data[HEADER - 2 : HEADER])
         if order is None:
             raise ValueError("it has no header of one" if len(data) >= HEADER else f"it ends after {len(data)} bytes")
-        found = dict(_named(kind, part, order) for kind, part in _elements(data[HEADER:], order))
+        claims = _Claims(len(data), what)
+        found = dict(_named(kind, part, order, claims) for kind, part in _elements(data[HEADER:], order))
     except OSError as error:
         raise DataError(f"{what}: cannot be read: {error.strerror}") from None
     except (ValueError, LookupError, struct.error, zlib.error) as error:
         why = one_line(error, 120)
         raise DataError(f"{what}: cannot be read as a MATLAB file of version 5 to 7: {why}") from None
     return {name: values for name, values in found.items() if name and values is not None}
+
+
+@dataclass
+class _Claims:
+    """Bytes that the arrays of a file ask for, all together."""
+
+    size: int
+    what: str
+    total: int = 0
+
+    def add(self, count: int) -> None:
+        """Count so many more. Raises DataError where a file of this size may not ask for them."""
+        self.total += count
+        refuse_larger(self.total, self.size, self.what)
 
 
 def _elements(data: bytes, order: str) -> Iterator[tuple[int, bytes]]:
@@ -63,13 +79,17 @@ def _elements(data: bytes, order: str) -> Iterator[tuple[int, bytes]]:
         yield kind, data[begin : begin + size]
 
 
-def _named(kind: int, data: bytes, order: str, depth: int = 0) -> tuple[str, Array | None]:
+def _named(kind: int, data: bytes, order: str, claims: _Claims, depth: int = 0) -> tuple[str, Array | None]:
     """Name and content of an element; none of what is no array of numbers."""
     if kind == _COMPRESSED:
         opened = zlib.decompressobj()
-        ((kind, data),) = _elements(opened.decompress(data, LARGEST), order)
-        if not opened.eof:
-            raise ValueError("a compressed array is cut off, or too large")
+        head = opened.decompress(data, 8)
+        size = int(struct.unpack_from(f"{order}I", head, 4)[0])  # as the array says that it is
+        claims.add(size)
+        array = head + opened.decompress(opened.unconsumed_tail, max(size, 1))
+        ((kind, data),) = _elements(array, order)
+        if opened.decompress(opened.unconsumed_tail, 1) or not opened.eof:
+            raise ValueError("a compressed array is cut off, or larger than it says")
     if kind != _MATRIX or not data:
         return "", None if kind != _MATRIX else np.zeros((0, 0))
     (flags, shape, name), rest = _first(3, data, order)
@@ -77,13 +97,14 @@ def _named(kind: int, data: bytes, order: str, depth: int = 0) -> tuple[str, Arr
     dims = _numbers(5, shape[1], order).tolist()
     called = name[1].decode("latin-1")
     if meant & 0xFF == _CELL:
-        return called, _shaped(_cells(rest, order, depth + 1), dims)
+        return called, _shaped(_cells(rest, order, claims, depth + 1), dims)
     if meant & _COMPLEX or meant & 0xFF not in _MEANT:
         return called, None
     (real,), _ = _first(1, rest, order)
     values, kind_meant = _numbers(*real, order), np.dtype(_MEANT[meant & 0xFF])
     if values.dtype.kind == "f" != kind_meant.kind:
         raise ValueError(f"{values.dtype} where {kind_meant} is meant")
+    claims.add(values.size * kind_meant.itemsize)
     return called, _shaped(values.astype(kind_meant), dims)
 
 
@@ -95,12 +116,12 @@ def _first(count: int, data: bytes | list[tuple[int, bytes]], order: str) -> tup
     return parts[:count], parts[count:]
 
 
-def _cells(parts: list[tuple[int, bytes]], order: str, depth: int) -> Array:
+def _cells(parts: list[tuple[int, bytes]], order: str, claims: _Claims, depth: int) -> Array:
     if depth > DEEPEST:
         raise ValueError(f"cells are more than {DEEPEST} deep")
     found = np.empty(len(parts), object)
     for n, (kind, data) in enumerate(parts):
-        found[n] = _named(kind, data, order, depth)[1]
+        found[n] = _named(kind, data, order, claims, depth)[1]
     return found
 
 

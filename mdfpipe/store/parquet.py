@@ -28,6 +28,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mdfpipe.errors import Damaged, StoreError, cannot_write, one_line
+from mdfpipe.store.limits import refuse_large_table
 
 MARK: Final = b"mdfpipe\x01"
 _SEAL: Final = struct.Struct("<8sI32s")
@@ -124,9 +125,13 @@ def open_table(path: Path, read_dictionary: Sequence[str] = ()) -> pq.ParquetFil
 
 
 def read_table(path: str | PathLike[str], columns: list[str] | None = None) -> pa.Table:
-    """The rows of a Parquet file. Raises Damaged where its content does not read, StoreError where nothing does."""
+    """The rows of a Parquet file. Raises Damaged where its content does not read, StoreError where nothing does.
+
+    Raises DataError where it claims too much.
+    """
     try:
         with open_table(Path(path)) as file:  # pq.read_table loads pyarrow.dataset, and with it pandas: 0.25 s
+            refuse_large_table(file, Path(path), columns)
             return file.read(columns)
     except MemoryError:
         raise

@@ -106,7 +106,8 @@ class Spoilt(Exception):  # noqa: N818 - no error of the user's: its readers say
 def read_stored(handle: int, offset: int, size: int, crc32: int | None) -> bytes:
     """The bytes of one crop in an open shard. crc32: None is not verified. Raises Spoilt."""
     try:
-        data = os.pread(handle, size, offset)
+        there = min(size, max(os.fstat(handle).st_size - offset, 0))  # memory is asked for by what there is
+        data = os.pread(handle, there, offset)
     except (OSError, OverflowError) as error:
         raise Spoilt(f"{size} bytes at {offset} cannot be read: {getattr(error, 'strerror', error)}") from None
     if len(data) != size:

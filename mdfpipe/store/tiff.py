@@ -39,6 +39,11 @@ class Tiff:
         head = file.read(4)
         return cls(file, _ORDERS[head], b"+" in head) if head in _ORDERS else None
 
+    @property
+    def size(self) -> int:
+        """Bytes of the file."""
+        return self.file.seek(0, io.SEEK_END)
+
     def pages(self) -> Iterator[int]:
         """The offset of each page's directory, following the chain. Raises DataError where the file ends before."""
         count_code, offset_code, entry = ("Q", "Q", 20) if self.big else ("H", "I", 12)
@@ -70,7 +75,7 @@ class Tiff:
 
     def bytes_at(self, place: int, length: int) -> bytes:
         """The bytes of the file there, as many as there are."""
-        end = self.file.seek(0, io.SEEK_END)
+        end = self.size
         if place >= end:
             return b""
         self.file.seek(place)

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mdfpipe.errors import DataError
-from mdfpipe.store.image_bytes import refuse_large_picture
+from mdfpipe.store.image_bytes import unpacked
 
 Image = NDArray[Any]  # (H, W, C), uint8 RGB, or uint16 grey or RGB
 
@@ -101,8 +101,7 @@ def decode(data: bytes, where: str) -> Image:
     """
     import cv2
 
-    refuse_large_picture(data, where)
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if data else None
+    image = unpacked(data, cv2.IMREAD_UNCHANGED, where)
     if image is None:
         raise DataError(f"{where}: expected a JPEG or PNG image, found {len(data)} bytes that do not decode")
     if image.ndim == 2:

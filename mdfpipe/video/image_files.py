@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -23,8 +23,8 @@ from mdfpipe.store.image_bytes import (
     damage_of,
     format_of,
     orientation_of,
-    refuse_large_picture,
     said_of_others,
+    unpacked,
 )
 from mdfpipe.store.naming import IMAGE_SUFFIXES, frame_files
 from mdfpipe.store.tiff import Tiff
@@ -142,7 +142,6 @@ def decode(data: bytes) -> Image:
     kind = format_of(data)
     if kind is None:
         raise DataError(f"expected an image ({', '.join(FORMATS)}), got {said_of_others(data)}")
-    refuse_large_picture(data)
     if damage := damage_of(data):
         raise DataError(damage)
     if kind == "TIFF":
@@ -157,9 +156,7 @@ def decode(data: bytes) -> Image:
     import cv2
 
     quiet()
-    image: NDArray[np.generic] | None = None
-    with suppress(cv2.error):
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    image = unpacked(data, cv2.IMREAD_UNCHANGED)
     if image is None:
         raise DataError(f"expected a whole {kind} image")
     pixels, depth = _of_opencv(image, kind, data)

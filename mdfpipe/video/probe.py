@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from mdfpipe.errors import DecodeError, MdfError, one_line
-from mdfpipe.store.film_bytes import boxes
+from mdfpipe.errors import DataError, DecodeError, MdfError, one_line
+from mdfpipe.store import mp4
+from mdfpipe.store.limits import most, refuse_larger
 from mdfpipe.video.files import check_file
 from mdfpipe.video.image_files import is_images, numbered_frames, page_count, read_frames
 from mdfpipe.video.matroska import element
@@ -202,6 +203,7 @@ def open_video(path: Path, which: int | None = None) -> Iterator[tuple[InputCont
     import av.error
 
     check_file(path)
+    _refuse_many_pictures(path)
     try:
         # `file:` keeps a name with a colon from being taken for a protocol; nothing else may be opened from within
         container = av.open(
@@ -214,7 +216,36 @@ def open_video(path: Path, which: int | None = None) -> Iterator[tuple[InputCont
     except Exception as error:  # FFmpeg's errors, and whatever PyAV makes of text and numbers that nobody foresaw
         raise DecodeError(f"{path}: expected a video, got a file that FFmpeg cannot open: {_reason(error)}") from None
     with container:
-        yield container, _video_stream(container, path, which)
+        stream = _video_stream(container, path, which)
+        _refuse_large_pictures(stream, path)
+        yield container, stream
+
+
+def _refuse_many_pictures(path: Path) -> None:
+    """Raise DecodeError where the tables of an mp4 claim more pictures than there can be: FFmpeg asks for them all."""
+    with path.open("rb") as file:
+        if file.read(8)[4:] not in mp4.FIRST:
+            return
+        size = path.stat().st_size
+        claimed = mp4.claimed_pictures(file, size)
+    _refuse(claimed * mp4.BYTES_OF_SAMPLE, size, f"{path}, of {claimed} pictures")
+
+
+def _refuse_large_pictures(stream: VideoStream, path: Path) -> None:
+    """Raise DecodeError where a picture claims too much; what grows midway is refused by the decoder."""
+    context, size = stream.codec_context, path.stat().st_size
+    pixel_format: av.VideoFormat | None = context.format
+    of_pixel = 6 if pixel_format is not None and format_depth(pixel_format) > 8 else 3
+    claimed = context.width * context.height * of_pixel
+    _refuse(claimed, size, f"{path}, of {context.width}x{context.height} pixels")
+    context.options = {"max_pixels": str(max(min(int(most(size) / of_pixel), (1 << 31) - 1), 1))}
+
+
+def _refuse(claimed: int, size: int, what: str) -> None:
+    try:
+        refuse_larger(claimed, size, what)
+    except DataError as error:
+        raise DecodeError(str(error)) from None
 
 
 def _video_stream(container: InputContainer, path: Path, which: int | None) -> VideoStream:
@@ -361,7 +392,7 @@ def missing_end(path: Path, container: str | None = None) -> str | None:
     end = size
     with path.open("rb") as file:
         if container.startswith("mov,"):
-            end = _boxes_end(file, size)
+            end = mp4.end_of_boxes(file, size)
         elif container.startswith("matroska"):
             end = _segment_end(file)
         elif container == "avi":
@@ -369,15 +400,6 @@ def missing_end(path: Path, container: str | None = None) -> str | None:
         elif container == "mpegts":
             end = size + missing_bytes(path)
     return f"the file ends {end - size} bytes before its container does" if end > size else None
-
-
-def _boxes_end(file: BinaryIO, size: int) -> int:
-    end = 0
-    for kind, after in boxes(file, size):
-        if not kind:
-            return size
-        end = after
-    return end
 
 
 def _segment_end(file: BinaryIO) -> int:

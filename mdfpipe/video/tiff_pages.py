@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mdfpipe.errors import DataError
+from mdfpipe.store.limits import refuse_larger
 from mdfpipe.store.tiff import Tiff
 
 Samples = NDArray[np.generic]
@@ -61,6 +62,9 @@ def read_page(tiff: Tiff, offset: int) -> Page:
     """The page whose directory is at `offset`. Raises DataError, which says why not, for what cannot be had exactly."""
     tags = tiff.tags(offset, _USED)
     layout = _Layout.of(tags)
+    of_sample = layout.bits // 8 if layout.bits in (8, 16, 32, 64) else 16  # the others are spread to single bits
+    claimed = layout.height * layout.width * max(layout.samples, 3) * of_sample
+    refuse_larger(claimed, tiff.size, f"the page, of {layout.width}x{layout.height} pixels")
     orientation = tags.get(_ORIENTATION, (1,))[0]
     orientation = orientation if 1 <= orientation <= 8 else 1
     if tags.get(_COMPRESSION, (1,))[0] in _OF_PICTURES:

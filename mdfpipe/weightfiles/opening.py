@@ -23,7 +23,7 @@ import torch
 
 from mdfpipe.errors import ConfigError, DataError, one_line
 from mdfpipe.store.content import Content, Kind, content_of
-from mdfpipe.store.limits import refuse_large_archive
+from mdfpipe.store.limits import refuse_large_archive, refuse_larger
 from mdfpipe.weightfiles.plain import PLAIN, PLAIN_NAMES, Refused
 
 Load = Callable[[Path, bool], Any]
@@ -38,15 +38,9 @@ def open_tensors(path: Path, *, trust_pickle: bool = False, load: Load | None = 
     Raises ConfigError: what is no checkpoint, damaged, or not safe to open.
     """
     content = expect_checkpoint(path)
+    _refuse_large(path, content)
     if content.kind is Kind.SAFETENSORS:
         return _safetensors(path)
-    if content.kind is Kind.TORCH:
-        try:
-            refuse_large_archive(path)
-        except DataError as error:
-            raise ConfigError(str(error)) from None
-        except (zipfile.BadZipFile, OSError, ValueError, EOFError, NotImplementedError):
-            raise _damaged(path, content) from None
     if content.kind is Kind.TORCH and (record := _spoilt_record(path)) is not None:
         raise ConfigError(
             f"{path}: {content.what}, damaged: the bytes of {one_line(record, 80)} do not have the checksum that the "
@@ -55,8 +49,8 @@ def open_tensors(path: Path, *, trust_pickle: bool = False, load: Load | None = 
     load = load or _load
     with _taking_plain():
         try:
-            return load(path, True)
-        except MemoryError:
+            return _refuse_spread(load(path, True), path)
+        except (MemoryError, ConfigError):
             raise
         except Exception as error:  # torch and pickle raise whatever the file makes them raise
             refusal = error if isinstance(error, Refused) else _refusal(path, content, error)
@@ -68,8 +62,8 @@ def open_tensors(path: Path, *, trust_pickle: bool = False, load: Load | None = 
             "made the file, add --trust-pickle"
         )
     try:
-        return load(path, False)
-    except MemoryError:
+        return _refuse_spread(load(path, False), path)
+    except (MemoryError, ConfigError):
         raise
     except Exception as error:
         what = one_line(str(error).partition("\n")[0] or type(error).__name__, 160)
@@ -77,6 +71,37 @@ def open_tensors(path: Path, *, trust_pickle: bool = False, load: Load | None = 
             f"{path}: expected {content.what} that pickle opens, it stops with {type(error).__name__} ({what}); "
             "install what the file was made with, or get the weights as a state_dict"
         ) from None
+
+
+def _refuse_large(path: Path, content: Content) -> None:
+    """Raise ConfigError where a file asks for too much memory; but an archive, none can ask for more than it holds."""
+    try:
+        if content.kind is Kind.TORCH:
+            refuse_large_archive(path)
+        else:
+            size = path.stat().st_size
+            refuse_larger(size, size, str(path))
+    except DataError as error:
+        raise ConfigError(str(error)) from None
+    except (zipfile.BadZipFile, OSError, ValueError, EOFError, NotImplementedError):
+        raise _damaged(path, content) from None
+
+
+def _refuse_spread(found: Any, path: Path) -> Any:
+    """The same. Raises ConfigError where its tensors claim too much: one number may stand for any number of them."""
+    claimed, waiting, seen = 0, [found], set[int]()
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, torch.Tensor) and value.layout == torch.strided:
+            claimed += value.numel() * value.element_size()
+        elif isinstance(value, (dict, list, tuple)) and id(value) not in seen:
+            seen.add(id(value))
+            waiting += value.values() if isinstance(value, dict) else value
+    try:
+        refuse_larger(claimed, path.stat().st_size, str(path))
+    except DataError as error:
+        raise ConfigError(str(error)) from None
+    return found
 
 
 def expect_checkpoint(path: Path, expected: str = "a checkpoint of torch or safetensors") -> Content:

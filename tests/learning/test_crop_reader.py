@@ -18,8 +18,9 @@ from mdfpipe.errors import DataError
 from mdfpipe.learning.data import loader as module
 from mdfpipe.learning.data.augment import Augment
 from mdfpipe.learning.data.crops import Crops
-from mdfpipe.learning.data.loader import decoded, jpeg_size, read_plain, resized
+from mdfpipe.learning.data.loader import decoded, read_plain, resized
 from mdfpipe.learning.recipes import Depth
+from mdfpipe.store.image_bytes import jpeg_size
 from tests.learning.stored_crops import jpeg, picture, read, reader_of, stored, whole
 
 

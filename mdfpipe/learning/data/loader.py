@@ -26,7 +26,7 @@ from mdfpipe.errors import DataError, one_line
 from mdfpipe.learning.data.augment import Augment, generator_of
 from mdfpipe.learning.data.batches import CropBatch, Draw
 from mdfpipe.learning.data.crops import UNKNOWN
-from mdfpipe.store.image_bytes import JPEG_START, damage_of, orientation_of
+from mdfpipe.store.image_bytes import JPEG_START, damage_of, jpeg_size, orientation_of, unpacked
 from mdfpipe.store.shards import Place, Spoilt, read_stored
 
 if TYPE_CHECKING:
@@ -144,9 +144,10 @@ def decoded(data: bytes, height: int, width: int) -> NDArray[Any]:
             full = full[::-1]
         fitting = [n for n in _REDUCED if full and full[0] >= n * height and full[1] >= n * width]
         flags = _REDUCED[max(fitting)] if fitting else cv2.IMREAD_COLOR
-    image: NDArray[Any] | None = None
-    with suppress(cv2.error):
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    try:
+        image = unpacked(data, flags)
+    except DataError as error:
+        raise _Damaged(str(error)) from None
     if image is None or image.dtype not in (np.uint8, np.uint16):
         found = f"{len(data)} bytes that do not decode" if image is None else f"pixels of {image.dtype}"
         raise _Damaged(f"expected an image of 8 or 16 bits, found {found}")
@@ -155,17 +156,6 @@ def decoded(data: bytes, height: int, width: int) -> NDArray[Any]:
     if image.ndim == 2 and image.dtype == np.uint8:
         image = cv2.cvtColor(image, cv2.COLOR_GRAY2BGR)
     return np.ascontiguousarray(image)
-
-
-def jpeg_size(data: bytes) -> tuple[int, int] | None:
-    """(height, width) in the frame header of a JPEG (ITU-T T.81, B.2.2); None where there is none."""
-    at = 2
-    while at + 9 <= len(data) and data[at] == 0xFF:
-        marker, length = data[at + 1], int.from_bytes(data[at + 2 : at + 4], "big")
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            return int.from_bytes(data[at + 5 : at + 7], "big"), int.from_bytes(data[at + 7 : at + 9], "big")
-        at += 2 + length
-    return None
 
 
 def resized(image: NDArray[Any], height: int, width: int) -> NDArray[Any]:

@@ -18,6 +18,7 @@ from pydantic import Field
 from mdfpipe.config import Plugin
 from mdfpipe.domains import Band
 from mdfpipe.errors import DecodeError, MdfError, one_line
+from mdfpipe.store.limits import most
 from mdfpipe.video.frames import Frames
 from mdfpipe.video.image_files import is_images
 from mdfpipe.video.probe import VideoInfo, probe
@@ -152,11 +153,13 @@ class FrameStream:
         pixels: list[Pixels] = []
         index: list[int] = []
         pts: list[float] = []
+        room, held = most(0), 0  # a batch of pictures may ask for no more memory than a file may
         try:
             for image, seconds in self._source():
                 if image is not None:
-                    if pixels and image.shape != pixels[0].shape:  # a stream may change size midway
-                        yield self._take(pixels, index, pts)
+                    if pixels and (image.shape != pixels[0].shape or held + image.nbytes > room):
+                        yield self._take(pixels, index, pts)  # a stream may change size midway
+                    held = image.nbytes + (held if pixels else 0)
                     self.duplicates += self._repeats(image)
                     pixels.append(image)
                     index.append(self.delivered)

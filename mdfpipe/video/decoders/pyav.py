@@ -140,7 +140,7 @@ class _Pass:
             # Slices only: with frame threads, damaged H.264 gave other pixels before the damage in a run now and then.
             context.thread_type = "SLICE" if self.threads > 1 else "NONE"
             if self.is_strict:  # without it MJPEG and the first bad H.264 frames pass as sound; crccheck: HEVC's MD5
-                context.options = {"err_detect": "crccheck+explode"}
+                context.options = context.options | {"err_detect": "crccheck+explode"}
             tick = stream.time_base or Fraction(1)  # a frame flushed after an error has no time base of its own
             # avi holds no presentation times: with B frames those that FFmpeg makes up come in decoding order
             is_timed = container.format.name != "avi" or not context.has_b_frames
