@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from mdfpipe.cli.display import out
-from mdfpipe.reporting.results import read_results
 from mdfpipe.running.scoring import score
+from mdfpipe.store.results import read_results
 
 from . import clips, runs
 from .video import yolos

@@ -16,7 +16,7 @@ from mdfpipe.evaluation.comparing import F64
 from mdfpipe.evaluation.measures.differences import difference
 from mdfpipe.evaluation.table import depth_of
 from mdfpipe.reporting.numbers import numbers_of
-from mdfpipe.reporting.results import refuse_mixed
+from mdfpipe.store.results import refuse_mixed
 from mdfpipe.store.run import Run, read_table
 from mdfpipe.store.tables import SearchStatus
 

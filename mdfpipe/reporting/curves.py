@@ -11,7 +11,7 @@ import numpy as np
 from mdfpipe.drawing.plots import Line, Picture, legend, lines_plot
 from mdfpipe.errors import StoreError
 from mdfpipe.reporting.grids import by_wavelength
-from mdfpipe.reporting.results import Results, Row, source
+from mdfpipe.store.results import Results, Row, source
 from mdfpipe.store.run import Run
 
 MOST_PANELS: Final = 12  # of one kind of curve in one table

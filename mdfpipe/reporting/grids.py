@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from mdfpipe.domains import Band, Domain
 from mdfpipe.errors import DataError
-from mdfpipe.reporting.results import Results, Row, is_lower_better, source
+from mdfpipe.store.results import Results, Row, is_lower_better, source
 
 MARK: Final = "≈"
 BEST: Final = "bold: the best of its column"

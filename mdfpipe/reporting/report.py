@@ -28,11 +28,11 @@ if TYPE_CHECKING:
 
     from mdfpipe.drawing.pixels import Picture
     from mdfpipe.learning.recipes import Recipe
-    from mdfpipe.reporting.results import Results
     from mdfpipe.reporting.results_page import Attended, ResultsPage, Shown
     from mdfpipe.reporting.retrieval import Who
     from mdfpipe.reporting.similarity import TemplateSet
     from mdfpipe.reporting.sweeps import Swept
+    from mdfpipe.store.results import Results
     from mdfpipe.store.survey import Survey
 
 FOLDER = Path("evaluate") / "report"
@@ -80,11 +80,11 @@ def report(
     """
     from mdfpipe.drawing.plots import places
     from mdfpipe.reporting.grids import views
-    from mdfpipe.reporting.results import side_by_side
     from mdfpipe.reporting.results_page import ResultsPage, render
     from mdfpipe.reporting.sweep_sheets import csv_of as csv_of_sweep
     from mdfpipe.reporting.sweep_sheets import svg_of as svg_of_sweep
     from mdfpipe.reporting.written import csv_of, file_stem, latex, markdown
+    from mdfpipe.store.results import side_by_side
 
     run, out = Path(run), Path(out) if out is not None else None
     results = side_by_side(run, [Path(other) for other in compare])

@@ -19,10 +19,10 @@ from mdfpipe.inspecting.things import funnel_row
 from mdfpipe.reporting.atlas import SIDE, Map
 from mdfpipe.reporting.curves import Family, TrainingView
 from mdfpipe.reporting.grids import TableView, by_wavelength, percent
-from mdfpipe.reporting.results import Results
 from mdfpipe.reporting.retrieval import Searches
 from mdfpipe.reporting.similarity import RAMP, HeatMap, TemplateSet, painted
 from mdfpipe.reporting.sweeps import SweepView
+from mdfpipe.store.results import Results
 from mdfpipe.store.survey import Survey
 
 MOST_TILES = 4

@@ -16,9 +16,9 @@ from mdfpipe.drawing.plots import Bars, Picture, distributions, shares
 from mdfpipe.errors import StoreError, one_line
 from mdfpipe.inspecting.samples import spread
 from mdfpipe.reporting.grids import by_wavelength
-from mdfpipe.reporting.results import Results
 from mdfpipe.store.naming import natural_key
 from mdfpipe.store.parquet import open_table
+from mdfpipe.store.results import Results
 from mdfpipe.store.run import read_table
 
 F32 = NDArray[np.float32]

@@ -17,7 +17,7 @@ import numpy as np
 from mdfpipe.drawing.plots import F64, Line, Picture, legend, lines_plot
 from mdfpipe.reporting.curves import title_of
 from mdfpipe.reporting.grids import Cell, Grid, in_order, label, percent
-from mdfpipe.reporting.results import Results, Row, is_lower_better, source
+from mdfpipe.store.results import Results, Row, is_lower_better, source
 
 Value = bool | int | float | str | None
 Case = tuple[str, str, str, str]

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from mdfpipe.reporting.grids import MARK, Cell, Grid, TableView, percent
-from mdfpipe.reporting.results import Results
+from mdfpipe.store.results import Results
 
 CSV_COLUMNS: Final = (
     "system",

@@ -18,8 +18,8 @@ from mdfpipe.errors import ConfigError, DataError, ProtocolError
 from mdfpipe.evaluation.benchmark import evaluate_benchmark
 from mdfpipe.reporting.comparison import average_runs, compare_runs
 from mdfpipe.reporting.numbers import number_lines
-from mdfpipe.reporting.results import side_by_side
 from mdfpipe.running.scoring import score
+from mdfpipe.store.results import side_by_side
 from tests.evaluation.made_images import INFRARED, VISIBLE, benchmark, permutations, rows_of, tree
 
 SYSU = tree(3, 14, {"VIS": VISIBLE, "NIR": INFRARED}, 4, 0.1)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mdfpipe.reporting.curves import MOST_BANDS, families
-from mdfpipe.reporting.results import Results, Row
+from mdfpipe.store.results import Results, Row
 
 
 def results(systems: int, *, benchmark: bool = False) -> Results:

@@ -12,8 +12,8 @@ import pytest
 
 from mdfpipe.errors import DataError
 from mdfpipe.reporting.grids import Cell, TableView, views
-from mdfpipe.reporting.results import read_results, side_by_side, source
 from mdfpipe.reporting.written import csv_of, file_stem, latex, markdown
+from mdfpipe.store.results import read_results, side_by_side, source
 from tests.reporting.evaluated import GALLERY, PROBES, entry, evaluate, metric, roles_metrics
 
 

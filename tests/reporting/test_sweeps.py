@@ -14,9 +14,9 @@ from hypothesis import given, strategies
 
 from mdfpipe.drawing.plots import Line
 from mdfpipe.reporting import sweeps
-from mdfpipe.reporting.results import Results, read_results
 from mdfpipe.reporting.sweep_sheets import csv_of
 from mdfpipe.reporting.sweeps import Axis, SweepView, Swept, Value, bounds, sweep_views
+from mdfpipe.store.results import Results, read_results
 from tests.reporting.evaluated import GALLERY, PROBES, comparison, entry, evaluate, metric
 
 GAMMA = Swept(
