@@ -75,6 +75,12 @@ class Protocol(Config):
         return SubjectNames(frozenset(self.subject_names_kept))
 
     @property
+    def content(self) -> dict[str, Any]:
+        """What it says, without what it is called: two protocols with the same content are one."""
+        found = self.model_dump(mode="json", exclude={"name", "version", "description"})
+        return {key: sorted(value) if isinstance(value, list) else value for key, value in found.items()}
+
+    @property
     def has_roles(self) -> bool:
         """Whether there is a gallery and a probe side."""
         return bool(self.gallery_domains)

@@ -148,12 +148,12 @@ def test_two_splits_of_regdb_and_their_mean(trees: dict[str, Path], tmp_path: Pa
         assert {row["protocol"] for row in numbers(home, f"run-{split}")} == {f"regdb split {split} of 10, all images"}
     mean = average_runs([home / f"run-{split}" for split in (1, 2)])
     each = [{key(row): row["value"] for row in numbers(home, f"run-{split}")} for split in (1, 2)]
-    assert {key(row): row["value"] for row in mean["metrics"]} == pytest.approx(
+    assert {key(row): row["value"] for row in mean.metrics} == pytest.approx(
         {one: (value + each[1][one]) / 2 for one, value in each[0].items()}
     )
-    assert {key(row)[2:4] for row in mean["metrics"]} == {("VIS", "LWIR"), ("LWIR", "VIS")}
-    assert {row["trials"] for row in mean["metrics"]} == {2}
-    assert {row["distance"] for row in mean["metrics"]} == {"euclidean"}
+    assert {key(row)[2:4] for row in mean.metrics} == {("VIS", "LWIR"), ("LWIR", "VIS")}
+    assert {row["trials"] for row in mean.metrics} == {2}
+    assert {row["distance"] for row in mean.metrics} == {"euclidean"}
 
 
 def key(row: dict[str, Any]) -> tuple[str, ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 import sys
 import time
@@ -111,24 +110,6 @@ def test_a_package_that_is_there_and_does_not_load_is_not_called_missing() -> No
 
 def test_the_text_of_an_error_is_one_printable_line() -> None:
     assert str(MdfError("a\nb \x1b[31m")) == "a b \\x1b[31m"
-
-
-def test_numbers_of_another_shape_are_refused_by_name() -> None:
-    from mdfpipe.reporting.numbers import _check
-
-    whole: dict[str, Any] = {"tables": {}, "metrics": [], "comparisons": []}
-    _check(json.loads(json.dumps(whole)))
-    entry = {"title": "", "protocol": None, "systems": [], "coverage": [], "notes": []}
-    for other, line in (
-        (None, "expected tables"),
-        (whole | {"tables": {"t": 3}}, "table t"),
-        (whole | {"tables": {"t": entry | {"notes": [3]}}}, "table t"),
-        (whole | {"metrics": {}}, "metrics: expected a list"),
-        (whole | {"metrics": ["x"]}, "row 0: expected names and values"),
-        (whole | {"metrics": [{"table": 3}]}, "row 0: table: expected string, got 3"),
-    ):
-        with pytest.raises(ValueError, match=line):
-            _check(other)
 
 
 def test_a_narrow_terminal_cuts_no_number_short() -> None:

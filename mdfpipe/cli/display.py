@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
-from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -33,6 +32,7 @@ from mdfpipe.running.status import Status
 if TYPE_CHECKING:
     from mdfpipe.audit.demo import Demo
     from mdfpipe.running.synthesis import Synthesis
+    from mdfpipe.store.results import Results
 
 
 class _Terminal(Console):
@@ -223,27 +223,20 @@ def show_truth(truth: Truth, assignments: Iterable[Assignment], guard: Guard, sp
     out.print(escape("\n".join(guard.lines(splits))))
 
 
-def show_numbers(run: Path) -> None:
-    """The tables of an evaluated run."""
-    from mdfpipe.reporting.numbers import numbers_of
-    from mdfpipe.store.run import Run
+def show_numbers(results: Results) -> None:
+    """The tables of an evaluated run, or of several."""
+    from mdfpipe.reporting.numbers import MEANING, number_lines
 
-    numbers = numbers_of(Run(run))
-    if numbers is not None:
-        show_comparison(numbers)
-        out.print(escape(f"\nall of them: {run}/evaluate/metrics.parquet, metrics.json"))
-
-
-def show_comparison(numbers: dict[str, Any]) -> None:
-    """The tables of one evaluated run, or of several."""
-    from mdfpipe.reporting.numbers import number_lines
-
-    out.print("\n[bold]Numbers[/bold]  (Rank-1 is k/n; `=`: not significantly worse than the best of its pair)")
-    out.print(escape("\n".join(number_lines(numbers))))
+    out.print(f"\n[bold]Numbers[/bold]  ({MEANING})")
+    out.print(escape("\n".join(number_lines(results))))
+    if not results.compared:
+        out.print(escape(f"\nall of them: {results.run}/evaluate/metrics.parquet, metrics.json"))
 
 
 def show_demo(demo: Demo) -> None:
     """The demo's tables, and where to look next."""
+    from mdfpipe.store.results import read_results
+
     out.print(
         "Rendered people, found by a network that was trained on synthetic data only: this shows what each stage does, "
         "and says nothing\nabout how well real people are recognised.\n"
@@ -254,7 +247,7 @@ def show_demo(demo: Demo) -> None:
     if demo.truth is not None and demo.guard is not None:
         out.print()
         show_truth(demo.truth, demo.assignments, demo.guard, splits=False)
-        show_numbers(demo.run)
+        show_numbers(read_results(demo.run))
     out.print(f"\ndata: {demo.synthesis.dataset.folder}\nrun:  {demo.run}")
     for page in demo.pages:
         out.print(f"look: {page}")

@@ -60,6 +60,9 @@ Systems = Annotated[
 Tensorboard = Annotated[
     bool, typer.Option("--tensorboard", help="Also write the trainings' figures as event files for TensorBoard.")
 ]
+AllowMixed = Annotated[
+    bool, typer.Option("--allow-mixed", help="Set runs side by side although a table has two protocols; stamp it.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document for machines.")]
 
 

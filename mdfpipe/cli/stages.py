@@ -6,13 +6,14 @@ import json
 import sys
 from inspect import Parameter, Signature
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from mdfpipe.cli.options import (
     STUDY,
     AllowMissing,
+    AllowMixed,
     Batch,
     Data,
     Deadline,
@@ -35,13 +36,16 @@ from mdfpipe.cli.options import (
 )
 from mdfpipe.errors import ConfigError
 
+if TYPE_CHECKING:
+    from mdfpipe.store.results import Results
+
 
 def _stages(first: str | None, last: str | None, study: Path, data: Path, run: Path, o: dict[str, Any]) -> None:
     """What every stage verb does."""
     from mdfpipe.cli.display import Display, plain, show_numbers, show_outcome
-    from mdfpipe.reporting.numbers import numbers_of
     from mdfpipe.running.runner import Runner
     from mdfpipe.stages import Resources
+    from mdfpipe.store.results import read_results
     from mdfpipe.store.run import Run
     from mdfpipe.study.pipeline import Pipeline
 
@@ -73,15 +77,12 @@ def _stages(first: str | None, last: str | None, study: Path, data: Path, run: P
     if not runner.leads:
         return
     if o["json_"]:
-        more = {
-            "complete": outcome.complete,
-            "numbers": numbers_of(runner.run) if "evaluate" in outcome.tallies else None,
-        }
-        say(json.dumps(plain(outcome) | more, indent=1))
+        numbers = read_results(runner.run.path).document() if "evaluate" in outcome.tallies else None
+        say(json.dumps(plain(outcome) | {"complete": outcome.complete, "numbers": numbers}, indent=1))
     else:
         show_outcome(outcome)
         if "evaluate" in outcome.tallies:
-            show_numbers(runner.run.path)
+            show_numbers(read_results(runner.run.path))
     if not outcome.complete:
         raise typer.Exit(3)
 
@@ -128,7 +129,7 @@ _NEEDED = Parameter.empty
 _DEFAULTS: dict[str, Any] = {
     **dict.fromkeys(("first", "last", "set_", "only", "system")),
     **dict.fromkeys(("dry_run", "strict", "allow_missing", "download_weights", "trust_pickle"), False),
-    **dict.fromkeys(("tensorboard", "json_"), False),
+    **dict.fromkeys(("tensorboard", "json_", "allow_mixed"), False),
     **{"workers": 1, "threads": 2, "batch": 8, "device": "cpu", "deadline": 300.0},
 }
 
@@ -206,6 +207,7 @@ _stage_verb(
     compare=Annotated[
         list[Path] | None, typer.Option(metavar="RUN", help="Set this evaluated run beside --run; may be repeated.")
     ],
+    allow_mixed=AllowMixed,
     average=Annotated[
         list[Path] | None,
         typer.Option(
@@ -234,38 +236,38 @@ _stage_verb(
 
 def _compare(o: dict[str, Any], others: list[Path]) -> None:
     """`eval --compare`."""
-    from mdfpipe.cli.display import show_comparison
-    from mdfpipe.reporting.comparison import compare_runs
+    from mdfpipe.reporting.comparison import side_by_side
 
     if o["run"] is None:
         raise ConfigError("eval --compare RUN: expected --run beside it, the run that it is set beside")
-    numbers = compare_runs([o["run"], *others])
-    if o["json_"]:
-        say(json.dumps(numbers, indent=1))
-    else:
-        show_comparison(numbers)
+    _show(side_by_side(o["run"], others, allow_mixed=o["allow_mixed"]), o["json_"])
 
 
 def _average(o: dict[str, Any]) -> None:
     """`eval --average`."""
-    from mdfpipe.cli.display import show_comparison
     from mdfpipe.reporting.comparison import average_runs
 
     if o["study"] or o["run"] or o["compare"]:
         raise ConfigError(
             "eval --average RUN --average RUN: expected nothing but runs, got a study, --run or --compare"
         )
-    numbers = average_runs(o["average"])
-    if o["json_"]:
-        say(json.dumps(numbers, indent=1))
+    _show(average_runs(o["average"]), o["json_"])
+
+
+def _show(results: Results, as_json: bool) -> None:
+    """Numbers on standard output."""
+    from mdfpipe.cli.display import show_numbers
+
+    if as_json:
+        say(json.dumps(results.document(), indent=1))
     else:
-        show_comparison(numbers)
+        show_numbers(results)
 
 
 def _score(o: dict[str, Any]) -> None:
     """`eval --embeddings`."""
-    from mdfpipe.cli.display import show_numbers
     from mdfpipe.running.scoring import score
+    from mdfpipe.store.results import read_results
 
     if not o["protocol"] or not o["out"] or o["study"]:
         raise ConfigError("eval --embeddings FILE: expected --protocol NAME and --out FOLDER beside it, and no study")
@@ -273,7 +275,4 @@ def _score(o: dict[str, Any]) -> None:
     if distance not in ("cosine", "euclidean"):
         raise ConfigError(f"--distance: expected cosine or euclidean, got {distance}")
     done = score(o["embeddings"], o["protocol"], o["out"], o["set_"], data=o["data"], distance=distance)
-    if o["json_"]:
-        say((done.folder / "evaluate" / "metrics.json").read_text())
-    else:
-        show_numbers(done.folder)
+    _show(read_results(done.folder), o["json_"])

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from mdfpipe.cli.options import (
+    AllowMixed,
     Json,
     Threads,
     TrustPickle,
@@ -42,6 +43,7 @@ def report(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the report; RUN/evaluate/report.")] = None,
     show_people: Annotated[bool, typer.Option("--show-people", help="Do not hide people in pictures.")] = False,
+    allow_mixed: AllowMixed = False,
 ) -> None:
     """Write one HTML page of all numbers, curves and pictures of a run; and its tables as Markdown, LaTeX and CSV.
 
@@ -49,7 +51,7 @@ def report(
     """
     from mdfpipe.reporting.report import report as write_report
 
-    done = write_report(run, compare=compare or (), out=out, show_people=show_people)
+    done = write_report(run, compare=compare or (), out=out, show_people=show_people, allow_mixed=allow_mixed)
     say("\n".join([*done.lines, *(f"wrote {name}" for name in done.files)]))
 
 

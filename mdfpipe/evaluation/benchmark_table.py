@@ -125,7 +125,7 @@ def comparisons(table: Table, outcomes: Mapping[str, Sequence[Outcome]], seed: s
                 for metric in table.metrics:
                     (va, subjects), (vb, _) = _counted(a, metric), _counted(b, metric)
                     generator = generator_of(f"{seed}/{a.gallery_domain} > {a.probe_domain}/{metric}")
-                    row = difference("mean", va, vb, subjects, generator)
+                    row = difference("mean", [va], [vb], [subjects], generator)
                     about = {**place_of(a), "metric": metric, "first": first, "second": second}
                     yield about | row | {"n": round(float(a.n.mean()))}
 

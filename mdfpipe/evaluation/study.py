@@ -22,14 +22,15 @@ from mdfpipe.evaluation.case import Case, Searched, curves, measure_case, measur
 from mdfpipe.evaluation.comparing import Measure
 from mdfpipe.evaluation.expected import by_thirds, chosen_rows, expected, of_splits, refuse_trained
 from mdfpipe.evaluation.fusion import fuse_templates
-from mdfpipe.evaluation.measures.differences import compare
+from mdfpipe.evaluation.measures.differences import Counted, compare, compare_scores, members
 from mdfpipe.evaluation.measures.metrics import Metric, averaged
 from mdfpipe.evaluation.score_fusion import Scorer, fused_scorer
 from mdfpipe.evaluation.table import Table
 from mdfpipe.evaluation.templates import B8, F32, Rule, Templates, pool
 from mdfpipe.protocol import Protocol
+from mdfpipe.store.results import AVERAGE, POOLED
 
-ALL, AVERAGE, POOLED, FUSED = "all", "average", "pooled", "fused"
+ALL, FUSED = "all", "fused"
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,6 +113,7 @@ def evaluate(
             study.pooled(name, table)
         if table.galleries == "apart":
             study.average(name)
+        study.compare(name, table)
     return study.found
 
 
@@ -137,7 +139,7 @@ class _Study:
         self.manifest, self.protocol, self.galleries, self.media, self.keep = manifest, protocol, galleries, media, keep
         self.found = Evaluated()
         self._templates: dict[tuple[str, tuple[str, ...], Rule, bool], Templates] = {}
-        self._searched: dict[tuple[str, str, str], list[tuple[Searched, dict[str, Any]]]] = {}
+        self._searched: dict[Case, dict[str, tuple[Searched, dict[str, Any]]]] = {}
 
     # -- what is to be done
 
@@ -178,6 +180,7 @@ class _Study:
         self.found.tables[name] = {
             "title": table.title,
             "protocol": table.protocol or f"{self.protocol.name} {self.protocol.version}",
+            "fingerprint": table.task(self.protocol),
             "systems": [*chosen, *table.fusions],
             "benchmark": table.benchmark is not None,
             "same_media": table.allow_same_media,
@@ -270,7 +273,7 @@ class _Study:
                 "spread": None,
                 "trials": None,
             }
-            self._searched.setdefault((system, case.gallery_domain, case.gallery), []).append((found, about))
+            self._searched.setdefault(case, {})[system] = found, about
             for row in measure_case(found, table, f"{name}/{case}"):
                 paper = table.paper(system, case.gallery_domain, case.probe_domain, row["metric"])
                 self.found.metrics.append(about | row | {"published": paper})
@@ -279,8 +282,7 @@ class _Study:
             self.found.searches += [place | row for row in found.rows(10)]
             if self.keep is not None:
                 self.keep(name, system, case, found)
-        place = {"table": name, **case.columns}
-        self.found.comparisons += [place | row for row in compare(searched, table, f"{name}/{case}")]
+        self.found.comparisons += compare_scores(name, case, searched, table.metrics)
 
     def scorers(self, table: Table, case: Case) -> Iterator[tuple[str, Scorer]]:
         """Each system's gallery and probes, and those of each fusion."""
@@ -328,9 +330,12 @@ class _Study:
 
     def pooled(self, name: str, table: Table) -> None:
         """Over all probe domains of the protocol together: the means over probes. A subject has several of them."""
-        work, self._searched = self._searched, {}
         if table.pairs != "roles":
             return
+        work: dict[tuple[str, str, str], list[tuple[Searched, dict[str, Any]]]] = {}
+        for case, of_case in self._searched.items():
+            for system, one in of_case.items():
+                work.setdefault((system, case.gallery_domain, case.gallery), []).append(one)
         for (system, gallery_domain, gallery), parts in work.items():
             if len(parts) < 2:
                 continue
@@ -357,6 +362,18 @@ class _Study:
             sums = {column: sum(row[column] for row in rows) for column in counted}
             own = {"gallery": AVERAGE, "value": mean.value, "n": mean.n}
             self.found.metrics.append(rows[0] | nothing | sums | own)
+
+    def compare(self, name: str, table: Table) -> None:
+        """Every two systems at each mean over probes that the table has: of a case, pooled, and averaged."""
+        work, self._searched = self._searched, {}
+        systems: dict[str, dict[Case, Counted]] = {}
+        for case, of_case in work.items():
+            for system, (found, _) in of_case.items():
+                systems.setdefault(system, {})[case] = Counted.of(found, table.metrics)
+        rows = [row for row in self.found.metrics if row["table"] == name]
+        for case in dict.fromkeys(Case(r["gallery_domain"], r["probe_domain"], r["gallery"]) for r in rows):
+            there = {system: cases for system, cases in systems.items() if members(case, cases)}
+            self.found.comparisons += compare(name, case, there, table.metrics)
 
 
 # -- several systems

@@ -14,7 +14,8 @@ from mdfpipe.evaluation.measures.closed_set import CLOSED_SET
 from mdfpipe.evaluation.rerank import Rerank
 from mdfpipe.evaluation.search import Unmated
 from mdfpipe.evaluation.templates import By, FailurePolicy, Pooling, Rule, Sighting
-from mdfpipe.protocol import Split
+from mdfpipe.protocol import Protocol, Split
+from mdfpipe.store.run import fingerprint
 
 DEFAULT_METRICS = (*CLOSED_SET, "tar@far=1e-2", "auc")
 PLAIN = ("map", "minp", "eer", "rocch-eer", "auc")
@@ -40,6 +41,8 @@ OF_TEMPLATES = (
     *("unmated", "same_probes", "allow_same_media"),
 )
 """Settings that say who is searched among whom, and as what."""
+OF_METHOD = ("fusions", "pooling", "normalise_first", "quality", "same_probes")
+"""Those of them that are a method's own: numbers that differ in them may stand side by side."""
 
 
 class Fusion(Config):
@@ -114,6 +117,17 @@ class Table(Config):
     def protocol(self) -> str:
         """Of a benchmark: its name with every choice, re-ranking among them."""
         return "" if self.benchmark is None else self.benchmark.label + self._reranked
+
+    def task(self, protocol: Protocol) -> str:
+        """The fingerprint of what is asked: numbers of one task may stand side by side, whatever its name is.
+
+        Of a benchmark its choices and re-ranking; else the protocol's content, and who is searched among whom.
+        """
+        if self.benchmark is not None:
+            rerank = self.rerank.model_dump(mode="json") if self.rerank else None
+            return fingerprint([self.benchmark.model_dump(mode="json"), rerank, sorted(self.splits)])
+        own = self.model_dump(mode="json", include=set(OF_TEMPLATES) - set(OF_METHOD))
+        return fingerprint([protocol.content, own, sorted(self.splits)])
 
     @property
     def _reranked(self) -> str:

@@ -1,9 +1,10 @@
-"""Comparison: the numbers of several evaluated runs side by side, and what of their differences is significant."""
+"""Comparison: evaluated runs side by side, and the mean of several. One function for console, page and files."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import combinations
 from pathlib import Path
 from typing import Any, Final
 
@@ -11,139 +12,184 @@ import numpy as np
 
 from mdfpipe.errors import DataError, ProtocolError
 from mdfpipe.evaluation.benchmark import mean_and_spread
-from mdfpipe.evaluation.case import generator_of
+from mdfpipe.evaluation.case import Case
 from mdfpipe.evaluation.comparing import F64
-from mdfpipe.evaluation.measures.differences import difference
+from mdfpipe.evaluation.measures.differences import Cases, Counted, compare_two, members
 from mdfpipe.evaluation.table import depth_of
-from mdfpipe.reporting.numbers import numbers_of
-from mdfpipe.store.results import refuse_mixed
+from mdfpipe.store.results import KEY, STAGE, Results, Row, read_results
 from mdfpipe.store.run import Run, read_table
 from mdfpipe.store.tables import SearchStatus
 
-PLACE: Final = ("table", "gallery_domain", "probe_domain", "gallery")
 SPLIT: Final = re.compile(r"split (\d+)\b")
 COLUMNS: Final = {"map": "average_precision", "minp": "inverse_penalty"}
+PLACE: Final = ("gallery_domain", "probe_domain", "gallery")
 
 
-def compare_runs(runs: Sequence[Path]) -> dict[str, Any]:
-    """What `numbers_of` gives, of all runs: systems are called RUN/SYSTEM, after the runs' folders.
+def side_by_side(run: Path, others: Sequence[Path] = (), *, allow_mixed: bool = False) -> Results:
+    """The evaluation of a run, or of several as one: systems are then called RUN/SYSTEM, after the runs' folders.
 
-    comparisons: each system of a run against each of another one, in every table and pair of domains that both have, on
-    the probes that both count: McNemar's test of Rank-1, a paired bootstrap of the rest. Tables of one name under two
-    protocols, one of them a benchmark, are refused: ProtocolError. Raises DataError, StoreError.
+    Each system of a run is compared with each of another one, in every table that both have under one protocol, on the
+    probes that both count. Only means over probes are: benchmarks keep no searches, and measures of open-set searches
+    and of pairs need all scores. What is not compared is untested.
+
+    Tables of one name under two protocols are refused, by the protocols' content: ProtocolError. allow_mixed: they
+    stand side by side with a stamp, and nothing is compared across. Raises DataError, StoreError.
     """
-    names = _names(runs)
-    found = [_load(path, name) for path, name in zip(runs, names, strict=True)]
-    tables: dict[str, dict[str, Any]] = {}
-    for one, run in zip(found, names, strict=True):
-        for name, entry in one["tables"].items():
-            own = {key: entry.get(key) for key in ("title", "protocol", "benchmark")} | {"run": run}
-            whole = tables.setdefault(name, own | {"systems": [], "coverage": [], "notes": []})
-            refuse_mixed(name, (whole, whole["run"]), (entry, run))
-            whole["systems"] += entry["systems"]
-            whole["coverage"] += entry["coverage"]
-            whole["notes"] += [note for note in entry["notes"] if note not in whole["notes"]]
-    metrics = [row for one in found for row in one["metrics"]]
-    within = [row for one in found for row in one["comparisons"]]
-    order = list(tables)
-    metrics.sort(
-        key=lambda row: (order.index(row["table"]), row["gallery_domain"], row["probe_domain"], row["gallery"])
-    )
-    between = [row for n, a in enumerate(found) for b in found[n + 1 :] for row in _between(a, b)]
-    return {"tables": tables, "metrics": metrics, "comparisons": [*within, *between]}
-
-
-def _names(runs: Sequence[Path]) -> list[str]:
-    names = [path.resolve().name for path in runs]
-    if len(set(names)) < len(names):
-        names = [f"{path.resolve().parent.name}/{path.resolve().name}" for path in runs]
-    if len(set(names)) < len(names):
-        raise DataError(f"expected different runs, got {', '.join(map(str, runs))}")
-    return names
-
-
-def _load(path: Path, name: str) -> dict[str, Any]:
-    numbers = _numbers(path)
-    searches = read_table(Run(path).beside("evaluate", "metrics", "evaluate/searches.parquet")).to_pylist()
-    for row in [*numbers["metrics"], *searches]:
-        row["system"] = f"{name}/{row['system']}"
-    for row in numbers["comparisons"]:
-        row |= {"first": f"{name}/{row['first']}", "second": f"{name}/{row['second']}"}
-    for entry in numbers["tables"].values():
-        entry["systems"] = [f"{name}/{system}" for system in entry["systems"]]
-    return numbers | {"searches": _grouped(searches, numbers["metrics"])}
-
-
-Probes = dict[str, dict[str, Any]]
-
-
-def _grouped(searches: list[dict[str, Any]], metrics: list[dict[str, Any]]) -> dict[tuple[str, ...], dict[str, Probes]]:
-    """Place -> system -> the probes that its numbers count, by subject, domain and item: without the modality."""
-    policy = {(*(m[n] for n in PLACE), m["system"]): (m["failure"], m["unmated"]) for m in metrics}
-    found: dict[tuple[str, ...], dict[str, Probes]] = {}
-    for row in searches:
-        place = tuple(row[n] for n in PLACE)
-        failure, unmated = policy[(*place, row["system"])]
-        counts = {
-            SearchStatus.SEARCHED: True,
-            SearchStatus.UNMATED: unmated == "miss",
-            SearchStatus.NO_PROBE: failure == "miss",
-            SearchStatus.NO_MATE: failure == "miss",
-            SearchStatus.LEFT_OUT: False,
-        }
-        if counts[SearchStatus(row["status"])]:
-            probes = found.setdefault(place, {}).setdefault(row["system"], {})
-            probes[row["template"].rpartition("/")[0]] = row
+    every = _read([run, *others])
+    if not others:
+        return every[0]
+    whole = every[0]
+    found = Results(run, whole.name, "", {}, [], [], [], settings=whole.settings, compared=[one.name for one in every])
+    found.score_files, found.template_files, found.trained = whole.score_files, whole.template_files, whole.trained
+    for name in dict.fromkeys(name for one in every for name in one.tables):
+        entries = {one.name: one.tables[name] for one in every if name in one.tables}
+        stamp = _mixed(entries)
+        if stamp and not allow_mixed:
+            raise ProtocolError(f"table {name}: {stamp}; --allow-mixed sets them side by side all the same")
+        joined = {kind: [x for e in entries.values() for x in e[kind]] for kind in ("systems", "coverage", "notes")}
+        found.tables[name] = next(iter(entries.values())) | joined | {"stamps": [stamp] if stamp else []}
+    for one in every:
+        found.metrics += one.metrics
+        found.comparisons += one.comparisons
+        found.curves += one.curves
+        found.notes += one.notes
+        found.stamps += one.stamps
+        found.notes += [f"{one.name} has no tables: {one.none}"] if one.none else []
+    searches = {one.name: _searches(one) for one in every}
+    for first, second in combinations(every, 2):
+        found.comparisons += _between((first, searches[first.name]), (second, searches[second.name]))
+    found.none = "" if found.metrics else "; ".join(one.none for one in every if one.none)
     return found
 
 
-def _between(a: dict[str, Any], b: dict[str, Any]) -> list[dict[str, Any]]:
-    rows = []
-    for place in [place for place in a["searches"] if place in b["searches"]]:
-        asked = {m["metric"] for one in (a, b) for m in one["metrics"] if tuple(m[n] for n in PLACE) == place}
-        metrics = sorted(metric for metric in asked if depth_of(metric) is not None or metric in COLUMNS)
-        for first, of_first in a["searches"][place].items():
-            for second, of_second in b["searches"][place].items():
-                both = sorted(of_first.keys() & of_second.keys())
-                subjects = np.array([of_first[key]["subject_id"] for key in both])
-                for metric in metrics if both else []:
-                    a_values, b_values = (_values(probes, both, metric) for probes in (of_first, of_second))
-                    generator = generator_of(f"{'/'.join(place)}/{metric}")
-                    made = difference(metric, a_values, b_values, subjects, generator)
-                    about = {"metric": metric, "first": first, "second": second}
-                    rows.append(dict(zip(PLACE, place, strict=True)) | about | made)
-    return rows
+def _read(runs: Sequence[Path]) -> list[Results]:
+    """The evaluations of several runs, called by as much of their paths as tells them apart."""
+    names = _names(runs) if len(runs) > 1 else [""]
+    return [read_results(path, name) for path, name in zip(runs, names, strict=True)]
 
 
-def _values(probes: Probes, keys: list[str], metric: str) -> F64:
+def _names(runs: Sequence[Path]) -> list[str]:
+    paths = [path.resolve() for path in runs]
+    if len(set(paths)) < len(paths):
+        twice = next(path for path in paths if paths.count(path) > 1)
+        raise DataError(f"{twice}: expected different runs, got one twice; name each run once")
+    for depth in range(1, max(len(path.parts) for path in paths) + 1):
+        names = ["/".join(part for part in path.parts[-depth:] if part != "/") for path in paths]
+        if len(set(names)) == len(names):
+            break
+    return names
+
+
+def _mixed(entries: Mapping[str, Mapping[str, Any]]) -> str:
+    """What is to be said of one table of several runs that are under different protocols; "" where they are not."""
+    by_protocol: dict[str, list[str]] = {}
+    for run, entry in entries.items():
+        by_protocol.setdefault(entry["fingerprint"], []).append(run)
+    if len(by_protocol) < 2:
+        return ""
+    said = {key: entries[runs[0]].get("protocol") for key, runs in by_protocol.items()}
+    alike = len(set(said.values())) < len(said)
+    words = (f"{', '.join(runs)} `{said[key]}`{f' ({key[:8]})' if alike else ''}" for key, runs in by_protocol.items())
+    return (
+        f"{len(by_protocol)} protocols{', some of one name with other content' if alike else ''}: {'; '.join(words)}: "
+        "numbers of two protocols are about different tasks, and none is compared with the other"
+    )
+
+
+def _searches(one: Results) -> dict[tuple[str, str], Cases]:
+    """Of each table and system the probes that its numbers count, in every case that was searched."""
+    path = Run(one.run).beside(STAGE, KEY, f"{STAGE}/searches.parquet")
+    names = ["table", "system", *PLACE, "template", "subject_id", "status", "rank", *COLUMNS.values()]
+    policy = {(m["table"], m["system"]): (m["failure"], m["unmated"]) for m in one.metrics}
+    metrics = {name: sorted({m["metric"] for m in one.metrics if m["table"] == name}) for name in one.tables}
+    rows: dict[tuple[str, str], dict[Case, list[Row]]] = {}
+    for row in read_table(path, names).to_pylist():
+        system = (row["table"], row["system"])
+        if system in policy and _counts(row["status"], *policy[system]):
+            rows.setdefault(system, {}).setdefault(Case(*(row[n] for n in PLACE)), []).append(row)
+    return {
+        (table, system): {case: _counted(found, metrics[table]) for case, found in cases.items()}
+        for (table, system), cases in rows.items()
+    }
+
+
+def _counts(status: str, failure: str, unmated: str) -> bool:
+    """Whether a probe of a status counts, where failures to enrol and unmated probes count as they say."""
+    counts = {
+        SearchStatus.SEARCHED: True,
+        SearchStatus.UNMATED: unmated == "miss",
+        SearchStatus.NO_PROBE: failure == "miss",
+        SearchStatus.NO_MATE: failure == "miss",
+        SearchStatus.LEFT_OUT: False,
+    }
+    return counts[SearchStatus(status)]
+
+
+def _counted(rows: Sequence[Row], metrics: Sequence[str]) -> Counted:
+    means = [metric for metric in metrics if depth_of(metric) is not None or metric in COLUMNS]
+    values = {metric: _values(rows, metric) for metric in means}
+    keys = [row["template"].rpartition("/")[0] for row in rows]  # without the modality
+    return Counted(keys, np.array([row["subject_id"] for row in rows]), values)
+
+
+def _values(rows: Sequence[Row], metric: str) -> F64:
     depth = depth_of(metric)
-    searched = [probes[key] for key in keys]
     if depth is not None:
-        found = [row["rank"] is not None and 0 < row["rank"] <= depth for row in searched]
+        found = [row["rank"] is not None and 0 < row["rank"] <= depth for row in rows]
     else:
-        found = [row[COLUMNS[metric]] or 0.0 for row in searched]
+        found = [row[COLUMNS[metric]] or 0.0 for row in rows]
     return np.array(found, np.float64)
+
+
+Searched = tuple[Results, Mapping[tuple[str, str], Cases]]
+
+
+def _between(a: Searched, b: Searched) -> Iterator[Row]:
+    """Rows of COMPARISONS between the systems of two runs, in the tables that both have under one protocol."""
+    for table in a[0].tables:
+        if table not in b[0].tables or a[0].tables[table]["fingerprint"] != b[0].tables[table]["fingerprint"]:
+            continue
+        of_a, of_b = (_by_system(one[0], table) for one in (a, b))
+        for first, places in of_a.items():
+            for second, others in of_b.items():
+                one, two = (side[1].get((table, name), {}) for side, name in ((a, first), (b, second)))
+                for place in (place for place in places if place in others):
+                    case = Case(*place)
+                    metrics = [metric for metric in places[place] if metric in others[place]]
+                    if members(case, one) and members(case, two):
+                        names = f"{a[0].name}/{first}", f"{b[0].name}/{second}"
+                        for row in compare_two(table, case, (names[0], one), (names[1], two), metrics):
+                            yield row | {"_first": names[0], "_second": names[1]}
+
+
+def _by_system(one: Results, table: str) -> dict[str, dict[tuple[str, ...], list[str]]]:
+    """Of each system of a table, at each place the metrics that it has."""
+    found: dict[str, dict[tuple[str, ...], list[str]]] = {}
+    for row in one.of(one.metrics, table):
+        found.setdefault(row["system"], {}).setdefault(tuple(row[n] for n in PLACE), []).append(row["metric"])
+    return found
 
 
 # -- the same study several times, such as RegDB's ten splits
 
 
-def average_runs(runs: Sequence[Path]) -> dict[str, Any]:
-    """What `numbers_of` gives, of the mean over runs: value, `spread` (standard deviation), `trials` (runs).
+def average_runs(runs: Sequence[Path]) -> Results:
+    """The mean over runs: value, `spread` (standard deviation), `trials` (runs). No difference of means is tested.
 
     Each system's numbers are averaged over the runs, which have the same tables, systems and metrics, and protocols
-    whose names differ in the number of the split alone. n and the counts are those of all runs together. Raises
-    DataError, ProtocolError, StoreError.
+    that differ in the number of the split alone. n and the counts are those of all runs together. Raises DataError,
+    ProtocolError, StoreError.
     """
     if len(runs) < 2:
         raise DataError(f"--average: expected two runs or more, got {len(runs)}")
-    found = [_numbers(path) for path in runs]
-    names = _names(runs)
+    every = _read(runs)
+    names = [one.name for one in every]
     tables: dict[str, dict[str, Any]] = {}
-    for name, entry in found[0]["tables"].items():
-        protocols = [one["tables"].get(name, {}).get("protocol") for one in found]
-        tables[name] = entry | {"protocol": _one_protocol(name, protocols, names), "notes": [], "coverage": []}
-    rows = [{_row_key(row): row for row in one["metrics"]} for one in found]
+    for name, entry in every[0].tables.items():
+        protocol = _one_protocol(name, [one.tables.get(name, {}) for one in every], names)
+        systems = [system.removeprefix(f"{names[0]}/") for system in entry["systems"]]
+        tables[name] = entry | {"protocol": protocol, "systems": systems, "notes": [], "coverage": []}
+    rows = [{_row_key(row): row for row in one.metrics} for one in every]
     for other, name in zip(rows[1:], names[1:], strict=True):
         if other.keys() != rows[0].keys():
             table, system, *rest = sorted(other.keys() ^ rows[0].keys())[0]
@@ -152,30 +198,31 @@ def average_runs(runs: Sequence[Path]) -> dict[str, Any]:
                 "of them alone"
             )
     metrics = [_averaged([one[key] for one in rows], tables[key[0]]["protocol"]) for key in rows[0]]
-    return {"tables": tables, "metrics": metrics, "comparisons": [], "runs": names}
+    found = Results(runs[0], f"mean of {len(runs)} runs", "", tables, metrics, [], [], compared=names)
+    found.notes = [note for one in every for note in one.notes]
+    found.stamps = [stamp for one in every for stamp in one.stamps]
+    return found
 
 
-def _numbers(path: Path) -> dict[str, Any]:
-    numbers = numbers_of(Run(path))
-    if numbers is None:
-        raise DataError(
-            f"{path}: expected an evaluated run, found no evaluate/metrics.parquet; run `mdfpipe eval` first"
-        )
-    return numbers
+def _row_key(row: Row) -> tuple[str, ...]:
+    return (row["table"], row["system"], *(row[name] for name in PLACE), row["metric"])
 
 
-def _row_key(row: dict[str, Any]) -> tuple[str, ...]:
-    return (row["table"], row["system"], *(row[name] for name in PLACE[1:]), row["metric"])
-
-
-def _one_protocol(table: str, protocols: Sequence[str | None], names: Sequence[str]) -> str:
+def _one_protocol(table: str, entries: Sequence[Mapping[str, Any]], names: Sequence[str]) -> str:
     """The name of the mean. Raises ProtocolError where the runs follow protocols that differ in more than the split."""
+    protocols = [entry.get("protocol") for entry in entries]
     first = protocols[0] or ""
-    for protocol, name in zip(protocols, names, strict=True):
-        if protocol is None or SPLIT.sub("split", protocol) != SPLIT.sub("split", first):
+    same = [entry.get("fingerprint") == entries[0]["fingerprint"] for entry in entries]
+    for protocol, name, is_same in zip(protocols, names, same, strict=True):
+        if protocol is None or (not is_same and SPLIT.sub("split", protocol) != SPLIT.sub("split", first)):
             raise ProtocolError(
                 f"--average: table {table}: {names[0]} follows `{first}`, {name} `{protocol or 'nothing'}`: expected "
                 "the same protocol but for the number of the split"
+            )
+        if protocol == first and not is_same:
+            raise ProtocolError(
+                f"--average: table {table}: {names[0]} and {name} follow protocols of one name, `{first}`, with other "
+                "content: expected the same protocol but for the number of the split"
             )
     splits = [int(match[1]) for match in (SPLIT.search(protocol or "") for protocol in protocols) if match]
     if len(set(splits)) < len(splits):
@@ -185,12 +232,15 @@ def _one_protocol(table: str, protocols: Sequence[str | None], names: Sequence[s
     return f"{SPLIT.sub(listed, first)}, mean of {len(protocols)} runs"
 
 
-def _averaged(rows: Sequence[dict[str, Any]], protocol: str) -> dict[str, Any]:
+def _averaged(rows: Sequence[Row], protocol: str) -> Row:
     value, spread = mean_and_spread([row["value"] for row in rows])
     counted = ("n", "n_probes", "failed_gallery", "failed_probes", "n_unmated", "n_left_out")
-    sums = {name: sum(row[name] for row in rows) for name in counted}
+    sums: dict[str, int | None] = {name: sum(row[name] for row in rows) for name in counted}
+    for name in ("unusable_gallery", "unusable_probes"):
+        known = [row[name] for row in rows if row[name] is not None]
+        sums[name] = sum(known) if len(known) == len(rows) else None
     nothing = dict.fromkeys(("k", "low", "high", "interval", "threshold", "k_false", "n_false"))
     same = {row["published"] for row in rows}
     paper = rows[0]["published"] if len(same) == 1 else None
     mean = {"value": value, "spread": spread, "trials": len(rows), "protocol": protocol, "published": paper}
-    return rows[0] | nothing | sums | mean
+    return rows[0] | nothing | sums | mean | {"_system": rows[0]["system"]}

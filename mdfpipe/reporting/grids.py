@@ -6,52 +6,30 @@ Numbers are in per cent. Every cell says the file and the row that it was read f
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final
 
 from mdfpipe.domains import Band, Domain
 from mdfpipe.errors import DataError
-from mdfpipe.store.results import Results, Row, is_lower_better, source
+from mdfpipe.store.results import AVERAGE, Number, Results, Row, Verdict, source
 
-MARK: Final = "≈"
-BEST: Final = "bold: the best of its column"
+MARKS: Final = {Verdict.BEST: "", Verdict.LEVEL: "≈", Verdict.WORSE: "", Verdict.UNTESTED: "?", None: ""}
+"""What stands behind a number; the best ones are bold."""
 LABELS: Final = {"map": "mAP", "minp": "mINP", "eer": "EER", "rocch-eer": "EER (hull)", "auc": "AUC"}
-AVERAGE: Final = "average"
 
 
-@dataclass(frozen=True)
-class Cell:
-    """One number. value, low, high, published: 0..1; k of n; spread: the standard deviation over trials, if any."""
+def count_of(number: Number) -> str:
+    """k/n of a rate; n of a mean."""
+    row = number.row
+    return f"{row['k']}/{row['n']}" if row["k"] is not None else f"n {row['n']}"
 
-    value: float
-    metric: str
-    n: int
-    k: int | None = None
-    low: float | None = None
-    high: float | None = None
-    published: float | None = None
-    is_best: bool = False
-    is_level: bool = False
-    title: str = ""
-    row: Mapping[str, Any] = field(default_factory=dict)
-    spread: float | None = None
 
-    @property
-    def text(self) -> str:
-        """Per cent with one decimal."""
-        return percent(self.value)
-
-    @property
-    def count(self) -> str:
-        """k/n of a rate; n of a mean."""
-        return f"{self.k}/{self.n}" if self.k is not None else f"n {self.n}"
-
-    @property
-    def bounds(self) -> str:
-        """The spread over trials and the interval, where there are."""
-        words = [] if self.spread is None else [f"± {percent(self.spread)}"]
-        words += [] if self.low is None or self.high is None else [f"{percent(self.low)}–{percent(self.high)}"]
-        return ", ".join(words)
+def bounds_of(number: Number) -> str:
+    """The spread over trials and the interval, where there are."""
+    spread, low, high = (number.row[name] for name in ("spread", "low", "high"))
+    words = [] if spread is None else [f"± {percent(spread)}"]
+    words += [] if low is None or high is None else [f"{percent(low)}–{percent(high)}"]
+    return ", ".join(words)
 
 
 @dataclass(frozen=True)
@@ -61,10 +39,10 @@ class Grid:
     title: str
     head: str
     groups: list[tuple[str, list[str]]]
-    rows: list[tuple[str, list[Cell | None]]]
+    rows: list[tuple[str, list[Number | None]]]
 
     @property
-    def cells(self) -> list[Cell]:
+    def cells(self) -> list[Number]:
         """Every cell with a number."""
         return [cell for _, row in self.rows for cell in row if cell is not None]
 
@@ -73,7 +51,8 @@ class Grid:
 class TableView:
     """A table as it is read: its numbers, how they were made, what is to be known of them.
 
-    about: (what, words) of the protocol. grids: those to look at first; more: the other metrics. rows: of METRICS.
+    about: (what, words) of the protocol. grids: those to look at first; more: the other metrics. stamps: what has to be
+    written wherever a number of it is. rows: of METRICS.
     """
 
     name: str
@@ -84,6 +63,7 @@ class TableView:
     footnotes: list[str]
     coverage: list[str]
     notes: list[str]
+    stamps: list[str]
     rows: list[Row]
 
 
@@ -116,13 +96,12 @@ def label(metric: str) -> str:
 
 def views(results: Results) -> list[TableView]:
     """Every table that has numbers or something to say, in the study's order."""
-    found = []
-    for name in in_order(results):
-        entry = results.tables[name]
+    found, judged = [], results.numbers
+    for name, entry in results.tables.items():
         rows = results.of(results.metrics, name)
         comparisons = results.of(results.comparisons, name)
-        marks = _Marks(rows, comparisons)
-        cells = {_key(row): marks.cell(row) for row in rows}
+        numbers = [number for number in judged if number.row["table"] == name]
+        cells = {_key(number.row): number for number in numbers}
         grids = _by_system(rows, cells, entry) if _has_one_gallery(rows) else _matrices(rows, cells, entry)
         primary = [grid for grid in grids if grid.title == label(_metrics(rows)[0])] if rows else []
         found.append(
@@ -132,20 +111,14 @@ def views(results: Results) -> list[TableView]:
                 _about(rows, entry),
                 primary or grids,
                 [grid for grid in grids if grid not in primary] if primary else [],
-                _footnotes(rows, comparisons, marks, results),
+                _footnotes(numbers, comparisons),
                 list(dict.fromkeys(entry.get("coverage", []))),
                 list(dict.fromkeys(entry.get("notes", []))),
+                results.stamps_of(name),
                 rows,
             )
         )
     return found
-
-
-def in_order(results: Results) -> list[str]:
-    """The names of the tables as their numbers stand in METRICS, which is the study's order; then those without."""
-    return list(dict.fromkeys([row["table"] for row in results.metrics if row["table"] in results.tables])) + [
-        name for name in results.tables if not any(row["table"] == name for row in results.metrics)
-    ]
 
 
 def by_wavelength(domain: str) -> tuple[int, float, str]:
@@ -177,57 +150,34 @@ def _systems(rows: Iterable[Row], entry: Mapping[str, Any]) -> list[str]:
     return [*named, *(name for name in there if name not in named)]
 
 
-# -- the best, and what cannot be told from it
+# -- words about a number
 
 
-class _Marks:
-    """What is best of each column of a table, and which numbers do not differ significantly from it."""
+def told(number: Number) -> str:
+    """What is known of a number: of what it is, its interval, what it is against the best, where it was read."""
+    words = [_described(number.row)]
+    test = number.test
+    if number.verdict is Verdict.UNTESTED and test is None:
+        words.append(f"not tested against {number.best}")
+    elif number.verdict is Verdict.UNTESTED:
+        words.append(f"not tested against {number.best}: {_untested(number)}")
+    elif test is not None:
+        is_level = number.verdict is Verdict.LEVEL
+        verdict = "does not differ significantly from" if is_level else "significantly worse than"
+        p = f"p {test['p']:.3g}, {test['n']} probes that both have"
+        words.append(f"{verdict} {number.best} ({test['test']}, {p}; {_source_of(test)})")
+    return "; ".join([*words, source([number.row])])
 
-    def __init__(self, rows: Sequence[Row], comparisons: Sequence[Row]) -> None:
-        self.best: dict[tuple[str, ...], Row] = {}
-        columns: dict[tuple[str, ...], list[Row]] = {}
-        for row in rows:
-            columns.setdefault(_key(row)[1:], []).append(row)
-        for key, column in columns.items():
-            if len(column) > 1:
-                sign = -1 if is_lower_better(key[-1]) else 1
-                self.best[key] = max(column, key=lambda row: sign * row["value"])
-        self.compared: dict[tuple[str, ...], Row] = {}
-        for row in comparisons:
-            place = (row["gallery_domain"], row["probe_domain"], row["gallery"], row["metric"])
-            for a, b in ((row["_first"], row["_second"]), (row["_second"], row["_first"])):
-                self.compared[(a, b, *place)] = row
-        self.level, self.untested = 0, dict[str, None]()
 
-    def cell(self, row: Row) -> Cell:
-        """The cell of a row of METRICS."""
-        key = _key(row)
-        best = self.best.get(key[1:])
-        is_best = best is not None and best["value"] == row["value"]
-        words, is_level = [], False
-        if best is not None and not is_best:
-            test = self.compared.get((key[0], best["_system"], *key[1:]))
-            if test is None:
-                self.untested[key[-1]] = None
-            elif not test["significant"]:
-                is_level = True
-                self.level += 1
-            if test is not None:
-                words.append(_tested(test, best["_system"]))
-        return Cell(
-            row["value"],
-            row["metric"],
-            row["n"],
-            row["k"],
-            row["low"],
-            row["high"],
-            row["published"],
-            is_best,
-            is_level,
-            "; ".join([_described(row), *words, source([row])]),
-            row,
-            row["spread"],
-        )
+def _untested(number: Number) -> str:
+    assert number.test is not None
+    if number.test["p"] is None:
+        return "too few subjects"
+    return f"on the {number.test['n']} probes that both have, {number.row['_system']} is the better one"
+
+
+def _source_of(test: Row) -> str:
+    return source([test]) if "_file" in test else "taken from the searches of both runs"
 
 
 def _described(row: Row) -> str:
@@ -248,16 +198,10 @@ def _described(row: Row) -> str:
     return "; ".join(words)
 
 
-def _tested(test: Row, best: str) -> str:
-    verdict = "differs from" if test["significant"] else "does not differ significantly from"
-    p = "" if test["p"] is None else f", p {test['p']:.3g}"
-    return f"{verdict} {best} ({test['test']}{p}; {source([test])})"
-
-
 # -- layouts
 
 
-def _by_system(rows: list[Row], cells: Mapping[tuple[str, ...], Cell], entry: Mapping[str, Any]) -> list[Grid]:
+def _by_system(rows: list[Row], cells: Mapping[tuple[str, ...], Number], entry: Mapping[str, Any]) -> list[Grid]:
     """A line a system; first the first metric by probe domain, then the others under each domain."""
     metrics, systems = _metrics(rows), _systems(rows, entry)
     cases = list(dict.fromkeys((row["gallery_domain"], row["probe_domain"], row["gallery"]) for row in rows))
@@ -281,7 +225,7 @@ def _by_system(rows: list[Row], cells: Mapping[tuple[str, ...], Cell], entry: Ma
     return grids
 
 
-def _matrices(rows: list[Row], cells: Mapping[tuple[str, ...], Cell], entry: Mapping[str, Any]) -> list[Grid]:
+def _matrices(rows: list[Row], cells: Mapping[tuple[str, ...], Number], entry: Mapping[str, Any]) -> list[Grid]:
     """Gallery domains by probe domains, a matrix for each metric and system."""
     systems = _systems(rows, entry)
     grids = []
@@ -371,9 +315,10 @@ def _range(values: Sequence[int]) -> str:
     return str(low) if low == high else f"{low} to {high}"
 
 
-def _footnotes(rows: list[Row], comparisons: list[Row], marks: _Marks, results: Results) -> list[str]:
-    if not rows:
+def _footnotes(numbers: Sequence[Number], comparisons: list[Row]) -> list[str]:
+    if not numbers:
         return []
+    rows = [number.row for number in numbers]
     words = ["Per cent; in small type k/n and the 95 % interval, where there is one."]
     trials = sorted({row["trials"] for row in rows if row["spread"] is not None})
     if trials:
@@ -382,19 +327,19 @@ def _footnotes(rows: list[Row], comparisons: list[Row], marks: _Marks, results: 
     if chances:
         shown = percent(chances[0], 2) + (f" to {percent(chances[-1], 2)}" if len(chances) > 1 else "")
         words.append(f"A guess finds {shown} % at rank 1.")
-    if marks.best:
+    if any(number.verdict is not None for number in numbers):
         words.append(
-            f"Bold: the best of its column (error rates: the least). {MARK}: not significantly different "
-            "from the best at p < 0.05 (McNemar's exact test where each subject is one probe, else a paired "
-            "bootstrap over subjects), not corrected for the number of comparisons."
+            f"Bold: the best of its column (error rates: the least). {MARKS[Verdict.LEVEL]}: not significantly "
+            "different from the best; without a mark: significantly worse, at p < 0.05 (McNemar's exact test where "
+            "each subject is one probe, else a paired bootstrap over subjects), not corrected for the number of "
+            f"comparisons. {MARKS[Verdict.UNTESTED]}: not tested against the best."
         )
-        if marks.untested:
-            names = ", ".join(label(metric) for metric in marks.untested)
-            between = " Systems of different runs were not compared." if results.compared else ""
-            words.append(
-                f"Not every number was tested against the best, and what was not has no mark: {names}.{between}"
-            )
+        untested = [number for number in numbers if number.verdict is Verdict.UNTESTED]
+        if untested:
+            names = ", ".join(dict.fromkeys(label(number.row["metric"]) for number in untested))
+            words.append(f"Not tested: {len(untested)} numbers, of {names}.")
     if any(row["published"] is not None for row in rows):
         words.append("Published: the number of the paper that the study names, on its own data and probes.")
-    words.append(f"From {source(rows)}." + (f" Comparisons: {source(comparisons)}." if comparisons else ""))
+    read = [row for row in comparisons if "_file" in row]
+    words.append(f"From {source(rows)}." + (f" Comparisons: {source(read)}." if read else ""))
     return words

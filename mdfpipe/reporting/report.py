@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 
 from mdfpipe.errors import DataError, MdfError, StoreError, one_line
 from mdfpipe.inspecting.pictures import environment_of, title_of
+from mdfpipe.reporting.comparison import side_by_side
 from mdfpipe.store import outputs
 from mdfpipe.store.naming import inside, natural_key
 from mdfpipe.store.run import Run, cannot_write
@@ -70,13 +71,14 @@ def report(
     compare: Sequence[str | PathLike[str]] = (),
     out: str | PathLike[str] | None = None,
     show_people: bool = False,
+    allow_mixed: bool = False,
 ) -> Report:
     """Write report.html, tables.md, tables.tex, tables/*.csv and, of each sweep, sweeps/NAME.csv and NAME.svg into
     `out`, by default RUN/evaluate/report.
 
-    compare: further evaluated runs, whose systems stand beside this one's, called by their folders' names.
-    show_people: crops as they are; otherwise coarse blocks. What cannot be read any more leaves a note on the page.
-    Raises DataError where a run was never evaluated, StoreError.
+    compare, allow_mixed: further evaluated runs, as `side_by_side` sets them beside this one. show_people: crops as
+    they are; otherwise coarse blocks. What cannot be read any more leaves a note on the page. Raises DataError where a
+    run was never evaluated, ProtocolError, StoreError.
     """
     from mdfpipe.drawing.plots import places
     from mdfpipe.reporting.grids import views
@@ -84,10 +86,9 @@ def report(
     from mdfpipe.reporting.sweep_sheets import csv_of as csv_of_sweep
     from mdfpipe.reporting.sweep_sheets import svg_of as svg_of_sweep
     from mdfpipe.reporting.written import csv_of, file_stem, latex, markdown
-    from mdfpipe.store.results import side_by_side
 
     run, out = Path(run), Path(out) if out is not None else None
-    results = side_by_side(run, [Path(other) for other in compare])
+    results = side_by_side(run, [Path(other) for other in compare], allow_mixed=allow_mixed)
     shown = views(results)
     systems = [name for view in shown for name in results.tables[view.name]["systems"]]
     page = ResultsPage(title_of(run), results, shown, show_people, places([*systems, *_in_curves(results)]))
@@ -111,6 +112,7 @@ def report(
         f"{len(page.shown)} crops, {len(files['report.html'].encode()) / 1e6:.1f} MB"
     )
     made.lines += [f"no table of numbers: {results.none}"] if results.none else []
+    made.lines += [*results.stamps, *(stamp for view in shown for stamp in view.stamps if stamp not in results.stamps)]
     made.lines += page.notes
     return made
 

@@ -18,11 +18,11 @@ from mdfpipe.inspecting.page import templates, versions
 from mdfpipe.inspecting.things import funnel_row
 from mdfpipe.reporting.atlas import SIDE, Map
 from mdfpipe.reporting.curves import Family, TrainingView
-from mdfpipe.reporting.grids import TableView, by_wavelength, percent
+from mdfpipe.reporting.grids import MARKS, TableView, bounds_of, by_wavelength, count_of, percent, told
 from mdfpipe.reporting.retrieval import Searches
 from mdfpipe.reporting.similarity import RAMP, HeatMap, TemplateSet, painted
 from mdfpipe.reporting.sweeps import SweepView
-from mdfpipe.store.results import Results
+from mdfpipe.store.results import Results, Verdict
 from mdfpipe.store.survey import Survey
 
 MOST_TILES = 4
@@ -78,7 +78,8 @@ class ResultsPage:
 def render(page: ResultsPage) -> str:
     """The page as HTML."""
     environment = templates()
-    environment.filters |= {"percent": percent}
+    environment.filters |= {"percent": percent, "told": told, "count_of": count_of, "bounds_of": bounds_of}
+    environment.globals |= {"marks": MARKS}
     return str(environment.get_template("report.html.j2").render(_content(page))) + "\n"
 
 
@@ -92,6 +93,7 @@ def _content(page: ResultsPage) -> dict[str, Any]:
         "own": results.name,
         "tiles": _tiles(page.views),
         "notes": list(dict.fromkeys([*results.notes, *page.notes])),
+        "stamps": results.stamps,
         "tables": [_table(view, page) for view in page.views],
         "sweeps": page.sweeps,
         "heat_maps": [_heated(one) for one in page.heat_maps],
@@ -122,8 +124,9 @@ def _tiles(views: Sequence[TableView]) -> list[tuple[str, str, str, str]]:
     found = []
     for n, column in enumerate(columns):
         cells = [(name, cell) for name, row in grid.rows if (cell := row[n]) is not None]
-        for name, cell in [one for one in cells if one[1].is_best][:1] or cells[:1]:
-            found.append((f"{cell.text} %", f"{grid.title} {column}".strip(), f"{name}, {cell.count}", cell.title))
+        for name, cell in [one for one in cells if one[1].verdict is Verdict.BEST][:1] or cells[:1]:
+            what = f"{grid.title} {column}".strip()
+            found.append((f"{percent(cell.value)} %", what, f"{name}, {count_of(cell)}", told(cell)))
     return found[:MOST_TILES]
 
 

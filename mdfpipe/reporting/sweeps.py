@@ -16,8 +16,8 @@ import numpy as np
 
 from mdfpipe.drawing.plots import F64, Line, Picture, legend, lines_plot
 from mdfpipe.reporting.curves import title_of
-from mdfpipe.reporting.grids import Cell, Grid, in_order, label, percent
-from mdfpipe.store.results import Results, Row, is_lower_better, source
+from mdfpipe.reporting.grids import Grid, label, percent
+from mdfpipe.store.results import Number, Results, Row, Verdict, is_lower_better, judged, source
 
 Value = bool | int | float | str | None
 Case = tuple[str, str, str, str]
@@ -117,7 +117,7 @@ def sweep_views(results: Results, sweeps: Iterable[Swept]) -> list[SweepView]:
     for swept in sweeps:
         systems = {system for _, system in swept.points}
         tables, used = list[SweepTable](), list[Row]()
-        for name in in_order(results):
+        for name in results.tables:
             rows = [r for r in results.of(results.metrics, name) if r["system"] in systems and _own(results, r)]
             if len({row["system"] for row in rows}) > 1:
                 tables.append(_Table(results, swept, name, rows).view())
@@ -148,6 +148,8 @@ class _Table:
         self.cases = list(dict.fromkeys(_case(row) for row in rows))
         self.metrics = list(dict.fromkeys(row["metric"] for row in rows))
         self.found = {(row["system"], _case(row), row["metric"]): row for row in rows}
+        numbers = judged(rows, results.of(results.comparisons, name))  # against the best of the sweep, not of the table
+        self.numbers = {(n.row["system"], _case(n.row), n.row["metric"]): n for n in numbers}
 
     def view(self) -> SweepTable:
         """Its drawings and numbers."""
@@ -229,14 +231,10 @@ class _Table:
         return f"{words}; {self.swept.base} ({self.swept.words(base[0])}) has {_number(base[1])}: {told}."
 
     def _told(self, best: Row, base: Row) -> str:
-        place = ("gallery_domain", "probe_domain", "gallery", "metric")
-        pair = {best["system"], base["system"]}
-        for test in self.results.of(self.results.comparisons, self.name):
-            same = all(test[name] == best[name] for name in place) and {test["first"], test["second"]} == pair
-            if same and _own(self.results, test):
-                p = "" if test["p"] is None else f", p {test['p']:.2g}"
-                verdict = "a difference is shown" if test["significant"] else "a difference is not shown"
-                return f"{verdict} ({test['test']}{p})"
+        number = self.numbers[base["system"], _case(base), base["metric"]]
+        if number.test is not None and number.verdict in (Verdict.LEVEL, Verdict.WORSE):
+            shown = "a difference is not shown" if number.verdict is Verdict.LEVEL else "a difference is shown"
+            return f"{shown} ({number.test['test']}, p {number.test['p']:.2g})"
         one, other = bounds(best), bounds(base)
         if one is None or other is None:
             return "without intervals, nothing is known of the difference"
@@ -247,14 +245,9 @@ class _Table:
 
     def _grid(self, metric: str) -> Grid:
         """The numbers behind the drawings: a line a point, a column a pair of domains."""
-        sign = -1 if is_lower_better(metric) else 1
-        best = {c: max((sign * row["value"] for _, row in self.at(metric, c)), default=None) for c in self.cases}
-        lines: list[tuple[str, list[Cell | None]]] = []
+        lines: list[tuple[str, list[Number | None]]] = []
         for values, system in self.swept.points:
-            cells: list[Cell | None] = []
-            for case in self.cases:
-                row = self.found.get((system, case, metric))
-                cells.append(_cell(row, sign * row["value"] == best[case]) if row else None)
+            cells = [self.numbers.get((system, case, metric)) for case in self.cases]
             mark = f" ({system})" if system == self.swept.base else ""
             lines.append((", ".join(map(value_words, values)) + mark, cells))
         head = ", ".join(map(short, self.swept.settings))
@@ -263,12 +256,6 @@ class _Table:
 
 def _case(row: Row) -> Case:
     return row["gallery_domain"], row["probe_domain"], row["gallery"], row["rerank"]
-
-
-def _cell(row: Row, is_best: bool) -> Cell:
-    numbers = (row["n"], row["k"], row["low"], row["high"], row["published"])
-    title = f"{label(row['metric'])} of {row['system']}; {source([row])}"
-    return Cell(row["value"], row["metric"], *numbers, is_best, title=title, row=row)
 
 
 def _number(row: Row) -> str:

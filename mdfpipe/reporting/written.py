@@ -8,8 +8,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from mdfpipe.reporting.grids import MARK, Cell, Grid, TableView, percent
-from mdfpipe.store.results import Results
+from mdfpipe.reporting.grids import MARKS, Grid, TableView, bounds_of, count_of, percent
+from mdfpipe.store.results import Number, Results, Verdict
 
 CSV_COLUMNS: Final = (
     "system",
@@ -24,13 +24,13 @@ CSV_COLUMNS: Final = (
     "high",
     "k",
     "n",
-    "is_best",
-    "not_significantly_different_from_best",
+    "verdict",
     "published",
     "crops_without_vector",
     "protocol",
     "file",
     "row",
+    "stamp",
 )
 _LATEX: Final = {
     "\\": r"\textbackslash{}",
@@ -48,6 +48,9 @@ _LATEX: Final = {
     "≈": r"$\approx$",
     "–": "--",
 }
+
+
+_LATEX_MARKS: Final[dict[Verdict | None, str]] = {Verdict.LEVEL: r"$^{\approx}$", Verdict.UNTESTED: "$^{?}$"}
 
 
 def file_stem(name: str) -> str:
@@ -69,7 +72,7 @@ def markdown(results: Results, views: Sequence[TableView]) -> str:
     if results.none:
         parts += [f"No table of numbers: {_plain(results.none)}", ""]
     for view in views:
-        parts += [f"## {_plain(view.title)}", ""]
+        parts += [f"## {_plain(view.title)}", "", *(f"**{_plain(stamp)}**\n" for stamp in view.stamps)]
         parts += [f"- {what}: {_plain(words)}" for what, words in view.about] + [""]
         for grid in [*view.grids, *view.more]:
             parts += [*_markdown_grid(grid), ""]
@@ -90,12 +93,13 @@ def _markdown_grid(grid: Grid) -> list[str]:
     return lines
 
 
-def _markdown_cell(cell: Cell | None) -> str:
+def _markdown_cell(cell: Number | None) -> str:
     if cell is None:
         return "–"
-    number = f"**{cell.text}**" if cell.is_best else cell.text + (f" {MARK}" if cell.is_level else "")
-    small = ", ".join(filter(None, [cell.count if cell.k is not None else "", cell.bounds]))
-    paper = f" [published {percent(cell.published)}]" if cell.published is not None else ""
+    text, mark, row = percent(cell.value), MARKS[cell.verdict], cell.row
+    number = f"**{text}**" if cell.verdict is Verdict.BEST else text + (f" {mark}" if mark else "")
+    small = ", ".join(filter(None, [count_of(cell) if row["k"] is not None else "", bounds_of(cell)]))
+    paper = f" [published {percent(row['published'])}]" if row["published"] is not None else ""
     return number + (f" ({small})" if small else "") + paper
 
 
@@ -114,7 +118,7 @@ def latex(results: Results, views: Sequence[TableView]) -> str:
     if results.none:
         parts.append(f"% no table of numbers: {_one_line(results.none)}")
     for view in views:
-        about = "; ".join(f"{what}: {words}" for what, words in view.about)
+        about = "; ".join([*view.stamps, *(f"{what}: {words}" for what, words in view.about)])
         for grid in [*view.grids, *view.more]:
             title = " ".join(filter(None, [view.title, f"({grid.title})" if grid.title else ""]))
             parts += [
@@ -142,13 +146,14 @@ def _latex_grid(grid: Grid) -> list[str]:
     return [*lines, r"\bottomrule", r"\end{tabular}"]
 
 
-def _latex_cell(cell: Cell | None) -> str:
+def _latex_cell(cell: Number | None) -> str:
     if cell is None:
         return "--"
-    number, spread = percent(cell.value, 2), "" if cell.spread is None else f" $\\pm$ {percent(cell.spread, 2)}"
-    if cell.is_best:
+    number, over = percent(cell.value, 2), cell.row["spread"]
+    spread = "" if over is None else f" $\\pm$ {percent(over, 2)}"
+    if cell.verdict is Verdict.BEST:
         return f"\\textbf{{{number}}}{spread}"
-    return number + (r"$^{\approx}$" if cell.is_level else "") + spread
+    return number + _LATEX_MARKS.get(cell.verdict, "") + spread
 
 
 def _escaped(text: str) -> str:
@@ -163,33 +168,21 @@ def _one_line(text: str) -> str:
 
 
 def csv_of(view: TableView) -> str:
-    """One line a number: in per cent with two decimals, its interval, its mark, where it stands."""
+    """One line a number: in per cent with two decimals, its interval, its verdict, where it was read."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(CSV_COLUMNS)
     for grid in [*view.grids, *view.more]:
         for cell in grid.cells:
             row = cell.row
-            writer.writerow(
-                [
-                    *(
-                        harmless(row[name])
-                        for name in ("_system", "gallery_domain", "probe_domain", "gallery", "metric")
-                    ),
-                    percent(cell.value, 2),
-                    "" if cell.spread is None else percent(cell.spread, 2),
-                    "" if row["trials"] is None else row["trials"],
-                    *("" if v is None else percent(v, 2) for v in (cell.low, cell.high)),
-                    "" if cell.k is None else cell.k,
-                    cell.n,
-                    *("yes" if flag else "no" for flag in (cell.is_best, cell.is_level)),
-                    "" if cell.published is None else percent(cell.published, 2),
-                    _unusable(row),
-                    harmless(row["protocol"]),
-                    harmless(row["_file"]),
-                    row["_row"],
-                ]
+            place = ("_system", "gallery_domain", "probe_domain", "gallery", "metric")
+            spread, low, high, published = (
+                "" if row[name] is None else percent(row[name], 2) for name in ("spread", "low", "high", "published")
             )
+            trials, k = ("" if row[name] is None else row[name] for name in ("trials", "k"))
+            counts = [percent(cell.value, 2), spread, trials, low, high, k, row["n"], cell.verdict or "", published]
+            ends = [harmless(row["protocol"]), harmless(row["_file"]), row["_row"], harmless("; ".join(view.stamps))]
+            writer.writerow([*(harmless(row[name]) for name in place), *counts, _unusable(row), *ends])
     return out.getvalue()
 
 

@@ -269,7 +269,8 @@ class Plan:
         Weights and the numbers that it prints; all other files, those that read them compare, or `mdfpipe verify`.
         """
         for name, (_, digest) in found.files.items():
-            if name.endswith((".pt", "/metrics.json")) and file_sha256(self.run.path / name) != digest:
+            own = (".pt", "/metrics.json", "/comparisons.parquet")
+            if name.endswith(own) and file_sha256(self.run.path / name) != digest:
                 return f"{name} is not the file that was made: its content changed"
         return None
 

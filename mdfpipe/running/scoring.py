@@ -22,11 +22,12 @@ from mdfpipe.evaluation.benchmarks import Benchmark
 from mdfpipe.evaluation.comparing import Measure
 from mdfpipe.evaluation.templates import B8, F32
 from mdfpipe.protocol import Protocol, read_protocol
-from mdfpipe.stages.evaluate import KEY, Evaluate, ScoreFiles, Tables, metrics_table, tables_beside, write_beside
+from mdfpipe.stages.evaluate import Evaluate, ScoreFiles, Tables, metrics_table, tables_beside, write_beside
 from mdfpipe.store.hashing import file_sha256
 from mdfpipe.store.limits import refuse_large_archive, refuse_large_table, refuse_large_texts, refuse_larger
 from mdfpipe.store.naming import LONGEST_NAME, LONGEST_PATH, is_name
 from mdfpipe.store.parquet import open_table
+from mdfpipe.store.results import KEY
 from mdfpipe.store.run import Receipt, Run, fingerprint
 from mdfpipe.store.subjects import SubjectNames
 from mdfpipe.study.shipped import SHIPPED

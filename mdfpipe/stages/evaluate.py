@@ -30,12 +30,10 @@ from mdfpipe.stages.index import Index
 from mdfpipe.store.hashing import file_sha256
 from mdfpipe.store.joining import places
 from mdfpipe.store.left_out import of_training, of_unreadable
-from mdfpipe.store.naming import file_part
 from mdfpipe.store.parquet import TableWriter
+from mdfpipe.store.results import KEY, STAGE, results_of, score_file, template_file
 from mdfpipe.store.run import fingerprint, write_table
 from mdfpipe.store.tables import COMPARISONS, CURVES, METRICS, SCORES, SEARCHES, TEMPLATES, EmbedStatus
-
-KEY = "metrics"
 
 
 class Tables(Config):
@@ -56,8 +54,8 @@ class Tables(Config):
 class Evaluate(Stage):
     """Every number of the study."""
 
-    name: ClassVar[str] = "evaluate"
-    version: ClassVar[int] = 3
+    name: ClassVar[str] = STAGE
+    version: ClassVar[int] = 4
     schema: ClassVar[pa.Schema] = METRICS
     per: ClassVar[Literal["video", "run"]] = "run"
     unit: ClassVar[str] = "pairs of domains"
@@ -246,15 +244,17 @@ class ScoreFiles:
 
     def keep(self, table: str, system: str, case: Case, found: Searched) -> None:
         """Add the scores of a case."""
-        name = f"{file_part(table)}.{file_part(system)}.parquet"
+        name = score_file(table, system)
         if self._of.setdefault(name.lower(), (table, system)) != (table, system):
             one, other = (" of ".join(pair[::-1]) for pair in (self._of[name.lower()], (table, system)))
-            raise ConfigError(f"evaluate: the scores of {one} and of {other} would be one file, {name}; rename one")
+            raise ConfigError(
+                f"evaluate: the scores of {one} and of {other} would be one file, {name.rpartition('/')[2]}; rename one"
+            )
         if len(found.gallery) * len(found.probes) > MOST_PAIRS:
             self.left_out.append(f"{table}, {system}, {case}")
             return
         if name not in self._open:
-            self.paths[name] = self.place(f"scores-{name}")
+            self.paths[name] = self.place(name.removeprefix(f"{STAGE}/").replace("/", "-"))
             self._open[name] = self._stack.enter_context(TableWriter(self.paths[name], SCORES))
         scorer = found.scorer
         scores = scorer.matrix(found.gallery, found.probes).astype(np.float32)
@@ -282,9 +282,9 @@ def metrics_table(found: study.Evaluated) -> pa.Table:
 
 def write_beside(found: study.Evaluated, scores: ScoreFiles, place: Callable[[str], Path]) -> dict[str, Path]:
     """Write what belongs to the numbers; place: a file for a name. Gives each file by its name in the run folder."""
-    files = {f"evaluate/scores/{name}": path for name, path in scores.paths.items()}
+    files = dict(scores.paths)
     for name, made in _beside(found).items():
-        path = files[f"evaluate/{name}"] = place(name.replace("/", "-"))
+        path = files[name] = place(name.removeprefix(f"{STAGE}/").replace("/", "-"))
         if isinstance(made, bytes):
             try:
                 path.write_bytes(made)
@@ -305,12 +305,12 @@ def tables_beside(found: study.Evaluated) -> dict[str, pa.Table]:
 
 
 def _beside(found: study.Evaluated) -> dict[str, pa.Table | bytes]:
-    """What is written beside the numbers, by name under `evaluate/`."""
-    document = {"tables": found.tables, "metrics": found.metrics, "comparisons": found.comparisons}
+    """What is written beside the numbers, by name under the run folder."""
+    document = results_of(found.tables, found.metrics, found.comparisons).document()
     return {
-        "metrics.json": json.dumps(document, indent=1).encode(),
-        **{f"{name}.parquet": table for name, table in tables_beside(found).items()},
-        **{f"templates/{file_part(name)}.parquet": _templates(made) for name, made in found.templates.items()},
+        f"{STAGE}/metrics.json": json.dumps(document, indent=1).encode(),
+        **{f"{STAGE}/{name}.parquet": table for name, table in tables_beside(found).items()},
+        **{template_file(name): _templates(made) for name, made in found.templates.items()},
     }
 
 

@@ -1,22 +1,298 @@
-"""What `evaluate` left in a run folder, read once: every number keeps the file and the row that it came from."""
+"""What `evaluate/` holds: the names of its files, its numbers, and what is known of the difference between two of them.
+
+An evaluation is the part `evaluate/metrics` with tables and scores beside it. Each row that is read here keeps the file
+and the place that it came from. A verdict has one owner: `judged`. Console, page, CSV, LaTeX and JSON only print it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final
 
-from mdfpipe.errors import DataError, ProtocolError
+from mdfpipe.errors import DataError
 from mdfpipe.store.naming import file_part, natural_key
 from mdfpipe.store.run import Run, read_table
 from mdfpipe.store.tables import METRICS
 
 STAGE, KEY = "evaluate", "metrics"
+POOLED: Final = "pooled"
+"""In the place of a probe domain: the probes of all of them together."""
+AVERAGE: Final = "average"
+"""In the place of a gallery: the mean over the galleries."""
+PLACE: Final = ("table", "gallery_domain", "probe_domain", "gallery")
+SIGNIFICANT: Final = 0.05
+FEWEST_SUBJECTS: Final = 6
+"""For a bootstrap to be a test. Of five subjects who all agree, a sign test has p 0.06: nothing can be significant."""
+
 Row = dict[str, Any]
-"""A row of a table; `_run`, `_file` and `_row` say where it stands, `_system` what the system is called here."""
+"""A row of a table. `_run`, `_file` and `_row` say where it was read; `_system`, `_first` and `_second` how systems are
+called where runs stand side by side; `_protocol` is the fingerprint of its table's protocol."""
 
 LOWER_IS_BETTER: Final = ("eer", "rocch-eer", "fnir@")
+
+
+def score_file(table: str, system: str) -> str:
+    """The file of a system's scores in a table, under the run folder."""
+    return f"{STAGE}/scores/{file_part(table)}.{file_part(system)}.parquet"
+
+
+def template_file(system: str) -> str:
+    """The file of a system's templates, under the run folder."""
+    return f"{STAGE}/templates/{file_part(system)}.parquet"
+
+
+# -- a number, and what it is against the best
+
+
+class Verdict(StrEnum):
+    """What a number is against the best of its column.
+
+    best: nothing is better. level: not significantly different from the best. worse: significantly worse than the best.
+    untested: lower than the best, and no test says whether that means anything.
+    """
+
+    BEST = "best"
+    LEVEL = "level"
+    WORSE = "worse"
+    UNTESTED = "untested"
+
+
+@dataclass(frozen=True)
+class Number:
+    """One number: its row of METRICS, and what it is against the best of its column.
+
+    verdict: None where the number stands alone. best: the system that it is held against, and test: the row of
+    COMPARISONS that says so, where there is one.
+    """
+
+    row: Row
+    verdict: Verdict | None = None
+    best: str = ""
+    test: Row | None = None
+
+    @property
+    def value(self) -> float:
+        """The number, 0..1."""
+        return float(self.row["value"])
+
+
+def is_significant(p: float | None) -> bool | None:
+    """Whether p is below 0.05; None where there was no test.
+
+    >>> is_significant(0.04), is_significant(0.05), is_significant(None)
+    (True, False, None)
+    """
+    return None if p is None else p < SIGNIFICANT
+
+
+def is_lower_better(metric: str) -> bool:
+    """Whether less of it is better: an error rate.
+
+    >>> is_lower_better("eer"), is_lower_better("rank-1")
+    (True, False)
+    """
+    return metric.startswith(LOWER_IS_BETTER)
+
+
+def judged(metrics: Iterable[Row], comparisons: Iterable[Row]) -> list[Number]:
+    """Each number with its verdict, in the given order.
+
+    A column is the systems of one table, protocol, pair of domains, gallery and metric. Those with the best value are
+    best, however many they are. Any other is held against the best ones by the first test that there is.
+    """
+    rows = list(metrics)
+    columns: dict[tuple[str, ...], list[Row]] = {}
+    for row in rows:
+        columns.setdefault(_column(row), []).append(row)
+    tests: dict[tuple[str, ...], Row] = {}
+    for row in comparisons:
+        for a, b in (("_first", "_second"), ("_second", "_first")):
+            tests[(*(row[name] for name in (*PLACE, "metric")), row[a], row[b])] = row
+    best = {key: _best(column) for key, column in columns.items() if len(column) > 1}
+    return [_judge(row, best.get(_column(row), []), tests) for row in rows]
+
+
+def _column(row: Row) -> tuple[str, ...]:
+    return (*(row[name] for name in (*PLACE, "metric")), row.get("_protocol", ""))
+
+
+def _best(column: Sequence[Row]) -> list[Row]:
+    sign = -1 if is_lower_better(column[0]["metric"]) else 1
+    reached = max(sign * row["value"] for row in column)
+    return [row for row in column if sign * row["value"] == reached]
+
+
+def _judge(row: Row, best: Sequence[Row], tests: Mapping[tuple[str, ...], Row]) -> Number:
+    if not best:
+        return Number(row)
+    names = [one["_system"] for one in best]
+    if row["_system"] in names:
+        return Number(row, Verdict.BEST, row["_system"])
+    place = tuple(row[name] for name in (*PLACE, "metric"))
+    keys = [(*place, name, row["_system"]) for name in names]
+    test = next((tests[key] for key in keys if key in tests), None)
+    if test is None:
+        return Number(row, Verdict.UNTESTED, names[0])
+    held = test["_first"] if test["_second"] == row["_system"] else test["_second"]
+    return Number(row, _verdict(test, held, is_lower_better(row["metric"])), held, test)
+
+
+def _verdict(test: Row, best: str, lower: bool) -> Verdict:
+    """What a test says of the other system. A test on other probes may find the best one significantly worse: it then
+    says nothing about the numbers that are shown.
+    """
+    significant = is_significant(test["p"])
+    if significant is None:
+        return Verdict.UNTESTED
+    ahead = test["difference"] if test["_first"] == best else -test["difference"]
+    if not significant:
+        return Verdict.LEVEL
+    return Verdict.WORSE if (ahead < 0 if lower else ahead > 0) else Verdict.UNTESTED
+
+
+# -- the evaluation of a run
+
+
+@dataclass(eq=False)
+class Results:
+    """The evaluation of one run, or of several side by side.
+
+    run: the folder whose people, funnel and settings are shown. none: why there is no table of numbers, or nothing.
+    tables: name -> title, protocol, fingerprint, systems, coverage, notes, stamps. metrics, comparisons, curves: rows
+    of those tables. score_files, template_files: of the first run, by (table, system) and by system. stamps: what has
+    to be written beside every number, wherever it is written.
+    """
+
+    run: Path
+    name: str
+    none: str
+    tables: dict[str, dict[str, Any]]
+    metrics: list[Row]
+    comparisons: list[Row]
+    curves: list[Row]
+    score_files: dict[tuple[str, str], Path] = field(default_factory=dict)
+    template_files: dict[str, Path] = field(default_factory=dict)
+    trained: dict[str, Path] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    compared: list[str] = field(default_factory=list)
+    stamps: list[str] = field(default_factory=list)
+
+    @property
+    def numbers(self) -> list[Number]:
+        """Every number with its verdict, in the order of `metrics`."""
+        return judged(self.metrics, self.comparisons)
+
+    def of(self, rows: Iterable[Row], table: str) -> list[Row]:
+        """The rows of one table."""
+        return [row for row in rows if row["table"] == table]
+
+    def stamps_of(self, table: str) -> list[str]:
+        """What has to stand beside every number of a table."""
+        return [*self.stamps, *self.tables[table].get("stamps", [])]
+
+    def relative(self, path: Path) -> str:
+        """A file of the run, as the report names it."""
+        return path.relative_to(self.run).as_posix()
+
+    def document(self) -> dict[str, Any]:
+        """Tables, metrics with their verdicts, comparisons, notes and stamps, as JSON has them."""
+        metrics = [_plain(n.row, system="_system") | {"verdict": n.verdict} for n in self.numbers]
+        comparisons = [_plain(row, first="_first", second="_second") for row in self.comparisons]
+        found = {"tables": self.tables, "metrics": metrics, "comparisons": comparisons}
+        return found | {"notes": self.notes, "stamps": self.stamps}
+
+
+def _plain(row: Row, **called: str) -> Row:
+    """A row without what was added when it was read; systems as they are called here."""
+    return {name: row[called.get(name, name)] for name in row if not name.startswith("_")}
+
+
+def read_results(run: Path, name: str = "") -> Results:
+    """The evaluation that lies in `run`, whether or not it is current: `comparison.side_by_side` asks that.
+
+    name: what the run is called among others; its systems are then NAME/SYSTEM and its files NAME/FILE. Raises
+    DataError where the run was never evaluated, StoreError where a table cannot be read.
+    """
+    receipt = Run(run).receipt(STAGE, KEY)
+    if receipt is None:
+        raise DataError(
+            f"{run}: expected an evaluated run with {STAGE}/{KEY}.parquet, found none; `mdfpipe eval` makes it"
+        )
+    before = f"{name}/" if name else ""
+    tables = {str(table): dict(entry) for table, entry in receipt.facts.get("tables", {}).items()}
+    none = str(receipt.facts.get("none", ""))
+    found = Results(run, name or run.resolve().name, none, tables, [], [], [], settings=receipt.settings)
+    for kind, rows in (("metrics", found.metrics), ("comparisons", found.comparisons), ("curves", found.curves)):
+        file = f"{STAGE}/{kind}.parquet"
+        if not (run / file).is_file():
+            found.notes.append(f"{before}{file} is not there: what it holds is left out; evaluate again")
+            continue
+        table = Run(run).table(STAGE, KEY) if kind == KEY else read_table(_whole(run, file))
+        missing = set(METRICS.names) - set(table.column_names) if kind == KEY else set()
+        if missing:
+            raise DataError(f"{run / file}: expected a column {min(missing)}, found none; evaluate again")
+        rows += [r | {"_file": before + file, "_row": n, "_run": name} for n, r in enumerate(table.to_pylist())]
+    in_order = dict.fromkeys([row["table"] for row in found.metrics if row["table"] in tables] + list(tables))
+    found.tables = {table: tables[table] for table in in_order}  # as the study has them: a receipt sorts its names
+    _call(found, before)
+    for entry in tables.values():
+        for kind in ("coverage", "notes"):
+            entry[kind] = [f"{name}: {line}" if name else line for line in entry.get(kind, [])]
+    left_out = receipt.facts.get("missing") or []
+    if left_out:
+        shown = ", ".join(left_out[:5]) + (f" and {len(left_out) - 5} more" if len(left_out) > 5 else "")
+        found.notes.append(f"{found.name}: made without {len(left_out)} videos that are not done ({shown})")
+    _find_files(found)
+    return found
+
+
+def results_of(tables: Mapping[str, Any], metrics: Iterable[Row], comparisons: Iterable[Row]) -> Results:
+    """The same of rows that were just made, and lie nowhere yet."""
+    own = {name: dict(entry) for name, entry in tables.items()}
+    found = Results(Path(), "", "", own, [dict(row) for row in metrics], [dict(row) for row in comparisons], [])
+    _call(found, "")
+    return found
+
+
+def _call(found: Results, before: str) -> None:
+    """Say in every row and table what systems are called."""
+    for row in (*found.metrics, *found.curves):
+        row["_system"] = before + row["system"]
+    for row in found.comparisons:
+        row |= {"_first": before + row["first"], "_second": before + row["second"]}
+    for entry in found.tables.values():
+        entry.setdefault("fingerprint", str(entry.get("protocol")))  # of an earlier version, which noted a name alone
+        entry["systems"] = [before + system for system in entry.get("systems", [])]
+    for row in found.metrics:
+        row["_protocol"] = found.tables.get(row["table"], {}).get("fingerprint", "")
+
+
+def _find_files(found: Results) -> None:
+    """Scores, templates and trainings that lie there, for the names that the tables use."""
+    systems = sorted({row["system"] for row in found.metrics}, key=natural_key)
+    for table in found.tables:
+        for system in systems:
+            file = score_file(table, system)
+            if (found.run / file).is_file():
+                found.score_files[table, system] = _whole(found.run, file)
+    names = {file_part(system): system for system in systems}
+    for path in sorted((found.run / STAGE / "templates").glob("*.parquet"), key=lambda p: natural_key(p.name)):
+        system = names.get(path.stem, path.stem)
+        found.template_files[system] = _whole(found.run, found.relative(path))
+    for path in sorted((found.run / "train").glob("*/training.parquet"), key=lambda p: natural_key(p.parent.name)):
+        found.trained[path.parent.name] = path
+
+
+def _whole(run: Path, file: str) -> Path:
+    """A file of the evaluation, which is what was made. Raises Damaged."""
+    return Run(run).beside(STAGE, KEY, file)
+
+
+# -- where a number comes from
 
 
 def source(rows: Iterable[Mapping[str, Any]]) -> str:
@@ -42,172 +318,3 @@ def _ranges(places: Sequence[int]) -> str:
         return f"{len(places)} rows from {places[0]} to {places[-1]}"
     words = ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in spans)
     return f"row {words}" if len(places) == 1 else f"rows {words}"
-
-
-@dataclass(eq=False)
-class Results:
-    """The evaluation of one run, or of several side by side.
-
-    run: the folder whose people, funnel and settings are shown. none: why there is no table of numbers, or nothing.
-    tables: name -> title, protocol, coverage, notes, systems. metrics, comparisons, curves: rows of those tables.
-    score_files, template_files: of the first run, by (table, system) and by system.
-    """
-
-    run: Path
-    name: str
-    none: str
-    tables: dict[str, dict[str, Any]]
-    metrics: list[Row]
-    comparisons: list[Row]
-    curves: list[Row]
-    score_files: dict[tuple[str, str], Path] = field(default_factory=dict)
-    template_files: dict[str, Path] = field(default_factory=dict)
-    trained: dict[str, Path] = field(default_factory=dict)
-    settings: dict[str, Any] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
-    compared: list[str] = field(default_factory=list)
-
-    def of(self, rows: Iterable[Row], table: str) -> list[Row]:
-        """The rows of one table."""
-        return [row for row in rows if row["table"] == table]
-
-    def relative(self, path: Path) -> str:
-        """A file of the run, as the report names it."""
-        return path.relative_to(self.run).as_posix()
-
-
-def read_results(run: Path, prefix: str = "") -> Results:
-    """The evaluation of `run`; with a prefix, its systems are called PREFIX: NAME and its files PREFIX/FILE.
-
-    Raises DataError where the run was never evaluated, StoreError where a table cannot be read.
-    """
-    receipt = Run(run).receipt(STAGE, KEY)
-    if receipt is None:
-        raise DataError(
-            f"{run}: expected an evaluated run with {STAGE}/{KEY}.parquet, found none; `mdfpipe eval` makes it"
-        )
-    folder = run / STAGE
-    tables = {str(name): dict(entry) for name, entry in receipt.facts.get("tables", {}).items()}
-    none = str(receipt.facts.get("none", ""))
-    found = Results(run, prefix or run.resolve().name, none, tables, [], [], [], settings=receipt.settings)
-    parts = {"metrics": found.metrics, "comparisons": found.comparisons, "curves": found.curves}
-    for kind, rows in parts.items():
-        path = folder / f"{kind}.parquet"
-        if not path.is_file():
-            found.notes.append(f"{STAGE}/{kind}.parquet is not there: what it holds is left out; evaluate again")
-            continue
-        _check(found, path)
-        table = Run(run).table(STAGE, KEY) if kind == KEY else read_table(path)
-        where = f"{prefix}/{STAGE}/{kind}.parquet" if prefix else f"{STAGE}/{kind}.parquet"
-        missing = set(METRICS.names) - set(table.column_names) if kind == "metrics" else set()
-        if missing:
-            raise DataError(f"{path}: expected a column {min(missing)}, found none; evaluate again")
-        rows += [row | {"_file": where, "_row": n, "_run": prefix} for n, row in enumerate(table.to_pylist())]
-    for row in (*found.metrics, *found.curves):
-        row["_system"] = _called(prefix, row["system"])
-    for row in found.comparisons:
-        row |= {"_first": _called(prefix, row["first"]), "_second": _called(prefix, row["second"])}
-    for entry in tables.values():
-        entry["systems"] = [_called(prefix, name) for name in entry.get("systems", [])]
-        for kind in ("coverage", "notes"):
-            entry[kind] = [_called(prefix, line) for line in entry.get(kind, [])]
-    _find_files(found, folder)
-    return found
-
-
-def _called(prefix: str, name: str) -> str:
-    return f"{prefix}: {name}" if prefix else name
-
-
-def _find_files(found: Results, folder: Path) -> None:
-    """Scores, templates and trainings that lie there, for the names that the tables use."""
-    systems = sorted({row["system"] for row in found.metrics}, key=natural_key)
-    for table in found.tables:
-        for system in systems:
-            path = folder / "scores" / f"{file_part(table)}.{file_part(system)}.parquet"
-            if path.is_file():
-                found.score_files[table, system] = _check(found, path)
-    names = {file_part(system): system for system in systems}
-    for path in sorted((folder / "templates").glob("*.parquet"), key=lambda p: natural_key(p.name)):
-        found.template_files[names.get(path.stem, path.stem)] = _check(found, path)
-    for path in sorted((found.run / "train").glob("*/training.parquet"), key=lambda p: natural_key(p.parent.name)):
-        found.trained[path.parent.name] = path
-
-
-def _check(found: Results, path: Path) -> Path:
-    """A file of the evaluation, which is what was made. Raises Damaged."""
-    return Run(found.run).beside(STAGE, KEY, found.relative(path))
-
-
-def side_by_side(run: Path, others: Sequence[Path]) -> Results:
-    """The evaluations of several runs, tables of the same name as one; a run is called by its folder's name.
-
-    What cannot be compared is said in the table's notes, but numbers of two benchmarks are refused: ProtocolError.
-    Raises DataError, StoreError.
-    """
-    if not others:
-        return read_results(run)
-    names = _distinct([path.resolve() for path in (run, *others)])
-    every = [read_results(path, name) for path, name in zip((run, *others), names, strict=True)]
-    first = every[0]
-    for other in every[1:]:
-        for name, entry in other.tables.items():
-            mine = first.tables.setdefault(name, entry | {"systems": [], "coverage": [], "notes": []})
-            refuse_mixed(name, (mine, first.name), (entry, other.name))
-            mine["notes"] += [line for line in _differences(mine, entry, other.name) if line not in mine["notes"]]
-            for kind in ("systems", "coverage", "notes"):
-                mine[kind] = [*mine[kind], *entry[kind]]
-        first.metrics += other.metrics
-        first.comparisons += other.comparisons
-        first.curves += other.curves
-        first.notes += [f"{other.name}: {note}" for note in other.notes]
-        if other.none:
-            first.notes.append(f"{other.name} has no tables: {other.none}")
-    first.compared = names
-    if first.metrics:
-        first.notes += [f"{first.name} has no tables: {first.none}"] if first.none else []
-        first.none = ""
-    return first
-
-
-def refuse_mixed(table: str, *entries: tuple[Mapping[str, Any], str]) -> None:
-    """Raise ProtocolError where two runs have a table under different protocols, one of them a benchmark's.
-
-    entries: what a run says of the table, and the run's name.
-    """
-    (first, one), (second, other) = entries
-    if first.get("protocol") != second.get("protocol") and (first.get("benchmark") or second.get("benchmark")):
-        raise ProtocolError(
-            f"table {table}: {one} follows `{first.get('protocol')}`, {other} `{second.get('protocol')}`: numbers of "
-            "two protocols say nothing about each other, and a table that mixes them is refused"
-        )
-
-
-def _distinct(paths: list[Path]) -> list[str]:
-    """Names of run folders, with as many of their parents as it takes to tell them apart."""
-    if len(set(paths)) < len(paths):
-        raise DataError(f"--compare {paths[0]}: expected other runs, got one twice; name each run once")
-    for depth in range(1, max(len(path.parts) for path in paths) + 1):
-        names = ["/".join(part for part in path.parts[-depth:] if part != "/") for path in paths]
-        if len(set(names)) == len(names):
-            break
-    return names
-
-
-def _differences(mine: dict[str, Any], other: dict[str, Any], name: str) -> list[str]:
-    found = []
-    if mine.get("protocol") != other.get("protocol"):
-        found.append(
-            f"the runs follow different protocols ({mine.get('protocol')}; {name}: {other.get('protocol')}): "
-            "their numbers are about different tasks"
-        )
-    return found
-
-
-def is_lower_better(metric: str) -> bool:
-    """Whether less of it is better: an error rate.
-
-    >>> is_lower_better("eer"), is_lower_better("rank-1")
-    (True, False)
-    """
-    return metric.startswith(LOWER_IS_BETTER)

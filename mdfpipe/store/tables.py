@@ -313,9 +313,9 @@ COMPARISONS = pa.schema(
         _column("high", pa.float64(), "upper bound", null=True),
         _column("first_only", pa.int64(), "rank-1: probes that only the first finds", null=True),
         _column("second_only", pa.int64(), "rank-1: probes that only the second finds", null=True),
-        _column("p", pa.float64(), "two-sided", null=True),
-        _column("test", pa.string(), "mcnemar (exact), or bootstrap (paired, over subjects)"),
-        _column("significant", pa.bool_(), "whether p is below 0.05"),
+        _column("p", pa.float64(), "two-sided; null where there are too few subjects for a test", null=True),
+        _column("test", pa.string(), "mcnemar (exact) or bootstrap (paired, over subjects); null: untested", null=True),
+        _column("significant", pa.bool_(), "whether p is below 0.05; null where there is no p", null=True),
     ]
 )
 

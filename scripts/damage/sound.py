@@ -280,12 +280,13 @@ def _of_commands(small: Small) -> dict[str, Reader]:
     """A command on a run of which one file is changed."""
     from mdfpipe.cli.display import plain
     from mdfpipe.inspecting.inspection import inspect, inspect_and_write
-    from mdfpipe.reporting.comparison import average_runs, compare_runs
-    from mdfpipe.reporting.numbers import number_lines, numbers_of
+    from mdfpipe.reporting.comparison import average_runs, side_by_side
+    from mdfpipe.reporting.numbers import number_lines
     from mdfpipe.reporting.report import report
     from mdfpipe.reporting.scores import to_bob
     from mdfpipe.running.runner import Runner
     from mdfpipe.running.status import status
+    from mdfpipe.store.results import read_results
     from mdfpipe.store.run import Run
     from mdfpipe.study.pipeline import Pipeline, open_run
 
@@ -319,7 +320,7 @@ def _of_commands(small: Small) -> dict[str, Reader]:
         return to_bob(next((run / "evaluate/scores").iterdir()), run / "scores.txt")
 
     def numbers(run: Path) -> object:
-        return number_lines(numbers_of(Run(run)) or {"metrics": [], "comparisons": [], "tables": {}})
+        return number_lines(read_results(run))
 
     failed = small.folder / "failed.json"
     failed.write_text('{"stage": "label", "key": "x", "kind": "DataError", "message": "m", "traceback": ""}')
@@ -327,7 +328,6 @@ def _of_commands(small: Small) -> dict[str, Reader]:
     failures = {f"{Path(n).parent}/failed/{Path(n).stem}.json": failed for n in parts if n.startswith(("detect", "la"))}
     yaml, environment = {"pipeline.yaml": done / "pipeline.yaml"}, {"environment.json": done / "environment.json"}
     evaluated = {name: path for name, path in parts.items() if name.startswith("evaluate")}
-    metrics = {"evaluate/metrics.json": done / "evaluate/metrics.json"}
     every = {path.relative_to(done).as_posix(): path for path in sorted(done.rglob("*")) if _is_kept(path)}
     trained = {"train/body/metrics.jsonl": done / "train/body/metrics.jsonl"}
     html = small.folder / "page.html"
@@ -336,7 +336,7 @@ def _of_commands(small: Small) -> dict[str, Reader]:
         "environment.json": Reader(environment, within(shown), of(changed, other_json)),
         "events.jsonl": Reader({"events.jsonl": done / "events.jsonl"}, within(shown), of(changed, other_json_line)),
         "failed/*.json": Reader(failures, within(shown), of(changed, other_json)),
-        "metrics.json": Reader(metrics, within(numbers), of(changed, other_json)),
+        "numbers": Reader(evaluated, within(numbers), of(changed, other_receipt, other_cell)),
         "status": Reader(parts, within(shown), of(changed, other_receipt, other_cell)),
         "due": Reader(parts, within(due), of(changed, other_receipt, other_cell)),
         "report, a table": Reader(evaluated, within(report), of(changed, other_receipt, other_cell)),
@@ -346,12 +346,9 @@ def _of_commands(small: Small) -> dict[str, Reader]:
             parts, within(partial(inspect_and_write, html=html)), of(changed, other_receipt, other_cell)
         ),
         "compare": Reader(
-            evaluated, within(lambda run: compare_runs([run, other])), of(changed, other_receipt, other_cell)
+            evaluated, within(lambda run: side_by_side(run, [other])), of(changed, other_receipt, other_cell)
         ),
-        "compare, metrics.json": Reader(
-            metrics, within(lambda run: compare_runs([run, other])), of(changed, other_json)
-        ),
-        "average, metrics.json": Reader(metrics, within(lambda run: _mean(average_runs, run, other)), other_json),
+        "average": Reader(evaluated, within(lambda run: _mean(average_runs, run, other)), of(changed, other_cell)),
         "scores": Reader({n: p for n, p in parts.items() if "/scores/" in n}, within(scores), of(changed, other_cell)),
         "truth": Reader(parts, within(truth), of(changed, other_receipt, other_cell)),
     }

@@ -72,9 +72,9 @@ def matrix_metrics(system: str = "alpha") -> list[dict[str, Any]]:
 
 
 def comparison(first: str, second: str, probe: str, significant: bool, **values: Any) -> dict[str, Any]:
-    """A row of COMPARISONS."""
+    """A row of COMPARISONS; where it is significant, the first is the better one."""
     plain = {"table": "roles", "gallery_domain": GALLERY, "probe_domain": probe, "gallery": "all", "metric": "rank-1"}
-    numbers = {"n": 8, "first_value": 0.5, "second_value": 0.5, "difference": 0.0, "p": 0.01 if significant else 0.5}
+    numbers = {"n": 8, "first_value": 0.5, "second_value": 0.5, "difference": 0.1, "p": 0.01 if significant else 0.5}
     rest = {"first": first, "second": second, "test": "mcnemar", "significant": significant}
     return dict.fromkeys(COMPARISONS.names) | plain | numbers | rest | values
 

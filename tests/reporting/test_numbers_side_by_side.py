@@ -7,14 +7,18 @@ import io
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from mdfpipe.errors import DataError
-from mdfpipe.reporting.grids import Cell, TableView, views
+from mdfpipe.errors import DataError, ProtocolError
+from mdfpipe.reporting.comparison import side_by_side
+from mdfpipe.reporting.grids import TableView, bounds_of, count_of, percent, told, views
+from mdfpipe.reporting.numbers import number_lines
+from mdfpipe.reporting.results_page import ResultsPage, render
 from mdfpipe.reporting.written import csv_of, file_stem, latex, markdown
-from mdfpipe.store.results import read_results, side_by_side, source
-from tests.reporting.evaluated import GALLERY, PROBES, entry, evaluate, metric, roles_metrics
+from mdfpipe.store.results import Number, Verdict, read_results, source
+from tests.reporting.evaluated import GALLERY, PROBES, RATES, entry, evaluate, metric, roles_metrics
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +26,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return evaluate(tmp_path_factory.mktemp("numbers") / "run")
 
 
-def cells(view: TableView, grid: int = 0) -> dict[tuple[str, str], Cell]:
+def cells(view: TableView, grid: int = 0) -> dict[tuple[str, str], Number]:
     one = [*view.grids, *view.more][grid]
     heads = [
         (f"{group} " if group and not one.title else "") + column for group, names in one.groups for column in names
@@ -36,10 +40,10 @@ def test_a_line_a_system_and_a_column_a_probe_domain(run: Path) -> None:
     view = views(read_results(run))[0]
     assert (view.name, view.title) == ("roles", "From visible light")
     found = cells(view)
-    assert [cell.text for cell in found.values()] == ["75.0", "62.5", "50.0", "62.5", "0.0", "12.5"]
+    assert [percent(cell.value) for cell in found.values()] == ["75.0", "62.5", "50.0", "62.5", "0.0", "12.5"]
     assert list(found)[:3] == [("alpha", "SWIR-30m"), ("alpha", "LWIR-30m"), ("beta", "SWIR-30m")]
     one = found["alpha", "SWIR-30m"]
-    assert (one.count, one.bounds, one.published) == ("6/8", "70.0–80.0", 0.381)
+    assert (count_of(one), bounds_of(one), one.row["published"]) == ("6/8", "70.0–80.0", 0.381)
     others = cells(view, 1)
     assert list(others)[:2] == [("alpha", "SWIR-30m EER"), ("alpha", "LWIR-30m EER")]
 
@@ -47,29 +51,21 @@ def test_a_line_a_system_and_a_column_a_probe_domain(run: Path) -> None:
 def test_the_best_is_bold_and_only_what_was_tested_and_is_level_is_marked(run: Path) -> None:
     view = views(read_results(run))[0]
     found = cells(view)
-    swir = {
-        system: (found[system, "SWIR-30m"].is_best, found[system, "SWIR-30m"].is_level)
-        for system in ["alpha", "beta", "gamma"]
-    }
-    assert swir == {"alpha": (True, False), "beta": (False, True), "gamma": (False, False)}
-    lwir = {
-        system: (found[system, "LWIR-30m"].is_best, found[system, "LWIR-30m"].is_level)
-        for system in ["alpha", "beta", "gamma"]
-    }
-    assert lwir == {"alpha": (True, False), "beta": (True, False), "gamma": (False, False)}  # two are best
+    swir, lwir = ([found[s, probe].verdict for s in ("alpha", "beta", "gamma")] for probe in PROBES)
+    assert swir == [Verdict.BEST, Verdict.LEVEL, Verdict.WORSE]
+    assert lwir == [Verdict.BEST, Verdict.BEST, Verdict.WORSE]  # two are best
     eer = cells(view, 1)
-    assert [name for (name, head), cell in eer.items() if cell.is_best and head == "SWIR-30m EER"] == [
-        "alpha"
-    ]  # the least
-    assert not any(cell.is_level for cell in eer.values())
+    best = [name for (name, head), cell in eer.items() if cell.verdict == "best" and head == "SWIR-30m EER"]
+    assert best == ["alpha"]  # the least
+    assert {cell.verdict for cell in eer.values()} == {Verdict.BEST, Verdict.UNTESTED}
     notes = " ".join(view.footnotes)
     assert "≈: not significantly different from the best" in notes
-    assert "what was not has no mark: EER" in notes
+    assert "Not tested: 3 numbers, of EER." in notes
 
 
 def test_one_system_alone_is_neither_best_nor_marked(run: Path) -> None:
     view = views(read_results(run))[1]
-    assert not any(cell.is_best or cell.is_level for grid in view.grids for cell in grid.cells)
+    assert not any(cell.verdict for grid in view.grids for cell in grid.cells)
     assert "Bold" not in " ".join(view.footnotes)
 
 
@@ -77,7 +73,7 @@ def test_many_pairs_of_domains_stand_as_a_matrix_by_wavelength(run: Path) -> Non
     view = views(read_results(run))[1]
     (grid,) = view.grids
     assert [name for name, _ in grid.rows] == [GALLERY, "SWIR-30m", "LWIR-30m"] == grid.groups[0][1]
-    values = [[None if cell is None else cell.k for cell in row] for _, row in grid.rows]
+    values = [[None if cell is None else cell.row["k"] for cell in row] for _, row in grid.rows]
     assert values == [[None, 3, 2], [5, None, 4], [0, 1, None]]  # rows: gallery; as matrix_metrics counts them
 
 
@@ -85,13 +81,14 @@ def test_every_cell_says_its_file_and_row(run: Path) -> None:
     for view in views(read_results(run)):
         for grid in [*view.grids, *view.more]:
             for cell in grid.cells:
-                assert cell.title.endswith(f"evaluate/metrics.parquet, row {cell.row['_row']}")
+                assert told(cell).endswith(f"evaluate/metrics.parquet, row {cell.row['_row']}")
     found = cells(views(read_results(run))[0])
     assert (
-        "does not differ significantly from alpha (mcnemar, p 0.5; evaluate/comparisons.parquet, row 0)"
-        in found["beta", "SWIR-30m"].title
-    )
-    assert "published 38.10" in found["alpha", "SWIR-30m"].title
+        "does not differ significantly from alpha (mcnemar, p 0.5, 8 probes that both have; "
+        "evaluate/comparisons.parquet, row 0)"
+    ) in told(found["beta", "SWIR-30m"])
+    assert "not tested against" in told(cells(views(read_results(run))[0], 1)["gamma", "SWIR-30m EER"])
+    assert "published 38.10" in told(found["alpha", "SWIR-30m"])
 
 
 def test_the_protocol_is_told_once_or_by_system(tmp_path: Path) -> None:
@@ -120,31 +117,52 @@ def test_galleries_apart_have_columns_of_their_own(tmp_path: Path) -> None:
     assert "average" not in dict(view.about)["gallery"]
 
 
+def second(folder: Path, **values: str) -> Path:
+    rows = [metric("alpha", probe, value=0.9, protocol=values.get("protocol", "made-up 3")) for probe in PROBES]
+    told = {"roles": entry("x", ["alpha"], **values)}
+    return evaluate(folder, metrics=rows, tables=told, compared=[], drawn=[], sought=[])
+
+
 def test_runs_stand_side_by_side_under_their_names(run: Path, tmp_path: Path) -> None:
-    rows = [metric("alpha", probe, value=0.9, protocol="other 1") for probe in PROBES]
-    second = evaluate(
-        tmp_path / "second",
-        metrics=rows,
-        tables={"roles": entry("x", ["alpha"], protocol="other 1")},
-        compared=[],
-        drawn=[],
-    )
-    found = side_by_side(run, [second])
+    found = side_by_side(run, [second(tmp_path / "second")])
     view = views(found)[0]
-    assert [name for name, _ in view.grids[0].rows] == ["run: alpha", "run: beta", "run: gamma", "second: alpha"]
-    best = cells(view)["second: alpha", "SWIR-30m"]
-    assert best.is_best
-    assert best.title.endswith("second/evaluate/metrics.parquet, row 0")
-    assert not any(cell.is_level for (_, head), cell in cells(view).items() if head == "SWIR-30m")  # never tested
-    assert any("Systems of different runs were not compared" in line for line in view.footnotes)
-    assert any("different protocols" in line for line in view.notes)
+    assert [name for name, _ in view.grids[0].rows] == ["run/alpha", "run/beta", "run/gamma", "second/alpha"]
+    best = cells(view)["second/alpha", "SWIR-30m"]
+    assert best.verdict is Verdict.BEST
+    assert told(best).endswith("second/evaluate/metrics.parquet, row 0")
+    others = {cell.verdict for (_, head), cell in cells(view).items() if head == "SWIR-30m" and cell is not best}
+    assert others == {Verdict.UNTESTED}  # no search of the second is there
+    assert not view.stamps
     with pytest.raises(DataError, match="one twice"):
         side_by_side(run, [run])
 
 
+@pytest.mark.parametrize("values", [{"protocol": "other 1"}, {"fingerprint": "of another content"}])
+def test_two_protocols_in_one_table_are_refused_by_their_content(run: Path, tmp_path: Path, values: Any) -> None:
+    other = second(tmp_path / "second", **values)
+    with pytest.raises(ProtocolError, match=r"table roles: 2 protocols.*--allow-mixed"):
+        side_by_side(run, [other])
+    found = side_by_side(run, [other], allow_mixed=True)
+    (view, _), words = views(found), "numbers of two protocols are about different tasks"
+    assert cells(view)["second/alpha", "SWIR-30m"].verdict is None  # alone under its protocol
+    assert cells(view)["run/alpha", "SWIR-30m"].verdict is Verdict.BEST
+    caption = next(line for line in latex(found, [view]).splitlines() if line.startswith("\\caption"))
+    html = render(ResultsPage("run", found, [view], False, {}))
+    for text in (caption, html, markdown(found, [view]), csv_of(view), "\n".join(number_lines(found))):
+        assert words in text
+    assert all(words in line["stamp"] for line in csv.DictReader(io.StringIO(csv_of(view))))
+    assert words in found.document()["tables"]["roles"]["stamps"][0]
+
+
+def test_one_protocol_of_two_names_is_one(run: Path, tmp_path: Path) -> None:
+    own = evaluate(tmp_path / "own", tables={"roles": entry("", RATES, fingerprint="f")}, metrics=roles_metrics())
+    found = side_by_side(own, [second(tmp_path / "second", protocol="renamed 1", fingerprint="f")])
+    assert not found.tables["roles"]["stamps"]
+
+
 def test_runs_of_one_name_are_told_apart_by_their_parents(run: Path, tmp_path: Path) -> None:
     other = Path(shutil.copytree(run, tmp_path / "elsewhere" / "run"))
-    names = {row["_system"].partition(": ")[0] for row in side_by_side(run, [other]).metrics}
+    names = {row["_system"].rpartition("/")[0] for row in side_by_side(run, [other]).metrics}
     assert names == {f"{run.parent.name}/run", "elsewhere/run"}
 
 
@@ -158,7 +176,7 @@ def test_a_table_that_is_gone_is_said(run: Path, tmp_path: Path) -> None:
     (own / "evaluate" / "comparisons.parquet").unlink()
     found = read_results(own)
     assert any("comparisons.parquet is not there" in note for note in found.notes)
-    assert not any(cell.is_level for cell in cells(views(found)[0]).values())
+    assert {cell.verdict for cell in cells(views(found)[0]).values()} == {Verdict.BEST, Verdict.UNTESTED}
 
 
 def test_sources_are_short() -> None:
@@ -174,8 +192,8 @@ def test_csv_has_a_line_a_number(run: Path) -> None:
     assert len(lines) == 12
     first = lines[0]
     assert (first["system"], first["percent"], first["k"], first["n"]) == ("alpha", "75.00", "6", "8")
-    assert (first["is_best"], first["published"], first["row"]) == ("yes", "38.10", "0")
-    marked = [line for line in lines if line["not_significantly_different_from_best"] == "yes"]
+    assert (first["verdict"], first["published"], first["row"]) == ("best", "38.10", "0")
+    marked = [line for line in lines if line["verdict"] == "level"]
     assert [(line["system"], line["probe_domain"], line["metric"]) for line in marked] == [
         ("beta", "SWIR-30m", "rank-1")
     ]

@@ -298,9 +298,9 @@ def test_runs_side_by_side_have_one_page(run: Path, tmp_path: Path) -> None:
     text = (tmp_path / "out" / "report.html").read_text()
     check_self_contained(text)
     assert "The results of 2 runs" in text
-    assert text.count("<td>second: delta</td>") == 2  # Rank-1, and the others
+    assert text.count("<td>second/delta</td>") == 2  # Rank-1, and the others
     assert "second/evaluate/metrics.parquet, row 0" in text
-    assert text.count("<span>second: delta</span>") == 3  # the legends of CMC, ROC and DET
+    assert text.count("<span>second/delta</span>") == 3  # the legends of CMC, ROC and DET
 
 
 def test_hostile_names_stay_words(own: Path, tmp_path: Path) -> None:

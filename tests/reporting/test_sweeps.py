@@ -166,7 +166,11 @@ def test_where_intervals_overlap_a_difference_is_not_shown(tmp_path: Path) -> No
 @pytest.mark.parametrize("significant", [False, True])
 def test_a_test_of_the_two_goes_before_their_intervals(tmp_path: Path, is_first: bool, significant: bool) -> None:
     pair = ("di2l", "g5") if is_first else ("g5", "di2l")
-    ranks, means, _ = sentences(tmp_path, rank_rows(), [comparison(*pair, PROBES[1], significant=significant)])
+    ranks, means, _ = sentences(
+        tmp_path,
+        rank_rows(),
+        [comparison(*pair, PROBES[1], significant=significant, difference=-0.1 if is_first else 0.1)],
+    )
     verdict = (
         "a difference is shown (mcnemar, p 0.01)." if significant else "a difference is not shown (mcnemar, p 0.5)."
     )
@@ -208,7 +212,8 @@ def test_of_two_settings_each_pair_has_a_drawing_and_each_second_value_a_line(
     (grid,) = table.grids
     assert [name for name, _ in grid.rows] == ["mean, 0.2", "mean, 0.5 (di2l)", "median, 0.2", "median, 0.5"]
     assert [[cell.value for cell in cells if cell] for _, cells in grid.rows] == [[v] * 2 for v in values.values()]
-    assert [[cell.is_best for cell in cells if cell] for _, cells in grid.rows] == [[False] * 2] * 3 + [[True] * 2]
+    verdicts = [[cell.verdict for cell in cells if cell] for _, cells in grid.rows]
+    assert verdicts == [["untested"] * 2] * 3 + [["best"] * 2]
 
 
 def test_many_pairs_of_domains_have_a_drawing_for_each_gallery(tmp_path: Path, drawn: dict[str, Any]) -> None:

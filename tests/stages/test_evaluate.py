@@ -111,9 +111,9 @@ def test_it_is_done_once_and_again_where_something_changed(evaluated: Path, tmp_
     changed["tables"]["bodies"]["pooling"] = "media_mean"
     (line,) = runner(home, SYSTEMS, evaluate=changed)[0].due("evaluate", None)
     assert line == "evaluate/metrics: tables.bodies.pooling mean -> media_mean"
-    (home / "run" / "evaluate" / "metrics.json").write_text("half of")
+    (home / "run" / "evaluate" / "comparisons.parquet").write_text("half of")
     said = call_here("eval", "--run", home / "run", "--compare", tmp_path / "other").calm()
-    assert "metrics.json: is not the file that was made" in said.line(2)
+    assert "comparisons.parquet: is not the file that was made" in said.line(2)
     (home / "run" / "evaluate" / "curves.parquet").unlink()
     assert evaluate(home)[1] == ["evaluate/metrics"]
     assert digests(home / "run", "evaluate") == before

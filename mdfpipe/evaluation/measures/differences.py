@@ -1,90 +1,167 @@
-"""Differences: two systems on the probes that both have: McNemar's test of Rank-1, a paired bootstrap of the rest."""
+"""Differences: two systems on the probes that both have: McNemar's test of Rank-1, a paired bootstrap of the rest.
+
+Numbers of several probe domains, and means over galleries, are compared like any other. A test needs subjects: one
+probe each for McNemar's, six of them for the bootstrap. With fewer, `p` and `test` are null: the numbers are untested.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
 from typing import Any
 
 import numpy as np
 
-from mdfpipe.evaluation.case import Searched, fits, generator_of, operate
+from mdfpipe.evaluation.case import Case, Searched, fits, generator_of, operate
 from mdfpipe.evaluation.comparing import F64, Array
-from mdfpipe.evaluation.measures.intervals import mcnemar, mean_of, paired_bootstrap, subject_codes
-from mdfpipe.evaluation.table import Table
+from mdfpipe.evaluation.measures.intervals import (
+    Difference,
+    Statistic,
+    mcnemar,
+    mean_of,
+    paired_bootstrap,
+    subject_codes,
+)
+from mdfpipe.store.results import AVERAGE, FEWEST_SUBJECTS, POOLED, is_significant
 
 
-def compare(searched: Mapping[str, Searched], table: Table, seed: str) -> Iterator[dict[str, Any]]:
-    """Each system against each after it, on the probes that both have: McNemar for rank-1, else a paired bootstrap.
-
-    Measures of open-set searches and of pairs: the first system against each other one.
+@dataclass(frozen=True, eq=False)
+class Counted:
+    """The n probes that a system's means count in one case. key: their names, without the modality. values: what each
+    adds, (n,) by metric.
     """
-    names = list(searched)
-    for n, first in enumerate(names):
-        for second in names[n + 1 :]:
+
+    key: Sequence[str]
+    subject: Array
+    values: Mapping[str, F64]
+
+    @classmethod
+    def of(cls, found: Searched, metrics: Iterable[str]) -> Counted:
+        """The probes of a search."""
+        counted = found.counted
+        values = {metric: v[counted] for metric in metrics if (v := found.values(metric)) is not None}
+        return cls([found.key[n] for n in np.flatnonzero(counted)], found.subject[counted], values)
+
+
+Cases = Mapping[Case, Counted]
+
+
+def members(of: Case, known: Iterable[Case]) -> list[Case]:
+    """The cases that a number is the mean of: itself, or those that it pools and averages."""
+    return [
+        one
+        for one in known
+        if of.gallery_domain == one.gallery_domain
+        and of.probe_domain in (one.probe_domain, POOLED)
+        and of.gallery in (one.gallery, AVERAGE)
+    ]
+
+
+def compare(table: str, case: Case, systems: Mapping[str, Cases], metrics: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Rows of COMPARISONS for means over probes: each system against each after it, on the probes that both have.
+
+    systems: by name, the probes of every case of the table.
+    """
+    for first, second in combinations(systems, 2):
+        yield from compare_two(table, case, (first, systems[first]), (second, systems[second]), metrics)
+
+
+def compare_two(
+    table: str, case: Case, first: tuple[str, Cases], second: tuple[str, Cases], metrics: Sequence[str]
+) -> Iterator[dict[str, Any]]:
+    """The same for two systems, each with its name. Nothing where a gallery has no probe that both have."""
+    (one, of_one), (two, of_two) = first, second
+    both = {at: _shared(of_one[at], of_two[at]) for at in members(case, of_one) if at in of_two}
+    galleries = {at.gallery: [other for other in both if other.gallery == at.gallery] for at in both}
+    subjects = [np.concatenate([of_one[at].subject[both[at][0]] for at in cases]) for cases in galleries.values()]
+    if not all(len(part) for part in subjects):
+        return
+
+    def values(side: int, cases: Sequence[Case], metric: str) -> F64:
+        found = (of_one, of_two)[side]
+        return np.concatenate([found[at].values[metric][both[at][side]] for at in cases])
+
+    for metric in metrics if subjects else ():
+        if all(metric in found[at].values for found in (of_one, of_two) for at in both):
+            a, b = ([values(side, cases, metric) for cases in galleries.values()] for side in (0, 1))
+            made = difference(metric, a, b, subjects, generator_of(f"{table}/{case}/{metric}"))
+            yield {"table": table, **case.columns, "metric": metric, "first": one, "second": two} | made
+
+
+def _shared(a: Counted, b: Counted) -> tuple[Array, Array]:
+    """Where each of two systems has the probes that both count."""
+    places = {key: at for at, key in enumerate(b.key)}
+    shared = [(at, places[key]) for at, key in enumerate(a.key) if key in places]
+    found = np.array(shared, np.int64).reshape(-1, 2).T
+    return found[0], found[1]
+
+
+def compare_scores(
+    table: str, case: Case, searched: Mapping[str, Searched], metrics: Sequence[str]
+) -> Iterator[dict[str, Any]]:
+    """Rows of COMPARISONS for measures of open-set searches and of pairs, which take seconds: the first system against
+    each other one, on the probes that both searched; nothing where these are too many.
+    """
+    first, *others = searched
+    for second in others:
+        for metric in metrics:
             a, b = searched[first], searched[second]
-            places = {key: at for at, key in enumerate(b.key)}
-            shared = [(i, places[key]) for i, key in enumerate(a.key) if key in places]
-            both = np.array([(i, j) for i, j in shared if a.counted[i] and b.counted[j]], np.int64).reshape(-1, 2).T
-            for metric in table.metrics if both.size else []:
-                va, vb = a.values(metric), b.values(metric)
-                generator = generator_of(f"{seed}/{metric}")
-                row = None
-                if va is not None and vb is not None:
-                    row = difference(metric, va[both[0]], vb[both[1]], a.subject[both[0]], generator)
-                elif n == 0:  # these take seconds: against the first system only
-                    row = _of_scores(metric, a, b, generator)
-                if row is not None:
-                    yield {"metric": metric, "first": first, "second": second, **row}
+            if a.values(metric) is None and ("@fpir" in metric or (a.holds and b.holds)):
+                made = _of_scores(metric, a, b, generator_of(f"{table}/{case}/{metric}"))
+                about = {"table": table, **case.columns, "metric": metric, "first": first, "second": second}
+                yield from [about | made] if made else []
 
 
 def _of_scores(metric: str, a: Searched, b: Searched, generator: np.random.Generator) -> dict[str, Any] | None:
-    """The same of a measure of open-set searches or pairs, on the probes that both searched; None where too many."""
-    if "@fpir" not in metric and not (a.holds and b.holds):
-        return None
     asked = [{key for key, there in zip(x.key, x.has | x.strangers, strict=True) if there} for x in (a, b)]
     shared = sorted(asked[0] & asked[1])
     only = [np.isin(np.array(x.key), shared) for x in (a, b)]
+    if not shared:
+        return None
     names = np.unique(np.concatenate([side.subject for x in (a, b) for side in (x.scorer.gallery, x.scorer.probes)]))
     (one, scores, first), (two, _, second) = (operate(metric, x, o, names) for x, o in zip((a, b), only, strict=True))
     if not fits(scores) or len(names) < 2:
         return None
     found = paired_bootstrap(first, second, len(names), generator)
-    row: dict[str, Any] = {
-        "n": one.n,
-        "first_value": one.value,
-        "second_value": two.value,
-        "difference": one.value - two.value,
-    }
-    row |= {"low": found.low, "high": found.high, "first_only": None, "second_only": None}
-    return row | {"p": found.p, "test": "bootstrap", "significant": found.is_significant}
+    people = len(np.unique(a.subject[only[0]]))
+    return _row(one.n, one.value, two.value) | _tested(found, people)
 
 
-def difference(metric: str, a: F64, b: F64, subjects: Array, generator: np.random.Generator) -> dict[str, Any]:
-    """Columns of COMPARISONS for (n,) numbers a and b of the same probes, whose subjects are (n,)."""
-    (codes,), people = subject_codes(subjects)
-    row: dict[str, Any] = {
-        "n": len(a),
-        "first_value": float(a.mean()),
-        "second_value": float(b.mean()),
-        "difference": float(a.mean() - b.mean()),
-        "low": None,
-        "high": None,
-        "first_only": None,
-        "second_only": None,
-        "p": None,
-        "test": "bootstrap",
-        "significant": False,
-    }
+def difference(
+    metric: str, a: Sequence[F64], b: Sequence[F64], subjects: Sequence[Array], generator: np.random.Generator
+) -> dict[str, Any]:
+    """Columns of COMPARISONS for the plain mean over parts of what the (n,) probes of each part add.
+
+    a, b: of each part the two systems' numbers, of the same probes, whose subjects are (n,). One part is no mean.
+    """
+    codes, people = subject_codes(*subjects)
+    first, second = (float(np.mean([part.mean() for part in side])) for side in (a, b))
+    row = _row(sum(len(part) for part in subjects), first, second)
     if people > 1:
-        found = paired_bootstrap(mean_of(a, codes, people), mean_of(b, codes, people), people, generator)
-        row |= {"low": found.low, "high": found.high, "p": found.p, "significant": found.is_significant}
-    if metric == "rank-1" and people == len(a):
-        test = mcnemar(a > 0, b > 0)
-        row |= {
-            "first_only": test.first_only,
-            "second_only": test.second_only,
-            "p": test.p,
-            "test": "mcnemar",
-            "significant": test.is_significant,
-        }
+        means = _mean_of_means(a, codes, people), _mean_of_means(b, codes, people)
+        row |= _tested(paired_bootstrap(*means, people, generator), people)
+    if metric == "rank-1" and len(a) == 1 and people == len(a[0]):
+        test = mcnemar(a[0] > 0, b[0] > 0)
+        row |= {"first_only": test.first_only, "second_only": test.second_only, "p": test.p, "test": "mcnemar"}
+        row["significant"] = is_significant(test.p)
     return row
+
+
+def _mean_of_means(parts: Sequence[F64], codes: Sequence[Array], people: int) -> Statistic:
+    means = [mean_of(values, whose, people) for values, whose in zip(parts, codes, strict=True)]
+    return means[0] if len(means) == 1 else lambda counts: np.mean([mean(counts) for mean in means], axis=0)
+
+
+def _row(n: int, first: float, second: float) -> dict[str, Any]:
+    """A comparison that nothing has tested."""
+    nothing = dict.fromkeys(("low", "high", "first_only", "second_only", "p", "test", "significant"))
+    return {"n": n, "first_value": first, "second_value": second, "difference": first - second} | nothing
+
+
+def _tested(found: Difference, people: int) -> dict[str, Any]:
+    """What a bootstrap says; of too few people its interval alone, as no p of theirs could be trusted."""
+    bounds = {"low": found.low, "high": found.high}
+    if people < FEWEST_SUBJECTS:
+        return bounds
+    return bounds | {"p": found.p, "test": "bootstrap", "significant": is_significant(found.p)}

@@ -240,11 +240,6 @@ class Difference:
     samples: int
     undefined: int
 
-    @property
-    def is_significant(self) -> bool:
-        """Whether p is below 0.05."""
-        return self.p < 1 - CONFIDENCE
-
 
 def subject_draws(subjects: int, samples: int, rng: np.random.Generator) -> Iterator[F64]:
     """(b, subjects) how often each subject was drawn, in blocks; the samples do not depend on the size of a block."""
@@ -335,11 +330,6 @@ class McNemar:
     first_only: int
     second_only: int
     p: float
-
-    @property
-    def is_significant(self) -> bool:
-        """Whether p is below 0.05."""
-        return self.p < 1 - CONFIDENCE
 
 
 def mcnemar_p(first_only: int, second_only: int) -> float:
