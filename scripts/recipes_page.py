@@ -9,20 +9,20 @@ from typing import Any, Final
 
 import yaml
 
-from mdfpipe.learning import cost, published
+from mdfpipe.evaluation import published
+from mdfpipe.learning import cost
 from mdfpipe.learning.recipes import Recipe
 
 ABOUT = """\
-*Reached* and *training time* are of runs on the benchmark itself. Its data need a licence and were not at hand:
-**nothing has been run**, so the one is empty and the other says so, until somebody with a licence enters both in
-`mdfpipe/learning/published.py`. Nothing is guessed. Parameters are those of what embeds, without classifiers and what
-serves training only, with a visible and an infrared stream where a recipe has streams. G MAC are 10^9
-multiply-accumulates: a multiplication with its addition counts as one, and convolutions and matrix products alone are
-counted; of one image, and of a visible and an infrared one together, which is what Table 2 of DFW calls FLOPs (its
-10.301 and 15.150 G are 10.260 and 15.101 G here, for it adds two for each value that a norm gives). Parameters and
-G MAC are computed from the defaults. *A step* is one of training with the defaults, measured on two cores of an AMD
-EPYC in bf16 (`scripts/bench step --precision bf16`): forward, losses, backward and optimiser of a batch of so many
-images, and the memory that it takes.
+The published numbers are those of the papers' tables, `benchmarks/published.yaml`. What users measured with this code
+stands in `benchmarks/reached.yaml`: `mdfpipe reached RUN` enters a run, `mdfpipe reached` shows both. Parameters are
+those of what embeds, without classifiers and what serves training only, with a visible and an infrared stream where a
+recipe has streams. G MAC are 10^9 multiply-accumulates: a multiplication with its addition counts as one, and
+convolutions and matrix products alone are counted; of one image, and of a visible and an infrared one together, which
+is what Table 2 of DFW calls FLOPs (its 10.301 and 15.150 G are 10.260 and 15.101 G here, for it adds two for each
+value that a norm gives). Parameters and G MAC are computed from the defaults. *A step* is one of training with the
+defaults, measured on two cores of an AMD EPYC in bf16 (`scripts/bench step --precision bf16`): forward, losses,
+backward and optimiser of a batch of so many images, and the memory that it takes.
 """
 
 STEP: Final = {
@@ -37,11 +37,8 @@ STEP: Final = {
 
 
 def overview() -> list[str]:
-    """A row a recipe and benchmark: what its paper reached there, what was reached here, what it costs."""
-    columns = (
-        "recipe|paper|benchmark|protocol|published, %|reached, %|parameters, M|G MAC, image|G MAC, pair|a step|"
-        "training time"
-    )
+    """A row a recipe and benchmark: what its paper reached there, and what it costs."""
+    columns = "recipe|paper|benchmark|protocol|published, %|parameters, M|G MAC, image|G MAC, pair|a step"
     lines = ["## Overview", "", ABOUT, *_head(columns)]
     for choice in Recipe.choices():
         first: dict[str, published.Row] = {}
@@ -49,24 +46,20 @@ def overview() -> list[str]:
             first.setdefault(row.benchmark, row)
         for row in first.values():
             place = [f"[{choice}](#{choice})", _paper(choice), row.benchmark, row.protocol]
-            numbers = _figures(row.figures), _figures(row.reached), *_cost(choice)
-            lines.append(_line(*place, *numbers, _step(choice), _minutes(row)))
+            lines.append(_line(*place, _figures(row), *_cost(choice), _step(choice)))
     return lines
 
 
 def numbers(choice: str) -> list[str]:
     """The cost of a recipe, and the rows of its paper with the settings that make them."""
     parameters, image, pair = _cost(choice)
-    columns = "table|benchmark|protocol|row|settings beside the defaults|published, %|reached, %|training time"
+    columns = "table|benchmark|protocol|row|settings beside the defaults|published, %"
     return [
         f"What embeds has {parameters} M parameters and does {image} G multiply-accumulates an image, {pair} G a pair.",
         "",
         *_head(columns),
         *(
-            _line(
-                *(row.table, row.benchmark, row.protocol, row.row, _flow(row.settings)),
-                *(_figures(row.figures), _figures(row.reached), _minutes(row)),
-            )
+            _line(row.table, row.benchmark, row.protocol, row.row, _flow(row.settings), _figures(row))
             for row in published.of(choice)
         ),
     ]
@@ -89,12 +82,8 @@ def _cost(choice: str) -> tuple[str, str, str]:
     return f"{found.parameters / 1e6:.2f}", f"{found.image / 1e9:.3f}", f"{found.pair / 1e9:.3f}"
 
 
-def _figures(figures: published.Figures | None) -> str:
-    return ", ".join(f"{name} {value:.2f}" for name, value in (figures or {}).items())
-
-
-def _minutes(row: published.Row) -> str:
-    return "not run" if row.minutes is None else f"{row.minutes:g} min"
+def _figures(row: published.Row) -> str:
+    return ", ".join(f"{name} {value:.2f}" for name, value in row.figures.items())
 
 
 def _step(choice: str) -> str:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-WEIGHTS = ROOT / "mdfpipe" / "synth" / "weights" / "yolov10n-synthetic.pt"
+WEIGHTS = ROOT / "weights" / "mdfpipe_synth_weights" / "yolov10n-synthetic.pt"
 SIZE = (192, 320)  # of the input, height and width
 TRAIN_SEED, TEST_SEED = 90_001, 90_002
 THREADS = 2

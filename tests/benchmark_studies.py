@@ -5,11 +5,11 @@ from __future__ import annotations
 from functools import cache
 from pathlib import Path
 
-from mdfpipe.learning import published
+from mdfpipe.datasets import Dataset
 from mdfpipe.study.pipeline import Pipeline
 
 PIPELINES = Path(__file__).parents[1] / "pipelines"
-BENCHMARKS = {"sysu": published.SYSU, "regdb": published.REGDB, "llcm": published.LLCM}
+BENCHMARKS = {name: Dataset.variant(name).published_name for name in ("sysu", "regdb", "llcm")}
 STUDIES = [f"{folder}/{path.stem}" for folder in BENCHMARKS for path in sorted((PIPELINES / folder).glob("*.yaml"))]
 STUDIES.append("ijbmdf/table-2")
 WEIGHTS = {True: "resnet50-0676ba61.pth", False: "pass_vit_base_full.pth"}

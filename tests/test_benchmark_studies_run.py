@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 from mdfpipe.cli.commands import app
 from mdfpipe.errors import ConfigError
 from mdfpipe.learning.system import System
+from mdfpipe.reporting import reached
 from mdfpipe.reporting.comparison import average_runs
 from mdfpipe.reporting.report import report
 from mdfpipe.running.runner import Runner
@@ -154,6 +155,12 @@ def test_two_splits_of_regdb_and_their_mean(trees: dict[str, Path], tmp_path: Pa
     assert {key(row)[2:4] for row in mean.metrics} == {("VIS", "LWIR"), ("LWIR", "VIS")}
     assert {row["trials"] for row in mean.metrics} == {2}
     assert {row["distance"] for row in mean.metrics} == {"euclidean"}
+    rows = reached.rows_of([home / f"run-{split}" for split in (1, 2)], on="made-up")
+    assert {(row.protocol, row.runs, row.trials) for row in rows} == {
+        ("regdb splits 1, 2 of 10, all images, mean of 2 runs", 2, 2)
+    }
+    with pytest.raises(ConfigError, match="expected runs on one data set"):
+        reached.rows_of([home / "run-1", trees["sysu"] / "run"], on="made-up")
 
 
 def key(row: dict[str, Any]) -> tuple[str, ...]:
@@ -173,6 +180,9 @@ def test_table_2_of_the_body_paper_to_the_end(trees: dict[str, Path], tmp_path: 
             ("VIS", "NIR", "map"): 0.703,
         }
     )
+    rows = reached.rows_of([home / "run"], on="made-up", tables=["deen-paper"])
+    assert [row.published for row in rows] == [{"rank-1": 64.1, "map": 70.3}, {"rank-1": 70.5, "map": 72.9}]
+    assert sum("[paper 72.90]" in line for line in reached.lines(rows)) == 1
     ways = Counter((table, gallery, probe) for table, _, gallery, probe, metric in found if metric == "map")
     assert set(ways) == {
         *((table, *pair) for table in ("deen-paper", "idkl-full") for pair in (("VIS", "NIR"), ("NIR", "VIS"))),

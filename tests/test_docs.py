@@ -15,10 +15,11 @@ import typer
 from mdfpipe.cli.commands import app
 from mdfpipe.config import Config, Plugin, validate
 from mdfpipe.datasets import Dataset
-from mdfpipe.learning import published
+from mdfpipe.evaluation import published
 from mdfpipe.learning.recipes import Recipe
 from mdfpipe.learning.system import System
 from mdfpipe.store import tables
+from mdfpipe.store.shipped import demo_weights
 from mdfpipe.video.decoders import Decoder
 from mdfpipe.video.detectors import Detector
 from tests.learning.made import write_run
@@ -96,21 +97,19 @@ def test_every_recipe_has_a_section_with_its_source_and_its_defaults() -> None:
         assert f'<a id="{choice}"></a>' in page
 
 
-def test_numbers_on_the_page_are_published_ones_and_none_is_said_to_be_reached() -> None:
+def test_numbers_on_the_page_are_the_published_ones() -> None:
     page = (ROOT / "docs" / "recipes.md").read_text()
     overview, _, *sections = page.split("\n## ")[1:]
     for section, choice in zip(sections, Recipe.choices(), strict=True):
-        lines = [line.split(" | ") for line in section.splitlines() if line.count("|") == 9][2:]
+        lines = [line.split(" | ") for line in section.splitlines() if line.count("|") == 7][2:]
         rows = published.of(choice)
         assert len(lines) == len(rows)
         for cells, row in zip(lines, rows, strict=True):
             assert cells[0] == f"| {row.table}"
-            assert cells[5] == ", ".join(f"{name} {value:.2f}" for name, value in row.figures.items())
-            assert cells[6:] == ["", "not run |"]
+            figures = ", ".join(f"{name} {value:.2f}" for name, value in row.figures.items())
+            assert cells[5] == f"{figures} |"
     table = [line.split(" | ") for line in overview.splitlines() if line.startswith("| [")]
-    assert {cells[5] for cells in table} == {""}
-    assert {cells[-1] for cells in table} == {"not run |"}
-    costs = {cells[0].split("]")[0][3:]: cells[6:9] for cells in table}
+    costs = {cells[0].split("]")[0][3:]: cells[5:8] for cells in table}
     assert costs["dfw"] == ["38.71", "7.551", "15.101"]
     assert "a multiplication with its addition counts as one" in overview
 
@@ -171,15 +170,15 @@ def test_the_readme_holds_no_mark_to_be_filled_in() -> None:
     assert "@@" not in (ROOT / "README.md").read_text()
 
 
-def test_the_package_holds_code_templates_and_one_weight_file() -> None:
+def test_the_package_holds_code_and_templates_and_its_weights_are_a_package_of_their_own() -> None:
     if not (ROOT / ".git").exists():
         pytest.skip("not a checkout")
     made = subprocess.run(["git", "ls-files", "mdfpipe"], cwd=ROOT, capture_output=True, text=True, check=True)
     names = made.stdout.splitlines()
     assert "mdfpipe/cli/__init__.py" in names
-    others = [name for name in names if Path(name).suffix not in (".py", ".j2", ".css")]
-    assert others == ["mdfpipe/synth/weights/yolov10n-synthetic.pt"]
-    assert (ROOT / others[0]).stat().st_size < 6_000_000
+    assert [name for name in names if Path(name).suffix not in (".py", ".pyi", ".typed", ".j2", ".css")] == []
+    assert demo_weights().is_relative_to(ROOT / "weights")
+    assert demo_weights().stat().st_size < 6_000_000
 
 
 def test_the_demo_weights_say_what_they_are_wherever_they_are_named() -> None:
@@ -192,7 +191,7 @@ def test_the_demo_weights_say_what_they_are_wherever_they_are_named() -> None:
     assert named >= 4
     import torch
 
-    content = torch.load(ROOT / "mdfpipe" / "synth" / "weights" / "yolov10n-synthetic.pt", weights_only=True)
+    content = torch.load(demo_weights(), weights_only=True)
     assert content["note"].startswith("synthetic data only")
 
 

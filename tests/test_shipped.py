@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mdfpipe.errors import ConfigError
-from mdfpipe.study import shipped
+from mdfpipe.store import shipped
 from mdfpipe.study.pipeline import Pipeline
 from tests.runs import ROOT, call_here
 

@@ -13,8 +13,8 @@ from mdfpipe.running.runner import Listener, Outcome, Runner
 from mdfpipe.running.synthesis import Synthesis, synthesise
 from mdfpipe.stages import Resources
 from mdfpipe.store.run import Run
+from mdfpipe.store.shipped import SHIPPED
 from mdfpipe.study.pipeline import Pipeline
-from mdfpipe.study.shipped import SHIPPED
 
 PRESET = "demo"
 CROPS = 400  # further subjects to train on, in visible light

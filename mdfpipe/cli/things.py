@@ -28,11 +28,50 @@ def studies(json_: Json = False) -> None:
 
     Example: mdfpipe studies --json
     """
-    from mdfpipe.study.shipped import studies as shipped
+    from mdfpipe.store.shipped import studies as shipped
 
     found = shipped()
     width = max(map(len, found))
     say(json.dumps(found, indent=1) if json_ else "\n".join(f"{name:{width}}  {text}" for name, text in found.items()))
+
+
+@app.command()
+def weights(
+    data: Annotated[
+        Path | None, typer.Option(envvar="MDFPIPE_DATA", help="Also look for the files, as studies on this data do.")
+    ] = None,
+    json_: Json = False,
+) -> None:
+    """List the weight files that mdfpipe knows.
+
+    Name, file, where from, sha256, licence, and whether the sha256 was taken from the file itself. With --data the
+    files that are there are compared with it; exit code 3 if one is another file.
+
+    Example: mdfpipe weights --data DATA
+    """
+    from mdfpipe.weightfiles.listed import Checksum, listed
+
+    rows, wrong = list[dict[str, object]](), 0
+    for one in listed():
+        row: dict[str, object] = one.model_dump(mode="json")
+        if data is not None:
+            here = one.here(data)
+            found = one.compare(here[1]) if here else None
+            wrong += found is Checksum.ANOTHER
+            row["here"] = {"path": str(here[0]), "sha256": here[1], "is": found} if here else None
+        rows.append(row)
+    if json_:
+        say(json.dumps(rows, indent=1))
+    else:
+        for one, row in zip(listed(), rows, strict=True):
+            checked = "verified" if one.verified else "not verified"
+            say(f"{one.name}: {one.file}\n  from     {one.source}\n  sha256   {one.sha256}, {checked}")
+            say(f"  licence  {one.licence}")
+            match row.get("here"):
+                case {"path": path, "sha256": sha256, "is": found}:
+                    say(f"  here     {path}, sha256 {sha256}: {found}")
+    if wrong:
+        raise typer.Exit(3)
 
 
 @app.command()
@@ -53,6 +92,68 @@ def report(
 
     done = write_report(run, compare=compare or (), out=out, show_people=show_people, allow_mixed=allow_mixed)
     say("\n".join([*done.lines, *(f"wrote {name}" for name in done.files)]))
+
+
+@app.command()
+def reached(
+    runs: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="RUN", help="An evaluated run; several: their mean, such as RegDB's ten splits.", show_default=False
+        ),
+    ] = None,
+    on: Annotated[
+        str, typer.Option(metavar="NAME", help="The data set, where the layout does not tell it: IJB-MDF.")
+    ] = "",
+    table: Annotated[list[str] | None, typer.Option(metavar="NAME", help="Only this table; may be repeated.")] = None,
+    system: Annotated[list[str] | None, typer.Option(metavar="NAME", help="Only this system; may be repeated.")] = None,
+    note: Annotated[str, typer.Option(help="What a reader should know of the numbers.")] = "",
+    into: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The file of rows; benchmarks/reached.yaml of a clone.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the rows; write nothing.")] = False,
+    json_: Json = False,
+) -> None:
+    """Enter a run's numbers into benchmarks/reached.yaml.
+
+    A row for each table, system and pair of domains, with the protocol, intervals, settings and the training's time.
+    A run whose study would make other numbers is refused. Without RUN: list what was reached, beside what the papers
+    print.
+
+    Example: mdfpipe reached runs/di2l
+
+    Example: mdfpipe reached runs/regdb-1 runs/regdb-2 runs/regdb-3 --note "three of the ten splits"
+
+    Example: mdfpipe reached runs/ijbmdf --on IJB-MDF --system body-finetuned --dry-run
+    """
+    from mdfpipe.evaluation.published import FILE, rows
+    from mdfpipe.reporting import reached as numbers
+
+    if not runs:
+        file = into or numbers.shipped_file()
+        found = numbers.read(file)
+        if json_:
+            plain = {"reached": [row.model_dump(mode="json") for row in found]}
+            say(
+                json.dumps(
+                    {"file": str(file), **plain, "published": [r.model_dump(mode="json") for r in rows()]}, indent=1
+                )
+            )
+        else:
+            nothing = f"{file}: no rows yet; `mdfpipe reached RUN` enters them. {FILE} has {len(rows())} rows of papers"
+            say("\n".join(numbers.lines(found)) or nothing)
+        return
+    file = into or numbers.own_file()
+    found = numbers.rows_of(runs, on=on, tables=table or (), systems=system or (), note=note)
+    new = numbers.enter(found, file, dry_run=dry_run)
+    if json_:
+        plain = {"reached": [row.model_dump(mode="json") for row in new]}
+        about = {"file": str(file), "written": bool(new) and not dry_run, "known": len(found) - len(new)}
+        say(json.dumps(about | plain, indent=1))
+        return
+    known = f"; {len(found) - len(new)} are there already" if len(new) < len(found) else ""
+    would = "would enter" if dry_run else "entered"
+    say("\n".join([*numbers.lines(new), f"{file}: {would} {len(new)} rows{known}"]))
 
 
 @app.command()

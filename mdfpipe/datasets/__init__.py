@@ -72,6 +72,7 @@ class Dataset(Plugin):
     """One layout on disk."""
 
     holds_images: ClassVar[bool] = False  # whether its files are images of one person each, and not videos
+    published_name: ClassVar[str] = ""  # of a layout that is one data set's own: what papers call that
 
     leave_out: LeaveOut = Field(default=LeaveOut(), description="videos that do not belong to the study")
     links: Links = Field(

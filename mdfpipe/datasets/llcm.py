@@ -40,6 +40,7 @@ _CAMERA_FOLDER = re.compile(r"cam0*([0-9]{1,9})")
 class Llcm(ImageDataset):
     """LLCM as it is published: `vis`, `nir`, `test_vis`, `test_nir` and `idx` under the data root."""
 
+    published_name: ClassVar[str] = "LLCM"
     folders: ClassVar[tuple[str, ...]] = (*SIDES, *(f"test_{side}" for side in SIDES))
 
     def index_files(self, root: Path) -> list[str]:

@@ -29,6 +29,7 @@ _NAME = re.compile(r"(-1|[0-9]{1,9})_c([0-9]{1,9})(?![0-9])")
 class Market(ImageDataset):
     """Market-1501 as it is published: three folders of images under the data root, named by subject and camera."""
 
+    published_name: ClassVar[str] = "Market-1501"
     folders: ClassVar[tuple[str, ...]] = (TRAIN, QUERY, TEST)
 
     def index_files(self, root: Path) -> list[str]:

@@ -31,6 +31,7 @@ MAT = ("idx/RegDB_split.mat", "RegDB_split.mat")
 class Regdb(ImageDataset):
     """RegDB as it is published: `Visible`, `Thermal` and `idx` under the data root."""
 
+    published_name: ClassVar[str] = "RegDB"
     folders: ClassVar[tuple[str, ...]] = tuple(SIDES)
 
     split: int = Field(default=1, ge=1, le=10, description="which of the ten published splits")

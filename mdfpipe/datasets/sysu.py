@@ -27,6 +27,7 @@ PUBLISHED = {  # the same; 6,775: the lengths of the official permutations of th
 class Sysu(ImageDataset):
     """SYSU-MM01 as it is published: `cam1` to `cam6` and `exp` under the data root."""
 
+    published_name: ClassVar[str] = "SYSU-MM01"
     folders: ClassVar[tuple[str, ...]] = tuple(f"cam{number}" for number in BANDS)
 
     def index_files(self, root: Path) -> list[str]:

@@ -11,9 +11,9 @@ import numpy as np
 from mdfpipe.config import validate
 from mdfpipe.errors import ConfigError
 from mdfpipe.export import graph
+from mdfpipe.store.shipped import study_names
 from mdfpipe.store.trust import is_trusted
 from mdfpipe.study.pipeline import Pipeline
-from mdfpipe.study.shipped import study_names
 from mdfpipe.video.detectors.onnx import Onnx
 from mdfpipe.video.detectors.yolo import Yolo
 from mdfpipe.video.frames import Boxes, Frames

@@ -10,6 +10,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from mdfpipe.errors import not_loaded
 from mdfpipe.inspecting.samples import spread
 from mdfpipe.reporting.similarity import TemplateSet
 from mdfpipe.store.naming import natural_key
@@ -72,7 +73,10 @@ def atlas(system: str, templates: TemplateSet) -> Map | None:
 
 def project(vectors: NDArray[np.float32]) -> F64:
     """Places (n, 2) in 0..SIDE of vectors (n, D) of length 1: t-SNE by cosine, the same each time."""
-    from sklearn.manifold import TSNE
+    try:
+        from sklearn.manifold import TSNE
+    except ImportError as error:
+        raise not_loaded(error, "sklearn", "the map of templates", extra="maps") from None
     from threadpoolctl import threadpool_limits
 
     perplexity = float(min(20.0, max((len(vectors) - 1) / 3, 1.0)))

@@ -29,8 +29,8 @@ from mdfpipe.store.naming import LONGEST_NAME, LONGEST_PATH, is_name
 from mdfpipe.store.parquet import open_table
 from mdfpipe.store.results import KEY
 from mdfpipe.store.run import Receipt, Run, fingerprint
+from mdfpipe.store.shipped import SHIPPED
 from mdfpipe.store.subjects import SubjectNames
-from mdfpipe.study.shipped import SHIPPED
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -27,7 +27,7 @@ from mdfpipe.stages.manifest import Manifest
 from mdfpipe.stages.train import Train
 from mdfpipe.store.environment import FILE, read_environment
 from mdfpipe.store.run import Run
-from mdfpipe.study.shipped import SHIPPED, find_study
+from mdfpipe.store.shipped import SHIPPED, find_study
 from mdfpipe.study.sweep import Point, Sweep, every_point, made_for, spelled_out, with_points
 from mdfpipe.video.decoders.auto import Auto
 

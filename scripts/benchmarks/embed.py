@@ -7,10 +7,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks import train_gpu
 from benchmarks.measure import Report, in_turns, in_worker, profiled, ratio
 from benchmarks.train_material import crops_of, pictures
 from benchmarks.train_parts import NETWORKS, Embedding, keep_to, recipe_of, stored_size
+
+from benchmarks import train_gpu
 
 TINY = (32, 16)  # height and width of the crops that memory is measured with
 TIMES = 100  # the longer row of crops against the shorter one

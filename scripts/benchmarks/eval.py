@@ -10,9 +10,10 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks import eval_protocols
 from benchmarks.measure import Report, Times, in_turns, in_worker, profiled, ratio
 from benchmarks.memory import peak_mb
+
+from benchmarks import eval_protocols
 
 MATES = 4  # gallery entries, and probes, of a subject
 BLOCK = 2048  # vectors that pooling is given at a time

@@ -5,9 +5,11 @@ from __future__ import annotations
 import pytest
 
 from mdfpipe.config import validate
-from mdfpipe.learning import published
-from mdfpipe.learning.published import ROWS, Row
+from mdfpipe.evaluation import published
+from mdfpipe.evaluation.published import Row
 from mdfpipe.learning.recipes import Recipe
+
+ROWS = published.rows()
 
 
 def found(recipe: str, benchmark: str, protocol: str, row: str) -> dict[str, float]:
@@ -22,10 +24,8 @@ def found(recipe: str, benchmark: str, protocol: str, row: str) -> dict[str, flo
 @pytest.mark.parametrize("row", ROWS, ids=lambda r: f"{r.recipe} {r.table} {r.protocol} {r.row}")
 def test_a_row_is_sound_and_its_settings_are_the_recipes(row: Row) -> None:
     assert validate(Recipe.variant(row.recipe), dict(row.settings), row.row).use == row.recipe
-    assert all(0 <= value <= 100 for value in row.figures.values())
     ranks = [value for name, value in row.figures.items() if name.startswith("Rank-") and " " not in name]
     assert ranks == sorted(ranks)
-    assert (row.reached, row.minutes) == (None, None)  # nobody has run one on licensed data
 
 
 @pytest.mark.parametrize("recipe", Recipe.choices())

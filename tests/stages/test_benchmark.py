@@ -13,8 +13,10 @@ from typer.testing import CliRunner
 
 from mdfpipe.cli.commands import app
 from mdfpipe.config import validate
-from mdfpipe.errors import ConfigError
+from mdfpipe.errors import ConfigError, DataError
 from mdfpipe.evaluation.benchmark import evaluate_benchmark
+from mdfpipe.learning.recipes import Recipe
+from mdfpipe.reporting import reached
 from mdfpipe.running.runner import Runner
 from mdfpipe.store.run import Run
 from mdfpipe.study.pipeline import Pipeline
@@ -126,6 +128,111 @@ def test_images_that_do_not_decode_are_said_beside_the_numbers(home: Path, tmp_p
     assert line in said
     assert Run(tmp_path / "run").table("evaluate", "metrics")["n_probes"].unique().to_pylist() == [22]
     assert "unreadable" not in (home / "run/evaluate/metrics.json").read_text()
+
+
+# -- what was reached, as rows of benchmarks/reached.yaml
+
+
+def test_numbers_are_entered_as_rows_once(home: Path, tmp_path: Path) -> None:
+    file = tmp_path / "reached.yaml"
+    command = ["reached", str(home / "run"), "--on", "made-up", "--into", str(file), "--note", "a: 'test' # of it"]
+    assert "would enter 4 rows" in CliRunner().invoke(app, [*command, "--dry-run"]).output
+    assert not file.exists()
+    file.write_text("# ours\n\nrows:\n")
+    assert "entered 2 rows" in CliRunner().invoke(app, [*command, "--system", "one"]).output
+    said = json.loads(CliRunner().invoke(app, [*command, "--json"]).output)
+    assert (said["written"], said["known"], len(said["reached"])) == (True, 2, 2)
+    assert CliRunner().invoke(app, command).output.endswith("entered 0 rows; 4 are there already\n")
+    assert file.read_text().startswith("# ours\n\nrows:\n  - benchmark: made-up\n")
+    metrics = Run(home / "run").table("evaluate", "metrics").to_pylist()
+    found = {(row.table, row.system): row for row in reached.read(file)}
+    assert len(found) == 4
+    for (table, system), row in found.items():
+        own = {m["metric"]: m for m in metrics if (m["table"], m["system"]) == (table, system)}
+        assert {n: f.value for n, f in row.figures.items()} == pytest.approx(
+            {n: 100 * m["value"] for n, m in own.items()}, abs=0.005
+        )
+        assert (row.protocol, row.n, row.trials) == (own["map"]["protocol"], 24, 10)
+        assert row.rules["rerank"] == own["map"]["rerank"]
+        assert validate(Recipe, {"use": row.recipe, **row.settings}, "again") == validate(Recipe, loaded(), "own")
+        assert row.notes[0] == "a: 'test' # of it"
+    assert found["plain", "two"].system_settings == {"seed": 1}
+    listed = CliRunner().invoke(app, ["reached", "--into", str(file)]).output
+    assert "body on made-up\n  reached  sysu, plain, one: VIS > NIR, sysu all-search single-shot" in listed
+
+
+LAYOUTS = ["", "rows: []\n", "rows:\n", "# a\nrows:\n# b\n", "{rows: }", "\ufeffrows:\r\n", "---\nrows:\n...\n"]
+
+
+@pytest.mark.parametrize("before", [None, *LAYOUTS])
+def test_rows_are_added_to_a_file_of_any_layout(before: str | None, home: Path, tmp_path: Path) -> None:
+    file = tmp_path / "reached.yaml"
+    rows = reached.rows_of([home / "run"], on="made-up", tables=["plain"])
+    if before is not None:
+        file.write_text(before)
+    if before == "":
+        with pytest.raises(ConfigError, match=r"reached.yaml: expected settings as `name: value` lines"):
+            reached.enter(rows, file)
+        return
+    assert reached.enter(rows[:1], file) == rows[:1]
+    assert reached.enter(rows, file) == rows[1:]
+    assert reached.read(file) == rows
+    assert "# a" in file.read_text() or "# a" not in (before or "")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("rows: [{a: 1}]", r"rows.0.a: unknown setting"),
+        ("rows: 3", "rows: input should be a valid list, got 3"),
+        ("other: 1", "other: unknown setting"),
+        ("rows: [", "not valid YAML"),
+    ],
+)
+def test_a_file_that_holds_something_else_is_refused_and_stays(
+    text: str, said: str, home: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "reached.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigError, match=said):
+        reached.enter(reached.rows_of([home / "run"], on="made-up"), file)
+    assert file.read_text() == text
+    assert [path.name for path in tmp_path.iterdir()] == ["reached.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({}, r"expected SYSU-MM01 as it is published, got other counts \(published 296 train subjects, found 2\)"),
+        ({"on": "SYSU-MM01"}, "these numbers are not of that benchmark; name the data by --on"),
+        ({"on": "IJB-MDF"}, "these numbers are not of that benchmark"),
+        ({"on": "made-up", "tables": ["plane"]}, "--table plane: no such name among the numbers; there are plain"),
+        ({"on": "made-up", "systems": ["three"]}, "--system three: no such name"),
+        ({"on": "a\x1b[1mb"}, "benchmark: expected printable text"),
+    ],
+)
+def test_numbers_are_not_entered_under_a_wrong_name(given: dict[str, Any], said: str, home: Path) -> None:
+    with pytest.raises(ConfigError, match=said):
+        reached.rows_of([home / "run"], **given)
+
+
+def test_numbers_that_would_be_made_anew_are_not_entered(home: Path, tmp_path: Path) -> None:
+    image = home / "data/cam1/0001/0001.jpg"
+    kept = image.read_bytes()
+    try:
+        image.write_bytes(kept + b"more")
+        with pytest.raises(DataError, match=r"got \d+ parts that are due, such as index/videos: cam1 changed"):
+            reached.rows_of([home / "run"], on="made-up")
+    finally:
+        image.write_bytes(kept)
+    for other in (tmp_path, home / "data"):
+        with pytest.raises(DataError, match="expected a run folder"):
+            reached.rows_of([other], on="made-up")
+
+
+def test_the_shipped_rows_are_sound() -> None:
+    assert reached.lines(reached.read(reached.own_file())) is not None
+    assert reached.read(Path("nowhere.yaml")) == []
 
 
 def test_its_report_and_comparison(home: Path) -> None:

@@ -1,6 +1,7 @@
 """The detector yolo reaches for no network and leaves nothing in the user's home, though ultralytics would do both."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -8,11 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from mdfpipe.config import validate
 from mdfpipe.errors import ConfigError
+from mdfpipe.store.hashing import bytes_sha256
 from mdfpipe.store.run import Run
 from mdfpipe.video.detectors import _ultralytics
-from mdfpipe.video.detectors.yolo import PUBLISHED, Yolo
-from tests.runs import DataSet
+from mdfpipe.video.detectors.yolo import DEMO, PUBLISHED, Yolo
+from mdfpipe.weightfiles.listed import Weights, listed
+from tests.runs import ROOT, DataSet, call_here
 
 from . import yolos
 
@@ -164,12 +168,71 @@ def test_weights_are_fetched_when_asked_for(tmp_path, downloads):
     Yolo(weights="yolov10n.pt").download(tmp_path, said.append)
     place = tmp_path / "weights" / "yolov10n.pt"
     url = "https://github.com/ultralytics/assets/releases/download/v8.4.0/yolov10n.pt"
-    assert downloads == [(url, str(place))]
+    ((asked, fetched),) = downloads
+    assert (asked, Path(fetched).name) == (url, place.name)
     assert said[0] == f"fetching yolov10n.pt from {url}"
-    assert said[1].startswith(f"fetched {place}: {place.stat().st_size} bytes, sha256 ")
+    digest = bytes_sha256(place)
+    assert said[1].startswith(f"fetched {place}: {place.stat().st_size} bytes, sha256 {digest}, not verified: no check")
+    assert [path.name for path in place.parent.iterdir()] == [place.name]
     assert Yolo(weights="yolov10n.pt").find(tmp_path) == place
     Yolo(weights="yolov10n.pt").download(tmp_path, said.append)
     assert len(downloads) == 1  # it is there
+
+
+@pytest.mark.parametrize(("listed", "said"), [(64, ", as listed"), (8, ", begins as listed"), (None, "it is not kept")])
+def test_a_fetched_file_is_compared_with_the_list(tmp_path, downloads, monkeypatch, listed, said):
+    made = tmp_path / "made.pt"
+    torch.save(yolos.network().state_dict(), made)
+    monkeypatch.setattr(
+        _ultralytics._library("ultralytics.utils.downloads"),
+        "safe_download",
+        lambda url, file, min_bytes, **_: Path(file).write_bytes(made.read_bytes()),
+    )
+    digest = bytes_sha256(made)[:listed] if listed else "0" * 64
+    row = Weights(name="N", file="yolov10n.pt", source="here", sha256=digest)
+    monkeypatch.setattr(_ultralytics, "listed_as", {row.file: row}.get)
+    lines = []
+    if listed is None:
+        with pytest.raises(ConfigError, match=rf"expected sha256 0{{64}}, as `mdfpipe weights` .*{said}"):
+            Yolo(weights=row.file).download(tmp_path, lines.append)
+        assert list((tmp_path / "weights").iterdir()) == []
+    else:
+        Yolo(weights=row.file).download(tmp_path, lines.append)
+        assert lines[1].endswith(said)
+
+
+def test_every_file_that_can_be_fetched_or_that_a_study_names_is_listed():
+    known = {one.file for one in listed()}
+    assert set(PUBLISHED) <= known
+    named = re.findall(
+        r"weights: ([\w./-]+\.\w+)", "".join(p.read_text() for p in (ROOT / "pipelines").rglob("*.yaml"))
+    )
+    assert {Path(name).name for name in named} <= known
+    assert len(named) > 20
+    assert len(known) == len(listed())
+
+
+def test_weights_are_listed_and_those_here_compared(tmp_path):
+    text = call_here("weights").out
+    assert "YOLOv10-X: yolov10x.pt" in text
+    assert "sha256   unknown, not verified" in text
+    (demo,) = (
+        one for one in call_here("weights", "--data", tmp_path, "--json").json if one["verified"] and one["here"]
+    )
+    assert (demo["file"], demo["here"]["is"], demo["here"]["sha256"]) == (DEMO.name, "as listed", demo["sha256"])
+    (tmp_path / "resnet50-0676ba61.pth").write_bytes(b"another")
+    (tmp_path / "yolov10x.pt").write_bytes(b"who knows")
+    said = call_here("weights", "--data", tmp_path)
+    assert (said.code, said.err) == (3, "")
+    assert said.out.count(": another file") == said.out.count(": no checksum is known") == 1
+
+
+@pytest.mark.parametrize(
+    "row", [{"sha256": "12"}, {"sha256": "X" * 64}, {"verified": True}, {"verified": True, "sha256": "0123abcd"}]
+)
+def test_a_row_that_claims_too_much_is_refused(row):
+    with pytest.raises(ConfigError):
+        validate(Weights, {"name": "a", "file": "a.pt", "source": "b", **row}, "weights.yaml")
 
 
 def test_a_download_that_fails(tmp_path, downloads, monkeypatch):

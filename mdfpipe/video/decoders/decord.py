@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mdfpipe.errors import DecodeError, one_line
+from mdfpipe.errors import ConfigError, DecodeError, one_line
 from mdfpipe.video.checksums import refuse_damage
 from mdfpipe.video.decoders import Decoder, Pixels, Wanted, refuse_deep
 from mdfpipe.video.orientation import AS_STORED
@@ -65,7 +65,14 @@ def _open(path: Path, threads: int) -> Any:
     # cv2 first: decord brings a zlib of its own, and where it comes before OpenCV's, every PNG that OpenCV reads or
     # writes in this process is broken ("bad parameters to zlib"; imencode even returns True).
     import cv2  # noqa: F401
-    import decord
+
+    try:
+        import decord
+    except ImportError as error:
+        raise ConfigError(
+            f"the decoder decord needs the package decord, which does not load: {one_line(error)}; it has wheels for "
+            "x86-64 under Linux and Windows only: take detect.decoder=auto, which never uses it"
+        ) from None
 
     decord.logging.set_level(decord.logging.QUIET)
     try:

@@ -31,8 +31,10 @@ import torch
 from torch import nn
 
 from mdfpipe.errors import ConfigError, not_loaded, one_line
-from mdfpipe.store.hashing import file_sha256
+from mdfpipe.store.hashing import bytes_sha256
+from mdfpipe.store.owner import TEMPORARY
 from mdfpipe.weightfiles import refuse_unusable, take
+from mdfpipe.weightfiles.listed import Checksum, listed_as
 
 VARIANTS = "nsmblx"
 ORDER = ("ema", "model", "state_dict")
@@ -209,8 +211,15 @@ def fetch(name: str, folder: Path, say: Callable[[str], object]) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         os.environ["YOLO_OFFLINE"] = "false"  # else it gives up at the first trouble
-        with contextlib.redirect_stdout(sys.stderr):  # its bar is not our output
-            downloads.attempt_download_asset(str(target))
+        # Into a folder of its own: what is not whole, or not the listed file, never lies where weights are looked for.
+        with TemporaryDirectory(prefix=TEMPORARY, dir=folder.absolute()) as apart:
+            fetched = Path(apart) / name
+            with contextlib.redirect_stdout(sys.stderr):  # its bar is not our output
+                downloads.attempt_download_asset(str(fetched))
+            size, found = fetched.stat().st_size, _checked(name, bytes_sha256(fetched))
+            fetched.replace(target)
+    except ConfigError:
+        raise
     except Exception as error:  # requests, urllib3, the disk: no root of their own
         raise ConfigError(
             f"--download-weights: {name} could not be fetched: {one_line(error, 200)}; get it by hand and put it at "
@@ -218,5 +227,19 @@ def fetch(name: str, folder: Path, say: Callable[[str], object]) -> Path:
         ) from None
     finally:
         os.environ.update(QUIET)
-    say(f"fetched {target}: {target.stat().st_size} bytes, sha256 {file_sha256(target)}")
+    say(f"fetched {target}: {size} bytes, {found}")
     return target
+
+
+def _checked(name: str, sha256: str) -> str:
+    """What comparing a fetched file with the list of weights says. Raises ConfigError where it is another one."""
+    row = listed_as(name)
+    said = Checksum.UNKNOWN if row is None else row.compare(sha256)
+    if row is not None and said is Checksum.ANOTHER:
+        raise ConfigError(
+            f"--download-weights: {name}: expected sha256 {row.sha256}, as `mdfpipe weights` lists it, got {sha256}: "
+            "it is not kept; fetch it again, or correct the list if its makers changed the file"
+        )
+    if said is Checksum.UNKNOWN:
+        return f"sha256 {sha256}, not verified: no checksum of it is known; compare it with its makers'"
+    return f"sha256 {sha256}, {said}"

@@ -26,6 +26,7 @@ from pydantic import Field
 from mdfpipe.config import BY_CONTENT, IF_SET, NOT_A_RESULT, download_folder, find_file
 from mdfpipe.errors import ConfigError, DataError, not_loaded, one_line
 from mdfpipe.store.hashing import file_sha256
+from mdfpipe.store.shipped import demo_weights
 from mdfpipe.store.trust import is_trusted
 from mdfpipe.video.detectors import RENDERED_ONLY, Detect, Detector, Remarks
 from mdfpipe.video.frames import Boxes, Frames
@@ -33,7 +34,7 @@ from mdfpipe.video.letterbox import STRIDE, Letterbox, Pictures, fitting_input
 from mdfpipe.video.nms import ranking
 
 PUBLISHED = tuple(f"yolov10{variant}.pt" for variant in "nsmblx")  # by ultralytics, on GitHub
-DEMO = Path(__file__).parents[2] / "synth" / "weights" / "yolov10n-synthetic.pt"
+DEMO = demo_weights()
 
 
 class Yolo(Detector):
@@ -80,7 +81,10 @@ class Yolo(Detector):
         """The weight file. Raises ConfigError that says where it is looked for and how to get it."""
         if self.weights == "demo":
             if not DEMO.is_file():
-                raise ConfigError(f"weights 'demo': {DEMO} is not there; install mdfpipe again")
+                raise ConfigError(
+                    f"weights 'demo': expected {DEMO.name} of the package mdfpipe-synth-weights, found no such file: "
+                    "in a clone of mdfpipe `pip install ./weights`, or install its wheel"
+                )
             return DEMO
         fetched = download_folder(data) / self.weights
         try:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+import sys
 from typing import TYPE_CHECKING, TypeVar
 
 from torch import nn
 
-from mdfpipe.errors import ConfigError
+from mdfpipe.errors import ConfigError, not_loaded
 
 if TYPE_CHECKING:
     from peft.tuners.lora import Linear
@@ -26,7 +27,10 @@ def apply_lora(network: Network, rank: int = 8, alpha: float = 16, dropout: floa
     names change until `merge_lora`. A fusion by `ffn` stays trainable: like the classifier it is new, and in no public
     checkpoint. Raises ConfigError where there is no attention, or where it has low-rank terms already.
     """
-    from peft import LoraConfig, inject_adapter_in_model
+    try:
+        from peft import LoraConfig, inject_adapter_in_model
+    except ImportError as error:
+        raise not_loaded(error, "peft", "low-rank adaptation (lora)", extra="lora") from None
 
     if _adapted(network):
         raise ConfigError("lora: the network has low-rank terms already: merge them first")
@@ -66,6 +70,8 @@ def merge_lora(network: Network) -> Network:
 
 def _adapted(network: nn.Module) -> dict[str, Linear]:
     """The layers with low-rank terms, by name."""
+    if "peft" not in sys.modules:  # an extra: whoever has such layers has loaded it
+        return {}
     from peft.tuners.lora import Linear
 
     return {name: module for name, module in network.named_modules() if isinstance(module, Linear)}

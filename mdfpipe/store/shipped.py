@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
 
 from mdfpipe.errors import ConfigError, one_line
@@ -15,7 +16,18 @@ IS_CHECKOUT = not _PACKAGED.is_dir()
 SHIPPED = _PACKAGE.parent if IS_CHECKOUT else _PACKAGED
 """The folder that holds `pipelines/`, `manifests/` and `benchmarks/`: of the checkout, or of the installed package."""
 
+_WEIGHTS = ("mdfpipe_synth_weights", "yolov10n-synthetic.pt")  # a package of its own, and its file
+
 _SHORTEST, _LONGEST = 30, 200  # characters of what is said of a study
+
+
+def demo_weights() -> Path:
+    """Where the weights trained on synthetic data are, or would be: in the checkout, or in their own package."""
+    package, file = _WEIGHTS
+    place = SHIPPED / "weights" / package / file
+    if not place.is_file() and (found := find_spec(package)) and found.origin:
+        return Path(found.origin).parent / file
+    return place
 
 
 def study_names() -> list[str]:
