@@ -75,7 +75,7 @@ def test_a_regular_expression_that_runs_for_ever_is_stopped(monkeypatch: pytest.
     begun = time.monotonic()
     with pytest.raises(DataError, match=r"domain: the regular expression .* has not come to an end within 0\.2 s"):
         rule.teller(Path())("a" * 40 + "b", None)
-    assert time.monotonic() - begun < 5
+    assert time.monotonic() - begun < 30  # not for ever; the machine may be busy
 
 
 class _Numbers(Config):

@@ -290,12 +290,12 @@ def test_two_thousand_samples_of_250_subjects_take_seconds() -> None:
     random = rng(10)
     of_high, of_low = np.arange(250).repeat(4), np.stack(np.triu_indices(250, 1), axis=1)
     separation = Separation(random.normal(2, 1, 1000), random.normal(size=len(of_low)), of_high, of_low, 250)
-    started = time.perf_counter()
+    started = time.process_time()
     bootstrap(mean_of(random.uniform(size=1000), of_high, 250), 250, rng())
-    assert time.perf_counter() - started < 2.5  # half of what is allowed; the machine may be busy
-    started = time.perf_counter()
+    assert time.process_time() - started < 2.5  # half of what is allowed; others may be at work on the machine
+    started = time.process_time()
     bootstrap(separation.rate_at(0.01), 250, rng(), 200)
-    assert time.perf_counter() - started < 2.5
+    assert time.process_time() - started < 2.5
 
 
 def test_codes_of_names() -> None:

@@ -180,7 +180,7 @@ def test_length(schedule: dict[str, Any], steps: list[int], toys: Crops, tmp_pat
     assert shown == [(step, steps[-1]) for step in steps]
     speeds = ("images_per_second", "seconds")
     assert [{k: v for k, v in line.items() if k not in speeds} for line in told] == fitted.lines
-    assert all(line[speed] > 0 for line in told for speed in speeds)
+    assert all(line["images_per_second"] > 0 and line["seconds"] >= 0 for line in told)  # rounded to 10 ms
     progress = [seen[0] for seen in Toy.seen]
     assert [p.step for p in progress] == list(range(steps[-1]))
     assert {(p.steps, p.epochs) for p in progress} == {(steps[-1], len(steps))}
