@@ -315,10 +315,14 @@ def test_the_heartbeat_finds_out(run: Run, how: str) -> None:
             if how == "followed"
             else r"this process's record \.lock-000001 was deleted or replaced; this one stops"
         )
-        with pytest.raises(StoreError, match=words):
+
+        def watch() -> None:
             for _ in range(500):  # a heart that beats every 0.05 s, on a machine that may be busy
                 time.sleep(0.02)
                 run.check_lock()
+
+        with pytest.raises(StoreError, match=words):
+            watch()
 
 
 def test_a_run_that_lost_it_ends_though_its_workers_are_deep_in_work(run: Run) -> None:
