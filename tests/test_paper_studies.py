@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from mdfpipe.stages import Context, Inputs, Resources
 from mdfpipe.store.run import Receipt, Run, write_table
 from mdfpipe.store.tables import CROPS, SUBJECTS, VIDEOS
 from mdfpipe.study.pipeline import Pipeline
+from mdfpipe.synth.presets import PRESETS
 from tests.inline import Inline
 
 PIPELINES = Path(__file__).parents[1] / "pipelines"
@@ -279,7 +281,9 @@ def test_the_synthetic_study_goes_on_from_the_smaller_one() -> None:
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
     """HOME/data and HOME/run of the tiny study, and the units that ran."""
     home = tmp_path_factory.mktemp("tiny")
-    synthesise(home / "data", "tiny", crops=4, faces=4)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(PRESETS, "tiny", replace(PRESETS["tiny"], frames=3))
+        synthesise(home / "data", "tiny", crops=4, faces=4)
     return home, tiny_run(home)
 
 

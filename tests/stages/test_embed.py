@@ -312,7 +312,7 @@ def test_killed_while_it_embeds_it_ends_with_the_same_bytes(embedded: Path, tmp_
     home = copied(embedded, tmp_path / "home")
     shutil.rmtree(home / "run" / "embed")
     kills = 0
-    for _ in range(3):
+    for _ in range(2):
         parts = len(list((home / "run" / "embed").rglob("*.parquet")))
         process = command(home)
         ends = time.monotonic() + 120
