@@ -16,7 +16,7 @@ __all__ = ["app"]
 def _root(
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
     debug: Annotated[
-        bool, typer.Option("--debug", help="Of an error that was not foreseen, print the traceback. After any command.")
+        bool, typer.Option("--debug", help="Print the traceback of an unexpected error; works after any command.")
     ] = False,
 ) -> None:
     if version:

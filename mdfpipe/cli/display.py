@@ -1,4 +1,4 @@
-"""What a person sees of a run: progress bars on a terminal, plain lines elsewhere, tables at the end."""
+"""Progress and results for a person: bars on a terminal, plain lines in a log, tables at the end."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ if TYPE_CHECKING:
 
 
 class _Terminal(Console):
-    """A console that shows what others wrote, and lets no terminal obey it, whoever forgot to look."""
+    """Console that strips terminal control sequences from every text, whatever its source."""
 
     def render_str(self, text: str, **how: Any) -> Text:
-        """The text, without what a terminal obeys."""
+        """Return the text without control characters."""
         return super().render_str(unobeyed(text), **how)
 
 
@@ -47,11 +47,16 @@ out = _Terminal(highlight=False, soft_wrap=True, emoji=False)  # `:x:` in a name
 err = _Terminal(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 
 
-class Display:
-    """Draws events as they come, on the error stream. Use as a context.
+QUIET_SECONDS = 5.0
+"""How long a log stays silent about videos that end well. Failures are never held back."""
 
-    On a terminal: a bar for the stage, one for each video at work, and a line for each failure. Elsewhere: a line for
-    each video that ends, and one in ten seconds while nothing does.
+
+class Display:
+    """Draw the events of a run as they come, on the error stream. Use as a context.
+
+    On a terminal: a bar for the stage, one for each video at work, and a line for each failure. Elsewhere, as in a log:
+    a line for each failure, at most one every `QUIET_SECONDS` that counts what has ended, one at the end of each stage,
+    and one every ten seconds while nothing ends.
     """
 
     def __init__(self) -> None:
@@ -70,7 +75,8 @@ class Display:
         self.tasks: dict[tuple[str, str], TaskID] = {}
         self.started: dict[tuple[str, str], float] = {}
         self.spoken = self.begun = time.monotonic()
-        self.ended = self.total = 0
+        self.ended = self.total = self.failed = self.rows = 0
+        self.unsaid: Event | None = None  # the last that ended well since a line was printed
 
     def __enter__(self) -> Self:
         if self.terminal:
@@ -82,16 +88,22 @@ class Display:
     ) -> None:
         if self.terminal:
             self.progress.stop()
+        else:
+            self._say_unsaid()
 
     def __call__(self, event: Event) -> None:
         """Draw one event."""
         now, unit = time.monotonic(), (event.stage, event.key)
         if event.kind == "stage":
-            self.begun, self.ended, self.total = now, 0, event.total or 0
+            self._say_unsaid()
+            self.begun, self.total = now, event.total or 0
+            self.ended = self.failed = self.rows = 0
         elif event.kind == "started":
             self.started[unit] = now
         elif event.kind in ("finished", "failed", "damaged"):
             self.ended += 1
+            self.failed += event.kind == "failed"
+            self.rows += event.rows
         elapsed = now - self.started.get(unit, now)
         rate = f"{event.done / elapsed:.1f}/s" if event.done and elapsed > 0.2 else ""
         if self.terminal:
@@ -119,18 +131,37 @@ class Display:
     def _line(self, event: Event, elapsed: float, rate: str) -> None:
         if event.kind in ("stage", "started"):
             return
-        if event.kind == "progress":
-            if time.monotonic() - self.spoken < 10:
-                return
+        silent = time.monotonic() - self.spoken
+        if event.failure is not None:
+            err.print(_ended(event))
+        elif event.kind == "finished":
+            self.unsaid = event
+            if silent >= QUIET_SECONDS or self.ended >= self.total:
+                self._say_unsaid()
+        elif event.kind == "progress" and silent >= 2 * QUIET_SECONDS:
             share = f"{event.done}/{event.total}" if event.total else f"{event.done}"
             left = elapsed * (event.total - event.done) / event.done if event.total and event.done else None
             eta = f", {_duration(left)} left" if left is not None else ""
             err.print(escape(f"{event.stage}/{one_line(event.key, 60)}: {share} {rate}{eta}"))
-        else:
-            left = (time.monotonic() - self.begun) * (self.total - self.ended) / max(self.ended, 1)
-            of = f" ({self.ended} of {self.total}, {_duration(left)} left)" if self.total > self.ended else ""
-            err.print(_ended(event) + of)
+            self.spoken = time.monotonic()
+
+    def _say_unsaid(self) -> None:
+        """Print what has ended in this stage, if something ended well since the last line about it."""
+        event, self.unsaid = self.unsaid, None
+        if event is None:
+            return
         self.spoken = time.monotonic()
+        if self.total <= 1:
+            err.print(_ended(event))
+            return
+        elapsed = self.spoken - self.begun
+        left = elapsed * (self.total - self.ended) / self.ended
+        time_text = f"{_duration(left)} left" if self.ended < self.total else f"{elapsed:.1f} s"
+        failed = f", {self.failed} failed" if self.failed else ""
+        good = self.ended - self.failed
+        err.print(
+            f"[green]done[/green]    {event.stage}: {good} of {self.total}{failed}, {self.rows} rows, {time_text}"
+        )
 
 
 def _ended(event: Event) -> str:
@@ -198,7 +229,7 @@ def show_status(status: Status) -> None:
 
 
 def show_synthesis(done: Synthesis) -> None:
-    """What was drawn, and what to do with it."""
+    """Print what was drawn."""
     data = done.dataset
     out.print(
         f"{escape(str(data.folder))}: {data.videos} videos ({data.drawn} drawn now), {data.frames} frames, "
@@ -214,12 +245,12 @@ def show_synthesis(done: Synthesis) -> None:
 
 
 def show_truth(truth: Truth, assignments: Iterable[Assignment], guard: Guard, splits: bool = True) -> None:
-    """How right a run on synthetic data is, and what trivial looks recognise in it (in each split, or pooled only)."""
-    out.print("[bold]Against the truth[/bold]  (IoU >= 0.5; recall: of bodies half seen with an annotated face)")
+    """Print how correct a synthetic run is and how far trivial features get (splits: in each split, else pooled)."""
+    out.print("[bold]Against the truth[/bold]  (IoU >= 0.5; recall of half-visible bodies with an annotated face)")
     out.print(escape("\n".join(truth.lines())))
     out.print("\n[bold]Ways to assign faces[/bold]")
     out.print(escape("\n".join(assignment_lines(assignments))))
-    out.print("\n[bold]Honesty guard[/bold]  (nearest neighbour on trivial looks, one template a subject and domain)")
+    out.print("\n[bold]Trivial features[/bold]  (sanity check: nearest neighbour, one template per subject and domain)")
     out.print(escape("\n".join(guard.lines(splits))))
 
 
@@ -254,7 +285,7 @@ def show_demo(demo: Demo) -> None:
 
 
 def _duration(seconds: float | None) -> str:
-    """A time as a person says it.
+    """Return a duration as text.
 
     >>> _duration(7), _duration(95), _duration(7300)
     ('7 s', '1 min 35 s', '2 h 1 min')

@@ -12,7 +12,7 @@ from mdfpipe.errors import one_line, unobeyed
 
 app = typer.Typer(
     name="mdfpipe",
-    help="Cross-spectral person recognition from video: body and face, domain by domain.",
+    help="Recognise people across spectral bands in video, by body and face.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -28,42 +28,46 @@ def _studies(incomplete: str) -> list[str]:
 
 
 STUDY = typer.Argument(
-    help="The study: a YAML file, or a name of `mdfpipe studies`.", show_default=False, autocompletion=_studies
+    help="Study: a YAML file, or a name from `mdfpipe studies`.", show_default=False, autocompletion=_studies
 )
 Study = Annotated[Path, STUDY]
 Data = Annotated[Path, typer.Option(envvar="MDFPIPE_DATA", help="Folder that holds the data set.", show_default=False)]
-RunFolder = Annotated[Path, typer.Option("--run", help="Folder for everything that is made.", show_default=False)]
+RunFolder = Annotated[Path, typer.Option("--run", help="Run folder, where all results are stored.", show_default=False)]
 Set = Annotated[
-    list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Change a setting: detect.stride=2.")
+    list[str] | None,
+    typer.Option("--set", metavar="NAME=VALUE", help="Change one setting, e.g. detect.stride=2; repeatable."),
 ]
-Only = Annotated[list[str] | None, typer.Option("--only", metavar="VIDEO", help="Only this video; may be repeated.")]
-Workers = Annotated[int, typer.Option(min=1, help="Processes, each doing one video at a time.")]
-Threads = Annotated[int, typer.Option(min=1, help="Threads of each process.")]
-Batch = Annotated[int, typer.Option(min=1, help="Frames decoded and detected together.")]
-Device = Annotated[str, typer.Option(help="Where models run: cpu, cuda, cuda:1.")]
-Deadline = Annotated[float, typer.Option(min=1, help="Seconds without progress after which a process is killed.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what is due and why; do nothing.")]
-Strict = Annotated[
-    bool, typer.Option("--strict", help="Stop at the first video that fails, and at a crop that does not decode.")
+Only = Annotated[list[str] | None, typer.Option("--only", metavar="VIDEO", help="Process only this video; repeatable.")]
+Workers = Annotated[int, typer.Option(min=1, help="Number of worker processes; each takes one video at a time.")]
+Threads = Annotated[int, typer.Option(min=1, help="Threads per process.")]
+Batch = Annotated[int, typer.Option(min=1, help="Frames decoded and passed to the detector together.")]
+Device = Annotated[str, typer.Option(help="Device for the networks: cpu, cuda, cuda:1.")]
+Deadline = Annotated[float, typer.Option(min=1, help="Kill a worker after this many seconds without progress.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="List what would run and why, and run nothing.")]
+Strict = Annotated[bool, typer.Option("--strict", help="Stop at the first failed video or unreadable crop.")]
+AllowMissing = Annotated[
+    bool, typer.Option("--allow-missing", help="Continue although some videos failed; list them in the result.")
 ]
-AllowMissing = Annotated[bool, typer.Option("--allow-missing", help="Make run-level tables without unfinished videos.")]
 DownloadWeights = Annotated[
-    bool, typer.Option("--download-weights", help="Fetch the detector's weights where they are missing (yolov10*.pt).")
+    bool, typer.Option("--download-weights", help="Download missing detector weights (yolov10*.pt).")
 ]
 TrustPickle = Annotated[
-    bool, typer.Option("--trust-pickle", help="Open weights that are no mere tensors: runs whatever they say.")
+    bool,
+    typer.Option(
+        "--trust-pickle", help="Load weights that need pickle. They can run any code: use only for files you trust."
+    ),
 ]
 Systems = Annotated[
     list[str] | None,
-    typer.Option("--system", metavar="NAME", help="Only this system and what it starts from; may be repeated."),
+    typer.Option("--system", metavar="NAME", help="Run only this system and its parents; repeatable."),
 ]
 Tensorboard = Annotated[
-    bool, typer.Option("--tensorboard", help="Also write the trainings' figures as event files for TensorBoard.")
+    bool, typer.Option("--tensorboard", help="Also write training metrics as TensorBoard event files.")
 ]
 AllowMixed = Annotated[
-    bool, typer.Option("--allow-mixed", help="Set runs side by side although a table has two protocols; stamp it.")
+    bool, typer.Option("--allow-mixed", help="Allow two protocols in one table; every output marks it.")
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document for machines.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON document.")]
 
 
 def beside(made: Path | list[Path | None], text: str) -> None:

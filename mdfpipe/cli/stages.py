@@ -137,14 +137,14 @@ _stage_verb(
     "run",
     None,
     None,
-    """Run all that is due, from the videos to the numbers.
+    """Run every stage that is due, from videos to metrics.
 
     Example: mdfpipe run pipelines/real-walk.yaml --data DATA --run runs/walk --until manifest
 
     Example: mdfpipe run sysu/di2l --data SYSU-MM01 --run runs/di2l
     """,
-    first=Annotated[str | None, typer.Option("--from", metavar="STAGE", help="Start at this stage.")],
-    last=Annotated[str | None, typer.Option("--until", metavar="STAGE", help="End with this stage.")],
+    first=Annotated[str | None, typer.Option("--from", metavar="STAGE", help="First stage to run.")],
+    last=Annotated[str | None, typer.Option("--until", metavar="STAGE", help="Last stage to run.")],
     system=Systems,
     download_weights=DownloadWeights,
     tensorboard=Tensorboard,
@@ -153,7 +153,7 @@ _stage_verb(
     "detect",
     "index",
     "detect",
-    """Index the data set and find the bodies in every video.
+    """Index the data set and detect bodies in every video.
 
     Example: mdfpipe detect pipelines/real-walk.yaml --data DATA --run runs/walk --set detect.stride=2
     """,
@@ -163,7 +163,7 @@ _stage_verb(
     "label",
     "label",
     "manifest",
-    """Name the bodies by the faces, cut both out, and write the manifest.
+    """Label bodies by faces, crop both, write the manifest.
 
     Example: mdfpipe label pipelines/real-walk.yaml --data DATA --run runs/walk --set label.min_overlap=0.7
     """,
@@ -172,9 +172,9 @@ _stage_verb(
     "train",
     "train",
     "embed",
-    """Train the systems of a study, one after the other, and embed with each.
+    """Train the systems of a study and embed crops with each.
 
-    A killed training goes on where it was. Under `torchrun` all its processes train together.
+    Training resumes after a kill. Under `torchrun`, all processes train together.
 
     Example: mdfpipe train pipelines/synthetic/study.yaml --data data/study --run runs/study --system body-finetuned
     """,
@@ -185,7 +185,10 @@ _stage_verb(
     "eval",
     "evaluate",
     "evaluate",
-    """Make the study's tables of numbers from its vectors; or the same tables of vectors that were made elsewhere.
+    """Evaluate a study, or vectors of another system.
+
+    `--compare` sets evaluated runs side by side; `--average` gives mean and spread over runs; `--embeddings` evaluates
+    a file of vectors under a protocol.
 
     Example: mdfpipe eval pipelines/synthetic/study.yaml --data data/study --run runs/study
 
@@ -202,35 +205,35 @@ _stage_verb(
     """,
     study=Annotated[Path | None, STUDY],
     data=Annotated[Path | None, typer.Option(envvar="MDFPIPE_DATA", help="Folder that holds the data set.")],
-    run=Annotated[Path | None, typer.Option("--run", help="Folder for everything that is made.")],
+    run=Annotated[Path | None, typer.Option("--run", help="Run folder, where all results are stored.")],
     system=Systems,
     compare=Annotated[
-        list[Path] | None, typer.Option(metavar="RUN", help="Set this evaluated run beside --run; may be repeated.")
+        list[Path] | None, typer.Option(metavar="RUN", help="Compare --run with this evaluated run; repeatable.")
     ],
     allow_mixed=AllowMixed,
     average=Annotated[
         list[Path] | None,
         typer.Option(
-            metavar="RUN", help="Mean and spread over these evaluated runs, such as RegDB's splits; repeated."
+            metavar="RUN", help="Mean and spread over these evaluated runs, such as RegDB's splits; repeatable."
         ),
     ],
     embeddings=Annotated[
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Parquet or NPZ with subject_id, domain, vector (of a benchmark also camera_id, and file or crop_id): "
-            "instead of a study.",
+            help="Evaluate these vectors: Parquet or NPZ with subject_id, domain, vector (for a benchmark also "
+            "camera_id, and file or crop_id).",
         ),
     ],
     protocol=Annotated[
         str | None,
         typer.Option(
-            help="Of --embeddings: a protocol of manifests/, a YAML file, or a benchmark: sysu-all, sysu-indoor, "
+            help="With --embeddings: a protocol name, a YAML file, or a benchmark: sysu-all, sysu-indoor, "
             "regdb, llcm_deen_paper, llcm_testpy_v2i, llcm_idkl_full, market."
         ),
     ],
-    distance=Annotated[str | None, typer.Option(help="Of --embeddings: cosine (default) or euclidean.")],
-    out=Annotated[Path | None, typer.Option(help="Of --embeddings: folder for the tables.")],
+    distance=Annotated[str | None, typer.Option(help="With --embeddings: cosine (default) or euclidean.")],
+    out=Annotated[Path | None, typer.Option(help="With --embeddings: output folder.")],
 )
 
 

@@ -1,4 +1,4 @@
-"""Commands that look at what is there, or make what the stages start from."""
+"""Commands that read a run, or make what the stages start from."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from mdfpipe.cli.options import (
 
 @app.command()
 def studies(json_: Json = False) -> None:
-    """List the studies that mdfpipe brings, by name.
+    """List the studies that are shipped with mdfpipe.
 
-    Each with its first sentence. A command that takes a study takes such a name, too.
+    Every command that takes a study accepts these names.
 
     Example: mdfpipe studies --json
     """
@@ -76,15 +76,19 @@ def weights(
 
 @app.command()
 def report(
-    run: Annotated[Path, typer.Argument(help="An evaluated run folder.", show_default=False)],
+    run: Annotated[Path, typer.Argument(help="Evaluated run folder.", show_default=False)],
     compare: Annotated[
-        list[Path] | None, typer.Option(metavar="RUN", help="Set this evaluated run beside it; may be repeated.")
+        list[Path] | None, typer.Option(metavar="RUN", help="Compare with this evaluated run; repeatable.")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder for the report; RUN/evaluate/report.")] = None,
-    show_people: Annotated[bool, typer.Option("--show-people", help="Do not hide people in pictures.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Output folder; default RUN/evaluate/report.")] = None,
+    show_people: Annotated[
+        bool, typer.Option("--show-people", help="Show people; by default they are pixelated.")
+    ] = False,
     allow_mixed: AllowMixed = False,
 ) -> None:
-    """Write one HTML page of all numbers, curves and pictures of a run; and its tables as Markdown, LaTeX and CSV.
+    """Write the report of a run: HTML, Markdown, LaTeX, CSV.
+
+    The HTML page holds every metric, curve and picture in one file.
 
     Example: mdfpipe report runs/study --compare runs/lora
     """
@@ -159,14 +163,20 @@ def reached(
 @app.command()
 def scores(
     table: Annotated[Path, typer.Argument(help="RUN/evaluate/scores/TABLE.SYSTEM.parquet", show_default=False)],
-    out: Annotated[Path, typer.Option(help="The text file to write; - is standard output.", show_default=False)],
-    columns: Annotated[int, typer.Option(min=4, max=5, help="4, or 5 with the gallery template's name.")] = 5,
+    out: Annotated[Path, typer.Option(help="Text file to write; - is standard output.", show_default=False)],
+    columns: Annotated[
+        int, typer.Option(min=4, max=5, help="Columns: 4, or 5 with the name of the gallery template.")
+    ] = 5,
     where: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME=VALUE", help="Only such: probe_domain=SWIR-30m, gallery_domain, gallery."),
+        typer.Option(
+            metavar="NAME=VALUE", help="Keep only these rows: probe_domain=SWIR-30m, gallery_domain, gallery."
+        ),
     ] = None,
 ) -> None:
-    """Write scores as the text that bob reads: claimed and real identity, probe, score.
+    """Write scores as a text file in the format of bob.
+
+    A line holds claimed identity, real identity, probe and score.
 
     Example: mdfpipe scores runs/study/evaluate/scores/t.body.parquet --out a.txt --where probe_domain=SWIR-30m
     """
@@ -178,10 +188,10 @@ def scores(
 
 @app.command()
 def status(
-    run: Annotated[Path, typer.Argument(help="A run folder.", show_default=False)],
+    run: Annotated[Path, typer.Argument(help="Run folder.", show_default=False)],
     json_: Json = False,
 ) -> None:
-    """Show how far a run is: stages, rows by status, time, failures.
+    """Show the progress of a run: stages, rows, failures.
 
     Example: mdfpipe status runs/walk
     """
@@ -197,13 +207,13 @@ def status(
 
 @app.command()
 def verify(
-    run: Annotated[Path, typer.Argument(help="A run folder.", show_default=False)],
+    run: Annotated[Path, typer.Argument(help="Run folder.", show_default=False)],
     json_: Json = False,
 ) -> None:
-    """Read every file of a run against its checksums.
+    """Check every file of a run against its checksums.
 
-    Names what is damaged, missing or foreign; `mdfpipe run` then makes again what is damaged. Exit code 3 if anything
-    is.
+    List damaged, missing and foreign files. `mdfpipe run` then remakes what is damaged. The exit code is 3 if anything
+    is wrong.
 
     Example: mdfpipe verify runs/walk
     """
@@ -225,21 +235,22 @@ def export(
     thing: Annotated[
         str,
         typer.Argument(
-            help="Of a detector: a study (.yaml), weights (.pt), or demo. Of a trained system: its checkpoint (.pt).",
+            help="Detector: a study (.yaml), weights (.pt), or demo. Trained system: its checkpoint (.pt).",
             show_default=False,
         ),
     ],
-    out: Annotated[Path, typer.Option(metavar="ONNX", help="The file to write.", show_default=False)],
-    data: Annotated[Path, typer.Option(envvar="MDFPIPE_DATA", help="Where weights are looked for, too.")] = Path(),
+    out: Annotated[Path, typer.Option(metavar="ONNX", help="ONNX file to write.", show_default=False)],
+    data: Annotated[Path, typer.Option(envvar="MDFPIPE_DATA", help="Another folder to search for weights.")] = Path(),
     image_size: Annotated[
-        int | None, typer.Option(help="Of a detector: side of the picture on which it is compared (640).")
+        int | None, typer.Option(help="Detector only: side of the test picture in pixels; default 640.")
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Write over a file that is there.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
     trust_pickle: TrustPickle = False,
 ) -> None:
-    """Write a detector, or the embedding network of a trained system, as one ONNX file that gives the same.
+    """Export a detector or a trained network as ONNX.
 
-    The file of a detector is for the detector onnx. Boxes, or vectors, are compared before the file appears.
+    The boxes or vectors of the exported network are compared with the original before the file is written. An exported
+    detector is used with `detector: {use: onnx}`.
 
     Example: mdfpipe export runs/study/train/body-finetuned/last.pt --out body.onnx
     """
@@ -252,22 +263,27 @@ def export(
 @app.command()
 def inspect(
     thing: Annotated[
-        Path, typer.Argument(help="A run folder, table, manifest, shard, video or weight file.", show_default=False)
+        Path, typer.Argument(help="Run folder, table, manifest, shard, video or weight file.", show_default=False)
     ],
-    video: Annotated[str | None, typer.Option(metavar="VIDEO", help="Of a run: the video of --frame.")] = None,
-    frame: Annotated[int | None, typer.Option(min=0, help="Of a run: draw this frame into --out.")] = None,
-    out: Annotated[Path | None, typer.Option(metavar="PICTURE", help="Where --frame is drawn: .png or .jpg.")] = None,
+    video: Annotated[str | None, typer.Option(metavar="VIDEO", help="Run: the video of --frame.")] = None,
+    frame: Annotated[int | None, typer.Option(min=0, help="Run: draw this frame into --out.")] = None,
+    out: Annotated[Path | None, typer.Option(metavar="PICTURE", help="Picture for --frame: .png or .jpg.")] = None,
     sheet: Annotated[
-        Path | None, typer.Option(metavar="PICTURE", help="Of a run: crops of six subjects, a column for each domain.")
+        Path | None,
+        typer.Option(metavar="PICTURE", help="Run: a picture of crops of six subjects, one column per domain."),
     ] = None,
-    html: Annotated[Path | None, typer.Option(metavar="PAGE", help="Of a run: write one self-contained page.")] = None,
+    html: Annotated[Path | None, typer.Option(metavar="PAGE", help="Run: write one self-contained HTML page.")] = None,
     csv: Annotated[
-        Path | None, typer.Option(metavar="CSV", help="Of a table: write its rows as CSV; - is standard output.")
+        Path | None, typer.Option(metavar="CSV", help="Table: write its rows as CSV; - is standard output.")
     ] = None,
-    show_people: Annotated[bool, typer.Option("--show-people", help="Do not hide people in pictures.")] = False,
+    show_people: Annotated[
+        bool, typer.Option("--show-people", help="Show people; by default they are pixelated.")
+    ] = False,
     json_: Json = False,
 ) -> None:
-    """Say what a thing is: counts, columns, receipt, failures; or draw a frame, a page, a CSV of it.
+    """Describe a run, table, shard, video or weight file.
+
+    Print counts, columns, receipt and failures; or draw a frame, a sheet of crops, a page; or write a CSV.
 
     Example: mdfpipe inspect runs/walk --html walk.html
     """
@@ -299,19 +315,21 @@ def inspect(
 @app.command()
 def synth(
     out: Annotated[Path, typer.Argument(help="Folder for the data set.", show_default=False)],
-    preset: Annotated[str, typer.Option(help="How large: tiny, demo, study, bench (long videos).")] = "demo",
-    subjects: Annotated[int | None, typer.Option(help="Subjects of each gallery, instead of the preset's.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Another seed, other people and places.")] = 0,
+    preset: Annotated[str, typer.Option(help="Size: tiny, demo, study, bench (long videos).")] = "demo",
+    subjects: Annotated[int | None, typer.Option(help="Subjects per gallery; default from the preset.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed of people and places.")] = 0,
     crops: Annotated[
-        int, typer.Option(min=0, help="Also visible crops of so many further subjects, a run folder OUT/crops.")
+        int, typer.Option(min=0, help="Also draw visible crops of this many further subjects, as run folder OUT/crops.")
     ] = 0,
     faces: Annotated[
-        int, typer.Option(min=0, help="Also visible face crops of so many of them, a run folder OUT/faces.")
+        int, typer.Option(min=0, help="Also draw visible face crops of this many of them, as run folder OUT/faces.")
     ] = 0,
     workers: Workers = 2,
     json_: Json = False,
 ) -> None:
-    """Draw a synthetic data set: people in four bands, their faces, and where every body really is.
+    """Draw a synthetic data set: people in four bands.
+
+    It has videos, face annotations and the true box of every body.
 
     Example: mdfpipe synth data/demo --preset demo
     """
@@ -330,10 +348,13 @@ def synth(
 
 @app.command()
 def truth(
-    run: Annotated[Path, typer.Argument(help="A run folder, on data of `mdfpipe synth`.", show_default=False)],
+    run: Annotated[Path, typer.Argument(help="Run folder on data from `mdfpipe synth`.", show_default=False)],
     json_: Json = False,
 ) -> None:
-    """Of a run on synthetic data: how right its bodies and names are, and what trivial looks recognise.
+    """Measure a synthetic run against its ground truth.
+
+    Recall and precision of bodies, share of correct labels, and how far trivial image features get (a sanity check on
+    the data).
 
     Example: mdfpipe truth demo/run
     """
@@ -354,11 +375,13 @@ def truth(
 
 @app.command()
 def demo(
-    run: Annotated[Path, typer.Option("--run", help="Folder for the demo's data and run.")] = Path("demo"),
+    run: Annotated[Path, typer.Option("--run", help="Folder for the data and the run of the demo.")] = Path("demo"),
     workers: Workers = 2,
     threads: Threads = 1,
 ) -> None:
-    """Draw a synthetic data set, run every stage over it, and measure the run against the truth.
+    """Run the demo: synth, every stage, report, truth.
+
+    Draw a synthetic data set, run every stage over it, and measure the run against the ground truth.
 
     Example: mdfpipe demo --run demo
     """

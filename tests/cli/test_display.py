@@ -1,0 +1,72 @@
+"""A run's lines in a log: few, counted, and every failure at once."""
+
+from __future__ import annotations
+
+import pytest
+
+from mdfpipe.cli import display
+from mdfpipe.running.execution import Event
+from mdfpipe.store.run import Failure
+
+
+class Clock:
+    """Seconds that a test sets."""
+
+    now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(display, "time", clock)
+    return clock
+
+
+def drawn(clock: Clock, videos: int, seconds: float, failing: tuple[int, ...] = (), total: int | None = None) -> None:
+    """A stage of so many videos, each of which takes so long."""
+    with display.Display() as draw:
+        draw(Event("stage", "detect", "", total=total or videos))
+        for number in range(videos):
+            key = f"v{number}"
+            draw(Event("started", "detect", key))
+            for done in range(10):
+                clock.now += seconds / 10
+                draw(Event("progress", "detect", key, done, 10))
+            failure = Failure("detect", key, "DecodeError", "it breaks off", "")
+            if number in failing:
+                draw(Event("failed", "detect", key, failure=failure))
+            else:
+                draw(Event("finished", "detect", key, rows=3, seconds=seconds))
+        draw(Event("stage", "label", "", total=0))
+
+
+def test_eight_hundred_quick_videos_are_a_few_lines(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
+    drawn(clock, 800, 0.02, failing=(7, 300))
+    lines = capsys.readouterr().err.splitlines()
+    assert [line for line in lines if line.startswith("failed  detect/v")] == [
+        "failed  detect/v7: it breaks off",
+        "failed  detect/v300: it breaks off",
+    ]
+    assert 3 <= len(lines) - 2 <= 16 / display.QUIET_SECONDS + 1
+    assert lines[-1] == "done    detect: 798 of 800, 2 failed, 2394 rows, 16.0 s"
+    assert "left" in lines[-2]
+
+
+def test_a_slow_video_shows_that_it_goes_on(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
+    drawn(clock, 1, 100.0)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 11
+    assert lines[0].startswith("detect/v0: ")
+    assert lines[-1] == "done    detect/v0: 3 rows, 100.0 s"
+
+
+def test_what_ended_is_said_although_the_rest_waits(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
+    drawn(clock, 3, 0.5, total=5)
+    assert capsys.readouterr().err.splitlines() == ["done    detect: 3 of 5, 9 rows, 1 s left"]
+
+
+def test_a_terminal_has_bars_and_a_log_has_none() -> None:
+    assert display.Display().terminal is display.err.is_terminal
