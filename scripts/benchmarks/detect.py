@@ -7,9 +7,10 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks import detect_gpu, detect_yolo
 from benchmarks.material import KEY, do_unit, make_unit, remuxed
 from benchmarks.measure import ASSETS, Report, in_turns, in_worker, profiled, ratio
+
+from benchmarks import detect_gpu, detect_yolo
 
 
 def options(parser: argparse.ArgumentParser) -> None:

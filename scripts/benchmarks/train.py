@@ -7,10 +7,11 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks import train_gpu
 from benchmarks.measure import Report, in_turns, in_worker, profiled
 from benchmarks.train_material import pictures
 from benchmarks.train_parts import BATCH, CACHE, LOADER, NETWORKS, Training, keep_to, recipe_of, stored_size
+
+from benchmarks import train_gpu
 
 
 def options(parser: argparse.ArgumentParser) -> None:
