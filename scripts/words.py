@@ -1,0 +1,52 @@
+"""Compares the texts that users read with scripts/words.txt, and prints FILE:LINE for each word that it lists."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+LIST = ROOT / "scripts" / "words.txt"
+TEXTS = ("README.md", "CONTRIBUTING.md", "SECURITY.md", "docs/*.md")
+"""What is checked. docs/cli.md holds all help, docs/settings.md all descriptions of settings."""
+
+CODE = re.compile(r"`[^`]*`|\]\([^)]*\)|<!--.*?-->")
+
+
+def patterns() -> list[tuple[re.Pattern[str], str]]:
+    """Return each pattern with the words to write instead."""
+    lines = [line.split("\t") for line in LIST.read_text().splitlines() if line and not line.startswith("#")]
+    return [(re.compile(pattern, re.IGNORECASE), better) for pattern, better in lines]
+
+
+def prose(text: str) -> Iterator[tuple[int, str]]:
+    """Yield the lines of a Markdown text with their numbers, without code."""
+    fenced = False
+    for number, line in enumerate(text.splitlines(), start=1):
+        if line.lstrip().startswith("```"):
+            fenced = not fenced
+        elif not fenced and not line.startswith("    "):
+            yield number, CODE.sub("", line)
+
+
+def findings(name: str, text: str) -> Iterator[str]:
+    """Yield a line for each listed word in a text."""
+    known = patterns()
+    for number, line in prose(text):
+        for pattern, better in known:
+            if found := pattern.search(line):
+                yield f"{name}:{number}: {found[0].strip()!r}; better: {better}"
+
+
+def main() -> int:
+    """Print what is found; 1 if anything is."""
+    paths = sorted(path for pattern in TEXTS for path in ROOT.glob(pattern))
+    found = [line for path in paths for line in findings(str(path.relative_to(ROOT)), path.read_text())]
+    print("\n".join(found), end="\n" if found else "")
+    return 1 if found else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
