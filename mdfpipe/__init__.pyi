@@ -10,9 +10,10 @@ from .inspecting.inspection import inspect
 from .inspecting.run_view import RunView, open
 from .learning.data.batches import CropBatch, Draw, Sampler
 from .learning.data.crops import Crops
-from .learning.recipes import Group, Losses, Progress, Recipe
+from .learning.recipes import Losses, Progress, Recipe
 from .learning.system import System
 from .learning.train.checkpoint import Checkpoint
+from .learning.train.groups import Group
 from .protocol import Protocol
 from .reporting.report import Report, report
 from .running.execution import Event, Executor

@@ -23,12 +23,14 @@ from mdfpipe.evaluation.measures.intervals import bootstrap, mean_of, subject_co
 from mdfpipe.evaluation.table import Table
 
 if TYPE_CHECKING:
-    from mdfpipe.evaluation.study import Evaluated, System
+    from mdfpipe.evaluation.vectors import Evaluated, SystemVectors
 
 ALL = "all"
 
 
-def measure_benchmark(name: str, table: Table, systems: Sequence[System], found: Evaluated, data: Path | None) -> None:
+def measure_benchmark(
+    name: str, table: Table, systems: Sequence[SystemVectors], found: Evaluated, data: Path | None
+) -> None:
     """Every system under the benchmark of a table; the rows go to `found`. data: the data root, for the galleries.
 
     Raises ProtocolError where the rows do not fit, or somebody who is tested was learned from; DataError, ConfigError.

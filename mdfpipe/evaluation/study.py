@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,57 +18,18 @@ import pyarrow.compute as pc
 from mdfpipe.errors import ProtocolError
 from mdfpipe.evaluation.benchmark_table import measure_benchmark
 from mdfpipe.evaluation.case import Case, Searched, curves, measure_case, measure_together, search_case
-from mdfpipe.evaluation.comparing import Measure
 from mdfpipe.evaluation.expected import by_thirds, chosen_rows, expected, of_splits, refuse_trained
 from mdfpipe.evaluation.fusion import fuse_templates
 from mdfpipe.evaluation.measures.differences import Counted, compare, compare_scores, members
 from mdfpipe.evaluation.measures.metrics import Metric, averaged
 from mdfpipe.evaluation.score_fusion import Scorer, fused_scorer
 from mdfpipe.evaluation.table import Table
-from mdfpipe.evaluation.templates import B8, F32, Rule, Templates, pool
+from mdfpipe.evaluation.templates import Rule, Templates, pool
+from mdfpipe.evaluation.vectors import Evaluated, SystemVectors
 from mdfpipe.protocol import Protocol
 from mdfpipe.store.results import AVERAGE, POOLED
 
 ALL, FUSED = "all", "fused"
-
-
-@dataclass(frozen=True, eq=False)
-class System:
-    """The vectors of one system. rows: of the manifest, of its modality, with or without a usable vector.
-
-    usable: (N,) whether a row has one. blocks: gives the vectors, (b, D) float32, in the order of the rows.
-    trained: the subjects that it learned from, as it says; None where it does not say.
-    """
-
-    name: str
-    modality: str
-    measure: Measure
-    rows: pa.Table
-    usable: B8
-    blocks: Callable[[], Iterable[F32]]
-    trained: frozenset[str] | None = None
-
-
-@dataclass(eq=False)
-class Evaluated:
-    """Rows of METRICS, COMPARISONS, CURVES and SEARCHES; what is to be known of each table.
-
-    templates: of each system, as the first table that has it pools them.
-    """
-
-    metrics: list[dict[str, Any]] = field(default_factory=list)
-    comparisons: list[dict[str, Any]] = field(default_factory=list)
-    curves: list[dict[str, Any]] = field(default_factory=list)
-    searches: list[dict[str, Any]] = field(default_factory=list)
-    tables: dict[str, dict[str, Any]] = field(default_factory=dict)
-    templates: dict[str, Templates] = field(default_factory=dict)
-
-    @property
-    def nothing(self) -> str:
-        """Why there is no number at all, or nothing."""
-        if self.metrics:
-            return ""
-        return "; ".join(dict.fromkeys(note for table in self.tables.values() for note in table["notes"]))
 
 
 Keep = Callable[[str, str, Case, Searched], None]
@@ -78,7 +38,7 @@ Keep = Callable[[str, str, Case, Searched], None]
 
 def evaluate(
     tables: Mapping[str, Table],
-    systems: Sequence[System],
+    systems: Sequence[SystemVectors],
     manifest: pa.Table,
     protocol: Protocol,
     *,
@@ -128,7 +88,7 @@ def _named(table: str) -> Iterator[None]:
 class _Study:
     def __init__(
         self,
-        systems: Sequence[System],
+        systems: Sequence[SystemVectors],
         manifest: pa.Table,
         protocol: Protocol,
         galleries: Mapping[str, Sequence[str]],
@@ -209,7 +169,7 @@ class _Study:
             self._templates[key] = self._pool(self.systems[system], table, wanted)
         return self._templates[key]
 
-    def _pool(self, system: System, table: Table, splits: tuple[str, ...]) -> Templates:
+    def _pool(self, system: SystemVectors, table: Table, splits: tuple[str, ...]) -> Templates:
         there = expected(of_splits(self.manifest, splits), system.modality, table)
         inside = pc.is_in(system.rows["split"].cast(pa.string()), pa.array(splits)).to_numpy()
         for split in splits:
@@ -312,7 +272,7 @@ class _Study:
             self._refuse_same_media(system, table, case)
         return Scorer(system.modality, gallery, probes, system.measure, system.trained)
 
-    def _refuse_same_media(self, system: System, table: Table, case: Case) -> None:
+    def _refuse_same_media(self, system: SystemVectors, table: Table, case: Case) -> None:
         """Raise ProtocolError where gallery and probe are of one file."""
         rows = of_splits(system.rows, table.splits)
         sides = []

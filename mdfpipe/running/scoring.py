@@ -21,6 +21,7 @@ from mdfpipe.evaluation import study
 from mdfpipe.evaluation.benchmarks import Benchmark
 from mdfpipe.evaluation.comparing import Measure
 from mdfpipe.evaluation.templates import B8, F32
+from mdfpipe.evaluation.vectors import Evaluated, SystemVectors
 from mdfpipe.protocol import Protocol, read_protocol
 from mdfpipe.stages.evaluate import Evaluate, ScoreFiles, Tables, metrics_table, tables_beside, write_beside
 from mdfpipe.store.hashing import file_sha256
@@ -170,7 +171,7 @@ def _evaluated(
     distance: Measure,
     data: Path | None,
     keep: study.Keep | None,
-) -> study.Evaluated:
+) -> Evaluated:
     """The numbers of all systems of `rows`; name: of the only one, where no column names several."""
     known = asked.protocol
     domains = rows["domain"].to_pylist()
@@ -427,7 +428,7 @@ def _names(rows: pa.Table, stem: str) -> list[str]:
     return sorted(set(rows["system"].to_pylist())) if "system" in rows.column_names else [stem]
 
 
-def _system(name: str, rows: pa.Table, vectors: F32, usable: B8, distance: Measure) -> study.System:
+def _system(name: str, rows: pa.Table, vectors: F32, usable: B8, distance: Measure) -> SystemVectors:
     chosen = np.ones(rows.num_rows, bool)
     if "system" in rows.column_names:
         chosen = pc.equal(rows["system"], name).to_numpy()
@@ -437,4 +438,4 @@ def _system(name: str, rows: pa.Table, vectors: F32, usable: B8, distance: Measu
         raise DataError(
             f"{name}: expected vectors of one modality, got {', '.join(modalities)}; name a system for each"
         )
-    return study.System(name, modalities[0], distance, table, usable[chosen], lambda: iter([own]))
+    return SystemVectors(name, modalities[0], distance, table, usable[chosen], lambda: iter([own]))

@@ -23,6 +23,7 @@ from mdfpipe.evaluation.comparing import I64
 from mdfpipe.evaluation.score_fusion import MOST_PAIRS
 from mdfpipe.evaluation.table import Table
 from mdfpipe.evaluation.templates import F32, Templates
+from mdfpipe.evaluation.vectors import Evaluated, SystemVectors
 from mdfpipe.learning.system import System
 from mdfpipe.protocol import Protocol
 from mdfpipe.stages import Context, Inputs, Made, Review, Stage
@@ -141,12 +142,14 @@ class Evaluate(Stage):
         )
         return _Vectors(inputs, f"embed/{name}", manifest.filter(here), system.recipe.features)
 
-    def _system(self, inputs: Inputs, name: str, vectors: _Vectors) -> study.System:
+    def _system(self, inputs: Inputs, name: str, vectors: _Vectors) -> SystemVectors:
         """One system, as the tables know it."""
         said = inputs.facts(f"train/{name}", "training").get("subjects")  # of it, and of what it starts from
         known = None if said is None else frozenset(said)
         recipe = self.systems[name].recipe
-        return study.System(name, recipe.modality, recipe.distance, vectors.rows, vectors.usable, vectors.blocks, known)
+        return SystemVectors(
+            name, recipe.modality, recipe.distance, vectors.rows, vectors.usable, vectors.blocks, known
+        )
 
     def review(self, facts: dict[str, dict[str, Any]]) -> Review:
         """Say why there is no number, and what to know of those that there are."""
@@ -275,12 +278,12 @@ class ScoreFiles:
         self._open[name].write(pa.table([columns[n] for n in SCORES.names], schema=SCORES))
 
 
-def metrics_table(found: study.Evaluated) -> pa.Table:
+def metrics_table(found: Evaluated) -> pa.Table:
     """Rows of METRICS."""
     return pa.Table.from_pylist(found.metrics, schema=METRICS)
 
 
-def write_beside(found: study.Evaluated, scores: ScoreFiles, place: Callable[[str], Path]) -> dict[str, Path]:
+def write_beside(found: Evaluated, scores: ScoreFiles, place: Callable[[str], Path]) -> dict[str, Path]:
     """Write what belongs to the numbers; place: a file for a name. Gives each file by its name in the run folder."""
     files = dict(scores.paths)
     for name, made in _beside(found).items():
@@ -295,7 +298,7 @@ def write_beside(found: study.Evaluated, scores: ScoreFiles, place: Callable[[st
     return files
 
 
-def tables_beside(found: study.Evaluated) -> dict[str, pa.Table]:
+def tables_beside(found: Evaluated) -> dict[str, pa.Table]:
     """The tables beside the numbers, by name."""
     return {
         "comparisons": pa.Table.from_pylist(found.comparisons, schema=COMPARISONS),
@@ -304,7 +307,7 @@ def tables_beside(found: study.Evaluated) -> dict[str, pa.Table]:
     }
 
 
-def _beside(found: study.Evaluated) -> dict[str, pa.Table | bytes]:
+def _beside(found: Evaluated) -> dict[str, pa.Table | bytes]:
     """What is written beside the numbers, by name under the run folder."""
     document = results_of(found.tables, found.metrics, found.comparisons).document()
     return {

@@ -8,16 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from mdfpipe.synth.joints import Body
 from mdfpipe.synth.people import Material, Subject
-
-if TYPE_CHECKING:
-    from mdfpipe.synth.figure import Body
 
 Array: TypeAlias = NDArray[np.float64]
 Edge: TypeAlias = float | Callable[[Array], ArrayLike]

@@ -12,8 +12,9 @@ from mdfpipe.config import validate
 from mdfpipe.errors import ConfigError, ProtocolError
 from mdfpipe.evaluation.benchmark import evaluate_benchmark
 from mdfpipe.evaluation.measures.intervals import mean_of, paired_bootstrap, subject_codes
-from mdfpipe.evaluation.study import Evaluated, System, evaluate
+from mdfpipe.evaluation.study import evaluate
 from mdfpipe.evaluation.table import Table
+from mdfpipe.evaluation.vectors import Evaluated, SystemVectors
 from mdfpipe.protocol import Protocol
 from mdfpipe.store.tables import COMPARISONS, CURVES, METRICS
 from tests.evaluation.made_images import INFRARED, VISIBLE, rows_of, tree
@@ -31,17 +32,17 @@ def rows(split: str = "test") -> pa.Table:
     return found
 
 
-def system(name: str, noise: float, lost: tuple[int, ...] = (), **more: Any) -> System:
+def system(name: str, noise: float, lost: tuple[int, ...] = (), **more: Any) -> SystemVectors:
     generator = np.random.default_rng(len(name))
     people = np.eye(40, dtype=np.float32)[[int(one[1]) for one in IMAGES]]
     vectors = people + noise * generator.standard_normal(people.shape).astype(np.float32)
     usable = np.ones(len(IMAGES), bool)
     usable[list(lost)] = False
     given = more.pop("rows", rows())
-    return System(name, "body", "cosine", given, usable, lambda: iter([vectors[:9], vectors[9:]]), **more)
+    return SystemVectors(name, "body", "cosine", given, usable, lambda: iter([vectors[:9], vectors[9:]]), **more)
 
 
-def done(settings: dict[str, Any], systems: list[System]) -> Evaluated:
+def done(settings: dict[str, Any], systems: list[SystemVectors]) -> Evaluated:
     table = validate(Table, {"benchmark": SYSU} | settings, "t")
     return evaluate({"t": table}, systems, systems[0].rows, PROTOCOL)
 

@@ -15,9 +15,10 @@ from mdfpipe.evaluation.comparing import Entries
 from mdfpipe.evaluation.measures.closed_set import closed_set
 from mdfpipe.evaluation.measures.intervals import mcnemar, wilson
 from mdfpipe.evaluation.search import search
-from mdfpipe.evaluation.study import Evaluated, System, evaluate
+from mdfpipe.evaluation.study import evaluate
 from mdfpipe.evaluation.table import Table
 from mdfpipe.evaluation.templates import unit
+from mdfpipe.evaluation.vectors import Evaluated, SystemVectors
 from mdfpipe.protocol import Protocol
 
 PROTOCOL = Protocol(name="p", gallery_domains=["VIS-500m"], probe_domains=["SWIR-30m", "LWIR-30m"], unlisted="test")
@@ -55,7 +56,7 @@ def rows_of(
 
 def system(
     name: str, rows: list[dict[str, Any]], vectors: dict[str, Any] | None = None, *, noise: float = 0.3, **more: Any
-) -> System:
+) -> SystemVectors:
     """Vectors near a direction of each subject's own; or those of `vectors`, by crop_id (None: there is none)."""
     table = pa.Table.from_pylist(rows)
     people = sorted(set(table["subject_id"].to_pylist()))
@@ -70,10 +71,10 @@ def system(
             if given is not None:
                 made[n] = given
     modality = more.pop("modality", rows[0]["modality"])
-    return System(name, modality, "cosine", table, usable, lambda: iter([made[:3], made[3:]]), **more)
+    return SystemVectors(name, modality, "cosine", table, usable, lambda: iter([made[:3], made[3:]]), **more)
 
 
-def done(tables: dict[str, Any], systems: list[System], rows: list[dict[str, Any]], **more: Any) -> Evaluated:
+def done(tables: dict[str, Any], systems: list[SystemVectors], rows: list[dict[str, Any]], **more: Any) -> Evaluated:
     made = {name: validate(Table, settings, name) for name, settings in tables.items()}
     return evaluate(made, systems, pa.Table.from_pylist(rows), more.pop("protocol", PROTOCOL), **more)
 
@@ -161,7 +162,7 @@ def test_verification_and_open_set_are_compared_with_the_first_system() -> None:
     assert pairs["good", "worse", "auc"]["significant"]
     same = [
         system("one", rows, noise=0.5),
-        System("two", **{n: v for n, v in vars(system("one", rows, noise=0.5)).items() if n != "name"}),
+        SystemVectors("two", **{n: v for n, v in vars(system("one", rows, noise=0.5)).items() if n != "name"}),
     ]
     again = done({"t": {"metrics": wanted, "unmated": "exclude"}}, same, rows)
     assert {(c["difference"], c["p"], c["significant"]) for c in again.comparisons} == {(0.0, 1.0, False)}
@@ -192,7 +193,7 @@ def test_nothing_depends_on_the_order_of_rows() -> None:
     body = system("a", ROWS)
     vectors = np.concatenate(list(body.blocks()))
     order = np.random.default_rng(0).permutation(len(ROWS))
-    shuffled = System("a", "body", "cosine", body.rows.take(order), body.usable, lambda: iter([vectors[order]]))
+    shuffled = SystemVectors("a", "body", "cosine", body.rows.take(order), body.usable, lambda: iter([vectors[order]]))
     second = done({"t": {}}, [shuffled], [ROWS[n] for n in order])
     assert first.metrics == second.metrics
     assert first.searches == second.searches
@@ -301,7 +302,7 @@ def test_numbers_of_a_paper_stand_beside_ours() -> None:
 # -- fusion
 
 
-def both() -> tuple[list[System], list[dict[str, Any]]]:
+def both() -> tuple[list[SystemVectors], list[dict[str, Any]]]:
     """A face system that knows half of the people, a body system that knows the others; training subjects, too."""
     people = [f"T{n}" for n in range(10)]
     rows = [*rows_of(PEOPLE, (GALLERY, *PROBES), ["body", "face"])]

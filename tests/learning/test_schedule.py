@@ -11,7 +11,7 @@ from torch import nn
 
 from mdfpipe.config import validate
 from mdfpipe.errors import ConfigError
-from mdfpipe.learning.recipes import Group
+from mdfpipe.learning.train.groups import Group
 from mdfpipe.learning.train.schedule import Optimiser, Schedule
 
 

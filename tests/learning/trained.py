@@ -27,9 +27,10 @@ from mdfpipe.learning.data.loader import CropReader, Loader
 from mdfpipe.learning.data.sampling import Uniform
 from mdfpipe.learning.losses.identity import cross_entropy
 from mdfpipe.learning.losses.ranking import mine
-from mdfpipe.learning.recipes import Group, Losses, Recipe
+from mdfpipe.learning.recipes import Losses, Recipe
 from mdfpipe.learning.train import checkpoint
 from mdfpipe.learning.train import loop as training
+from mdfpipe.learning.train.groups import Group
 from mdfpipe.learning.train.loop import seed_everything
 from mdfpipe.learning.train.schedule import Optimiser, Schedule
 from mdfpipe.learning.train.state import Fitted, Job

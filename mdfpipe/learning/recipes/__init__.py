@@ -17,6 +17,7 @@ from pydantic import Field, model_validator
 
 from mdfpipe.config import Config, Plugin
 from mdfpipe.learning.data.augment import Augment
+from mdfpipe.learning.train.groups import Group
 from mdfpipe.learning.train.schedule import Optimiser, Schedule
 
 if TYPE_CHECKING:
@@ -45,16 +46,6 @@ class Progress:
     def share(self) -> float:
         """How much of the training is done, 0..1."""
         return self.step / max(self.steps, 1)
-
-
-@dataclass(eq=False)
-class Group:
-    """Parameters that learn at the same rate. rate: times the schedule's; weight_decay: None = the optimiser's."""
-
-    parameters: list[Any]
-    rate: float = 1.0
-    weight_decay: float | None = None
-    name: str = ""
 
 
 @dataclass(eq=False)
@@ -169,34 +160,3 @@ class Recipe(Plugin):
         """What a reader of this system's numbers should know, given what it comes from and the figures of its last
         epoch. By default: nothing."""
         return []
-
-
-def by_part(
-    model: Network,
-    *,
-    backbone_rate: float = 1.0,
-    head_rate: float = 1.0,
-    bias_rate: float = 1.0,
-    decay_vectors: bool = True,
-    bias_decay: float | None = None,
-    backbone: tuple[str, ...] = ("backbone.",),
-) -> list[Group]:
-    """What requires a gradient: backbone (how its names begin) and the rest (head), of each matrices, biases and other
-    vectors apart.
-
-    Biases learn bias_rate times as fast, and decay by bias_decay; without decay_vectors they and other vectors do not.
-    """
-    groups: dict[str, Group] = {}
-    decay = {
-        "matrices": None,
-        "biases": bias_decay if decay_vectors else 0.0,
-        "vectors": None if decay_vectors else 0.0,
-    }
-    for name, value in model.named_parameters():
-        if not value.requires_grad:
-            continue
-        part, rate = ("backbone", backbone_rate) if name.startswith(backbone) else ("head", head_rate)
-        kind = "biases" if name.endswith(".bias") else "matrices" if value.ndim > 1 else "vectors"
-        made = Group([], rate * (bias_rate if kind == "biases" else 1.0), decay[kind], f"{part} {kind}")
-        groups.setdefault(made.name, made).parameters.append(value)
-    return list(groups.values())

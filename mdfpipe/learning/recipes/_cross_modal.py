@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 
 from mdfpipe.learning.data.augment import Augment
-from mdfpipe.learning.recipes import Group, Network, Recipe, by_part
+from mdfpipe.learning.recipes import Network, Recipe
 from mdfpipe.learning.recipes._batches import Batches
 from mdfpipe.learning.streams import Pairs, Streams, place_in, stream
+from mdfpipe.learning.train.groups import Group, by_part
 
 if TYPE_CHECKING:
     from torch import Tensor

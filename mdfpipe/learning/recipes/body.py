@@ -22,8 +22,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from mdfpipe.config import Config
-from mdfpipe.learning.recipes import Group, Losses, Network, Progress, Recipe, by_part
+from mdfpipe.learning.recipes import Losses, Network, Progress, Recipe
 from mdfpipe.learning.recipes._batches import Batches
+from mdfpipe.learning.train.groups import Group, by_part
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

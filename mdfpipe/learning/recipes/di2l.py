@@ -33,10 +33,11 @@ from pydantic import Field, model_validator
 
 from mdfpipe.config import Config
 from mdfpipe.learning.data.augment import Augment
-from mdfpipe.learning.recipes import Group, Losses, Network, Progress
+from mdfpipe.learning.recipes import Losses, Network, Progress
 from mdfpipe.learning.recipes._batches import Batches
 from mdfpipe.learning.recipes._cross_modal import TINY, CrossModal
 from mdfpipe.learning.streams import is_visible
+from mdfpipe.learning.train.groups import Group
 from mdfpipe.learning.train.schedule import Optimiser, Schedule
 
 if TYPE_CHECKING:

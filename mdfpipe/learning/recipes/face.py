@@ -18,7 +18,8 @@ from pydantic import Field
 
 from mdfpipe.config import Config
 from mdfpipe.learning.data.augment import Augment
-from mdfpipe.learning.recipes import Group, Losses, Network, Progress, Recipe
+from mdfpipe.learning.recipes import Losses, Network, Progress, Recipe
+from mdfpipe.learning.train.groups import Group
 from mdfpipe.learning.train.schedule import Optimiser, Schedule
 
 if TYPE_CHECKING:

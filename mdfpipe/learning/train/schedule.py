@@ -12,7 +12,7 @@ from mdfpipe.config import Config
 if TYPE_CHECKING:
     import torch
 
-    from mdfpipe.learning.recipes import Group
+    from mdfpipe.learning.train.groups import Group
 
 
 class Optimiser(Config):

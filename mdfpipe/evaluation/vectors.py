@@ -1,0 +1,51 @@
+"""What goes into an evaluation, the vectors of systems; and what comes out, rows of tables."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+
+from mdfpipe.evaluation.comparing import Measure
+from mdfpipe.evaluation.templates import B8, F32, Templates
+
+
+@dataclass(frozen=True, eq=False)
+class SystemVectors:
+    """The vectors of one system. rows: of the manifest, of its modality, with or without a usable vector.
+
+    usable: (N,) whether a row has one. blocks: gives the vectors, (b, D) float32, in the order of the rows.
+    trained: the subjects that it learned from, as it says; None where it does not say.
+    """
+
+    name: str
+    modality: str
+    measure: Measure
+    rows: pa.Table
+    usable: B8
+    blocks: Callable[[], Iterable[F32]]
+    trained: frozenset[str] | None = None
+
+
+@dataclass(eq=False)
+class Evaluated:
+    """Rows of METRICS, COMPARISONS, CURVES and SEARCHES; what is to be known of each table.
+
+    templates: of each system, as the first table that has it pools them.
+    """
+
+    metrics: list[dict[str, Any]] = field(default_factory=list)
+    comparisons: list[dict[str, Any]] = field(default_factory=list)
+    curves: list[dict[str, Any]] = field(default_factory=list)
+    searches: list[dict[str, Any]] = field(default_factory=list)
+    tables: dict[str, dict[str, Any]] = field(default_factory=dict)
+    templates: dict[str, Templates] = field(default_factory=dict)
+
+    @property
+    def nothing(self) -> str:
+        """Why there is no number at all, or nothing."""
+        if self.metrics:
+            return ""
+        return "; ".join(dict.fromkeys(note for table in self.tables.values() for note in table["notes"]))
