@@ -184,7 +184,7 @@ def untrained() -> Any:
     """YOLOv10-N with one class."""
     from types import SimpleNamespace
 
-    from mdfpipe.video.detectors._ultralytics import _library
+    from mdfpipe.video.ultralytics import _library
 
     model = _library().DetectionModel("yolov10n.yaml", nc=1, verbose=False)
     model.args = SimpleNamespace(box=7.5, cls=0.5, dfl=1.5, epochs=1)

@@ -164,7 +164,7 @@ def upper_bound(k: int, n: int, confidence: float = CONFIDENCE) -> float:
 
 
 @dataclass(frozen=True)
-class Row:
+class TrivialRow:
     """Rank-1 of one baseline from the gallery domain to a probe domain, in one split or POOLED over all.
 
     n: probe templates with a mate. unmated: those without, not searched. expected: how many a guess would find, each 1
@@ -203,10 +203,10 @@ class Guard:
 
     gallery_domain: str
     crops: int
-    rows: tuple[Row, ...]
+    rows: tuple[TrivialRow, ...]
 
     @property
-    def judged(self) -> tuple[Row, ...]:
+    def judged(self) -> tuple[TrivialRow, ...]:
         """The pooled rows that must stay below TIMES_CHANCE: GUARDED baselines in thermal domains."""
         return tuple(
             row
@@ -313,7 +313,7 @@ def _codes(column: pa.ChunkedArray, values: list[str]) -> I64:
 
 def _search(
     baseline: str, domain: str, split: str, ways: tuple[Search, ...], means: F64, present: NDArray[np.bool_]
-) -> Row:
+) -> TrivialRow:
     """Search probes in a gallery. means: (2, subjects, D) of gallery and probes; present: (2, subjects)."""
     enrolled, mated = np.flatnonzero(present[0]), np.flatnonzero(present.all(axis=0))
     unmated = int(present[1].sum()) - len(mated)
@@ -322,15 +322,15 @@ def _search(
         for way in ways:
             best = enrolled[way(means[0, enrolled], means[1, mated])]
             found[way.__name__] = int((best == mated).sum())
-    return Row(baseline, domain, split, len(mated), unmated, len(mated) / max(len(enrolled), 1), found)
+    return TrivialRow(baseline, domain, split, len(mated), unmated, len(mated) / max(len(enrolled), 1), found)
 
 
-def _pooled(rows: list[Row]) -> Row:
+def _pooled(rows: list[TrivialRow]) -> TrivialRow:
     """The sum over splits: each way for itself, so that the best way is one and the same in all of them."""
     one = rows[0]
     found = {way: sum(row.found[way] for row in rows) for way in one.found}
     n, unmated = sum(row.n for row in rows), sum(row.unmated for row in rows)
-    return Row(one.baseline, one.probe_domain, POOLED, n, unmated, sum(row.expected for row in rows), found)
+    return TrivialRow(one.baseline, one.probe_domain, POOLED, n, unmated, sum(row.expected for row in rows), found)
 
 
 # -- reading

@@ -21,7 +21,7 @@ from pydantic import Field, model_validator
 
 from mdfpipe.config import Config
 from mdfpipe.datasets import Dataset, Listing, VideoEntry, name_videos
-from mdfpipe.datasets.reading.annotation import AnomalyKind, Names, Tally
+from mdfpipe.datasets.reading.annotation import AnomalyKind, AnomalyTally, Names
 from mdfpipe.datasets.reading.faces import (
     BoxKind,
     FaceRows,
@@ -265,7 +265,7 @@ class Ijb(Dataset):
         return SubjectNames(frozenset(self.subject_names_kept), frozenset(self.subject_names_missing))
 
     @staticmethod
-    def _note_alike(subjects: set[str], tally: Tally) -> None:
+    def _note_alike(subjects: set[str], tally: AnomalyTally) -> None:
         groups = alike(subjects)
         mask = np.ones(len(groups), bool)
         tally.add(AnomalyKind.SUBJECTS_ALIKE, mask, lambda i: f"{told_apart(groups[i])} are taken as different people")
@@ -390,7 +390,7 @@ class Ijb(Dataset):
         scan.tally.add(AnomalyKind.NEGATIVE_FRAME, ~by_number & (frame < 0), lambda i: told(rows, i))
         return FaceRows(rows.video, frame, rows.subject, rows.xyxy, rows.row).take(frame >= 0)
 
-    def _gallery_subjects(self, root: Path, tally: Tally) -> dict[str, list[str]]:
+    def _gallery_subjects(self, root: Path, tally: AnomalyTally) -> dict[str, list[str]]:
         """subject_id -> the galleries that list it, both sorted."""
         found: dict[str, set[str]] = {}
         for gallery, patterns in self.galleries.items():
@@ -417,7 +417,7 @@ class _Scan:
     places: FramePlaces
     sieve: Sieve
     left_out_rows: int = 0
-    tally: Tally = field(default_factory=Tally)
+    tally: AnomalyTally = field(default_factory=AnomalyTally)
     videos: Names = field(default_factory=Names)
     subjects: Names = field(default_factory=Names)
     parts: list[FaceRows] = field(default_factory=list)

@@ -20,7 +20,7 @@ from mdfpipe.datasets.reading.images import (
     Gathering,
     ImageAnomaly,
     ImageDataset,
-    Unit,
+    ImageUnit,
     needed,
     read_ids,
     read_list,
@@ -80,7 +80,7 @@ def _take_train(root: Path, side: str, band: Band, found: Gathering) -> set[str]
         if path in there and camera is None:
             found.note(ImageAnomaly.MISPLACED, f"{path}: expected a camera in its name, such as _c06_")
         elif path in there and camera is not None:
-            found.take(Unit(f"{side}/c{int(camera[1]):02d}", side, band, camera[1]), path, subject)
+            found.take(ImageUnit(f"{side}/c{int(camera[1]):02d}", side, band, camera[1]), path, subject)
     found.note_all(ImageAnomaly.LISTED_IMAGE_MISSING, listed.keys() - there, f"{{}} of {name}")
     found.note_all(ImageAnomaly.IMAGE_IN_NO_LIST, there - listed.keys(), "{}")
     return {subject_of(path) for path in listed}
@@ -95,7 +95,7 @@ def _take_test(root: Path, side: str, band: Band, names: list[str], found: Gathe
         if camera is None:
             found.note(ImageAnomaly.MISPLACED, f"{path}: expected a folder such as cam1 in {folder}")
         else:
-            found.take(Unit(f"{folder}/c{int(camera[1]):02d}", folder, band, camera[1]), path, subject_of(path))
+            found.take(ImageUnit(f"{folder}/c{int(camera[1]):02d}", folder, band, camera[1]), path, subject_of(path))
     if name in names:
         listed = read_list(root, name).keys()
         found.note_all(ImageAnomaly.LISTED_IMAGE_MISSING, listed - there, f"{{}} of {name}")

@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import ClassVar
 
 from mdfpipe.datasets import Listing
-from mdfpipe.datasets.reading.images import ImageAnomaly, ImageDataset, Unit
+from mdfpipe.datasets.reading.images import ImageAnomaly, ImageDataset, ImageUnit
 from mdfpipe.domains import Band
 
 TRAIN, QUERY, TEST = "bounding_box_train", "query", "bounding_box_test"
@@ -49,7 +49,7 @@ class Market(ImageDataset):
                 elif said[1] == JUNK:
                     found.note(ImageAnomaly.JUNK, path)
                 else:
-                    unit = Unit(f"{folder}/c{said[2]}", folder, Band.VIS, said[2], folder)
+                    unit = ImageUnit(f"{folder}/c{said[2]}", folder, Band.VIS, said[2], folder)
                     found.take(unit, path, said[1])
                     seen[folder].add(said[1])
         parts = {"train": seen[TRAIN], "test": seen[QUERY] | seen[TEST]}

@@ -16,7 +16,15 @@ from typing import ClassVar
 from pydantic import Field
 
 from mdfpipe.datasets import Listing
-from mdfpipe.datasets.reading.images import Gathering, ImageAnomaly, ImageDataset, Unit, first_of, read_list, read_mat
+from mdfpipe.datasets.reading.images import (
+    Gathering,
+    ImageAnomaly,
+    ImageDataset,
+    ImageUnit,
+    first_of,
+    read_list,
+    read_mat,
+)
 from mdfpipe.datasets.reading.images import subject_of as folder_of
 from mdfpipe.domains import Band
 from mdfpipe.errors import DataError
@@ -60,7 +68,7 @@ class Regdb(ImageDataset):
         if not by_list:
             parts = self._parts_of_mat(root, names[0])
         for side, band in SIDES.items():
-            unit, there = Unit(side, side, band, CAMERAS[side]), list(found.files(side, 1))
+            unit, there = ImageUnit(side, side, band, CAMERAS[side]), list(found.files(side, 1))
             listed = self._listed(root, side, parts, found) if by_list else set(there)
             for path in there:
                 if path in listed:

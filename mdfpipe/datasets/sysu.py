@@ -13,7 +13,15 @@ from pathlib import Path
 from typing import ClassVar
 
 from mdfpipe.datasets import Listing
-from mdfpipe.datasets.reading.images import ImageAnomaly, ImageDataset, Unit, first_of, needed, read_ids, subject_of
+from mdfpipe.datasets.reading.images import (
+    ImageAnomaly,
+    ImageDataset,
+    ImageUnit,
+    first_of,
+    needed,
+    read_ids,
+    subject_of,
+)
 from mdfpipe.domains import Band
 
 BANDS = {1: Band.VIS, 2: Band.VIS, 3: Band.NIR, 4: Band.VIS, 5: Band.VIS, 6: Band.NIR}
@@ -49,7 +57,7 @@ class Sysu(ImageDataset):
                 found.note(ImageAnomaly.INDEX_FILE_MISSING, _places(part)[0])
             lists[part] = [f"{number:04d}" for number in read_ids(root, name)] if name else []
         for number, band in BANDS.items():
-            unit = Unit(f"cam{number}", f"cam{number}", band, str(number))
+            unit = ImageUnit(f"cam{number}", f"cam{number}", band, str(number))
             for path in found.files(unit.folder, 1):
                 found.take(unit, path, subject_of(path))
         galleries: dict[str, list[str]] = defaultdict(list)

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from mdfpipe.errors import DataError, ProtocolError
-from mdfpipe.evaluation.benchmarks import Benchmark, Direction, Images, Trial
+from mdfpipe.evaluation.benchmarks import Benchmark, BenchmarkImages, Direction, Trial
 from mdfpipe.evaluation.comparing import BLOCK_BYTES, F32, F64, I64, Array, Flags, Measure
 from mdfpipe.evaluation.measures.placing import Placing, shares
 from mdfpipe.evaluation.rerank import Rerank
@@ -25,7 +25,7 @@ LARGEST: Final = 1e37  # square of a length: of its products with others float32
 
 
 @dataclass(frozen=True, eq=False)
-class Outcome:
+class BenchmarkOutcome:
     """What a system reaches in one direction of a benchmark. T trials of Q queries, of the same subjects in each.
 
     rank: (T, Q) of the first mate, from 1, in identities or images as the protocol counts; 0 where it is not found.
@@ -84,7 +84,7 @@ def evaluate_benchmark(
     *,
     data: Path | None = None,
     rerank: Rerank | None = None,
-) -> list[Outcome]:
+) -> list[BenchmarkOutcome]:
     """Each direction of a benchmark.
 
     rows: of the test split. vectors: (N, D), a row each; usable: (N,) whether a row has one, as a crop that does not
@@ -93,7 +93,7 @@ def evaluate_benchmark(
     """
     if vectors.ndim != 2 or len(vectors) != rows.num_rows or usable.shape != (rows.num_rows,):
         raise DataError(f"benchmark: expected {rows.num_rows} vectors, got {vectors.shape} and {usable.shape}")
-    images = Images.of(rows)
+    images = BenchmarkImages.of(rows)
     directions = benchmark.directions(images, data)
     return [_Run(benchmark, images, one, vectors, usable, measure, rerank).outcome() for one in directions]
 
@@ -104,7 +104,7 @@ class _Run:
     def __init__(
         self,
         benchmark: Benchmark,
-        images: Images,
+        images: BenchmarkImages,
         direction: Direction,
         vectors: F32,
         usable: Flags,
@@ -114,7 +114,7 @@ class _Run:
         self.benchmark, self.images, self.direction = benchmark, images, direction
         self.vectors, self.usable, self.measure, self.rerank = vectors, usable, measure, rerank
 
-    def outcome(self) -> Outcome:
+    def outcome(self) -> BenchmarkOutcome:
         """Search every trial."""
         trials, person = self.direction.trials, self.images.person
         placed = [self._placing(trial) for trial in trials]
@@ -135,7 +135,7 @@ class _Run:
             placing.rank[lost] = 0
             placing.precision[lost] = placing.penalty[lost] = 0
         queries = np.array([trial.queries for trial in trials])
-        return Outcome(
+        return BenchmarkOutcome(
             self.benchmark.label,
             self.direction.gallery_domain,
             self.direction.probe_domain,

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mdfpipe.errors import ProtocolError
-from mdfpipe.evaluation.benchmark import DEPTH, Outcome, evaluate_benchmark, mean_and_spread
+from mdfpipe.evaluation.benchmark import DEPTH, BenchmarkOutcome, evaluate_benchmark, mean_and_spread
 from mdfpipe.evaluation.case import generator_of
 from mdfpipe.evaluation.comparing import F64, Array
 from mdfpipe.evaluation.expected import chosen_rows, refuse_trained
@@ -36,7 +36,7 @@ def measure_benchmark(
     Raises ProtocolError where the rows do not fit, or somebody who is tested was learned from; DataError, ConfigError.
     """
     assert table.benchmark is not None
-    outcomes: dict[str, list[Outcome]] = {}
+    outcomes: dict[str, list[BenchmarkOutcome]] = {}
     for system in systems:
         inside = np.isin(system.rows["split"].to_pylist(), table.splits)
         rows = system.rows.filter(inside)
@@ -59,12 +59,12 @@ def measure_benchmark(
     found.comparisons += [{"table": name} | row for row in comparisons(table, outcomes, name)]
 
 
-def place_of(found: Outcome) -> dict[str, Any]:
+def place_of(found: BenchmarkOutcome) -> dict[str, Any]:
     """Which pair of domains."""
     return {"gallery_domain": found.gallery_domain, "probe_domain": found.probe_domain, "gallery": ALL}
 
 
-def numbers(table: Table, system: str, found: Outcome, seed: str) -> Iterator[dict[str, Any]]:
+def numbers(table: Table, system: str, found: BenchmarkOutcome, seed: str) -> Iterator[dict[str, Any]]:
     """A row for each metric of the table, but for the table's and the system's own columns."""
     assert table.benchmark is not None
     removal = table.benchmark.removal
@@ -103,12 +103,12 @@ def numbers(table: Table, system: str, found: Outcome, seed: str) -> Iterator[di
         yield about | {"metric": metric, "value": value, "spread": spread} | bounded
 
 
-def _counted(found: Outcome, metric: str) -> tuple[F64, Array]:
+def _counted(found: BenchmarkOutcome, metric: str) -> tuple[F64, Array]:
     """What every valid query adds in every trial, and whose it is."""
     return found.per_query(metric)[found.valid], np.tile(found.subject, (len(found.rank), 1))[found.valid]
 
 
-def curve(found: Outcome) -> Iterator[dict[str, Any]]:
+def curve(found: BenchmarkOutcome) -> Iterator[dict[str, Any]]:
     """The mean CMC; its bounds are the least and the greatest of the trials."""
     for rank, shares in zip(range(1, DEPTH + 1), found.cmc.T, strict=True):
         low, high = float(shares.min()), float(shares.max())
@@ -116,7 +116,9 @@ def curve(found: Outcome) -> Iterator[dict[str, Any]]:
         yield {**place_of(found), "curve": "cmc", "x": float(rank), "y": y, "low": low, "high": high}
 
 
-def comparisons(table: Table, outcomes: Mapping[str, Sequence[Outcome]], seed: str) -> Iterator[dict[str, Any]]:
+def comparisons(
+    table: Table, outcomes: Mapping[str, Sequence[BenchmarkOutcome]], seed: str
+) -> Iterator[dict[str, Any]]:
     """Each system against each after it, on the queries of all trials: a paired bootstrap over subjects."""
     names = list(outcomes)
     for n, first in enumerate(names):
@@ -132,7 +134,7 @@ def comparisons(table: Table, outcomes: Mapping[str, Sequence[Outcome]], seed: s
                     yield about | row | {"n": round(float(a.n.mean()))}
 
 
-def coverage(system: str, found: Outcome) -> str:
+def coverage(system: str, found: BenchmarkOutcome) -> str:
     """What was searched among what, and what failed, in one line."""
     images, valid = _range(found.gallery_images), _range(found.n)
     words = [

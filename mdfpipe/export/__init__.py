@@ -25,7 +25,7 @@ def export(
     image_size: int | None = None,
     force: bool = False,
     trust_pickle: bool = False,
-) -> detector.Exported | embedder.Exported:
+) -> detector.ExportedDetector | embedder.ExportedEmbedder:
     """Write the detector of a study (.yaml), its weights (.pt, or "demo"), or the embedder of a checkpoint of
     `mdfpipe train` (.pt) to the ONNX file `out`.
 

@@ -26,7 +26,7 @@ TOLERANCE = (1.0, 0.01)  # pixels of box and score between torch and the exporte
 
 
 @dataclass(frozen=True)
-class Exported:
+class ExportedDetector:
     """What was written, and how far its boxes and scores on a test picture are from those of the weights.
 
     box: pixels; score: 0..1; compared: so many boxes.
@@ -50,7 +50,7 @@ class Exported:
         ]
 
 
-def export(thing: str, out: Path, *, data: Path, image_size: int) -> Exported:
+def export(thing: str, out: Path, *, data: Path, image_size: int) -> ExportedDetector:
     """Write the detector of a study (.yaml), or weights (.pt, or "demo"), to the ONNX file `out` (`mdfpipe.export`)."""
     detector = _detector(thing)
     if image_size < SMALLEST or image_size % 32:
@@ -67,7 +67,7 @@ def export(thing: str, out: Path, *, data: Path, image_size: int) -> Exported:
                 f"{weights}: expected the same boxes from the exported file, they differ by {box:.3g} pixels and "
                 f"{score:.3g} in score; nothing was written; run these weights with the detector yolo"
             )
-    return Exported(out, compared, box, score)
+    return ExportedDetector(out, compared, box, score)
 
 
 def _detector(thing: str) -> Yolo:
@@ -84,9 +84,9 @@ def _detector(thing: str) -> Yolo:
 
 def _write(weights: Path, detector: Yolo, out: Path, side: int) -> None:
     """Trace the fused network with its one-to-one head, decoded, into an ONNX file."""
-    from mdfpipe.video.detectors import _ultralytics
+    from mdfpipe.video import ultralytics
 
-    loaded = _ultralytics.load(weights, detector.model, detector.weights_entry, trust_pickle=is_trusted())
+    loaded = ultralytics.load(weights, detector.model, detector.weights_entry, trust_pickle=is_trusted())
     network: Any = loaded.network
     head = network.model[-1]
     head.end2end = True  # before fuse(), which deletes the head that is not chosen

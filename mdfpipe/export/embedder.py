@@ -39,7 +39,7 @@ NORMALISED = {
 
 
 @dataclass(frozen=True)
-class Exported:
+class ExportedEmbedder:
     """What was written. facts: its metadata; compared: so many inputs; difference: the greatest one from the vectors of
     the weights, as a share of their greatest magnitude.
     """
@@ -62,7 +62,7 @@ class Exported:
         ]
 
 
-def export(checkpoint: Path, out: Path) -> Exported:
+def export(checkpoint: Path, out: Path) -> ExportedEmbedder:
     """Write the embedding network of a checkpoint to the ONNX file `out`: see `mdfpipe.export`.
 
     Raises ConfigError where the exported graph gives other vectors, or where an image alone does not decide the vector.
@@ -83,7 +83,7 @@ def export(checkpoint: Path, out: Path) -> Exported:
                 f"{checkpoint}: expected the same vectors from the exported file, they differ by {worst:.3g} of the "
                 f"greatest magnitude (more than {TOLERANCE:g}); nothing was written; embed with `mdfpipe train`"
             )
-    return Exported(out, facts, worst, len(differences))
+    return ExportedEmbedder(out, facts, worst, len(differences))
 
 
 class _Embedder(nn.Module):

@@ -25,7 +25,7 @@ Overlaps: TypeAlias = Callable[[NDArray[np.float32], NDArray[np.float32]], NDArr
 
 
 @dataclass(frozen=True)
-class Face:
+class ViewedFace:
     """An annotated face. subject_id: None where the annotation does not say."""
 
     face_no: int
@@ -39,7 +39,7 @@ class Face:
 
 
 @dataclass(frozen=True)
-class Body:
+class ViewedBody:
     """A detected body. number: within the frame. status: None where `label` has not run. reason: in words."""
 
     number: int
@@ -69,8 +69,8 @@ class FrameView:
     video_id: str
     domain: str
     frame: int
-    bodies: tuple[Body, ...]
-    faces: tuple[Face, ...]
+    bodies: tuple[ViewedBody, ...]
+    faces: tuple[ViewedFace, ...]
 
     @property
     def title(self) -> str:
@@ -103,11 +103,11 @@ def views(survey: Survey, video: VideoState, frames: Iterable[int], overlaps: Ov
         label_rows = joined(labels, bodies["body_id"], "body_id", part, "detect").filter(picked).to_pylist()
     path = faces_file(survey.run, video.video_id)
     faces = read_table(path) if path.exists() else FACES.empty_table()
-    faces_of: dict[int, list[Face]] = {}
+    faces_of: dict[int, list[ViewedFace]] = {}
     for row in faces.filter(pc.is_in(faces["frame"], wanted)).to_pylist():
-        faces_of.setdefault(row["frame"], []).append(Face(row["face_no"], row["subject_id"], _xyxy(row)))
+        faces_of.setdefault(row["frame"], []).append(ViewedFace(row["face_no"], row["subject_id"], _xyxy(row)))
     settings = video.receipts["label"].settings if "label" in video.receipts else {}
-    bodies_of: dict[int, list[Body]] = {}
+    bodies_of: dict[int, list[ViewedBody]] = {}
     for row, label in zip(body_rows, label_rows, strict=True):
         here = faces_of.get(row["frame"], [])
         bodies_of.setdefault(row["frame"], []).append(_body(row, label, here, settings, overlaps))
@@ -122,19 +122,23 @@ def _xyxy(row: Mapping[str, Any]) -> XYXY:
 
 
 def _body(
-    row: dict[str, Any], label: dict[str, Any], faces: list[Face], settings: dict[str, Any], overlaps: Overlaps | None
-) -> Body:
+    row: dict[str, Any],
+    label: dict[str, Any],
+    faces: list[ViewedFace],
+    settings: dict[str, Any],
+    overlaps: Overlaps | None,
+) -> ViewedBody:
     number = int(row["body_id"].rpartition("/")[2])
     status = LabelStatus(label["status"]) if label else None
     reason = "label has not run" if status is None else _reason(status, row, label, faces, settings, overlaps)
-    return Body(number, _xyxy(row), row["score"], status, label.get("subject_id"), reason)
+    return ViewedBody(number, _xyxy(row), row["score"], status, label.get("subject_id"), reason)
 
 
 def _reason(
     status: LabelStatus,
     row: dict[str, Any],
     label: dict[str, Any],
-    faces: list[Face],
+    faces: list[ViewedFace],
     settings: dict[str, Any],
     overlaps: Overlaps | None,
 ) -> str:
@@ -159,7 +163,9 @@ def _reason(
     }[status]
 
 
-def _why_ambiguous(row: dict[str, Any], faces: list[Face], settings: dict[str, Any], overlaps: Overlaps | None) -> str:
+def _why_ambiguous(
+    row: dict[str, Any], faces: list[ViewedFace], settings: dict[str, Any], overlaps: Overlaps | None
+) -> str:
     threshold = settings.get("ambiguity_threshold", 0.0)
     rule = f"each with {settings.get('ambiguity_measure', 'overlap')} above {threshold:g}"
     if overlaps is not None and faces:

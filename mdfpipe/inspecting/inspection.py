@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from mdfpipe.errors import ConfigError, DataError, MdfError, one_line
 from mdfpipe.inspecting.export import to_csv
-from mdfpipe.inspecting.pictures import Written, draw_frame, draw_sheet, write_page
+from mdfpipe.inspecting.pictures import draw_frame, draw_sheet, write_page
 from mdfpipe.store.environment import read_environment
 from mdfpipe.store.film_bytes import films_behind
 from mdfpipe.store.naming import IMAGE_SUFFIXES, frame_files, in_order
@@ -23,7 +23,7 @@ from mdfpipe.store.standins import stand_in
 if TYPE_CHECKING:
     from mdfpipe.inspecting.things import Description
 
-__all__ = ["Inspected", "Written", "draw_frame", "inspect", "inspect_and_write", "to_csv", "write_page"]
+__all__ = ["Inspected", "draw_frame", "inspect", "inspect_and_write", "to_csv", "write_page"]
 
 KINDS = (
     "a run folder, a Parquet table, a shard (.tar), a video or folder of frames, or weights (.onnx, .pt, .safetensors)"

@@ -208,7 +208,7 @@ def _kind(out: Path, option: str) -> str:
 
 
 @dataclass
-class Written:
+class WrittenPage:
     """What became of a page: where it lies, its size, how much it shows, and what it could not show."""
 
     path: str
@@ -218,7 +218,7 @@ class Written:
     notes: list[str] = field(default_factory=list)
 
 
-def write_page(run: Path, out: Path, show_people: bool = False, limits: Limits | None = None) -> Written:
+def write_page(run: Path, out: Path, show_people: bool = False, limits: Limits | None = None) -> WrittenPage:
     """Write one self-contained HTML page about a run. The same run gives the same page.
 
     Videos or shards that cannot be read any more leave a note instead of a picture. Raises DataError, StoreError.
@@ -244,7 +244,7 @@ def write_page(run: Path, out: Path, show_people: bool = False, limits: Limits |
             page.add_person(domain, person, _crops(found, person, limits, show_people, notes))
     text = render(page).encode()
     outputs.write(out, text)
-    return Written(str(out), len(text), page.frames_shown, page.crops_shown, notes)
+    return WrittenPage(str(out), len(text), page.frames_shown, page.crops_shown, notes)
 
 
 def title_of(run: Path) -> str:

@@ -25,7 +25,7 @@ F64 = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Point:
+class MapPoint:
     """A template on the map: a path around its place, its colour, and what it is."""
 
     path: str
@@ -38,7 +38,7 @@ class Map:
     """The map of one system. shapes: (domain, path around the origin) for the legend; of: templates that there are."""
 
     system: str
-    points: list[Point]
+    points: list[MapPoint]
     shapes: list[tuple[str, str]]
     subjects: int
     of: int
@@ -60,7 +60,7 @@ def atlas(system: str, templates: TemplateSet) -> Map | None:
     places = project(templates.vectors[rows])
     domains = templates.domains
     points = [
-        Point(
+        MapPoint(
             shape(domains.index(templates.domain[n]), x, y),
             _colour(hue[templates.subject[n]]),
             f"{templates.name[n]}, {templates.crops[n]} crops; {templates.file}",

@@ -20,7 +20,7 @@ MOST_APART: Final = 3  # pairs of domains of one system with a drawing each
 
 
 @dataclass(frozen=True)
-class Kind:
+class CurveKind:
     """A kind of curve: how it is read from CURVES and drawn."""
 
     name: str
@@ -33,11 +33,11 @@ class Kind:
 
 
 KINDS: Final = (
-    Kind("CMC", "share of probes whose mate is among the first so many", "cmc", "rank", "found, %", "linear"),
-    Kind(
+    CurveKind("CMC", "share of probes whose mate is among the first so many", "cmc", "rank", "found, %", "linear"),
+    CurveKind(
         "ROC", "pairs of a probe and a gallery template", "roc", "false accepts, % of non-mated", "accepted, %", "log"
     ),
-    Kind(
+    CurveKind(
         "DET",
         "the errors of the same pairs, both axes as normal deviates",
         "roc",
@@ -46,7 +46,7 @@ KINDS: Final = (
         "deviate",
         is_complement=True,
     ),
-    Kind(
+    CurveKind(
         "open-set DET",
         "searches of people who are not enrolled against mates that are missed",
         "det",
@@ -116,7 +116,7 @@ def _grouped(rows: Sequence[Row], column: str) -> dict[str, list[Row]]:
     return found
 
 
-def _by_probe_domain(table: str, kind: Kind, cases: Mapping[tuple[str, str, str], list[Row]]) -> list[Picture]:
+def _by_probe_domain(table: str, kind: CurveKind, cases: Mapping[tuple[str, str, str], list[Row]]) -> list[Picture]:
     """Of one system: a drawing for each gallery domain, a line a probe domain."""
     names = sorted({probe for _, probe, _ in cases}, key=by_wavelength)
     galleries: dict[tuple[str, str], list[Row]] = {}
@@ -134,7 +134,7 @@ def _by_probe_domain(table: str, kind: Kind, cases: Mapping[tuple[str, str, str]
     return found
 
 
-def _drawn(name: str, kind: Kind, by_line: Mapping[str, Sequence[Row]], places: Mapping[str, int]) -> str:
+def _drawn(name: str, kind: CurveKind, by_line: Mapping[str, Sequence[Row]], places: Mapping[str, int]) -> str:
     lines = []
     for line, rows in by_line.items():
         own = sorted(rows, key=lambda row: row["x"])
@@ -152,7 +152,7 @@ def _drawn(name: str, kind: Kind, by_line: Mapping[str, Sequence[Row]], places: 
 
 
 @dataclass(frozen=True)
-class Mined:
+class MinedShares:
     """What hard mining chose in the last epoch: a share beside its chance, and pairs of domains."""
 
     share: list[tuple[str, str, str]]
@@ -167,7 +167,7 @@ class TrainingView:
 
     system: str
     pictures: list[Picture]
-    mined: Mined | None
+    mined: MinedShares | None
     source: str
     notes: list[str] = field(default_factory=list)
 
@@ -231,7 +231,7 @@ def _words(figure: str) -> str:
     return figure.removeprefix("loss/").removeprefix("mining/").removeprefix("validation/")
 
 
-def _mined(rows: list[dict[str, Any]], plain: Mapping[str, list[tuple[float, float]]]) -> Mined | None:
+def _mined(rows: list[dict[str, Any]], plain: Mapping[str, list[tuple[float, float]]]) -> MinedShares | None:
     last = max(row["epoch"] for row in rows)
     pairs = [row for row in rows if row["epoch"] == last and row["anchor_domain"] is not None]
     if not pairs:
@@ -242,7 +242,9 @@ def _mined(rows: list[dict[str, Any]], plain: Mapping[str, list[tuple[float, flo
         value, chance = (sorted(plain.get(f"mining/{name}{end}", []))[-1:] for end in ("", "_chance"))
         if value and chance:
             share.append((meaning, f"{100 * value[0][1]:.1f} %", f"{100 * chance[0][1]:.1f} %"))
-    return Mined(share, domains, *(_matrix(pairs, f"mining/{kind}", domains) for kind in ("positive", "negative")))
+    return MinedShares(
+        share, domains, *(_matrix(pairs, f"mining/{kind}", domains) for kind in ("positive", "negative"))
+    )
 
 
 def _matrix(pairs: list[dict[str, Any]], figure: str, domains: list[str]) -> list[list[str]]:

@@ -157,7 +157,7 @@ def _fill(page: ResultsPage, run: Path) -> None:
         people = People(page.templates.values())
         for chosen in _tried(notes, partial(choose, searches, results.relative(searches), people)):
             page.searches = chosen
-    crops = Crops(run, page.show_people, notes)
+    crops = PageCrops(run, page.show_people, notes)
     for who in dict.fromkeys(_whos(page)):
         picture = crops.shown(who)
         if picture is not None:
@@ -217,7 +217,7 @@ def _whos(page: ResultsPage) -> Iterable[Who]:
 # -- crops
 
 
-class Crops:
+class PageCrops:
     """The crop that stands for a template: the middle one of its crops, in the order of the manifest."""
 
     def __init__(self, run: Path, show_people: bool, notes: list[str]) -> None:
@@ -305,7 +305,7 @@ class Crops:
 # -- attention
 
 
-def attended(run: Path, system: str, templates: TemplateSet, crops: Crops) -> list[Attended]:
+def attended(run: Path, system: str, templates: TemplateSet, crops: PageCrops) -> list[Attended]:
     """What a system's network looks at in a few subjects' crops, one of each domain; nothing without its weights.
 
     Raises ConfigError, DataError, StoreError.
@@ -316,7 +316,7 @@ def attended(run: Path, system: str, templates: TemplateSet, crops: Crops) -> li
     from mdfpipe.reporting.grids import by_wavelength
     from mdfpipe.reporting.results_page import Attended
     from mdfpipe.reporting.retrieval import People
-    from mdfpipe.stages._material import window
+    from mdfpipe.stages.material import window
 
     recipe, weights = _weights(run, system)
     if not weights.is_file():

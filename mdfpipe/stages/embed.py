@@ -17,7 +17,7 @@ from mdfpipe.errors import DataError
 from mdfpipe.learning.recipes import Recipe
 from mdfpipe.learning.system import System
 from mdfpipe.stages import Context, Inputs, Made, Review, Stage
-from mdfpipe.stages._material import window
+from mdfpipe.stages.material import window
 from mdfpipe.stages.train import checkpoint_path, weights_of
 from mdfpipe.store.hashing import file_sha256
 from mdfpipe.store.joining import joined

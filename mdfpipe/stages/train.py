@@ -15,8 +15,8 @@ from mdfpipe.config import find_file
 from mdfpipe.errors import ConfigError, DataError, one_line
 from mdfpipe.learning.system import Start, System, checkpoint_of, predecessor, start
 from mdfpipe.stages import Context, Inputs, Made, Review, Stage
-from mdfpipe.stages._material import (
-    Material,
+from mdfpipe.stages.material import (
+    TrainingMaterial,
     further_folder,
     further_identity,
     gallery_domains,
@@ -211,7 +211,7 @@ class Train(Stage):
     def _job(
         self,
         model: nn.Module,
-        given: Material,
+        given: TrainingMaterial,
         readers: list[CropReader],
         state: Path,
         inputs: Inputs,
@@ -249,7 +249,7 @@ class Train(Stage):
         )
 
     def _validation(
-        self, given: Material, reader: CropReader, enrolled: list[str], sign: _Sign, context: Context
+        self, given: TrainingMaterial, reader: CropReader, enrolled: list[str], sign: _Sign, context: Context
     ) -> Callable[[nn.Module], float]:
         """Rank-1 of the held-out subjects, from the enrolled domains to the others."""
         from mdfpipe.evaluation.measures.recognition import rank_one

@@ -14,13 +14,13 @@ from typing import Literal
 import numpy as np
 
 from mdfpipe.domains import Band
-from mdfpipe.synth.canvas import Array, Palette, Place, fractal
+from mdfpipe.synth.canvas import Array, CanvasPlace, Palette, fractal
 
 
 def background(band: Band, size: tuple[int, int], generator: np.random.Generator) -> Array:
     """An empty outdoor place: (H, W, C) float32 radiance 0..1 for `size` (H, W); C is 3 (RGB) in VIS, else 1."""
-    place = Place(band, size, generator)
-    layouts: Sequence[Callable[[Place], None]] = (_street, _park, _car_park, _fence, _yard)
+    place = CanvasPlace(band, size, generator)
+    layouts: Sequence[Callable[[CanvasPlace], None]] = (_street, _park, _car_park, _fence, _yard)
     layouts[int(generator.integers(len(layouts)))](place)
     return place.picture()
 
@@ -58,7 +58,7 @@ def occluder(band: Band, kind: Literal["post", "wall"], size: tuple[int, int], g
 # --- things --------------------------------------------------------------------------------------------------------
 
 
-def _cylinder(place: Place, x: float, top: float, row: float, half: float, stuff: str) -> None:
+def _cylinder(place: CanvasPlace, x: float, top: float, row: float, half: float, stuff: str) -> None:
     """An upright round thing: pole, trunk, bollard or bin."""
     tone, amplitude = place.palette.tone(stuff)
     height, width = max(int(row - top), 2), max(int(2 * half), 2)
@@ -69,7 +69,7 @@ def _cylinder(place: Place, x: float, top: float, row: float, half: float, stuff
     place.blend(int(top), int(x - half), shade[..., None] * tone, np.ones((height, width), np.float32))
 
 
-def _clutter(place: Place, count: int) -> None:
+def _clutter(place: CanvasPlace, count: int) -> None:
     """Things of about a person's size, standing about on the ground."""
     drawers = (_pole, _lamp, _sign, _bin, _bollards, _tree, _hydrant, _cabinet)
     for _ in range(count):
@@ -78,12 +78,12 @@ def _clutter(place: Place, count: int) -> None:
         place.stand(row, partial(draw, place, x, row, place.metre(row)))
 
 
-def _pole(place: Place, x: float, row: float, metre: float) -> None:
+def _pole(place: CanvasPlace, x: float, row: float, metre: float) -> None:
     place.shadow(x, row, 0.3 * metre)
     _cylinder(place, x, row - 5 * metre, row, place.between(0.04, 0.09) * metre, "metal")
 
 
-def _lamp(place: Place, x: float, row: float, metre: float) -> None:
+def _lamp(place: CanvasPlace, x: float, row: float, metre: float) -> None:
     """A low lamp on a post, about as high as a person and, in the thermal bands, with a hot head."""
     place.shadow(x, row, 0.3 * metre)
     high = place.between(1.3, 2.2) * metre
@@ -91,7 +91,7 @@ def _lamp(place: Place, x: float, row: float, metre: float) -> None:
     _cylinder(place, x, row - high - 0.28 * metre, row - high, 0.13 * metre, "lamp")
 
 
-def _sign(place: Place, x: float, row: float, metre: float) -> None:
+def _sign(place: CanvasPlace, x: float, row: float, metre: float) -> None:
     place.shadow(x, row, 0.3 * metre)
     _cylinder(place, x, row - 2.3 * metre, row, 0.04 * metre, "metal")
     half, top = place.between(0.2, 0.35) * metre, row - place.between(2.2, 2.6) * metre
@@ -104,32 +104,32 @@ def _sign(place: Place, x: float, row: float, metre: float) -> None:
         place.disc(x, top + half, 0.82 * half, tone)
 
 
-def _bin(place: Place, x: float, row: float, metre: float) -> None:
+def _bin(place: CanvasPlace, x: float, row: float, metre: float) -> None:
     place.shadow(x, row, 0.4 * metre)
     half, top = place.between(0.24, 0.32) * metre, row - place.between(0.9, 1.15) * metre
     _cylinder(place, x, top, row, half, "metal")
     place.box(x - 1.08 * half, top - 0.08 * metre, x + 1.08 * half, top, place.stuff("dark"))
 
 
-def _bollards(place: Place, x: float, row: float, metre: float) -> None:
+def _bollards(place: CanvasPlace, x: float, row: float, metre: float) -> None:
     step = place.between(1.2, 1.8) * metre
     for k in range(int(place.generator.integers(1, 5))):
         place.shadow(x + k * step, row, 0.25 * metre)
         _cylinder(place, x + k * step, row - 0.95 * metre, row, 0.08 * metre, "concrete")
 
 
-def _tree(place: Place, x: float, row: float, metre: float) -> None:
+def _tree(place: CanvasPlace, x: float, row: float, metre: float) -> None:
     place.shadow(x, row, 0.5 * metre)
     _cylinder(place, x, row - 6 * metre, row, place.between(0.12, 0.26) * metre, "bark")
 
 
-def _hydrant(place: Place, x: float, row: float, metre: float) -> None:
+def _hydrant(place: CanvasPlace, x: float, row: float, metre: float) -> None:
     place.shadow(x, row, 0.3 * metre)
     _cylinder(place, x, row - 0.75 * metre, row, 0.13 * metre, "sign")
     _cylinder(place, x, row - 0.85 * metre, row - 0.7 * metre, 0.09 * metre, "metal")
 
 
-def _bench(place: Place, x: float, row: float, metre: float) -> None:
+def _bench(place: CanvasPlace, x: float, row: float, metre: float) -> None:
     plank, leg = place.stuff("wood"), place.stuff("dark")
     place.shadow(x + 0.85 * metre, row, 0.9 * metre, flat=0.12)
     for level, thick in ((0.45, 0.06), (0.62, 0.09), (0.78, 0.09)):
@@ -138,7 +138,7 @@ def _bench(place: Place, x: float, row: float, metre: float) -> None:
         place.box(x + side * metre, row - 0.8 * metre, x + (side + 0.07) * metre, row, leg)
 
 
-def _cabinet(place: Place, x: float, row: float, metre: float) -> None:
+def _cabinet(place: CanvasPlace, x: float, row: float, metre: float) -> None:
     """A switch box, often with a warm grille."""
     place.shadow(x, row, 0.6 * metre)
     half, tone, top = place.between(0.3, 0.5) * metre, place.stuff("metal"), row - place.between(1.1, 1.5) * metre
@@ -148,7 +148,7 @@ def _cabinet(place: Place, x: float, row: float, metre: float) -> None:
         place.box(x - 0.6 * half, top + 0.2 * metre, x + 0.6 * half, top + 0.45 * metre, place.stuff("hot"))
 
 
-def _car(place: Place, x: float, row: float, end_on: bool) -> None:
+def _car(place: CanvasPlace, x: float, row: float, end_on: bool) -> None:
     """A parked car, its side or its end towards the camera; an engine that has just run is hot."""
     m, body, glass, dark = place.metre(row), place.stuff("body"), place.stuff("glass"), place.stuff("dark")
     tyre, hub, warm = place.stuff("tyre"), place.stuff("metal"), place.chance(0.45)
@@ -183,7 +183,7 @@ def _car(place: Place, x: float, row: float, end_on: bool) -> None:
         place.disc(x + wheel * m, row - 0.32 * m, 0.19 * m, hub)
 
 
-def _facade(place: Place, left: float, right: float) -> None:
+def _facade(place: CanvasPlace, left: float, right: float) -> None:
     """A house front from its foot at the base line up out of the frame: plinth, windows, doors, now and then a shop."""
     m, foot = place.metre(place.base), float(place.base)
     wall = str(place.generator.choice(["plaster", "plaster", "brick", "concrete"]))
@@ -218,7 +218,7 @@ def _facade(place: Place, left: float, right: float) -> None:
         place.box(vent, foot - 0.75 * m, vent + 0.45 * m, foot - 0.45 * m, place.stuff("hot"))
 
 
-def _perspective_line(place: Place, x: float, top: float, bottom: float, wide: float, tone: Array) -> None:
+def _perspective_line(place: CanvasPlace, x: float, top: float, bottom: float, wide: float, tone: Array) -> None:
     """A line on the ground towards the horizon, `wide` metres; x is its place at the frame's bottom, as a share."""
     centre, foot = place.width / 2, place.height - place.eye
 
@@ -232,7 +232,7 @@ def _perspective_line(place: Place, x: float, top: float, bottom: float, wide: f
 # --- places --------------------------------------------------------------------------------------------------------
 
 
-def _street(place: Place) -> None:
+def _street(place: CanvasPlace) -> None:
     """House fronts, a pavement, a kerb and the road."""
     x = -place.between(0, 0.4) * place.width
     while x < place.width:
@@ -257,7 +257,7 @@ def _street(place: Place) -> None:
     _clutter(place, int(place.generator.integers(2, 6)))
 
 
-def _park(place: Place) -> None:
+def _park(place: CanvasPlace) -> None:
     """Grass, a path, a hedge, and trees against the sky."""
     m, foot = place.metre(place.base), place.base
     for _ in range(6):
@@ -283,7 +283,7 @@ def _park(place: Place) -> None:
     _clutter(place, int(place.generator.integers(1, 4)))
 
 
-def _car_park(place: Place) -> None:
+def _car_park(place: CanvasPlace) -> None:
     """Asphalt with bays, cars in a row, a hedge or a building behind."""
     m, foot = place.metre(place.base), place.base
     if place.chance(0.5):
@@ -306,7 +306,7 @@ def _car_park(place: Place) -> None:
     _clutter(place, int(place.generator.integers(2, 6)))
 
 
-def _fence(place: Place) -> None:
+def _fence(place: CanvasPlace) -> None:
     """A plain wall, board fence or brick wall, with leaves or a roof above it."""
     m, foot = place.metre(place.base), place.base
     for _ in range(int(place.generator.integers(0, 6))):
@@ -338,7 +338,7 @@ def _fence(place: Place) -> None:
     _clutter(place, int(place.generator.integers(2, 6)))
 
 
-def _yard(place: Place) -> None:
+def _yard(place: CanvasPlace) -> None:
     """Sheds with ribbed doors, containers, vents; concrete ground."""
     m, foot = place.metre(place.base), place.base
     wall = str(place.generator.choice(["metal", "concrete", "plaster"]))

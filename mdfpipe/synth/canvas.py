@@ -135,7 +135,7 @@ class Palette:
         return np.array([level], np.float32), stuff.grain * (1.2 if name == "leaves" else 0.8)
 
 
-class Place:
+class CanvasPlace:
     """A picture under way, `FINENESS` times the frame. Lengths for drawing are metres at a distance, or its pixels.
 
     base: row of the line where the ground ends at a wall, a hedge or trees; eye: row of the camera's eye level.

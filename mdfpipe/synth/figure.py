@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mdfpipe.synth.face import Head
-from mdfpipe.synth.joints import LEFT_RIGHT, Body
+from mdfpipe.synth.joints import LEFT_RIGHT, Joints
 from mdfpipe.synth.people import Material, Subject
 from mdfpipe.synth.wardrobe import TILE_DENSITY, Array, Canvas, Tube, carried, garment, layout, wrap
 
@@ -49,7 +49,7 @@ class Figure:
 def draw(subject: Subject, pose: Pose, height_px: float) -> Figure:
     """The subject in a pose. height_px: the standing body's height, in pixels of the frame."""
     canvas = Canvas(height_px * SUPERSAMPLING, pose.yaw)
-    body = Body(subject, pose.phase)
+    body = Joints(subject, pose.phase)
     trunk = _trunk(subject, body)
     head = Head(subject, body.chin, body.neck)
     trunk_part = canvas.piece(0.8 * subject.waist)
@@ -73,7 +73,7 @@ def draw(subject: Subject, pose: Pose, height_px: float) -> Figure:
     return _finish(canvas, subject, trunk, trunk_part, head, face)
 
 
-def _trunk(subject: Subject, body: Body) -> Tube:
+def _trunk(subject: Subject, body: Joints) -> Tube:
     """The upper garment: level 0 at the neck, 1 at the hip joints, beyond it what hangs down to the hem."""
     top, hip = body.shoulder + 0.037, body.hip
     sh = body.shoulder
@@ -99,7 +99,7 @@ def _trunk(subject: Subject, body: Body) -> Tube:
     return Tube(levels, y, rx, rz, subject.lean * np.maximum(y - hip, 0))
 
 
-def _stride(body: Body, y: float) -> tuple[float, float]:
+def _stride(body: Joints, y: float) -> tuple[float, float]:
     """(along z, along x) half sizes that cloth needs at a height to go around both legs."""
     reach = wide = 0.0
     for joints in body.legs.values():
@@ -111,7 +111,7 @@ def _stride(body: Body, y: float) -> tuple[float, float]:
     return reach, wide
 
 
-def _leg(canvas: Canvas, body: Body, side: int) -> None:
+def _leg(canvas: Canvas, body: Joints, side: int) -> None:
     """Skin, trousers, boot and shoe of one leg."""
     s = body.subject
     hip, knee, ankle, heel, toe = body.legs[side]
@@ -195,7 +195,7 @@ def _leg_layout(
         canvas.ring([start, stop], (radius, radii[2]), Material.LOWER_B)
 
 
-def _hips(canvas: Canvas, body: Body) -> None:
+def _hips(canvas: Canvas, body: Joints) -> None:
     """The seat of the trousers, or the skirt, from the waist down."""
     s = body.subject
     part = canvas.piece(0.8 * s.hip)
@@ -228,7 +228,7 @@ def _hips(canvas: Canvas, body: Body) -> None:
     canvas.grain.append((part, "lower", affine))
 
 
-def _arm(canvas: Canvas, body: Body, side: int) -> None:
+def _arm(canvas: Canvas, body: Joints, side: int) -> None:
     """Arm, hand and sleeve."""
     s = body.subject
     shoulder, elbow, wrist, tip = body.arms[side]

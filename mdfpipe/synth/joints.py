@@ -13,7 +13,7 @@ ANKLE = 0.036  # above the sole
 LEFT_RIGHT = (1, -1)
 
 
-class Body:
+class Joints:
     """The joints of a subject at a phase of the gait, in body coordinates, the lower sole on the ground."""
 
     def __init__(self, subject: Subject, phase: float) -> None:

@@ -76,7 +76,7 @@ _CLOTHS = (  # what wardrobes are full of
 
 
 @dataclass(frozen=True)
-class Face:
+class FaceTraits:
     """Shape of a face. Lengths across are shares of the head's half width, lengths along of the head's height."""
 
     width: float  # half width of the head / half height
@@ -123,7 +123,7 @@ class Subject:
     knee: float
     lean: float
     elbow_out: float
-    face: Face
+    face: FaceTraits
     hair: str  # bald, short, bob, long, bun, afro, ponytail
     hair_volume: float
     hat: str  # none, cap, beanie, brim, hood
@@ -229,14 +229,14 @@ def _choice(generator: np.random.Generator, options: Sequence[_T], shares: Seque
     return options[int(generator.choice(len(options), p=np.array(shares) / sum(shares)))]
 
 
-def _face(hair: str, generator: np.random.Generator) -> Face:
+def _face(hair: str, generator: np.random.Generator) -> FaceTraits:
     def between(low: float, high: float) -> float:
         return float(generator.uniform(low, high))
 
     bearded = 0.0 if hair in ("bob", "long", "bun", "ponytail") else 0.55
     beards = ["none", "moustache", "goatee", "full"]
     nose_end = between(0.63, 0.72)
-    return Face(
+    return FaceTraits(
         width=between(0.64, 0.78),
         jaw=between(0.74, 0.98),
         chin=between(0.32, 0.62),

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from mdfpipe.synth.joints import Body
+from mdfpipe.synth.joints import Joints
 from mdfpipe.synth.people import Material, Subject
 
 Array: TypeAlias = NDArray[np.float64]
@@ -270,7 +270,7 @@ def _sash(canvas: Canvas, trunk: Tube, material: Material, side: int, width: flo
         trunk.panel(canvas, material, (0.02, 1.0), (low, high), grow=1.005)
 
 
-def carried(canvas: Canvas, body: Body, trunk: Tube, *, front: bool) -> None:
+def carried(canvas: Canvas, body: Joints, trunk: Tube, *, front: bool) -> None:
     """What is carried: called before the trunk is drawn, and after it."""
     s = body.subject
     size = s.carried_size

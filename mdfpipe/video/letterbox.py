@@ -78,7 +78,7 @@ def fitting_input(frame: tuple[int, int], longest: int, multiple: int = STRIDE) 
     return rows, columns
 
 
-class Inputs:
+class NetworkInputs:
     """Makes batches of a network's input out of frames, in memory that is used again and again.
 
     Only the inside of the letterbox is written for a frame; the grey around it was painted once.

@@ -46,7 +46,7 @@ _MOST_BYTES = 1 << 20  # of a row: as wide as a picture of OpenCV may be
 
 
 @dataclass(frozen=True)
-class Page:
+class TiffPage:
     """The numbers of a page.
 
     values: (H, W) grey or (H, W, 3) RGB, uint8 or uint16, as stored: not turned. bit_depth: of a sample in the file,
@@ -58,7 +58,7 @@ class Page:
     orientation: int
 
 
-def read_page(tiff: Tiff, offset: int) -> Page:
+def read_page(tiff: Tiff, offset: int) -> TiffPage:
     """The page whose directory is at `offset`. Raises DataError, which says why not, for what cannot be had exactly."""
     tags = tiff.tags(offset, _USED)
     layout = _Layout.of(tags)
@@ -68,12 +68,12 @@ def read_page(tiff: Tiff, offset: int) -> Page:
     orientation = tags.get(_ORIENTATION, (1,))[0]
     orientation = orientation if 1 <= orientation <= 8 else 1
     if tags.get(_COMPRESSION, (1,))[0] in _OF_PICTURES:
-        return Page(_as_a_picture(tiff, tags, layout), 8, orientation)
+        return TiffPage(_as_a_picture(tiff, tags, layout), 8, orientation)
     samples = _samples(tiff, tags, layout)
     if layout.photometric == _PALETTE:
-        return Page(_painted(samples[..., 0], tags, layout), 8, orientation)
+        return TiffPage(_painted(samples[..., 0], tags, layout), 8, orientation)
     values, depth = _in_16_bits(samples, layout)
-    return Page(values[..., 0] if layout.colours == 1 else values, depth, orientation)
+    return TiffPage(values[..., 0] if layout.colours == 1 else values, depth, orientation)
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ def random_weights(path: Path, variant: str, classes: int = 80) -> str:
     """A network that nobody trained: its speed is that of a trained one."""
     import torch
 
-    from mdfpipe.video.detectors import _ultralytics
+    from mdfpipe.video import ultralytics as _ultralytics
 
     torch.manual_seed(0)
     network = _ultralytics._library().DetectionModel(f"yolov10{variant}.yaml", nc=classes, verbose=False)

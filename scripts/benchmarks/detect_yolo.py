@@ -157,7 +157,7 @@ def _ultralytics_predict(
     """ultralytics as its users call it, on the same weights in a checkpoint of its own form."""
     import torch
 
-    from mdfpipe.video.detectors import _ultralytics
+    from mdfpipe.video import ultralytics as _ultralytics
 
     place = folder / "ultralytics.pt"
     network = _ultralytics.load(yolo(options, weights, "fp32", least).find(folder)).network

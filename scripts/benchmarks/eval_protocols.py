@@ -20,7 +20,7 @@ def trials(options: argparse.Namespace) -> tuple[dict[str, Times], int, list[str
     import pyarrow as pa
 
     from mdfpipe.evaluation.benchmark import evaluate_benchmark
-    from mdfpipe.evaluation.benchmarks import Benchmark, Images
+    from mdfpipe.evaluation.benchmarks import Benchmark, BenchmarkImages
 
     images, vectors = _made(options.queries)
     subject, camera, crop = zip(*images, strict=True)
@@ -33,7 +33,7 @@ def trials(options: argparse.Namespace) -> tuple[dict[str, Times], int, list[str
         }
     )
     benchmark = Benchmark.model_validate({"use": "sysu", "galleries": "seeded"})
-    (direction,) = benchmark.directions(Images.of(rows), None)
+    (direction,) = benchmark.directions(BenchmarkImages.of(rows), None)
     person, cameras, usable = np.array([int(one) for one in subject]), np.array(camera), np.ones(len(crop), bool)
     found: dict[str, Any] = {}
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from mdfpipe.audit import trivial as baselines
-from mdfpipe.audit.trivial import POOLED, Guard, Row, guard, upper_bound
+from mdfpipe.audit.trivial import POOLED, Guard, TrivialRow, guard, upper_bound
 from mdfpipe.errors import DataError
 from mdfpipe.evaluation.measures.intervals import wilson
 from mdfpipe.store.run import Receipt, Run
@@ -88,7 +88,7 @@ def made(tmp_path: Path) -> Made:
     return Made(tmp_path)
 
 
-def row(found: Guard, baseline: str, domain: str, split: str = POOLED) -> Row:
+def row(found: Guard, baseline: str, domain: str, split: str = POOLED) -> TrivialRow:
     return next(r for r in found.rows if (r.baseline, r.probe_domain, r.split) == (baseline, domain, split))
 
 
@@ -194,7 +194,7 @@ def test_of_equal_templates_the_first_subject_is_found_in_any_order_of_rows(made
 
 
 def test_the_guard_judges_pooled_thermal_rows_of_its_baselines() -> None:
-    fine = Row("mean colour", LWIR, POOLED, 60, 0, 2.0, {"plain": 5, "centred": 1})
+    fine = TrivialRow("mean colour", LWIR, POOLED, 60, 0, 2.0, {"plain": 5, "centred": 1})
     assert Guard(VIS, 0, (fine,)).holds
     assert not Guard(VIS, 0, (fine, replace(fine, found={"plain": 1, "centred": 6}))).holds
     all_found = replace(fine, found={"plain": 60})

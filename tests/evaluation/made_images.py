@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from mdfpipe.config import validate
-from mdfpipe.evaluation.benchmark import Outcome
+from mdfpipe.evaluation.benchmark import BenchmarkOutcome
 from mdfpipe.evaluation.benchmarks import Benchmark
 from tests.evaluation.published_loops import (
     Answer,
@@ -87,7 +87,7 @@ def loop(images: Tree, vectors: Any, keep: Any, *, dedupe: bool, **more: Any) ->
     return answer
 
 
-def assert_equal(found: Outcome, answers: list[Answer]) -> None:
+def assert_equal(found: BenchmarkOutcome, answers: list[Answer]) -> None:
     assert found.n.tolist() == [answer.valid for answer in answers]
     np.testing.assert_allclose(found.cmc, [answer.cmc for answer in answers], rtol=0, atol=1e-7)
     np.testing.assert_allclose(found.of("map"), [answer.map for answer in answers], rtol=0, atol=1e-7)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mdfpipe.evaluation.benchmark import evaluate_benchmark
-from mdfpipe.evaluation.benchmarks import Images
+from mdfpipe.evaluation.benchmarks import BenchmarkImages
 from mdfpipe.evaluation.rerank import Rerank
 from tests.evaluation.made_images import (
     INFRARED,
@@ -88,14 +88,14 @@ def test_sampler_of_the_common_code() -> None:
     images = tree(5, 3, {"VIS": VISIBLE, "NIR": INFRARED}, 5, 0.1)
     rows = rows_of(images)
     asked = benchmark(use="sysu", galleries="seeded")
-    (direction,) = asked.directions(Images.of(rows), None)
+    (direction,) = asked.directions(BenchmarkImages.of(rows), None)
     names = rows["crop_id"].to_pylist()
     lists = [[names[n] for n in trial.gallery] for trial in direction.trials]
     assert lists == [[images[n][0] for n in seeded(images, VISIBLE, 1, trial)] for trial in range(10)]
     two = [(f"vis/cam1/0001/{n:04d}.jpg", "0001", "VIS", 1) for n in range(1, 9)]
     two += [(f"vis/cam{c}/0002/{n:04d}.jpg", "0002", "VIS", c) for c in (1, 4) for n in range(1, 9)]
     two += [("nir/cam3/0001/0001.jpg", "0001", "NIR", 3)]
-    (direction,) = asked.directions(Images.of(rows_of(two)), None)
+    (direction,) = asked.directions(BenchmarkImages.of(rows_of(two)), None)
     drawn = [[int(two[n][0][-8:-4]) for n in trial.gallery] for trial in direction.trials[:2]]
     assert drawn == WRITTEN_OUT
 
@@ -111,7 +111,7 @@ def test_order_of_subjects_is_of_numbers() -> None:
         for c in (1, 3)
         for n in (1, 2)
     ]
-    (direction,) = benchmark(use="sysu", galleries="seeded").directions(Images.of(rows_of(images)), None)
+    (direction,) = benchmark(use="sysu", galleries="seeded").directions(BenchmarkImages.of(rows_of(images)), None)
     assert [images[n][1] for n in direction.trials[0].gallery] == ["2", "10"]
 
 

@@ -8,7 +8,7 @@ import pyarrow.compute as pc
 import pytest
 
 from mdfpipe.evaluation.benchmark import evaluate_benchmark, mean_and_spread
-from mdfpipe.evaluation.benchmarks import Images
+from mdfpipe.evaluation.benchmarks import BenchmarkImages
 from tests.datasets.made_benchmarks import official_sysu_rows
 from tests.evaluation.hdf5 import read_hdf5
 from tests.evaluation.made_images import (
@@ -128,6 +128,6 @@ def test_published_lists_of_market() -> None:
     pid, cam = ([one[k] for one in images] for k in (1, 3))
     sides = ([pid[n] for n in some], [pid[n] for n in gallery], [cam[n] for n in some], [cam[n] for n in gallery])
     answer = literal(-(unit[some] @ unit[gallery].T), *sides, kept_by_llcm, dedupe=False)
-    order = Images.of(rows).chosen(np.array(sessions) == "query").tolist()
+    order = BenchmarkImages.of(rows).chosen(np.array(sessions) == "query").tolist()
     ours = [found.precision[0][order.index(n)] for n in some]
     np.testing.assert_allclose(ours, [answer.precision[n] for n in range(len(some))], atol=1e-7)

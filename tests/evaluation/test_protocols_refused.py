@@ -13,7 +13,7 @@ import pytest
 
 from mdfpipe.errors import ConfigError, DataError, ProtocolError
 from mdfpipe.evaluation.benchmark import evaluate_benchmark, mean_and_spread
-from mdfpipe.evaluation.benchmarks import Benchmark, Images
+from mdfpipe.evaluation.benchmarks import Benchmark, BenchmarkImages
 from tests.evaluation.made_images import (
     INFRARED,
     VISIBLE,
@@ -83,10 +83,10 @@ def test_a_damaged_file_of_permutations_is_one_line(tmp_path: Path) -> None:
     for content in (damaged, whole["whole"][:middle], whole["plain"], whole["empty"], b""):
         path.write_bytes(content)
         with pytest.raises(ConfigError, match=r"rand_perm_cam.mat: expected the published rand_perm_cam.mat") as no:
-            benchmark(use="sysu").directions(Images.of(rows), tmp_path)
+            benchmark(use="sysu").directions(BenchmarkImages.of(rows), tmp_path)
         assert str(no.value).isprintable()
     path.write_bytes(whole["whole"])
-    assert len(benchmark(use="sysu").directions(Images.of(rows), tmp_path)[0].trials) == 10
+    assert len(benchmark(use="sysu").directions(BenchmarkImages.of(rows), tmp_path)[0].trials) == 10
 
 
 @pytest.mark.parametrize("use", ["llcm_deen_paper", "llcm_testpy_v2i"])
@@ -99,9 +99,11 @@ def test_llcms_cameras_are_nine(use: str) -> None:
     ):
         rows = rows_of([*images, more])
         with pytest.raises(ProtocolError, match=f"{use}: {message}"):
-            benchmark(use=use).directions(Images.of(rows), None)
-    assert benchmark(use=use).directions(Images.of(rows_of(images)), None)
-    assert benchmark(use="llcm_idkl_full").directions(Images.of(rows), None)  # draws nothing, looks at no camera
+            benchmark(use=use).directions(BenchmarkImages.of(rows), None)
+    assert benchmark(use=use).directions(BenchmarkImages.of(rows_of(images)), None)
+    assert benchmark(use="llcm_idkl_full").directions(
+        BenchmarkImages.of(rows), None
+    )  # draws nothing, looks at no camera
 
 
 def test_distractors_are_not_searched_for() -> None:

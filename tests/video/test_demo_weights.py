@@ -13,7 +13,7 @@ from mdfpipe.domains import Domain
 from mdfpipe.export import export
 from mdfpipe.synth.people import draw_subject
 from mdfpipe.synth.scene import Clip, Seen
-from mdfpipe.video.detectors import _ultralytics
+from mdfpipe.video import ultralytics
 from mdfpipe.video.detectors.onnx import Onnx
 from mdfpipe.video.detectors.yolo import DEMO, Yolo
 from mdfpipe.video.frames import Boxes, Frames
@@ -58,7 +58,7 @@ def shares(ours: list[Boxes], theirs: list[Boxes], least: float) -> list[float]:
 @pytest.fixture(scope="module")
 def heads(street: Frames) -> tuple[list[Boxes], list[Boxes]]:
     """What the un-fused network's two heads say, decoded by hand: one-to-one, one-to-many."""
-    model = _ultralytics.load(DEMO).network
+    model = ultralytics.load(DEMO).network
     images = torch.from_numpy(street.pixels).permute(0, 3, 1, 2).float() / 255
     return best(by_hand(model, images)), best(by_hand(model, images, head=""))
 

@@ -12,7 +12,8 @@ import yaml
 from mdfpipe.config import result_settings, validate
 from mdfpipe.errors import ConfigError, DataError, MdfError
 from mdfpipe.store.trust import trusting
-from mdfpipe.video.detectors import Detector, _ultralytics
+from mdfpipe.video import ultralytics as quarantine
+from mdfpipe.video.detectors import Detector
 from mdfpipe.video.detectors import yolo as yolo_file
 from mdfpipe.video.detectors.yolo import Yolo
 from mdfpipe.video.frames import Frames
@@ -93,10 +94,10 @@ def test_boxes_come_back_through_the_letterbox(weights):
     path, network = weights[1]
     given = yolos.patches(3, (200, 400))
     found = yolo_boxes(path, given, image_size=192, min_score=0)  # 96 x 192, filled to the last pixel
-    from mdfpipe.video.letterbox import Inputs, Letterbox
+    from mdfpipe.video.letterbox import Letterbox, NetworkInputs
 
     box = Letterbox.fit((200, 400), (96, 192), centred=True)
-    images = Inputs(box, np.float32, bgr=False, unit=True).of(given.pixels, 3)
+    images = NetworkInputs(box, np.float32, bgr=False, unit=True).of(given.pixels, 3)
     for boxes, (xyxy, score) in zip(found, yolos.by_hand(network, images), strict=True):
         best = score.argmax()
         np.testing.assert_allclose(boxes.xyxy[0], xyxy[best] * 200 / 96, atol=0.2)
@@ -111,7 +112,7 @@ def test_boxes_agree_with_the_predictor_of_ultralytics(weights, size, monkeypatc
     given = yolos.patches(3, size)
     answers = yolo_boxes(path, given, image_size=192, min_score=0)
     least = float(np.sort(np.concatenate([b.score for b in answers]))[-60])
-    reference = _ultralytics._library("ultralytics").YOLO("yolov10n.yaml", task="detect")
+    reference = quarantine._library("ultralytics").YOLO("yolov10n.yaml", task="detect")
     reference.model = network
     network.args = {}
     options = {"conf": least, "classes": [0], "imgsz": 192, "nms": False, "batch": 3, "device": "cpu", "rect": True}
@@ -234,13 +235,13 @@ def test_which_of_two_networks_in_a_file_is_taken_is_told(tmp_path):
 
 
 def test_the_shapes_tell_every_published_network():
-    tasks = _ultralytics._library()
+    tasks = quarantine._library()
     for variant in "nsmblx":
         settings = tasks.yaml_model_load(f"yolov10{variant}.yaml") | {"nc": 3}
         with torch.device("meta"):  # shapes without numbers
             layers, _ = tasks.parse_model(settings, ch=3, verbose=False)
         state = {f"model.{name}": tensor for name, tensor in layers.state_dict().items()}
-        assert _ultralytics._variant(state) == variant
+        assert quarantine._variant(state) == variant
 
 
 def without(state, part):
@@ -271,7 +272,7 @@ def test_tensors_that_do_not_fit(tmp_path, change, says):
 
 
 def test_checkpoints_of_other_networks_are_refused(tmp_path):
-    other = _ultralytics._library().DetectionModel("yolov8n.yaml", nc=1, verbose=False)
+    other = quarantine._library().DetectionModel("yolov8n.yaml", nc=1, verbose=False)
     yolos.save(tmp_path / "a.pt", {"model": other})
     with pytest.raises(ConfigError, match="expected a YOLOv10 network with both of its heads, got a Detect without"):
         yolo_boxes(tmp_path / "a.pt", plain())
@@ -411,8 +412,8 @@ def test_devices(weights):
 
 
 def test_without_ultralytics(weights, monkeypatch):
-    monkeypatch.setitem(sys.modules, "mdfpipe.video.detectors._ultralytics", None)
-    monkeypatch.delattr("mdfpipe.video.detectors._ultralytics")
+    monkeypatch.setitem(sys.modules, "mdfpipe.video.ultralytics", None)
+    monkeypatch.delattr("mdfpipe.video.ultralytics")
     with pytest.raises(MdfError, match="the detector yolo needs the package"):
         Yolo(weights=str(weights[1][0]), model="n").open(weights[1][0].parent, "v", device="cpu", threads=1)
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mdfpipe.video.letterbox import PAD, Inputs, Letterbox, Pictures, fitting_input
+from mdfpipe.video.letterbox import PAD, Letterbox, NetworkInputs, Pictures, fitting_input
 
 sides = st.integers(8, 2200)
 inputs = st.integers(1, 40).map(lambda n: 32 * n)
@@ -50,7 +50,7 @@ def test_fitting_input_is_small_and_holds_the_frame(height, width, longest):
 def test_a_batch_is_drawn_as_opencv_draws_each_frame(bgr, unit, dtype, size):
     pixels = np.random.default_rng(1).integers(0, 256, (3, *size, 3), dtype=np.uint8)
     box = Letterbox.fit(size, (64, 64), centred=bgr)
-    inputs = Inputs(box, dtype, bgr=bgr, unit=unit)
+    inputs = NetworkInputs(box, dtype, bgr=bgr, unit=unit)
     inputs.of(pixels[::-1], 3)
     got = inputs.of(pixels, 4)  # the same memory again, and one more
     assert got.shape == (4, 3, 64, 64)
@@ -68,10 +68,10 @@ def test_a_batch_is_drawn_as_opencv_draws_each_frame(bgr, unit, dtype, size):
 def test_bytes_to_scale_on_the_device():
     pixels = np.random.default_rng(1).integers(0, 256, (2, 64, 96, 3), dtype=np.uint8)
     box = Letterbox.fit((64, 96), (64, 96), centred=True)
-    got = Inputs(box, np.uint8, bgr=False, unit=False).of(pixels, 2)
+    got = NetworkInputs(box, np.uint8, bgr=False, unit=False).of(pixels, 2)
     np.testing.assert_array_equal(got, pixels.transpose(0, 3, 1, 2))
     with pytest.raises(ValueError, match="expected a floating type"):
-        Inputs(box, np.uint8, bgr=False, unit=True)
+        NetworkInputs(box, np.uint8, bgr=False, unit=True)
 
 
 @pytest.mark.parametrize("size", [(54, 96), (64, 64), (96, 54), (40, 20)])
@@ -82,7 +82,7 @@ def test_pictures_hold_the_same_numbers(size):
     pictures.of(pixels[::-1], 3)
     got = pictures.of(pixels, 4)  # the same memory again, and one more
     assert (got.shape, got.dtype) == ((4, 64, 64, 3), np.uint8)
-    expected = Inputs(box, np.uint8, bgr=False, unit=False).of(pixels, 4)
+    expected = NetworkInputs(box, np.uint8, bgr=False, unit=False).of(pixels, 4)
     np.testing.assert_array_equal(got.transpose(0, 3, 1, 2), expected)
 
 
@@ -90,7 +90,7 @@ def test_a_mark_in_the_frame_comes_back_where_it_was():
     pixels = np.zeros((1, 432, 768, 3), np.uint8)
     pixels[0, 100:300, 200:260] = 255
     box = Letterbox.fit((432, 768), (416, 416), centred=True)
-    drawn = Inputs(box, np.uint8, bgr=False, unit=False).of(pixels, 1)
+    drawn = NetworkInputs(box, np.uint8, bgr=False, unit=False).of(pixels, 1)
     rows, columns = np.nonzero(drawn[0, 0] > 127)
     mark = np.array([[columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]], np.float32)
     np.testing.assert_allclose(box.to_frame(mark)[0], [200, 100, 260, 300], atol=1.5)

@@ -13,7 +13,7 @@ from mdfpipe.config import validate
 from mdfpipe.errors import ConfigError
 from mdfpipe.store.hashing import bytes_sha256
 from mdfpipe.store.run import Run
-from mdfpipe.video.detectors import _ultralytics
+from mdfpipe.video import ultralytics as quarantine
 from mdfpipe.video.detectors.yolo import DEMO, PUBLISHED, Yolo
 from mdfpipe.weightfiles.listed import Weights, listed
 from tests.runs import ROOT, DataSet, call_here
@@ -127,10 +127,10 @@ from PIL import Image
 cv2.setNumThreads(3)
 os.environ.pop("OMP_NUM_THREADS", None)
 before = dict(os.environ), np.get_printoptions(), str(torch.rand(3, 3) * 0), torch.save, Image.open, warnings.filters[:]
-from mdfpipe.video.detectors import _ultralytics
-_ultralytics._library()
+from mdfpipe.video import ultralytics as quarantine
+quarantine._library()
 after = dict(os.environ), np.get_printoptions(), str(torch.rand(3, 3) * 0), torch.save, Image.open, warnings.filters[:]
-assert after[0].items() - before[0].items() == _ultralytics.QUIET.items(), after[0].items() - before[0].items()
+assert after[0].items() - before[0].items() == quarantine.QUIET.items(), after[0].items() - before[0].items()
 assert before[1:] == after[1:]
 assert cv2.getNumThreads() == 3
 from ultralytics import settings
@@ -151,7 +151,7 @@ settings.update(runs_dir="x")
 @pytest.fixture
 def downloads(monkeypatch):
     """ultralytics' downloader, which would reach for the network, replaced; gives the paths that were asked for."""
-    module, asked = _ultralytics._library("ultralytics.utils.downloads"), []
+    module, asked = quarantine._library("ultralytics.utils.downloads"), []
 
     def fetched(url, file, min_bytes, **_):
         asked.append((url, str(file)))
@@ -183,13 +183,13 @@ def test_a_fetched_file_is_compared_with_the_list(tmp_path, downloads, monkeypat
     made = tmp_path / "made.pt"
     torch.save(yolos.network().state_dict(), made)
     monkeypatch.setattr(
-        _ultralytics._library("ultralytics.utils.downloads"),
+        quarantine._library("ultralytics.utils.downloads"),
         "safe_download",
         lambda url, file, min_bytes, **_: Path(file).write_bytes(made.read_bytes()),
     )
     digest = bytes_sha256(made)[:listed] if listed else "0" * 64
     row = Weights(name="N", file="yolov10n.pt", source="here", sha256=digest)
-    monkeypatch.setattr(_ultralytics, "listed_as", {row.file: row}.get)
+    monkeypatch.setattr(quarantine, "listed_as", {row.file: row}.get)
     lines = []
     if listed is None:
         with pytest.raises(ConfigError, match=rf"expected sha256 0{{64}}, as `mdfpipe weights` .*{said}"):
@@ -238,7 +238,7 @@ def test_a_download_that_fails(tmp_path, downloads, monkeypatch):
     def refuse(*_, **__):
         raise ConnectionError("no\nnetwork")
 
-    monkeypatch.setattr(_ultralytics._library("ultralytics.utils.downloads"), "safe_download", refuse)
+    monkeypatch.setattr(quarantine._library("ultralytics.utils.downloads"), "safe_download", refuse)
     with pytest.raises(
         ConfigError, match=r"yolov10n\.pt could not be fetched: no network; get it by hand and put it at"
     ):

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from mdfpipe.video.detectors import _ultralytics
+from mdfpipe.video import ultralytics as _ultralytics
 from mdfpipe.video.detectors.onnx import Onnx
 from tests.real import ASSETS, needs_assets
 

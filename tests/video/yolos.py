@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
 
-from mdfpipe.video.detectors import _ultralytics
+from mdfpipe.video import ultralytics as quarantine
 from mdfpipe.video.detectors.yolo import Yolo
 
 from .networks import frames
@@ -19,7 +19,7 @@ SIZE = (128, 192)  # 504 anchors: enough for 300 rows
 def _drawn(variant, classes, seed):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = _ultralytics._library().DetectionModel(f"yolov10{variant}.yaml", nc=classes, verbose=False)
+        model = quarantine._library().DetectionModel(f"yolov10{variant}.yaml", nc=classes, verbose=False)
         for layer in model.modules():
             if isinstance(layer, torch.nn.BatchNorm2d):
                 layer.momentum = None  # the statistics of what it sees next: activations neither die nor explode

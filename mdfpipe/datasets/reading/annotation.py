@@ -41,7 +41,7 @@ class AnomalyKind(StrEnum):
 
 
 @dataclass
-class Tally:
+class AnomalyTally:
     """Counts anomalous rows by kind and keeps the first as an example."""
 
     counts: dict[AnomalyKind, int] = field(default_factory=dict)

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from mdfpipe.datasets.reading.annotation import AnomalyKind, Names, Tally
+from mdfpipe.datasets.reading.annotation import AnomalyKind, AnomalyTally, Names
 from mdfpipe.errors import DataError
 from mdfpipe.store.naming import LONGEST_NAME, is_name
 from mdfpipe.store.subjects import SubjectNames
@@ -66,7 +66,7 @@ class FaceRows:
         return cls(*(np.concatenate([getattr(p, f.name) for p in (empty, *parts)]) for f in fields(cls)))
 
 
-def subject_codes(block: Block, subjects: Names, tally: Tally, names: SubjectNames) -> NDArray[np.int32]:
+def subject_codes(block: Block, subjects: Names, tally: AnomalyTally, names: SubjectNames) -> NDArray[np.int32]:
     """The subjects of a block: (n,) int32 numbers in `subjects`, -1 where missing. Raises DataError: a hostile name."""
     cells = block.cells["subject"]
     texts = cells.dictionary.to_pylist()
@@ -119,7 +119,7 @@ def read_frames(block: Block) -> tuple[NDArray[np.int64], dict[AnomalyKind, _Mas
     }
 
 
-def keep_rows(block: Block, left_out: Sequence[Mapping[AnomalyKind, _Mask]], tally: Tally, of: _Mask) -> _Mask:
+def keep_rows(block: Block, left_out: Sequence[Mapping[AnomalyKind, _Mask]], tally: AnomalyTally, of: _Mask) -> _Mask:
     """(n,) bool: the rows, `of` these, that nothing leaves out. A row is counted once, under the first kind that it
     falls under."""
     kept = of.copy()
@@ -150,7 +150,7 @@ class Told:
         )
 
 
-def by_frame(rows: FaceRows, tally: Tally, told: Told) -> tuple[FaceRows, NDArray[np.int16]]:
+def by_frame(rows: FaceRows, tally: AnomalyTally, told: Told) -> tuple[FaceRows, NDArray[np.int16]]:
     """The rows by video, frame and place in the annotation, duplicates left out; and face_no of each, (n,) int16.
 
     Counts duplicates (same video, frame, subject and box), boxes that two subjects share, and subjects with two boxes.
@@ -179,7 +179,7 @@ def _runs(*keys: NDArray[np.int64] | NDArray[np.int32]) -> NDArray[np.int64]:
     return np.concatenate([[0], np.cumsum(change)])
 
 
-def _count_repeats(rows: FaceRows, group: NDArray[np.int64], tally: Tally, told: Told) -> _Mask:
+def _count_repeats(rows: FaceRows, group: NDArray[np.int64], tally: AnomalyTally, told: Told) -> _Mask:
     """Of the rows of frames with several faces: (n,) bool, which repeat an earlier row. Counts the other repeats.
 
     group: (n,) int64, sorted, equal within one frame of one video.

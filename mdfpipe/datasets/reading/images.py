@@ -93,7 +93,7 @@ class ImageDataset(Dataset):
 
 
 @dataclass(frozen=True)
-class Unit:
+class ImageUnit:
     """The images of one folder and camera. name: becomes the video_id; session_id: the folder, where that matters."""
 
     name: str
@@ -110,7 +110,7 @@ class Gathering:
     root: Path
     sieve: Sieve
     links: Links = Links.INSIDE
-    images: dict[Unit, list[tuple[str, str]]] = field(default_factory=lambda: defaultdict(list))
+    images: dict[ImageUnit, list[tuple[str, str]]] = field(default_factory=lambda: defaultdict(list))
     counts: Counter[ImageAnomaly] = field(default_factory=Counter)
     examples: dict[ImageAnomaly, str] = field(default_factory=dict)
 
@@ -158,7 +158,7 @@ class Gathering:
             else:
                 yield path
 
-    def take(self, unit: Unit, path: str, subject: str) -> None:
+    def take(self, unit: ImageUnit, path: str, subject: str) -> None:
         """Take an image, unless it is left out: by its domain, its path, or as one of its unit."""
         if not is_name(subject):
             raise DataError(

@@ -27,7 +27,7 @@ SAME_CAMERA = Removal("same person and camera", "mates")
 
 
 @dataclass(frozen=True, eq=False)
-class Images:
+class BenchmarkImages:
     """Rows as arrays. person: (N,) places in the sorted subjects; camera: (N,) numbers, -1 where a row has none.
 
     order: the rows by person, camera and name of the file, in which galleries are drawn and ties stand.
@@ -42,7 +42,7 @@ class Images:
     order: I64
 
     @classmethod
-    def of(cls, rows: pa.Table) -> Images:
+    def of(cls, rows: pa.Table) -> BenchmarkImages:
         """From subject_id, domain, crop_id and, where there are, camera_id and session_id. Raises ProtocolError."""
         missing = [name for name in ("subject_id", "domain", "crop_id") if name not in rows.column_names]
         if missing or not rows.num_rows:
@@ -147,7 +147,7 @@ class Benchmark(Plugin):
         return (self.label,)
 
     @abstractmethod
-    def directions(self, images: Images, data: Path | None) -> list[Direction]:
+    def directions(self, images: BenchmarkImages, data: Path | None) -> list[Direction]:
         """Who is searched among whom. data: the data root, for files that belong to the protocol.
 
         Raises ProtocolError where the rows do not fit, ConfigError where a file is not found.
@@ -182,7 +182,7 @@ def drawn(shelves: Shelves, cameras: Iterable[int], shots: int, trial: int) -> I
     return np.array(found, np.int64)
 
 
-def shelved(images: Images, rows: I64) -> Shelves:
+def shelved(images: BenchmarkImages, rows: I64) -> Shelves:
     """Rows by person and camera. rows: in the order of `images.order`."""
     if not len(rows):
         return {}
@@ -192,7 +192,7 @@ def shelved(images: Images, rows: I64) -> Shelves:
     return {key: part.tolist() for key, part in zip(keys, np.split(rows, starts[1:]), strict=True)}
 
 
-def others(images: Images, known: Flags) -> dict[str, int]:
+def others(images: BenchmarkImages, known: Flags) -> dict[str, int]:
     """Rows of no band of the protocol, by band."""
     bands, counts = np.unique(images.band[~known], return_counts=True)
     return {f"of band {band}": int(count) for band, count in zip(bands.tolist(), counts.tolist(), strict=True)}

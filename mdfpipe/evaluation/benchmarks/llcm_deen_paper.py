@@ -7,7 +7,7 @@ from pathlib import Path
 from pydantic import Field
 
 from mdfpipe.domains import Band
-from mdfpipe.evaluation.benchmarks import SAME_CAMERA, Benchmark, Direction, Images, Trial
+from mdfpipe.evaluation.benchmarks import SAME_CAMERA, Benchmark, BenchmarkImages, Direction, Trial
 from mdfpipe.evaluation.benchmarks._between import both_ways, llcm_cameras, one_shot
 
 
@@ -26,7 +26,7 @@ class LlcmDeenPaper(Benchmark):
         """With what is searched among what."""
         return f"llcm_deen_paper, all images among seeded single-shot galleries, {self.trials} trials"
 
-    def directions(self, images: Images, data: Path | None) -> list[Direction]:
+    def directions(self, images: BenchmarkImages, data: Path | None) -> list[Direction]:
         """Both ways."""
         llcm_cameras(images, "llcm_deen_paper")
         return both_ways(

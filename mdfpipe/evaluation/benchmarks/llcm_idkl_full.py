@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from mdfpipe.domains import Band
-from mdfpipe.evaluation.benchmarks import Benchmark, Direction, Images, Trial
+from mdfpipe.evaluation.benchmarks import Benchmark, BenchmarkImages, Direction, Trial
 from mdfpipe.evaluation.benchmarks._between import both_ways
 
 
@@ -17,6 +17,6 @@ class LlcmIdklFull(Benchmark):
         """With what is searched among what."""
         return "llcm_idkl_full, all images among all images, nothing left out, 1 trial"
 
-    def directions(self, images: Images, data: Path | None) -> list[Direction]:
+    def directions(self, images: BenchmarkImages, data: Path | None) -> list[Direction]:
         """Both ways."""
         return both_ways(images, Band.NIR, "llcm_idkl_full", lambda queries, gallery, _: [Trial(queries, gallery)])

@@ -7,7 +7,7 @@ from pathlib import Path
 from pydantic import Field
 
 from mdfpipe.domains import Band
-from mdfpipe.evaluation.benchmarks import SAME_CAMERA, Benchmark, Direction, Images, Trial
+from mdfpipe.evaluation.benchmarks import SAME_CAMERA, Benchmark, BenchmarkImages, Direction, Trial
 from mdfpipe.evaluation.benchmarks._between import NIR_CAMERAS, both_ways, llcm_cameras, one_shot
 
 
@@ -26,7 +26,7 @@ class LlcmTestpyV2i(Benchmark):
         """With what is searched among what."""
         return f"llcm_testpy_v2i, seeded single-shot NIR among all VIS images, {self.trials} trials"
 
-    def directions(self, images: Images, data: Path | None) -> list[Direction]:
+    def directions(self, images: BenchmarkImages, data: Path | None) -> list[Direction]:
         """Near-infrared among visible, alone."""
         llcm_cameras(images, "llcm_testpy_v2i")
         return both_ways(

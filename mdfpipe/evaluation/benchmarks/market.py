@@ -8,7 +8,7 @@ import numpy as np
 
 from mdfpipe.domains import Band
 from mdfpipe.errors import ProtocolError
-from mdfpipe.evaluation.benchmarks import SAME_CAMERA, Benchmark, Direction, Images, Trial, others
+from mdfpipe.evaluation.benchmarks import SAME_CAMERA, Benchmark, BenchmarkImages, Direction, Trial, others
 
 QUERY, GALLERY, JUNK = "query", "bounding_box_test", "-1"
 DISTRACTORS = ("0000", "0")  # as the files name them, and as the published lists of numbers do
@@ -30,7 +30,7 @@ class Market(Benchmark):
         """With what is searched among what."""
         return "market, query among bounding_box_test, 1 trial"
 
-    def directions(self, images: Images, data: Path | None) -> list[Direction]:
+    def directions(self, images: BenchmarkImages, data: Path | None) -> list[Direction]:
         """Visible among visible."""
         visible = images.of_band(Band.VIS, "market")
         images.need_cameras(visible, "market")

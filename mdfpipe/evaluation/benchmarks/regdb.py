@@ -7,7 +7,7 @@ from pathlib import Path
 from pydantic import Field
 
 from mdfpipe.domains import Band
-from mdfpipe.evaluation.benchmarks import Benchmark, Direction, Images, Trial
+from mdfpipe.evaluation.benchmarks import Benchmark, BenchmarkImages, Direction, Trial
 from mdfpipe.evaluation.benchmarks._between import both_ways
 
 
@@ -32,6 +32,6 @@ class Regdb(Benchmark):
         """Papers give the mean of the ten splits."""
         return self.label, "regdb mean of 10 splits, all images"
 
-    def directions(self, images: Images, data: Path | None) -> list[Direction]:
+    def directions(self, images: BenchmarkImages, data: Path | None) -> list[Direction]:
         """Thermal among visible ("thermal to visible"), visible among thermal ("visible to thermal")."""
         return both_ways(images, Band.LWIR, "regdb", lambda queries, gallery, _: [Trial(queries, gallery)])

@@ -15,8 +15,8 @@ from mdfpipe.errors import ConfigError, DataError, ProtocolError
 from mdfpipe.evaluation.benchmarks import (
     FILE_ADVICE,
     Benchmark,
+    BenchmarkImages,
     Direction,
-    Images,
     Shelves,
     Trial,
     drawn,
@@ -59,7 +59,7 @@ class Sysu(Benchmark):
         """The official permutations, where they are used."""
         return (self.permutations,) if self.galleries == "official" else ()
 
-    def directions(self, images: Images, data: Path | None) -> list[Direction]:
+    def directions(self, images: BenchmarkImages, data: Path | None) -> list[Direction]:
         """Near-infrared among visible."""
         sides = {band: images.of_band(band, "sysu") for band in CAMERAS}
         images.need_cameras(sides[Band.VIS] | sides[Band.NIR], "sysu")
@@ -82,7 +82,7 @@ class Sysu(Benchmark):
         domains = images.domain[rows[0]], images.domain[queries[0]]
         return [Direction(str(domains[0]), str(domains[1]), [Trial(queries, one) for one in galleries], left_out)]
 
-    def _official(self, images: Images, shelves: Shelves, path: Path) -> list[I64]:
+    def _official(self, images: BenchmarkImages, shelves: Shelves, path: Path) -> list[I64]:
         """The images that each trial's permutation has first, of each person and camera."""
         permutations = read_permutations(path)
         found: list[I64] = []

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from mdfpipe.learning.data.batches import CropBatch, Sampler
     from mdfpipe.learning.data.crops import Crops
     from mdfpipe.learning.losses.ranking import Mined
-    from mdfpipe.learning.models.weights.loading import Report
+    from mdfpipe.learning.models.weights.loading import LoadReport
 
 
 Network: TypeAlias = Any
@@ -108,7 +108,7 @@ class Recipe(Plugin):
         """
 
     @abstractmethod
-    def load(self, model: Network, state: dict[str, Any], source: str, min_coverage: float) -> Report:
+    def load(self, model: Network, state: dict[str, Any], source: str, min_coverage: float) -> LoadReport:
         """Put a public checkpoint's tensors into the network; says what was loaded. source: its name. Raises
         ConfigError, also where less than `min_coverage` of the backbone is covered."""
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from mdfpipe.config import Config
 from mdfpipe.learning.data.augment import Augment
 from mdfpipe.learning.recipes import Network, Recipe
 from mdfpipe.learning.recipes._batches import Batches
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
     from mdfpipe.learning.data.batches import CropBatch, Sampler
     from mdfpipe.learning.data.crops import Crops
-    from mdfpipe.learning.models.weights.loading import Report
+    from mdfpipe.learning.models.weights.loading import LoadReport
 
 Backbone = Literal["resnet50", "resnet18", "resnet18_half"]
 
@@ -38,6 +39,13 @@ TINY: dict[str, Any] = {
     "batches": {"subjects": 2, "crops": 2},
 }
 """Settings with which such a recipe runs in a second."""
+
+
+class NonLocalBlocks(Config):
+    """The blocks in which every place of a map looks at all others."""
+
+    inner: Literal["half", "one"] = Field("half", description="width within: half the channels, or one (AGW's slip)")
+    norm: Literal["softmax", "mean"] = Field("softmax", description="weights of places: softmax, or divided by n (AGW)")
 
 
 class CrossModal(Recipe):
@@ -87,7 +95,7 @@ class CrossModal(Recipe):
         """The place in `trained` whose stream takes the domain; None where no stream was trained for it."""
         return place_in(domain, trained, self.streams)
 
-    def load(self, model: Network, state: dict[str, Any], source: str, min_coverage: float) -> Report:
+    def load(self, model: Network, state: dict[str, Any], source: str, min_coverage: float) -> LoadReport:
         """A torchvision ResNet into every stream and branch."""
         from mdfpipe.learning.models.weights import loading as weights
 

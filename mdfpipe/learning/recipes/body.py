@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from mdfpipe.learning.data.batches import CropBatch, Sampler
     from mdfpipe.learning.data.crops import Crops
-    from mdfpipe.learning.models.weights.loading import Report
+    from mdfpipe.learning.models.weights.loading import LoadReport
 
 Part = Literal["face", "torso", "lower_body"]
 
@@ -144,7 +144,7 @@ class Body(Recipe):
         alone = self.neck == "multi" and self.fusion == "ffn"  # what an FFN makes is no longer token by token
         return BodyModel(vit, vit.width, classes, "single" if alone else self.neck, self.part_alignment > 0)
 
-    def load(self, model: Network, state: dict[str, Any], source: str, min_coverage: float) -> Report:
+    def load(self, model: Network, state: dict[str, Any], source: str, min_coverage: float) -> LoadReport:
         """PASS, TransReID, TransReID-SSL, DINO and timm checkpoints into the ViT."""
         from mdfpipe.errors import ConfigError
         from mdfpipe.learning.models.weights import loading as weights

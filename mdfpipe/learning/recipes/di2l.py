@@ -31,11 +31,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from mdfpipe.config import Config
 from mdfpipe.learning.data.augment import Augment
 from mdfpipe.learning.recipes import Losses, Network, Progress
 from mdfpipe.learning.recipes._batches import Batches
-from mdfpipe.learning.recipes._cross_modal import TINY, CrossModal
+from mdfpipe.learning.recipes._cross_modal import TINY, CrossModal, NonLocalBlocks
 from mdfpipe.learning.streams import is_visible
 from mdfpipe.learning.train.groups import Group
 from mdfpipe.learning.train.schedule import Optimiser, Schedule
@@ -48,13 +47,6 @@ if TYPE_CHECKING:
 
 SHRINKS = 16
 """How many rows of an image are one of the last map."""
-
-
-class NonLocalBlocks(Config):
-    """The blocks in which every place of a map looks at all others, after stages 2 and 3."""
-
-    inner: Literal["half", "one"] = Field("half", description="width within: half the channels, or one (AGW's slip)")
-    norm: Literal["softmax", "mean"] = Field("softmax", description="weights of places: softmax, or divided by n (AGW)")
 
 
 class DI2L(CrossModal):

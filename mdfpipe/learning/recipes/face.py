@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from mdfpipe.learning.data.batches import CropBatch, Sampler
     from mdfpipe.learning.data.crops import Crops
-    from mdfpipe.learning.models.weights.loading import Report
+    from mdfpipe.learning.models.weights.loading import LoadReport
 
 
 class Margin(Config):
@@ -87,7 +87,7 @@ class Face(Recipe):
             raise ConfigError(f"face: expected a square input, got {self.image_height_px}x{self.image_width_px}")
         return FaceModel(self.layers, self.width, self.image_height_px, classes, self.loss.model_dump())
 
-    def load(self, model: Network, state: dict[str, Any], source: str, min_coverage: float) -> Report:
+    def load(self, model: Network, state: dict[str, Any], source: str, min_coverage: float) -> LoadReport:
         """AdaFace (Lightning) and CVLFace checkpoints. Raises ConfigError where the colour order is another one."""
         from mdfpipe.errors import ConfigError
         from mdfpipe.learning.models.weights import loading as weights

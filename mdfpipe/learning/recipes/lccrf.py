@@ -40,7 +40,7 @@ from mdfpipe.config import Config
 from mdfpipe.errors import ConfigError
 from mdfpipe.learning.recipes import Losses, Network, Progress
 from mdfpipe.learning.recipes._batches import Batches
-from mdfpipe.learning.recipes._cross_modal import TINY, CrossModal
+from mdfpipe.learning.recipes._cross_modal import TINY, CrossModal, NonLocalBlocks
 from mdfpipe.learning.streams import DomainPairs, is_visible
 from mdfpipe.learning.train.groups import Group
 from mdfpipe.learning.train.schedule import Optimiser, Schedule
@@ -83,12 +83,10 @@ class Cmkd(Config):
     relative: bool = Field(False, description="divided by the mean square of the maps (ours)")
 
 
-class NonLocalBlocks(Config):
-    """The blocks in which every place of a map looks at all others."""
+class PlacedNonLocalBlocks(NonLocalBlocks):
+    """The same, in one of two places."""
 
     place: Literal["two", "agw"] = Field("two", description="after stages 2 and 3 (ours); agw: AGW's five, within them")
-    inner: Literal["half", "one"] = Field("half", description="width within: half the channels, or one (AGW's slip)")
-    norm: Literal["softmax", "mean"] = Field("softmax", description="weights of places: softmax, or divided by n (AGW)")
 
 
 class Lccrf(CrossModal):
@@ -110,8 +108,8 @@ class Lccrf(CrossModal):
         "own", description="positives and negatives: of the anchor's own tuple, or all of the batch (ours)"
     )
     eat: Eat | None = Field(default=Eat(), description="angular loss and compactness (Table 1); null: none")
-    non_local: NonLocalBlocks | None = Field(
-        default=NonLocalBlocks(), description="attention between places (Table 1); null: none"
+    non_local: PlacedNonLocalBlocks | None = Field(
+        default=PlacedNonLocalBlocks(), description="attention between places (Table 1); null: none"
     )
     cmkd: Cmkd | None = Field(default=Cmkd(), description="cross-modality distillation (Table 1); null: none")
     smoothing: float = Field(0.1, ge=0, lt=1, description="of the identity labels")
@@ -166,7 +164,7 @@ class Lccrf(CrossModal):
             raise ConfigError(
                 f"cmkd: {', '.join(domains)} share the stream {streams[0]}: set cmkd to null, or streams to per_domain"
             )
-        attention = self.non_local or NonLocalBlocks()
+        attention = self.non_local or PlacedNonLocalBlocks()
         return LccrfNet(
             self.backbone,
             streams,

@@ -32,7 +32,7 @@ from mdfpipe.store.content import Kind, content_of
 from mdfpipe.store.hashing import file_sha256
 from mdfpipe.video.detectors import RENDERED_ONLY, Detect, Detector, Remarks
 from mdfpipe.video.frames import Boxes, Frames
-from mdfpipe.video.letterbox import STRIDE, Inputs, Letterbox, fitting_input
+from mdfpipe.video.letterbox import STRIDE, Letterbox, NetworkInputs, fitting_input
 from mdfpipe.video.nms import ranking, suppress
 
 Format: TypeAlias = Literal["yolov10", "yolox", "yolov8"]
@@ -338,7 +338,7 @@ class _Persons:
         unit = kind.unit if detector.values == "auto" else detector.values == "0..1"
         centred = kind.centred if detector.align == "auto" else detector.align == "centre"
         self.letterbox = Letterbox.fit(frame, size, centred=centred)
-        self.inputs = Inputs(self.letterbox, self.network.dtype, bgr=bgr, unit=unit)
+        self.inputs = NetworkInputs(self.letterbox, self.network.dtype, bgr=bgr, unit=unit)
         self.grid = _grid(size) if name == "yolox" else np.empty((0, 3), np.float32)
         self.frame = frame
 

@@ -217,10 +217,10 @@ def _network(path: Path, sha256: str, how: tuple[str, str | None, str, bool], de
 
 def _quarantine() -> Any:
     try:
-        from mdfpipe.video.detectors import _ultralytics
+        from mdfpipe.video import ultralytics
     except ImportError as error:
         raise not_loaded(error, "torch", "the detector yolo") from None
-    return _ultralytics
+    return ultralytics
 
 
 def _check(device: str) -> None:

@@ -35,7 +35,7 @@ class IResNet(nn.Module):
         channels = width
         for stage, count in enumerate(UNITS[layers]):
             for number in range(count):
-                units.append(Unit(channels, width << stage, stride=2 if number == 0 else 1))
+                units.append(ResidualUnit(channels, width << stage, stride=2 if number == 0 else 1))
                 channels = width << stage
         self.body = nn.Sequential(*units)
         self.output_layer = nn.Sequential(
@@ -57,7 +57,7 @@ class IResNet(nn.Module):
         return embedding
 
 
-class Unit(nn.Module):
+class ResidualUnit(nn.Module):
     """A residual unit: BN, 3x3, BN, PReLU, 3x3 with the stride, BN; nothing follows the sum.
 
     The shortcut only drops pixels where the number of channels stays, else it is a 1x1 convolution and a BN.

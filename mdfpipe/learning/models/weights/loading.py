@@ -51,7 +51,7 @@ def take(path: Path, entry: str | None = None, *, trust_pickle: bool = False) ->
 
 
 @dataclass(frozen=True)
-class Report:
+class LoadReport:
     """What a checkpoint did to a network.
 
     source: where it is from; format: who made it, as its names say; loaded: tensors of the network that it filled;
@@ -113,7 +113,7 @@ def load_vit(
     local_tokens: Literal["drawn", "class"] = "drawn",
     min_coverage: float = 0.9,
     source: str = "checkpoint",
-) -> Report:
+) -> LoadReport:
     """A public ViT into a SemanticViT: PASS, TransReID, TransReID-SSL, DINO, timm. Raises ConfigError.
 
     grid: (rows, columns) of the network's patches; source_hw_ratio: height over width of the grid it was trained on,
@@ -132,7 +132,7 @@ def load_vit(
 
 def load_iresnet(
     model: nn.Module, state: Mapping[str, Tensor], *, min_coverage: float = 0.9, source: str = "checkpoint"
-) -> Report:
+) -> LoadReport:
     """A public face network into an IResNet: AdaFace (its images are BGR), CVLFace (RGB). Raises ConfigError."""
     with _named(source):
         return _place(model, public.iresnet(state), "", _below(model, ""), min_coverage, source)
@@ -145,7 +145,7 @@ def load_trunk(
     prefix: str = "backbone.",
     min_coverage: float = 0.9,
     source: str = "checkpoint",
-) -> Report:
+) -> LoadReport:
     """A torchvision ResNet into every stream and branch of the `Trunk` below `prefix`. Raises ConfigError."""
     with _named(source):
         found = public.resnet(state)
@@ -164,7 +164,7 @@ def load_trunk(
         return _place(model, converted, prefix, _below(model, prefix), min_coverage, source)
 
 
-def load_own(model: nn.Module, state: Mapping[str, Tensor], *, source: str = "checkpoint") -> Report:
+def load_own(model: nn.Module, state: Mapping[str, Tensor], *, source: str = "checkpoint") -> LoadReport:
     """A checkpoint of ours into the network it was made with: every tensor, and no other. Raises ConfigError."""
     with _named(source), _stems(model, state):
         expected = model.state_dict()
@@ -220,7 +220,7 @@ def _below(model: nn.Module, prefix: str) -> dict[str, Tensor]:
 
 def _place(
     model: nn.Module, converted: Converted, prefix: str, expected: Mapping[str, Tensor], least: float, source: str
-) -> Report:
+) -> LoadReport:
     """Compare, then fill: `expected` are the network's tensors that a checkpoint should cover. Raises ConfigError."""
     tensors = {name: converted.tensors[name] for name in expected if name in converted.tensors}
     _same_shapes(tensors, expected)
@@ -245,7 +245,7 @@ def _place(
     refuse_missing_statistics(expected, tensors)
     weightfiles.refuse_unusable(tensors)
     model.load_state_dict({**model.state_dict(), **tensors, **converted.fresh})
-    return Report(
+    return LoadReport(
         source=source,
         format=converted.format,
         loaded=tuple(tensors),

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _ADVICE = "Make it with `mdfpipe synth DATA --crops N`, or give a folder of SUBJECT/IMAGE files"
 
 
-class Material(NamedTuple):
+class TrainingMaterial(NamedTuple):
     """What a training looks at. held_out: None without validation; told: what was chosen and left out, for people;
     left_out: whom its batches leave out, as `of_training` of `store.left_out` reads it; empty: nobody.
     """
@@ -35,7 +35,7 @@ class Material(NamedTuple):
     left_out: dict[str, Any]
 
 
-def material(name: str, settings: System, run: Run, data: Path) -> Material:
+def material(name: str, settings: System, run: Run, data: Path) -> TrainingMaterial:
     """The crops of the training `name`. Raises ConfigError, DataError where they allow no training."""
     from mdfpipe.learning.data import crops as c
 
@@ -63,7 +63,7 @@ def material(name: str, settings: System, run: Run, data: Path) -> Material:
         )
     sampler = settings.recipe.sampler(crops, settings.seed)
     left_out = _left_out(crops, getattr(sampler, "left_out", {}))
-    return Material(crops, held_out, told + of_training({"left_out": left_out}), left_out)
+    return TrainingMaterial(crops, held_out, told + of_training({"left_out": left_out}), left_out)
 
 
 def _unverified(parts: Sequence[Crops], further: Sequence[str]) -> list[str]:
