@@ -114,6 +114,9 @@ class Label(LabelRules, Stage):
         names, subject = _codes(faces["subject_id"])
         if not len(bodies):
             return "no body was detected"
+        inside = inside_share(_xyxy(bodies), seen["width"], seen["height"])
+        if 2 * np.count_nonzero(inside < self.min_inside) > len(bodies):
+            return "most bodies lie outside the picture: mend these first"
         if not names:
             return "no face has a subject"
         best, most = "", 0
