@@ -226,7 +226,8 @@ class Ijb(Dataset):
             self._scan_table(root, table, scan)
         self._refuse_sizes_as_edges(scan)
         videos = self._entries(root, scan)
-        faces = self._faces(root, scan, {v.path: v.video_id for v in videos})
+        paths = {v.path: v.video_id for v in videos}
+        faces = self._faces(root, scan, paths)
         galleries = self._gallery_subjects(root, scan.tally)
         self._note_alike({*scan.subjects.texts(), *galleries}, scan.tally)
         usual = type(self).model_fields["videos"].default
@@ -239,7 +240,7 @@ class Ijb(Dataset):
             scan.tally.anomalies(),
             left_out=scan.sieve.listed(),
             left_out_rows=scan.left_out_rows,
-            remarks=remarks + pattern_remarks(root, self.videos, scan.sieve.drops, self.links, usual),
+            remarks=remarks + pattern_remarks(root, self.videos, scan.sieve.drops, self.links, usual, paths),
         )
 
     def _sieve(self, root: Path) -> Sieve:

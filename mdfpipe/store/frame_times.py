@@ -1,11 +1,12 @@
-"""Times in the names of frames that do not sort as they are written: a.m. and p.m., month names, a year that is last.
+"""Times and counts in the names of frames that do not sort as they are written: p.m., month names, a year that is last.
 
-`sortable` brings them to a form that sorts, or refuses them. Names without such times stay as they are.
+`sortable` brings times to a form that sorts, or refuses them. Names without such times stay as they are.
 """
 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -47,6 +48,10 @@ _FRONT = re.compile(
     re.IGNORECASE,
 )
 _ALONE = re.compile(r"(?<![0-9])([01]?[0-9]|2[0-3])([-_.:])([0-5][0-9])\2([0-5][0-9])(?![0-9])")
+_WORDS = (
+    "zero one two three four five six seven eight nine ten eleven twelve first second third fourth fifth sixth seventh "
+    "eighth ninth tenth monday tuesday wednesday thursday friday saturday sunday"
+)
 _WRITE = "write the time of each as 20210107T130000, by 24 hours and with all digits"
 
 
@@ -67,6 +72,22 @@ def sortable(stems: Sequence[str]) -> list[str]:
         found = _by_24_hours(found)
     _refuse_midnight(found)
     return found
+
+
+def counted_in_letters(stems: Sequence[str]) -> bool:
+    """Whether names without any number are counted in words, Roman numbers or letters (z, aa), which do not sort.
+
+    >>> counted_in_letters(["one", "two"]), counted_in_letters(["z", "aa"]), counted_in_letters(["left", "right"])
+    (True, True, False)
+    """
+    tokens = Counter(token for stem in stems for token in set(re.findall(r"[^\W\d_]+", stem.lower())))
+    changing = {token for token, count in tokens.items() if count < len(stems)}
+    if len(changing) < 2:
+        return False
+    if changing <= set(_WORDS.split()):
+        return True
+    is_short = all(len(token) < 3 or re.fullmatch("[ivxlcdm]+", token) for token in changing)
+    return is_short and len({len(token) for token in changing}) > 1
 
 
 def _with_numbered_months(stems: list[str]) -> list[str]:

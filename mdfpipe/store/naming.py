@@ -21,7 +21,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from mdfpipe.errors import DataError, is_visible, one_line
-from mdfpipe.store.frame_times import sortable
+from mdfpipe.store.frame_times import counted_in_letters, sortable
 from mdfpipe.store.standins import stand_in
 
 LONGEST_PATH = 1000  # characters
@@ -421,6 +421,11 @@ def in_order(names: Collection[str], folder: str) -> tuple[list[str], FrameRule]
         return [name for _, name in read], FrameRule.TIME
     ordered = sorted(names, key=_by_name)
     if not any(_numbers(name) for name in ordered):
+        if counted_in_letters(stems):
+            raise DataError(
+                f"{folder}: {one_line(ordered[0])} and the other frames are counted in letters or words, and these do "
+                "not sort; rename them with numbers (000001.png, 000002.png)"
+            )
         return sorted(ordered, key=natural_key), FrameRule.NAME
     return ordered, _order(ordered, folder)
 

@@ -16,6 +16,34 @@ NOBODY = (
     # nothing; R, Excel, pandas, NumPy, Python, SQL and JSON, MySQL, MATLAB, SAS and Stata; by hand
     *("", "na", "n/a", "n.a.", "#n/a", "#na", "#n/a n/a", "#null!", "#value!", "#ref!", "#name?", "#num!", "#div/0!"),
     *("<na>", "nan", "-nan", "nan(ind)", "-nan(ind)", "nat", "1.#qnan", "-1.#qnan", "1.#ind", "-1.#ind"),
+    # of Excel in other languages
+    *(
+        "#n/d",
+        "#nv",
+        "#n/disp",
+        "#i/t",
+        "#yok",
+        "#brak",
+        "#brak!",
+        "#saknas!",
+        "#puuttuu!",
+        "#н/д",
+        "#знач!",
+        "#ссылка!",
+    ),
+    *(
+        "#wert!",
+        "#bezug!",
+        "#zahl!",
+        "#valeur!",
+        "#valor!",
+        "#¡valor!",
+        "#valore!",
+        "#¡ref!",
+        "#rif!",
+        "#nom?",
+        "#nome?",
+    ),
     *("none", "null", "<null>", "(null)", "\\n", "<missing>", "<undefined>", ".", "-", "--", "?"),
 )
 """What programs write where there is no value; in any case, spaces around. Such a cell names nobody."""

@@ -6,7 +6,7 @@ import errno
 import fnmatch
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
@@ -83,10 +83,16 @@ def find_videos(
 
 
 def pattern_remarks(
-    root: Path, patterns: Sequence[str], drops: Callable[[str], bool], links: Links, usual: Sequence[str]
+    root: Path,
+    patterns: Sequence[str],
+    drops: Callable[[str], bool],
+    links: Links,
+    usual: Sequence[str],
+    known: Collection[str],
 ) -> list[str]:
     """What one should know of the patterns of `videos`, a line each: which take nothing, which pass over pictures,
-    and where two of them take a folder of frames and a file in it. usual: patterns that may take nothing.
+    and where two of them take a folder of frames and a file in it. usual: patterns that may take nothing;
+    known: the videos of the data set, whatever names them.
     """
     found = _by_pattern(root, patterns, drops, links)
     taken_by = {path: pattern for pattern, taken, _ in found for path in taken}
@@ -106,7 +112,7 @@ def pattern_remarks(
                 f"videos: {pattern} passes over {_some(named)}, which {taken_by[named[0]]} names: taken as "
                 f"{'a video' if len(named) == 1 else 'videos'}"
             )
-        strays = [p for p in passed if p not in named and p not in pictures and holds_film(root / p)]
+        strays = [p for p in passed if p not in (*named, *known) and p not in pictures and holds_film(root / p)]
         if strays:
             remarks.append(
                 f"videos: {pattern} passes over {_some(strays)}: video without a suffix of one; rename it, or name it "
