@@ -100,17 +100,21 @@ def describe_sets(path: Path) -> Sets:
 
 
 def refuse_unusable(tensors: Mapping[str, Tensor]) -> None:
-    """Raise ConfigError, which names them, where weights hold NaN or infinity, or where a variance is negative.
+    """Raise ConfigError, which names them, where weights are no plain numbers, hold NaN or infinity, or are variances
+    below 0.
 
     Vectors and boxes that come out of such a network are wrong or none at all. Masks may hold infinity.
     """
-    asked = {name: tensor for name, tensor in tensors.items() if "mask" not in name}
-    spoilt = [name for name, tensor in asked.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
-    negative = [n for n, tensor in tensors.items() if n.endswith("running_var") and bool((tensor < 0).any())]
-    for names, expected, got in (
-        (spoilt, "finite weights", "NaN or infinity"),
-        (negative, "variances of batch normalisations, none below 0", "negative ones"),
-    ):
+    plain = {name: t for name, t in tensors.items() if t.layout is torch.strided and not (t.is_quantized or t.is_meta)}
+    real = {name: t.float() for name, t in plain.items() if t.is_floating_point() and "mask" not in name}
+    faults = {
+        ("plain tensors", "quantised, sparse or empty ones"): [name for name in tensors if name not in plain],
+        ("finite weights", "NaN or infinity"): [name for name, t in real.items() if not t.isfinite().all()],
+        ("variances of batch normalisations, none below 0", "negative ones"): [
+            name for name, t in plain.items() if name.endswith("running_var") and bool((t < 0).any())
+        ],
+    }
+    for (expected, got), names in faults.items():
         if names:
             more = f" and {len(names) - 3} more" if len(names) > 3 else ""
             raise ConfigError(f"expected {expected}, got {got} in {', '.join(names[:3])}{more}; get the file again")

@@ -105,6 +105,18 @@ def test_weights_that_no_network_can_have_are_named(name: str, value: float, wor
         weights.take(tmp_path / "a.ckpt")
 
 
+def test_weights_that_are_no_plain_numbers_are_named() -> None:
+    state = small_face().state_dict()
+    name = "input_layer.0.weight"
+    for tensor, words in (
+        (state[name].to_sparse(), "plain tensors, got quantised, sparse or empty ones"),
+        (state[name].to("meta"), "plain tensors, got quantised, sparse or empty ones"),
+        ((state[name] * 100).to(torch.int8), "floating-point weights, got int8"),
+    ):
+        with pytest.raises(ConfigError, match=rf"expected {words} in {name}"):
+            weights.load_iresnet(small_face(), state | {name: tensor})
+
+
 def test_a_normalisation_without_its_statistics_is_an_error() -> None:
     state = small_face().state_dict()
     with pytest.raises(

@@ -244,6 +244,13 @@ def _place(
         )
     refuse_missing_statistics(expected, tensors)
     weightfiles.refuse_unusable(tensors)
+    whole = [n for n, t in tensors.items() if expected[n].is_floating_point() and not t.is_floating_point()]
+    if whole:
+        kind = str(tensors[whole[0]].dtype).removeprefix("torch.")
+        raise ConfigError(
+            f"expected floating-point weights, got {kind} in {_few(whole, 3)}, which are of no scale; get the weights "
+            "before they were quantised"
+        )
     model.load_state_dict({**model.state_dict(), **tensors, **converted.fresh})
     return LoadReport(
         source=source,
