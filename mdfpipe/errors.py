@@ -57,11 +57,13 @@ class StoreError(MdfError):
 
 
 class Damaged(StoreError):  # noqa: N818 - the name says it
-    """A file is not what was written. stage, key: the part that it is, or belongs to; "" where it is of no run."""
+    """A file is not what was written. stage, key: the part that it is, or belongs to, of the run folder `run`; "" and
+    None where it is of no run.
+    """
 
-    def __init__(self, message: str, stage: str = "", key: str = "") -> None:
+    def __init__(self, message: str, stage: str = "", key: str = "", run: Path | None = None) -> None:
         super().__init__(message)
-        self.stage, self.key = stage, key
+        self.stage, self.key, self.run = stage, key, run
 
 
 class MissingDependency(MdfError):  # noqa: N818 - the name says it

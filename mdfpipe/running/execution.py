@@ -127,10 +127,13 @@ def run_unit(unit: Unit, resources: Resources, tell: Any) -> Event:
         scratch.extend(made.spent)
     except Damaged as error:
         failure = Failure(stage.name, key, DAMAGED, str(error))
-        if error.stage:  # it is of a part, which is made again; then this unit is tried again
-            damaged = (error.stage, error.key)
+        if error.run is not None and error.run.absolute() == run.path.absolute():
+            damaged = (error.stage, error.key)  # a part, which is made again; then this unit is tried again
             return Event("damaged", stage.name, key, failure=failure, damaged=damaged)
         kind = "fatal"
+        if error.run is not None:  # whose crops this training takes, too
+            failure = replace(failure, kind="DataError", message=f"{error} in {error.run}, with its own study")
+            kind = "failed"
     except Exception as error:
         kind, failure = _what_failed(unit, error)
     else:

@@ -31,7 +31,7 @@ class Item:
     """One unit of work and its state.
 
     reason: why it is due; None where it is done. blocked: which stage it waits for. problem: why it cannot even
-    be tried (a file it needs is missing or damaged). damaged: whether it is due because what was made is damaged.
+    be tried (a file it needs is missing or damaged). damaged: whether it is due only because what was made is damaged.
     """
 
     stage: Stage
@@ -231,10 +231,10 @@ class Plan:
     def _judge(self, stage: Stage, key: str, upstream: dict[str, str], blocked: str | None) -> Item:
         expected = Receipt(stage.name, stage.version, key, self._settings[stage.name], upstream)
         found = self.run.receipt(stage.name, key)
-        damage = self._damage(expected, found)
-        reason = self._reason(stage, expected, found) or (f"damaged, made again: {damage}" if damage else None)
+        damage, other = self._damage(expected, found), self._reason(stage, expected, found)
+        reason = other or (f"damaged, made again: {damage}" if damage else None)
         due = found if reason is None else None
-        return Item(stage, expected, reason, blocked if reason else None, None, due, damage is not None)
+        return Item(stage, expected, reason, blocked if reason else None, None, due, reason is not None and not other)
 
     def _reason(self, stage: Stage, expected: Receipt, found: Receipt | None) -> str | None:
         """Why a unit is due whose part is as it was made, or is not there."""

@@ -82,7 +82,7 @@ class Call:
     """One call of the runner: what was asked for, and what came of it so far.
 
     found: the parts that were found damaged in this pass over the stages; before: in the passes before it, in which
-    they became due.
+    they became due; keys: of the parts of stages before those asked for that this call made again.
     """
 
     stages: list[Stage]
@@ -92,6 +92,7 @@ class Call:
     listen: Listener
     found: set[tuple[str, str]] = field(default_factory=set)
     before: set[tuple[str, str]] = field(default_factory=set)
+    keys: set[str] = field(default_factory=set)
 
     @property
     def retry(self) -> bool:
@@ -220,11 +221,13 @@ class Runner:
         lines = list[str]()
         plan = self.plan(retry=stages[0].name == "index")
         self._check_only(only, plan)
-        for stage in stages:
+        for stage in [*self._before(stages), *stages]:
             if stage.name != "index" and plan.index.reason is not None:
-                lines.append(f"{stage.name}: every video that the index changes or adds (known once it is made)")
+                if stage in stages:
+                    lines.append(f"{stage.name}: every video that the index changes or adds (known once it is made)")
                 continue
             items = [item for item in plan.items(stage) if self._chosen(item, only)]
+            items = items if stage in stages else [item for item in items if item.damaged]
             lines += [f"{item}" + (f" (after {item.blocked})" if item.blocked else "") for item in items if item.reason]
         return lines
 
@@ -278,9 +281,9 @@ class Runner:
         """Do each stage once; whether a part was found damaged, so that one has to begin again."""
         self._check_only(call.only, plan)
         outcome, stages = call.outcome, call.stages
-        if plan.index.found is not None:
-            for stage in self._asked_for(self.stages[: self.stages.index(stages[0])]):
-                self._review(stage, plan, outcome, call.listen)  # a stop holds for whoever starts after it, too
+        for stage in self._before(stages):
+            if (plan.index.found is not None or stage.name == "index") and self._mend(stage, plan, call):
+                return True
         for stage in stages:
             if stage.name != "index" and plan.index.reason is not None:
                 raise DataError(f"index: {plan.index.reason}; run `mdfpipe detect` or `mdfpipe run` first")
@@ -297,13 +300,34 @@ class Runner:
                 break
         return False
 
-    def _run_stage(self, stage: Stage, plan: Plan, call: Call, tally: Tally) -> bool:
-        """Do what is due of a stage; whether a part that it reads was found damaged."""
+    def _before(self, stages: list[Stage]) -> list[Stage]:
+        """The stages before those that were asked for."""
+        return self._asked_for(self.stages[: self.stages.index(stages[0])])
+
+    def _mend(self, stage: Stage, plan: Plan, call: Call) -> bool:
+        """Make again what is damaged of a stage before those asked for, and what that makes due; then as `_run_stage`.
+
+        All else that is due there is left to a call that asks for it.
+        """
+        due = [item for item in plan.items(stage) if item.reason is not None and self._chosen(item, call.only)]
+        mended = [i for i in due if i.damaged or i.key in call.keys or (stage.per == "run" and call.keys)]
+        if stage.per == "run" and stage.name != "index":
+            mended = [] if call.only or (plan.missing(stage) and not plan.allow_missing) else mended
+        if not mended:
+            if plan.index.found is not None:
+                self._review(stage, plan, call.outcome, call.listen)  # a stop holds for whoever starts after it, too
+            return False
+        call.keys |= {item.key for item in mended}
+        tally = call.outcome.tallies.setdefault(stage.name, Tally())
+        return self._run_stage(stage, plan, call, tally, mended)
+
+    def _run_stage(self, stage: Stage, plan: Plan, call: Call, tally: Tally, only: list[Item] | None = None) -> bool:
+        """Do what is due of a stage, or `only` that; whether a part that it reads was found damaged."""
         outcome = call.outcome
         if stage.name != "index":
             self._check_only(call.only, plan)
         items = [item for item in plan.items(stage) if self._chosen(item, call.only)]
-        due = [item for item in items if item.reason is not None]
+        due = [item for item in items if item.reason is not None] if only is None else only
         tally.total, tally.already = len(items), max(len(items) - len(due) - tally.ran, 0)
         for item in items:
             if item.reason is None and plan.has_failed(stage.name, item.key):

@@ -18,7 +18,7 @@ from mdfpipe.learning.recipes import Recipe
 from mdfpipe.learning.system import System
 from mdfpipe.stages import Context, Inputs, Made, Review, Stage
 from mdfpipe.stages.material import window
-from mdfpipe.stages.train import checkpoint_path, weights_of
+from mdfpipe.stages.train import checkpoint_of_run, weights_of
 from mdfpipe.store.hashing import file_sha256
 from mdfpipe.store.joining import joined
 from mdfpipe.store.left_out import of_stage
@@ -79,7 +79,7 @@ class Embed(Stage):
         domain, wanted = self._wanted(run, run.receipt("manifest", "manifest"), key)
         if not len(wanted):
             return Made(self.schema.empty_table(), {"rows": {}})
-        path = checkpoint_path(run, self.system, settings.keep)
+        path = checkpoint_of_run(run, self.system, settings.keep)
         asked = json.dumps(settings.recipe.model_dump(mode="json"), sort_keys=True)
         recipe, model, domains = _open(path, file_sha256(path), asked, resources.device, resources.threads)
         rows = inputs.table("crop", key)

@@ -180,7 +180,7 @@ class Train(Stage):
     def _sources(self, inputs: Inputs, context: Context) -> tuple[Path | None, Path | None]:
         """The checkpoint of `start_from`, and the file of `weights`."""
         settings = self.settings
-        parent = checkpoint_path(inputs.run, settings.start_from, "last") if settings.start_from else None
+        parent = checkpoint_of_run(inputs.run, settings.start_from, "last") if settings.start_from else None
         weights = find_file(settings.weights, context.data, f"{self.name}: weights") if settings.weights else None
         return parent, weights
 
@@ -338,6 +338,11 @@ class _Living:
 def checkpoint_path(run: Run, system: str, which: str) -> Path:
     """Where a system's weights lie."""
     return run.path / "train" / system / CHECKPOINT[which]
+
+
+def checkpoint_of_run(run: Run, system: str, which: str) -> Path:
+    """The same, where it is what the training made. Raises Damaged, after noting it."""
+    return run.beside(f"train/{system}", "training", f"train/{system}/{CHECKPOINT[which]}")
 
 
 def weights_of(training: Receipt, which: str) -> str:

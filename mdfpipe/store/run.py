@@ -188,7 +188,7 @@ class Run:
         """
         with contextlib.suppress(StoreError):
             self.record_failure(Failure(stage, key, DAMAGED, what))
-        return Damaged(f"{what}; `mdfpipe run` makes {stage}/{key} again", stage, key)
+        return Damaged(f"{what}; `mdfpipe run` makes {stage}/{key} again", stage, key, self.path)
 
     def place(self, stage: str, name: str, *, change: bool = False) -> Path:
         """Where a file of a part of `stage` lies; name: its path under the run folder.

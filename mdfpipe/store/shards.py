@@ -10,6 +10,7 @@ The same crops give the same bytes: members carry no time, owner or mode of this
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import os
 import tarfile
@@ -19,6 +20,7 @@ from types import TracebackType
 from typing import Final, NamedTuple, Self
 
 from mdfpipe.errors import DataError, StoreError
+from mdfpipe.store.damage import refuse_damaged
 from mdfpipe.store.naming import file_name
 from mdfpipe.store.run import cannot_write
 
@@ -81,18 +83,27 @@ class ShardWriter:
 def read_crop(shard: Path, offset: int, size: int, crc32: int | None) -> bytes:
     """The encoded bytes of one crop. crc32: as its table has it; None where the table is of an earlier version.
 
-    Raises DataError where they are not the bytes that were stored.
+    Raises Damaged where the shard is not the one that its run made, so that crop is due; DataError where the bytes are
+    not those that were stored, or nobody knows which shard was made.
     """
     try:
         handle = os.open(shard, os.O_RDONLY)
     except OSError as error:
+        refuse_lost(shard, error)
         raise DataError(f"{shard}: cannot be read: {error.strerror}") from None
     try:
         return read_stored(handle, offset, size, crc32)
     except Spoilt as error:
+        refuse_damaged(shard)
         raise DataError(f"{shard}: {error}; {AGAIN}") from None
     finally:
         os.close(handle)
+
+
+def refuse_lost(shard: Path, error: OSError) -> None:
+    """Raise Damaged where a shard that its run made cannot be opened because it is gone, or its disk is damaged."""
+    if error.errno in (errno.ENOENT, errno.EIO):
+        refuse_damaged(shard)
 
 
 AGAIN: Final = "the shard is damaged; delete it and run crop again"

@@ -120,15 +120,22 @@ def test_a_table_beside_the_index_is_compared_with_what_was_made(home: Path, nam
     assert made(home) == golden
 
 
-def test_damage_before_what_was_asked_for_is_said_and_due(home: Path) -> None:
+def test_damage_before_what_was_asked_for_is_made_again_by_any_command(home: Path) -> None:
+    golden = made(home)
     damage(home / "run" / "label" / "videos__VIS-500m_a.parquet", "zeros", random.Random(0))
-    make, _ = runner(home, {})
-    said = ["label/videos/VIS-500m_a: damaged, made again: its part cannot be read"]
-    assert make.due("label", "label") == said
+    damage(home / "run" / "index" / "subjects.parquet", "gone", random.Random(0))
     shutil.rmtree(home / "run" / "crop")
-    outcome, _ = again(home, "crop")
-    assert outcome.tallies["crop"].blocked == 1
-    assert again(home)[0].complete
+    make, _ = runner(home, {})
+    assert make.due("crop", "crop")[0] == "index/videos: damaged, made again: index/subjects.parquet is missing"
+    assert make.due("label", "label") == [
+        "index/videos: damaged, made again: index/subjects.parquet is missing",
+        "label: every video that the index changes or adds (known once it is made)",
+    ]
+    outcome, ran = again(home, "crop")
+    assert outcome.mended == ["index/videos", "label/videos/VIS-500m_a"]
+    assert (outcome.complete, len(ran)) == (True, 6)
+    assert made(home) == golden
+    assert again(home, "crop")[1] == []
 
 
 def test_status_and_inspect_say_what_is_damaged_and_what_to_do(home: Path) -> None:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 import weakref
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from mdfpipe.learning.data.loader import CropReader
 from mdfpipe.learning.embedding import CPU_BATCH, embed, open_model
 from mdfpipe.learning.recipes import Recipe
 from mdfpipe.learning.recipes.body import UNNAMED, Body
+from mdfpipe.running.plan import Plan
 from mdfpipe.running.status import status
 from mdfpipe.store.run import Run
 from mdfpipe.store.shards import ShardWriter
@@ -106,22 +108,21 @@ def test_vectors_are_those_of_the_network_on_the_crop(embedded: Path) -> None:
 
 
 def test_bad_crops_have_no_vector_and_are_named(home: Path) -> None:
+    """Those that were stored so: no run of crop would give others."""
     run = Run(home / "run")
     table = run.table("crop", TEST).to_pylist()
     bad = next(r for r in table if r["modality"] == "body" and r["status"] == "ok")
     shard = home / "run" / bad["shard"]
-    data = bytearray(shard.read_bytes())
-    data[bad["offset"] : bad["offset"] + bad["size"]] = bytes(bad["size"])
-    shard.write_bytes(data)
+    commit_spoilt(run, TEST, {bad["crop_id"]})
     system = {"recipe": loaded(), "splits": ["test"]}
-    outcome, _ = train(home, {"a": system})
+    outcome = runner(home, {"a": system})[0].execute("manifest", "embed")
     assert outcome.complete
     rows = run.table("embed/a", TEST).to_pylist()
     assert [r["crop_id"] for r in rows if r["vector"] is None] == [bad["crop_id"]]
     assert [r["crop_id"] for r in rows if r["status"] != "ok"] == [bad["crop_id"]]
     facts = run.receipt("embed/a", TEST).facts  # type: ignore[union-attr]
     assert facts["rows"] == {"ok": len(rows) - 1, "unreadable": 1}
-    why = f"the {bad['size']} bytes at {bad['offset']} are not those that were stored: their checksum differs"
+    why = f"expected an image of 8 or 16 bits, found {bad['size']} bytes that do not decode"
     warned = f"embed/a: 1 crops do not decode and have no vector ({bad['crop_id']}: {why}), of {TEST}"
     assert warned in outcome.warnings
     outcome, _ = train(home, {"a": system})  # nothing is due, and it is said again
@@ -133,13 +134,81 @@ def test_bad_crops_have_no_vector_and_are_named(home: Path) -> None:
     outcome, _ = train(home, {"a": {**system, "strict": True}})
     assert [f"{f.stage}/{f.key}" for f in outcome.failures] == [f"embed/a/{TEST}"]
     assert bad["crop_id"] in outcome.failures[0].message
-    shard.write_bytes(bytes(len(data)))
-    outcome, _ = train(home, {"a": system})
+    commit_spoilt(run, TEST, {row["crop_id"] for row in table})
+    outcome = runner(home, {"a": system})[0].execute("manifest", "embed")
     [failure] = outcome.failures
     assert failure.message.startswith(
-        f"none of the {len(rows)} crops of {shard.name} decodes ({rows[0]['crop_id']}: the"
+        f"none of the {len(rows)} crops of {shard.name} decodes ({rows[0]['crop_id']}: expected an image"
     )
     assert failure.message.endswith("delete the shard and run crop again")
+
+
+def commit_spoilt(run: Run, video: str, crops: set[str]) -> None:
+    """Crop's part of a video, as if these crops had been stored as zeros."""
+    receipt, table = run.receipt("crop", video), run.table("crop", video)
+    assert receipt is not None
+    files = {}
+    for name in receipt.files:
+        data, files[name] = bytearray((run.path / name).read_bytes()), run.scratch("crop", name)
+        for row in table.to_pylist():
+            if row["shard"] == name and row["crop_id"] in crops:
+                data[row["offset"] : row["offset"] + row["size"]] = bytes(row["size"])
+        files[name].write_bytes(data)
+    sums = [
+        zlib.crc32(bytes(row["size"])) if row["shard"] and row["crop_id"] in crops else row["crc32"]
+        for row in table.to_pylist()
+    ]
+    at = table.column_names.index("crc32")
+    run.commit(receipt, table.set_column(at, table.schema.field(at), pa.array(sums, pa.uint32())), files)
+
+
+@pytest.mark.parametrize("kind", ["crop", "header", "all", "half", "gone"])
+def test_a_shard_that_is_not_what_was_made_is_made_again_by_the_command_that_reads_it(
+    embedded: Path, tmp_path: Path, kind: str
+) -> None:
+    """And no vector is missing; a damaged byte outside of every crop concerns nobody."""
+    home = copied(embedded, tmp_path / "home")
+    golden, run = digests(home / "run", "crop", "embed"), Run(home / "run")
+    rows = run.table("crop", TEST).to_pylist()
+    row = next(r for r in rows if r["modality"] == "body" and r["status"] == "ok")
+    shard = home / "run" / row["shard"]
+    data = shard.read_bytes()
+    at = 3 if kind == "header" else row["offset"] + row["size"] // 2
+    flipped = data[:at] + bytes([data[at] ^ 16]) + data[at + 1 :]
+    damaged = {"all": bytes(len(data)), "half": data[: len(data) // 2]}.get(kind, flipped)
+    shard.write_bytes(damaged)
+    if kind == "gone":
+        shard.unlink()
+    run.discard("embed/a", TEST)
+    outcome, ran = train(home, SYSTEMS)
+    assert outcome.complete, outcome
+    assert outcome.mended == ([] if kind == "header" else [f"crop/{TEST}"])
+    assert ran.count(f"crop/{TEST}") == (kind != "header")
+    assert outcome.tallies["embed/a"].ran == 1
+    assert not [line for line in outcome.warnings if "decode" in line]
+    if kind == "header":
+        shard.write_bytes(data)
+    assert digests(home / "run", "crop", "embed") == golden
+    assert train(home, SYSTEMS)[1] == []
+
+
+@pytest.mark.parametrize("which", ["last", "parent"])
+def test_damaged_weights_are_made_again_by_the_command_that_reads_them(
+    embedded: Path, tmp_path: Path, which: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = copied(embedded, tmp_path / "home")
+    systems = SYSTEMS if which == "last" else {**SYSTEMS, "child": {"recipe": loaded(), "start_from": "a"}}
+    golden, path = digests(home / "run", "train/a", "embed/a"), home / "run" / "train" / "a" / "last.pt"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    monkeypatch.setattr(Plan, "_other_content", lambda self, found: None)  # damaged after the plan looked
+    if which == "last":
+        Run(home / "run").discard("embed/a", TEST)
+    outcome = runner(home, systems)[0].execute("embed" if which == "last" else "train", "embed")
+    assert outcome.complete, outcome
+    assert outcome.mended == ["train/a/training"]
+    assert digests(home / "run", "train/a", "embed/a") == golden
 
 
 def test_parts_left_out_are_systems_that_share_their_weights(home: Path) -> None:

@@ -24,6 +24,7 @@ from mdfpipe.store.shards import CHECKSUM
 
 I64 = NDArray[np.int64]
 UNKNOWN = -1  # in the place of a checksum: of a plain folder, or of a table of an earlier version
+OWN = 0  # the source of crops of the study's own run folder
 EIGHT_BITS, SIXTEEN_BITS = (0.0, 255.0), (0.0, 65535.0)
 
 

@@ -25,9 +25,10 @@ from torch import Tensor
 from mdfpipe.errors import DataError, one_line
 from mdfpipe.learning.data.augment import Augment, generator_of
 from mdfpipe.learning.data.batches import CropBatch, Draw
-from mdfpipe.learning.data.crops import UNKNOWN
+from mdfpipe.learning.data.crops import OWN, UNKNOWN
+from mdfpipe.store.damage import refuse_damaged
 from mdfpipe.store.image_bytes import JPEG_START, damage_of, jpeg_size, orientation_of, unpacked
-from mdfpipe.store.shards import Place, Spoilt, read_stored
+from mdfpipe.store.shards import Place, Spoilt, read_stored, refuse_lost
 
 if TYPE_CHECKING:
     from mdfpipe.learning.data.crops import Crops
@@ -52,6 +53,7 @@ class CropReader:
     ) -> None:
         self.crops, self.height, self.width, self.depth, self.strict = crops, height, width, depth, strict
         self.bad: dict[str, str] = {}
+        self._as_made: set[Path] = set()  # shards with crops that do not decode, though they are what was made
         self._files = _Files()
         room = min(len(crops), cache_bytes // (height * width * 3))
         self._cache = np.empty((room, height, width, 3), np.uint8)  # the system gives the memory when it is written
@@ -62,7 +64,8 @@ class CropReader:
     def read(self, row: int) -> U8 | None:
         """(height, width, 3) uint8 RGB, not to be written to; None where it does not decode.
 
-        Raises DataError where a shard cannot be opened, or, where it is strict, for a crop that does not decode.
+        Raises Damaged where its shard is one of this run, and not what was made; DataError where a shard cannot be
+        opened, or, where it is strict, for a crop that does not decode.
         """
         if len(self._slot) and self._slot[row] >= 0:
             kept: U8 = self._cache[self._slot[row]]
@@ -75,6 +78,9 @@ class CropReader:
             stored = decoded(data, self.height, self.width)
         except _Damaged as error:
             crop_id = crops.crop_id[row].as_py()
+            if crops.source[row] == OWN and shard not in self._as_made:
+                refuse_damaged(shard)  # else it was stored so, and making it again would change nothing
+                self._as_made.add(shard)
             if self.strict:
                 raise DataError(f"{shard}: crop {crop_id}: {error}; delete the shard and run crop again") from None
             with self._lock:
@@ -207,6 +213,7 @@ class _Files:
                 try:
                     self._open[path] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
                 except OSError as error:
+                    refuse_lost(path, error)
                     problem = one_line(error.strerror)
                     raise DataError(f"{path}: the shard cannot be opened: {problem}; run crop again") from None
             self._open.move_to_end(path)
