@@ -139,3 +139,17 @@ def cannot_write(place: Path, error: OSError) -> str:
         errno.EACCES: "choose a --run folder that can be written",
     }.get(error.errno or 0, "give the same command again once that is mended")
     return f"{place}: cannot be written: {error.strerror or one_line(error)}; {advice}"
+
+
+_NO_MEMORY = re.compile(r"out of memory|bad.?alloc|insufficient memory|(can't|cannot|failed to) allocate memory", re.I)
+
+
+def refuse_lack_of_memory(error: BaseException) -> None:
+    """Raise MemoryError where that is what a library's error means, so that no file is blamed for it.
+
+    >>> refuse_lack_of_memory(RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"))
+    Traceback (most recent call last):
+    MemoryError: CUDA out of memory. Tried to allocate 2 GiB
+    """
+    if isinstance(error, MemoryError) or _NO_MEMORY.search(str(error)):
+        raise MemoryError(one_line(error, 200)) from None

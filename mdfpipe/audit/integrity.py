@@ -7,7 +7,6 @@ in `environment.json`. What is damaged is noted beside its part, so that the nex
 from __future__ import annotations
 
 import hashlib
-import json
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,11 +14,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from mdfpipe.errors import DataError, StoreError, one_line
 from mdfpipe.running.execution import Event
 from mdfpipe.stages.train import BOARD, LOG, STATE
+from mdfpipe.store.environment import FILE, read_environment
 from mdfpipe.store.hashing import bytes_sha256
 from mdfpipe.store.naming import file_name
 from mdfpipe.store.owner import TEMPORARY
@@ -240,14 +240,19 @@ def _split(part: str) -> tuple[str, str]:
 
 def _judge_study(path: Path, found: Integrity) -> None:
     """Hold the study's copy against the digest that the last call noted. Nothing is made from it."""
+    environment, kept = read_environment(path), path / "pipeline.yaml"
+    if environment is None:
+        if kept.exists() or (path / FILE).exists():
+            found.damaged.append(Finding(FILE, "is not what a call of mdfpipe writes"))
+        return
+    noted = environment.facts.get("pipeline")
     try:
-        environment: Any = json.loads((path / "environment.json").read_bytes())
-        noted = environment.get("pipeline")
-        if noted and hashlib.sha256((path / "pipeline.yaml").read_bytes()).hexdigest() != noted:
-            found.damaged.append(Finding("pipeline.yaml", "is not what the last call wrote"))
-    except (OSError, ValueError, AttributeError, RecursionError) as error:
-        if any((path / name).exists() for name in ("pipeline.yaml", "environment.json")):
-            found.damaged.append(Finding("environment.json", f"cannot be read: {one_line(error, 120)}"))
+        differs = bool(noted) and hashlib.sha256(kept.read_bytes()).hexdigest() != noted
+    except OSError as error:
+        found.damaged.append(Finding(kept.name, f"cannot be read: {one_line(error, 120)}"))
+        return
+    if differs:
+        found.damaged.append(Finding(kept.name, "is not what the last call wrote"))
 
 
 class _Progress:

@@ -259,7 +259,7 @@ def _videos(run: Run, data: Path, left_out: dict[str, str]) -> Iterator[_Video]:
     for row in catalogue:
         key = row["video_id"]
         receipt = run.receipt("detect", key)
-        if receipt is None:
+        if receipt is None or not {"delivered", "stride"} <= receipt.facts.keys():
             left_out[key] = "detect is not done"
         elif key not in starts:
             left_out[key] = f"{TRUTH_FILE} has no body of it"
@@ -278,6 +278,8 @@ def _read_truth(place: Path) -> pa.Table:
         )
     try:
         table = read_table(place, TRUTH.names).cast(TRUTH)
+    except MemoryError:  # Arrow's is one of its errors, too
+        raise
     except (StoreError, pa.ArrowException, ValueError) as error:
         wanted, got = ", ".join(TRUTH.names), one_line(error)
         raise DataError(f"{place}: expected the columns {wanted}, got: {got}; write the data set again") from None

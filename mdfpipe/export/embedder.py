@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mdfpipe import __version__
-from mdfpipe.errors import ConfigError, one_line
+from mdfpipe.errors import ConfigError, one_line, refuse_lack_of_memory
 from mdfpipe.export import graph
 from mdfpipe.learning.data.augment import IMAGENET_MEAN, IMAGENET_SPREAD
 from mdfpipe.learning.data.batches import CropBatch
@@ -156,6 +156,7 @@ def _compare(embedder: nn.Module, size: tuple[int, int], made: Path, checkpoint:
             try:
                 found = session.run(["vectors"], {"images": images[:batch].numpy()})[0]
             except Exception as error:  # onnxruntime's errors have no root of their own
+                refuse_lack_of_memory(error)
                 raise ConfigError(
                     f"{checkpoint}: the exported file does not run on a batch of {batch}: {one_line(error, 160)}; "
                     "nothing was written; embed with `mdfpipe train`"
@@ -176,6 +177,7 @@ def _session(made: Path, checkpoint: Path) -> Any:
     try:
         return onnxruntime.InferenceSession(made.read_bytes(), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's errors have no root of their own
+        refuse_lack_of_memory(error)
         raise ConfigError(
             f"{checkpoint}: onnxruntime {onnxruntime.__version__} cannot load the exported file: "
             f"{one_line(error, 160)}; nothing was written; install a newer onnxruntime"

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mdfpipe.errors import DataError, one_line
+from mdfpipe.store.damage import refuse_damaged
 from mdfpipe.store.outputs import writing
 from mdfpipe.store.parquet import open_table
 
@@ -34,7 +35,10 @@ def to_csv(table: Path, out: Path) -> int:
                     columns = [_plain(column, kind) for column, kind in zip(batch.columns, schema.types, strict=True)]
                     writer.write_batch(pa.record_batch(columns, schema=written))
             return int(file.metadata.num_rows)
+    except MemoryError:  # Arrow's is one of its errors, too
+        raise
     except (OSError, pa.ArrowException) as error:
+        refuse_damaged(table)
         raise DataError(
             f"{table}: expected a Parquet table, got one that does not read: {one_line(error, 120)}"
         ) from None

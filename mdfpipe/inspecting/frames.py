@@ -16,9 +16,8 @@ from mdfpipe.drawing import pixels as figures
 from mdfpipe.drawing.pixels import COLOURS, FACE_COLOUR, UNLABELLED, XYXY, Mark, Picture
 from mdfpipe.errors import one_line
 from mdfpipe.store.joining import joined
-from mdfpipe.store.run import read_table
-from mdfpipe.store.survey import Survey, VideoState, faces_file
-from mdfpipe.store.tables import FACES, LabelStatus
+from mdfpipe.store.survey import Survey, VideoState, faces_of
+from mdfpipe.store.tables import LabelStatus
 
 Overlaps: TypeAlias = Callable[[NDArray[np.float32], NDArray[np.float32]], NDArray[Any]]
 """body (1, 4), faces (m, 4) -> (m,) by the ambiguity measure of the run."""
@@ -101,18 +100,17 @@ def views(survey: Survey, video: VideoState, frames: Iterable[int], overlaps: Ov
     if "label" in video.receipts:
         labels, part = survey.run.table("label", video.video_id), survey.run.part("label", video.video_id)
         label_rows = joined(labels, bodies["body_id"], "body_id", part, "detect").filter(picked).to_pylist()
-    path = faces_file(survey.run, video.video_id)
-    faces = read_table(path) if path.exists() else FACES.empty_table()
-    faces_of: dict[int, list[ViewedFace]] = {}
+    faces = faces_of(survey.run, video.video_id)
+    found: dict[int, list[ViewedFace]] = {}
     for row in faces.filter(pc.is_in(faces["frame"], wanted)).to_pylist():
-        faces_of.setdefault(row["frame"], []).append(ViewedFace(row["face_no"], row["subject_id"], _xyxy(row)))
+        found.setdefault(row["frame"], []).append(ViewedFace(row["face_no"], row["subject_id"], _xyxy(row)))
     settings = video.receipts["label"].settings if "label" in video.receipts else {}
     bodies_of: dict[int, list[ViewedBody]] = {}
     for row, label in zip(body_rows, label_rows, strict=True):
-        here = faces_of.get(row["frame"], [])
+        here = found.get(row["frame"], [])
         bodies_of.setdefault(row["frame"], []).append(_body(row, label, here, settings, overlaps))
     return {
-        n: FrameView(video.video_id, video.domain, n, tuple(bodies_of.get(n, ())), tuple(faces_of.get(n, ())))
+        n: FrameView(video.video_id, video.domain, n, tuple(bodies_of.get(n, ())), tuple(found.get(n, ())))
         for n in wanted.to_pylist()
     }
 

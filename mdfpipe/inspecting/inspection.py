@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from mdfpipe.errors import ConfigError, DataError, MdfError, one_line
 from mdfpipe.inspecting.export import to_csv
 from mdfpipe.inspecting.pictures import draw_frame, draw_sheet, write_page
+from mdfpipe.store.damage import refuse_damaged
 from mdfpipe.store.environment import read_environment
 from mdfpipe.store.film_bytes import films_behind
 from mdfpipe.store.naming import IMAGE_SUFFIXES, frame_files, in_order
@@ -144,7 +145,12 @@ def _inspect_checkpoint(path: Path) -> Description:
     from mdfpipe.inspecting.things import Description, describe_weight_file
     from mdfpipe.learning.train.checkpoint import Checkpoint
 
-    found, plain = Checkpoint.load(path), describe_weight_file(path).facts
+    try:
+        found = Checkpoint.load(path)
+    except DataError:
+        refuse_damaged(path)  # of a run: it is then made again
+        raise
+    plain = describe_weight_file(path).facts
     said = found.describe()
     before = [entry.get("system", "?") for entry in said["history"]]
     facts: dict[str, Any] = {

@@ -16,13 +16,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from mdfpipe.errors import DataError, one_line
+from mdfpipe.errors import Damaged, DataError, one_line
 from mdfpipe.inspecting.weights import describe_weights
 from mdfpipe.store import tables
+from mdfpipe.store.damage import refuse_damaged
 from mdfpipe.store.parquet import open_table
 from mdfpipe.store.run import Receipt, read_receipt
-from mdfpipe.store.shards import AGAIN, CHECKSUM, UNVERIFIED, read_crop
+from mdfpipe.store.shards import AGAIN, CHECKSUM, UNVERIFIED, Spoilt, read_stored
 from mdfpipe.store.survey import CHAIN, EMBED, TRAIN, Survey, anomalies, survey
+from mdfpipe.store.tables import as_ours
 
 Kind = Literal["run", "table", "manifest", "shard", "video", "weights"]
 
@@ -113,7 +115,10 @@ def describe_table(path: Path) -> Description:
             name = _name_of(file.schema_arrow)
             rows, groups = file.metadata.num_rows, file.metadata.num_row_groups
             counts, notes = _count_values(file)
-    except (OSError, pa.ArrowException) as error:
+    except MemoryError:  # Arrow's is one of its errors, too
+        raise
+    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
+        refuse_damaged(path)
         raise DataError(
             f"{path}: expected a Parquet table, got a file that does not read as one: {one_line(error, 120)}"
         ) from None
@@ -130,7 +135,17 @@ def describe_table(path: Path) -> Description:
             found.funnel = found.observed.pop("counts", [])
     elif name and name not in ("faces", "images", "subjects", "anomalies"):
         found.notes.append("it carries no receipt: it was not written by a run, or by another version")
+    found.notes += _damage(path)
     return found
+
+
+def _damage(path: Path) -> list[str]:
+    """A line where a file is of a run and not what was made, which is noted for `mdfpipe run`."""
+    try:
+        refuse_damaged(path)
+    except Damaged as error:
+        return [str(error)]
+    return []
 
 
 def _name_of(schema: pa.Schema) -> str | None:
@@ -240,6 +255,7 @@ def describe_shard(path: Path) -> Description:
                 sizes[suffix] += member.size
                 offsets[member.offset_data] = member.size
     except (tarfile.TarError, OSError, ValueError, EOFError) as error:
+        refuse_damaged(path)
         raise DataError(
             f"{path}: expected an uncompressed tar of crops, got a damaged file ({one_line(error, 80)}); delete it and "
             "run crop again"
@@ -253,6 +269,7 @@ def describe_shard(path: Path) -> Description:
     found = Description("shard", str(path), "a shard: encoded crops in an uncompressed tar", facts)
     found.counts["suffix"] = dict(files.most_common(20))
     _compare_with_table(found, path, offsets)
+    found.notes += _damage(path)
     return found
 
 
@@ -265,16 +282,17 @@ def _compare_with_table(found: Description, path: Path, offsets: dict[int, int])
     wrong = rows = unverified = 0
     spoilt: list[str] = []
     counts: dict[str, Counter[str]] = {"subject_id": Counter(), "modality": Counter()}
-    for row in _rows_pointing_into(table, path):
-        rows += 1
-        wrong += offsets.get(row["offset"]) != row["size"]
-        unverified += row.get(CHECKSUM) is None
-        try:
-            read_crop(path, row["offset"], row["size"], row.get(CHECKSUM))
-        except DataError:
-            spoilt.append(row["crop_id"])
-        for name, tally in counts.items():
-            tally[str(row[name])] += 1
+    with path.open("rb") as shard:
+        for row in _rows_pointing_into(table, path):
+            rows += 1
+            wrong += offsets.get(row["offset"]) != row["size"]
+            unverified += row.get(CHECKSUM) is None
+            try:
+                read_stored(shard.fileno(), row["offset"], row["size"], row.get(CHECKSUM))
+            except Spoilt:
+                spoilt.append(row["crop_id"])
+            for name, tally in counts.items():
+                tally[str(row[name])] += 1
     found.facts |= {"table": str(table), "rows that point here": rows}
     found.counts |= {name: dict(tally.most_common()) for name, tally in counts.items()}
     if wrong or rows != len(offsets):
@@ -297,9 +315,14 @@ _POINTING = ["crop_id", "shard", "offset", "size", CHECKSUM, "subject_id", "moda
 def _rows_pointing_into(table: Path, shard: Path) -> Iterator[dict[str, Any]]:
     try:
         with open_table(table) as file:
+            as_ours(file.schema_arrow.empty_table(), tables.CROPS)
             for batch in file.iter_batches(columns=_POINTING):
+                as_ours(pa.Table.from_batches([batch]), tables.CROPS, _POINTING)
                 yield from (row for row in batch.to_pylist() if row["shard"] and Path(row["shard"]).name == shard.name)
-    except (OSError, pa.ArrowException, KeyError) as error:
+    except MemoryError:  # Arrow's is one of its errors, too
+        raise
+    except (OSError, pa.ArrowException, ValueError) as error:
+        refuse_damaged(table)
         raise DataError(
             f"{table}: expected the crops table of {shard.name}: {one_line(error, 120)}; delete the shard and run "
             "crop again"

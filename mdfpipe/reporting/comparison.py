@@ -10,15 +10,15 @@ from typing import Any, Final
 
 import numpy as np
 
-from mdfpipe.errors import DataError, ProtocolError
+from mdfpipe.errors import DataError, ProtocolError, one_line
 from mdfpipe.evaluation.benchmark import mean_and_spread
 from mdfpipe.evaluation.case import Case
 from mdfpipe.evaluation.comparing import F64
 from mdfpipe.evaluation.measures.differences import Cases, Counted, compare_two, members
 from mdfpipe.evaluation.table import depth_of
 from mdfpipe.store.results import KEY, STAGE, Results, Row, read_results
-from mdfpipe.store.run import Run, read_table
-from mdfpipe.store.tables import SearchStatus
+from mdfpipe.store.run import Run
+from mdfpipe.store.tables import SEARCHES, SearchStatus
 
 SPLIT: Final = re.compile(r"split (\d+)\b")
 COLUMNS: Final = {"map": "average_precision", "minp": "inverse_penalty"}
@@ -98,12 +98,14 @@ def _mixed(entries: Mapping[str, Mapping[str, Any]]) -> str:
 
 def _searches(one: Results) -> dict[tuple[str, str], Cases]:
     """Of each table and system the probes that its numbers count, in every case that was searched."""
-    path = Run(one.run).beside(STAGE, KEY, f"{STAGE}/searches.parquet")
+    run, file = Run(one.run), f"{STAGE}/searches.parquet"
     names = ["table", "system", *PLACE, "template", "subject_id", "status", "rank", *COLUMNS.values()]
     policy = {(m["table"], m["system"]): (m["failure"], m["unmated"]) for m in one.metrics}
     metrics = {name: sorted({m["metric"] for m in one.metrics if m["table"] == name}) for name in one.tables}
     rows: dict[tuple[str, str], dict[Case, list[Row]]] = {}
-    for row in read_table(path, names).to_pylist():
+    for row in run.table_beside(STAGE, KEY, file, SEARCHES, names).to_pylist():
+        if row["status"] not in set(SearchStatus):
+            raise run.damage(STAGE, KEY, f"{run.path / file}: a probe has the status '{one_line(row['status'], 40)}'")
         system = (row["table"], row["system"])
         if system in policy and _counts(row["status"], *policy[system]):
             rows.setdefault(system, {}).setdefault(Case(*(row[n] for n in PLACE)), []).append(row)

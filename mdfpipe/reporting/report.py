@@ -125,7 +125,7 @@ def _fill(page: ResultsPage, run: Path) -> None:
     """Everything on the page beside the numbers; what fails leaves a note."""
     from mdfpipe.reporting import curves
     from mdfpipe.reporting.atlas import atlas
-    from mdfpipe.reporting.retrieval import People, choose
+    from mdfpipe.reporting.retrieval import FILE, People, choose
     from mdfpipe.reporting.similarity import heat_map, read_templates, score_pictures
     from mdfpipe.reporting.sweeps import sweep_views
 
@@ -152,10 +152,9 @@ def _fill(page: ResultsPage, run: Path) -> None:
         page.maps += [made for made in [atlas(system, page.templates[system])] if made]
     if len(ordered) > _MOST_SYSTEMS:
         notes.append(f"heat maps and maps: {len(ordered) - _MOST_SYSTEMS} more systems are left out")
-    searches = run / "evaluate" / "searches.parquet"
-    if searches.is_file():
+    if (run / FILE).is_file():
         people = People(page.templates.values())
-        for chosen in _tried(notes, partial(choose, searches, results.relative(searches), people)):
+        for chosen in _tried(notes, partial(choose, run, people)):
             page.searches = chosen
     crops = PageCrops(run, page.show_people, notes)
     for who in dict.fromkeys(_whos(page)):

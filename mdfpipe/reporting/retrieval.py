@@ -10,8 +10,11 @@ from typing import Any, Final
 
 from mdfpipe.reporting.similarity import TemplateSet
 from mdfpipe.store.naming import natural_key
-from mdfpipe.store.run import read_table
+from mdfpipe.store.results import KEY, STAGE
+from mdfpipe.store.run import Run
+from mdfpipe.store.tables import SEARCHES
 
+FILE: Final = "evaluate/searches.parquet"
 MOST_LISTS: Final = 60  # on a page
 MOST_EACH: Final = 4  # of one system and pair of domains
 TOP: Final = 5
@@ -99,14 +102,14 @@ def _key(name: str) -> str:
     return name.rpartition("/")[0]
 
 
-def choose(path: Path, file: str, people: People) -> list[Searches]:
-    """Of every system and pair of domains the worst failures, then the surest hits. Raises StoreError.
+def choose(run: Path, people: People) -> list[Searches]:
+    """Of every system and pair of domains the worst failures, then the surest hits. Raises Damaged.
 
     A failure is the worse, the more the best stranger's score exceeds the best mate's.
     """
     columns = [name for name in _COLUMNS if name != "_row"]
     groups: dict[tuple[str, str, str, str, str], list[dict[str, Any]]] = {}
-    for n, row in enumerate(read_table(path, columns).to_pylist()):
+    for n, row in enumerate(Run(run).table_beside(STAGE, KEY, FILE, SEARCHES, columns).to_pylist()):
         case = (row["table"], row["system"], row["gallery_domain"], row["probe_domain"], row["gallery"])
         groups.setdefault(case, []).append(row | {"_row": n})
     each = min(max(MOST_LISTS // max(len(groups), 1), ALWAYS), MOST_EACH)
@@ -118,7 +121,7 @@ def choose(path: Path, file: str, people: People) -> list[Searches]:
         shown = missed[: max(each - 1, 1)] if right else missed[:each]
         shown += right[: each - len(shown)]
         counts = Counter(str(row["status"]) for row in rows)
-        lists = [_search(row, file, people) for row in shown]
+        lists = [_search(row, people) for row in shown]
         found.append(Searches(*case, lists, dict(counts), len(missed), len(searched)))
     return found
 
@@ -145,10 +148,10 @@ def _badness(row: Mapping[str, Any]) -> tuple[float, int, Any]:
     return margin, -row["rank"], natural_key(row["template"])
 
 
-def _search(row: Mapping[str, Any], file: str, people: People) -> Search:
+def _search(row: Mapping[str, Any], people: People) -> Search:
     probe = people[row["template"]]
     top = [
         Found(who, score, who.subject == row["subject_id"])
         for who, score in zip((people[name] for name in row["top"][:TOP]), row["top_score"], strict=False)
     ]
-    return Search(probe, row["rank"], row["mated_score"], top, f"{file}, row {row['_row']}")
+    return Search(probe, row["rank"], row["mated_score"], top, f"{FILE}, row {row['_row']}")

@@ -19,9 +19,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
 from mdfpipe.errors import DataError, one_line
+from mdfpipe.store.damage import refuse_damaged
 from mdfpipe.store.outputs import writing
 from mdfpipe.store.parquet import open_table
-from mdfpipe.store.tables import SCORES
+from mdfpipe.store.tables import SCORES, as_ours
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -51,17 +52,20 @@ def to_bob(table: Path, out: Path, columns: Literal[4, 5] = 5, where: Mapping[st
     lines = 0
     try:
         with open_table(table) as file:
-            missing = [name for name in SCORES.names if name not in file.schema_arrow.names]
-            if missing:
-                raise DataError(f"{table}: expected a table of scores, got one without {', '.join(missing)}")
+            as_ours(file.schema_arrow.empty_table(), SCORES)
             _refuse_two_searches(table, file, wanted)
             with writing(out, table) as text:
                 for batch in file.iter_batches(batch_size=ROWS, columns=[*PAIR, *COLUMNS[columns]]):
-                    rows = _chosen(pa.Table.from_batches([batch]), wanted)
+                    rows = _chosen(as_ours(pa.Table.from_batches([batch]), SCORES, batch.schema.names), wanted)
                     lines += rows.num_rows
                     text.write(_lines(rows, COLUMNS[columns]))
+    except MemoryError:  # Arrow's is one of its errors, too
+        raise
     except (OSError, pa.ArrowException) as error:
+        refuse_damaged(table)
         raise DataError(f"{table}: expected a table of scores, got one that does not read: {one_line(error)}") from None
+    except ValueError as error:
+        raise DataError(f"{table}: expected a table of scores, got another one: {one_line(error)}") from None
     return lines
 
 

@@ -20,6 +20,7 @@ from mdfpipe.store.naming import natural_key
 from mdfpipe.store.parquet import open_table
 from mdfpipe.store.results import Results
 from mdfpipe.store.run import read_table
+from mdfpipe.store.tables import SCORES, TEMPLATES, as_ours
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
@@ -60,7 +61,10 @@ class TemplateSet:
 
 def read_templates(path: Path, file: str) -> TemplateSet:
     """The templates of a system; those of the test split where it has any. Raises StoreError."""
-    table = read_table(path)
+    try:
+        table = as_ours(read_table(path), TEMPLATES)
+    except ValueError as error:
+        raise StoreError(f"{path}: is no table of templates: {error}; evaluate again") from None
     tested = table.filter(pc.equal(table["split"], "test"))
     table = tested if tested.num_rows else table
     vectors = table["vector"].combine_chunks()
@@ -248,6 +252,11 @@ def _histograms(system: str, path: Path) -> dict[tuple[str, str, str], Bars]:
 def _batches(path: Path, columns: list[str]) -> Iterator[Any]:
     try:
         with open_table(path) as file:
-            yield from file.iter_batches(1 << 17, columns=columns)
-    except (OSError, pa.ArrowException) as error:
+            as_ours(file.schema_arrow.empty_table(), SCORES)
+            for batch in file.iter_batches(1 << 17, columns=columns):
+                as_ours(pa.Table.from_batches([batch]), SCORES, columns)
+                yield batch
+    except MemoryError:  # Arrow's is one of its errors, too
+        raise
+    except (OSError, ValueError, pa.ArrowException) as error:
         raise StoreError(f"{path}: cannot be read as a table of scores: {one_line(error, 160)}") from None

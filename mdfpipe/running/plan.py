@@ -20,6 +20,7 @@ from mdfpipe.stages.index import Index
 from mdfpipe.store.hashing import file_sha256
 from mdfpipe.store.naming import file_name
 from mdfpipe.store.run import DAMAGED, Failure, Receipt, Run, faces_file, fingerprint, images_file
+from mdfpipe.store.shapes import lacking
 
 _OF_INDEX = ("catalogue", "media", "faces", "images")  # what a stage may read of it
 _TO_BE_MADE = "to be made"  # in the place of the content of a part that is due
@@ -257,6 +258,8 @@ class Plan:
         if found is None:
             place = self.run.part(expected.stage, expected.key)
             return "its part cannot be read" if noted is None and place.exists() else None
+        if found.content and (fact := lacking(found.stage, found.facts)):
+            return f"its receipt does not say {fact}"
         return self.run.files_in_place(found) or self._other_content(found)
 
     def _failure(self, expected: Receipt) -> Failure | None:

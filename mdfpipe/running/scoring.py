@@ -333,6 +333,8 @@ def _column(table: pa.Table, name: str, kind: pa.DataType, file: Path) -> pa.Chu
     """A column as values of a kind. Raises DataError."""
     try:
         return table[name].cast(kind)
+    except MemoryError:  # Arrow's is one of its errors, too
+        raise
     except pa.ArrowException:
         raise DataError(f"{file}: column {name}: expected {kind}, got {table[name].type}") from None
 

@@ -6,7 +6,6 @@ are not, or something of them is gone, the receipts alone tell what is done and 
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from mdfpipe.errors import MdfError
 from mdfpipe.running.plan import Plan
 from mdfpipe.running.runner import Runner
 from mdfpipe.stages import Stage
+from mdfpipe.store.environment import read_environment
 from mdfpipe.store.left_out import of_stage
 from mdfpipe.store.run import Failure, Receipt, Run
 from mdfpipe.store.survey import survey
@@ -75,7 +75,8 @@ def status(path: str | PathLike[str]) -> Status:
     finished, active = _timings(run)
     if holder is None or holder.silent:
         active = {}  # what a killed process was at, nobody is at
-    workers = _workers(path / "environment.json")
+    environment = read_environment(path)
+    workers = environment.workers if environment else 1
     for stage in pipeline.stages:
         one = _stage_status(stage, plan, run, found)
         times = [seconds for (name, _), seconds in finished.items() if name == stage.name]
@@ -86,15 +87,6 @@ def status(path: str | PathLike[str]) -> Status:
         one.active = [f"{key} {done}" for (name, key), done in active.items() if name == stage.name]
         found.stages.append(one)
     return found
-
-
-def _workers(environment: Path) -> int:
-    """How many processes the last call had."""
-    try:
-        found = json.loads(environment.read_bytes())["resources"]["workers"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return 1
-    return found if isinstance(found, int) and found > 0 else 1
 
 
 def _plan(pipeline: Pipeline, run: Run, data: Path) -> Plan | MdfError:
@@ -188,10 +180,9 @@ def _timings(run: Run) -> tuple[dict[tuple[str, str], float], dict[tuple[str, st
             active.clear()
         elif event["event"] in ("started", "progress"):
             total = f" of {event['total']}" if event.get("total") else ""
-            active[unit] = f"{event['done']}{total}" if "done" in event else ""
+            active[unit] = f"{event['done']}{total}" if event.get("done") is not None else ""
         else:
             active.pop(unit, None)
-            seconds = event.get("seconds")
-            if event["event"] == "finished" and isinstance(seconds, int | float):
-                finished[unit] = float(seconds)
+            if event["event"] == "finished" and "seconds" in event:
+                finished[unit] = float(event["seconds"])
     return finished, active

@@ -15,10 +15,10 @@ from typing import Any, ClassVar, Literal
 import pyarrow as pa
 
 from mdfpipe.config import Config, result_settings
-from mdfpipe.errors import Damaged, DataError
-from mdfpipe.store.run import Receipt, Run, faces_file, images_file, read_table
+from mdfpipe.errors import DataError
+from mdfpipe.store.run import Receipt, Run, faces_file, images_file
 from mdfpipe.store.stamps import stamp, stamp_of_files
-from mdfpipe.store.tables import FACES
+from mdfpipe.store.tables import FACES, IMAGES
 
 INDEX = ("index", "videos")  # the stage and the key of the part to which the tables of faces and images belong
 
@@ -75,20 +75,16 @@ class Inputs:
         """
         name = faces_file(key or self.video["video_id"])
         if name in self.annotated:
-            return self.of_index(name, columns)
+            return self.of_index(name, FACES, columns)
         return FACES.empty_table().select(columns or FACES.names)
 
     def images(self) -> pa.Table:
         """The images that stand for this video, in a data set of images."""
-        return self.of_index(images_file(self.video["video_id"]))
+        return self.of_index(images_file(self.video["video_id"]), IMAGES)
 
-    def of_index(self, name: str, columns: list[str] | None = None) -> pa.Table:
+    def of_index(self, name: str, ours: pa.Schema, columns: list[str] | None = None) -> pa.Table:
         """The rows of a table beside the index, which is what was made. Raises Damaged."""
-        place = self.run.beside(*INDEX, name, self.annotated.get(name))
-        try:
-            return read_table(place, columns)
-        except Damaged as error:
-            raise self.run.damage(*INDEX, str(error)) from None
+        return self.run.table_beside(*INDEX, name, ours, columns, self.annotated.get(name))
 
     def check_media(self, data: Path) -> None:
         """Raise DataError where the video, or its images, are no longer what the index has read of them."""

@@ -34,7 +34,7 @@ from mdfpipe.store.left_out import of_training, of_unreadable
 from mdfpipe.store.parquet import TableWriter
 from mdfpipe.store.results import KEY, STAGE, results_of, score_file, template_file
 from mdfpipe.store.run import fingerprint, write_table
-from mdfpipe.store.tables import COMPARISONS, CURVES, METRICS, SCORES, SEARCHES, TEMPLATES, EmbedStatus
+from mdfpipe.store.tables import COMPARISONS, CURVES, METRICS, SCORES, SEARCHES, SUBJECTS, TEMPLATES, EmbedStatus
 
 
 class Tables(Config):
@@ -100,7 +100,7 @@ class Evaluate(Stage):
         manifest = manifest.sort_by([("video_id", "ascending"), ("crop_id", "ascending")])
         vectors = {name: self._vectors(inputs, name, manifest) for name in self.systems}
         systems = [self._system(inputs, name, vectors[name]) for name in self.systems]
-        listed = inputs.of_index(Index.subjects_file).to_pylist()
+        listed = inputs.of_index(Index.subjects_file, SUBJECTS).to_pylist()
         galleries: dict[str, list[str]] = {}
         for row in listed:
             galleries.setdefault(row["subject_id"], []).append(row["gallery"])

@@ -92,7 +92,7 @@ class Gather(Stage):
     def review(self, facts: dict[str, dict[str, Any]]) -> Review:
         """Say which images do not decode, and how many are stored as their EXIF data say that they are shown."""
         warnings = []
-        if turned := sum(found["turned"] for found in facts.values()):
+        if turned := sum(found.get("turned", 0) for found in facts.values()):
             warnings.append(f"crop: {turned} images are turned as their EXIF data say that they are shown")
         return Review(warnings=warnings, lasting=of_stage(self.name, facts))
 

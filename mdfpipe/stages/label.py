@@ -162,7 +162,7 @@ class Label(LabelRules, Stage):
     def _warnings(self, facts: dict[str, dict[str, Any]], alignment: dict[str, Any]) -> list[str]:
         counts: Counter[LabelStatus] = Counter()
         for each in facts.values():
-            counts.update({LabelStatus(name): n for name, n in each["rows"].items()})
+            counts.update({status: each["rows"].get(status, 0) for status in LabelStatus})
         warnings = [silent_filter(self, counts)]
         if counts[LabelStatus.BELOW_MIN_OVERLAP] > counts[LabelStatus.LABELLED]:
             warnings.append(

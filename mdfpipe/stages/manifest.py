@@ -17,7 +17,7 @@ from mdfpipe.protocol import Protocol
 from mdfpipe.stages import Context, Inputs, Made, Review, Stage
 from mdfpipe.stages.index import Index
 from mdfpipe.store.left_out import outside_of
-from mdfpipe.store.tables import MANIFEST
+from mdfpipe.store.tables import MANIFEST, SUBJECTS
 
 _FROM_CROPS = ["crop_id", "subject_id", "modality", "video_id", "frame", "x1", "y1", "x2", "y2"]
 _STORED = ["shard", "offset", "size", "crc32", "codec", "sharpness", "contrast", "box_height_px"]
@@ -263,7 +263,7 @@ def _encoded(column: pa.ChunkedArray) -> tuple[list[str], NDArray[np.integer[Any
 
 def _galleries(inputs: Inputs) -> dict[str, list[str]]:
     found: dict[str, list[str]] = defaultdict(list)
-    for row in inputs.of_index(Index.subjects_file).to_pylist():
+    for row in inputs.of_index(Index.subjects_file, SUBJECTS).to_pylist():
         found[row["subject_id"]].append(row["gallery"])
     return found
 

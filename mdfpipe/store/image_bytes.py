@@ -6,7 +6,6 @@ word, and differ in whether they turn a picture as its EXIF data ask. So each of
 
 from __future__ import annotations
 
-import contextlib
 import io
 import re
 import zlib
@@ -16,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from mdfpipe.errors import DataError
+from mdfpipe.errors import DataError, refuse_lack_of_memory
 from mdfpipe.store.limits import refuse_larger
 from mdfpipe.store.tiff import HEADS, Tiff
 
@@ -86,9 +85,11 @@ def unpacked(data: bytes, flags: int, what: str = "the picture") -> NDArray[Any]
     if format_of(data) is None:
         return None
     refuse_large_picture(data, what)
-    with contextlib.suppress(cv2.error):
+    try:
         return cv2.imdecode(np.frombuffer(data, np.uint8), flags)
-    return None
+    except cv2.error as error:
+        refuse_lack_of_memory(error)
+        return None
 
 
 def _claimed(data: bytes) -> tuple[int, int, int]:

@@ -37,8 +37,8 @@ def of_nothing(facts: Mapping[str, Any]) -> list[str]:
 def outside_of(facts: Mapping[str, Any]) -> list[str]:
     """A line for each domain that the protocol does not use. facts: of the receipt of a manifest."""
     return [
-        f"{one['domain']} is outside protocol {facts['protocol']}: {one['rows']} rows of {one['subjects']} subjects in "
-        f"{one['videos']} videos are unused; dataset.leave_out.domains keeps such videos from being decoded"
+        f"{one['domain']} is outside protocol {facts.get('protocol', '')}: {one['rows']} rows of {one['subjects']} "
+        f"subjects in {one['videos']} videos are unused; dataset.leave_out.domains keeps such videos from being decoded"
         for one in facts.get("outside", [])
     ]
 
@@ -46,7 +46,7 @@ def outside_of(facts: Mapping[str, Any]) -> list[str]:
 def of_training(facts: Mapping[str, Any]) -> list[str]:
     """A line for the subjects that domain-aware batches leave out, if there are any. facts: of a training's receipt."""
     found = facts.get("left_out")
-    if not found:
+    if not found or not found.keys() >= _SAID:
         return []
     without = ", ".join(f"{domain} for {count}" for domain, count in found["without"].items())
     return [
@@ -58,7 +58,7 @@ def of_training(facts: Mapping[str, Any]) -> list[str]:
 def most_left_out(facts: Mapping[str, Any]) -> list[str]:
     """The same with advice, where more subjects are left out than take part."""
     found = facts.get("left_out")
-    if not found or 2 * found["subjects"] <= found["of"]:
+    if not found or not found.keys() >= _SAID or 2 * found["subjects"] <= found["of"]:
         return []
     return [
         f"{line}; name the domains of the study in manifest.protocol.domains or train_domains, or draw without regard "
@@ -98,6 +98,7 @@ def of_stage(stage: str, facts: Mapping[str, Any]) -> list[str]:
     return of_unreadable(stage, found, ", left out" if kind == "train" else " and have no vector")
 
 
+_SAID: Final = {"subjects", "of", "without"}
 _NAMED: Final = 3  # videos of a line
 
 

@@ -124,7 +124,7 @@ class _Record:
             if type(owner.pid) is not int or not all(isinstance(text, str) for text in texts):
                 raise ValueError("wrong types")
             return cls(owner, flock)
-        except (ValueError, TypeError, AttributeError):
+        except (ValueError, TypeError, AttributeError, OverflowError, RecursionError):
             return cls(_NOBODY)
 
 

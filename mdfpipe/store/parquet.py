@@ -28,7 +28,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mdfpipe.errors import Damaged, StoreError, cannot_write, one_line
-from mdfpipe.store.limits import refuse_large_table
+from mdfpipe.store.limits import OF_RUN, endless_texts, refuse_large_table, refuse_large_texts
 
 MARK: Final = b"mdfpipe\x01"
 _SEAL: Final = struct.Struct("<8sI32s")
@@ -127,11 +127,16 @@ def open_table(path: Path, read_dictionary: Sequence[str] = ()) -> pq.ParquetFil
 def read_table(path: str | PathLike[str], columns: list[str] | None = None) -> pa.Table:
     """The rows of a Parquet file. Raises Damaged where its content does not read, StoreError where nothing does.
 
-    Raises DataError where it claims too much.
+    DataError where it asks for more memory than a table of a run may.
     """
+    path = Path(path)
     try:
-        with open_table(Path(path)) as file:  # pq.read_table loads pyarrow.dataset, and with it pandas: 0.25 s
-            refuse_large_table(file, Path(path), columns)
+        with open_table(path) as file:  # pq.read_table loads pyarrow.dataset, and with it pandas: 0.25 s
+            refuse_large_table(file, path, columns, OF_RUN)
+            if endless := endless_texts(file, columns):
+                with open_table(path, endless) as coded:
+                    for name in endless:
+                        refuse_large_texts(coded.read([name])[name], path, OF_RUN)
             return file.read(columns)
     except MemoryError:
         raise

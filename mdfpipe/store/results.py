@@ -14,8 +14,8 @@ from typing import Any, Final
 
 from mdfpipe.errors import DataError
 from mdfpipe.store.naming import file_part, natural_key
-from mdfpipe.store.run import Run, read_table
-from mdfpipe.store.tables import METRICS
+from mdfpipe.store.run import Run
+from mdfpipe.store.tables import COMPARISONS, CURVES, METRICS
 
 STAGE, KEY = "evaluate", "metrics"
 POOLED: Final = "pooled"
@@ -231,10 +231,8 @@ def read_results(run: Path, name: str = "") -> Results:
         if not (run / file).is_file():
             found.notes.append(f"{before}{file} is not there: what it holds is left out; evaluate again")
             continue
-        table = Run(run).table(STAGE, KEY) if kind == KEY else read_table(_whole(run, file))
-        missing = set(METRICS.names) - set(table.column_names) if kind == KEY else set()
-        if missing:
-            raise DataError(f"{run / file}: expected a column {min(missing)}, found none; evaluate again")
+        ours = {"metrics": METRICS, "comparisons": COMPARISONS, "curves": CURVES}[kind]
+        table = Run(run).table(STAGE, KEY) if kind == KEY else Run(run).table_beside(STAGE, KEY, file, ours)
         rows += [r | {"_file": before + file, "_row": n, "_run": name} for n, r in enumerate(table.to_pylist())]
     in_order = dict.fromkeys([row["table"] for row in found.metrics if row["table"] in tables] + list(tables))
     found.tables = {table: tables[table] for table in in_order}  # as the study has them: a receipt sorts its names

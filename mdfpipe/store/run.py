@@ -27,7 +27,7 @@ from typing import Any, BinaryIO
 
 import pyarrow as pa
 
-from mdfpipe.errors import Damaged, DataError, StoreError, cannot_write, one_line
+from mdfpipe.errors import Damaged, DataError, StoreError, cannot_write, one_line, unobeyed
 from mdfpipe.store import parquet
 from mdfpipe.store.durable import sync, write_atomically
 from mdfpipe.store.hashing import bytes_sha256, file_sha256
@@ -35,7 +35,9 @@ from mdfpipe.store.lock import Holder, Lease, Lock
 from mdfpipe.store.naming import file_name, is_plain
 from mdfpipe.store.owner import TEMPORARY, is_left_over, temporary
 from mdfpipe.store.parquet import read_table
+from mdfpipe.store.shapes import checked_event, checked_failure, checked_receipt
 from mdfpipe.store.table_hashing import table_sha256
+from mdfpipe.store.tables import PARTS, as_ours
 
 __all__ = [
     "DAMAGED",
@@ -108,10 +110,8 @@ class Receipt:
     @classmethod
     def from_bytes(cls, data: bytes) -> Receipt:
         """The receipt in a footer. Raises ValueError where it is not one, or was edited."""
-        fields = json.loads(data)
+        fields = checked_receipt(data)
         claimed = fields.pop("fingerprint")
-        fields["files"] = {name: (int(size), digest) for name, (size, digest) in fields["files"].items()}
-        fields["tells"] = tuple(fields.get("tells", ()))
         receipt = cls(**fields)
         if receipt.fingerprint != claimed:
             raise ValueError("the receipt does not match its own fingerprint")
@@ -157,10 +157,28 @@ class Run:
 
     def table(self, stage: str, key: str, columns: list[str] | None = None) -> pa.Table:
         """The rows of a part. Raises Damaged, after noting it; StoreError where there is none."""
+        return self._rows(stage, key, self.part(stage, key), PARTS.get(stage.partition("/")[0]), columns)
+
+    def table_beside(
+        self,
+        stage: str,
+        key: str,
+        name: str,
+        ours: pa.Schema,
+        columns: list[str] | None = None,
+        digest: str | None = None,
+    ) -> pa.Table:
+        """The rows of a table that belongs to a part, which is what was made: see `beside`. Raises Damaged."""
+        return self._rows(stage, key, self.beside(stage, key, name, digest), ours, columns)
+
+    def _rows(self, stage: str, key: str, path: Path, ours: pa.Schema | None, columns: list[str] | None) -> pa.Table:
         try:
-            return read_table(self.part(stage, key), columns)
+            rows = read_table(path, columns)
+            return as_ours(rows, ours, columns) if ours is not None else rows
         except Damaged as error:
             raise self.damage(stage, key, str(error)) from None
+        except ValueError as error:
+            raise self.damage(stage, key, f"{path}: is not the table that was made: {error}") from None
 
     def beside(self, stage: str, key: str, name: str, digest: str | None = None) -> Path:
         """A file that belongs to a part, whose content is what was made; hashed once for each state of the file.
@@ -284,10 +302,11 @@ class Run:
     def failure(self, stage: str, key: str) -> Failure | None:
         """Why the unit failed when it was last tried; None where it did not."""
         try:
-            return Failure(**json.loads(self.failure_path(stage, key).read_text()))
+            found = Failure(**checked_failure(self.failure_path(stage, key).read_bytes()))
+            return replace(found, message=one_line(found.message, 10_000), traceback=unobeyed(found.traceback))
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, TypeError):
+        except (OSError, ValueError):
             return Failure(stage, key, "unknown", "its failure record cannot be read")
 
     def failed(self, stage: str) -> frozenset[str]:
@@ -329,10 +348,7 @@ class Run:
         return file.read(1) == b"\n"
 
     def events(self) -> Iterator[dict[str, Any]]:
-        """The events so far; a line cut off by a kill, or damaged, is passed over.
-
-        `time` is a number; `event`, and `stage` and `key` where there are any, are texts.
-        """
+        """The events so far; a line cut off by a kill, or damaged, is passed over."""
         with contextlib.suppress(OSError), (self.path / "events.jsonl").open("rb") as file:
             for line in file:
                 found = _event(line)
@@ -482,17 +498,15 @@ def read_receipt(path: Path) -> Receipt | None:
     try:
         metadata, sealed = parquet.read_metadata(path)
         receipt = Receipt.from_bytes(metadata[RECEIPT_KEY])
-    except (OSError, pa.ArrowException, KeyError, ValueError, TypeError, AttributeError, RecursionError):
+    except MemoryError:
+        raise
+    except (OSError, pa.ArrowException, KeyError, ValueError):
         return None
     return receipt if sealed or not receipt.content else None  # of an earlier version, or no longer what was written
 
 
 def _event(line: bytes) -> dict[str, Any] | None:
     try:
-        found: Any = json.loads(line)
-    except (ValueError, RecursionError):  # of bytes that are no text, too
+        return checked_event(line)
+    except ValueError:  # of bytes that are no text, too
         return None
-    if not isinstance(found, dict) or not isinstance(found.get("event"), str):
-        return None
-    texts = all(isinstance(found.get(name, ""), str) for name in ("stage", "key"))
-    return found if texts and isinstance(found.get("time"), int | float) else None

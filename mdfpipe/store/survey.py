@@ -13,10 +13,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+import pyarrow as pa
+
 from mdfpipe.errors import DataError
 from mdfpipe.store import left_out
-from mdfpipe.store.naming import file_name, natural_key
-from mdfpipe.store.run import Failure, Receipt, Run, read_table
+from mdfpipe.store.naming import natural_key
+from mdfpipe.store.run import Failure, Receipt, Run, faces_file
+from mdfpipe.store.tables import ANOMALIES, FACES
 
 CHAIN: Final = ("detect", "label", "crop")
 """The stages that make one part a video, in order: each made from the one before. Of a data set of images, the last."""
@@ -228,16 +231,21 @@ def _doubts(videos: list[VideoState], trained: dict[str, Receipt]) -> list[str]:
     return of_detector + [f"{r.stage}: {doubt}" for r in trained.values() for doubt in r.facts.get("doubts", [])]
 
 
-def faces_file(run: Run, video_id: str) -> Path:
-    """Where the index keeps the faces of a video; a video without faces has no such file. Raises Damaged."""
-    name = f"index/faces/{file_name(video_id)}.parquet"
-    return run.beside("index", "videos", name) if (run.path / name).exists() else run.path / name
+def faces_of(run: Run, video_id: str) -> pa.Table:
+    """The faces that the index has of a video, rows of FACES. Raises Damaged."""
+    name = faces_file(video_id)
+    if not (run.path / name).exists():  # of a video without faces
+        return FACES.empty_table()
+    return run.table_beside("index", "videos", name, FACES)
 
 
 def anomalies(run: Run) -> list[dict[str, Any]]:
     """What was unusual about the annotation: kind, count, example."""
     path = run.path / "index" / "anomalies.parquet"
-    return read_table(run.beside("index", "videos", "index/anomalies.parquet")).to_pylist() if path.exists() else []
+    if not path.exists():
+        return []
+    found: list[dict[str, Any]] = run.table_beside("index", "videos", "index/anomalies.parquet", ANOMALIES).to_pylist()
+    return found
 
 
 def _of_images(index: Receipt) -> bool:

@@ -6,7 +6,9 @@ what a column means. `docs/formats.md` is generated from this file.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import StrEnum
+from typing import Final
 
 import pyarrow as pa
 
@@ -406,3 +408,72 @@ def embeddings(width: int) -> pa.Schema:
             _column("status", pa.dictionary(pa.int8(), pa.string()), "what became of it: " + ", ".join(EmbedStatus)),
         ]
     )
+
+
+# -- whether a table is one of ours
+
+PARTS: Final = {
+    "index": VIDEOS,
+    "detect": BODIES,
+    "label": LABELS,
+    "crop": CROPS,
+    "manifest": MANIFEST,
+    "train": TRAINING,
+    "embed": embeddings(1),
+    "evaluate": METRICS,
+}
+"""The schema of the parts of each stage; of vectors, whatever their width."""
+_LATER: Final = "crc32"  # its readers know tables without it
+
+
+def as_ours(table: pa.Table, ours: pa.Schema, wanted: Sequence[str] | None = None) -> pa.Table:
+    """The table, where its columns (wanted: only these) are of the kinds that `ours` has, each once.
+
+    Those that may be null and are missing, as in tables of earlier versions, are null. Raises ValueError that says what
+    differs: a column, its kind, a row without a value, a text that is none.
+    """
+    for field in ours:
+        if wanted is not None and field.name not in wanted:
+            continue
+        count = table.column_names.count(field.name)
+        if count > 1:
+            raise ValueError(f"expected one column {field.name}, got {count}")
+        if not count and not field.nullable:
+            raise ValueError(f"expected a column {field.name}, found none")
+        if not count and field.name != _LATER:
+            table = table.append_column(field, pa.nulls(table.num_rows, field.type))
+        if count:
+            _check_column(table[field.name], field)
+    return table
+
+
+def kind_of(kind: pa.DataType) -> str:
+    """What values of a type are, whatever their width: text, whole number, number, or the type's own name.
+
+    >>> kind_of(pa.dictionary(pa.int8(), pa.string())), kind_of(pa.int16()), kind_of(pa.list_(pa.float32(), 8))
+    ('text', 'whole number', 'list of number')
+    """
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    if pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind) or pa.types.is_large_list(kind):
+        return f"list of {kind_of(kind.value_type)}"
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        return "text"
+    if pa.types.is_integer(kind):
+        return "whole number"
+    return "number" if pa.types.is_floating(kind) else str(kind)
+
+
+def _check_column(column: pa.ChunkedArray, field: pa.Field) -> None:
+    expected, got = kind_of(field.type), kind_of(column.type)
+    if expected != got:
+        raise ValueError(f"column {field.name}: expected {expected}, got {got}")
+    if column.null_count and not field.nullable:
+        raise ValueError(f"column {field.name}: expected a value in every row, got {column.null_count} rows without")
+    if "text" in expected:
+        try:
+            column.validate(full=True)
+        except pa.ArrowInvalid:
+            raise ValueError(f"column {field.name}: expected text in UTF-8, got other bytes") from None
+    if pa.types.is_list(column.type) and any(chunk.flatten().null_count for chunk in column.chunks):
+        raise ValueError(f"column {field.name}: expected lists of values, got some without")

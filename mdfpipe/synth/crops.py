@@ -117,7 +117,7 @@ def _block(run: Run, receipt: Receipt, cut: Cut, tell: Callable[[int], None]) ->
     scratch = run.scratch("crop", f"{receipt.key}.tar")
     try:
         _draw_block(run, receipt, scratch, cut, tell)
-    except (OSError, MdfError):
+    except (OSError, MdfError, MemoryError):
         raise
     except Exception as error:
         problem = f"not foreseen: {type(error).__name__}: {one_line(error)}"

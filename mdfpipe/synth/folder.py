@@ -115,6 +115,8 @@ def drawn(out: Path, name: str, video: str) -> bool:
     try:
         size = (out / video).stat().st_size
         known = [_video_bytes(part) for part in parts(out, name)]
+    except MemoryError:  # Arrow's is one of its errors, too
+        raise
     except (OSError, ValueError, pa.ArrowException):
         return False
     return size > 0 and all(expected is None or expected == size for expected in known)

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mdfpipe.errors import DataError
+from mdfpipe.errors import DataError, refuse_lack_of_memory
 from mdfpipe.store.limits import refuse_larger
 from mdfpipe.store.tiff import Tiff
 
@@ -263,7 +263,8 @@ def _decoded(data: bytes) -> Samples | None:
 
     try:
         image: Samples | None = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    except cv2.error:
+    except cv2.error as error:
+        refuse_lack_of_memory(error)
         return None
     return image
 

@@ -21,7 +21,7 @@ from typing import Any, Final
 
 import torch
 
-from mdfpipe.errors import ConfigError, DataError, one_line
+from mdfpipe.errors import ConfigError, DataError, one_line, refuse_lack_of_memory
 from mdfpipe.store.content import Content, Kind, content_of
 from mdfpipe.store.limits import refuse_large_archive, refuse_larger
 from mdfpipe.weightfiles.plain import PLAIN, PLAIN_NAMES, Refused
@@ -50,9 +50,10 @@ def open_tensors(path: Path, *, trust_pickle: bool = False, load: Load | None = 
     with _taking_plain():
         try:
             return _refuse_spread(load(path, True), path)
-        except (MemoryError, ConfigError):
+        except ConfigError:
             raise
         except Exception as error:  # torch and pickle raise whatever the file makes them raise
+            refuse_lack_of_memory(error)
             refusal = error if isinstance(error, Refused) else _refusal(path, content, error)
     if refusal is None:
         raise _damaged(path, content)
@@ -63,9 +64,10 @@ def open_tensors(path: Path, *, trust_pickle: bool = False, load: Load | None = 
         )
     try:
         return _refuse_spread(load(path, False), path)
-    except (MemoryError, ConfigError):
+    except ConfigError:
         raise
     except Exception as error:
+        refuse_lack_of_memory(error)
         what = one_line(str(error).partition("\n")[0] or type(error).__name__, 160)
         raise ConfigError(
             f"{path}: expected {content.what} that pickle opens, it stops with {type(error).__name__} ({what}); "
@@ -177,6 +179,8 @@ def _spoilt_record(path: Path) -> str | None:
                                 pass
                         except zipfile.BadZipFile:
                             return info.filename
+    except MemoryError:
+        raise
     except Exception:  # whatever a damaged file makes zipfile raise
         return None
     return None
@@ -260,6 +264,8 @@ def _needs(path: Path, content: Content) -> _Needs | None:
             # before 1.6: magic number, protocol, machine; then what was saved
             found = [_read_through(file) for _ in range(4 if content.kind is Kind.LEGACY else 1)]
             return _Needs(set().union(*(f.names for f in found)), set().union(*(f.instructions for f in found)))
+    except MemoryError:
+        raise
     except Exception:  # whatever a damaged file makes zipfile and pickletools raise
         return None
 

@@ -6,6 +6,8 @@ import io
 import json
 import random
 import struct
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -96,10 +98,10 @@ def other_yaml(content: bytes, chance: random.Random) -> bytes:
 
 
 def other_receipt(content: bytes, chance: random.Random) -> bytes:
-    """Another value in a part's receipt, which says that it fits."""
-    import pyarrow as pa
+    """Another value in a part's receipt, which says that it fits, in a file whose checksums are right."""
     import pyarrow.parquet as pq
 
+    from mdfpipe.store.parquet import write_table
     from mdfpipe.store.run import fingerprint
 
     table = pq.read_table(io.BytesIO(content))
@@ -109,9 +111,9 @@ def other_receipt(content: bytes, chance: random.Random) -> bytes:
         decisive = [found.get(name) for name in ("stage", "version", "key", "settings", "upstream")]
         found["fingerprint"] = fingerprint(decisive)
     metadata[b"mdfpipe"] = json.dumps(found).encode()
-    out = pa.BufferOutputStream()
-    pq.write_table(table.replace_schema_metadata(metadata), out, write_page_checksum=True)
-    return out.getvalue().to_pybytes()
+    with tempfile.TemporaryDirectory(prefix="mdfpipe-faults-") as folder:
+        write_table(path := Path(folder) / "sealed.parquet", table.replace_schema_metadata(metadata))
+        return path.read_bytes()
 
 
 def other_cell(content: bytes, chance: random.Random) -> bytes:

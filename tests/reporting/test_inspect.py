@@ -254,7 +254,10 @@ def test_a_shard_that_its_table_does_not_fit(own: Path) -> None:
     shard = own / "crop" / "videos__VIS-500m_a.body.tar"
     with tarfile.open(shard, "w") as tar:
         tar.addfile(tarfile.TarInfo("one.jpg"))
-    assert "does not fit" in inspect(shard).notes[0]
+    notes = inspect(shard).notes
+    assert "does not fit" in notes[0]
+    assert notes[-1].endswith("`mdfpipe run` makes crop/videos/VIS-500m_a again")
+    assert Run(own).failure("crop", "videos/VIS-500m_a").kind == "Damaged"  # type: ignore[union-attr]
 
 
 def test_a_damaged_shard(demo: Path, tmp_path: Path) -> None:

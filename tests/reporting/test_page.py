@@ -130,7 +130,7 @@ def test_a_page_without_its_data_or_shards_says_so(own: Path, tmp_path: Path) ->
     written = write_page(own, tmp_path / "a.html")
     assert written.frames == 0
     assert any("/gone" in note for note in written.notes)
-    assert any("are not those that were stored" in note for note in written.notes)
+    assert any("is not the file that was made" in note for note in written.notes)
     assert "/gone" in (tmp_path / "a.html").read_text()
 
 
@@ -159,7 +159,8 @@ def hostile_run(home: Path) -> Path:
     box = {"x1": 0.0, "y1": 0.0, "x2": 9.0, "y2": 9.0}
     body = {"body_id": "v/000000/00", "video_id": EVIL, "frame": 0, "pts_seconds": 0.0, **box, "score": 0.5}
     detect = run.commit(detect, pa.Table.from_pylist([body], BODIES), {})
-    facts = {"rows": {"labelled": 1}, "subjects": {EVIL: 1}, "alignment": {"verdict": EVIL}}
+    alignment = {"verdict": EVIL, "offset": None, "pairs": 0, "overlap": {}, "detrended_overlap": {}, "advice": EVIL}
+    facts = {"rows": {"labelled": 1}, "subjects": {EVIL: 1}, "alignment": alignment}
     label = Receipt("label", 1, EVIL, {"measure": EVIL}, {"detect": detect.content}, facts=facts)
     row = {"body_id": "v/000000/00", "frame": 0, "subject_id": EVIL, "face_no": 0, "overlap": 1.0, "runner_up": 0.0}
     label = run.commit(label, pa.Table.from_pylist([row | {"status": "labelled"}], LABELS), {})

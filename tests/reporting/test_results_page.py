@@ -268,7 +268,7 @@ def test_what_is_gone_leaves_a_note(own: Path, tmp_path: Path) -> None:
     (own / "train" / "alpha" / "training.parquet").write_bytes(b"nor this")
     report(own, out=tmp_path / "a")
     text = (tmp_path / "a" / "report.html").read_text()
-    assert "are not those that were stored" in text
+    assert "is not the file that was made" in text
     assert "beta.parquet: cannot be read" in text
     assert "training.parquet: cannot be read" in text
     shutil.rmtree(own / "index")

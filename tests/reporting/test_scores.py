@@ -96,7 +96,11 @@ def test_probes_of_several_domains_are_one_file(tmp_path: Path) -> None:
 def test_what_is_no_table_of_scores_is_refused(tmp_path: Path) -> None:
     (tmp_path / "text.parquet").write_text("no")
     pq.write_table(pa.table({"score": [1.0]}), tmp_path / "other.parquet")
-    for name, message in (("text", "does not read"), ("other", "without gallery_domain"), ("none", "does not read")):
+    for name, message in (
+        ("text", "does not read"),
+        ("other", "expected a column gallery_domain"),
+        ("none", "does not read"),
+    ):
         with pytest.raises(DataError, match=message):
             to_bob(tmp_path / f"{name}.parquet", tmp_path / "t.txt")
     table = write(tmp_path / "t.parquet", [("", *ROWS[0][1:])])

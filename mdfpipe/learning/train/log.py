@@ -68,9 +68,11 @@ def once(path: Path) -> str:
     lines: dict[int, str] = {}
     for text in path.read_text(errors="replace").splitlines() if path.exists() else []:
         try:
-            lines[json.loads(text)["epoch"]] = text
-        except (ValueError, KeyError, TypeError):
+            epoch = json.loads(text)["epoch"]
+        except (ValueError, KeyError, TypeError, RecursionError):
             continue  # cut off by a kill
+        if type(epoch) is int:
+            lines[epoch] = text
     text = "".join(f"{lines[epoch]}\n" for epoch in sorted(lines))
     return _SPEED.sub(lambda found: found["name"] + found["number"].rjust(12), text)
 

@@ -13,11 +13,11 @@ from typing import Any, ClassVar, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from mdfpipe.config import Plugin
 from mdfpipe.domains import Band
-from mdfpipe.errors import DecodeError, MdfError, one_line
+from mdfpipe.errors import DecodeError, MdfError, one_line, refuse_lack_of_memory
 from mdfpipe.store.limits import most
 from mdfpipe.video.frames import Frames
 from mdfpipe.video.image_files import is_images
@@ -71,13 +71,21 @@ class Decoder(Plugin):
 
     @staticmethod
     def as_recorded(facts: Mapping[str, Any]) -> Decoder:
-        """The decoder that delivered a video to detect, by what detect observed: its name and its settings."""
+        """The decoder that delivered a video to detect, by what detect observed: its name and its settings.
+
+        Raises DecodeError where there is none of these settings.
+        """
         settings = facts.get("decoder_settings") or {
             "use": facts["decoder"],
             "orientation": "stored",
             "colour_bits": 16,
         }
-        return Decoder.model_validate(settings)
+        try:
+            return Decoder.model_validate(settings)
+        except ValidationError:
+            raise DecodeError(
+                f"detect recorded {one_line(settings, 120)}, which is no decoder; run detect again"
+            ) from None
 
     def candidates(self, path: Path) -> list[Decoder]:
         """The decoders to try on `path`, in order; each starts from the first frame.
@@ -125,6 +133,7 @@ class Decoder(Plugin):
         except (MdfError, MemoryError):
             raise
         except Exception as error:
+            refuse_lack_of_memory(error)
             why = f"not foreseen: {type(error).__name__}: {one_line(error)}"
             raise DecodeError(f"{path}: cannot be decoded: {why}") from error
         return told or {}

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mdfpipe.errors import ConfigError, DecodeError, one_line
+from mdfpipe.errors import ConfigError, DecodeError, one_line, refuse_lack_of_memory
 from mdfpipe.video.checksums import refuse_damage
 from mdfpipe.video.decoders import Decoder, Pixels, Wanted, refuse_deep
 from mdfpipe.video.orientation import AS_STORED
@@ -80,6 +80,7 @@ def _open(path: Path, threads: int) -> Any:
         # frame is fine (30 damaged HEVC files: only this value raised).
         return decord.VideoReader(str(path.absolute()), num_threads=max(threads, 1), fault_tol=1e-6)
     except Exception as error:  # decord raises RuntimeError, DECORDError and bare assertions
+        refuse_lack_of_memory(error)
         raise DecodeError(f"{path}: decord cannot open it: {_reason(error)}") from None
 
 
@@ -93,6 +94,7 @@ def _next(reader: Any, path: Path, number: int, skip: bool) -> Pixels | None:
     except StopIteration:
         raise DecodeError(f"{path}: frame {number} does not decode: decord ends before it") from None
     except Exception as error:
+        refuse_lack_of_memory(error)
         raise DecodeError(f"{path}: frame {number} does not decode: {_reason(error)}") from None
 
 

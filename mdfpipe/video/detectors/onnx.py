@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from pydantic import AfterValidator, Field
 
 from mdfpipe.config import BY_CONTENT, find_file
-from mdfpipe.errors import ConfigError, DataError, not_loaded, one_line
+from mdfpipe.errors import ConfigError, DataError, not_loaded, one_line, refuse_lack_of_memory
 from mdfpipe.store.content import Kind, content_of
 from mdfpipe.store.hashing import file_sha256
 from mdfpipe.video.detectors import RENDERED_ONLY, Detect, Detector, Remarks
@@ -120,6 +120,7 @@ class _Network:
         try:
             output = self.session.run(None, {self.input_name: tensor})[0]
         except Exception as error:  # onnxruntime's errors have no root of their own
+            refuse_lack_of_memory(error)
             kind = ConfigError if "INVALID_ARGUMENT" in str(error) or "dimension" in str(error).lower() else DataError
             raise kind(
                 f"{self.path}: the model does not run on an input of {tensor.shape}: {one_line(error, 160)}; "
@@ -141,6 +142,7 @@ def _network(path: Path, sha256: str, device: str, threads: int) -> _Network:
         # From bytes: what is loaded is what was hashed, so a second file with the weights is refused.
         session = ort.InferenceSession(path.read_bytes(), options, providers=providers)
     except Exception as error:  # onnxruntime's errors have no root of their own
+        refuse_lack_of_memory(error)
         raise _unloadable(path, error) from None
     if device != "cpu" and session.get_providers()[:1] != ["CUDAExecutionProvider"]:
         raise ConfigError(

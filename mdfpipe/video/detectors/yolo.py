@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from mdfpipe.config import BY_CONTENT, IF_SET, NOT_A_RESULT, download_folder, find_file
-from mdfpipe.errors import ConfigError, DataError, not_loaded, one_line
+from mdfpipe.errors import ConfigError, DataError, not_loaded, one_line, refuse_lack_of_memory
 from mdfpipe.store.hashing import file_sha256
 from mdfpipe.store.shipped import demo_weights
 from mdfpipe.store.trust import is_trusted
@@ -165,6 +165,7 @@ class _Network:
                 planes = torch.from_numpy(images).to(self.device).permute(0, 3, 1, 2)  # a view: channels_last
                 raw = self.module(planes.to(self.dtype).div_(255))
             except RuntimeError as error:
+                refuse_lack_of_memory(error)
                 raise DataError(
                     f"{self.path}: the network does not run on an input of {images.shape}: {one_line(error, 160)}; "
                     "try a smaller --batch or image_size"
