@@ -15,6 +15,7 @@ import pytest
 from mdfpipe.audit.integrity import verify
 from mdfpipe.cli.commands import app
 from mdfpipe.errors import Damaged, DataError, StoreError
+from mdfpipe.inspecting.inspection import inspect
 from mdfpipe.running.execution import Event
 from mdfpipe.running.runner import Outcome
 from mdfpipe.running.status import status
@@ -151,6 +152,32 @@ def test_status_and_inspect_say_what_is_damaged_and_what_to_do(home: Path) -> No
     with pytest.raises(DataError, match=r"videos\.parquet: its receipt cannot be read; `mdfpipe run` makes it again"):
         survey(home / "run")
     assert again(home)[0].mended == ["index/videos"]
+
+
+@pytest.mark.parametrize(
+    ("name", "stage", "key"),
+    [
+        ("manifest/manifest.parquet", "manifest", "manifest"),
+        ("crop/videos__VIS-500m_a.parquet", "crop", "videos/VIS-500m_a"),
+        ("crop/videos__VIS-500m_a.face.tar", "crop", "videos/VIS-500m_a"),
+        ("index/faces/videos__VIS-500m_a.parquet", "index", "videos"),
+    ],
+)
+def test_inspect_notes_what_it_finds_damaged(home: Path, name: str, stage: str, key: str) -> None:
+    path, golden = home / "run" / name, made(home)
+    inspect(path)
+    assert Run(home / "run").failure(stage, key) is None
+    data = bytearray(path.read_bytes())
+    data[len(data) // 3] ^= 8
+    path.write_bytes(data)
+    try:
+        notes = inspect(path).notes
+    except Damaged as error:
+        notes = [str(error)]
+    assert any(note.endswith(f"`mdfpipe run` makes {stage}/{key} again") for note in notes), notes
+    assert Run(home / "run").failure(stage, key).kind == "Damaged"  # type: ignore[union-attr]
+    assert again(home)[0].mended == [f"{stage}/{key}"]
+    assert made(home) == golden
 
 
 def test_verify_says_what_is_sound_foreign_and_how_far_it_is(home: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -96,9 +96,12 @@ def test_probes_of_several_domains_are_one_file(tmp_path: Path) -> None:
 def test_what_is_no_table_of_scores_is_refused(tmp_path: Path) -> None:
     (tmp_path / "text.parquet").write_text("no")
     pq.write_table(pa.table({"score": [1.0]}), tmp_path / "other.parquet")
+    empty = SCORES.empty_table()
+    pq.write_table(empty.append_column("score", empty["score"]), tmp_path / "twice.parquet")
     for name, message in (
         ("text", "does not read"),
         ("other", "expected a column gallery_domain"),
+        ("twice", "expected one column score, got 2"),
         ("none", "does not read"),
     ):
         with pytest.raises(DataError, match=message):
