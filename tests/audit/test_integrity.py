@@ -168,7 +168,7 @@ def test_inspect_notes_what_it_finds_damaged(home: Path, name: str, stage: str, 
     inspect(path)
     assert Run(home / "run").failure(stage, key) is None
     data = bytearray(path.read_bytes())
-    data[len(data) // 3] ^= 8
+    data[len(data) // 3 if name.endswith(".tar") else 80] ^= 8  # of a table, in its first page
     path.write_bytes(data)
     try:
         notes = inspect(path).notes
