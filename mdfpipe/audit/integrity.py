@@ -21,14 +21,12 @@ from mdfpipe.running.execution import Event
 from mdfpipe.stages.train import BOARD, LOG, STATE
 from mdfpipe.store.environment import FILE, read_environment
 from mdfpipe.store.hashing import bytes_sha256
-from mdfpipe.store.naming import file_name
+from mdfpipe.store.naming import STAGES, file_name
 from mdfpipe.store.owner import TEMPORARY
 from mdfpipe.store.parquet import is_whole
 from mdfpipe.store.run import DAMAGED, Receipt, Run, read_receipt
 
 THREADS: Final = 4
-STAGES: Final = ("index", "detect", "label", "crop", "manifest", "train", "embed", "evaluate")
-"""The folders of a run in which every file belongs to a part, or is the record of a failure."""
 _OF_VIDEOS: Final = ("detect", "label", "crop")
 _OF_NO_PART: Final = (STATE, LOG)  # of a training that has not ended
 _NOT_READ: Final = ("failed", "report", BOARD)

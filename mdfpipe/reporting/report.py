@@ -88,6 +88,8 @@ def report(
     from mdfpipe.reporting.written import csv_of, file_stem, latex, markdown
 
     run, out = Path(run), Path(out) if out is not None else None
+    if out is not None:
+        outputs.refuse_folder(out)
     results = side_by_side(run, [Path(other) for other in compare], allow_mixed=allow_mixed)
     shown = views(results)
     systems = [name for view in shown for name in results.tables[view.name]["systems"]]

@@ -27,6 +27,7 @@ from mdfpipe.stages.evaluate import Evaluate, ScoreFiles, Tables, metrics_table,
 from mdfpipe.store.hashing import file_sha256
 from mdfpipe.store.limits import refuse_large_archive, refuse_large_table, refuse_large_texts, refuse_larger
 from mdfpipe.store.naming import LONGEST_NAME, LONGEST_PATH, is_name
+from mdfpipe.store.outputs import refuse_folder
 from mdfpipe.store.parquet import open_table
 from mdfpipe.store.results import KEY
 from mdfpipe.store.run import Receipt, Run, fingerprint
@@ -120,10 +121,7 @@ def score(
     NAME=VALUE of tables, such as tables.recognition.pooling=media_mean. Raises ConfigError, DataError, ProtocolError.
     """
     file, out, data = Path(file), Path(out), Path(data) if data is not None else None
-    if (out / "pipeline.yaml").exists():
-        raise ConfigError(
-            f"--out {out}: expected a folder of its own, got a run folder, whose numbers would be lost; name another"
-        )
+    refuse_folder(out)
     asked = _asked(protocol, settings or [])
     rows = read_vectors(file, images=asked.of_images, names=asked.protocol.names)
     run = Run(out)

@@ -24,6 +24,9 @@ from mdfpipe.errors import DataError, is_visible, one_line
 from mdfpipe.store.frame_times import counted_in_letters, sortable
 from mdfpipe.store.standins import stand_in
 
+STAGES = ("index", "detect", "label", "crop", "manifest", "train", "embed", "evaluate")
+"""The folders of a run in which every file belongs to a part, or is the record of a failure."""
+
 LONGEST_PATH = 1000  # characters
 
 # What the decoder of images reads: it goes by what is in a file, and by these names only to find it.

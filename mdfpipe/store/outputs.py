@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO
 
 from mdfpipe.errors import ConfigError, StoreError
+from mdfpipe.store.naming import STAGES
 from mdfpipe.store.owner import temporary
 from mdfpipe.store.run import cannot_write
 
@@ -77,6 +78,21 @@ def refuse_loss(out: Path, *sources: Path) -> None:
         raise ConfigError(f"{out}: writing it would destroy what it is made from; name another file")
     if place.suffix.lower() in _OF_A_RUN and any((folder / "pipeline.yaml").is_file() for folder in place.parents):
         raise ConfigError(f"{out}: is a file of a run folder, and writing it would destroy it; name another file")
+
+
+def refuse_folder(out: Path) -> None:
+    """Raise ConfigError where `out` is no folder for several files, or where they would lie between those of a run."""
+    if is_standard_output(out) or (os.path.lexists(out) and not out.is_dir()):
+        nowhere = "a symbolic link that leads nowhere" if not out.exists() else "a pipe or a device"
+        what = "standard output" if is_standard_output(out) else "a file" if out.is_file() else nowhere
+        raise ConfigError(f"{out}: expected a folder, got {what}; name a folder")
+    place = Path(os.path.realpath(out))
+    run = next((folder for folder in (place, *place.parents) if (folder / "pipeline.yaml").is_file()), None)
+    inside = place.relative_to(run).parts if run else None
+    if inside is None or inside == ("evaluate", "report") or (inside and inside[0] not in STAGES):
+        return
+    got = f"a part of the run {run}" if inside else "a run folder"
+    raise ConfigError(f"{out}: expected a folder of its own, got {got}, whose files would be lost; name another")
 
 
 def _is_in_place(out: Path) -> bool:

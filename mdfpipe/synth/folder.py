@@ -19,6 +19,7 @@ from mdfpipe.errors import ConfigError, StoreError, one_line
 from mdfpipe.store.durable import write_atomically
 from mdfpipe.store.lock import Lease, Lock, is_of_lock
 from mdfpipe.store.naming import file_name, inside
+from mdfpipe.store.outputs import refuse_folder
 from mdfpipe.store.owner import TEMPORARY, temporary
 from mdfpipe.store.parquet import read_metadata, write_table
 
@@ -75,8 +76,7 @@ def writing(out: Path) -> Iterator[None]:
 def _check(out: Path, what: dict[str, Any]) -> dict[str, Any] | None:
     """What `out` is described as; None where it is empty or not there. Raises ConfigError where it is not `what`."""
     place = out / DESCRIPTION
-    if out.exists() and not out.is_dir():
-        raise ConfigError(f"{out}: expected a folder, found a file; name a new folder")
+    refuse_folder(out)
     if not place.exists():
         if out.exists() and any(not is_of_lock(p.name) and not p.name.startswith(TEMPORARY) for p in out.iterdir()):
             raise ConfigError(f"{out}: holds files that are no synthetic data set; name a new folder")

@@ -81,3 +81,39 @@ def test_what_cannot_be_written_is_one_line_and_leaves_nothing(tmp_path: Path) -
     with pytest.raises(TypeError), outputs.writing(tmp_path / "a") as file:
         file.writelines([b"half", "no bytes"])  # type: ignore[list-item]
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("verb", ["report", "synth", "eval"])
+def test_a_folder_of_many_files_is_no_run_no_device_and_no_file(verb: str, tmp_path: Path) -> None:
+    """Each is refused before anything is read or written; a link is judged by what it leads to."""
+    run = tmp_path / "run"
+    (run / "evaluate").mkdir(parents=True)
+    (run / "pipeline.yaml").touch()
+    (tmp_path / "link").symlink_to(run)
+    (tmp_path / "lost").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "file").write_text("mine")
+    os.mkfifo(tmp_path / "pipe")
+    scored = ["eval", "--embeddings", tmp_path / "v.parquet", "--protocol", "market", "--out"]
+    command = {"report": ["report", run, "--out"], "synth": ["synth", "--preset", "tiny"], "eval": scored}[verb]
+    wrong = {
+        "-": "got standard output",
+        "/dev/stdout": "got standard output",
+        "/dev/null": "got a pipe or a device",
+        tmp_path / "pipe": "got a pipe or a device",
+        tmp_path / "file": "got a file",
+        tmp_path / "lost": "got a symbolic link that leads nowhere",
+        run: "got a run folder",
+        tmp_path / "link": "got a run folder",
+        run / "evaluate" / "new": "got a part of the run",
+    }
+    for out, what in wrong.items():
+        said = call_here(*command, out)
+        assert (said.code, said.out) == (2, "")
+        assert f"{out}: expected a folder" in said.err
+        assert what in said.err
+    assert not Path("-").exists()
+    assert sorted(p.name for p in run.iterdir()) == ["evaluate", "pipeline.yaml"]
+    assert (tmp_path / "file").read_text() == "mine"
+    outputs.refuse_folder(run / "evaluate" / "report")
+    outputs.refuse_folder(run / "notes")
+    outputs.refuse_folder(tmp_path / "new" / "folder")

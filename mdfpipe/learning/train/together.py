@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import threading
 from datetime import timedelta
 from typing import Any
 
-from mdfpipe.errors import ConfigError, CopyError
+from mdfpipe.errors import ConfigError, CopyError, one_line
 from mdfpipe.machine.processes import copies
 
 
@@ -79,12 +80,28 @@ def tell(value: Any) -> None:
 
 
 def hear() -> Any:
-    """What the first process tells."""
+    """What the first process tells. Raises CopyError where it has ended: it says why.
+
+    A thread waits: this one would not see a stop signal before the first process speaks, which may take a day.
+    """
     import torch
     import torch.distributed as dist
 
     box: list[Any] = [None]
-    dist.broadcast_object_list(box, src=0, device=torch.device("cpu"))
+    lost: list[RuntimeError] = []
+
+    def wait() -> None:
+        try:
+            dist.broadcast_object_list(box, src=0, device=torch.device("cpu"))
+        except RuntimeError as error:
+            lost.append(error)
+
+    waiting = threading.Thread(target=wait, daemon=True)
+    waiting.start()
+    while waiting.is_alive():
+        waiting.join(0.5)
+    if lost:
+        raise CopyError(f"process {rank()}: the first process has ended: {one_line(lost[0], 160)}", rank())
     return box[0]
 
 
