@@ -418,7 +418,7 @@ def test_checkpoints_as_people_have_them(tmp_path: Path) -> None:
     """NumPy's arrays and scalars beside the tensors need no trust; averaged weights beside the raw ones are told."""
     import torch
 
-    from mdfpipe.learning.models.nets.face import FaceModel
+    from mdfpipe.learning.models.face import FaceModel
 
     lab = Lab(tmp_path)
     as_folder(lab, image, ["0.png", "1.png"])

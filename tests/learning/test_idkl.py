@@ -17,7 +17,7 @@ from mdfpipe.learning.losses import graph
 from mdfpipe.learning.losses.identity import cross_entropy
 from mdfpipe.learning.losses.purification import discrepancy_reducing, discrimination_enhancing
 from mdfpipe.learning.losses.ranking import mine, triplet
-from mdfpipe.learning.models.nets.idkl import without_running
+from mdfpipe.learning.models.idkl import without_running
 from mdfpipe.learning.models.parts.adversary import (
     ramp,
 )
@@ -98,7 +98,7 @@ class NoTrunk(nn.Module):
 def headed(recipe: Any, classes: int, domains: Sequence[str]) -> Any:
     """The recipe's network in training, without its backbone."""
     torch.manual_seed(0)
-    with mock.patch("mdfpipe.learning.models.nets.idkl.Trunk", NoTrunk):
+    with mock.patch("mdfpipe.learning.models.idkl.Trunk", NoTrunk):
         return recipe.model(classes, domains).train()
 
 

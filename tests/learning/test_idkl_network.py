@@ -10,7 +10,7 @@ from torch import nn
 
 from mdfpipe.config import validate
 from mdfpipe.errors import ConfigError
-from mdfpipe.learning.models.nets.idkl import without_running
+from mdfpipe.learning.models.idkl import without_running
 from mdfpipe.learning.models.parts.heads import BNNeck
 from mdfpipe.learning.recipes import Recipe
 from tests.learning.scalars import normal

@@ -12,7 +12,7 @@ from mdfpipe.errors import ConfigError
 from mdfpipe.learning.losses import graph
 from mdfpipe.learning.losses.purification import discrepancy_reducing
 from mdfpipe.learning.losses.ranking import mine, triplet
-from mdfpipe.learning.models.nets.idkl import without_running
+from mdfpipe.learning.models.idkl import without_running
 from mdfpipe.learning.recipes import Progress
 from mdfpipe.learning.recipes.idkl import CONFIGURATIONS
 from tests.learning.scalars import normal

@@ -18,7 +18,7 @@ from mdfpipe.errors import ConfigError
 from mdfpipe.learning.data.batches import ANCHOR, NEGATIVE, POSITIVE, CropBatch
 from mdfpipe.learning.losses import angular, tuples
 from mdfpipe.learning.losses.cross_distillation import cross_modality_distillation
-from mdfpipe.learning.models.nets.lccrf import LccrfNet
+from mdfpipe.learning.models.lccrf import LccrfNet
 from mdfpipe.learning.models.parts.pooling import gem
 from mdfpipe.learning.recipes import Progress, Recipe
 from mdfpipe.learning.streams import DomainPairs

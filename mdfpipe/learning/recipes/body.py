@@ -128,7 +128,7 @@ class Body(Recipe):
         """BodyModel: backbone, neck, classifier."""
         from mdfpipe.learning.models.backbones.semantic_vit import SemanticViT
         from mdfpipe.learning.models.backbones.striped_resnet import StripedResNet
-        from mdfpipe.learning.models.nets.body import BodyModel
+        from mdfpipe.learning.models.body import BodyModel
 
         if not self.tokens:
             striped = StripedResNet(width=self.width, features=self.features)

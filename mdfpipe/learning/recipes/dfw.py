@@ -125,8 +125,8 @@ class Dfw(CrossModal):
 
     def model(self, classes: int, domains: Sequence[str]) -> nn.Module:
         """SegmentedNet: trunk, weakening, a neck and a classifier for each branch."""
-        from mdfpipe.learning.models.nets.segmented import SegmentedNet
         from mdfpipe.learning.models.parts.weakening import Weakening
+        from mdfpipe.learning.models.segmented import SegmentedNet
         from mdfpipe.learning.streams import DomainPairs
 
         return SegmentedNet(

@@ -106,7 +106,7 @@ class DI2L(CrossModal):
 
     def model(self, classes: int, domains: Sequence[str]) -> nn.Module:
         """DI2LModel: backbone, blocks, aggregation, neck, classifier."""
-        from mdfpipe.learning.models.nets.di2l import DI2LModel
+        from mdfpipe.learning.models.di2l import DI2LModel
 
         return DI2LModel(
             self.backbone,

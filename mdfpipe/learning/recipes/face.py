@@ -81,7 +81,7 @@ class Face(Recipe):
     def model(self, classes: int, domains: Sequence[str]) -> nn.Module:
         """FaceModel: IResNet, and the margin's class weights."""
         from mdfpipe.errors import ConfigError
-        from mdfpipe.learning.models.nets.face import FaceModel
+        from mdfpipe.learning.models.face import FaceModel
 
         if self.image_height_px != self.image_width_px:
             raise ConfigError(f"face: expected a square input, got {self.image_height_px}x{self.image_width_px}")

@@ -205,7 +205,7 @@ class Idkl(CrossModal):
         """IdklNet. Raises ConfigError where groups of unequally many domains are to be paired by index."""
         from functools import partial
 
-        from mdfpipe.learning.models.nets.idkl import IdklNet
+        from mdfpipe.learning.models.idkl import IdklNet
         from mdfpipe.learning.models.parts.adversary import DomainClassifiers
         from mdfpipe.learning.models.parts.purifier import Purifier
 
@@ -313,7 +313,7 @@ class Idkl(CrossModal):
     ) -> dict[str, Tensor]:
         """lambda_1 L_e and lambda_1 L_r (eq. 10 and 11). Both entropies of L_e are behind the raw feature's neck."""
         from mdfpipe.learning.losses.purification import discrepancy_reducing, discrimination_enhancing
-        from mdfpipe.learning.models.nets.idkl import without_running
+        from mdfpipe.learning.models.idkl import without_running
 
         only = model.training_only
         z_enhanced = only.classifier(without_running(only.specific_neck, features["enhanced"]))

@@ -151,7 +151,7 @@ class Lccrf(CrossModal):
 
     def model(self, classes: int, domains: Sequence[str]) -> nn.Module:
         """LccrfNet: streams, shared stages with non-local blocks, neck, classifier. Raises ConfigError."""
-        from mdfpipe.learning.models.nets.lccrf import LccrfNet
+        from mdfpipe.learning.models.lccrf import LccrfNet
 
         pairs, streams = DomainPairs.of(domains, self.pairs), self.stream_of(domains)
         paired = self.eat is not None or self.cmkd is not None

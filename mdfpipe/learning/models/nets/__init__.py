@@ -1,1 +1,0 @@
-"""Networks: one for each recipe."""
