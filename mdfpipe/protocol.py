@@ -24,23 +24,24 @@ class Protocol(Config):
     """Splits by subject, roles by domain."""
 
     name: str = Field(description="printed with every number")
-    version: int = Field(default=1, description="raise it when the same name comes to mean something else")
-    description: str = Field(default="", description="what it is and where it comes from")
+    version: int = Field(default=1, description="version; raise it if the same name gets another meaning")
+    description: str = Field(default="", description="what it is, and its source")
     domains: list[str] = Field(
         default=[], description="domains in use: rows of others are in split unused, and counted; none: all"
     )
     gallery_domains: list[str] = Field(default=[], description="domains whose test rows are gallery; none: no roles")
     probe_domains: list[str] = Field(default=[], description="domains whose test rows are probes")
     galleries: dict[str, Split] = Field(default={}, description="the dataset's gallery -> split of its subjects")
-    subjects: dict[str, Split] = Field(default={}, description="subject_id -> split; or a CSV beside the protocol")
+    subjects: dict[str, Split] = Field(default={}, description="subject_id -> split; or a CSV next to the protocol")
     subject_names_kept: list[str] = Field(
-        default=[], description="subjects who are really called NA, None, null or the like, in just this spelling"
+        default=[], description="names such as NA, None or null that are real subjects, in exactly this spelling"
     )
     unlisted: Split | Literal["refuse"] = Field(
         default="refuse", description="split of subjects in neither galleries nor subjects"
     )
     unknown_mates: Literal["refuse", "unmated"] = Field(
-        default="refuse", description="probes whose only gallery video was left out: stop, or take them as unmated"
+        default="refuse",
+        description="for probes whose only gallery video was left out. refuse: stop; unmated: treat them as unmated",
     )
 
     @field_validator("domains", "gallery_domains", "probe_domains")

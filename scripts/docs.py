@@ -30,19 +30,20 @@ METRICS = {
     "rate": "learning rate of its last step, of the first group",
     "loss/NAME": "mean of a loss term of the recipe, weighted as it is minimised",
     "NAME": "mean of a figure that the recipe logs: accuracy of `body`, of `dfw`, of `di2l`, of `idkl`, of `lccrf`; "
-    "norm, norm_mean, norm_spread of `face`; apart_px, apart_hard_px (between the places where branches look, by the "
-    "soft and the hard arg-max, pixels of the input), overlap_share (the penalty in the whole loss) of `dfw`; "
+    "norm, norm_mean, norm_spread of `face`; apart_px, apart_hard_px (distance of the places that branches attend "
+    "to, by the soft and the hard arg-max, pixels of the input), overlap_share (the penalty in the whole loss) of "
+    "`dfw`; "
     "focal_weight/DOMAIN (how much an image counts, (1 - p)^gamma), with_triplet (share of images) of `di2l`; "
-    "accuracy_specific, discriminator_loss and confuser_loss beside their chance_loss, mdr_paired (share of images) of "
+    "accuracy_specific, discriminator_loss and confuser_loss with their chance_loss, mdr_paired (share of images) of "
     "`idkl`; cosine_positive, cosine_negative, map_square of `lccrf`",
     "mining": "what batch-hard mining chose, where it chose anything: anchors, skipped, pos_other, neg_same (shares of "
-    "hardest positives in another domain, of hardest negatives in the same) beside their chances pos_other_chance, "
+    "hardest positives in another domain, of hardest negatives in the same) with their chances pos_other_chance, "
     "neg_same_chance; d_pos, d_neg (mean distances); positive, negative: lists of anchor, mined, count, mean_distance",
     "validation/rank-1": "Rank-1 of the held-out subjects, in the epochs that are validated",
     "images_per_second": "crops trained on a second, of all processes",
-    "seconds": "how long the epoch took, or what was left of it when a killed training went on",
+    "seconds": "how long the epoch took, or the rest of it after a resume",
 }
-"""Keys of a line of metrics.jsonl. All but the last two stand in the training table, too."""
+"""Keys of a line of metrics.jsonl. All but the last two are also in the training table."""
 
 PUBLIC = {
     "PASS": ("body, its ViT", "local tokens and their positions included, so no note that they are unnamed"),
@@ -124,7 +125,7 @@ def formats() -> str:
         "(key `mdfpipe`) holds its receipt as JSON: stage, version, the settings that were decisive, the content of",
         "what it was made from, facts, which of them later stages read, the files that belong to it (size, sha256),",
         "and its own content: the hash of rows, files and those facts. Pages have checksums. Between the last page and",
-        "the footer stand 44 bytes that Parquet's readers pass over: `mdfpipe\\x01`, the CRC-32 of the footer (little",
+        "the footer are 44 bytes that Parquet's readers ignore: `mdfpipe\\x01`, the CRC-32 of the footer (little",
         "endian), the sha256 of all the file but these 32 bytes. Crops lie in uncompressed tars,",
         "`crop/VIDEO.body.tar` and `crop/VIDEO.face.tar`;",
         "a row's `shard`, `offset` and `size` give its bytes.",
@@ -153,7 +154,7 @@ def _inputs() -> list[str]:
         "## input tables",
         "",
         "Face tables, gallery tables, domain tables and box files are text in UTF-8, with or without BOM, with a",
-        "header. Commas, semicolons, tabs or bars separate the columns, whatever finds the most of the wanted",
+        "header. Commas, semicolons, tabs or bars separate the columns, whichever finds most of the wanted",
         "headers; behind semicolons a number may have a decimal comma. A header is matched exactly, or else in",
         "any case, or else without blanks, `_`, `-` and `.`. Box files may also be Parquet.",
         "",
@@ -162,10 +163,11 @@ def _inputs() -> list[str]:
         "names: another letter case, another encoding of accents, another suffix or folder. Symbolic links may",
         "lead out of the data root with `dataset.links: follow`; `real_path` of the videos table says where.",
         "",
-        f"A cell names nobody, or holds no number, if it is empty, blank, or in any case one of {nobody}. Such a",
-        "face keeps its row without a subject. `dataset.subject_names_kept` lists people who are really called so",
-        "(protocols have the same setting), `dataset.subject_names_missing` further texts that name nobody. Names",
-        f"that may well mean nobody are kept and reported: {doubtful}.",
+        "A cell has no name, or no number, if it is empty, blank, or one of these texts in upper or lower case:",
+        f"{nobody}. Such a",
+        "face keeps its row without a subject. `dataset.subject_names_kept` lists real names of this kind",
+        "(protocols have the same setting), `dataset.subject_names_missing` lists further texts. Names",
+        f"that probably mean a missing name are kept and reported: {doubtful}.",
         "",
         "Rows of face and gallery tables, and faces against the size of the decoded picture, are counted by kind:",
         "",
@@ -212,12 +214,12 @@ def _benchmarks() -> list[str]:
         "",
         "What `--data` has to hold for `dataset: {use: NAME}`, as these data sets are published. Their images are",
         "people already cut out, so nothing is detected, labelled or cut: a study has no such sections, and `crop`",
-        "puts JPEG and PNG files into its shards byte for byte, other formats as PNG of the same pixels. In place of",
-        "videos stand the images of one folder and camera (`cam1`, `nir/c06`, `query/c3`); a crop_id is the file's",
+        "puts JPEG and PNG files into its shards byte for byte, other formats as PNG of the same pixels. A video is",
+        "replaced by the images of one folder and camera (`cam1`, `nir/c06`, `query/c3`); a crop_id is the file's",
         "path under the data root; `subject_id` and `camera_id` are as folder and file names have them, cameras",
         "without leading zeros.",
         "`manifests/` holds a protocol of the same name for each (`sysu-296`: without the validation identities).",
-        "Counts that differ from the published ones are said by `index` and by `mdfpipe inspect`; they are no error.",
+        "`index` and `mdfpipe inspect` report counts that differ from the published ones; this is no error.",
         "Files left out, and files that index files name and the disk does not hold, are counted there, too:",
         "",
         "| kind | what |",
@@ -243,7 +245,7 @@ def _metrics() -> list[str]:
         "## metrics.jsonl",
         "",
         "`train/SYSTEM/metrics.jsonl`: one JSON object a line and epoch, written as it ends (until the training is",
-        "done, to `state.jsonl` beside it). `--tensorboard` writes the same figures as event files, too.",
+        "done, to `state.jsonl` in the same folder). `--tensorboard` writes the same figures as event files, too.",
         "",
         "| key | meaning |",
         "|---|---|",
@@ -290,12 +292,12 @@ def settings() -> str:
         HEAD + "# Settings",
         "",
         "A study is a YAML file with these sections; `--set detect.stride=2` changes one setting. A section with a",
-        "`use` is a family: `use` names one of its variants, whose own settings stand beside it. A decoder without",
+        "`use` is a family: `use` names one of its variants, whose own settings are next to it. A decoder without",
         "`use` is `auto`. `NAME` is a name that you give. A section of a recipe that is given in part keeps the rest",
         "as the recipe has it. A key named `on`, `off`, `yes` or `no` needs quotes: YAML 1.1 reads it as true or",
         "false.",
-        "`extends: OTHER.yaml`, or a list of files beside the study, takes their settings, over which its own go,",
-        "section by section.",
+        "`extends: OTHER.yaml`, or a list of files next to the study, takes their settings. The study's own settings",
+        "replace them section by section.",
     ]
     _section("study", Pipeline, lines, {}, {})
     return "\n".join(lines) + "\n"
@@ -378,22 +380,22 @@ def recipes() -> str:
     lines = [
         HEAD + "# Recipes",
         "",
-        "What a system trains, and how: `recipe: {use: NAME, ...}` in a study. Each is one file of",
-        "`mdfpipe/learning/recipes/`, whose first lines stand here; [settings.md](settings.md) explains every setting.",
+        "The training method of a system: `recipe: {use: NAME, ...}` in a study. Each is one file of",
+        "`mdfpipe/learning/recipes/`, with its first lines below; [settings.md](settings.md) explains every setting.",
         "",
         *recipes_page.overview(),
         "",
         "## Public weights",
         "",
         "A system with `weights: FILE` starts from a checkpoint of ours or from a public one. A file that needs more",
-        "than tensors and plain values is refused, unless `--trust-pickle` is given. What is missing, resized or left",
-        "out is said; a tensor of another shape, or too little of the backbone (`min_coverage`), is an error.",
+        "than tensors and plain values is refused, unless `--trust-pickle` is given. Missing, resized and omitted",
+        "tensors are reported; a tensor of another shape, or too little of the backbone (`min_coverage`), is an error.",
         "",
         "| checkpoint | recipe | to know |",
         "|---|---|---|",
         *(f"| {name} | {recipe} | {note} |" for name, (recipe, note) in PUBLIC.items()),
         "",
-        "**None of these files was at hand.** Loading is tested on state dicts with the public key names and shapes,",
+        "**None of these files was available.** Loading is tested on state dicts with the public key names and shapes,",
         "not on the files themselves.",
     ]
     for choice in Recipe.choices():
@@ -419,8 +421,8 @@ def commands() -> str:
     lines = [
         HEAD + "# Commands",
         "",
-        "Exit codes: 0 all done, 2 a usage or data error, 3 some units failed or wait, 4 an error that nobody foresaw, "
-        "130 Ctrl-C, 141 the reader of the output has gone, 143 SIGTERM or SIGHUP.",
+        "Exit codes: 0 all done, 2 a usage or data error, 3 some units failed or wait, 4 an unexpected error, 130 "
+        "Ctrl-C, 141 the reader of the output has gone, 143 SIGTERM or SIGHUP.",
     ]
     for name, command in root.commands.items():  # type: ignore[attr-defined]
         lines += ["", f"## mdfpipe {name}", "", *(line.strip() for line in (command.help or "").splitlines())]

@@ -15,7 +15,7 @@ from mdfpipe.learning.recipes import Recipe
 
 ABOUT = """\
 The published numbers are those of the papers' tables, `benchmarks/published.yaml`. What users measured with this code
-stands in `benchmarks/reached.yaml`: `mdfpipe reached RUN` enters a run, `mdfpipe reached` shows both. Parameters are
+is in `benchmarks/reached.yaml`: `mdfpipe reached RUN` enters a run, `mdfpipe reached` shows both. Parameters are
 those of what embeds, without classifiers and what serves training only, with a visible and an infrared stream where a
 recipe has streams. G MAC are 10^9 multiply-accumulates: a multiplication with its addition counts as one, and
 convolutions and matrix products alone are counted; of one image, and of a visible and an infrared one together, which
@@ -53,7 +53,7 @@ def overview() -> list[str]:
 def numbers(choice: str) -> list[str]:
     """The cost of a recipe, and the rows of its paper with the settings that make them."""
     parameters, image, pair = _cost(choice)
-    columns = "table|benchmark|protocol|row|settings beside the defaults|published, %"
+    columns = "table|benchmark|protocol|row|settings other than the defaults|published, %"
     return [
         f"What embeds has {parameters} M parameters and does {image} G multiply-accumulates an image, {pair} G a pair.",
         "",

@@ -100,7 +100,7 @@ def page(found: Mapping[str, Counter[str]]) -> str:
         f"What a single flipped bit in the packets of a video does ({WIDTH}x{HEIGHT}, {FRAMES} frames, encoders of",
         f"PyAV, {FLIPS} seeded flips each, decoders `auto` and `pyav`). *Found*: the first frame that is damaged is",
         "named, and all before it are as they were. *Same*: no pixel changed. *Silent*: another picture was given",
-        "without a word, which nobody can see: the data are still valid syntax.",
+        "without a message. No decoder can detect that: the data are still valid syntax.",
         "",
         "| codec | container | found | same | silent |",
         "|---|---|---|---|---|",
@@ -119,7 +119,7 @@ NOTES = [
     "",
     "Matroska as FFmpeg writes it holds a checksum of each cluster (some seconds of video) and of the header of",
     "tracks, Ogg one of each page. What such a checksum covers is damage from its first frame on, but where packets",
-    "have checksums of their own, which tell the frame. WebM has none. Lost packets of transport streams are seen by",
+    "have checksums of their own, which name the frame. WebM has none. Lost packets of transport streams are found by",
     "their counters.",
 ]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import runpy
 import subprocess
 import sys
 import typing
@@ -244,3 +245,11 @@ def test_the_site_builds_offline_without_dead_links(tmp_path: Path) -> None:
     assert made.returncode == 0, made.stderr
     for page in (tmp_path / "site").rglob("*.html"):
         assert not re.search(r"""<(script|link|img|iframe)[^>]+(src|href)=["']?(https?:)?//""", page.read_text()), page
+
+
+def test_words_to_avoid_are_found_with_their_line_and_not_in_code() -> None:
+    script = ROOT / "scripts" / "words.py"
+    found = runpy.run_path(str(script))["findings"]("page.md", "Good.\nIt begins anew.\n\n    anew\n`anew`\n")
+    assert list(found) == ["page.md:2: 'anew'; better: again"]
+    made = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False)
+    assert made.returncode == 0, made.stdout

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 
 def _stages(first: str | None, last: str | None, study: Path, data: Path, run: Path, o: dict[str, Any]) -> None:
-    """What every stage verb does."""
+    """Run the stages of a verb and print the outcome."""
     from mdfpipe.cli.display import Display, plain, show_numbers, show_outcome
     from mdfpipe.running.runner import Runner
     from mdfpipe.stages import Resources
@@ -63,7 +63,7 @@ def _stages(first: str | None, last: str | None, study: Path, data: Path, run: P
         pipeline = pipeline.strict()
     runner = Runner(pipeline, Run(run), data, resources, systems=o.get("system"))
     if o["trust_pickle"]:
-        sys.stderr.write("mdfpipe: --trust-pickle: if the weights ask for it, whatever they say is run\n")
+        sys.stderr.write("mdfpipe: --trust-pickle: these weights can run any code; use it only for files you trust\n")
     if o.get("download_weights") and not o["dry_run"] and pipeline.detect is not None:
         pipeline.detect.detector.download(runner.data, lambda line: sys.stderr.write(f"mdfpipe: {line}\n"))
     if o["dry_run"]:
@@ -88,7 +88,7 @@ def _stages(first: str | None, last: str | None, study: Path, data: Path, run: P
 
 
 def _stage_verb(name: str, begin: str | None, end: str | None, explanation: str, **more: Any) -> None:
-    """A verb that runs the stages from `begin` to `end`. more: its options beside those of every stage verb."""
+    """Add a verb that runs the stages from `begin` to `end`. more: its own options besides the shared ones."""
 
     def verb(**given: Any) -> None:
         if given.get("embeddings"):
@@ -242,7 +242,7 @@ def _compare(o: dict[str, Any], others: list[Path]) -> None:
     from mdfpipe.reporting.comparison import side_by_side
 
     if o["run"] is None:
-        raise ConfigError("eval --compare RUN: expected --run beside it, the run that it is set beside")
+        raise ConfigError("eval --compare RUN: expected --run, the run to compare with")
     _show(side_by_side(o["run"], others, allow_mixed=o["allow_mixed"]), o["json_"])
 
 
@@ -273,7 +273,7 @@ def _score(o: dict[str, Any]) -> None:
     from mdfpipe.store.results import read_results
 
     if not o["protocol"] or not o["out"] or o["study"]:
-        raise ConfigError("eval --embeddings FILE: expected --protocol NAME and --out FOLDER beside it, and no study")
+        raise ConfigError("eval --embeddings FILE: expected --protocol NAME and --out FOLDER with it, and no study")
     distance: Any = o["distance"] or "cosine"
     if distance not in ("cosine", "euclidean"):
         raise ConfigError(f"--distance: expected cosine or euclidean, got {distance}")

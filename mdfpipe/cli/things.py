@@ -38,14 +38,14 @@ def studies(json_: Json = False) -> None:
 @app.command()
 def weights(
     data: Annotated[
-        Path | None, typer.Option(envvar="MDFPIPE_DATA", help="Also look for the files, as studies on this data do.")
+        Path | None, typer.Option(envvar="MDFPIPE_DATA", help="Also find the files, as studies on this data do.")
     ] = None,
     json_: Json = False,
 ) -> None:
     """List the weight files that mdfpipe knows.
 
-    Name, file, where from, sha256, licence, and whether the sha256 was taken from the file itself. With --data the
-    files that are there are compared with it; exit code 3 if one is another file.
+    Print name, file, source, sha256, licence, and whether the sha256 was verified. With --data, compare existing files
+    with it; the exit code is 3 if a file differs.
 
     Example: mdfpipe weights --data DATA
     """
@@ -103,26 +103,25 @@ def reached(
     runs: Annotated[
         list[Path] | None,
         typer.Argument(
-            metavar="RUN", help="An evaluated run; several: their mean, such as RegDB's ten splits.", show_default=False
+            metavar="RUN", help="Evaluated run; several: their mean, such as RegDB's ten splits.", show_default=False
         ),
     ] = None,
     on: Annotated[
-        str, typer.Option(metavar="NAME", help="The data set, where the layout does not tell it: IJB-MDF.")
+        str, typer.Option(metavar="NAME", help="Name of the data set if the layout does not give it: IJB-MDF.")
     ] = "",
-    table: Annotated[list[str] | None, typer.Option(metavar="NAME", help="Only this table; may be repeated.")] = None,
-    system: Annotated[list[str] | None, typer.Option(metavar="NAME", help="Only this system; may be repeated.")] = None,
-    note: Annotated[str, typer.Option(help="What a reader should know of the numbers.")] = "",
+    table: Annotated[list[str] | None, typer.Option(metavar="NAME", help="Only this table; repeatable.")] = None,
+    system: Annotated[list[str] | None, typer.Option(metavar="NAME", help="Only this system; repeatable.")] = None,
+    note: Annotated[str, typer.Option(help="Note for readers of these numbers.")] = "",
     into: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="The file of rows; benchmarks/reached.yaml of a clone.")
+        Path | None, typer.Option(metavar="FILE", help="File of rows; default benchmarks/reached.yaml of a clone.")
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the rows; write nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the rows and write nothing.")] = False,
     json_: Json = False,
 ) -> None:
     """Enter a run's numbers into benchmarks/reached.yaml.
 
-    A row for each table, system and pair of domains, with the protocol, intervals, settings and the training's time.
-    A run whose study would make other numbers is refused. Without RUN: list what was reached, beside what the papers
-    print.
+    Each table, system and pair of domains gives one row with protocol, intervals, settings and training time. A run
+    with stale numbers is refused. Without RUN: list the reached and the published numbers.
 
     Example: mdfpipe reached runs/di2l
 

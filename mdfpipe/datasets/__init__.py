@@ -74,12 +74,12 @@ class Dataset(Plugin):
     holds_images: ClassVar[bool] = False  # whether its files are images of one person each, and not videos
     published_name: ClassVar[str] = ""  # of a layout that is one data set's own: what papers call that
 
-    leave_out: LeaveOut = Field(default=LeaveOut(), description="videos that do not belong to the study")
+    leave_out: LeaveOut = Field(default=LeaveOut(), description="videos to leave out of the study")
     links: Links = Field(
         Links.INSIDE,
         description=(
-            "whether symbolic links may lead out of the data root. inside: no; follow: yes, as git-annex, DVC and "
-            "videos spread over disks need it"
+            "whether symbolic links may lead out of the data root. inside: no; follow: yes, needed for git-annex, "
+            "DVC and videos on several disks"
         ),
     )
 

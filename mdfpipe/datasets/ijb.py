@@ -46,7 +46,7 @@ from mdfpipe.store.text_tables import Block, read_blocks, shown_cell
 class Columns(Config):
     """Our names -> headers of the face tables; matched exactly, or else in any case. `null` unsets a preset's."""
 
-    subject: str | None = Field(None, description="who it is; also the subject column of the gallery tables")
+    subject: str | None = Field(None, description="subject; also in the gallery tables")
     file: str | None = Field(None, description="the video, or with `frames_in: folder` the frame image")
     frame: str | None = Field(None, description="number of the frame; not with `frames_in: folder`")
     x: str | None = Field(None, description="left edge, pixels (box: xywh)")
@@ -75,7 +75,7 @@ _Text = Annotated[str, Field(coerce_numbers_to_str=True)]
 
 
 class Ijb(Dataset):
-    """Videos and frame folders with CSV tables of face boxes, in the manner of the IJB data sets."""
+    """Videos and frame folders with CSV tables of face boxes, in the style of the IJB data sets."""
 
     preset: Literal["ijba", "ijbc", "ijbs", "custom"] = Field(
         "ijbc", description="family whose headers `columns` starts from (ijbc is also IJB-B, CS3, CS4); custom: none"
@@ -83,7 +83,7 @@ class Ijb(Dataset):
     faces: list[str] = Field(
         ["faces.csv"], description="face tables under the data root: paths or glob patterns (.csv, or .tsv with tabs)"
     )
-    columns: Columns = Field(default_factory=Columns, description="headers that differ from the preset's")
+    columns: Columns = Field(default_factory=Columns, description="headers that replace those of the preset")
     box: Literal["xywh", "xyxy", "xyxy_inclusive"] = Field(
         "xywh",
         description=(
@@ -94,7 +94,7 @@ class Ijb(Dataset):
     folder: str = Field(
         "", description="folder under the data root that the paths in the face tables start from (IJB-C: images)"
     )
-    frame_base: Literal[0, 1] = Field(0, description="number that the annotation gives to a video's first frame")
+    frame_base: Literal[0, 1] = Field(0, description="frame number of a video's first frame in the annotation")
     frames_in: Literal["video", "folder"] = Field(
         "video",
         description=(
@@ -105,7 +105,7 @@ class Ijb(Dataset):
     frame_number: Literal["index", "file_number"] = Field(
         "index",
         description=(
-            "of rows that name a folder of frames. index: the frame column counts them from frame_base; "
+            "for rows that name a folder of frames. index: the frame column counts them from frame_base; "
             "file_number: it is the number in the frame's file name that counts the frames: the only one that differs "
             "from file to file, or else the last (1800i.png is 1800)"
         ),
@@ -118,10 +118,10 @@ class Ijb(Dataset):
         ),
     )
     domain: DomainRule = Field(
-        description="how a video's domain is told: {constant: VIS-500m}, or regex, column, table"
+        description="how to find a video's domain: {constant: VIS-500m}, or regex, column, table"
     )
-    session: TextRule | None = Field(None, description="how a video's recording session is told")
-    camera: TextRule | None = Field(None, description="how a video's camera is told")
+    session: TextRule | None = Field(None, description="how to find a video's recording session")
+    camera: TextRule | None = Field(None, description="how to find a video's camera")
     galleries: dict[_Text, list[str]] = Field(
         default_factory=dict,
         description='gallery name to the tables (paths or patterns) that list its subjects: {"1": [gallery_G1.csv]}',
@@ -129,20 +129,21 @@ class Ijb(Dataset):
     check_boxes: bool = Field(
         True,
         description=(
-            "refuse faces that cannot be of their video's picture: outside it, relative (0..1), or with sizes and "
-            "edges mistaken for each other"
+            "refuse faces that do not fit their video's picture: outside it, relative (0..1), or with sizes and "
+            "edges swapped"
         ),
     )
     subject_names_kept: list[_Text] = Field(
         default_factory=list,
         description=(
-            "subjects who are really called NA, None, null or the like, in just this spelling; by default such a cell "
-            "names nobody"
+            "names such as NA, None or null that are real subjects, in exactly this spelling; by default they count "
+            "as missing"
         ),
     )
     subject_names_missing: list[_Text] = Field(
         default_factory=list,
-        description="further texts of the subject column that name nobody, in just this spelling: [unknown, '-1']",
+        description="further texts in the subject column that mean a missing name, in exactly this spelling: "
+        "[unknown, '-1']",
     )
 
     @model_validator(mode="before")

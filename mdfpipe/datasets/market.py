@@ -3,7 +3,7 @@
     bounding_box_train/0002_c1s1_000451_03.jpg, query/..., bounding_box_test/...     subject, camera, sequence, frame
 
 Galleries `train` and `test` by folder. The folder is the session of a row, so that an evaluation can tell query from
-gallery. Subject 0000 are distractors: detections of nobody's list, who are in the gallery and never searched for.
+gallery. Subject 0000 are distractors: detections that are in no list; they are in the gallery and never searched.
 Subject -1 is junk, which the published evaluation passes over: left out, and counted.
 """
 

@@ -46,7 +46,7 @@ OF_METHOD = ("fusions", "pooling", "normalise_first", "quality", "same_probes")
 
 
 class Fusion(Config):
-    """One answer of several systems."""
+    """The fusion of several systems."""
 
     systems: list[str] = Field(min_length=2, description="the systems, by name")
     by: Literal["feature", "score"] = Field(
@@ -67,35 +67,35 @@ class Fusion(Config):
 class Table(Config):
     """One table of numbers."""
 
-    title: str = Field("", description="what it shows, printed above it")
-    systems: list[str] = Field(default=[], description="the systems side by side, by name; none named: all")
+    title: str = Field("", description="title above the table")
+    systems: list[str] = Field(default=[], description="systems of the table, by name; none: all")
     fusions: dict[Annotated[str, Field(pattern=NAME)], Fusion] = Field(
-        default={}, description="answers of several systems, by a name of their own"
+        default={}, description="fusions of several systems, by their own name"
     )
     pairs: Literal["roles", "all", "thirds"] = Field(
         "roles",
         description="roles: from the protocol's gallery domains to its probe domains; all: each domain to each other; "
         "thirds: the first third of each video to its last third (no test of recognition: needs allow_same_media)",
     )
-    splits: list[Split] = Field(default=["test"], min_length=1, description="whose templates are searched")
+    splits: list[Split] = Field(default=["test"], min_length=1, description="splits whose templates are compared")
     galleries: Literal["together", "apart"] = Field(
-        "together", description="apart: each of the data set's galleries by itself, and their average (IJB-C)"
+        "together", description="apart: each gallery of the data set alone, and their average (IJB-C)"
     )
     metrics: list[MetricName] = Field(
         default=list(DEFAULT_METRICS), min_length=1, description="rank-1, map, fnir@fpir=0.01, tar@far=1e-3, eer, ..."
     )
     by: By = Field("subject", description="a template is all of a subject in a domain, a template_id, or a sighting")
     sighting: Sighting = Field("video_id", description="what a sighting is: a video, a session, or a single crop")
-    pooling: Pooling = Field("mean", description="how the vectors of a template become one")
-    normalise_first: bool = Field(False, description="crops to length 1 before they are pooled")
+    pooling: Pooling = Field("mean", description="pooling of the vectors of a template")
+    normalise_first: bool = Field(False, description="scale crops to length 1 before pooling")
     quality: str = Field("box_height_px", description="the manifest's column for quality_weighted")
-    failure: FailurePolicy = Field("miss", description="what a template without any usable vector counts as")
-    unmated: Unmated = Field("refuse", description="what a probe whose subject is not enrolled counts as")
-    same_probes: bool = Field(True, description="score every system on the probes that all of them have")
-    allow_same_media: bool = Field(False, description="whether gallery and probe may be from one video")
-    allow_trained_subjects: bool = Field(False, description="whether a system may be tested on people it learned from")
+    failure: FailurePolicy = Field("miss", description="treatment of a template without any usable vector")
+    unmated: Unmated = Field("refuse", description="treatment of a probe whose subject is not enrolled")
+    same_probes: bool = Field(True, description="evaluate every system on the probes that all systems have")
+    allow_same_media: bool = Field(False, description="allow gallery and probe from one video")
+    allow_trained_subjects: bool = Field(False, description="allow test subjects from a system's own training")
     benchmark: SerializeAsAny[Benchmark] | None = Field(
-        None, description="a published protocol: it says itself who is searched among whom, image by image"
+        None, description="a published protocol, which defines queries and galleries image by image"
     )
     rerank: Rerank | None = Field(
         None, description="k-reciprocal re-ranking of a benchmark: {k1, k2, lambda}; off: none, as a table is either"

@@ -34,31 +34,33 @@ class Validation(Config):
 
 
 class System(Config):
-    """A recipe, what it starts from, what it is trained on, what is embedded with it."""
+    """A recipe, its parent, its training data, and what it embeds."""
 
     recipe: SerializeAsAny[Recipe] = Field(description="the method and its hyper-parameters")
-    start_from: str | None = Field(None, description="another system of this study, whose last weights it starts from")
+    start_from: str | None = Field(None, description="parent: another system of this study, from its last weights")
     weights: str | None = Field(
-        None, description="a checkpoint file to start from, public or our own", json_schema_extra=BY_CONTENT
+        None, description="parent: a checkpoint file, public or our own", json_schema_extra=BY_CONTENT
     )
     weights_entry: str | None = Field(
         None,
         json_schema_extra=IF_SET,
-        description="of a file with several sets of weights the one to take, such as `state_dict_ema`; averaged: the "
-        "moving average, however it is called; none: the usual one, which the training says",
+        description="set of weights to take from a file with several, such as `state_dict_ema`; averaged: the moving "
+        "average under any name; none: the usual one, which the training reports",
     )
     min_coverage: float = Field(0.9, ge=0, le=1, description="share of the backbone that those weights must cover")
     train_on: list[str] = Field(
         default=[OWN], description="manifests: `run` is the study's own; others by folder, such as crops of `synth`"
     )
     train_domains: list[str] | None = Field(None, description="domains of the study's own crops; none: all")
-    max_subjects: int | None = Field(None, ge=2, description="so many training subjects, a seeded, nested choice")
-    validation: Validation = Field(default=Validation(), description="what is held out to look at")
-    keep: Literal["last", "best"] = Field("last", description="which weights are embedded with")
-    precision: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="of training and of embedding")
-    seed: int = Field(0, ge=0, description="of weights, batches and augmentation")
+    max_subjects: int | None = Field(
+        None, ge=2, description="largest number of training subjects, a seeded, nested choice"
+    )
+    validation: Validation = Field(default=Validation(), description="validation on held-out subjects")
+    keep: Literal["last", "best"] = Field("last", description="weights for embedding")
+    precision: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="precision of training and embedding")
+    seed: int = Field(0, ge=0, description="random seed of weights, batches and augmentation")
     splits: list[Literal["train", "test", "unused"]] = Field(
-        default=["train", "test"], description="whose crops are embedded"
+        default=["train", "test"], description="splits whose crops are embedded"
     )
     strict: bool = Field(
         False,

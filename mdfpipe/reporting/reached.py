@@ -64,7 +64,7 @@ class Row(Config):
     galleries: str = Field("all", description="which of the data set's lists of subjects is searched")
     rules: dict[str, str] = Field(default={}, description="templates, pooling, failures, unmated probes, distance, ...")
     splits: str = Field(description="the protocol of manifests/ that says who was trained on")
-    study: str = Field(pattern=NAME, description="the study's name")
+    study: str = Field(pattern=NAME, description="name of the study")
     table: str = Field(pattern=NAME, description="the study's table")
     system: str = Field(pattern=NAME, description="the study's system, or fusion of systems")
     recipe: str = Field("", description="the system's recipe; empty for a fusion")

@@ -116,9 +116,11 @@ class Crop(Stage):
     body_height_px: int = Field(default=384, ge=8, le=4096, description="height of a body crop")
     body_width_px: int = Field(default=128, ge=8, le=4096, description="width of a body crop")
     face_size_px: int = Field(default=112, ge=8, le=4096, description="side of a face crop, a square")
-    face_margin: float = Field(default=0.1, ge=0, le=2, description="added to each side of a face, of its longer side")
-    bodies: bool = Field(default=True, description="cut out labelled bodies")
-    faces: bool = Field(default=True, description="cut out annotated faces")
+    face_margin: float = Field(
+        default=0.1, ge=0, le=2, description="margin on each side of a face, as a share of its longer side"
+    )
+    bodies: bool = Field(default=True, description="crop labelled bodies")
+    faces: bool = Field(default=True, description="crop annotated faces")
 
     @property
     def sizes(self) -> dict[str, tuple[int, int]]:

@@ -72,14 +72,15 @@ class Detect(Stage):
     schema: ClassVar[pa.Schema] = BODIES
     tells: ClassVar[tuple[str, ...]] = _TOLD
 
-    detector: SerializeAsAny[Detector] = Field(description="what finds the bodies")
-    decoder: SerializeAsAny[Decoder] = Field(default=Auto(), description="what decodes the videos")
+    detector: SerializeAsAny[Detector] = Field(description="detector of bodies")
+    decoder: SerializeAsAny[Decoder] = Field(default=Auto(), description="decoder of videos")
     normalise: Normalise = Field(
-        default=Normalise(), description="how sources above 8 bits become 8-bit for the detector"
+        default=Normalise(), description="conversion of sources above 8 bits to 8 bits for the detector"
     )
     stride: int = Field(default=1, ge=1, description="detect in every n-th frame")
     incomplete: Literal["fail", "keep"] = Field(
-        default="fail", description="a damaged or short video: fail, or keep the frames before the damage"
+        default="fail",
+        description="for a damaged or short video. fail: the video fails; keep: keep the frames before the damage",
     )
 
     def identity(self, data: Path, key: str) -> dict[str, str]:

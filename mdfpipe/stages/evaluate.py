@@ -41,7 +41,7 @@ class Tables(Config):
     """The tables of a study."""
 
     tables: dict[Annotated[str, Field(pattern=NAME)], Table] = Field(
-        default={"recognition": Table()}, min_length=1, description="what is set side by side, by name"
+        default={"recognition": Table()}, min_length=1, description="tables, by name"
     )
 
     @model_validator(mode="after")

@@ -233,7 +233,7 @@ def _unusual(rows: list[dict[str, Any]], asked: int | None) -> list[str]:
 class FaceAnomaly(StrEnum):
     """How a face can lie oddly in its picture. A closed set; the comment says what becomes of it."""
 
-    OUTSIDE_THE_PICTURE = "outside_the_picture"  # no pixel of the box lies in the picture: kept
+    OUTSIDE_THE_PICTURE = "outside_the_picture"  # no pixel of the box is inside the picture: kept
     BEYOND_THE_EDGE = "beyond_the_edge"  # the box reaches out of the picture by more than 2 px: kept
     BELOW_TWO_PIXELS = "below_two_pixels"  # a side of the box is shorter than 2 px: kept
 

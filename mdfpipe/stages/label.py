@@ -41,7 +41,7 @@ _Rows: TypeAlias = tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.int6
 
 
 class Label(LabelRules, Stage):
-    """Which subject each body is, by the face that lies in it."""
+    """The subject of each body, from the face inside it."""
 
     name: ClassVar[str] = "label"
     version: ClassVar[int] = 1
@@ -49,14 +49,16 @@ class Label(LabelRules, Stage):
     schema: ClassVar[pa.Schema] = LABELS
     unit: ClassVar[str] = "bodies"
 
-    min_height_px: float = Field(default=8.0, ge=0, description="bodies lower than this are too_small")
+    min_height_px: float = Field(
+        default=8.0, ge=0, description="least height of a body in pixels; smaller bodies are too_small"
+    )
     min_inside: float = Field(default=0.5, ge=0, le=1, description="least share of a body's box inside the frame")
     check_alignment: bool = Field(
         default=True, description="measure whether faces fit better one frame earlier or later"
     )
     short: Literal["fail", "keep"] = Field(
         default="fail",
-        description="a video that ends before its annotation: fail, or keep the frames there are",
+        description="for a video that ends before its annotation. fail: the video fails; keep: keep its frames",
     )
 
     def without_effect(self, facts: Mapping[str, Any]) -> tuple[str, ...]:

@@ -32,7 +32,7 @@ _NO_ROLES = Protocol(name="no-roles", unlisted="test", description="every subjec
 
 
 class Manifest(Stage):
-    """Which crop is whose, in which domain, split and role."""
+    """The subject, domain, split and role of each crop."""
 
     name: ClassVar[str] = "manifest"
     version: ClassVar[int] = 2

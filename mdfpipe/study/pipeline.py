@@ -41,19 +41,19 @@ _TRUST = "trust_pickle"
 class Pipeline(Config):
     """The settings of a study. The stages, in the order they run, are its fields."""
 
-    name: str = Field(pattern=NAME, description="the study's name")
-    dataset: SerializeAsAny[Dataset] = Field(description="where videos, faces and subjects come from")
-    detect: Detect | None = Field(default=None, description="how bodies are found; of a data set of videos: required")
-    label: Label = Field(default=Label(), description="how faces name bodies; of videos")
-    crop: Crop = Field(default=Crop(), description="what is cut out, and how large; of videos")
-    manifest: Manifest = Field(default=Manifest(), description="who is in which split, which domain has which role")
+    name: str = Field(pattern=NAME, description="name of the study")
+    dataset: SerializeAsAny[Dataset] = Field(description="data set: videos, faces and subjects")
+    detect: Detect | None = Field(default=None, description="detection of bodies; required for a data set of videos")
+    label: Label = Field(default=Label(), description="labelling of bodies by faces; videos only")
+    crop: Crop = Field(default=Crop(), description="crops and their sizes; videos only")
+    manifest: Manifest = Field(default=Manifest(), description="splits of subjects and roles of domains")
     systems: dict[Annotated[str, Field(pattern=NAME)], System] = Field(
-        default={}, description="what is trained and embedded, by name"
+        default={}, description="systems to train and embed, by name"
     )
     sweeps: dict[Annotated[str, Field(pattern=NAME)], Sweep] = Field(
-        default={}, description="settings of a system that are tried at several values, by name"
+        default={}, description="sweeps over settings of a system, by name"
     )
-    evaluate: Tables = Field(default=Tables(), description="which numbers are made of the vectors")
+    evaluate: Tables = Field(default=Tables(), description="tables of metrics")
 
     @model_validator(mode="before")
     @classmethod

@@ -33,8 +33,8 @@ Values = Annotated[list[Annotated[Value, BeforeValidator(_number)]], Field(min_l
 
 
 class Sweep(Config):
-    """A system of the study, trained and embedded once for each value of a setting. A value at which the system stands
-    already is that system, and is not trained twice. In a table's `systems` the name of a sweep stands for its points.
+    """A system of the study, trained and embedded once for each value of a setting. A value that the system already
+    has is that system, and is not trained twice. In a table's `systems` the name of a sweep means all its points.
     """
 
     system: str = Field(description="the system that is varied, by name")
@@ -43,7 +43,7 @@ class Sweep(Config):
         max_length=2,
         description="values by setting of the system, such as `recipe.schedule.length`; of two, each with each",
     )
-    title: str = Field("", description="what it shows, printed above its drawings")
+    title: str = Field("", description="title above its drawings")
 
     @field_validator("values")
     @classmethod

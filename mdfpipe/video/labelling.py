@@ -43,7 +43,7 @@ class LabelRules(Config):
     other by more than half, which the faces of two people do not.
     """
 
-    measure: MeasureName = Field("ioa_face", description="overlap of a face with a body that picks the face")
+    measure: MeasureName = Field("ioa_face", description="overlap measure that chooses the face of a body")
     min_overlap: float = Field(
         0.5,
         ge=0,
@@ -51,7 +51,9 @@ class LabelRules(Config):
         description="least overlap that names a body; 0: any overlap above 0 ('maximum overlap'). The default suits "
         "ioa_face, iomin and center_in; a right pair has an iou of about 0.03 and a head_iou of about 0.15",
     )
-    ambiguity_measure: MeasureName = Field("ioa_face", description="overlap that decides whether a face lies in a body")
+    ambiguity_measure: MeasureName = Field(
+        "ioa_face", description="overlap measure that decides whether a face is inside a body"
+    )
     ambiguity_threshold: float = Field(
         0.75, ge=0, le=1, description="faces of two subjects strictly above it make a body ambiguous; 1: never"
     )

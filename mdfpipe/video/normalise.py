@@ -24,17 +24,17 @@ class Normalise(Config):
 
     policy: native8 takes the top 8 bits of the bit depth; video_percentile stretches between two percentiles of all
     pixels of the video (it is read twice); frame_percentile between those of each frame; fixed_range between
-    `low` and `high`. clahe evens out local contrast afterwards, on 8-bit sources, too.
+    `low` and `high`. clahe equalises local contrast afterwards, also for 8-bit sources.
     """
 
     policy: Literal["native8", "video_percentile", "frame_percentile", "fixed_range"] = Field(
-        "video_percentile", description="what becomes black and white: see above; recorded for every video"
+        "video_percentile", description="choice of black and white, see above; recorded for every video"
     )
     low_percentile: float = Field(0.5, ge=0, le=100, description="percentile that becomes black")
     high_percentile: float = Field(99.5, ge=0, le=100, description="percentile that becomes white")
     low: int | None = Field(None, ge=0, le=65535, description="value that becomes black (fixed_range)")
     high: int | None = Field(None, ge=0, le=65535, description="value that becomes white (fixed_range)")
-    clahe: bool = Field(False, description="even out local contrast afterwards")
+    clahe: bool = Field(False, description="equalise local contrast afterwards")
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -21,7 +21,12 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--frames", type=int, default=96, help="of a drawn clip (96)")
     parser.add_argument("--size", type=int, nargs=2, default=[1280, 720], metavar=("W", "H"), help="of a drawn clip")
     parser.add_argument("--image-size", type=int, default=640, help="yolo: the network's input (640)")
-    parser.add_argument("--min-score", type=float, default=0.25, help="yolo: boxes below are dropped (0.25)")
+    parser.add_argument(
+        "--min-score",
+        type=float,
+        default=0.25,
+        help="yolo: least detector confidence; boxes below it are dropped (0.25)",
+    )
     parser.add_argument("--device", default="cpu", help="yolo: cuda measures YOLOv10-X, drawn at random, on a GPU")
     parser.add_argument("--decoder", default="auto")
     parser.add_argument("--batch", type=int, default=8)

@@ -217,7 +217,7 @@ def test_runs_stand_side_by_side(evaluated: Path, tmp_path: Path) -> None:
     plain = call_here("eval", "--run", home / "first", "--compare", other).calm()
     assert "other/a" in plain.out
     assert "expected an evaluated run" in call_here("eval", "--run", other, "--compare", tmp_path).calm().line(2)
-    assert "expected --run beside it" in call_here("eval", "--compare", other).calm().line(2)
+    assert "expected --run, the run to compare with" in call_here("eval", "--compare", other).calm().line(2)
     assert "expected different runs" in call_here("eval", "--run", other, "--compare", other).calm().line(2)
 
 

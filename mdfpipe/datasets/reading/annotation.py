@@ -33,7 +33,7 @@ class AnomalyKind(StrEnum):
     MISSING_SUBJECT = "missing_subject"  # empty, NA, None, ...: kept, subject_id null
     SUBJECT_PERHAPS_NOBODY = "subject_perhaps_nobody"  # unknown, -1, ...: kept, under that name
     SUBJECTS_ALIKE = "subjects_alike"  # names that differ in letter case, in what one does not see, in zeros: kept
-    GALLERY_ROW_WITHOUT_SUBJECT = "gallery_row_without_subject"  # a row of a gallery table names nobody: left out
+    GALLERY_ROW_WITHOUT_SUBJECT = "gallery_row_without_subject"  # a row of a gallery table has no name: left out
     SUBJECT_AS_FLOAT = "subject_as_float"  # `12.0`, as pandas writes an integer column with gaps: kept, as `12`
     SAME_BOX_TWO_SUBJECTS = "same_box_two_subjects"  # kept
     SAME_SUBJECT_TWICE_IN_FRAME = "same_subject_twice_in_frame"  # kept

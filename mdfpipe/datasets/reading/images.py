@@ -38,11 +38,11 @@ class ImageAnomaly(StrEnum):
     NOT_AN_IMAGE = "not_an_image"  # a file with another suffix, a pipe, a link to nothing: left out
     MISPLACED = "misplaced"  # where the layout has no image, or its name does not say whose it is: left out
     UNUSABLE_NAME = "unusable_name"  # a path that could not be written down: left out
-    JUNK = "junk"  # a detection of nobody, subject -1: left out, as in the published evaluation
+    JUNK = "junk"  # a detection without a subject, -1: left out, as in the published evaluation
     LISTED_IMAGE_MISSING = "listed_image_missing"  # an index file names it, the disk does not hold it
     IMAGE_IN_NO_LIST = "image_in_no_list"  # the disk holds it, no index file names it: left out
-    TEST_IMAGE_IN_NO_LIST = "test_image_in_no_list"  # the same of a list that only tells what lies there: kept
-    SUBJECT_IN_NO_LIST = "subject_in_no_list"  # has images and stands in no index file: kept, in no split
+    TEST_IMAGE_IN_NO_LIST = "test_image_in_no_list"  # the same for a list that only describes the folder: kept
+    SUBJECT_IN_NO_LIST = "subject_in_no_list"  # has images but is in no index file: kept, in no split
     SUBJECT_WITHOUT_IMAGE = "subject_without_image"  # an index file names it, no image shows it
     LABEL_DISAGREES = "label_disagrees"  # one label of an index file for two folders: kept, the folder says who it is
     INDEX_FILE_MISSING = "index_file_missing"  # one of the published files that one can do without
@@ -55,7 +55,7 @@ class ImageDataset(Dataset):
     holds_images: ClassVar[bool] = True
 
     orientation: Literal["display", "stored"] = Field(
-        "display", description="turn images as their EXIF data say that they are shown, or leave them as stored"
+        "display", description="display: turn images as their EXIF data say; stored: leave them as stored"
     )
     folders: ClassVar[tuple[str, ...]]  # that hold the images, under the data root
 

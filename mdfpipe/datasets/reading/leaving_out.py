@@ -25,12 +25,14 @@ class LeaveOut(Config):
     """
 
     domains: list[str] = Field(
-        [], description="domains, or patterns with * and ?: [VIS-300m, 'NIR*']; as parsed, or as the domain rule says"
+        [],
+        description="domains, or patterns with * and ?: [VIS-300m, 'NIR*']; compared with the parsed domain and "
+        "with the text of the domain rule",
     )
     domains_other_than: list[str] = Field(
         [],
-        description="the domains of the study, or patterns: videos of any other are left out; one of which the domain "
-        "rule says nothing at all is no such video",
+        description="domains of the study, or patterns: videos of other domains are left out, but not those for "
+        "which the domain rule finds nothing",
     )
     paths: list[str] = Field(
         [],

@@ -69,9 +69,9 @@ def _exactly_one(rule: Config, names: tuple[str, ...]) -> None:
 
 
 class TextRule(Config):
-    """Where a video's session or camera is told: exactly one of `column` and `regex`."""
+    """The source of a video's session or camera: exactly one of `column` and `regex`."""
 
-    column: str | None = Field(None, description="header of the column of the face tables that tells it")
+    column: str | None = Field(None, description="header of the column of the face tables that holds it")
     regex: str | None = Field(
         None,
         description="regular expression, searched in the video's path; its first group, or without one the whole match",
@@ -96,9 +96,9 @@ class TextRule(Config):
 
 
 class DomainRule(Config):
-    """Where a video's domain is told: exactly one of `column`, `regex`, `table` and `constant`."""
+    """The source of a video's domain: exactly one of `column`, `regex`, `table` and `constant`."""
 
-    column: str | None = Field(None, description="header of the column of the face tables that tells it")
+    column: str | None = Field(None, description="header of the column of the face tables that holds it")
     regex: str | None = Field(
         None,
         description=(
@@ -110,13 +110,13 @@ class DomainRule(Config):
         None,
         description=(
             "CSV under the data root with the columns `file` (a path, or a pattern with * and ?, where * also "
-            "spans /) and `domain`; the first row that matches a video's path tells it"
+            "spans /) and `domain`; the first row that matches a video's path is used"
         ),
     )
     constant: str | None = Field(None, description="the one domain of every video, such as VIS-500m")
     map: dict[_Text, str] = Field(
         default_factory=dict,
-        description="what the column, regex or table says -> domain: {cat7: SWIR-30m}; the rest is taken as it is",
+        description="text of the column, regex or table -> domain: {cat7: SWIR-30m}; other texts are used as they are",
     )
 
     @field_validator("constant")

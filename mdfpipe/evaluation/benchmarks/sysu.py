@@ -33,8 +33,8 @@ INDOOR: Final = (1, 2)
 class Sysu(Benchmark):
     """SYSU-MM01: every infrared image of a test identity is searched among drawn visible images of all of them.
 
-    Images of camera 2 are in no list of camera 3's: both stand at one place. A rank counts identities. A query whose
-    person is in no gallery (indoor: who was never before camera 1 or 2) counts nowhere.
+    Images of camera 2 are in no list of camera 3's: both are at the same location. A rank counts identities. A query
+    whose person is in no gallery (indoor: never in camera 1 or 2) is not counted.
     """
 
     search: Literal["all", "indoor"] = Field("all", description="visible cameras: 1, 2, 4, 5; indoor: 1, 2")

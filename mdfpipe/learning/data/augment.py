@@ -38,7 +38,7 @@ SLOPE, OFFSET = (0.7, 2.0), (-0.7, 0.7)  # of the sigmoid of the polarity; ours:
 
 
 class Augment(Config):
-    """What is done to training crops; `normalise` and `colour` hold at test, too.
+    """Augmentation of training crops; `normalise` and `colour` also apply at test.
 
     Probabilities are of a crop, drawn independently. further_*: of crops of further manifests; none: as the study's.
     """
@@ -46,7 +46,7 @@ class Augment(Config):
     flip: float = Field(0.5, ge=0, le=1, description="probability of mirroring left and right")
     pad_px: int = Field(10, ge=0, description="black border to crop from, at 384 pixels height; scaled with the input")
     uncropped: float = Field(0.0, ge=0, le=1, description="probability of not padding and cropping (DI2L: 0.5)")
-    erasing: float = Field(0.5, ge=0, le=1, description="probability of putting noise in place of a rectangle")
+    erasing: float = Field(0.5, ge=0, le=1, description="probability of replacing a rectangle by noise")
     shift_x: float = Field(0.0, ge=0, lt=1, description="sideways by up to this share of the width")
     shift_y: float = Field(0.0, ge=0, lt=1, description="up or down by up to this share of the height")
     scale: float = Field(0.0, ge=0, lt=1, description="larger or smaller by up to this share")

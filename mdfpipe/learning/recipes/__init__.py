@@ -83,9 +83,11 @@ class Recipe(Plugin):
     image_height_px: int = Field(384, ge=16, le=2048, description="height of the network's input")
     image_width_px: int = Field(128, ge=16, le=2048, description="width of the network's input")
     depth: Depth = Field(default=Depth(), description="crops above 8 bits")
-    optimiser: Optimiser = Field(default=Optimiser(), description="what follows the gradient")
-    schedule: Schedule = Field(default=Schedule(), description="how long, and at which rate when")
-    augment: Augment = Field(default=Augment(), description="what is done to training crops")
+    optimiser: Optimiser = Field(default=Optimiser(), description="optimiser")
+    schedule: Schedule = Field(
+        default=Schedule(), description="length of the training and schedule of the learning rate"
+    )
+    augment: Augment = Field(default=Augment(), description="augmentation of training crops")
 
     @model_validator(mode="before")
     @classmethod

@@ -14,8 +14,9 @@ if TYPE_CHECKING:
 
 
 class Batches(Config):
-    """How batches are drawn. domain_aware: P subjects x K crops from each domain in use; random: P subjects x
-    `crops` x D crops whatever their domain; uniform: crops one by one. further_*: of visible-only manifests, beside.
+    """Sampling of batches. domain_aware: P subjects x K crops from each domain in use; random: P subjects x
+    `crops` x D crops of any domain; uniform: crops one by one. further_*: additional crops of visible-only
+    manifests.
     evenly_over crops: each crop of a subject (domain_aware: of a subject in a domain) is as likely as any other;
     videos: of different videos or cameras as far as there are, so that a long one counts no more than a short one.
     """

@@ -42,7 +42,7 @@ TINY: dict[str, Any] = {
 
 
 class NonLocalBlocks(Config):
-    """The blocks in which every place of a map looks at all others."""
+    """Non-local blocks, in which every place of a map attends to all others."""
 
     inner: Literal["half", "one"] = Field("half", description="width within: half the channels, or one (AGW's slip)")
     norm: Literal["softmax", "mean"] = Field("softmax", description="weights of places: softmax, or divided by n (AGW)")
@@ -63,12 +63,12 @@ class CrossModal(Recipe):
         "all",
         description="domains that losses bring together: every two, a visible and another, or infrared ones as one",
     )
-    batches: Batches = Field(default=Batches(), description="how batches are drawn")
+    batches: Batches = Field(default=Batches(), description="sampling of batches")
     backbone_rate: float = Field(1.0, gt=0, description="rate of the backbone, times the schedule's")
     bias_rate: float = Field(1.0, gt=0, description="rate of biases, times the others'")
     decay_vectors: bool = Field(True, description="weight decay also of biases and of the scales of norms")
-    flip_fusion: bool = Field(False, description="embed the mirrored crop, too, and average")
-    augment: Augment = Field(default=IMAGENET, description="what is done to training crops")
+    flip_fusion: bool = Field(False, description="also embed the mirrored crop and average both")
+    augment: Augment = Field(default=IMAGENET, description="augmentation of training crops")
 
     @property
     def features(self) -> int:

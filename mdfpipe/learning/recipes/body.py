@@ -8,7 +8,7 @@ subject): cross-entropy over the training subjects and batch-hard triplets are w
 and schedule are not given: P 8, K 2 are ours, the rest is PASS's. Ours are also turns of subjects, so that each comes
 up equally often, and in domain-aware batches a subject's crops of a domain by different videos as far as there are
 (`batches.evenly_over: crops` is a plain draw). The paper compares with random sampling and does not define it: P
-subjects with D K crops each is our reading (`sampler: random`), a plain draw over a subject's crops, whatever their
+subjects with D K crops each is our reading (`sampler: random`), a plain draw over a subject's crops of any
 domain and video, as PASS draws; subjects that lack a domain take part. `backbone: striped` (a small ResNet with
 horizontal stripes), the supervised contrastive term, the polarity augmentation and joint training on further,
 visible-only crops are ours, for machines without an accelerator and for training from scratch; all are off by default.
@@ -87,15 +87,15 @@ class Body(Recipe):
     triplet: Triplet = Field(default=Triplet(), description="batch-hard triplet term")
     contrastive: float = Field(0.0, ge=0, description="weight of the supervised contrastive term, after the neck")
     temperature: float = Field(0.1, gt=0, description="of the contrastive term")
-    batches: Batches = Field(default=Batches(), description="how batches are drawn")
+    batches: Batches = Field(default=Batches(), description="sampling of batches")
     lora: Lora | None = Field(None, description="train low-rank terms instead of the backbone")
     bias_rate: float = Field(1.0, gt=0, description="rate of biases, times the others' (PASS: 2)")
     head_rate: float = Field(1.0, gt=0, description="rate of neck and classifier, times the backbone's")
     decay_vectors: bool = Field(True, description="weight decay also of biases and of the scales of norms")
     test_feature: Literal["raw", "neck"] = Field(
-        "raw", description="what is embedded: z (the paper), or h after the neck"
+        "raw", description="embedded feature: z (the paper), or h after the neck"
     )
-    flip_fusion: bool = Field(False, description="embed the mirrored crop, too, and average")
+    flip_fusion: bool = Field(False, description="also embed the mirrored crop and average both")
 
     @model_validator(mode="after")
     def _is_sound(self) -> Self:

@@ -19,7 +19,7 @@ embedding. The 26.71 M parameters of Table 2 cannot be: two last stages have 38.
 parameters and FLOPs need), margins (0.3), p of GeM (3), the schedule (backbone at a tenth of the rate, warm-up of 10
 epochs, a tenth at 20, a hundredth at 50), momentum and weight decay, padding (10 pixels at 288) and erasing (0.5), the
 test feature (the branches' features side by side, before their necks; cosine), weakening at test as in training
-(`weakening.training_only`), the hetero-centre term only beside two branches (`hc_triplet`), subjects in turns, so that
+(`weakening.training_only`), the hetero-centre term only with two branches (`hc_triplet`), subjects in turns, so that
 each comes up equally often. A subject's images of a domain are a plain sample, as in the paper; `batches.evenly_over:
 videos` (ours) spreads them over videos or cameras.
 
@@ -74,7 +74,7 @@ class Weaken(Config):
 
 
 class Overlap(Config):
-    """The penalty on branches that look at the same place (DFW eq. 4-5)."""
+    """The penalty on branches that attend to the same place (DFW eq. 4-5)."""
 
     weight: float = Field(0.5, ge=0, description="lambda of eq. 7 (SYSU .5, RegDB 1)")
     separation_px: float = Field(100.0, ge=0, description="S, px of an input of height 288, scaled with the input")
@@ -91,17 +91,17 @@ class Dfw(CrossModal):
     image_width_px: int = Field(144, ge=16, le=2048, description="width of the network's input (ours)")
     optimiser: Optimiser = Field(
         default=Optimiser(rate=0.1, weight_decay=5e-4),
-        description="what follows the gradient (momentum and weight decay: ours)",
+        description="optimiser (momentum and weight decay: ours)",
     )
     schedule: Schedule = Field(
         default=Schedule(length=60, shape="steps", warm_up=10, warm_up_from=0.1, milestones=[20, 50]),
-        description="how long, and at which rate when (ours, but for the length)",
+        description="length of the training and schedule of the learning rate (ours, but for the length)",
     )
     augment: Augment = Field(
-        default=IMAGENET.model_copy(update={"pad_px": 13}), description="what is done to training crops"
+        default=IMAGENET.model_copy(update={"pad_px": 13}), description="augmentation of training crops"
     )
     batches: Batches = Field(
-        default=Batches(subjects=6, crops=6, evenly_over="crops"), description="how batches are drawn"
+        default=Batches(subjects=6, crops=6, evenly_over="crops"), description="sampling of batches"
     )
     backbone_rate: float = Field(0.1, gt=0, description="rate of the backbone, times the schedule's (ours)")
     weakening: Weaken | None = Field(default=Weaken(), description="DFW; none: without")
@@ -116,7 +116,7 @@ class Dfw(CrossModal):
     hc_margin: float = Field(0.3, ge=0, description="rho of the hetero-centre triplet (ours)")
     triplet_margin: float | Literal["soft"] = Field(0.3, description="of the triplet of each branch (ours)")
     gem_power: float = Field(3.0, gt=0, description="p of GeM, over space and over channels (ours)")
-    test_feature: Literal["raw", "neck"] = Field("raw", description="what is embedded: before the necks, or after them")
+    test_feature: Literal["raw", "neck"] = Field("raw", description="embedded feature: before or after the necks")
 
     @property
     def features(self) -> int:

@@ -57,7 +57,7 @@ class DI2L(CrossModal):
     image_height_px: int = Field(288, ge=16, le=2048, description="height of the network's input")
     image_width_px: int = Field(144, ge=16, le=2048, description="width of the network's input")
     batches: Batches = Field(
-        default=Batches(subjects=8, crops=4, evenly_over="crops"), description="how batches are drawn"
+        default=Batches(subjects=8, crops=4, evenly_over="crops"), description="sampling of batches"
     )
     channel_augmentation: bool = Field(
         True, description="a further image of each visible one, with one of its channels for all three"
@@ -81,15 +81,15 @@ class DI2L(CrossModal):
     )
     optimiser: Optimiser = Field(
         default=Optimiser(rate=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4),
-        description="what follows the gradient (paper: SGD; the rest CAJ's)",
+        description="optimiser (paper: SGD; the rest CAJ's)",
     )
     schedule: Schedule = Field(
         default=Schedule(length=120, shape="steps", warm_up=10, warm_up_from=0.1, milestones=[20, 50]),
-        description="how long, and at which rate when (the warm-up is CAJ's)",
+        description="length of the training and schedule of the learning rate (the warm-up is CAJ's)",
     )
     augment: Augment = Field(
         default=Augment(pad_px=13, uncropped=0.5, erasing=0.5, normalise="imagenet"),
-        description="what is done to training crops",
+        description="augmentation of training crops",
     )
 
     @model_validator(mode="after")

@@ -64,13 +64,13 @@ class Face(Recipe):
     )
     batch: int = Field(64, ge=2, description="crops of a batch")
     head_rate: float = Field(10.0, gt=0, description="rate of the class weights, times the backbone's")
-    flip_fusion: bool = Field(True, description="embed the mirrored crop, too, and add (norms weigh)")
-    optimiser: Optimiser = Field(
-        default=Optimiser(rate=1e-3, weight_decay=5e-4), description="what follows the gradient"
+    flip_fusion: bool = Field(True, description="also embed the mirrored crop and add both (weighted by their norms)")
+    optimiser: Optimiser = Field(default=Optimiser(rate=1e-3, weight_decay=5e-4), description="optimiser")
+    schedule: Schedule = Field(
+        default=Schedule(length=20, warm_up=1), description="length of the training and schedule of the learning rate"
     )
-    schedule: Schedule = Field(default=Schedule(length=20, warm_up=1), description="how long, and at which rate when")
     augment: Augment = Field(
-        default=Augment(pad_px=0, erasing=0, colour="bgr"), description="what is done to training crops"
+        default=Augment(pad_px=0, erasing=0, colour="bgr"), description="augmentation of training crops"
     )
 
     @property

@@ -90,7 +90,7 @@ class Adversary(Config):
         "reversal", description="turned gradients (eq. 2), or the released code's: labels shuffled over the batch"
     )
     strength: float = Field(1.0, gt=0, description="of the reversal (ours)")
-    ramp: bool = Field(False, description="the reversal grows from 0 to its strength as the training goes on")
+    ramp: bool = Field(False, description="increase the reversal from 0 to its strength during the training")
 
     @model_validator(mode="after")
     def _is_sound(self) -> Self:
@@ -128,7 +128,7 @@ class Discrepancy(Config):
 
     weight: float = Field(1.0, ge=0, description="weight of the term; the paper: 1")
     pairing: Literal["index", "class"] = Field(
-        "index", description="the k-th images of a subject belong together, or whole subjects, whatever their counts"
+        "index", description="the k-th images of a subject belong together, or whole subjects, for any counts"
     )
 
 
@@ -148,11 +148,12 @@ class Idkl(CrossModal):
     )
     streams: Literal["shared"] = Field("shared", description="all images go through the same weights")
     batches: Batches = Field(
-        default=Batches(subjects=12, crops=5, evenly_over="crops"), description="how batches are drawn"
+        default=Batches(subjects=12, crops=5, evenly_over="crops"), description="sampling of batches"
     )
-    optimiser: Optimiser = Field(default=CONFIGURATIONS["paper"]["optimiser"], description="what follows the gradient")
+    optimiser: Optimiser = Field(default=CONFIGURATIONS["paper"]["optimiser"], description="optimiser")
     schedule: Schedule = Field(
-        default=CONFIGURATIONS["paper"]["schedule"], description="how long, and at which rate when (length: released)"
+        default=CONFIGURATIONS["paper"]["schedule"],
+        description="length of the training and schedule of the learning rate (length: released)",
     )
     power: float = Field(3.0, ge=1, description="of GeM (ours)")
     margin: float | Literal["soft"] = Field(0.3, description="of the triplet terms, or soft (ours)")

@@ -15,12 +15,12 @@ and their mean, `literal` the equation, `none` the released code, which has no s
 a mean over elements, not a sum over some 800,000; `cmkd.of: pooled` compares GeM of the maps, which asks for no two
 crops to agree pixel by pixel, and `cmkd.relative` divides by the mean of M^2 (both ours). `eat.form: released` is what
 the code trains with: two of the four terms, a hinge, the exponential of the mean. The paper does not say what remains
-without the angular loss; here the compactness term goes with it, and the identity loss (and distillation) stay. Where
-the non-local blocks stand is not said: two, after stages 2 and 3 (ours); `non_local: {place: agw, inner: one, norm:
-mean}` is the code's. `classifier_input: dropout_elu` is the code's, too. Where the paper says nothing, these are the
-code's: images of 384x128, flip, a border of 10 pixels to crop from, GeM of power 3, V after the neck for angular and
-identity losses, how long the warm-up is, weight decay, the rate of biases, and the walk over all visible images as
-anchors. A tuple is of a subject with crops in every domain; its positive is any other crop (the paper draws at
+without the angular loss; here the compactness term goes with it, and the identity loss (and distillation) stay. The
+place of the non-local blocks is not stated: two, after stages 2 and 3 (ours); `non_local: {place: agw, inner: one,
+norm: mean}` is the code's. `classifier_input: dropout_elu` is the code's, too. Where the paper says nothing, these are
+the code's: images of 384x128, flip, a border of 10 pixels to crop from, GeM of power 3, V after the neck for angular
+and identity losses, the length of the warm-up, weight decay, the rate of biases, and the walk over all visible images
+as anchors. A tuple is of a subject with crops in every domain; its positive is any other crop (the paper draws at
 random; `batches.evenly_over: videos`, ours, takes another video or camera where there is one), and the subject of each
 negative is drawn before its crop, as the code does; subjects that lack a domain give negatives only, unless `tuples:
 batch` (ours), which takes all positives and negatives of a batch, and draws by `batches.sampler: random` where that is
@@ -121,13 +121,13 @@ class Lccrf(CrossModal):
     bias_decay: float | None = Field(0.0, ge=0, description="weight decay of biases (released); null: as the others'")
     optimiser: Optimiser = Field(
         default=Optimiser(method="adam", rate=3e-4, weight_decay=5e-4),
-        description="what follows the gradient (weight decay: released)",
+        description="optimiser (weight decay: released)",
     )
     schedule: Schedule = Field(
         default=Schedule(
             length=30_000, unit="steps", shape="steps", warm_up=500, warm_up_from=1 / 3, milestones=[10_000, 20_000]
         ),
-        description="how long, and at which rate when (the warm-up is the released code's)",
+        description="length of the training and schedule of the learning rate (the warm-up is the released code's)",
     )
 
     @model_validator(mode="after")

@@ -16,16 +16,18 @@ if TYPE_CHECKING:
 
 
 class Optimiser(Config):
-    """What follows the gradient."""
+    """The optimiser."""
 
-    method: Literal["sgd", "adam", "adamw"] = Field("sgd", description="rule of the step")
+    method: Literal["sgd", "adam", "adamw"] = Field("sgd", description="optimisation method")
     rate: float = Field(4e-4, gt=0, description="learning rate at the schedule's top, of a group of rate 1")
     momentum: float = Field(0.9, ge=0, lt=1, description="of sgd")
     nesterov: bool = Field(False, description="of sgd")
     weight_decay: float = Field(1e-4, ge=0, description="of every group that names none")
-    clip_norm: float | None = Field(None, gt=0, description="longest gradient, of all parameters together")
-    accumulate: int = Field(1, ge=1, description="batches added up before a step")
-    ema: float | None = Field(None, gt=0, lt=1, description="decay of a moving average of the weights, kept instead")
+    clip_norm: float | None = Field(None, gt=0, description="largest norm of the gradient over all parameters")
+    accumulate: int = Field(1, ge=1, description="batches accumulated before a step")
+    ema: float | None = Field(
+        None, gt=0, lt=1, description="decay of a moving average of the weights, which is then stored"
+    )
 
     @model_validator(mode="after")
     def _is_sound(self) -> Self:
@@ -54,7 +56,8 @@ class Optimiser(Config):
 
 
 class Schedule(Config):
-    """How long, and at which rate when. Lengths are in epochs, or in steps where `unit` says so.
+    """Length of the training and schedule of the learning rate. Lengths are in epochs, or in steps where `unit`
+    says so.
 
     cosine falls from the top to `floor` times it; steps multiplies by `factor` at each milestone; constant stays.
     During the warm-up the rate rises linearly from `warm_up_from` times the top.

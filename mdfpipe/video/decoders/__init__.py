@@ -46,18 +46,18 @@ class Decoder(Plugin):
 
     orientation: Orientation = Field(
         "display",
-        description="turn pictures as the file says they are shown (display matrix, EXIF), or leave them as stored",
+        description="display: turn pictures as the file says (display matrix, EXIF); stored: leave them as stored",
     )
     stream: int | None = Field(
         None,
         ge=0,
-        description="which video stream of a file with several, from 0; none: the default one, or else the largest",
+        description="video stream of a file with several, from 0; none: the default stream, else the largest",
     )
 
     colour_bits: Literal["band", 8, 16] = Field(
         "band",
-        description="bits of colour video above 8 bits, which measures nothing: 8 as other colour video, or all 16; "
-        "band: 8 in VIS and NIR, 16 beyond, and 16 of images. Grey above 8 bits keeps its values in any case",
+        description="bits of colour video above 8 bits. 8: like other colour video; 16: keep all; band: 8 in VIS and "
+        "NIR, 16 in other bands and for images. Grey above 8 bits always keeps its values",
     )
 
     def of_band(self, band: str) -> Decoder:

@@ -20,7 +20,7 @@ class OpenCV(Decoder):
     """cv2.VideoCapture with FFmpeg, 8 bits only.
 
     It ends without a word where a frame does not decode: so the frames are counted against the container's packets,
-    and DecodeError comes at the end. A patched-up picture in the middle passes unseen, but where there are checksums.
+    and DecodeError comes at the end. A concealed picture in the middle is not detected, except by checksums.
     It refuses interlaced video, and a stream that is not the first.
     """
 

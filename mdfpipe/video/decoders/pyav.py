@@ -47,7 +47,7 @@ class PyAV(Decoder):
 
     A packet that does not decode, one whose checksum is wrong, a frame that FFmpeg patched up, a frame that the decoder
     dropped and a file that ends before its container does raise DecodeError, each after the sound frames before it were
-    given. Damage that is still valid syntax cannot be seen by anybody where there is no checksum: `docs/damage.md`
+    given. Damage that is still valid syntax cannot be detected without a checksum: `docs/damage.md`
     counts it for each codec.
     """
 

@@ -61,20 +61,22 @@ class Onnx(Detector):
     The boxes of a frame come best score first, in pixels of the frame, not clipped to it.
     """
 
-    weights: str = Field(json_schema_extra=BY_CONTENT, description="the .onnx file; counts by its content")
-    format: Literal["auto", "yolov10", "yolox", "yolov8"] = Field("auto", description="auto: from the output's shape")
-    min_score: float = Field(0.25, ge=0, le=1, description="boxes below are dropped")
-    person_class: int = Field(0, ge=0, description="number of the class that is a person (COCO: 0)")
-    nms_iou: float = Field(
-        0.45, ge=0, le=1, description="suppress a box that overlaps a better one by more (not yolov10)"
+    weights: str = Field(
+        json_schema_extra=BY_CONTENT, description="the .onnx file; its content is part of the fingerprint"
     )
-    max_detections: int = Field(300, ge=1, description="at most so many boxes a frame, the best ones")
+    format: Literal["auto", "yolov10", "yolox", "yolov8"] = Field("auto", description="auto: from the output's shape")
+    min_score: float = Field(0.25, ge=0, le=1, description="least detector confidence; boxes below it are dropped")
+    person_class: int = Field(0, ge=0, description="class number of a person (COCO: 0)")
+    nms_iou: float = Field(
+        0.45, ge=0, le=1, description="IoU with a better box above which a box is suppressed (not yolov10)"
+    )
+    max_detections: int = Field(300, ge=1, description="largest number of boxes per frame; the best ones are kept")
     image_size: Side | tuple[Side, Side] | None = Field(
         None, description="for free input axes: the longer side (640), or height and width; fixed axes are kept"
     )
     colour: Literal["auto", "rgb", "bgr"] = Field("auto", description="order of the input's channels")
     values: Literal["auto", "0..1", "0..255"] = Field("auto", description="range of the input's values")
-    align: Literal["auto", "centre", "top_left"] = Field("auto", description="where the frame lies in the input")
+    align: Literal["auto", "centre", "top_left"] = Field("auto", description="position of the frame in the input")
     decoded: bool = Field(False, description="yolox: the graph decodes its boxes (--decode_in_inference)")
 
     def check(self, data: Path) -> None:

@@ -50,7 +50,7 @@ COLUMNS = {
 
 
 class Precomputed(Detector):
-    """Boxes read from a Parquet or CSV file (told apart by content), looked up by video and frame."""
+    """Boxes from a Parquet or CSV file (recognised by content), by video and frame."""
 
     boxes: str = Field(json_schema_extra=BY_CONTENT, description="the file; may hold {video_id}: one file per video")
     box: Literal["xyxy", "xywh"] = Field("xyxy", description="columns x1, y1, x2, y2, or x, y, width, height")
@@ -58,9 +58,9 @@ class Precomputed(Detector):
     check_boxes: bool = Field(
         True,
         json_schema_extra=NOT_A_RESULT,
-        description="fail a video whose boxes cannot be of its picture: outside it, or relative",
+        description="fail a video whose boxes do not fit its picture: outside it, or relative",
     )
-    min_score: float = Field(0.0, ge=0, le=1, description="boxes below are dropped")
+    min_score: float = Field(0.0, ge=0, le=1, description="least detector confidence; boxes below it are dropped")
 
     def check(self, data: Path) -> None:
         """Raise ConfigError where a file of all videos is missing, or is no table of boxes."""

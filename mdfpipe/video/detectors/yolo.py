@@ -46,27 +46,28 @@ class Yolo(Detector):
     weights: str = Field(
         "yolov10x.pt",
         json_schema_extra=BY_CONTENT,
-        description="the .pt file, which counts by its content; demo: a small network, trained on synthetic data only",
+        description="the .pt file; its content is part of the fingerprint; demo: a small network, trained on "
+        "synthetic data only",
     )
     weights_entry: str | None = Field(
         None,
         json_schema_extra=IF_SET,
-        description="of a file with several sets of weights the one to take, such as `model`; averaged: the moving "
-        "average; none: `ema`, else `model`, as ultralytics does",
+        description="set of weights to take from a file with several, such as `model`; averaged: the moving average; "
+        "none: `ema`, else `model`, as ultralytics does",
     )
     model: Literal["auto", "n", "s", "m", "b", "l", "x"] = Field(
         "auto",
         json_schema_extra=NOT_A_RESULT,  # only one of them fits
-        description="which YOLOv10 the weights are of; auto: from the checkpoint, or from the shapes of its tensors",
+        description="YOLOv10 variant of the weights; auto: from the checkpoint or the shapes of its tensors",
     )
-    min_score: float = Field(0.25, ge=0, le=1, description="boxes below are dropped")
-    person_class: int = Field(0, ge=0, description="number of the class that is a person (COCO: 0)")
-    max_detections: int = Field(300, ge=1, description="at most so many boxes a frame, the best ones")
+    min_score: float = Field(0.25, ge=0, le=1, description="least detector confidence; boxes below it are dropped")
+    person_class: int = Field(0, ge=0, description="class number of a person (COCO: 0)")
+    max_detections: int = Field(300, ge=1, description="largest number of boxes per frame; the best ones are kept")
     image_size: int = Field(
-        640, ge=STRIDE, multiple_of=STRIDE, description="the frame's longer side becomes so many pixels"
+        640, ge=STRIDE, multiple_of=STRIDE, description="longer side of the frame in the input, pixels"
     )
     precision: Literal["fp32", "bf16"] = Field(
-        "fp32", description="bf16: about twice as fast on a processor that has it, boxes move a little"
+        "fp32", description="bf16: about twice as fast on processors that support it; boxes move slightly"
     )
 
     def check(self, data: Path) -> None:
