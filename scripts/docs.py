@@ -61,24 +61,25 @@ PUBLIC = {
 """Public checkpoints: which recipe takes them, and what to know."""
 
 ENVIRONMENT = {
-    "MDFPIPE_DATA": "Folder that holds the data set, where `--data` is not given.",
-    "MDFPIPE_WEIGHTS": "Folder in which weights are looked for, too, and into which `--download-weights` puts them.",
-    "MDFPIPE_LARGEST_GB": "Memory, in GB, that a file may ask for by its header, instead of 2 or four times its size; "
-    "also what a batch of pictures may hold. Such as `16`, or less for files of strangers.",
-    "MDFPIPE_HOST": "Another name for this machine in locks and temporary files: of tests.",
-    "COLUMNS": "Width of help texts and of progress bars; tables are as wide as their numbers need.",
-    "TMPDIR": "Where ultralytics has a scratch folder while it opens weights; it is empty after each command. torchrun "
-    "leaves its own logs there.",
-    "MPLCONFIGDIR": "Where matplotlib keeps its cache of fonts, the one thing that is written below the home folder.",
-    "RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR, MASTER_PORT": "As `torchrun` sets them: its "
-    "processes train together. `LT_*`, with which Fabric would be told otherwise, are passed over.",
-    "SLURM_*, OMPI_COMM_WORLD_*, PMI_*, JSM_NAMESPACE_*": "Tell a copy that srun or mpirun started, which is refused, "
-    "from a job that runs once; the number of the job is in the lock of a run.",
-    "ORT_DISABLE_TELEMETRY": "Set to `1`, where it is not set: onnxruntime reports nothing to its maker.",
-    "TORCHINDUCTOR_CACHE_DIR": "Set by the commands, where it is not set, so that torch makes no folder in TMPDIR.",
+    "MDFPIPE_DATA": "Data folder if `--data` is not given.",
+    "MDFPIPE_WEIGHTS": "Another folder to search for weights; `--download-weights` stores them there.",
+    "MDFPIPE_LARGEST_GB": "Largest memory in GB that the header of a file, or a batch of pictures, may ask for, such "
+    "as `16`. The default is 2 GB or four times the size of the file.",
+    "MDFPIPE_HOST": "Another name for this machine in locks and temporary files; for tests.",
+    "COLUMNS": "Width of help and progress bars; tables are as wide as their content.",
+    "TMPDIR": "Scratch folder of ultralytics while it opens weights; it is empty after each command. torchrun leaves "
+    "its own logs there.",
+    "MPLCONFIGDIR": "Folder of matplotlib's font cache, the only file written below the home folder.",
+    "RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR, MASTER_PORT": "Set by `torchrun`: its processes "
+    "train together. `LT_*`, the variables of Fabric, are ignored.",
+    "SLURM_*, OMPI_COMM_WORLD_*, PMI_*, JSM_NAMESPACE_*": "Distinguish copies started by srun or mpirun, which are "
+    "refused, from a single job; the lock of a run records the job number.",
+    "ORT_DISABLE_TELEMETRY": "Set to `1` by the commands if not set: onnxruntime reports nothing to its maker.",
+    "TORCHINDUCTOR_CACHE_DIR": "Set by the commands if not set, so that torch makes no folder in TMPDIR.",
     "OMP_NUM_THREADS, OPENBLAS_NUM_THREADS, MKL_NUM_THREADS, OMP_WAIT_POLICY": "Set in worker processes: `--threads`.",
-    "YOLO_CONFIG_DIR, YOLO_OFFLINE": "Set while ultralytics opens weights, so that it asks and keeps nothing.",
-    "OPENCV_FFMPEG_LOGLEVEL, DECORD_EOF_RETRY_MAX": "Set for the decoders opencv and decord, where they are not set.",
+    "YOLO_CONFIG_DIR, YOLO_OFFLINE": "Set while ultralytics opens weights, so that it uses no network and writes no "
+    "settings.",
+    "OPENCV_FFMPEG_LOGLEVEL, DECORD_EOF_RETRY_MAX": "Set for the decoders opencv and decord if not set.",
 }
 """Variables of the environment that the package reads or sets."""
 
