@@ -27,6 +27,7 @@ from mdfpipe.store.parquet import is_whole
 from mdfpipe.store.run import DAMAGED, Receipt, Run, read_receipt
 
 THREADS: Final = 4
+_INDEX: Final = "index/videos.parquet"
 _OF_VIDEOS: Final = ("detect", "label", "crop")
 _OF_NO_PART: Final = (STATE, LOG)  # of a training that has not ended
 _NOT_READ: Final = ("failed", "report", BOARD)
@@ -185,6 +186,9 @@ def _parts(run: Run, receipts: list[Receipt], listed: dict[str, Path]) -> Iterat
 
 def _beside(run: Run, receipts: list[Receipt], listed: dict[str, Path], found: Integrity) -> Iterator[_Task]:
     """The files that belong to parts; of a missing one, or one of another size, nothing has to be read."""
+    is_made = any(receipt.stage != "index" for receipt in receipts)
+    if is_made and _INDEX not in listed and run.failure("index", "videos") is None:
+        found.missing.append(Finding(_INDEX, "all other parts were made from it", "index/videos"))
     for receipt in receipts:
         part = (receipt.stage, receipt.key)
         for name, (size, digest) in receipt.files.items():

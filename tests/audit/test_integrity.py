@@ -180,6 +180,14 @@ def test_inspect_notes_what_it_finds_damaged(home: Path, name: str, stage: str, 
     assert made(home) == golden
 
 
+def test_an_index_that_is_gone_is_missing(home: Path) -> None:
+    golden = made(home)
+    (home / "run" / "index" / "videos.parquet").unlink()
+    assert [one.path for one in verify(home / "run").missing] == ["index/videos.parquet"]
+    assert again(home, "label")[0].complete
+    assert made(home) == golden
+
+
 def test_verify_says_what_is_sound_foreign_and_how_far_it_is(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (home / "run" / "crop" / "notes.txt").write_text("mine")
     told: list[Event] = []
