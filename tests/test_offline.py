@@ -73,11 +73,7 @@ def test_no_command_asks_for_the_network_or_writes_elsewhere(trap: Path, labelle
     shutil.rmtree(home / "run" / "detect")
     weights = home / "run" / "train" / "tiny" / "last.pt"
     commands: list[list[object]] = [
-        ["detect", study, *where],
-        ["label", study, *where],
-        ["train", study, *where],
-        ["eval", study, *where],
-        ["run", study, *where],
+        ["run", study, *where],  # from detect on
         ["status", home / "run"],
         ["report", home / "run"],
         ["inspect", home / "run"],

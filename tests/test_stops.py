@@ -1,6 +1,7 @@
 """How a command ends that is stopped, whose output goes nowhere, or that meets an error which nobody foresaw."""
 
 import os
+import pty
 import signal
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from mdfpipe.cli import ends, streams
 from mdfpipe.machine import stopping
 
 COMMAND = """
@@ -105,8 +107,7 @@ def test_an_error_that_nobody_foresaw_is_one_line_and_its_traceback_is_kept(debu
     [
         ("> /dev/full", 2, "mdfpipe: standard output cannot be written: No space left on device"),
         ("| true", 141, ""),  # a reader that has gone
-        (">&-", 0, ""),
-        ("2> /dev/full", 0, ""),  # a log is no result
+        (">&- 2> /dev/full", 0, ""),  # a log is no result
         ("2>&-", 0, ""),
     ],
 )
@@ -127,6 +128,14 @@ def test_output_that_goes_nowhere(streams: str, code: int, said: str, tmp_path: 
     lines = [line for line in made.stderr.splitlines() if line != "a log"]
     assert len(lines) == bool(said)
     assert all(line.startswith(said) for line in lines)
+
+
+def test_a_terminal_that_closed_is_a_reader_that_has_gone() -> None:
+    leader, follower = pty.openpty()
+    os.close(leader)
+    with pytest.raises(streams.OutputFailed) as caught, streams._Output(follower, "w") as output:
+        output.write(b"a table")
+    assert ends.explain(caught.value, debug=False) == 141
 
 
 def test_a_signal_is_held_back_and_delivered_once_the_step_is_done() -> None:

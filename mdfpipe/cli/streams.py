@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import os
+import stat
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,10 @@ from typing import Any
 class OutputFailed(Exception):  # noqa: N818 - it says what happened
     """Standard output cannot be written. Not an OSError: libraries would turn a pipe that closed into exit code 1."""
 
-    def __init__(self, error: OSError) -> None:
+    def __init__(self, error: OSError, mode: int = 0) -> None:
         super().__init__(error.strerror)
-        self.closed = error.errno == errno.EPIPE
+        is_hung_up = error.errno == errno.EIO and stat.S_ISCHR(mode)  # a terminal that closed
+        self.closed = error.errno == errno.EPIPE or is_hung_up
 
 
 class _Output(io.FileIO):
@@ -23,8 +25,9 @@ class _Output(io.FileIO):
         try:
             return super().write(data)
         except OSError as error:
+            mode = os.fstat(self.fileno()).st_mode
             os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())  # what is left in buffers must not fail again
-            raise OutputFailed(error) from None
+            raise OutputFailed(error, mode) from None
 
 
 class _Log(io.FileIO):
