@@ -156,7 +156,7 @@ def reached(
         return
     known = f"; {len(found) - len(new)} are there already" if len(new) < len(found) else ""
     would = "would enter" if dry_run else "entered"
-    say("\n".join([*numbers.lines(new), f"{file}: {would} {len(new)} rows{known}"]))
+    beside(file, "\n".join([*numbers.lines(new), f"{file}: {would} {len(new)} rows{known}"]))
 
 
 @app.command()

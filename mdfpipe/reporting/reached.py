@@ -17,6 +17,7 @@ from pydantic import Field, model_validator
 
 from mdfpipe import __version__
 from mdfpipe.config import NAME, Config, parse_yaml, read_yaml, validate
+from mdfpipe.datasets import Dataset
 from mdfpipe.errors import ConfigError, DataError, MdfError, StoreError, cannot_write
 from mdfpipe.evaluation.published import Percent
 from mdfpipe.evaluation.published import rows as paper_rows
@@ -204,16 +205,20 @@ def _compared(pipeline: Pipeline, run: Run, data: Path) -> list[str]:
 
 def _benchmark(opened: Sequence[_Opened], on: str) -> str:
     """What the runs are of. Raises ConfigError."""
-    names = {one.pipeline.dataset.published_name for one in opened}
-    drawn = [one.path for one in opened if (one.data / DESCRIPTION).is_file()]
-    papers = {row.benchmark for row in paper_rows()} | (names - {""})
-    if drawn and on in papers:
-        raise ConfigError(f"--on {on}: expected the data set of {drawn[0]}, which is drawn: leave --on out")
-    if len(names) > 1:
-        raise ConfigError(f"expected runs on one data set, got {' and '.join(sorted(names))}; enter them one by one")
-    name = next(iter(names))
+    layouts = {one.pipeline.dataset.use: one.pipeline.dataset.published_name for one in opened}
+    if len(layouts) > 1:
+        raise ConfigError(f"expected runs on one data set, got {' and '.join(sorted(layouts))}; enter them one by one")
+    ((use, name),) = layouts.items()
+    own = {Dataset.variant(choice).published_name: choice for choice in Dataset.choices()}
+    papers = {one.casefold(): one for one in (*own, *(row.benchmark for row in paper_rows())) if one}
+    on = papers.get(on.strip().casefold(), on.strip())
+    drawn = next((one.path for one in opened if (one.data / DESCRIPTION).is_file()), None)
+    if drawn and on in papers.values():
+        raise ConfigError(f"--on {on}: expected the data set of {drawn}, which is drawn: leave --on out")
+    if on in papers.values() and on != name and (name or on in own):
+        raise ConfigError(f"--on {on}: expected the data set of {opened[0].path}, whose layout is {use}: correct --on")
     differs = next(((one.path, one.differs) for one in opened if one.differs), None)
-    if name and differs and on in ("", *papers):
+    if differs and (on or name) == name:
         raise ConfigError(
             f"{differs[0]}: expected {name} as it is published, got other counts ({differs[1][0]}): these numbers are "
             "not of that benchmark; name the data by --on with a name of your own"

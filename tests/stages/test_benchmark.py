@@ -205,7 +205,9 @@ def test_a_file_that_holds_something_else_is_refused_and_stays(
     [
         ({}, r"expected SYSU-MM01 as it is published, got other counts \(published 296 train subjects, found 2\)"),
         ({"on": "SYSU-MM01"}, "these numbers are not of that benchmark; name the data by --on"),
-        ({"on": "IJB-MDF"}, "these numbers are not of that benchmark"),
+        ({"on": "sysu-mm01 "}, "these numbers are not of that benchmark"),
+        ({"on": "IJB-MDF"}, r"--on IJB-MDF: expected the data set of .*, whose layout is sysu"),
+        ({"on": "RegDB"}, "whose layout is sysu: correct --on"),
         ({"on": "made-up", "tables": ["plane"]}, "--table plane: no such name among the numbers; there are plain"),
         ({"on": "made-up", "systems": ["three"]}, "--system three: no such name"),
         ({"on": "a\x1b[1mb"}, "benchmark: expected printable text"),
