@@ -337,6 +337,7 @@ def test_status_and_inspection_of_what_is_done_failed_and_waits(home: Path) -> N
         "system f": "loaded, not trained; 32 vectors in 4 of 4 videos",
     }
     assert [f["stage"] for f in said.failures] == ["train/bad"]
+    Run(home / "run").discard("embed/a", VIDEOS[0])
     Run(home / "run").record_failure(Failure("embed/a", VIDEOS[0], "DataError", "no"))
     said = inspect(home / "run")
     assert said.facts["system a"] == "trained for 3 steps; 48 vectors in 3 of 4 videos"

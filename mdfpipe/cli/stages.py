@@ -14,6 +14,7 @@ from mdfpipe.cli.options import (
     STUDY,
     AllowMissing,
     AllowMixed,
+    AllowStale,
     Batch,
     Data,
     Deadline,
@@ -77,12 +78,14 @@ def _stages(first: str | None, last: str | None, study: Path, data: Path, run: P
     if not runner.leads:
         return
     if o["json_"]:
-        numbers = read_results(runner.run.path).document() if "evaluate" in outcome.tallies else None
+        numbers = read_results(runner.run.path).document() if outcome.is_made("evaluate") else None
         say(json.dumps(plain(outcome) | {"complete": outcome.complete, "numbers": numbers}, indent=1))
     else:
         show_outcome(outcome)
-        if "evaluate" in outcome.tallies:
+        if outcome.is_made("evaluate"):
             show_numbers(read_results(runner.run.path))
+        elif "evaluate" in outcome.tallies and runner.run.part("evaluate", "metrics").exists():
+            say(f"\nno numbers: those in {runner.run.path / 'evaluate'} are out of date, and are not shown")
     if not outcome.complete:
         raise typer.Exit(3)
 
@@ -129,7 +132,7 @@ _NEEDED = Parameter.empty
 _DEFAULTS: dict[str, Any] = {
     **dict.fromkeys(("first", "last", "set_", "only", "system")),
     **dict.fromkeys(("dry_run", "strict", "allow_missing", "download_weights", "trust_pickle"), False),
-    **dict.fromkeys(("tensorboard", "json_", "allow_mixed"), False),
+    **dict.fromkeys(("tensorboard", "json_", "allow_mixed", "allow_stale"), False),
     **{"workers": 1, "threads": 2, "batch": 8, "device": "cpu", "deadline": 300.0},
 }
 
@@ -211,6 +214,7 @@ _stage_verb(
         list[Path] | None, typer.Option(metavar="RUN", help="Compare --run with this evaluated run; repeatable.")
     ],
     allow_mixed=AllowMixed,
+    allow_stale=AllowStale,
     average=Annotated[
         list[Path] | None,
         typer.Option(
@@ -243,7 +247,8 @@ def _compare(o: dict[str, Any], others: list[Path]) -> None:
 
     if o["run"] is None:
         raise ConfigError("eval --compare RUN: expected --run, the run to compare with")
-    _show(side_by_side(o["run"], others, allow_mixed=o["allow_mixed"]), o["json_"])
+    found = side_by_side(o["run"], others, allow_mixed=o["allow_mixed"], allow_stale=o["allow_stale"])
+    _show(found, o["json_"])
 
 
 def _average(o: dict[str, Any]) -> None:
@@ -254,7 +259,7 @@ def _average(o: dict[str, Any]) -> None:
         raise ConfigError(
             "eval --average RUN --average RUN: expected nothing but runs, got a study, --run or --compare"
         )
-    _show(average_runs(o["average"]), o["json_"])
+    _show(average_runs(o["average"], allow_stale=o["allow_stale"]), o["json_"])
 
 
 def _show(results: Results, as_json: bool) -> None:

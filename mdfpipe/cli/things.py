@@ -10,6 +10,7 @@ import typer
 
 from mdfpipe.cli.options import (
     AllowMixed,
+    AllowStale,
     Json,
     Threads,
     TrustPickle,
@@ -85,6 +86,7 @@ def report(
         bool, typer.Option("--show-people", help="Show people; by default they are pixelated.")
     ] = False,
     allow_mixed: AllowMixed = False,
+    allow_stale: AllowStale = False,
 ) -> None:
     """Write the report of a run: HTML, Markdown, LaTeX, CSV.
 
@@ -94,7 +96,9 @@ def report(
     """
     from mdfpipe.reporting.report import report as write_report
 
-    done = write_report(run, compare=compare or (), out=out, show_people=show_people, allow_mixed=allow_mixed)
+    done = write_report(
+        run, compare=compare or (), out=out, show_people=show_people, allow_mixed=allow_mixed, allow_stale=allow_stale
+    )
     say("\n".join([*done.lines, *(f"wrote {name}" for name in done.files)]))
 
 

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from mdfpipe.drawing import pixels as figures
 from mdfpipe.drawing.pixels import COLOURS, FACE_COLOUR, UNLABELLED, XYXY, Mark, Picture
 from mdfpipe.errors import one_line
+from mdfpipe.running.survey import Survey, VideoState, faces_of
 from mdfpipe.store.joining import joined
-from mdfpipe.store.survey import Survey, VideoState, faces_of
 from mdfpipe.store.tables import LabelStatus
 
 Overlaps: TypeAlias = Callable[[NDArray[np.float32], NDArray[np.float32]], NDArray[Any]]

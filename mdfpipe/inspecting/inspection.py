@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING, Any
 from mdfpipe.errors import ConfigError, DataError, MdfError, one_line
 from mdfpipe.inspecting.export import to_csv
 from mdfpipe.inspecting.pictures import draw_frame, draw_sheet, write_page
+from mdfpipe.running.plan import standing
 from mdfpipe.store.damage import refuse_damaged
 from mdfpipe.store.environment import read_environment
 from mdfpipe.store.film_bytes import films_behind
 from mdfpipe.store.naming import IMAGE_SUFFIXES, frame_files, in_order
 from mdfpipe.store.outputs import is_standard_output
+from mdfpipe.store.results import KEY, STAGE
 from mdfpipe.store.standins import stand_in
 
 if TYPE_CHECKING:
@@ -84,6 +86,7 @@ def inspect_and_write(
         files.append(str(html))
     if csv is not None:
         lines.append(f"{to_csv(thing, csv)} rows")
+        lines += [note for note in inspect(thing).notes if "OUT OF DATE" in note]
         files.append(str(csv))
     return Inspected(inspect(thing) if describe or not files else None, files, lines)
 
@@ -117,7 +120,7 @@ def inspect(thing: str | PathLike[str]) -> Description:
             start = file.read(4)
         suffix = thing.suffix.lower()
         if start == b"PAR1" or suffix == ".parquet":
-            return report.describe_table(thing)
+            return _with_standing(report.describe_table(thing), thing)
         weights = content_of(thing).kind not in (Kind.OTHER, Kind.PICKLE)
         if suffix == ".tar" and not weights:
             return report.describe_shard(thing)
@@ -126,6 +129,21 @@ def inspect(thing: str | PathLike[str]) -> Description:
         return _inspect_video(thing)
     except OSError as error:
         raise DataError(f"{thing}: cannot be read: {error.strerror or one_line(error)}") from None
+
+
+def _with_standing(found: Description, table: Path) -> Description:
+    """The same, and a note where the table is of a run and not what its study gives now."""
+    run = next((folder for folder in table.resolve().parents if (folder / "pipeline.yaml").is_file()), None)
+    if run is None:
+        return found
+    stage, _, name = table.resolve().relative_to(run).as_posix().partition("/")
+    part = (found.receipt or {}).get("stage"), (found.receipt or {}).get("key")
+    if stage == STAGE:  # of what lies beside the numbers, too
+        part = STAGE, KEY
+    if all(part) and name:
+        made = standing(run, *map(str, part))
+        found.notes.extend([made.stamp] if made.stamp else [])
+    return found
 
 
 def _is_ours(path: Path) -> bool:

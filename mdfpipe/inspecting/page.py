@@ -19,8 +19,8 @@ from mdfpipe.errors import one_line
 from mdfpipe.inspecting.frames import FrameView
 from mdfpipe.inspecting.samples import PLAIN, CropChoice, DomainSample, Histogram, Limits, Scale, SubjectSample
 from mdfpipe.inspecting.things import funnel_row
+from mdfpipe.running.survey import Survey, VideoState, anomalies
 from mdfpipe.store.naming import natural_key
-from mdfpipe.store.survey import Survey, VideoState, anomalies
 from mdfpipe.store.tables import NOT_AS_PUBLISHED
 
 MEANINGS: Final = {

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from mdfpipe.drawing.pixels import Picture
     from mdfpipe.inspecting.frames import FrameView, Overlaps
     from mdfpipe.inspecting.samples import CropChoice, FrameChoice, Limits
-    from mdfpipe.store.survey import Survey, VideoState
+    from mdfpipe.running.survey import Survey, VideoState
 
 _THREADS = 2
 _BATCH = 4
@@ -44,7 +44,7 @@ def draw_frame(run: Path, video_id: str, frame: int, out: Path, show_people: boo
     """
     from mdfpipe.drawing import pixels as figures
     from mdfpipe.inspecting import frames
-    from mdfpipe.store.survey import survey
+    from mdfpipe.running.survey import survey
 
     kind = _kind(out, "--out")
     found = survey(run)
@@ -63,7 +63,7 @@ def draw_frame(run: Path, video_id: str, frame: int, out: Path, show_people: boo
 
 def decoded_frame(run: Path, video_id: str, frame: int) -> NDArray[np.uint8] | NDArray[np.uint16]:
     """The pixels (H, W, C) of one frame, by the decoder that delivered it to detect. Raises DataError."""
-    from mdfpipe.store.survey import survey
+    from mdfpipe.running.survey import survey
 
     video = survey(run).video(video_id)
     _check_frame(run, video, frame)
@@ -225,7 +225,7 @@ def write_page(run: Path, out: Path, show_people: bool = False, limits: Limits |
     """
     from mdfpipe.inspecting.page import Page, render
     from mdfpipe.inspecting.samples import Limits, sample
-    from mdfpipe.store.survey import survey
+    from mdfpipe.running.survey import survey
 
     limits = limits or Limits()
     found = survey(run)

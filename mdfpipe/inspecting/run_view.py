@@ -11,8 +11,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mdfpipe.errors import ConfigError, DataError
+from mdfpipe.running.plan import current
 from mdfpipe.stages import INDEX
 from mdfpipe.store.naming import inside
+from mdfpipe.store.results import KEY, STAGE
 from mdfpipe.store.run import Run
 from mdfpipe.store.shards import CHECKSUM
 from mdfpipe.study.pipeline import Pipeline, open_run
@@ -80,8 +82,13 @@ class RunView:
 
     @property
     def metrics(self) -> pa.Table:
-        """The numbers of the evaluation, a row each."""
-        return self.table("evaluate")
+        """The numbers of the evaluation, a row each. Raises DataError where they are out of date.
+
+        `table("evaluate")` gives them as they are.
+        """
+        found = self.table(STAGE)
+        current(self.path, STAGE, KEY, allow_stale=None)
+        return found
 
     def crops(
         self,

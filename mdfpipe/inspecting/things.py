@@ -18,12 +18,15 @@ import pyarrow.parquet as pq
 
 from mdfpipe.errors import Damaged, DataError, one_line
 from mdfpipe.inspecting.weights import describe_weights
+from mdfpipe.running.plan import standing
+from mdfpipe.running.survey import CHAIN, EMBED, TRAIN, Survey, anomalies, survey
 from mdfpipe.store import tables
 from mdfpipe.store.damage import refuse_damaged
 from mdfpipe.store.parquet import open_table
+from mdfpipe.store.results import KEY as METRICS
+from mdfpipe.store.results import STAGE as EVALUATE
 from mdfpipe.store.run import Receipt, read_receipt
 from mdfpipe.store.shards import AGAIN, CHECKSUM, UNVERIFIED, Spoilt, read_stored
-from mdfpipe.store.survey import CHAIN, EMBED, TRAIN, Survey, anomalies, survey
 from mdfpipe.store.tables import as_ours
 
 Kind = Literal["run", "table", "manifest", "shard", "video", "weights"]
@@ -350,6 +353,8 @@ def describe_run(path: Path, found: Survey | None = None) -> Description:
     facts["subjects" if run.of_images else "subjects with bodies"] = len(run.subjects())
     for stage in CHAIN[-1:] if run.of_images else CHAIN:
         facts[f"{stage}: parts"] = sum(stage in video.receipts for video in run.videos)
+    if run.run.receipt(EVALUATE, METRICS) is not None:
+        facts["numbers"] = standing(path, EVALUATE, METRICS).words
     if run.manifest is not None:
         facts["protocol"] = run.manifest.facts.get("protocol", "")
     facts |= {f"system {name}": _system(run, name) for name in run.systems}
@@ -361,7 +366,7 @@ def describe_run(path: Path, found: Survey | None = None) -> Description:
     }
     notes = [
         *run.notes,
-        *(f"{video.video_id}: {remark}" for video in run.videos for remark in video.remarks if video.remarks),
+        *(f"{video.video_id}: {remark}" for video in run.videos for remark in video.remarks[len(video.failures) :]),
     ]
     notes += [
         f"counts: {a['example']}"
@@ -378,7 +383,7 @@ def describe_run(path: Path, found: Survey | None = None) -> Description:
         {name: values for name, values in counts.items() if values},
         funnel=[funnel_row(domain) for domain in run.domains.values()],
         failures=[{"stage": f.stage, "key": f.key, "kind": f.kind, "reason": f.message} for f in run.failures],
-        notes=[note for note in notes if " failed: " not in note],
+        notes=notes,
     )
 
 
@@ -388,7 +393,8 @@ def _system(run: Survey, name: str) -> str:
     steps = training.facts.get("steps", 0) if training else 0
     trained = f"trained for {steps} steps" if steps else "loaded, not trained"
     if training is None:
-        trained = "failed" if run.run.failure(f"{TRAIN}/{name}", "training") else "not trained"
+        place = (f"{TRAIN}/{name}", "training")
+        trained = "failed" if run.run.failure(*place) else "out of date" if run.run.receipt(*place) else "not trained"
     embedded = [v.facts(f"{EMBED}/{name}") for v in run.videos if f"{EMBED}/{name}" in v.receipts]
     vectors = sum(facts.get("rows", {}).get("ok", 0) for facts in embedded)
     return f"{trained}; {vectors} vectors in {len(embedded)} of {len(run.videos)} videos"

@@ -16,6 +16,7 @@ from mdfpipe.evaluation.case import Case
 from mdfpipe.evaluation.comparing import F64
 from mdfpipe.evaluation.measures.differences import Cases, Counted, compare_two, members
 from mdfpipe.evaluation.table import depth_of
+from mdfpipe.running.plan import current
 from mdfpipe.store.results import KEY, STAGE, Results, Row, read_results
 from mdfpipe.store.run import Run
 from mdfpipe.store.tables import SEARCHES, SearchStatus
@@ -25,7 +26,9 @@ COLUMNS: Final = {"map": "average_precision", "minp": "inverse_penalty"}
 PLACE: Final = ("gallery_domain", "probe_domain", "gallery")
 
 
-def side_by_side(run: Path, others: Sequence[Path] = (), *, allow_mixed: bool = False) -> Results:
+def side_by_side(
+    run: Path, others: Sequence[Path] = (), *, allow_mixed: bool = False, allow_stale: bool = False
+) -> Results:
     """The evaluation of a run, or of several as one: systems are then called RUN/SYSTEM, after the runs' folders.
 
     Each system of a run is compared with each of another one, in every table that both have under one protocol, on the
@@ -33,9 +36,10 @@ def side_by_side(run: Path, others: Sequence[Path] = (), *, allow_mixed: bool = 
     and of pairs need all scores. What is not compared is untested.
 
     Tables of one name under two protocols are refused, by the protocols' content: ProtocolError. allow_mixed: they
-    stand side by side with a stamp, and nothing is compared across. Raises DataError, StoreError.
+    stand side by side with a stamp, and nothing is compared across. Numbers that are out of date are refused as well:
+    DataError. allow_stale: they are shown with a stamp. Raises StoreError, too.
     """
-    every = _read([run, *others])
+    every = _read([run, *others], allow_stale)
     if not others:
         return every[0]
     whole = every[0]
@@ -62,10 +66,15 @@ def side_by_side(run: Path, others: Sequence[Path] = (), *, allow_mixed: bool = 
     return found
 
 
-def _read(runs: Sequence[Path]) -> list[Results]:
+def _read(runs: Sequence[Path], allow_stale: bool) -> list[Results]:
     """The evaluations of several runs, called by as much of their paths as tells them apart."""
     names = _names(runs) if len(runs) > 1 else [""]
-    return [read_results(path, name) for path, name in zip(runs, names, strict=True)]
+    found = [read_results(path, name) for path, name in zip(runs, names, strict=True)]
+    for one in found:
+        found_so = current(one.run, STAGE, KEY, allow_stale=allow_stale)
+        one.stamps += [found_so.stamp] if found_so.stamp else []
+        one.notes += [f"{one.name}: {found_so.why}"] if found_so.why and not found_so.stamp else []
+    return found
 
 
 def _names(runs: Sequence[Path]) -> list[str]:
@@ -175,16 +184,16 @@ def _by_system(one: Results, table: str) -> dict[str, dict[tuple[str, ...], list
 # -- the same study several times, such as RegDB's ten splits
 
 
-def average_runs(runs: Sequence[Path]) -> Results:
+def average_runs(runs: Sequence[Path], *, allow_stale: bool = False) -> Results:
     """The mean over runs: value, `spread` (standard deviation), `trials` (runs). No difference of means is tested.
 
     Each system's numbers are averaged over the runs, which have the same tables, systems and metrics, and protocols
-    that differ in the number of the split alone. n and the counts are those of all runs together. Raises DataError,
-    ProtocolError, StoreError.
+    that differ in the number of the split alone. n and the counts are those of all runs together. Numbers that are out
+    of date are refused, or shown with a stamp. Raises DataError, ProtocolError, StoreError.
     """
     if len(runs) < 2:
         raise DataError(f"--average: expected two runs or more, got {len(runs)}")
-    every = _read(runs)
+    every = _read(runs, allow_stale)
     names = [one.name for one in every]
     tables: dict[str, dict[str, Any]] = {}
     for name, entry in every[0].tables.items():

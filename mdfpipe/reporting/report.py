@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from mdfpipe.reporting.retrieval import Who
     from mdfpipe.reporting.similarity import TemplateSet
     from mdfpipe.reporting.sweeps import Swept
+    from mdfpipe.running.survey import Survey
     from mdfpipe.store.results import Results
-    from mdfpipe.store.survey import Survey
 
 FOLDER = Path("evaluate") / "report"
 _HEIGHT = {"body": 128, "face": 72}  # pixels on the page
@@ -72,13 +72,14 @@ def report(
     out: str | PathLike[str] | None = None,
     show_people: bool = False,
     allow_mixed: bool = False,
+    allow_stale: bool = False,
 ) -> Report:
     """Write report.html, tables.md, tables.tex, tables/*.csv and, of each sweep, sweeps/NAME.csv and NAME.svg into
     `out`, by default RUN/evaluate/report.
 
-    compare, allow_mixed: further evaluated runs, as `side_by_side` sets them beside this one. show_people: crops as
-    they are; otherwise coarse blocks. What cannot be read any more leaves a note on the page. Raises DataError where a
-    run was never evaluated, ProtocolError, StoreError.
+    compare, allow_mixed, allow_stale: further evaluated runs, as `side_by_side` sets them beside this one. show_people:
+    crops as they are; otherwise coarse blocks. What cannot be read any more leaves a note on the page. Raises DataError
+    where a run was never evaluated, ProtocolError, StoreError.
     """
     from mdfpipe.drawing.plots import places
     from mdfpipe.reporting.grids import views
@@ -90,7 +91,7 @@ def report(
     run, out = Path(run), Path(out) if out is not None else None
     if out is not None:
         outputs.refuse_folder(out)
-    results = side_by_side(run, [Path(other) for other in compare], allow_mixed=allow_mixed)
+    results = side_by_side(run, [Path(other) for other in compare], allow_mixed=allow_mixed, allow_stale=allow_stale)
     shown = views(results)
     systems = [name for view in shown for name in results.tables[view.name]["systems"]]
     page = ResultsPage(title_of(run), results, shown, show_people, places([*systems, *_in_curves(results)]))
@@ -199,7 +200,7 @@ def _swept(run: Path) -> list[Swept]:
 
 
 def _surveyed(run: Path, notes: list[str]) -> Survey | None:
-    from mdfpipe.store.survey import survey
+    from mdfpipe.running.survey import survey
 
     try:
         return survey(run)

@@ -22,8 +22,8 @@ from mdfpipe.reporting.grids import MARKS, TableView, bounds_of, by_wavelength, 
 from mdfpipe.reporting.retrieval import Searches
 from mdfpipe.reporting.similarity import RAMP, HeatMap, TemplateSet, painted
 from mdfpipe.reporting.sweeps import SweepView
+from mdfpipe.running.survey import Survey
 from mdfpipe.store.results import Results, Verdict
-from mdfpipe.store.survey import Survey
 
 MOST_TILES = 4
 

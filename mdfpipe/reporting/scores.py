@@ -19,9 +19,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
 from mdfpipe.errors import DataError, one_line
+from mdfpipe.running.plan import current
 from mdfpipe.store.damage import refuse_damaged
 from mdfpipe.store.outputs import writing
 from mdfpipe.store.parquet import open_table
+from mdfpipe.store.results import KEY, STAGE
 from mdfpipe.store.tables import SCORES, as_ours
 
 if TYPE_CHECKING:
@@ -42,11 +44,14 @@ def to_bob(table: Path, out: Path, columns: Literal[4, 5] = 5, where: Mapping[st
     """Write a table of scores as bob's text, batch by batch; gives the number of lines.
 
     where: values of gallery_domain, probe_domain, gallery; others are left out. A score has as many digits as float32
-    needs to be read back. Raises DataError, StoreError.
+    needs to be read back. Scores of a run that are out of date are refused. Raises DataError, StoreError.
     """
     import pyarrow as pa
 
     wanted = dict(where or {})
+    folder = table.resolve().parent
+    if (folder.parent.name, folder.name) == (STAGE, "scores"):
+        current(folder.parent.parent, STAGE, KEY, allow_stale=None)
     if columns not in COLUMNS or wanted.keys() - set(PAIR):
         raise DataError(f"scores: expected 4 or 5 columns and a choice of {', '.join(PAIR)}, got {columns}, {wanted}")
     lines = 0

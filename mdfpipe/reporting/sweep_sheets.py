@@ -24,7 +24,7 @@ def csv_of(view: SweepView) -> str:
     place = ("gallery_domain", "probe_domain", "gallery", "rerank", "metric")
     bounds_of = ("low", "high", "spread")
     heads = ["sweep", "table", *map(harmless, swept.settings), "system", "is_varied", *place, "percent", *bounds_of]
-    writer.writerow([*heads, "published", "trials", "k", "n", "file", "row"])
+    writer.writerow([*heads, "published", "trials", "k", "n", "file", "row", "stamp"])
     for values, system in swept.points:
         for row in view.rows:
             if row["system"] == system:
@@ -33,7 +33,7 @@ def csv_of(view: SweepView) -> str:
                 point = [*(harmless(value_words(value)) for value in values), harmless(system)]
                 is_varied = "yes" if system == swept.base else "no"
                 counts = ("" if (n := row.get(name)) is None else n for name in ("trials", "k", "n"))
-                ends = (*counts, harmless(row["_file"]), row["_row"])
+                ends = (*counts, harmless(row["_file"]), row["_row"], harmless("; ".join(view.stamps)))
                 head = [harmless(swept.name), harmless(row["table"]), *point, is_varied, *words]
                 writer.writerow([*head, percent(row["value"], 2), *numbers, *ends])
     return out.getvalue()
@@ -42,6 +42,9 @@ def csv_of(view: SweepView) -> str:
 def svg_of(view: SweepView) -> str:
     """Every drawing of a sweep on one white sheet, two side by side, with its legend below."""
     parts, y = [_words(0, 14, view.title, 11)], 24.0
+    for stamp in view.stamps:
+        parts.append(_words(0, y + 8, stamp, 8))
+        y += 14
     for table in view.tables:
         about = [f"ringed: {view.swept.base}", *([f"bands: {table.bands}"] if table.bands else [])]
         about += ["dotted: published"] if any(row["published"] is not None for row in view.rows) else []

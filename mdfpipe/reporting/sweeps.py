@@ -79,6 +79,7 @@ class SweepView:
     swept: Swept
     tables: list[SweepTable]
     rows: list[Row] = field(repr=False)
+    stamps: list[str] = field(default_factory=list)
 
     @property
     def title(self) -> str:
@@ -123,7 +124,7 @@ def sweep_views(results: Results, sweeps: Iterable[Swept]) -> list[SweepView]:
                 tables.append(_Table(results, swept, name, rows).view())
                 used += rows
         if tables:
-            found.append(SweepView(swept, tables, used))
+            found.append(SweepView(swept, tables, used, results.stamps))
     return found
 
 

@@ -4,23 +4,29 @@ Nothing here runs a stage or writes a file. A receipt's fingerprint depends on s
 the parts upstream, which stands in their footers: no table is read, and none is hashed again. Of a part that is due
 nobody knows the content yet: what is made from it is due, too, until it is made; the same content again makes nothing
 due. A setting that had no effect on a unit, as its receipt tells, is not compared.
+
+Whether a part is current is asked of `Plan` alone, by what makes parts and by what shows them: see `standing`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from enum import StrEnum
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from mdfpipe.errors import DataError, one_line
+from mdfpipe.errors import Damaged, DataError, MdfError, one_line
 from mdfpipe.stages import Inputs, Stage
+from mdfpipe.stages.evaluate import Evaluate
 from mdfpipe.stages.index import Index
 from mdfpipe.store.hashing import file_sha256
 from mdfpipe.store.naming import file_name
+from mdfpipe.store.results import KEY
 from mdfpipe.store.run import DAMAGED, Failure, Receipt, Run, faces_file, fingerprint, images_file
 from mdfpipe.store.shapes import lacking
+from mdfpipe.study.pipeline import KEPT, Pipeline, open_run
 
 _OF_INDEX = ("catalogue", "media", "faces", "images")  # what a stage may read of it
 _TO_BE_MADE = "to be made"  # in the place of the content of a part that is due
@@ -66,6 +72,7 @@ class Plan:
     data: Path
     allow_missing: bool = False
     retry: bool = False  # whether videos that could not be read make the index due again
+    offline: bool = False  # what lies outside the run folder cannot be read: it is taken to be as the receipts say
     _items: dict[tuple[str, str], Item] = field(default_factory=dict)
     _failed: dict[str, frozenset[str]] = field(default_factory=dict)
 
@@ -79,7 +86,11 @@ class Plan:
         stage = self.stages[0]
         assert isinstance(stage, Index)
         known = self.run.receipt(stage.name, stage.table)
-        item = self._judge(stage, stage.table, stage.identity(self.data, stage.table, known), None)
+        if self.offline:
+            sources = known.upstream if known else {}
+        else:
+            sources = stage.identity(self.data, stage.table, known)
+        item = self._judge(stage, stage.table, sources, None)
         unreadable = item.found.facts["unreadable"] if item.found else []
         if (
             unreadable and self.retry
@@ -126,7 +137,7 @@ class Plan:
                 upstream[name], undone = self._upstream(name, video_id)
             blocked = blocked or undone
         try:
-            upstream |= stage.identity(self.data, video_id)
+            upstream |= self._identity(stage, video_id)
         except DataError as error:  # this video's trouble; a ConfigError is everybody's
             expected = Receipt(stage.name, stage.version, video_id, self._settings[stage.name], upstream)
             return Item(stage, expected, one_line(error), blocked, one_line(error))
@@ -199,7 +210,7 @@ class Plan:
         return stage.slice_of(item.found, self.run, key), None
 
     def _run_item(self, stage: Stage) -> Item:
-        upstream = stage.identity(self.data, stage.key)
+        upstream = self._identity(stage, stage.key)
         missing = {item.key for item in self.missing(stage)}
         for name in stage.reads:
             if name == "catalogue":
@@ -221,6 +232,33 @@ class Plan:
         waits = self.waits(stage)
         blocked = waits.stage.name if waits else None if self.allow_missing or not missing else stage.reads[-1]
         return self._judge(stage, stage.key, upstream, blocked)
+
+    def _identity(self, stage: Stage, key: str) -> dict[str, str]:
+        """What else a stage was made from: files and settings outside the run folder."""
+        try:
+            return stage.identity(self.data, key)
+        except MdfError:
+            if not self.offline:
+                raise
+            found, read = self.run.receipt(stage.name, key), (*stage.reads, "faces")
+            known = found.upstream if found else {}
+            return {n: v for n, v in known.items() if not any(f"{n}/".startswith(f"{r}/") for r in read)}
+
+    def cause(self, item: Item) -> Item:
+        """The first unit because of which a unit is due: one that it was made from, or the unit itself."""
+        for up in (self._named(name) for name in item.stage.reads if name not in _OF_INDEX):
+            units = [self.run_item(up)] if up.per == "run" else self._made_from(up, item)
+            for unit in units:
+                names = (up.name, f"{up.name}/{unit.key}")
+                if unit.reason is not None and _TO_BE_MADE in (item.expected.upstream.get(name) for name in names):
+                    return self.cause(unit)
+        found = self.run.receipt(item.stage.name, item.key) if self.allow_missing and item.stage.per == "run" else None
+        known = found.facts.get("missing") or [] if found else []
+        lost = (unit for unit in self.missing(item.stage) if unit.key not in known) if found else ()
+        return next((self.cause(unit) for unit in lost), item)
+
+    def _made_from(self, up: Stage, item: Item) -> list[Item]:
+        return self.items(up) if item.stage.per == "run" else [self.item(up, item.key)]
 
     def _content_of(self, name: str) -> str:
         files = self.index.found.files if self.index.found else {}
@@ -276,6 +314,141 @@ class Plan:
             if name.endswith(own) and file_sha256(self.run.path / name) != digest:
                 return f"{name} is not the file that was made: its content changed"
         return None
+
+
+# -- whether what lies there is current
+
+
+class Currency(StrEnum):
+    """Whether a part is what the study of its run asks for. unknown: not everything that decides it can be read."""
+
+    CURRENT = "current"
+    STALE = "stale"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True)
+class Standing:
+    """The currency of a part of a run. why: what differs, what cannot be read, or what a reader should know."""
+
+    run: str
+    currency: Currency
+    why: str = ""
+
+    @property
+    def words(self) -> str:
+        """The currency, and why."""
+        return f"{self.currency.replace('stale', 'out of date')}{f': {self.why}' if self.why else ''}"
+
+    @property
+    def stamp(self) -> str:
+        """What has to be written beside whatever the part holds; "" where it is current."""
+        if self.currency is Currency.CURRENT:
+            return ""
+        if self.currency is Currency.STALE:
+            return f"{self.run}: OUT OF DATE, not what its study gives now: {self.why}"
+        return f"{self.run}: whether this is up to date is unknown: {self.why}"
+
+
+def standing(path: Path, stage: str, key: str) -> Standing:
+    """Whether a part of the run folder `path` is current under the study that the folder keeps.
+
+    Where the data are not there, the receipts and the study alone are compared: stale by these is stale, anything else
+    unknown. Videos that a part says it was made without are no reason. A folder of `mdfpipe score` has no study: its
+    numbers are current as long as this version would make the same. Raises Damaged.
+    """
+    run, name = Run(path), path.resolve().name
+    if not any((path / there).exists() for there in (KEPT, "index")):
+        found = run.receipt(stage, key)
+        if found is None or found.version == Evaluate.version:
+            return Standing(name, Currency.CURRENT)
+        why = f"version {found.version} -> {Evaluate.version}; score the vectors again"
+        return Standing(name, Currency.STALE, why)
+    try:
+        study, run, data = open_run(path)
+    except MdfError as error:
+        return Standing(name, Currency.UNKNOWN, str(error))
+    stages, more = _asked_for(study, run, stage, key)
+    unread = "" if data.is_dir() else f"the data are not at {data}"
+    for offline in (False, True) if not unread else (True,):
+        try:
+            stale = _stale(Plan(stages, run, data, made_without(run), offline=offline), stage, key)
+        except Damaged:
+            raise
+        except MdfError as error:
+            unread = unread or str(error)
+            continue
+        if stale:
+            return Standing(name, Currency.STALE, stale)
+        return Standing(name, Currency.UNKNOWN, unread) if offline else Standing(name, Currency.CURRENT, more)
+    return Standing(name, Currency.UNKNOWN, unread)
+
+
+def made_without(run: Run) -> bool:
+    """Whether videos were left out of what a run folder holds, by --allow-missing."""
+    receipts = (run.receipt(*part) for part in (("manifest", "manifest"), (Evaluate.name, KEY)))
+    return any(found is not None and bool(found.facts.get("missing")) for found in receipts)
+
+
+class Judge:
+    """Says why a part of a run folder is not current by its receipts and the study that it keeps; "" where it is.
+
+    The data are not asked. unread: why no study can be read: nothing is then compared.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.unread, self._plan = "", None
+        try:
+            study, run, data = open_run(path)
+            self._plan = Plan(study.stages, run, data, made_without(run), offline=True)
+        except MdfError as error:
+            self.unread = str(error)
+
+    def __call__(self, stage: str, key: str) -> str:
+        """Why the part of a stage for a key is not current."""
+        return "" if self._plan is None else _stale(self._plan, stage, key)
+
+
+def _asked_for(study: Pipeline, run: Run, stage: str, key: str) -> tuple[tuple[Stage, ...], str]:
+    """The stages of a study, its evaluation as far as the one that lies there goes; and what that is without."""
+    found = run.receipt(stage, key) if stage == Evaluate.name else None
+    if found is None:
+        return study.stages, ""
+    systems = found.settings.get("systems", [])
+    without = [name for name in study.systems if name not in systems]
+    rest = (one for one in study.stages if not isinstance(one, Evaluate))
+    more = f"evaluated without {', '.join(without)}, which the study also names" if without else ""
+    return (*rest, *study.evaluating(systems)), more
+
+
+def _stale(plan: Plan, stage: str, key: str) -> str:
+    """Why a part is not current; "" where it is. Raises MdfError where what decides it cannot be read."""
+    asked = next((one for one in plan.stages if one.name == stage), None)
+    if asked is None:
+        return f"the study has no {stage}" + (" of these systems and tables" if stage == Evaluate.name else "")
+    if plan.index.reason is not None:
+        return str(plan.index)
+    if stage == plan.index.stage.name:
+        return ""
+    if asked.per == "video" and key not in plan.catalogue:
+        return f"the index has no video {one_line(key, 80)}"
+    item = plan.run_item(asked) if asked.per == "run" else plan.item(asked, key)
+    return "" if item.reason is None else str(plan.cause(item))
+
+
+def current(path: Path, stage: str, key: str, *, allow_stale: bool | None = False) -> Standing:
+    """The standing of a part that is about to be shown.
+
+    Raises DataError where it is stale, unless that is allowed; None: there is no place for a stamp, and no such option.
+    """
+    found = standing(path, stage, key)
+    if found.currency is Currency.STALE and not allow_stale:
+        advice = "" if allow_stale is None else ", --allow-stale shows it as it is with a stamp"
+        raise DataError(
+            f"{path}: expected {stage}/{key} as the study of the run gives it now, found it out of date: {found.why}; "
+            f"`mdfpipe run` makes it again{advice}"
+        )
+    return found
 
 
 def explain(old: Receipt, new: Receipt, limit: int = 4) -> str:

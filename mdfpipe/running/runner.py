@@ -64,6 +64,11 @@ class Outcome:
         """Whether everything that was asked for is done."""
         return not self.failures and not self.refused and not any(t.blocked for t in self.tallies.values())
 
+    def is_made(self, stage: str) -> bool:
+        """Whether every unit of a stage that this call looked at is done now, and there was one."""
+        tally = self.tallies.get(stage, Tally())
+        return 0 < tally.total == tally.already + tally.ran
+
     @property
     def failed(self) -> set[tuple[str, str]]:
         """The units that failed in this call: they are not tried twice."""

@@ -1,11 +1,12 @@
 """Status: how far a run is, stage by stage: its receipts against those that settings and data ask for, and its events.
 
 The sources are looked at (size and time; boxes and weights by content), so the data have to be mounted. Where they
-are not, or something of them is gone, the receipts alone tell what is done and what failed, and a note says so.
+are not, or something of them is gone, it is taken to be as the receipts say, and a note says so.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -14,16 +15,15 @@ from pathlib import Path
 from typing import Any
 
 from mdfpipe.errors import MdfError
-from mdfpipe.running.plan import Plan
+from mdfpipe.running.plan import Plan, made_without
 from mdfpipe.running.runner import Runner
 from mdfpipe.stages import Stage
 from mdfpipe.store.environment import read_environment
 from mdfpipe.store.left_out import of_stage
 from mdfpipe.store.run import Failure, Receipt, Run
-from mdfpipe.store.survey import survey
 from mdfpipe.study.pipeline import Pipeline, open_run
 
-_BY_RECEIPTS = "; counted by the receipts alone, not compared with the settings"
+_OFFLINE = "; compared with the settings alone, not with the data"
 
 
 @dataclass
@@ -72,13 +72,14 @@ def status(path: str | PathLike[str]) -> Status:
     holder = run.holder()
     found = Status(pipeline.name, str(path), str(data), [], [], lock=str(holder or ""))
     plan = _plan(pipeline, run, data)
+    offline = Plan(pipeline.stages, run, data, made_without(run), offline=True)
     finished, active = _timings(run)
     if holder is None or holder.silent:
         active = {}  # what a killed process was at, nobody is at
     environment = read_environment(path)
     workers = environment.workers if environment else 1
     for stage in pipeline.stages:
-        one = _stage_status(stage, plan, run, found)
+        one = _stage_status(stage, plan, offline, found)
         times = [seconds for (name, _), seconds in finished.items() if name == stage.name]
         one.seconds = sum(times)
         if times and one.seconds > 0:
@@ -92,7 +93,7 @@ def status(path: str | PathLike[str]) -> Status:
 def _plan(pipeline: Pipeline, run: Run, data: Path) -> Plan | MdfError:
     """The plan, or why not even its index can be judged."""
     try:
-        plan = Runner(pipeline, run, data).plan()
+        plan = Runner(pipeline, run, data).plan(allow_missing=made_without(run))
         _ = plan.index
     except MdfError as error:
         return error
@@ -108,20 +109,22 @@ class _Unit:
     failure: Failure | None
 
 
-def _stage_status(stage: Stage, plan: Plan | MdfError, run: Run, status: Status) -> StageStatus:
+def _stage_status(stage: Stage, plan: Plan | MdfError, offline: Plan, status: Status) -> StageStatus:
     """The figures of one stage; its failures, and what it kept though incomplete, go into `status`."""
     result = StageStatus(stage.name)
-    if isinstance(plan, Plan) and stage.name != "index" and plan.index.reason is not None:
-        result.note = f"waits for index ({plan.index.reason})"
-        return result
+    units = list[_Unit]()
     try:
         if isinstance(plan, MdfError):
             raise plan
+        if stage.name != "index" and plan.index.reason is not None:
+            result.note = f"waits for index ({plan.index.reason})"
+            return result
         units = list(_planned(stage, plan))
     except MdfError as error:
-        words = f"{error}{_BY_RECEIPTS}"
+        words = f"{error}{_OFFLINE}"
         result.note = next((f"as {s.stage}" for s in status.stages if s.note == words), words)
-        units = list(_recorded(stage, run))
+        with contextlib.suppress(MdfError):
+            units = list(_planned(stage, offline)) if stage.name == "index" or offline.index.found else []
     done = {unit.key: unit.receipt.facts for unit in units if unit.receipt}
     status.unreadable += of_stage(stage.name, done)
     rows: Counter[str] = Counter()
@@ -146,22 +149,6 @@ def _planned(stage: Stage, plan: Plan) -> Iterator[_Unit]:
     for item in plan.items(stage):
         failure = plan.run.failure(stage.name, item.key) if item.reason is not None else None
         yield _Unit(item.key, item.found if item.reason is None else None, failure)
-
-
-def _recorded(stage: Stage, run: Run) -> Iterator[_Unit]:
-    """The units as the run folder has them; none where it has no index that can be read."""
-    try:
-        known = survey(run.path)
-    except MdfError:
-        return
-    if stage.per == "run":
-        key = known.index.key if stage.name == "index" else stage.key
-        receipt = known.of_run(stage.name)
-        failure = run.failure(stage.name, key)
-        yield _Unit(key, None if failure else receipt, failure)
-        return
-    for video in known.videos:
-        yield _Unit(video.video_id, video.receipts.get(stage.name), video.failures.get(stage.name))
 
 
 def _incomplete(facts: dict[str, Any]) -> str:

@@ -19,10 +19,10 @@ from mdfpipe.inspecting.inspection import inspect
 from mdfpipe.running.execution import Event
 from mdfpipe.running.runner import Outcome
 from mdfpipe.running.status import status
+from mdfpipe.running.survey import survey
 from mdfpipe.store import lock
 from mdfpipe.store.owner import temporary
 from mdfpipe.store.run import Run, read_table
-from mdfpipe.store.survey import survey
 from tests.systems import runner
 
 KINDS = ("flip", "flip", "flip", "half", "zeros", "gone")

@@ -14,14 +14,15 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
 from rich.console import Console
 
 from mdfpipe.errors import ConfigError, DataError, MdfError, StoreError
 from mdfpipe.inspecting.console import show_description
 from mdfpipe.inspecting.inspection import inspect, inspect_and_write, to_csv
 from mdfpipe.inspecting.things import Description
+from mdfpipe.running.survey import survey
 from mdfpipe.store.run import Failure, Run, read_table
-from mdfpipe.store.survey import survey
 
 VIDEO = "videos/VIS-500m_a"
 
@@ -66,13 +67,17 @@ def test_failures_and_parts_out_of_date_are_said_and_not_counted(own: Path) -> N
 
 def test_a_part_that_failed_later_is_out_of_date_and_its_rows_do_not_count(own: Path, tmp_path: Path) -> None:
     """After a changed setting the old part stays until the new one is made; where that fails, it is not the answer."""
-    run = Run(own)
-    run.record_failure(Failure("detect", VIDEO, "DecodeError", "frame 3 does not decode"))
+    kept = yaml.safe_load((own / "pipeline.yaml").read_text())
+    kept["detect"]["stride"] = 2
+    (own / "pipeline.yaml").write_text(yaml.safe_dump(kept))
+    Run(own).record_failure(Failure("detect", VIDEO, "DecodeError", "frame 3 does not decode"))
     found = inspect(own)
     assert [failure["reason"] for failure in found.failures] == ["frame 3 does not decode"]
-    assert [found.facts[f"{stage}: parts"] for stage in ("detect", "label", "crop")] == [3, 3, 3]
-    assert found.facts["frames"] == 3 * 40
-    assert any("detect: 1 parts are out of date" in note for note in found.notes)
+    assert [found.facts[f"{stage}: parts"] for stage in ("detect", "label", "crop")] == [0, 0, 0]
+    assert any("detect: 4 parts are out of date" in note for note in found.notes)
+    assert any(note.startswith("manifest: out of date (detect/") for note in found.notes)
+    part = inspect(Run(own).part("label", VIDEO))
+    assert any("OUT OF DATE, not what its study gives now: detect/" in note for note in part.notes)
     video = survey(own).video(VIDEO)
     assert video.outdated == ("detect", "label", "crop")
     assert video.remarks[0] == "detect failed: frame 3 does not decode"
@@ -81,6 +86,7 @@ def test_a_part_that_failed_later_is_out_of_date_and_its_rows_do_not_count(own: 
 
 
 def test_a_later_stage_that_failed_leaves_the_parts_before_it(own: Path) -> None:
+    Run(own).discard("label", VIDEO)
     Run(own).record_failure(Failure("label", VIDEO, "Review", "out of step"))
     found = inspect(own)
     assert [found.facts[f"{stage}: parts"] for stage in ("detect", "label", "crop")] == [4, 3, 3]

@@ -13,7 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from mdfpipe.errors import ConfigError
+from mdfpipe.errors import ConfigError, DataError
+from mdfpipe.inspecting.run_view import open as open_run_view
+from mdfpipe.running.plan import Currency, Standing, current, standing
 from mdfpipe.store.run import Run
 from mdfpipe.store.tables import COMPARISONS, CURVES, METRICS, SCORES, SEARCHES, TEMPLATES
 from tests.runs import Said, call_here
@@ -127,6 +129,12 @@ def test_only_the_systems_that_were_asked_for(evaluated: Path, tmp_path: Path) -
     )
     assert said.code == 0, said
     assert set(said.json["numbers"]["tables"]) == {"bodies"}
+    some = standing(home / "run", "evaluate", "metrics")
+    without = "evaluated without f, never, which the study also names"
+    assert (some.currency, some.why) == (Currency.CURRENT, without)
+    shown = call_here("report", home / "run", "--out", tmp_path / "page").calm()
+    assert shown.code == 0, shown
+    assert without in (tmp_path / "page" / "report.html").read_text()
     waits = call_here("eval", study, "--data", home / "data", "--run", home / "run")
     assert waits.code == 3
     assert "evaluate: waits for train/never, which is due: never made" in waits.out
@@ -219,6 +227,119 @@ def test_runs_stand_side_by_side(evaluated: Path, tmp_path: Path) -> None:
     assert "expected an evaluated run" in call_here("eval", "--run", other, "--compare", tmp_path).calm().line(2)
     assert "expected --run, the run to compare with" in call_here("eval", "--compare", other).calm().line(2)
     assert "expected different runs" in call_here("eval", "--run", other, "--compare", other).calm().line(2)
+
+
+# -- numbers that are out of date
+
+
+def with_study(home: Path, **changed: Any) -> Path:
+    """The run of a home that keeps another study now, as a partial run leaves it."""
+    pipeline = runner(home, changed.pop("systems", SYSTEMS), **({"evaluate": TABLES} | changed))[0].pipeline
+    (home / "run" / "pipeline.yaml").write_text(pipeline.to_yaml())
+    return home / "run"
+
+
+def without_data(run: Path) -> Path:
+    """The same run where its data are not."""
+    environment = json.loads((run / "environment.json").read_text())
+    (run / "environment.json").write_text(json.dumps(environment | {"data": str(run / "gone")}))
+    return run
+
+
+LABELS = {"label": {"min_overlap": 0.7}}
+ONE_TABLE = {"evaluate": {"tables": {"bodies": TABLES["tables"]["bodies"]}}}
+
+
+@pytest.mark.parametrize("data", [True, False])
+@pytest.mark.parametrize(
+    ("changed", "cause"),
+    [
+        (LABELS, "label/videos/LWIR-30m_a: min_overlap 0.5 -> 0.7"),
+        (ONE_TABLE, "evaluate/metrics: tables.all"),
+        ({"systems": {name: SYSTEMS[name] for name in "ab"}, **ONE_TABLE}, "systems [a, b, f] -> [a, b]"),
+        ({"systems": {**SYSTEMS, "a": {"recipe": STRIPED}}}, "train/a/training: "),
+        ({"systems": {**SYSTEMS, "never": {"recipe": STRIPED}}}, ""),  # the numbers of the others are what they were
+    ],
+)
+def test_what_is_out_of_date_says_why(
+    evaluated: Path, tmp_path: Path, changed: dict[str, Any], cause: str, data: bool
+) -> None:
+    """What the receipts and the study alone show is seen without the data, too."""
+    run = with_study(copied(evaluated, tmp_path / "home"), **changed)
+    found = standing(run if data else without_data(run), "evaluate", "metrics")
+    if not cause:
+        assert found.currency is (Currency.CURRENT if data else Currency.UNKNOWN)
+        return
+    assert found.currency is Currency.STALE
+    assert cause in found.why
+    for stamped in (current(run, "evaluate", "metrics", allow_stale=True).stamp, str(found.stamp)):
+        assert stamped.startswith("run: OUT OF DATE")
+
+
+def test_what_is_out_of_date_is_refused_or_stamped_everywhere(evaluated: Path, tmp_path: Path) -> None:
+    run = with_study(copied(evaluated, tmp_path / "home"), **LABELS)
+    other = copied(evaluated, tmp_path / "other") / "run"
+    for command in (
+        ("report", run, "--out", tmp_path / "page"),
+        ("report", other, "--compare", run, "--out", tmp_path / "page"),
+        ("eval", "--run", other, "--compare", run),
+        ("eval", "--average", other, "--average", run, "--json"),
+        ("scores", run / "evaluate" / "scores" / "bodies.a.parquet", "--out", tmp_path / "scores.txt"),
+    ):
+        assert "found it out of date: label/videos/LWIR-30m_a: min_overlap" in call_here(*command).calm().line(2)
+    assert not (tmp_path / "page").exists()
+    assert not (tmp_path / "scores.txt").exists()
+    with pytest.raises(DataError, match="out of date"):
+        _ = open_run_view(run).metrics
+    said = call_here("eval", "--run", other, "--compare", run, "--allow-stale").calm()
+    assert "!! run: OUT OF DATE" in said.out
+    document = call_here("eval", "--average", other, "--average", run, "--json", "--allow-stale").calm().json
+    assert any("OUT OF DATE" in stamp for stamp in document["stamps"])
+    made = call_here("report", run, "--out", tmp_path / "page", "--allow-stale").calm()
+    assert "OUT OF DATE" in made.out
+    for name in ("report.html", "tables.md", "tables.tex", "tables/bodies.csv", "tables/all.csv"):
+        assert "OUT OF DATE" in (tmp_path / "page" / name).read_text(), name
+    rows = list(csv.DictReader((tmp_path / "page" / "tables" / "bodies.csv").read_text().splitlines()))
+    assert all("OUT OF DATE" in row["stamp"] for row in rows)
+    captions = [line for line in (tmp_path / "page" / "tables.tex").read_text().splitlines() if "caption" in line]
+    assert all("OUT OF DATE" in line for line in captions)
+
+
+def test_what_is_current_has_no_stamp_and_without_its_data_a_doubt(evaluated: Path, tmp_path: Path) -> None:
+    home = copied(evaluated, tmp_path / "home")
+    assert standing(home / "run", "evaluate", "metrics") == Standing("run", Currency.CURRENT)
+    assert standing(home / "run", "crop", "videos/LWIR-30m_a").currency is Currency.CURRENT
+    found = standing(without_data(home / "run"), "evaluate", "metrics")
+    assert (found.currency, found.why) == (Currency.UNKNOWN, f"the data are not at {home / 'run' / 'gone'}")
+    assert call_here("report", home / "run", "--out", tmp_path / "b").calm().code == 0
+    for name in ("report.html", "tables.md", "tables.tex", "tables/bodies.csv"):
+        assert "whether this is up to date is unknown" in (tmp_path / "b" / name).read_text(), name
+
+
+NO_COLUMN = {"tables": {"bodies": {**TABLES["tables"]["bodies"], "pooling": "quality_weighted", "quality": "none"}}}
+
+
+@pytest.mark.parametrize(
+    ("changed", "said", "cause"),
+    [
+        ({"evaluate": NO_COLUMN}, "evaluate/metrics: ", "evaluate/metrics: "),  # it fails
+        (LABELS, "waits for ", "label/videos/LWIR-30m_a: min_overlap 0.5 -> 0.7"),  # it is not even tried
+    ],
+)
+def test_a_run_that_ends_early_prints_no_old_numbers(
+    evaluated: Path, tmp_path: Path, changed: dict[str, Any], said: str, cause: str
+) -> None:
+    home = copied(evaluated, tmp_path / "home")
+    study = write_study(home / "study.yaml", SYSTEMS, **{"evaluate": TABLES, **changed})
+    call = ("eval", study, "--data", home / "data", "--run", home / "run")
+    failed = call_here(*call).calm()
+    assert failed.code == 3
+    assert said in failed.out
+    assert "Rank-1" not in failed.out
+    assert "Numbers" not in failed.out
+    assert f"those in {home / 'run' / 'evaluate'} are out of date, and are not shown" in failed.out
+    assert call_here(*call, "--json").json["numbers"] is None
+    assert cause in call_here("report", home / "run").calm().line(2)
 
 
 # -- vectors that were made elsewhere

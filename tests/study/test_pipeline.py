@@ -16,10 +16,10 @@ import pytest
 from mdfpipe.errors import ConfigError, DataError
 from mdfpipe.running.plan import explain
 from mdfpipe.running.status import status
+from mdfpipe.running.survey import survey
 from mdfpipe.stages import Inputs, Review, index
 from mdfpipe.stages.label import Label
 from mdfpipe.store.run import Failure, Receipt, Run, read_table
-from mdfpipe.store.survey import survey
 from mdfpipe.study.pipeline import open_run
 from tests.drawn import draw
 from tests.inline import runner

@@ -1,21 +1,21 @@
 """What a run folder holds, from its receipts alone: counts by domain, subject, status and split, and what failed.
 
-A part counts only where it was made from the part before it that lies there now; what is out of date is listed.
-A failure beside a part came after it (a commit takes the record away): such a part is out of date, too.
-Nothing here needs the data root, a lock, or the settings to be valid any more.
+A part counts only where it is what the study that the folder keeps asks for, by the one rule of `plan`; what is out of
+date is listed. Nothing here needs the data root or a lock. Where the study cannot be read any more, every part counts.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
 import pyarrow as pa
 
 from mdfpipe.errors import DataError
+from mdfpipe.running.plan import Judge
 from mdfpipe.store import left_out
 from mdfpipe.store.naming import natural_key
 from mdfpipe.store.run import Failure, Receipt, Run, faces_file
@@ -66,7 +66,7 @@ class VideoState:
 
     @property
     def remarks(self) -> list[str]:
-        """What a reader should know of it: failures, what is out of date, fallbacks, misalignment."""
+        """What a reader should know of it: first its failures, then what is out of date, fallbacks, misalignment."""
         seen, label = self.facts("detect"), self.facts("label")
         found = [f"{stage} failed: {failure.message}" for stage, failure in self.failures.items()]
         found += [f"{stage} is out of date; run it again" for stage in self.outdated]
@@ -192,23 +192,25 @@ def survey(path: Path) -> Survey:
         )
     rows = run.table("index", "videos").to_pylist()
     systems = _named(run)
-    trained, notes_of_systems = _trained(run, systems)
+    judge = Judge(path)
+    trained, notes_of_systems = _trained(run, systems, judge)
     ordered = sorted(rows, key=lambda row: natural_key(row["video_id"]))
     chain = CHAIN[-1:] if _of_images(index) else CHAIN
-    videos = [_state(run, row, systems, trained, chain) for row in ordered]
+    videos = [_state(run, row, systems, judge, chain) for row in ordered]
     domains: dict[str, DomainCounts] = {}
     for name in sorted({video.domain for video in videos}, key=natural_key):
         domains[name] = DomainCounts(name, _of_images(index))
     for video in videos:
         domains[video.domain].take(video)
-    manifest, notes = _manifest(run, videos)
+    manifest, notes = _manifest(run, judge)
+    notes += [f"nothing is compared with the study, which cannot be read: {judge.unread}"] if judge.unread else []
     notes = [*left_out.of_index(index.facts), *left_out.of_nothing(index.facts), *notes]
     for row in manifest.facts.get("counts", []) if manifest else ():
         if row["domain"] in domains:
             domains[row["domain"]].splits[row["split"]] += row["rows"]
     failures = [failure for video in videos for failure in video.failures.values()]
     of_run = [("index", "videos"), ("manifest", "manifest"), *((f"{TRAIN}/{name}", "training") for name in systems)]
-    failures += [f for stage, key in of_run if (f := run.failure(stage, key))]
+    failures += [f for part in of_run if (f := run.failure(*part)) and (not run.receipt(*part) or judge(*part))]
     outdated = Counter(stage for video in videos for stage in video.outdated)
     notes += _doubts(videos, trained)
     notes += [f"{stage}: {n} parts are out of date and left out of every count" for stage, n in outdated.items()]
@@ -252,47 +254,19 @@ def _of_images(index: Receipt) -> bool:
     return "images" in index.facts
 
 
-def _state(
-    run: Run, row: dict[str, Any], systems: list[str], trained: dict[str, Receipt], chain: tuple[str, ...]
-) -> VideoState:
-    receipts: dict[str, Receipt] = {}
-    failures: dict[str, Failure] = {}
+def _state(run: Run, row: dict[str, Any], systems: list[str], judge: Judge, chain: tuple[str, ...]) -> VideoState:
+    found = VideoState(row, {}, {}, ())
     outdated = []
-    for stage in chain:
-        receipt = run.receipt(stage, row["video_id"])
-        failure = run.failure(stage, row["video_id"])
-        if failure is not None:
-            failures[stage] = failure
-        if receipt is not None and (failure or _is_stale(run, receipt, receipts)):
-            outdated.append(stage)
-        elif receipt is not None:
-            receipts[stage] = receipt
-    for name in systems:
-        stage = f"{EMBED}/{name}"
+    for stage in (*chain, *(f"{EMBED}/{name}" for name in systems)):
         receipt, failure = run.receipt(stage, row["video_id"]), run.failure(stage, row["video_id"])
-        if failure is not None:
-            failures[stage] = failure
-        if receipt is not None and (failure or not _of_these(receipt, receipts.get(CHAIN[-1]), trained.get(name))):
+        stale = receipt is None or judge(stage, row["video_id"])
+        if failure is not None and stale:
+            found.failures[stage] = failure
+        if receipt is not None and stale:
             outdated.append(stage)
         elif receipt is not None:
-            receipts[stage] = receipt
-    return VideoState(row, receipts, failures, tuple(outdated))
-
-
-def _is_stale(run: Run, receipt: Receipt, before: Mapping[str, Receipt]) -> bool:
-    """Whether a part was made from other parts than lie before it, or its files are gone."""
-    made_from = {stage: content for stage, content in receipt.upstream.items() if stage in CHAIN}
-    if made_from != {stage: before[stage].content for stage in made_from if stage in before}:
-        return True
-    return run.files_in_place(receipt) is not None
-
-
-def _of_these(receipt: Receipt, crops: Receipt | None, training: Receipt | None) -> bool:
-    """Whether vectors were made from these crops, by weights of this training."""
-    if crops is None or training is None:
-        return False
-    weights = {digest for name, (_, digest) in training.files.items() if name.endswith(".pt")}
-    return receipt.upstream.get(CHAIN[-1]) == crops.content and receipt.upstream.get(training.stage) in weights
+            found.receipts[stage] = receipt
+    return replace(found, outdated=tuple(outdated))
 
 
 def _filled(known: Mapping[str, Any], others: Mapping[str, Any]) -> dict[str, Any]:
@@ -311,35 +285,28 @@ def _named(run: Run) -> list[str]:
     return sorted({folder.name for folder in folders}, key=natural_key)
 
 
-def _trained(run: Run, systems: list[str]) -> tuple[dict[str, Receipt], list[str]]:
+def _trained(run: Run, systems: list[str], judge: Judge) -> tuple[dict[str, Receipt], list[str]]:
     """The receipts of the trainings that count, by system, and words on the others."""
     found, notes = {}, []
     for name in systems:
         stage = f"{TRAIN}/{name}"
         receipt = run.receipt(stage, "training")
-        if receipt is None:
-            continue
-        problem = (
-            "it failed when it was last trained" if run.failure(stage, "training") else run.files_in_place(receipt)
-        )
-        if problem:
-            notes.append(f"{stage}: {problem}; its weights are left out, run it again")
-        else:
+        stale = judge(stage, "training") if receipt is not None else ""
+        if stale:
+            notes.append(f"{stage}: out of date ({stale}); its weights are left out, run it again")
+        elif receipt is not None:
             found[name] = receipt
             notes += [f"{stage}: {line}" for line in left_out.of_training(receipt.facts)]
     return found, notes
 
 
-def _manifest(run: Run, videos: list[VideoState]) -> tuple[Receipt | None, list[str]]:
+def _manifest(run: Run, judge: Judge) -> tuple[Receipt | None, list[str]]:
     receipt = run.receipt("manifest", "manifest")
     if receipt is None:
         return None, []
-    if run.failure("manifest", "manifest") is not None:
-        return None, ["manifest: it failed when it was last made, and the one before is left out; run it again"]
-    now = {f"crop/{v.video_id}": v.receipts["crop"].content for v in videos if "crop" in v.receipts}
-    then = {name: value for name, value in receipt.upstream.items() if name.startswith("crop/")}
-    if then != now:
-        return None, ["manifest: it was made from other crops than lie there now, and is left out; run it again"]
+    stale = judge("manifest", "manifest")
+    if stale:
+        return None, [f"manifest: out of date ({stale}), and left out; run it again"]
     missing = receipt.facts.get("missing", [])
     notes = [f"manifest: made without {len(missing)} videos ({_few(missing)})"] if missing else []
     return receipt, [*notes, *(f"manifest: {line}" for line in left_out.outside_of(receipt.facts))]
