@@ -7,8 +7,7 @@ is first used; `import mdfpipe` alone loads next to nothing.
 from __future__ import annotations
 
 import os
-
-import lazy_loader
+from typing import Any
 
 __version__ = "0.1.0"
 
@@ -16,4 +15,21 @@ __version__ = "0.1.0"
 # anything imports it; worker processes inherit it.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+
+def _front_door() -> tuple[Any, Any, list[str]]:
+    """What finds a public name, and the list of them, from `__init__.pyi`."""
+    import lazy_loader  # not above: until the command listens for Ctrl-C, every millisecond counts
+
+    return lazy_loader.attach_stub(__name__, __file__)
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__all__":
+        return _front_door()[2]
+    if name.startswith("__"):  # what the import system asks every package for
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return _front_door()[0](name)
+
+
+def __dir__() -> list[str]:
+    return _front_door()[2]

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mdfpipe.store.images import decode
 from mdfpipe.store.run import Run
 from mdfpipe.store.shards import read_crop
-from mdfpipe.video.cropping import decode
 from tests import clips
 from tests.inline import runner
 from tests.video.tiffs import tiff

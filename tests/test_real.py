@@ -12,10 +12,10 @@ import pytest
 
 from mdfpipe.reporting.report import report
 from mdfpipe.running.runner import Outcome
+from mdfpipe.store.images import decode
 from mdfpipe.store.run import Run
 from mdfpipe.store.shards import read_crop
 from mdfpipe.study.pipeline import SHIPPED
-from mdfpipe.video.cropping import decode
 from tests.inline import runner
 from tests.real import ASSETS, needs_assets
 

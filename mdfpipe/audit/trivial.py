@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from mdfpipe.domains import Domain
 from mdfpipe.errors import DataError
 from mdfpipe.evaluation.measures.intervals import wilson
-from mdfpipe.store.image_bytes import unpacked
+from mdfpipe.store.images import decode_at
 from mdfpipe.store.run import Run
-from mdfpipe.store.shards import CHECKSUM, read_crop
+from mdfpipe.store.shards import CHECKSUM, Spoilt, read_crop
 
 HEIGHT, WIDTH = 128, 64  # pixels of the picture that every baseline looks at
 BLOCK = 32  # crops at a time: with 256, HOG took six times as long, out of the cache
@@ -349,14 +349,10 @@ def _picture(folder: Path, row: dict[str, Any]) -> F32:
 
     shard = folder / row["shard"]
     data = read_crop(shard, row["offset"], row["size"], row.get(CHECKSUM))
-    reduced = row["codec"] == "jpeg"  # decoding half the size takes less time, and is still as wide as needed
-    flags = cv2.IMREAD_REDUCED_COLOR_2 if reduced else cv2.IMREAD_UNCHANGED
-    image = unpacked(data, flags, f"{shard}: crop {row['crop_id']}")
-    if image is None:
-        raise DataError(
-            f"{shard}: crop {row['crop_id']}: expected a JPEG or PNG image, found {len(data)} bytes that do not decode"
-            "; delete the shard and run crop again"
-        )
+    try:
+        image = decode_at(data, HEIGHT, WIDTH)
+    except Spoilt as error:
+        raise DataError(f"{shard}: crop {row['crop_id']}: {error}; delete the shard and run crop again") from None
     low, high = np.percentile(image, (1, 99)) if image.dtype != np.uint8 else (0.0, 255.0)
     shown = (image.astype(np.float32) - np.float32(low)) / np.float32(max(high - low, 1.0))
     small = np.clip(cv2.resize(shown, (WIDTH, HEIGHT), interpolation=cv2.INTER_AREA), 0, 1).astype(np.float32)

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mdfpipe.errors import one_line
+from mdfpipe.store.images import stretched
 from mdfpipe.store.tables import LabelStatus
 
 if TYPE_CHECKING:
@@ -66,8 +67,7 @@ def to_display(image: NDArray[Any], window: tuple[float, float] | None) -> Pictu
     """
     if image.dtype != np.uint8:
         low, high = window if window is not None else np.percentile(image, [1, 99])
-        scaled = (image.astype(np.float32) - np.float32(low)) * np.float32(255.0 / max(high - low, 1.0))
-        image = np.rint(np.clip(scaled, 0, 255)).astype(np.uint8)
+        image = stretched(image, float(low), float(high))
     if image.ndim == 2:
         image = image[..., None]
     return np.ascontiguousarray(np.broadcast_to(image, (*image.shape[:2], 3)))

@@ -177,14 +177,13 @@ def draw_sheet(run: Path, out: Path, subjects: int = 6, each: int = 3, show_peop
 def _sheet_crop(run: Path, row: dict[str, Any], width: int, show_people: bool) -> Picture:
     """One crop as it is shown: (_CROP_HEIGHT, width, 3)."""
     from mdfpipe.drawing import pixels as figures
+    from mdfpipe.store.images import decode, recorded_window
     from mdfpipe.store.run import Run
     from mdfpipe.store.shards import read_crop
-    from mdfpipe.video.cropping import decode
 
     shard = inside(run, row["shard"], f"crop {row['crop_id']}")
     image = decode(read_crop(shard, row["offset"], row["size"], row.get(CHECKSUM)), row["crop_id"])
-    receipt = Run(run).receipt("detect", row["video_id"])
-    picture = figures.to_display(image, (receipt.facts if receipt else {}).get("window"))
+    picture = figures.to_display(image, recorded_window(Run(run), row["video_id"]))
     picture = figures.scaled_to(picture, width, _CROP_HEIGHT)
     return picture if show_people else figures.hidden_crop(picture, figures.BODY_BLOCKS)
 
@@ -292,8 +291,8 @@ def _crops(
 ) -> list[tuple[str, CropChoice, Picture]]:
     """(modality, crop, picture) of the crops shown of one subject."""
     from mdfpipe.drawing import pixels as figures
+    from mdfpipe.store.images import decode
     from mdfpipe.store.shards import read_crop
-    from mdfpipe.video.cropping import decode
 
     shown = []
     for modality, most, blocks in (

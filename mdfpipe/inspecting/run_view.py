@@ -121,8 +121,8 @@ class RunView:
 
         Raises DataError where the manifest has no such crop, or its bytes are damaged.
         """
+        from mdfpipe.store.images import decode
         from mdfpipe.store.shards import read_crop
-        from mdfpipe.video.cropping import decode
 
         if crop_id not in self._places:
             raise DataError(f"{self.path}: no crop {crop_id!r} in its manifest; `crops()` gives those that there are")

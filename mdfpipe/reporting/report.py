@@ -256,8 +256,8 @@ class PageCrops:
     def picture(self, row: dict[str, Any]) -> Picture:
         """The crop of a row of the manifest, at its own size. Raises DataError."""
         from mdfpipe.drawing import pixels as figures
+        from mdfpipe.store.images import decode
         from mdfpipe.store.shards import read_crop
-        from mdfpipe.video.cropping import decode
 
         if row["shard"] is None:
             raise DataError(f"crop {row['crop_id']}: the manifest names no shard")
@@ -280,10 +280,10 @@ class PageCrops:
         return Shown(figures.data_uri(small, 82), width, height, title)
 
     def _window(self, video_id: str) -> tuple[float, float] | None:
+        from mdfpipe.store.images import recorded_window
+
         if video_id not in self._windows:
-            receipt = Run(self.run).receipt("detect", video_id)
-            window = (receipt.facts if receipt else {}).get("window")
-            self._windows[video_id] = (float(window[0]), float(window[1])) if window else None
+            self._windows[video_id] = recorded_window(Run(self.run), video_id)
         return self._windows[video_id]
 
     def _read(self) -> dict[tuple[str, str, str, str], list[dict[str, Any]]]:
@@ -318,7 +318,7 @@ def attended(run: Path, system: str, templates: TemplateSet, crops: PageCrops) -
     from mdfpipe.reporting.grids import by_wavelength
     from mdfpipe.reporting.results_page import Attended
     from mdfpipe.reporting.retrieval import People
-    from mdfpipe.stages.material import window
+    from mdfpipe.store.images import recorded_window
 
     recipe, weights = _weights(run, system)
     if not weights.is_file():
@@ -334,7 +334,7 @@ def attended(run: Path, system: str, templates: TemplateSet, crops: PageCrops) -
     watcher, found = Watcher(weights, recipe) if chosen else None, []
     for n, row in chosen:
         table = Run(run).table("crop", row["video_id"])
-        deep = window(Run(run), row["video_id"])
+        deep = recorded_window(Run(run), row["video_id"])
         one = from_crops(
             table.filter(pc.equal(table["crop_id"], row["crop_id"])),
             run,

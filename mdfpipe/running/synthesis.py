@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from mdfpipe.errors import ConfigError, DataError
 from mdfpipe.running.execution import Event
 from mdfpipe.stages.crop import Crop
+from mdfpipe.store import images
 from mdfpipe.synth.crops import write_crops
 from mdfpipe.synth.write import Written, write_dataset
 from mdfpipe.video import cropping
@@ -94,13 +95,13 @@ def cut_out(frame: NDArray[Any], box: NDArray[np.float32]) -> tuple[bytes, float
     whole = cropping.pixel_box(box, frame.shape[1], frame.shape[0])
     if whole is None:
         raise DataError(f"box {box.tolist()}: expected one that touches the frame of {frame.shape[1]}x{frame.shape[0]}")
-    crop = cropping.resize(cropping.cut(frame, whole), usual.body_width_px, usual.body_height_px)
-    return (cropping.encode(crop)[0], *cropping.quality(crop, cropping.Window()))
+    crop = images.resize(cropping.cut(frame, whole), usual.body_width_px, usual.body_height_px)
+    return (images.encode(crop)[0], *cropping.quality(crop, cropping.Window()))
 
 
 def cut_out_face(frame: NDArray[Any], box: NDArray[np.float32]) -> tuple[bytes, float, float]:
     """The crop stage's way to cut out a face: as `cut_out`, a square with a margin."""
     usual = Crop()
     square = cropping.cut(frame, cropping.square_box(box, usual.face_margin))
-    crop = cropping.resize(square, usual.face_size_px, usual.face_size_px)
-    return (cropping.encode(crop)[0], *cropping.quality(crop, cropping.Window()))
+    crop = images.resize(square, usual.face_size_px, usual.face_size_px)
+    return (images.encode(crop)[0], *cropping.quality(crop, cropping.Window()))

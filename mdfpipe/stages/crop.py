@@ -17,13 +17,15 @@ from pydantic import Field
 from mdfpipe.errors import DecodeError
 from mdfpipe.machine.threads import use_threads
 from mdfpipe.stages import Context, Inputs, Made, Stage
+from mdfpipe.store import images
+from mdfpipe.store.images import Image
 from mdfpipe.store.joining import joined
 from mdfpipe.store.naming import file_name
 from mdfpipe.store.shards import ShardWriter
 from mdfpipe.store.tables import CROPS, CropStatus
 from mdfpipe.video import cropping
 from mdfpipe.video.ahead import ahead
-from mdfpipe.video.cropping import Image, Window
+from mdfpipe.video.cropping import Window
 from mdfpipe.video.decoders import Decoder
 
 _MODALITIES = ("body", "face")
@@ -194,8 +196,8 @@ class Crop(Stage):
         if max(box[2] - box[0], box[3] - box[1]) > _LARGEST_CROP * max(image.shape[:2]):
             cuts.status[row] = _STATUSES.index(CropStatus.TOO_LARGE)
             return
-        crop = cropping.resize(cropping.cut(image, box), *size)
-        data, codec = cropping.encode(crop)
+        crop = images.resize(cropping.cut(image, box), *size)
+        data, codec = images.encode(crop)
         suffix = "jpg" if codec == "jpeg" else codec
         place = shard.add(cuts.crop_id[row].as_py(), suffix, data)
         cuts.offset[row], cuts.size[row], cuts.crc32[row] = place

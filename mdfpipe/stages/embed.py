@@ -17,9 +17,9 @@ from mdfpipe.errors import DataError
 from mdfpipe.learning.recipes import Recipe
 from mdfpipe.learning.system import System
 from mdfpipe.stages import Context, Inputs, Made, Review, Stage
-from mdfpipe.stages.material import window
 from mdfpipe.stages.train import checkpoint_of_run, weights_of
 from mdfpipe.store.hashing import file_sha256
+from mdfpipe.store.images import recorded_window
 from mdfpipe.store.joining import joined
 from mdfpipe.store.left_out import of_stage
 from mdfpipe.store.run import Receipt, Run, fingerprint
@@ -84,7 +84,7 @@ class Embed(Stage):
         recipe, model, domains = _open(path, file_sha256(path), asked, resources.device, resources.threads)
         rows = inputs.table("crop", key)
         rows = joined(rows, wanted, "crop_id", run.part("crop", key), "the manifest", others=True)
-        deep = window(run, key)  # as crop tells it
+        deep = recorded_window(run, key)  # as crop tells it
         crops = c.from_crops(rows, run.path, domain, windows={key: deep} if deep else None)
         reader = CropReader(crops, recipe.image_height_px, recipe.image_width_px, recipe.depth, strict=settings.strict)
         vectors = np.zeros((len(crops), recipe.features), np.float32)

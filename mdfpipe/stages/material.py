@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 
 from mdfpipe.config import find_folder
 from mdfpipe.errors import DataError, one_line
+from mdfpipe.store.images import recorded_window
 from mdfpipe.store.left_out import of_training
 from mdfpipe.store.run import Receipt, Run, fingerprint, read_receipt
 from mdfpipe.store.shards import UNVERIFIED
@@ -125,15 +126,8 @@ def _own(run: Run, modality: str, domains: list[str] | tuple[str, ...] | None) -
 def windows(run: Run, manifest: pa.Table) -> dict[str, tuple[float, float]]:
     """video_id -> the values that detect took for black and white, of videos above 8 bits."""
     deep = manifest.filter(pc.equal(manifest["codec"], "png"))
-    found = ((video_id, window(run, video_id)) for video_id in deep["video_id"].unique().to_pylist())
+    found = ((video_id, recorded_window(run, video_id)) for video_id in deep["video_id"].unique().to_pylist())
     return {video_id: pair for video_id, pair in found if pair is not None}
-
-
-def window(run: Run, video_id: str) -> tuple[float, float] | None:
-    """The same of one video; None of 8 bits."""
-    receipt = run.receipt("detect", video_id)
-    found = receipt.facts.get("window") if receipt else None
-    return (float(found[0]), float(found[1])) if found else None
 
 
 def refuse_untrained_domains(name: str, system: System, run: Run, trained: Sequence[str]) -> None:

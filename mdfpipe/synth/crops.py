@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from mdfpipe.errors import ConfigError, MdfError, one_line
 from mdfpipe.machine.processes import each
+from mdfpipe.store.parquet import is_whole, read_table
 from mdfpipe.store.run import Receipt, Run
 from mdfpipe.store.shards import ShardWriter
 from mdfpipe.store.tables import MANIFEST
@@ -76,7 +77,8 @@ def write_crops(
         tell(0)
         for _ in each(_block, [(run, receipt, cut) for receipt in missing], workers, tell):
             pass
-        rows = pa.concat_tables([run.table("crop", receipt.key) for receipt in wanted.values()])
+        blocks_of = [read_table(run.part("crop", receipt.key)) for receipt in wanted.values()]  # rows of a manifest
+        rows = pa.concat_tables(blocks_of)
         made = {receipt.key: run.receipt("crop", receipt.key) for receipt in wanted.values()}
         upstream = {key: receipt.content for key, receipt in made.items() if receipt}
         whole = Receipt("manifest", VERSION, "manifest", {"subjects": subjects, "seed": seed} | _of(modality), upstream)
@@ -102,10 +104,11 @@ def _receipt(start: int, count: int, seed: int, modality: Modality) -> Receipt:
 
 
 def _made(run: Run, receipt: Receipt) -> bool:
+    """Whether the part is there, of these settings, and not damaged."""
     found = run.receipt(receipt.stage, receipt.key)
     if found is None or not found.content or run.files_in_place(found) is not None:
         return False
-    return found.fingerprint == receipt.fingerprint
+    return found.fingerprint == receipt.fingerprint and is_whole(run.part(receipt.stage, receipt.key)) is not False
 
 
 def _block(run: Run, receipt: Receipt, cut: Cut, tell: Callable[[int], None]) -> None:

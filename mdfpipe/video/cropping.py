@@ -1,20 +1,13 @@
-"""Cutting a box out of a frame: resized with anti-aliasing, encoded once, its quality measured.
-
-JPEG q95 4:4:4 for 8-bit frames; 16-bit PNG, with the source's own values, for frames above 8 bits.
-"""
+"""Cutting a box out of a frame, and measuring the quality of what was cut out."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mdfpipe.errors import DataError
-from mdfpipe.store.image_bytes import unpacked
-
-Image = NDArray[Any]  # (H, W, C), uint8 RGB, or uint16 grey or RGB
+from mdfpipe.store.images import Image
 
 
 @dataclass(frozen=True)
@@ -59,56 +52,6 @@ def cut(frame: Image, box: tuple[int, int, int, int]) -> Image:
     rows = np.clip(np.arange(y1, y2), 0, height - 1)
     columns = np.clip(np.arange(x1, x2), 0, width - 1)
     return frame[rows[:, None], columns[None, :]]
-
-
-def resize(image: Image, width: int, height: int) -> Image:
-    """`image` at another size: (height, width, C), the same dtype.
-
-    Areas are averaged along an axis that shrinks (no aliasing); along one that grows, cubic interpolation.
-    """
-    import cv2
-
-    h, w = image.shape[:2]
-    mixed = (w > width and h < height) or (w < width and h > height)
-    for to in ((width, h), (width, height)) if mixed else ((width, height),):
-        shrinks = to[0] <= image.shape[1] and to[1] <= image.shape[0]
-        image = cv2.resize(image, to, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
-    return image.reshape(height, width, -1)
-
-
-def encode(image: Image) -> tuple[bytes, str]:
-    """The bytes of a crop and its codec: (data, "jpeg") for uint8, (data, "png") for uint16."""
-    import cv2
-
-    stored = cv2.cvtColor(image, cv2.COLOR_RGB2BGR) if image.shape[2] == 3 else image  # 40 times faster than [::-1]
-    if image.dtype == np.uint8:
-        sampling = cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444
-        options = [cv2.IMWRITE_JPEG_QUALITY, 95, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, sampling]
-        good, data = cv2.imencode(".jpg", stored, options)
-        codec = "jpeg"
-    else:
-        good, data = cv2.imencode(".png", stored, [cv2.IMWRITE_PNG_COMPRESSION, 3])
-        codec = "png"
-    if not good:
-        raise DataError(f"a crop of {image.shape} {image.dtype} could not be encoded")
-    return data.tobytes(), codec
-
-
-def decode(data: bytes, where: str) -> Image:
-    """The pixels of an encoded crop, (H, W, C): uint8 RGB, or uint16 grey or RGB.
-
-    Raises DataError that says `where`.
-    """
-    import cv2
-
-    image = unpacked(data, cv2.IMREAD_UNCHANGED, where)
-    if image is None:
-        raise DataError(f"{where}: expected a JPEG or PNG image, found {len(data)} bytes that do not decode")
-    if image.ndim == 2:
-        image = image[..., None]
-    if image.dtype == np.uint8 and image.shape[2] == 1:
-        image = image.repeat(3, axis=2)
-    return np.ascontiguousarray(image[..., ::-1])
 
 
 def quality(image: Image, window: Window) -> tuple[float, float]:

@@ -51,6 +51,7 @@ def _crop(video: Path, folder: Path, options: argparse.Namespace, threads: int) 
     from mdfpipe.stages.crop import Crop
     from mdfpipe.stages.index import Index
     from mdfpipe.stages.label import Label
+    from mdfpipe.store import images
     from mdfpipe.store.run import Run, write_table
     from mdfpipe.video import cropping
     from mdfpipe.video.ahead import ahead
@@ -73,10 +74,10 @@ def _crop(video: Path, folder: Path, options: argparse.Namespace, threads: int) 
             image = held.pixels[number % len(held)]
             for n in range(3 * number, 3 * number + 3):
                 box = cropping.pixel_box(bodies[n], image.shape[1], image.shape[0])
-                crop = cropping.resize(cropping.cut(image, box), 128, 384)
-                face = cropping.resize(cropping.cut(image, cropping.square_box(faces[n], 0.1)), 112, 112)
+                crop = images.resize(cropping.cut(image, box), 128, 384)
+                face = images.resize(cropping.cut(image, cropping.square_box(faces[n], 0.1)), 112, 112)
                 for each in (crop, face):
-                    cropping.encode(each)
+                    images.encode(each)
                     cropping.quality(each, cropping.Window())
 
     times = in_turns(

@@ -18,8 +18,8 @@ def pictures(shard: Path, size: tuple[int, int], count: int = 96) -> list[tuple[
     import cv2
     import numpy as np
 
+    from mdfpipe.store import images
     from mdfpipe.store.shards import ShardWriter
-    from mdfpipe.video import cropping
 
     height, width = size
     generator, found = np.random.default_rng(0), []
@@ -28,7 +28,7 @@ def pictures(shard: Path, size: tuple[int, int], count: int = 96) -> list[tuple[
             coarse = generator.uniform(20, 235, (height // 16 + 1, width // 16 + 1, 3)).astype(np.float32)
             soft = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
             grain = generator.normal(0, GRAIN, (height, width, 1))
-            data, _ = cropping.encode(np.clip(soft + grain, 0, 255).astype(np.uint8))
+            data, _ = images.encode(np.clip(soft + grain, 0, 255).astype(np.uint8))
             found.append(writer.add(f"{number:06d}", "jpg", data))
     return found
 

@@ -18,9 +18,10 @@ from mdfpipe.errors import DataError
 from mdfpipe.learning.data import loader as module
 from mdfpipe.learning.data.augment import Augment
 from mdfpipe.learning.data.crops import Crops
-from mdfpipe.learning.data.loader import decoded, read_plain, resized
+from mdfpipe.learning.data.loader import read_plain
 from mdfpipe.learning.recipes import Depth
 from mdfpipe.store.image_bytes import jpeg_size
+from mdfpipe.store.images import decode_at, resize
 from tests.learning.stored_crops import jpeg, picture, read, reader_of, stored, whole
 
 
@@ -60,7 +61,7 @@ def test_other_sizes_show_the_same_picture(crops: Crops, height: int, width: int
     ("height", "width", "divided"), [(96, 32, 1), (49, 16, 1), (48, 16, 2), (36, 12, 2), (12, 4, 8)]
 )
 def test_a_jpeg_is_decoded_at_a_fraction_only_where_that_is_enough(height: int, width: int, divided: int) -> None:
-    assert decoded(jpeg(picture(0)), height, width).shape == (96 // divided, 32 // divided, 3)
+    assert decode_at(jpeg(picture(0)), height, width).shape == (96 // divided, 32 // divided, 3)
 
 
 @pytest.mark.parametrize("size", [(48, 16), (36, 12), (24, 8)])
@@ -68,12 +69,12 @@ def test_decoding_at_a_fraction_is_as_free_of_aliases_as_averaging(size: tuple[i
     y, x = np.mgrid[:96, :32]
     stripes = np.repeat(np.where((x + y) % 2, 255, 0)[..., None], 3, axis=2).astype(np.uint8)
     chirp = np.repeat((128 + 120 * np.sin(y**2 / 60 + x))[..., None], 3, axis=2).astype(np.uint8)
-    flat = resized(decoded(jpeg(stripes), *size), *size)
+    flat = resize(decode_at(jpeg(stripes), *size), *size[::-1])
     assert np.abs(flat.astype(int) - 128).max() <= 3, "one-pixel stripes must become grey"
     for image, close in ((chirp, 12), (picture(1), 2)):
         whole = cv2.imdecode(np.frombuffer(jpeg(image), np.uint8), cv2.IMREAD_COLOR)
         averaged = cv2.resize(whole, size[::-1], interpolation=cv2.INTER_AREA).astype(int)
-        assert np.abs(resized(decoded(jpeg(image), *size), *size) - averaged).mean() < close
+        assert np.abs(resize(decode_at(jpeg(image), *size), *size[::-1]) - averaged).mean() < close
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
@@ -83,9 +84,9 @@ def test_images_of_elsewhere_are_read_as_they_are_shown(kind: str) -> None:
     found[0x0112] = 6
     Image.fromarray(np.ascontiguousarray(np.rot90(picture(0)))).save(file, kind, exif=found, quality=100)
     for size, divided in (((96, 32), 1), ((48, 16), 2), ((49, 16), 1)):
-        got = decoded(file.getvalue(), *size)
+        got = decode_at(file.getvalue(), *size)
         assert got.shape == (96 // (divided if kind == "JPEG" else 1), 32 // (divided if kind == "JPEG" else 1), 3)
-        shown = resized(got, 96, 32)[..., ::-1]
+        shown = resize(got, 32, 96)[..., ::-1]
         assert np.abs(shown.astype(int) - picture(0)).mean() < 8
 
 
@@ -186,8 +187,8 @@ def test_the_cache_changes_nothing_but_reading(crops: Crops, monkeypatch: pytest
         for row in range(20):
             np.testing.assert_array_equal(read(bare, row), read(cached, row))
     asked: list[bytes] = []
-    real = module.decoded
-    monkeypatch.setattr(module, "decoded", lambda data, *size: (asked.append(data), real(data, *size))[1])
+    real = module.decode_at
+    monkeypatch.setattr(module, "decode_at", lambda data, *size: (asked.append(data), real(data, *size))[1])
     for row in range(20):
         read(cached, row)
     assert len(asked) == 10, "ten crops fit, the first that were read"

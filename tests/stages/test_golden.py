@@ -20,7 +20,7 @@ from tests.drawn import draw
 from tests.inline import runner
 
 GOLDEN: dict[str, tuple[int, str, dict[str, float]]] = {
-    "index": (2, "5d75aea7f4ac43b5", {"range_m": 522.5, "fps": 21.0, "pixel_aspect": 1.75}),
+    "index": (3, "143b261d8aaccb04", {"range_m": 522.5, "fps": 21.0, "pixel_aspect": 1.75}),
     "detect": (
         2,
         "9f5716c3dc78ec66",

@@ -9,8 +9,8 @@ import av
 import numpy as np
 import pytest
 
+from mdfpipe.store.images import decode
 from mdfpipe.store.shards import read_crop
-from mdfpipe.video.cropping import decode
 from mdfpipe.video.orientation import turned
 from tests import clips
 from tests.inline import runner

@@ -19,11 +19,11 @@ import torch
 
 from mdfpipe.errors import ConfigError, DataError, DecodeError, MdfError
 from mdfpipe.running.scoring import read_vectors
+from mdfpipe.store.images import decode
 from mdfpipe.store.limits import VARIABLE
 from mdfpipe.store.matlab import read_matlab
 from mdfpipe.store.parquet import read_table
 from mdfpipe.store.shards import read_crop
-from mdfpipe.video.cropping import decode
 from mdfpipe.video.decoders import Decoder, FrameStream
 from mdfpipe.video.image_files import read_image
 from mdfpipe.weightfiles import open_tensors

@@ -9,13 +9,13 @@ import pytest
 
 from mdfpipe.errors import ConfigError, DataError, MdfError
 from mdfpipe.running.synthesis import cut_out, synthesise
+from mdfpipe.store.images import decode
 from mdfpipe.store.lock import is_of_lock
 from mdfpipe.store.run import Run
 from mdfpipe.store.shards import read_crop
 from mdfpipe.store.tables import MANIFEST
 from mdfpipe.synth import crops
 from mdfpipe.synth.crops import CLIPS, FRAMES, write_crops
-from mdfpipe.video.cropping import decode
 
 
 def test_crops_are_a_manifest_that_any_reader_of_manifests_takes(tmp_path: Path) -> None:
@@ -47,6 +47,12 @@ def test_the_same_crops_with_more_workers_and_after_a_loss(tmp_path: Path) -> No
     shard.write_bytes(whole[:-512])
     write_crops(tmp_path / "one", 2, cut=cut_out, seed=2)
     assert shard.read_bytes() == whole
+    for part in ("crop/block-0000", "manifest/manifest"):
+        table = tmp_path / "one" / f"{part}.parquet"
+        sound = table.read_bytes()
+        table.write_bytes(sound[:900] + bytes([sound[900] ^ 1]) + sound[901:])
+        write_crops(tmp_path / "one", 2, cut=cut_out, seed=2)
+        assert table.read_bytes() == sound
 
 
 def test_progress_counts_subjects_and_says_nothing_of_those_that_are_there(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from mdfpipe.learning.data.augment import Augment, generator_of
 from mdfpipe.learning.data.batches import CropBatch, Draw
 from mdfpipe.learning.data.crops import OWN, UNKNOWN
 from mdfpipe.store.damage import refuse_damaged
-from mdfpipe.store.image_bytes import JPEG_START, damage_of, jpeg_size, orientation_of, unpacked
+from mdfpipe.store.images import decode_at, resize, stretched
 from mdfpipe.store.shards import Place, Spoilt, read_stored, refuse_lost
 
 if TYPE_CHECKING:
@@ -38,7 +38,6 @@ U8 = NDArray[np.uint8]
 
 OPEN_FILES = 64  # shards held open at a time
 CHUNK = 8  # crops of a thread's task
-_REDUCED = {2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4, 8: cv2.IMREAD_REDUCED_COLOR_8}
 
 
 class CropReader:
@@ -75,8 +74,8 @@ class CropReader:
         try:
             place = Place(int(crops.offset[row]), int(crops.size[row]), int(crops.crc32[row]))
             data = self._files.read(shard, place)
-            stored = decoded(data, self.height, self.width)
-        except _Damaged as error:
+            stored = decode_at(data, self.height, self.width)
+        except Spoilt as error:
             crop_id = crops.crop_id[row].as_py()
             if crops.source[row] == OWN and shard not in self._as_made:
                 refuse_damaged(shard)  # else it was stored so, and making it again would change nothing
@@ -86,7 +85,7 @@ class CropReader:
             with self._lock:
                 self.bad[crop_id] = str(error)
             return None
-        image = resized(stored, self.height, self.width)
+        image = resize(stored, self.width, self.height)
         if image.dtype != np.uint8:
             image = self._to_8_bits(row, stored, image)
         rgb = cv2.cvtColor(image, cv2.COLOR_GRAY2RGB if image.ndim == 2 else cv2.COLOR_BGR2RGB)
@@ -133,63 +132,6 @@ class CropReader:
         return stretched(values, float(low), float(high))
 
 
-def decoded(data: bytes, height: int, width: int) -> NDArray[Any]:
-    """(H, W, 3) uint8 or uint16 BGR, or (H, W) uint16, of an encoded crop that will be shown at (height, width).
-
-    A JPEG of at least twice that size is decoded at a half, quarter or eighth: the decoder leaves the high frequencies
-    of each block out, so nothing is aliased. An image of elsewhere may say that it is shown turned: it is.
-    """
-    if not data:
-        raise _Damaged("it has no bytes")
-    flags = cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH  # unlike IMREAD_UNCHANGED, they turn as EXIF data say
-    if data.startswith(JPEG_START):
-        if damage := damage_of(data):  # libjpeg would make up the rest
-            raise _Damaged(damage)
-        full = jpeg_size(data)
-        if full and orientation_of(data) >= 5:  # its sides change places
-            full = full[::-1]
-        fitting = [n for n in _REDUCED if full and full[0] >= n * height and full[1] >= n * width]
-        flags = _REDUCED[max(fitting)] if fitting else cv2.IMREAD_COLOR
-    try:
-        image = unpacked(data, flags)
-    except DataError as error:
-        raise _Damaged(str(error)) from None
-    if image is None or image.dtype not in (np.uint8, np.uint16):
-        found = f"{len(data)} bytes that do not decode" if image is None else f"pixels of {image.dtype}"
-        raise _Damaged(f"expected an image of 8 or 16 bits, found {found}")
-    if image.ndim == 3 and image.shape[2] == 4:
-        image = image[..., :3]
-    if image.ndim == 2 and image.dtype == np.uint8:
-        image = cv2.cvtColor(image, cv2.COLOR_GRAY2BGR)
-    return np.ascontiguousarray(image)
-
-
-def resized(image: NDArray[Any], height: int, width: int) -> NDArray[Any]:
-    """A picture at (height, width): areas are averaged where it shrinks, cubic where it grows."""
-    h, w = image.shape[:2]
-    mixed = (w > width and h < height) or (w < width and h > height)
-    for to in ((width, h), (width, height)) if mixed else ((width, height),):
-        if to != image.shape[1::-1]:
-            shrinks = to[0] <= image.shape[1] and to[1] <= image.shape[0]
-            image = cv2.resize(image, to, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
-    return image
-
-
-def stretched(values: NDArray[Any], low: float, high: float) -> U8:
-    """uint8: `low` and below is 0, `high` and above 255, linear between.
-
-    >>> stretched(np.array([100, 200, 300, 900], np.uint16), 100, 355).tolist()
-    [0, 100, 200, 255]
-    """
-    scaled = (values.astype(np.float32) - np.float32(low)) * np.float32(255 / max(high - low, 1.0))
-    shown: U8 = np.rint(np.clip(scaled, 0, 255)).astype(np.uint8)
-    return shown
-
-
-class _Damaged(Exception):  # noqa: N818 - never leaves this file
-    """A crop that does not decode, and why."""
-
-
 class _Files:
     """Shards, opened when they are read, OPEN_FILES of them at a time."""
 
@@ -199,12 +141,9 @@ class _Files:
         self._lock = threading.Lock()
 
     def read(self, path: Path, place: Place) -> bytes:
-        """The bytes of a crop. Raises DataError where the file cannot be opened, _Damaged where it holds others."""
+        """The bytes of a crop. Raises DataError where the file cannot be opened, Spoilt where it holds others."""
         with self._used(path) as handle:
-            try:
-                return read_stored(handle, place.offset, place.size, None if place.crc32 == UNKNOWN else place.crc32)
-            except Spoilt as error:
-                raise _Damaged(str(error)) from None
+            return read_stored(handle, place.offset, place.size, None if place.crc32 == UNKNOWN else place.crc32)
 
     @contextmanager
     def _used(self, path: Path) -> Iterator[int]:
