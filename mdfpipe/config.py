@@ -206,7 +206,7 @@ def _mapping(loader: _StrictLoader, node: yaml.MappingNode) -> dict[Any, Any]:
         if not isinstance(key, (str, int, float)):
             raise yaml.constructor.ConstructorError(None, None, "a key is no plain name", key_node.start_mark)
         if key in seen:
-            raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} stands twice", key_node.start_mark)
+            raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} is given twice", key_node.start_mark)
         seen.add(key)
     return loader.construct_mapping(node, deep=True)
 
@@ -247,7 +247,7 @@ def _values(node: yaml.Node, known: dict[int, int]) -> int:
         return 1
     if id(node) in known:
         if not known[id(node)]:
-            raise ValueError("an alias stands within what it names")
+            raise ValueError("an alias is inside the node that it names")
         return known[id(node)]
     known[id(node)] = 0
     inner = [n for pair in node.value for n in pair] if isinstance(node, yaml.MappingNode) else node.value
@@ -276,7 +276,7 @@ def read_yaml(path: Path, above: tuple[Path, ...] = (), read: dict[Path, Any] | 
     named = data.pop("extends", [])
     names = named if isinstance(named, list) else [named]
     if not all(isinstance(name, str) for name in names):
-        raise ConfigError(f"{path}: extends: expected a file, or a list of files, beside this one, got {named!r:.80}")
+        raise ConfigError(f"{path}: extends: expected a file, or a list of files, next to this one, got {named!r:.80}")
     found: dict[str, Any] = {}
     for other in (Path(os.path.normpath(path.parent / name)) for name in names):
         if other in (*above, path):

@@ -59,13 +59,13 @@ class Protocol(Config):
             raise ValueError(f"subjects: {_nobody(nobody)}")
         both = sorted(set(self.gallery_domains) & set(self.probe_domains))
         if both:
-            raise ValueError(f"{both[0]} stands in gallery_domains and in probe_domains; a domain has one role")
+            raise ValueError(f"{both[0]} is in gallery_domains and in probe_domains; a domain has one role")
         out = sorted(
             {*self.gallery_domains, *self.probe_domains}
             - set(self.domains or self.gallery_domains + self.probe_domains)
         )
         if out:
-            raise ValueError(f"{out[0]} has a role, and stands not in domains: {', '.join(self.domains)}")
+            raise ValueError(f"{out[0]} has a role, but is not in domains: {', '.join(self.domains)}")
         if bool(self.gallery_domains) != bool(self.probe_domains):
             raise ValueError("expected both gallery_domains and probe_domains, or neither (no roles)")
         return self
@@ -119,7 +119,8 @@ def read_protocol(name: str, folders: list[Path]) -> dict[str, Any]:
 
 def _nobody(text: str) -> str:
     return (
-        f"'{one_line(text, 40)}' names nobody; leave it out, or list it in subject_names_kept if somebody is called so"
+        f"'{one_line(text, 40)}' means a missing name; leave it out, or list it in subject_names_kept if it is a "
+        "real name"
     )
 
 
@@ -139,10 +140,8 @@ def _read_subjects(path: Path, names: SubjectNames) -> dict[str, str]:
         if subject is None:
             raise ConfigError(f"{path}: row {number}: {_nobody(text)}")
         if splits.setdefault(subject, row["split"]) != row["split"]:
-            raise ConfigError(
-                f"{path}: row {number}: subject {subject!r} stands in {splits[subject]} and {row['split']}"
-            )
+            raise ConfigError(f"{path}: row {number}: subject {subject!r} is in {splits[subject]} and {row['split']}")
     for same in alike(splits):
         if len({splits[name] for name in same}) > 1:
-            raise ConfigError(f"{path}: {told_apart(same)} stand in two splits; write a subject in one way only")
+            raise ConfigError(f"{path}: {told_apart(same)} are in two splits; write a subject in one way only")
     return splits

@@ -66,7 +66,7 @@ def numbers(choice: str) -> list[str]:
 
 
 def docstring(choice: str) -> str:
-    """What the recipe's file says of itself."""
+    """What the recipe's file declares."""
     return inspect.cleandoc(sys.modules[Recipe.variant(choice).__module__].__doc__ or "")
 
 

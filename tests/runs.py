@@ -74,7 +74,7 @@ class Said:
     def calm(self) -> Said:
         """The same, seen to hold no traceback."""
         assert "Traceback" not in self.err + self.out, self.err
-        assert "not foreseen" not in self.err + self.out, self.err
+        assert "unexpected error" not in self.err + self.out, self.err
         return self
 
 

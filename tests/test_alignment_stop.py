@@ -95,8 +95,8 @@ def test_scenes_that_are_too_slow_give_no_verdict_and_it_is_said(tmp_path: Path,
     made, run = data_set(tmp_path / "data", clip, [1, 1], last=FRAMES - 4, steady=True), tmp_path / "run"
     said = runs.run(made.root, run)
     assert said.code == 0
-    assert "could not be told in 2 of 2 videos" in said.out
+    assert "could not be determined in 2 of 2 videos" in said.out
     assert runs.run(made.root, run, "--json").json["warnings"] == []  # said once, when the stage ran
     again = runs.run(made.root, run, "--json", "--set", "label.min_overlap=0.6")
-    assert any("could not be told in 2 of 2 videos" in line for line in again.json["warnings"])
+    assert any("could not be determined in 2 of 2 videos" in line for line in again.json["warnings"])
     assert runs.facts(run, "label", "videos/v0")["alignment"]["verdict"] == "too_slow"

@@ -65,7 +65,7 @@ def test_a_wrong_assignment_is_refused(tmp_path: Path, assignment: str) -> None:
 
 
 def test_a_key_given_twice_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="the key 'detect' stands twice"):
+    with pytest.raises(ConfigError, match="the key 'detect' is given twice"):
         read_yaml(study(tmp_path, STUDY + "detect: {}\n"))
 
 
@@ -85,7 +85,7 @@ BOMB = "a: &a [1, 1, 1]\n" + "".join(f"{b}: &{b} [{', '.join([f'*{a}'] * 9)}]\n"
         ("a: !!bool maybe\n", "does not suit its tag"),
         ("a: " + "9" * 5000, "not valid YAML for settings"),
         ("a: " + "[" * 5000, "nested too deep"),
-        ("a: &x [*x]\n", "an alias stands within what it names"),
+        ("a: &x [*x]\n", "an alias is inside the node that it names"),
         (BOMB, "its aliases stand for more than 200000 values"),
         ("a: '" + "x" * LARGEST_YAML + "'", "at most 4 MB"),
         ('extends: "a\\0b"\n', "null byte"),

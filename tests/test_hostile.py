@@ -145,7 +145,7 @@ def test_a_frame_that_is_a_link_out_of_the_root_fails_its_video(data: runs.DataS
     ("text", "why"),
     [
         ("!!python/object/apply:os.system ['touch pwned']", "a number, a list or a mapping, got the tag"),
-        ("name: a\nname: b\n", "the key 'name' stands twice"),
+        ("name: a\nname: b\n", "the key 'name' is given twice"),
         ("? [a, b]\n: 1\n", "not valid YAML"),
         ("[" * 5000, "not valid YAML"),
         ("- a\n", "expected settings as `name: value` lines, got list"),

@@ -437,7 +437,7 @@ def test_checkpoints_as_people_have_them(tmp_path: Path) -> None:
     said = lab.run("--until", "train").calm()
     assert said.code == 0, said
     assert re.search(
-        r"ema\.pth: took `state_dict`; averaged weights lie beside it, `state_dict_ema`", said.out + said.err
+        r"ema\.pth: took `state_dict`; the file also has averaged weights, `state_dict_ema`", said.out + said.err
     )
     taken = Checkpoint.load(lab.home / "run" / "train" / "agw" / "last.pt").model
     first = next(name for name in taken if name.startswith("backbone."))

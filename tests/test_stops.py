@@ -60,9 +60,9 @@ def end(process: subprocess.Popen[str]) -> tuple[int, str]:
 @pytest.mark.parametrize(
     ("name", "times", "code", "line"),
     [
-        ("SIGINT", 6, 130, "mdfpipe: interrupted; the same command goes on from here\n"),
-        ("SIGTERM", 2, 143, "mdfpipe: stopped by SIGTERM; the same command goes on from here\n"),
-        ("SIGHUP", 1, 143, "mdfpipe: stopped by SIGHUP; the same command goes on from here\n"),
+        ("SIGINT", 6, 130, "mdfpipe: interrupted; the same command resumes from here\n"),
+        ("SIGTERM", 2, 143, "mdfpipe: stopped by SIGTERM; the same command resumes from here\n"),
+        ("SIGHUP", 1, 143, "mdfpipe: stopped by SIGHUP; the same command resumes from here\n"),
     ],
 )
 def test_a_stop_is_one_line_and_lets_go_of_everything(name: str, times: int, code: int, line: str) -> None:
@@ -86,7 +86,7 @@ def test_a_second_ctrl_c_of_one_who_means_it_ends_at_once() -> None:
     process.send_signal(signal.SIGINT)
     time.sleep(stopping._PATIENCE + 0.2)
     process.send_signal(signal.SIGINT)
-    assert end(process) == (130, "mdfpipe: interrupted; the same command goes on from here\n")
+    assert end(process) == (130, "mdfpipe: interrupted; the same command resumes from here\n")
 
 
 @pytest.mark.parametrize("debug", [False, True])
@@ -96,7 +96,7 @@ def test_an_error_that_nobody_foresaw_is_one_line_and_its_traceback_is_kept(debu
     code, text = end(process)
     said = text.splitlines()
     assert code == 4
-    assert said[-1].startswith("mdfpipe: not foreseen: KeyError: 'no such key', at ")
+    assert said[-1].startswith("mdfpipe: unexpected error: KeyError: 'no such key', at ")
     kept = "\n".join(said) if debug else (tmp_path / "traceback.txt").read_text()
     assert "Traceback (most recent call last)" in kept
     assert len(said) == 2 or debug

@@ -369,7 +369,7 @@ def test_inspection_of_a_training_a_part_of_vectors_and_a_checkpoint(finished: P
     found = inspect(train_a / "last.pt")
     assert found.facts["trained"] == "1 epochs, 3 steps"
     assert found.facts["subjects"] == 2
-    assert found.facts["starts from"] == "weights drawn anew"
+    assert found.facts["starts from"] == "random weights"
     assert "loss/identity" in found.facts["figures"]
     assert call("inspect", train_a / "last.pt").calm().out.startswith(f"{train_a / 'last.pt'}  a checkpoint of mdfpipe")
 

@@ -97,9 +97,9 @@ class _Task:
 
 
 def verify(path: str | PathLike[str], listen: Callable[[Event], None] = lambda event: None) -> Integrity:
-    """Read all of the run folder `path`; notes beside each damaged part that it is to be made again.
+    """Check every file of the run folder `path` against its checksums; record damaged parts, which are then due.
 
-    Raises DataError where it is no run folder, StoreError where somebody works in it.
+    Raises DataError if it is no run folder, StoreError if another process works in it.
     """
     path = Path(path)
     run, began = Run(path), time.monotonic()

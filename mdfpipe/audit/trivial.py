@@ -1,4 +1,4 @@
-"""Baselines: how far trivial looks at the body crops of a run recognise people across domains. The honesty guard.
+"""Baselines: how far trivial features of body crops recognise people across domains. A sanity check on the data.
 
 If mean colours or thumbnails found people from visible to thermal light, then a data set, or a leak in it, would do the
 work that is credited to a network. A crop becomes a short vector; the vectors of one subject in one domain are averaged
@@ -199,7 +199,7 @@ class TrivialRow:
 
 @dataclass(frozen=True)
 class Guard:
-    """What trivial looks recognise. rows: by baseline, probe domain and split, each POOLED after its splits."""
+    """Rank-1 of trivial features. rows: by baseline, probe domain and split, each POOLED after its splits."""
 
     gallery_domain: str
     crops: int

@@ -91,17 +91,17 @@ class Counts:
 
     @property
     def precision(self) -> Share:
-        """Of the detections that are not on free bodies, those that are right."""
+        """Share of correct detections, without those on free bodies."""
         return Share(self.true, self.true + self.false)
 
     @property
     def recall(self) -> Share:
-        """Of the bodies that count, those that were detected."""
+        """Share of detected bodies among those that count."""
         return Share(self.true, self.bodies)
 
     @property
     def names(self) -> Share:
-        """Of the labelled bodies, those with the right subject."""
+        """Share of labelled bodies with the right subject."""
         return Share(self.right, self.labelled)
 
     def plain(self) -> dict[str, Any]:
@@ -150,7 +150,7 @@ class Assignment:
 
     @property
     def wrong(self) -> Share:
-        """Of the labelled bodies, those with the wrong subject."""
+        """Share of labelled bodies with the wrong subject."""
         return Share(self.names.n - self.names.k, self.names.n)
 
     def plain(self) -> dict[str, Any]:

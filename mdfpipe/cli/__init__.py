@@ -1,7 +1,7 @@
 """The command line: parse, call the library, print. The only place with exit codes.
 
 Exit codes: 0 all done; 2 a usage, settings or data error (one line says which); 3 some units failed or wait;
-4 an error that was not foreseen (one line, and the traceback in a file of the run or behind --debug);
+4 an unexpected error (one line, and the traceback in a file of the run or behind --debug);
 130 interrupted by Ctrl-C, 141 the reader of the output has gone, 143 stopped by SIGTERM or SIGHUP.
 
 Nothing heavy is imported before a command runs, and nothing at all before a stop signal is one line.

@@ -53,12 +53,12 @@ def _unforeseen(error: Exception, debug: bool) -> int:
 
 
 def foreseen_nowhere(error: BaseException) -> str:
-    """The one line for an error that nobody foresaw: its kind, its text, where in our code it came from."""
+    """Return one line for an unexpected error: kind, text, and its place in our code."""
     frames = traceback.extract_tb(error.__traceback__)
     ours = [frame for frame in frames if "mdfpipe" in Path(frame.filename).parts] or frames
     where = f", at {Path(ours[-1].filename).name}:{ours[-1].lineno}" if ours else ""
     text = f": {one_line(error, 200)}" if str(error) else ""
-    return f"not foreseen: {type(error).__name__}{text}{where}"
+    return f"unexpected error: {type(error).__name__}{text}{where}"
 
 
 def _run_folder() -> Path | None:

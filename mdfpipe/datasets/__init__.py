@@ -89,11 +89,11 @@ class Dataset(Plugin):
 
     @abstractmethod
     def tables(self, root: Path) -> list[Path]:
-        """Of the sources, the annotation files; unchanged, they name the same videos. Raises DataError."""
+        """Annotation files among the sources; unchanged, they name the same videos. Raises DataError."""
 
     @abstractmethod
     def present(self, root: Path) -> list[Path]:
-        """Of the sources, the videos that are found without reading a table. Raises DataError."""
+        """Videos among the sources that are found without a table. Raises DataError."""
 
     @abstractmethod
     def read(self, root: Path) -> Listing:

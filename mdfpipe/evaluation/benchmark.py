@@ -167,7 +167,7 @@ class _Run:
         return Placing(gallery, queries, missing, self.benchmark.removal, distinct=self.benchmark.distinct)
 
     def _blocks(self, pairs: list[tuple[Trial, Placing]]) -> Iterator[tuple[F32, int, list[tuple[I64, Placing]]]]:
-        """Of trials with the same queries: scores (rows, q), the first query, and each trial's rows among them."""
+        """Yield scores (rows, q), the first query, and each trial's rows, for trials with the same queries."""
         queries = pairs[0][0].queries
         if self.rerank is not None:
             for trial, placing in pairs:

@@ -59,7 +59,7 @@ def by_thirds(rows: pa.Table) -> tuple[pa.Table, B8]:
 
 
 def chosen_rows(blocks: Iterable[F32], chosen: B8) -> Iterator[F32]:
-    """Of blocks in row order, the chosen rows."""
+    """Yield the chosen rows of blocks in row order."""
     at = 0
     for block in blocks:
         yield block[chosen[at : at + len(block)]]

@@ -21,9 +21,11 @@ class Row(Config):
     recipe: str = Field(description="the method's recipe here")
     benchmark: str = Field(description="the data set, as the paper calls it")
     protocol: str = Field(description="how it was measured, as far as the paper says")
-    table: str = Field(description="the table, or tables, of the paper in which the row stands")
+    table: str = Field(description="table or tables of the paper with this row")
     row: str = Field(description="what it is, and what else it needs: who is trained on, what is tested")
-    settings: dict[str, Any] = Field(default={}, description="of the recipe, beside its defaults, that make the row")
+    settings: dict[str, Any] = Field(
+        default={}, description="settings of the recipe, other than its defaults, that give the row"
+    )
     figures: dict[str, Percent] = Field(description="a measure, or a measure and a domain, in per cent")
 
 

@@ -283,9 +283,9 @@ class _Study:
         if same:
             a, b = (side[same[0]] for side in sides)
             raise ProtocolError(
-                f"{case}: {len(same)} videos stand in gallery and probe (such as {a}"
+                f"{case}: {len(same)} videos are in gallery and probe (such as {a}"
                 + (f", which is {b} under another name" if a != b else "")
-                + "): a video is found by itself; mend the data set, or set allow_same_media: true"
+                + "): a video would match itself; correct the data set, or set allow_same_media: true"
             )
 
     def pooled(self, name: str, table: Table) -> None:

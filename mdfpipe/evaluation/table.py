@@ -115,13 +115,13 @@ class Table(Config):
 
     @property
     def protocol(self) -> str:
-        """Of a benchmark: its name with every choice, re-ranking among them."""
+        """Name of the benchmark with every choice, such as re-ranking; else empty."""
         return "" if self.benchmark is None else self.benchmark.label + self._reranked
 
     def task(self, protocol: Protocol) -> str:
         """The fingerprint of what is asked: numbers of one task may stand side by side, whatever its name is.
 
-        Of a benchmark its choices and re-ranking; else the protocol's content, and who is searched among whom.
+        For a benchmark its choices and re-ranking; else the content of the protocol, gallery and probes.
         """
         if self.benchmark is not None:
             rerank = self.rerank.model_dump(mode="json") if self.rerank else None
@@ -149,12 +149,12 @@ class Table(Config):
     def _is_a_whole_benchmark(self) -> Self:
         if self.benchmark is None:
             if self.rerank or self.published_protocol:
-                raise ValueError("rerank and published_protocol: expected `benchmark:` beside them, found none")
+                raise ValueError("rerank and published_protocol: expected `benchmark:` in the same table, found none")
             return self
         fields = type(self).model_fields
         for name in OF_TEMPLATES:
             if getattr(self, name) != fields[name].get_default(call_default_factory=True):
-                raise ValueError(f"{name}: has no meaning beside `benchmark:`, which says itself what is searched")
+                raise ValueError(f"{name}: has no meaning with `benchmark:`, which defines the search")
         others = [name for name in self.metrics if depth_of(name) is None and name not in ("map", "minp")]
         if others or any((depth_of(name) or 0) > 20 for name in self.metrics):
             raise ValueError(f"metrics: a benchmark has rank-1 to rank-20, map and minp, got {', '.join(self.metrics)}")
@@ -163,7 +163,7 @@ class Table(Config):
             said = repr(self.published_protocol) if self.published_protocol else "none"
             raise ValueError(
                 f"published_protocol: expected {' or '.join(map(repr, allowed))}, as the table measures, got {said}: "
-                "numbers of two protocols never stand side by side"
+                "numbers of two protocols are never set side by side"
             )
         return self
 

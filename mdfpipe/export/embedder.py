@@ -108,8 +108,8 @@ def _refuse_domains(embedder: _Embedder, size: tuple[int, int], domains: int, ch
     *others, first = vectors
     if any(_difference(other, first) > TOLERANCE for other in others):
         raise ConfigError(
-            f"{checkpoint}: its vectors depend on the domain of a crop, which the exported file would not be told: "
-            "expected a network that looks at the image alone; embed with `mdfpipe train`"
+            f"{checkpoint}: its vectors depend on the domain of a crop, which the exported file would not receive: "
+            "expected a network that uses the image alone; embed with `mdfpipe train`"
         )
 
 

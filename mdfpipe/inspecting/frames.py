@@ -157,7 +157,7 @@ def _reason(
         LabelStatus.LOST_ASSIGNMENT: f"{best}, but another body has the better claim",
         LabelStatus.UNNAMED_FACE: f"{best}, which the annotation does not name",
         LabelStatus.TOO_SMALL: f"{row['y2'] - row['y1']:.0f} px high, lower than {settings.get('min_height_px', 0):g}",
-        LabelStatus.OFF_FRAME: f"less than {settings.get('min_inside', 0):.0%} of it lies inside the frame",
+        LabelStatus.OFF_FRAME: f"less than {settings.get('min_inside', 0):.0%} of it is inside the frame",
     }[status]
 
 

@@ -95,14 +95,14 @@ def _refuse_overwriting(thing: Path, made: Path) -> None:
     """Raise ConfigError where what is to be written is what is looked at, or a file of the run."""
     of_run = is_run(thing) and made.exists() and made.resolve().is_relative_to(thing.resolve())
     if made.resolve() == thing.resolve() or (of_run and made.suffix.lower() not in (".html", ".png", ".jpg", ".jpeg")):
-        raise ConfigError(f"inspect {thing}: writing {made} would destroy what it looks at; name another file")
+        raise ConfigError(f"inspect {thing}: writing {made} would overwrite what it inspects; name another file")
 
 
 # -- what a thing is
 
 
 def inspect(thing: str | PathLike[str]) -> Description:
-    """What `thing` is. Raises DataError where it is nothing that is known, or is damaged."""
+    """Describe a run folder, table, shard, video or weight file. Raises DataError if `thing` is unknown or damaged."""
     from mdfpipe.inspecting import things as report
     from mdfpipe.inspecting.weights import SUFFIXES
     from mdfpipe.store.content import Kind, content_of
@@ -174,7 +174,7 @@ def _inspect_checkpoint(path: Path) -> Description:
     facts: dict[str, Any] = {
         "system": said["system"],
         "recipe": said["recipe"],
-        "starts from": " -> ".join(before) or "weights drawn anew",
+        "starts from": " -> ".join(before) or "random weights",
         "trained": f"{said['epoch']} epochs, {said['step']} steps" if said["step"] else "not: only loaded",
         "subjects": said["subjects"],
         "domains": said["trained_domains"],
@@ -241,7 +241,7 @@ def _inspect_video(path: Path) -> Description:
             facts["shown"] = "at an angle" if info.orientation is None else in_words(info.orientation)
         notes = []
         if info.is_interlaced:
-            notes.append("interlaced: both fields of a frame stand in one picture")
+            notes.append("interlaced: both fields of a frame are in one picture")
         if not 0.99 < info.pixel_aspect < 1.01:
             notes.append(f"pixels are {info.pixel_aspect:.3g} times as wide as high; frames are not stretched")
         if info.others:

@@ -1,4 +1,4 @@
-"""A run folder as you look at it in Python: tables, crops, frames and numbers. Nothing in it is changed."""
+"""A run folder in Python, read-only: tables, crops, frames and numbers."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ class RunView:
         return decode(read_crop(inside(self.path, shard, f"crop {crop_id}"), offset, size, crc32), crop_id)
 
     def frame(self, video_id: str, frame: int) -> NDArray[np.uint8] | NDArray[np.uint16]:
-        """Return the pixels of a frame as detection saw them, (H, W, C); frame numbers begin at 0.
+        """Return the pixels of a frame as the detector received them, (H, W, C); frame numbers begin at 0.
 
         The video is decoded from its start. Raises DataError where the video is not there or has no such frame.
         """
@@ -140,5 +140,5 @@ class RunView:
 
 
 def open(path: str | PathLike[str]) -> RunView:
-    """Open a run folder for reading. Raises DataError where `path` is none."""
+    """Open a run folder for reading. Raises DataError if `path` is no run folder."""
     return RunView(path)

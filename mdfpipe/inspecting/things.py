@@ -280,7 +280,7 @@ def _compare_with_table(found: Description, path: Path, offsets: dict[int, int])
     """The counts of the crops table that points into the shard, and every row that points wrong."""
     table = path.with_name(path.name.rpartition(".tar")[0].rpartition(".")[0] + ".parquet")
     if not table.is_file():
-        found.notes.append("no crops table lies beside it, so whose crops these are is unknown")
+        found.notes.append("there is no crops table next to it, so the subjects of these crops are unknown")
         return
     wrong = rows = unverified = 0
     spoilt: list[str] = []

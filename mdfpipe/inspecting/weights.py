@@ -1,4 +1,4 @@
-"""What a weight file says of itself, without running or unpickling any of it.
+"""What a weight file declares, without running or unpickling any of it.
 
 ONNX is read with a few lines of protobuf (names, shapes, operators; never the weights), safetensors by its JSON
 header, and a file of PyTorch by its members and by what opens without running anything.
@@ -101,7 +101,7 @@ def _torch(path: Path, content: Content) -> tuple[dict[str, Any], list[str]]:
         return facts, [f"its tensors are not listed, nothing in it was opened: {why}"]
     sizes = list(found.sizes.items())[:_SHOWN]
     facts["sets of tensors"] = {one_line(n, 100) or "bare": f"{k} tensors, {size} numbers" for n, (k, size) in sizes}
-    facts |= {"says of itself": one_line(found.note, 200)} if found.note else {}
+    facts |= {"declares": one_line(found.note, 200)} if found.note else {}
     return facts, [*found.lines, *found.doubts]
 
 

@@ -1,7 +1,8 @@
 """What a network looks at: HiResCAM of its last feature map, with respect to a vector's similarity to a given one.
 
-Of a convolutional network the last map of more than one place; of a vision transformer the patch tokens that enter its
-last block (those that leave it are seen by nobody). Draelos and Carin 2020: each place's channels times their gradient
+A convolutional network gives its last map of more than one place. A vision transformer gives the patch tokens that
+enter its last block, because nothing uses those that leave it.
+Draelos and Carin 2020: each place's channels times their gradient
 there, summed; what speaks against is cut off at 0. Grad-CAM weighs a channel alike everywhere, by its mean gradient: of
 networks that tell places apart, as stripes and flattened maps do, that shows where they do not look.
 """

@@ -21,7 +21,8 @@ PAIR = ("VIS", "NIR")
 
 @dataclass(frozen=True)
 class Cost:
-    """Of what embeds, so without classifiers and what serves training only. parameters: weights, of a network for a
+    """Cost of the embedding network, without classifiers and parts for training only. parameters: weights, of a "
+    "network for a
     visible and an infrared domain; image, pair: multiply-accumulates of a visible image, and of one of each domain.
     """
 
@@ -44,7 +45,7 @@ def cost(recipe: Recipe) -> Cost:
 
 
 def _multiply_accumulates(recipe: Recipe, model: object, domains: Sequence[int]) -> int:
-    """Of embedding one image of each of these domains."""
+    """Cost of embedding one image of each of these domains."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 

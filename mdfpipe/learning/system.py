@@ -177,7 +177,7 @@ def start(system: System, model: nn.Module, before: Checkpoint | None, weights: 
             )
         return _take_over(system, model, before, weights.name if weights else f"system {before.system}")
     if weights is None:
-        return Start(lines=["weights drawn anew"])
+        return Start(lines=["random weights"])
     taken = take(weights, system.weights_entry, trust_pickle=is_trusted())
     report = system.recipe.load(model, taken.tensors, weights.name, system.min_coverage)
     several = {"entry": taken.entry} if taken.lines or taken.doubts else {}
@@ -211,7 +211,7 @@ def _take_over(system: System, model: nn.Module, found: Checkpoint, what: str) -
         raise ConfigError(f"{what}: {error}") from None
     model.load_state_dict(same, strict=False)
     line = f"{len(same)} tensors of {what}, {coverage:.1%} of the backbone"
-    more = f"; drawn anew: {', '.join(lacking[:3])}{' and more' if len(lacking) > 3 else ''}" if lacking else ""
+    more = f"; random: {', '.join(lacking[:3])}{' and more' if len(lacking) > 3 else ''}" if lacking else ""
     return Start([*found.history, found.entry()], [line + more])
 
 

@@ -152,7 +152,7 @@ def _hear(connection: Connection, process: Any) -> tuple[str, Any]:
         advice = {
             "SIGKILL": "perhaps out of memory: try fewer workers",
             "exit code 1": "a script has to call this under `if __name__ == '__main__':`, or with one worker",
-        }.get(how, "the same command goes on from here")
+        }.get(how, "the same command resumes from here")
         problem = f"a worker process ended unexpectedly ({how}); {advice}"
         return "failed", MdfError(problem)
     return said

@@ -49,7 +49,7 @@ def came() -> int | None:
 def line(number: int) -> str:
     """What a person reads after this signal."""
     what = "interrupted" if number == signal.SIGINT else f"stopped by {signal.Signals(number).name}"
-    return f"mdfpipe: {what}; the same command goes on from here\n"
+    return f"mdfpipe: {what}; the same command resumes from here\n"
 
 
 def listen() -> None:

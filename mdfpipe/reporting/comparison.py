@@ -106,7 +106,7 @@ def _mixed(entries: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def _searches(one: Results) -> dict[tuple[str, str], Cases]:
-    """Of each table and system the probes that its numbers count, in every case that was searched."""
+    """Counted probes of each table and system, in every searched case."""
     run, file = Run(one.run), f"{STAGE}/searches.parquet"
     names = ["table", "system", *PLACE, "template", "subject_id", "status", "rank", *COLUMNS.values()]
     policy = {(m["table"], m["system"]): (m["failure"], m["unmated"]) for m in one.metrics}
@@ -174,7 +174,7 @@ def _between(a: Searched, b: Searched) -> Iterator[Row]:
 
 
 def _by_system(one: Results, table: str) -> dict[str, dict[tuple[str, ...], list[str]]]:
-    """Of each system of a table, at each place the metrics that it has."""
+    """Metrics of each system of a table, by place."""
     found: dict[str, dict[tuple[str, ...], list[str]]] = {}
     for row in one.of(one.metrics, table):
         found.setdefault(row["system"], {}).setdefault(tuple(row[n] for n in PLACE), []).append(row["metric"])

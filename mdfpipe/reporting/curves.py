@@ -95,9 +95,7 @@ def families(results: Results, table: str, places: Mapping[str, int]) -> list[Fa
                 for case, of_case in list(cases.items())
             ]
         crowded = max(len({row["_system"] for row in of_case}) for of_case in cases.values()) > MOST_BANDS
-        about = (
-            "the bounds of so many lines stand in evaluate/curves.parquet alone" if crowded else f"the bands {bands}"
-        )
+        about = "for this many lines, bounds are in evaluate/curves.parquet only" if crowded else f"the bands {bands}"
         meaning = f"{kind.meaning}; {about}."
         found.append(Family(kind.name, meaning, pictures[:MOST_PANELS], max(len(pictures) - MOST_PANELS, 0)))
     return found
@@ -117,7 +115,7 @@ def _grouped(rows: Sequence[Row], column: str) -> dict[str, list[Row]]:
 
 
 def _by_probe_domain(table: str, kind: CurveKind, cases: Mapping[tuple[str, str, str], list[Row]]) -> list[Picture]:
-    """Of one system: a drawing for each gallery domain, a line a probe domain."""
+    """Drawings of one system: one per gallery domain, a line per probe domain."""
     names = sorted({probe for _, probe, _ in cases}, key=by_wavelength)
     galleries: dict[tuple[str, str], list[Row]] = {}
     for (gallery_domain, _, gallery), rows in cases.items():

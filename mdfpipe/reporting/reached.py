@@ -69,8 +69,10 @@ class Row(Config):
     table: str = Field(pattern=NAME, description="the study's table")
     system: str = Field(pattern=NAME, description="the study's system, or fusion of systems")
     recipe: str = Field("", description="the system's recipe; empty for a fusion")
-    settings: dict[str, Any] = Field(default={}, description="of the recipe, beside its defaults; of a fusion, all")
-    system_settings: dict[str, Any] = Field(default={}, description="of the system, beside its defaults")
+    settings: dict[str, Any] = Field(
+        default={}, description="settings of the recipe other than its defaults; all for a fusion"
+    )
+    system_settings: dict[str, Any] = Field(default={}, description="settings of the system other than its defaults")
     figures: dict[MetricName, Figure] = Field(min_length=1, description="each metric")
     published: dict[MetricName, Percent] = Field(
         default={}, description="what the paper prints under this very protocol, where the study names it"

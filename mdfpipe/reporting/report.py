@@ -59,7 +59,7 @@ _COLUMNS = [
 
 @dataclass
 class Report:
-    """What was written, and words on it."""
+    """Files of a report, and lines about them."""
 
     files: list[str] = field(default_factory=list)
     lines: list[str] = field(default_factory=list)
@@ -77,9 +77,9 @@ def report(
     """Write report.html, tables.md, tables.tex, tables/*.csv and, of each sweep, sweeps/NAME.csv and NAME.svg into
     `out`, by default RUN/evaluate/report.
 
-    compare, allow_mixed, allow_stale: further evaluated runs, as `side_by_side` sets them beside this one. show_people:
-    crops as they are; otherwise coarse blocks. What cannot be read any more leaves a note on the page. Raises DataError
-    where a run was never evaluated, ProtocolError, StoreError.
+    compare, allow_mixed, allow_stale: further evaluated runs, which `side_by_side` sets next to this one.
+    show_people: show crops; else as coarse blocks. Unreadable files leave a note on the page. Raises DataError if a
+    run was never evaluated, ProtocolError, StoreError.
     """
     from mdfpipe.drawing.plots import places
     from mdfpipe.reporting.grids import views
@@ -168,7 +168,7 @@ def _fill(page: ResultsPage, run: Path) -> None:
         untold: list[str] = []
         for found in _tried(untold, partial(attended, run, system, page.templates[system], crops)):
             page.attention |= {system: found} if found else {}
-        notes += [f"what {system} looks at is not shown: {line}" for line in untold]
+        notes += [f"attention of {system} is not shown: {line}" for line in untold]
 
 
 def _tried(notes: list[str], make: Callable[[], Any]) -> Iterator[Any]:

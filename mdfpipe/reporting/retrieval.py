@@ -103,7 +103,7 @@ def _key(name: str) -> str:
 
 
 def choose(run: Path, people: People) -> list[Searches]:
-    """Of every system and pair of domains the worst failures, then the surest hits. Raises Damaged.
+    """Worst failures, then surest hits, of every system and pair of domains. Raises Damaged.
 
     A failure is the worse, the more the best stranger's score exceeds the best mate's.
     """

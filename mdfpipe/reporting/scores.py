@@ -99,7 +99,7 @@ def _refuse_two_searches(table: Path, file: pq.ParquetFile, wanted: Mapping[str,
         raise DataError(f"{table}: no scores of {wanted or 'any pair'}; it holds {listed}")
     if len({probe for _, probe, _ in chosen}) < len(chosen):
         raise DataError(
-            f"{table}: its probes stand with several galleries, and bob's columns do not say which: choose one by "
+            f"{table}: its probes have several galleries, and bob's columns do not name them: choose one by "
             f"gallery_domain, probe_domain or gallery; it holds {listed}"
         )
 

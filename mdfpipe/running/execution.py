@@ -75,7 +75,7 @@ class Event:
 
 
 class Executor(Protocol):
-    """Runs units and tells what happens to them, in the order in which it happens.
+    """Runs units and yields their events in order.
 
     A context: leaving it ends its work. leads: whether this process plans, locks and commits; one that does not
     follows: it does its share of what the leading one tells.
@@ -176,7 +176,7 @@ def _what_failed(unit: Unit, error: Exception) -> tuple[str, Failure]:
     elif isinstance(error, MemoryError):
         message = "out of memory; try a smaller --batch or fewer --workers"
     elif not isinstance(error, MdfError):
-        message = f"not foreseen: {type(error).__name__}: {message}"
+        message = f"unexpected error: {type(error).__name__}: {message}"
         trace = "".join(traceback.format_exception(error))
     return kind, Failure(unit.stage.name, unit.key, type(error).__name__, message, trace)
 
@@ -382,7 +382,7 @@ class _Worker:
 def _advice(stage: Stage) -> str:
     """What to try where a worker died or hung."""
     if stage.together:
-        return "the same command goes on from its last state; try a smaller batch of the recipe, or a longer --deadline"
+        return "the same command resumes from its last state; try a smaller batch of the recipe, or a longer --deadline"
     if stage.unit in ("crops", "images"):
         return "try a smaller --batch, fewer --workers, or a longer --deadline"
     if stage.name == "detect":

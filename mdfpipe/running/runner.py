@@ -131,22 +131,22 @@ def run(
     resources: Resources = Resources(),  # noqa: B008 - frozen
     listen: Listener = lambda event: None,
 ) -> Outcome:
-    """Run all that is due of a study, from stage `first` to `last`; return what was done and what failed.
+    """Run all that is due of a study, from stage `first` to `last`; return the outcome.
 
     study: a YAML file, a name of `mdfpipe studies`, or a study. data: the data root. run: the run folder.
-    settings: "detect.stride=2", of a study that is a file. systems, only: of all systems, of all videos, these.
-    Raises MdfError where nothing can go on; a video that fails is in `Outcome.failures`.
+    settings: such as "detect.stride=2", for a study from a file. systems, only: run only these systems, these
+    videos. Raises MdfError if nothing can run; failed videos are in `Outcome.failures`.
     """
     if not isinstance(study, Pipeline):
         study = Pipeline.load(Path(study), list(settings))
     elif settings:
-        raise ConfigError("settings: expected none beside a study that is loaded; give them to Pipeline.load")
+        raise ConfigError("settings: expected none with a study that is loaded; give them to Pipeline.load")
     made = Runner(study.strict() if strict else study, Run(Path(run)), Path(data), resources, systems=list(systems))
     return made.execute(first, last, only=list(only) or None, strict=strict, allow_missing=allow_missing, listen=listen)
 
 
 class Runner:
-    """Does what is due of a pipeline in a run folder, and says what it did."""
+    """Runs what is due of a pipeline in a run folder."""
 
     def __init__(
         self,

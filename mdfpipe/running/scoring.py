@@ -85,7 +85,7 @@ def evaluate(
     data: str | PathLike[str] | None = None,
     distance: Measure = "cosine",
 ) -> Evaluation:
-    """Return the numbers that vectors reach under a protocol. Nothing is written; `score` writes a folder for `report`.
+    """Evaluate vectors under a protocol. Nothing is written; `score` writes a folder for `report`.
 
     vectors: a DataFrame, a table, or a Parquet or NPZ file. Columns, protocol, settings and errors as for `score`.
     """
@@ -352,8 +352,8 @@ def _subjects(cells: list[str], file: Path, names: SubjectNames) -> pa.ChunkedAr
     nobody = next((text for text, subject in known.items() if subject is None), None)
     if nobody is not None:
         raise DataError(
-            f"{file}: row {cells.index(nobody)}: expected a subject_id, got '{one_line(nobody, 40)}', which names "
-            "nobody; leave the row out, or list it in subject_names_kept of the protocol if somebody is called so"
+            f"{file}: row {cells.index(nobody)}: expected a subject_id, got '{one_line(nobody, 40)}', which means a "
+            "missing name; leave the row out, or list it in subject_names_kept of the protocol if it is a real name"
         )
     return pa.chunked_array([[known[text] for text in cells]])
 

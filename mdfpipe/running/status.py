@@ -66,7 +66,7 @@ class Status:
 
 
 def status(path: str | PathLike[str]) -> Status:
-    """The state of the run folder `path`. Writes nothing and needs no lock. Raises MdfError where it is none."""
+    """Return the state of the run folder `path`, without a lock. Raises MdfError if it is no run folder."""
     path = Path(path)
     pipeline, run, data = open_run(path)
     holder = run.holder()

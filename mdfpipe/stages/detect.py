@@ -34,7 +34,7 @@ _TOLD = ("decoder", "decoder_settings", "delivered", "stride", "width", "height"
 _OF_DEEP = tuple(f"normalise.{name}" for name in ("policy", "low_percentile", "high_percentile", "low", "high"))
 MISPLACED = (
     "weights that were trained on rendered people only ran on videos that `mdfpipe synth` did not render: people may "
-    "be missed there, and names stand on wrong boxes; take published weights (detect.detector.weights), another "
+    "be missed there, and names are on wrong boxes; take published weights (detect.detector.weights), another "
     "detector as ONNX (use: onnx), or boxes made elsewhere (use: precomputed)"
 )
 """Of the demo weights on real videos: one clip had 0 of 123 people found, and 25 boxes under wrong names."""
@@ -252,7 +252,7 @@ def _some(keys: list[str], of: int) -> str:
 _LEFT_OUT: Final = {
     "leading": "{videos} videos begin within a group of pictures: {all} pictures before the first frame refer to what "
     "was cut off and are left out, as players do ({first}: {count})",
-    "joins": "{videos} videos are several recordings one behind the other, with times that start anew ({first}: "
+    "joins": "{videos} videos are several recordings one behind the other, with times that start again ({first}: "
     "{after}); their frames are counted through",
     "jumps": "{videos} videos are transport streams whose counter jumps before a key picture ({first}: {count} times): "
     "segments were joined there, or whole pictures are missing",

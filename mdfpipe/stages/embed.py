@@ -61,7 +61,7 @@ class Embed(Stage):
         return {name: value for name, value in result_settings(self.settings).items() if name in kept}
 
     def slice_of(self, upstream: Receipt, run: Run, key: str) -> str:
-        """Of the manifest, the crops of this video that are embedded, and its domain, which may decide by which stream;
+        """Crops of this video in the manifest that are embedded, and its domain, which may decide the stream;
         of the training, the weights' content.
         """
         if upstream.stage == "manifest":

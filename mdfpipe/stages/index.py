@@ -318,7 +318,7 @@ def _problem_of(path: Path, found: dict[str, Any]) -> Iterator[None]:
     except OSError as error:
         found["problem"] = one_line(f"{error.filename or path}: cannot be read: {error.strerror or error}")
     except Exception as error:  # a library's own, which nobody foresaw
-        found["problem"] = one_line(f"{path}: cannot be read: not foreseen: {type(error).__name__}: {error}")
+        found["problem"] = one_line(f"{path}: cannot be read: unexpected error: {type(error).__name__}: {error}")
 
 
 def _measure(data: Path, name: str, stage: Index, found: dict[str, Any]) -> None:

@@ -112,7 +112,7 @@ class Label(LabelRules, Stage):
         return Made(_table(bodies, faces, labels), facts)
 
     def _why_nobody(self, bodies: pa.Table, faces: pa.Table, seen: dict[str, Any]) -> str:
-        """Of a video with faces and no labelled body: what would label its bodies; "" where nothing is known to."""
+        """What would label the bodies of a video with faces and no labelled body; "" where nothing is known to."""
         names, subject = _codes(faces["subject_id"])
         if not len(bodies):
             return "no body was detected"
@@ -185,7 +185,7 @@ class Label(LabelRules, Stage):
         verdicts = Counter(a["verdict"] for a in alignment.values())
         if verdicts["too_slow"]:
             warnings.append(
-                f"label: whether faces and frames are in step could not be told in {verdicts['too_slow']} of "
+                f"label: whether faces and frames are in step could not be determined in {verdicts['too_slow']} of "
                 f"{len(alignment)} videos: their scenes are too slow, or too steady, for one frame to make a difference"
             )
         return [warning for warning in warnings if warning]

@@ -59,8 +59,8 @@ def material(name: str, settings: System, run: Run, data: Path) -> TrainingMater
     crops = crops.compact()
     if len(crops.subjects) < 2:
         raise DataError(
-            f"{name}: expected at least 2 training subjects, got {len(crops.subjects)}; nothing can be told "
-            "apart; check the protocol's train split, validation.subjects and max_subjects"
+            f"{name}: expected at least 2 training subjects, got {len(crops.subjects)}; nothing can be "
+            "distinguished; check the protocol's train split, validation.subjects and max_subjects"
         )
     sampler = settings.recipe.sampler(crops, settings.seed)
     left_out = _left_out(crops, getattr(sampler, "left_out", {}))

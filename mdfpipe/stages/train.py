@@ -86,7 +86,7 @@ class Train(Stage):
         return found
 
     def slice_of(self, upstream: Receipt, run: Run, key: str) -> str:
-        """Of the manifest its training crops (and, to validate, who is enrolled); of a system its last weights."""
+        """Training crops of the manifest (and enrolled subjects, to validate); last weights of a system."""
         if upstream.stage != "manifest":
             return weights_of(upstream, "last")
         settings = self.settings
@@ -290,7 +290,7 @@ class Train(Stage):
         return {name: value.detach().contiguous() for name, value in network.state_dict().items()}
 
     def _about(self, crops: Crops | None, line: dict[str, Any], notes: list[str], context: Context) -> dict[str, Any]:
-        """What a checkpoint says of itself. line: of the epoch at whose end its weights stood."""
+        """What a checkpoint declares. line: of the epoch at whose end its weights stood."""
         return {
             "subjects": list(crops.subjects) if crops else [],
             "trained_domains": list(crops.domains) if crops else [],

@@ -225,7 +225,7 @@ def has_alpha(data: bytes) -> bool:
 def orientation_of(data: bytes) -> int:
     """How the picture is turned to be shown, 1 (as stored) to 8 as EXIF counts; 1 where the file does not say.
 
-    Of a TIFF with many pages, that of the first.
+    For a TIFF with many pages, that of the first.
     """
     block = _exif_of(data)
     if block is None:

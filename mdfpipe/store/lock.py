@@ -113,7 +113,7 @@ class _Record:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> _Record:
-        """Of what cannot be read: an owner of whom nothing is known."""
+        """Return an unknown owner, for a record that cannot be read."""
         if data.startswith(_RELEASED.strip()):
             return cls(_NOBODY, released=True)
         try:
@@ -207,7 +207,7 @@ class Lock:
     def holder(self) -> Holder | None:
         """Who holds the folder, or may; None where nobody does. Writes nothing.
 
-        Of an owner on another machine the age of its last sign is by this machine's clock: for people to read.
+        The age of the last sign of an owner on another machine uses this machine's clock: for people to read.
         """
         with contextlib.suppress(OSError):
             number, record = _highest(self.folder)

@@ -198,7 +198,7 @@ def _real(path: Path) -> Path | None:
 def link_target(root: Path, path: str) -> str | None:
     """The real path of what lies at `path` below the root, where a link on the way to it leads elsewhere, else None.
 
-    Of a folder whose frames are links, the folder that holds the frames.
+    Folder that holds the frames, if the frames of a folder are links.
     """
     found, real = root / path, _real(root / path)
     if real is None:
@@ -482,7 +482,7 @@ def _by_name(name: str) -> tuple[object, str]:
 
 
 def _counting(names: Sequence[str]) -> list[str | None]:
-    """Of each name the number that counts the frames, as it is written; None where it has none."""
+    """Number that counts the frames, as written in each name; None without one."""
     numbers = [_numbers(name) for name in names]
     if len({_NUMBER.sub("0", _stem(name)) for name in names}) == 1:
         differs = [n for n, column in enumerate(zip(*numbers, strict=True)) if len(set(map(int, column))) > 1]

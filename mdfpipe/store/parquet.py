@@ -125,9 +125,8 @@ def open_table(path: Path, read_dictionary: Sequence[str] = ()) -> pq.ParquetFil
 
 
 def read_table(path: str | PathLike[str], columns: list[str] | None = None) -> pa.Table:
-    """The rows of a Parquet file. Raises Damaged where its content does not read, StoreError where nothing does.
-
-    DataError where it asks for more memory than a table of a run may.
+    """Return the rows of a Parquet file. Raises Damaged if its content is damaged, StoreError if it is unreadable, "
+    "DataError if it asks for more memory than a table of a run may.
     """
     path = Path(path)
     try:

@@ -1,4 +1,4 @@
-"""Shapes of what a run says of itself: receipts, the facts in them, failures and events. Their one check.
+"""Shapes of what a run declares: receipts, the facts in them, failures and events. Their one check.
 
 Others may have written these files, and disks damage them. What has another shape is none of ours: a receipt of another
 shape belongs to no part, which is then made again, and an event or a failure of another shape says nothing. Who reads

@@ -107,7 +107,7 @@ def refuse_lost(shard: Path, error: OSError) -> None:
 
 
 AGAIN: Final = "the shard is damaged; delete it and run crop again"
-UNVERIFIED: Final = "an earlier version stored them; damage in them is seen only where they do not decode"
+UNVERIFIED: Final = "an earlier version stored them; damage in them is found only if they do not decode"
 
 
 class Spoilt(Exception):  # noqa: N818 - no error of the user's: its readers say which crop it is

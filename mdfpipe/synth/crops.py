@@ -123,7 +123,7 @@ def _block(run: Run, receipt: Receipt, cut: Cut, tell: Callable[[int], None]) ->
     except (OSError, MdfError, MemoryError):
         raise
     except Exception as error:
-        problem = f"not foreseen: {type(error).__name__}: {one_line(error)}"
+        problem = f"unexpected error: {type(error).__name__}: {one_line(error)}"
         raise MdfError(f"{run.path}: {receipt.key} cannot be drawn: {problem}") from error
     finally:
         cv2.setNumThreads(threads)

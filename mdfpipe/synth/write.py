@@ -152,7 +152,7 @@ def _draw_video(
     except MemoryError:
         raise MdfError(f"{out / video_path(cast)}: out of memory; try fewer --workers") from None
     except Exception as error:
-        problem = f"not foreseen: {type(error).__name__}: {one_line(error)}"
+        problem = f"unexpected error: {type(error).__name__}: {one_line(error)}"
         raise MdfError(f"{out / video_path(cast)}: cannot be drawn: {problem}") from error
     finally:
         cv2.setNumThreads(threads)

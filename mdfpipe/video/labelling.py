@@ -66,7 +66,7 @@ class LabelRules(Config):
 
 @dataclass(frozen=True, eq=False)
 class Labels:
-    """What became of each body, in the order of the bodies.
+    """Face and status of each body, in the order of the bodies.
 
     face: (n,) int64, row of the face with the greatest overlap, -1 where no face overlaps. Under
         `hungarian` a labelled body has the face that it was assigned, which may be its second best.
@@ -106,7 +106,7 @@ def label_bodies(
     body_score: ArrayLike | None = None,
     excluded: Mapping[LabelStatus, Mask] | None = None,
 ) -> Labels:
-    """The face, and the status, of every body of one video.
+    """Return the face and the status of every body of one video.
 
     body_frame: (n,) integer; body_xyxy: (n, 4) pixels; face_frame: (m,); face_xyxy: (m, 4), clipped to the
     frame by the caller (`geometry.clip_to_frame`); face_subject: (m,) codes, -1 for an unnamed face; body_score:
@@ -328,7 +328,7 @@ def _assign(scene: _Scene, rules: LabelRules, face: I64, overlap: F32, runner_up
 
 
 def _best_claims(scene: _Scene, rows: I64, face: I64, overlap: F32) -> Mask:
-    """Of bodies that claim a face, those with the best claim to it: overlap, IoU, score, lower row. (r,)."""
+    """Bodies with the best claim to a face: overlap, IoU, score, lower row. (r,)."""
     claimed = face[rows]
     pair_iou = iou(scene.body[:, rows].T, scene.face[:, claimed].T)
     by_claim = np.lexsort((rows, -scene.score[rows], -pair_iou, -overlap[rows], claimed))
@@ -356,7 +356,7 @@ def _assign_frame(
 def _greatest_total(overlaps: F32, pair_iou: F32, min_overlap: float) -> I64:
     """The face of each body, -1 for none, so that the overlaps add up to the most: (b, f), (b, f) -> (b,).
 
-    Of equal totals the one with the greater total IoU. Both go into one weight: the overlap in steps of 2^-24
+    Among equal totals, the greater total IoU wins. Both go into one weight: the overlap in steps of 2^-24
     above (totals closer than such steps count as they round), the IoU below, with room for the sums, so that
     float64 adds them exactly.
     """

@@ -1,4 +1,4 @@
-"""What a video says of itself, without decoding it: size, depth, codec, its packets, and whether it is all there.
+"""What a video declares, without decoding it: size, depth, codec, its packets, and whether it is all there.
 
 A video is a container (mp4, mkv, avi, ts, gif, ...), one image file (a multi-page TIFF has many frames), or a
 folder of numbered images. What a header declares is only what it declares: `packet_times` counts what there is.
@@ -104,7 +104,7 @@ def probe(path: Path, which: int | None = None) -> VideoInfo:
     except (MdfError, MemoryError):
         raise
     except Exception as error:  # text that is no text, numbers beyond all bounds: no library foresees every header
-        why = getattr(error, "strerror", None) or f"not foreseen: {type(error).__name__}: {error}"
+        why = getattr(error, "strerror", None) or f"unexpected error: {type(error).__name__}: {error}"
         raise DecodeError(f"{path}: cannot be read: {one_line(why)}") from error
 
 

@@ -35,7 +35,7 @@ class Taken:
 
     entry: under which name they were; "" where they lie bare; module: the network that held them, where the file has it
     whole; lines: which of several sets it was, for people; doubts: where averaged tensors were left; ours: whether
-    `mdfpipe train` wrote the file; note: what the file says of itself.
+    `mdfpipe train` wrote the file; note: what the file declares.
     """
 
     tensors: dict[str, Tensor]
@@ -80,7 +80,7 @@ class Sets:
     """What a checkpoint holds.
 
     sizes: name of a set -> (tensors, numbers in them); lines, doubts: on the one that `take` takes; note: what the file
-    says of itself.
+    declares.
     """
 
     sizes: dict[str, tuple[int, int]]
@@ -210,7 +210,8 @@ def _told(name: str, others: list[str], source: str, order: tuple[str, ...]) -> 
     averaged = [other for other in others if is_averaged(other)]
     if averaged and not is_averaged(name):
         doubt = (
-            f"{source}: {taken}; averaged weights lie beside it, `{averaged[0]}`, and are often the published ones: "
+            f"{source}: {taken}; the file also has averaged weights, `{averaged[0]}`, and are often the published "
+            "ones: "
             f"weights_entry: {averaged[0]} takes them"
         )
         return (), (doubt,)

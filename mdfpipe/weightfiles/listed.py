@@ -35,7 +35,7 @@ class Weights(Config):
     file: str = Field(pattern=r"^[\w.+-]+$", description="its name, as studies name it")
     source: str = Field(description="who publishes it, and where")
     sha256: str = Field(UNKNOWN, pattern=r"^([0-9a-f]{8,64}|unknown)$", description="or its first digits, or unknown")
-    licence: str = Field(UNKNOWN, description="of the weights; unknown where no text at hand says it")
+    licence: str = Field(UNKNOWN, description="of the weights; unknown if no available text states it")
     verified: bool = Field(False, description="whether the sha256 was taken from the file itself")
 
     @model_validator(mode="after")

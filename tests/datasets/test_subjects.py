@@ -95,21 +95,21 @@ def test_what_one_does_not_see_is_escaped(root: Root, text: str, shown: str) -> 
 def test_lists_of_protocols(tmp_path: Path, text: str) -> None:
     (tmp_path / "p.yaml").write_text("subjects: p.csv\n")
     (tmp_path / "p.csv").write_text(f"subject_id,split\n12.0,train\n{text},test\n")
-    with pytest.raises(ConfigError, match=rf"p.csv: row 3: '{text}' names nobody; .*subject_names_kept"):
+    with pytest.raises(ConfigError, match=rf"p.csv: row 3: '{text}' means a missing name; .*subject_names_kept"):
         read_protocol(str(tmp_path / "p.yaml"), [])
     (tmp_path / "p.yaml").write_text("subjects: p.csv\nsubject_names_kept: [NA, None, '']\n")
     assert read_protocol(str(tmp_path / "p.yaml"), [])["subjects"] == {"12": "train", text: "test"}
-    with pytest.raises(ValueError, match="names nobody"):
+    with pytest.raises(ValueError, match="means a missing name"):
         Protocol(name="p", subjects={text: "test"})
     (tmp_path / "p.csv").write_text("subject_id,split\n7,train\n07,test\n")
-    with pytest.raises(ConfigError, match=r"p.csv: '07' and '7' stand in two splits"):
+    with pytest.raises(ConfigError, match=r"p.csv: '07' and '7' are in two splits"):
         read_protocol(str(tmp_path / "p.yaml"), [])
 
 
 def test_vectors_made_elsewhere(tmp_path: Path) -> None:
     file = tmp_path / "v.npz"
     np.savez(file, subject_id=["1.0", "NA"], domain=["VIS", "VIS"], vector=np.ones((2, 3), np.float32))
-    with pytest.raises(DataError, match=r"v.npz: row 1: expected a subject_id, got 'NA', which names nobody"):
+    with pytest.raises(DataError, match=r"v.npz: row 1: expected a subject_id, got 'NA', which means a missing name"):
         read_vectors(file)
     rows, _, _ = read_vectors(file, names=SubjectNames(kept=frozenset({"NA"})))
     assert rows["subject_id"].to_pylist() == ["1", "NA"]

@@ -122,7 +122,7 @@ def test_a_shard_does_not_lead_out_of_the_folder(shard: str) -> None:
 
 
 def test_tables_that_cannot_be_meant_are_refused() -> None:
-    with pytest.raises(DataError, match="v1/000001/00 stands twice"):
+    with pytest.raises(DataError, match="v1/000001/00 is listed twice"):
         body(table([ROWS[1], ROWS[1]]))
     with pytest.raises(DataError, match="rows without offset"):
         body(table(offset=None))

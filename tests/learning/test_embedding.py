@@ -148,7 +148,7 @@ def test_what_is_not_trained_keeps_the_streams_of_what_it_starts_from(trained: P
     assert (child.trained_domains, child.domains) == ([], [MWIR, VIS])
     assert same(child.model, {n: t for n, t in before.model.items() if n.startswith("backbone.")})
     wider = system.recipe.model(3, [SWIR, VIS, MWIR])
-    assert "drawn anew" in start(system.model_copy(update={"min_coverage": 0.6}), wider, before, None).lines[0]
+    assert "random: " in start(system.model_copy(update={"min_coverage": 0.6}), wider, before, None).lines[0]
     for name in (VIS, MWIR):
         assert torch.equal(wider.state_dict()[f"backbone.{name}.weight"], before.model[f"backbone.{name}.weight"])
     assert checkpoint_of("none", system, {}, Start([{"system": "x.pth", "format": "PASS"}])).domains == []

@@ -157,8 +157,8 @@ def test_what_is_no_state_is_set_aside(kind: str, begun: Path, toys: Crops) -> N
     aside = begun.read_bytes()
     fitted = fit(job(toys, tiny("toy"), begun))
     assert [note.partition(" (")[0] for note in fitted.notes] == [
-        "the state of a training that was cut off could not be used and was set aside as state.pt.damaged; it began "
-        "anew, with the same result"
+        "the state of a training that was cut off could not be used and was set aside as state.pt.damaged; it "
+        "started again, with the same result"
     ]
     assert begun.with_name("state.pt.damaged").read_bytes() == aside
     undisturbed = fit(job(toys, tiny("toy"), begun.with_name("whole.pt")))

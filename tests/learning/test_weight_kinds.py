@@ -253,7 +253,7 @@ def test_averaged_weights_beside_raw_ones_are_told_and_can_be_taken(
     assert found.tensors["w"].tolist() == [1]
     assert found.entry == taken
     (doubt,) = found.doubts
-    assert f"averaged weights lie beside it, `{averaged}`" in doubt
+    assert f"the file also has averaged weights, `{averaged}`" in doubt
     assert f"weights_entry: {averaged} takes them" in doubt
     for entry in (averaged, "averaged"):
         other = weights.take(path, entry)
@@ -293,4 +293,4 @@ def test_inspect_names_the_sets_without_running_anything(tmp_path: Path) -> None
     torch.save({"state_dict": ONE, "state_dict_ema": TWO}, path := tmp_path / "a.pth")
     facts, notes = describe_weights(path)
     assert facts["sets of tensors"] == {"state_dict": "1 tensors, 1 numbers", "state_dict_ema": "1 tensors, 1 numbers"}
-    assert any("averaged weights lie beside it, `state_dict_ema`" in note for note in notes)
+    assert any("the file also has averaged weights, `state_dict_ema`" in note for note in notes)

@@ -40,7 +40,7 @@ def test_a_drawing_has_bands_or_many_lines(systems: int) -> None:
     bands = systems if systems <= MOST_BANDS else 0
     assert picture.svg.count("opacity: 0.14") == bands
     assert ("the bands are Wilson's 95 % intervals." in family.meaning) == (bands > 0)
-    assert ("stand in evaluate/curves.parquet alone." in family.meaning) == (bands == 0)
+    assert ("bounds are in evaluate/curves.parquet only." in family.meaning) == (bands == 0)
 
 
 def test_bands_of_a_benchmark_are_its_trials() -> None:

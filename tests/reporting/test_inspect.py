@@ -387,7 +387,7 @@ def test_options_that_do_not_fit_together(demo: Path, tmp_path: Path) -> None:
 def test_an_output_never_destroys_what_is_looked_at(tmp_path: Path) -> None:
     table = tmp_path / "t.parquet"
     pq.write_table(pa.table({"x": [1]}), table)
-    with pytest.raises(ConfigError, match="would destroy what it looks at"):
+    with pytest.raises(ConfigError, match="would overwrite what it inspects"):
         inspect_and_write(table, csv=table)
     assert pq.read_table(table).num_rows == 1
 

@@ -193,7 +193,7 @@ def test_weights_that_cannot_be_opened_leave_a_note(own: Path, tmp_path: Path) -
     evaluate(own, drawn=[], sought=[])
     (own / "train" / "alpha" / "last.pt").write_bytes(b"no weights")
     made = report(own, out=tmp_path)
-    assert any(line.startswith("what alpha looks at is not shown: ") and "last.pt" in line for line in made.lines)
+    assert any(line.startswith("attention of alpha is not shown: ") and "last.pt" in line for line in made.lines)
     assert 'id="attention"' not in (tmp_path / "report.html").read_text()
 
 

@@ -71,7 +71,7 @@ def test_one_videos_trouble_is_not_anothers(tmp_path: Path) -> None:
     assert said["damaged"] == "frame 7: does not decode"
     assert "ended unexpectedly (SIGSEGV) after frame 3" in said["crash"]
     assert "SIGKILL, perhaps out of memory" in said["killed"]
-    assert said["bug"] == "not foreseen: ZeroDivisionError: integer division or modulo by zero"
+    assert said["bug"] == "unexpected error: ZeroDivisionError: integer division or modulo by zero"
     assert "its schema is" in said["wrong"]
     for key, message in said.items():
         failure = run.failure("odd", key)

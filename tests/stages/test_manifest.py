@@ -228,11 +228,11 @@ def test_probes_none_of_whom_has_a_mate_are_refused(copy: tuple[Path, Path]) -> 
         ("{name: p, gallery_domains: [VIS]}", "expected both gallery_domains and probe_domains, or neither"),
         (
             "{name: p, gallery_domains: [VIS], probe_domains: [VIS]}",
-            "VIS stands in gallery_domains and in probe_domains",
+            "VIS is in gallery_domains and in probe_domains",
         ),
         (
             "{name: p, domains: [VIS], gallery_domains: [VIS], probe_domains: [LWIR]}",
-            "LWIR has a role, and stands not in domains: VIS",
+            "LWIR has a role, but is not in domains: VIS",
         ),
         ("{name: p, gallery_domains: [XRAY], probe_domains: [VIS]}", "domain: expected <BAND> or <BAND>-<RANGE>m"),
         ("{name: p, galleries: {'1': trian}}", "manifest.protocol.galleries.1"),
@@ -250,7 +250,7 @@ def test_a_subject_table_beside_the_protocol(tmp_path: Path) -> None:
     pipeline = Pipeline.load(DEMO, [f"manifest.protocol={tmp_path / 'p.yaml'}"])
     assert pipeline.manifest.protocol.subjects == {"s01": "train", "s02": "test"}
     (tmp_path / "p.csv").write_text("subject_id,split\ns01,train\ns01,test\n")
-    with pytest.raises(ConfigError, match="row 3: subject 's01' stands in train and test"):
+    with pytest.raises(ConfigError, match="row 3: subject 's01' is in train and test"):
         Pipeline.load(DEMO, [f"manifest.protocol={tmp_path / 'p.yaml'}"])
     (tmp_path / "p.csv").write_text("subject,split\n")
     with pytest.raises(ConfigError, match="expected the columns subject_id and split"):

@@ -99,7 +99,7 @@ def test_an_odd_video_fails_alone_and_by_name(outcome: tuple[Any, Path], name: s
     (failure,) = (failures[key] for key in keys & failures.keys())
     assert str(data / "videos" / name) in failure.message or "short: " in failure.message
     assert (ODD[name][1] if name in ODD else "Permission denied") in failure.message
-    assert "not foreseen" not in failure.message
+    assert "unexpected error" not in failure.message
 
 
 def test_the_others_go_on(outcome: tuple[Any, Path]) -> None:
@@ -119,10 +119,10 @@ def test_what_nobody_foresaw_of_a_library_is_the_files_trouble(
 
     path = clips.write_video(tmp_path / "a.mp4", 2)
     monkeypatch.setattr("mdfpipe.video.probe._first_frame", fails)
-    with pytest.raises(DecodeError, match=rf"a\.mp4: cannot be read: not foreseen: {type(error).__name__}"):
+    with pytest.raises(DecodeError, match=rf"a\.mp4: cannot be read: unexpected error: {type(error).__name__}"):
         probe(path)
     monkeypatch.setattr("mdfpipe.video.decoders.pyav.to_pixels", fails)
-    with pytest.raises(DecodeError, match=rf"a\.mp4: cannot be decoded: not foreseen: {type(error).__name__}"):
+    with pytest.raises(DecodeError, match=rf"a\.mp4: cannot be decoded: unexpected error: {type(error).__name__}"):
         list(Decoder.variant("auto")().frames(path))
 
 

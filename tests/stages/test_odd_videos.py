@@ -102,6 +102,6 @@ def test_what_is_odd_is_recorded_and_said(made: tuple[Path, list[str], list[dict
     for expected in (
         "1 videos hold several video streams",
         "1 videos have pixels that are not square (videos/oblong: 1.33 times as wide as high)",
-        "1 videos are several recordings one behind the other, with times that start anew (videos/joined: 2)",
+        "1 videos are several recordings one behind the other, with times that start again (videos/joined: 2)",
     ):
         assert expected in said

@@ -368,7 +368,7 @@ def test_a_training_that_cannot_be_fails_alone(home: Path, make: Spoil, said: st
     message = outcome.failures[0].message
     assert said in message, message
     assert "\n" not in message
-    assert "not foreseen" not in message
+    assert "unexpected error" not in message
     assert [unit for unit in ran if "/b" in unit] == ["train/b/training", *(f"embed/b/{v}" for v in VIDEOS)]
     assert not any("/c" in unit for unit in ran)
     assert {stage: t.note for stage, t in outcome.tallies.items() if t.note} == {

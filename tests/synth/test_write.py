@@ -115,7 +115,7 @@ def test_ctrl_c_ends_at_once_with_one_line_and_leaves_nothing_half_done(tmp_path
         time.sleep(0.01)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does it: to the workers, too
     said = process.communicate(timeout=20)[1]
-    assert (process.returncode, said) == (130, "mdfpipe: interrupted; the same command goes on from here\n")
+    assert (process.returncode, said) == (130, "mdfpipe: interrupted; the same command resumes from here\n")
     assert not list(folder.rglob(".part-*"))
     assert nobody_is_left(process.pid)
 
@@ -189,7 +189,10 @@ def test_an_error_that_nobody_foresaw_is_one_line_that_says_which_video(
         raise ZeroDivisionError("division\nby zero")
 
     monkeypatch.setattr(write, "encode", broken)
-    with pytest.raises(MdfError, match=r"G1-a01.*: cannot be drawn: not foreseen: ZeroDivisionError: division by zero"):
+    with pytest.raises(
+        MdfError,
+        match=r"G1-a01.*: cannot be drawn: unexpected error: ZeroDivisionError: division by zero",
+    ):
         write_dataset(tmp_path / "out", "tiny", subjects=SUBJECTS)
     assert not list(tmp_path.rglob(".part-*"))
 

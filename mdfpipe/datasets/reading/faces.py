@@ -180,7 +180,7 @@ def _runs(*keys: NDArray[np.int64] | NDArray[np.int32]) -> NDArray[np.int64]:
 
 
 def _count_repeats(rows: FaceRows, group: NDArray[np.int64], tally: AnomalyTally, told: Told) -> _Mask:
-    """Of the rows of frames with several faces: (n,) bool, which repeat an earlier row. Counts the other repeats.
+    """Flag rows that repeat an earlier row, (n,) bool, in frames with several faces. Counts the other repeats.
 
     group: (n,) int64, sorted, equal within one frame of one video.
     """

@@ -169,7 +169,7 @@ class Gathering:
             self.images[unit].append((path, subject))
 
     def number(self, **wanted: Any) -> Callable[[Collection[str]], int]:
-        """Of some subjects, how many images the units have whose fields are as wanted; `band=Band.VIS`."""
+        """Count the images of some subjects in the units with the wanted fields; `band=Band.VIS`."""
         tally: Counter[str] = Counter()
         for unit, rows in self.images.items():
             if all(getattr(unit, name) == value for name, value in wanted.items()):

@@ -175,7 +175,7 @@ def _fixed(pattern: str) -> str:
 def _by_pattern(
     root: Path, patterns: Sequence[str], drops: Callable[[str], bool], links: Links
 ) -> list[tuple[str, list[str], list[str]]]:
-    """Of each pattern: itself, the paths that it takes, and those that match it and are no videos."""
+    """Yield each pattern with the paths that it takes, and those that match it but are no videos."""
     found: list[tuple[str, list[str], list[str]]] = []
     for given in patterns:
         pattern = safe_relative(given, "videos")

@@ -64,7 +64,7 @@ class LeaveOut(Config):
 class LeftOut:
     """A rule of `leave_out`, how many videos (or images) it matched, and one of them.
 
-    Of a rule that matches none, the name that it nearly is and in what they differ; else one that is there.
+    Name the closest match of a rule that matches none and their difference; else an existing name.
     """
 
     rule: str

@@ -89,7 +89,7 @@ def folders_of(column: PathColumn, block: Block) -> Any:
     if at >= 0:
         row = block.first_row + int(np.argmax(column.which == at))
         raise DataError(
-            f"{block.table} row {row}: the frame '{shown_cell(column.paths[at].as_py())}' lies in no folder; with "
+            f"{block.table} row {row}: the frame '{shown_cell(column.paths[at].as_py())}' is in no folder; with "
             "frames_in: folder the folder is the video"
         )
     folders = pc.replace_substring_regex(column.paths, r"/[^/]*$", "").dictionary_encode()

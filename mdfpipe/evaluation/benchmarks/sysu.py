@@ -71,7 +71,7 @@ class Sysu(Benchmark):
         queries = images.chosen(sides[Band.NIR])
         rows = images.chosen(sides[Band.VIS] & np.isin(images.camera, cameras))
         if not len(rows):
-            raise ProtocolError(f"sysu: no visible image of the cameras {cameras}, nobody is in the gallery")
+            raise ProtocolError(f"sysu: no visible image of the cameras {cameras}, so the gallery is empty")
         shelves = shelved(images, rows)
         if self.galleries == "official":
             path = find_file(self.permutations, data or Path(), "galleries", FILE_ADVICE)

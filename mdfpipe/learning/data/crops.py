@@ -274,7 +274,7 @@ def _from_rows(
     crop_id = pa.concat_arrays(rows["crop_id"].chunks)
     twice = crop_id[1:].filter(pc.equal(crop_id[1:], crop_id[:-1]))
     if len(twice):
-        raise DataError(f"{folder}: crops: {twice[0]} stands twice; a crop_id must name one crop")
+        raise DataError(f"{folder}: crops: {twice[0]} is listed twice; a crop_id must name one crop")
     subjects, subject = _codes(rows["subject_id"])
     domains, in_domain = _codes(rows["in_domain"], domains)
     videos, video = _codes(rows["video_id"])

@@ -337,7 +337,9 @@ def _check_counts(found: int, subjects: int, crops_each: int, what: str) -> None
     if subjects < 2 or crops_each < 1:
         raise ConfigError(f"sampler: expected at least 2 subjects and 1 crop each, got {subjects} and {crops_each}")
     if found < 2:
-        raise DataError(f"sampler: expected at least 2 {what}, got {found}: one alone cannot be told from anybody")
+        raise DataError(
+            f"sampler: expected at least 2 {what}, got {found}: one subject alone cannot be distinguished from others"
+        )
     if found < subjects:
         raise DataError(
             f"sampler: expected at least {subjects} {what}, got {found}: set the sampler's subjects to {found} or less"

@@ -123,7 +123,7 @@ class MiningStatistics:
 
 
 def chances(domain: NDArray[np.int64], subject: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Of each anchor: share of its possible positives in another domain, of its possible negatives in its own.
+    """Share of each anchor's possible positives in another domain, and of its negatives in its own.
 
     Both (B,), 0 where there are none to choose from. For P subjects x D domains x K images they are (D-1)K / (DK-1) and
     1 / D of every anchor.

@@ -257,11 +257,11 @@ class State:
     def _refuse_other(self, found: dict[str, Any]) -> None:
         """Raise ConfigError where it is a state of another training."""
         where, ours = self.job.state, self._identity()
-        advice = f"give the former setting again, or remove {where.name} to start anew"
+        advice = f"give the former setting again, or remove {where.name} to start again"
         if found.get("subjects") != ours["subjects"]:
             raise ConfigError(
                 f"{where}: was trained on {len(found.get('subjects', []))} subjects, now there are "
-                f"{len(ours['subjects'])}, or others: its classes are not these people; remove it to start anew"
+                f"{len(ours['subjects'])}, or others: its classes are not these people; remove it to start again"
             )
         options = {"threads": "--threads", "world": "processes", "precision": "precision", "device": "--device"}
         for name, option in options.items():
@@ -300,8 +300,8 @@ def set_aside(state: Path, why: str) -> str:
         state.replace(aside)
     state.with_suffix(".jsonl").unlink(missing_ok=True)
     return (
-        f"the state of a training that was cut off could not be used and was set aside as {aside.name}; it began anew, "
-        f"with the same result ({why})"
+        f"the state of a training that was cut off could not be used and was set aside as {aside.name}; it started "
+        f"again, with the same result ({why})"
     )
 
 

@@ -39,7 +39,7 @@ class Decoder(Plugin):
     see `auto`.
 
     What a decoder gives is decided by its name and the settings below, which all decoders share. `as_recorded` gives
-    back the decoder that a receipt recorded: whoever shows or cuts a frame again reads it exactly as `detect` did.
+    back the decoder that a receipt recorded: a frame that is shown or cropped later is read exactly as `detect` did.
     """
 
     usual: ClassVar[str] = "auto"
@@ -134,7 +134,7 @@ class Decoder(Plugin):
             raise
         except Exception as error:
             refuse_lack_of_memory(error)
-            why = f"not foreseen: {type(error).__name__}: {one_line(error)}"
+            why = f"unexpected error: {type(error).__name__}: {one_line(error)}"
             raise DecodeError(f"{path}: cannot be decoded: {why}") from error
         return told or {}
 

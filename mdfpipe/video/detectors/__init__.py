@@ -53,7 +53,9 @@ class Detector(Plugin):
 
         Raises ConfigError where that cannot be.
         """
-        raise ConfigError(f"--download-weights: nobody publishes weights for the detector {self.use}; leave it out")
+        raise ConfigError(
+            f"--download-weights: there are no published weights for the detector {self.use}; leave it out"
+        )
 
     @abstractmethod
     def identity(self, data: Path, video_id: str) -> dict[str, str]:
@@ -64,7 +66,7 @@ class Detector(Plugin):
         """
 
     def beyond(self, data: Path, video_id: str, delivered: int) -> int | None:
-        """Of boxes made elsewhere: how many belong to frames after the last one delivered; None where it has none
+        """Count boxes made elsewhere for frames after the last delivered one; None where it has none
         for the video at all. A detector that looks at the frames has nothing to say: 0.
         """
         return 0
@@ -74,11 +76,11 @@ class Detector(Plugin):
         return Remarks()
 
     def unnamed(self, data: Path, video_id: str) -> str:
-        """Of boxes made elsewhere that do not name the video: which videos they name, in words; else ""."""
+        """Describe the videos that boxes made elsewhere name, if this one is missing; else ""."""
         return ""
 
     def known_boxes(self, data: Path, video_id: str) -> NDArray[np.float32] | None:
-        """Of boxes made elsewhere: all of the video, (n, 4) xyxy; None where the frames have to be looked at."""
+        """All boxes made elsewhere for the video, (n, 4) xyxy; None if they come from the frames."""
         return None
 
     @abstractmethod

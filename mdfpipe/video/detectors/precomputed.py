@@ -96,7 +96,7 @@ class Precomputed(Detector):
         return int((rows.frame >= delivered).sum()) if len(rows.frame) else None
 
     def unnamed(self, data: Path, video_id: str) -> str:
-        """Of a file that does not name the video: which it names, and which of these is near; else ""."""
+        """Describe the videos that a file names, and the closest, if it lacks this one; else ""."""
         path = self._path(data, video_id)
         stat = path.stat()
         spans = _table(path.absolute(), stat.st_size, stat.st_mtime_ns, self._sides, self._per_video).spans

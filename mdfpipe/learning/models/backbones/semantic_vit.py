@@ -97,7 +97,7 @@ class SemanticViT(nn.Module):
 
     @property
     def width(self) -> int:
-        """Of the feature z: 2 d."""
+        """Width of the feature z: 2 d."""
         return 2 * self.size.width
 
     @property
