@@ -11,6 +11,7 @@ from typer import Abort
 
 from mdfpipe.cli.streams import OutputFailed
 from mdfpipe.errors import CopyError, MdfError, one_line
+from mdfpipe.store.durable import write_atomically
 
 
 def explain(error: Exception, debug: bool) -> int:
@@ -44,7 +45,7 @@ def _unforeseen(error: Exception, debug: bool) -> int:
     line, folder = foreseen_nowhere(error), _run_folder()
     if folder is not None:
         try:
-            (folder / "traceback.txt").write_text(trace, errors="backslashreplace")
+            write_atomically(folder / "traceback.txt", trace.encode(errors="backslashreplace"))
         except OSError:
             pass
         else:

@@ -19,6 +19,7 @@ from mdfpipe.errors import DataError, MdfError, StoreError, one_line
 from mdfpipe.inspecting.pictures import environment_of, title_of
 from mdfpipe.reporting.comparison import side_by_side
 from mdfpipe.store import outputs
+from mdfpipe.store.durable import write_atomically
 from mdfpipe.store.naming import inside, natural_key
 from mdfpipe.store.run import Run, cannot_write
 from mdfpipe.store.shards import CHECKSUM, UNVERIFIED
@@ -107,7 +108,7 @@ def report(
         files[f"sweeps/{file_stem(sweep.swept.name)}.svg"] = svg_of_sweep(sweep)
     made = Report()
     for name, text in files.items():
-        _write(folder / name, text.encode())
+        _write(run, folder, name, text.encode())
         made.files.append(str(folder / name))
     numbers = sum(len(view.rows) for view in shown)
     made.lines.append(
@@ -361,9 +362,13 @@ def _weights(run: Path, system: str) -> tuple[Recipe | None, Path]:
     return settings.recipe, checkpoint_path(Run(run), system, settings.keep)
 
 
-def _write(path: Path, data: bytes) -> None:
+def _write(run: Path, folder: Path, name: str, data: bytes) -> None:
+    """Write a file of the report; below the run, no link that somebody left there leads elsewhere."""
+    path = folder / name
+    if folder == run / FOLDER:
+        path = Run(run).place("evaluate", f"{FOLDER.as_posix()}/{name}", change=True)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        outputs.write(path, data)
+        write_atomically(path, data)
     except OSError as error:
         raise StoreError(cannot_write(path, error)) from None

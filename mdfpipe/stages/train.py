@@ -105,6 +105,7 @@ class Train(Stage):
         given = material(self.name, settings, inputs.run, context.data) if settings.trains else None
         crops = given.crops if given else None
         model, begun = self._begin(crops, inputs, context)
+        inputs.run.place(self.name, f"{self.name}/{BOARD}/x", change=True)  # no link there leads elsewhere
         folder, log = inputs.run.path / "train" / self.system, context.scratch("metrics.jsonl")
         unreadable: dict[str, str] = {}
         if given is None:
@@ -118,7 +119,7 @@ class Train(Stage):
             job = self._job(model, given, readers, folder / STATE, inputs, context)
             with _log(folder / STATE, context) as job.log:
                 fitted = fit(job)
-            log.write_text(once(folder / LOG))
+            log.write_text(once(folder / LOG, fitted.lines))
             unreadable = {crop: why for reader in readers for crop, why in sorted(reader.bad.items())}
         last = fitted.lines[-1] if fitted.lines else {}
         notes = [*begun.doubts, *recipe.notes(begun.history, _figures(last))]

@@ -1,70 +1,99 @@
-"""System calls that fail: a full disk, a damaged one, at one of the calls that write; then the same command."""
+"""System calls that fail: each kind, at any time of a command; a disk that is full after so many bytes.
+
+The command runs in this process, so that Arrow, torch and Python meet the same failures. It must end in one line, or
+well; then the same command must end with the same bytes.
+"""
 
 from __future__ import annotations
 
 import errno
-import os
 import random
+import re
 import shutil
-import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
-from damage.small import Case, Small, Verdict, run
+from damage import shim
+from damage.small import Case, Small, Verdict, command, forked, in_child
 
-from mdfpipe.errors import MdfError
-
-CALLS = ("fsync", "replace", "rename", "link", "unlink", "mkdir", "write")
-ERRORS = (errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EROFS, errno.EACCES)
-MOST = 400  # calls of a kind that a whole run makes, at most
+FAILS: dict[str, tuple[int, ...]] = {
+    **dict.fromkeys(("make", "mkdir", "link"), (errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EROFS, errno.EACCES)),
+    **dict.fromkeys(("write", "cut"), (errno.ENOSPC, errno.EIO, errno.EDQUOT)),
+    "fsync": (errno.EIO, errno.ENOSPC, errno.EDQUOT),
+    "rename": (errno.EIO, errno.EROFS, errno.EACCES, errno.ENOSPC),
+    "unlink": (errno.EIO, errno.EROFS, errno.EACCES),
+    "close": (errno.EIO, errno.EDQUOT),
+    "open": (errno.EIO, errno.EACCES, errno.EMFILE, errno.ESTALE),
+    "read": (errno.EIO, errno.ESTALE),
+    "list": (errno.EIO, errno.EACCES, errno.ESTALE),
+    "stat": (errno.EIO, errno.EACCES, errno.ESTALE),
+}
+STAGES = ("index", "detect", "crop", "manifest", "train", "embed", "evaluate")
 
 
 def cases(small: Small) -> Callable[[random.Random], Case]:
-    """A run from some stage on, one call failing; it must end in one line, and the next run with the same bytes."""
-    stages = ("index", "detect", "crop", "manifest", "train", "embed", "evaluate")
+    """A run from some stage on, with some call failing, once or from then on."""
+    made = {first: forked(lambda first=first: counted(small, first))[0] for first in STAGES}  # type: ignore[misc]
 
     def draw(chance: random.Random) -> Case:
-        call, number, first = chance.choice(CALLS), chance.choice(ERRORS), chance.choice(stages)
-        which = int(10 ** chance.uniform(0, 2))
-
-        def broken() -> Verdict:
-            place = small.copy()
-            shutil.rmtree(place / first)
-            with failing(call, which, number) as made:
-                try:
-                    run(small.study, small.data, place)
-                except MdfError as error:
-                    if not str(error).isprintable():
-                        return Verdict("traceback", repr(error))
-                except Exception:
-                    return Verdict("traceback", traceback.format_exc(limit=-4))
-            verdict = small.judge(place)
-            return verdict if made() >= which or verdict.what != "survived" else Verdict("survived", "not reached")
-
-        return Case(f"{call} {errno.errorcode[number]}", f"{first}, call {which}", broken)
+        first = chance.choice(STAGES)
+        if made[first]["room"] and chance.random() < 0.15:
+            room = chance.randrange(made[first]["room"])
+            return Case("disk full", f"{first}, after {room} bytes", lambda: _broken(small, first, room=room))
+        call = chance.choice([name for name in FAILS if made[first][name]])
+        number, which = chance.choice(FAILS[call]), chance.randint(1, made[first][call])
+        mode = chance.choice((shim.ONCE, shim.ONCE, shim.FROM_THEN_ON))
+        where = f"{first}, call {which}{' and all that follow' if mode else ''}"
+        return Case(
+            f"{call} {errno.errorcode[number]}", where, lambda: _broken(small, first, call, which, number, mode)
+        )
 
     return draw
 
 
-class failing:  # noqa: N801 - used as a context
-    """os.CALL fails at its n-th call, below the folder of the case or wherever it has no path."""
+def begun(small: Small, first: str) -> Path:
+    """A copy of the finished run from which one stage and its results are gone."""
+    place = small.copy()
+    shutil.rmtree(place / first)
+    return place
 
-    def __init__(self, call: str, which: int, number: int) -> None:
-        self.call, self.which, self.number, self.count = call, which, number, 0
 
-    def __enter__(self) -> Callable[[], int]:
-        self.real = getattr(os, self.call)
+def counted(small: Small, first: str) -> Mapping[str, int]:
+    """How many calls of each kind such a run makes."""
+    place = begun(small, first)
+    shim.arm(place)
+    said = command("run", small.study, "--data", small.data, "--run", place, "--threads", 1)
+    assert said[0] == 0, said
+    return shim.counted()
 
-        def instead(*arguments: Any, **named: Any) -> Any:
-            self.count += 1
-            if self.count == self.which:
-                path = arguments[0] if arguments and isinstance(arguments[0], (str, Path)) else None
-                raise OSError(self.number, os.strerror(self.number), *([str(path)] if path else []))
-            return self.real(*arguments, **named)
 
-        setattr(os, self.call, instead)
-        return lambda: self.count
+def _broken(
+    small: Small, first: str, call: str = "", which: int = 0, number: int = 0, mode: int = 0, room: int = -1
+) -> Verdict:
+    place = begun(small, first)
 
-    def __exit__(self, *error: object) -> None:
-        setattr(os, self.call, self.real)
+    def run() -> tuple[int, str]:
+        shim.arm(place, call, which, number, mode, room)
+        try:
+            return command("run", small.study, "--data", small.data, "--run", place, "--threads", 1)
+        finally:
+            shim.disarm()
+
+    said, ended = forked(run)
+    if isinstance(said, Verdict):
+        return said
+    if said is None:
+        return Verdict("traceback", f"the process ended: {ended}")
+    return said_well(*said, place) or in_child(lambda: small.compared(place) if said[0] == 0 else small.judge(place))
+
+
+def said_well(code: int, said: str, place: Path) -> Verdict | None:
+    """None where a command ended with a documented code and printable lines that name a file of the run."""
+    if code not in (0, 2, 3, 130, 143) or re.search("Traceback|not foreseen|Exception ignored", said):
+        return Verdict("traceback", f"exit {code}: {said[-1500:]}")
+    lines = said.splitlines()
+    if not all(line.isprintable() for line in lines):
+        return Verdict("traceback", f"not printable: {said!r:.600}")
+    if code in (2, 3) and not any(place.name in line or "failed" in line for line in lines):
+        return Verdict("dead end", f"exit {code}, and no file is named: {said[-600:]}")
+    return None

@@ -1,155 +1,76 @@
-"""Files that want harm: names that lead out of the folder, code, claims of size, text that a terminal would obey."""
+"""Files that want harm: names that lead out of the folder, code, claims of size, text that a terminal would obey.
+
+A case must be refused in one line, or do no harm: nothing outside its folder is made, changed or removed; memory and
+time stay small; nothing that is printed or written gives orders to a terminal or a browser.
+"""
 
 from __future__ import annotations
 
-import io
-import os
-import pickle
 import random
-import struct
-import zipfile
-import zlib
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
-from damage.readers import in_child
-from damage.small import Case, Small, Verdict
+from damage import hostile_claims, hostile_names, hostile_runs
+from damage.readers import reading
+from damage.small import Case, Small, Verdict, forked
 
-from mdfpipe.errors import DataError
+from mdfpipe.errors import is_obeyed
 
-NAMES = (
-    "../../../P",
-    "x/../../../P",
-    "/P",
-    "a\0b",
-    "\x1b]0;P\a",
-    "\u202egnp.P",
-    "C:\\P",
-    "~/P",
-    "con",
-    "." * 300,
-    "",
-)
+MEMORY = 3 << 30  # bytes that a hostile file may make us ask for: what mdfpipe allows a file, and half as much
+SECONDS = 30
+VICTIM = "somebody else's"
 
-
-class _Runs:
-    def __reduce__(self) -> tuple[object, tuple[str]]:
-        return os.mkdir, (_Runs.target,)
-
-    target = ""
+Kind = Callable[[Small, Path, str], object]
 
 
 def cases(small: Small) -> Callable[[random.Random], Case]:
-    """One file with one of these in it; nothing may appear outside, nothing may be taken without a word."""
+    """One file with one of these in it."""
+    kinds: dict[str, Kind] = {**hostile_names.KINDS, **hostile_claims.KINDS, **hostile_runs.KINDS}
+    for load in (hostile_names.load, hostile_claims.load):  # once, and not in each case
+        load()
 
     def draw(chance: random.Random) -> Case:
-        kind = chance.choice(sorted(_KINDS))
-        name = chance.choice(NAMES)
-
-        def run() -> Verdict:
-            folder = small.folder / "hostile" / "a" / "b"
-            folder.mkdir(parents=True, exist_ok=True)
-            before = _outside(small, folder)
-            verdict = in_child(lambda: _KINDS[kind](folder, name))
-            if _outside(small, folder) != before:
-                return Verdict("silent", "a file appeared outside")
-            return verdict
-
-        return Case(kind, repr(name), run)
+        kind, name = chance.choice(sorted(kinds)), chance.choice(hostile_names.NAMES)
+        return Case(kind, repr(name)[:60], lambda: _tried(kinds[kind], small, name))
 
     return draw
 
 
-def _outside(small: Small, folder: Path) -> set[str]:
-    return {path.as_posix() for path in (small.folder / "hostile").rglob("*P*") if not path.is_relative_to(folder)}
+def _tried(kind: Kind, small: Small, name: str) -> Verdict:
+    home = small.folder / "hostile"
+    shutil.rmtree(home, ignore_errors=True)
+    folder = home / "a" / "b"
+    folder.mkdir(parents=True)
+    victims = [home / "P", home / "a" / "P", folder.parent / "P.parquet", folder.parent / "theirs" / "P"]
+    for victim in victims:
+        victim.parent.mkdir(exist_ok=True)
+        victim.write_text(VICTIM)
+    before = _outside(home, folder)
+    verdict, ended = forked(lambda: reading(lambda: kind(small, folder, name)), SECONDS, MEMORY)
+    if not isinstance(verdict, Verdict):
+        return Verdict("traceback", f"the process ended: {ended}")
+    if verdict.said == "out of memory":
+        return Verdict("silent", f"it took more than {MEMORY / 1e9:.1f} GB")
+    if before != (after := _outside(home, folder)):
+        return Verdict(
+            "silent", f"outside its folder: {', '.join(sorted({n for n, _ in {*before.items()} ^ {*after.items()}}))}"
+        )
+    obeyed = [path.name for path in folder.rglob("*") if _is_text_of_ours(path) and _gives_orders(path)]
+    return Verdict("silent", f"orders in {', '.join(obeyed)}") if obeyed else verdict
 
 
-def _vectors(folder: Path, name: str) -> object:
-    """A system of that name."""
-    from mdfpipe.running.scoring import score
-
-    rows = {"subject_id": ["a", "b"] * 2, "domain": ["VIS-500m"] * 2 + ["SWIR-30m"] * 2, "system": [name] * 4}
-    pq.write_table(pa.table({**rows, "vector": np.eye(4).tolist()}), folder / "v.parquet")
-    (folder / "p.yaml").write_text(
-        "{name: p, unlisted: test, domains: [VIS-500m, SWIR-30m], gallery_domains: [VIS-500m], "
-        "probe_domains: [SWIR-30m]}"
-    )
-    return score(folder / "v.parquet", str(folder / "p.yaml"), folder / "out", ["tables.t.unmated=exclude"])
+def _outside(home: Path, folder: Path) -> dict[str, str]:
+    """Every file but those in the case's folder, and its content."""
+    found = (path for path in home.rglob("*") if not path.is_relative_to(folder) and not path.is_dir())
+    return {path.relative_to(home).as_posix(): path.read_text(errors="replace") for path in found}
 
 
-def _pickle(folder: Path, name: str) -> object:
-    """Weights that make a folder when they are opened."""
-    from mdfpipe.learning.models.weights.loading import read_state
-
-    _Runs.target = str(folder.parent / "P")
-    (folder / "w.pt").write_bytes(pickle.dumps(_Runs()))
-    return read_state(folder / "w.pt")
+def _is_text_of_ours(path: Path) -> bool:
+    return path.is_file() and path.suffix in (".html", ".tex", ".md", ".csv", ".svg") and "made" not in path.parts
 
 
-def _large_array(folder: Path, name: str) -> object:
-    """An NPZ whose header claims 16 GB."""
-    from mdfpipe.running.scoring import read_vectors
-
-    head = io.BytesIO()
-    np.lib.format.write_array_header_1_0(head, {"descr": "<f4", "fortran_order": False, "shape": (1 << 16, 1 << 16)})
-    with zipfile.ZipFile(folder / "v.npz", "w", zipfile.ZIP_DEFLATED) as file:
-        file.writestr("vector.npy", head.getvalue() + bytes(1 << 20))
-    return read_vectors(folder / "v.npz")
-
-
-def _large_picture(folder: Path, name: str) -> object:
-    """A PNG that claims 60,000 x 60,000 pixels."""
-    from mdfpipe.video.decoders import Decoder
-
-    def chunk(kind: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-
-    head = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 0, 0, 0, 0)
-    rows = zlib.compress(bytes(1 << 20))
-    content = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
-    (folder / "0001.png").write_bytes(content)
-    return list(Decoder.variant("images")().frames(folder / "0001.png"))
-
-
-def _large_table(folder: Path, name: str) -> object:
-    """A Parquet table of a few kB that unfolds to 8 GB."""
-    from mdfpipe.running.scoring import read_vectors
-
-    one = pa.array(["x" * 1000]).dictionary_encode()
-    rows = pa.DictionaryArray.from_arrays(pa.array(np.zeros(1 << 23, np.int32)), one.dictionary)
-    pq.write_table(pa.table({"subject_id": rows, "domain": rows, "vector": rows}), folder / "v.parquet")
-    return read_vectors(folder / "v.parquet")
-
-
-def _path_in_a_table(folder: Path, name: str) -> object:
-    """A video of that name in a face table."""
-    from mdfpipe.store.naming import safe_relative
-
-    safe = safe_relative(name, "faces.csv row 2")
-    if not (folder / safe).resolve().is_relative_to(folder.resolve()):
-        raise AssertionError(f"leads to {(folder / safe).resolve()}")
-    raise DataError("taken as a path below the folder")
-
-
-def _link_loop(folder: Path, name: str) -> object:
-    """A folder of videos that holds itself."""
-    from mdfpipe.video.probe import probe
-
-    loop = folder / "loop"
-    loop.unlink(missing_ok=True)
-    loop.symlink_to(loop)
-    return probe(loop)
-
-
-_KINDS: dict[str, Callable[[Path, str], object]] = {
-    "name of a system": _vectors,
-    "weights that run": _pickle,
-    "NPZ of 16 GB": _large_array,
-    "PNG of 3.6 GB": _large_picture,
-    "Parquet of 8 GB": _large_table,
-    "path in a table": _path_in_a_table,
-    "loop of links": _link_loop,
-}
+def _gives_orders(path: Path) -> bool:
+    """Whether a page or table that was written holds what was smuggled in."""
+    text = path.read_text(errors="surrogateescape")
+    return is_obeyed(text) or "<script>alert" in text or (path.suffix == ".tex" and "\\input{/etc" in text)

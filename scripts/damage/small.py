@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import hashlib
 import os
+import pickle
 import random
+import resource
 import shutil
+import signal
+import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from mdfpipe.errors import MdfError
+from mdfpipe.machine import stopping
+from mdfpipe.running import runner
 from mdfpipe.running.execution import Event, Unit
 from mdfpipe.running.runner import Runner
 from mdfpipe.running.synthesis import synthesise
 from mdfpipe.stages import Resources
-from mdfpipe.store.run import Run
+from mdfpipe.store import lock
+from mdfpipe.store.run import Failure, Run, read_receipt
 from mdfpipe.study.pipeline import Pipeline
 from tests.inline import Inline
 
@@ -43,7 +50,10 @@ systems:
        batches: {subjects: 3, crops: 2}, schedule: {length: 2, unit: steps, warm_up: 0}}
 evaluate: {tables: {recognition: {unmated: exclude}}}
 """
+SECONDS = 60  # of a processor, for one case
+MEMORY = 6 << 30  # bytes of address space of a case beyond what is taken already
 _LOGS = ("events.jsonl", "environment.json", "metrics.jsonl", "traceback.txt")  # times, speeds, this machine
+_NO_RESULT = (".damaged", "state.jsonl")  # ends of names: what was set aside, and the log of a training that was cut
 
 
 @dataclass(frozen=True)
@@ -81,36 +91,61 @@ class _Unforeseen(Exception):  # noqa: N818
 
 @dataclass(frozen=True)
 class Small:
-    """The study's file, its data and a finished run; digests: of every file that should be the same again."""
+    """The study's file, its data and a finished run; digests: of every file that should be the same again.
+
+    cut: the same, with a training that was cut off, and a video that failed.
+    """
 
     folder: Path
     study: Path
     data: Path
     done: Path
+    cut: Path
     digests: dict[str, str]
 
     @classmethod
     def make(cls, folder: Path) -> Small:
         """Draw the data and run the study once."""
-        study, data, done = folder / "study.yaml", folder / "data", folder / "done"
+        study, data = folder / "study.yaml", folder / "data"
         study.write_text(STUDY)
         synthesise(data, "tiny", workers=1)
+        return cls.of(folder, study, data)
+
+    @classmethod
+    def of(cls, folder: Path, study: Path, data: Path) -> Small:
+        """Run a study once, and once until its training is over."""
+        import torch
+
+        torch.set_num_threads(1)  # a forked process has none of the others, and would wait for them
+        lock.LEASE, lock.LOOK = 0.2, 0.02  # seconds; of an owner of whom nothing can be told
+        done = folder / "done"
         outcome = run(study, data, done)
         assert outcome is None, outcome
-        return cls(folder, study, data, done, digests(done))
+        small = cls(folder, study, data, done, folder / "cut", digests(done))
+        small._cut_off()
+        return small
 
-    def copy(self) -> Path:
-        """A copy of the finished run, its files linked where nothing writes in place."""
-        place = self.folder / "case"
+    def _cut_off(self) -> None:
+        place = self.copy()
+        shutil.rmtree(place / "train")
+        forked(lambda: _until_trained(self.study, self.data, place))
+        part = sorted((place / "detect").glob("*.parquet"))[-1]
+        part.unlink()
+        key = part.stem.replace("__", "/")
+        Run(place).record_failure(Failure("detect", key, "DataError", "it did not decode"))
+        place.rename(self.cut)
+        assert list(self.cut.rglob("state.pt")), "the training left no state"
+
+    def copy(self, of: Path | None = None, place: Path | None = None) -> Path:
+        """A copy of a run, by default the finished one, its files linked where nothing writes in place."""
+        place, of = place or self.folder / "case", of or self.done
         shutil.rmtree(place, ignore_errors=True)
-        for path in sorted(self.done.rglob("*")):
-            target = place / path.relative_to(self.done)
+        for path in sorted(of.rglob("*")):
+            target = place / path.relative_to(of)
             if path.is_dir():
                 continue
             target.parent.mkdir(parents=True, exist_ok=True)
-            if path.name.startswith(".lock"):
-                continue
-            if path.name in _LOGS:
+            if path.name in _LOGS or path.name.startswith((".lock", "state.")):
                 shutil.copyfile(path, target)
             else:
                 os.link(path, target)
@@ -121,20 +156,43 @@ class Small:
         now = digests(place)
         return [name for name, digest in self.digests.items() if now.get(name) != digest]
 
-    def judge(self, place: Path, data: Path | None = None) -> Verdict:
+    def judge(self, place: Path) -> Verdict:
         """Give the same command, twice where the first time ends badly; compare what is there then."""
         said = []
         for _ in range(2):
-            try:
-                line = run(self.study, data or self.data, place)
-            except Exception:
-                return Verdict("traceback", traceback.format_exc(limit=-3))
+            line = run(self.study, self.data, place)
             if line is None:
-                differs = [name for name, digest in digests(place).items() if self.digests.get(name) != digest]
-                lost = [name for name in self.digests if not (place / name).is_file()]
-                return Verdict("silent", ", ".join(differs + lost)) if differs or lost else Verdict("survived")
+                return self.compared(place)
             said.append(line)
         return Verdict("dead end", said[-1])
+
+    def compared(self, place: Path) -> Verdict:
+        """Whether a run that says it is done holds what the finished one does."""
+        now = digests(place)
+        differs = [name for name, digest in now.items() if self.digests.get(name) != digest]
+        differs = [name for name in differs if not self._holds_the_same(place, name)]
+        lost = [name for name in self.digests if name not in now]
+        return Verdict("silent", ", ".join(differs + lost)) if differs or lost else Verdict("survived")
+
+    def _holds_the_same(self, place: Path, name: str) -> bool:
+        """Whether a training's part differs in what it says of its way, such as of a state that was set aside."""
+        if not name.endswith("/training.parquet"):
+            return False
+        made, now = (read_receipt(home / name) for home in (self.done, place))
+        return made is not None and now is not None and made.content == now.content
+
+
+def _until_trained(study: Path, data: Path, place: Path) -> None:
+    """Run, and end as by a kill where the training is over and not yet committed."""
+    commit = Run.commit
+
+    def killed(self: Run, receipt: Any, *more: Any) -> Any:
+        if receipt.stage.startswith("train/"):
+            os._exit(1)
+        return commit(self, receipt, *more)
+
+    Run.commit = killed  # type: ignore[method-assign]
+    run(study, data, place)
 
 
 def run(study: Path, data: Path, place: Path) -> str | None:
@@ -149,10 +207,79 @@ def run(study: Path, data: Path, place: Path) -> str | None:
     return "; ".join([*(f"{f.stage}/{f.key}: {f.message}" for f in outcome.failures), *outcome.refused]) or "incomplete"
 
 
+def command(*words: object, both: bool = False) -> tuple[int, str]:
+    """`mdfpipe WORDS`, in a process that prints nothing else: the exit code, and what its error stream has.
+
+    both: with what it printed.
+    """
+    from mdfpipe.cli import main
+
+    with Path(os.environ.get("TMPDIR", "/tmp"), f"faults-{os.getpid()}").open("w+b") as said:  # noqa: S108
+        Path(said.name).unlink()
+        os.dup2(said.fileno(), 2)
+        os.dup2(said.fileno() if both else os.open(os.devnull, os.O_WRONLY), 1)
+        sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", closefd=False)
+        sys.argv = ["mdfpipe", *map(str, words)]
+        stopping.listen = lambda: None
+        runner.executor_of = Watched
+        code: object = 0
+        try:
+            main()
+        except SystemExit as ended:
+            code = ended.code
+        except BaseException:
+            traceback.print_exc()
+        sys.stderr.flush()
+        sys.stdout.flush()
+        said.seek(0)
+        return code if isinstance(code, int) else 1, said.read().decode(errors="backslashreplace")
+
+
+def forked(act: Callable[[], Any], seconds: int = SECONDS, memory: int = MEMORY) -> tuple[Any, str]:
+    """What `act` gives in a process of its own; or None, and how that process ended."""
+    ours, theirs = os.pipe()
+    sys.stdout.flush()
+    child = os.fork()
+    if not child:
+        os.close(ours)
+        signal.alarm(4 * seconds)  # of the clock, on a machine that may have other things to do
+        resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
+        used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (used + memory, used + memory))
+        try:
+            found = act()
+        except BaseException:
+            found = Verdict("traceback", traceback.format_exc(limit=-4)[-1500:])
+        with os.fdopen(theirs, "wb") as pipe:
+            pipe.write(pickle.dumps(found))
+        os._exit(0)
+    os.close(theirs)
+    with os.fdopen(ours, "rb") as pipe:
+        data = pipe.read()
+    number = os.WTERMSIG(os.waitpid(child, 0)[1])
+    if data:
+        return pickle.loads(data), ""  # noqa: S301 - our own bytes
+    late = number in (signal.SIGALRM, signal.SIGXCPU)
+    return None, f"no answer in {seconds} s" if late else signal.Signals(number or 9).name
+
+
+def in_child(act: Callable[[], Verdict]) -> Verdict:
+    """The verdict of a process of its own, which may hang, crash or take all memory."""
+    found, ended = forked(act)
+    return found if isinstance(found, Verdict) else Verdict("traceback", f"the process ended: {ended}")
+
+
 def digests(place: Path) -> dict[str, str]:
-    """Hash of every file of a run but logs, locks and what failed before."""
+    """Hash of every file of a run but logs, locks, reports and what failed before."""
     files = (path for path in sorted(place.rglob("*")) if path.is_file())
-    kept = (p for p in files if p.name not in _LOGS and not p.name.startswith(".") and p.parent.name != "failed")
+    kept = (
+        path
+        for path in files
+        if path.name not in _LOGS
+        and not path.name.startswith(".")
+        and not path.name.endswith(_NO_RESULT)
+        and not {"failed", "report"} & set(path.relative_to(place).parts)
+    )
     return {path.relative_to(place).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in kept}
 
 

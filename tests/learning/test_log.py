@@ -56,6 +56,24 @@ def test_a_line_that_was_cut_off_takes_no_other_with_it(tmp_path: Path) -> None:
     assert once(tmp_path / "none.jsonl") == ""
 
 
+def test_a_line_that_damage_took_or_changed_is_the_one_that_the_state_keeps(tmp_path: Path) -> None:
+    path, speeds = tmp_path / "state.jsonl", {"images_per_second": 12.5, "seconds": 3.0}
+    path.write_text("".join(json.dumps(line | speeds, sort_keys=True) + "\n" for line in LINES))
+    whole = once(path, LINES)
+    assert whole == once(path)
+    for damaged in (
+        whole.replace('"step": ', '"step": 9', 1),
+        whole[4:],
+        "",
+        "[" * 9999,
+        whole.replace("12.5", "1e99"),
+    ):
+        path.write_text(damaged)
+        lines = [json.loads(text) for text in once(path, LINES).splitlines()]
+        assert [{name: line[name] for name in line if name not in speeds} for line in lines] == LINES
+        assert len(once(path, LINES)) == len(whole)
+
+
 def test_the_length_does_not_depend_on_the_speed(tmp_path: Path) -> None:
     """And nothing but spaces is added."""
     lengths, path = set(), tmp_path / "state.jsonl"

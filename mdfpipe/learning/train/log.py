@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Self
@@ -20,6 +21,8 @@ class Log:
 
     def __init__(self, path: Path, board: Path | None = None, *, anew: bool = True) -> None:
         self.path = path
+        if path.is_symlink():  # what is appended to it would be written elsewhere
+            path.unlink()
         if path.exists() and not path.read_bytes().endswith(b"\n"):  # a kill in the midst of a line: it is lost
             with path.open("a") as file:
                 file.write("\n")
@@ -60,9 +63,11 @@ def _summary_writer() -> Any:
     return SummaryWriter
 
 
-def once(path: Path) -> str:
+def once(path: Path, kept: Sequence[dict[str, Any]] = ()) -> str:
     """The lines in a log, each epoch once: a killed process may have written one that was then computed again.
 
+    kept: the lines as the training's state has them, without speeds; of an epoch whose line in the log is lost or says
+    otherwise, as after damage, that one is taken, with speeds of 0.
     Speeds are padded, so that the texts of two equal trainings are of one length: a receipt holds it.
     """
     lines: dict[int, str] = {}
@@ -73,10 +78,26 @@ def once(path: Path) -> str:
             continue  # cut off by a kill
         if type(epoch) is int:
             lines[epoch] = text
+    if kept:
+        lines = {line["epoch"]: _agreeing(lines.get(line["epoch"], "{}"), line) for line in kept}
     text = "".join(f"{lines[epoch]}\n" for epoch in sorted(lines))
     return _SPEED.sub(lambda found: found["name"] + found["number"].rjust(12), text)
 
 
+def _agreeing(text: str, kept: dict[str, Any]) -> str:
+    """The line of a log where it holds what was kept and two speeds; else what was kept."""
+    found = json.loads(text)
+    speeds = {name: found.get(name) for name in _SPEEDS}
+    numbers = all(type(value) in (int, float) and 0 <= value < 1e12 for value in speeds.values())
+    same = json.dumps({**kept, **speeds}, sort_keys=True)
+    return (
+        same
+        if numbers and json.dumps(found, sort_keys=True) == same
+        else json.dumps({**kept, **_SPEEDS}, sort_keys=True)
+    )
+
+
+_SPEEDS = {"images_per_second": 0.0, "seconds": 0.0}
 _SPEED = re.compile(r'(?P<name>"(?:images_per_second|seconds)": )(?P<number>[0-9.]+)')
 
 
