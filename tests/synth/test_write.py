@@ -261,7 +261,7 @@ def test_visible_video_is_coloured_and_infrared_is_not(tiny: Path) -> None:
     ("prepare", "words"),
     [
         (lambda p: (p.mkdir(), (p / "mine.txt").touch()), "holds files that are no synthetic data set"),
-        (lambda p: p.write_text("x"), "expected a folder, found a file"),
+        (lambda p: p.write_text("x"), "expected a folder, got a file"),
         (lambda p: (p.mkdir(), (p / "synth.json").write_text("{")), "expected the description"),
         (lambda p: (p.mkdir(), (p / "synth.json").write_text("[" * 100_000)), "expected the description"),
         (lambda p: (p.mkdir(), (p / "synth.json").write_bytes(b"\xff")), "expected the description"),
