@@ -15,7 +15,7 @@ import yaml
 from typer.testing import CliRunner
 
 from mdfpipe.cli.commands import app
-from mdfpipe.errors import ConfigError
+from mdfpipe.errors import ConfigError, ProtocolError
 from mdfpipe.learning.system import System
 from mdfpipe.reporting import reached
 from mdfpipe.reporting.comparison import average_runs
@@ -159,8 +159,9 @@ def test_two_splits_of_regdb_and_their_mean(trees: dict[str, Path], tmp_path: Pa
     assert {(row.protocol, row.runs, row.trials) for row in rows} == {
         ("regdb splits 1, 2 of 10, all images, mean of 2 runs", 2, 2)
     }
-    with pytest.raises(ConfigError, match="expected runs on one data set"):
-        reached.rows_of([home / "run-1", trees["sysu"] / "run"], on="made-up")
+    shutil.copytree(home / "run-1", tmp_path / "again")
+    with pytest.raises(ProtocolError, match="two runs are of split 1"):
+        reached.rows_of([home / "run-1", tmp_path / "again"], on="made-up")
 
 
 def key(row: dict[str, Any]) -> tuple[str, ...]:
