@@ -181,6 +181,12 @@ def test_every_file_that_the_readme_names_is_there() -> None:
         assert (ROOT / name).exists(), name
 
 
+def test_every_source_file_that_a_page_names_is_there() -> None:
+    for page in (ROOT / "docs").glob("*.md"):
+        named = set(re.findall(r"`((?:[a-z_]+/)+[a-z_0-9]+\.py)`", page.read_text()))
+        assert sorted(name for name in named if not any((ROOT / at / name).exists() for at in ("", "mdfpipe"))) == []
+
+
 def test_the_readme_holds_no_mark_to_be_filled_in() -> None:
     assert "@@" not in (ROOT / "README.md").read_text()
 
