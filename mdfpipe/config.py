@@ -401,7 +401,7 @@ def find_file(
 
     An absolute path is taken as it is; a relative one is looked for in `$MDFPIPE_WEIGHTS` (under the whole path, then
     under the name alone, as that variable may be the file's own folder), under the data root, beside the data root, and
-    in the current folder, in that order. Raises ConfigError that lists the places, or says what stands in one of them.
+    in the current folder, in that order. Raises ConfigError that lists the places, or says what is in one of them.
     """
     places = _places(name, data, _weight_folders())
     if not Path(name).is_absolute():

@@ -1,4 +1,4 @@
-"""Integrity of a run folder: every file that a receipt names is read whole and held against its checksums.
+"""Integrity of a run folder: every file that a receipt names is read whole and compared with its checksums.
 
 A part holds its own (`store.parquet`), all other files have their sha256 in their part's receipt, and `pipeline.yaml`
 in `environment.json`. What is damaged is noted beside its part, so that the next `mdfpipe run` makes it again.

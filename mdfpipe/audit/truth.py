@@ -188,7 +188,7 @@ def measure(run: Run, data: Path) -> Truth:
 def assignments(run: Run, data: Path) -> list[Assignment]:
     """What each of ASSIGNMENTS would label, in all scenes and in the crowded ones.
 
-    Labels are made anew in memory, under the settings in the run's `pipeline.yaml`. Nothing is written. Raises as
+    Labels are made again in memory, under the settings in the run's `pipeline.yaml`. Nothing is written. Raises as
     `measure`, and ConfigError where the settings cannot be read.
     """
     settings = Pipeline.kept(run.path).label

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 
 class _Terminal(Console):
-    """Console that strips terminal control sequences from every text, whatever its source."""
+    """Console that strips terminal control sequences from every text, regardless of its source."""
 
     def render_str(self, text: str, **how: Any) -> Text:
         """Return the text without control characters."""

@@ -21,7 +21,7 @@ app = typer.Typer(
 
 
 def _studies(incomplete: str) -> list[str]:
-    """The shipped studies that a word may become; the shell goes on with files where there is none."""
+    """The shipped studies that a word may become; the shell continues with files where there is none."""
     from mdfpipe.store.shipped import study_names
 
     return [name for name in study_names() if name.startswith(incomplete)]

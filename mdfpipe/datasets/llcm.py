@@ -1,10 +1,10 @@
 """LLCM: people in the dark, in visible and near-infrared light, by nine cameras (Zhang and Wang, 2023; PROTOCOLS 2.3).
 
-    vis/0351/NAME.jpg, nir/0351/0351_c06_s200656_f4830_nir.jpg       to train: the camera stands in the name
+    vis/0351/NAME.jpg, nir/0351/0351_c06_s200656_f4830_nir.jpg       to train: the camera is in the name
     test_vis/cam1/0007/NAME.jpg ... test_nir/cam9/0007/NAME.jpg      to test: the camera is a folder
     idx/train_vis.txt, train_nir.txt                                 lines of `PATH LABEL`
     idx/test_id.txt                                                  one line of identities between commas
-    idx/test_vis.txt, test_nir.txt                                   not in every copy; compared with what lies there
+    idx/test_vis.txt, test_nir.txt                                   not in every copy; compared with what is there
 
 A camera number is one place in both bands. Galleries `train` and `test` by identity.
 """

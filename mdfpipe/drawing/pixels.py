@@ -291,5 +291,5 @@ def encoded(picture: Picture, kind: str, quality: int = 82) -> bytes:
 
 
 def data_uri(picture: Picture, quality: int = 82) -> str:
-    """The picture as a JPEG that stands in a page by itself."""
+    """The picture as a JPEG that a page embeds."""
     return "data:image/jpeg;base64," + base64.b64encode(encoded(picture, "JPEG", quality)).decode()

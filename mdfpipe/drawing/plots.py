@@ -1,4 +1,4 @@
-"""Curves and bars as SVG that stands in a page: drawn by matplotlib, in the page's own colours, always the same bytes.
+"""Curves and bars as SVG for a page: drawn by matplotlib, in the page's own colours, always the same bytes.
 
 Words stay words. A name is never read as mathematics; what it holds is escaped.
 """

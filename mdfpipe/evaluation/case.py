@@ -213,7 +213,7 @@ def search_case(
 ) -> Searched | None:
     """Search a case; None where nobody is enrolled or nobody searched has a mate. Raises ProtocolError.
 
-    enrolled: the subjects of the gallery, where only one of several is searched. galleries: whoever stands in any.
+    enrolled: the subjects of the gallery, where only one of several is searched. galleries: the subjects of all.
     """
     gallery, probes = scorer.gallery, scorer.probes
     inside = np.ones(len(gallery), bool) if enrolled is None else np.isin(gallery.subject, sorted(enrolled))

@@ -2,7 +2,7 @@
 
 A score is a similarity: greater is more alike (Euclidean: the negative distance). The full matrix never exists.
 Matrix products in float32 are fast, but their last bits depend on the library and on a row's place. What is decided
-by such bits (who ties with whom) is decided anew from the vectors in float64: `exact`, `near`, `reaches`.
+by such bits (who ties with whom) is decided again from the vectors in float64: `exact`, `near`, `reaches`.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class Entries:
 
 @dataclass(frozen=True)
 class Removal:
-    """A rule that leaves pairs of probe and gallery entry out of the search. Its name stands beside every number.
+    """A rule that leaves pairs of probe and gallery entry out of the search. Its name is printed with every number.
 
     of: `mates` leaves out pairs of one subject only (Market-1501: same person, same camera), `everyone` all of them
     (SYSU-MM01: same place). pairs: (probe code, gallery code) that are left out; none: where the codes are equal.

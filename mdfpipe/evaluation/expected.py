@@ -34,7 +34,7 @@ def expected(rows: pa.Table, modality: str, table: Table) -> pa.Table:
 
 
 def refuse_trained(system: str, tested: Iterable[str], trained: frozenset[str] | None) -> None:
-    """Raise ProtocolError where somebody who is searched stands in the system's own training."""
+    """Raise ProtocolError where somebody who is searched is in the system's own training."""
     seen = sorted(set(tested) & (trained or frozenset()))
     if seen:
         raise ProtocolError(

@@ -43,7 +43,7 @@ class Coverage:
 
     @property
     def line(self) -> str:
-        """One line to print beside every number.
+        """One line to print with every number.
 
         >>> Coverage({"body": 63, "face": 32}, 31, 64).line
         '31 of 64 probes are common (48.4 %): body 63, face 32'

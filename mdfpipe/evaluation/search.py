@@ -1,4 +1,4 @@
-"""Search: each probe in the gallery, 1:N, block by block, whatever the sizes.
+"""Search: each probe in the gallery, 1:N, block by block, regardless of the sizes.
 
 **Ties count against the system.** The place of a mate is 1 + the non-mated entries that score at least as high + the
 mates before it. A system that answers every comparison alike finds nobody; nothing depends on the gallery's order.

@@ -141,7 +141,7 @@ class Templates:
         return found
 
     def enrolment(self, policy: FailurePolicy) -> str:
-        """One line to print beside every number: how many failed, and what was done about it."""
+        """One line to print with every number: how many failed, and what was done about it."""
         done = "counted as misses" if policy == "miss" else "excluded"
         return f"{self.failed} of {len(self)} templates failed to enrol, {done}" if self.failed else "all enrolled"
 

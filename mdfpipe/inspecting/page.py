@@ -327,7 +327,7 @@ def _row(domain: str, histogram: Histogram, first: int, last: int) -> dict[str, 
 
 
 def _position(scale: Scale, value: float, first: int, last: int) -> float:
-    """Where a value lies on the axis, in units of the drawing."""
+    """Where a value is on the axis, in units of the drawing."""
     low, high = scale.bars[first], scale.bars[last]
     if scale.is_log:
         value, low, high = float(np.log(value)), float(np.log(low)), float(np.log(high))

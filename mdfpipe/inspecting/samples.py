@@ -101,7 +101,7 @@ class Histogram:
     layers: dict[str, NDArray[np.int64]] = field(default_factory=dict)
 
     def add(self, values: NDArray[Any], layer: str = PLAIN) -> None:
-        """Count values (n,); what lies outside the scale falls into its first or last bin, NaN nowhere."""
+        """Count values (n,); what is outside the scale falls into its first or last bin, NaN nowhere."""
         edges = np.asarray(self.scale.edges)
         nudge = 1e-4 * (edges[1] - edges[0])  # a float32 0.9 is a little less, and belongs with 0.9
         inside = np.clip(values[np.isfinite(values)].astype(np.float64) + nudge, edges[0], edges[-1])

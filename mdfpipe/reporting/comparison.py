@@ -90,7 +90,7 @@ def _names(runs: Sequence[Path]) -> list[str]:
 
 
 def _mixed(entries: Mapping[str, Mapping[str, Any]]) -> str:
-    """What is to be said of one table of several runs that are under different protocols; "" where they are not."""
+    """What is to be reported of one table of several runs that are under different protocols; "" where they are not."""
     by_protocol: dict[str, list[str]] = {}
     for run, entry in entries.items():
         by_protocol.setdefault(entry["fingerprint"], []).append(run)

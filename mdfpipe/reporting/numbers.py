@@ -87,7 +87,7 @@ def _block(numbers: Sequence[Number]) -> list[str]:
 
 
 def _first(number: Number | None) -> list[str]:
-    """What is said of the first number of a line: of how many, the number, its interval, and a guess's."""
+    """What is reported of the first number of a line: of how many, the number, its interval, and a guess's."""
     if number is None:
         return [""] * 4
     row = number.row

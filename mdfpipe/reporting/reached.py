@@ -126,7 +126,7 @@ def rows_of(
     """A row for each table, system and pair of domains of an evaluated run; of several runs their mean.
 
     on: the data set; by default the one that the layout is of (SYSU-MM01, RegDB, LLCM, Market-1501). tables, systems:
-    only these. Raises DataError where a run has no numbers, or numbers that its study would make anew; ConfigError
+    only these. Raises DataError where a run has no numbers, or numbers that its study would make again; ConfigError
     where the data set has to be named, or is named wrongly; ProtocolError where the runs follow different protocols.
     """
     opened = [_Opened.at(path) for path in runs]
@@ -192,7 +192,7 @@ class _Opened:
 
 
 def _compared(pipeline: Pipeline, run: Run, data: Path) -> list[str]:
-    """Refuse numbers that the study would make anew; what to note where that could not be told."""
+    """Refuse numbers that the study would make again; what to note where that could not be told."""
     try:
         due = Runner(pipeline, run, data).due(None, None)
     except MdfError:  # its text holds a path of this machine
@@ -323,7 +323,7 @@ def _nameless(value: Any) -> Any:
 
 
 def enter(found: Sequence[Row], file: Path, *, dry_run: bool = False) -> list[Row]:
-    """Write the rows below those of a file; gives those that were not there. What stands in the file stays.
+    """Write the rows below those of a file; gives those that were not there. What is in the file stays.
 
     The file appears whole or not at all; two calls at once lose nothing. Raises ConfigError where the file is not as it
     should be, StoreError where it cannot be written.
@@ -353,7 +353,7 @@ def _alone(file: Path) -> Iterator[None]:
 
 
 def _text(file: Path, there: list[Row], new: list[Row]) -> str:
-    """The file with further rows: its own lines and comments, and these below; or, in another layout, written anew."""
+    """The file with further rows: its own lines and comments, and these below; or, in another layout, written again."""
     before = file.read_text(encoding="utf-8-sig") if file.exists() else "rows:\n"
     below = "".join(_as_yaml(row) for row in new)
     comment = [line for line in before.splitlines() if line.startswith("#")]

@@ -1,7 +1,7 @@
 """Sweeps: the numbers of an evaluated run against the settings that a study tries at several values.
 
 A drawing for each metric: of one setting a line for each pair of domains; of two a drawing for each pair, a line for
-each value of the second. The system that is varied is ringed, and the best value is said, and what is known of the
+each value of the second. The system that is varied is ringed, and the best value is reported, and what is known of the
 difference.
 """
 

@@ -1,7 +1,7 @@
 """What is due, and why: the receipts on disk against the receipts that the settings and data ask for.
 
 Nothing here runs a stage or writes a file. A receipt's fingerprint depends on settings, versions and the content of
-the parts upstream, which stands in their footers: no table is read, and none is hashed again. Of a part that is due
+the parts upstream, which is in their footers: no table is read, and none is hashed again. Of a part that is due
 nobody knows the content yet: what is made from it is due, too, until it is made; the same content again makes nothing
 due. A setting that had no effect on a unit, as its receipt tells, is not compared.
 
@@ -165,7 +165,7 @@ class Plan:
         return [item for up in upstream if up.per == "video" for item in self.items(up) if item.reason is not None]
 
     def waits(self, stage: Stage) -> Item | None:
-        """The run-level table that a stage waits for, if there is one: no option goes on without it."""
+        """The run-level table that a stage waits for, if there is one: no option continues without it."""
         named = [self._named(name) for name in stage.reads if name not in _OF_INDEX]
         undone = (self.run_item(up) for up in named if up.per == "run" and up.name != self.stages[0].name)
         return next((item for item in undone if item.reason is not None), None)
@@ -410,7 +410,7 @@ class Judge:
 
 
 def _asked_for(study: Pipeline, run: Run, stage: str, key: str) -> tuple[tuple[Stage, ...], str]:
-    """The stages of a study, its evaluation as far as the one that lies there goes; and what that is without."""
+    """The stages of a study, its evaluation as far as the one that is there goes; and what that is without."""
     found = run.receipt(stage, key) if stage == Evaluate.name else None
     if found is None:
         return study.stages, ""

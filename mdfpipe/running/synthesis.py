@@ -89,7 +89,7 @@ def _teller(what: str, listen: Callable[[Event], None]) -> Callable[[int, int], 
 def cut_out(frame: NDArray[Any], box: NDArray[np.float32]) -> tuple[bytes, float, float]:
     """The crop stage's way to cut a body out of a frame (H, W, 3) uint8: (JPEG, sharpness, contrast).
 
-    box: (4,) xyxy in pixels. Raises DataError where it lies outside the frame.
+    box: (4,) xyxy in pixels. Raises DataError where it is outside the frame.
     """
     usual = Crop()
     whole = cropping.pixel_box(box, frame.shape[1], frame.shape[0])

@@ -71,7 +71,7 @@ class Inputs:
     def faces(self, key: str | None = None, columns: list[str] | None = None) -> pa.Table:
         """The annotated faces of this video (or of `key`); no row where the index has none.
 
-        What the index lists decides, not what lies there: a kill may have left a table of a former index.
+        What the index lists decides, not what is there: a kill may have left a table of a former index.
         """
         name = faces_file(key or self.video["video_id"])
         if name in self.annotated:

@@ -141,7 +141,7 @@ class Detect(Stage):
         return Review(warnings=warnings, notes=notes, stop=stop)
 
     def _remarks(self, path: str, context: Context) -> dict[str, Any]:
-        """What is to be said of the weights, in this video: lines to know, and doubts."""
+        """What is to be reported of the weights, in this video: lines to know, and doubts."""
         resources = context.resources
         found = self.detector.remarks(context.data, device=resources.device, threads=resources.threads)
         misplaced = [MISPLACED] if found.rendered_only and not rendered(context.data, path) else []

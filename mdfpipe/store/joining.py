@@ -27,7 +27,7 @@ def places(known: Column, ids: Column, part: Path, of: str, *, others: bool = Fa
     """(n,) the position in `known`, the ids of a part, of each of n `ids`, those of what it is joined with.
 
     part: where it lies. of: what `ids` are of, for people. others: whether it may hold further ids. Raises DataError
-    where an id is missing, unknown, or stands twice: values would go to another's row.
+    where an id is missing, unknown, or is listed twice: values would go to another's row.
     """
     known, ids = _whole(known), _whole(ids)
     _refuse_twice(known, str(part), part)

@@ -172,7 +172,7 @@ def natural_key(name: str) -> tuple[list[tuple[int, int, str]], str]:
 def inside(root: Path, path: str, what: str, links: Links | None = None) -> Path:
     """`root / path`, where neither the path nor a symbolic link on its way leads out of `root`. Raises DataError.
 
-    The root itself may be reached through a link; what lies below it may lead out only where `links` says so, because
+    The root itself may be reached through a link; what is below it may lead out only where `links` says so, because
     a data set that reaches elsewhere may be neither the one that was named nor the one that is fingerprinted.
     links: the setting of a data set; without it the message names none. A link that leads nowhere is passed on: who
     opens it says so.
@@ -196,7 +196,7 @@ def _real(path: Path) -> Path | None:
 
 
 def link_target(root: Path, path: str) -> str | None:
-    """The real path of what lies at `path` below the root, where a link on the way to it leads elsewhere, else None.
+    """The real path of what is at `path` below the root, where a link on the way to it leads elsewhere, else None.
 
     Folder that holds the frames, if the frames of a folder are links.
     """
@@ -287,12 +287,12 @@ def near_pattern(pattern: str, names: Collection[str]) -> tuple[str | None, str]
     """The name of `names` that a pattern with * and ? nearly matches, and in what they differ; None where none is near.
 
     >>> near_pattern("*_TEST.mp4", ["a.mp4", "b_test.mp4"]), near_pattern("a*", ["videos/a.mp4"])
-    (('b_test.mp4', 'letter case differs'), ('videos/a.mp4', 'it lies in a folder'))
+    (('b_test.mp4', 'letter case differs'), ('videos/a.mp4', 'it is in a folder'))
     """
     ways: list[tuple[str, Callable[[str], str], str]] = [
         ("its accents are encoded in another way", lambda name: unicodedata.normalize("NFC", name), ""),
         ("letter case differs", folded, ""),
-        ("it lies in a folder", folded, "*/"),
+        ("it is in a folder", folded, "*/"),
     ]
     for why, key, front in ways:
         matches = re.compile(fnmatch.translate(front + key(pattern))).match

@@ -64,7 +64,7 @@ class Verdict(StrEnum):
 class Number:
     """One number: its row of METRICS, and what it is against the best of its column.
 
-    verdict: None where the number stands alone. best: the system that it is held against, and test: the row of
+    verdict: None where the number stands alone. best: the system that it is compared with, and test: the row of
     COMPARISONS that says so, where there is one.
     """
 
@@ -101,7 +101,7 @@ def judged(metrics: Iterable[Row], comparisons: Iterable[Row]) -> list[Number]:
     """Each number with its verdict, in the given order.
 
     A column is the systems of one table, protocol, pair of domains, gallery and metric. Those with the best value are
-    best, however many they are. Any other is held against the best ones by the first test that there is.
+    best, however many they are. Any other is compared with the best ones by the first test that there is.
     """
     rows = list(metrics)
     columns: dict[tuple[str, ...], list[Row]] = {}
@@ -163,7 +163,7 @@ class Results:
     run: the folder whose people, funnel and settings are shown. none: why there is no table of numbers, or nothing.
     tables: name -> title, protocol, fingerprint, systems, coverage, notes, stamps. metrics, comparisons, curves: rows
     of those tables. score_files, template_files: of the first run, by (table, system) and by system. stamps: what has
-    to be written beside every number, wherever it is written.
+    to be written with every number, wherever it is written.
     """
 
     run: Path
@@ -191,7 +191,7 @@ class Results:
         return [row for row in rows if row["table"] == table]
 
     def stamps_of(self, table: str) -> list[str]:
-        """What has to stand beside every number of a table."""
+        """What has to be printed with every number of a table."""
         return [*self.stamps, *self.tables[table].get("stamps", [])]
 
     def relative(self, path: Path) -> str:
@@ -212,7 +212,7 @@ def _plain(row: Row, **called: str) -> Row:
 
 
 def read_results(run: Path, name: str = "") -> Results:
-    """The evaluation that lies in `run`, whether or not it is current: `comparison.side_by_side` asks that.
+    """The evaluation in `run`, whether or not it is current: `comparison.side_by_side` asks that.
 
     name: what the run is called among others; its systems are then NAME/SYSTEM and its files NAME/FILE. Raises
     DataError where the run was never evaluated, StoreError where a table cannot be read.

@@ -104,7 +104,7 @@ class Receipt:
         return replace(self, settings=_without(self.settings, set(names)))
 
     def to_bytes(self) -> bytes:
-        """The receipt as it stands in the footer."""
+        """The receipt as it is in the footer."""
         return json.dumps({"fingerprint": self.fingerprint, **asdict(self)}, sort_keys=True).encode()
 
     @classmethod
@@ -223,7 +223,7 @@ class Run:
         return self.path / name
 
     def files_in_place(self, receipt: Receipt) -> str | None:
-        """None where every file of the part lies there with its size; else what is wrong, in a few words.
+        """None where every file of the part is there with its size; else what is wrong, in a few words.
 
         A log, which has no digest, decides nothing: it may have been edited, or be gone.
         """

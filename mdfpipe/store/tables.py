@@ -448,7 +448,7 @@ def as_ours(table: pa.Table, ours: pa.Schema, wanted: Sequence[str] | None = Non
 
 
 def kind_of(kind: pa.DataType) -> str:
-    """What values of a type are, whatever their width: text, whole number, number, or the type's own name.
+    """What values of a type are, regardless of their width: text, whole number, number, or the type's own name.
 
     >>> kind_of(pa.dictionary(pa.int8(), pa.string())), kind_of(pa.int16()), kind_of(pa.list_(pa.float32(), 8))
     ('text', 'whole number', 'list of number')

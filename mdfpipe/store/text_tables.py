@@ -281,7 +281,7 @@ def numbers(cells: Any) -> tuple[NDArray[np.float64], NDArray[np.bool_], NDArray
 
 
 def first_row(block: Block, name: str, text: str) -> str:
-    """Where `text` first stands in a coded column of the block: table, row, header."""
+    """Where `text` first is in a coded column of the block: table, row, header."""
     cells = block.cells[name]
     at = pc.index(cells.indices, pc.index(cells.dictionary, text).as_py()).as_py()
     return f"{block.table} row {block.first_row + at}, {block.headers[name]}"

@@ -111,7 +111,7 @@ def check_of(codec: str, packets: Iterable[bytes], extradata: bytes = b"") -> Ch
     """The check of a codec's packets; None where it writes no checksums. packets: the first ones of the video.
 
     extradata: what the container keeps for the decoder; FFV1 has some from level 3 on. Whether these have checksums
-    stands in a range-coded header. Their packets say it, too: by their slices' sizes they can be walked from the end to
+    is in a range-coded header. Their packets say it, too: by their slices' sizes they can be walked from the end to
     exactly their beginning. One damaged packet does not outvote the others; where all are damaged, they have.
     """
     if codec in _CHUNKS:

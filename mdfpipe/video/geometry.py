@@ -52,7 +52,7 @@ def intersection(a: Array, b: Array) -> Array:
 
 
 def ioa_face(body: Array, face: Array) -> Array:
-    """Share of the face that lies in the body, |B∩F| / |F|: (n, 4), (n, 4) -> (n,) in 0..1.
+    """Share of the face in the body, |B∩F| / |F|: (n, 4), (n, 4) -> (n,) in 0..1.
 
     >>> ioa_face(np.array([[0, 0, 10, 30]]), np.array([[8, 2, 12, 6]]))
     array([0.5])
@@ -80,7 +80,7 @@ def iomin(body: Array, face: Array) -> Array:
 
 
 def center_in(body: Array, face: Array) -> Array:
-    """1 where the face's centre lies in the body (right and bottom edge excluded), else 0: -> (n,).
+    """1 where the face's centre is in the body (right and bottom edge excluded), else 0: -> (n,).
 
     >>> center_in(np.array([[0, 0, 10, 30]] * 2), np.array([[8, 2, 11, 6], [9, 2, 11, 6]]))
     array([1., 0.])
@@ -128,7 +128,7 @@ def head_distance(body: Array, face: Array) -> Array:
 
 
 def clip_to_frame(boxes: Array, width: int, height: int) -> Array:
-    """The part of each box that lies in a frame of width x height pixels: (n, 4) -> (n, 4).
+    """The part of each box in a frame of width x height pixels: (n, 4) -> (n, 4).
 
     A box wholly outside becomes one without area.
 
@@ -141,7 +141,7 @@ def clip_to_frame(boxes: Array, width: int, height: int) -> Array:
 
 
 def inside_share(boxes: Array, width: int, height: int) -> Array:
-    """Share of each box's area that lies in a frame of width x height pixels: (n, 4) -> (n,) in 0..1.
+    """Share of each box's area in a frame of width x height pixels: (n, 4) -> (n,) in 0..1.
 
     >>> inside_share(np.array([[-2, 0, 2, 4], [1, 1, 2, 2], [3, 3, 3, 5]]), width=8, height=6)
     array([0.5, 1. , 0. ])

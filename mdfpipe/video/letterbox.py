@@ -21,10 +21,10 @@ STRIDE = 32  # sides of an input are multiples of it: the coarsest grid of the Y
 
 @dataclass(frozen=True)
 class Letterbox:
-    """Where a frame lies in a network's input. All in whole pixels; sizes are (height, width).
+    """Where a frame is in a network's input. All in whole pixels; sizes are (height, width).
 
     frame: of the decoded frame. input: of the network's input. inner: of the resized frame in it, whose top
-    left corner lies at (top, left).
+    left corner is at (top, left).
     """
 
     frame: tuple[int, int]

@@ -330,7 +330,7 @@ def goes_back(dts: int | None, before: int | None) -> bool:
 def packet_times(path: Path, which: int | None = None) -> NDArray[np.float64]:
     """(n,) presentation times in seconds, ascending, one for each packet that shows a frame; NaN, last, where none.
 
-    Where recordings were put one behind the other, time starts anew: they ascend within each.
+    Where recordings were put one behind the other, time starts again: they ascend within each.
     Demuxes and does not decode: n is the honest frame count of a container. A container that breaks off is counted
     up to there. Raises DecodeError where the file does not open.
     """

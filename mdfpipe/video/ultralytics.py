@@ -86,7 +86,7 @@ def _as_before() -> Iterator[None]:
 
 @dataclass(frozen=True, eq=False)
 class Loaded:
-    """A network, and what is to be said of its weights. lines: which of several sets it was; doubts: where averaged
+    """A network, and what is to be reported of its weights. lines: which of several sets it was; doubts: where averaged
     ones were left; note: what the file declares.
     """
 

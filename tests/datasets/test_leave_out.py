@@ -211,7 +211,7 @@ def test_leaving_out_makes_only_the_index_due_and_no_video_that_stays(
         ({"paths": ["Videos/B.MP4"]}, "videos/b.mp4", "letter case differs"),
         ({"paths": ["videos/B"]}, "videos/b", "letter case differs"),
         ({"paths": ["*_TEST.mp4"]}, "videos/x_test.mp4", "letter case differs"),
-        ({"paths": ["x_test.mp4"]}, "videos/x_test.mp4", "it lies in a folder"),
+        ({"paths": ["x_test.mp4"]}, "videos/x_test.mp4", "it is in a folder"),
         ({"paths": ["videos/b.mkv"]}, "videos/b.mp4", "its suffix differs"),
         ({"paths": ["videos/Re\u0301my*"]}, "videos/R\\xe9my.mp4", "its accents are encoded in another way"),
         ({"paths": ["videos/Re\u0301my.mp4"]}, "videos/R\\xe9my.mp4", "its accents are encoded in another way"),

@@ -264,7 +264,7 @@ def _is_whole(values: NDArray[Any]) -> bool:
 def read_list(root: Path, name: str) -> dict[str, str]:
     """Path -> label of an index file with lines of `PATH LABEL`; the path's last folder says who it is.
 
-    Raises DataError for a path that leads elsewhere, or lies in no folder.
+    Raises DataError for a path that leads elsewhere, or is in no folder.
     """
     found: dict[str, str] = {}
     for number, line in enumerate(_text(root, name).splitlines(), start=1):
@@ -304,7 +304,7 @@ def needed(root: Path, names: Collection[str], what: str) -> str:
 
 
 def subject_of(path: str) -> str:
-    """The name of the folder that an image lies in.
+    """The name of the folder that an image is in.
 
     >>> subject_of("cam1/0007/0001.jpg")
     '0007'

@@ -1,4 +1,4 @@
-"""What lies under a data root: the tables that patterns name, and the videos."""
+"""What is under a data root: the tables that patterns name, and the videos."""
 
 from __future__ import annotations
 
@@ -211,7 +211,7 @@ def _matches(root: Path, base: str, parts: list[str], key: Callable[[str], str] 
     """What a pattern matches below a folder; `**` is any number of folders, linked ones too. key: names are compared
     by it.
 
-    A folder that may not be listed stands for what lies in it: it is a video that cannot be read.
+    A folder that may not be listed stands for what is in it: it is a video that cannot be read.
     """
     if not parts:
         yield base

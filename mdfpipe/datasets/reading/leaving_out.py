@@ -77,7 +77,7 @@ class LeftOut:
 class Sieve:
     """What the rules leave out, asked path by path, and remembered.
 
-    domain: what a path alone says of its domain, as it is said and as it is parsed; empty where only a table knows.
+    domain: what a path alone says of its domain, as it is written and as it is parsed; empty where only a table knows.
     """
 
     rules: list[_Rule]
@@ -195,7 +195,7 @@ class _Rule:
 
 
 def _names(path: str) -> list[str]:
-    """What a rule may call a video: its path, that without a video's suffix, and the folders that it lies in.
+    """What a rule may call a video: its path, that without a video's suffix, and the folders that it is in.
 
     >>> _names("videos/day 1/a.mp4")
     ['videos/day 1/a.mp4', 'videos/day 1/a', 'videos/day 1', 'videos']

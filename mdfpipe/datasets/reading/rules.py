@@ -167,7 +167,7 @@ class DomainRule(Config):
         return lambda path, cell: self._said(path, cell, table)
 
     def names(self, said: str) -> tuple[str, ...]:
-        """What `leave_out` may call the domain that is said: it, and as it is parsed where it can be."""
+        """Names of a given domain for `leave_out`: as written, and as parsed where it can be."""
         try:
             return said, str(Domain.parse(self.map.get(said, said)))
         except DataError:

@@ -238,5 +238,5 @@ def _others(pairing: Pairing, first: int, block: Array) -> Array:
 
 
 def _turns_right(a: tuple[int, int], b: tuple[int, int], c: tuple[int, int]) -> bool:
-    """Whether b lies on or above the line from a to c, so that a lower hull passes it by."""
+    """Whether b is on or above the line from a to c, so that a lower hull passes it by."""
     return (b[0] - a[0]) * (c[1] - a[1]) <= (b[1] - a[1]) * (c[0] - a[0])

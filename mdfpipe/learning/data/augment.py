@@ -300,7 +300,7 @@ def _without_feet(picture: U8 | F32, generator: np.random.Generator) -> F32:
 def _noise(shape: tuple[int, ...], generator: np.random.Generator) -> F32:
     """Standard normal numbers: a stretch, from a random place, of a bank of NOISE_BANK that are drawn once.
 
-    Drawing them anew for each crop took 20 times as long, and a third of the whole augmentation.
+    Drawing them again for each crop took 20 times as long, and a third of the whole augmentation.
     """
     count = math.prod(shape)
     if count >= NOISE_BANK:

@@ -139,7 +139,7 @@ def from_manifest(
 
     splits, domains: None = all; domains are kept in the order that is given, else sorted. windows: video_id -> the
     values that stand for black and white in its crops above 8 bits. Raises DataError where nothing is left, a domain is
-    missing, a crop stands twice, or a shard lies outside of `folder`.
+    missing, a crop is listed twice, or a shard is outside of `folder`.
     """
     filters: list[tuple[str, Sequence[str]]] = [("modality", [modality])]
     filters += [("split", splits)] if splits is not None else []

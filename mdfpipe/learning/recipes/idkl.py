@@ -369,7 +369,7 @@ class Idkl(CrossModal):
         return _mean(found, shared), (float(paired), float(asked))
 
     def feature(self, model: Network, images: Tensor, domain: Tensor) -> Tensor:
-        """BN(f_sh), whatever the domain."""
+        """BN(f_sh), regardless of the domain."""
         found: Tensor = model.neck(model(images)["shared"].float())
         return found
 

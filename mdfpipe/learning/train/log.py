@@ -15,7 +15,7 @@ from mdfpipe.errors import MissingDependency
 class Log:
     """JSON lines in `path`; and event files in `board`, an extra that decides nothing. A context: leaving it closes.
 
-    anew: the training begins at its first step, and what lies in `board` is another one's. Raises MissingDependency
+    again: the training begins at its first step, and what is in `board` is another one's. Raises MissingDependency
     where a board is asked for and the package tensorboard is not installed.
     """
 

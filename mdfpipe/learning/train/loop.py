@@ -1,7 +1,7 @@
 """The one training loop. It knows recipes, batches and processes; it does not know which recipe it runs.
 
 Same settings, crops, seed and thread count, same weights, bit for bit (CPU, fp32): batches depend on (seed, epoch),
-pixels on (seed, epoch, crop), what is random in the network on (seed, step); a state that is taken up goes on there.
+pixels on (seed, epoch, crop), what is random in the network on (seed, step); a state that is taken up continues there.
 Under `torchrun` every process computes its share of each batch; what `forward` gives is gathered with its gradient, so
 that mining and BN necks see the whole batch. Of a network whose `forward` looks at one image at a time (a ViT without
 stochastic depth) the loss curve is then that of one process, but for rounding; BatchNorm inside a backbone (striped

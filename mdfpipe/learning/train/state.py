@@ -1,4 +1,4 @@
-"""Where a training stands: what it was asked, what it has added up, and the file that a killed one goes on from."""
+"""Where a training stands: what it was asked, what it has added up, and the file that a killed one continues from."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _REMEDY = "lower optimiser.rate, clip with optimiser.clip_norm, or train in fp32
 
 @dataclass(eq=False)
 class Job:
-    """One training. state: file that a killed training goes on from; fingerprint: what decides the result.
+    """One training. state: file that a killed training continues from; fingerprint: what decides the result.
 
     validate: gives Rank-1 (or any figure that should be large) of the network as it is; every, patience: epochs between
     two validations (there is one at the end, too), and how many of them in a row may bring nothing better (0: no early
@@ -294,7 +294,7 @@ class State:
 
 
 def set_aside(state: Path, why: str) -> str:
-    """Rename a state that cannot be gone on from, so that the training begins anew. Gives a line that says so."""
+    """Rename a state that cannot be gone on from, so that the training starts again. Gives a line that says so."""
     aside = state.with_name(f"{state.name}.damaged")
     with suppress(FileNotFoundError):  # another process of `torchrun` was faster
         state.replace(aside)

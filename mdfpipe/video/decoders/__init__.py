@@ -126,7 +126,7 @@ class Decoder(Plugin):
         return FrameStream(self._read(path, chosen, threads), self.use, batch, alive, last)
 
     def _read(self, path: Path, wanted: Wanted, threads: int) -> Reading:
-        """What `read` gives; whatever its library raises that nobody foresaw is this file's trouble, too."""
+        """What `read` gives; an unexpected error of its library is this file's failure."""
         source: Any = self.read(path, wanted, threads)
         try:
             told = yield from source  # what a generator returns at its end

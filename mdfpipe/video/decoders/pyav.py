@@ -120,7 +120,7 @@ class _Pass:
     """One pass of a decoder over the packets of a video stream, segment by segment.
 
     A segment starts at a key picture at which time jumps back: there recordings were put one behind the other, and
-    the decoder starts anew. is_strict: whether FFmpeg raises at the
+    the decoder starts again. is_strict: whether FFmpeg raises at the
     first sign of damage; else `_HELD` frames are held back, because those that refer to a damaged one come before it.
     """
 

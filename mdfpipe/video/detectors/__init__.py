@@ -72,7 +72,7 @@ class Detector(Plugin):
         return 0
 
     def remarks(self, data: Path, *, device: str, threads: int) -> Remarks:
-        """What is to be said of the weights that `open` loads for the same device and threads."""
+        """What is to be reported of the weights that `open` loads for the same device and threads."""
         return Remarks()
 
     def unnamed(self, data: Path, video_id: str) -> str:

@@ -184,7 +184,7 @@ class _Table:
 
     def named(self, video_id: str, data: Path) -> list[str]:
         """How the file writes a video: as it is, as a path that is it in plain form or without its suffix, or as its
-        path without a suffix where no other video lies under that name. Of several paths only those that lie there."""
+        path without a suffix where no other video is under that name. Of several paths only those that lie there."""
         if self.spans is None:
             return [video_id]
         same = [text for text in self.spans if text == video_id or video_id in named_alike(text)]
@@ -257,7 +257,7 @@ class _Table:
 
 
 def _files_of(stem: Path) -> list[Path]:
-    """Videos, and a folder, that lie there under this path, whatever their suffix."""
+    """Videos, and a folder, that lie there under this path, regardless of their suffix."""
     try:
         found = [path for path in stem.parent.iterdir() if path == stem or path.with_suffix("") == stem]
     except OSError:

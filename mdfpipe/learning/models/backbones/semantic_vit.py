@@ -122,7 +122,7 @@ class SemanticViT(nn.Module):
         """The feature z (B, 2 d), raw. parts: other local tokens than those in use.
 
         cat: [z_g ; z_local], z_local the mean of the chosen local tokens (eq. 8-9). It is divided by as many as remain,
-        so that leaving one out does not weigh global against local anew; of none it is 0.
+        so that leaving one out does not weigh global against local again; of none it is 0.
         ffn: LayerNorm, linear, GELU, linear on [z_g ; z_1 ; z_2 ; z_3], with 0 for tokens not chosen (eq. 4).
         Raises ConfigError for a part that is unknown or named twice.
         """

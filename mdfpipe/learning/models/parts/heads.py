@@ -38,7 +38,7 @@ class Classifier(nn.Linear):
         super().__init__(width, classes, bias=False)
 
     def reset_parameters(self) -> None:
-        """Draw the weights anew."""
+        """Draw the weights again."""
         nn.init.normal_(self.weight, std=0.001)
 
 

@@ -181,7 +181,7 @@ def load_own(model: nn.Module, state: Mapping[str, Tensor], *, source: str = "ch
 def fit_stems(model: nn.Module, state: Mapping[str, Tensor]) -> list[tuple[nn.Module, nn.Module]]:
     """Give a network the convolution stem that a checkpoint has; [(its parent, what was there)], empty where it fits.
 
-    For who calls `load_state_dict` on a network that is built anew: a stem came with the weights, not from settings.
+    For who calls `load_state_dict` on a network that is built again: a stem came with the weights, not from settings.
     """
     if not public.has_stem(state):
         return []
