@@ -256,7 +256,7 @@ def _values(node: yaml.Node, known: dict[int, int]) -> int:
 
 
 def read_yaml(path: Path, above: tuple[Path, ...] = (), read: dict[Path, Any] | None = None) -> dict[str, Any]:
-    """The mapping in a YAML file, over those of the files beside it that it `extends`: one, or a list of which the
+    """The mapping in a YAML file, over those of the files in its folder that it `extends`: one, or a list of which the
     later go over the earlier. above: files that extend this one; read: what was read so far. Raises ConfigError with
     file and line.
     """
@@ -400,8 +400,9 @@ def find_file(
     """A file named by a setting, looked up without machine paths in the study.
 
     An absolute path is taken as it is; a relative one is looked for in `$MDFPIPE_WEIGHTS` (under the whole path, then
-    under the name alone, as that variable may be the file's own folder), under the data root, beside the data root, and
-    in the current folder, in that order. Raises ConfigError that lists the places, or says what is in one of them.
+    under the name alone, as that variable may be the file's own folder), under the data root, next to the data root,
+    and in the current folder, in that order. Raises ConfigError that lists the places, or says what is in one of
+    them.
     """
     places = _places(name, data, _weight_folders())
     if not Path(name).is_absolute():

@@ -1,4 +1,4 @@
-"""Band and Domain: where on the spectrum a camera looks, and from how far."""
+"""Band and Domain: the spectral band of a camera, and its distance."""
 
 from __future__ import annotations
 

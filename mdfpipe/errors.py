@@ -120,7 +120,7 @@ def is_visible(character: str) -> bool:
 def one_line(text: object, limit: int = 300) -> str:
     """The text of an error as one printable line of at most `limit` characters.
 
-    Line breaks become a space. A tab, a no-break space and whatever else one does not see are escaped.
+    Line breaks become a space. A tab, a no-break space and other invisible characters are escaped.
 
     >>> one_line("a\\n  b\\x00c"), one_line("a\\u00a0b")
     ('a b\\\\x00c', 'a\\\\xa0b')

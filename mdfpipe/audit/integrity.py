@@ -1,7 +1,7 @@
 """Integrity of a run folder: every file that a receipt names is read whole and compared with its checksums.
 
 A part holds its own (`store.parquet`), all other files have their sha256 in their part's receipt, and `pipeline.yaml`
-in `environment.json`. What is damaged is noted beside its part, so that the next `mdfpipe run` makes it again.
+in `environment.json`. Damage is recorded next to its part, so that the next `mdfpipe run` makes it again.
 """
 
 from __future__ import annotations
@@ -171,7 +171,7 @@ def _receipts(run: Run, listed: dict[str, Path], found: Integrity) -> list[Recei
 
 
 def _is_beside(name: str, receipts: list[Receipt]) -> bool:
-    """Whether it is a table beside a run-level part that cannot be read itself, and so does not name it."""
+    """Whether it belongs to a run-level part that cannot be read itself, and so does not name it."""
     stage = name.partition("/")[0]
     keys = {"index": "videos", "evaluate": "metrics"}
     return stage in keys and Path(name).stem != keys[stage] and all(receipt.stage != stage for receipt in receipts)

@@ -344,7 +344,7 @@ def _pictures(folder: Path, rows: pa.Table) -> Iterator[tuple[int, F32]]:
 
 
 def _picture(folder: Path, row: dict[str, Any]) -> F32:
-    """One crop, as every baseline looks at it. Values above 8 bits: the 1st to 99th percentile of the crop to 0..1."""
+    """One crop, as input of every baseline. Values above 8 bits: the 1st to 99th percentile of the crop to 0..1."""
     import cv2
 
     shard = folder / row["shard"]

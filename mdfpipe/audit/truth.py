@@ -2,7 +2,7 @@
 
 `DATA/truth/bodies.parquet` says where every person really is. No stage reads it; this does, after the run.
 
-A body *counts* where its face is annotated and at least half of it is seen: only such a body can get a name. Every
+A body *counts* where its face is annotated and at least half of it is visible: only such a body can get a name. Every
 other body is *free*: a detection on it is neither right nor wrong. Only frames that `detect` looked at are measured.
 """
 
@@ -217,7 +217,7 @@ def assignments(run: Run, data: Path) -> list[Assignment]:
 
 @dataclass(frozen=True, eq=False)
 class _Video:
-    """The n detections of one video beside the m true bodies of the frames that `detect` looked at.
+    """The n detections of one video and the m true bodies of the frames that `detect` used.
 
     frames: how many these are. pair: (n, K) true bodies in the detection's frame, padded with m; overlap: (n, K)
     their IoU with it, 0 where padded. matchable, counts: (m + 1,) of the true bodies, and False. subject: (m + 1,)
@@ -296,7 +296,7 @@ def _slices(video_id: pa.ChunkedArray) -> tuple[dict[str, int], dict[str, int]]:
 
 
 def _join(row: dict[str, str], receipt: Receipt, detections: pa.Table, bodies: pa.Table, names: pa.Array) -> _Video:
-    """Detections beside the true bodies of their frames. row: of the catalogue; receipt: of `detect`."""
+    """Detections and the true bodies of their frames. row: of the catalogue; receipt: of `detect`."""
     delivered, stride = receipt.facts["delivered"], receipt.facts["stride"]
     crowded = bool(pc.any(bodies["crowded"]).as_py())
     at = bodies["frame"].to_numpy()

@@ -142,7 +142,7 @@ class Display:
             share = f"{event.done}/{event.total}" if event.total else f"{event.done}"
             left = elapsed * (event.total - event.done) / event.done if event.total and event.done else None
             eta = f", {_duration(left)} left" if left is not None else ""
-            err.print(escape(f"{event.stage}/{one_line(event.key, 60)}: {share} {rate}{eta}"))
+            err.print(escape(f"{event.stage}/{one_line(event.key, 60)}: {share} {rate}{eta}".rstrip()))
             self.spoken = time.monotonic()
 
     def _say_unsaid(self) -> None:

@@ -1,4 +1,4 @@
-"""IJB: tables of face boxes beside videos, as IJB-A, B, C, IJB-S and IJB-MDF have them.
+"""IJB: tables of face boxes and videos, as IJB-A, B, C, IJB-S and IJB-MDF have them.
 
 Sources of the presets: the column lists of public readers of these sets (STR, bob.db.ijba, bob.db.ijbc, AdaFace).
 IJB-MDF's own headers and layout are not public, nor are the headers of IJB-S's per-frame ground truth: for these,

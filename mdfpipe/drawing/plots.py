@@ -30,7 +30,7 @@ LEAST_SHARE: Final = 1e-4  # of false matches, on a logarithmic or normal-deviat
 class Line:
     """One line of a plot: x, y, low, high (n,); low and high may be empty. place: which colour and dash it has.
 
-    dotted: it stands beside another line, such as chance, or the numbers of a paper. dots: each point has one. ring:
+    dotted: a reference for another line, such as chance, or the numbers of a paper. dots: each point has one. ring:
     the place of the point that is ringed.
     """
 

@@ -2,7 +2,7 @@
 
 A score is a similarity: greater is more alike (Euclidean: the negative distance). The full matrix never exists.
 Matrix products in float32 are fast, but their last bits depend on the library and on a row's place. What is decided
-by such bits (who ties with whom) is decided again from the vectors in float64: `exact`, `near`, `reaches`.
+by such bits (ties) is decided again from the vectors in float64: `exact`, `near`, `reaches`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Entries:
     """One side of a search, templates or single crops. Raises DataError.
 
     vectors: (n, D) float32, finite, or none where scores are given. subjects: (n,) names or numbers.
-    codes: (n,) whole numbers that a `Removal` looks at (camera, medium), or none. side: what messages call it.
+    codes: (n,) whole numbers that a `Removal` uses (camera, medium), or none. side: what messages call it.
     """
 
     side: Literal["gallery", "probes"]
@@ -212,7 +212,7 @@ class Scores(ABC):
         return None
 
     def exact(self, scores: Array, rows: I64, columns: I64) -> F64:
-        """The scores of pairs to be told and compared: (n,). scores: the same from a block."""
+        """Scores of pairs to report and compare: (n,). scores: the same from a block."""
         return scores.astype(np.float64)
 
     def reaches(self, others: F64, mates: F64) -> Flags:

@@ -21,7 +21,7 @@ def of_splits(rows: pa.Table, splits: Sequence[str]) -> pa.Table:
 
 
 def expected(rows: pa.Table, modality: str, table: Table) -> pa.Table:
-    """Everybody whom the rows show, as rows of one modality; of templates and crops, that modality's own."""
+    """Every subject of the rows, as rows of one modality; for templates and crops, that modality's own."""
     own = table.by == "template_id" or (table.by == "sighting" and table.sighting == "crop_id")
     if own:
         rows = rows.filter(pc.equal(rows["modality"].cast(pa.string()), modality))

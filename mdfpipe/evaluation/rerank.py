@@ -1,6 +1,6 @@
 """k-reciprocal re-ranking (Zhong et al., CVPR 2017), with the quirks of the code that everybody uses (PROTOCOLS 4).
 
-Who is near whom is decided among queries and gallery together, before any camera rule. Sets of neighbours are sparse
+Neighbours are found among queries and gallery together, before any camera rule. Sets of neighbours are sparse
 matrices, so that nothing loops over pairs; memory is 4 bytes for each pair of all N = Q + G images, and a block of
 keys: 70 MB for one gallery of SYSU-MM01 single-shot, 1.5 GB for Market-1501. Off unless a table asks for it.
 """

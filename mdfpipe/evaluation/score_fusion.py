@@ -21,7 +21,8 @@ MOST_PAIRS: Final = 1 << 24  # of scores that are held at a time: for fusion, fo
 
 @dataclass(frozen=True, eq=False)
 class Scorer:
-    """gallery, probes: every template that should be there, failures among them. trained: whom the system knows.
+    """gallery, probes: every template that should be there, failures among them. trained: the system's training "
+    "subjects.
 
     given: (gallery places, probe places) -> (P, G) scores, where they do not come from the templates' own vectors.
     """

@@ -1,7 +1,7 @@
 """Study: the tables of a study, from vectors to numbers; every system of a table on the same probes.
 
-What should be there is everybody whom the manifest shows in any modality. A subject seen by face and not by body failed
-to enrol by body: counted, and under `failure: miss` a miss, so that every system of a table has the same n.
+Every subject that the manifest shows in any modality is expected. A subject with a face but no body counts as a
+failure to enrol by body, and under `failure: miss` as a miss, so that every system of a table has the same n.
 """
 
 from __future__ import annotations

@@ -119,7 +119,7 @@ class Table(Config):
         return "" if self.benchmark is None else self.benchmark.label + self._reranked
 
     def task(self, protocol: Protocol) -> str:
-        """The fingerprint of what is asked: numbers of one task may stand side by side, whatever its name is.
+        """The fingerprint of what is asked: numbers of one task may be compared, under any name.
 
         For a benchmark its choices and re-ranking; else the content of the protocol, gallery and probes.
         """

@@ -3,7 +3,7 @@
 Rows of a manifest say what each vector is of; the vectors come in blocks, in the order of the rows, and none is kept.
 Every way of pooling is a weighted mean, so that sums are all that stays in memory: 16 bytes for a value of a template.
 
-**The same bytes whatever the order of rows and the size of blocks.** Floating-point sums depend on their order, so the
+**The same bytes for any order of rows and size of blocks.** Floating-point sums depend on their order, so the
 terms are first made to fit a grid: each is cut into a coarse part, a multiple of 2**-14, and a fine part, a multiple of
 2**-44. Sums of either are exact in float64, hence independent of order (pre-rounding: Demmel and Nguyen 2013), as long
 as no value exceeds 2**13 and no template has more than 2**24 crops; both are checked. A term loses 2**-45 at most,
@@ -173,7 +173,7 @@ def pool(
     rows: columns of the manifest: subject_id, domain, modality, split, role, video_id, and what the rule asks for.
     usable: (N,) whether a row has a vector; what the others bring is not looked at. norms: (N,) for `norm_weighted`,
     the lengths of vectors that were stored with length 1. expected: rows of what should exist, with the same key
-    columns: whatever has no usable vector failed to enrol.
+    columns: a template without a usable vector failed to enrol.
     """
     quality = [rule.quality] if rule.pooling == "quality_weighted" else []
     _check_columns(rows, [*_key_columns(rule), "video_id", *quality])
@@ -377,7 +377,7 @@ def _add(terms: F64, weight: F64, group: I64, coarse: F64, fine: F64) -> None:
 
 
 def _in_order(group: I64, weight: F64, templates: int) -> F64:
-    """(T,) the sum of weights of each template, added in the order of their size: whatever the order of rows."""
+    """(T,) the sum of weights of each template, added in the order of their size, for any order of rows."""
     order = np.lexsort((weight, group))
     total: F64 = np.bincount(group[order], weight[order], templates).astype(np.float64)
     return total

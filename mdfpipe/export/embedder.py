@@ -87,7 +87,7 @@ def export(checkpoint: Path, out: Path) -> ExportedEmbedder:
 
 
 class _Embedder(nn.Module):
-    """A recipe's `embed` as a network: images (B, 3, H, W) to vectors (B, D). domain: what it is told of them."""
+    """A recipe's `embed` as a network: images (B, 3, H, W) to vectors (B, D). domain: that of the images."""
 
     def __init__(self, recipe: Recipe, network: nn.Module) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""What every export does: look at the name, trace, write beside it, rename."""
+"""What every export does: check the name, trace, write to a temporary file, rename."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def check_packages() -> None:
 
 @contextlib.contextmanager
 def placing(out: Path) -> Iterator[Path]:
-    """A file beside `out` to write to, which becomes `out` at the end; after an error there is neither.
+    """A temporary file that becomes `out` at the end; after an error there is neither.
 
     Raises StoreError where it cannot be written.
     """

@@ -60,7 +60,7 @@ PER_BAR: Final = 25  # bins of a histogram in one bar of its drawing
 class Scale:
     """A quantity that is drawn as a histogram: its name, its meaning, its fixed bin edges.
 
-    The bins are finer than the bars, so that a median is told closely.
+    The bins are finer than the bars, so that a median is precise.
     """
 
     name: str

@@ -244,7 +244,7 @@ def _receipt(receipt: Receipt) -> dict[str, Any]:
 
 
 def describe_shard(path: Path) -> Description:
-    """A tar of crops, its headers read one after another; and whether the table beside it agrees. Raises DataError."""
+    """A tar of crops, its headers read one after another; and whether its table agrees. Raises DataError."""
     sizes: Counter[str] = Counter()
     files: Counter[str] = Counter()
     first = ""

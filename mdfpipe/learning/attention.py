@@ -1,4 +1,4 @@
-"""What a network looks at: HiResCAM of its last feature map, with respect to a vector's similarity to a given one.
+"""Attention of a network: HiResCAM of its last feature map, with respect to a vector's similarity to a given one.
 
 A convolutional network gives its last map of more than one place. A vision transformer gives the patch tokens that
 enter its last block, because nothing uses those that leave it.
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 class Watcher:
-    """A checkpoint, opened to be asked what it looks at in an image as it stands, without its mirror image.
+    """A checkpoint, opened for attention maps of an image, without its mirror image.
 
     recipe: as in `network_of`, which raises ConfigError and DataError.
     """
@@ -43,7 +43,7 @@ class Watcher:
         self.recipe, self.model = network_of(found, checkpoint, recipe)
 
     def look(self, crops: Crops, wanted: NDArray[np.float32]) -> NDArray[np.float32] | None:
-        """What the network looks at in one crop: see `look`."""
+        """Attention map of one crop: see `look`."""
         return look(self.recipe, self.model, crops, wanted, self.domains)
 
 

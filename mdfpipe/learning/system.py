@@ -94,7 +94,7 @@ class System(Config):
 
     @property
     def further(self) -> list[str]:
-        """The manifests beside the study's own."""
+        """Manifests besides the study's own."""
         return [name for name in self.train_on if name != OWN] if self.trains else []
 
     def weight_settings(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Worker processes that end with whoever started them."""
+"""Worker processes that end with their parent."""
 
 from __future__ import annotations
 

@@ -64,7 +64,7 @@ def listen() -> None:
 
 
 def leave() -> None:
-    """End within seconds, whatever thread still works and whatever signal comes: the exit code is decided."""
+    """End within seconds, despite working threads and further signals: the exit code is decided."""
     for number in SIGNALS:
         if signal.getsignal(number) is _stop:
             signal.signal(number, signal.SIG_IGN)

@@ -151,7 +151,7 @@ def _drawn(name: str, kind: CurveKind, by_line: Mapping[str, Sequence[Row]], pla
 
 @dataclass(frozen=True)
 class MinedShares:
-    """What hard mining chose in the last epoch: a share beside its chance, and pairs of domains."""
+    """What hard mining chose in the last epoch: a share with its chance, and pairs of domains."""
 
     share: list[tuple[str, str, str]]
     domains: list[str]

@@ -1,4 +1,4 @@
-"""Tables of numbers as views of METRICS: which rows and columns, what is best, what cannot be told from the best.
+"""Tables of numbers as views of METRICS: which rows and columns, what is best, what is level with the best.
 
 Numbers are in per cent. Every cell says the file and the row that it was read from.
 """

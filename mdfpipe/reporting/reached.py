@@ -290,7 +290,7 @@ def _percent(share: float | None) -> float | None:
 
 
 def _recipe_settings(recipe: Recipe) -> dict[str, Any]:
-    """A recipe's settings beside its defaults, from which the same recipe is made."""
+    """A recipe's settings other than its defaults, from which the same recipe is made."""
     found = _beside_defaults(recipe, {"use"})
     same = validate(type(recipe), found, "recipe") == recipe
     return found if same else recipe.model_dump(mode="json", exclude={"use"})

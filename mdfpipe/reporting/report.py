@@ -126,7 +126,7 @@ def _in_curves(results: Results) -> list[str]:
 
 
 def _fill(page: ResultsPage, run: Path) -> None:
-    """Everything on the page beside the numbers; what fails leaves a note."""
+    """Everything on the page besides the numbers; what fails leaves a note."""
     from mdfpipe.reporting import curves
     from mdfpipe.reporting.atlas import atlas
     from mdfpipe.reporting.retrieval import FILE, People, choose
@@ -309,7 +309,7 @@ class PageCrops:
 
 
 def attended(run: Path, system: str, templates: TemplateSet, crops: PageCrops) -> list[Attended]:
-    """What a system's network looks at in a few subjects' crops, one of each domain; nothing without its weights.
+    """Attention maps of a system for a few subjects' crops, one per domain; nothing without its weights.
 
     Raises ConfigError, DataError, StoreError.
     """

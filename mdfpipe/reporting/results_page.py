@@ -40,7 +40,7 @@ class Shown:
 
 @dataclass(frozen=True)
 class Attended:
-    """A crop, and the same with what a network looks at laid over it."""
+    """A crop, and the same with an attention map over it."""
 
     domain: str
     plain: Shown

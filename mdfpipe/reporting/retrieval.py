@@ -1,4 +1,4 @@
-"""Who was found for whom: the searches that are worth looking at, worst failures first."""
+"""Searches worth a closer look, worst failures first."""
 
 from __future__ import annotations
 

@@ -134,7 +134,7 @@ class HeatMap:
 def heat_map(system: str, templates: TemplateSet) -> HeatMap | None:
     """Cosine similarity of subjects, the same subjects in the same order in every panel; None without a template.
 
-    A subject with several templates in a domain stands there with their mean. Subjects seen in every domain come
+    A subject with several templates in a domain stands there with their mean. Subjects with every domain come
     first; of many, some are chosen evenly by name.
     """
     domains = templates.domains[:MOST_DOMAINS]

@@ -331,7 +331,7 @@ class Axis:
 
 
 def _is_close(places: F64) -> bool:
-    """Whether two of them lie so near each other that they cannot be told apart."""
+    """Whether two of them are too near each other to be distinguished."""
     if len(places) < 2:
         return False
     apart = np.diff(np.sort(places))

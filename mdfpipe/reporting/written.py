@@ -54,7 +54,7 @@ _LATEX_MARKS: Final[dict[Verdict | None, str]] = {Verdict.LEVEL: r"$^{\approx}$"
 
 
 def file_stem(name: str) -> str:
-    """A table's name as a file's name: whatever it holds, it leads nowhere else.
+    """A table's name as a file name that leads to no other folder.
 
     >>> file_stem("../a b"), file_stem("table-1")
     ('.._a_b', 'table-1')

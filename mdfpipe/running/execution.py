@@ -356,7 +356,7 @@ class _Worker:
         return Event("failed", unit.stage.name, unit.key, failure=failure)
 
     def ask_to_save(self) -> bool:
-        """Whether there is a training here; it is told to save its state and end."""
+        """Whether there is a training here; it gets a signal to save its state and end."""
         if self.unit is None or not self.unit.stage.together or self.process is None:
             return False
         self.process.terminate()

@@ -108,7 +108,7 @@ class Plan:
 
     @cached_property
     def annotated(self) -> dict[str, str]:
-        """The digests of the tables beside the index, of faces and of images, by their names under the run folder."""
+        """Digests of the tables of the index, of faces and of images, by their names under the run folder."""
         return {name: digest for name, (_, digest) in self.index.found.files.items()} if self.index.found else {}
 
     def items(self, stage: Stage) -> list[Item]:
@@ -342,7 +342,7 @@ class Standing:
 
     @property
     def stamp(self) -> str:
-        """What has to be written beside whatever the part holds; "" where it is current."""
+        """Note to print with everything from the part; "" where it is current."""
         if self.currency is Currency.CURRENT:
             return ""
         if self.currency is Currency.STALE:

@@ -48,7 +48,7 @@ class _Told(dict[str, Any]):
         raise LookupError(f"the stage {self.stage} does not tell {name!r}: name it in its `tells`, or do not read it")
 
     def get(self, name: str, default: Any = None) -> Any:
-        """The fact of that name. Raises LookupError where it is not told."""
+        """The fact of that name. Raises LookupError if the stage does not publish it."""
         found = self[name]
         return default if found is None else found
 
@@ -83,7 +83,7 @@ class Inputs:
         return self.of_index(images_file(self.video["video_id"]), IMAGES)
 
     def of_index(self, name: str, ours: pa.Schema, columns: list[str] | None = None) -> pa.Table:
-        """The rows of a table beside the index, which is what was made. Raises Damaged."""
+        """Rows of a table of the index, verified. Raises Damaged."""
         return self.run.table_beside(*INDEX, name, ours, columns, self.annotated.get(name))
 
     def check_media(self, data: Path) -> None:
@@ -190,7 +190,7 @@ class Stage(Config):
         return upstream.content
 
     def identity(self, data: Path, key: str) -> dict[str, str]:
-        """What beside the settings decides the rows of `key`: content hashes by name. Raises ConfigError."""
+        """What besides the settings decides the rows of `key`: content hashes by name. Raises ConfigError."""
         return {}
 
     @abstractmethod

@@ -56,7 +56,7 @@ class Embed(Stage):
         return embeddings(self.settings.recipe.features)
 
     def decisive(self) -> dict[str, Any]:
-        """The settings that decide the vectors, beside the weights."""
+        """Settings that decide the vectors, besides the weights."""
         kept = ("recipe", "precision", "keep", "splits")
         return {name: value for name, value in result_settings(self.settings).items() if name in kept}
 

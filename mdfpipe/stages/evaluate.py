@@ -299,7 +299,7 @@ def write_beside(found: Evaluated, scores: ScoreFiles, place: Callable[[str], Pa
 
 
 def tables_beside(found: Evaluated) -> dict[str, pa.Table]:
-    """The tables beside the numbers, by name."""
+    """Tables besides the numbers, by name."""
     return {
         "comparisons": pa.Table.from_pylist(found.comparisons, schema=COMPARISONS),
         "curves": pa.Table.from_pylist(found.curves, schema=CURVES),
@@ -308,7 +308,7 @@ def tables_beside(found: Evaluated) -> dict[str, pa.Table]:
 
 
 def _beside(found: Evaluated) -> dict[str, pa.Table | bytes]:
-    """What is written beside the numbers, by name under the run folder."""
+    """Files written with the numbers, by name under the run folder."""
     document = results_of(found.tables, found.metrics, found.comparisons).document()
     return {
         f"{STAGE}/metrics.json": json.dumps(document, indent=1).encode(),

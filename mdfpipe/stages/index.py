@@ -308,7 +308,7 @@ def _describe(
 
 @contextmanager
 def _problem_of(path: Path, found: dict[str, Any]) -> Iterator[None]:
-    """Whatever goes wrong within is this one file's `problem`: the other videos go on."""
+    """Any error inside is this one file's `problem`; the other videos continue."""
     try:
         yield
     except DataError as error:

@@ -227,7 +227,7 @@ def _mated(subject: Codes, modality: Codes, role: Codes) -> NDArray[np.bool_]:
 
 
 def _rows_of(crops: pa.Table | None, video: dict[str, Any]) -> pa.Table:
-    """The usable crops of one video, with the video's columns beside them."""
+    """Usable crops of one video, with the video's columns."""
     fields = [MANIFEST.field(name) for name in _FROM_CROPS + _FROM_VIDEO + _STORED]
     if crops is None:
         return pa.schema(fields).empty_table()

@@ -26,8 +26,8 @@ _ADVICE = "Make it with `mdfpipe synth DATA --crops N`, or give a folder of SUBJ
 
 
 class TrainingMaterial(NamedTuple):
-    """What a training looks at. held_out: None without validation; told: what was chosen and left out, for people;
-    left_out: whom its batches leave out, as `of_training` of `store.left_out` reads it; empty: nobody.
+    """Material of a training. held_out: None without validation; told: what was chosen and left out, for people;
+    left_out: subjects that its batches leave out, as `of_training` of `store.left_out` reads it; empty: nobody.
     """
 
     crops: Crops

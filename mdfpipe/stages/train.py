@@ -151,7 +151,7 @@ class Train(Stage):
         return Made(_table(fitted.lines), facts, files, spent=(folder / STATE, folder / LOG))
 
     def review(self, facts: dict[str, dict[str, Any]]) -> Review:
-        """Say what it started from, whom it left out, and where it ended."""
+        """Report its parent, the subjects left out, and its end."""
         notes, warnings = [], []
         for found in facts.values():
             notes += [f"{self.name}: {line}" for line in [*found["start"], *found["told"]]]
@@ -186,7 +186,7 @@ class Train(Stage):
         return parent, weights
 
     def _made_from(self, run: Run, data: Path) -> dict[str, str]:
-        """What beside the settings decides the weights, as the plan has it."""
+        """What besides the settings decides the weights, as the plan has it."""
         found = self.identity(data, self.key)
         for name in self.reads:
             receipt = run.receipt(name, "manifest" if name == "manifest" else self.key)

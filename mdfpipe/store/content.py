@@ -1,4 +1,4 @@
-"""What a weight file is by its content, whatever its name says. Nothing in it is opened: a few bytes are read.
+"""What a weight file is by its content, not by its name. Nothing in it is opened: a few bytes are read.
 
 A web page is downloaded under the name of a checkpoint, a Keras file is taken for one of torch, a TorchScript archive
 is called `.pt` like a checkpoint. Each gets its own word here, so that nobody has to read a library's error for it.

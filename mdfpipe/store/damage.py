@@ -1,7 +1,7 @@
 """Damage: which part of a run a file is, or belongs to, and whether it is still what was made.
 
 Who finds that a file does not read asks here. Where the file is of a run and no longer what its receipt says, that is
-noted beside the part, which `mdfpipe run` then makes again; where it is what was made, nothing would change it.
+recorded next to the part, which `mdfpipe run` then makes again; where it is what was made, nothing would change it.
 """
 
 from __future__ import annotations

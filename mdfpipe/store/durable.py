@@ -10,7 +10,7 @@ from mdfpipe.store.owner import temporary
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write `data` beside `path`, sync, rename."""
+    """Write `data` to a temporary file, sync, rename it to `path`."""
     unfinished = temporary(path)
     try:
         write_synced(unfinished, data)

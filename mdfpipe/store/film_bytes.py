@@ -35,7 +35,7 @@ _FILM = re.compile(b"|".join([*_STARTS, *(header.pattern for header in _HEADERS.
 
 
 def holds_film(path: Path) -> bool:
-    """Whether a file begins as a video does, whatever it is called. False where it cannot be read."""
+    """Whether a file begins as a video does, under any name. False where it cannot be read."""
     try:
         if not path.is_file():
             return False

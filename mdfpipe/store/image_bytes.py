@@ -37,7 +37,7 @@ _OTHERS = {
 
 
 def format_of(data: bytes) -> str | None:
-    """One of FORMATS, told by the first bytes whatever the file is called; None for anything else.
+    """One of FORMATS, found by the first bytes, not the name; None for anything else.
 
     >>> format_of(b"BM" + bytes(60)), format_of(b"P5 2 2 255 abcd"), format_of(b"GIF89a")
     ('BMP', 'PNM', None)
@@ -139,7 +139,7 @@ def _signed(data: bytes, at: int) -> int:
 def damage_of(data: bytes) -> str | None:
     """What is broken in a PNG or JPEG that a decoder would fill up without a word, or what it would leave out.
 
-    None where nothing is seen, and for other formats, of which decoders refuse what is cut short.
+    None where nothing is found, and for other formats, of which decoders refuse what is cut short.
     """
     kind = format_of(data)
     if kind == "PNG":

@@ -1,4 +1,4 @@
-"""Lock: one process works in a folder, whatever the machines and file systems.
+"""Lock: one process works in a folder, across machines and file systems.
 
 `flock` is not enough. It is of one machine on NFS with `local_lock`, on Lustre with `localflock` and on BeeGFS, and an
 error elsewhere. So the lock is a record, `.lock-000007`, that says who holds the folder:
@@ -224,7 +224,7 @@ class Lock:
     # -- taking it
 
     def _claim(self) -> Lease:
-        """Make the highest record, once whoever made the last one has let go or is dead. Raises StoreError, OSError."""
+        """Make the highest record, once the owner of the last one has let go or is dead. Raises StoreError, OSError."""
         assert self._file is not None
         flock, since = _flock(self._file), time.monotonic()
         while True:

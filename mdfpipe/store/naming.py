@@ -477,7 +477,7 @@ def _stem(name: str) -> str:
 
 
 def _by_name(name: str) -> tuple[object, str]:
-    """The natural order of names, whatever their case and suffix."""
+    """The natural order of names, without case and suffix."""
     return natural_key(_stem(name).casefold())[0], name
 
 

@@ -23,7 +23,7 @@ _OF_A_RUN = frozenset({".parquet", ".pt", ".tar", ".yaml", ".json", ".jsonl"})
 
 
 def is_standard_output(out: Path) -> bool:
-    """Whether what is written there is read by whoever reads the command's lines.
+    """Whether output there is mixed with the lines of the command.
 
     >>> is_standard_output(Path("-")), is_standard_output(Path("a.csv"))
     (True, False)

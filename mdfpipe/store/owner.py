@@ -94,7 +94,7 @@ class Owner:
 
 
 def temporary(place: Path) -> Path:
-    """Where the file that is to be `place` is written: beside it, named by host, PID and a random part."""
+    """Where the file that is to be `place` is written: in its folder, named by host, PID and a random part."""
     here = Owner(*_identity(os.getpid()))
     name = f"{TEMPORARY}{here.label}-{here.pid}-{_mark(here.boot, here.began)}{secrets.token_hex(4)}-"
     tail = os.fsencode(place.name)[-TAIL_BYTES:].decode(errors="ignore")  # a name has 255 bytes at most, some fewer

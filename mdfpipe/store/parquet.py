@@ -145,7 +145,7 @@ def read_table(path: str | PathLike[str], columns: list[str] | None = None) -> p
 
 
 def read_metadata(path: Path) -> tuple[dict[bytes, bytes], bool]:
-    """What a footer says beside the schema, and whether the file is sealed. Raises OSError, ArrowException."""
+    """What a footer holds besides the schema, and whether the file is sealed. Raises OSError, ArrowException."""
     with path.open("rb") as file:
         footer, found = _tail(file)
     whole = b"PAR1" + footer + _END.pack(len(footer), b"PAR1")

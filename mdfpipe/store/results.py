@@ -1,6 +1,6 @@
 """What `evaluate/` holds: the names of its files, its numbers, and what is known of the difference between two of them.
 
-An evaluation is the part `evaluate/metrics` with tables and scores beside it. Each row that is read here keeps the file
+An evaluation is the part `evaluate/metrics` with further tables and scores. Each row that is read here keeps the file
 and the place that it came from. A verdict has one owner: `judged`. Console, page, CSV, LaTeX and JSON only print it.
 """
 

@@ -6,9 +6,9 @@ that is expected now and the files that belong to it (crop shards, face tables) 
 What is made from a part knows it by its `content`, a hash of what it holds, taken when it is committed.
 
 The order of a commit makes a kill harmless: the old part goes, the files that belong to it are renamed
-into place, and the part itself is renamed last. Each is written beside its place and synced first.
+into place, and the part itself is renamed last. Each is written to a temporary file and synced first.
 
-Who reads a part, or a file that belongs to one, and finds it damaged, notes that beside it: it is then due.
+Who reads a part, or a file that belongs to one, and finds it damaged, records that: it is then due.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ DAMAGED = "Damaged"  # the kind of a failure beside a part that was found damage
 
 
 def fingerprint(value: object) -> str:
-    """A short hash of a JSON-like value, whatever the order of its keys.
+    """A short hash of a JSON-like value, for any order of its keys.
 
     >>> fingerprint({"a": 1, "b": [2]}) == fingerprint({"b": [2], "a": 1})
     True
@@ -320,7 +320,7 @@ class Run:
             raise StoreError(f"{self.path / stage / 'failed'}: cannot be listed: {error.strerror}") from None
 
     def forget_failure(self, stage: str, key: str) -> None:
-        """The unit is done, whatever failed before."""
+        """The unit is done; remove former failures."""
         path = self.failure_path(stage, key)
         with self._writing(path):
             if path.is_file():

@@ -1,4 +1,4 @@
-"""What is shipped beside the code: studies, protocols, numbers of papers, the list of weights. Found by name."""
+"""What is shipped with the code: studies, protocols, numbers of papers, the list of weights. Found by name."""
 
 from __future__ import annotations
 

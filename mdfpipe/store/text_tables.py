@@ -1,4 +1,4 @@
-"""Text tables that others wrote: a CSV file in, blocks of checked cells out, whatever the size of the file.
+"""Text tables that others wrote: a CSV file in, blocks of checked cells out, for any size of file.
 
 pyarrow rather than pandas reads them: it streams in blocks (memory does not grow with the file), keeps a column of
 repeated texts as a dictionary, refuses a row with a field too few (pandas fills it up in silence), and gives
@@ -126,7 +126,7 @@ def read_blocks(
 
 
 def read_layout(path: Path, table: str, wanted: Iterable[str | Sequence[str]]) -> Layout:
-    """The header of a text table, and what separates its columns: whatever finds the most of the wanted ones.
+    """The header of a text table, and the separator of its columns: the one that finds most of the wanted ones.
 
     Raises DataError, which says what the file is where it is no text table.
     """

@@ -1,6 +1,6 @@
-"""Whether weights may be opened with pickle, which runs whatever a file says: never, unless a call says so.
+"""Whether weights may be opened with pickle, which can run any code: never, unless a call allows it.
 
-Trust is given to one call (`--trust-pickle`), by whoever types it. It is no setting: a study, a run folder and a
+Trust is given to one call (`--trust-pickle`), by the person who types it. It is no setting: a study, a run folder and a
 receipt come from others, and cannot give it.
 """
 

@@ -133,7 +133,7 @@ _SWEEPS: TypeAdapter[dict[str, Sweep]] = TypeAdapter(dict[Annotated[str, Field(p
 
 def with_points(settings: Any) -> Any:
     """The settings of a study, its sweeps' points among its systems; unchanged where those that they are made of are
-    wrong, which is reported, with the place, by whoever reads all. Raises ValueError.
+    wrong, which is reported, with the place, by the reader of all. Raises ValueError.
     """
     if not isinstance(settings, dict) or not settings.get("sweeps"):
         return settings

@@ -167,7 +167,7 @@ def _clear_win(values: Array, frame: I64) -> int | None:
 
 
 def _clearly_above(difference: Array, frame: I64) -> bool:
-    """Whether the mean of paired differences (p,) is large, and large beside its standard error by batches."""
+    """Whether the mean of paired differences (p,) is large, and large against its standard error by batches."""
     mean = difference.mean()
     _, batch = np.unique(frame // BATCH_FRAMES, return_inverse=True)
     sums = np.bincount(batch, difference - mean)  # one number for each block of frames

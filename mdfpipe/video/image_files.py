@@ -1,6 +1,6 @@
 """Image files as frames: which paths are images, in which order, and the pixels of each.
 
-What an image is (size, depth, orientation) is told by what decodes it, so that nothing is accepted here that the
+What an image is (size, depth, orientation) comes from its decoder, so that nothing is accepted here that the
 decoder refuses, and nothing refused that it reads.
 """
 
@@ -44,7 +44,7 @@ class Image:
 
     pixels: (H, W, 3) uint8 RGB, or (H, W, 1) or (H, W, 3) uint16, as `Frames` has them and as stored: not turned.
     bit_depth: of a sample in the file, at least 8. orientation: how it is turned to be shown, 1 to 8 as EXIF counts.
-    format: such as PNG, told by its content.
+    format: such as PNG, by its content.
     """
 
     pixels: Pixels
@@ -233,7 +233,7 @@ def _of_opencv(image: NDArray[Any], kind: str, data: bytes) -> tuple[Pixels, int
 def _scaled(image: NDArray[np.generic], data: bytes) -> tuple[Pixels, int]:
     """A PNM by the largest value that its header names: 8 bits, and colour above, are brought to the whole range.
 
-    Grey above 8 bits keeps its values, and its depth is told by the largest value, where this is one that fills its
+    Grey above 8 bits keeps its values, and its depth follows from the largest value, where this is one that fills its
     bits (4095: 12): some programs write the largest value of each picture there.
     """
     header = _PNM_HEADER.match(data)

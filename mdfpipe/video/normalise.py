@@ -56,7 +56,7 @@ class Normalise(Config):
 
         video_percentile reads all of `frames` (a `FrameStream`) into a histogram of 65536 bins: exact, in constant
         memory. frame_percentile reads them, too, and gives the lowest low and the highest high, to be reported. The
-        others read nothing. Colour above 8 bits arrives as 16 bits whatever the source's depth: pass 16.
+        others read nothing. Colour above 8 bits arrives as 16 bits for any depth of the source: pass 16.
         """
         if bit_depth <= 8:
             return 0.0, 255.0

@@ -6,7 +6,7 @@ worked out here. Asked for the page itself, OpenCV 4.14 gives 12 bits times 16, 
 times alpha; Pillow 13 gives 16-bit colour in 8 bits; both read 16-bit MinIsWhite as a negative, and no page of BigTIFF
 or many pages costs them less than all pages before it.
 
-Whatever cannot be had exactly is refused with a sentence.
+Values that cannot be delivered exactly are refused with a sentence.
 """
 
 from __future__ import annotations
@@ -272,7 +272,7 @@ def _decoded(data: bytes) -> Samples | None:
 def _small_tiff(tags: dict[int, tuple[int, ...]], blocks: Sequence[bytes]) -> bytes:
     """A classic TIFF of one page with these tags and these compressed strips or tiles.
 
-    It is little-endian whatever the file is, so that libtiff leaves the bytes of a sample where they are.
+    It is little-endian for any file, so that libtiff leaves the bytes of a sample where they are.
     """
     out, offsets = bytearray(b"II*\0" + bytes(4)), []
     for block in blocks:

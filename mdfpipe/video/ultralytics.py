@@ -4,7 +4,7 @@ ultralytics (8.4.190) does on import, unless its environment says otherwise: a D
 switches for telemetry and for installing packages, OpenCV without threads, other print options, `torch.save` and
 `PIL.Image.open` replaced. Here it is told otherwise before the import, and what it changed is put back after it.
 
-Weights are pickles, and a pickle can run anything. Whatever the form of a file, it is opened by
+Weights are pickles, and a pickle can run anything. A file of any form is opened by
 `torch.load(weights_only=True)`: tensors, and for a whole checkpoint the classes of torch and ultralytics that its own
 allow-list names (`torch_safe_load(safe_only=True)`). What needs more is refused, unless the user trusts the file.
 """

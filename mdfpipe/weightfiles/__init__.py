@@ -1,7 +1,7 @@
 """Weight files: any checkpoint opened without running anything, and the tensors taken out of it.
 
-One owner for the weights of networks and of detectors: `opening.py` opens, `plain.py` says what may lie beside tensors,
-`entries.py` which of several sets is taken.
+One owner for the weights of networks and of detectors: `opening.py` opens, `plain.py` lists what may be stored with
+tensors, `entries.py` which of several sets is taken.
 """
 
 from mdfpipe.weightfiles.entries import AVERAGED, INSIDE, Sets, Taken, describe_sets, refuse_unusable, take

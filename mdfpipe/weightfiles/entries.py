@@ -1,7 +1,7 @@
 """Entries: which of the sets of tensors in a checkpoint is taken.
 
 A checkpoint may hold a network's raw weights and their moving average, a student and its teacher, a detector before and
-after. One rule decides, a setting decides otherwise, and which it was is always told.
+after. One rule decides, a setting decides otherwise, and the choice is always reported.
 """
 
 from __future__ import annotations
@@ -204,7 +204,7 @@ def _rank(name: str, order: tuple[str, ...]) -> tuple[int, ...]:
 
 
 def _told(name: str, others: list[str], source: str, order: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """(lines, doubts) on the set that was taken beside others."""
+    """(lines, doubts) on the set that was taken from several."""
     beside = [f"`{other}`" for other in others if other]
     taken = f"took `{name}`" if name else "took the bare tensors"
     averaged = [other for other in others if is_averaged(other)]

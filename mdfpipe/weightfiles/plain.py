@@ -1,4 +1,4 @@
-"""Values that may lie beside tensors: they hold something, and can run nothing.
+"""Values that may be stored with tensors: plain data that can run nothing.
 
 torch's own reader of tensors (`weights_only`) takes tensors, numbers, text, lists and dictionaries. People keep more in
 their checkpoints: best accuracies as NumPy scalars, curves as arrays, dates, paths, the command line. `PLAIN` lets that
@@ -24,7 +24,7 @@ from mdfpipe.errors import one_line
 
 
 class Refused(Exception):  # noqa: N818 - why, in words
-    """A value that looks plain and is not."""
+    """A value that appears plain and is not."""
 
 
 class _Dtype:

@@ -92,7 +92,7 @@ def pattern_remarks(
 ) -> list[str]:
     """What one should know of the patterns of `videos`, a line each: which take nothing, which pass over pictures,
     and where two of them take a folder of frames and a file in it. usual: patterns that may take nothing;
-    known: the videos of the data set, whatever names them.
+    known: the videos of the data set, named by a table or a pattern.
     """
     found = _by_pattern(root, patterns, drops, links)
     taken_by = {path: pattern for pattern, taken, _ in found for path in taken}

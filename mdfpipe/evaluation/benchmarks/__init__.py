@@ -143,12 +143,12 @@ class Benchmark(Plugin):
 
     @property
     def published_as(self) -> tuple[str, ...]:
-        """The labels under which numbers of papers may stand beside its own."""
+        """Labels of published numbers that may be compared with its own."""
         return (self.label,)
 
     @abstractmethod
     def directions(self, images: BenchmarkImages, data: Path | None) -> list[Direction]:
-        """Who is searched among whom. data: the data root, for files that belong to the protocol.
+        """Queries and gallery of each direction. data: the data root, for files of the protocol.
 
         Raises ProtocolError where the rows do not fit, ConfigError where a file is not found.
         """

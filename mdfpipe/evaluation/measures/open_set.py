@@ -57,7 +57,7 @@ class OpenSet:
 
     mated: (M,) best mated score. rank: (M,) place of that mate. nonmated: (N,) greatest score.
     failed: mated probes that gave no vector: they fail at every threshold. (A non-mated one never alarms: leave it
-    out, or give it -inf.) rank_limit: places that an operator looks at, 1 by default; 20 or 50 in NIST's reports.
+    out, or give it -inf.) rank_limit: candidates that an operator examines, 1 by default; 20 or 50 in NIST's reports.
     """
 
     mated: F64

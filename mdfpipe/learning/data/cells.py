@@ -99,7 +99,7 @@ class Cells:
 
 
 class Pools:
-    """Crops by cell, whatever video they are of; gives `each` crops of a cell at a visit.
+    """Crops by cell, from any video; gives `each` crops of a cell at a visit.
 
     The visits of an epoch go over the cell's crops in rounds, each round in an order of its own, so that a visit is a
     plain draw without replacement: every choice of `each` crops is as likely as any other. A cell of fewer crops gives

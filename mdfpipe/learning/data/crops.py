@@ -1,6 +1,6 @@
 """Crops: rows of one or more manifests as a struct of arrays, small enough for millions of them.
 
-What a sampler draws from and a loader reads. Rows are in the order of their crop_id, whatever the order of the table,
+What a sampler draws from and a loader reads. Rows are in the order of their crop_id, for any order of the table,
 so that a seed draws the same crops from the same manifest.
 """
 

@@ -1,7 +1,7 @@
 """Which crops make a batch: domain-aware, by identity, one by one, tuples, and two samplers side by side.
 
 Every sampler is a function of (seed, epoch): an epoch's order depends on nothing that was asked for before, and a
-training that resumes sees what it would have seen. Rows are positions in the whole `Crops`, also where `sources` (0 the
+training that resumes gets the same batches. Rows are positions in the whole `Crops`, also where `sources` (0 the
 study's own manifest, 1.. further ones) leaves some out.
 
 `evenly_over` says how the crops of a subject, or of a subject in a domain, are drawn. crops: each is as likely as any
@@ -30,7 +30,7 @@ Evenly: TypeAlias = Literal["crops", "videos"]
 
 
 class Labelled(Protocol):
-    """What a sampler looks at: (n,) int64 codes of the crops, and the names behind the codes."""
+    """Input of a sampler: (n,) int64 codes of the crops, and the names behind the codes."""
 
     @property
     def subject(self) -> Places: ...  # noqa: D102
@@ -109,7 +109,7 @@ class DomainAware(_ByIdentity):
 
 
 class RandomIdentity(_ByIdentity):
-    """P subjects x K' crops whatever their domain: subjects that lack a domain take part ([O] METHODS 1.3).
+    """P subjects x K' crops of any domain: subjects that lack a domain take part ([O] METHODS 1.3).
 
     crops: labels; subjects: P; crops_each: K' (D K for the batch size of `DomainAware`). A visit to a subject is a
     plain draw of K' of its crops, so that its domains come up as its crops have them; each crop comes up equally often

@@ -104,7 +104,7 @@ class IdklNet(nn.Module):
 
 
 def without_running(neck: BNNeck, z: Tensor) -> Tensor:
-    """The neck's output, standardised by the batch, without moving its running statistics: for passes beside the main
+    """The neck's output, standardised by the batch, without moving its running statistics: for passes besides the main
     one.
     """
     if not neck.training:

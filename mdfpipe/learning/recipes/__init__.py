@@ -2,8 +2,8 @@
 
 The loop (`learning/training.py`) calls, for every step, `forward` on this process's share of the batch, gathers what it
 gives from all processes, and calls `losses` on the whole batch: so mined pairs, BN necks and class means see the same
-batch however many processes there are. What has a running state and looks at the whole batch (a BN neck) belongs into
-`losses`, what looks at one image into `forward`.
+batch however many processes there are. A running state over the whole batch (a BN neck) belongs into `losses`, work
+on one image into `forward`.
 """
 
 from __future__ import annotations
@@ -144,8 +144,8 @@ class Recipe(Plugin):
         """(B, D) float32 vectors, raw: what length means is `distance`'s and pooling's to say."""
 
     def embedded_as(self, domain: str, trained: Sequence[str]) -> int | None:
-        """The place in `trained` (the `domains` of `model`) that `embed` is told for crops of `domain`; None: there is
-        no stream for them. By default its own place, or 0 where it was not trained: the network looks at images alone.
+        """The place in `trained` (the `domains` of `model`) that `embed` receives for crops of `domain`; None: there is
+        no stream for them. By default its own place, or 0 where it was not trained: the network uses images alone.
         """
         return trained.index(domain) if domain in trained else 0
 

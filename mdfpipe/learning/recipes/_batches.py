@@ -31,7 +31,7 @@ class Batches(Config):
     further_crops: int = Field(4, ge=1, description="crops of each of them")
 
     def sampler_of(self, crops: Crops, seed: int) -> Sampler:
-        """Batches of the study's own crops, with further manifests beside them where that is set. Raises DataError."""
+        """Batches of the study's own crops, and of further manifests where that is set. Raises DataError."""
         import numpy as np
 
         from mdfpipe.learning.data.sampling import DomainAware, RandomIdentity, Uniform
@@ -62,12 +62,12 @@ class Batches(Config):
         return self.with_further(used, crops, seed)
 
     def sources_of(self, crops: Crops) -> list[int]:
-        """The sources that are drawn from: the study's own alone, where it has any or further ones come beside it."""
+        """The sources that are drawn from: the study's own alone, where it has any or further ones are added."""
         found = sorted(set(crops.source.tolist()))
         return [0] if self.further_subjects or (self.sampler == "domain_aware" and 0 in found) else found
 
     def with_further(self, own: Sampler, crops: Crops, seed: int) -> Sampler:
-        """The sampler with crops of further manifests beside it, where that is set. Raises DataError."""
+        """The sampler, with crops of further manifests where that is set. Raises DataError."""
         from mdfpipe.learning.data.sampling import Joint, RandomIdentity
 
         if not self.further_subjects:

@@ -172,7 +172,7 @@ class Body(Recipe):
             merge_lora(model.backbone)
 
     def sampler(self, crops: Crops, seed: int) -> Sampler:
-        """Batches of the study's own crops, with further manifests beside them where that is set."""
+        """Batches of the study's own crops, and of further manifests where that is set."""
         return self.batches.sampler_of(crops, seed)
 
     def forward(self, model: Network, batch: CropBatch) -> dict[str, Tensor]:

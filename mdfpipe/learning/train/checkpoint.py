@@ -73,7 +73,7 @@ class Checkpoint:
         return set(self.subjects).union(*(entry.get("subjects", []) for entry in self.history))
 
     def save(self, path: Path) -> None:
-        """Write it to `path`, synced. The same checkpoint gives the same bytes, whatever the file's name."""
+        """Write it to `path`, synced. The same checkpoint gives the same bytes under any name."""
         save(path, {"format": FORMAT, **{f.name: getattr(self, f.name) for f in fields(self)}})
 
     @classmethod
@@ -168,7 +168,8 @@ _KINDS: Final[dict[str, type | tuple[type, ...]]] = {
 
 
 def save(path: Path, document: dict[str, Any]) -> None:
-    """Write tensors and plain values atomically: beside, synced, renamed; a digest at the end. Raises OSError."""
+    """Write tensors and plain values atomically: temporary file, synced, renamed; a digest at the end. Raises "
+    "OSError."""
     import torch
 
     buffer = io.BytesIO()  # in a file, torch writes the file's name into it: the bytes would depend on the name

@@ -1,6 +1,6 @@
 """Fabric as a training uses it: on one device, or in all processes that `torchrun` started.
 
-Lightning Fabric looks by itself for who started the process: Slurm, LSF, MPI, its own command line. Inside a batch job
+Lightning Fabric searches for the launcher of the process: Slurm, LSF, MPI, its own command line. Inside a batch job
 it then expects processes that nobody started, or starts some. Here `torchrun` starts processes and nobody else does, so
 Fabric is always told.
 """
@@ -51,14 +51,14 @@ class Processes(ClusterEnvironment):
         return processes()
 
     def set_world_size(self, size: int) -> None:
-        """Whoever started them has set it."""
+        """Their launcher has set it."""
 
     def global_rank(self) -> int:
         """This one's number."""
         return rank()
 
     def set_global_rank(self, rank: int) -> None:
-        """Whoever started them has set it."""
+        """Their launcher has set it."""
 
     def local_rank(self) -> int:
         """This one's number on its node."""

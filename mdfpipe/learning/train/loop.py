@@ -3,7 +3,7 @@
 Same settings, crops, seed and thread count, same weights, bit for bit (CPU, fp32): batches depend on (seed, epoch),
 pixels on (seed, epoch, crop), what is random in the network on (seed, step); a state that is taken up continues there.
 Under `torchrun` every process computes its share of each batch; what `forward` gives is gathered with its gradient, so
-that mining and BN necks see the whole batch. Of a network whose `forward` looks at one image at a time (a ViT without
+that mining and BN necks see the whole batch. For a network whose `forward` uses one image at a time (a ViT without
 stochastic depth) the loss curve is then that of one process, but for rounding; BatchNorm inside a backbone (striped
 ResNet, IResNet) standardises by its process's share, and there the curve depends on the number of processes.
 """

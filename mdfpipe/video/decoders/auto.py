@@ -1,4 +1,4 @@
-"""auto: looks at the file and picks the decoder that gives it whole, or says that it is not whole.
+"""auto: checks the file and picks the decoder that gives it whole, or says that it is not whole.
 
 **Why PyAV and not decord for 8-bit video.** Of 30 copies of an H.264 clip with 400 damaged bytes each, decord gave
 25 as sound with wrong pixels in them, PyAV 7. decord fails on sound files, too (transport streams with B frames, AV1),

@@ -59,7 +59,7 @@ class Detector(Plugin):
 
     @abstractmethod
     def identity(self, data: Path, video_id: str) -> dict[str, str]:
-        """What, beside the settings, decides the boxes of `video_id`: content hashes by name, such as the weights'.
+        """What, besides the settings, decides the boxes of `video_id`: content hashes by name, such as the weights'.
 
         It enters the fingerprint, so that a changed file runs again and a moved one does not. Raises ConfigError
         where a file is missing.
@@ -67,7 +67,7 @@ class Detector(Plugin):
 
     def beyond(self, data: Path, video_id: str, delivered: int) -> int | None:
         """Count boxes made elsewhere for frames after the last delivered one; None where it has none
-        for the video at all. A detector that looks at the frames has nothing to say: 0.
+        for the video at all. A detector of frames returns 0.
         """
         return 0
 

@@ -149,7 +149,7 @@ class PartAlignment(nn.Module):
     itself. All tokens share it and it has no bias: it cannot know which band is asked for, so what tells the bands
     apart has to be in the tokens. It starts as the identity.
 
-    A low value is no proof that a token looks at its band: by the last block patches hold what other bands show, too,
+    A low value is no proof that a token attends to its band: by the last block patches hold what other bands show, too,
     and what all images have in common is predicted without looking. `match` measures it; in short trainings of the
     mini ViT (1,200 steps) it stayed near chance, and so did two contrastive forms of the term (200 to 300 steps).
     """

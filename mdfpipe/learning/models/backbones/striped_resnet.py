@@ -76,7 +76,7 @@ class _Normed(nn.Sequential):
 
 
 class _Block(nn.Module):
-    """ResNet's basic block (He et al. 2016): two 3x3 convolutions beside a shortcut."""
+    """ResNet's basic block (He et al. 2016): two 3x3 convolutions and a shortcut."""
 
     def __init__(self, given: int, made: int, stride: int) -> None:
         super().__init__()

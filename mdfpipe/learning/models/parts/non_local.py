@@ -1,4 +1,4 @@
-"""Non-local attention: every place of a map looks at all places (Wang et al. 2018; DI2L eq. 2-3, METHODS 3.1)."""
+"""Non-local attention: every place of a map attends to all places (Wang et al. 2018; DI2L eq. 2-3, METHODS 3.1)."""
 
 from __future__ import annotations
 

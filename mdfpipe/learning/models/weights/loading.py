@@ -1,4 +1,4 @@
-"""Checkpoints into networks: read without running anything, converted, compared, and told what was done.
+"""Checkpoints into networks: read without running anything, converted and compared, with a report.
 
 One rule for all files: tensors, and plain values around them; what needs more is refused by name, unless the user
 trusts who made the file. One rule for all networks: a tensor of another shape, or one more inside the network than it

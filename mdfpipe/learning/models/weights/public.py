@@ -66,7 +66,7 @@ def without_wrappers(state: Mapping[str, Tensor], wrappers: Iterable[str] = WRAP
 class Converted:
     """A checkpoint under our names.
 
-    tensors: all of it that is for the network, known to it or not; fresh: what is set beside and is not from the
+    tensors: all of it that is for the network, known to it or not; fresh: what is set in addition and is not from the
     checkpoint; uncovered: weights within `tensors` that are not from it either; resized: (name, from grid, to grid);
     ignored: what is left, on purpose; colour: the order of the channels that the weights expect.
     """
@@ -88,7 +88,7 @@ def patch_grid(patches: int, hw_ratio: float | None = None) -> Grid:
     """(rows, columns) of the grid that so many position embeddings were trained on.
 
     rows = sqrt(patches * hw_ratio) (TransReID). hw_ratio: height over width; None: the first of 1, 2, 3 that comes out
-    even, so that ImageNet's 14x14, a person's 16x8 (256x128) and 24x8 (384x128) are told apart. Raises ConfigError.
+    even, so that ImageNet's 14x14, a person's 16x8 (256x128) and 24x8 (384x128) are distinguished. Raises ConfigError.
 
     >>> patch_grid(196), patch_grid(128), patch_grid(192), patch_grid(210, 2.1)
     ((14, 14), (16, 8), (24, 8), (21, 10))
