@@ -71,7 +71,7 @@ class Integrity:
     def lines(self) -> list[str]:
         """For people."""
         speed = f" ({self.bytes / 1e6 / self.seconds:.0f} MB/s)" if self.seconds > 0.05 else ""
-        read = f"{self.parts} parts and {self.files} files beside them, {self.bytes / 1e6:.1f} MB"
+        read = f"{self.parts} parts and {self.files} other files, {self.bytes / 1e6:.1f} MB"
         found = [f"{self.run}: {read} in {self.seconds:.1f} s{speed}"]
         found += [f"damaged  {one.path}: {one.what}" for one in self.damaged]
         found += [f"missing  {one.path}: {one.what}" for one in self.missing]

@@ -65,7 +65,7 @@ Tensorboard = Annotated[
     bool, typer.Option("--tensorboard", help="Also write training metrics as TensorBoard event files.")
 ]
 AllowStale = Annotated[
-    bool, typer.Option("--allow-stale", help="Show numbers that are out of date, with a stamp in every output.")
+    bool, typer.Option("--allow-stale", help="Show numbers that are out of date; every output marks them.")
 ]
 AllowMixed = Annotated[
     bool, typer.Option("--allow-mixed", help="Allow two protocols in one table; every output marks it.")

@@ -98,7 +98,7 @@ class Tiff:
         try:
             self.file.seek(place)
         except OverflowError:
-            raise DataError(f"the TIFF says that it goes on at byte {place}") from None
+            raise DataError(f"the TIFF refers to byte {place}, which no file has") from None
 
     def _number(self, code: str) -> int:
         data = self.file.read(struct.calcsize(code))

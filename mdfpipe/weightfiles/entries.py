@@ -210,12 +210,11 @@ def _told(name: str, others: list[str], source: str, order: tuple[str, ...]) -> 
     averaged = [other for other in others if is_averaged(other)]
     if averaged and not is_averaged(name):
         doubt = (
-            f"{source}: {taken}; the file also has averaged weights, `{averaged[0]}`, and are often the published "
-            "ones: "
-            f"weights_entry: {averaged[0]} takes them"
+            f"{source}: {taken}; the file also has averaged weights, `{averaged[0]}`, which are often the "
+            f"published ones: weights_entry: {averaged[0]} takes them"
         )
         return (), (doubt,)
     if beside:
         shown = ", ".join(beside[:4]) + (f" and {len(beside) - 4} more" if len(beside) > 4 else "")
-        return (f"{taken}, beside it {shown}: weights_entry takes another",), ()
+        return (f"{taken}; the file also has {shown}: weights_entry takes another",), ()
     return ((taken,) if name and not _rank(name, order) else ()), ()

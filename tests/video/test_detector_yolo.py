@@ -222,7 +222,7 @@ def test_which_of_two_networks_in_a_file_is_taken_is_told(tmp_path):
     torch.save(first, tmp_path / "first.pt")
     torch.save(second, tmp_path / "second.pt")
     for settings, other, said in (
-        ({}, "second", "took `ema`, beside it `model`"),
+        ({}, "second", "took `ema`; the file also has `model`"),
         ({"weights_entry": "model"}, "first", ""),
     ):
         detector = Yolo(weights="a.pt", image_size=64, min_score=0, **settings)

@@ -210,7 +210,7 @@ class _Table:
         frame = np.concatenate([part.frame for part in parts])
         if len(np.unique(frame)) < sum(len(np.unique(part.frame)) for part in parts):
             spellings = " and ".join(f"'{told_path(text, named[0])}'" for text in named)
-            raise DataError(f"{self.path}: the same frames of one video stand under {spellings}; keep one of them")
+            raise DataError(f"{self.path}: the same frames of one video are listed under {spellings}; keep one of them")
         return _sorted(frame, np.concatenate([p.xyxy for p in parts]), np.concatenate([p.score for p in parts]))
 
     def _span(self, span: slice, frame_base: int) -> _Rows:
