@@ -102,7 +102,11 @@ TABLES = {
         "embed/SYSTEM/VIDEO.parquet",
         "one row a crop of the manifest that the system embeds, by crop_id; D is the recipe's",
     ),
-    "metrics": (tables.METRICS, "evaluate/metrics.parquet", "one row a number (`metrics.json`: the same as JSON)"),
+    "metrics": (
+        tables.METRICS,
+        "evaluate/metrics.parquet",
+        "one row a number (`metrics.json`: the same as JSON, with verdicts)",
+    ),
     "comparisons": (tables.COMPARISONS, "evaluate/comparisons.parquet", "one row a pair of systems and a metric"),
     "curves": (tables.CURVES, "evaluate/curves.parquet", "one row a point of a curve"),
     "searches": (tables.SEARCHES, "evaluate/searches.parquet", "one row a probe, by table, pair of domains and system"),

@@ -16,7 +16,7 @@ from mdfpipe.evaluation.case import Case
 from mdfpipe.evaluation.comparing import F64
 from mdfpipe.evaluation.measures.differences import Cases, Counted, compare_two, members
 from mdfpipe.evaluation.table import depth_of
-from mdfpipe.running.plan import current
+from mdfpipe.running.plan import Currency, current
 from mdfpipe.store.results import KEY, STAGE, Results, Row, read_results
 from mdfpipe.store.run import Run
 from mdfpipe.store.tables import SEARCHES, SearchStatus
@@ -73,7 +73,8 @@ def _read(runs: Sequence[Path], allow_stale: bool) -> list[Results]:
     for one in found:
         found_so = current(one.run, STAGE, KEY, allow_stale=allow_stale)
         one.stamps += [found_so.stamp] if found_so.stamp else []
-        one.notes += [f"{one.name}: {found_so.why}"] if found_so.why and not found_so.stamp else []
+        if found_so.why and found_so.currency is not Currency.STALE:
+            one.notes.append(f"{one.name}: {found_so.words}")
     return found
 
 

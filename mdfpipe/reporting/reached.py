@@ -18,18 +18,18 @@ from pydantic import Field, model_validator
 from mdfpipe import __version__
 from mdfpipe.config import NAME, Config, parse_yaml, read_yaml, validate
 from mdfpipe.datasets import Dataset
-from mdfpipe.errors import ConfigError, DataError, MdfError, StoreError, cannot_write
+from mdfpipe.errors import ConfigError, DataError, StoreError, cannot_write
 from mdfpipe.evaluation.published import Percent
 from mdfpipe.evaluation.published import rows as paper_rows
 from mdfpipe.evaluation.table import MetricName
 from mdfpipe.learning.recipes import Recipe
 from mdfpipe.reporting.comparison import average_runs
-from mdfpipe.running.runner import Runner
+from mdfpipe.running.plan import Currency, current
 from mdfpipe.stages.index import Index
 from mdfpipe.store import outputs
 from mdfpipe.store.results import KEY, PLACE, STAGE, Results, read_results
 from mdfpipe.store.results import Row as Number
-from mdfpipe.store.run import Run, fingerprint
+from mdfpipe.store.run import fingerprint
 from mdfpipe.store.shipped import IS_CHECKOUT, SHIPPED
 from mdfpipe.study.pipeline import Pipeline, open_run
 from mdfpipe.synth.folder import DESCRIPTION
@@ -179,7 +179,7 @@ class _Opened:
         differs = list(index.facts.get("not_as_published") or []) if index else []
         missing = receipt.facts.get("missing") or []
         doubts = [f"made without {len(missing)} videos that are not done"] if missing else []
-        doubts += [*results.stamps, *_compared(pipeline, run, data)]
+        doubts += [*results.stamps, *_compared(path)]
         return cls(path, pipeline, data, results, receipt.content, doubts, differs)
 
     def minutes(self, system: str) -> float | None:
@@ -191,17 +191,10 @@ class _Opened:
         return None
 
 
-def _compared(pipeline: Pipeline, run: Run, data: Path) -> list[str]:
-    """Refuse numbers that the study would make again; what to note where that could not be told."""
-    try:
-        due = Runner(pipeline, run, data).due(None, None)
-    except MdfError:  # its text holds a path of this machine
+def _compared(path: Path) -> list[str]:
+    """Refuse numbers that are out of date; what to note where that could not be told."""
+    if current(path, STAGE, KEY, allow_stale=None).currency is Currency.UNKNOWN:  # why: may hold a path
         return ["entered where its data could not be read, so that nothing was compared with them"]
-    if due:
-        raise DataError(
-            f"{run.path}: expected numbers that are as study and data ask, got {len(due)} parts that are due, such as "
-            f"{due[0]}; give the study to `mdfpipe run` again, then enter it"
-        )
     return []
 
 

@@ -91,6 +91,8 @@ class Plan:
         else:
             sources = stage.identity(self.data, stage.table, known)
         item = self._judge(stage, stage.table, sources, None)
+        if self.offline and item.damaged and known is not None:  # what was made from a file is no other without it
+            item = replace(item, reason=None, found=known)
         unreadable = item.found.facts["unreadable"] if item.found else []
         if (
             unreadable and self.retry
@@ -347,7 +349,7 @@ class Standing:
             return ""
         if self.currency is Currency.STALE:
             return f"{self.run}: OUT OF DATE, not what its study gives now: {self.why}"
-        return f"{self.run}: whether this is up to date is unknown: {self.why}"
+        return f"{self.run}: whether this is up to date is unknown: its data or its study cannot be read here"
 
 
 def standing(path: Path, stage: str, key: str) -> Standing:

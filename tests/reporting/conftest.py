@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -37,8 +38,10 @@ def own(_made: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(_made, tmp_path / "run"))
 
 
-@pytest.fixture(autouse=True)
-def _made_by_hand_is_current(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(scope="package", autouse=True)
+def _made_by_hand_is_current() -> Iterator[None]:
     """Evaluations that these tests make up are of no study: they are taken to be what it gives."""
-    found = Standing("run", Currency.CURRENT)
-    monkeypatch.setattr("mdfpipe.reporting.comparison.current", lambda *_, **__: found)
+    with pytest.MonkeyPatch.context() as patch:
+        found = Standing("run", Currency.CURRENT)
+        patch.setattr("mdfpipe.reporting.comparison.current", lambda *_, **__: found)
+        yield
