@@ -14,7 +14,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from mdfpipe.errors import DataError, StoreError
+from mdfpipe.errors import ConfigError, DataError
 from mdfpipe.reporting.report import report
 from mdfpipe.store.run import read_table, write_table
 from mdfpipe.store.tables import SEARCHES, TEMPLATES
@@ -112,7 +112,7 @@ def test_it_lies_in_the_run_by_default_and_can_be_made_again(own: Path) -> None:
     assert made.files[0] == str(own / "evaluate" / "report" / "report.html")
     assert "24 numbers" in made.lines[0] or "18 numbers" in made.lines[0]
     (own / "evaluate" / "file").write_text("")
-    with pytest.raises(StoreError, match="cannot be written"):
+    with pytest.raises(ConfigError, match="expected a folder, got a file"):
         report(own, out=own / "evaluate" / "file")
 
 
