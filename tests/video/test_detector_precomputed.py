@@ -231,7 +231,9 @@ def test_a_video_may_be_written_in_two_ways(tmp_path):
     write(tmp_path / "videos", "", "a.mp4")
     assert [len(b) for b in look_up(tmp_path, video="videos/a")] == [1, 1, 1, 0]
     write(tmp_path, HEADER + rows + "videos/a.mp4,0,0,0,6,6,1\n")
-    with pytest.raises(DataError, match=r"the same frames of one video are listed under 'videos/a' and 'videos/a\.mp4' and"):
+    with pytest.raises(
+        DataError, match=r"the same frames of one video are listed under 'videos/a' and 'videos/a\.mp4' and"
+    ):
         look_up(tmp_path, video="videos/a")
     (tmp_path / "videos" / "a").mkdir()  # another video, whose name is its id
     assert [len(b) for b in look_up(tmp_path, video="videos/a")] == [1, 0, 0, 0]
