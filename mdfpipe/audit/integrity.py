@@ -24,6 +24,7 @@ from mdfpipe.store.hashing import bytes_sha256
 from mdfpipe.store.naming import STAGES, file_name
 from mdfpipe.store.owner import TEMPORARY
 from mdfpipe.store.parquet import is_whole
+from mdfpipe.store.regular import bytes_of
 from mdfpipe.store.run import DAMAGED, Receipt, Run, read_receipt
 
 THREADS: Final = 4
@@ -249,7 +250,7 @@ def _judge_study(path: Path, found: Integrity) -> None:
         return
     noted = environment.facts.get("pipeline")
     try:
-        differs = bool(noted) and hashlib.sha256(kept.read_bytes()).hexdigest() != noted
+        differs = bool(noted) and hashlib.sha256(bytes_of(kept)).hexdigest() != noted
     except OSError as error:
         found.damaged.append(Finding(kept.name, f"cannot be read: {one_line(error, 120)}"))
         return

@@ -23,6 +23,7 @@ from mdfpipe.running.survey import CHAIN, EMBED, TRAIN, Survey, anomalies, surve
 from mdfpipe.store import tables
 from mdfpipe.store.damage import refuse_damaged
 from mdfpipe.store.parquet import open_table
+from mdfpipe.store.regular import opened
 from mdfpipe.store.results import KEY as METRICS
 from mdfpipe.store.results import STAGE as EVALUATE
 from mdfpipe.store.run import Receipt, read_receipt
@@ -285,7 +286,7 @@ def _compare_with_table(found: Description, path: Path, offsets: dict[int, int])
     wrong = rows = unverified = 0
     spoilt: list[str] = []
     counts: dict[str, Counter[str]] = {"subject_id": Counter(), "modality": Counter()}
-    with path.open("rb") as shard:
+    with opened(path) as shard:
         for row in _rows_pointing_into(table, path):
             rows += 1
             wrong += offsets.get(row["offset"]) != row["size"]

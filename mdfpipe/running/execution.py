@@ -175,6 +175,9 @@ def _what_failed(unit: Unit, error: Exception) -> tuple[str, Failure]:
         kind, message = "fatal", cannot_write(unit.inputs.run.path / unit.stage.name, error)
     elif isinstance(error, MemoryError):
         message = "out of memory; try a smaller --batch or fewer --workers"
+    elif isinstance(error, OSError) and error.errno is not None:  # a disk or a server, and no fault of ours
+        place = error.filename2 or error.filename or unit.inputs.run.path / unit.stage.name
+        message = f"{place}: {error.strerror}; give the same command again once that is mended"
     elif not isinstance(error, MdfError):
         message = f"unexpected error: {type(error).__name__}: {message}"
         trace = "".join(traceback.format_exception(error))

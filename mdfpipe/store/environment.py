@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mdfpipe.store.regular import bytes_of
+
 FILE = "environment.json"
 
 
@@ -22,7 +24,7 @@ class Environment:
 def read_environment(run: Path) -> Environment | None:
     """What the file in a run folder says; None where there is none, or where it is none of ours."""
     try:
-        facts = json.loads((run / FILE).read_bytes())
+        facts = json.loads(bytes_of(run / FILE))
     except (OSError, ValueError, RecursionError):
         return None
     if not isinstance(facts, dict):

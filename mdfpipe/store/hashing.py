@@ -9,6 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from mdfpipe.errors import DataError
+from mdfpipe.store.regular import opened
 
 
 def file_sha256(path: Path) -> str:
@@ -34,7 +35,7 @@ def bytes_sha256(path: Path, read: Callable[[int], None] | None = None) -> str:
 
     read: told how many bytes were read, as they are.
     """
-    with path.open("rb") as file:
+    with opened(path) as file:
         if read is None:
             return hashlib.file_digest(file, "sha256").hexdigest()
         digest = hashlib.sha256()

@@ -38,6 +38,7 @@ from mdfpipe.errors import StoreError, one_line
 from mdfpipe.machine.processes import copies
 from mdfpipe.store.durable import write_synced
 from mdfpipe.store.owner import Life, Owner, is_left_over, is_of, temporary
+from mdfpipe.store.regular import bytes_of, opened
 
 BEAT = 5.0  # seconds between two signs of life
 LEASE = 60.0  # seconds without one after which an owner elsewhere is presumed dead
@@ -323,11 +324,11 @@ class Lock:
 
     def _flocked(self) -> Holder | None:
         """Who holds the file under flock, and has no record: a version of mdfpipe that makes none."""
-        with contextlib.suppress(OSError), self.place.open() as file:
+        with contextlib.suppress(OSError), opened(self.place) as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except BlockingIOError:
-                return Holder(one_line(file.read(200)) or "another process")
+                return Holder(one_line(file.read(200).decode(errors="replace")) or "another process")
         return None
 
     # -- keeping it
@@ -366,14 +367,14 @@ def _highest(folder: Path) -> tuple[int, _Record | None]:
         if not numbers:
             return 0, None
         with contextlib.suppress(FileNotFoundError):  # it was followed just now
-            return numbers[-1], _Record.from_bytes((folder / _name(numbers[-1])).read_bytes())
+            return numbers[-1], _Record.from_bytes(bytes_of(folder / _name(numbers[-1])))
         time.sleep(0.02)
     raise OSError(errno.ESTALE, f"{_name(numbers[-1])} is listed and cannot be opened")
 
 
 def _state(place: Path) -> tuple[int, bytes]:
     """What changes with every sign of life. Opened each time: a client of NFS asks the server only then."""
-    with place.open("rb") as file:
+    with opened(place) as file:
         return os.fstat(file.fileno()).st_mtime_ns, file.read()
 
 

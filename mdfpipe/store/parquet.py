@@ -29,6 +29,7 @@ import pyarrow.parquet as pq
 
 from mdfpipe.errors import Damaged, StoreError, cannot_write, one_line
 from mdfpipe.store.limits import OF_RUN, endless_texts, refuse_large_table, refuse_large_texts
+from mdfpipe.store.regular import opened
 
 MARK: Final = b"mdfpipe\x01"
 _SEAL: Final = struct.Struct("<8sI32s")
@@ -102,7 +103,7 @@ def is_whole(path: Path, read: Callable[[int], None] = lambda size: None) -> boo
 
     read: told how many bytes were read, as they are.
     """
-    with path.open("rb") as file:
+    with opened(path) as file:
         footer, found = _tail(file)
         if found is None:
             return None
@@ -119,7 +120,7 @@ def open_table(path: Path, read_dictionary: Sequence[str] = ()) -> pq.ParquetFil
 
     read_dictionary: columns that are read as dictionaries, as they are stored.
     """
-    with path.open("rb") as file:
+    with opened(path) as file:
         _tail(file)
     return pq.ParquetFile(path, read_dictionary=list(read_dictionary) or None, page_checksum_verification=True)
 
@@ -146,7 +147,7 @@ def read_table(path: str | PathLike[str], columns: list[str] | None = None) -> p
 
 def read_metadata(path: Path) -> tuple[dict[bytes, bytes], bool]:
     """What a footer holds besides the schema, and whether the file is sealed. Raises OSError, ArrowException."""
-    with path.open("rb") as file:
+    with opened(path) as file:
         footer, found = _tail(file)
     whole = b"PAR1" + footer + _END.pack(len(footer), b"PAR1")
     return pq.read_metadata(pa.BufferReader(whole)).metadata or {}, found is not None

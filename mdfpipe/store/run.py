@@ -35,6 +35,7 @@ from mdfpipe.store.lock import Holder, Lease, Lock
 from mdfpipe.store.naming import file_name, is_plain
 from mdfpipe.store.owner import TEMPORARY, is_left_over, temporary
 from mdfpipe.store.parquet import read_table
+from mdfpipe.store.regular import bytes_of, opened
 from mdfpipe.store.shapes import checked_event, checked_failure, checked_receipt
 from mdfpipe.store.table_hashing import table_sha256
 from mdfpipe.store.tables import PARTS, as_ours
@@ -302,7 +303,7 @@ class Run:
     def failure(self, stage: str, key: str) -> Failure | None:
         """Why the unit failed when it was last tried; None where it did not."""
         try:
-            found = Failure(**checked_failure(self.failure_path(stage, key).read_bytes()))
+            found = Failure(**checked_failure(bytes_of(self.failure_path(stage, key))))
             return replace(found, message=one_line(found.message, 10_000), traceback=unobeyed(found.traceback))
         except FileNotFoundError:
             return None
@@ -349,7 +350,7 @@ class Run:
 
     def events(self) -> Iterator[dict[str, Any]]:
         """The events so far; a line cut off by a kill, or damaged, is passed over."""
-        with contextlib.suppress(OSError), (self.path / "events.jsonl").open("rb") as file:
+        with contextlib.suppress(OSError), opened(self.path / "events.jsonl") as file:
             for line in file:
                 found = _event(line)
                 if found is not None:
@@ -374,6 +375,8 @@ class Run:
             for own in (lock.place, self.path / "events.jsonl"):
                 if own.is_symlink():  # what is appended to it would be written elsewhere
                     raise StoreError(f"{own}: expected a file of the run folder, got a symbolic link; remove it")
+                if own.exists() and not own.is_file():
+                    raise StoreError(f"{own}: expected a file, got a folder, pipe or device; remove it")
             try:
                 self.lease = lock.take()
             except OSError as error:

@@ -169,6 +169,8 @@ class Pipeline(Config):
     @classmethod
     def kept(cls, run: Path) -> Pipeline:
         """The study that a run folder keeps, to look at it. Raises ConfigError."""
+        if (run / KEPT).exists() and not (run / KEPT).is_file():  # reading a pipe would wait for ever
+            raise ConfigError(f"{run / KEPT}: expected the study that a run keeps, got a folder, pipe or device")
         return cls._load(run / KEPT, [], keeps=True)
 
     @classmethod

@@ -89,7 +89,7 @@ def _broken(
 
 def said_well(code: int, said: str, place: Path) -> Verdict | None:
     """None where a command ended with a documented code and printable lines that name a file of the run."""
-    if code not in (0, 2, 3, 130, 143) or re.search("Traceback|not foreseen|Exception ignored", said):
+    if code not in (0, 2, 3, 130, 143) or re.search("Traceback|unexpected error|Exception ignored", said):
         return Verdict("traceback", f"exit {code}: {said[-1500:]}")
     lines = said.splitlines()
     if not all(line.isprintable() for line in lines):

@@ -36,7 +36,7 @@ def load() -> None:
 def told(*words: object) -> str:
     """What a command prints; it must be of a documented end, with nothing that a terminal obeys. Raises."""
     code, said = command(*words, both=True)
-    if code not in (0, 2, 3) or "Traceback" in said or "not foreseen" in said:
+    if code not in (0, 2, 3) or "Traceback" in said or "unexpected error" in said:
         raise RuntimeError(f"exit {code}: {said[-1200:]}")
     if is_obeyed(said):
         raise RuntimeError(f"a terminal obeys {said!r:.600}")

@@ -81,7 +81,7 @@ class Watched(Inline):
     def run(self, units: Iterable[Unit]) -> Iterator[Event]:
         for event in super().run(units):
             if event.failure is not None and event.failure.traceback:
-                raise _Unforeseen(event.failure.traceback)
+                raise _Unforeseen(" | ".join(event.failure.traceback.splitlines()[-6:]))
             yield event
 
 

@@ -20,6 +20,7 @@ from mdfpipe.config import validate
 from mdfpipe.errors import ConfigError, DataError, one_line
 from mdfpipe.store.content import Kind, content_of
 from mdfpipe.store.owner import temporary
+from mdfpipe.store.regular import opened
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -198,7 +199,7 @@ def _mark_of(data: memoryview) -> bytes:
 def _check(path: Path) -> None:
     """Raise DataError where the bytes are not those that `save` wrote. A file of before there were digests has none."""
     try:
-        with path.open("rb") as file:
+        with opened(path) as file:
             size = file.seek(0, os.SEEK_END)
             file.seek(max(size - _MARK_BYTES, 0))
             tail = file.read()

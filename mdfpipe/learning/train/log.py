@@ -21,7 +21,7 @@ class Log:
 
     def __init__(self, path: Path, board: Path | None = None, *, anew: bool = True) -> None:
         self.path = path
-        if path.is_symlink():  # what is appended to it would be written elsewhere
+        if path.is_symlink() or (path.exists() and not path.is_file()):  # what is appended would be written elsewhere
             path.unlink()
         if path.exists() and not path.read_bytes().endswith(b"\n"):  # a kill in the midst of a line: it is lost
             with path.open("a") as file:
