@@ -14,15 +14,17 @@ from mdfpipe.learning import cost
 from mdfpipe.learning.recipes import Recipe
 
 ABOUT = """\
-The published numbers are those of the papers' tables, `benchmarks/published.yaml`. What users measured with this code
-is in `benchmarks/reached.yaml`: `mdfpipe reached RUN` enters a run, `mdfpipe reached` shows both. Parameters are
-those of what embeds, without classifiers and what serves training only, with a visible and an infrared stream where a
-recipe has streams. G MAC are 10^9 multiply-accumulates: a multiplication with its addition counts as one, and
-convolutions and matrix products alone are counted; of one image, and of a visible and an infrared one together, which
-is what Table 2 of DFW calls FLOPs (its 10.301 and 15.150 G are 10.260 and 15.101 G here, for it adds two for each
-value that a norm gives). Parameters and G MAC are computed from the defaults. *A step* is one of training with the
-defaults, measured on two cores of an AMD EPYC in bf16 (`scripts/bench step --precision bf16`): forward, losses,
-backward and optimiser of a batch of so many images, and the memory that it takes.
+The published numbers come from the papers' tables (`benchmarks/published.yaml`). Numbers that users measured with this
+code are in `benchmarks/reached.yaml`: `mdfpipe reached RUN` enters a run, `mdfpipe reached` shows both.
+
+*Parameters* are those of the embedding network: without classifiers and parts for training only, with a visible and an
+infrared stream if the recipe has streams. *G MAC* are 10^9 multiply-accumulates, of convolutions and matrix products
+only: a multiplication with its addition counts as one. They are given for one image, and for a visible and an infrared
+image together. Table 2 of DFW calls the latter FLOPs; its 10.301 and 15.150 G are 10.260 and 15.101 G here, because it
+adds two for each value of a norm. Both are computed from the defaults.
+
+*A step* is one training step with the defaults, measured on two cores of an AMD EPYC in bf16 (`scripts/bench step
+--precision bf16`): forward, losses, backward and optimiser for a batch of that many images, with its peak memory.
 """
 
 STEP: Final = {
@@ -55,7 +57,7 @@ def numbers(choice: str) -> list[str]:
     parameters, image, pair = _cost(choice)
     columns = "table|benchmark|protocol|row|settings other than the defaults|published, %"
     return [
-        f"What embeds has {parameters} M parameters and does {image} G multiply-accumulates an image, {pair} G a pair.",
+        f"The embedding network has {parameters} M parameters: {image} G multiply-accumulates per image, {pair} G per pair.",
         "",
         *_head(columns),
         *(
