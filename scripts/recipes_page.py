@@ -57,7 +57,8 @@ def numbers(choice: str) -> list[str]:
     parameters, image, pair = _cost(choice)
     columns = "table|benchmark|protocol|row|settings other than the defaults|published, %"
     return [
-        f"The embedding network has {parameters} M parameters: {image} G multiply-accumulates per image, {pair} G per pair.",
+        f"The embedding network has {parameters} M parameters: {image} G multiply-accumulates per image, {pair} G "
+        "per pair.",
         "",
         *_head(columns),
         *(
