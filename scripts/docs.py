@@ -428,6 +428,8 @@ def commands() -> str:
         "",
         "Exit codes: 0 all done, 2 a usage or data error, 3 some units failed or wait, 4 an unexpected error, 130 "
         "Ctrl-C, 141 the reader of the output has gone, 143 SIGTERM or SIGHUP.",
+        "",
+        "`mdfpipe --install-completion` makes the shell complete commands, options and names of studies.",
     ]
     for name, command in root.commands.items():  # type: ignore[attr-defined]
         lines += ["", f"## mdfpipe {name}", "", *(line.strip() for line in (command.help or "").splitlines())]
