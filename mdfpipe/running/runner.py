@@ -335,6 +335,8 @@ class Runner:
         due = [item for item in items if item.reason is not None] if only is None else only
         tally.total, tally.already = len(items), max(len(items) - len(due) - tally.ran, 0)
         for item in items:
+            if item.reason is None:
+                stage.tidy(self.run)
             if item.reason is None and plan.has_failed(stage.name, item.key):
                 self.run.forget_failure(stage.name, item.key)  # done under these settings, whatever failed under others
         ready = [item for item in due if item.blocked is None and (stage.name, item.key) not in outcome.failed]

@@ -197,6 +197,9 @@ class Stage(Config):
     def process(self, key: str, inputs: Inputs, context: Context) -> Made:
         """Make the table of `key`. Raises DataError or DecodeError where the data do not allow it."""
 
+    def tidy(self, run: Run) -> None:
+        """Remove what a kill left beside a part that is done. By default: nothing."""
+
     def review(self, facts: dict[str, dict[str, Any]]) -> Review:
         """Judge all units together once they are done, before the next stage starts. By default: nothing to say.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -12,7 +12,7 @@ import pyarrow as pa
 from pydantic import Field
 
 from mdfpipe.config import find_file
-from mdfpipe.errors import ConfigError, DataError, one_line
+from mdfpipe.errors import ConfigError, DataError, StoreError, one_line
 from mdfpipe.learning.system import Start, System, checkpoint_of, predecessor, start
 from mdfpipe.stages import Context, Inputs, Made, Review, Stage
 from mdfpipe.stages.material import (
@@ -149,6 +149,12 @@ class Train(Stage):
             "last": _figures(last),
         }
         return Made(_table(fitted.lines), facts, files, spent=(folder / STATE, folder / LOG))
+
+    def tidy(self, run: Run) -> None:
+        """Remove the state that the training went on from, if it ended between its commit and that."""
+        for name in (STATE, LOG):
+            with suppress(OSError, StoreError):
+                run.place(self.name, f"{self.name}/{name}", change=True).unlink(missing_ok=True)
 
     def review(self, facts: dict[str, dict[str, Any]]) -> Review:
         """Report its parent, the subjects left out, and its end."""

@@ -114,13 +114,19 @@ class Spoilt(Exception):  # noqa: N818 - no error of the user's: its readers say
     """Bytes of a shard that are not those of the crop, and why."""
 
 
+class NotRead(Spoilt):
+    """The disk or the server did not read them: another time it may."""
+
+
 def read_stored(handle: int, offset: int, size: int, crc32: int | None) -> bytes:
     """The bytes of one crop in an open shard. crc32: None is not verified. Raises Spoilt."""
     try:
         there = min(size, max(os.fstat(handle).st_size - offset, 0))  # memory is asked for by what there is
         data = os.pread(handle, there, offset)
-    except (OSError, OverflowError) as error:
-        raise Spoilt(f"{size} bytes at {offset} cannot be read: {getattr(error, 'strerror', error)}") from None
+    except OSError as error:
+        raise NotRead(f"{size} bytes at {offset} cannot be read: {error.strerror}") from None
+    except OverflowError as error:
+        raise Spoilt(f"{size} bytes at {offset} cannot be read: {error}") from None
     if len(data) != size:
         raise Spoilt(f"expected {size} bytes at {offset}, got {len(data)}")
     if crc32 is not None and zlib.crc32(data) != crc32:

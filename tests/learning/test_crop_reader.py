@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 from dataclasses import replace
 from pathlib import Path
@@ -215,3 +216,16 @@ def opened(folder: Path) -> int:
         with contextlib.suppress(OSError):
             links.append(str(entry.readlink()))
     return sum(link.startswith(str(folder)) for link in links)
+
+
+def test_a_crop_that_a_server_does_not_give_now_is_no_damaged_one(
+    crops: Crops, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def pread(*given: object) -> bytes:
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    reader = reader_of(crops)
+    monkeypatch.setattr("mdfpipe.store.shards.os.pread", pread)
+    with pytest.raises(DataError, match=r"Stale file handle; give the same command again once it can be read"):
+        reader.read(3)
+    assert not reader.bad

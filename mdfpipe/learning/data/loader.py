@@ -28,7 +28,7 @@ from mdfpipe.learning.data.batches import CropBatch, Draw
 from mdfpipe.learning.data.crops import OWN, UNKNOWN
 from mdfpipe.store.damage import refuse_damaged
 from mdfpipe.store.images import decode_at, resize, stretched
-from mdfpipe.store.shards import Place, Spoilt, read_stored, refuse_lost
+from mdfpipe.store.shards import NotRead, Place, Spoilt, read_stored, refuse_lost
 
 if TYPE_CHECKING:
     from mdfpipe.learning.data.crops import Crops
@@ -80,6 +80,9 @@ class CropReader:
             if crops.source[row] == OWN and shard not in self._as_made:
                 refuse_damaged(shard)  # else it was stored so, and making it again would change nothing
                 self._as_made.add(shard)
+            if isinstance(error, NotRead):
+                again = "give the same command again once it can be read"
+                raise DataError(f"{shard}: crop {crop_id}: {error}; {again}") from None
             if self.strict:
                 raise DataError(f"{shard}: crop {crop_id}: {error}; delete the shard and run crop again") from None
             with self._lock:
