@@ -43,7 +43,7 @@ def overview() -> list[str]:
     columns = "recipe|paper|benchmark|protocol|published, %|parameters, M|G MAC, image|G MAC, pair|a step"
     lines = ["## Overview", "", ABOUT, *_head(columns)]
     for choice in Recipe.choices():
-        first: dict[str, published.Row] = {}
+        first: dict[str, published.PublishedRow] = {}
         for row in published.of(choice):
             first.setdefault(row.benchmark, row)
         for row in first.values():
@@ -85,7 +85,7 @@ def _cost(choice: str) -> tuple[str, str, str]:
     return f"{found.parameters / 1e6:.2f}", f"{found.image / 1e9:.3f}", f"{found.pair / 1e9:.3f}"
 
 
-def _figures(row: published.Row) -> str:
+def _figures(row: published.PublishedRow) -> str:
     return ", ".join(f"{name} {value:.2f}" for name, value in row.figures.items())
 
 

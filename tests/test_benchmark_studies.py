@@ -10,7 +10,7 @@ import yaml
 
 from mdfpipe.config import validate
 from mdfpipe.errors import ConfigError
-from mdfpipe.evaluation.published import Row, rows
+from mdfpipe.evaluation.published import PublishedRow, rows
 from mdfpipe.evaluation.table import Table
 from mdfpipe.learning.recipes import Recipe
 from mdfpipe.learning.recipes._cross_modal import CrossModal
@@ -57,7 +57,7 @@ PUBLISHED = [row for row in rows() if row.benchmark in BENCHMARKS.values()]
 
 
 @pytest.mark.parametrize("row", PUBLISHED, ids=lambda row: f"{row.recipe} {row.table} {row.protocol} {row.row}")
-def test_a_published_row_is_a_system_measured_like_it(row: Row, studies: dict[str, Pipeline]) -> None:
+def test_a_published_row_is_a_system_measured_like_it(row: PublishedRow, studies: dict[str, Pipeline]) -> None:
     """One name for these very settings; a table that measures what the row says; its numbers beside it or in words."""
     (folder,) = (name for name, benchmark in BENCHMARKS.items() if benchmark == row.benchmark)
     wanted = validate(Recipe, {"use": row.recipe, **row.settings}, row.row)
@@ -86,7 +86,7 @@ def test_a_published_row_is_a_system_measured_like_it(row: Row, studies: dict[st
         assert bool(claimed) != bool(said), "expected beside a table's numbers, or else in a file's comment"
 
 
-def measures(table: Table, row: Row) -> bool:
+def measures(table: Table, row: PublishedRow) -> bool:
     """Whether a table is of the row's protocol, as far as the paper says what that is."""
     one: Any = table.benchmark
     if (row.row == "published, k-reciprocal re-ranking") != (table.rerank is not None):
@@ -97,7 +97,7 @@ def measures(table: Table, row: Row) -> bool:
     return bool(one.use == "regdb" or one.use == row.protocol.split(", ")[1])
 
 
-def way(row: Row) -> tuple[str, str]:
+def way(row: PublishedRow) -> tuple[str, str]:
     """The domains of gallery and probe."""
     if row.benchmark == "SYSU-MM01":
         return "VIS", "NIR"

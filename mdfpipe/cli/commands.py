@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from mdfpipe.cli import stages, things  # noqa: F401 - they add their commands, in this order
+from mdfpipe.cli import evaluate, run, things  # noqa: F401 - they add their commands, in the order of imports
 from mdfpipe.cli.options import app, say
 
 __all__ = ["app"]

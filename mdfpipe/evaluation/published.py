@@ -15,7 +15,7 @@ FILE = Path("benchmarks") / "published.yaml"
 Percent = Annotated[float, Field(ge=0, le=100)]
 
 
-class Row(Config):
+class PublishedRow(Config):
     """A row of a paper: the numbers that a run on the benchmark itself is compared with."""
 
     recipe: str = Field(description="the method's recipe here")
@@ -30,17 +30,17 @@ class Row(Config):
 
 
 class _Rows(Config):
-    rows: list[Row]
+    rows: list[PublishedRow]
 
 
 @cache
-def rows() -> tuple[Row, ...]:
+def rows() -> tuple[PublishedRow, ...]:
     """All rows, those of a recipe together. Raises ConfigError where the file is not as it should be."""
     place = SHIPPED / FILE
     return tuple(validate(_Rows, read_yaml(place), str(place)).rows)
 
 
-def of(recipe: str) -> list[Row]:
+def of(recipe: str) -> list[PublishedRow]:
     """The rows of a recipe, the published method on each benchmark first.
 
     >>> row = of("dfw")[0]

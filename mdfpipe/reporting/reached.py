@@ -55,7 +55,7 @@ class Figure(Config):
         return self
 
 
-class Row(Config):
+class ReachedRow(Config):
     """What one system reached in one table, from one gallery domain to one probe domain."""
 
     benchmark: str = Field(min_length=1, description="the data set")
@@ -88,15 +88,15 @@ class Row(Config):
 
 
 class _Rows(Config):
-    rows: list[Row]
+    rows: list[ReachedRow]
 
 
-def read(file: Path) -> list[Row]:
+def read(file: Path) -> list[ReachedRow]:
     """The rows of a file; none where there is no file. Raises ConfigError where it is not as it should be."""
     return list(_parsed(read_yaml(file), file)) if file.exists() else []
 
 
-def _parsed(content: Any, file: Path) -> list[Row]:
+def _parsed(content: Any, file: Path) -> list[ReachedRow]:
     if isinstance(content, dict) and content.get("rows", ...) is None:
         content = content | {"rows": []}
     return validate(_Rows, content if isinstance(content, dict) else {}, str(file)).rows
@@ -122,7 +122,7 @@ def own_file() -> Path:
 
 def rows_of(
     runs: Sequence[Path], *, on: str = "", tables: Sequence[str] = (), systems: Sequence[str] = (), note: str = ""
-) -> list[Row]:
+) -> list[ReachedRow]:
     """A row for each table, system and pair of domains of an evaluated run; of several runs their mean.
 
     on: the data set; by default the one that the layout is of (SYSU-MM01, RegDB, LLCM, Market-1501). tables, systems:
@@ -239,7 +239,7 @@ def _row(
     own: list[Number],
     results: Results,
     note: str,
-) -> Row:
+) -> ReachedRow:
     one, study = own[0], opened[0].pipeline
     system = study.systems.get(one["system"])
     fusion = study.evaluate.tables[one["table"]].fusions.get(one["system"])
@@ -271,7 +271,7 @@ def _row(
         "source": fingerprint([[run.content for run in opened], *_place(one)])[:16],
         "notes": list(dict.fromkeys(notes)),
     }
-    return validate(Row, given, f"{opened[0].path}: table {one['table']}, system {one['system']}")
+    return validate(ReachedRow, given, f"{opened[0].path}: table {one['table']}, system {one['system']}")
 
 
 def _figure(row: Mapping[str, Any]) -> dict[str, float | None]:
@@ -315,7 +315,7 @@ def _nameless(value: Any) -> Any:
 # -- into the file
 
 
-def enter(found: Sequence[Row], file: Path, *, dry_run: bool = False) -> list[Row]:
+def enter(found: Sequence[ReachedRow], file: Path, *, dry_run: bool = False) -> list[ReachedRow]:
     """Write the rows below those of a file; gives those that were not there. What is in the file stays.
 
     The file appears whole or not at all; two calls at once lose nothing. Raises ConfigError where the file is not as it
@@ -345,7 +345,7 @@ def _alone(file: Path) -> Iterator[None]:
         os.close(folder)
 
 
-def _text(file: Path, there: list[Row], new: list[Row]) -> str:
+def _text(file: Path, there: list[ReachedRow], new: list[ReachedRow]) -> str:
     """The file with further rows: its own lines and comments, and these below; or, in another layout, written again."""
     before = file.read_text(encoding="utf-8-sig") if file.exists() else "rows:\n"
     below = "".join(_as_yaml(row) for row in new)
@@ -358,7 +358,7 @@ def _text(file: Path, there: list[Row], new: list[Row]) -> str:
     raise ConfigError(f"{file}: expected rows that can be written and read again, got other ones; nothing was written")
 
 
-def _as_yaml(row: Row) -> str:
+def _as_yaml(row: ReachedRow) -> str:
     """A row as an item of a list: a line a field, but for those that say nothing."""
     plain = row.model_dump(mode="json", exclude_defaults=True)
     figures = plain.pop("figures")
@@ -375,9 +375,9 @@ def _flow(value: Any) -> str:
 # -- for people
 
 
-def lines(found: Sequence[Row]) -> list[str]:
+def lines(found: Sequence[ReachedRow]) -> list[str]:
     """The rows by recipe and benchmark, below what the papers print there; each with its own protocol."""
-    groups: dict[tuple[str, str], list[Row]] = {}
+    groups: dict[tuple[str, str], list[ReachedRow]] = {}
     for row in found:
         groups.setdefault((row.recipe, row.benchmark), []).append(row)
     said = list[str]()
@@ -391,7 +391,7 @@ def lines(found: Sequence[Row]) -> list[str]:
     return said
 
 
-def _lines(row: Row) -> Iterator[str]:
+def _lines(row: ReachedRow) -> Iterator[str]:
     figures = ", ".join(
         f"{name} {figure.value:.2f}"
         + (f" ({figure.low:.2f}..{figure.high:.2f})" if figure.low is not None else "")

@@ -6,7 +6,7 @@ import pytest
 
 from mdfpipe.config import validate
 from mdfpipe.evaluation import published
-from mdfpipe.evaluation.published import Row
+from mdfpipe.evaluation.published import PublishedRow
 from mdfpipe.learning.recipes import Recipe
 
 ROWS = published.rows()
@@ -22,7 +22,7 @@ def found(recipe: str, benchmark: str, protocol: str, row: str) -> dict[str, flo
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda r: f"{r.recipe} {r.table} {r.protocol} {r.row}")
-def test_a_row_is_sound_and_its_settings_are_the_recipes(row: Row) -> None:
+def test_a_row_is_sound_and_its_settings_are_the_recipes(row: PublishedRow) -> None:
     assert validate(Recipe.variant(row.recipe), dict(row.settings), row.row).use == row.recipe
     ranks = [value for name, value in row.figures.items() if name.startswith("Rank-") and " " not in name]
     assert ranks == sorted(ranks)

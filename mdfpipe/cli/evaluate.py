@@ -1,0 +1,193 @@
+"""Commands that make numbers: of a study, of several runs, of vectors made elsewhere."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from mdfpipe.cli.options import (
+    STUDY,
+    AllowMissing,
+    AllowMixed,
+    AllowStale,
+    Batch,
+    Deadline,
+    Device,
+    DryRun,
+    Json,
+    Only,
+    Set,
+    Strict,
+    Systems,
+    Threads,
+    TrustPickle,
+    Workers,
+    app,
+    say,
+)
+from mdfpipe.cli.run import run_stages
+from mdfpipe.errors import ConfigError
+
+if TYPE_CHECKING:
+    from mdfpipe.evaluation.comparing import Measure
+    from mdfpipe.store.results import Results
+
+Runs = Annotated[list[Path], typer.Argument(metavar="RUN...", help="Evaluated run folders.", show_default=False)]
+Distance = Annotated[Literal["cosine", "euclidean"], typer.Option(help="Measure between vectors that are given.")]
+Vectors = "Parquet or NPZ with subject_id, domain, vector (for a benchmark also camera_id, and file or crop_id)."
+Protocols = (
+    "a protocol name, a YAML file, or a benchmark: sysu-all, sysu-indoor, regdb, llcm_deen_paper, llcm_testpy_v2i, "
+    "llcm_idkl_full, market."
+)
+
+
+@app.command("eval")
+def evaluate(
+    ctx: typer.Context,
+    study: Annotated[Path | None, STUDY] = None,
+    data: Annotated[Path | None, typer.Option(envvar="MDFPIPE_DATA", help="Folder that holds the data set.")] = None,
+    run: Annotated[Path | None, typer.Option("--run", help="Run folder, where all results are stored.")] = None,
+    system: Systems = None,
+    compare: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="RUN", help="Compare --run with RUN, as `mdfpipe compare` does; repeatable."),
+    ] = None,
+    allow_mixed: AllowMixed = False,
+    allow_stale: AllowStale = False,
+    average: Annotated[list[Path] | None, typer.Option(metavar="RUN", help="As `mdfpipe average`; repeatable.")] = None,
+    embeddings: Annotated[Path | None, typer.Option(metavar="FILE", help="As `mdfpipe score FILE`.")] = None,
+    protocol: Annotated[str | None, typer.Option(help=f"With --embeddings: {Protocols}")] = None,
+    distance: Distance = "cosine",
+    out: Annotated[Path | None, typer.Option(help="With --embeddings: output folder.")] = None,
+    set_: Set = None,
+    only: Only = None,
+    workers: Workers = 1,
+    threads: Threads = 2,
+    batch: Batch = 8,
+    device: Device = "cpu",
+    deadline: Deadline = 300.0,
+    dry_run: DryRun = False,
+    strict: Strict = False,
+    allow_missing: AllowMissing = False,
+    trust_pickle: TrustPickle = False,
+    json_: Json = False,
+) -> None:
+    """Evaluate a study: make its tables of numbers.
+
+    `--compare`, `--average` and `--embeddings` do what the commands compare, average and score do.
+
+    Example: mdfpipe eval pipelines/synthetic/study.yaml --data data/study --run runs/study
+
+    Example: mdfpipe eval --run runs/lora --compare runs/full
+    """
+    if embeddings:
+        if not protocol or not out or study:
+            raise ConfigError("eval --embeddings FILE: expected --protocol NAME and --out FOLDER with it, and no study")
+        _score(embeddings, protocol, out, set_, data, distance, json_)
+    elif average:
+        if study or run or compare:
+            raise ConfigError(
+                "eval --average RUN --average RUN: expected nothing but runs, got a study, --run or --compare"
+            )
+        _average(average, allow_stale, json_)
+    elif compare and study is None:
+        if run is None:
+            raise ConfigError("eval --compare RUN: expected --run, the run to compare with")
+        _compare(run, compare, allow_mixed, allow_stale, json_)
+    else:
+        for name, given in (("STUDY", study), ("--data", data), ("--run", run)):
+            if given is None:
+                raise ConfigError(f"expected {name}; see --help")
+        run_stages("evaluate", "evaluate", ctx.params)
+        if compare and run is not None:
+            _compare(run, compare, allow_mixed, allow_stale, json_)
+
+
+@app.command()
+def compare(
+    runs: Runs,
+    allow_mixed: AllowMixed = False,
+    allow_stale: AllowStale = False,
+    json_: Json = False,
+) -> None:
+    """Set evaluated runs side by side and test differences.
+
+    Example: mdfpipe compare runs/lora runs/full
+    """
+    if len(runs) < 2:
+        raise ConfigError(f"compare {runs[0]}: expected two runs or more, got one")
+    _compare(runs[0], runs[1:], allow_mixed, allow_stale, json_)
+
+
+@app.command()
+def average(runs: Runs, allow_stale: AllowStale = False, json_: Json = False) -> None:
+    """Mean and spread over evaluated runs, such as splits.
+
+    Example: mdfpipe average runs/regdb-1 runs/regdb-2 runs/regdb-3
+    """
+    _average(runs, allow_stale, json_)
+
+
+@app.command()
+def score(
+    file: Annotated[Path, typer.Argument(help=Vectors, show_default=False)],
+    protocol: Annotated[str, typer.Option(help=f"Protocol: {Protocols}", show_default=False)],
+    out: Annotated[Path, typer.Option(help="Output folder, which `mdfpipe report` reads.", show_default=False)],
+    data: Annotated[
+        Path | None, typer.Option(envvar="MDFPIPE_DATA", help="Folder that holds the data set of a benchmark.")
+    ] = None,
+    distance: Distance = "cosine",
+    set_: Set = None,
+    json_: Json = False,
+) -> None:
+    """Evaluate vectors that were made elsewhere.
+
+    Example: mdfpipe score vectors.parquet --protocol ijbmdf-vis500-to-ir30 --out scored
+
+    Example: mdfpipe score sysu.parquet --protocol sysu-all --data SYSU-MM01 --out scored
+
+    Example: mdfpipe score sysu.parquet --protocol sysu-all --out scored --set
+    tables.recognition.benchmark.galleries=seeded
+    """
+    _score(file, protocol, out, set_, data, distance, json_)
+
+
+def _compare(run: Path, others: list[Path], allow_mixed: bool, allow_stale: bool, as_json: bool) -> None:
+    from mdfpipe.reporting.comparison import side_by_side
+
+    _show(side_by_side(run, others, allow_mixed=allow_mixed, allow_stale=allow_stale), as_json)
+
+
+def _average(runs: list[Path], allow_stale: bool, as_json: bool) -> None:
+    from mdfpipe.reporting.comparison import average_runs
+
+    _show(average_runs(runs, allow_stale=allow_stale), as_json)
+
+
+def _score(
+    file: Path,
+    protocol: str,
+    out: Path,
+    settings: list[str] | None,
+    data: Path | None,
+    distance: Measure,
+    as_json: bool,
+) -> None:
+    from mdfpipe.running.scoring import score as write_numbers
+    from mdfpipe.store.results import read_results
+
+    done = write_numbers(file, protocol, out, settings, data=data, distance=distance)
+    _show(read_results(done.folder), as_json)
+
+
+def _show(results: Results, as_json: bool) -> None:
+    """Numbers on standard output."""
+    from mdfpipe.cli.display import show_numbers
+
+    if as_json:
+        say(json.dumps(results.document(), indent=1))
+    else:
+        show_numbers(results)

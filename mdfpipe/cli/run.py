@@ -1,0 +1,197 @@
+"""Commands that run stages: from the videos to the vectors."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from mdfpipe.cli.options import (
+    AllowMissing,
+    Batch,
+    Data,
+    Deadline,
+    Device,
+    DownloadWeights,
+    DryRun,
+    Json,
+    Only,
+    RunFolder,
+    Set,
+    Strict,
+    Study,
+    Systems,
+    Tensorboard,
+    Threads,
+    TrustPickle,
+    Workers,
+    app,
+    say,
+)
+
+
+def run_stages(first: str | None, last: str | None, o: dict[str, Any]) -> None:
+    """Run the stages of a verb and print the outcome. o: the options of its call, by name."""
+    from mdfpipe.cli.display import Display, plain, show_numbers, show_outcome
+    from mdfpipe.running.runner import Runner
+    from mdfpipe.stages import Resources
+    from mdfpipe.store.results import read_results
+    from mdfpipe.store.run import Run
+    from mdfpipe.study.pipeline import Pipeline
+
+    resources = Resources(
+        workers=o["workers"],
+        device=o["device"],
+        threads=o["threads"],
+        batch=o["batch"],
+        deadline_seconds=o["deadline"],
+        trust_pickle=o["trust_pickle"],
+        tensorboard=o.get("tensorboard", False),
+    )
+    pipeline = Pipeline.load(o["study"], o["set_"] or [])
+    if o["strict"]:
+        pipeline = pipeline.strict()
+    runner = Runner(pipeline, Run(o["run"]), o["data"], resources, systems=o.get("system"))
+    if o["trust_pickle"]:
+        sys.stderr.write("mdfpipe: --trust-pickle: these weights can run any code; use it only for files you trust\n")
+    if o.get("download_weights") and not o["dry_run"] and pipeline.detect is not None:
+        pipeline.detect.detector.download(runner.data, lambda line: sys.stderr.write(f"mdfpipe: {line}\n"))
+    if o["dry_run"]:
+        lines = runner.due(first, last, o["only"])
+        say(json.dumps(lines, indent=1) if o["json_"] else "\n".join(lines) or "nothing is due")
+        return
+    with Display() as display:
+        outcome = runner.execute(
+            first, last, only=o["only"], strict=o["strict"], allow_missing=o["allow_missing"], listen=display
+        )
+    if not runner.leads:
+        return
+    if o["json_"]:
+        numbers = read_results(runner.run.path).document() if outcome.is_made("evaluate") else None
+        say(json.dumps(plain(outcome) | {"complete": outcome.complete, "numbers": numbers}, indent=1))
+    else:
+        show_outcome(outcome)
+        if outcome.is_made("evaluate"):
+            show_numbers(read_results(runner.run.path))
+        elif "evaluate" in outcome.tallies and runner.run.part("evaluate", "metrics").exists():
+            say(f"\nno numbers: those in {runner.run.path / 'evaluate'} are out of date, and are not shown")
+    if not outcome.complete:
+        raise typer.Exit(3)
+
+
+@app.command("run")
+def run_all(
+    ctx: typer.Context,
+    study: Study,
+    data: Data,
+    run: RunFolder,
+    first: Annotated[str | None, typer.Option("--from", metavar="STAGE", help="First stage to run.")] = None,
+    last: Annotated[str | None, typer.Option("--until", metavar="STAGE", help="Last stage to run.")] = None,
+    system: Systems = None,
+    download_weights: DownloadWeights = False,
+    tensorboard: Tensorboard = False,
+    set_: Set = None,
+    only: Only = None,
+    workers: Workers = 1,
+    threads: Threads = 2,
+    batch: Batch = 8,
+    device: Device = "cpu",
+    deadline: Deadline = 300.0,
+    dry_run: DryRun = False,
+    strict: Strict = False,
+    allow_missing: AllowMissing = False,
+    trust_pickle: TrustPickle = False,
+    json_: Json = False,
+) -> None:
+    """Run every stage that is due, from videos to metrics.
+
+    Example: mdfpipe run pipelines/real-walk.yaml --data DATA --run runs/walk --until manifest
+
+    Example: mdfpipe run sysu/di2l --data SYSU-MM01 --run runs/di2l
+    """
+    run_stages(first, last, ctx.params)
+
+
+@app.command()
+def detect(
+    ctx: typer.Context,
+    study: Study,
+    data: Data,
+    run: RunFolder,
+    download_weights: DownloadWeights = False,
+    set_: Set = None,
+    only: Only = None,
+    workers: Workers = 1,
+    threads: Threads = 2,
+    batch: Batch = 8,
+    device: Device = "cpu",
+    deadline: Deadline = 300.0,
+    dry_run: DryRun = False,
+    strict: Strict = False,
+    allow_missing: AllowMissing = False,
+    trust_pickle: TrustPickle = False,
+    json_: Json = False,
+) -> None:
+    """Index the data set and detect bodies in every video.
+
+    Example: mdfpipe detect pipelines/real-walk.yaml --data DATA --run runs/walk --set detect.stride=2
+    """
+    run_stages("index", "detect", ctx.params)
+
+
+@app.command()
+def label(
+    ctx: typer.Context,
+    study: Study,
+    data: Data,
+    run: RunFolder,
+    set_: Set = None,
+    only: Only = None,
+    workers: Workers = 1,
+    threads: Threads = 2,
+    batch: Batch = 8,
+    device: Device = "cpu",
+    deadline: Deadline = 300.0,
+    dry_run: DryRun = False,
+    strict: Strict = False,
+    allow_missing: AllowMissing = False,
+    trust_pickle: TrustPickle = False,
+    json_: Json = False,
+) -> None:
+    """Label bodies by faces, crop both, write the manifest.
+
+    Example: mdfpipe label pipelines/real-walk.yaml --data DATA --run runs/walk --set label.min_overlap=0.7
+    """
+    run_stages("label", "manifest", ctx.params)
+
+
+@app.command()
+def train(
+    ctx: typer.Context,
+    study: Study,
+    data: Data,
+    run: RunFolder,
+    system: Systems = None,
+    tensorboard: Tensorboard = False,
+    set_: Set = None,
+    only: Only = None,
+    workers: Workers = 1,
+    threads: Threads = 2,
+    batch: Batch = 8,
+    device: Device = "cpu",
+    deadline: Deadline = 300.0,
+    dry_run: DryRun = False,
+    strict: Strict = False,
+    allow_missing: AllowMissing = False,
+    trust_pickle: TrustPickle = False,
+    json_: Json = False,
+) -> None:
+    """Train the systems of a study and embed crops with each.
+
+    Training resumes after a kill. Under `torchrun`, all processes train together.
+
+    Example: mdfpipe train pipelines/synthetic/study.yaml --data data/study --run runs/study --system body-finetuned
+    """
+    run_stages("train", "embed", ctx.params)
