@@ -23,7 +23,7 @@ import pytest
 from tests.drawn import draw
 
 STAGES = ("index", "detect", "label", "crop", "manifest")
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def command(data: Path, run: Path, workers: int, *more: str) -> list[str]:
