@@ -53,7 +53,7 @@ def test_a_row_names_a_frame_image(root: Root) -> None:
     assert [v.video_id for v in listing.videos] == ["gone", "seq", "videos/a", "videos/b"]
     assert kinds(listing) == {"missing_frame_file": 1, "not_a_frame_image": 1, "video_missing_on_disk": 1}
     assert home / "seq" in reader(frames_in="folder").sources(home)
-    with pytest.raises(DataError, match=r"faces.csv row 2: the frame 'f1.png' lies in no folder"):
+    with pytest.raises(DataError, match=r"faces.csv row 2: the frame 'f1.png' is in no folder"):
         reader(frames_in="folder").read(root(faces_csv=ijbc("1,f1.png,1,,1,2,3,4")))
 
 

@@ -140,10 +140,10 @@ def test_published_numbers_name_their_protocol() -> None:
     [
         ({"metrics": ["auc"]}, "a benchmark has rank-1 to rank-20, map and minp, got auc"),
         ({"metrics": ["rank-21"]}, "a benchmark has rank-1 to rank-20"),
-        ({"pooling": "media_mean"}, "pooling: has no meaning beside `benchmark:`"),
+        ({"pooling": "media_mean"}, "pooling: has no meaning with `benchmark:`"),
         ({"failure": "exclude"}, "failure: has no meaning"),
-        ({"benchmark": None, "rerank": {}}, "expected `benchmark:` beside them"),
-        ({"benchmark": None, "published_protocol": "x"}, "expected `benchmark:` beside them"),
+        ({"benchmark": None, "rerank": {}}, "expected `benchmark:` in the same table"),
+        ({"benchmark": None, "published_protocol": "x"}, "expected `benchmark:` in the same table"),
         ({"benchmark": {"use": "sysu", "shot": 1}}, "unknown setting"),
     ],
 )

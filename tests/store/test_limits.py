@@ -220,7 +220,9 @@ def test_what_opencv_would_read_beyond_our_formats_is_not_tried() -> None:
     head, rgbe = b"\x89PNG\r\n\x1a\n", b"#?RADIANCE\nFORMAT=32-bit_rle_rgbe\n\n-Y 1 +X 1\n" + bytes(4)
     assert cv2.imdecode(np.frombuffer(rgbe, np.uint8), cv2.IMREAD_UNCHANGED) is not None
     for data in (b"\xff\x4f\xff\x51" + bytes(60), b"\0\0\0\x0cjP  \r\n\x87\n", b"GIF89a" + bytes(60), rgbe):
-        with pytest.raises(DataError, match=rf"a crop: expected a JPEG or PNG image, found {len(data)} bytes"):
+        with pytest.raises(
+            DataError, match=rf"a crop: expected an image of 8 or 16 bits, found {len(data)} bytes that do not decode"
+        ):
             decode(data, "a crop")
     with pytest.raises(DataError, match="found 8 bytes that do not decode"):
         decode(head, "a crop")

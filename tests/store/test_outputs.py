@@ -63,7 +63,7 @@ def test_nothing_is_written_over_what_is_read_or_over_a_part_of_a_run(table: Pat
     (tmp_path / "link").symlink_to(table)
     before = table.read_bytes()
     for out in (table, tmp_path / "link"):
-        assert "would destroy" in call_here("inspect", table, "--csv", out).line()
+        assert "would overwrite what it inspects" in call_here("inspect", table, "--csv", out).line()
     (tmp_path / "run" / "detect").mkdir(parents=True)
     (tmp_path / "run" / "pipeline.yaml").write_text("name: a")
     (tmp_path / "run" / "detect" / "a.parquet").write_bytes(b"part")
