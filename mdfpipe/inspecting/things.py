@@ -199,7 +199,8 @@ def _value(value: Any) -> str | None:
 def _count_values(file: pq.ParquetFile) -> tuple[dict[str, dict[str, int]], list[str]]:
     """Rows by value of the columns that are worth counting, batch by batch."""
     schema = file.schema_arrow
-    wanted = [name for name in COUNTED if name in schema.names and _is_countable(schema.field(name).type)]
+    at = {name: schema.get_field_index(name) for name in COUNTED}  # -1: there is none, or several
+    wanted = [name for name, index in at.items() if index >= 0 and _is_countable(schema.field(index).type)]
     counts: dict[str, Counter[str]] = {name: Counter() for name in wanted}
     notes = []
     for batch in file.iter_batches(batch_size=1 << 17, columns=wanted) if wanted else ():

@@ -160,6 +160,12 @@ def test_a_foreign_table(tmp_path: Path) -> None:
     assert "[red]x" in printed(found)
 
 
+def test_a_table_with_a_column_twice(tmp_path: Path) -> None:
+    table = pa.Table.from_arrays([pa.array(["a"]), pa.array(["b"]), pa.array(["c"])], ["split", "mated", "mated"])
+    pq.write_table(table, tmp_path / "t.parquet")
+    assert inspect(tmp_path / "t.parquet").counts == {"split": {"a": 1}}
+
+
 def test_an_empty_table(tmp_path: Path) -> None:
     pq.write_table(pa.table({"status": pa.array([], pa.string())}), tmp_path / "t.parquet")
     assert inspect(tmp_path / "t.parquet").facts["rows"] == 0
