@@ -84,7 +84,8 @@ def _broken(
         return said
     if said is None:
         return Verdict("traceback", f"the process ended: {ended}")
-    return said_well(*said, place) or in_child(lambda: small.compared(place) if said[0] == 0 else small.judge(place))
+    done = said[0] == 0 and call != "unlink"  # what could not be removed goes with the next call
+    return said_well(*said, place) or in_child(lambda: small.compared(place) if done else small.judge(place))
 
 
 def said_well(code: int, said: str, place: Path) -> Verdict | None:
