@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -38,7 +38,8 @@ if TYPE_CHECKING:
     from mdfpipe.learning.train.log import Log
     from mdfpipe.learning.train.state import Job
 
-STATE, LOG = "state.pt", "state.jsonl"  # what a killed training goes on from
+STATE: Final = "state.pt"  # what a killed training goes on from
+LOG: Final = "state.jsonl"
 BOARD = "tensorboard"  # event files, of those who ask for them; no part of what is made
 CHECKPOINT = {"last": "last.pt", "best": "best.pt"}
 
