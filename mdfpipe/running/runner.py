@@ -291,7 +291,9 @@ class Runner:
                 return True
         for stage in stages:
             if stage.name != "index" and plan.index.reason is not None:
-                raise DataError(f"{self.run.path}: index: {plan.index.reason}; run `mdfpipe detect` or `mdfpipe run` first")
+                raise DataError(
+                    f"{self.run.path}: index: {plan.index.reason}; run `mdfpipe detect` or `mdfpipe run` first"
+                )
             tally = outcome.tallies.setdefault(stage.name, Tally())
             if stage.per == "run" and stage.name != "index":
                 if call.only:
