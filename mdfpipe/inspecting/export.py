@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from mdfpipe.errors import DataError, one_line
+from mdfpipe.errors import DataError, one_line, unobeyed
 from mdfpipe.store.damage import refuse_damaged
 from mdfpipe.store.outputs import writing
 from mdfpipe.store.parquet import open_table
@@ -28,7 +28,7 @@ def to_csv(table: Path, out: Path) -> int:
     try:
         with open_table(table) as file:
             schema = pa.schema([(f.name, _plain_type(f.type)) for f in file.schema_arrow])
-            heads = [re.sub(_FORMULA, _QUOTED, name) for name in schema.names]
+            heads = [unobeyed(re.sub(_FORMULA, _QUOTED, name)) for name in schema.names]
             written = pa.schema(list(zip(heads, schema.types, strict=True)))
             with writing(out, table) as raw, pacsv.CSVWriter(raw, written) as writer:
                 for batch in file.iter_batches(batch_size=1 << 15):

@@ -18,6 +18,8 @@ from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 
+from mdfpipe.errors import one_line
+
 TEMPORARY = ".part-"  # how the name of every unfinished file begins
 TAIL_BYTES = 80  # of the finished file's name, kept at the end of the temporary one's
 HOST_VARIABLE = "MDFPIPE_HOST"  # tests alone set it: the name of the machine that this process takes itself to be on
@@ -67,7 +69,8 @@ class Owner:
         if not self.pid:
             return "a process of which nothing is known"
         since = f" since {self.since.replace('T', ' ').replace('+00:00', ' UTC')}" if self.since else ""
-        return f"process {self.pid} on {self.host}{f' ({self.job})' if self.job else ''}{since}"
+        job = f" ({self.job})" if self.job else ""
+        return one_line(f"process {self.pid} on {self.host}{job}{since}", 300)  # a record may hold anything
 
     @classmethod
     def new(cls) -> Owner:

@@ -467,3 +467,8 @@ def test_two_machines_and_no_flock(run: Run, without_flock: Path) -> None:
         other.communicate("\n")
     assert records(run) == [".lock-000003"]
     assert not run.held()
+
+
+def test_an_owner_is_printed_and_not_obeyed() -> None:
+    said = str(replace(HERE, host="\x1b]0;P\x07", job="\u2066x\u2069", since="\x1b[2J"))
+    assert said.isprintable(), said
