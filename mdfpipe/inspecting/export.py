@@ -9,7 +9,7 @@ from typing import Any
 
 from mdfpipe.errors import DataError, one_line, unobeyed
 from mdfpipe.store.damage import refuse_damaged
-from mdfpipe.store.outputs import writing
+from mdfpipe.store.outputs import is_standard_output, writing
 from mdfpipe.store.parquet import open_table
 
 _FORMULA, _QUOTED = r"\A([=+\-@\t\r])", r"'\1"
@@ -33,6 +33,8 @@ def to_csv(table: Path, out: Path) -> int:
             with writing(out, table) as raw, pacsv.CSVWriter(raw, written) as writer:
                 for batch in file.iter_batches(batch_size=1 << 15):
                     columns = [_plain(column, kind) for column, kind in zip(batch.columns, schema.types, strict=True)]
+                    if is_standard_output(out):  # a file holds the data as they are
+                        columns = [_printable(column) for column in columns]
                     writer.write_batch(pa.record_batch(columns, schema=written))
             return int(file.metadata.num_rows)
     except MemoryError:  # Arrow's is one of its errors, too
@@ -50,6 +52,15 @@ def _plain_type(kind: Any) -> Any:
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
     return pa.string() if pa.types.is_nested(kind) or pa.types.is_binary(kind) else kind
+
+
+def _printable(column: Any) -> Any:
+    """A column of which a terminal obeys nothing."""
+    import pyarrow as pa
+
+    if not pa.types.is_string(column.type) and not pa.types.is_large_string(column.type):
+        return column
+    return pa.array([None if text is None else unobeyed(text) for text in column.to_pylist()], column.type)
 
 
 def _plain(column: Any, kind: Any) -> Any:

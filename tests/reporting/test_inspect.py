@@ -243,6 +243,13 @@ def test_csv_holds_no_formula(tmp_path: Path, evil: str, encoded: bool) -> None:
     ]
 
 
+def test_csv_on_a_terminal_is_not_obeyed(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    pq.write_table(pa.table({"a": ["\x1b]0;P\x07", "\u2066x"], "b": [1, 2]}), tmp_path / "v.parquet")
+    to_csv(tmp_path / "v.parquet", Path("-"))
+    said = capfd.readouterr().out
+    assert said.splitlines() == ['"a","b"', '"\\x1b]0;P\\x07",1', '"\\u2066x",2']
+
+
 def test_csv_that_cannot_be_written_leaves_nothing(demo: Path, tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="cannot be written"):
         to_csv(demo / "manifest" / "manifest.parquet", tmp_path / "no" / "m.csv")
