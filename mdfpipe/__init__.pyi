@@ -23,7 +23,7 @@ from .running.status import status
 from .stages import Resources, Stage
 from .store.parquet import read_table
 from .store.run import Receipt, Run
-from .study.pipeline import Pipeline
+from .study.study import Study
 from .video.decoders import Decoder
 from .video.detectors import Detector
 from .video.frames import Boxes, Frames
@@ -34,8 +34,8 @@ __version__: str
 __all__ = [
     "Band", "Boxes", "Checkpoint", "Config", "ConfigError", "CropBatch", "Crops", "DataError", "Dataset", "DecodeError",
     "Decoder", "Detector", "Domain", "Draw", "Evaluation", "Event", "Executor", "Frames", "Group", "LabelRules",
-    "Labels", "Listing", "Losses", "MdfError", "Outcome", "Pipeline", "Plugin", "Progress", "Protocol", "ProtocolError",
+    "Labels", "Listing", "Losses", "MdfError", "Outcome", "Plugin", "Progress", "Protocol", "ProtocolError",
     "Receipt", "Recipe", "Report", "Resources", "Run", "RunView", "Runner", "Sampler", "Scored", "Stage", "StoreError",
-    "System", "Table", "VideoEntry", "evaluate", "inspect", "label_bodies", "open",
+    "Study", "System", "Table", "VideoEntry", "evaluate", "inspect", "label_bodies", "open",
     "read_table", "report", "run", "score", "status", "verify",
 ]  # fmt: skip

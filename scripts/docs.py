@@ -291,7 +291,7 @@ def _column(field: pa.Field) -> str:
 
 def settings() -> str:
     """Every setting of a study, family by family."""
-    from mdfpipe.study.pipeline import Pipeline
+    from mdfpipe.study.study import Study
 
     lines = [
         HEAD + "# Settings",
@@ -304,7 +304,7 @@ def settings() -> str:
         "`extends: OTHER.yaml`, or a list of files next to the study, takes their settings. The study's own settings",
         "replace them section by section.",
     ]
-    _section("study", Pipeline, lines, {}, {})
+    _section("study", Study, lines, {}, {})
     return "\n".join(lines) + "\n"
 
 

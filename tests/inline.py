@@ -9,7 +9,7 @@ from mdfpipe.running.execution import Event, Unit, run_unit
 from mdfpipe.running.runner import Runner
 from mdfpipe.stages import Context, Resources
 from mdfpipe.store.run import Run
-from mdfpipe.study.pipeline import Pipeline
+from mdfpipe.study.study import Study
 
 DEMO = Path(__file__).parent / "drawn" / "study.yaml"
 
@@ -44,7 +44,7 @@ class Inline:
 def runner(data: Path, run: Path, *overrides: str, study: Path = DEMO) -> tuple[Runner, Inline]:
     """A runner over a study, and the executor that remembers what ran."""
     executor = Inline()
-    pipeline = Pipeline.load(study, list(overrides))
+    pipeline = Study.load(study, list(overrides))
     return Runner(pipeline, Run(run), data, executor.resources, executor), executor
 
 

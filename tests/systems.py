@@ -17,7 +17,7 @@ from mdfpipe.learning.train.checkpoint import Checkpoint
 from mdfpipe.running.runner import Outcome, Runner
 from mdfpipe.stages import Resources
 from mdfpipe.store.run import Run
-from mdfpipe.study.pipeline import Pipeline
+from mdfpipe.study.study import Study
 
 from .inline import DEMO, Inline
 
@@ -75,7 +75,7 @@ def runner(
     home: Path, systems: dict[str, Any], only: list[str] | None = None, **sections: Any
 ) -> tuple[Runner, Inline]:
     """A runner over HOME/data and HOME/run, in this process, and the executor that remembers what ran."""
-    pipeline = validate(Pipeline, study(systems, **sections), "study")
+    pipeline = validate(Study, study(systems, **sections), "study")
     executor = Inline(ONE_THREAD)
     return Runner(pipeline, Run(home / "run"), home / "data", ONE_THREAD, executor, only), executor
 

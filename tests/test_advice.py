@@ -19,7 +19,7 @@ import typer
 
 from mdfpipe.cli.commands import app
 from mdfpipe.config import Config, Plugin
-from mdfpipe.study.pipeline import Pipeline
+from mdfpipe.study.study import Study
 from tests.inline import DEMO
 
 PACKAGE = Path(__file__).parents[1] / "mdfpipe"
@@ -89,7 +89,7 @@ def settings(kind: type[Config], above: tuple[str, ...] = (), deep: int = 0) -> 
 @cache
 def known() -> tuple[frozenset[tuple[str, ...]], frozenset[str]]:
     """(every way to name a setting by two or more of its names, names of sections)."""
-    paths = set(settings(Pipeline))
+    paths = set(settings(Study))
     named = {path[start:] for path in paths for start in range(len(path) - 1)}
     holders = {name for path in paths for name in path[:-1]} | {"systems", "detect", "evaluate"}
     return frozenset(named), frozenset(holders)
@@ -137,7 +137,7 @@ def test_settings_that_messages_name_exist() -> None:
 @pytest.mark.parametrize("setting", ["stream=1", "orientation=stored", "colour_bits=16"])
 def test_settings_of_a_decoder_need_no_use(setting: str) -> None:
     """Messages name them as they are: the usual decoder is meant where a study names none."""
-    pipeline = Pipeline.load(DEMO, [f"detect.decoder.{setting}"])
+    pipeline = Study.load(DEMO, [f"detect.decoder.{setting}"])
     assert pipeline.detect is not None
     name, _, value = setting.partition("=")
     assert pipeline.detect.decoder.use == "auto"
@@ -145,7 +145,7 @@ def test_settings_of_a_decoder_need_no_use(setting: str) -> None:
 
 
 def test_variants_that_messages_name_exist() -> None:
-    families = [m for name, f in Pipeline.model_fields.items() for m in sections(f.annotation)]
+    families = [m for name, f in Study.model_fields.items() for m in sections(f.annotation)]
     names = {PACKAGE / folder for folder in ("video/detectors", "video/decoders", "datasets", "learning/recipes")}
     there = {path.stem for folder in names for path in folder.glob("[a-z]*.py")}
     assert families

@@ -15,7 +15,7 @@ from mdfpipe.evaluation.table import Table
 from mdfpipe.learning.recipes import Recipe
 from mdfpipe.learning.recipes._cross_modal import CrossModal
 from mdfpipe.learning.system import System
-from mdfpipe.study.pipeline import Pipeline
+from mdfpipe.study.study import Study
 from tests.benchmark_studies import BENCHMARKS, PIPELINES, STUDIES, WEIGHTS, every_study, load
 
 METRICS = {"Rank-1": "rank-1", "Rank-10": "rank-10", "Rank-20": "rank-20", "mAP": "map"}
@@ -42,11 +42,11 @@ SWEEPS: dict[tuple[str, str], tuple[str, dict[str, list[Any]], tuple[Any, ...]]]
 
 
 @pytest.fixture
-def studies() -> dict[str, Pipeline]:
+def studies() -> dict[str, Study]:
     return every_study()
 
 
-def of(studies: dict[str, Pipeline], folder: str) -> dict[str, Pipeline]:
+def of(studies: dict[str, Study], folder: str) -> dict[str, Study]:
     """Those of a data set."""
     return {name: study for name, study in studies.items() if study.dataset.use == folder}
 
@@ -57,7 +57,7 @@ PUBLISHED = [row for row in rows() if row.benchmark in BENCHMARKS.values()]
 
 
 @pytest.mark.parametrize("row", PUBLISHED, ids=lambda row: f"{row.recipe} {row.table} {row.protocol} {row.row}")
-def test_a_published_row_is_a_system_measured_like_it(row: PublishedRow, studies: dict[str, Pipeline]) -> None:
+def test_a_published_row_is_a_system_measured_like_it(row: PublishedRow, studies: dict[str, Study]) -> None:
     """One name for these very settings; a table that measures what the row says; its numbers beside it or in words."""
     (folder,) = (name for name, benchmark in BENCHMARKS.items() if benchmark == row.benchmark)
     wanted = validate(Recipe, {"use": row.recipe, **row.settings}, row.row)
@@ -110,7 +110,7 @@ def comment(study: str) -> str:
     return "\n".join(line for line in lines if line.startswith("#"))
 
 
-def test_numbers_stand_beside_ours_only_where_their_protocol_is_known(studies: dict[str, Pipeline]) -> None:
+def test_numbers_stand_beside_ours_only_where_their_protocol_is_known(studies: dict[str, Study]) -> None:
     claims = {
         (study, key): table.published_protocol
         for study, found in studies.items()
@@ -127,7 +127,7 @@ def test_numbers_stand_beside_ours_only_where_their_protocol_is_known(studies: d
 
 
 @pytest.mark.parametrize("folder", BENCHMARKS)
-def test_every_system_is_a_published_row_or_a_point_of_a_sweep(folder: str, studies: dict[str, Pipeline]) -> None:
+def test_every_system_is_a_published_row_or_a_point_of_a_sweep(folder: str, studies: dict[str, Study]) -> None:
     rows = [row for row in PUBLISHED if row.benchmark == BENCHMARKS[folder]]
     recipes = [validate(Recipe, {"use": row.recipe, **row.settings}, row.row) for row in rows]
     for name, study in of(studies, folder).items():
@@ -138,7 +138,7 @@ def test_every_system_is_a_published_row_or_a_point_of_a_sweep(folder: str, stud
 
 
 @pytest.mark.parametrize("name", STUDIES)
-def test_what_a_study_does_not_say_is_the_recipes(name: str, studies: dict[str, Pipeline]) -> None:
+def test_what_a_study_does_not_say_is_the_recipes(name: str, studies: dict[str, Study]) -> None:
     """Nothing but recipe, weights of ImageNet or LUPerson, and that test images alone are embedded."""
     for system in studies[name].systems.values():
         weights = WEIGHTS[isinstance(system.recipe, CrossModal)]
@@ -149,7 +149,7 @@ def test_what_a_study_does_not_say_is_the_recipes(name: str, studies: dict[str, 
 
 
 @pytest.mark.parametrize("folder", BENCHMARKS)
-def test_a_system_is_the_same_in_every_study_of_a_data_set(folder: str, studies: dict[str, Pipeline]) -> None:
+def test_a_system_is_the_same_in_every_study_of_a_data_set(folder: str, studies: dict[str, Study]) -> None:
     """So that one run folder serves all; and no two names are of one training."""
     base, everywhere = load(folder), dict[str, System]()
     for study in of(studies, folder).values():
@@ -181,7 +181,7 @@ def test_the_tables_that_every_method_is_measured_by() -> None:
     }
 
 
-def test_a_table_is_either_reranked_or_not(studies: dict[str, Pipeline]) -> None:
+def test_a_table_is_either_reranked_or_not(studies: dict[str, Study]) -> None:
     reranked = 0
     for study in studies.values():
         for name, table in study.tables.items():
@@ -194,7 +194,7 @@ def test_a_table_is_either_reranked_or_not(studies: dict[str, Pipeline]) -> None
     assert reranked == 2 + 4 + 1 + 1
 
 
-def test_all_methods_stand_side_by_side(studies: dict[str, Pipeline]) -> None:
+def test_all_methods_stand_side_by_side(studies: dict[str, Study]) -> None:
     study = studies["sysu/methods"]
     assert {name: system.recipe.use for name, system in study.systems.items()} == {
         name: name for name in ("di2l", "lccrf", "idkl", "dfw", "body")
@@ -214,7 +214,7 @@ def test_the_split_of_regdb_is_set_at_one_place() -> None:
         study = load("regdb/dfw-table-1", f"dataset.split={split}")
         tables: Any = study.tables.values()
         assert [table.benchmark.split for table in tables] == [split, split]
-        again = validate(Pipeline, yaml.safe_load(study.to_yaml()), "again")
+        again = validate(Study, yaml.safe_load(study.to_yaml()), "again")
         assert again.tables == study.tables
     with pytest.raises(ConfigError, match=r"both-ways\.benchmark: is of split 3, but dataset\.split is 7"):
         load("regdb/dfw-table-1", "dataset.split=7", "evaluate.tables.both-ways.benchmark.split=3")
@@ -222,7 +222,7 @@ def test_the_split_of_regdb_is_set_at_one_place() -> None:
 
 @pytest.mark.parametrize(("file", "name"), SWEEPS)
 def test_a_sweep_varies_its_setting_alone_and_holds_the_papers_best(
-    file: str, name: str, studies: dict[str, Pipeline]
+    file: str, name: str, studies: dict[str, Study]
 ) -> None:
     base, values, best = SWEEPS[file, name]
     study = studies[file]
@@ -244,7 +244,7 @@ def test_every_sweep_is_known() -> None:
     assert {(study, name) for study in STUDIES for name in load(study).sweeps} == SWEEPS.keys()
 
 
-def test_sweeps_of_dfw_meet_each_other_and_table_1(studies: dict[str, Pipeline]) -> None:
+def test_sweeps_of_dfw_meet_each_other_and_table_1(studies: dict[str, Study]) -> None:
     for folder in ("sysu", "regdb"):
         whole = studies[f"{folder}/dfw-table-1"].systems
         for file, name in (("dfw-threshold", "dfw-weakening"), ("dfw-lambda", "dfw-sln")):

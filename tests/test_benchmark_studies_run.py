@@ -22,7 +22,7 @@ from mdfpipe.reporting.comparison import average_runs
 from mdfpipe.reporting.report import report
 from mdfpipe.running.runner import Runner
 from mdfpipe.store.run import Run
-from mdfpipe.study.pipeline import Pipeline
+from mdfpipe.study.study import Study
 from tests.benchmark_studies import BENCHMARKS, PIPELINES, STUDIES, WEIGHTS, every_study, load
 from tests.datasets import made_benchmarks as made
 from tests.evaluation.made_images import permutations
@@ -31,7 +31,7 @@ from tests.systems import ONE_THREAD
 
 
 @pytest.fixture
-def studies() -> dict[str, Pipeline]:
+def studies() -> dict[str, Study]:
     return every_study()
 
 
@@ -52,7 +52,7 @@ def trees(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return homes
 
 
-def done(study: Pipeline, home: Path, run: str, last: str | None = None, only: list[str] | None = None) -> list[str]:
+def done(study: Study, home: Path, run: str, last: str | None = None, only: list[str] | None = None) -> list[str]:
     """Run it in this process, to its end; gives the units that ran."""
     executor = Inline(ONE_THREAD)
     outcome = Runner(study, Run(home / run), home / "data", ONE_THREAD, executor, only).execute(None, last)
@@ -61,7 +61,7 @@ def done(study: Pipeline, home: Path, run: str, last: str | None = None, only: l
 
 
 @pytest.mark.parametrize("name", STUDIES)
-def test_a_dry_run_names_every_training(name: str, studies: dict[str, Pipeline], trees: dict[str, Path]) -> None:
+def test_a_dry_run_names_every_training(name: str, studies: dict[str, Study], trees: dict[str, Path]) -> None:
     study = studies[name]
     home = trees[study.dataset.use]
     command = ["run", f"{PIPELINES / name}.yaml", "--data", f"{home / 'data'}", "--run", f"{home / 'run'}", "--dry-run"]
@@ -82,14 +82,14 @@ def test_a_missing_file_is_missed_before_anything_is_done(file: str, trees: dict
     assert executor.ran == []
 
 
-def tiny(folder: Path, name: str, only: set[str] | None = None, **sections: Any) -> Pipeline:
+def tiny(folder: Path, name: str, only: set[str] | None = None, **sections: Any) -> Study:
     """The study with small networks from nothing, trained for two steps; sections: what goes over it."""
     study = load(name)
     given = set(yaml.safe_load(study.to_yaml())["systems"])
     own = {"systems": {n: small(system) for n, system in study.systems.items() if n in given}} | sections
     path = folder / "study.yaml"
     path.write_text(yaml.safe_dump({"extends": f"{PIPELINES / name}.yaml", "name": "tiny", **own}))
-    return Pipeline.load(path)
+    return Study.load(path)
 
 
 def small(system: System) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import pytest
 
 from mdfpipe.config import LARGEST_YAML, find_file, read_yaml, result_settings, set_dotted, validate
 from mdfpipe.errors import ConfigError
-from mdfpipe.study.pipeline import Pipeline
+from mdfpipe.study.study import Study
 
 STUDY = """
 dataset: {use: ijb, preset: ijbc, domain: {constant: VIS}}
@@ -25,11 +25,11 @@ def study(tmp_path: Path, text: str = STUDY) -> Path:
 
 
 def test_defaults_are_written_out_and_read_back(tmp_path: Path) -> None:
-    pipeline = Pipeline.load(study(tmp_path))
+    pipeline = Study.load(study(tmp_path))
     assert pipeline.name == "study"
     again = tmp_path / "again.yaml"
     again.write_text(pipeline.to_yaml())
-    assert Pipeline.load(again) == pipeline
+    assert Study.load(again) == pipeline
     assert pipeline.detect.detector.use == "precomputed"
     assert "min_overlap: 0.5" in pipeline.to_yaml()
 
@@ -53,7 +53,7 @@ def test_defaults_are_written_out_and_read_back(tmp_path: Path) -> None:
 )
 def test_a_wrong_setting_is_one_line_that_names_it(tmp_path: Path, override: str, says: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        Pipeline.load(study(tmp_path), [override])
+        Study.load(study(tmp_path), [override])
     assert says in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -61,7 +61,7 @@ def test_a_wrong_setting_is_one_line_that_names_it(tmp_path: Path, override: str
 @pytest.mark.parametrize("assignment", ["detect.stride", "=3", "a..b=1", "detect.detector.boxes.deep=1", "a=[1"])
 def test_a_wrong_assignment_is_refused(tmp_path: Path, assignment: str) -> None:
     with pytest.raises(ConfigError, match="--set"):
-        Pipeline.load(study(tmp_path), [assignment])
+        Study.load(study(tmp_path), [assignment])
 
 
 def test_a_key_given_twice_is_refused(tmp_path: Path) -> None:
@@ -110,7 +110,7 @@ def test_a_date_is_text(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["red\\e[31m", "turn\\u202egnp.", "bell\\a", "half\\ud800"])
 def test_text_that_a_terminal_would_obey_is_refused(tmp_path: Path, text: str) -> None:
     with pytest.raises(ConfigError, match=r"title: expected printable text|not valid YAML") as caught:
-        Pipeline.load(study(tmp_path, STUDY + f'evaluate: {{tables: {{t: {{title: "{text}"}}}}}}\n'))
+        Study.load(study(tmp_path, STUDY + f'evaluate: {{tables: {{t: {{title: "{text}"}}}}}}\n'))
     assert str(caught.value).isprintable()
 
 
@@ -122,8 +122,8 @@ def test_set_creates_sections() -> None:
 
 
 def test_files_that_count_by_content_are_not_part_of_the_result_settings(tmp_path: Path) -> None:
-    one = Pipeline.load(study(tmp_path), ["detect.detector={use: onnx, weights: a.onnx}"])
-    two = Pipeline.load(study(tmp_path), ["detect.detector={use: onnx, weights: b.onnx}"])
+    one = Study.load(study(tmp_path), ["detect.detector={use: onnx, weights: a.onnx}"])
+    two = Study.load(study(tmp_path), ["detect.detector={use: onnx, weights: b.onnx}"])
     assert one.detect != two.detect
     assert result_settings(one.detect) == result_settings(two.detect)
     assert result_settings(one.detect)["detector"]["use"] == "onnx"
@@ -154,7 +154,7 @@ def test_a_file_is_found_beside_the_data_and_a_missing_one_says_where_it_was_loo
 
 
 def test_a_protocol_by_name_becomes_part_of_the_study(tmp_path: Path) -> None:
-    pipeline = Pipeline.load(study(tmp_path), ["manifest.protocol=ijbmdf-vis500-to-ir30"])
+    pipeline = Study.load(study(tmp_path), ["manifest.protocol=ijbmdf-vis500-to-ir30"])
     assert pipeline.manifest.protocol.probe_domains == ["SWIR-30m", "MWIR-30m", "LWIR-30m"]
     assert "SWIR-30m" in pipeline.to_yaml()
 
@@ -164,22 +164,22 @@ def test_every_shipped_study_and_protocol_is_valid() -> None:
     studies = sorted((root / "pipelines").rglob("*.yaml"))
     assert studies
     for path in studies:
-        Pipeline.load(path)
+        Study.load(path)
     for path in sorted((root / "manifests").glob("*.yaml")):
-        Pipeline.load(studies[0], [f"manifest.protocol={path.stem}"])
+        Study.load(studies[0], [f"manifest.protocol={path.stem}"])
 
 
 def test_several_mistakes_are_all_named() -> None:
     with pytest.raises(ConfigError) as caught:
-        validate(Pipeline, {"detect": {"stride": 0}}, "here")
+        validate(Study, {"detect": {"stride": 0}}, "here")
     assert str(caught.value).startswith("here: ")
     for field in ("name", "dataset", "detect.detector", "detect.stride"):
         assert f"{field}: " in str(caught.value)
 
 
 def test_what_decides_no_result_is_not_part_of_the_result_settings(tmp_path: Path) -> None:
-    one = Pipeline.load(study(tmp_path), ["detect.detector={use: yolo}"])
-    two = Pipeline.load(study(tmp_path), ["detect.detector={use: yolo, model: s}"])
+    one = Study.load(study(tmp_path), ["detect.detector={use: yolo}"])
+    two = Study.load(study(tmp_path), ["detect.detector={use: yolo, model: s}"])
     assert one.detect != two.detect
     assert result_settings(one.detect) == result_settings(two.detect)
     assert "model" not in result_settings(one.detect)["detector"]

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from mdfpipe.study.pipeline import Pipeline
+from mdfpipe.study.study import Study
 
 SYSU = Path(__file__).parents[1] / "pipelines/sysu"
 TABLE_2 = """
@@ -19,7 +19,7 @@ TERMS = {"di2l-baseline": (False, False), "di2l-dpa": (True, False), "di2l": (Tr
 
 
 def test_table_2_is_the_papers() -> None:
-    study = Pipeline.load(SYSU / "di2l-table-2.yaml")
+    study = Study.load(SYSU / "di2l-table-2.yaml")
     assert {n: (s.recipe.dpa, s.recipe.focal) for n, s in _recipes(study).items()} == TERMS
     for line in TABLE_2.split("\n")[1:-1]:
         name, *numbers = line.split()
@@ -35,8 +35,8 @@ def test_table_2_is_the_papers() -> None:
 
 
 def test_the_sweep_varies_gamma_alone_and_holds_the_papers_point() -> None:
-    study = Pipeline.load(SYSU / "di2l-gamma.yaml")
-    whole = Pipeline.load(SYSU / "di2l-table-2.yaml")
+    study = Study.load(SYSU / "di2l-gamma.yaml")
+    whole = Study.load(SYSU / "di2l-table-2.yaml")
     points = study.swept["gamma"]
     assert [point.values for point in points] == [(0,), (0.5,), (1,), (2,), (5,)]
     assert [point.system for point in points if point.values == (2,)] == ["di2l"]
@@ -48,5 +48,5 @@ def test_the_sweep_varies_gamma_alone_and_holds_the_papers_point() -> None:
     assert study.tables["gamma"].systems == [point.system for point in points]
 
 
-def _recipes(study: Pipeline) -> dict[str, Any]:
+def _recipes(study: Study) -> dict[str, Any]:
     return dict(study.systems)

@@ -20,7 +20,7 @@ from mdfpipe.running.synthesis import synthesise
 from mdfpipe.stages import Context, Inputs, Resources
 from mdfpipe.store.run import Receipt, Run, write_table
 from mdfpipe.store.tables import CROPS, SUBJECTS, VIDEOS
-from mdfpipe.study.pipeline import Pipeline
+from mdfpipe.study.study import Study
 from mdfpipe.synth.presets import PRESETS
 from tests.inline import Inline
 
@@ -88,14 +88,14 @@ def published() -> dict[str, dict[str, dict[str, float]]]:
 
 
 @pytest.fixture(scope="module")
-def paper() -> Pipeline:
-    return Pipeline.load(IJBMDF / "paper.yaml")
+def paper() -> Study:
+    return Study.load(IJBMDF / "paper.yaml")
 
 
 # -- against the paper
 
 
-def test_every_published_number_stands_beside_its_own(paper: Pipeline) -> None:
+def test_every_published_number_stands_beside_its_own(paper: Study) -> None:
     tables = paper.evaluate.tables
     assert list(tables) == TABLES
     assert {name: table.published for name, table in tables.items()} == published()
@@ -120,7 +120,7 @@ def test_the_published_numbers_are_whole_subjects() -> None:
                 assert any(abs(100 * k / n - value) < 0.0051 for k in range(n + 1)), (name, system, where)
 
 
-def test_tables_are_scored_as_the_paper_scores(paper: Pipeline) -> None:
+def test_tables_are_scored_as_the_paper_scores(paper: Study) -> None:
     for name, table in paper.evaluate.tables.items():
         assert (table.by, table.pooling, table.unmated, table.failure) == ("subject", "mean", "exclude", "exclude"), (
             name
@@ -136,7 +136,7 @@ def test_tables_are_scored_as_the_paper_scores(paper: Pipeline) -> None:
     assert protocol.domains == ["VIS-500m", *INFRARED]
 
 
-def test_what_the_systems_are(paper: Pipeline) -> None:
+def test_what_the_systems_are(paper: Study) -> None:
     systems = paper.systems
     trained = sorted(name for name, system in systems.items() if system.trains)
     sizes = (8, 16, 32, 48, 96)
@@ -166,7 +166,7 @@ def test_what_the_systems_are(paper: Pipeline) -> None:
 @pytest.mark.parametrize("study", [IJBMDF / "paper.yaml", PIPELINES / "synthetic" / "paper.yaml"])
 def test_what_lies_beside_the_four_domains_has_no_part(study: Path, tmp_path: Path) -> None:
     """A further domain, whose subjects may be anybody: the same rows train and are searched as without it."""
-    stage = Pipeline.load(study).manifest
+    stage = Study.load(study).manifest
     made = {}
     for name, domains in (("four", ("VIS-500m", *INFRARED)), ("six", ("VIS-500m", *INFRARED, "NIR", "VIS-300m"))):
         run = filmed(tmp_path / name, {domain: 6 if domain == "NIR" else 4 for domain in domains})
@@ -225,9 +225,9 @@ def changed(usual: dict[str, Any], system: System | dict[str, Any], under: str =
 
 
 @pytest.mark.parametrize("name", TABLES)
-def test_a_table_alone_is_a_part_of_the_paper(name: str, paper: Pipeline) -> None:
+def test_a_table_alone_is_a_part_of_the_paper(name: str, paper: Study) -> None:
     """The same systems under the same settings, so that one run folder serves all; and no other is trained."""
-    alone = Pipeline.load(IJBMDF / f"{name}.yaml")
+    alone = Study.load(IJBMDF / f"{name}.yaml")
     assert alone.evaluate.tables == {name: paper.evaluate.tables[name]}
     assert alone.systems.items() <= paper.systems.items()
     used = {*alone.evaluate.tables[name].systems}
@@ -247,9 +247,9 @@ def test_a_table_alone_is_a_part_of_the_paper(name: str, paper: Pipeline) -> Non
 
 
 @pytest.mark.parametrize("name", ["paper", "tiny-paper"])
-def test_the_synthetic_studies_have_the_tables_of_the_paper(name: str, paper: Pipeline) -> None:
+def test_the_synthetic_studies_have_the_tables_of_the_paper(name: str, paper: Study) -> None:
     """The same tables in the same manner, but for the number of subjects in VII; and nothing published beside them."""
-    made = Pipeline.load(PIPELINES / "synthetic" / f"{name}.yaml")
+    made = Study.load(PIPELINES / "synthetic" / f"{name}.yaml")
     assert list(made.evaluate.tables) == TABLES
     for key, table in made.evaluate.tables.items():
         own, usual = table.model_dump(), paper.evaluate.tables[key].model_dump()
@@ -265,7 +265,7 @@ def test_the_synthetic_studies_have_the_tables_of_the_paper(name: str, paper: Pi
 
 def test_the_synthetic_study_goes_on_from_the_smaller_one() -> None:
     """What both train is trained under the same settings: a run folder of `study` is a beginning of `paper`."""
-    study, whole = (Pipeline.load(PIPELINES / "synthetic" / f"{name}.yaml") for name in ("study", "paper"))
+    study, whole = (Study.load(PIPELINES / "synthetic" / f"{name}.yaml") for name in ("study", "paper"))
     for name in ("body-pretrained", "body-finetuned"):
         assert whole.systems[name].weight_settings() == study.systems[name].weight_settings(), name
     assert (whole.dataset, whole.detect, whole.label, whole.crop, whole.manifest) == (
@@ -289,7 +289,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
 
 def tiny_run(home: Path) -> list[str]:
     executor = Inline(Resources(threads=1))
-    pipeline = Pipeline.load(PIPELINES / "synthetic" / "tiny-paper.yaml")
+    pipeline = Study.load(PIPELINES / "synthetic" / "tiny-paper.yaml")
     outcome = Runner(pipeline, Run(home / "run"), home / "data", executor.resources, executor).execute()
     assert outcome.complete, (outcome.failures, outcome.refused)
     return executor.ran
@@ -297,7 +297,7 @@ def tiny_run(home: Path) -> list[str]:
 
 def test_every_table_gets_its_rows(tiny: tuple[Path, list[str]]) -> None:
     document = json.loads((tiny[0] / "run" / "evaluate" / "metrics.json").read_text())
-    tables = Pipeline.load(PIPELINES / "synthetic" / "tiny-paper.yaml").evaluate.tables
+    tables = Study.load(PIPELINES / "synthetic" / "tiny-paper.yaml").evaluate.tables
     found = Counter((r["table"], r["system"], r["gallery_domain"], r["probe_domain"]) for r in document["metrics"])
     domains = ("VIS-500m", *INFRARED)
     expected: dict[tuple[str, ...], int] = {}
@@ -326,7 +326,7 @@ def test_what_tables_share_is_done_once_and_a_second_call_does_nothing(tiny: tup
     home, ran = tiny
     assert len(set(ran)) == len(ran)
     stages = Counter(unit.split("/")[0] for unit in ran)
-    systems = Pipeline.load(PIPELINES / "synthetic" / "tiny-paper.yaml").systems
+    systems = Study.load(PIPELINES / "synthetic" / "tiny-paper.yaml").systems
     videos = stages["detect"]
     assert stages == {
         "index": 1,

@@ -15,7 +15,7 @@ from mdfpipe.config import Config, validate
 from mdfpipe.datasets.reading.rules import DomainRule
 from mdfpipe.errors import ConfigError, DataError, MdfError, MissingDependency, not_loaded
 from mdfpipe.store.environment import read_environment
-from mdfpipe.study.pipeline import open_run
+from mdfpipe.study.study import open_run
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 CASES = 6  # of each reader

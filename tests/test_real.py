@@ -15,7 +15,7 @@ from mdfpipe.running.runner import Outcome
 from mdfpipe.store.images import decode
 from mdfpipe.store.run import Run
 from mdfpipe.store.shards import read_crop
-from mdfpipe.study.pipeline import SHIPPED
+from mdfpipe.study.study import SHIPPED
 from tests.inline import runner
 from tests.real import ASSETS, needs_assets
 

@@ -9,7 +9,7 @@ import pytest
 
 from mdfpipe.errors import ConfigError
 from mdfpipe.store import shipped
-from mdfpipe.study.pipeline import Pipeline
+from mdfpipe.study.study import Study
 from tests.runs import ROOT, call_here
 
 
@@ -18,8 +18,8 @@ def test_every_study_is_found_by_its_name_from_anywhere(tmp_path: Path) -> None:
     assert len(names) == len(list((ROOT / "pipelines").rglob("*.yaml"))) > 30
     with contextlib.chdir(tmp_path):
         assert all(shipped.find_study(Path(name)).is_file() for name in names)
-        assert Pipeline.load("sysu/di2l") == Pipeline.load(ROOT / "pipelines" / "sysu" / "di2l.yaml")
-        assert Pipeline.load(Path("sysu")).name == "sysu"  # a study, though there are studies below it
+        assert Study.load("sysu/di2l") == Study.load(ROOT / "pipelines" / "sysu" / "di2l.yaml")
+        assert Study.load(Path("sysu")).name == "sysu"  # a study, though there are studies below it
 
 
 def test_a_file_goes_before_a_name_and_a_folder_does_not(tmp_path: Path) -> None:
@@ -53,7 +53,7 @@ def test_what_is_neither_file_nor_name_is_one_line_with_the_nearest_name(given: 
 @pytest.mark.parametrize("given", ["a\0b", "n" * 5000])
 def test_a_name_that_no_file_system_takes_is_refused(given: str) -> None:
     with pytest.raises(ConfigError):
-        Pipeline.load(given)
+        Study.load(given)
 
 
 def test_studies_are_listed_with_their_first_sentence() -> None:

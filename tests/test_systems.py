@@ -20,15 +20,15 @@ from mdfpipe.stages import Resources
 from mdfpipe.stages.embed import Embed
 from mdfpipe.stages.train import Train
 from mdfpipe.store.run import Failure, Run
-from mdfpipe.study.pipeline import Pipeline
+from mdfpipe.study.study import Study
 from tests.runs import call
 from tests.systems import FACE, STRIPED, VIT, body, copied, digests, due, loaded, runner, study, train
 
 VIDEOS = ["videos/LWIR-30m_a", "videos/LWIR-30m_b", "videos/VIS-500m_a", "videos/VIS-500m_b"]
 
 
-def pipeline(systems: dict[str, Any]) -> Pipeline:
-    return validate(Pipeline, study(systems), "study")
+def pipeline(systems: dict[str, Any]) -> Study:
+    return validate(Study, study(systems), "study")
 
 
 # -- order and names

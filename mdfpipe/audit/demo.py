@@ -14,7 +14,7 @@ from mdfpipe.running.synthesis import Synthesis, synthesise
 from mdfpipe.stages import Resources
 from mdfpipe.store.run import Run
 from mdfpipe.store.shipped import SHIPPED
-from mdfpipe.study.pipeline import Pipeline
+from mdfpipe.study.study import Study
 
 PRESET = "demo"
 CROPS = 400  # further subjects to train on, in visible light
@@ -45,7 +45,7 @@ def demo(folder: Path, resources: Resources, listen: Listener) -> Demo:
     """
     data, run = folder / "data", folder / "run"
     synthesis = synthesise(data, PRESET, crops=CROPS, workers=resources.workers, listen=listen)
-    study = Pipeline.load(STUDY)
+    study = Study.load(STUDY)
     outcome = Runner(study, Run(run), data, resources).execute(listen=listen)
     if not outcome.complete:
         return Demo(synthesis, run, outcome, None, None, [], [])

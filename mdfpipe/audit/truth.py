@@ -24,7 +24,7 @@ from mdfpipe.stages.index import Index
 from mdfpipe.store.joining import joined
 from mdfpipe.store.run import Receipt, Run, read_table
 from mdfpipe.store.tables import TRUTH, LabelStatus
-from mdfpipe.study.pipeline import Pipeline
+from mdfpipe.study.study import Study
 from mdfpipe.video.geometry import iou
 from mdfpipe.video.labelling import LabelRules
 
@@ -191,7 +191,7 @@ def assignments(run: Run, data: Path) -> list[Assignment]:
     Labels are made again in memory, under the settings in the run's `pipeline.yaml`. Nothing is written. Raises as
     `measure`, and ConfigError where the settings cannot be read.
     """
-    settings = Pipeline.kept(run.path).label
+    settings = Study.kept(run.path).label
     ways = {  # what is checked of the data, is checked by the run
         name: settings.model_copy(update={"assignment": name, "check_alignment": False, "short": "keep"})
         for name in ASSIGNMENTS

@@ -30,7 +30,7 @@ def _studies(incomplete: str) -> list[str]:
 STUDY = typer.Argument(
     help="Study: a YAML file, or a name from `mdfpipe studies`.", show_default=False, autocompletion=_studies
 )
-Study = Annotated[Path, STUDY]
+StudyFile = Annotated[Path, STUDY]
 Data = Annotated[Path, typer.Option(envvar="MDFPIPE_DATA", help="Folder that holds the data set.", show_default=False)]
 RunFolder = Annotated[Path, typer.Option("--run", help="Run folder, where all results are stored.", show_default=False)]
 Set = Annotated[

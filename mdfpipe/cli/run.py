@@ -21,7 +21,7 @@ from mdfpipe.cli.options import (
     RunFolder,
     Set,
     Strict,
-    Study,
+    StudyFile,
     Systems,
     Tensorboard,
     Threads,
@@ -39,7 +39,7 @@ def run_stages(first: str | None, last: str | None, o: dict[str, Any]) -> None:
     from mdfpipe.stages import Resources
     from mdfpipe.store.results import read_results
     from mdfpipe.store.run import Run
-    from mdfpipe.study.pipeline import Pipeline
+    from mdfpipe.study.study import Study
 
     resources = Resources(
         workers=o["workers"],
@@ -50,7 +50,7 @@ def run_stages(first: str | None, last: str | None, o: dict[str, Any]) -> None:
         trust_pickle=o["trust_pickle"],
         tensorboard=o.get("tensorboard", False),
     )
-    pipeline = Pipeline.load(o["study"], o["set_"] or [])
+    pipeline = Study.load(o["study"], o["set_"] or [])
     if o["strict"]:
         pipeline = pipeline.strict()
     runner = Runner(pipeline, Run(o["run"]), o["data"], resources, systems=o.get("system"))
@@ -84,7 +84,7 @@ def run_stages(first: str | None, last: str | None, o: dict[str, Any]) -> None:
 @app.command("run")
 def run_all(
     ctx: typer.Context,
-    study: Study,
+    study: StudyFile,
     data: Data,
     run: RunFolder,
     first: Annotated[str | None, typer.Option("--from", metavar="STAGE", help="First stage to run.")] = None,
@@ -117,7 +117,7 @@ def run_all(
 @app.command()
 def detect(
     ctx: typer.Context,
-    study: Study,
+    study: StudyFile,
     data: Data,
     run: RunFolder,
     download_weights: DownloadWeights = False,
@@ -144,7 +144,7 @@ def detect(
 @app.command()
 def label(
     ctx: typer.Context,
-    study: Study,
+    study: StudyFile,
     data: Data,
     run: RunFolder,
     set_: Set = None,
@@ -170,7 +170,7 @@ def label(
 @app.command()
 def train(
     ctx: typer.Context,
-    study: Study,
+    study: StudyFile,
     data: Data,
     run: RunFolder,
     system: Systems = None,

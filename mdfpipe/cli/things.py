@@ -365,7 +365,7 @@ def truth(
     from mdfpipe.audit.truth import assignments, measure
     from mdfpipe.cli.display import show_truth
     from mdfpipe.store.run import Run
-    from mdfpipe.study.pipeline import open_run
+    from mdfpipe.study.study import open_run
 
     data = open_run(run)[2]
     found, ways, looks = measure(Run(run), data), assignments(Run(run), data), guard(Run(run))

@@ -13,7 +13,7 @@ from mdfpipe.errors import ConfigError
 from mdfpipe.export import graph
 from mdfpipe.store.shipped import study_names
 from mdfpipe.store.trust import is_trusted
-from mdfpipe.study.pipeline import Pipeline
+from mdfpipe.study.study import Study
 from mdfpipe.video.detectors.onnx import Onnx
 from mdfpipe.video.detectors.yolo import Yolo
 from mdfpipe.video.frames import Boxes, Frames
@@ -75,7 +75,7 @@ def _detector(thing: str) -> Yolo:
     if Path(thing).suffix.lower() not in (".yaml", ".yml") and not named:
         name = thing if thing == "demo" else str(Path(thing).absolute() if Path(thing).exists() else thing)
         return validate(Yolo, {"weights": name}, "export")
-    detect = Pipeline.load(Path(thing)).detect
+    detect = Study.load(Path(thing)).detect
     if detect is None or not isinstance(detect.detector, Yolo):
         got = "one that detects nothing" if detect is None else detect.detector.use
         raise ConfigError(f"{thing}: expected a study whose detector is yolo, got {got}: nothing to export")

@@ -207,7 +207,7 @@ def is_run(folder: Path) -> bool:
 
 
 def _study(folder: Path) -> str:
-    from mdfpipe.study.pipeline import open_run
+    from mdfpipe.study.study import open_run
 
     try:
         return open_run(folder)[0].name

@@ -100,7 +100,7 @@ def _overlaps(video: VideoState) -> Overlaps | None:
 
 
 def _data_root(run: Path) -> Path:
-    from mdfpipe.study.pipeline import open_run
+    from mdfpipe.study.study import open_run
 
     root = open_run(run)[2]
     if not root.is_dir():
@@ -248,7 +248,7 @@ def write_page(run: Path, out: Path, show_people: bool = False, limits: Limits |
 
 def title_of(run: Path) -> str:
     """The study's name, or the folder's where the study cannot be read."""
-    from mdfpipe.study.pipeline import open_run
+    from mdfpipe.study.study import open_run
 
     try:
         return open_run(run)[0].name

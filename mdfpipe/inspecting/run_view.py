@@ -17,7 +17,7 @@ from mdfpipe.store.naming import inside
 from mdfpipe.store.results import KEY, STAGE
 from mdfpipe.store.run import Run
 from mdfpipe.store.shards import CHECKSUM
-from mdfpipe.study.pipeline import Pipeline, open_run
+from mdfpipe.study.study import Study, open_run
 
 if TYPE_CHECKING:
     import numpy as np
@@ -36,7 +36,7 @@ class RunView:
     def __init__(self, path: str | PathLike[str]) -> None:
         study, run, data = open_run(Path(path))
         self.path: Path = run.path
-        self.study: Pipeline = study
+        self.study: Study = study
         self.data: Path = data
         self._run: Run = run
 

@@ -31,7 +31,7 @@ from mdfpipe.store.results import KEY, PLACE, STAGE, Results, read_results
 from mdfpipe.store.results import Row as Number
 from mdfpipe.store.run import fingerprint
 from mdfpipe.store.shipped import IS_CHECKOUT, SHIPPED
-from mdfpipe.study.pipeline import Pipeline, open_run
+from mdfpipe.study.study import Study, open_run
 from mdfpipe.synth.folder import DESCRIPTION
 
 FILE: Final = Path("benchmarks") / "reached.yaml"
@@ -162,7 +162,7 @@ class _Opened:
     """An evaluated run. content: of its evaluation; doubts: why it was not compared with its study."""
 
     path: Path
-    pipeline: Pipeline
+    pipeline: Study
     data: Path
     results: Results
     content: str

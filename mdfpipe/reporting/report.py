@@ -183,11 +183,11 @@ def _tried(notes: list[str], make: Callable[[], Any]) -> Iterator[Any]:
 def _swept(run: Path) -> list[Swept]:
     """The sweeps of the study that a run folder keeps. Raises ConfigError."""
     from mdfpipe.reporting.sweeps import Swept
-    from mdfpipe.study.pipeline import KEPT, Pipeline
+    from mdfpipe.study.study import KEPT, Study
 
     if not (run / KEPT).is_file():
         return []
-    study = Pipeline.kept(run)
+    study = Study.kept(run)
     return [
         Swept(
             name,
@@ -353,7 +353,7 @@ def attended(run: Path, system: str, templates: TemplateSet, crops: PageCrops) -
 def _weights(run: Path, system: str) -> tuple[Recipe | None, Path]:
     """The recipe that the study embeds with (none where it cannot be read), and where the weights lie."""
     from mdfpipe.stages.train import checkpoint_path
-    from mdfpipe.study.pipeline import open_run
+    from mdfpipe.study.study import open_run
 
     try:
         settings = open_run(run)[0].systems[system]

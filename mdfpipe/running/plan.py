@@ -26,7 +26,7 @@ from mdfpipe.store.naming import file_name
 from mdfpipe.store.results import KEY
 from mdfpipe.store.run import DAMAGED, Failure, Receipt, Run, faces_file, fingerprint, images_file
 from mdfpipe.store.shapes import lacking
-from mdfpipe.study.pipeline import KEPT, Pipeline, open_run
+from mdfpipe.study.study import KEPT, Study, open_run
 
 _OF_INDEX = ("catalogue", "media", "faces", "images")  # what a stage may read of it
 _TO_BE_MADE = "to be made"  # in the place of the content of a part that is due
@@ -411,7 +411,7 @@ class Judge:
         return "" if self._plan is None else _stale(self._plan, stage, key)
 
 
-def _asked_for(study: Pipeline, run: Run, stage: str, key: str) -> tuple[tuple[Stage, ...], str]:
+def _asked_for(study: Study, run: Run, stage: str, key: str) -> tuple[tuple[Stage, ...], str]:
     """The stages of a study, its evaluation as far as the one that is there goes; and what that is without."""
     found = run.receipt(stage, key) if stage == Evaluate.name else None
     if found is None:

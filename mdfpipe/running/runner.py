@@ -29,7 +29,7 @@ from mdfpipe.stages.evaluate import Evaluate
 from mdfpipe.stages.train import Train
 from mdfpipe.store.code import commit
 from mdfpipe.store.run import Failure, Run
-from mdfpipe.study.pipeline import KEPT, Pipeline
+from mdfpipe.study.study import KEPT, Study
 
 
 @dataclass
@@ -117,7 +117,7 @@ class Call:
 
 
 def run(
-    study: str | PathLike[str] | Pipeline,
+    study: str | PathLike[str] | Study,
     *,
     data: str | PathLike[str],
     run: str | PathLike[str],
@@ -137,10 +137,10 @@ def run(
     settings: such as "detect.stride=2", for a study from a file. systems, only: run only these systems, these
     videos. Raises MdfError if nothing can run; failed videos are in `Outcome.failures`.
     """
-    if not isinstance(study, Pipeline):
-        study = Pipeline.load(Path(study), list(settings))
+    if not isinstance(study, Study):
+        study = Study.load(Path(study), list(settings))
     elif settings:
-        raise ConfigError("settings: expected none with a study that is loaded; give them to Pipeline.load")
+        raise ConfigError("settings: expected none with a study that is loaded; give them to Study.load")
     made = Runner(study.strict() if strict else study, Run(Path(run)), Path(data), resources, systems=list(systems))
     return made.execute(first, last, only=list(only) or None, strict=strict, allow_missing=allow_missing, listen=listen)
 
@@ -150,7 +150,7 @@ class Runner:
 
     def __init__(
         self,
-        pipeline: Pipeline,
+        pipeline: Study,
         run: Run,
         data: Path,
         resources: Resources = Resources(),  # noqa: B008 - frozen

@@ -21,7 +21,7 @@ from mdfpipe.stages import Stage
 from mdfpipe.store.environment import read_environment
 from mdfpipe.store.left_out import of_stage
 from mdfpipe.store.run import Failure, Receipt, Run
-from mdfpipe.study.pipeline import Pipeline, open_run
+from mdfpipe.study.study import Study, open_run
 
 _OFFLINE = "; compared with the settings alone, not with the data"
 
@@ -90,7 +90,7 @@ def status(path: str | PathLike[str]) -> Status:
     return found
 
 
-def _plan(pipeline: Pipeline, run: Run, data: Path) -> Plan | MdfError:
+def _plan(pipeline: Study, run: Run, data: Path) -> Plan | MdfError:
     """The plan, or why not even its index can be judged."""
     try:
         plan = Runner(pipeline, run, data).plan(allow_missing=made_without(run))

@@ -1,4 +1,4 @@
-"""Pipeline: a study's settings, a field per stage; and the runner that does what is due."""
+"""Study: the settings of a study, one field per stage."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _OF_VIDEOS = ("detect", "label", "crop")
 _TRUST = "trust_pickle"
 
 
-class Pipeline(Config):
+class Study(Config):
     """The settings of a study. The stages, in the order they run, are its fields."""
 
     name: str = Field(pattern=NAME, description="name of the study")
@@ -115,7 +115,7 @@ class Pipeline(Config):
                 )
         return self
 
-    def strict(self) -> Pipeline:
+    def strict(self) -> Study:
         """The same study, whose systems stop at a crop that does not decode."""
         systems = {name: system.model_copy(update={"strict": True}) for name, system in self.systems.items()}
         return self.model_copy(update={"systems": systems})
@@ -162,19 +162,19 @@ class Pipeline(Config):
         return (Evaluate(settings=settings, systems=chosen, protocol=self.manifest.protocol),)
 
     @classmethod
-    def load(cls, study: Path | str, overrides: list[str] | None = None) -> Pipeline:
+    def load(cls, study: Path | str, overrides: list[str] | None = None) -> Study:
         """The study in a YAML file, or the shipped one of that name, with `a.b=value` overrides. Raises ConfigError."""
         return cls._load(find_study(Path(study)), overrides or [])
 
     @classmethod
-    def kept(cls, run: Path) -> Pipeline:
+    def kept(cls, run: Path) -> Study:
         """The study that a run folder keeps, to look at it. Raises ConfigError."""
         if (run / KEPT).exists() and not (run / KEPT).is_file():  # reading a pipe would wait for ever
             raise ConfigError(f"{run / KEPT}: expected the study that a run keeps, got a folder, pipe or device")
         return cls._load(run / KEPT, [], keeps=True)
 
     @classmethod
-    def _load(cls, path: Path, overrides: list[str], *, keeps: bool = False) -> Pipeline:
+    def _load(cls, path: Path, overrides: list[str], *, keeps: bool = False) -> Study:
         settings = read_yaml(path)
         settings.setdefault("name", path.stem)
         for assignment in overrides:
@@ -214,7 +214,7 @@ def _without_trust(settings: dict[str, Any], where: str, keeps: bool) -> None:
             )
 
 
-def open_run(path: Path) -> tuple[Pipeline, Run, Path]:
+def open_run(path: Path) -> tuple[Study, Run, Path]:
     """The study, run folder and data root of an existing run. Raises DataError where `path` is not a run folder."""
     found = read_environment(path)
     if found is None:
@@ -224,4 +224,4 @@ def open_run(path: Path) -> tuple[Pipeline, Run, Path]:
             else f"{path / FILE}: expected what a call of mdfpipe wrote, found something else; the next `run` of the "
             "study with this --run folder writes it again"
         )
-    return Pipeline.kept(path), Run(path), found.data
+    return Study.kept(path), Run(path), found.data

@@ -25,7 +25,7 @@ from mdfpipe.running.synthesis import synthesise
 from mdfpipe.stages import Resources
 from mdfpipe.store import lock
 from mdfpipe.store.run import Failure, Run, read_receipt
-from mdfpipe.study.pipeline import Pipeline
+from mdfpipe.study.study import Study
 from tests.inline import Inline
 
 BAD = ("silent", "dead end", "traceback")
@@ -199,7 +199,7 @@ def run(study: Path, data: Path, place: Path) -> str | None:
     """`mdfpipe run`, in this process; the line it ends with where it is not done."""
     executor = Watched(Resources(threads=1))
     try:
-        outcome = Runner(Pipeline.load(study), Run(place), data, executor.resources, executor).execute()
+        outcome = Runner(Study.load(study), Run(place), data, executor.resources, executor).execute()
     except MdfError as error:
         return str(error)
     if outcome.complete:

@@ -84,7 +84,7 @@ def _picture(path: Path) -> object:
 def _of_settings(made: Path) -> dict[str, Reader]:
     from mdfpipe.config import read_yaml, validate
     from mdfpipe.protocol import Protocol, read_protocol
-    from mdfpipe.study.pipeline import Pipeline
+    from mdfpipe.study.study import Study
 
     (made / "beside").mkdir(exist_ok=True)
     base, study = ROOT / "pipelines/synthetic/study.yaml", made / "extends.yaml"
@@ -93,15 +93,15 @@ def _of_settings(made: Path) -> dict[str, Reader]:
     def extended(path: Path) -> object:
         """The changed file is extended by another one."""
         (path.parent / "over.yaml").write_text(f"extends: {path.name}\nname: over\n")
-        return Pipeline.load(path.parent / "over.yaml")
+        return Study.load(path.parent / "over.yaml")
 
     def protocol(path: Path) -> object:
         return validate(Protocol, read_protocol(str(path), []), str(path))
 
     manifests = sorted((ROOT / "manifests").glob("*.yaml"))[:3]
     return {
-        "study": _one(base, Pipeline.load, other_yaml),
-        "study that extends": _one(study, Pipeline.load, other_yaml),
+        "study": _one(base, Study.load, other_yaml),
+        "study that extends": _one(study, Study.load, other_yaml),
         "study that is extended": _one(base, extended, other_yaml),
         "settings": _one(base, read_yaml, other_yaml),
         "protocol": Reader(
@@ -288,7 +288,7 @@ def _of_commands(small: Small) -> dict[str, Reader]:
     from mdfpipe.running.status import status
     from mdfpipe.store.results import read_results
     from mdfpipe.store.run import Run
-    from mdfpipe.study.pipeline import Pipeline, open_run
+    from mdfpipe.study.study import Study, open_run
 
     done = small.done
     other = small.folder / "other"
@@ -311,7 +311,7 @@ def _of_commands(small: Small) -> dict[str, Reader]:
         return measure(Run(run), small.data).lines(), assignments(Run(run), small.data), guard(Run(run)).plain()
 
     def due(run: Path) -> object:
-        return Runner(Pipeline.load(small.study), Run(run), small.data).due(None, None)
+        return Runner(Study.load(small.study), Run(run), small.data).due(None, None)
 
     def shown(run: Path) -> object:
         return plain(status(run)), plain(inspect(run)), open_run(run)
@@ -368,7 +368,7 @@ def _is_kept(path: Path) -> bool:
 
 
 def _of_data(small: Small) -> dict[str, Reader]:
-    from mdfpipe.study.pipeline import Pipeline
+    from mdfpipe.study.study import Study
 
     def of_table(name: str) -> Reader:
         def within(path: Path) -> object:
@@ -377,7 +377,7 @@ def _of_data(small: Small) -> dict[str, Reader]:
             shutil.copytree(small.data, data, copy_function=os.link)
             (data / name).unlink()
             shutil.copyfile(path, data / name)
-            return Pipeline.load(small.study).dataset.read(data)
+            return Study.load(small.study).dataset.read(data)
 
         return _one(small.data / name, within)
 

@@ -12,7 +12,7 @@ import yaml
 
 import mdfpipe.audit.demo
 from mdfpipe.audit.demo import CROPS, PRESET, STUDY
-from mdfpipe.study.pipeline import Pipeline
+from mdfpipe.study.study import Study
 from mdfpipe.synth.presets import DOMAINS, PRESETS, Preset
 from tests.runs import Said, call, call_here
 
@@ -35,7 +35,7 @@ class Size:
     learned: bool
 
 
-STEPS = Pipeline.load(STUDY).systems["body"].recipe.schedule.length
+STEPS = Study.load(STUDY).systems["body"].recipe.schedule.length
 SIZES = {
     "small": Size(Preset(subjects=6, sessions=1, frames=5, crowd=5, crowd_frames=5), 15, 8, 60, 0.8, 0.95, False),
     "whole": Size(PRESETS[PRESET], CROPS, STEPS, 300, 0.85, 0.99, True),
@@ -133,7 +133,7 @@ def test_no_stage_reads_the_truth(demo: Path, size: Size) -> None:
 def test_the_studies_differ_in_their_names_systems_and_tables_only() -> None:
     settings = []
     for preset in ("tiny", "demo", "study"):
-        study = Pipeline.load(STUDY.with_name(f"{preset}.yaml")).model_dump(mode="json")
+        study = Study.load(STUDY.with_name(f"{preset}.yaml")).model_dump(mode="json")
         assert study.pop("name") == f"synthetic-{preset}"
         del study["systems"], study["evaluate"]
         settings.append(study)

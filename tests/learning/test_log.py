@@ -16,7 +16,7 @@ from mdfpipe.learning.train.log import Log, once
 from mdfpipe.stages import Context, Inputs, Resources
 from mdfpipe.stages.train import Train
 from mdfpipe.store.run import Run
-from mdfpipe.study.pipeline import SHIPPED
+from mdfpipe.study.study import SHIPPED
 from tests.learning.trained import study_in, tiny
 
 LINES: list[dict[str, Any]] = [

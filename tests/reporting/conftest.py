@@ -11,7 +11,7 @@ import pytest
 from mdfpipe.running.plan import Currency, Standing
 from mdfpipe.running.runner import Runner
 from mdfpipe.store.run import Run
-from mdfpipe.study.pipeline import Pipeline
+from mdfpipe.study.study import Study
 from tests.drawn import draw
 
 STUDY = Path(__file__).parents[1] / "drawn" / "study.yaml"
@@ -21,7 +21,7 @@ STUDY = Path(__file__).parents[1] / "drawn" / "study.yaml"
 def _made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("inspect")
     draw(home / "data", frames=40)
-    runner = Runner(Pipeline.load(STUDY), Run(home / "run"), home / "data")
+    runner = Runner(Study.load(STUDY), Run(home / "run"), home / "data")
     assert runner.execute(None, None).complete
     return home / "run"
 

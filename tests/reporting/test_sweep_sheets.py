@@ -16,7 +16,7 @@ from mdfpipe.drawing.plots import colour_of
 from mdfpipe.reporting.report import report
 from mdfpipe.reporting.sweep_sheets import csv_of, svg_of
 from mdfpipe.reporting.sweeps import Swept, sweep_views
-from mdfpipe.study.pipeline import Pipeline
+from mdfpipe.study.study import Study
 from tests.chromium import browser, needs_chromium
 from tests.reporting.evaluated import GALLERY, PROBES, entry, evaluate, metric
 from tests.reporting.test_page import EVIL, Reader
@@ -83,7 +83,7 @@ def run_with_a_sweep(home: Path, title: str) -> Path:
         "rate": {"system": "a", "title": title, "values": {"recipe.optimiser.rate": [1e-5, 1e-4, 0.0004, 0.01]}},
         "grid": {"system": "a", "values": {"recipe.test_feature": ["raw", "neck"], "recipe.width": [8, 16, 24]}},
     }
-    made = validate(Pipeline, study({"a": {"recipe": STRIPED}}, sweeps=swept), "study")
+    made = validate(Study, study({"a": {"recipe": STRIPED}}, sweeps=swept), "study")
     rows = [
         metric(system, probe, name, value=v, low=v - 0.1, high=v + 0.1, published=0.4)
         for n, system in enumerate(made.systems)

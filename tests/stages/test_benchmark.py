@@ -20,7 +20,7 @@ from mdfpipe.learning.recipes import Recipe
 from mdfpipe.reporting import reached
 from mdfpipe.running.runner import Runner
 from mdfpipe.store.run import Run
-from mdfpipe.study.pipeline import Pipeline
+from mdfpipe.study.study import Study
 from tests.datasets import made_benchmarks as made
 from tests.evaluation.made_images import benchmark, permutations
 from tests.inline import Inline
@@ -33,7 +33,7 @@ TABLES: dict[str, Any] = {
 }
 
 
-def study(use: str, tables: dict[str, Any], systems: dict[str, Any] | None = None, **dataset: Any) -> Pipeline:
+def study(use: str, tables: dict[str, Any], systems: dict[str, Any] | None = None, **dataset: Any) -> Study:
     settings = {
         "name": use,
         "dataset": {"use": use, **dataset},
@@ -41,10 +41,10 @@ def study(use: str, tables: dict[str, Any], systems: dict[str, Any] | None = Non
         "systems": systems or {name: {"recipe": loaded(), "seed": n} for n, name in enumerate(("one", "two"))},
         "evaluate": {"tables": tables},
     }
-    return validate(Pipeline, settings, "study")
+    return validate(Study, settings, "study")
 
 
-def runner(home: Path, pipeline: Pipeline) -> tuple[Runner, Inline]:
+def runner(home: Path, pipeline: Study) -> tuple[Runner, Inline]:
     executor = Inline(ONE_THREAD)
     return Runner(pipeline, Run(home / "run"), home / "data", ONE_THREAD, executor), executor
 

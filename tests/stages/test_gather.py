@@ -21,7 +21,7 @@ from mdfpipe.running.status import status
 from mdfpipe.stages import Context, Inputs
 from mdfpipe.store.run import Run
 from mdfpipe.store.shards import read_crop
-from mdfpipe.study.pipeline import Pipeline
+from mdfpipe.study.study import Study
 from tests.datasets import made_benchmarks as made
 from tests.inline import Inline
 from tests.systems import ONE_THREAD, STRIPED
@@ -29,9 +29,9 @@ from tests.systems import ONE_THREAD, STRIPED
 LOUD = np.random.default_rng(3).integers(0, 256, (9, 5, 4), np.uint8)
 
 
-def pipeline(use: str, **sections: Any) -> Pipeline:
+def pipeline(use: str, **sections: Any) -> Study:
     return validate(
-        Pipeline, {"name": use, "dataset": {"use": use}, "manifest": {"protocol": protocol(use)}, **sections}, "study"
+        Study, {"name": use, "dataset": {"use": use}, "manifest": {"protocol": protocol(use)}, **sections}, "study"
     )
 
 
@@ -40,7 +40,7 @@ def protocol(use: str) -> dict[str, Any]:
     return found
 
 
-def run(study: Pipeline, home: Path, last: str = "manifest") -> tuple[Outcome, list[str], Runner]:
+def run(study: Study, home: Path, last: str = "manifest") -> tuple[Outcome, list[str], Runner]:
     executor = Inline(ONE_THREAD)
     runner = Runner(study, Run(home / "run"), home / "data", executor.resources, executor)
     return runner.execute(None, last), executor.ran, runner
@@ -253,7 +253,7 @@ def test_a_system_is_trained_embedded_and_measured_on_it(home: Path) -> None:
     vectors = runner.run.table("embed/tiny", "cam1")
     assert vectors["vector"].null_count == 0
     assert vectors.num_rows == 10
-    reloaded = Pipeline.load(home / "run/pipeline.yaml")
+    reloaded = Study.load(home / "run/pipeline.yaml")
     assert reloaded.to_yaml() == study.to_yaml()
     assert Runner(reloaded, Run(home / "run"), home / "data").due(None, None) == []
 

@@ -14,7 +14,7 @@ from mdfpipe.inspecting.things import describe_run
 from mdfpipe.protocol import Protocol, read_protocol
 from mdfpipe.running.runner import Outcome
 from mdfpipe.store.run import Run
-from mdfpipe.study.pipeline import Pipeline
+from mdfpipe.study.study import Study
 from tests.drawn import draw
 from tests.inline import DEMO, runner
 from tests.runs import ROOT
@@ -240,18 +240,18 @@ def test_probes_none_of_whom_has_a_mate_are_refused(copy: tuple[Path, Path]) -> 
 )
 def test_a_protocol_that_cannot_be_meant_is_refused(protocol: str, says: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        Pipeline.load(DEMO, [f"manifest.protocol={protocol}"])
+        Study.load(DEMO, [f"manifest.protocol={protocol}"])
     assert says in str(caught.value)
 
 
 def test_a_subject_table_beside_the_protocol(tmp_path: Path) -> None:
     (tmp_path / "p.yaml").write_text("unlisted: unused\nsubjects: p.csv\n")
     (tmp_path / "p.csv").write_text("subject_id,split\ns01,train\ns02,test\n")
-    pipeline = Pipeline.load(DEMO, [f"manifest.protocol={tmp_path / 'p.yaml'}"])
+    pipeline = Study.load(DEMO, [f"manifest.protocol={tmp_path / 'p.yaml'}"])
     assert pipeline.manifest.protocol.subjects == {"s01": "train", "s02": "test"}
     (tmp_path / "p.csv").write_text("subject_id,split\ns01,train\ns01,test\n")
     with pytest.raises(ConfigError, match="row 3: subject 's01' is in train and test"):
-        Pipeline.load(DEMO, [f"manifest.protocol={tmp_path / 'p.yaml'}"])
+        Study.load(DEMO, [f"manifest.protocol={tmp_path / 'p.yaml'}"])
     (tmp_path / "p.csv").write_text("subject,split\n")
     with pytest.raises(ConfigError, match="expected the columns subject_id and split"):
-        Pipeline.load(DEMO, [f"manifest.protocol={tmp_path / 'p.yaml'}"])
+        Study.load(DEMO, [f"manifest.protocol={tmp_path / 'p.yaml'}"])

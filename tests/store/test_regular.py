@@ -14,7 +14,7 @@ from mdfpipe.store.environment import read_environment
 from mdfpipe.store.hashing import bytes_sha256
 from mdfpipe.store.regular import bytes_of, opened
 from mdfpipe.store.run import Run, read_receipt
-from mdfpipe.study.pipeline import Pipeline
+from mdfpipe.study.study import Study
 
 ODD: dict[str, Callable[[Path], None]] = {
     "pipe": os.mkfifo,
@@ -49,7 +49,7 @@ def test_what_is_no_regular_file_is_refused_at_once(kind: str, tmp_path: Path) -
     assert failure.kind == "unknown"
     assert run.holder() is None
     with pytest.raises(ConfigError, match=r"pipeline\.yaml: expected the study that a run keeps"):
-        Pipeline.kept(tmp_path)
+        Study.kept(tmp_path)
     with pytest.raises(StoreError, match=r"events\.jsonl: expected a file"), run.lock():
         pass
 

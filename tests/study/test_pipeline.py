@@ -20,7 +20,7 @@ from mdfpipe.running.survey import survey
 from mdfpipe.stages import Inputs, Review, index
 from mdfpipe.stages.label import Label
 from mdfpipe.store.run import Failure, Receipt, Run, read_table
-from mdfpipe.study.pipeline import open_run
+from mdfpipe.study.study import open_run
 from tests.drawn import draw
 from tests.inline import runner
 

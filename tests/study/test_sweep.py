@@ -15,7 +15,7 @@ from hypothesis import given, settings, strategies
 from mdfpipe.config import validate
 from mdfpipe.errors import ConfigError
 from mdfpipe.reporting.report import report
-from mdfpipe.study.pipeline import Pipeline
+from mdfpipe.study.study import Study
 from mdfpipe.study.sweep import spelled_out, with_points, word
 from tests.reporting.test_results_page import check_self_contained
 from tests.systems import STRIPED, body, copied, loaded, runner, study, write_study
@@ -27,8 +27,8 @@ GRID = {
 }
 
 
-def made(sweeps: dict[str, Any], systems: dict[str, Any] = BASE, **sections: Any) -> Pipeline:
-    return validate(Pipeline, study(systems, sweeps=copy.deepcopy(sweeps), **sections), "study")
+def made(sweeps: dict[str, Any], systems: dict[str, Any] = BASE, **sections: Any) -> Study:
+    return validate(Study, study(systems, sweeps=copy.deepcopy(sweeps), **sections), "study")
 
 
 def refused(sweeps: dict[str, Any], systems: dict[str, Any] = BASE, **sections: Any) -> str:
@@ -122,7 +122,7 @@ def test_the_name_of_a_sweep_in_a_table_stands_for_its_points() -> None:
 # -- again and again
 
 
-def same(one: Pipeline, other: Pipeline) -> bool:
+def same(one: Study, other: Study) -> bool:
     return one == other and one.swept == other.swept and one.to_yaml() == other.to_yaml()
 
 
@@ -131,11 +131,11 @@ def test_what_a_run_folder_keeps_becomes_the_same_study(tmp_path: Path) -> None:
     found = made(RATES | GRID, evaluate={"tables": tables})
     kept = tmp_path / "pipeline.yaml"
     kept.write_text(found.to_yaml())
-    again = Pipeline.load(kept)
+    again = Study.load(kept)
     assert same(found, again)
     assert again.stages == found.stages
     assert list(yaml.safe_load(found.to_yaml())["systems"]) == ["a"]
-    assert same(validate(Pipeline, found.model_dump(mode="json"), "whole"), found)  # points written out are the points
+    assert same(validate(Study, found.model_dump(mode="json"), "whole"), found)  # points written out are the points
     strict = found.strict()
     assert all(system.strict for system in strict.systems.values())
     assert list(strict.systems) == list(found.systems)
@@ -163,7 +163,7 @@ def test_any_grid_has_its_values_and_stays_so(rates: list[float], seeds: list[in
     systems = [found.systems[point.system] for point in found.swept["g"]]
     assert [(system.recipe.optimiser.rate, system.seed) for system in systems] == wanted
     assert len(found.systems) == len({(0.0004, 0), *wanted})
-    assert same(validate(Pipeline, yaml.safe_load(found.to_yaml()), "again"), found)
+    assert same(validate(Study, yaml.safe_load(found.to_yaml()), "again"), found)
 
 
 # -- changes on the command line
@@ -175,26 +175,26 @@ def written(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
         tmp_path / "study.yaml", BASE, sweeps=RATES | GRID, evaluate={"tables": {"t": {"systems": ["rate"]}}}
     )
     if request.param == "what a run keeps":
-        kept = Pipeline.load(path).to_yaml()
+        kept = Study.load(path).to_yaml()
         path.write_text(kept)
     return path
 
 
 def test_what_is_changed_in_the_system_is_changed_in_the_points(written: Path) -> None:
-    found = Pipeline.load(written, ["systems.a.seed=7", "systems.a.recipe.flip_fusion=false"])
+    found = Study.load(written, ["systems.a.seed=7", "systems.a.recipe.flip_fusion=false"])
     assert {system.seed for system in found.systems.values()} == {7}
     assert [system.recipe.model_dump()["flip_fusion"] for system in found.systems.values()] == [False] * 6
 
 
 def test_a_system_that_moves_makes_another_point_its_own(written: Path) -> None:
-    found = Pipeline.load(written, ["systems.a.recipe.optimiser.rate=0.001"])
+    found = Study.load(written, ["systems.a.recipe.optimiser.rate=0.001"])
     assert [point.system for point in found.swept["rate"]] == ["a", "rate-0.0004", "rate-1e-05"]
     assert found.tables["t"].systems == ["a", "rate-0.0004", "rate-1e-05"]
     assert found.systems["grid-neck-8"].recipe.optimiser.rate == 0.001
 
 
 def test_other_values_are_other_points_in_the_tables_too(written: Path) -> None:
-    found = Pipeline.load(
+    found = Study.load(
         written, ["sweeps.rate.values={recipe.optimiser.rate: [1, 2]}", "sweeps.grid.values.recipe.width=[9]"]
     )
     assert found.tables["t"].systems == ["rate-1", "rate-2"]
@@ -204,7 +204,7 @@ def test_other_values_are_other_points_in_the_tables_too(written: Path) -> None:
 def test_a_point_alone_cannot_be_changed(written: Path) -> None:
     """It is what the system is, but for its values."""
     with pytest.raises(ConfigError, match=r"systems\.grid-neck-8\.recipe: field required"):
-        Pipeline.load(written, ["systems.grid-neck-8.seed=3"])
+        Study.load(written, ["systems.grid-neck-8.seed=3"])
 
 
 # -- what is refused
