@@ -26,8 +26,8 @@ from mdfpipe.evaluation.measures.verification import Roc, roc
 from mdfpipe.evaluation.score_fusion import MOST_PAIRS, Scorer
 from mdfpipe.evaluation.search import Ranking
 from mdfpipe.evaluation.table import Table, depth_of, share_of
-from mdfpipe.evaluation.templates import Templates
 from mdfpipe.store.tables import SearchStatus
+from mdfpipe.store.templates import Templates
 
 CMC_DEPTH: Final = 50
 CURVE: Final = tuple(float(f"{x:.3g}") for x in np.logspace(-4, 0, 41))  # shares of false alarms

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from mdfpipe.errors import ProtocolError
 from mdfpipe.evaluation.table import Table
-from mdfpipe.evaluation.templates import B8, F32
+from mdfpipe.store.templates import B8, F32
 
 KEY = ("subject_id", "domain", "split", "role")
 

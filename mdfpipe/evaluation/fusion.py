@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mdfpipe.errors import DataError, ProtocolError
-from mdfpipe.evaluation.templates import Templates, unit
+from mdfpipe.store.templates import Templates, unit
 
 Scale = Literal["z-norm", "min-max"]
 STEPS: Final = 20  # of the grid of weights: 0, 0.05, .. 1
@@ -117,7 +117,7 @@ def fuse_templates(parts: Mapping[str, Templates], weights: Mapping[str, float])
     for system, part in parts.items():
         if len(set(part.modality.tolist())) > 1:
             raise DataError(f"fusion: system {system} has several modalities; choose with where(modality=...)")
-    whole = {system: part.under("exclude") for system, part in parts.items()}
+    whole = {system: part.take(part.enrolled) for system, part in parts.items()}
     both = common({system: part.key for system, part in whole.items()})
     chosen = [whole[system].take(both.positions[system]) for system in parts]
     key, first = np.unique(np.concatenate([np.array(part.key, np.str_) for part in parts.values()]), return_index=True)

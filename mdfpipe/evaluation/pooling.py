@@ -1,4 +1,4 @@
-"""Templates: the vectors of many crops pooled to one, which is what is searched.
+"""Pooling: the vectors of many crops become one template.
 
 Rows of a manifest say what each vector is of; the vectors come in blocks, in the order of the rows, and none is kept.
 Every way of pooling is a weighted mean, so that sums are all that stays in memory: 16 bytes for a value of a template.
@@ -13,7 +13,7 @@ which is why vectors shorter than 2**-14 are refused.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
 import numpy as np
@@ -21,6 +21,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from mdfpipe.errors import DataError
+from mdfpipe.store.templates import B8, F32, I64, Templates, Text
 
 By = Literal["subject", "template_id", "sighting"]
 Sighting = Literal["video_id", "session_id", "crop_id"]
@@ -34,11 +35,7 @@ CHUNK_BYTES: Final = 1 << 20  # of float64 vectors at a time: what a cache holds
 _TO_COARSE: Final = 1.5 * 2.0 ** (52 - 14)  # adding and taking off again rounds to a multiple of 2**-14
 _TO_FINE: Final = 1.5 * 2.0 ** (52 - 44)
 
-B8 = NDArray[np.bool_]
-F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
-I64 = NDArray[np.int64]
-Text = NDArray[np.str_]
 
 _KEY = ("subject", "domain", "modality", "split", "role")
 _COLUMNS = ("subject_id", *_KEY[1:])
@@ -62,101 +59,6 @@ class Rule:
     normalise_first: bool = False
     quality: str = "box_height_px"
     sighting: Sighting = "video_id"
-
-
-@dataclass(frozen=True, repr=False)
-class Templates:
-    """T templates, sorted by modality, domain, role, split, subject and item: an order that no row order changes.
-
-    vectors: (T, D) float32, pooled, of any length (`unit` makes it 1); zeros where nothing was enrolled.
-    subject, domain, modality, split, role: (T,) text. item: (T,) template_id or sighting, empty where by subject.
-    crops, media: (T,) how many vectors, of how many videos, were pooled. unusable: (T,) crops without a usable vector.
-    """
-
-    vectors: F32
-    subject: Text
-    domain: Text
-    modality: Text
-    split: Text
-    role: Text
-    item: Text
-    crops: I64
-    media: I64
-    unusable: I64
-
-    def __post_init__(self) -> None:
-        if self.vectors.ndim != 2 or any(len(getattr(self, field.name)) != len(self) for field in fields(self)):
-            shapes = ", ".join(f"{field.name} {getattr(self, field.name).shape}" for field in fields(self))
-            raise DataError(
-                f"templates: expected vectors (T, D) and arrays (T,), got {shapes}; pass one row a template"
-            )
-
-    def __len__(self) -> int:
-        return len(self.vectors)
-
-    def __repr__(self) -> str:
-        return f"Templates({len(self)} x {self.vectors.shape[1]}, {int(self.crops.sum())} crops, {self.failed} failed)"
-
-    @property
-    def enrolled(self) -> B8:
-        """(T,) whether there is a vector; the others failed to enrol."""
-        there: B8 = self.crops > 0
-        return there
-
-    @property
-    def failed(self) -> int:
-        """How many failed to enrol."""
-        return int((~self.enrolled).sum())
-
-    @property
-    def key(self) -> list[str]:
-        """Names without the modality: what a body and a face template of the same person and place have in common."""
-        columns = (self.subject, self.domain, self.item, self.split, self.role)
-        return ["/".join(filter(None, parts)) for parts in zip(*(c.tolist() for c in columns), strict=True)]
-
-    @property
-    def name(self) -> list[str]:
-        """subject/domain[/item]/split/role/modality, one of a kind: names a template in a table of scores."""
-        return [f"{key}/{modality}" for key, modality in zip(self.key, self.modality.tolist(), strict=True)]
-
-    def where(self, **values: str) -> Templates:
-        """The templates with these values, failures among them: `where(role="probe", domain="SWIR-30m")`."""
-        chosen = np.ones(len(self), bool)
-        for name, value in values.items():
-            chosen &= getattr(self, name) == value
-        return self.take(np.flatnonzero(chosen))
-
-    def take(self, positions: Any) -> Templates:
-        """The templates at these positions."""
-        return Templates(**{field.name: getattr(self, field.name)[positions] for field in fields(self)})
-
-    def under(self, policy: FailurePolicy) -> Templates:
-        """What takes part: `miss` keeps failures, to be counted as not found; `exclude` leaves them out."""
-        return self if policy == "miss" else self.take(np.flatnonzero(self.enrolled))
-
-    def with_misses(self, values: Any) -> F64:
-        """(E,) what a search found of the enrolled, such as AP -> (T,), 0 for those who failed: the policy `miss`."""
-        found = np.zeros(len(self))
-        found[self.enrolled] = values
-        return found
-
-    def enrolment(self, policy: FailurePolicy) -> str:
-        """One line to print with every number: how many failed, and what was done about it."""
-        done = "counted as misses" if policy == "miss" else "excluded"
-        return f"{self.failed} of {len(self)} templates failed to enrol, {done}" if self.failed else "all enrolled"
-
-
-def unit(vectors: F32) -> F32:
-    """Rows of length 1, (n, D) float32; a row of zeros stays.
-
-    >>> unit(np.array([[3, 4], [0, 0]], np.float32))
-    array([[0.6, 0.8],
-           [0. , 0. ]], dtype=float32)
-    """
-    wide = vectors.astype(np.float64)
-    length = np.sqrt((wide * wide).sum(axis=1, keepdims=True))
-    divided: F32 = (wide / np.where(length > 0, length, 1)).astype(np.float32)
-    return divided
 
 
 def pool(

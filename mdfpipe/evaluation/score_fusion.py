@@ -14,7 +14,7 @@ from mdfpipe.evaluation.comparing import F64, I64, Array, Entries, Measure, Vect
 from mdfpipe.evaluation.fusion import Scale, ScoreFusion, common, fit_score_fusion
 from mdfpipe.evaluation.measures.verification import Roc, verify, verify_scores
 from mdfpipe.evaluation.search import Ranking, search, search_scores
-from mdfpipe.evaluation.templates import Templates
+from mdfpipe.store.templates import Templates
 
 MOST_PAIRS: Final = 1 << 24  # of scores that are held at a time: for fusion, for intervals of verification, to be kept
 
@@ -133,7 +133,7 @@ def _shared(sides: Mapping[str, Templates]) -> tuple[Templates, dict[str, I64]]:
 
     (A key that a part lacks is at place 0 there, and never looked at.)
     """
-    both = common({name: side.take(np.flatnonzero(side.enrolled)).key for name, side in sides.items()})
+    both = common({name: side.take(side.enrolled).key for name, side in sides.items()})
     first = next(iter(sides.values()))
     keys = np.array(first.key, np.str_)
     if any(set(side.key) != set(first.key) for side in sides.values()):

@@ -22,12 +22,13 @@ from mdfpipe.evaluation.expected import by_thirds, chosen_rows, expected, of_spl
 from mdfpipe.evaluation.fusion import fuse_templates
 from mdfpipe.evaluation.measures.differences import Counted, compare, compare_scores, members
 from mdfpipe.evaluation.measures.metrics import Metric, averaged
+from mdfpipe.evaluation.pooling import Rule, pool
 from mdfpipe.evaluation.score_fusion import Scorer, fused_scorer
 from mdfpipe.evaluation.table import Table
-from mdfpipe.evaluation.templates import Rule, Templates, pool
 from mdfpipe.evaluation.vectors import Evaluated, SystemVectors
 from mdfpipe.protocol import Protocol
 from mdfpipe.store.results import AVERAGE, POOLED
+from mdfpipe.store.templates import Templates
 
 ALL, FUSED = "all", "fused"
 

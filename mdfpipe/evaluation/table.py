@@ -11,9 +11,9 @@ from mdfpipe.config import NAME, Config
 from mdfpipe.evaluation.benchmarks import Benchmark
 from mdfpipe.evaluation.fusion import Scale
 from mdfpipe.evaluation.measures.closed_set import CLOSED_SET
+from mdfpipe.evaluation.pooling import By, FailurePolicy, Pooling, Rule, Sighting
 from mdfpipe.evaluation.rerank import Rerank
 from mdfpipe.evaluation.search import Unmated
-from mdfpipe.evaluation.templates import By, FailurePolicy, Pooling, Rule, Sighting
 from mdfpipe.protocol import Protocol, Split
 from mdfpipe.store.run import fingerprint
 

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from mdfpipe.evaluation.comparing import Measure
-from mdfpipe.evaluation.templates import B8, F32, Templates
+from mdfpipe.store.templates import B8, F32, Templates
 
 
 @dataclass(frozen=True, eq=False)

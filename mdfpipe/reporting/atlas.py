@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from mdfpipe.errors import not_loaded
 from mdfpipe.inspecting.samples import spread
-from mdfpipe.reporting.similarity import TemplateSet
+from mdfpipe.reporting.similarity import enrolled_domains
 from mdfpipe.store.naming import natural_key
+from mdfpipe.store.templates import Templates, unit
 
 MOST_POINTS: Final = 320
 LEAST_POINTS: Final = 8
@@ -45,30 +46,30 @@ class Map:
     source: str
 
 
-def atlas(system: str, templates: TemplateSet) -> Map | None:
+def atlas(system: str, templates: Templates, file: str) -> Map | None:
     """The map of a system's enrolled templates; None of fewer than LEAST_POINTS. Of many, some subjects, evenly."""
-    enrolled = np.flatnonzero(templates.crops > 0)
+    enrolled, people = np.flatnonzero(templates.enrolled), templates.subject.tolist()
     if len(enrolled) < LEAST_POINTS:
         return None
-    names = sorted({templates.subject[n] for n in enrolled.tolist()}, key=natural_key)
+    names = sorted({people[n] for n in enrolled.tolist()}, key=natural_key)
     each = max(len(enrolled) / len(names), 1)
     chosen = spread(names, max(int(MOST_POINTS / each), 2))
     hue = {name: (n * _GOLDEN) % 1 for n, name in enumerate(chosen)}
-    rows = [n for n in enrolled.tolist() if templates.subject[n] in hue][:MOST_POINTS]
+    rows = [n for n in enrolled.tolist() if people[n] in hue][:MOST_POINTS]
     if len(rows) < LEAST_POINTS:
         return None
-    places = project(templates.vectors[rows])
-    domains = templates.domains
+    places = project(unit(templates.vectors[rows]))
+    domains = enrolled_domains(templates)
     points = [
         MapPoint(
             shape(domains.index(templates.domain[n]), x, y),
-            _colour(hue[templates.subject[n]]),
-            f"{templates.name[n]}, {templates.crops[n]} crops; {templates.file}",
+            _colour(hue[people[n]]),
+            f"{templates.name[n]}, {templates.crops[n]} crops; {file}",
         )
         for n, (x, y) in zip(rows, places.tolist(), strict=True)
     ]
     shapes = [(domain, shape(n, 8, 8)) for n, domain in enumerate(domains)]
-    return Map(system, points, shapes, len({templates.subject[n] for n in rows}), len(enrolled), templates.file)
+    return Map(system, points, shapes, len({people[n] for n in rows}), len(enrolled), file)
 
 
 def project(vectors: NDArray[np.float32]) -> F64:

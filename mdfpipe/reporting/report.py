@@ -32,10 +32,10 @@ if TYPE_CHECKING:
     from mdfpipe.learning.recipes import Recipe
     from mdfpipe.reporting.results_page import Attended, ResultsPage, Shown
     from mdfpipe.reporting.retrieval import Who
-    from mdfpipe.reporting.similarity import TemplateSet
     from mdfpipe.reporting.sweeps import Swept
     from mdfpipe.running.survey import Survey
     from mdfpipe.store.results import Results
+    from mdfpipe.store.templates import Templates
 
 FOLDER = Path("evaluate") / "report"
 _HEIGHT = {"body": 128, "face": 72}  # pixels on the page
@@ -130,8 +130,9 @@ def _fill(page: ResultsPage, run: Path) -> None:
     from mdfpipe.reporting import curves
     from mdfpipe.reporting.atlas import atlas
     from mdfpipe.reporting.retrieval import FILE, People, choose
-    from mdfpipe.reporting.similarity import heat_map, read_templates, score_pictures
+    from mdfpipe.reporting.similarity import heat_map, score_pictures
     from mdfpipe.reporting.sweeps import sweep_views
+    from mdfpipe.store.templates import read_templates
 
     results, notes = page.results, page.notes
     page.survey = _surveyed(run, notes)
@@ -146,14 +147,16 @@ def _fill(page: ResultsPage, run: Path) -> None:
     for swept in _tried(notes, partial(_swept, run)):
         page.sweeps = sweep_views(results, swept)
     for system, path in results.template_files.items():
-        for found in _tried(notes, partial(read_templates, path, results.relative(path))):
-            page.templates[system] = found
+        for found in _tried(notes, partial(read_templates, path)):
+            tested = found.where(split="test")
+            page.templates[system] = tested if len(tested) else found
     ordered = sorted(page.templates, key=lambda name: own.index(name) if name in own else len(own))
     page.templates = {name: page.templates[name] for name in ordered}
     page.trainings.sort(key=lambda one: own.index(one.system) if one.system in own else len(own))
     for system in ordered[:_MOST_SYSTEMS]:
-        page.heat_maps += [made for made in [heat_map(system, page.templates[system])] if made]
-        page.maps += [made for made in [atlas(system, page.templates[system])] if made]
+        of = system, page.templates[system], results.relative(results.template_files[system])
+        page.heat_maps += [made for made in [heat_map(*of)] if made]
+        page.maps += [made for made in [atlas(*of)] if made]
     if len(ordered) > _MOST_SYSTEMS:
         notes.append(f"heat maps and maps: {len(ordered) - _MOST_SYSTEMS} more systems are left out")
     if (run / FILE).is_file():
@@ -308,7 +311,7 @@ class PageCrops:
 # -- attention
 
 
-def attended(run: Path, system: str, templates: TemplateSet, crops: PageCrops) -> list[Attended]:
+def attended(run: Path, system: str, templates: Templates, crops: PageCrops) -> list[Attended]:
     """Attention maps of a system for a few subjects' crops, one per domain; nothing without its weights.
 
     Raises ConfigError, DataError, StoreError.

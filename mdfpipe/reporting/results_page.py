@@ -20,10 +20,11 @@ from mdfpipe.reporting.atlas import SIDE, Map
 from mdfpipe.reporting.curves import Family, TrainingView
 from mdfpipe.reporting.grids import MARKS, TableView, bounds_of, by_wavelength, count_of, percent, told
 from mdfpipe.reporting.retrieval import Searches
-from mdfpipe.reporting.similarity import RAMP, HeatMap, TemplateSet, painted
+from mdfpipe.reporting.similarity import RAMP, HeatMap, painted
 from mdfpipe.reporting.sweeps import SweepView
 from mdfpipe.running.survey import Survey
 from mdfpipe.store.results import Results, Verdict
+from mdfpipe.store.templates import Templates
 
 MOST_TILES = 4
 
@@ -69,7 +70,7 @@ class ResultsPage:
     shown: dict[str, Shown] = field(default_factory=dict)
     attention: dict[str, list[Attended]] = field(default_factory=dict)
     trainings: list[TrainingView] = field(default_factory=list)
-    templates: dict[str, TemplateSet] = field(default_factory=dict)
+    templates: dict[str, Templates] = field(default_factory=dict)
     survey: Survey | None = None
     environment: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
@@ -180,11 +181,12 @@ def _funnel(page: ResultsPage) -> dict[str, Any] | None:
             counts[domain.domain] = {name: value for name, value in funnel_row(domain).items() if name != "domain"}
             origin |= dict.fromkeys(counts[domain.domain], "the receipts of index, detect, label, crop and manifest")
     for system, one in page.templates.items():
-        for name, n in zip(one.domain, one.crops.tolist(), strict=True):
+        file = page.results.relative(page.results.template_files[system])
+        for name, n in zip(one.domain.tolist(), one.crops.tolist(), strict=True):
             own = counts.setdefault(name, {})
             for step, is_so in ((f"{system}: templates", n > 0), (f"{system}: failed to enrol", n == 0)):
                 own[step] = own.get(step, 0) + is_so
-                origin[step] = one.file
+                origin[step] = file
     if not counts:
         return None
     domains = sorted(counts, key=by_wavelength)

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from mdfpipe.reporting.similarity import TemplateSet
 from mdfpipe.store.naming import natural_key
 from mdfpipe.store.results import KEY, STAGE
 from mdfpipe.store.run import Run
 from mdfpipe.store.tables import SEARCHES
+from mdfpipe.store.templates import Templates
 
 FILE: Final = "evaluate/searches.parquet"
 MOST_LISTS: Final = 60  # on a page
@@ -77,12 +77,12 @@ class Searches:
 class People:
     """Whose each template is, by its name, of all systems; of a fused one, its body, else its face."""
 
-    def __init__(self, sets: Iterable[TemplateSet]) -> None:
+    def __init__(self, sets: Iterable[Templates]) -> None:
         self._by_name: dict[str, Who] = {}
         self._by_key: dict[str, Who] = {}
         for one in sets:
-            columns = (one.name, one.subject, one.domain, one.item, one.split, one.role, one.modality)
-            for who in (Who(*values) for values in zip(*columns, strict=True)):
+            columns = (one.subject, one.domain, one.item, one.split, one.role, one.modality)
+            for who in map(Who, one.name, *(column.tolist() for column in columns)):
                 self._by_name[who.name] = who
                 key = _key(who.name)
                 if key not in self._by_key or who.modality == "body":

@@ -19,8 +19,8 @@ from mdfpipe.reporting.grids import by_wavelength
 from mdfpipe.store.naming import natural_key
 from mdfpipe.store.parquet import open_table
 from mdfpipe.store.results import Results
-from mdfpipe.store.run import read_table
-from mdfpipe.store.tables import SCORES, TEMPLATES, as_ours
+from mdfpipe.store.tables import SCORES, as_ours
+from mdfpipe.store.templates import Templates, unit
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
@@ -31,65 +31,9 @@ RAMP: Final = ("#440154", "#472c7a", "#3b518b", "#2c718e", "#21908d", "#27ad81",
 """Colours from the least similar to the most (viridis)."""
 
 
-@dataclass(frozen=True, eq=False)
-class TemplateSet:
-    """The templates of one system. vectors: (T, D) float32 of length 1, zeros where nothing was enrolled.
-
-    name, subject, domain, item, split, role, modality: (T,) text. crops: (T,) how many vectors each was pooled from.
-    """
-
-    file: str
-    vectors: F32
-    name: list[str]
-    subject: list[str]
-    domain: list[str]
-    item: list[str]
-    split: list[str]
-    role: list[str]
-    modality: list[str]
-    crops: NDArray[np.int64]
-
-    def __len__(self) -> int:
-        return len(self.name)
-
-    @property
-    def domains(self) -> list[str]:
-        """Domains with an enrolled template, by wavelength."""
-        there = {domain for domain, n in zip(self.domain, self.crops, strict=True) if n}
-        return sorted(there, key=by_wavelength)
-
-
-def read_templates(path: Path, file: str) -> TemplateSet:
-    """The templates of a system; those of the test split where it has any. Raises StoreError."""
-    try:
-        table = as_ours(read_table(path), TEMPLATES)
-    except ValueError as error:
-        raise StoreError(f"{path}: is no table of templates: {error}; evaluate again") from None
-    tested = table.filter(pc.equal(table["split"], "test"))
-    table = tested if tested.num_rows else table
-    vectors = table["vector"].combine_chunks()
-    lengths = pc.list_value_length(vectors).to_numpy(zero_copy_only=False)
-    if len(set(lengths.tolist())) > 1:
-        raise StoreError(f"{path}: expected vectors of one length, got {sorted(set(lengths.tolist()))}; evaluate again")
-    width = int(lengths[0]) if len(lengths) else 0
-    values = vectors.flatten().to_numpy(zero_copy_only=False).reshape(-1, width) if width else np.zeros((0, 0))
-    norm = np.linalg.norm(values, axis=1, keepdims=True)
-    columns = {name: [str(v) for v in table[name].cast(pa.string()).to_pylist()] for name in _TEXT}
-    return TemplateSet(
-        file,
-        (values / np.where(norm > 0, norm, 1)).astype(np.float32),
-        columns["template"],
-        columns["subject_id"],
-        columns["domain"],
-        columns["item"],
-        columns["split"],
-        columns["role"],
-        columns["modality"],
-        table["crops"].to_numpy().astype(np.int64),
-    )
-
-
-_TEXT: Final = ("template", "subject_id", "domain", "item", "split", "role", "modality")
+def enrolled_domains(templates: Templates) -> list[str]:
+    """Domains with an enrolled template, by wavelength."""
+    return sorted(set(templates.domain[templates.enrolled].tolist()), key=by_wavelength)
 
 
 # -- heat maps
@@ -131,26 +75,27 @@ class HeatMap:
     source: str
 
 
-def heat_map(system: str, templates: TemplateSet) -> HeatMap | None:
+def heat_map(system: str, templates: Templates, file: str) -> HeatMap | None:
     """Cosine similarity of subjects, the same subjects in the same order in every panel; None without a template.
 
     A subject with several templates in a domain stands there with their mean. Subjects with every domain come
     first; of many, some are chosen evenly by name.
     """
-    domains = templates.domains[:MOST_DOMAINS]
+    domains = enrolled_domains(templates)[:MOST_DOMAINS]
     if not domains:
         return None
     there: dict[str, dict[str, list[int]]] = {}
-    for n in np.flatnonzero(templates.crops > 0).tolist():
-        there.setdefault(templates.subject[n], {}).setdefault(templates.domain[n], []).append(n)
+    people, places, vectors = templates.subject.tolist(), templates.domain.tolist(), unit(templates.vectors)
+    for n in np.flatnonzero(templates.enrolled).tolist():
+        there.setdefault(people[n], {}).setdefault(places[n], []).append(n)
     whole = [name for name, seen in there.items() if all(domain in seen for domain in domains)]
     subjects = spread(sorted(whole or there, key=natural_key), MOST_SUBJECTS)
-    means = np.full((len(domains), len(subjects), templates.vectors.shape[1]), np.nan)
+    means = np.full((len(domains), len(subjects), vectors.shape[1]), np.nan)
     for d, domain in enumerate(domains):
         for s, subject in enumerate(subjects):
             rows = there[subject].get(domain, [])
             if rows:
-                mean = templates.vectors[rows].astype(np.float64).mean(axis=0)
+                mean = vectors[rows].astype(np.float64).mean(axis=0)
                 means[d, s] = mean / max(float(np.linalg.norm(mean)), 1e-12)
     panels = [
         [Panel(a, b, np.round(means[i] @ means[j].T, 4)) for j, b in enumerate(domains)] for i, a in enumerate(domains)
@@ -165,8 +110,8 @@ def heat_map(system: str, templates: TemplateSet) -> HeatMap | None:
     )
     values = values[np.isfinite(values)]
     low, high = (float(values.min()), float(values.max())) if len(values) else (0.0, 1.0)
-    modality = templates.modality[0] if templates.modality else ""
-    return HeatMap(system, modality, domains, subjects, len(there), panels, low, max(high, low + 1e-6), templates.file)
+    modality = str(templates.modality[0])
+    return HeatMap(system, modality, domains, subjects, len(there), panels, low, max(high, low + 1e-6), file)
 
 
 def painted(panel: Panel, low: float, high: float) -> NDArray[np.uint8]:

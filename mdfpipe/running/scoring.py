@@ -20,7 +20,6 @@ from mdfpipe.errors import ConfigError, DataError, MdfError, one_line
 from mdfpipe.evaluation import study
 from mdfpipe.evaluation.benchmarks import Benchmark
 from mdfpipe.evaluation.comparing import Measure
-from mdfpipe.evaluation.templates import B8, F32
 from mdfpipe.evaluation.vectors import Evaluated, SystemVectors
 from mdfpipe.protocol import Protocol, read_protocol
 from mdfpipe.stages.evaluate import Evaluate, ScoreFiles, Tables, metrics_table, tables_beside, write_beside
@@ -33,6 +32,7 @@ from mdfpipe.store.results import KEY
 from mdfpipe.store.run import Receipt, Run, fingerprint
 from mdfpipe.store.shipped import SHIPPED
 from mdfpipe.store.subjects import SubjectNames
+from mdfpipe.store.templates import B8, F32
 
 if TYPE_CHECKING:
     import pandas as pd

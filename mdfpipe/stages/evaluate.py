@@ -22,7 +22,6 @@ from mdfpipe.evaluation.case import Case, Searched
 from mdfpipe.evaluation.comparing import I64
 from mdfpipe.evaluation.score_fusion import MOST_PAIRS
 from mdfpipe.evaluation.table import Table
-from mdfpipe.evaluation.templates import F32, Templates
 from mdfpipe.evaluation.vectors import Evaluated, SystemVectors
 from mdfpipe.learning.system import System
 from mdfpipe.protocol import Protocol
@@ -34,7 +33,8 @@ from mdfpipe.store.left_out import of_training, of_unreadable
 from mdfpipe.store.parquet import TableWriter
 from mdfpipe.store.results import KEY, STAGE, results_of, score_file, template_file
 from mdfpipe.store.run import fingerprint, write_table
-from mdfpipe.store.tables import COMPARISONS, CURVES, METRICS, SCORES, SEARCHES, SUBJECTS, TEMPLATES, EmbedStatus
+from mdfpipe.store.tables import COMPARISONS, CURVES, METRICS, SCORES, SEARCHES, SUBJECTS, EmbedStatus
+from mdfpipe.store.templates import F32, table_of
 
 
 class Tables(Config):
@@ -313,20 +313,5 @@ def _beside(found: Evaluated) -> dict[str, pa.Table | bytes]:
     return {
         f"{STAGE}/metrics.json": json.dumps(document, indent=1).encode(),
         **{f"{STAGE}/{name}.parquet": table for name, table in tables_beside(found).items()},
-        **{template_file(name): _templates(made) for name, made in found.templates.items()},
+        **{template_file(name): table_of(made) for name, made in found.templates.items()},
     }
-
-
-def _templates(made: Templates) -> pa.Table:
-    width = made.vectors.shape[1]
-    offsets = np.arange(len(made) + 1, dtype=np.int32) * width
-    columns = {
-        "template": pa.array(made.name),
-        "subject_id": pa.array(made.subject.tolist()),
-        "domain": pa.array(made.domain.tolist()),
-        "modality": pa.array(made.modality.tolist()).dictionary_encode().cast(pa.dictionary(pa.int8(), pa.string())),
-        **{name: pa.array(getattr(made, name).tolist()) for name in ("split", "role", "item")},
-        **{name: pa.array(getattr(made, name), pa.int64()) for name in ("crops", "media", "unusable")},
-        "vector": pa.ListArray.from_arrays(pa.array(offsets), pa.array(made.vectors.ravel())),
-    }
-    return pa.table([columns[name] for name in TEMPLATES.names], schema=TEMPLATES)

@@ -204,7 +204,7 @@ def _pool(options: argparse.Namespace) -> tuple[Spent, float, int]:
     import numpy as np
     import pyarrow as pa
 
-    from mdfpipe.evaluation.templates import pool
+    from mdfpipe.evaluation.pooling import pool
 
     n, domains = options.crops, 4
     generator = np.random.default_rng(2)

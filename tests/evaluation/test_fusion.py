@@ -19,7 +19,8 @@ from mdfpipe.evaluation.fusion import (
     fit_score_fusion,
     fuse_templates,
 )
-from mdfpipe.evaluation.templates import Templates, pool
+from mdfpipe.evaluation.pooling import pool
+from mdfpipe.store.templates import Templates
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
@@ -106,7 +107,7 @@ def test_fused_templates_keep_everybody_and_count_who_is_common() -> None:
     np.testing.assert_allclose(fused.vectors, expected, rtol=1e-6)
     assert fused.crops.tolist() == [2, 0, 2, 0]
     assert fused.name[0] == "s1/SWIR-30m/test/probe/fused"
-    assert fused.under("exclude").subject.tolist() == ["s1", "s3"]
+    assert fused.take(fused.enrolled).subject.tolist() == ["s1", "s3"]
     turned, _ = fuse_templates(
         {"body": body.take([2, 0, 1, 3]), "face": face.take([1, 0, 3, 2])}, {"body": 2, "face": 2}
     )

@@ -17,9 +17,9 @@ from mdfpipe.evaluation.measures.intervals import mcnemar, wilson
 from mdfpipe.evaluation.search import search
 from mdfpipe.evaluation.study import evaluate
 from mdfpipe.evaluation.table import Table
-from mdfpipe.evaluation.templates import unit
 from mdfpipe.evaluation.vectors import Evaluated, SystemVectors
 from mdfpipe.protocol import Protocol
+from mdfpipe.store.templates import unit
 
 PROTOCOL = Protocol(name="p", gallery_domains=["VIS-500m"], probe_domains=["SWIR-30m", "LWIR-30m"], unlisted="test")
 GALLERY, PROBES = "VIS-500m", ("SWIR-30m", "LWIR-30m")

@@ -5,8 +5,9 @@ from __future__ import annotations
 import tracemalloc
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import fields, replace
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,9 +18,11 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from mdfpipe.errors import DataError
-from mdfpipe.evaluation import templates as module
-from mdfpipe.evaluation.templates import Pooling, Rule, Templates, pool, unit
+from mdfpipe.evaluation import pooling as module
+from mdfpipe.evaluation.pooling import Pooling, Rule, pool
+from mdfpipe.store.run import write_table
 from mdfpipe.store.tables import MANIFEST
+from mdfpipe.store.templates import Templates, read_templates, table_of, unit
 
 POOLINGS: tuple[Pooling, ...] = ("mean", "media_mean", "norm_weighted", "quality_weighted")
 MEAN = Rule()
@@ -147,12 +150,21 @@ def test_failures_are_counted_and_kept_until_a_policy_says() -> None:
     assert found.vectors.tolist() == [[1, 0], [0, 0], [0, 0]]
     assert found.enrolled.tolist() == [True, False, False]
     assert (found.crops.tolist(), found.unusable.tolist()) == ([1, 0, 0], [1, 1, 0])
-    assert len(found.under("miss")) == 3
-    assert found.under("exclude").subject.tolist() == ["s1"]
-    assert found.with_misses([0.5]).tolist() == [0.5, 0, 0]
-    assert found.enrolment("miss") == "2 of 3 templates failed to enrol, counted as misses"
-    assert found.enrolment("exclude") == "2 of 3 templates failed to enrol, excluded"
-    assert found.under("exclude").enrolment("exclude") == "all enrolled"
+    assert found.take(found.enrolled).subject.tolist() == ["s1"]
+
+
+def test_templates_on_disk_are_those_in_memory(tmp_path: Path) -> None:
+    rows = [{"subject_id": name, "session_id": f"s-{name}"} for name in "abc"]
+    rule = Rule(by="sighting", sighting="session_id")
+    made = pooled(rows, [[1, 2], [3, 4], [0, 0]], rule, usable=np.array([True, True, False]))
+    for part in (made, made.where(subject="nobody")):
+        write_table(tmp_path / "t.parquet", table_of(part))
+        found = read_templates(tmp_path / "t.parquet")
+        assert found.name == part.name
+        for field in fields(part):
+            kept, read = getattr(part, field.name), getattr(found, field.name)
+            assert kept.tolist() == read.tolist()
+            assert kept.dtype.kind == read.dtype.kind
 
 
 @pytest.mark.parametrize("pooling", POOLINGS)

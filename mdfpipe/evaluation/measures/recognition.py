@@ -9,8 +9,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from mdfpipe.evaluation.comparing import Entries, Measure
+from mdfpipe.evaluation.pooling import Rule, pool
 from mdfpipe.evaluation.search import search
-from mdfpipe.evaluation.templates import Rule, pool
 
 
 def rank_one(
