@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from mdfpipe.domains import Domain
 from mdfpipe.errors import DataError
 from mdfpipe.evaluation.measures.intervals import wilson
-from mdfpipe.store.images import decode_at
+from mdfpipe.store.images import decode_at, scaled
 from mdfpipe.store.run import Run
 from mdfpipe.store.shards import CHECKSUM, Spoilt, read_crop
 
@@ -354,7 +354,7 @@ def _picture(folder: Path, row: dict[str, Any]) -> F32:
     except Spoilt as error:
         raise DataError(f"{shard}: crop {row['crop_id']}: {error}; delete the shard and run crop again") from None
     low, high = np.percentile(image, (1, 99)) if image.dtype != np.uint8 else (0.0, 255.0)
-    shown = (image.astype(np.float32) - np.float32(low)) / np.float32(max(high - low, 1.0))
-    small = np.clip(cv2.resize(shown, (WIDTH, HEIGHT), interpolation=cv2.INTER_AREA), 0, 1).astype(np.float32)
+    shown = cv2.resize(scaled(image, low, high, 1), (WIDTH, HEIGHT), interpolation=cv2.INTER_AREA)
+    small = np.clip(shown, 0, 1).astype(np.float32)
     rgb: F32 = np.repeat(small[..., None], 3, axis=2) if small.ndim == 2 else small[..., ::-1]
     return rgb

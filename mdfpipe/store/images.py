@@ -107,15 +107,46 @@ def resize(image: Image, width: int, height: int) -> Image:
     return image.reshape(height, width, *more)
 
 
+def scaled(
+    values: Image,
+    low: float,
+    high: float,
+    top: float,
+    *,
+    precision: type[np.float32] | type[np.float64] = np.float32,
+    least: float = 1.0,
+) -> NDArray[Any]:
+    """Values of `precision`: `low` becomes 0, `high` becomes `top`, linear between and beyond.
+
+    least: the narrowest window, in values; below it `low` alone decides.
+    """
+    moved: NDArray[Any] = values.astype(precision) - precision(low)
+    return moved * precision(top / max(high - low, least))
+
+
 def stretched(values: Image, low: float, high: float) -> NDArray[np.uint8]:
     """uint8: `low` and below is 0, `high` and above 255, linear between.
 
     >>> stretched(np.array([100, 200, 300, 900], np.uint16), 100, 355).tolist()
     [0, 100, 200, 255]
     """
-    scaled = (values.astype(np.float32) - np.float32(low)) * np.float32(255 / max(high - low, 1.0))
-    shown: NDArray[np.uint8] = np.rint(np.clip(scaled, 0, 255)).astype(np.uint8)
-    return shown
+    return _in_8_bits(scaled(values, low, high, 255))
+
+
+def stretching(low: float, high: float) -> NDArray[np.uint8]:
+    """(65536,) uint8: the grey of each 16-bit value, as `stretched`, for whole videos.
+
+    It is computed in float64 and knows no narrowest window: detections depend on it to the last bit.
+
+    >>> stretching(100, 355)[[0, 100, 200, 355, 65535]].tolist(), stretching(7, 7)[[6, 7, 8]].tolist()
+    ([0, 0, 100, 255, 255], [0, 0, 255])
+    """
+    return _in_8_bits(scaled(np.arange(1 << 16), low, high, 255, precision=np.float64, least=1e-9))
+
+
+def _in_8_bits(values: NDArray[Any]) -> NDArray[np.uint8]:
+    grey: NDArray[np.uint8] = np.rint(np.clip(values, 0, 255)).astype(np.uint8)
+    return grey
 
 
 def recorded_window(run: Run, video_id: str) -> tuple[float, float] | None:

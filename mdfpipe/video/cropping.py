@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mdfpipe.store.images import Image
+from mdfpipe.store.images import Image, scaled
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,5 @@ def quality(image: Image, window: Window) -> tuple[float, float]:
     grey = image[..., 0] if image.shape[2] == 1 else cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
     grey = grey.astype(np.float32)
     if image.dtype != np.uint8:
-        scale = 255.0 / max(window.high - window.low, 1.0)
-        grey = np.clip((grey - np.float32(window.low)) * np.float32(scale), 0.0, 255.0)
+        grey = np.clip(scaled(grey, window.low, window.high, 255), 0, 255)
     return float(cv2.Laplacian(grey, cv2.CV_32F).var()), float(grey.std())

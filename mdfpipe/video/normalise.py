@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from mdfpipe.config import Config
+from mdfpipe.store.images import stretching
 from mdfpipe.video.frames import Frames
 
 Pixels = NDArray[np.uint8] | NDArray[np.uint16]
@@ -93,11 +94,11 @@ class Normalise(Config):
         elif self.policy == "frame_percentile":
             rgb = np.zeros(pixels.shape, np.uint8)
             for number, frame in enumerate(pixels):
-                rgb[number] = lookup(*self.frame_window(frame))[frame]
+                rgb[number] = stretching(*self.frame_window(frame))[frame]
         elif self.policy == "native8":
             rgb = (pixels >> max((int(high) + 1).bit_length() - 9, 0)).astype(np.uint8)
         else:
-            rgb = lookup(low, high)[pixels]
+            rgb = stretching(low, high)[pixels]
         if rgb.shape[-1] == 1:
             rgb = np.repeat(rgb, 3, axis=-1)
         return _even_out(rgb) if self.clahe and len(rgb) else rgb
@@ -117,20 +118,6 @@ def histogram_percentile(counts: NDArray[np.int64], percentile: float) -> float:
     below = int(rank)
     first, second = (int(np.searchsorted(ends, r, side="right")) for r in (below, min(below + 1, total - 1)))
     return first + (second - first) * (rank - below)
-
-
-def lookup(low: float, high: float) -> NDArray[np.uint8]:
-    """(65536,) uint8: the grey that each 16-bit value becomes, linear from `low` (0) to `high` (255).
-
-    >>> lookup(100, 355)[[0, 100, 200, 355, 65535]].tolist()
-    [0, 0, 100, 255, 255]
-    >>> lookup(7, 7)[[6, 7, 8]].tolist()
-    [0, 0, 255]
-    """
-    values = np.arange(1 << 16, dtype=np.float64)
-    if high <= low:
-        return np.where(values > low, 255, 0).astype(np.uint8)
-    return np.rint(np.clip((values - low) * (255 / (high - low)), 0, 255)).astype(np.uint8)
 
 
 def _even_out(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -7,9 +7,10 @@ from hypothesis import strategies as st
 
 from mdfpipe.config import validate
 from mdfpipe.errors import ConfigError
+from mdfpipe.store.images import stretching
 from mdfpipe.video.decoders import Decoder
 from mdfpipe.video.frames import Frames
-from mdfpipe.video.normalise import Normalise, histogram_percentile, lookup
+from mdfpipe.video.normalise import Normalise, histogram_percentile
 from tests import clips
 
 
@@ -104,9 +105,9 @@ def test_clahe():
     assert np.array_equal(out, Normalise(clahe=True).apply(pixels, 0, 255))
 
 
-def test_lookup_never_falls():
+def test_stretching_never_falls():
     for low, high in ((0, 65535), (6743.5, 7077.25), (5, 5), (9, 3)):
-        assert (np.diff(lookup(low, high).astype(int)) >= 0).all()
+        assert (np.diff(stretching(low, high).astype(int)) >= 0).all()
 
 
 @pytest.mark.parametrize(
