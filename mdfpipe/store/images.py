@@ -120,8 +120,10 @@ def scaled(
 
     least: the narrowest window, in values; below it `low` alone decides.
     """
-    moved: NDArray[Any] = values.astype(precision) - precision(low)
-    return moved * precision(top / max(high - low, least))
+    black: Any = precision(low)
+    factor: Any = precision(top / max(high - low, least))
+    moved: NDArray[Any] = (values.astype(precision) - black) * factor
+    return moved
 
 
 def stretched(values: Image, low: float, high: float) -> NDArray[np.uint8]:
