@@ -97,17 +97,18 @@ class Protocol(Config):
         return "probe" if domain in self.probe_domains else "none"
 
 
-def read_protocol(name: str, folders: list[Path]) -> dict[str, Any]:
+def read_protocol(name: str, folders: list[Path], also: str = "") -> dict[str, Any]:
     """The settings of a protocol, its subject table read in. Raises ConfigError.
 
-    name: a protocol of one of `folders`, without suffix, or the path of a YAML file.
+    name: a protocol of one of `folders`, without suffix, or the path of a YAML file. also: other names that a caller
+    takes, for the message about an unknown one.
     """
     given = Path(name)
     places = [given] if given.suffix in (".yaml", ".yml") else [folder / f"{name}.yaml" for folder in folders]
     path = next((place for place in places if place.is_file()), None)
     if path is None:
         known = sorted({p.stem for folder in folders if folder.is_dir() for p in folder.glob("*.yaml")})
-        raise ConfigError(f"manifest.protocol {name!r}: no such protocol; known: {', '.join(known) or 'none'}")
+        raise ConfigError(f"manifest.protocol {name!r}: no such protocol; known: {', '.join(known) or 'none'}{also}")
     settings = read_yaml(path)
     settings.setdefault("name", path.stem)
     if isinstance(settings.get("subjects"), str):

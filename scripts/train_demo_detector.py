@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -84,12 +85,13 @@ def load(folder: Path, preset: str, seed: int, subjects: int, stride: int) -> Fr
     """Draw a data set and decode it as the pipeline does."""
     import numpy as np
 
+    from mdfpipe.running.crew import each
     from mdfpipe.store.run import read_table
     from mdfpipe.synth.write import write_dataset
     from mdfpipe.video.decoders.auto import Auto
     from mdfpipe.video.normalise import Normalise
 
-    write_dataset(folder, preset, seed=seed, subjects=subjects, workers=os.cpu_count() or 1)
+    write_dataset(folder, preset, seed=seed, subjects=subjects, share=partial(each, workers=os.cpu_count() or 1))
     truth = read_table(folder / "truth" / "bodies.parquet").to_pylist()
     rows: dict[tuple[str, int], list[dict[str, Any]]] = {}
     for row in truth:

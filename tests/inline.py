@@ -1,4 +1,4 @@
-"""Run a pipeline within the test's own process: fast, and debuggable."""
+"""Run a study within the test's own process: fast, and debuggable."""
 
 from __future__ import annotations
 
@@ -44,8 +44,7 @@ class Inline:
 def runner(data: Path, run: Path, *overrides: str, study: Path = DEMO) -> tuple[Runner, Inline]:
     """A runner over a study, and the executor that remembers what ran."""
     executor = Inline()
-    pipeline = Study.load(study, list(overrides))
-    return Runner(pipeline, Run(run), data, executor.resources, executor), executor
+    return Runner(Study.load(study, list(overrides)), Run(run), data, executor.resources, executor), executor
 
 
 def context(data: Path, scratch: Path) -> Context:

@@ -53,6 +53,12 @@ def test_the_page_runs(session: tuple[Path, dict[str, Any]]) -> None:
     assert (folder / "cmc.png").stat().st_size > 5_000
     assert (folder / "report" / "report.html").is_file()
     assert (folder / "scored" / "evaluate" / "report" / "report.html").is_file()
+    both = names["both"].metrics.to_pandas()
+    assert set(both["system"]) == {"scored/mine", "scored-again/mine"}
+    assert set(both["verdict"]) == {"best"}  # of equal numbers
+    assert names["both"].comparisons.num_rows
+    with pytest.raises(mdfpipe.ConfigError, match="expected two runs or more, got 1"):
+        mdfpipe.compare([folder / "scored"])
 
 
 def test_a_run_is_opened(session: tuple[Path, dict[str, Any]]) -> None:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from mdfpipe.cli import evaluate, run, things  # noqa: F401 - they add their commands, in the order of imports
+from mdfpipe.cli import evaluate, look, make, run  # noqa: F401 - they add their commands; `evaluate` imports `run`
 from mdfpipe.cli.options import app, say
 
 __all__ = ["app"]

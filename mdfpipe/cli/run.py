@@ -50,14 +50,14 @@ def run_stages(first: str | None, last: str | None, o: dict[str, Any]) -> None:
         trust_pickle=o["trust_pickle"],
         tensorboard=o.get("tensorboard", False),
     )
-    pipeline = Study.load(o["study"], o["set_"] or [])
+    study = Study.load(o["study"], o["set_"] or [])
     if o["strict"]:
-        pipeline = pipeline.strict()
-    runner = Runner(pipeline, Run(o["run"]), o["data"], resources, systems=o.get("system"))
+        study = study.strict()
+    runner = Runner(study, Run(o["run"]), o["data"], resources, systems=o.get("system"))
     if o["trust_pickle"]:
         sys.stderr.write("mdfpipe: --trust-pickle: these weights can run any code; use it only for files you trust\n")
-    if o.get("download_weights") and not o["dry_run"] and pipeline.detect is not None:
-        pipeline.detect.detector.download(runner.data, lambda line: sys.stderr.write(f"mdfpipe: {line}\n"))
+    if o.get("download_weights") and not o["dry_run"] and study.detect is not None:
+        study.detect.detector.download(runner.data, lambda line: sys.stderr.write(f"mdfpipe: {line}\n"))
     if o["dry_run"]:
         lines = runner.due(first, last, o["only"])
         say(json.dumps(lines, indent=1) if o["json_"] else "\n".join(lines) or "nothing is due")

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import combinations
+from os import PathLike
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import pyarrow as pa
 
-from mdfpipe.errors import DataError, ProtocolError, one_line
+from mdfpipe.errors import ConfigError, DataError, ProtocolError, one_line
 from mdfpipe.evaluation.benchmark import mean_and_spread
 from mdfpipe.evaluation.case import Case
 from mdfpipe.evaluation.comparing import F64
@@ -19,11 +22,44 @@ from mdfpipe.evaluation.table import depth_of
 from mdfpipe.running.plan import Currency, current
 from mdfpipe.store.results import KEY, STAGE, Results, Row, read_results
 from mdfpipe.store.run import Run
-from mdfpipe.store.tables import SEARCHES, SearchStatus
+from mdfpipe.store.tables import COMPARISONS, METRICS, SEARCHES, SearchStatus
 
 SPLIT: Final = re.compile(r"split (\d+)\b")
 COLUMNS: Final = {"map": "average_precision", "minp": "inverse_penalty"}
 PLACE: Final = ("gallery_domain", "probe_domain", "gallery")
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """Evaluated runs side by side. Each table is a `pyarrow.Table`; systems are called RUN/SYSTEM.
+
+    metrics: a row for each number, with `verdict` (best, level, worse, untested; none for a number alone). comparisons:
+    a row for each tested difference. notes: what a reader of the numbers should know. stamps: what to write with every
+    number, such as that it is out of date.
+    """
+
+    metrics: pa.Table
+    comparisons: pa.Table
+    notes: list[str]
+    stamps: list[str]
+
+    def __repr__(self) -> str:
+        return f"Comparison({self.metrics.num_rows} numbers, {self.comparisons.num_rows} differences)"
+
+
+def compare(runs: Sequence[str | PathLike[str]], *, allow_mixed: bool = False, allow_stale: bool = False) -> Comparison:
+    """Set evaluated runs side by side and test differences, as `mdfpipe compare` does. See `side_by_side`."""
+    if len(runs) < 2:
+        raise ConfigError(f"compare {', '.join(map(str, runs))}: expected two runs or more, got {len(runs)}")
+    first, *others = map(Path, runs)
+    found = side_by_side(first, others, allow_mixed=allow_mixed, allow_stale=allow_stale)
+    document = found.document()
+    return Comparison(
+        pa.Table.from_pylist(document["metrics"], METRICS.append(pa.field("verdict", pa.string()))),
+        pa.Table.from_pylist(document["comparisons"], COMPARISONS),
+        [*found.notes, *(line for entry in found.tables.values() for line in entry["notes"])],
+        [*found.stamps, *(line for entry in found.tables.values() for line in entry["stamps"])],
+    )
 
 
 def side_by_side(

@@ -134,7 +134,7 @@ def rows_of(
     benchmark = _benchmark(opened, on)
     if len(opened) > 1:
         for other in opened[1:]:
-            if other.pipeline.systems != first.pipeline.systems:
+            if other.study.systems != first.study.systems:
                 raise DataError(
                     f"{other.path}: expected the systems of {first.path}, trained again, got others: a mean over "
                     "different settings is of neither; enter the runs one by one"
@@ -162,7 +162,7 @@ class _Opened:
     """An evaluated run. content: of its evaluation; doubts: why it was not compared with its study."""
 
     path: Path
-    pipeline: Study
+    study: Study
     data: Path
     results: Results
     content: str
@@ -171,7 +171,7 @@ class _Opened:
 
     @classmethod
     def at(cls, path: Path) -> Self:
-        pipeline, run, data = open_run(path)
+        study, run, data = open_run(path)
         results, receipt = read_results(path), run.receipt(STAGE, KEY)
         if receipt is None or not results.metrics:
             raise DataError(f"{path}: expected a run with numbers, found none: {results.none or 'evaluate it again'}")
@@ -180,7 +180,7 @@ class _Opened:
         missing = receipt.facts.get("missing") or []
         doubts = [f"made without {len(missing)} videos that are not done"] if missing else []
         doubts += [*results.stamps, *_compared(path)]
-        return cls(path, pipeline, data, results, receipt.content, doubts, differs)
+        return cls(path, study, data, results, receipt.content, doubts, differs)
 
     def minutes(self, system: str) -> float | None:
         """How long the system's training took by its log; None without one."""
@@ -200,7 +200,7 @@ def _compared(path: Path) -> list[str]:
 
 def _benchmark(opened: Sequence[_Opened], on: str) -> str:
     """What the runs are of. Raises ConfigError."""
-    layouts = {one.pipeline.dataset.use: one.pipeline.dataset.published_name for one in opened}
+    layouts = {one.study.dataset.use: one.study.dataset.published_name for one in opened}
     if len(layouts) > 1:
         raise ConfigError(f"expected runs on one data set, got {' and '.join(sorted(layouts))}; enter them one by one")
     ((use, name),) = layouts.items()
@@ -240,7 +240,7 @@ def _row(
     results: Results,
     note: str,
 ) -> ReachedRow:
-    one, study = own[0], opened[0].pipeline
+    one, study = own[0], opened[0].study
     system = study.systems.get(one["system"])
     fusion = study.evaluate.tables[one["table"]].fusions.get(one["system"])
     minutes = [m for m in (run.minutes(one["system"]) for run in opened) if m is not None]

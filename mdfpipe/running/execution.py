@@ -1,22 +1,18 @@
-"""Where units of work run: spawned processes that die with their parent and are killed when they hang.
+"""Where units of work run: in the workers of a crew, or in all processes of `torchrun` together.
 
-One interface: `Executor.run(units)` gives events. `LocalExecutor` is the one there is; a batch system
-behind the same interface would submit `run_unit` for each unit.
+One interface: `Executor.run(units)` yields events. A batch system behind the same interface would submit `run_unit`
+for each unit.
 """
 
 from __future__ import annotations
 
-import contextlib
 import errno
-import multiprocessing
-import os
-import signal
 import threading
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
-from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, Protocol, Self
 
@@ -30,12 +26,10 @@ from mdfpipe.errors import (
     cannot_write,
     one_line,
 )
-from mdfpipe.machine.processes import die_with_parent, interrupts_blocked
+from mdfpipe.running.crew import Crew, Step
 from mdfpipe.stages import Context, Inputs, Made, Resources, Stage
 from mdfpipe.store.run import DAMAGED, Failure, Receipt
 from mdfpipe.store.trust import trusting
-
-SAVING_SECONDS = 20.0  # Slurm and Kubernetes kill 30 s after they asked
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,10 +135,10 @@ def run_unit(unit: Unit, resources: Resources, tell: Any) -> Event:
         return Event("finished", stage.name, key, rows=made.table.num_rows, seconds=seconds, facts=made.facts)
     finally:
         for path in scratch:  # what was committed is no longer there; what a failure left takes up the disk
-            with contextlib.suppress(OSError):
+            with suppress(OSError):
                 path.unlink(missing_ok=True)
     if kind == "failed":
-        with contextlib.suppress(StoreError):
+        with suppress(StoreError):
             run.record_failure(failure)
     return Event(kind, stage.name, key, seconds=time.monotonic() - started, failure=failure)
 
@@ -256,13 +250,18 @@ class TogetherExecutor:
 
 
 class LocalExecutor:
-    """Spawned workers on this machine, each doing one unit at a time; they stay for the stages that follow."""
+    """Spawned workers on this machine; they stay for the stages that follow."""
 
     leads = True
 
     def __init__(self, resources: Resources) -> None:
         self.resources = resources
-        self._workers: list[_Worker] = []
+        self.crew = Crew(
+            resources.workers,
+            threads=resources.threads,
+            deadline_seconds=resources.deadline_seconds,
+            saves=lambda unit, resources: unit.stage.together,
+        )
 
     def follow(self) -> None:
         """Nobody else leads."""
@@ -271,115 +270,40 @@ class LocalExecutor:
         return self
 
     def __exit__(self, *error: object) -> None:
-        _end(self._workers)
+        self.crew.__exit__(*error)
 
     def run(self, units: Iterable[Unit]) -> Iterator[Event]:
         """Run the units on up to `resources.workers` processes."""
-        waiting = list(units)[::-1]
-        while len(self._workers) < min(self.resources.workers, len(waiting)):
-            self._workers.append(_Worker(self.resources))
-        try:
-            for worker in self._workers:
-                if waiting:
-                    yield worker.give(waiting.pop())
-            while busy := [w for w in self._workers if w.unit]:
-                ready = wait([w.connection for w in busy], timeout=0.5)
-                if busy[0].unit is not None:
-                    busy[0].unit.inputs.run.check_lock()  # a worker that is deep in a step does not look itself
-                for worker in busy:
-                    event = worker.hear() if worker.connection in ready else worker.overdue()
-                    if event is None:
-                        continue
-                    yield event
-                    if event.kind == "fatal":
-                        return
-                    if worker.unit is None and waiting:
-                        yield worker.give(waiting.pop())
-        finally:
-            _end([worker for worker in self._workers if worker.unit is not None])
+        waiting = [(unit, self.resources) for unit in units]
+        if not waiting:
+            return
+        watch = waiting[0][0].inputs.run.check_lock  # a worker that is deep in a step does not look itself
+        done: dict[str, int] = {}
+        with closing(self.crew.run(run_unit, waiting, watch)) as reports:
+            for kind, (unit, _), value in reports:
+                if kind is Step.BEGUN:
+                    event = Event("started", unit.stage.name, unit.key)
+                elif kind is Step.FAILED:
+                    raise value
+                elif kind is Step.LOST:
+                    event = _lost(unit, value.words, done.get(unit.key, 0))
+                else:
+                    event = value
+                    done[unit.key] = event.done or done.get(unit.key, 0)
+                yield event
+                if event.kind == "fatal":
+                    return
 
 
-def _end(workers: Iterable[_Worker]) -> None:
-    """End these processes: a training is asked to save its state first, all others can be cut off anywhere."""
-    asked = [worker for worker in workers if worker.ask_to_save()]
-    until = time.monotonic() + SAVING_SECONDS
-    for worker in asked:
-        worker.process.join(max(until - time.monotonic(), 0))
-    for worker in workers:
-        worker.kill()
-
-
-class _Worker:
-    """One process and the pipe to it; replaced by a fresh one when it dies or hangs."""
-
-    def __init__(self, resources: Resources) -> None:
-        self.resources = resources
-        self.unit: Unit | None = None
-        self.process: Any = None
-        self.last_sign = 0.0
-        self.last_done = 0
-
-    def give(self, unit: Unit) -> Event:
-        if self.process is None or not self.process.is_alive():
-            self._start()
-        self.unit, self.last_sign, self.last_done = unit, time.monotonic(), 0
-        with contextlib.suppress(BrokenPipeError):  # it died just now: hear() will say so
-            self.connection.send(unit)
-        return Event("started", unit.stage.name, unit.key)
-
-    def hear(self) -> Event | None:
-        assert self.unit is not None
-        try:
-            event: Event = self.connection.recv()
-        except (EOFError, OSError):
-            self.process.join(5)
-            return self._lost(f"its process ended unexpectedly ({_how_it_ended(self.process.exitcode)})")
-        self.last_sign = time.monotonic()
-        self.last_done = event.done or self.last_done
-        if event.kind != "progress":
-            self.unit = None
-        return event
-
-    def overdue(self) -> Event | None:
-        if time.monotonic() - self.last_sign < self.resources.deadline_seconds:
-            return None
-        self.process.kill()
-        seconds = f"{self.resources.deadline_seconds:g} s"
-        return self._lost(f"no sign of progress for {seconds} (--deadline); its process was killed")
-
-    def _lost(self, what: str) -> Event:
-        assert self.unit is not None
-        unit, self.unit = self.unit, None
-        self.kill()
-        unit.inputs.run.clear(unit.stage.name)  # what it left unfinished takes up the disk
-        where = f" after {unit.stage.unit[:-1]} {self.last_done}" if self.last_done else ""
-        failure = Failure(unit.stage.name, unit.key, "WorkerLost", f"{what}{where}; {_advice(unit.stage)}")
-        with contextlib.suppress(StoreError):
-            unit.inputs.run.record_failure(failure)
-        return Event("failed", unit.stage.name, unit.key, failure=failure)
-
-    def ask_to_save(self) -> bool:
-        """Whether there is a training here; it gets a signal to save its state and end."""
-        if self.unit is None or not self.unit.stage.together or self.process is None:
-            return False
-        self.process.terminate()
-        return True
-
-    def kill(self) -> None:
-        self.unit = None
-        if self.process is not None:
-            self.process.kill()
-            self.process.join()
-            self.connection.close()
-            self.process = None
-
-    def _start(self) -> None:
-        context = multiprocessing.get_context("spawn")
-        self.connection, theirs = context.Pipe()
-        with _environment(self.resources.threads), interrupts_blocked():
-            self.process = context.Process(target=_work, args=(theirs, os.getpid(), self.resources), daemon=True)
-            self.process.start()
-        theirs.close()
+def _lost(unit: Unit, what: str, done: int) -> Event:
+    """A unit failed because its worker is gone."""
+    stage, run = unit.stage, unit.inputs.run
+    run.clear(stage.name)  # what it left unfinished takes up the disk
+    where = f" after {stage.unit[:-1]} {done}" if done else ""
+    failure = Failure(stage.name, unit.key, "WorkerLost", f"{what}{where}; {_advice(stage)}")
+    with suppress(StoreError):
+        run.record_failure(failure)
+    return Event("failed", stage.name, unit.key, failure=failure)
 
 
 def _advice(stage: Stage) -> str:
@@ -391,42 +315,3 @@ def _advice(stage: Stage) -> str:
     if stage.name == "detect":
         return "try another decoder (detect.decoder.use) or --only with more memory"
     return "try fewer --workers, more memory, or a longer --deadline"
-
-
-def worker_environment(threads: int) -> dict[str, str]:
-    """Thread counts, and threads that sleep while they wait: a spinning one takes the core that decoding needs."""
-    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-    return dict.fromkeys(names, str(threads)) | {"OMP_WAIT_POLICY": "PASSIVE"}
-
-
-@contextlib.contextmanager
-def _environment(threads: int) -> Iterator[None]:
-    """Set what libraries read when they load, in the environment of the process to be spawned."""
-    wanted = worker_environment(threads)
-    before = {name: os.environ.get(name) for name in wanted}
-    os.environ.update(wanted)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
-
-
-def _how_it_ended(exitcode: int | None) -> str:
-    if exitcode is not None and exitcode < 0:
-        name = signal.Signals(-exitcode).name
-        return f"{name}, perhaps out of memory" if name == "SIGKILL" else name
-    return f"exit code {exitcode}"
-
-
-def _work(connection: Connection, parent: int, resources: Resources) -> None:
-    """The life of a worker: units in, events out, until the parent goes."""
-    die_with_parent(parent)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle; it kills its workers
-    with contextlib.suppress(EOFError, OSError):
-        while True:
-            unit: Unit = connection.recv()
-            connection.send(run_unit(unit, resources, connection.send))

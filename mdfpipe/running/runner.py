@@ -1,4 +1,4 @@
-"""Runner: does what is due of a pipeline in a run folder, and says what it did."""
+"""Runner: run what is due of a study in a run folder, and report the outcome."""
 
 from __future__ import annotations
 
@@ -146,11 +146,11 @@ def run(
 
 
 class Runner:
-    """Runs what is due of a pipeline in a run folder."""
+    """Runs what is due of a study in a run folder."""
 
     def __init__(
         self,
-        pipeline: Study,
+        study: Study,
         run: Run,
         data: Path,
         resources: Resources = Resources(),  # noqa: B008 - frozen
@@ -164,12 +164,12 @@ class Runner:
             raise ConfigError(f"--run {run.path}: expected a folder, found a file")
         if run.path.resolve() == data.resolve():
             raise ConfigError(f"--run {run.path}: expected a folder of its own, got the data folder")
-        self.pipeline, self.run, self.resources, self.systems = pipeline, run, resources, systems
+        self.study, self.run, self.resources, self.systems = study, run, resources, systems
         self.data = Path(os.path.abspath(data))  # noqa: PTH100 - without `..`, and symbolic links as they were given
-        self.stages = pipeline.stages
+        self.stages = study.stages
         if systems:
-            chosen = with_ancestors(pipeline.systems, systems)
-            self.stages = (*(s for s in self.stages if not isinstance(s, Evaluate)), *pipeline.evaluating(chosen))
+            chosen = with_ancestors(study.systems, systems)
+            self.stages = (*(s for s in self.stages if not isinstance(s, Evaluate)), *study.evaluating(chosen))
         self.executor = executor or executor_of(resources)
 
     @property
@@ -191,7 +191,7 @@ class Runner:
                 raise ConfigError(f"the study names no systems: there is nothing to {name}; add `systems:`")
             if name in ("detect", "label") and name not in names:
                 raise ConfigError(
-                    f"the study's data set, {self.pipeline.dataset.use}, holds images of one person each: there is "
+                    f"the study's data set, {self.study.dataset.use}, holds images of one person each: there is "
                     f"nothing to {name}; `mdfpipe run` does the rest"
                 )
             if name is not None and name not in names:
@@ -206,7 +206,7 @@ class Runner:
         """Those that are of no system, or of one that was asked for. Raises ConfigError."""
         if not self.systems:
             return list(stages)
-        chosen = with_ancestors(self.pipeline.systems, self.systems)
+        chosen = with_ancestors(self.study.systems, self.systems)
         return [s for s in stages if not isinstance(s, (Train, Embed)) or s.system in chosen]
 
     def due(self, first: str | None, last: str | None, only: list[str] | None = None) -> list[str]:
@@ -261,7 +261,7 @@ class Runner:
             self._count(stages, only, outcome)
             return outcome
         with self.run.lock(), self.executor:
-            study = self.pipeline.to_yaml().encode()
+            study = self.study.to_yaml().encode()
             self.run.write(KEPT, study)
             self.run.write("environment.json", self._environment(study))
             self.run.event("call", argv=sys.argv[1:])

@@ -157,7 +157,9 @@ def _asked(protocol: str, settings: Sequence[str]) -> _Asked:
     tables = validate(Tables, asked, "--set")
     if benchmark is not None:
         return _Asked(tables, Protocol(name=protocol, unlisted="test"), True)
-    return _Asked(tables, validate(Protocol, _read_protocol(protocol), protocol), False)
+    names = ", ".join([*("sysu-all", "sysu-indoor"), *(n for n in Benchmark.choices() if n != "sysu")])
+    found = read_protocol(protocol, [SHIPPED / "manifests"], also=f"; benchmarks: {names}")
+    return _Asked(tables, validate(Protocol, found, protocol), False)
 
 
 def _evaluated(
@@ -189,16 +191,6 @@ def _evaluated(
     for entry in found.tables.values():
         entry["notes"] += [f"{d}: {n} rows outside protocol {known.name}, unused" for d, n in sorted(outside.items())]
     return found
-
-
-def _read_protocol(protocol: str) -> dict[str, Any]:
-    try:
-        return read_protocol(protocol, [SHIPPED / "manifests"])
-    except ConfigError as error:
-        if "no such protocol" not in str(error):
-            raise
-        names = ", ".join([*("sysu-all", "sysu-indoor"), *(n for n in Benchmark.choices() if n != "sysu")])
-        raise ConfigError(f"{error}; benchmarks: {names}") from None
 
 
 def benchmark_of(protocol: str) -> dict[str, Any] | None:

@@ -68,17 +68,17 @@ class Status:
 def status(path: str | PathLike[str]) -> Status:
     """Return the state of the run folder `path`, without a lock. Raises MdfError if it is no run folder."""
     path = Path(path)
-    pipeline, run, data = open_run(path)
+    study, run, data = open_run(path)
     holder = run.holder()
-    found = Status(pipeline.name, str(path), str(data), [], [], lock=str(holder or ""))
-    plan = _plan(pipeline, run, data)
-    offline = Plan(pipeline.stages, run, data, made_without(run), offline=True)
+    found = Status(study.name, str(path), str(data), [], [], lock=str(holder or ""))
+    plan = _plan(study, run, data)
+    offline = Plan(study.stages, run, data, made_without(run), offline=True)
     finished, active = _timings(run)
     if holder is None or holder.silent:
         active = {}  # what a killed process was at, nobody is at
     environment = read_environment(path)
     workers = environment.workers if environment else 1
-    for stage in pipeline.stages:
+    for stage in study.stages:
         one = _stage_status(stage, plan, offline, found)
         times = [seconds for (name, _), seconds in finished.items() if name == stage.name]
         one.seconds = sum(times)
@@ -90,10 +90,10 @@ def status(path: str | PathLike[str]) -> Status:
     return found
 
 
-def _plan(pipeline: Study, run: Run, data: Path) -> Plan | MdfError:
+def _plan(study: Study, run: Run, data: Path) -> Plan | MdfError:
     """The plan, or why not even its index can be judged."""
     try:
-        plan = Runner(pipeline, run, data).plan(allow_missing=made_without(run))
+        plan = Runner(study, run, data).plan(allow_missing=made_without(run))
         _ = plan.index
     except MdfError as error:
         return error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mdfpipe.errors import ConfigError, DataError
+from mdfpipe.running.crew import each
 from mdfpipe.running.execution import Event
 from mdfpipe.stages.crop import Crop
 from mdfpipe.store import images
@@ -51,17 +53,16 @@ def synthesise(
     for option, wanted in (("--crops", crops), ("--faces", faces)):
         if wanted == 1:
             raise ConfigError(f"{option} 1: expected 0, or at least 2 subjects")
-    written = write_dataset(
-        out, preset, seed=seed, subjects=subjects, workers=workers, progress=_teller("frames", listen)
-    )
+    share = partial(each, workers=workers)
+    written = write_dataset(out, preset, seed=seed, subjects=subjects, share=share, progress=_teller("frames", listen))
     done = Synthesis(written)
     if crops:
         folder, tell = out / "crops", _teller("crop subjects", listen)
-        count = write_crops(folder, crops, cut=cut_out, seed=seed, workers=workers, progress=tell)
+        count = write_crops(folder, crops, cut=cut_out, seed=seed, share=share, progress=tell)
         done = replace(done, crops=folder, crop_subjects=crops, crop_count=count)
     if faces:
         folder, tell = out / "faces", _teller("face subjects", listen)
-        count = write_crops(folder, faces, cut=cut_out_face, modality="face", seed=seed, workers=workers, progress=tell)
+        count = write_crops(folder, faces, cut=cut_out_face, modality="face", seed=seed, share=share, progress=tell)
         done = replace(done, faces=folder, face_subjects=faces, face_count=count)
     return done
 

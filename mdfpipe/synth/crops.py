@@ -21,11 +21,11 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from mdfpipe.errors import ConfigError, MdfError, one_line
-from mdfpipe.machine.processes import each
 from mdfpipe.store.parquet import is_whole, read_table
 from mdfpipe.store.run import Receipt, Run
 from mdfpipe.store.shards import ShardWriter
 from mdfpipe.store.tables import MANIFEST
+from mdfpipe.synth.folder import Share, here
 from mdfpipe.synth.people import draw_subject
 from mdfpipe.synth.presets import DOMAINS, seed_of
 
@@ -47,14 +47,14 @@ def write_crops(
     cut: Cut,
     modality: Modality = "body",
     seed: int = 0,
-    workers: int = 1,
+    share: Share = here,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> int:
     """Write CLIPS x FRAMES crops of each of `subjects` people into the run folder `out`; gives the number of crops.
 
     A frame in which too little of the subject, or no face, is seen gives none. cut: a function of a module (it goes to
-    other processes). progress(done, of so many): subjects that this call draws. Raises ConfigError, StoreError where
-    the folder cannot be written or is in use, MdfError where a subject cannot be drawn.
+    other processes). share: draws the blocks. progress(done, of so many): subjects that this call draws. Raises
+    ConfigError, StoreError where the folder cannot be written or is in use, MdfError where a subject cannot be drawn.
     """
     if subjects < 2:
         option = "--crops" if modality == "body" else "--faces"
@@ -75,7 +75,7 @@ def write_crops(
             progress(done, total)
 
         tell(0)
-        for _ in each(_block, [(run, receipt, cut) for receipt in missing], workers, tell):
+        for _ in share(_block, [(run, receipt, cut) for receipt in missing], tell):
             pass
         blocks_of = [read_table(run.part("crop", receipt.key)) for receipt in wanted.values()]  # rows of a manifest
         rows = pa.concat_tables(blocks_of)

@@ -9,9 +9,9 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, TypeAlias
 
 import pyarrow as pa
 
@@ -26,6 +26,14 @@ from mdfpipe.store.parquet import read_metadata, write_table
 DESCRIPTION = "synth.json"
 NOTE = "rendered people, not real ones: nothing measured here says how well real people are recognised"
 VIDEO_BYTES = b"video_bytes"  # in the footer of a table of rows: the size of their video
+
+Share: TypeAlias = Callable[[Callable[..., Any], Iterable[tuple[Any, ...]], Callable[[int], None]], Iterator[Any]]
+"""share(function, units, tell): the results of `function(*unit, tell)`, as they come, in whatever processes."""
+
+
+def here(function: Callable[..., Any], units: Iterable[tuple[Any, ...]], tell: Callable[[int], None]) -> Iterator[Any]:
+    """A Share that does all units in this process."""
+    return (function(*unit, tell) for unit in units)
 
 
 @contextlib.contextmanager

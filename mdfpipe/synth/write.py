@@ -24,12 +24,12 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from mdfpipe.errors import ConfigError, MdfError, one_line
-from mdfpipe.machine.processes import each
 from mdfpipe.store.durable import write_atomically
 from mdfpipe.store.parquet import write_table
 from mdfpipe.store.run import read_table
 from mdfpipe.store.tables import TRUTH
 from mdfpipe.synth import folder
+from mdfpipe.synth.folder import Share, here
 from mdfpipe.synth.people import Subject, draw_subject
 from mdfpipe.synth.presets import (
     DOMAINS,
@@ -73,14 +73,14 @@ def write_dataset(
     *,
     seed: int = 0,
     subjects: int | None = None,
-    workers: int = 1,
+    share: Share = here,
     progress: Progress = lambda done, total: None,
 ) -> Written:
     """Write the data set `preset` of PRESETS into `out`, or what is missing of it there.
 
-    subjects: of each gallery, instead of the preset's. seed: 0 or more. Raises ConfigError where `out` holds anything
-    else, DataError where a folder in it leads out of it, StoreError where it cannot be written or another call is
-    writing it, MdfError where a video cannot be drawn.
+    subjects: of each gallery, instead of the preset's. seed: 0 or more. share: draws the videos. Raises ConfigError
+    where `out` holds anything else, DataError where a folder in it leads out of it, StoreError where it cannot be
+    written or another call is writing it, MdfError where a video cannot be drawn.
     """
     chosen = _preset(preset, subjects)
     if seed < 0:
@@ -96,7 +96,7 @@ def write_dataset(
             lease.check()
             progress(done, total)
 
-        _draw_all(out, missing, chosen, seed, workers, tell)
+        _draw_all(out, missing, chosen, seed, share, tell)
         lease.check(now=True)
         bodies, faces = _write_tables(out, videos, chosen)
         write_atomically(out / folder.DESCRIPTION, folder.described(what, complete=True))
@@ -122,8 +122,8 @@ def video_path(cast: Cast) -> str:
     return cast.name + (".mkv" if cast.deep else ".mp4")
 
 
-def _draw_all(out: Path, missing: list[Cast], preset: Preset, seed: int, workers: int, progress: Progress) -> None:
-    """Draw videos in processes of their own, the longest first."""
+def _draw_all(out: Path, missing: list[Cast], preset: Preset, seed: int, share: Share, progress: Progress) -> None:
+    """Draw videos, the longest first."""
     done, total = 0, sum(cast.frames for cast in missing)
 
     def tell(frames: int) -> None:
@@ -133,7 +133,7 @@ def _draw_all(out: Path, missing: list[Cast], preset: Preset, seed: int, workers
 
     longest_first = sorted(missing, key=lambda cast: -cast.frames * len(cast.subjects))
     tell(0)
-    for _ in each(_draw_video, [(out, cast, preset, seed) for cast in longest_first], workers, tell):
+    for _ in share(_draw_video, [(out, cast, preset, seed) for cast in longest_first], tell):
         pass
 
 

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -89,8 +88,7 @@ def test_a_hang_is_killed_and_a_slow_one_is_not(tmp_path: Path) -> None:
     run.path.mkdir()
     with LocalExecutor(Resources(2, deadline_seconds=60)) as executor:
         assert {e.key for e in executor.run(units(run, "a", "b")) if e.kind == "finished"} == {"a", "b"}
-        for worker in executor._workers:  # now that they are there: how long that takes is the machine's
-            worker.resources = replace(worker.resources, deadline_seconds=2.0)
+        executor.crew.deadline_seconds = 2.0  # now that they are there: how long that takes is the machine's
         ends = {e.key: e for e in executor.run(units(run, "hang", "slow")) if e.kind in ("finished", "failed")}
     assert ends["hang"].failure is not None
     assert "no sign of progress for 2 s (--deadline)" in ends["hang"].failure.message
@@ -125,7 +123,7 @@ run = Run(Path({run!r}))
 executor = LocalExecutor(Resources(2))
 if __name__ == "__main__":
     for event in executor.run(units(run, "hang1", "hang2")):
-        print(event.kind, *[w.process.pid for w in executor._workers if w.process], flush=True)
+        print(event.kind, *[w.process.pid for w in executor.crew.workers if w.process], flush=True)
 """
 
 

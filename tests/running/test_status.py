@@ -123,7 +123,7 @@ def test_without_data_and_index_nothing_is_counted(home: Path) -> None:
 def test_a_part_that_failed_later_is_failed(home: Path) -> None:
     """A changed setting whose new part could not be made: the old part lies beside the failure."""
     make, _ = runner(home / "data", home / "run", "detect.stride=2", study=home / "data" / "study.yaml")
-    make.run.write("pipeline.yaml", make.pipeline.to_yaml().encode())
+    make.run.write("pipeline.yaml", make.study.to_yaml().encode())
     make.run.record_failure(Failure("detect", GOOD, "DecodeError", "frame 3 does not decode"))
     found = status(home / "run")
     assert figures(found)["detect"] == (2, 0, 1, 1)

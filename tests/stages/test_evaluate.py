@@ -232,7 +232,7 @@ def test_runs_stand_side_by_side(evaluated: Path, tmp_path: Path) -> None:
 
 def with_study(home: Path, **changed: Any) -> Path:
     """The run of a home that keeps another study now, as a partial run leaves it."""
-    pipeline = runner(home, changed.pop("systems", SYSTEMS), **({"evaluate": TABLES} | changed))[0].pipeline
+    pipeline = runner(home, changed.pop("systems", SYSTEMS), **({"evaluate": TABLES} | changed))[0].study
     (home / "run" / "pipeline.yaml").write_text(pipeline.to_yaml())
     return home / "run"
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from mdfpipe.errors import ConfigError, DataError, MdfError
+from mdfpipe.running.crew import each
 from mdfpipe.running.synthesis import cut_out, synthesise
 from mdfpipe.store.images import decode
 from mdfpipe.store.lock import is_of_lock
@@ -39,7 +41,7 @@ def test_crops_are_a_manifest_that_any_reader_of_manifests_takes(tmp_path: Path)
 
 def test_the_same_crops_with_more_workers_and_after_a_loss(tmp_path: Path) -> None:
     for name, workers in (("one", 1), ("two", 2)):
-        write_crops(tmp_path / name, 2, cut=cut_out, seed=2, workers=workers)
+        write_crops(tmp_path / name, 2, cut=cut_out, seed=2, share=partial(each, workers=workers))
     files = sorted(p.relative_to(tmp_path / "one") for p in (tmp_path / "one").rglob("*.*") if not is_of_lock(p.name))
     assert [(tmp_path / "one" / f).read_bytes() for f in files] == [(tmp_path / "two" / f).read_bytes() for f in files]
     shard = next((tmp_path / "one" / "crop").glob("*.tar"))

@@ -1,4 +1,4 @@
-"""Work in other processes: what they say, how they fail, and that none is left."""
+"""Crew: what its workers report, how they fail, and that no process is left."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Callable
 import pytest
 
 from mdfpipe.errors import MdfError, MissingDependency, StoreError
-from mdfpipe.machine.processes import each
+from mdfpipe.running.crew import each
 
 
 def square(number: int, tell: Callable[[int], None]) -> tuple[int, int]:
@@ -34,7 +34,7 @@ def fail(kind: str, tell: Callable[[int], None]) -> None:
 @pytest.mark.parametrize("workers", [1, 2, 5])
 def test_every_unit_is_done_once(workers: int) -> None:
     told: list[int] = []
-    found = list(each(square, [(n,) for n in range(7)], workers, told.append))
+    found = list(each(square, [(n,) for n in range(7)], told.append, workers=workers))
     assert sorted(n for n, _ in found) == [n * n for n in range(7)]
     assert sorted(told) == list(range(7))
     assert (os.getpid() in {process for _, process in found}) == (workers == 1)
@@ -42,7 +42,7 @@ def test_every_unit_is_done_once(workers: int) -> None:
 
 
 def test_nothing_to_do_starts_nobody() -> None:
-    assert list(each(square, [], 4)) == []
+    assert list(each(square, [], print, workers=4)) == []
 
 
 @pytest.mark.parametrize(
@@ -52,18 +52,18 @@ def test_nothing_to_do_starts_nobody() -> None:
         ("missing", Exception, "av"),
         ("os", OSError, "No space left on device"),
         ("value", ValueError, "a\nb"),
-        ("killed", MdfError, "a worker process ended unexpectedly .SIGKILL.; perhaps out of memory"),
-        ("exit", MdfError, "a worker process ended unexpectedly .exit code 3."),
+        ("killed", MdfError, "its process ended unexpectedly .SIGKILL, perhaps out of memory.; try fewer"),
+        ("exit", MdfError, "its process ended unexpectedly .exit code 3."),
     ],
 )
 def test_the_first_failure_ends_it_all(kind: str, error: type[Exception], words: str) -> None:
     with pytest.raises(error, match=words):
-        list(each(fail, [(kind,)] * 3, 2))
+        list(each(fail, [(kind,)] * 3, print, workers=2))
     assert not multiprocessing.active_children()
 
 
 def test_a_caller_who_has_enough_leaves_no_process() -> None:
-    results = each(square, [(n,) for n in range(50)], 2)
+    results = each(square, [(n,) for n in range(50)], lambda number: None, workers=2)
     next(results)
     results.close()  # type: ignore[attr-defined]
     assert not multiprocessing.active_children()

@@ -1,4 +1,4 @@
-"""Commands that read a run, or make what the stages start from."""
+"""Commands that make something of a run, or the data that a run starts from."""
 
 from __future__ import annotations
 
@@ -8,71 +8,7 @@ from typing import Annotated
 
 import typer
 
-from mdfpipe.cli.options import (
-    AllowMixed,
-    AllowStale,
-    Json,
-    Threads,
-    TrustPickle,
-    Workers,
-    app,
-    beside,
-    say,
-)
-
-
-@app.command()
-def studies(json_: Json = False) -> None:
-    """List the studies that are shipped with mdfpipe.
-
-    Every command that takes a study accepts these names.
-
-    Example: mdfpipe studies --json
-    """
-    from mdfpipe.store.shipped import studies as shipped
-
-    found = shipped()
-    width = max(map(len, found))
-    say(json.dumps(found, indent=1) if json_ else "\n".join(f"{name:{width}}  {text}" for name, text in found.items()))
-
-
-@app.command()
-def weights(
-    data: Annotated[
-        Path | None, typer.Option(envvar="MDFPIPE_DATA", help="Also find the files, as studies on this data do.")
-    ] = None,
-    json_: Json = False,
-) -> None:
-    """List the weight files that mdfpipe knows.
-
-    Print name, file, source, sha256, licence, and whether the sha256 was verified. With --data, compare existing files
-    with it; the exit code is 3 if a file differs.
-
-    Example: mdfpipe weights --data DATA
-    """
-    from mdfpipe.weightfiles.listed import Checksum, listed
-
-    rows, wrong = list[dict[str, object]](), 0
-    for one in listed():
-        row: dict[str, object] = one.model_dump(mode="json")
-        if data is not None:
-            here = one.here(data)
-            found = one.compare(here[1]) if here else None
-            wrong += found is Checksum.ANOTHER
-            row["here"] = {"path": str(here[0]), "sha256": here[1], "is": found} if here else None
-        rows.append(row)
-    if json_:
-        say(json.dumps(rows, indent=1))
-    else:
-        for one, row in zip(listed(), rows, strict=True):
-            checked = "verified" if one.verified else "not verified"
-            say(f"{one.name}: {one.file}\n  from     {one.source}\n  sha256   {one.sha256}, {checked}")
-            say(f"  licence  {one.licence}")
-            match row.get("here"):
-                case {"path": path, "sha256": sha256, "is": found}:
-                    say(f"  here     {path}, sha256 {sha256}: {found}")
-    if wrong:
-        raise typer.Exit(3)
+from mdfpipe.cli.options import AllowMixed, AllowStale, Json, Threads, TrustPickle, Workers, app, beside, say
 
 
 @app.command()
@@ -190,50 +126,6 @@ def scores(
 
 
 @app.command()
-def status(
-    run: Annotated[Path, typer.Argument(help="Run folder.", show_default=False)],
-    json_: Json = False,
-) -> None:
-    """Show the progress of a run: stages, rows, failures.
-
-    Example: mdfpipe status runs/walk
-    """
-    from mdfpipe.cli.display import plain, show_status
-    from mdfpipe.running.status import status as read_status
-
-    found = read_status(run)
-    if json_:
-        say(json.dumps(plain(found), indent=1))
-    else:
-        show_status(found)
-
-
-@app.command()
-def verify(
-    run: Annotated[Path, typer.Argument(help="Run folder.", show_default=False)],
-    json_: Json = False,
-) -> None:
-    """Check every file of a run against its checksums.
-
-    List damaged, missing and foreign files. `mdfpipe run` then remakes what is damaged. The exit code is 3 if anything
-    is wrong.
-
-    Example: mdfpipe verify runs/walk
-    """
-    from mdfpipe.audit.integrity import verify as read_all
-    from mdfpipe.cli.display import Display, plain
-
-    with Display() as display:
-        found = read_all(run, display)
-    if json_:
-        say(json.dumps(plain(found) | {"sound": found.sound}, indent=1))
-    else:
-        say("\n".join(found.lines()))
-    if not found.sound:
-        raise typer.Exit(3)
-
-
-@app.command()
 def export(
     thing: Annotated[
         str,
@@ -261,58 +153,6 @@ def export(
 
     done = write_onnx(thing, out, data=data, image_size=image_size, force=force, trust_pickle=trust_pickle)
     say("\n".join(done.lines))
-
-
-@app.command()
-def inspect(
-    thing: Annotated[
-        Path, typer.Argument(help="Run folder, table, manifest, shard, video or weight file.", show_default=False)
-    ],
-    video: Annotated[str | None, typer.Option(metavar="VIDEO", help="Run: the video of --frame.")] = None,
-    frame: Annotated[int | None, typer.Option(min=0, help="Run: draw this frame into --out.")] = None,
-    out: Annotated[Path | None, typer.Option(metavar="PICTURE", help="Picture for --frame: .png or .jpg.")] = None,
-    sheet: Annotated[
-        Path | None,
-        typer.Option(metavar="PICTURE", help="Run: a picture of crops of six subjects, one column per domain."),
-    ] = None,
-    html: Annotated[Path | None, typer.Option(metavar="PAGE", help="Run: write one self-contained HTML page.")] = None,
-    csv: Annotated[
-        Path | None, typer.Option(metavar="CSV", help="Table: write its rows as CSV; - is standard output.")
-    ] = None,
-    show_people: Annotated[
-        bool, typer.Option("--show-people", help="Show people; by default they are pixelated.")
-    ] = False,
-    json_: Json = False,
-) -> None:
-    """Describe a run, table, shard, video or weight file.
-
-    Print counts, columns, receipt and failures; or draw a frame, a sheet of crops, a page; or write a CSV.
-
-    Example: mdfpipe inspect runs/walk --html walk.html
-    """
-    from mdfpipe.cli.display import out as console
-    from mdfpipe.cli.display import plain
-    from mdfpipe.inspecting.inspection import inspect_and_write
-
-    done = inspect_and_write(
-        thing,
-        video=video,
-        frame=frame,
-        out=out,
-        sheet=sheet,
-        html=html,
-        csv=csv,
-        show_people=show_people,
-        describe=json_,
-    )
-    if json_:
-        say(json.dumps(plain(done), indent=1, default=str))
-    elif done.description is None:
-        beside([html, csv], "\n".join([*done.lines, *(f"wrote {name}" for name in done.files)]))
-    else:
-        from mdfpipe.inspecting.console import show_description
-
-        show_description(done.description, console)
 
 
 @app.command()
@@ -347,33 +187,6 @@ def synth(
         say(json.dumps(plain(done), indent=1, default=str))
     else:
         show_synthesis(done)
-
-
-@app.command()
-def truth(
-    run: Annotated[Path, typer.Argument(help="Run folder on data from `mdfpipe synth`.", show_default=False)],
-    json_: Json = False,
-) -> None:
-    """Measure a synthetic run against its ground truth.
-
-    Recall and precision of bodies, share of correct labels, and how far trivial image features get (a sanity check on
-    the data).
-
-    Example: mdfpipe truth demo/run
-    """
-    from mdfpipe.audit.trivial import guard
-    from mdfpipe.audit.truth import assignments, measure
-    from mdfpipe.cli.display import show_truth
-    from mdfpipe.store.run import Run
-    from mdfpipe.study.study import open_run
-
-    data = open_run(run)[2]
-    found, ways, looks = measure(Run(run), data), assignments(Run(run), data), guard(Run(run))
-    if json_:
-        document = {"truth": found.plain(), "assignments": [w.plain() for w in ways], "guard": looks.plain()}
-        say(json.dumps(document, indent=1))
-    else:
-        show_truth(found, ways, looks)
 
 
 @app.command()

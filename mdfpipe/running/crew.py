@@ -1,0 +1,261 @@
+"""Crew: spawned workers, and the loop that gives them units. Every process that mdfpipe starts is one of these.
+
+A unit is the arguments of a function. A worker does one unit at a time, is killed when it hangs, and dies with its
+parent. The loop knows no stage and no run folder: `execution` makes events of what it yields, and `each` results.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import multiprocessing
+import os
+import pickle
+import signal
+import time
+import traceback
+from collections.abc import Callable, Generator, Iterable, Iterator
+from enum import Enum
+from multiprocessing.connection import Connection, wait
+from typing import Any, NamedTuple, Self
+
+from mdfpipe.errors import MdfError
+from mdfpipe.machine.processes import die_with_parent, interrupts_blocked
+
+SAVING_SECONDS = 20.0  # Slurm and Kubernetes kill 30 s after they asked
+
+
+class Step(Enum):
+    """What a worker reports of its unit. DONE, FAILED and LOST are its end."""
+
+    BEGUN = "begun"
+    TOLD = "told"  # a sign of life; value: what the function told
+    DONE = "done"  # value: the result
+    FAILED = "failed"  # value: the error
+    LOST = "lost"  # value: a Loss
+
+
+class UnitReport(NamedTuple):
+    """A report on one unit."""
+
+    kind: Step
+    unit: tuple[Any, ...]
+    value: Any = None
+
+
+class Loss(NamedTuple):
+    """The end of a process that was at work. exitcode: negative for a signal; None if it was killed by its deadline."""
+
+    words: str
+    exitcode: int | None
+
+
+class Crew:
+    """Up to `size` workers, which stay until the context ends; a lost one is replaced for the next unit.
+
+    threads: the number of threads that libraries use in a worker; None: their default. deadline_seconds: the longest
+    time without a sign of life. saves(*unit): whether a unit that is cut off gets time to save its state.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        *,
+        threads: int | None = None,
+        deadline_seconds: float = math.inf,
+        saves: Callable[..., bool] = lambda *unit: False,
+    ) -> None:
+        self.size, self.threads, self.deadline_seconds, self.saves = size, threads, deadline_seconds, saves
+        self.workers: list[Worker] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._end(self.workers)
+
+    def run(
+        self, function: Callable[..., Any], units: Iterable[tuple[Any, ...]], watch: Callable[[], None] = lambda: None
+    ) -> Generator[UnitReport, None, None]:
+        """Call `function(*unit, tell)` for every unit; yield reports as they come.
+
+        function: of a module, because it goes to other processes. watch: called at least twice a second. A caller that
+        stops early, by closing the iterator, ends the units at work.
+        """
+        waiting = list(units)[::-1]
+        while len(self.workers) < min(self.size, len(waiting)):
+            self.workers.append(Worker())
+        try:
+            for worker in self.workers:
+                if waiting:
+                    yield worker.give(function, waiting.pop(), self.threads)
+            while busy := [worker for worker in self.workers if worker.unit is not None]:
+                ready = wait([worker.connection for worker in busy], timeout=0.5)
+                watch()
+                for worker in busy:
+                    is_ready = worker.connection in ready
+                    report = worker.hear() if is_ready else worker.overdue(self.deadline_seconds)
+                    if report is None:
+                        continue
+                    yield report
+                    if worker.unit is None and waiting:
+                        yield worker.give(function, waiting.pop(), self.threads)
+        finally:
+            self._end([worker for worker in self.workers if worker.unit is not None])
+
+    def _end(self, workers: Iterable[Worker]) -> None:
+        """End these processes. A unit that saves is asked to first; all others can be cut off anywhere."""
+        asked = [worker for worker in workers if worker.unit is not None and self.saves(*worker.unit)]
+        for worker in asked:
+            worker.process.terminate()
+        until = time.monotonic() + SAVING_SECONDS
+        for worker in asked:
+            worker.process.join(max(until - time.monotonic(), 0))
+        for worker in workers:
+            worker.kill()
+
+
+class Worker:
+    """One spawned process and the pipe to it. unit: what it works at."""
+
+    def __init__(self) -> None:
+        self.unit: tuple[Any, ...] | None = None
+        self.process: Any = None
+        self.connection: Connection
+        self.last_sign = 0.0
+
+    def give(self, function: Callable[..., Any], unit: tuple[Any, ...], threads: int | None) -> UnitReport:
+        """Let the process do a unit. A dead process is replaced first."""
+        if self.process is None or not self.process.is_alive():
+            self._start(threads)
+        self.unit, self.last_sign = unit, time.monotonic()
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it died just now: hear() will report it
+            self.connection.send((function, unit))
+        return UnitReport(Step.BEGUN, unit)
+
+    def hear(self) -> UnitReport:
+        """The next report of a process that has something to report."""
+        assert self.unit is not None
+        try:
+            kind, value = self.connection.recv()
+        except (EOFError, OSError):
+            self.process.join(5)
+            code = self.process.exitcode
+            return self._lost(f"its process ended unexpectedly ({_how_it_ended(code)})", code)
+        self.last_sign, unit = time.monotonic(), self.unit
+        if kind is not Step.TOLD:
+            self.unit = None
+        return UnitReport(kind, unit, value)
+
+    def overdue(self, deadline_seconds: float) -> UnitReport | None:
+        """Kill a process without a sign of life since the deadline, and report that it is lost."""
+        if time.monotonic() - self.last_sign < deadline_seconds:
+            return None
+        return self._lost(f"no sign of progress for {deadline_seconds:g} s (--deadline); its process was killed", None)
+
+    def _lost(self, words: str, exitcode: int | None) -> UnitReport:
+        assert self.unit is not None
+        report = UnitReport(Step.LOST, self.unit, Loss(words, exitcode))
+        self.kill()
+        return report
+
+    def kill(self) -> None:
+        """End the process, whatever it is at."""
+        self.unit = None
+        if self.process is not None:
+            self.process.kill()
+            self.process.join()
+            self.connection.close()
+            self.process = None
+
+    def _start(self, threads: int | None) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.connection, theirs = context.Pipe()
+        self.process = context.Process(target=_work, args=(theirs, os.getpid()), daemon=True)
+        with _environment(worker_environment(threads) if threads else {}), interrupts_blocked():
+            self.process.start()
+        theirs.close()
+
+
+def each(
+    function: Callable[..., Any], units: Iterable[tuple[Any, ...]], tell: Callable[[Any], None], *, workers: int
+) -> Iterator[Any]:
+    """Yield `function(*unit, tell)` of every unit as it comes, from up to `workers` processes.
+
+    With one worker or one unit, the function is called here. The first unit that fails ends them all: its error is
+    raised, MdfError for a lost process. However this ends, no process is left.
+    """
+    units = list(units)
+    if min(workers, len(units)) <= 1:
+        for unit in units:
+            yield function(*unit, tell)
+        return
+    with Crew(workers) as crew:
+        for kind, _, value in crew.run(function, units):
+            if kind is Step.TOLD:
+                tell(value)
+            elif kind is Step.FAILED:
+                raise value
+            elif kind is Step.LOST:
+                advice = {
+                    -signal.SIGKILL: "try fewer workers",
+                    1: "a script has to call this under `if __name__ == '__main__':`, or with one worker",
+                }.get(value.exitcode, "the same command resumes from here")
+                raise MdfError(f"a worker was lost: {value.words}; {advice}")
+            elif kind is Step.DONE:
+                yield value
+
+
+def worker_environment(threads: int) -> dict[str, str]:
+    """Thread counts, and threads that sleep while they wait: a spinning one takes the core that decoding needs."""
+    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+    return dict.fromkeys(names, str(threads)) | {"OMP_WAIT_POLICY": "PASSIVE"}
+
+
+@contextlib.contextmanager
+def _environment(wanted: dict[str, str]) -> Iterator[None]:
+    """Set what libraries read when they load, for a process that is spawned within."""
+    before = dict(os.environ)
+    os.environ.update(wanted)
+    try:
+        yield
+    finally:
+        for name in wanted:
+            os.environ.pop(name)
+            os.environ.update({name: before[name]} if name in before else {})
+
+
+def _how_it_ended(exitcode: int | None) -> str:
+    if exitcode is not None and exitcode < 0:
+        name = signal.Signals(-exitcode).name
+        return f"{name}, perhaps out of memory" if name == "SIGKILL" else name
+    return f"exit code {exitcode}"
+
+
+def _work(connection: Connection, parent: int) -> None:
+    """The life of a worker: units in, reports out, until the parent goes."""
+    die_with_parent(parent)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle; it kills its workers
+    with contextlib.suppress(EOFError, OSError):
+        while True:
+            function, unit = connection.recv()
+            try:
+                said = Step.DONE, function(*unit, lambda value: connection.send((Step.TOLD, value)))
+            except Exception as error:
+                said = Step.FAILED, _portable(error)
+            connection.send(said)
+
+
+def _portable(error: Exception) -> Exception:
+    """The error as one that can be sent, with its traceback as a note unless it was raised on purpose."""
+    trace = "".join(traceback.format_exception(error))
+    if isinstance(error, OSError):
+        return OSError(error.errno, error.strerror or str(error))
+    try:
+        sent = pickle.loads(pickle.dumps(error))  # noqa: S301 - our own bytes; some errors do not come back
+    except Exception:
+        sent = RuntimeError(f"{type(error).__name__}: {error}")
+    if not isinstance(error, MdfError) or error.__cause__ is not None:
+        sent.add_note(trace)
+    assert isinstance(sent, Exception)
+    return sent

@@ -1,1 +1,0 @@
-"""Tests of processes, threads and signals."""
