@@ -15,7 +15,8 @@ PAGES = {
     "SECURITY.md": "security.md",
     "CHANGELOG.md": "changelog.md",
 }
-FILES = {"LICENSE": "LICENSE.txt", "CITATION.cff": "CITATION.cff"}
+NOTEBOOK = "examples/first_session.ipynb"
+FILES = {"LICENSE": "LICENSE.txt", "CITATION.cff": "CITATION.cff", NOTEBOOK: NOTEBOOK}
 LINK = re.compile(r"\]\((?!https?:|#)([^)#\s]+)")
 
 
@@ -26,6 +27,11 @@ def on_files(files: Files, config: Any) -> Files:
     for name, place in FILES.items():
         files.append(File.generated(config, place, abs_src_path=str(ROOT / name)))
     return files
+
+
+def on_page_markdown(markdown: str, **_: Any) -> str:
+    """Turn links from docs/ to the notebook, which the site holds too."""
+    return markdown.replace(f"](../{NOTEBOOK})", f"]({NOTEBOOK})")
 
 
 def _turned(link: re.Match[str]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import re
 import shlex
 import subprocess
@@ -19,6 +20,7 @@ from tests.runs import ROOT, call_here
 from tests.systems import copied, loaded, write_study
 
 PAGE = ROOT / "docs" / "python.md"
+NOTEBOOK = ROOT / "examples" / "first_session.ipynb"
 BLOCK = re.compile(r"^```(sh|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -59,6 +61,21 @@ def test_the_page_runs(session: tuple[Path, dict[str, Any]]) -> None:
     assert names["both"].comparisons.num_rows
     with pytest.raises(mdfpipe.ConfigError, match="expected two runs or more, got 1"):
         mdfpipe.compare([folder / "scored"])
+
+
+def test_the_notebook_runs(session: tuple[Path, dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
+    book = json.loads(NOTEBOOK.read_text())
+    cells = [cell for cell in book["cells"] if cell["cell_type"] == "code"]
+    assert [cell["outputs"] for cell in cells] == [[]] * len(cells)
+    monkeypatch.setattr("mdfpipe.running.runner.executor_of", Inline)
+    monkeypatch.setenv("MPLBACKEND", "agg")
+    monkeypatch.chdir(session[0])
+    names: dict[str, Any] = {}
+    for cell in cells:
+        exec(compile("".join(cell["source"]), str(NOTEBOOK), "exec"), names)
+    assert names["frame"].ndim == 3
+    assert names["found"].metrics.num_rows > 0
+    assert names["axis"].get_legend_handles_labels()[1] == ["LWIR-30m", "VIS-500m"]
 
 
 def test_a_run_is_opened(session: tuple[Path, dict[str, Any]]) -> None:

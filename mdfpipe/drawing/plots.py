@@ -20,8 +20,9 @@ F64 = NDArray[np.float64]
 
 PALETTE: Final = ("#3f7fd0", "#d9702a", "#2f9e6e", "#c4477f", "#8a6bc8", "#a5832b", "#3a9fb5", "#80858d")
 DASHES: Final = ("none", "5 2", "1.5 1.5", "7 2 1.5 2")
-INK, LINE, SOFT = "#010203", "#040506", "#070809"
-_IN_PAGE: Final = {INK: "var(--ink)", LINE: "var(--line)", SOFT: "var(--soft)"}
+INK, LINE, SOFT, BAR = "#010203", "#040506", "#070809", "#0a0b0c"
+"""Colours that the page decides."""
+_IN_PAGE: Final = {INK: "var(--ink)", LINE: "var(--line)", SOFT: "var(--soft)", BAR: "var(--bar)"}
 _SIZE: Final = (3.4, 2.5)  # inches
 LEAST_SHARE: Final = 1e-4  # of false matches, on a logarithmic or normal-deviate axis
 
@@ -175,30 +176,58 @@ def _deviate_axes(axes: Any) -> None:
 
 @dataclass(frozen=True)
 class Bars:
-    """A histogram of two kinds: edges (n + 1,), shares of the mated and of the non-mated (n,)."""
+    """One row of a histogram: edges (n + 1,), and layers of heights (n,) with their colours.
+
+    said: words at the right of the row's name. mark: a value with a dashed line, such as the median.
+    """
 
     name: str
     edges: F64
-    mated: F64
-    nonmated: F64
+    layers: Sequence[tuple[F64, str]]
+    said: str = ""
+    mark: float | None = None
 
 
-def distributions(name: str, rows: Sequence[Bars], x_label: str) -> str:
-    """Mated and non-mated scores as SVG, one row of axes a system, each scaled to its own highest bar."""
+def histograms(name: str, rows: Sequence[Bars], x_label: str = "", *, stacked: bool = False, log: bool = False) -> str:
+    """Histograms as SVG, a row of axes each, scaled to its own highest bar. name: of the drawing, unique on its page.
+
+    stacked: layers are drawn on each other, else before each other. log: the x axis is logarithmic.
+    """
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+
     with _style(name):
-        height = 0.66 * len(rows) + 0.3
+        below = 0.4 if x_label else 0.2  # inches
+        height = 0.66 * len(rows) + below - 0.1
         figure, every = _axes((_SIZE[0], height), len(rows))
-        figure.subplots_adjust(left=0.04, bottom=0.4 / height, top=1 - 0.06 / height, hspace=0.55)
+        is_one_scale = all(np.array_equal(row.edges, rows[0].edges) for row in rows)
+        figure.subplots_adjust(
+            left=0.04, bottom=below / height, top=1 - 0.06 / height, hspace=0.15 if stacked else 0.55
+        )
         for axes, row in zip(every, rows, strict=True):
-            for part, colour in ((row.nonmated, PALETTE[1]), (row.mated, PALETTE[0])):
-                axes.stairs(part, row.edges, color=colour, fill=True, alpha=0.45, linewidth=0)
-                axes.stairs(part, row.edges, color=colour, linewidth=1)
+            ground = np.zeros(len(row.edges) - 1)
+            for heights, colour in row.layers:
+                if stacked:
+                    axes.stairs(ground + heights, row.edges, baseline=ground, color=colour, fill=True, linewidth=0)
+                    ground = ground + heights
+                else:
+                    axes.stairs(heights, row.edges, color=colour, fill=True, alpha=0.45, linewidth=0)
+                    axes.stairs(heights, row.edges, color=colour, linewidth=1)
+            if row.mark is not None:
+                axes.plot([row.mark, row.mark], [0, 1], color=INK, linewidth=0.8, linestyle=(0, (2, 2)))
+            if log:
+                axes.set_xscale("log")
+                axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if row.edges[-1] < 99 * row.edges[0] else (1,)))
+                axes.xaxis.set_minor_locator(NullLocator())
+            else:
+                axes.xaxis.set_major_locator(MaxNLocator(nbins=6))
+            axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
             axes.set_yticks([])
             axes.set_xlim(row.edges[0], row.edges[-1])
             axes.set_ylim(0, 1.45)
             axes.spines["left"].set_visible(False)
-            axes.tick_params(labelsize=6.5, length=2, pad=1)
-            axes.text(0, 1, _short(row.name, 44), transform=axes.transAxes, va="top", fontsize=7, color=SOFT)
+            axes.tick_params(labelsize=6.5, length=2, pad=1, labelbottom=row is rows[-1] or not is_one_scale)
+            for x, words, side in ((0, _short(row.name, 44 - len(row.said)), "left"), (1, row.said, "right")):
+                axes.text(x, 1, words, transform=axes.transAxes, va="top", ha=side, fontsize=7, color=SOFT)
         every[-1].set_xlabel(x_label)
         return _svg(figure, name)
 

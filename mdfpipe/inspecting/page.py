@@ -12,12 +12,15 @@ from importlib import resources
 from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mdfpipe.drawing import pixels as figures
 from mdfpipe.drawing.pixels import COLOURS, FACE_COLOUR, Picture
+from mdfpipe.drawing.plots import BAR, Bars, histograms
+from mdfpipe.drawing.plots import Picture as Drawing
 from mdfpipe.errors import one_line
 from mdfpipe.inspecting.frames import FrameView
-from mdfpipe.inspecting.samples import PLAIN, CropChoice, DomainSample, Histogram, Limits, Scale, SubjectSample
+from mdfpipe.inspecting.samples import PLAIN, CropChoice, DomainSample, Limits, Scale, SubjectSample
 from mdfpipe.inspecting.things import funnel_row
 from mdfpipe.running.survey import Survey, VideoState, anomalies
 from mdfpipe.store.naming import natural_key
@@ -34,7 +37,7 @@ MEANINGS: Final = {
     "unnamed_face": "its face is annotated without a subject",
 }
 _PACKAGES: Final = ("av", "decord", "numpy", "onnxruntime", "opencv-python", "pyarrow", "scipy", "torch", "ultralytics")
-_WIDTH, _HEIGHT, _BASE = 320, 46, 40  # of one histogram, in its own units
+_LAYERS: Final = {status.value: colour for status, colour in reversed(COLOURS.items())} | {PLAIN: BAR}
 
 
 @dataclass(frozen=True)
@@ -154,7 +157,6 @@ def _content(page: Page) -> dict[str, Any]:
             for s, colour in COLOURS.items()
             if statuses[s.value]
         ],
-        "colours": {s.value: colour for s, colour in COLOURS.items()} | {PLAIN: "var(--bar)"},
         "face_colour": FACE_COLOUR,
         "funnel": [_funnel(domain) for domain in survey.domains.values()],
         "failures": survey.failures[: limits.failures],
@@ -262,89 +264,38 @@ def versions(environment: dict[str, Any]) -> dict[str, str]:
     return found
 
 
-# -- histograms, as places of rectangles; the template draws them
+# -- distributions
 
 
-def _charts(samples: dict[str, DomainSample]) -> list[dict[str, Any]]:
-    """One chart a quantity, one row a domain, all rows on one scale."""
+def _charts(samples: dict[str, DomainSample]) -> list[Drawing]:
+    """One drawing a quantity, one row a domain, all rows on one scale."""
     charts = []
-    names = list(next(iter(samples.values())).histograms) if samples else []
-    for name in names:
-        rows = {domain: sample.histograms[name] for domain, sample in samples.items()}
-        occupied = np.flatnonzero(sum(histogram.bars() for histogram in rows.values()))
-        if not occupied.size:
+    for name in next(iter(samples.values())).histograms if samples else ():
+        rows = {domain: one.histograms[name] for domain, one in samples.items() if one.histograms[name].total.any()}
+        if not rows:
             continue
         scale = next(iter(rows.values())).scale
-        first, last = _span(scale, int(occupied[0]), int(occupied[-1]) + 1)
-        drawn = [_row(domain, histogram, first, last) for domain, histogram in rows.items() if histogram.total.sum()]
-        ticks = _ticks(scale, first, last)
-        charts.append(
-            {
-                "name": name,
-                "meaning": scale.meaning,
-                "rows": drawn,
-                "ticks": ticks,
-                "width": _WIDTH,
-                "height": _HEIGHT,
-                "base": _BASE,
-            }
-        )
+        shown = _span(scale, np.flatnonzero(sum(histogram.bars() for histogram in rows.values())))
+        edges = np.array(scale.bars[shown.start : shown.stop + 1])
+        bars = []
+        for domain, histogram in rows.items():
+            most = histogram.bars().max()
+            layers = [
+                (histogram.bars(layer)[shown] / most, colour)
+                for layer, colour in _LAYERS.items()
+                if layer in histogram.layers
+            ]
+            said = f"{_count(int(histogram.total.sum()))}, median {histogram.median:.3g}"
+            bars.append(Bars(domain, edges, layers, said, histogram.median))
+        svg = histograms(f"histogram/{name}", bars, stacked=True, log=scale.is_log)
+        charts.append(Drawing(name, svg, scale.meaning))
     return charts
 
 
-def _span(scale: Scale, first: int, last: int) -> tuple[int, int]:
+def _span(scale: Scale, occupied: NDArray[np.intp]) -> slice:
     """The bars that are drawn: a share shows its whole range, anything else what is occupied and a little more."""
-    bins = len(scale.bars) - 1
+    bars, first, last = len(scale.bars) - 1, int(occupied[0]), int(occupied[-1]) + 1
     if scale.edges[-1] == 1.0:
-        return 0, bins
-    least = 12
-    grow = max(least - (last - first), 2)
-    return max(first - grow // 2, 0), min(last + grow - grow // 2, bins)
-
-
-def _row(domain: str, histogram: Histogram, first: int, last: int) -> dict[str, Any]:
-    total = histogram.bars()[first:last]
-    step, top = _WIDTH / (last - first), max(int(total.max()), 1)
-    order = [*(s.value for s in reversed(COLOURS)), PLAIN]
-    layers, ground = [], np.zeros(last - first)
-    for name in sorted(histogram.layers, key=order.index):
-        counts = histogram.bars(name)[first:last]
-        heights = counts * (_BASE - 2) / top
-        bars = [
-            (
-                round(n * step, 2),
-                round(_BASE - ground[n] - heights[n], 2),
-                round(max(step - 0.8, 0.6), 2),
-                round(heights[n], 2),
-            )
-            for n in np.flatnonzero(counts).tolist()
-        ]
-        ground = ground + heights
-        layers.append({"name": name, "bars": bars})
-    median = histogram.median
-    at = None if median is None else round(_position(histogram.scale, median, first, last), 2)
-    return {"domain": domain, "layers": layers, "count": int(histogram.total.sum()), "median": median, "at": at}
-
-
-def _position(scale: Scale, value: float, first: int, last: int) -> float:
-    """Where a value is on the axis, in units of the drawing."""
-    low, high = scale.bars[first], scale.bars[last]
-    if scale.is_log:
-        value, low, high = float(np.log(value)), float(np.log(low)), float(np.log(high))
-    return _WIDTH * (value - low) / (high - low)
-
-
-def _ticks(scale: Scale, first: int, last: int) -> list[tuple[float, str, str]]:
-    """(place, words, alignment) of the numbers below the axis: four or five round ones."""
-    low, high = scale.bars[first], scale.bars[last]
-    if scale.is_log:
-        exponents = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
-        values = [mantissa * 10.0**e for e in exponents for mantissa in (1, 2, 5)]
-    else:
-        step = next(s for s in (0.1, 0.25, 0.5, 1, 2, 5, 10, 20, 25, 50, 100) if (high - low) / s <= 5)
-        values = [n * step for n in range(int(np.ceil(low / step - 1e-9)), int(np.floor(high / step + 1e-9)) + 1)]
-    inside = [v for v in values if low * (1 - 1e-9) <= v <= high * (1 + 1e-9)]
-    if len(inside) > 6:
-        inside = [v for v in inside if np.isclose(np.log10(v) % 1, 0)] if scale.is_log else inside[::2]
-    placed = [(_position(scale, v, first, last), f"{v:g}") for v in inside]
-    return [(round(x, 2), words, "start" if x < 8 else "end" if x > _WIDTH - 8 else "middle") for x, words in placed]
+        return slice(0, bars)
+    grow = max(12 - (last - first), 2)
+    return slice(max(first - grow // 2, 0), min(last + grow - grow // 2, bars))

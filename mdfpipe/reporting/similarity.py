@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from mdfpipe.drawing.plots import Bars, Picture, distributions, shares
+from mdfpipe.drawing.plots import PALETTE, Bars, Picture, histograms, shares
 from mdfpipe.errors import StoreError, one_line
 from mdfpipe.inspecting.samples import spread
 from mdfpipe.reporting.grids import by_wavelength
@@ -157,7 +157,7 @@ def score_pictures(results: Results, table: str, systems: Sequence[str]) -> list
     found = []
     for (gallery_domain, probe_domain, gallery), rows in sorted(cases.items(), key=_by_wavelength):
         title = f"{gallery_domain} → {probe_domain}" + ("" if gallery == "all" else f", gallery {gallery}")
-        svg = distributions(f"scores/{table}/{title}", [bars for bars, _ in rows], "similarity")
+        svg = histograms(f"scores/{table}/{title}", [bars for bars, _ in rows], "similarity")
         files = [file for _, file in rows]
         whole = f"{len(files)} files evaluate/scores/{table}.SYSTEM.parquet" if len(files) > 2 else "; ".join(files)
         found.append(Picture(title, svg, whole))
@@ -191,7 +191,10 @@ def _histograms(system: str, path: Path) -> dict[tuple[str, str, str], Bars]:
             both = counts.setdefault(key, np.zeros((2, BINS), np.int64))
             for n, which in enumerate((mated, ~mated)):
                 both[n] += np.histogram(values[here & which], edges)[0]
-    return {key: Bars(system, edges, shares(both[0]), shares(both[1])) for key, both in counts.items()}
+    return {
+        key: Bars(system, edges, ((shares(nonmated), PALETTE[1]), (shares(mated), PALETTE[0])))
+        for key, (mated, nonmated) in counts.items()
+    }
 
 
 def _batches(path: Path, columns: list[str]) -> Iterator[Any]:
