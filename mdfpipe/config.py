@@ -27,7 +27,7 @@ from pydantic import (
 from pydantic_core import ErrorDetails
 
 from mdfpipe.errors import ConfigError, is_obeyed, one_line
-from mdfpipe.store.standins import stand_in
+from mdfpipe.store.content import stand_in
 
 
 class Config(BaseModel):

@@ -20,11 +20,11 @@ from mdfpipe.errors import DataError, StoreError, one_line
 from mdfpipe.running.execution import Event
 from mdfpipe.stages.train import BOARD, LOG, STATE
 from mdfpipe.store.environment import FILE, read_environment
+from mdfpipe.store.files import bytes_of
 from mdfpipe.store.hashing import bytes_sha256
 from mdfpipe.store.naming import STAGES, file_name
 from mdfpipe.store.owner import TEMPORARY
 from mdfpipe.store.parquet import is_whole
-from mdfpipe.store.regular import bytes_of
 from mdfpipe.store.run import DAMAGED, Receipt, Run, read_receipt
 
 THREADS: Final = 4

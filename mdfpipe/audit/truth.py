@@ -21,9 +21,8 @@ from numpy.typing import NDArray
 from mdfpipe.errors import DataError, StoreError, one_line
 from mdfpipe.stages import Context, Inputs, Resources
 from mdfpipe.stages.index import Index
-from mdfpipe.store.joining import joined
 from mdfpipe.store.run import Receipt, Run, read_table
-from mdfpipe.store.tables import TRUTH, LabelStatus
+from mdfpipe.store.tables import TRUTH, LabelStatus, joined
 from mdfpipe.study.study import Study
 from mdfpipe.video.geometry import iou
 from mdfpipe.video.labelling import LabelRules

@@ -11,7 +11,7 @@ from typer import Abort
 
 from mdfpipe.cli.streams import OutputFailed
 from mdfpipe.errors import CopyError, MdfError, one_line
-from mdfpipe.store.durable import write_atomically
+from mdfpipe.store.files import write_atomically
 
 
 def explain(error: Exception, debug: bool) -> int:

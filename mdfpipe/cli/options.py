@@ -75,7 +75,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON
 
 def beside(made: Path | list[Path | None], text: str) -> None:
     """A line on what was made: on standard error where the thing itself went to standard output."""
-    from mdfpipe.store.outputs import is_standard_output
+    from mdfpipe.store.files import is_standard_output
 
     if any(out is not None and is_standard_output(out) for out in (made if isinstance(made, list) else [made])):
         sys.stderr.write(f"{one_line(text, 1000)}\n")

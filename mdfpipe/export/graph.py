@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mdfpipe.errors import ConfigError, MissingDependency, StoreError, one_line
-from mdfpipe.store.durable import sync
+from mdfpipe.store.files import sync
 from mdfpipe.store.owner import temporary
 from mdfpipe.video.detectors.onnx import NOTE
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from mdfpipe.errors import DataError, one_line, unobeyed
-from mdfpipe.store.damage import refuse_damaged
-from mdfpipe.store.outputs import is_standard_output, writing
+from mdfpipe.store.files import is_standard_output, writing
 from mdfpipe.store.parquet import open_table
+from mdfpipe.store.run import refuse_damaged
 
 _FORMULA, _QUOTED = r"\A([=+\-@\t\r])", r"'\1"
 

@@ -16,8 +16,7 @@ from mdfpipe.drawing import pixels as figures
 from mdfpipe.drawing.pixels import COLOURS, FACE_COLOUR, UNLABELLED, XYXY, Mark, Picture
 from mdfpipe.errors import one_line
 from mdfpipe.running.survey import Survey, VideoState, faces_of
-from mdfpipe.store.joining import joined
-from mdfpipe.store.tables import LabelStatus
+from mdfpipe.store.tables import LabelStatus, joined
 
 Overlaps: TypeAlias = Callable[[NDArray[np.float32], NDArray[np.float32]], NDArray[Any]]
 """body (1, 4), faces (m, 4) -> (m,) by the ambiguity measure of the run."""

@@ -15,13 +15,14 @@ from mdfpipe.errors import ConfigError, DataError, MdfError, one_line
 from mdfpipe.inspecting.export import to_csv
 from mdfpipe.inspecting.pictures import draw_frame, draw_sheet, write_page
 from mdfpipe.running.plan import standing
-from mdfpipe.store.damage import refuse_damaged
+from mdfpipe.store.content import stand_in
 from mdfpipe.store.environment import read_environment
-from mdfpipe.store.film_bytes import films_behind
-from mdfpipe.store.naming import IMAGE_SUFFIXES, frame_files, in_order
-from mdfpipe.store.outputs import is_standard_output
+from mdfpipe.store.files import is_standard_output
+from mdfpipe.store.films import films_behind
+from mdfpipe.store.frames import frame_files, in_order
+from mdfpipe.store.naming import IMAGE_SUFFIXES
 from mdfpipe.store.results import KEY, STAGE
-from mdfpipe.store.standins import stand_in
+from mdfpipe.store.run import refuse_damaged
 
 if TYPE_CHECKING:
     from mdfpipe.inspecting.things import Description

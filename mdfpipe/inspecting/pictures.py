@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mdfpipe.errors import ConfigError, DataError, MdfError, one_line
-from mdfpipe.store import outputs
 from mdfpipe.store.environment import read_environment
+from mdfpipe.store.files import write_output
 from mdfpipe.store.naming import inside, safe_relative
 from mdfpipe.store.shards import CHECKSUM, UNVERIFIED
 
@@ -56,7 +56,7 @@ def draw_frame(run: Path, video_id: str, frame: int, out: Path, show_people: boo
     image = dict(_decoded(_data_root(run), video, [frame]))[frame]
     picture = frames.draw(view, image, video.window, show_people, _PICTURE_WIDTH)
     picture = figures.captioned(picture, view.title, view.legend())
-    outputs.write(out, figures.encoded(picture, kind, quality=92))
+    write_output(out, figures.encoded(picture, kind, quality=92))
     lines = [f"{body.words}: {body.reason}" for body in view.bodies]
     return lines or ["no body was detected in this frame"]
 
@@ -169,7 +169,7 @@ def draw_sheet(run: Path, out: Path, subjects: int = 6, each: int = 3, show_peop
         block = np.concatenate([np.pad(row, ((0, gap), (0, 0), (0, 0)), constant_values=255) for row in rows])
         block = figures.captioned(block, domain, [])
         blocks.append(np.pad(block, ((0, 0), (0, 2 * gap), (0, 0)), constant_values=255))
-    outputs.write(out, figures.encoded(np.concatenate(blocks, axis=1)[:, : -2 * gap], kind, quality=92))
+    write_output(out, figures.encoded(np.concatenate(blocks, axis=1)[:, : -2 * gap], kind, quality=92))
     lines = [f"rows: {', '.join(chosen)}; {each} body crops of each domain: {', '.join(domains)}"]
     return lines + [f"crops without checksums: {UNVERIFIED}"] * unverified
 
@@ -242,7 +242,7 @@ def write_page(run: Path, out: Path, show_people: bool = False, limits: Limits |
         for person in one.people(limits.subjects_each(domains)):
             page.add_person(domain, person, _crops(found, person, limits, show_people, notes))
     text = render(page).encode()
-    outputs.write(out, text)
+    write_output(out, text)
     return WrittenPage(str(out), len(text), page.frames_shown, page.crops_shown, notes)
 
 

@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from mdfpipe.drawing.pixels import COLOURS
 from mdfpipe.errors import DataError, StoreError
 from mdfpipe.running.survey import Survey, VideoState
-from mdfpipe.store.joining import joined
 from mdfpipe.store.naming import natural_key
 from mdfpipe.store.shards import CHECKSUM
+from mdfpipe.store.tables import joined
 
 T = TypeVar("T")
 

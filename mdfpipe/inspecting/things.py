@@ -21,12 +21,11 @@ from mdfpipe.inspecting.weights import describe_weights
 from mdfpipe.running.plan import standing
 from mdfpipe.running.survey import CHAIN, EMBED, TRAIN, Survey, anomalies, survey
 from mdfpipe.store import tables
-from mdfpipe.store.damage import refuse_damaged
+from mdfpipe.store.files import opened
 from mdfpipe.store.parquet import open_table
-from mdfpipe.store.regular import opened
 from mdfpipe.store.results import KEY as METRICS
 from mdfpipe.store.results import STAGE as EVALUATE
-from mdfpipe.store.run import Receipt, read_receipt
+from mdfpipe.store.run import Receipt, read_receipt, refuse_damaged
 from mdfpipe.store.shards import AGAIN, CHECKSUM, UNVERIFIED, Spoilt, read_stored
 from mdfpipe.store.tables import as_ours
 

@@ -13,7 +13,7 @@ from mdfpipe import __version__
 from mdfpipe.config import BY_CONTENT, IF_SET, NOT_A_RESULT, Config, result_settings
 from mdfpipe.errors import ConfigError
 from mdfpipe.learning.recipes import Recipe
-from mdfpipe.store.code import commit
+from mdfpipe.store.environment import commit
 from mdfpipe.store.trust import is_trusted
 
 if TYPE_CHECKING:

@@ -26,7 +26,7 @@ from mdfpipe.learning.recipes import Recipe
 from mdfpipe.reporting.comparison import average_runs
 from mdfpipe.running.plan import Currency, current
 from mdfpipe.stages.index import Index
-from mdfpipe.store import outputs
+from mdfpipe.store.files import write_output
 from mdfpipe.store.results import KEY, PLACE, STAGE, Results, read_results
 from mdfpipe.store.results import Row as Number
 from mdfpipe.store.run import fingerprint
@@ -326,7 +326,7 @@ def enter(found: Sequence[ReachedRow], file: Path, *, dry_run: bool = False) -> 
         known = {row.source for row in there}
         new = [row for row in found if row.source not in known]
         if new and not dry_run:
-            outputs.write(file, _text(file, there, new).encode())
+            write_output(file, _text(file, there, new).encode())
     return new
 
 

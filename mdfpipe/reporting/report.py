@@ -15,13 +15,12 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mdfpipe.errors import DataError, MdfError, StoreError, one_line
+from mdfpipe.errors import DataError, MdfError, StoreError, cannot_write, one_line
 from mdfpipe.inspecting.pictures import environment_of, title_of
 from mdfpipe.reporting.comparison import side_by_side
-from mdfpipe.store import outputs
-from mdfpipe.store.durable import write_atomically
+from mdfpipe.store.files import refuse_folder, write_atomically
 from mdfpipe.store.naming import inside, natural_key
-from mdfpipe.store.run import Run, cannot_write
+from mdfpipe.store.run import Run
 from mdfpipe.store.shards import CHECKSUM, UNVERIFIED
 
 if TYPE_CHECKING:
@@ -91,7 +90,7 @@ def report(
 
     run, out = Path(run), Path(out) if out is not None else None
     if out is not None:
-        outputs.refuse_folder(out)
+        refuse_folder(out)
     results = side_by_side(run, [Path(other) for other in compare], allow_mixed=allow_mixed, allow_stale=allow_stale)
     shown = views(results)
     systems = [name for view in shown for name in results.tables[view.name]["systems"]]

@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from mdfpipe.errors import DataError, one_line
 from mdfpipe.running.plan import current
-from mdfpipe.store.damage import refuse_damaged
-from mdfpipe.store.outputs import writing
+from mdfpipe.store.files import writing
 from mdfpipe.store.parquet import open_table
 from mdfpipe.store.results import KEY, STAGE
+from mdfpipe.store.run import refuse_damaged
 from mdfpipe.store.tables import SCORES, as_ours
 
 if TYPE_CHECKING:

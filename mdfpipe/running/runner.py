@@ -27,7 +27,7 @@ from mdfpipe.stages.detect import Detect
 from mdfpipe.stages.embed import Embed
 from mdfpipe.stages.evaluate import Evaluate
 from mdfpipe.stages.train import Train
-from mdfpipe.store.code import commit
+from mdfpipe.store.environment import commit
 from mdfpipe.store.run import Failure, Run
 from mdfpipe.study.study import KEPT, Study
 

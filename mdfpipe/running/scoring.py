@@ -23,10 +23,10 @@ from mdfpipe.evaluation.comparing import Measure
 from mdfpipe.evaluation.vectors import Evaluated, SystemVectors
 from mdfpipe.protocol import Protocol, read_protocol
 from mdfpipe.stages.evaluate import Evaluate, ScoreFiles, Tables, metrics_table, tables_beside, write_beside
+from mdfpipe.store.files import refuse_folder
 from mdfpipe.store.hashing import file_sha256
 from mdfpipe.store.limits import refuse_large_archive, refuse_large_table, refuse_large_texts, refuse_larger
 from mdfpipe.store.naming import LONGEST_NAME, LONGEST_PATH, is_name
-from mdfpipe.store.outputs import refuse_folder
 from mdfpipe.store.parquet import open_table
 from mdfpipe.store.results import KEY
 from mdfpipe.store.run import Receipt, Run, fingerprint

@@ -16,8 +16,8 @@ import pyarrow as pa
 
 from mdfpipe.config import Config, result_settings
 from mdfpipe.errors import DataError
+from mdfpipe.store.hashing import stamp, stamp_of_files
 from mdfpipe.store.run import Receipt, Run, faces_file, images_file
-from mdfpipe.store.stamps import stamp, stamp_of_files
 from mdfpipe.store.tables import FACES, IMAGES
 
 INDEX = ("index", "videos")  # the stage and the key of the part to which the tables of faces and images belong

@@ -19,10 +19,9 @@ from mdfpipe.machine.threads import use_threads
 from mdfpipe.stages import Context, Inputs, Made, Stage
 from mdfpipe.store import images
 from mdfpipe.store.images import Image
-from mdfpipe.store.joining import joined
 from mdfpipe.store.naming import file_name
 from mdfpipe.store.shards import ShardWriter
-from mdfpipe.store.tables import CROPS, CropStatus
+from mdfpipe.store.tables import CROPS, CropStatus, joined
 from mdfpipe.video import cropping
 from mdfpipe.video.ahead import ahead
 from mdfpipe.video.cropping import Window

@@ -20,10 +20,9 @@ from mdfpipe.stages import Context, Inputs, Made, Review, Stage
 from mdfpipe.stages.train import checkpoint_of_run, weights_of
 from mdfpipe.store.hashing import file_sha256
 from mdfpipe.store.images import recorded_window
-from mdfpipe.store.joining import joined
 from mdfpipe.store.left_out import of_stage
 from mdfpipe.store.run import Receipt, Run, fingerprint
-from mdfpipe.store.tables import EmbedStatus, embeddings
+from mdfpipe.store.tables import EmbedStatus, embeddings, joined
 
 if TYPE_CHECKING:
     from torch import nn

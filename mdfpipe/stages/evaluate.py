@@ -28,12 +28,11 @@ from mdfpipe.protocol import Protocol
 from mdfpipe.stages import Context, Inputs, Made, Review, Stage
 from mdfpipe.stages.index import Index
 from mdfpipe.store.hashing import file_sha256
-from mdfpipe.store.joining import places
 from mdfpipe.store.left_out import of_training, of_unreadable
 from mdfpipe.store.parquet import TableWriter
 from mdfpipe.store.results import KEY, STAGE, results_of, score_file, template_file
 from mdfpipe.store.run import fingerprint, write_table
-from mdfpipe.store.tables import COMPARISONS, CURVES, METRICS, SCORES, SEARCHES, SUBJECTS, EmbedStatus
+from mdfpipe.store.tables import COMPARISONS, CURVES, METRICS, SCORES, SEARCHES, SUBJECTS, EmbedStatus, places
 from mdfpipe.store.templates import F32, table_of
 
 

@@ -15,7 +15,7 @@ import pyarrow as pa
 from mdfpipe.errors import DataError, one_line
 from mdfpipe.machine.threads import use_threads
 from mdfpipe.stages import Context, Inputs, Made, Review, Stage
-from mdfpipe.store.image_bytes import has_alpha
+from mdfpipe.store.images import has_alpha
 from mdfpipe.store.left_out import of_stage
 from mdfpipe.store.naming import file_name
 from mdfpipe.store.shards import ShardWriter

@@ -20,12 +20,12 @@ from mdfpipe.datasets import Anomaly, Dataset, Listing, VideoEntry
 from mdfpipe.errors import Damaged, DataError, one_line
 from mdfpipe.stages import Context, Inputs, Made, Review, Stage
 from mdfpipe.store import left_out
-from mdfpipe.store.film_bytes import films_behind
-from mdfpipe.store.hashing import file_sha256
-from mdfpipe.store.naming import check_links, link_target, nearest
+from mdfpipe.store.content import stand_in
+from mdfpipe.store.films import films_behind
+from mdfpipe.store.frames import check_links
+from mdfpipe.store.hashing import deep_stamp, file_sha256, stamp, stamp_of_files
+from mdfpipe.store.naming import link_target, nearest
 from mdfpipe.store.run import Receipt, faces_file, images_file, write_table
-from mdfpipe.store.stamps import deep_stamp, stamp, stamp_of_files
-from mdfpipe.store.standins import stand_in
 from mdfpipe.store.tables import ANOMALIES, NOT_AS_PUBLISHED, SUBJECTS, VIDEOS
 from mdfpipe.video.decoders import Decoder
 from mdfpipe.video.decoders.auto import Auto

@@ -1,13 +1,16 @@
-"""environment.json of a run folder: what the last call ran with. Its one reader."""
+"""environment.json of a run folder, what the last call ran with: its one reader; and the commit of the code."""
 
 from __future__ import annotations
 
+import contextlib
 import json
+import subprocess
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from mdfpipe.store.regular import bytes_of
+from mdfpipe.store.files import bytes_of
 
 FILE = "environment.json"
 
@@ -39,3 +42,15 @@ def read_environment(run: Path) -> Environment | None:
     packages = facts.get("packages")
     plain |= {"packages": [str(name) for name in packages]} if isinstance(packages, list) else {}
     return Environment(Path(data), workers if type(workers) is int and 0 < workers < 1 << 16 else 1, plain)
+
+
+@cache
+def commit() -> str | None:
+    """The commit of the checkout that the code runs from; None where it does not run from one."""
+    root = Path(__file__).parents[2]
+    if not (root / ".git").exists():
+        return None
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        command = ["git", "-C", str(root), "rev-parse", "--verify", "HEAD"]
+        return subprocess.run(command, capture_output=True, text=True, timeout=5, check=False).stdout.strip() or None
+    return None

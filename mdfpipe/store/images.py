@@ -1,18 +1,26 @@
-"""Stored crops as pixels: encoded, decoded, resized, brought to 8 bits. The one place that does so.
+"""Images: what their bytes say, and stored crops as pixels: encoded, decoded, resized, brought to 8 bits.
 
 JPEG q95 4:4:4 for 8-bit frames; 16-bit PNG, with the source's own values, for frames above 8 bits.
+
+Decoders silently fill a truncated JPEG with grey and take the first picture of an animation, and they differ in whether
+they turn a picture as its EXIF data ask. So each of these is decided here, once, from the bytes.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import io
+import re
+import zlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mdfpipe.errors import DataError
-from mdfpipe.store.image_bytes import JPEG_START, damage_of, jpeg_size, orientation_of, unpacked
+from mdfpipe.errors import DataError, refuse_lack_of_memory
+from mdfpipe.store.limits import refuse_larger
 from mdfpipe.store.shards import Spoilt
+from mdfpipe.store.tiff import HEADS, Tiff
 
 if TYPE_CHECKING:
     from mdfpipe.store.run import Run
@@ -156,3 +164,257 @@ def recorded_window(run: Run, video_id: str) -> tuple[float, float] | None:
     receipt = run.receipt("detect", video_id)
     found = receipt.facts.get("window") if receipt else None
     return (float(found[0]), float(found[1])) if found else None
+
+
+JPEG_START, PNG_START = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
+FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WebP", "PNM")
+
+_ORIENTATION = 0x0112
+_SIZES = (256, 257, 258, 277)  # tags of a TIFF: width, height, bits of a sample, samples of a pixel
+_MARKER = re.compile(rb"\xff+[^\x00\xd0-\xd7\xff]")  # in coded data: no stuffed byte, no restart, no padding
+_PNM_SIZE = re.compile(rb"P[1-6](?:\s|#[^\n]*\n)+(\d+)(?:\s|#[^\n]*\n)+(\d+)")
+_OTHERS = {
+    b"GIF8": "a GIF",
+    b"%PDF": "a PDF",
+    b"\x00\x00\x00\x0cjP": "a JPEG 2000",
+    b"\xff\x4f\xff\x51": "a JPEG 2000",
+    b"FFF\x00": "FLIR's own format",
+    b"SIMPL": "a FITS",
+}
+
+
+def format_of(data: bytes) -> str | None:
+    """One of FORMATS, found by the first bytes, not the name; None for anything else.
+
+    >>> format_of(b"BM" + bytes(60)), format_of(b"P5 2 2 255 abcd"), format_of(b"GIF89a")
+    ('BMP', 'PNM', None)
+    """
+    if data.startswith(PNG_START):
+        return "PNG"
+    if data.startswith(JPEG_START):
+        return "JPEG"
+    if data[:4] in HEADS:
+        return "TIFF"
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "WebP"
+    if re.match(rb"P[1-6][\s#]", data):
+        return "PNM"
+    return "BMP" if data.startswith(b"BM") else None
+
+
+def said_of_others(data: bytes) -> str:
+    """What bytes are that are no image of FORMATS, in a few words.
+
+    >>> said_of_others(b"GIF89a"), said_of_others(b"12345")
+    ('a GIF', '5 bytes of none of these')
+    """
+    if data[4:8] == b"ftyp":
+        return "a HEIF, AVIF or mp4 file"
+    return next(
+        (what for head, what in _OTHERS.items() if data.startswith(head)), f"{len(data)} bytes of none of these"
+    )
+
+
+def refuse_large_picture(data: bytes, what: str = "the picture") -> None:
+    """Raise DataError where the header of an image claims more pixels than a file of its size may unfold to."""
+    width, height, of_pixel = _claimed(data)
+    refuse_larger(width * height * of_pixel, len(data), f"{what}, of {width}x{height} pixels")
+
+
+def unpacked(data: bytes, flags: int, what: str = "the picture") -> NDArray[Any] | None:
+    """The pixels of an image of FORMATS as OpenCV gives them by its `flags`; None where they do not decode.
+
+    Raises DataError where its header claims too much. What OpenCV would read beyond FORMATS is not tried: nobody here
+    knows what its header claims.
+    """
+    import cv2
+
+    if format_of(data) is None:
+        return None
+    refuse_large_picture(data, what)
+    try:
+        return cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    except cv2.error as error:
+        refuse_lack_of_memory(error)
+        return None
+
+
+def _claimed(data: bytes) -> tuple[int, int, int]:
+    """(width, height, bytes of a pixel) by the header of an image of FORMATS; 0 where it says nothing."""
+    kind = format_of(data)
+
+    def number(at: int, length: int, order: Literal["big", "little"] = "little") -> int:
+        return int.from_bytes(data[at : at + length], order)
+
+    if kind == "PNG":
+        return number(16, 4, "big"), number(20, 4, "big"), 6 if data[24:25] == b"\x10" else 3
+    if kind == "JPEG":
+        height, width = jpeg_size(data) or (0, 0)
+        return width, height, 3
+    if kind == "TIFF":
+        return _claimed_by_tiff(data)
+    if kind == "BMP":
+        return abs(_signed(data, 18)), abs(_signed(data, 22)), 3
+    if kind == "PNM":
+        found = _PNM_SIZE.match(data)
+        return (int(found[1][:9]), int(found[2][:9]), 6) if found else (0, 0, 3)
+    if kind == "WebP" and data[12:16] == b"VP8X":
+        return number(24, 3) + 1, number(27, 3) + 1, 4
+    if kind == "WebP" and data[12:16] == b"VP8L":
+        return (number(21, 4) & 0x3FFF) + 1, (number(21, 4) >> 14 & 0x3FFF) + 1, 4
+    if kind == "WebP" and data[12:16] == b"VP8 ":
+        return number(26, 2) & 0x3FFF, number(28, 2) & 0x3FFF, 3
+    return 0, 0, 3
+
+
+def _claimed_by_tiff(data: bytes) -> tuple[int, int, int]:
+    """As `_claimed`, of the first page: the one that is given where one picture is asked for."""
+    try:
+        tiff = Tiff.of(io.BytesIO(data))
+        first = next(tiff.pages(), None) if tiff else None
+        tags = tiff.tags(first, _SIZES) if tiff and first else {}
+    except DataError:
+        return 0, 0, 3  # whoever decodes it says what is broken
+    width, height, bits, samples = (tags.get(tag, (1,))[0] for tag in _SIZES)
+    return width, height, max(samples, 3) * max(bits // 8, 1)
+
+
+def _signed(data: bytes, at: int) -> int:
+    return int.from_bytes(data[at : at + 4], "little", signed=True)
+
+
+def damage_of(data: bytes) -> str | None:
+    """What is broken in a PNG or JPEG that a decoder would fill up without a word, or what it would leave out.
+
+    None where nothing is found, and for other formats, of which decoders refuse what is cut short.
+    """
+    kind = format_of(data)
+    if kind == "PNG":
+        return _png_damage(data)
+    if kind == "JPEG":
+        return _jpeg_damage(data)
+    if kind == "WebP" and data[12:16] == b"VP8X" and len(data) > 20 and data[20] & 2:
+        return "it is animated, and only still images are read; convert it to a video"
+    return None
+
+
+def _jpeg_damage(data: bytes) -> str | None:
+    """Follow the segments to the end of the picture itself: a thumbnail within has an end, too, and a trailer none."""
+    if any(marker == 0xD9 for marker, _ in _jpeg_segments(data)):
+        return None
+    return f"a JPEG without an end in {len(data)} bytes"
+
+
+def jpeg_size(data: bytes) -> tuple[int, int] | None:
+    """(height, width) in the frame header of a JPEG (ITU-T T.81, B.2.2); None where there is none."""
+    for marker, at in _jpeg_segments(data):
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC) and at + 9 <= len(data):
+            return int.from_bytes(data[at + 5 : at + 7], "big"), int.from_bytes(data[at + 7 : at + 9], "big")
+    return None
+
+
+def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int]]:
+    """(marker, place of its 0xFF) of each segment behind the first two bytes, up to the end of the picture."""
+    at = 2
+    while at + 2 <= len(data):
+        if data[at] != 0xFF:
+            found = _MARKER.search(data, at)  # bytes between segments are passed over, as libjpeg does
+            if found is None:
+                return
+            at = found.end() - 2
+        marker = data[at + 1]
+        if marker == 0xFF:
+            at += 1
+            continue
+        yield marker, at
+        if marker == 0xD9:
+            return
+        if marker == 0x01 or 0xD0 <= marker <= 0xD8:
+            at += 2
+            continue
+        at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+        if marker == 0xDA:  # coded data follow
+            found = _MARKER.search(data, at)
+            if found is None:
+                return
+            at = found.end() - 2
+
+
+def _png_damage(data: bytes) -> str | None:
+    for position, kind, body, checksum in _png_chunks(data):
+        if zlib.crc32(kind + body).to_bytes(4, "big") != checksum:
+            return f"a checksum of the PNG does not fit at byte {position}"
+        if kind == b"acTL" and int.from_bytes(body[:4], "big") > 1:
+            return "it is animated, and only still images are read; convert it to a video"
+        if kind == b"IEND":
+            return None
+    return "the PNG has no end"
+
+
+def _png_chunks(data: bytes) -> Iterator[tuple[int, bytes, bytes, bytes]]:
+    """(place, kind, body, checksum) of each whole chunk."""
+    position = 8
+    while position + 12 <= len(data):
+        end = position + 12 + int.from_bytes(data[position : position + 4], "big")
+        if end > len(data):
+            return
+        yield position, data[position + 4 : position + 8], data[position + 8 : end - 4], data[end - 4 : end]
+        position = end
+
+
+def has_alpha(data: bytes) -> bool:
+    """Whether a PNG or WebP says that it has transparency; of other formats it is not asked."""
+    if format_of(data) == "PNG":
+        return data[25:26] in (b"\4", b"\6") or any(kind == b"tRNS" for _, kind, _, _ in _png_chunks(data))
+    return format_of(data) == "WebP" and data[12:16] == b"VP8X" and data[20] & 0x10 != 0
+
+
+def orientation_of(data: bytes) -> int:
+    """How the picture is turned to be shown, 1 (as stored) to 8 as EXIF counts; 1 where the file does not say.
+
+    For a TIFF with many pages, that of the first.
+    """
+    block = _exif_of(data)
+    if block is None:
+        return 1
+    try:
+        tiff = Tiff.of(io.BytesIO(block))
+        first = next(tiff.pages(), None) if tiff else None
+        value = tiff.tags(first, {_ORIENTATION}).get(_ORIENTATION, (1,)) if tiff and first else (1,)
+    except DataError:
+        return 1  # broken EXIF data say nothing
+    return value[0] if len(value) == 1 and 1 <= value[0] <= 8 else 1
+
+
+def _exif_of(data: bytes) -> bytes | None:
+    kind = format_of(data)
+    if kind == "TIFF":
+        return data
+    if kind == "JPEG":
+        return _jpeg_exif(data)
+    if kind == "PNG":
+        return next((body for _, chunk, body, _ in _png_chunks(data) if chunk == b"eXIf"), None)
+    return _webp_exif(data) if kind == "WebP" else None
+
+
+def _jpeg_exif(data: bytes) -> bytes | None:
+    at = 2
+    while at + 10 <= len(data) and data[at] == 0xFF and data[at + 1] != 0xDA:
+        if data[at + 1] == 0xFF:  # padding
+            at += 1
+            continue
+        end = at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+        if data[at + 1] == 0xE1 and data[at + 4 : at + 10] == b"Exif\0\0":
+            return data[at + 10 : end]
+        at = end
+    return None
+
+
+def _webp_exif(data: bytes) -> bytes | None:
+    at = 12
+    while at + 8 <= len(data):
+        size = int.from_bytes(data[at + 4 : at + 8], "little")
+        if data[at : at + 4] == b"EXIF":
+            return data[at + 8 : at + 8 + size].removeprefix(b"Exif\0\0")
+        at += 8 + size + size % 2
+    return None

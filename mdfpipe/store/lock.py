@@ -36,9 +36,8 @@ from typing import Any, TextIO
 
 from mdfpipe.errors import StoreError, one_line
 from mdfpipe.machine.processes import copies
-from mdfpipe.store.durable import write_synced
+from mdfpipe.store.files import bytes_of, opened, write_synced
 from mdfpipe.store.owner import Life, Owner, is_left_over, is_of, temporary
-from mdfpipe.store.regular import bytes_of, opened
 
 BEAT = 5.0  # seconds between two signs of life
 LEASE = 60.0  # seconds without one after which an owner elsewhere is presumed dead

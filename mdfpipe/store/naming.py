@@ -1,8 +1,6 @@
-"""Names: how a video is called in a file name, which paths are refused, and the order of a folder's frames.
+"""Names: how a video is called in a file name, which paths are refused, and which name is nearly meant.
 
 What a table or a setting says about paths is not trusted: everything that becomes a path passes `safe_relative`.
-The readers (which frame is number 12?) and the decoder of image folders (which frame comes twelfth?) must agree
-on what a frame file is and on the order, so `frame_files` is written once, here.
 """
 
 from __future__ import annotations
@@ -13,16 +11,14 @@ import hashlib
 import os
 import re
 import unicodedata
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from enum import StrEnum
 from functools import lru_cache
-from itertools import pairwise
 from pathlib import Path
 from urllib.parse import quote
 
 from mdfpipe.errors import DataError, is_visible, one_line
-from mdfpipe.store.frame_times import counted_in_letters, sortable
-from mdfpipe.store.standins import stand_in
+from mdfpipe.store.content import stand_in
 
 STAGES = ("index", "detect", "label", "crop", "manifest", "train", "embed", "evaluate")
 """The folders of a run in which every file belongs to a part, or is the record of a failure."""
@@ -38,9 +34,7 @@ _OTHER_PICTURES = (
 IMAGE_SUFFIXES = frozenset(f".{name}" for name in _PICTURES.split())
 OTHER_PICTURE_SUFFIXES = frozenset(f".{name}" for name in _OTHER_PICTURES.split())
 """Pictures that are not read: frames of such a kind are named, and never passed over."""
-_UNFINISHED = frozenset(
-    {".part", ".partial", ".crdownload", ".download", ".filepart", ".tmp", ".gz", ".bz2", ".xz", ".zst", ".dvc"}
-)
+PICTURE_SUFFIXES = IMAGE_SUFFIXES | OTHER_PICTURE_SUFFIXES
 LONGEST_NAME = 200  # of a subject, system, session, template
 LONGEST_PART = 90  # of what such a name gives to the name of a file
 
@@ -51,19 +45,7 @@ _CONTAINERS = (
 )
 _STREAMS = "m1v m2v mpv mjpeg mjpg y4m ivf obu 264 h264 avc 265 h265 hevc"
 VIDEO_SUFFIXES = frozenset(f".{name}" for name in f"{_CONTAINERS} {_STREAMS}".split())
-
-PICTURE_SUFFIXES = IMAGE_SUFFIXES | OTHER_PICTURE_SUFFIXES
-_IN_FRAMES = PICTURE_SUFFIXES | _UNFINISHED
 _DIGITS = re.compile(r"(\d+)")
-_NUMBER = re.compile(r"[0-9]+")
-_EPOCH = re.compile(r"(?<![0-9])[0-9]{9,10}[._-](?:[0-9]{9}|[0-9]{6}|[0-9]{3})(?![0-9])")  # seconds, and a fraction
-_CALENDAR = re.compile(  # 2021-01-07T12-30-45.250, 20210107_123045, with any or no signs between
-    r"(?<![0-9])(?:19|20)[0-9]{2}[-_.: ]?(?:0[1-9]|1[0-2])[-_.: ]?(?:0[1-9]|[12][0-9]|3[01])[-_.:Tt ]{0,3}"
-    r"(?:[01][0-9]|2[0-3])[-_.:h ]?[0-5][0-9][-_.:m ]?[0-6][0-9](?:[-_.:,s ]?[0-9]{1,9})?(?![0-9])"
-)
-_CLOCK = re.compile(  # 13-05-59, 9.05.59.250
-    r"(?<![0-9])(?:[01]?[0-9]|2[0-3])[-_.:h][0-5][0-9][-_.:m][0-5][0-9](?:[-_.:,s][0-9]{1,9})?(?![0-9])"
-)
 
 
 def file_name(video_id: str) -> str:
@@ -319,189 +301,3 @@ def _elsewhere(root: Path, parts: list[str]) -> tuple[str, str]:
         if not name.startswith(".") and (root / name / path).exists():
             return f"{name}/{path}", f"in the folder {name}, which dataset.folder={name} would put in front"
     return "", ""
-
-
-class FrameRule(StrEnum):
-    """What a folder's frames are ordered by."""
-
-    NUMBER = "number"
-    TIME = "time stamp"
-    NAME = "name"
-
-
-def frame_numbers(names: Sequence[str]) -> list[int] | None:
-    """The number of each frame by its name, ascending; None where one has none, or they do not ascend.
-
-    names: in presentation order; time stamps, for one, do not ascend in the fractions of their seconds. Of several
-    numbers in a name it is the one that differs from name to name where only one does, else the last.
-
-    >>> frame_numbers(["left_7_640x480.png", "left_8_640x480.png"]), frame_numbers(["a1.png", "b.png"])
-    ([7, 8], None)
-    """
-    found = [None if number is None else int(number) for number in _counting(names)]
-    numbers = [number for number in found if number is not None]
-    return numbers if len(numbers) == len(names) and all(a < b for a, b in pairwise(numbers)) else None
-
-
-def frame_files(folder: Path, root: Path | None = None, links: Links | None = None) -> list[str]:
-    """The names of a folder's frames in presentation order: its image files, hidden ones left out.
-
-    A frame's index is its position in this list, which `in_order` explains. Raises DataError where the folder cannot be
-    listed, where the order would be a guess, and, with `root`, where a frame is a symlink that leads out of it against
-    `links`.
-    """
-    try:
-        with os.scandir(folder) as entries:
-            pictures = [e for e in entries if _suffix(e.name) in _IN_FRAMES and e.name[0] != "."]
-            named = [e.name for e in pictures if not _is_dir(e)]  # a broken link stays: else the rest would move up
-    except OSError as error:
-        raise DataError(f"{folder}: the folder of frames cannot be listed: {error.strerror}") from None
-    if root is not None:
-        check_links(folder, root, links)
-    names = [name for name in named if _suffix(name) in IMAGE_SUFFIXES]
-    if len(names) < len(named):
-        _refuse_other_pictures(folder, names, [name for name in named if _suffix(name) not in IMAGE_SUFFIXES])
-    return in_order(names, str(folder))[0]
-
-
-def _suffix(name: str) -> str:
-    return os.path.splitext(name)[1].lower()  # noqa: PTH122 - pathlib takes as long as all else together
-
-
-def _refuse_other_pictures(folder: Path, names: list[str], others: list[str]) -> None:
-    """Raise DataError where files that are not read are frames: named as these are, and no copy of one."""
-    stems, whole = {_stem(name) for name in names}, set(names)
-    forms = {_NUMBER.sub("0", stem) for stem in stems}
-    for name in sorted(others):
-        inner = _stem(name)
-        if _suffix(name) in _UNFINISHED:
-            if _suffix(inner) in PICTURE_SUFFIXES and inner not in whole:
-                raise DataError(
-                    f"{folder}: a frame is not whole, or packed ({one_line(name, 80)}); finish, unpack or fetch it, or "
-                    "move it elsewhere"
-                )
-        elif not names or (inner not in stems and _NUMBER.sub("0", inner) in forms):
-            raise DataError(
-                f"{folder}: a picture among the frames is of a kind that is not read ({one_line(name, 80)}); convert "
-                "such pictures to PNG or TIFF, or move them elsewhere"
-            )
-
-
-def check_links(folder: Path, root: Path, links: Links | None = None) -> None:
-    """Raise DataError where an image of a folder is a symbolic link that leads out of `root` against `links`."""
-    if links is Links.FOLLOW or not folder.is_dir():
-        return
-    with os.scandir(folder) as entries:
-        linked = [e.name for e in entries if e.is_symlink() and Path(e.name).suffix.lower() in IMAGE_SUFFIXES]
-    for name in sorted(linked, key=natural_key):
-        inside(root, (folder / name).relative_to(root).as_posix(), "frame", links)
-
-
-def _is_dir(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a link that leads round in a circle
-        return False
-
-
-def in_order(names: Collection[str], folder: str) -> tuple[list[str], FrameRule]:
-    """The frames in presentation order, and what tells it.
-
-    They go by `frame_numbers`, if the natural order of the names is the same. If it is not, time stamps of one form
-    that fill their digits (seconds.nanoseconds, 20210107T123045.250, 13-05-59) go by time; names without any number go
-    by name. Times that do not sort as they are written (1-05-59 PM, 7-Jan-2021) are read first, see `sortable`.
-    Everything else would be a guess: raises DataError, with an example.
-    """
-    stems = [_stem(name) for name in names]
-    try:
-        forms = sortable(stems)
-    except DataError as error:
-        raise DataError(f"{folder}{error}") from None
-    if forms != stems:
-        named = [(f"{form}{name[len(stem) :]}", name) for form, stem, name in zip(forms, stems, names, strict=True)]
-        read = sorted(named, key=lambda pair: _by_name(pair[0]))
-        _order([form for form, _ in read], folder)
-        return [name for _, name in read], FrameRule.TIME
-    ordered = sorted(names, key=_by_name)
-    if not any(_numbers(name) for name in ordered):
-        if counted_in_letters(stems):
-            raise DataError(
-                f"{folder}: {one_line(ordered[0])} and the other frames are counted in letters or words, and these do "
-                "not sort; rename them with numbers (000001.png, 000002.png)"
-            )
-        return sorted(ordered, key=natural_key), FrameRule.NAME
-    return ordered, _order(ordered, folder)
-
-
-def _order(ordered: Sequence[str], folder: str) -> FrameRule:
-    """What puts names in this, their natural, order. Raises DataError where it would be a guess."""
-    if frame_numbers(ordered) is not None:
-        return FrameRule.NUMBER
-    if _are_stamped(ordered):
-        return FrameRule.TIME
-    raise DataError(f"{folder}{_guess(ordered)}")
-
-
-def _guess(ordered: Sequence[str]) -> str:
-    """Why the order of these names would be a guess."""
-    counting = dict(zip(ordered, _counting(ordered), strict=True))
-    bare = [name for name, number in counting.items() if number is None]
-    if bare:
-        return (
-            f"/{one_line(bare[0])}: expected a number in every frame's file name, as {len(ordered) - len(bare)} of "
-            f"{len(ordered)} images of the folder have one; rename it or move it elsewhere"
-        )
-    first: dict[int, str] = {}
-    for name, number in counting.items():
-        other = first.setdefault(int(number or 0), name)
-        if other != name:
-            return (
-                f": {one_line(other)} and {one_line(name)} are both frame number {int(number or 0)} (the last number "
-                "in the name), so that their order would be a guess; rename or move one"
-            )
-    before, after = next((a, b) for a, b in pairwise(ordered) if int(counting[a] or 0) > int(counting[b] or 0))
-    return (
-        f": {one_line(before)} comes before {one_line(after)} by the whole name, and after it by the last number in "
-        "the name, so that their order would be a guess; rename the files so that one number counts the frames "
-        "(000001.png, 000002.png), or write all digits of a time stamp (1610000000.050000000.png)"
-    )
-
-
-def _numbers(name: str) -> list[str]:
-    """The runs of digits in a name without its suffix."""
-    return _NUMBER.findall(_stem(name))
-
-
-def _stem(name: str) -> str:
-    return name.rpartition(".")[0] or name  # pathlib takes as long as all else together
-
-
-def _by_name(name: str) -> tuple[object, str]:
-    """The natural order of names, without case and suffix."""
-    return natural_key(_stem(name).casefold())[0], name
-
-
-def _counting(names: Sequence[str]) -> list[str | None]:
-    """Number that counts the frames, as written in each name; None without one."""
-    numbers = [_numbers(name) for name in names]
-    if len({_NUMBER.sub("0", _stem(name)) for name in names}) == 1:
-        differs = [n for n, column in enumerate(zip(*numbers, strict=True)) if len(set(map(int, column))) > 1]
-        if len(differs) == 1:
-            return [found[differs[0]] for found in numbers]
-    return [found[-1] if found else None for found in numbers]
-
-
-def _are_stamped(names: Sequence[str]) -> bool:
-    """Whether all names hold a time stamp of one form, all else in them is the same, and no two are of one time."""
-    for pattern in (_EPOCH, _CALENDAR, _CLOCK):
-        found = [pattern.search(_stem(name)) for name in names]
-        stamps = [match for match in found if match is not None]
-        if len(stamps) < len(names) or len({match[0] for match in stamps}) < len(names):
-            continue
-        around = {(m.string[: m.start()], m.string[m.end() :]) for m in stamps}
-        # the first number, of seconds or of a year, may gain a digit; the others are fractions, of one width
-        forms = {re.sub(r"[0-9]", "0", m[0])[9 if pattern is _EPOCH else 0 :].lstrip("0") for m in stamps}
-        widths = {len(m[0]) - len(_NUMBER.findall(m[0])[0]) for m in stamps}
-        if len(around) == len(forms) == len(widths) == 1:
-            return True
-    return False

@@ -28,8 +28,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mdfpipe.errors import Damaged, StoreError, cannot_write, one_line
+from mdfpipe.store.files import opened
 from mdfpipe.store.limits import OF_RUN, endless_texts, refuse_large_table, refuse_large_texts
-from mdfpipe.store.regular import opened
 
 MARK: Final = b"mdfpipe\x01"
 _SEAL: Final = struct.Struct("<8sI32s")

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import json
 import os
 import time
@@ -23,21 +22,19 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Final
 
 import pyarrow as pa
 
 from mdfpipe.errors import Damaged, DataError, StoreError, cannot_write, one_line, unobeyed
 from mdfpipe.store import parquet
-from mdfpipe.store.durable import sync, write_atomically
-from mdfpipe.store.hashing import bytes_sha256, file_sha256
+from mdfpipe.store.files import bytes_of, opened, sync, write_atomically
+from mdfpipe.store.hashing import bytes_sha256, file_sha256, fingerprint, table_sha256
 from mdfpipe.store.lock import Holder, Lease, Lock
 from mdfpipe.store.naming import file_name, is_plain
 from mdfpipe.store.owner import TEMPORARY, is_left_over, temporary
-from mdfpipe.store.parquet import read_table
-from mdfpipe.store.regular import bytes_of, opened
+from mdfpipe.store.parquet import is_whole, read_table
 from mdfpipe.store.shapes import checked_event, checked_failure, checked_receipt
-from mdfpipe.store.table_hashing import table_sha256
 from mdfpipe.store.tables import PARTS, as_ours
 
 __all__ = [
@@ -45,7 +42,6 @@ __all__ = [
     "Failure",
     "Receipt",
     "Run",
-    "cannot_write",
     "faces_file",
     "fingerprint",
     "images_file",
@@ -56,16 +52,6 @@ __all__ = [
 
 RECEIPT_KEY = b"mdfpipe"
 DAMAGED = "Damaged"  # the kind of a failure beside a part that was found damaged: it is to be made again
-
-
-def fingerprint(value: object) -> str:
-    """A short hash of a JSON-like value, for any order of its keys.
-
-    >>> fingerprint({"a": 1, "b": [2]}) == fingerprint({"b": [2], "a": 1})
-    True
-    """
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 @dataclass(frozen=True)
@@ -513,3 +499,41 @@ def _event(line: bytes) -> dict[str, Any] | None:
         return checked_event(line)
     except ValueError:  # of bytes that are no text, too
         return None
+
+
+_OF_RUN: Final = {"index": "videos", "evaluate": "metrics"}  # stages that make one part, with files beside it
+_DEEPEST: Final = 4  # folders between a file and its run folder: evaluate/scores/NAME.parquet has two
+
+
+def refuse_damaged(path: Path) -> None:
+    """Raise Damaged, after noting it, where `path` is a file of a run folder and not what was made.
+
+    Hashed once for each state of the file. Nothing happens where no receipt names it.
+    """
+    path = Path(os.path.abspath(path))  # noqa: PTH100 - keeps symbolic links
+    for run, part in _parts(path):
+        receipt = read_receipt(part)
+        if receipt is None or run.part(receipt.stage, receipt.key) != part:
+            continue
+        name = path.relative_to(run.path).as_posix()
+        if part != path and name in receipt.files:
+            run.beside(receipt.stage, receipt.key, name, receipt.files[name][1])
+            return
+        if part == path:
+            if is_whole(path) is False:
+                raise run.damage(receipt.stage, receipt.key, f"{path}: is not what was made: its content changed")
+            return
+
+
+def _parts(path: Path) -> Iterator[tuple[Run, Path]]:
+    """The parts that a file may be, or belong to, each with its run folder."""
+    for root in path.parents[1:_DEEPEST]:
+        words, run = path.relative_to(root).parts, Run(root)
+        if words[0] in _OF_RUN:
+            yield run, root / words[0] / f"{_OF_RUN[words[0]]}.parquet"
+        elif words[0] == "train" and len(words) == 3:
+            yield run, root / "train" / words[1] / "training.parquet"
+        elif words[0] == "crop" and path.suffix == ".tar":
+            yield run, path.with_name(path.name.removesuffix(".tar").rpartition(".")[0] + ".parquet")
+        if path.suffix == ".parquet":
+            yield run, path

@@ -19,10 +19,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, NamedTuple, Self
 
-from mdfpipe.errors import DataError, StoreError
-from mdfpipe.store.damage import refuse_damaged
+from mdfpipe.errors import DataError, StoreError, cannot_write
 from mdfpipe.store.naming import file_name
-from mdfpipe.store.run import cannot_write
+from mdfpipe.store.run import refuse_damaged
 
 CHECKSUM: Final = "crc32"
 """The column of CROPS and MANIFEST that holds the checksums; tables of earlier versions have none."""

@@ -23,7 +23,7 @@ import pyarrow.csv as pacsv
 from numpy.typing import NDArray
 
 from mdfpipe.errors import DataError, one_line
-from mdfpipe.store.standins import stand_in
+from mdfpipe.store.content import stand_in
 from mdfpipe.store.subjects import NOBODY
 
 LONGEST_CELL = 1000  # bytes, of the columns that are read

@@ -16,10 +16,9 @@ from typing import Any, TypeAlias
 import pyarrow as pa
 
 from mdfpipe.errors import ConfigError, StoreError, one_line
-from mdfpipe.store.durable import write_atomically
+from mdfpipe.store.files import refuse_folder, write_atomically
 from mdfpipe.store.lock import Lease, Lock, is_of_lock
 from mdfpipe.store.naming import file_name, inside
-from mdfpipe.store.outputs import refuse_folder
 from mdfpipe.store.owner import TEMPORARY, temporary
 from mdfpipe.store.parquet import read_metadata, write_table
 

@@ -24,7 +24,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from mdfpipe.errors import ConfigError, MdfError, one_line
-from mdfpipe.store.durable import write_atomically
+from mdfpipe.store.files import write_atomically
 from mdfpipe.store.parquet import write_table
 from mdfpipe.store.run import read_table
 from mdfpipe.store.tables import TRUTH

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from mdfpipe.errors import DecodeError, one_line
-from mdfpipe.store.standins import stand_in
+from mdfpipe.store.content import stand_in
 
 _PACKED = {
     b"\x1f\x8b": "a gzip file",

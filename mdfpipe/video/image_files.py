@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mdfpipe.errors import DataError, DecodeError, one_line
-from mdfpipe.store.image_bytes import (
+from mdfpipe.store.frames import frame_files
+from mdfpipe.store.images import (
     FORMATS,
     damage_of,
     format_of,
@@ -26,7 +27,7 @@ from mdfpipe.store.image_bytes import (
     said_of_others,
     unpacked,
 )
-from mdfpipe.store.naming import IMAGE_SUFFIXES, frame_files
+from mdfpipe.store.naming import IMAGE_SUFFIXES
 from mdfpipe.store.tiff import Tiff
 from mdfpipe.video.files import check_file
 from mdfpipe.video.orientation import AS_STORED, turned

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mdfpipe.errors import DataError, DecodeError, MdfError, one_line
-from mdfpipe.store import mp4
+from mdfpipe.store.films import BYTES_OF_SAMPLE, FIRST_BOXES, claimed_pictures, end_of_boxes
 from mdfpipe.store.limits import most, refuse_larger
 from mdfpipe.video.files import check_file
 from mdfpipe.video.image_files import is_images, numbered_frames, page_count, read_frames
@@ -224,11 +224,11 @@ def open_video(path: Path, which: int | None = None) -> Iterator[tuple[InputCont
 def _refuse_many_pictures(path: Path) -> None:
     """Raise DecodeError where the tables of an mp4 claim more pictures than there can be: FFmpeg asks for them all."""
     with path.open("rb") as file:
-        if file.read(8)[4:] not in mp4.FIRST:
+        if file.read(8)[4:] not in FIRST_BOXES:
             return
         size = path.stat().st_size
-        claimed = mp4.claimed_pictures(file, size)
-    _refuse(claimed * mp4.BYTES_OF_SAMPLE, size, f"{path}, of {claimed} pictures")
+        claimed = claimed_pictures(file, size)
+    _refuse(claimed * BYTES_OF_SAMPLE, size, f"{path}, of {claimed} pictures")
 
 
 def _refuse_large_pictures(stream: VideoStream, path: Path) -> None:
@@ -392,7 +392,7 @@ def missing_end(path: Path, container: str | None = None) -> str | None:
     end = size
     with path.open("rb") as file:
         if container.startswith("mov,"):
-            end = mp4.end_of_boxes(file, size)
+            end = end_of_boxes(file, size)
         elif container.startswith("matroska"):
             end = _segment_end(file)
         elif container == "avi":

@@ -11,8 +11,8 @@ from mdfpipe.config import validate
 from mdfpipe.errors import DataError
 from mdfpipe.stages import Inputs
 from mdfpipe.stages.index import Index
+from mdfpipe.store.hashing import deep_stamp, stamp
 from mdfpipe.store.run import Run
-from mdfpipe.store.stamps import deep_stamp, stamp
 from mdfpipe.video.image_files import numbered_frames
 from tests import clips
 from tests.inline import context

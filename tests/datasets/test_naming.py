@@ -12,16 +12,8 @@ from hypothesis import strategies as st
 
 from mdfpipe.datasets import name_videos
 from mdfpipe.errors import DataError, DecodeError
-from mdfpipe.store.naming import (
-    FrameRule,
-    file_name,
-    frame_files,
-    frame_numbers,
-    in_order,
-    inside,
-    natural_key,
-    safe_relative,
-)
+from mdfpipe.store.frames import FrameRule, frame_files, frame_numbers, in_order
+from mdfpipe.store.naming import file_name, inside, natural_key, safe_relative
 from mdfpipe.video.image_files import numbered_frames
 
 HOSTILE = [

@@ -21,8 +21,7 @@ from mdfpipe.learning.data.augment import Augment
 from mdfpipe.learning.data.crops import Crops
 from mdfpipe.learning.data.loader import read_plain
 from mdfpipe.learning.recipes import Depth
-from mdfpipe.store.image_bytes import jpeg_size
-from mdfpipe.store.images import decode_at, resize
+from mdfpipe.store.images import decode_at, jpeg_size, resize
 from tests.learning.stored_crops import jpeg, picture, read, reader_of, stored, whole
 
 

@@ -12,8 +12,8 @@ from mdfpipe.config import validate
 from mdfpipe.stages import Inputs, Made
 from mdfpipe.stages.index import Index
 from mdfpipe.store import hashing
+from mdfpipe.store.hashing import stamp
 from mdfpipe.store.run import Receipt, Run
-from mdfpipe.store.stamps import stamp
 from tests import clips
 from tests.inline import context
 

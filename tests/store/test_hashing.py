@@ -6,9 +6,8 @@ import pyarrow as pa
 import pytest
 
 from mdfpipe.errors import DataError
-from mdfpipe.store.hashing import file_sha256
+from mdfpipe.store.hashing import file_sha256, table_sha256
 from mdfpipe.store.run import read_table, write_table
-from mdfpipe.store.table_hashing import table_sha256
 
 
 def test_file_sha256(tmp_path):

@@ -4,7 +4,7 @@ import av
 import numpy as np
 import pytest
 
-from mdfpipe.store.film_bytes import films_behind
+from mdfpipe.store.films import films_behind
 from mdfpipe.video.decoders import Decoder
 from mdfpipe.video.probe import probe
 from mdfpipe.video.transport import breaks

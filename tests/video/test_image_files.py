@@ -11,7 +11,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from mdfpipe.errors import DataError, DecodeError
-from mdfpipe.store.image_bytes import damage_of, orientation_of
+from mdfpipe.store.images import damage_of, orientation_of
 from mdfpipe.store.naming import IMAGE_SUFFIXES
 from mdfpipe.video.decoders import Decoder
 from mdfpipe.video.image_files import decode

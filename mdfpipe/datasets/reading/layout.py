@@ -11,7 +11,8 @@ from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
 from mdfpipe.errors import DataError, one_line
-from mdfpipe.store.film_bytes import holds_film
+from mdfpipe.store.content import stand_in
+from mdfpipe.store.films import holds_film
 from mdfpipe.store.naming import (
     PICTURE_SUFFIXES,
     VIDEO_SUFFIXES,
@@ -22,7 +23,6 @@ from mdfpipe.store.naming import (
     safe_relative,
     told_path,
 )
-from mdfpipe.store.standins import stand_in
 from mdfpipe.store.tiff import has_pages
 
 

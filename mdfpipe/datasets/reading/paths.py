@@ -13,16 +13,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from mdfpipe.errors import DataError
-from mdfpipe.store.naming import (
-    IMAGE_SUFFIXES,
-    OTHER_PICTURE_SUFFIXES,
-    VIDEO_SUFFIXES,
-    Links,
-    frame_files,
-    frame_numbers,
-    inside,
-    safe_relative,
-)
+from mdfpipe.store.frames import frame_files, frame_numbers
+from mdfpipe.store.naming import IMAGE_SUFFIXES, OTHER_PICTURE_SUFFIXES, VIDEO_SUFFIXES, Links, inside, safe_relative
 from mdfpipe.store.subjects import NOBODY
 from mdfpipe.store.text_tables import Block, first_row, shown_cell
 from mdfpipe.store.tiff import has_pages

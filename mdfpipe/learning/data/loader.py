@@ -26,8 +26,8 @@ from mdfpipe.errors import DataError, one_line
 from mdfpipe.learning.data.augment import Augment, generator_of
 from mdfpipe.learning.data.batches import CropBatch, Draw
 from mdfpipe.learning.data.crops import OWN, UNKNOWN
-from mdfpipe.store.damage import refuse_damaged
 from mdfpipe.store.images import decode_at, resize, stretched
+from mdfpipe.store.run import refuse_damaged
 from mdfpipe.store.shards import NotRead, Place, Spoilt, read_stored, refuse_lost
 
 if TYPE_CHECKING:

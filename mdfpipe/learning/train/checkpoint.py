@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Final, Self
 from mdfpipe.config import validate
 from mdfpipe.errors import ConfigError, DataError, one_line
 from mdfpipe.store.content import Kind, content_of
+from mdfpipe.store.files import opened
 from mdfpipe.store.owner import temporary
-from mdfpipe.store.regular import opened
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from mdfpipe.errors import DataError
-from mdfpipe.store.joining import joined, places
+from mdfpipe.store.tables import joined, places
 
 PART = Path("run/label/v.parquet")
 

@@ -10,7 +10,7 @@ import pytest
 from mdfpipe.config import find_file
 from mdfpipe.datasets.reading.layout import find_tables
 from mdfpipe.errors import ConfigError, DataError
-from mdfpipe.store.standins import stand_in
+from mdfpipe.store.content import stand_in
 
 LFS = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a21\nsize 12345678\n"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
@@ -11,7 +12,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from mdfpipe.errors import ConfigError, StoreError
-from mdfpipe.store import outputs
+from mdfpipe.learning.train.log import Log
+from mdfpipe.store.environment import read_environment
+from mdfpipe.store.files import bytes_of, opened, refuse_folder, write_output, writing
+from mdfpipe.store.hashing import bytes_sha256
+from mdfpipe.store.run import Run, read_receipt
+from mdfpipe.study.study import Study
 from tests.runs import call_here
 
 ROWS = b'"x"\n1\n2\n'
@@ -55,7 +61,7 @@ def test_standard_output_holds_the_rows_and_nothing_else(table: Path, name: str)
 
 def test_a_file_that_a_shell_opened_is_written_in_place(tmp_path: Path) -> None:
     with (tmp_path / "a").open("w+b") as file:
-        outputs.write(Path(f"/dev/fd/{file.fileno()}"), b"new")
+        write_output(Path(f"/dev/fd/{file.fileno()}"), b"new")
         assert file.read() == b"new"
 
 
@@ -69,16 +75,16 @@ def test_nothing_is_written_over_what_is_read_or_over_a_part_of_a_run(table: Pat
     (tmp_path / "run" / "detect" / "a.parquet").write_bytes(b"part")
     for name in ("pipeline.yaml", "detect/a.parquet"):
         with pytest.raises(ConfigError, match="is a file of a run folder"):
-            outputs.write(tmp_path / "run" / name, b"x")
-    outputs.write(tmp_path / "run" / "page.html", b"x")
+            write_output(tmp_path / "run" / name, b"x")
+    write_output(tmp_path / "run" / "page.html", b"x")
     assert table.read_bytes() == before
 
 
 def test_what_cannot_be_written_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:
     for out in (tmp_path, tmp_path / "nowhere" / "a.csv"):
         with pytest.raises(StoreError, match="cannot be written"):
-            outputs.write(out, b"x")
-    with pytest.raises(TypeError), outputs.writing(tmp_path / "a") as file:
+            write_output(out, b"x")
+    with pytest.raises(TypeError), writing(tmp_path / "a") as file:
         file.writelines([b"half", "no bytes"])  # type: ignore[list-item]
     assert list(tmp_path.iterdir()) == []
 
@@ -114,6 +120,61 @@ def test_a_folder_of_many_files_is_no_run_no_device_and_no_file(verb: str, tmp_p
     assert not Path("-").exists()
     assert sorted(p.name for p in run.iterdir()) == ["evaluate", "pipeline.yaml"]
     assert (tmp_path / "file").read_text() == "mine"
-    outputs.refuse_folder(run / "evaluate" / "report")
-    outputs.refuse_folder(run / "notes")
-    outputs.refuse_folder(tmp_path / "new" / "folder")
+    refuse_folder(run / "evaluate" / "report")
+    refuse_folder(run / "notes")
+    refuse_folder(tmp_path / "new" / "folder")
+
+
+# -- regular files: a pipe, a device or a folder in the place of a file of a run is refused, and nobody waits for it
+
+ODD: dict[str, Callable[[Path], None]] = {
+    "pipe": os.mkfifo,
+    "device": lambda path: path.symlink_to("/dev/zero"),
+    "folder": Path.mkdir,
+}
+
+
+@pytest.mark.parametrize("kind", ODD)
+def test_what_is_no_regular_file_is_refused_at_once(kind: str, tmp_path: Path) -> None:
+    names = (
+        "x",
+        "environment.json",
+        "events.jsonl",
+        "pipeline.yaml",
+        "part.parquet",
+        "detect/failed/v.json",
+        ".lock-000003",
+    )
+    (tmp_path / "detect/failed").mkdir(parents=True)
+    for name in names:
+        ODD[kind](tmp_path / name)
+    for read in (opened, bytes_of, bytes_sha256):
+        with pytest.raises(OSError, match=r"pipe, socket or device|folder"):
+            read(tmp_path / "x")
+    run = Run(tmp_path)
+    assert read_environment(tmp_path) is None
+    assert not list(run.events())
+    assert read_receipt(tmp_path / "part.parquet") is None
+    failure = run.failure("detect", "v")
+    assert failure is not None
+    assert failure.kind == "unknown"
+    assert run.holder() is None
+    with pytest.raises(ConfigError, match=r"pipeline\.yaml: expected the study that a run keeps"):
+        Study.kept(tmp_path)
+    with pytest.raises(StoreError, match=r"events\.jsonl: expected a file"), run.lock():
+        pass
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device"])
+def test_the_log_of_a_training_is_written_to_nothing_else(kind: str, tmp_path: Path) -> None:
+    ODD[kind](tmp_path / "state.jsonl")
+    with Log(tmp_path / "state.jsonl") as log:
+        log({"epoch": 0, "step": 1})
+    assert (tmp_path / "state.jsonl").read_text() == '{"epoch": 0, "step": 1}\n'
+    assert not (tmp_path / "state.jsonl").is_symlink()
+
+
+def test_a_regular_file_is_read(tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(b"abc")
+    (tmp_path / "link").symlink_to("x")
+    assert bytes_of(tmp_path / "link") == b"abc"

@@ -1,22 +1,80 @@
-"""Outputs: files that a user names, such as a CSV, a page or a picture: `--csv`, `--html`, `--sheet`, `--out`.
+"""Files: opened for reading, written durably, and the outputs that a user names.
 
-A file appears whole or not at all. A symbolic link stays, what it leads to is written. What is there and is no regular
-file (a device, a pipe, what a shell opened) is written in place; `-` is standard output.
+What a run folder holds is opened as a regular file, never as a pipe that waits or a device without an end. What is
+written survives a power cut: it is written, synced, renamed, and the folder that lists it is synced.
+
+An output (`--csv`, `--html`, `--sheet`, `--out`) appears whole or not at all. A symbolic link stays, its target is
+written. What is there and is no regular file (a device, a pipe, what a shell opened) is written in place; `-` is
+standard output.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import stat
 import sys
 from collections.abc import Iterator
+from io import BufferedReader
 from pathlib import Path
 from typing import IO
 
-from mdfpipe.errors import ConfigError, StoreError
+from mdfpipe.errors import ConfigError, StoreError, cannot_write
 from mdfpipe.store.naming import STAGES
 from mdfpipe.store.owner import temporary
-from mdfpipe.store.run import cannot_write
+
+
+def opened(path: Path) -> BufferedReader:
+    """Return a file open for reading. Raises OSError, also where it is a pipe, a socket or a device."""
+    return open(path, "rb", opener=_regular)
+
+
+def bytes_of(path: Path) -> bytes:
+    """Return the bytes of a file. Raises OSError as `opened` does."""
+    with opened(path) as file:
+        return file.read()
+
+
+def _regular(path: str, flags: int) -> int:
+    handle = os.open(path, flags | getattr(os, "O_NONBLOCK", 0))  # else opening a pipe waits for who writes to it
+    mode = os.fstat(handle).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(handle)
+        number = errno.EISDIR if stat.S_ISDIR(mode) else errno.EINVAL
+        raise OSError(number, "is a folder" if stat.S_ISDIR(mode) else "is a pipe, socket or device", path)
+    return handle
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write `data` to a temporary file, sync, rename it to `path`."""
+    unfinished = temporary(path)
+    try:
+        write_synced(unfinished, data)
+        unfinished.replace(path)
+    except OSError:
+        with contextlib.suppress(OSError):  # what a failure leaves takes up the disk
+            unfinished.unlink(missing_ok=True)
+        raise
+    sync(path.parent)
+
+
+def write_synced(place: Path, data: bytes, *, new: bool = False) -> None:
+    """Write `data` in place and sync it. new: raise FileExistsError where there is a file."""
+    with place.open("xb" if new else "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def sync(path: Path) -> None:
+    """Sync a file, or what a folder lists."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
 
 _STANDARD_OUTPUT = frozenset({"-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"})
 _OF_A_RUN = frozenset({".parquet", ".pt", ".tar", ".yaml", ".json", ".jsonl"})
@@ -63,7 +121,7 @@ def writing(out: Path, *sources: Path) -> Iterator[IO[bytes]]:
         raise StoreError(cannot_write(out, error)) from None
 
 
-def write(out: Path, data: bytes, *sources: Path) -> None:
+def write_output(out: Path, data: bytes, *sources: Path) -> None:
     """Write a file that a user named, as `writing`."""
     with writing(out, *sources) as file:
         file.write(data)
