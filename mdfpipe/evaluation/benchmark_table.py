@@ -8,6 +8,7 @@ trials together, in the galleries as they were drawn.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +19,9 @@ from mdfpipe.evaluation.benchmark import DEPTH, BenchmarkOutcome, evaluate_bench
 from mdfpipe.evaluation.case import generator_of
 from mdfpipe.evaluation.comparing import F64, Array
 from mdfpipe.evaluation.expected import chosen_rows, refuse_trained
-from mdfpipe.evaluation.measures.differences import difference
+from mdfpipe.evaluation.measures.differences import Counted, difference
 from mdfpipe.evaluation.measures.intervals import bootstrap, mean_of, subject_codes
+from mdfpipe.evaluation.seeds import Seeds, lines_of, mean_bounds, mean_curves, mean_row
 from mdfpipe.evaluation.table import Table
 
 if TYPE_CHECKING:
@@ -29,14 +31,17 @@ ALL = "all"
 
 
 def measure_benchmark(
-    name: str, table: Table, systems: Sequence[SystemVectors], found: Evaluated, data: Path | None
+    name: str, table: Table, systems: Sequence[SystemVectors], found: Evaluated, data: Path | None, seeds: Seeds
 ) -> None:
     """Every system under the benchmark of a table; the rows go to `found`. data: the data root, for the galleries.
+    seeds: systems that are the mean of several trainings.
 
     Raises ProtocolError where the rows do not fit, or somebody who is tested was learned from; DataError, ConfigError.
     """
     assert table.benchmark is not None
     outcomes: dict[str, list[BenchmarkOutcome]] = {}
+    rows_of: dict[str, list[dict[str, Any]]] = {}
+    curves_of: dict[str, list[dict[str, Any]]] = {}
     for system in systems:
         inside = np.isin(system.rows["split"].to_pylist(), table.splits)
         rows = system.rows.filter(inside)
@@ -48,15 +53,55 @@ def measure_benchmark(
         made = evaluate_benchmark(
             table.benchmark, rows, vectors, system.usable[inside], system.measure, data=data, rerank=table.rerank
         )
-        for one in made:
-            about = {"table": name, "system": system.name}
-            seed = f"{name}/{one.gallery_domain} > {one.probe_domain}"
-            rows_of = numbers(table, system.name, one, seed)
-            found.metrics += [about | {"modality": system.modality} | row for row in rows_of]
-            found.curves += [about | row for row in curve(one)]
-            found.tables[name]["coverage"].append(coverage(system.name, one))
+        about = {"table": name, "system": system.name, "modality": system.modality}
+        rows_of[system.name] = [
+            about | row for one in made for row in numbers(table, system.name, one, _seed(name, one))
+        ]
+        curves_of[system.name] = [{"table": name, "system": system.name} | row for one in made for row in curve(one)]
+        found.tables[name]["coverage"] += [coverage(system.name, one) for one in made]
         outcomes[system.name] = made
-    found.comparisons += [{"table": name} | row for row in comparisons(table, outcomes, name)]
+    lines = lines_of(outcomes, seeds)
+    for line, trainings in lines.items():
+        if len(trainings) > 1:
+            found.metrics += _of_seeds(
+                name, table, line, [rows_of[one] for one in trainings], [outcomes[one] for one in trainings]
+            )
+            found.curves += mean_curves(line, [curves_of[one] for one in trainings])
+        found.metrics += [
+            row | {"seed_of": line if len(trainings) > 1 else None} for one in trainings for row in rows_of[one]
+        ]
+        found.curves += [row for one in trainings for row in curves_of[one]]
+    of_lines = {line: [outcomes[one] for one in trainings] for line, trainings in lines.items()}
+    found.comparisons += [{"table": name} | row for row in comparisons(table, of_lines, name)]
+
+
+def _seed(table: str, one: BenchmarkOutcome) -> str:
+    return f"{table}/{one.gallery_domain} > {one.probe_domain}"
+
+
+def _of_seeds(
+    name: str,
+    table: Table,
+    line: str,
+    rows: Sequence[Sequence[dict[str, Any]]],
+    outcomes: Sequence[Sequence[BenchmarkOutcome]],
+) -> Iterator[dict[str, Any]]:
+    """Rows of METRICS of a system's trainings together. rows, outcomes: of each training."""
+    by_place = {(o[0].gallery_domain, o[0].probe_domain): o for o in zip(*outcomes, strict=True)}
+    for of_metric in zip(*rows, strict=True):
+        metric, place = of_metric[0]["metric"], (of_metric[0]["gallery_domain"], of_metric[0]["probe_domain"])
+        made = mean_row(line, of_metric, table.paper(line, *place, metric))
+        if all(row["low"] is not None for row in of_metric):
+            values, subjects = _stacked(by_place[place], metric)
+            counted = Counted([], subjects, {metric: values})
+            made |= mean_bounds(metric, [counted], _seed(name, by_place[place][0]))
+        yield made
+
+
+def _stacked(outcomes: Sequence[BenchmarkOutcome], metric: str) -> tuple[F64, Array]:
+    """What every valid query adds in every trial, (trainings, n); and whose it is."""
+    values = [_counted(one, metric) for one in outcomes]
+    return np.stack([one for one, _ in values]), values[0][1]
 
 
 def place_of(found: BenchmarkOutcome) -> dict[str, Any]:
@@ -117,21 +162,21 @@ def curve(found: BenchmarkOutcome) -> Iterator[dict[str, Any]]:
 
 
 def comparisons(
-    table: Table, outcomes: Mapping[str, Sequence[BenchmarkOutcome]], seed: str
+    table: Table, outcomes: Mapping[str, Sequence[Sequence[BenchmarkOutcome]]], seed: str
 ) -> Iterator[dict[str, Any]]:
-    """Each system against each after it, on the queries of all trials: a paired bootstrap over subjects."""
-    names = list(outcomes)
-    for n, first in enumerate(names):
-        for second in names[n + 1 :]:
-            for a, b in zip(outcomes[first], outcomes[second], strict=True):
-                if not (np.array_equal(a.subject, b.subject) and np.array_equal(a.valid, b.valid)):
-                    continue  # of another modality, with other images
-                for metric in table.metrics:
-                    (va, subjects), (vb, _) = _counted(a, metric), _counted(b, metric)
-                    generator = generator_of(f"{seed}/{a.gallery_domain} > {a.probe_domain}/{metric}")
-                    row = difference("mean", [va], [vb], [subjects], generator)
-                    about = {**place_of(a), "metric": metric, "first": first, "second": second}
-                    yield about | row | {"n": round(float(a.n.mean()))}
+    """Each system against each after it, on the queries of all trials: a paired bootstrap over subjects, and over
+    trainings where there are several. outcomes: of each training.
+    """
+    for first, second in combinations(outcomes, 2):
+        for a, b in zip(zip(*outcomes[first], strict=True), zip(*outcomes[second], strict=True), strict=True):
+            one = a[0]
+            if not all(np.array_equal(one.subject, x.subject) and np.array_equal(one.valid, x.valid) for x in (*a, *b)):
+                continue  # of another modality, with other images
+            for metric in table.metrics:
+                (va, subjects), (vb, _) = _stacked(a, metric), _stacked(b, metric)
+                row = difference("mean", [va], [vb], [subjects], generator_of(f"{_seed(seed, one)}/{metric}"))
+                about = {**place_of(one), "metric": metric, "first": first, "second": second}
+                yield about | row | {"n": round(float(one.n.mean()))}
 
 
 def coverage(system: str, found: BenchmarkOutcome) -> str:

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mdfpipe.errors import ProtocolError
+from mdfpipe.evaluation.benchmark import mean_and_spread
 from mdfpipe.evaluation.benchmark_table import measure_benchmark
 from mdfpipe.evaluation.case import Case, Searched, curves, measure_case, measure_together, search_case
 from mdfpipe.evaluation.expected import by_thirds, chosen_rows, expected, of_splits, refuse_trained
@@ -24,6 +25,7 @@ from mdfpipe.evaluation.measures.differences import Counted, compare, compare_sc
 from mdfpipe.evaluation.measures.metrics import Metric, averaged
 from mdfpipe.evaluation.pooling import Rule, pool
 from mdfpipe.evaluation.score_fusion import Scorer, fused_scorer
+from mdfpipe.evaluation.seeds import Seeds, case_bounds, lines_of, mean_bounds, mean_curves, mean_row
 from mdfpipe.evaluation.table import Table
 from mdfpipe.evaluation.vectors import Evaluated, SystemVectors
 from mdfpipe.protocol import Protocol
@@ -46,6 +48,7 @@ def evaluate(
     galleries: Mapping[str, Sequence[str]] | None = None,
     media: Mapping[str, str] | None = None,
     data: Path | None = None,
+    seeds: Seeds | None = None,
     keep: Keep | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Evaluated:
@@ -53,9 +56,9 @@ def evaluate(
 
     manifest: its rows, of every modality. galleries: subject -> the data set's galleries that list it. media: video_id
     -> the content of the file, by which one video under two names is found out. data: the data root, where the files of
-    benchmarks lie.
+    benchmarks lie. seeds: systems and fusions that are the mean of several trainings.
     """
-    study = _Study(systems, manifest, protocol, galleries or {}, media or {}, keep)
+    study = _Study(systems, manifest, protocol, galleries or {}, media or {}, keep, seeds or {})
     work: dict[str, tuple[list[Case], str]] = {}
     for name, table in tables.items():
         with _named(name):
@@ -66,7 +69,8 @@ def evaluate(
         with _named(name):
             study.begin(name, table, why)
             if table.benchmark:
-                measure_benchmark(name, table, [study.systems[one] for one in study.chosen(table)], study.found, data)
+                chosen = [study.systems[one] for one in study.chosen(table)]
+                measure_benchmark(name, table, chosen, study.found, data, study.seeds)
             for case in cases:
                 study.case(name, table, case)
                 done += 1
@@ -95,7 +99,9 @@ class _Study:
         galleries: Mapping[str, Sequence[str]],
         media: Mapping[str, str],
         keep: Keep | None,
+        seeds: Seeds,
     ) -> None:
+        self.seeds = seeds
         self.systems = {system.name: system for system in systems}
         self.manifest, self.protocol, self.galleries, self.media, self.keep = manifest, protocol, galleries, media, keep
         self.found = Evaluated()
@@ -142,7 +148,8 @@ class _Study:
             "title": table.title,
             "protocol": table.protocol or f"{self.protocol.name} {self.protocol.version}",
             "fingerprint": table.task(self.protocol),
-            "systems": [*chosen, *table.fusions],
+            "systems": list(lines_of([*chosen, *table.fusions], self.seeds)),
+            "seeds": {n: own for n, own in lines_of([*chosen, *table.fusions], self.seeds).items() if len(own) > 1},
             "benchmark": table.benchmark is not None,
             "same_media": table.allow_same_media,
             "coverage": [],
@@ -216,6 +223,8 @@ class _Study:
         if table.same_probes and table.failure == "exclude":
             _common(searched)
         entry["coverage"] += [f"{case}: {system}: {found.line}" for system, found in searched.items()]
+        rows: dict[str, list[dict[str, Any]]] = {}
+        drawn: dict[str, list[dict[str, Any]]] = {}
         for system, found in searched.items():
             about = {
                 "table": name,
@@ -235,15 +244,48 @@ class _Study:
                 "trials": None,
             }
             self._searched.setdefault(case, {})[system] = found, about
-            for row in measure_case(found, table, f"{name}/{case}"):
-                paper = table.paper(system, case.gallery_domain, case.probe_domain, row["metric"])
-                self.found.metrics.append(about | row | {"published": paper})
+            rows[system] = [
+                about | row | {"published": table.paper(system, case.gallery_domain, case.probe_domain, row["metric"])}
+                for row in measure_case(found, table, f"{name}/{case}")
+            ]
             place = {"table": name, "system": system, **case.columns}
-            self.found.curves += [place | row for row in curves(found)]
+            drawn[system] = [place | row for row in curves(found)]
             self.found.searches += [place | row for row in found.rows(10)]
             if self.keep is not None:
                 self.keep(name, system, case, found)
-        self.found.comparisons += compare_scores(name, case, searched, table.metrics)
+        lines = lines_of(searched, self.seeds)
+        self._add(
+            table, rows, lambda metric, line: case_bounds(metric, [searched[one] for one in line], f"{name}/{case}")
+        )
+        for line, trainings in lines.items():
+            if len(trainings) > 1:
+                self.found.curves += mean_curves(line, [drawn[one] for one in trainings])
+            self.found.curves += [row for one in trainings for row in drawn[one]]
+        of_lines = {line: [searched[one] for one in trainings] for line, trainings in lines.items()}
+        self.found.comparisons += compare_scores(name, case, of_lines, table.metrics)
+
+    def _add(
+        self,
+        table: Table,
+        rows: Mapping[str, list[dict[str, Any]]],
+        interval: Callable[[str, list[str]], dict[str, Any]],
+    ) -> None:
+        """Keep the rows of METRICS of each system, behind the mean of those that are trainings of one.
+
+        interval: gives that of a metric and its trainings; it has one where each of them has.
+        """
+        for line, trainings in lines_of(rows, self.seeds).items():
+            if len(trainings) == 1:
+                self.found.metrics += rows[line]
+                continue
+            for of_metric in zip(*(rows[one] for one in trainings), strict=True):
+                first = of_metric[0]
+                paper = table.paper(line, first["gallery_domain"], first["probe_domain"], first["metric"])
+                made = mean_row(line, of_metric, paper)
+                if all(row["low"] is not None for row in of_metric):
+                    made |= interval(first["metric"], trainings)
+                self.found.metrics.append(made)
+            self.found.metrics += [row | {"seed_of": line} for one in trainings for row in rows[one]]
 
     def scorers(self, table: Table, case: Case) -> Iterator[tuple[str, Scorer]]:
         """Each system's gallery and probes, and those of each fusion."""
@@ -293,20 +335,31 @@ class _Study:
         """Over all probe domains of the protocol together: the means over probes. A subject has several of them."""
         if table.pairs != "roles":
             return
-        work: dict[tuple[str, str, str], list[tuple[Searched, dict[str, Any]]]] = {}
+        work: dict[tuple[str, str], dict[str, list[tuple[Searched, dict[str, Any]]]]] = {}
         for case, of_case in self._searched.items():
             for system, one in of_case.items():
-                work.setdefault((system, case.gallery_domain, case.gallery), []).append(one)
-        for (system, gallery_domain, gallery), parts in work.items():
-            if len(parts) < 2:
-                continue
-            found = [one for one, _ in parts]
-            alike = ("n_gallery", "n_subjects", "failed_gallery", "unusable_gallery")
-            sums = {n: sum(one.counts[n] for one in found) for n in found[0].counts if n not in alike}
-            about = parts[0][1] | sums | {"probe_domain": POOLED}
-            for row in measure_together(found, table, f"{name}/{gallery_domain}/{gallery}/{POOLED}"):
-                paper = table.paper(system, gallery_domain, POOLED, row["metric"])
-                self.found.metrics.append(about | row | {"published": paper})
+                work.setdefault((case.gallery_domain, case.gallery), {}).setdefault(system, []).append(one)
+        for (gallery_domain, gallery), systems in work.items():
+            rows: dict[str, list[dict[str, Any]]] = {}
+            seed = f"{name}/{gallery_domain}/{gallery}/{POOLED}"
+            for system, parts in systems.items():
+                if len(parts) < 2:
+                    continue
+                found = [one for one, _ in parts]
+                alike = ("n_gallery", "n_subjects", "failed_gallery", "unusable_gallery")
+                sums = {n: sum(one.counts[n] for one in found) for n in found[0].counts if n not in alike}
+                about = parts[0][1] | sums | {"probe_domain": POOLED}
+                rows[system] = [
+                    about | row | {"published": table.paper(system, gallery_domain, POOLED, row["metric"])}
+                    for row in measure_together(found, table, seed)
+                ]
+
+            def interval(metric: str, line: list[str], of: Mapping[str, Any] = systems, seed: str = seed) -> Any:
+                every = zip(*([one for one, _ in of[training]] for training in line), strict=True)
+                counted = [Counted.of_seeds([Counted.of(one, [metric]) for one in cases]) for cases in every]
+                return mean_bounds(metric, counted, seed)
+
+            self._add(table, rows, interval)
 
     def average(self, name: str) -> None:
         """The mean of each number over the galleries."""
@@ -320,6 +373,9 @@ class _Study:
         for rows in groups.values():
             mean = averaged([Metric(row["metric"], row["value"], row["n"], row["k"]) for row in rows])
             nothing = dict.fromkeys(("k", "low", "high", "interval", "chance", "threshold", "k_false", "n_false"))
+            if rows[0].get("each"):
+                each = np.mean([row["each"] for row in rows], axis=0).tolist()
+                nothing |= {"each": each, "spread": mean_and_spread(each)[1]}
             sums = {column: sum(row[column] for row in rows) for column in counted}
             own = {"gallery": AVERAGE, "value": mean.value, "n": mean.n}
             self.found.metrics.append(rows[0] | nothing | sums | own)
@@ -329,8 +385,9 @@ class _Study:
         work, self._searched = self._searched, {}
         systems: dict[str, dict[Case, Counted]] = {}
         for case, of_case in work.items():
-            for system, (found, _) in of_case.items():
-                systems.setdefault(system, {})[case] = Counted.of(found, table.metrics)
+            for line, trainings in lines_of(of_case, self.seeds).items():
+                counted = [Counted.of(of_case[one][0], table.metrics) for one in trainings]
+                systems.setdefault(line, {})[case] = counted[0] if len(counted) == 1 else Counted.of_seeds(counted)
         rows = [row for row in self.found.metrics if row["table"] == name]
         for case in dict.fromkeys(Case(r["gallery_domain"], r["probe_domain"], r["gallery"]) for r in rows):
             there = {system: cases for system, cases in systems.items() if members(case, cases)}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import Field, SerializeAsAny, model_validator
 
@@ -59,6 +59,12 @@ class System(Config):
     keep: Literal["last", "best"] = Field("last", description="weights for embedding")
     precision: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="precision of training and embedding")
     seed: int = Field(0, ge=0, description="random seed of weights, batches and augmentation")
+    seeds: list[Annotated[int, Field(ge=0)]] | None = Field(
+        None,
+        min_length=2,
+        json_schema_extra=IF_SET,
+        description="in place of seed: several, a training for each; tables show their mean, their spread and each",
+    )
     splits: list[Literal["train", "test", "unused"]] = Field(
         default=["train", "test"], description="splits whose crops are embedded"
     )
@@ -80,6 +86,12 @@ class System(Config):
             raise ValueError("train_on is empty; for a system that is not trained set recipe.schedule.length to 0")
         if len(set(self.train_on)) < len(self.train_on):
             raise ValueError("train_on names a manifest twice")
+        if self.seeds is not None and len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds: expected different ones, got {self.seeds}")
+        if self.seeds is not None and not self.trains and self.weights is not None:
+            raise ValueError(
+                "seeds: nothing is trained or drawn here: every seed would give the same numbers; leave it out"
+            )
         return self
 
     @property

@@ -147,6 +147,8 @@ def _searches(one: Results) -> dict[tuple[str, str], Cases]:
     run, file = Run(one.run), f"{STAGE}/searches.parquet"
     names = ["table", "system", *PLACE, "template", "subject_id", "status", "rank", *COLUMNS.values()]
     policy = {(m["table"], m["system"]): (m["failure"], m["unmated"]) for m in one.metrics}
+    seeds = {(table, name): own for table, entry in one.tables.items() for name, own in entry.get("seeds", {}).items()}
+    policy |= {(table, training): policy[table, name] for (table, name), own in seeds.items() for training in own}
     metrics = {name: sorted({m["metric"] for m in one.metrics if m["table"] == name}) for name in one.tables}
     rows: dict[tuple[str, str], dict[Case, list[Row]]] = {}
     for row in run.table_beside(STAGE, KEY, file, SEARCHES, names).to_pylist():
@@ -155,10 +157,15 @@ def _searches(one: Results) -> dict[tuple[str, str], Cases]:
         system = (row["table"], row["system"])
         if system in policy and _counts(row["status"], *policy[system]):
             rows.setdefault(system, {}).setdefault(Case(*(row[n] for n in PLACE)), []).append(row)
-    return {
+    counted: dict[tuple[str, str], Cases] = {
         (table, system): {case: _counted(found, metrics[table]) for case, found in cases.items()}
         for (table, system), cases in rows.items()
     }
+    for (table, name), own in seeds.items():
+        each = [counted.pop((table, training), {}) for training in own]
+        shared = [case for case in each[0] if all(case in of_one for of_one in each)]
+        counted[table, name] = {case: Counted.of_seeds([of_one[case] for of_one in each]) for case in shared}
+    return counted
 
 
 def _counts(status: str, failure: str, unmated: str) -> bool:

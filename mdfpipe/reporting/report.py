@@ -358,7 +358,7 @@ def _weights(run: Path, system: str) -> tuple[Recipe | None, Path]:
     from mdfpipe.study.study import open_run
 
     try:
-        settings = open_run(run)[0].systems[system]
+        settings = open_run(run)[0].trainings[system]
     except (MdfError, KeyError):
         return None, run / "train" / system / "last.pt"
     return settings.recipe, checkpoint_path(Run(run), system, settings.keep)

@@ -417,7 +417,7 @@ def _asked_for(study: Study, run: Run, stage: str, key: str) -> tuple[tuple[Stag
     if found is None:
         return study.stages, ""
     systems = found.settings.get("systems", [])
-    without = [name for name in study.systems if name not in systems]
+    without = [name for name in study.trainings if name not in systems]
     rest = (one for one in study.stages if not isinstance(one, Evaluate))
     more = f"evaluated without {', '.join(without)}, which the study also names" if without else ""
     return (*rest, *study.evaluating(systems)), more

@@ -29,6 +29,7 @@ from mdfpipe.stages.evaluate import Evaluate
 from mdfpipe.stages.train import Train
 from mdfpipe.store.environment import commit
 from mdfpipe.store.run import Failure, Run
+from mdfpipe.study.seeds import members
 from mdfpipe.study.study import KEPT, Study
 
 
@@ -168,9 +169,13 @@ class Runner:
         self.data = Path(os.path.abspath(data))  # noqa: PTH100 - without `..`, and symbolic links as they were given
         self.stages = study.stages
         if systems:
-            chosen = with_ancestors(study.systems, systems)
+            chosen = self._trainings(systems)
             self.stages = (*(s for s in self.stages if not isinstance(s, Evaluate)), *study.evaluating(chosen))
         self.executor = executor or executor_of(resources)
+
+    def _trainings(self, systems: list[str]) -> set[str]:
+        """The trainings of these systems, and what they start from. Raises ConfigError."""
+        return with_ancestors(self.study.trainings, members(systems, self.study.seeds))
 
     @property
     def leads(self) -> bool:
@@ -206,7 +211,7 @@ class Runner:
         """Those that are of no system, or of one that was asked for. Raises ConfigError."""
         if not self.systems:
             return list(stages)
-        chosen = with_ancestors(self.study.systems, self.systems)
+        chosen = self._trainings(self.systems)
         return [s for s in stages if not isinstance(s, (Train, Embed)) or s.system in chosen]
 
     def due(self, first: str | None, last: str | None, only: list[str] | None = None) -> list[str]:

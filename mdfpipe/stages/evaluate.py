@@ -63,6 +63,7 @@ class Evaluate(Stage):
     settings: Tables = Field(description="the tables")
     systems: dict[str, System] = Field(description="the systems whose vectors there are")
     protocol: Protocol = Field(description="whose splits and roles the manifest holds")
+    seeds: dict[str, list[str]] = Field(default={}, description="trainings of systems and fusions with several seeds")
 
     @property
     def key(self) -> str:
@@ -76,7 +77,8 @@ class Evaluate(Stage):
 
     def decisive(self) -> dict[str, Any]:
         """The tables, and the systems by name only: see `identity`."""
-        return {"tables": self.settings.model_dump(mode="json")["tables"], "systems": list(self.systems)}
+        asked = {"tables": self.settings.model_dump(mode="json")["tables"], "systems": list(self.systems)}
+        return asked | ({"seeds": self.seeds} if self.seeds else {})
 
     def identity(self, data: Path, key: str) -> dict[str, str]:
         """The content of a benchmark's files; the protocol; of each system, what its vectors do not show."""
@@ -114,6 +116,7 @@ class Evaluate(Stage):
                 galleries=galleries,
                 media=media,
                 data=context.data,
+                seeds=self.seeds,
                 keep=scores.keep,
                 progress=context.progress,
             )
@@ -123,10 +126,9 @@ class Evaluate(Stage):
         for name, entry in found.tables.items():
             table = self.settings.tables[name]
             entry["notes"] += _failures(failed, table.splits) if table.benchmark else []
-            entry["notes"] += [
-                line for one in _parts_of(entry["systems"], table) for line in vectors[one].lost(table.splits)
-            ]
-            entry["notes"] += [f"{s}: {line}" for s in entry["systems"] for line in notes.get(s, [])]
+            trained = [own for name in entry["systems"] for own in entry["seeds"].get(name, [name])]
+            entry["notes"] += [line for one in _parts_of(trained, table) for line in vectors[one].lost(table.splits)]
+            entry["notes"] += [f"{s}: {line}" for s in trained for line in notes.get(s, [])]
             entry["notes"] += [f"scores are not kept, above {MOST_PAIRS} pairs: {name}" for name in scores.left_out]
         files = write_beside(found, scores, context.scratch)
         facts = {"none": found.nothing, "tables": found.tables, "missing": list(inputs.missing)}

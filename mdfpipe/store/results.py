@@ -245,6 +245,7 @@ def read_results(run: Path, name: str = "") -> Results:
         shown = ", ".join(left_out[:5]) + (f" and {len(left_out) - 5} more" if len(left_out) > 5 else "")
         found.notes.append(f"{found.name}: made without {len(left_out)} videos that are not done ({shown})")
     _find_files(found)
+    _without_trainings(found)
     return found
 
 
@@ -253,7 +254,20 @@ def results_of(tables: Mapping[str, Any], metrics: Iterable[Row], comparisons: I
     own = {name: dict(entry) for name, entry in tables.items()}
     found = Results(Path(), "", "", own, [dict(row) for row in metrics], [dict(row) for row in comparisons], [])
     _call(found, "")
+    _without_trainings(found)
     return found
+
+
+def _without_trainings(found: Results) -> None:
+    """Leave out what single trainings of a system with several seeds reach: `each` of the system's own rows has it."""
+    trainings = {
+        (table, own)
+        for table, entry in found.tables.items()
+        for each in entry.get("seeds", {}).values()
+        for own in each
+    }
+    for rows in (found.metrics, found.curves):
+        rows[:] = [row for row in rows if (row["table"], row["system"]) not in trainings]
 
 
 def _call(found: Results, before: str) -> None:

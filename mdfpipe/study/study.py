@@ -28,6 +28,7 @@ from mdfpipe.stages.train import Train
 from mdfpipe.store.environment import FILE, read_environment
 from mdfpipe.store.run import Run
 from mdfpipe.store.shipped import SHIPPED, find_study
+from mdfpipe.study import seeds
 from mdfpipe.study.sweep import Point, Sweep, every_point, made_for, spelled_out, with_points
 from mdfpipe.video.decoders.auto import Auto
 
@@ -92,16 +93,21 @@ class Study(Config):
 
     @model_validator(mode="after")
     def _order_is_possible(self) -> Self:
-        ordered(self.systems)
+        ordered(self.trainings)
         return self
 
     @model_validator(mode="after")
     def _tables_are_of_its_systems(self) -> Self:
+        there = {*self.systems, *self.trainings}
         for name, table in self.tables.items():
             for system in [*table.systems, *(s for fusion in table.fusions.values() for s in fusion.systems)]:
-                if system not in self.systems:
+                if system not in there:
                     known = ", ".join([*self.systems, *self.sweeps]) or "none"
                     raise ValueError(f"evaluate.tables.{name}: no system {system!r}; there are {known}")
+            try:
+                seeds.spelled_out(table, self.seeds)
+            except ValueError as error:
+                raise ValueError(f"evaluate.tables.{name}.{error}") from None
         return self
 
     @model_validator(mode="after")
@@ -121,6 +127,16 @@ class Study(Config):
         return self.model_copy(update={"systems": systems})
 
     @property
+    def trainings(self) -> dict[str, System]:
+        """The systems that are trained and embedded, by name: one for each seed of a system with seeds."""
+        return seeds.trainings(self.systems)
+
+    @property
+    def seeds(self) -> dict[str, list[str]]:
+        """The trainings of each system with seeds."""
+        return seeds.groups_of(self.systems)
+
+    @property
     def swept(self) -> dict[str, list[Point]]:
         """The points of each sweep."""
         return every_point(self.sweeps, self.systems)
@@ -136,30 +152,33 @@ class Study(Config):
         """Every stage, in the order they run."""
         gather = Gather(orientation=getattr(self.dataset, "orientation", "display"))  # of a data set of images
         crops = (self.detect, self.label, self.crop) if self.detect is not None else (gather,)
-        order = ordered(self.systems)
-        training = (Train(system=name, settings=self.systems[name]) for name in order)
-        embedding = (Embed(system=name, settings=self.systems[name]) for name in order)
+        systems = self.trainings
+        order = ordered(systems)
+        training = (Train(system=name, settings=systems[name]) for name in order)
+        embedding = (Embed(system=name, settings=systems[name]) for name in order)
         return (
             Index(dataset=self.dataset, decoder=self.detect.decoder if self.detect else Auto()),
             *crops,
             self.manifest,
             *training,
             *embedding,
-            *self.evaluating(self.systems),
+            *self.evaluating(systems),
         )
 
     def evaluating(self, systems: Iterable[str]) -> tuple[Evaluate, ...]:
-        """The evaluation of these systems: of the tables that name none but them. None without a system."""
-        chosen = {name: self.systems[name] for name in self.systems if name in set(systems)}
-        tables = {
-            name: table
-            for name, table in self.tables.items()
-            if chosen.keys() >= {*table.systems, *(s for fusion in table.fusions.values() for s in fusion.systems)}
-        }
+        """The evaluation of these trainings: of the tables that name none but them. None without a system."""
+        wanted = set(systems)
+        chosen = {name: system for name, system in self.trainings.items() if name in wanted}
+        tables, groups = dict[str, Table](), dict[str, list[str]]()
+        for name, given in self.tables.items():
+            table, found = seeds.spelled_out(given, self.seeds)
+            if chosen.keys() >= {*table.systems, *(s for fusion in table.fusions.values() for s in fusion.systems)}:
+                tables[name] = table
+                groups |= {system: own for system, own in found.items() if chosen.keys() >= {*own} - {*table.fusions}}
         if not chosen or not tables:
             return ()
         settings = self.evaluate.model_copy(update={"tables": tables})
-        return (Evaluate(settings=settings, systems=chosen, protocol=self.manifest.protocol),)
+        return (Evaluate(settings=settings, systems=chosen, protocol=self.manifest.protocol, seeds=groups),)
 
     @classmethod
     def load(cls, study: Path | str, overrides: list[str] | None = None) -> Study:

@@ -20,6 +20,7 @@ from mdfpipe.evaluation.measures.intervals import (
     Statistic,
     mcnemar,
     mean_of,
+    over_seeds,
     paired_bootstrap,
     subject_codes,
 )
@@ -29,7 +30,7 @@ from mdfpipe.store.results import AVERAGE, FEWEST_SUBJECTS, POOLED, is_significa
 @dataclass(frozen=True, eq=False)
 class Counted:
     """The n probes that a system's means count in one case. key: their names, without the modality. values: what each
-    adds, (n,) by metric.
+    adds, by metric: (n,), or (trainings, n) of a system with several seeds.
     """
 
     key: Sequence[str]
@@ -42,6 +43,19 @@ class Counted:
         counted = found.counted
         values = {metric: v[counted] for metric in metrics if (v := found.values(metric)) is not None}
         return cls([found.key[n] for n in np.flatnonzero(counted)], found.subject[counted], values)
+
+    @classmethod
+    def of_seeds(cls, trainings: Sequence[Counted]) -> Counted:
+        """The probes that every training of one system counts, in the order of the first one."""
+        shared = set.intersection(*(set(one.key) for one in trainings))
+        key = [name for name in trainings[0].key if name in shared]
+        places = [{name: at for at, name in enumerate(one.key)} for one in trainings]
+        at = [np.array([where[name] for name in key], np.int64) for where in places]
+        values = {
+            metric: np.stack([one.values[metric][own] for one, own in zip(trainings, at, strict=True)])
+            for metric in trainings[0].values
+        }
+        return cls(key, trainings[0].subject[at[0]], values)
 
 
 Cases = Mapping[Case, Counted]
@@ -80,7 +94,7 @@ def compare_two(
 
     def values(side: int, cases: Sequence[Case], metric: str) -> F64:
         found = (of_one, of_two)[side]
-        return np.concatenate([found[at].values[metric][both[at][side]] for at in cases])
+        return np.concatenate([found[at].values[metric][..., both[at][side]] for at in cases], axis=-1)
 
     for metric in metrics if subjects else ():
         if all(metric in found[at].values for found in (of_one, of_two) for at in both):
@@ -98,34 +112,43 @@ def _shared(a: Counted, b: Counted) -> tuple[Array, Array]:
 
 
 def compare_scores(
-    table: str, case: Case, searched: Mapping[str, Searched], metrics: Sequence[str]
+    table: str, case: Case, searched: Mapping[str, Sequence[Searched]], metrics: Sequence[str]
 ) -> Iterator[dict[str, Any]]:
     """Rows of COMPARISONS for measures of open-set searches and of pairs, which take seconds: the first system against
-    each other one, on the probes that both searched; nothing where these are too many.
+    each other one, on the probes that both searched; nothing where these are too many. searched: of each training.
     """
     first, *others = searched
     for second in others:
         for metric in metrics:
             a, b = searched[first], searched[second]
-            if a.values(metric) is None and ("@fpir" in metric or (a.holds and b.holds)):
+            if a[0].values(metric) is None and ("@fpir" in metric or all(one.holds for one in (*a, *b))):
                 made = _of_scores(metric, a, b, generator_of(f"{table}/{case}/{metric}"))
                 about = {"table": table, **case.columns, "metric": metric, "first": first, "second": second}
                 yield from [about | made] if made else []
 
 
-def _of_scores(metric: str, a: Searched, b: Searched, generator: np.random.Generator) -> dict[str, Any] | None:
-    asked = [{key for key, there in zip(x.key, x.has | x.strangers, strict=True) if there} for x in (a, b)]
-    shared = sorted(asked[0] & asked[1])
-    only = [np.isin(np.array(x.key), shared) for x in (a, b)]
+def _of_scores(
+    metric: str, a: Sequence[Searched], b: Sequence[Searched], generator: np.random.Generator
+) -> dict[str, Any] | None:
+    every = (*a, *b)
+    asked = [{key for key, there in zip(x.key, x.has | x.strangers, strict=True) if there} for x in every]
+    shared = sorted(set.intersection(*asked))
     if not shared:
         return None
-    names = np.unique(np.concatenate([side.subject for x in (a, b) for side in (x.scorer.gallery, x.scorer.probes)]))
-    (one, scores, first), (two, _, second) = (operate(metric, x, o, names) for x, o in zip((a, b), only, strict=True))
-    if not fits(scores) or len(names) < 2:
+    names = np.unique(np.concatenate([side.subject for x in every for side in (x.scorer.gallery, x.scorer.probes)]))
+    found = [operate(metric, x, np.isin(np.array(x.key), shared), names) for x in every]
+    if not fits(found[0][1]) or len(names) < 2:
         return None
-    found = paired_bootstrap(first, second, len(names), generator)
-    people = len(np.unique(a.subject[only[0]]))
-    return _row(one.n, one.value, two.value) | _tested(found, people)
+    seeds = [len(side) for side in (a, b) if len(side) > 1]
+    statistics = [statistic for _, _, statistic in found]
+    first = over_seeds(statistics[: len(a)], len(names))
+    second = over_seeds(statistics[len(a) :], len(names), len(a) if len(a) > 1 else 0)
+    tested = paired_bootstrap(first, second, len(names), generator, seeds=seeds)
+    people = len(np.unique(a[0].subject[np.isin(np.array(a[0].key), shared)]))
+    values = [one.value for one, _, _ in found]
+    return _row(found[0][0].n, float(np.mean(values[: len(a)])), float(np.mean(values[len(a) :]))) | _tested(
+        tested, people
+    )
 
 
 def difference(
@@ -133,24 +156,35 @@ def difference(
 ) -> dict[str, Any]:
     """Columns of COMPARISONS for the plain mean over parts of what the (n,) probes of each part add.
 
-    a, b: of each part the two systems' numbers, of the same probes, whose subjects are (n,). One part is no mean.
+    a, b: of each part the two systems' numbers, (n,) or (trainings, n), of the same probes, whose subjects are (n,).
+    One part is no mean.
     """
     codes, people = subject_codes(*subjects)
     first, second = (float(np.mean([part.mean() for part in side])) for side in (a, b))
     row = _row(sum(len(part) for part in subjects), first, second)
+    seeds = [len(np.atleast_2d(side[0])) for side in (a, b)]
     if people > 1:
-        means = _mean_of_means(a, codes, people), _mean_of_means(b, codes, people)
-        row |= _tested(paired_bootstrap(*means, people, generator), people)
-    if metric == "rank-1" and len(a) == 1 and people == len(a[0]):
-        test = mcnemar(a[0] > 0, b[0] > 0)
+        means = mean_over(a, codes, people), mean_over(b, codes, people, 0 if seeds[0] == 1 else seeds[0])
+        drawn = [count for count in seeds if count > 1]
+        row |= _tested(paired_bootstrap(*means, people, generator, seeds=drawn), people)
+    if metric == "rank-1" and len(a) == 1 and people == len(subjects[0]) and seeds == [1, 1]:
+        test = mcnemar(np.atleast_2d(a[0])[0] > 0, np.atleast_2d(b[0])[0] > 0)
         row |= {"first_only": test.first_only, "second_only": test.second_only, "p": test.p, "test": "mcnemar"}
         row["significant"] = is_significant(test.p)
     return row
 
 
-def _mean_of_means(parts: Sequence[F64], codes: Sequence[Array], people: int) -> Statistic:
-    means = [mean_of(values, whose, people) for values, whose in zip(parts, codes, strict=True)]
-    return means[0] if len(means) == 1 else lambda counts: np.mean([mean(counts) for mean in means], axis=0)
+def mean_over(parts: Sequence[F64], codes: Sequence[Array], people: int, before: int = 0) -> Statistic:
+    """The mean over parts of the mean over probes, of each training; and their mean: see `over_seeds`."""
+    by_part = [
+        [mean_of(values, whose, people) for values in np.atleast_2d(part)]
+        for part, whose in zip(parts, codes, strict=True)
+    ]
+    return over_seeds([_mean(of_one) for of_one in zip(*by_part, strict=True)], people, before)
+
+
+def _mean(parts: Sequence[Statistic]) -> Statistic:
+    return parts[0] if len(parts) == 1 else lambda counts: np.mean([part(counts) for part in parts], axis=0)
 
 
 def _row(n: int, first: float, second: float) -> dict[str, Any]:

@@ -9,7 +9,7 @@ replacement, and a subject drawn twice counts twice. Nothing is searched again, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -215,6 +215,39 @@ def _check_items(values: F64, codes: I64, subjects: int) -> None:
         )
 
 
+# -- several trainings of one system
+
+
+def over_seeds(parts: Sequence[Statistic], subjects: int, before: int = 0) -> Statistic:
+    """Mean of a number over the trainings of one system.
+
+    parts: the statistic of each training, of the same subjects. Takes (b, subjects + ...) draws: the subjects, then how
+    often each training was drawn, of this system after `before` columns of others. One training is always drawn.
+    """
+    if len(parts) == 1:
+        return lambda counts: parts[0](counts[:, :subjects])
+
+    def statistic(counts: F64) -> F64:
+        drawn = counts[:, subjects + before : subjects + before + len(parts)]
+        values = np.stack([part(counts[:, :subjects]) for part in parts], axis=1)
+        found: F64 = (values * drawn).sum(axis=1) / drawn.sum(axis=1)
+        return found
+
+    return statistic
+
+
+def seed_draws(trainings: int, samples: int, rng: np.random.Generator) -> F64:
+    """(samples, trainings) how often each training was drawn: one fewer than there are, with replacement.
+
+    With all of them drawn, the variance of a mean over few would be too small by (n - 1) / n; so it is right (McCarthy
+    and Snowden 1985; Rao and Wu 1988). One training is no choice.
+    """
+    if trainings == 1:
+        return np.ones((samples, 1))
+    drawn = rng.integers(0, trainings, (samples, trainings - 1)) + trainings * np.arange(samples)[:, None]
+    return np.bincount(drawn.ravel(), minlength=samples * trainings).reshape(samples, trainings).astype(np.float64)
+
+
 # -- the bootstrap
 
 
@@ -255,12 +288,15 @@ def bootstrap(
     rng: np.random.Generator,
     samples: int = SAMPLES,
     confidence: float = CONFIDENCE,
+    seeds: Sequence[int] = (),
 ) -> Interval:
     """The percentile interval of a statistic over samples of subjects (Efron and Tibshirani 1993, 13.3).
 
+    seeds: the trainings that the statistic is `over_seeds` of: they are drawn too, independently of the subjects (Owen
+    2007, the pigeonhole bootstrap).
     Raises DataError with fewer than two subjects, and where the number of all subjects is undefined.
     """
-    value, found = _sampled(statistic, subjects, rng, samples, confidence)
+    value, found = _sampled(statistic, subjects, rng, samples, confidence, seeds)
     low, high = _percentiles(found, confidence)
     return Interval(value, low, high, len(found), samples - len(found))
 
@@ -272,13 +308,16 @@ def paired_bootstrap(
     rng: np.random.Generator,
     samples: int = SAMPLES,
     confidence: float = CONFIDENCE,
+    seeds: Sequence[int] = (),
 ) -> Difference:
     """First minus second on the same draws: statistics of the probes that both have, with one coding of subjects.
+
+    seeds: the trainings of the first, and of the second. Those of two systems are drawn independently.
 
     p: twice the smaller share of samples on one side of 0, each share with one sample added (Davison and Hinkley 1997,
     4.2), at most 1: 1 for equal systems, at least 2 / (samples + 1).
     """
-    value, found = _sampled(lambda counts: first(counts) - second(counts), subjects, rng, samples, confidence)
+    value, found = _sampled(lambda counts: first(counts) - second(counts), subjects, rng, samples, confidence, seeds)
     low, high = _percentiles(found, confidence)
     side = min(int((found <= 0).sum()), int((found >= 0).sum()))
     p = min(1.0, 2 * (side + 1) / (len(found) + 1))
@@ -286,7 +325,12 @@ def paired_bootstrap(
 
 
 def _sampled(
-    statistic: Statistic, subjects: int, rng: np.random.Generator, samples: int, confidence: float
+    statistic: Statistic,
+    subjects: int,
+    rng: np.random.Generator,
+    samples: int,
+    confidence: float,
+    seeds: Sequence[int],
 ) -> tuple[float, F64]:
     """The statistic of all subjects, each once; and of the samples in which it is defined."""
     _check_confidence(confidence)
@@ -295,8 +339,13 @@ def _sampled(
             f"bootstrap: expected two or more subjects and samples, got {subjects} subjects and {samples} samples; "
             "one subject says nothing about others"
         )
-    value = float(statistic(np.ones((1, subjects)))[0])
-    found = np.concatenate([statistic(counts) for counts in subject_draws(subjects, samples, rng)])
+    value = float(statistic(np.ones((1, subjects + sum(seeds))))[0])
+    drawn = np.hstack([np.ones((samples, 0)), *(seed_draws(count, samples, rng) for count in seeds)])
+    done, parts = 0, []
+    for counts in subject_draws(subjects, samples, rng):
+        parts.append(statistic(np.hstack([counts, drawn[done : done + len(counts)]])))
+        done += len(counts)
+    found = np.concatenate(parts)
     found = found[~np.isnan(found)]
     if np.isnan(value) or not len(found):
         raise DataError(
