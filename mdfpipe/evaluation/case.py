@@ -25,7 +25,7 @@ from mdfpipe.evaluation.measures.open_set import OpenSet
 from mdfpipe.evaluation.measures.verification import Roc, roc
 from mdfpipe.evaluation.score_fusion import MOST_PAIRS, Scorer
 from mdfpipe.evaluation.search import Ranking
-from mdfpipe.evaluation.table import Table, depth_of, share_of
+from mdfpipe.evaluation.table import WITHIN, Table, depth_of, share_of
 from mdfpipe.store.tables import SearchStatus
 from mdfpipe.store.templates import Templates
 
@@ -51,6 +51,10 @@ class Case:
     def columns(self) -> dict[str, str]:
         """As a table has it."""
         return vars(self)
+
+    def within(self, table: Table) -> str:
+        """The domain, where it is searched in itself; else nothing."""
+        return self.gallery_domain if self.gallery_domain == self.probe_domain and table.pairs in WITHIN else ""
 
     def sides(self, templates: Templates, table: Table) -> tuple[Templates, Templates]:
         """The gallery's and the probes' templates."""
@@ -143,6 +147,11 @@ class Searched:
         found: Flags = (self.status == UNMATED) & (self.place >= 0)
         return found
 
+    @property
+    def is_open(self) -> bool:
+        """Whether open-set metrics are asked for: within a domain only where some probe has no mate."""
+        return self.scorer.sessions is None or bool(self.strangers.any())
+
     def open_set(self, only: Flags | None = None) -> OpenSet:
         """Its searches, mated and not; of some probes only. Raises ProtocolError where there are none of a kind."""
         has, strangers, failed = self.has, self.strangers, self.failed
@@ -167,11 +176,13 @@ class Searched:
         enrolled = self.scorer.gallery.subject[self.gallery]
         of_probe, of_gallery, subjects = _coded(self.subject[kept], enrolled, names)
         same = of_probe[:, None] == of_gallery[None]
+        compared = self.scorer.compared(self.gallery, self.probes[self.place[kept]])
+        same, other = same & compared, ~same & compared
         both = np.stack(np.broadcast_arrays(of_probe[:, None], of_gallery[None]), axis=-1)
-        high, low = scores[same].astype(np.float64), scores[~same].astype(np.float64)
+        high, low = scores[same].astype(np.float64), scores[other].astype(np.float64)
         codes = np.broadcast_to(of_probe[:, None], same.shape)[same]
         failed = self.failed if only is None else 0
-        return Separation(high, low, codes, both[~same], subjects), roc(high, low, failed)
+        return Separation(high, low, codes, both[other], subjects), roc(high, low, failed)
 
     @property
     def holds(self) -> bool:
@@ -217,14 +228,12 @@ def search_case(
     """
     gallery, probes = scorer.gallery, scorer.probes
     inside = np.ones(len(gallery), bool) if enrolled is None else np.isin(gallery.subject, sorted(enrolled))
-    expected = np.unique(gallery.subject[inside])
     there = np.flatnonzero(inside & gallery.enrolled)
-    mated = np.isin(probes.subject, expected)
-    found = np.isin(probes.subject, gallery.subject[there])
+    mated, found = scorer.mated(inside), scorer.mated(inside & gallery.enrolled)
     if not len(probes) or not mated.any() or not len(there):
         return None
     strangers = ~mated if enrolled is None else ~mated & ~np.isin(probes.subject, sorted(galleries))
-    if table.unmated == "refuse" and strangers.any():
+    if table.unmated == "refuse" and scorer.sessions is None and strangers.any():
         who = list(dict.fromkeys(probes.subject[strangers].tolist()))
         more = f" and {len(who) - NAMED} more" if len(who) > NAMED else ""
         raise ProtocolError(
@@ -264,6 +273,8 @@ def measure_case(found: Searched, table: Table, seed: str) -> Iterator[dict[str,
     No interval where failures take part that have no score to be drawn, or where the scores cannot be held at once.
     """
     for metric in table.metrics:
+        if "@fpir" in metric and not found.is_open:
+            continue
         generator = generator_of(f"{seed}/{metric}")
         values = found.values(metric)
         if values is not None:

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mdfpipe.errors import ProtocolError
-from mdfpipe.evaluation.table import Table
+from mdfpipe.evaluation.pooling import Rule
 from mdfpipe.store.templates import B8, F32
 
 KEY = ("subject_id", "domain", "split", "role")
@@ -20,16 +20,14 @@ def of_splits(rows: pa.Table, splits: Sequence[str]) -> pa.Table:
     return rows.filter(pc.is_in(rows["split"].cast(pa.string()), pa.array(list(splits))))
 
 
-def expected(rows: pa.Table, modality: str, table: Table) -> pa.Table:
+def expected(rows: pa.Table, modality: str, rule: Rule, *, thirds: bool = False) -> pa.Table:
     """Every subject of the rows, as rows of one modality; for templates and crops, that modality's own."""
-    own = table.by == "template_id" or (table.by == "sighting" and table.sighting == "crop_id")
-    if own:
+    if rule.column in ("template_id", "crop_id"):
         rows = rows.filter(pc.equal(rows["modality"].cast(pa.string()), modality))
-    items: dict[str, list[str]] = {"subject": [], "template_id": ["template_id"], "sighting": [table.sighting]}
-    if table.pairs == "thirds":
+    if thirds:
         rows, middle = by_thirds(rows)
         rows = rows.filter(pa.array(~middle))
-    plain = pa.table({name: rows[name].cast(pa.string()) for name in (*KEY, *items[table.by])})
+    plain = pa.table({name: rows[name].cast(pa.string()) for name in filter(None, (*KEY, rule.column))})
     return plain.append_column("modality", pa.array([modality] * rows.num_rows, pa.string()))
 
 

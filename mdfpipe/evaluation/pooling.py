@@ -24,7 +24,8 @@ from mdfpipe.errors import DataError
 from mdfpipe.store.templates import B8, F32, I64, Templates, Text
 
 By = Literal["subject", "template_id", "sighting"]
-Sighting = Literal["video_id", "session_id", "crop_id"]
+Sighting = Literal["video_id", "session_id", "camera_id", "crop_id"]
+Apart = Literal["session_id", "video_id", "camera_id"]
 Pooling = Literal["mean", "media_mean", "norm_weighted", "quality_weighted"]
 FailurePolicy = Literal["miss", "exclude"]
 
@@ -46,7 +47,7 @@ class Rule:
     """How crops become templates. A template never mixes modalities, splits or roles.
 
     by: one per `subject`, domain and modality (the paper's subject-specific modelling); per `template_id` of the data
-    set; or per `sighting`: what one video (or session, or crop) shows of a subject in a domain.
+    set; or per `sighting`: what one video (or session, camera, crop) shows of a subject in a domain.
     pooling: `mean` of the crops (the paper); `media_mean`: the mean of each video, then over videos (IJB-B, IJB-C);
     `norm_weighted`: the sum of norm times unit vector over the sum of norms (AdaFace, whose norm tells quality; of
     vectors as they come from the network it points where `mean` does); `quality_weighted`: by a column of the manifest.
@@ -59,6 +60,16 @@ class Rule:
     normalise_first: bool = False
     quality: str = "box_height_px"
     sighting: Sighting = "video_id"
+
+    @property
+    def column(self) -> str:
+        """The column that tells a subject's templates in a domain apart, or nothing."""
+        return {"subject": "", "template_id": "template_id", "sighting": self.sighting}[self.by]
+
+    @property
+    def unit(self) -> str:
+        """What a template is, in a word."""
+        return self.by if self.by != "sighting" else self.sighting.removesuffix("_id")
 
 
 def pool(
@@ -109,8 +120,7 @@ def pool(
 
 
 def _key_columns(rule: Rule) -> list[str]:
-    item = {"subject": "", "template_id": "template_id", "sighting": rule.sighting}[rule.by]
-    return [*_COLUMNS, item] if item else [*_COLUMNS]
+    return [*_COLUMNS, rule.column] if rule.column else [*_COLUMNS]
 
 
 def _check_columns(rows: pa.Table, wanted: list[str]) -> None:

@@ -10,10 +10,11 @@ from typing import Final
 import numpy as np
 
 from mdfpipe.errors import ProtocolError
-from mdfpipe.evaluation.comparing import F64, I64, Array, Entries, Measure, VectorScores
+from mdfpipe.evaluation.comparing import F64, I64, Array, Entries, Flags, Measure, Removal, VectorScores
 from mdfpipe.evaluation.fusion import Scale, ScoreFusion, common, fit_score_fusion
 from mdfpipe.evaluation.measures.verification import Roc, verify, verify_scores
 from mdfpipe.evaluation.search import Ranking, search, search_scores
+from mdfpipe.evaluation.within import Sessions
 from mdfpipe.store.templates import Templates
 
 MOST_PAIRS: Final = 1 << 24  # of scores that are held at a time: for fusion, for intervals of verification, to be kept
@@ -25,6 +26,7 @@ class Scorer:
     "subjects.
 
     given: (gallery places, probe places) -> (P, G) scores, where they do not come from the templates' own vectors.
+    sessions: where both sides are one domain.
     """
 
     modality: str
@@ -33,6 +35,28 @@ class Scorer:
     measure: Measure
     trained: frozenset[str] | None = None
     given: Callable[[I64, I64], Array] | None = None
+    sessions: Sessions | None = None
+
+    @property
+    def removal(self) -> Removal | None:
+        """The rule on pairs that are left out."""
+        return self.sessions.removal if self.sessions else None
+
+    def compared(self, gallery: I64, probes: I64) -> Flags:
+        """(P, G) which pairs are compared; (1, 1) where all are."""
+        if self.sessions is None:
+            return np.ones((1, 1), bool)
+        return ~self.sessions.removal.matches(self.sessions.codes[probes][:, None], self.sessions.codes[gallery][None])
+
+    def mated(self, among: Flags) -> Flags:
+        """(P,) whether each probe has a mate among some of the gallery's templates, (G,)."""
+        if self.sessions is None:
+            return np.isin(self.probes.subject, self.gallery.subject[among])
+        _, who = np.unique(self.gallery.subject, return_inverse=True)
+        _, where = np.unique(np.stack([who, self.sessions.codes]), axis=1, return_inverse=True)
+        of_subject, of_session = (np.bincount(x.reshape(-1), among)[x.reshape(-1)] for x in (who, where))
+        found: Flags = of_subject > of_session
+        return found
 
     def entries(self, gallery: I64, probes: I64) -> tuple[Entries, Entries]:
         """Both sides of a search, by places."""
@@ -40,21 +64,23 @@ class Scorer:
         sides = ((self.gallery, gallery), (self.probes, probes))
         subjects = [side.subject[places] for side, places in sides]
         vectors = [side.vectors[places] if with_vectors else None for side, places in sides]
-        return Entries("gallery", subjects[0], vectors[0]), Entries("probes", subjects[1], vectors[1])
+        codes = [self.sessions.codes[places] if self.sessions else None for _, places in sides]
+        one, other = zip(subjects, vectors, codes, strict=True)
+        return Entries("gallery", *one), Entries("probes", *other)
 
     def search(self, gallery: I64, probes: I64, top: int) -> Ranking:
         """Search these probes among these gallery templates; those without a mate are searched, too."""
         sides = self.entries(gallery, probes)
         if self.given is None:
-            return search(*sides, self.measure, unmated="exclude", top=top)
-        return search_scores(self.given(gallery, probes), *sides, unmated="exclude", top=top)
+            return search(*sides, self.measure, unmated="exclude", removal=self.removal, top=top)
+        return search_scores(self.given(gallery, probes), *sides, unmated="exclude", removal=self.removal, top=top)
 
     def verify(self, gallery: I64, probes: I64, failed: int) -> Roc:
         """The ROC of every pair, block by block where the scores come from vectors."""
         sides = self.entries(gallery, probes)
         if self.given is None:
-            return verify(*sides, self.measure, failed=failed)
-        return verify_scores(self.matrix(gallery, probes), *sides, failed=failed)
+            return verify(*sides, self.measure, removal=self.removal, failed=failed)
+        return verify_scores(self.matrix(gallery, probes), *sides, removal=self.removal, failed=failed)
 
     def matrix(self, gallery: I64, probes: I64) -> Array:
         """(P, G) scores, at most MOST_PAIRS of them. Raises ProtocolError."""
@@ -90,7 +116,7 @@ def fused_scorer(
 
     trained = [part.trained for part in parts.values() if part.trained is not None]
     known = frozenset().union(*trained) if trained else None
-    return Scorer("fused", gallery, probes, "cosine", known, given)
+    return Scorer("fused", gallery, probes, "cosine", known, given, next(iter(parts.values())).sessions)
 
 
 def _fit(
@@ -100,20 +126,29 @@ def _fit(
         return partial(_weighted, dict(zip(parts, weights, strict=True)))
     gallery, gallery_at = _shared({name: part.gallery for name, part in training.items()})
     probes, probes_at = _shared({name: part.probes for name, part in training.items()})
-    g, p = np.flatnonzero(gallery.enrolled), np.flatnonzero(probes.enrolled & np.isin(probes.subject, gallery.subject))
+    whole = Scorer("fused", gallery, probes, "cosine", sessions=next(iter(training.values())).sessions)
+    g, p = np.flatnonzero(gallery.enrolled), np.flatnonzero(probes.enrolled & whole.mated(gallery.enrolled))
     if len(g) < 2 or not len(p):
         raise ProtocolError(
             "fusion by score: expected training subjects with vectors of every system, to choose weights on; add train "
             "to the systems' splits, or give weights"
         )
-    entries = Entries("gallery", gallery.subject[g]), Entries("probes", probes.subject[p])
+    codes = [whole.sessions.codes[places] if whole.sessions else None for places in (g, p)]
+    entries = (
+        Entries("gallery", gallery.subject[g], codes=codes[0]),
+        Entries("probes", probes.subject[p], codes=codes[1]),
+    )
+    compared = whole.compared(g, p)
 
     def found(scores: F64) -> float:
-        ranking = search_scores(scores, *entries, unmated="exclude")
+        ranking = search_scores(np.where(compared, scores, 0), *entries, unmated="exclude", removal=whole.removal)
         return float((ranking.rank[ranking.counted] == 1).mean())
 
     fitted: ScoreFusion = fit_score_fusion(
-        {n: part.matrix(gallery_at[n][g], probes_at[n][p]) for n, part in training.items()},
+        {
+            n: np.where(compared, part.matrix(gallery_at[n][g], probes_at[n][p]), -np.inf)
+            for n, part in training.items()
+        },
         found,
         training_subjects=[*gallery.subject[g].tolist(), *probes.subject[p].tolist()],
         test_subjects=next(iter(parts.values())).probes.subject.tolist(),

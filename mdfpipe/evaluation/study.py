@@ -26,8 +26,9 @@ from mdfpipe.evaluation.measures.metrics import Metric, averaged
 from mdfpipe.evaluation.pooling import Rule, pool
 from mdfpipe.evaluation.score_fusion import Scorer, fused_scorer
 from mdfpipe.evaluation.seeds import Seeds, case_bounds, lines_of, mean_bounds, mean_curves, mean_row
-from mdfpipe.evaluation.table import Table
+from mdfpipe.evaluation.table import WITHIN, Table
 from mdfpipe.evaluation.vectors import Evaluated, SystemVectors
+from mdfpipe.evaluation.within import Sessions, domains_within, refuse_media_of_two, sessions_of
 from mdfpipe.protocol import Protocol
 from mdfpipe.store.results import AVERAGE, POOLED
 from mdfpipe.store.templates import Templates
@@ -59,15 +60,15 @@ def evaluate(
     benchmarks lie. seeds: systems and fusions that are the mean of several trainings.
     """
     study = _Study(systems, manifest, protocol, galleries or {}, media or {}, keep, seeds or {})
-    work: dict[str, tuple[list[Case], str]] = {}
+    work: dict[str, tuple[list[Case], list[str]]] = {}
     for name, table in tables.items():
         with _named(name):
-            work[name] = ([], "") if table.benchmark else study.cases(table)
+            work[name] = ([], []) if table.benchmark else study.cases(table)
     total, done = sum(len(cases) for cases, _ in work.values()), 0
     for name, table in tables.items():
-        cases, why = work[name]
+        cases, notes = work[name]
         with _named(name):
-            study.begin(name, table, why)
+            study.begin(name, table, notes)
             if table.benchmark:
                 chosen = [study.systems[one] for one in study.chosen(table)]
                 measure_benchmark(name, table, chosen, study.found, data, study.seeds)
@@ -105,22 +106,25 @@ class _Study:
         self.systems = {system.name: system for system in systems}
         self.manifest, self.protocol, self.galleries, self.media, self.keep = manifest, protocol, galleries, media, keep
         self.found = Evaluated()
-        self._templates: dict[tuple[str, tuple[str, ...], Rule, bool], Templates] = {}
+        self._templates: dict[tuple[str, tuple[str, ...], Rule, bool, str], Templates] = {}
         self._searched: dict[Case, dict[str, tuple[Searched, dict[str, Any]]]] = {}
 
     # -- what is to be done
 
-    def cases(self, table: Table) -> tuple[list[Case], str]:
-        """The pairs of domains of a table, by gallery; or why there are none."""
+    def cases(self, table: Table) -> tuple[list[Case], list[str]]:
+        """The pairs of domains of a table, by gallery; and why there are none, or fewer."""
         rows = of_splits(self.manifest, table.splits)
         named = [*self.protocol.gallery_domains, *self.protocol.probe_domains]
         there = set(rows["domain"].to_pylist())
         domains = [d for d in named if d in there] + sorted(there - set(named))
+        within, notes = domains_within(rows, table.apart) if table.pairs in WITHIN else ([], [])
         pairs: Iterable[tuple[str, str]]
         if table.pairs == "thirds":
             pairs = [(domain, domain) for domain in domains]
         elif table.pairs == "all":
-            pairs = [(a, b) for a in domains for b in domains if a != b]
+            pairs = [(a, b) for a in domains for b in domains if a != b or a in within]
+        elif table.pairs == "within":
+            pairs = [(domain, domain) for domain in within]
         else:
             pairs = [(a, b) for a in self.protocol.gallery_domains for b in self.protocol.probe_domains]
         names: list[str] = [ALL]
@@ -129,16 +133,16 @@ class _Study:
             if len(names) < 2:
                 raise ProtocolError(f"galleries: apart: expected two or more galleries, the data set has {len(names)}")
         found = [Case(a, b, name) for a, b in pairs for name in names]
-        why = ""
-        if not found:
+        if not found and not (notes and table.pairs == "within"):
             why = (
                 f"no identification: protocol {self.protocol.name} names no gallery and probe domains"
                 if table.pairs == "roles"
                 else "no identification across domains"
-            ) + f"; the rows are of {', '.join(domains) or 'no domain'}"
-        return found, why
+            )
+            notes.append(f"{why}; the rows are of {', '.join(domains) or 'no domain'}")
+        return found, notes
 
-    def begin(self, name: str, table: Table, why: str) -> None:
+    def begin(self, name: str, table: Table, notes: list[str]) -> None:
         """Check that the systems can be compared, and open the table's entry."""
         chosen = self.chosen(table)
         missing = sorted({s for f in table.fusions.values() for s in f.systems} - self.systems.keys())
@@ -153,7 +157,7 @@ class _Study:
             "benchmark": table.benchmark is not None,
             "same_media": table.allow_same_media,
             "coverage": [],
-            "notes": [why] if why else [],
+            "notes": notes,
         }
         if table.allow_same_media:
             self.found.tables[name]["notes"].append(
@@ -169,16 +173,22 @@ class _Study:
             raise ProtocolError(f"no vectors of system {unknown[0]}; there are {', '.join(self.systems) or 'none'}")
         return list(table.systems or self.systems)
 
-    def templates(self, system: str, table: Table, splits: Sequence[str] | None = None) -> Templates:
-        """Every template of a system in the splits of a table."""
+    def templates(
+        self, system: str, table: Table, splits: Sequence[str] | None = None, *, within: bool = False
+    ) -> Templates:
+        """Every template of a system in the splits of a table. within: as domains are searched within themselves."""
         wanted = tuple(splits or table.splits)
-        key = (system, wanted, table.rule, table.pairs == "thirds")
+        rule, apart = (table.rule_within, table.apart) if within else (table.rule, "")
+        key = (system, wanted, rule, table.pairs == "thirds", apart)
         if key not in self._templates:
-            self._templates[key] = self._pool(self.systems[system], table, wanted)
+            self._templates[key] = self._pool(self.systems[system], table, wanted, rule, apart)
         return self._templates[key]
 
-    def _pool(self, system: SystemVectors, table: Table, splits: tuple[str, ...]) -> Templates:
-        there = expected(of_splits(self.manifest, splits), system.modality, table)
+    def _pool(self, system: SystemVectors, table: Table, splits: tuple[str, ...], rule: Rule, apart: str) -> Templates:
+        """apart: the column that every row of a domain has where the domain is searched within itself."""
+        own = of_splits(self.manifest, splits)
+        own = own.filter(pc.is_valid(own[apart])) if apart else own
+        there = expected(own, system.modality, rule, thirds=table.pairs == "thirds")
         inside = pc.is_in(system.rows["split"].cast(pa.string()), pa.array(splits)).to_numpy()
         for split in splits:
             has = pc.any(pc.equal(system.rows["split"].cast(pa.string()), split)).as_py()
@@ -188,11 +198,13 @@ class _Study:
                     "again, or take it from the table's splits"
                 )
         rows = system.rows
+        if apart:
+            inside = inside & pc.is_valid(rows[apart]).to_numpy()
         if table.pairs == "thirds":
             rows, middle = by_thirds(rows)
             inside = inside & ~middle
         blocks = chosen_rows(system.blocks(), inside)
-        return pool(rows.filter(pa.array(inside)), blocks, table.rule, usable=system.usable[inside], expected=there)
+        return pool(rows.filter(pa.array(inside)), blocks, rule, usable=system.usable[inside], expected=there)
 
     # -- one pair of domains
 
@@ -211,6 +223,16 @@ class _Study:
                 searched[system] = found
             asked.append(system)
         entry = self.found.tables[name]
+        if any("@fpir" in m for m in table.metrics) and not all(one.is_open for one in searched.values()):
+            entry["notes"].append(f"{case}: fnir and dir have no number: every probe has a mate in its gallery")
+        for system, found in list(searched.items()):
+            lone = int((found.has & np.isneginf(found.nonmated)).sum())
+            if lone:
+                entry["notes"].append(
+                    f"{case}: {system}: {lone} probes have nobody but their mates to be searched among"
+                )
+            if lone == int(found.has.sum()):
+                del searched[system]
         if searched:
             entry["notes"] += [
                 f"{case}: {system} has no number: it has no probe and mate to compare"
@@ -234,11 +256,11 @@ class _Study:
                 **case.columns,
                 **found.counts,
                 "failure": table.failure,
-                "unmated": table.unmated,
-                "templates": table.by if table.by != "sighting" else table.sighting.removesuffix("_id"),
+                "unmated": "exclude" if found.scorer.sessions and table.unmated == "refuse" else table.unmated,
+                "templates": (table.rule_within if found.scorer.sessions else table.rule).unit,
                 "pooling": table.pooling + (", crops normalised first" if table.normalise_first else ""),
                 "distance": found.scorer.measure if found.scorer.given is None else "fused scores",
-                "rule": "none",
+                "rule": found.scorer.removal.name if found.scorer.removal else "none",
                 "rerank": "off",
                 "spread": None,
                 "trials": None,
@@ -294,30 +316,47 @@ class _Study:
         for name, fusion in table.fusions.items():
             if fusion.by == "feature":
                 weights = dict(zip(fusion.systems, fusion.weights or [1.0] * len(fusion.systems), strict=True))
-                parts = {s: self.templates(s, table) for s in fusion.systems}
+                domain = case.within(table)
+                parts = {s: self.templates(s, table, within=bool(domain)) for s in fusion.systems}
                 fused, _ = fuse_templates(parts, weights)
                 gallery, probes = case.sides(fused, table)
                 trained = [self.systems[s].trained for s in fusion.systems]
-                yield name, Scorer(FUSED, gallery, probes, "cosine", _joined(trained))
+                sessions = self._sessions(gallery, table, domain, table.splits)
+                yield name, Scorer(FUSED, gallery, probes, "cosine", _joined(trained), sessions=sessions)
                 continue
             parts_here = {s: self._scorer(s, table, case) for s in fusion.systems}
             training = {}
             if fusion.weights is None:
+                domain = case.within(table)
                 for s in fusion.systems:
-                    sides = case.sides(self.templates(s, table, ["train"]), table)
-                    training[s] = Scorer(self.systems[s].modality, *sides, self.systems[s].measure)
+                    sides = case.sides(self.templates(s, table, ["train"], within=bool(domain)), table)
+                    sessions = self._sessions(sides[0], table, domain, ["train"])
+                    training[s] = Scorer(self.systems[s].modality, *sides, self.systems[s].measure, sessions=sessions)
             yield name, fused_scorer(parts_here, training, fusion.scale, fusion.weights)
 
     def _scorer(self, name: str, table: Table, case: Case) -> Scorer:
         system = self.systems[name]
-        gallery, probes = case.sides(self.templates(name, table), table)
+        domain = case.within(table)
+        gallery, probes = case.sides(self.templates(name, table, within=bool(domain)), table)
         if not table.allow_same_media:
             self._refuse_same_media(system, table, case)
-        return Scorer(system.modality, gallery, probes, system.measure, system.trained)
+        sessions = self._sessions(gallery, table, domain, table.splits)
+        return Scorer(system.modality, gallery, probes, system.measure, system.trained, sessions=sessions)
+
+    def _sessions(self, templates: Templates, table: Table, domain: str, splits: Sequence[str]) -> Sessions | None:
+        """What tells gallery and probes apart where both are of one domain."""
+        if not domain:
+            return None
+        rows = of_splits(self.manifest, splits)
+        rows = rows.filter(pc.equal(rows["domain"], domain))
+        return sessions_of(templates, rows, table.rule_within, table.apart)
 
     def _refuse_same_media(self, system: SystemVectors, table: Table, case: Case) -> None:
         """Raise ProtocolError where gallery and probe are of one file."""
         rows = of_splits(system.rows, table.splits)
+        if domain := case.within(table):
+            refuse_media_of_two(rows.filter(pc.equal(rows["domain"], domain)), self.media, table.apart)
+            return
         sides = []
         for domain in (case.gallery_domain, case.probe_domain):
             videos = rows.filter(pc.equal(rows["domain"], domain))["video_id"].unique().to_pylist()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, SerializeAsAny, field_validator, model_validator
@@ -11,7 +12,7 @@ from mdfpipe.config import NAME, Config
 from mdfpipe.evaluation.benchmarks import Benchmark
 from mdfpipe.evaluation.fusion import Scale
 from mdfpipe.evaluation.measures.closed_set import CLOSED_SET
-from mdfpipe.evaluation.pooling import By, FailurePolicy, Pooling, Rule, Sighting
+from mdfpipe.evaluation.pooling import Apart, By, FailurePolicy, Pooling, Rule, Sighting
 from mdfpipe.evaluation.rerank import Rerank
 from mdfpipe.evaluation.search import Unmated
 from mdfpipe.protocol import Protocol, Split
@@ -41,6 +42,8 @@ OF_TEMPLATES = (
     *("unmated", "same_probes", "allow_same_media"),
 )
 """Settings that say who is searched among whom, and as what."""
+WITHIN = ("all", "within")
+"""The choices of `pairs` that search domains within themselves."""
 OF_METHOD = ("fusions", "pooling", "normalise_first", "quality", "same_probes")
 """Those of them that are a method's own: numbers that differ in them may stand side by side."""
 
@@ -72,10 +75,14 @@ class Table(Config):
     fusions: dict[Annotated[str, Field(pattern=NAME)], Fusion] = Field(
         default={}, description="fusions of several systems, by their own name"
     )
-    pairs: Literal["roles", "all", "thirds"] = Field(
+    pairs: Literal["roles", "all", "within", "thirds"] = Field(
         "roles",
-        description="roles: from the protocol's gallery domains to its probe domains; all: each domain to each other; "
-        "thirds: the first third of each video to its last third (no test of recognition: needs allow_same_media)",
+        description="roles: from the protocol's gallery domains to its probe domains; all: each domain to each other, "
+        "and within itself; within: each domain within itself, among other sessions (see apart); thirds: the first "
+        "third of each video to its last third (no test of recognition: needs allow_same_media)",
+    )
+    apart: Apart = Field(
+        "session_id", description="within a domain, each template is searched among those of other sessions or so"
     )
     splits: list[Split] = Field(default=["test"], min_length=1, description="splits whose templates are compared")
     galleries: Literal["together", "apart"] = Field(
@@ -85,7 +92,7 @@ class Table(Config):
         default=list(DEFAULT_METRICS), min_length=1, description="rank-1, map, fnir@fpir=0.01, tar@far=1e-3, eer, ..."
     )
     by: By = Field("subject", description="a template is all of a subject in a domain, a template_id, or a sighting")
-    sighting: Sighting = Field("video_id", description="what a sighting is: a video, a session, or a single crop")
+    sighting: Sighting = Field("video_id", description="what a sighting is: a video, session, camera or single crop")
     pooling: Pooling = Field("mean", description="pooling of the vectors of a template")
     normalise_first: bool = Field(False, description="scale crops to length 1 before pooling")
     quality: str = Field("box_height_px", description="the manifest's column for quality_weighted")
@@ -114,6 +121,11 @@ class Table(Config):
         return Rule(self.by, self.pooling, self.normalise_first, self.quality, self.sighting)
 
     @property
+    def rule_within(self) -> Rule:
+        """The same within a domain: what would be all of a subject is all of it in one session."""
+        return replace(self.rule, by="sighting", sighting=self.apart) if self.by == "subject" else self.rule
+
+    @property
     def protocol(self) -> str:
         """Name of the benchmark with every choice, such as re-ranking; else empty."""
         return "" if self.benchmark is None else self.benchmark.label + self._reranked
@@ -127,6 +139,7 @@ class Table(Config):
             rerank = self.rerank.model_dump(mode="json") if self.rerank else None
             return fingerprint([self.benchmark.model_dump(mode="json"), rerank, sorted(self.splits)])
         own = self.model_dump(mode="json", include=set(OF_TEMPLATES) - set(OF_METHOD))
+        own |= {"apart": self.apart} if self.pairs in WITHIN else {}
         return fingerprint([protocol.content, own, sorted(self.splits)])
 
     @property
@@ -174,6 +187,8 @@ class Table(Config):
                 "pairs: thirds compares a video with itself, which says nothing about recognition: set "
                 "allow_same_media: true to look at it all the same"
             )
+        if self.apart != "session_id" and self.pairs not in WITHIN:
+            raise ValueError(f"apart: expected pairs: {' or '.join(WITHIN)} in the same table, got {self.pairs}")
         if len(set(self.systems)) < len(self.systems) or set(self.systems) & set(self.fusions):
             raise ValueError("systems and fusions: expected each name once")
         return self

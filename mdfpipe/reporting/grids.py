@@ -273,10 +273,14 @@ def _about(rows: list[Row], entry: Mapping[str, Any]) -> list[tuple[str, str]]:
     found.append(("without a mate", f"{counted} (setting: {_values(own, 'unmated')})"))
     if any(row["n_left_out"] for row in own):
         found.append(("left out for other systems", _counted(own, "probe_domain", "n_left_out", "probes")))
-    found.append(("a template is", _values(own, "templates")))
     found += [
         (words, _values(own, name))
-        for words, name in (("pooling", "pooling"), ("filter rule", "rule"), ("rerank", "rerank"))
+        for words, name in (
+            ("a template is", "templates"),
+            ("pooling", "pooling"),
+            ("filter rule", "rule"),
+            ("rerank", "rerank"),
+        )
     ]
     if noun == "images":
         found.append(("distance", _values(own, "distance")))
@@ -284,7 +288,12 @@ def _about(rows: list[Row], entry: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _values(rows: Iterable[Row], column: str) -> str:
-    """The one value of all systems; else each value with its systems."""
+    """The one value of all systems, across domains and within one; else each value with its systems."""
+    rows = list(rows)
+    sides = [[row for row in rows if (row["gallery_domain"] == row["probe_domain"]) is within] for within in (0, 1)]
+    if all(sides) and len({str(row[column]) for row in rows}) > 1:
+        across, within = (_values(side, column) for side in sides)
+        return across if across == within else f"{across}; within one domain: {within}"
     by_value: dict[str, dict[str, None]] = {}
     for row in rows:
         by_value.setdefault(str(row[column]), {})[row["_system"]] = None

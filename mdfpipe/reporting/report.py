@@ -47,6 +47,7 @@ _COLUMNS = [
     "modality",
     "video_id",
     "session_id",
+    "camera_id",
     "split",
     "role",
     "template_id",
@@ -237,7 +238,7 @@ class PageCrops:
         modality = who.modality if who.modality in _HEIGHT else "body"
         rows = self._rows.get((who.subject, who.domain, modality, who.split), [])
         if who.item:
-            items = ("template_id", "video_id", "session_id", "crop_id")
+            items = ("template_id", "video_id", "session_id", "camera_id", "crop_id")
             rows = [row for row in rows if who.item in (row[name] for name in items)]
         own = [row for row in rows if row["role"] == who.role]
         if own or not rows:

@@ -276,7 +276,10 @@ class ScoreFiles:
             "gallery_subject": named(scorer.gallery.subject.tolist(), found.gallery, False),
             "score": pa.array(scores.ravel()),
         }
-        self._open[name].write(pa.table([columns[n] for n in SCORES.names], schema=SCORES))
+        made = pa.table([columns[n] for n in SCORES.names], schema=SCORES)
+        if scorer.sessions:
+            made = made.filter(pa.array(scorer.compared(found.gallery, found.probes).ravel()))
+        self._open[name].write(made)
 
 
 def metrics_table(found: Evaluated) -> pa.Table:

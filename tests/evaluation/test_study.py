@@ -276,6 +276,159 @@ def test_every_domain_against_every_other() -> None:
     assert pairs == {(a, b) for a in names for b in names if a != b}
 
 
+def in_sessions(crops: int = 2) -> list[dict[str, Any]]:
+    """P0 to P7 in two or three sessions of VIS, two videos each; P8 to P11 in one. SWIR: one session each."""
+    rows = []
+    for n, subject in enumerate(PEOPLE):
+        for session in range((2 + n % 2) if n < 8 else 1):
+            for video in ("a", "b"):
+                name = f"{GALLERY}/{subject}/s{session}{video}"
+                rows += [
+                    {**row, "video_id": name, "session_id": f"s{session}", "camera_id": video}
+                    | {"crop_id": f"{name}/{row['crop_id']}"}
+                    for row in rows_of([subject], [GALLERY], crops=crops)
+                ]
+    others = rows_of(PEOPLE, PROBES[:1], crops=crops)
+    return [*rows, *({**row, "camera_id": "c", "session_id": f"s-{row['subject_id']}"} for row in others)]
+
+
+def scalar_within(
+    rows: list[dict[str, Any]], vectors: Any, apart: str, unit_of: str
+) -> dict[tuple[str, str], tuple[int, float, float] | None]:
+    """Rank, average precision and inverse penalty of each (subject, template) of VIS, one loop at a time."""
+    where = [n for n, row in enumerate(rows) if row["domain"] == GALLERY]
+    sums: dict[tuple[str, str], list[Any]] = {}
+    session = {}
+    for n in where:
+        key = (rows[n]["subject_id"], rows[n][unit_of])
+        sums.setdefault(key, []).append(vectors[n].astype(float))
+        session[key] = rows[n][apart]
+    means = {key: sum(v) / len(v) for key, v in sums.items()}
+    found: dict[tuple[str, str], tuple[int, float, float] | None] = {}
+    for probe, u in means.items():
+        scores = []
+        for key, v in means.items():
+            if session[key] != session[probe]:
+                scores.append((float(u @ v) / float((u @ u) ** 0.5 * (v @ v) ** 0.5), key[0] == probe[0]))
+        scores.sort(key=lambda one: -one[0])
+        places = [place for place, (_, same) in enumerate(scores, 1) if same]
+        found[probe] = None
+        if places:
+            precision = sum((n + 1) / place for n, place in enumerate(places)) / len(places)
+            found[probe] = places[0], precision, len(places) / places[-1]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("settings", "apart", "unit_of"),
+    [
+        ({}, "session_id", "session_id"),
+        ({"apart": "video_id"}, "video_id", "video_id"),
+        ({"apart": "camera_id"}, "camera_id", "camera_id"),
+        ({"by": "sighting"}, "session_id", "video_id"),
+        ({"by": "sighting", "sighting": "crop_id", "apart": "video_id"}, "video_id", "crop_id"),
+    ],
+)
+def test_a_domain_is_searched_within_itself(settings: dict[str, Any], apart: str, unit_of: str) -> None:
+    rows = in_sessions()
+    body = system("a", rows, noise=0.9)
+    found = done({"t": {"pairs": "within", "metrics": ["rank-1", "map", "minp", "auc"], **settings}}, [body], rows)
+    wanted = scalar_within(rows, np.concatenate(list(body.blocks())), apart, unit_of)
+    own = [r for r in found.searches if r["gallery_domain"] == GALLERY]
+    assert {r["probe_domain"] for r in own} == {GALLERY}
+    assert len(own) == len(wanted)
+    for row in own:
+        subject, _, item = row["template"].removesuffix("/test/gallery/body").partition(f"/{GALLERY}/")
+        expected = wanted[subject, item]
+        assert row["status"] == ("unmated" if expected is None else "searched")
+        if expected is not None:
+            assert (row["rank"], row["average_precision"]) == (expected[0], pytest.approx(expected[1]))
+            assert row["inverse_penalty"] == pytest.approx(expected[2])
+    line = number(found, gallery_domain=GALLERY)
+    mated = [one for one in wanted.values() if one]
+    assert (line["k"], line["n"]) == (sum(one[0] == 1 for one in mated), len(mated))
+    assert (line["n_unmated"], line["unmated"]) == (len(wanted) - len(mated), "exclude")
+    assert (line["rule"], line["templates"]) == (f"pairs of one {apart[:-3]}", unit_of.removesuffix("_id"))
+    assert number(found, "map", gallery_domain=GALLERY)["value"] == pytest.approx(np.mean([one[1] for one in mated]))
+
+
+def test_verification_within_a_domain_leaves_out_pairs_of_one_session(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = in_sessions()
+    body, kept = system("a", rows, noise=0.9), []
+    settings = {"pairs": "within", "metrics": ["auc", "eer", "fnir@fpir=0.5"], "splits": ["test"]}
+    found = done({"t": settings}, [body], rows, keep=lambda *one: kept.append(one))
+    searched = kept[0][3]
+    scorer = searched.scorer
+    names, people = scorer.gallery.item.tolist(), scorer.gallery.subject.tolist()
+    u = unit(scorer.gallery.vectors).astype(float)
+    pairs = [(i, j) for i in range(len(names)) for j in range(len(names)) if names[i] != names[j]]
+    scores = {same: [u[i] @ u[j] for i, j in pairs if (people[i] == people[j]) is same] for same in (True, False)}
+    wins = [(a > b) + (a == b) / 2 for a in scores[True] for b in scores[False]]
+    row = number(found, "auc")
+    assert (row["value"], row["n"]) == (pytest.approx(np.mean(wins), abs=1e-6), len(scores[True]))
+    assert number(found, "fnir@fpir=0.5")["n_false"] == 4  # of P8 to P11
+    monkeypatch.setattr("mdfpipe.evaluation.case.MOST_PAIRS", 10)
+    blocks = done({"t": settings}, [body], rows)
+    assert number(blocks, "auc")["value"] == pytest.approx(row["value"])
+
+
+def test_fusion_within_a_domain_fits_on_training_subjects_of_other_sessions() -> None:
+    test = [r for r in in_sessions() if r["domain"] == GALLERY]
+    rows = [*test, *({**r, "subject_id": f"T{r['subject_id']}", "split": "train", "role": "none"} for r in test)]
+    rows = [{**r, "crop_id": f"{r['split']}/{r['crop_id']}"} for r in rows]
+    systems = [system("a", rows, noise=0.5), system("bb", rows, noise=0.5)]
+    for how in ({"by": "feature"}, {"by": "score"}):
+        settings = {"pairs": "within", "fusions": {"f": {"systems": ["a", "bb"], **how}}, "metrics": ["rank-1", "auc"]}
+        found = done({"t": settings}, systems, rows)
+        values = {s: number(found, "auc", system=s) for s in ("a", "bb", "f")}
+        assert values["f"]["value"] > min(values["a"]["value"], values["bb"]["value"])
+        assert len({one["n"] for one in values.values()}) == 1
+
+
+def test_the_diagonal_of_all_pairs_is_each_domain_within_itself() -> None:
+    rows = in_sessions()
+    metrics = ["rank-1", "fnir@fpir=0.5"]
+    found = done({"t": {"pairs": "all", "metrics": ["rank-1"]}}, [system("a", rows)], rows)
+    within = done({"t": {"pairs": "within", "metrics": ["rank-1"]}}, [system("a", rows)], rows)
+    pairs = {(r["gallery_domain"], r["probe_domain"]) for r in found.metrics}
+    assert pairs == {(GALLERY, GALLERY), (GALLERY, "SWIR-30m"), ("SWIR-30m", GALLERY)}
+    assert number(found, probe_domain=GALLERY, gallery_domain=GALLERY) == number(within)
+    assert number(found, probe_domain="SWIR-30m")["templates"] == "subject"
+    assert found.tables["t"]["notes"] == [
+        "within VIS-500m: 8 of 12 subjects have a second session; probes of the others have no mate",
+        "within a domain nothing is measured where no subject has a second session: SWIR-30m (12 subjects)",
+    ]
+    mated = [r for r in rows if r["domain"] == GALLERY and int(r["subject_id"][1:]) < 8]
+    found = done({"t": {"pairs": "within", "metrics": metrics}}, [system("a", mated)], mated)
+    assert {r["metric"] for r in found.metrics} == {"rank-1"}
+    assert "fnir and dir have no number: every probe has a mate" in found.tables["t"]["notes"][-1]
+
+
+def test_what_cannot_be_told_apart_is_no_number() -> None:
+    rows = in_sessions()
+    alone = [r for r in rows if r["domain"] != GALLERY]
+    found = done({"t": {"pairs": "within"}}, [system("a", alone)], alone)
+    assert not found.metrics
+    assert found.nothing.endswith("where no subject has a second session: SWIR-30m (12 subjects)")
+    unknown = [{**r, "session_id": None if r["video_id"].endswith("s1a") else r["session_id"]} for r in rows]
+    found = done({"t": {"pairs": "within"}}, [system("a", unknown)], unknown)
+    assert "within VIS-500m nothing is measured: 16 of 96 rows have no session_id; fill it in" in found.nothing
+    few = [r for r in rows if r["subject_id"] == "P1" or (r["subject_id"], r["session_id"]) == ("P0", "s0")]
+    few = [r for r in few if r["domain"] == GALLERY]
+    found = done({"t": {"pairs": "within", "metrics": ["rank-1"]}}, [system("a", few)], few)
+    assert (
+        "VIS-500m > VIS-500m: a: 1 probes have nobody but their mates to be searched among"
+        in found.tables["t"]["notes"]
+    )
+    name = f"{GALLERY}/P0/s1a"
+    twin = {name: "x", f"{GALLERY}/P0/s0a": "x"}
+    with pytest.raises(ProtocolError, match="content x: expected one session_id, got s0 and s1"):
+        done({"t": {"pairs": "within"}}, [system("a", rows)], rows, media=twin)
+    templates = [{**r, "template_id": f"{r['subject_id']}-{r['domain']}"} for r in rows]
+    with pytest.raises(ProtocolError, match=r"template_id P\d+-VIS-500m: expected one session_id, got s0 and s\d: .*; choose another"):
+        done({"t": {"pairs": "within", "by": "template_id"}}, [system("a", templates)], templates)
+
+
 def test_one_domain_says_why_there_is_no_number() -> None:
     rows = rows_of(PEOPLE, ["VIS-500m"], crops=9)
     nobody = Protocol(name="no-roles", unlisted="test")
@@ -377,6 +530,7 @@ def test_other_wrong_protocols_are_refused() -> None:
         ({"metrics": ["tar@far=1.e-.3"]}, "no metric 'tar@far=1.e-.3'"),
         ({"published": {"a": {"SWIR-30m": {"r1": 3}}}}, "no metric 'r1'"),
         ({"pairs": "thirds"}, "allow_same_media: true"),
+        ({"apart": "video_id"}, "apart: expected pairs: all or within in the same table, got roles"),
         ({"systems": ["a", "a"]}, "each name once"),
         ({"fusions": {"f": {"systems": ["a"]}}}, "systems"),
         ({"fusions": {"f": {"systems": ["a", "b"], "weights": [1]}}}, "one for each system"),

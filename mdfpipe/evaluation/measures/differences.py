@@ -121,7 +121,9 @@ def compare_scores(
     for second in others:
         for metric in metrics:
             a, b = searched[first], searched[second]
-            if a[0].values(metric) is None and ("@fpir" in metric or all(one.holds for one in (*a, *b))):
+            every = (*a, *b)
+            can = all(one.is_open for one in every) if "@fpir" in metric else all(one.holds for one in every)
+            if a[0].values(metric) is None and can:
                 made = _of_scores(metric, a, b, generator_of(f"{table}/{case}/{metric}"))
                 about = {"table": table, **case.columns, "metric": metric, "first": first, "second": second}
                 yield from [about | made] if made else []
