@@ -228,9 +228,7 @@ class _Study:
         for system, found in list(searched.items()):
             lone = int((found.has & np.isneginf(found.nonmated)).sum())
             if lone:
-                entry["notes"].append(
-                    f"{case}: {system}: {lone} probes have nobody but their mates to be searched among"
-                )
+                entry["notes"].append(f"{case}: {system}: {lone} probes have no other subject in their gallery")
             if lone == int(found.has.sum()):
                 del searched[system]
         if searched:

@@ -72,7 +72,8 @@ def sessions_of(templates: Templates, rows: pa.Table, rule: Rule, apart: Apart) 
 def refuse_media_of_two(rows: pa.Table, media: Mapping[str, str], apart: Apart) -> None:
     """Raise ProtocolError where one file is of two sessions, such as a video under two names."""
     content = pa.array([media.get(video) or video for video in rows["video_id"].to_pylist()], pa.string())
-    _sessions(rows.append_column("content", content), "content", apart, "correct the data set, or set allow_same_media: true")
+    advice = "correct the data set, or set allow_same_media: true"
+    _sessions(rows.append_column("content", content), "content", apart, advice)
 
 
 def _sessions(rows: pa.Table, column: str, apart: Apart, advice: str) -> dict[str, str]:
