@@ -26,6 +26,7 @@ from mdfpipe.cli.options import (
     TrustPickle,
     Workers,
     app,
+    beside,
     say,
 )
 from mdfpipe.cli.run import run_stages
@@ -133,9 +134,31 @@ def average(runs: Runs, allow_stale: AllowStale = False, json_: Json = False) ->
 
 @app.command()
 def score(
-    file: Annotated[Path, typer.Argument(help=Vectors, show_default=False)],
-    protocol: Annotated[str, typer.Option(help=f"Protocol: {Protocols}", show_default=False)],
-    out: Annotated[Path, typer.Option(help="Output folder, which `mdfpipe report` reads.", show_default=False)],
+    files: Annotated[
+        list[Path] | None, typer.Argument(metavar="FILE...", help=f"Scores; or {Vectors}", show_default=False)
+    ] = None,
+    protocol: Annotated[str | None, typer.Option(help=f"Vectors: {Protocols}", show_default=False)] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Output folder, which `mdfpipe report` reads.", show_default=False)
+    ] = None,
+    genuine: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FILE", help="Scores of mated pairs, last in each line; repeatable, with --impostor."),
+    ] = None,
+    impostor: Annotated[
+        list[Path] | None, typer.Option(metavar="FILE", help="Scores of non-mated pairs; repeatable, with --genuine.")
+    ] = None,
+    mates: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Genuine query-template pairs, for scores as query, template, score."),
+    ] = None,
+    histogram: Annotated[
+        bool, typer.Option("--histogram", help="Line n of --impostor, from 0, counts scores of n.")
+    ] = False,
+    distances: Annotated[bool, typer.Option("--distances", help="Scores are distances: less is more alike.")] = False,
+    csv: Annotated[
+        Path | None, typer.Option(metavar="CSV", help="Scores: write the numbers as CSV; - is standard output.")
+    ] = None,
     data: Annotated[
         Path | None, typer.Option(envvar="MDFPIPE_DATA", help="Folder that holds the data set of a benchmark.")
     ] = None,
@@ -143,7 +166,16 @@ def score(
     set_: Set = None,
     json_: Json = False,
 ) -> None:
-    """Evaluate vectors that were made elsewhere.
+    """Evaluate scores or vectors that were made elsewhere.
+
+    With --protocol, FILE holds vectors. Without it, each FILE holds the scores of a matcher: text of label and score,
+    bob's four or five columns, query, template and score with --mates, CSV or Parquet with a header (score, and label
+    or probe, probe_subject, gallery_template, gallery_subject), or RUN/evaluate/scores/*.parquet. With --out, the
+    report is written as well.
+
+    Example: mdfpipe score --genuine genuine.txt --impostor impostor.txt
+
+    Example: mdfpipe score matcher-a.csv matcher-b.csv --out scored
 
     Example: mdfpipe score vectors.parquet --protocol ijbmdf-vis500-to-ir30 --out scored
 
@@ -152,7 +184,36 @@ def score(
     Example: mdfpipe score sysu.parquet --protocol sysu-all --out scored --set
     tables.recognition.benchmark.galleries=seeded
     """
-    _score(file, protocol, out, set_, data, distance, json_)
+    given = files or []
+    if protocol is not None:
+        if len(given) != 1 or out is None or genuine or impostor or mates or csv or histogram or distances:
+            raise ConfigError("score --protocol NAME: expected one file of vectors, --out, and no option of scores")
+        _score(given[0], protocol, out, set_, data, distance, json_)
+        return
+    from mdfpipe.reporting.report import report
+    from mdfpipe.running.score_lists import score_lists
+
+    results = score_lists(
+        given,
+        out,
+        genuine=genuine or [],
+        impostor=impostor or [],
+        mates=mates,
+        histogram=histogram,
+        distances=distances,
+        settings=set_ or [],
+    )
+    made = report(out) if out is not None else None
+    if csv is not None:
+        from mdfpipe.reporting.grids import views
+        from mdfpipe.reporting.written import csv_of
+        from mdfpipe.store.files import write_output
+
+        write_output(csv, "".join(map(csv_of, views(results))).encode(), *given, *(genuine or []), *(impostor or []))
+    if csv is None or str(csv) != "-":
+        _show(results, json_)
+    if made is not None and not json_:
+        beside([csv], "\n".join([*made.lines, *(f"wrote {name}" for name in made.files)]))
 
 
 def _compare(run: Path, others: list[Path], allow_mixed: bool, allow_stale: bool, as_json: bool) -> None:

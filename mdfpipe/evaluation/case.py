@@ -185,6 +185,11 @@ class Searched:
         return Separation(high, low, codes, both[other], subjects), roc(high, low, failed)
 
     @property
+    def has_pairs(self) -> bool:
+        """Whether there are mated and other pairs."""
+        return self.counts["n_subjects"] > 1
+
+    @property
     def holds(self) -> bool:
         """Whether the scores of all pairs can be held at once."""
         return len(self.gallery) * int((self.has | self.strangers).sum()) <= MOST_PAIRS
@@ -351,14 +356,16 @@ def operate(
     elif metric == "auc":
         statistic = separation.auc()
     else:
-        statistic = separation.repeated(lambda high, low: _of_curve(metric, roc(high, low)).value)
+        statistic = separation.equal_error(metric)
+        if metric in ("eer-hter", "eer-fvc"):
+            curve = roc(separation.high, separation.low, curve.n_mated - len(separation.high), whole=True)
     return _of_curve(metric, curve), separation, statistic
 
 
 def _of_curve(metric: str, curve: Roc) -> Metric:
     if metric.startswith("tar@"):
         return curve.tar_at(share_of(metric))
-    return {"eer": curve.eer, "rocch-eer": curve.rocch_eer, "auc": curve.auc}[metric]()
+    return getattr(curve, metric.replace("-", "_"))()  # type: ignore[no-any-return]
 
 
 def fits(separation: Separation) -> bool:
@@ -378,9 +385,9 @@ def _coded(a: Array, b: Array, names: Array | None) -> tuple[I64, I64, int]:
 def curves(found: Searched) -> Iterator[dict[str, Any]]:
     """CMC and ROC; DET where there are strangers. Bounds are Wilson's."""
     n = int(found.counted.sum())
-    for depth in range(1, min(CMC_DEPTH, found.counts["n_gallery"]) + 1):
+    for depth in range(1, min(CMC_DEPTH, found.counts["n_gallery"]) + 1) if n else ():
         yield _point("cmc", depth, int(((found.rank > 0) & (found.rank <= depth) & found.has).sum()), n)
-    if found.counts["n_subjects"] > 1:
+    if found.has_pairs:
         for far in CURVE:
             at = found.roc.tar_at(far)
             yield _point("roc", far, at.k or 0, at.n)

@@ -19,7 +19,7 @@ from mdfpipe.protocol import Protocol, Split
 from mdfpipe.store.run import fingerprint
 
 DEFAULT_METRICS = (*CLOSED_SET, "tar@far=1e-2", "auc")
-PLAIN = ("map", "minp", "eer", "rocch-eer", "auc")
+PLAIN = ("map", "minp", "eer", "eer-hter", "eer-fvc", "rocch-eer", "auc")
 AT_A_SHARE = ("fnir@fpir", "dir@fpir", "tar@far")
 
 

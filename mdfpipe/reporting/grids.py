@@ -15,7 +15,15 @@ from mdfpipe.store.results import AVERAGE, Number, Results, Row, Verdict, source
 
 MARKS: Final = {Verdict.BEST: "", Verdict.LEVEL: "≈", Verdict.WORSE: "", Verdict.UNTESTED: "?", None: ""}
 """What stands behind a number; the best ones are bold."""
-LABELS: Final = {"map": "mAP", "minp": "mINP", "eer": "EER", "rocch-eer": "EER (hull)", "auc": "AUC"}
+LABELS: Final = {
+    "map": "mAP",
+    "minp": "mINP",
+    "eer": "EER",
+    "eer-hter": "EER (HTER)",
+    "eer-fvc": "EER (FVC)",
+    "rocch-eer": "EER (hull)",
+    "auc": "AUC",
+}
 
 
 def count_of(number: Number) -> str:

@@ -267,7 +267,7 @@ METRICS = pa.schema(
     [
         _TABLE,
         _SYSTEM,
-        _column("modality", pa.string(), "body, face or fused"),
+        _column("modality", pa.string(), "body, face or fused; scores where a matcher gave those alone"),
         _column("protocol", pa.string(), "the protocol's name and version; of a benchmark, its name with every choice"),
         *_PAIR,
         _column("metric", pa.string(), "rank-1, map, minp, fnir@fpir=0.01, tar@far=1e-3, eer, auc, ..."),

@@ -151,6 +151,20 @@ def plain_auc(high: F64, low: F64) -> float:
     return float(np.mean([(h > n) + (h == n) / 2 for h in high for n in low]))
 
 
+def equal_errors(kind: str) -> Callable[[F64, F64], float]:
+    return lambda high, low: getattr(roc(high, low, whole=True), kind.replace("-", "_"))().value
+
+
+def repeated(pairs: Separation, measure: Callable[[F64, F64], float], counts: F64) -> list[float]:
+    """Transcription: the measure of the scores, each as often as its subject was drawn."""
+    found = []
+    for row in counts:
+        sides = ((pairs.high, pairs.of_high), (pairs.low, pairs.of_low))
+        high, low = (np.repeat(scores, row[codes].astype(int)) for scores, codes in sides)
+        found.append(measure(high, low) if len(high) and len(low) else np.nan)
+    return found
+
+
 @given(st.integers(0, 1000), st.sampled_from([0.0, 0.1, 0.29, 0.5, 1.0]))
 @settings(max_examples=40, deadline=None)
 def test_rates_and_areas_are_those_of_the_scores_repeated(seed: int, rate: float) -> None:
@@ -160,8 +174,9 @@ def test_rates_and_areas_are_those_of_the_scores_repeated(seed: int, rate: float
     separation = Separation(high, low, of_high, of_low, 4)
     counts = random.integers(0, 3, (5, 4)).astype(float)
     counts[0] = 1
-    for quick, plain in ((separation.rate_at(rate), plain_rate_at(rate)), (separation.auc(), plain_auc)):
-        np.testing.assert_allclose(quick(counts), separation.repeated(plain)(counts), atol=1e-12)
+    equal = [(separation.equal_error(k), equal_errors(k)) for k in ("eer", "eer-hter", "eer-fvc", "rocch-eer")]
+    for quick, plain in ((separation.rate_at(rate), plain_rate_at(rate)), (separation.auc(), plain_auc), *equal):
+        np.testing.assert_allclose(quick(counts), repeated(separation, plain, counts), atol=1e-11)
 
 
 @given(st.integers(0, 1000), st.sampled_from([0.01, 0.1, 0.29, 0.5]))

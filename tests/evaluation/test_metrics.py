@@ -266,6 +266,22 @@ def test_roc_is_the_definition(mated: Array, nonmated: Array, failed: int, far: 
         assert float(np.sum(np.diff(x) * (y[1:] + y[:-1]) / 2)) == pytest.approx(curve.auc().value, abs=ROUND)
     assert curve.rocch_eer().value == pytest.approx(best_mixture(at), abs=ROUND)
     assert curve.rocch_eer().value <= curve.eer().value + ROUND
+    with pytest.raises(ProtocolError, match="eer-hter: expected scores that can be held at once"):
+        curve.eer_hter()
+    whole = roc(mated, nonmated, failed, whole=True)
+    for name in ("eer", "rocch_eer", "auc"):
+        assert getattr(whole, name)().value == getattr(curve, name)().value
+    bob = min((round(abs(false - (1 - tar)), 12), (false + 1 - tar) / 2) for false, tar in at)[1]
+    assert whole.eer_hter().value == pytest.approx(bob, abs=ROUND)
+    assert whole.eer_fvc().value == pytest.approx(fvc(at), abs=ROUND)
+
+
+def fvc(at: list[tuple[float, float]]) -> float:
+    """FVC2000: t1 the greatest threshold with FMR >= FNMR, t2 the least with FMR <= FNMR; the smaller mean."""
+    errors = [(false, 1 - tar) for false, tar in at]  # by rising threshold
+    t1 = [one for one in errors if one[0] >= one[1] - ROUND][-1]
+    t2 = next(one for one in errors if one[0] <= one[1] + ROUND)
+    return min(sum(t1), sum(t2)) / 2
 
 
 def best_mixture(at: list[tuple[float, float]]) -> float:

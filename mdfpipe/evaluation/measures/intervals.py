@@ -160,19 +160,24 @@ class Separation:
 
         return self._in_blocks(of_block)
 
-    def repeated(self, measure: Callable[[F64, F64], float]) -> Statistic:
-        """Any measure of (high, low) scores, such as an EER, of the scores repeated as drawn: general, and slow."""
+    def equal_error(self, kind: str) -> Statistic:
+        """An equal error rate: `eer`, `eer-hter`, `eer-fvc` or `rocch-eer`, as verification.py defines them."""
+        scores = [self.high, self.low] if kind in ("eer-hter", "eer-fvc") else [self.high]
+        thresholds = np.unique(np.concatenate(scores))[::-1]
+        thresholds = np.concatenate([[np.inf], thresholds[thresholds > -np.inf]])
+        order = np.argsort(-self.high, kind="stable")
+        n_high, n_low = (len(s) - np.searchsorted(np.sort(s), thresholds, "left") for s in (self.high, self.low))
+        equal = EQUAL[kind]
 
-        def statistic(counts: F64) -> F64:
-            found = np.full(len(counts), np.nan)
-            for number, row in enumerate(counts):
-                times_high, times_low = (_draws(row[None], codes)[0] for codes in (self.of_high, self.of_low))
-                if times_high.any() and times_low.any():
-                    high = np.repeat(self.high, times_high.astype(np.int64))
-                    found[number] = measure(high, np.repeat(self.low, times_low.astype(np.int64)))
-            return found
+        def of_block(cumulated: F64, high: F64) -> F64:
+            accepted = np.pad(np.cumsum(high[:, order], axis=1), ((0, 0), (1, 0)))
+            mated, others = accepted[:, -1:], cumulated[:, -1:]
+            with np.errstate(invalid="ignore"):
+                far, frr = cumulated[:, n_low] / others, (mated - accepted[:, n_high]) / mated
+            there = ((mated > 0) & (others > 0))[:, 0]
+            return np.where(there, equal(np.nan_to_num(far), np.nan_to_num(frr)), np.nan)
 
-        return statistic
+        return self._in_blocks(of_block)
 
     def _in_blocks(self, of_block: Callable[[F64, F64], F64]) -> Statistic:
         """of_block: (b, q + 1) draws of the 0..q highest low scores, (b, p) draws of the high scores -> (b,)."""
@@ -180,12 +185,51 @@ class Separation:
 
         def statistic(counts: F64) -> F64:
             found = np.empty(len(counts))
-            for rows in _blocks(len(counts), max(len(self.high), len(self.low))):
+            for rows in blocks(len(counts), max(len(self.high), len(self.low))):
                 low = np.cumsum(_draws(counts[rows], of_low), axis=1)
                 found[rows] = of_block(np.pad(low, ((0, 0), (1, 0))), _draws(counts[rows], self.of_high))
             return found
 
         return statistic
+
+
+def _both_below(far: F64, frr: F64) -> F64:
+    """(b, T) errors from the highest threshold -> (b,)."""
+    return np.asarray(np.maximum(far, frr).min(axis=1))
+
+
+def _nearest(far: F64, frr: F64) -> F64:
+    apart = np.abs(far - frr)
+    nearest = apart <= apart.min(axis=1, keepdims=True) + 1e-12
+    return np.asarray(np.where(nearest, far + frr, np.inf).min(axis=1) / 2)
+
+
+def _middle(far: F64, frr: F64) -> F64:
+    rows = np.arange(len(far))
+    at = far.shape[1] - 1 - np.argmax((far <= frr)[:, ::-1], axis=1)
+    after = np.minimum(at + 1, far.shape[1] - 1)
+    here, there = ((far + frr)[rows, places] for places in (at, after))
+    return np.asarray(np.where(far[rows, at] < frr[rows, at], np.minimum(here, there), here) / 2)
+
+
+def _on_hull(far: F64, frr: F64) -> F64:
+    """Where both are equal on the hull: the greatest over w of the least w FAR + (1 - w) FRR, by bisection of w."""
+    far, frr = (np.pad(errors, ((0, 0), (0, 1)), constant_values=end) for errors, end in ((far, 1.0), (frr, 0.0)))
+    low, high = np.zeros((len(far), 1)), np.ones((len(far), 1))
+    for _ in range(40):
+        w = (low + high) / 2
+        at = (w * far + (1 - w) * frr).argmin(axis=1)[:, None]
+        rises = np.take_along_axis(far, at, 1) > np.take_along_axis(frr, at, 1)
+        low, high = np.where(rises, w, low), np.where(rises, high, w)
+    return np.asarray((low * far + (1 - low) * frr).min(axis=1))
+
+
+EQUAL: Final[dict[str, Callable[[F64, F64], F64]]] = {
+    "eer": _both_below,
+    "eer-hter": _nearest,
+    "eer-fvc": _middle,
+    "rocch-eer": _on_hull,
+}
 
 
 def _draws(counts: F64, codes: I64) -> F64:
@@ -276,7 +320,7 @@ class Difference:
 
 def subject_draws(subjects: int, samples: int, rng: np.random.Generator) -> Iterator[F64]:
     """(b, subjects) how often each subject was drawn, in blocks; the samples do not depend on the size of a block."""
-    for rows in _blocks(samples, subjects):
+    for rows in blocks(samples, subjects):
         size = rows.stop - rows.start
         drawn = rng.integers(0, subjects, (size, subjects)) + subjects * np.arange(size)[:, None]
         yield np.bincount(drawn.ravel(), minlength=size * subjects).reshape(size, subjects).astype(np.float64)
@@ -297,7 +341,7 @@ def bootstrap(
     Raises DataError with fewer than two subjects, and where the number of all subjects is undefined.
     """
     value, found = _sampled(statistic, subjects, rng, samples, confidence, seeds)
-    low, high = _percentiles(found, confidence)
+    low, high = percentiles(found, confidence)
     return Interval(value, low, high, len(found), samples - len(found))
 
 
@@ -318,7 +362,7 @@ def paired_bootstrap(
     4.2), at most 1: 1 for equal systems, at least 2 / (samples + 1).
     """
     value, found = _sampled(lambda counts: first(counts) - second(counts), subjects, rng, samples, confidence, seeds)
-    low, high = _percentiles(found, confidence)
+    low, high = percentiles(found, confidence)
     side = min(int((found <= 0).sum()), int((found >= 0).sum()))
     p = min(1.0, 2 * (side + 1) / (len(found) + 1))
     return Difference(value, low, high, p, len(found), samples - len(found))
@@ -355,13 +399,14 @@ def _sampled(
     return value, found
 
 
-def _percentiles(found: F64, confidence: float) -> tuple[float, float]:
+def percentiles(found: F64, confidence: float = CONFIDENCE) -> tuple[float, float]:
+    """The bounds that leave out the same share of samples on both sides."""
     tail = (1 - confidence) / 2
     low, high = np.quantile(found, [tail, 1 - tail])
     return float(low), float(high)
 
 
-def _blocks(rows: int, width: int) -> Iterator[slice]:
+def blocks(rows: int, width: int) -> Iterator[slice]:
     """Slices over `rows` with at most CELLS cells of a matrix that wide."""
     step = max(1, CELLS // max(width, 1))
     for start in range(0, rows, step):

@@ -6,6 +6,8 @@ that grows with the mated ones (some 40 bytes each). No metric interpolates but 
 
 - `tar@far=a`: the greatest TAR of any threshold whose FAR is at most a.
 - `eer`, the plain one: the smallest e for which one threshold keeps FAR and FRR both at or below e.
+- `eer-hter`: the mean of FAR and FRR at the threshold where they are nearest (bob.measure `eer`).
+- `eer-fvc`: the middle of the interval that FVC2000 defines (Maio et al. 2002; PyEER).
 - `rocch-eer`: where FAR = FRR on the ROC's convex hull (Fawcett and Provost 2001; BOSARIS; bob.measure `eer_rocch`).
 - `auc`: how often a mated pair scores above a non-mated one; half where they tie (Mann and Whitney; scikit-learn).
 """
@@ -46,6 +48,7 @@ class Roc:
     threshold: (T,) the distinct scores of mated pairs. accepted: (T,) mated pairs at or above it, of n_mated.
     false: (T,) non-mated pairs at or above it; above: (T,) strictly above it; of n_nonmated.
     n_mated counts pairs that gave no score, too: they are never accepted.
+    whole: whether scores of non-mated pairs are corners as well, so that every threshold that changes anything is one.
     """
 
     threshold: F64
@@ -54,6 +57,7 @@ class Roc:
     above: I64
     n_mated: int
     n_nonmated: int
+    whole: bool = False
 
     def __post_init__(self) -> None:
         if not self.n_mated or not self.n_nonmated:
@@ -82,15 +86,48 @@ class Roc:
             share_name("tar", "far", far), k / self.n_mated, self.n_mated, k, threshold, k_false, self.n_nonmated
         )
 
+    def errors(self) -> tuple[F64, F64]:
+        """FAR and FRR from the threshold inf, which accepts nothing: (T + 1,) each."""
+        far = np.concatenate([[0], self.false]) / self.n_nonmated
+        return far, (self.n_mated - np.concatenate([[0], self.accepted])) / self.n_mated
+
     def eer(self) -> Metric:
         """The plain equal error rate, `eer`, with the threshold that keeps it. n: mated pairs."""
-        far = np.concatenate([[0], self.false]) / self.n_nonmated
-        frr = (self.n_mated - np.concatenate([[0], self.accepted])) / self.n_mated
-        worse = np.maximum(far, frr)
+        worse = np.maximum(*self.errors())
         best = int(worse.argmin())
-        threshold = float(self.threshold[best - 1]) if best else float("inf")
-        k_false = int(self.false[best - 1]) if best else 0
-        return Metric("eer", float(worse[best]), self.n_mated, None, threshold, k_false, self.n_nonmated)
+        return self._equal("eer", float(worse[best]), best)
+
+    def eer_hter(self) -> Metric:
+        """`eer-hter`: of equally near thresholds the one with the smaller mean. Raises ProtocolError unless whole."""
+        far, frr = self._all_errors("eer-hter")
+        apart = np.abs(far - frr)
+        nearest = np.flatnonzero(apart <= apart.min() + 1e-12)
+        best = int(nearest[(far + frr)[nearest].argmin()])
+        return self._equal("eer-hter", float(far[best] + frr[best]) / 2, best)
+
+    def eer_fvc(self) -> Metric:
+        """`eer-fvc`: of the two thresholds that the crossing lies between, the one with the smaller mean.
+
+        Raises ProtocolError unless whole.
+        """
+        far, frr = self._all_errors("eer-fvc")
+        best = int(np.flatnonzero(far <= frr)[-1])  # the lowest threshold of those
+        if far[best] < frr[best] and best + 1 < len(far) and (far + frr)[best + 1] <= (far + frr)[best]:
+            best += 1
+        return self._equal("eer-fvc", float(far[best] + frr[best]) / 2, best)
+
+    def _all_errors(self, metric: str) -> tuple[F64, F64]:
+        if not self.whole:
+            raise ProtocolError(
+                f"{metric}: expected scores that can be held at once, as it depends on each of them; ask for eer or "
+                "rocch-eer, or compare fewer templates"
+            )
+        return self.errors()
+
+    def _equal(self, name: str, value: float, at: int) -> Metric:
+        """An equal error rate and the place of its threshold among `errors`."""
+        threshold = float(self.threshold[at - 1]) if at else float("inf")
+        return Metric(name, value, self.n_mated, None, threshold, int(self.false[at - 1]) if at else 0, self.n_nonmated)
 
     def hull(self) -> tuple[F64, F64]:
         """FAR and FRR of the convex hull's corners, from (0, 1) to (1, 0): (H,) each."""
@@ -122,8 +159,10 @@ class Roc:
         return Metric("auc", twice / (2 * self.n_mated * self.n_nonmated), self.n_mated, n_false=self.n_nonmated)
 
 
-def roc(mated: ArrayLike, nonmated: ArrayLike, failed: int = 0) -> Roc:
+def roc(mated: ArrayLike, nonmated: ArrayLike, failed: int = 0, *, whole: bool = False) -> Roc:
     """The ROC of scores of pairs: (M,), (N,). failed: mated pairs without a score. Raises DataError for NaN.
+
+    whole: keep a corner at each non-mated score, too, which some equal error rates need.
 
     >>> curve = roc([0.9, 0.8, 0.4], [0.6, 0.4, 0.1, 0.0])
     >>> round(curve.auc().value, 6), curve.tar_at(0.1).k, curve.eer().value
@@ -133,7 +172,7 @@ def roc(mated: ArrayLike, nonmated: ArrayLike, failed: int = 0) -> Roc:
     for side, name in zip(scores, ("mated", "non-mated"), strict=True):
         if not np.isfinite(side).all():
             raise DataError(f"{name} pairs: expected finite scores; count what could not be compared as `failed`")
-    corners = _Corners(scores[0])
+    corners = _Corners(scores[0], scores[1] if whole else scores[1][:0])
     corners.add(scores[1])
     return corners.roc(failed)
 
@@ -180,13 +219,16 @@ def errors_at(mated: ArrayLike, nonmated: ArrayLike, threshold: float) -> tuple[
 
 
 class _Corners:
-    """Counts of non-mated scores at and above each distinct mated score, added up part by part."""
+    """Counts of non-mated scores at and above each distinct mated score, added up part by part.
 
-    def __init__(self, mated: Array) -> None:
-        self.ascending, pairs = np.unique(mated, return_counts=True)
-        self.accepted = np.cumsum(pairs[::-1])
-        self.false, self.above = np.zeros((2, len(pairs)), np.int64)
-        self.n_nonmated = 0
+    mated: ascending. others: further scores that are corners.
+    """
+
+    def __init__(self, mated: Array, others: Array) -> None:
+        self.ascending = np.unique(np.concatenate([mated, others]))
+        self.accepted = (len(mated) - np.searchsorted(mated, self.ascending, side="left"))[::-1]
+        self.false, self.above = np.zeros((2, len(self.ascending)), np.int64)
+        self.n_nonmated, self.n_mated, self.whole = 0, len(mated), bool(len(others))
 
     def add(self, ascending: Array) -> None:
         """Count some non-mated scores, sorted."""
@@ -196,9 +238,8 @@ class _Corners:
 
     def roc(self, failed: int) -> Roc:
         """The curve of what was counted."""
-        n_mated = int(self.accepted[-1]) + failed if len(self.accepted) else failed
-        threshold = self.ascending[::-1].astype(np.float64)
-        return Roc(threshold, self.accepted, self.false[::-1], self.above[::-1], n_mated, self.n_nonmated)
+        threshold, n_mated = self.ascending[::-1].astype(np.float64), self.n_mated + failed
+        return Roc(threshold, self.accepted, self.false[::-1], self.above[::-1], n_mated, self.n_nonmated, self.whole)
 
 
 def _all_pairs(scores: Scores, pairing: Pairing, failed: int, threads: int | None) -> Roc:
@@ -210,7 +251,7 @@ def _all_pairs(scores: Scores, pairing: Pairing, failed: int, threads: int | Non
     for first, block in _blocks(scores):
         mates = pairing.mates(first, first + len(block))
         mated.append(block[mates.row, mates.column])
-    corners = _Corners(np.concatenate(mated))
+    corners = _Corners(np.sort(np.concatenate(mated)), np.zeros(0, np.float32))
     del mated
     with ThreadPoolExecutor(workers) as pool:
         for first, block in _blocks(scores):
