@@ -38,7 +38,9 @@ def parser(known: dict[str, Any]) -> argparse.ArgumentParser:
 
 def show(report: Report) -> list[str]:
     """The report as lines for people."""
-    width = max((len(row[0]) for row in [*report.rows, *report.targets]), default=0)
+    width = max(
+        (len(what) for what in [*(row[0] for row in report.rows), *(aim[0] for aim in report.targets)]), default=0
+    )
     lines = [report.title]
     lines += [f"  {what:<{width}}  {_figure(value):>11} {unit}".rstrip() for what, value, unit in report.rows]
     for what, value, target, met in report.targets:

@@ -227,9 +227,9 @@ def fit(model: Any, data: Frames, steps: int, size: int, rate: float, started: f
         losses = [one.loss(outputs["one2one"], target)[0].sum() / size]
         if not alone:
             losses.append(many.loss(outputs["one2many"], target)[0].sum() / size)
-        total = sum(losses)
+        total = torch.stack(losses).sum()
         optimiser.zero_grad(set_to_none=True)
-        total.backward()
+        torch.autograd.backward(total)
         torch.nn.utils.clip_grad_norm_(weights, 10.0)
         optimiser.step()
         average.update_parameters(model)
@@ -290,20 +290,20 @@ def report(weights: Path, data: Frames, score: float) -> None:
             boxes = found.xyxy[found.score >= threshold]
             overlap = iou(boxes[:, None], truth[None, :, :4])
             wanted = (truth[:, 4] >= 0.5) & (truth[:, 5] > 0)
-            hits, taken = 0, np.zeros(len(truth), bool)
+            found_boxes, taken = 0, np.zeros(len(truth), bool)
             for row in overlap:
                 free = np.where(taken, 0, row)
                 if free.size and free.max() >= 0.5:
                     taken[free.argmax()] = True
-                    hits += 1
+                    found_boxes += 1
             t = tally.setdefault((domain, threshold), [0, 0, 0, 0])
-            for place, value in enumerate((int((taken & wanted).sum()), int(wanted.sum()), hits, len(boxes))):
+            for place, value in enumerate((int((taken & wanted).sum()), int(wanted.sum()), found_boxes, len(boxes))):
                 t[place] += value
     print("domain      score   recall                precision    (IoU >= 0.5; face annotated, half visible)")
-    for (domain, threshold), (got, wanted, hits, boxes) in sorted(tally.items()):
+    for (domain, threshold), (got, of, hits, made) in sorted(tally.items()):
         print(
-            f"{domain:10}  {threshold:.2f}    {got}/{wanted} = {got / max(wanted, 1):.3f}    "
-            f"{hits}/{boxes} = {hits / max(boxes, 1):.3f}"
+            f"{domain:10}  {threshold:.2f}    {got}/{of} = {got / max(of, 1):.3f}    "
+            f"{hits}/{made} = {hits / max(made, 1):.3f}"
         )
 
 

@@ -163,7 +163,7 @@ def _digests(path: Path, decoder: str) -> tuple[list[bytes], str | None]:
     digests = list[bytes]()
     try:
         for frames in Decoder.variant(decoder)().frames(path, batch=1):
-            digests += [sha256(np.ascontiguousarray(pixels)).digest() for pixels in frames.pixels]
+            digests += [sha256(np.ascontiguousarray(pixels).data).digest() for pixels in frames.pixels]
     except DecodeError as error:
         return digests, str(error)
     return digests, None

@@ -49,10 +49,9 @@ def bench(options: argparse.Namespace, report: Report, folder: Path) -> None:
 
 def _crop(video: Path, folder: Path, options: argparse.Namespace, threads: int) -> Any:
     from mdfpipe.stages.crop import Crop
-    from mdfpipe.stages.index import Index
     from mdfpipe.stages.label import Label
     from mdfpipe.store import images
-    from mdfpipe.store.run import Run, write_table
+    from mdfpipe.store.run import Run, faces_file, write_table
     from mdfpipe.video import cropping
     from mdfpipe.video.ahead import ahead
     from mdfpipe.video.decoders.auto import Auto
@@ -61,7 +60,7 @@ def _crop(video: Path, folder: Path, options: argparse.Namespace, threads: int) 
     count = sum(len(batch) for batch in decoder.frames(video, threads=threads))
     frame, bodies, faces, subject = three_a_frame(count, row["width"], row["height"])
     commit_detections(run, frame, bodies, row["width"], row["height"], decoder.use)
-    place = run.path / Index.faces_file(KEY)
+    place = run.path / faces_file(KEY)
     place.parent.mkdir(parents=True, exist_ok=True)
     write_table(place, faces_table(frame, faces, subject))
     do_unit(make_unit(Label(check_alignment=False), run.path, video))
@@ -74,6 +73,7 @@ def _crop(video: Path, folder: Path, options: argparse.Namespace, threads: int) 
             image = held.pixels[number % len(held)]
             for n in range(3 * number, 3 * number + 3):
                 box = cropping.pixel_box(bodies[n], image.shape[1], image.shape[0])
+                assert box is not None
                 crop = images.resize(cropping.cut(image, box), 128, 384)
                 face = images.resize(cropping.cut(image, cropping.square_box(faces[n], 0.1)), 112, 112)
                 for each in (crop, face):

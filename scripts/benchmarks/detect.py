@@ -78,7 +78,7 @@ def _detect(
     from mdfpipe.video.decoders import Decoder
     from mdfpipe.video.detectors import Detector
 
-    detector = Detector.variant("onnx")(weights=str(weights.absolute()))
+    detector = Detector.variant("onnx").model_validate({"weights": str(weights.absolute())})
     unit = make_unit(Detect(detector=detector, decoder=Decoder.variant(options.decoder)()), folder / "run", video)
     decoder = unit.stage.decoder.candidates(video)[0]
     run = detector.open(folder, KEY, device="cpu", threads=threads)

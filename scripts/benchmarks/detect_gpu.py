@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from benchmarks.detect_parts import FPS, PRECISIONS, facts, over, parts, random_weights
 from benchmarks.material import drawn_video
@@ -41,7 +43,7 @@ def measure(options: argparse.Namespace, report: Report, folder: Path) -> None:
 def _large(
     video: Path, folder: Path, options: argparse.Namespace, threads: int, variant: str = "x"
 ) -> tuple[int, dict[str, Times]]:
-    weights, tasks = random_weights(folder / f"{variant}.pt", variant), {}
+    weights, tasks = random_weights(folder / f"{variant}.pt", variant), dict[str, Callable[[], Any]]()
     for precision in PRECISIONS:
         own, held, _ = parts(options, weights, precision, options.min_score, folder, video, threads)
         tasks |= own

@@ -50,8 +50,8 @@ def weights_of(options: argparse.Namespace, folder: Path) -> str:
 def yolo(options: argparse.Namespace, weights: str, precision: str, least: float) -> Any:
     from mdfpipe.video.detectors import Detector
 
-    return Detector.variant("yolo")(
-        weights=weights, precision=precision, min_score=least, image_size=options.image_size
+    return Detector.variant("yolo").model_validate(
+        {"weights": weights, "precision": precision, "min_score": least, "image_size": options.image_size}
     )
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -87,7 +88,7 @@ def _tell(report: Report, tag: str, seen: dict[str, Any]) -> None:
 def _video(options: argparse.Namespace, folder: Path) -> Path:
     if options.video:
         return remuxed(options.video, folder / f"clip{options.video.suffix}", seconds=options.seconds)
-    return drawn_video(folder / "clip.mp4", options.frames, *options.size, FPS)
+    return drawn_video(folder / "clip.mp4", options.frames, options.size[0], options.size[1], FPS)
 
 
 def _two_depths(options: argparse.Namespace, folder: Path) -> tuple[Path, Path]:
@@ -110,7 +111,8 @@ def _against_ultralytics(video: Path, folder: Path, options: argparse.Namespace,
     weights, least = weights_of(options, folder), options.min_score
     if not (options.weights or weights == "demo"):
         least = _some_boxes(options, weights, folder, video)
-    tasks, found, notes = {}, {}, [f"weights {Path(weights).name}, score >= {least:.3g}, torch {torch.__version__}"]
+    tasks, found = dict[str, Callable[[], Any]](), dict[str, Found]()
+    notes = [f"weights {Path(weights).name}, score >= {least:.3g}, torch {torch.__version__}"]
     for precision in PRECISIONS:
         own, held, answers = parts(options, weights, precision, least, folder, video, threads)
         tasks |= own
@@ -189,7 +191,7 @@ def _agreement(a: Found, b: Found, least_iou: float, score: float) -> float:
 def _depths(
     deep: Path, shallow: Path, folder: Path, options: argparse.Namespace, threads: int
 ) -> tuple[int, dict[str, Times]]:
-    weights, tasks = weights_of(options, folder), {}
+    weights, tasks = weights_of(options, folder), dict[str, Callable[[], Any]]()
     for name, video in ((DEEP, deep), (SHALLOW, shallow)):
         unit = unit_of(options, yolo(options, weights, "fp32", options.min_score), folder / video.suffix, video)
         decoder = unit.stage.decoder.candidates(video)[0]
@@ -198,6 +200,6 @@ def _depths(
             return sum(len(batch) for batch in decoder.frames(video, batch=options.batch, threads=threads))
 
         tasks[f"decode alone, {name}"] = decode
-        tasks[f"detect stage, fp32, {name}"] = lambda unit=unit: do_unit(unit, batch=options.batch, threads=threads)
+        tasks[f"detect stage, fp32, {name}"] = partial(do_unit, unit, batch=options.batch, threads=threads)
         frames = decode()
     return frames, in_turns(options.rounds, **tasks)

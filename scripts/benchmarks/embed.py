@@ -94,13 +94,12 @@ def _peak(shard: Path, places: Any, count: int) -> tuple[float, float, float]:
 
     recipe, model = recipe_of("striped", 64, small=True), _averaging()
     warm = crops_of(shard, places, 256, 100)  # libraries, threads and buffers are there before the count begins
-    given = {"batch": 64, "threads": 1}
     read = (*TINY, recipe.depth)
-    list(embed(recipe, model, warm, CropReader(warm, *read), **given))
+    list(embed(recipe, model, warm, CropReader(warm, *read), batch=64, threads=1))
     crops = crops_of(shard, places, count, 100)
     Path("/proc/self/clear_refs").write_text("5")  # the peak so far is forgotten: making the table took more than it
     table, started, seen = peak_mb(), time.perf_counter(), 0
-    for rows, _ in embed(recipe, model, crops, CropReader(crops, *read), **given):
+    for rows, _ in embed(recipe, model, crops, CropReader(crops, *read), batch=64, threads=1):
         seen += len(rows)
     if seen != count:
         raise SystemExit(f"scripts/bench: expected {count} vectors, got {seen}")

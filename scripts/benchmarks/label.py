@@ -34,15 +34,14 @@ def _label(folder: Path, options: argparse.Namespace) -> tuple[dict[str, Times],
 
     pa.set_cpu_count(1)
     from mdfpipe.stages import Context, Resources
-    from mdfpipe.stages.index import Index
     from mdfpipe.stages.label import Label
-    from mdfpipe.store.run import Run, read_table, write_table
+    from mdfpipe.store.run import Run, faces_file, read_table, write_table
     from mdfpipe.video.labelling import LabelRules, label_bodies
 
     frame, bodies, faces, subject = three_a_frame(options.bodies // 3, 1920, 1080)
     run = Run(folder / "run")
     commit_detections(run, frame, bodies, 1920, 1080)
-    place = run.path / Index.faces_file(KEY)
+    place = run.path / faces_file(KEY)
     place.parent.mkdir(parents=True, exist_ok=True)
     write_table(place, faces_table(frame, faces, subject))
     unit = make_unit(Label(), run.path, folder / "none", {"video_id": KEY})

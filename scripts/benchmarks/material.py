@@ -93,8 +93,8 @@ def remuxed(source: Path, target: Path, *, seconds: float = float("inf"), copies
                 for packet in container.demux(video):
                     if packet.dts is None or float(packet.dts * packet.time_base) >= seconds:
                         continue
-                    packet.pts, packet.dts = packet.pts + offset, packet.dts + offset
-                    end = max(end, packet.pts + packet.duration)
+                    packet.pts, packet.dts = (packet.pts or 0) + offset, packet.dts + offset
+                    end = max(end, packet.pts + (packet.duration or 0))
                     packet.stream = stream
                     output.mux(packet)
             offset = end

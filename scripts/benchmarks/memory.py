@@ -48,13 +48,13 @@ def _peak(video: Path, folder: Path, detector: str, decoder: str, frames: int) -
     from mdfpipe.video.detectors import Detector
 
     if detector == "onnx":
-        made = Detector.variant("onnx")(weights=str(folder / "three.onnx"))
+        made = Detector.variant("onnx").model_validate({"weights": str(folder / "three.onnx")})
     else:
         boxes = folder / f"{KEY}{frames}.csv"
         if not boxes.exists():
             line = "{0},20.5,30.5,80.5,170.5,0.91\n{0},120.5,30.5,180.5,170.5,0.92\n{0},220.5,30.5,280.5,170.5,0.93\n"
             boxes.write_text("frame,x1,y1,x2,y2,score\n" + "".join(line.format(n) for n in range(frames)))
-        made = Detector.variant("precomputed")(boxes=str(folder / f"{{video_id}}{frames}.csv"))
+        made = Detector.variant("precomputed").model_validate({"boxes": str(folder / f"{{video_id}}{frames}.csv")})
     stage = Detect(detector=made, decoder=Decoder.variant(decoder)())
     unit = make_unit(stage, folder / "run", video)
     import decord  # noqa: F401
@@ -98,7 +98,7 @@ def three_boxes_onnx(path: Path) -> None:
         helper.make_node("Concat", ["batch", "shape"], ["wanted"], axis=0),
         helper.make_node("Expand", ["boxes", "wanted"], ["output"]),
     ]
-    ends = [("images", ["B", 3, 96, 160]), ("output", ["B", 3, 6])]
+    ends: list[tuple[str, list[str | int | None]]] = [("images", ["B", 3, 96, 160]), ("output", ["B", 3, 6])]
     values = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape) for name, shape in ends]
     held = [numpy_helper.from_array(array, name) for name, array in constants.items()]
     graph = helper.make_graph(nodes, "three", values[:1], values[1:], held)

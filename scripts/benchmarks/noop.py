@@ -22,7 +22,7 @@ def bench(options: argparse.Namespace, report: Report, folder: Path) -> None:
     data, run = folder / "data", folder / "run"
     many_videos(data, options.videos)
     study = ROOT / "tests" / "drawn" / "study.yaml"
-    call = ["run", study, "--data", data, "--run", run, "--workers", "2", "--threads", "1"]
+    call: list[str | Path] = ["run", study, "--data", data, "--run", run, "--workers", "2", "--threads", "1"]
     report.add("the first run: every stage of every video, 2 workers", mdfpipe(*call)[0], "s")
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     again = [mdfpipe(*call)[0] for _ in range(options.rounds)]

@@ -125,7 +125,7 @@ def flops_of_a_step(training: Training, batch: Any, device: str) -> float:
     with FlopCounterMode(display=False) as counter:
         with casting(device, training.precision):
             losses = recipe.losses(model, recipe.forward(model, given), given, Progress(0, 1, 0, 1))
-        torch.stack(list(losses.terms.values())).sum().backward()
+        torch.autograd.backward(torch.stack(list(losses.terms.values())).sum())
     model.zero_grad(set_to_none=True)
     return float(counter.get_total_flops()) / len(given)
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mdfpipe.store.shards import Place
 
 DOMAINS = ("VIS-500m", "SWIR-30m", "MWIR-30m", "LWIR-30m")
 VIDEOS = 3  # of each subject and domain
@@ -11,8 +14,8 @@ SIZES = {"body": (384, 128), "face": (112, 112)}  # as the crop stage stores the
 GRAIN = 1.5  # noise with which a body's JPEG has the 24 kB that a rendered person's has
 
 
-def pictures(shard: Path, size: tuple[int, int], count: int = 96) -> list[tuple[int, int]]:
-    """Write so many pictures of (height, width) to a tar, as the crop stage stores them; gives (offset, size) of each:
+def pictures(shard: Path, size: tuple[int, int], count: int = 96) -> list[Place]:
+    """Write so many pictures of (height, width) to a tar, as the crop stage stores them; gives the place of each:
     soft colours with a grain, JPEG at quality 95.
     """
     import cv2
@@ -33,9 +36,7 @@ def pictures(shard: Path, size: tuple[int, int], count: int = 96) -> list[tuple[
     return found
 
 
-def crops_of(
-    shard: Path, places: list[tuple[int, int, int]], count: int, subjects: int, domains: tuple[str, ...] = DOMAINS
-) -> Any:
+def crops_of(shard: Path, places: list[Place], count: int, subjects: int, domains: tuple[str, ...] = DOMAINS) -> Any:
     """`Crops` of `count` rows over these pictures, again and again: subjects and domains in turn."""
     import numpy as np
     import pyarrow as pa

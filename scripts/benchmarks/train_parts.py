@@ -8,10 +8,13 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from benchmarks.train_material import DOMAINS as DOMAIN_NAMES
 from benchmarks.train_material import SIZES, crops_of
+
+if TYPE_CHECKING:
+    from mdfpipe.store.shards import Place
 
 CROPS_EACH, DOMAINS = 2, len(DOMAIN_NAMES)  # of a domain-aware batch: K, D
 VITS = ("mini", "tiny", "small", "base")
@@ -79,7 +82,7 @@ class Training:
         self,
         recipe: Any,
         shard: Path,
-        places: list[tuple[int, int]],
+        places: list[Place],
         steps: int,
         threads: int,
         precision: str,
@@ -158,7 +161,7 @@ class Training:
                 with casting(device, self.precision):
                     features = recipe.forward(run, batch)
                     losses = recipe.losses(model, features, batch, Progress(step, len(given), 0, 1))
-                torch.stack(list(losses.terms.values())).sum().backward()
+                torch.autograd.backward(torch.stack(list(losses.terms.values())).sum())
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
             wait(device)
@@ -201,7 +204,7 @@ class Embedding:
         self,
         recipe: Any,
         shard: Path,
-        places: list[tuple[int, int]],
+        places: list[Place],
         count: int,
         batch: int,
         threads: int,
@@ -236,8 +239,13 @@ class Embedding:
         """All vectors, none kept; gives how many there were."""
         from mdfpipe.learning.embedding import embed
 
-        given = {"precision": self.precision, "batch": self.batch, "threads": self.threads}
-        return sum(len(rows) for rows, _ in embed(self.recipe, self.model, self.crops, self.reader, **given))
+        made = embed(
+            *(self.recipe, self.model, self.crops, self.reader),
+            precision=self.precision,
+            batch=self.batch,
+            threads=self.threads,
+        )
+        return sum(len(rows) for rows, _ in made)
 
     def network_alone(self, *, compiled: bool = False) -> Callable[[], None]:
         """The network on batches in memory, as many as there are crops."""

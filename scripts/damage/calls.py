@@ -85,7 +85,7 @@ def _broken(
     if said is None:
         return Verdict("traceback", f"the process ended: {ended}")
     done = said[0] == 0 and call != "unlink"  # what could not be removed goes with the next call
-    return said_well(*said, place) or in_child(lambda: small.compared(place) if done else small.judge(place))
+    return said_well(said[0], said[1], place) or in_child(lambda: small.compared(place) if done else small.judge(place))
 
 
 def said_well(code: int, said: str, place: Path) -> Verdict | None:

@@ -142,7 +142,7 @@ def other_cell(content: bytes, chance: random.Random) -> bytes:
             table = table.set_column(at, name, chance.choice(columns))
     out = pa.BufferOutputStream()
     pq.write_table(table, out)
-    return out.getvalue().to_pybytes()
+    return bytes(out.getvalue())
 
 
 def other_entry(content: bytes, chance: random.Random) -> bytes:

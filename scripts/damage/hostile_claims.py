@@ -11,6 +11,7 @@ import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -176,7 +177,7 @@ def parquet(table: pa.Table, **more: object) -> bytes:
     """A table as a file."""
     out = pa.BufferOutputStream()
     pq.write_table(table, out, **more)
-    return out.getvalue().to_pybytes()
+    return bytes(out.getvalue())
 
 
 def long_texts(folder: Path) -> bytes:
@@ -281,7 +282,7 @@ def weights(name: str, make: Callable[[Path], bytes]) -> Callable[[Small, Path, 
     return tried
 
 
-def torch_of(found: object, **more: object) -> bytes:
+def torch_of(found: object, **more: Any) -> bytes:
     """What torch saves."""
     import torch
 

@@ -68,7 +68,7 @@ def in_npz(small: Small, folder: Path, name: str) -> object:
     """Members of an archive of that name, and texts of its arrays."""
     rows = {"subject_id": np.array([name, "b", name, "b"]), "vector": np.eye(4, dtype=np.float32)}
     rows |= {"domain": np.array(["VIS-500m"] * 2 + ["SWIR-30m"] * 2)}
-    np.savez(folder / "v.npz", **rows)
+    np.savez(folder / "v.npz", allow_pickle=False, **rows)
     with zipfile.ZipFile(folder / "v.npz", "a") as archive:
         archive.writestr(name or "x", b"x")
     (folder / "p.yaml").write_text(PROTOCOL)

@@ -19,8 +19,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-CALLS = ("any", "open", "make", "read", "write", "fsync", "rename", "link", "unlink", "mkdir", "cut", "close", "list")
-CALLS = (*CALLS, "stat")
+CALLS = (
+    *("any", "open", "make", "read", "write", "fsync", "rename", "link", "unlink", "mkdir", "cut", "close", "list"),
+    "stat",
+)
 _OF_PYTHON = {"fsync": "fsync", "replace": "rename", "rename": "rename", "link": "link", "unlink": "unlink"}
 _OF_PYTHON |= {"mkdir": "mkdir"}
 ONCE, FROM_THEN_ON, KILL = range(3)

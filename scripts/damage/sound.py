@@ -116,9 +116,14 @@ def _of_vectors(made: Path) -> dict[str, Reader]:
     names = {"subject_id": ["a", "b", "a", "b"], "domain": ["VIS-500m", "VIS-500m", "SWIR-30m", "SWIR-30m"]}
     names |= {"system": ["x"] * 4, "video_id": ["v/1", "v/2", "v/3", "v/4"]}
     pq.write_table(pa.table({**names, "vector": np.eye(4, dtype=np.float32).tolist()}), made / "v.parquet")
-    np.savez(made / "v.npz", vector=np.eye(4, dtype=np.float32), **{n: np.array(v) for n, v in names.items()})
+    np.savez(
+        made / "v.npz",
+        allow_pickle=False,
+        vector=np.eye(4, dtype=np.float32),
+        **{n: np.array(v) for n, v in names.items()},
+    )
     coded = {n: np.array([text.encode() for text in v]) for n, v in names.items()}
-    np.savez_compressed(made / "coded.npz", vector=np.eye(4, dtype=np.float16), **coded)
+    np.savez_compressed(made / "coded.npz", allow_pickle=False, vector=np.eye(4, dtype=np.float16), **coded)
 
     protocol = made / "protocol.yaml"
     protocol.write_text("{name: p, gallery_domains: [VIS-500m], probe_domains: [SWIR-30m], unlisted: test}")
@@ -138,7 +143,12 @@ def _of_vectors(made: Path) -> dict[str, Reader]:
 def _of_boxes(made: Path) -> dict[str, Reader]:
     from mdfpipe.video.detectors.precomputed import Precomputed
 
-    rows = {"video": ["v1"] * 3 + ["v2"] * 2, "frame": [0, 1, 2, 0, 1], "x1": [1.0] * 5, "y1": [2.0] * 5}
+    rows: dict[str, list[Any]] = {
+        "video": ["v1"] * 3 + ["v2"] * 2,
+        "frame": [0, 1, 2, 0, 1],
+        "x1": [1.0] * 5,
+        "y1": [2.0] * 5,
+    }
     rows |= {"x2": [30.0] * 5, "y2": [40.5] * 5, "score": [0.5, 0.25, 1.0, 0.75, 0.1]}
     pq.write_table(pa.table(rows), made / "b.parquet")
     cells = [",".join(rows), *(",".join(str(column[n]) for column in rows.values()) for n in range(5))]
