@@ -8,16 +8,16 @@ from typing import Any
 
 from benchmarks.material import (
     KEY,
+    annotate,
     commit_detections,
     do_unit,
     drawn_video,
-    faces_table,
     make_unit,
     remuxed,
     three_a_frame,
     video_row,
 )
-from benchmarks.measure import Report, in_turns, in_worker, profiled, ratio
+from benchmarks.measure import Report, expect, in_turns, in_worker, profiled, ratio
 
 CUT = "cut, resize, encode, measure alone"
 
@@ -51,7 +51,7 @@ def _crop(video: Path, folder: Path, options: argparse.Namespace, threads: int) 
     from mdfpipe.stages.crop import Crop
     from mdfpipe.stages.label import Label
     from mdfpipe.store import images
-    from mdfpipe.store.run import Run, faces_file, write_table
+    from mdfpipe.store.run import Run
     from mdfpipe.video import cropping
     from mdfpipe.video.ahead import ahead
     from mdfpipe.video.decoders.auto import Auto
@@ -60,12 +60,12 @@ def _crop(video: Path, folder: Path, options: argparse.Namespace, threads: int) 
     count = sum(len(batch) for batch in decoder.frames(video, threads=threads))
     frame, bodies, faces, subject = three_a_frame(count, row["width"], row["height"])
     commit_detections(run, frame, bodies, row["width"], row["height"], decoder.use)
-    place = run.path / faces_file(KEY)
-    place.parent.mkdir(parents=True, exist_ok=True)
-    write_table(place, faces_table(frame, faces, subject))
-    do_unit(make_unit(Label(check_alignment=False), run.path, video))
-    unit = make_unit(Crop(), run.path, video)
+    annotated = annotate(run, frame, faces, subject)
+    do_unit(make_unit(Label(check_alignment=False), run.path, video, annotated=annotated))
+    unit = make_unit(Crop(), run.path, video, annotated=annotated)
     rows = do_unit(unit, threads=threads).rows
+    made = run.table("crop", KEY, ["status"])["status"].to_pylist()
+    expect("crops that are whole, 3 bodies and 3 faces a frame", made.count("ok"), 6 * count)
     held = next(iter(decoder.frames(video)))
 
     def cut_all() -> None:

@@ -6,8 +6,8 @@ import argparse
 import os
 from pathlib import Path
 
-from benchmarks.material import KEY, commit_detections, faces_table, make_unit, three_a_frame
-from benchmarks.measure import Report, Times, in_turns, in_worker, profiled
+from benchmarks.material import KEY, annotate, commit_detections, make_unit, three_a_frame
+from benchmarks.measure import Report, Times, expect, in_turns, in_worker, profiled
 
 KERNEL = "kernel (per_detection, arrays in and out)"
 
@@ -35,20 +35,23 @@ def _label(folder: Path, options: argparse.Namespace) -> tuple[dict[str, Times],
     pa.set_cpu_count(1)
     from mdfpipe.stages import Context, Resources
     from mdfpipe.stages.label import Label
-    from mdfpipe.store.run import Run, faces_file, read_table, write_table
+    from mdfpipe.store.run import Run
+    from mdfpipe.store.tables import LabelStatus
     from mdfpipe.video.labelling import LabelRules, label_bodies
 
     frame, bodies, faces, subject = three_a_frame(options.bodies // 3, 1920, 1080)
     run = Run(folder / "run")
     commit_detections(run, frame, bodies, 1920, 1080)
-    place = run.path / faces_file(KEY)
-    place.parent.mkdir(parents=True, exist_ok=True)
-    write_table(place, faces_table(frame, faces, subject))
-    unit = make_unit(Label(), run.path, folder / "none", {"video_id": KEY})
+    annotated = annotate(run, frame, faces, subject)
+    unit = make_unit(Label(), run.path, folder / "none", {"video_id": KEY}, annotated)
     context = Context(folder, Resources(), lambda name: run.scratch("label", name))
     unaligned = Label(check_alignment=False)
     made = unit.stage.process(KEY, unit.inputs, context)
     kernel_in = (frame, np.ascontiguousarray(bodies), frame, np.ascontiguousarray(faces), subject)
+    named = len(frame) - made.table["subject_id"].null_count
+    kernel = label_bodies(*kernel_in, rules=LabelRules())
+    expect("bodies that the stage names, against the kernel", named, kernel.counts()[LabelStatus.LABELLED])
+    expect("most bodies have a name", named > 0.8 * len(frame), True)
 
     def stage() -> None:
         run.commit(unit.receipt, unit.stage.process(KEY, unit.inputs, context).table, {})
@@ -59,7 +62,7 @@ def _label(folder: Path, options: argparse.Namespace) -> tuple[dict[str, Times],
             KERNEL: lambda: label_bodies(*kernel_in, rules=LabelRules()),
             "stage (Parquet in, Parquet out)": stage,
             "of it: process without the check of alignment": lambda: unaligned.process(KEY, unit.inputs, context),
-            "of it: reading bodies and faces": lambda: (unit.inputs.table("detect"), read_table(place)),
+            "of it: reading bodies and faces": lambda: (unit.inputs.table("detect"), unit.inputs.faces()),
             "of it: commit": lambda: run.commit(unit.receipt, made.table, {}),
         },
     )

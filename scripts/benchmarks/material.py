@@ -20,13 +20,18 @@ def video_row(path: Path) -> dict[str, Any]:
     }
 
 
-def make_unit(stage: Any, run: Path, video: Path, row: dict[str, Any] | None = None) -> Any:
+def make_unit(
+    stage: Any, run: Path, video: Path, row: dict[str, Any] | None = None, annotated: dict[str, str] | None = None
+) -> Any:
+    """A unit of the stage. annotated: what `annotate` gave."""
     from mdfpipe.running.execution import Unit
     from mdfpipe.stages import Inputs
     from mdfpipe.store.run import Receipt, Run
 
     receipt = Receipt(stage.name, stage.version, KEY, {}, {})
-    return Unit(stage, receipt, Inputs(Run(run), video=row or video_row(video)), video.parent)
+    return Unit(
+        stage, receipt, Inputs(Run(run), video=row or video_row(video), annotated=annotated or {}), video.parent
+    )
 
 
 def do_unit(unit: Any, **resources: Any) -> Any:
@@ -137,12 +142,18 @@ def commit_detections(run: Any, frame: Any, bodies: Any, width: int, height: int
     return table
 
 
-def faces_table(frame: Any, faces: Any, subject: Any) -> Any:
+def annotate(run: Any, frame: Any, faces: Any, subject: Any) -> dict[str, str]:
+    """Write the faces that the index would have listed; gives the digest of their table by its name."""
     import numpy as np
     import pyarrow as pa
 
+    from mdfpipe.store.hashing import file_sha256
+    from mdfpipe.store.run import faces_file, write_table
     from mdfpipe.store.tables import FACES
 
     planes, names = list(np.ascontiguousarray(faces.T)), [f"s{code:02d}" for code in subject.tolist()]
     columns = [[KEY] * len(frame), frame, subject, names, *planes]
-    return pa.table([pa.array(c, f.type) for c, f in zip(columns, FACES, strict=True)], schema=FACES)
+    place = run.path / faces_file(KEY)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    write_table(place, pa.table([pa.array(c, f.type) for c, f in zip(columns, FACES, strict=True)], schema=FACES))
+    return {faces_file(KEY): file_sha256(place)}

@@ -87,6 +87,12 @@ def in_turns(rounds: int, **tasks: Callable[[], Any]) -> dict[str, Times]:
     return times
 
 
+def expect(what: str, got: Any, wanted: Any) -> None:
+    """End here, before anything is printed, unless the work that was timed is the work that was meant."""
+    if got != wanted:
+        raise SystemExit(f"scripts/bench: {what}: expected {wanted}, got {got}: nothing of it is a measurement")
+
+
 def ratio(above: list[float], below: list[float]) -> float:
     return median(a / b for a, b in zip(above, below, strict=True))
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks.material import KEY, commit_detections, faces_table, make_unit, three_a_frame
-from benchmarks.measure import Report, Times, in_turns, in_worker
+from benchmarks.material import KEY, annotate, commit_detections, make_unit, three_a_frame
+from benchmarks.measure import Report, Times, expect, in_turns, in_worker
 
 WITH, WITHOUT = "with checksums", "without"
 
@@ -50,18 +50,16 @@ def _measure(folder: Path, options: argparse.Namespace) -> tuple[int, dict[str, 
     from mdfpipe.stages import Context, Resources
     from mdfpipe.stages.label import Label
     from mdfpipe.store import parquet
-    from mdfpipe.store.run import Receipt, Run, faces_file, write_table
+    from mdfpipe.store.run import Receipt, Run
 
     frame, bodies, faces, subject = three_a_frame(options.bodies // 3, 1920, 1080)
     run = Run(folder / "run")
     commit_detections(run, frame, bodies, 1920, 1080)
-    place = run.path / faces_file(KEY)
-    place.parent.mkdir(parents=True, exist_ok=True)
-    write_table(place, faces_table(frame, faces, subject))
+    annotated = annotate(run, frame, faces, subject)
     shard = run.scratch("crop", "shard")
     shard.write_bytes(np.random.default_rng(0).bytes(options.shard_mb << 20))
     run.commit(Receipt("crop", 1, KEY, {}, {}), pa.table({"n": [1]}), {"crop/shard.tar": shard})
-    unit = make_unit(Label(), run.path, folder / "none", {"video_id": KEY})
+    unit = make_unit(Label(), run.path, folder / "none", {"video_id": KEY}, annotated)
     context = Context(folder, Resources(), lambda name: run.scratch("label", name))
     part, sound = run.part("detect", KEY), parquet.open_table
 
@@ -69,7 +67,9 @@ def _measure(folder: Path, options: argparse.Namespace) -> tuple[int, dict[str, 
         return parquet.read_table(part)
 
     def label() -> Any:
-        return run.commit(unit.receipt, unit.stage.process(KEY, unit.inputs, context).table, {})
+        made = unit.stage.process(KEY, unit.inputs, context).table
+        expect("most bodies have a name", len(made) - made["subject_id"].null_count > 0.8 * len(frame), True)
+        return run.commit(unit.receipt, made, {})
 
     def unchecked(path: Path, read_dictionary: Sequence[str] = ()) -> pq.ParquetFile:
         return pq.ParquetFile(path, read_dictionary=list(read_dictionary) or None)
