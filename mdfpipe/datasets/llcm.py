@@ -56,47 +56,40 @@ class Llcm(ImageDataset):
         found = self.gathering(root)
         train: set[str] = set()
         for side, band in SIDES.items():
-            train |= _take_train(root, side, band, found)
-            _take_test(root, side, band, names, found)
+            train |= _take_train(side, band, found)
+            _take_test(side, band, names, found)
         test = {f"{number:04d}" for number in read_ids(root, "idx/test_id.txt")}
-        parts = {"train": train, "test": test}
-        galleries = {s: [part for part in parts if s in parts[part]] for s in sorted(train | test)}
-        published = {f"{part} subjects": (PUBLISHED_IDS[part], len(parts[part])) for part in parts}
-        published |= {f"{b} training images": (n, found.number(band=b)(train)) for b, n in PUBLISHED_TRAIN.items()}
-        return found.listing(galleries, published | {"test images": (PUBLISHED_TEST, found.number()(test))})
+        images = {f"{b} training images": (n, found.number(band=b)(train)) for b, n in PUBLISHED_TRAIN.items()}
+        images |= {"test images": (PUBLISHED_TEST, found.number()(test))}
+        return found.listing({"train": train, "test": test}, PUBLISHED_IDS, images)
 
 
-def _take_train(root: Path, side: str, band: Band, found: Gathering) -> set[str]:
+def _take_train(side: str, band: Band, found: Gathering) -> set[str]:
     """Take the images of one training list that are there; who they show."""
     name = f"idx/train_{side}.txt"
-    labels: dict[str, str] = {}
-    listed, there = read_list(root, name), set(found.files(side, 1))
-    for path, label in listed.items():
-        subject = subject_of(path)
-        if labels.setdefault(label, subject) != subject:
-            words = f"{name}: label {label} is folder {labels[label]} and folder {subject}"
-            found.note(ImageAnomaly.LABEL_DISAGREES, words)
+    listed, there = found.listed(name), set(found.files(side, 1))
+    for path, subject in listed.items():
         camera = _CAMERA_IN_NAME.search(PurePosixPath(path).name)
         if path in there and camera is None:
-            found.note(ImageAnomaly.MISPLACED, f"{path}: expected a camera in its name, such as _c06_")
+            found.tally.note(ImageAnomaly.MISPLACED, f"{path}: expected a camera in its name, such as _c06_")
         elif path in there and camera is not None:
             found.take(ImageUnit(f"{side}/c{int(camera[1]):02d}", side, band, camera[1]), path, subject)
     found.note_all(ImageAnomaly.LISTED_IMAGE_MISSING, listed.keys() - there, f"{{}} of {name}")
     found.note_all(ImageAnomaly.IMAGE_IN_NO_LIST, there - listed.keys(), "{}")
-    return {subject_of(path) for path in listed}
+    return set(listed.values())
 
 
-def _take_test(root: Path, side: str, band: Band, names: list[str], found: Gathering) -> None:
+def _take_test(side: str, band: Band, names: list[str], found: Gathering) -> None:
     """Take the images of one test folder; count what its list, where there is one, says otherwise."""
     folder, name = f"test_{side}", f"idx/test_{side}.txt"
     there = set(found.files(folder, 2))
     for path in sorted(there):
         camera = _CAMERA_FOLDER.fullmatch(path.split("/")[1])
         if camera is None:
-            found.note(ImageAnomaly.MISPLACED, f"{path}: expected a folder such as cam1 in {folder}")
+            found.tally.note(ImageAnomaly.MISPLACED, f"{path}: expected a folder such as cam1 in {folder}")
         else:
             found.take(ImageUnit(f"{folder}/c{int(camera[1]):02d}", folder, band, camera[1]), path, subject_of(path))
     if name in names:
-        listed = read_list(root, name).keys()
+        listed = read_list(found.root, name).keys()
         found.note_all(ImageAnomaly.LISTED_IMAGE_MISSING, listed - there, f"{{}} of {name}")
         found.note_all(ImageAnomaly.TEST_IMAGE_IN_NO_LIST, there - listed, f"{{}} is not in {name}")

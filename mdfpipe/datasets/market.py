@@ -45,15 +45,14 @@ class Market(ImageDataset):
             for path in found.files(folder, 0):
                 said = _NAME.match(PurePosixPath(path).name)
                 if said is None:
-                    found.note(ImageAnomaly.MISPLACED, f"{path}: expected a name such as 0002_c1s1_000451_03.jpg")
+                    found.tally.note(ImageAnomaly.MISPLACED, f"{path}: expected a name such as 0002_c1s1_000451_03.jpg")
                 elif said[1] == JUNK:
-                    found.note(ImageAnomaly.JUNK, path)
+                    found.tally.note(ImageAnomaly.JUNK, path)
                 else:
                     unit = ImageUnit(f"{folder}/c{said[2]}", folder, Band.VIS, said[2], folder)
                     found.take(unit, path, said[1])
                     seen[folder].add(said[1])
         parts = {"train": seen[TRAIN], "test": seen[QUERY] | seen[TEST]}
-        galleries = {s: [part for part in parts if s in parts[part]] for s in sorted(parts["train"] | parts["test"])}
         named = {folder: seen[folder] - {DISTRACTOR} for folder in self.folders}
         published = {f"subjects in {folder}": (n, len(named[folder])) for folder, n in PUBLISHED_IDS.items()}
         published |= {
@@ -62,6 +61,6 @@ class Market(ImageDataset):
         }
         published |= {
             f"distractors ({DISTRACTOR})": (PUBLISHED_DISTRACTORS, found.number(folder=TEST)([DISTRACTOR])),
-            f"junk images ({JUNK})": (PUBLISHED_JUNK, found.counts[ImageAnomaly.JUNK]),
+            f"junk images ({JUNK})": (PUBLISHED_JUNK, found.tally.counts[ImageAnomaly.JUNK]),
         }
-        return found.listing(galleries, published)
+        return found.listing(parts, {}, published)

@@ -22,10 +22,9 @@ from mdfpipe.datasets.reading.images import (
     ImageDataset,
     ImageUnit,
     first_of,
-    read_list,
     read_mat,
+    subject_of,
 )
-from mdfpipe.datasets.reading.images import subject_of as folder_of
 from mdfpipe.domains import Band
 from mdfpipe.errors import DataError
 
@@ -69,34 +68,26 @@ class Regdb(ImageDataset):
             parts = self._parts_of_mat(root, names[0])
         for side, band in SIDES.items():
             unit, there = ImageUnit(side, side, band, CAMERAS[side]), list(found.files(side, 1))
-            listed = self._listed(root, side, parts, found) if by_list else set(there)
+            listed = self._listed(side, parts, found) if by_list else set(there)
             for path in there:
                 if path in listed:
-                    found.take(unit, path, folder_of(path))
+                    found.take(unit, path, subject_of(path))
             found.note_all(ImageAnomaly.LISTED_IMAGE_MISSING, listed - set(there), "{}")
             found.note_all(ImageAnomaly.IMAGE_IN_NO_LIST, set(there) - listed, "{}")
-        galleries = {s: [part for part in PARTS if s in parts[part]] for s in sorted(parts["train"] | parts["test"])}
-        published = {f"{part} subjects": (PUBLISHED_IDS, len(parts[part])) for part in PARTS}
-        published |= {
+        images = {
             f"{band} {part} images": (PUBLISHED_IMAGES, found.number(band=band)(parts[part]))
             for part in PARTS
             for band in SIDES.values()
         }
-        return found.listing(galleries, published)
+        return found.listing(parts, dict.fromkeys(PARTS, PUBLISHED_IDS), images)
 
-    def _listed(self, root: Path, side: str, parts: dict[str, set[str]], found: Gathering) -> set[str]:
+    def _listed(self, side: str, parts: dict[str, set[str]], found: Gathering) -> set[str]:
         """The paths that the lists of one side name; who they show goes into `parts`."""
         listed: set[str] = set()
         for part in PARTS:
-            name = self._list(part, side)
-            labels: dict[str, str] = {}
-            for path, label in read_list(root, name).items():
-                subject = folder_of(path)
-                if labels.setdefault(label, subject) != subject:
-                    words = f"{name}: label {label} is folder {labels[label]} and folder {subject}"
-                    found.note(ImageAnomaly.LABEL_DISAGREES, words)
-                parts[part].add(subject)
-                listed.add(path)
+            named = found.listed(self._list(part, side))
+            parts[part].update(named.values())
+            listed.update(named)
         return listed
 
     def _parts_of_mat(self, root: Path, name: str) -> dict[str, set[str]]:

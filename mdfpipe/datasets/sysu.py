@@ -8,7 +8,6 @@ Galleries `train`, `val` and `test` by identity.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from pathlib import Path
 from typing import ClassVar
 
@@ -54,24 +53,19 @@ class Sysu(ImageDataset):
         for part in PUBLISHED_IDS:
             name = first_of(root, _places(part))
             if name is None:
-                found.note(ImageAnomaly.INDEX_FILE_MISSING, _places(part)[0])
+                found.tally.note(ImageAnomaly.INDEX_FILE_MISSING, _places(part)[0])
             lists[part] = [f"{number:04d}" for number in read_ids(root, name)] if name else []
         for number, band in BANDS.items():
             unit = ImageUnit(f"cam{number}", f"cam{number}", band, str(number))
             for path in found.files(unit.folder, 1):
                 found.take(unit, path, subject_of(path))
-        galleries: dict[str, list[str]] = defaultdict(list)
-        for part, subjects in lists.items():
-            for subject in dict.fromkeys(subjects):
-                galleries[subject].append(part)
-        ids = {f"{part} subjects": (n, len(set(lists[part]))) for part, n in PUBLISHED_IDS.items()}
         people = {"training and validation": {*lists["train"], *lists["val"]}, "test": set(lists["test"])}
         images = {
             f"{band} {part} images": (n, found.number(band=band)(people[part]))
             for part, by_band in PUBLISHED.items()
             for band, n in by_band.items()
         }
-        return found.listing(galleries, ids | images)
+        return found.listing(lists, PUBLISHED_IDS, images)
 
 
 def _places(part: str) -> list[str]:

@@ -5,12 +5,10 @@ shape belongs to no part, which is then made again, and an event or a failure of
 past this check may rely on the types below. A name that is not listed is not looked at.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from functools import cache
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, NotRequired
 
 from annotated_types import Ge, Len
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
@@ -74,22 +72,22 @@ class _LeftOutRule(TypedDict):
     example: str
 
 
-class _OfIndex(TypedDict, total=False):
-    frame_base: int
+class _OfIndex(TypedDict):
+    frame_base: NotRequired[int]
     anomalies: Counts
-    left_out: list[_LeftOutRule]
-    left_out_rows: Count
+    left_out: NotRequired[list[_LeftOutRule]]
+    left_out_rows: NotRequired[Count]
     unusual: Texts
     unreadable: Texts
     remarks: Texts
-    images: Count
-    not_as_published: Texts
+    images: NotRequired[Count]
+    not_as_published: NotRequired[Texts]
 
 
-class _OfDetect(TypedDict, total=False):
+class _OfDetect(TypedDict):
     decoder: str
-    decoder_settings: dict[str, Any] | None
-    fallback: Texts
+    decoder_settings: NotRequired[dict[str, Any] | None]
+    fallback: NotRequired[Texts]
     declared: int | None
     delivered: Count
     duplicates: Count
@@ -98,14 +96,14 @@ class _OfDetect(TypedDict, total=False):
     width: Count
     height: Count
     window: Window | None
-    deep: bool
+    deep: NotRequired[bool]
     incomplete: str | None
     rows: Counts
     boxes_beyond_the_end: Count | None
-    boxes_named: str
-    boxes_odd: str
-    doubts: Texts
-    weights: Texts
+    boxes_named: NotRequired[str]
+    boxes_odd: NotRequired[str]
+    doubts: NotRequired[Texts]
+    weights: NotRequired[Texts]
 
 
 class _Alignment(TypedDict):
@@ -117,23 +115,23 @@ class _Alignment(TypedDict):
     advice: str
 
 
-class _OfLabel(TypedDict, total=False):
+class _OfLabel(TypedDict):
     rows: Counts
     faces: Count
-    faces_beyond_the_end: Count
+    faces_beyond_the_end: NotRequired[Count]
     frames_annotated: Count
     subjects: Counts
-    nobody: str
-    alignment: _Alignment
+    nobody: NotRequired[str]
+    alignment: NotRequired[_Alignment]
 
 
-class _OfCrop(TypedDict, total=False):
+class _OfCrop(TypedDict):
     rows: Counts
-    window: Window | None
-    subjects: Counts
-    bad: dict[str, str]
-    encoded_anew: Count
-    turned: Count
+    window: NotRequired[Window | None]
+    subjects: NotRequired[Counts]
+    bad: NotRequired[dict[str, str]]
+    encoded_anew: NotRequired[Count]
+    turned: NotRequired[Count]
 
 
 class _Cell(TypedDict):
@@ -160,15 +158,15 @@ class _Unreadable(TypedDict):
     status: str
 
 
-class _OfManifest(TypedDict, total=False):
+class _OfManifest(TypedDict):
     protocol: str
     missing: Texts
     counts: list[_Cell]
-    outside: list[_Outside]
+    outside: NotRequired[list[_Outside]]
     no_role: Counts
     domains_without_videos: Texts
     domains_without_rows: Texts
-    failed: list[_Unreadable]
+    failed: NotRequired[list[_Unreadable]]
 
 
 class _LeftOut(TypedDict, total=False):
@@ -177,25 +175,25 @@ class _LeftOut(TypedDict, total=False):
     without: Counts
 
 
-class _OfTrain(TypedDict, total=False):
+class _OfTrain(TypedDict):
     start: Texts
     told: Texts
-    left_out: _LeftOut
-    subjects: Texts
+    left_out: NotRequired[_LeftOut]
+    subjects: NotRequired[Texts]
     notes: Texts
-    doubts: Texts
-    unreadable: dict[str, str]
+    doubts: NotRequired[Texts]
+    unreadable: NotRequired[dict[str, str]]
     epochs: int
     steps: int
     stopped: str
-    set_aside: Texts
-    best_epoch: int | None
+    set_aside: NotRequired[Texts]
+    best_epoch: NotRequired[int | None]
     last: dict[str, float]
 
 
-class _OfEmbed(TypedDict, total=False):
+class _OfEmbed(TypedDict):
     rows: Counts
-    bad: dict[str, str]
+    bad: NotRequired[dict[str, str]]
 
 
 class _Table(TypedDict):
@@ -206,7 +204,7 @@ class _Table(TypedDict):
     notes: Texts
 
 
-class _OfEvaluate(TypedDict, total=False):
+class _OfEvaluate(TypedDict):
     none: str
     tables: dict[str, _Table]
     missing: Texts
@@ -222,70 +220,53 @@ _FACTS: Final[dict[str, Any]] = {
     "embed": _OfEmbed,
     "evaluate": _OfEvaluate,
 }
-_ALWAYS: Final[dict[str, frozenset[str]]] = {
-    "index": frozenset(("anomalies", "unusual", "unreadable", "remarks")),
-    "detect": frozenset(
-        (
-            *("decoder", "declared", "delivered", "duplicates", "left_out", "stride", "width", "height", "window"),
-            *("incomplete", "rows", "boxes_beyond_the_end"),
-        )
-    ),
-    "label": frozenset(("rows", "faces", "frames_annotated", "subjects")),
-    "crop": frozenset(("rows",)),
-    "manifest": frozenset(
-        ("protocol", "missing", "counts", "domains_without_rows", "domains_without_videos", "no_role")
-    ),
-    "train": frozenset(("start", "told", "notes", "steps", "epochs", "stopped", "last")),
-    "embed": frozenset(("rows",)),
-    "evaluate": frozenset(("none", "tables", "missing")),
-}
-"""The facts that each part has, so that the stage's review may rely on them."""
-
-
-@cache
-def _facts_of(stage: str) -> TypeAdapter[Any] | None:
-    kind = _FACTS.get(stage.partition("/")[0])
-    return TypeAdapter(kind) if kind is not None else None
 
 
 def checked_receipt(data: bytes) -> dict[str, Any]:
-    """The fields of a receipt, and its `fingerprint`, whose facts are of its stage. Raises ValueError."""
-    fields = _checked(_Receipt, data)
-    facts, stage = fields["facts"], fields["stage"].partition("/")[0]
-    adapter = _facts_of(stage)
-    if adapter is not None:
-        try:
-            adapter.validate_python(facts, strict=True)
-        except ValidationError as error:
-            raise ValueError(_in_words(error)) from None
+    """The fields of a receipt, and its `fingerprint`, whose facts are of its stage. Raises ValueError.
+
+    A fact that is not there is no error: see `lacking`.
+    """
+    fields = dict(_checked(_Receipt, _parsed(data)))
+    kind = _FACTS.get(fields["stage"].partition("/")[0])
+    if kind is not None:
+        _checked(kind, fields["facts"], facts=True)
     return fields
 
 
 def lacking(stage: str, facts: Mapping[str, Any]) -> str:
-    """The first of the facts that a part of a stage has and this one does not; "" where it has all."""
-    return min(_ALWAYS.get(stage.partition("/")[0], frozenset()) - facts.keys(), default="")
+    """The first of the facts that every part of a stage has and this one does not; "" where it has all."""
+    kind = _FACTS.get(stage.partition("/")[0])
+    return min(kind.__required_keys__ - facts.keys(), default="") if kind is not None else ""
 
 
 def checked_failure(data: bytes) -> dict[str, str]:
     """The fields of a failure. Raises ValueError."""
-    return _checked(_Failure, data)
+    return dict(_checked(_Failure, _parsed(data)))
 
 
 def checked_event(line: bytes) -> dict[str, Any]:
     """A line of events.jsonl, with all that it holds. Raises ValueError."""
     found = _parsed(line)
-    try:
-        _Event.model_validate(found)
-    except ValidationError as error:
-        raise ValueError(_in_words(error)) from None
+    _checked(_Event, found)
     return dict(found)
 
 
-def _checked(model: type[BaseModel], data: bytes) -> dict[str, Any]:
+@cache
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
+
+
+def _checked(kind: Any, found: Any, *, facts: bool = False) -> Any:
+    """What was found, validated. facts: strictly, and names of its own may be missing. Raises ValueError."""
     try:
-        return dict(model.model_validate(_parsed(data)))
+        return _adapter(kind).validate_python(found, strict=facts or None)
     except ValidationError as error:
-        raise ValueError(_in_words(error)) from None
+        errors = error.errors(include_url=False, include_input=False, include_context=False)
+    for one in errors:
+        if not (facts and one["type"] == "missing" and len(one["loc"]) == 1):
+            raise ValueError(f"{'.'.join(map(str, one['loc']))}: {one['msg']}")
+    return found
 
 
 def _parsed(data: bytes) -> Any:
@@ -293,8 +274,3 @@ def _parsed(data: bytes) -> Any:
         return json.loads(data)
     except RecursionError:
         raise ValueError("is nested too deeply") from None
-
-
-def _in_words(error: ValidationError) -> str:
-    first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-    return f"{'.'.join(str(place) for place in first['loc'])}: {first['msg']}"

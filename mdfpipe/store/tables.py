@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Final, TypeAlias
 
@@ -58,82 +59,81 @@ class CropStatus(StrEnum):
     UNREADABLE = "unreadable"  # of a data set of images: the file's bytes do not decode
 
 
-def _column(name: str, kind: pa.DataType, meaning: str, *, null: bool = False) -> pa.Field:
+def _column(kind: pa.DataType, name: str, meaning: str, *, null: bool = False) -> pa.Field:
     return pa.field(name, kind, nullable=null, metadata={"meaning": meaning})
+
+
+_text, _coded = partial(_column, pa.string()), partial(_column, pa.dictionary(pa.int8(), pa.string()))
+_small, _whole = partial(_column, pa.int16()), partial(_column, pa.int64())
+_single, _real = partial(_column, pa.float32()), partial(_column, pa.float64())
 
 
 def _box(of: str) -> list[pa.Field]:
     return [
-        _column("x1", pa.float32(), f"left edge of the {of} box, pixels of the decoded frame"),
-        _column("y1", pa.float32(), f"top edge of the {of} box, pixels"),
-        _column("x2", pa.float32(), f"right edge of the {of} box, pixels, exclusive"),
-        _column("y2", pa.float32(), f"bottom edge of the {of} box, pixels, exclusive"),
+        _single("x1", f"left edge of the {of} box, pixels of the decoded frame"),
+        _single("y1", f"top edge of the {of} box, pixels"),
+        _single("x2", f"right edge of the {of} box, pixels, exclusive"),
+        _single("y2", f"bottom edge of the {of} box, pixels, exclusive"),
     ]
 
 
-VIDEO_ID = _column("video_id", pa.string(), "path under the data root without its suffix, where that is unique")
-FRAME = _column("frame", pa.int64(), "frame index, 0-based in presentation order")
-BODY_ID = _column("body_id", pa.string(), "{video_id}/{frame:06d}/{n:02d}: names a body from detection to score")
-CROP_ID = _column(
+VIDEO_ID = _text("video_id", "path under the data root without its suffix, where that is unique")
+FRAME = _whole("frame", "frame index, 0-based in presentation order")
+BODY_ID = _text("body_id", "{video_id}/{frame:06d}/{n:02d}: names a body from detection to score")
+CROP_ID = _text(
     "crop_id",
-    pa.string(),
     "body_id of a body; {video_id}/{frame:06d}/f{face_no:02d} of a face; in a data set of images the file's path there",
 )
-FACE_NO = _column("face_no", pa.int16(), "number of the face within its frame, in the order of the annotation")
-MODALITY = _column("modality", pa.dictionary(pa.int8(), pa.string()), "body or face")
-DOMAIN = _column("domain", pa.string(), "band and range, such as SWIR-30m")
-BAND = _column("band", pa.string(), "spectral band: VIS, NIR, SWIR, MWIR, LWIR")
-SESSION_ID = _column("session_id", pa.string(), "recording session, where the dataset names it", null=True)
-CAMERA_ID = _column("camera_id", pa.string(), "camera, where the dataset names it", null=True)
+FACE_NO = _small("face_no", "number of the face within its frame, in the order of the annotation")
+MODALITY = _coded("modality", "body or face")
+DOMAIN = _text("domain", "band and range, such as SWIR-30m")
+BAND = _text("band", "spectral band: VIS, NIR, SWIR, MWIR, LWIR")
+SESSION_ID = _text("session_id", "recording session, where the dataset names it", null=True)
+CAMERA_ID = _text("camera_id", "camera, where the dataset names it", null=True)
 SHARD = [
-    _column("shard", pa.string(), "tar file, relative to the run folder", null=True),
-    _column("offset", pa.int64(), "first byte of the encoded image in the shard", null=True),
-    _column("size", pa.int64(), "bytes of the encoded image", null=True),
-    _column("crc32", pa.uint32(), "CRC-32 of those bytes, verified whenever they are read", null=True),
-    _column(
-        "codec", pa.string(), "jpeg (q95 4:4:4, 8-bit sources) or png (16-bit sources); images as they are", null=True
-    ),
+    _text("shard", "tar file, relative to the run folder", null=True),
+    _whole("offset", "first byte of the encoded image in the shard", null=True),
+    _whole("size", "bytes of the encoded image", null=True),
+    _column(pa.uint32(), "crc32", "CRC-32 of those bytes, verified whenever they are read", null=True),
+    _text("codec", "jpeg (q95 4:4:4, 8-bit sources) or png (16-bit sources); images as they are", null=True),
 ]
 QUALITY = [
-    _column("sharpness", pa.float32(), "variance of the Laplacian of the crop's grey values, in 0..255", null=True),
-    _column("contrast", pa.float32(), "standard deviation of the crop's grey values, in 0..255", null=True),
-    _column("box_height_px", pa.float32(), "height of the box in the frame, before resizing"),
+    _single("sharpness", "variance of the Laplacian of the crop's grey values, in 0..255", null=True),
+    _single("contrast", "standard deviation of the crop's grey values, in 0..255", null=True),
+    _single("box_height_px", "height of the box in the frame, before resizing"),
 ]
 
 VIDEOS = pa.schema(
     [
         VIDEO_ID,
-        _column("path", pa.string(), "file or frame folder, relative to the data root"),
-        _column("real_path", pa.string(), "where a symbolic link on the way to it leads; null without one", null=True),
+        _text("path", "file or frame folder, relative to the data root"),
+        _text("real_path", "where a symbolic link on the way to it leads; null without one", null=True),
         DOMAIN,
         BAND,
-        _column("range_m", pa.float64(), "distance to the subjects in metres", null=True),
+        _real("range_m", "distance to the subjects in metres", null=True),
         SESSION_ID,
         CAMERA_ID,
-        _column("n_frames", pa.int64(), "frames that the header declares (a claim: detect counts); images", null=True),
-        _column("fps", pa.float64(), "mean frame rate that the header declares", null=True),
-        _column("width", pa.int32(), "pixels of a frame as it is decoded", null=True),
-        _column("height", pa.int32(), "pixels of a frame as it is decoded", null=True),
-        _column("bit_depth", pa.int16(), "bits a sample", null=True),
+        _whole("n_frames", "frames that the header declares (a claim: detect counts); images", null=True),
+        _real("fps", "mean frame rate that the header declares", null=True),
+        _column(pa.int32(), "width", "pixels of a frame as it is decoded", null=True),
+        _column(pa.int32(), "height", "pixels of a frame as it is decoded", null=True),
+        _small("bit_depth", "bits a sample", null=True),
         _column(
-            "orientation",
             pa.int8(),
+            "orientation",
             "how the file says that its pictures are turned to be shown, 1 (as stored) to 8 as EXIF counts; "
             "detect.decoder.orientation decides whether they are",
             null=True,
         ),
-        _column("pixel_aspect", pa.float32(), "width of a decoded pixel over its height: 1 where square", null=True),
-        _column("stream", pa.int16(), "which of the file's video streams is taken, from 0", null=True),
-        _column("other_streams", pa.string(), "the video streams that are not, in words", null=True),
-        _column("films_behind", pa.int16(), "films behind the first in the file, which nothing reads", null=True),
-        _column("bytes", pa.int64(), "size on disk", null=True),
-        _column("stamp", pa.string(), "size and modification time when it was hashed", null=True),
-        _column("sha256", pa.string(), "content hash; taken again when size or modification time change", null=True),
-        _column(
-            "problem",
-            pa.string(),
-            "why it cannot be used: no readable header, or faces that cannot be of its picture",
-            null=True,
+        _single("pixel_aspect", "width of a decoded pixel over its height: 1 where square", null=True),
+        _small("stream", "which of the file's video streams is taken, from 0", null=True),
+        _text("other_streams", "the video streams that are not, in words", null=True),
+        _small("films_behind", "films behind the first in the file, which nothing reads", null=True),
+        _whole("bytes", "size on disk", null=True),
+        _text("stamp", "size and modification time when it was hashed", null=True),
+        _text("sha256", "content hash; taken again when size or modification time change", null=True),
+        _text(
+            "problem", "why it cannot be used: no readable header, or faces that cannot be of its picture", null=True
         ),
     ]
 )
@@ -143,7 +143,7 @@ FACES = pa.schema(
         VIDEO_ID,
         FRAME,
         FACE_NO,
-        _column("subject_id", pa.string(), "who it is; null where the annotation does not say", null=True),
+        _text("subject_id", "who it is; null where the annotation does not say", null=True),
         *_box("face"),
     ]
 )
@@ -152,16 +152,16 @@ IMAGES = pa.schema(
     [
         VIDEO_ID,
         FRAME,
-        _column("path", pa.string(), "the image file, relative to the data root"),
-        _column("subject_id", pa.string(), "who it shows, as the data set names its folder or file"),
+        _text("path", "the image file, relative to the data root"),
+        _text("subject_id", "who it shows, as the data set names its folder or file"),
     ]
 )
 """Of a data set of images, each a person already cut out: the files of one `video`, those of a folder and camera."""
 
 SUBJECTS = pa.schema(
     [
-        _column("subject_id", pa.string(), "a subject that the dataset's gallery tables list"),
-        _column("gallery", pa.string(), "the gallery that lists it"),
+        _text("subject_id", "a subject that the dataset's gallery tables list"),
+        _text("gallery", "the gallery that lists it"),
     ]
 )
 
@@ -169,9 +169,9 @@ NOT_AS_PUBLISHED = "not_as_published"  # the kind of an anomaly: a benchmark's c
 
 ANOMALIES = pa.schema(
     [
-        _column("kind", pa.string(), "what was unusual about the annotation rows"),
-        _column("count", pa.int64(), "how many rows"),
-        _column("example", pa.string(), "the first one: file, row, values"),
+        _text("kind", "what was unusual about the annotation rows"),
+        _whole("count", "how many rows"),
+        _text("example", "the first one: file, row, values"),
     ]
 )
 
@@ -180,9 +180,9 @@ BODIES = pa.schema(
         BODY_ID,
         VIDEO_ID,
         FRAME,
-        _column("pts_seconds", pa.float64(), "presentation time of the frame; NaN where the container has none"),
+        _real("pts_seconds", "presentation time of the frame; NaN where the container has none"),
         *_box("body"),
-        _column("score", pa.float32(), "confidence of the detector, 0..1"),
+        _single("score", "confidence of the detector, 0..1"),
     ]
 )
 
@@ -190,16 +190,15 @@ LABELS = pa.schema(
     [
         BODY_ID,
         FRAME,
-        _column("subject_id", pa.string(), "who it is; null unless status is labelled", null=True),
-        _column(
+        _text("subject_id", "who it is; null unless status is labelled", null=True),
+        _small(
             "face_no",
-            pa.int16(),
             "the face it was matched with: greatest overlap, or assigned; null where none touches",
             null=True,
         ),
-        _column("overlap", pa.float32(), "overlap with that face, by label.measure"),
-        _column("runner_up", pa.float32(), "greatest overlap with a face of any other subject"),
-        _column("status", pa.dictionary(pa.int8(), pa.string()), "what became of it: " + ", ".join(LabelStatus)),
+        _single("overlap", "overlap with that face, by label.measure"),
+        _single("runner_up", "greatest overlap with a face of any other subject"),
+        _coded("status", "what became of it: " + ", ".join(LabelStatus)),
     ]
 )
 
@@ -209,22 +208,20 @@ CROPS = pa.schema(
         VIDEO_ID,
         FRAME,
         MODALITY,
-        _column("subject_id", pa.string(), "who it is"),
+        _text("subject_id", "who it is"),
         *_box("source"),
         *SHARD,
-        _column("width", pa.int32(), "pixels of the crop"),
-        _column("height", pa.int32(), "pixels of the crop"),
+        _column(pa.int32(), "width", "pixels of the crop"),
+        _column(pa.int32(), "height", "pixels of the crop"),
         *QUALITY,
-        _column(
-            "status", pa.dictionary(pa.int8(), pa.string()), "ok, or why there is no crop: " + ", ".join(CropStatus)
-        ),
+        _coded("status", "ok, or why there is no crop: " + ", ".join(CropStatus)),
     ]
 )
 
 MANIFEST = pa.schema(
     [
         CROP_ID,
-        _column("subject_id", pa.string(), "who it is"),
+        _text("subject_id", "who it is"),
         DOMAIN,
         BAND,
         MODALITY,
@@ -233,10 +230,10 @@ MANIFEST = pa.schema(
         CAMERA_ID,
         FRAME,
         *_box("source"),
-        _column("split", pa.dictionary(pa.int8(), pa.string()), "train, test, or unused (the protocol leaves it out)"),
-        _column("role", pa.dictionary(pa.int8(), pa.string()), "gallery or probe in the test split, else none"),
-        _column("mated", pa.bool_(), "of a probe: whether its subject has a gallery row of its modality", null=True),
-        _column("template_id", pa.string(), "template that the dataset assigns, where it does", null=True),
+        _coded("split", "train, test, or unused (the protocol leaves it out)"),
+        _coded("role", "gallery or probe in the test split, else none"),
+        _column(pa.bool_(), "mated", "of a probe: whether its subject has a gallery row of its modality", null=True),
+        _text("template_id", "template that the dataset assigns, where it does", null=True),
         *SHARD,
         *QUALITY,
     ]
@@ -244,67 +241,65 @@ MANIFEST = pa.schema(
 
 TRAINING = pa.schema(
     [
-        _column("epoch", pa.int32(), "epoch, from 0"),
-        _column("step", pa.int64(), "steps done when it was measured"),
-        _column("figure", pa.string(), "what: loss/NAME, rate, accuracy, validation/rank-1, mining/NAME"),
-        _column("anchor_domain", pa.string(), "of mined pairs: the anchor's domain", null=True),
-        _column("mined_domain", pa.string(), "of mined pairs: the domain of what was mined for it", null=True),
-        _column("value", pa.float64(), "its mean over the epoch"),
-        _column("count", pa.int64(), "of mined pairs: how many", null=True),
+        _column(pa.int32(), "epoch", "epoch, from 0"),
+        _whole("step", "steps done when it was measured"),
+        _text("figure", "what: loss/NAME, rate, accuracy, validation/rank-1, mining/NAME"),
+        _text("anchor_domain", "of mined pairs: the anchor's domain", null=True),
+        _text("mined_domain", "of mined pairs: the domain of what was mined for it", null=True),
+        _real("value", "its mean over the epoch"),
+        _whole("count", "of mined pairs: how many", null=True),
     ]
 )
 
-_TABLE = _column("table", pa.string(), "the table of the study, by its name in evaluate.tables")
-_SYSTEM = _column("system", pa.string(), "the system, or the fusion of several")
+_TABLE = _text("table", "the table of the study, by its name in evaluate.tables")
+_SYSTEM = _text("system", "the system, or the fusion of several")
 _PAIR = [
-    _column("gallery_domain", pa.string(), "the domain of the gallery templates"),
-    _column("probe_domain", pa.string(), "the domain of the probes; `pooled`: all of the protocol's"),
-    _column("gallery", pa.string(), "which of the data set's galleries is enrolled; `all`; `average` of those apart"),
+    _text("gallery_domain", "the domain of the gallery templates"),
+    _text("probe_domain", "the domain of the probes; `pooled`: all of the protocol's"),
+    _text("gallery", "which of the data set's galleries is enrolled; `all`; `average` of those apart"),
 ]
-_TEMPLATE = _column("template", pa.string(), "subject/domain[/item]/split/role/modality: names a template")
+_TEMPLATE = _text("template", "subject/domain[/item]/split/role/modality: names a template")
 
 METRICS = pa.schema(
     [
         _TABLE,
         _SYSTEM,
-        _column("modality", pa.string(), "body, face or fused; scores where a matcher gave those alone"),
-        _column("protocol", pa.string(), "the protocol's name and version; of a benchmark, its name with every choice"),
+        _text("modality", "body, face or fused; scores where a matcher gave those alone"),
+        _text("protocol", "the protocol's name and version; of a benchmark, its name with every choice"),
         *_PAIR,
-        _column("metric", pa.string(), "rank-1, map, minp, fnir@fpir=0.01, tar@far=1e-3, eer, auc, ..."),
-        _column("value", pa.float64(), "the number, 0..1; of several trials or seeds their mean"),
-        _column("spread", pa.float64(), "standard deviation over the trials or seeds, of a sample", null=True),
-        _column("trials", pa.int64(), "trials of a benchmark that are averaged", null=True),
-        _column("seeds", pa.int64(), "trainings with other seeds that are averaged; null of one training", null=True),
-        _column("each", pa.list_(pa.float64()), "number of each of those trainings, by seed", null=True),
-        _column("seed_of", pa.string(), "system whose mean this training is part of; null of a line", null=True),
-        _column("k", pa.int64(), "of a rate, how many; null of a mean or an area", null=True),
-        _column("n", pa.int64(), "probes, or mated pairs, that it is about"),
-        _column("low", pa.float64(), "lower bound of the 95 % interval", null=True),
-        _column("high", pa.float64(), "upper bound", null=True),
-        _column("interval", pa.string(), "wilson, or bootstrap (over subjects); null where there is none", null=True),
-        _column("chance", pa.float64(), "of rank-k: what a guess would reach", null=True),
-        _column("threshold", pa.float64(), "score from which a comparison counts, at an operating point", null=True),
-        _column("k_false", pa.int64(), "false alarms or accepts there", null=True),
-        _column("n_false", pa.int64(), "searches or pairs that could have been one", null=True),
-        _column("n_gallery", pa.int64(), "gallery templates that were enrolled"),
-        _column("n_subjects", pa.int64(), "subjects enrolled"),
-        _column("n_probes", pa.int64(), "probe templates of the protocol, before anything is left out"),
-        _column("failed_gallery", pa.int64(), "gallery templates that failed to enrol"),
-        _column("failed_probes", pa.int64(), "probe templates that failed to enrol"),
-        _column("unusable_gallery", pa.int64(), "crops of the gallery templates that have no vector", null=True),
-        _column("unusable_probes", pa.int64(), "crops of the probe templates that have none", null=True),
-        _column("failure", pa.string(), "what a failure to enrol counts as: miss, or exclude"),
-        _column("n_unmated", pa.int64(), "probes whose subject the protocol does not enrol"),
-        _column("unmated", pa.string(), "what those count as: refuse, exclude or miss"),
-        _column("n_left_out", pa.int64(), "probes left out because another system of the table does not have them"),
-        _column(
-            "templates", pa.string(), "what a template is: subject, template_id, a sighting; of a benchmark an image"
-        ),
-        _column("pooling", pa.string(), "how its vectors are pooled"),
-        _column("distance", pa.string(), "cosine, or euclidean (of vectors as they are); or fused scores"),
-        _column("rule", pa.string(), "pairs that the search leaves out; none where it leaves out none"),
-        _column("rerank", pa.string(), "off, or the re-ranking that was used"),
-        _column("published", pa.float64(), "the number of the paper, 0..1, where the study names one", null=True),
+        _text("metric", "rank-1, map, minp, fnir@fpir=0.01, tar@far=1e-3, eer, auc, ..."),
+        _real("value", "the number, 0..1; of several trials or seeds their mean"),
+        _real("spread", "standard deviation over the trials or seeds, of a sample", null=True),
+        _whole("trials", "trials of a benchmark that are averaged", null=True),
+        _whole("seeds", "trainings with other seeds that are averaged; null of one training", null=True),
+        _column(pa.list_(pa.float64()), "each", "number of each of those trainings, by seed", null=True),
+        _text("seed_of", "system whose mean this training is part of; null of a line", null=True),
+        _whole("k", "of a rate, how many; null of a mean or an area", null=True),
+        _whole("n", "probes, or mated pairs, that it is about"),
+        _real("low", "lower bound of the 95 % interval", null=True),
+        _real("high", "upper bound", null=True),
+        _text("interval", "wilson, or bootstrap (over subjects); null where there is none", null=True),
+        _real("chance", "of rank-k: what a guess would reach", null=True),
+        _real("threshold", "score from which a comparison counts, at an operating point", null=True),
+        _whole("k_false", "false alarms or accepts there", null=True),
+        _whole("n_false", "searches or pairs that could have been one", null=True),
+        _whole("n_gallery", "gallery templates that were enrolled"),
+        _whole("n_subjects", "subjects enrolled"),
+        _whole("n_probes", "probe templates of the protocol, before anything is left out"),
+        _whole("failed_gallery", "gallery templates that failed to enrol"),
+        _whole("failed_probes", "probe templates that failed to enrol"),
+        _whole("unusable_gallery", "crops of the gallery templates that have no vector", null=True),
+        _whole("unusable_probes", "crops of the probe templates that have none", null=True),
+        _text("failure", "what a failure to enrol counts as: miss, or exclude"),
+        _whole("n_unmated", "probes whose subject the protocol does not enrol"),
+        _text("unmated", "what those count as: refuse, exclude or miss"),
+        _whole("n_left_out", "probes left out because another system of the table does not have them"),
+        _text("templates", "what a template is: subject, template_id, a sighting; of a benchmark an image"),
+        _text("pooling", "how its vectors are pooled"),
+        _text("distance", "cosine, or euclidean (of vectors as they are); or fused scores"),
+        _text("rule", "pairs that the search leaves out; none where it leaves out none"),
+        _text("rerank", "off, or the re-ranking that was used"),
+        _real("published", "the number of the paper, 0..1, where the study names one", null=True),
     ]
 )
 """One row a number: everything printed or drawn is a view of it."""
@@ -313,20 +308,20 @@ COMPARISONS = pa.schema(
     [
         _TABLE,
         *_PAIR,
-        _column("metric", pa.string(), "as in metrics"),
-        _column("first", pa.string(), "a system"),
-        _column("second", pa.string(), "another one"),
-        _column("n", pa.int64(), "probes that both have"),
-        _column("first_value", pa.float64(), "the first one's number on those, 0..1"),
-        _column("second_value", pa.float64(), "the second one's"),
-        _column("difference", pa.float64(), "first minus second"),
-        _column("low", pa.float64(), "lower bound of its 95 % interval", null=True),
-        _column("high", pa.float64(), "upper bound", null=True),
-        _column("first_only", pa.int64(), "rank-1: probes that only the first finds", null=True),
-        _column("second_only", pa.int64(), "rank-1: probes that only the second finds", null=True),
-        _column("p", pa.float64(), "two-sided; null where there are too few subjects for a test", null=True),
-        _column("test", pa.string(), "mcnemar (exact) or bootstrap (paired, over subjects); null: untested", null=True),
-        _column("significant", pa.bool_(), "whether p is below 0.05; null where there is no p", null=True),
+        _text("metric", "as in metrics"),
+        _text("first", "a system"),
+        _text("second", "another one"),
+        _whole("n", "probes that both have"),
+        _real("first_value", "the first one's number on those, 0..1"),
+        _real("second_value", "the second one's"),
+        _real("difference", "first minus second"),
+        _real("low", "lower bound of its 95 % interval", null=True),
+        _real("high", "upper bound", null=True),
+        _whole("first_only", "rank-1: probes that only the first finds", null=True),
+        _whole("second_only", "rank-1: probes that only the second finds", null=True),
+        _real("p", "two-sided; null where there are too few subjects for a test", null=True),
+        _text("test", "mcnemar (exact) or bootstrap (paired, over subjects); null: untested", null=True),
+        _column(pa.bool_(), "significant", "whether p is below 0.05; null where there is no p", null=True),
     ]
 )
 
@@ -335,13 +330,11 @@ CURVES = pa.schema(
         _TABLE,
         _SYSTEM,
         *_PAIR,
-        _column("curve", pa.string(), "cmc (rank, found), roc (FAR, TAR), det (FPIR, FNIR)"),
-        _column("x", pa.float64(), "rank, or a share of false alarms"),
-        _column("y", pa.float64(), "share of the probes or mated pairs"),
-        _column(
-            "low", pa.float64(), "lower bound of Wilson's 95 % interval of y; of a benchmark the least of its trials"
-        ),
-        _column("high", pa.float64(), "upper bound, or the greatest of the trials"),
+        _text("curve", "cmc (rank, found), roc (FAR, TAR), det (FPIR, FNIR)"),
+        _real("x", "rank, or a share of false alarms"),
+        _real("y", "share of the probes or mated pairs"),
+        _real("low", "lower bound of Wilson's 95 % interval of y; of a benchmark the least of its trials"),
+        _real("high", "upper bound, or the greatest of the trials"),
     ]
 )
 
@@ -351,44 +344,42 @@ SEARCHES = pa.schema(
         _SYSTEM,
         *_PAIR,
         _TEMPLATE,
-        _column("subject_id", pa.string(), "who it is"),
-        _column(
-            "status", pa.dictionary(pa.int8(), pa.string()), "what became of the probe: " + ", ".join(SearchStatus)
-        ),
-        _column("rank", pa.int64(), "place of the best mate, from 1; ties count against the system", null=True),
-        _column("mated_score", pa.float64(), "the best mate's score", null=True),
-        _column("nonmated_score", pa.float64(), "the best score of anyone else", null=True),
-        _column("average_precision", pa.float64(), "over all its mates", null=True),
-        _column("inverse_penalty", pa.float64(), "mates by place of the worst mate", null=True),
-        _column("top", pa.list_(pa.string()), "the best gallery templates, best first"),
-        _column("top_score", pa.list_(pa.float64()), "their scores"),
+        _text("subject_id", "who it is"),
+        _coded("status", "what became of the probe: " + ", ".join(SearchStatus)),
+        _whole("rank", "place of the best mate, from 1; ties count against the system", null=True),
+        _real("mated_score", "the best mate's score", null=True),
+        _real("nonmated_score", "the best score of anyone else", null=True),
+        _real("average_precision", "over all its mates", null=True),
+        _real("inverse_penalty", "mates by place of the worst mate", null=True),
+        _column(pa.list_(pa.string()), "top", "the best gallery templates, best first"),
+        _column(pa.list_(pa.float64()), "top_score", "their scores"),
     ]
 )
 
 SCORES = pa.schema(
     [
         *_PAIR,
-        _column("probe", pa.string(), "the probe's template"),
-        _column("probe_subject", pa.string(), "whose it is"),
-        _column("gallery_template", pa.string(), "the gallery's template"),
-        _column("gallery_subject", pa.string(), "whose that is"),
-        _column("score", pa.float32(), "similarity: greater is more alike"),
+        _text("probe", "the probe's template"),
+        _text("probe_subject", "whose it is"),
+        _text("gallery_template", "the gallery's template"),
+        _text("gallery_subject", "whose that is"),
+        _single("score", "similarity: greater is more alike"),
     ]
 )
 
 TEMPLATES = pa.schema(
     [
         _TEMPLATE,
-        _column("subject_id", pa.string(), "who it is"),
+        _text("subject_id", "who it is"),
         DOMAIN,
         MODALITY,
-        _column("split", pa.string(), "of the protocol"),
-        _column("role", pa.string(), "of the protocol"),
-        _column("item", pa.string(), "template_id or sighting; empty where a template is all of a subject"),
-        _column("crops", pa.int64(), "vectors that were pooled; 0: it failed to enrol"),
-        _column("media", pa.int64(), "videos they are from"),
-        _column("unusable", pa.int64(), "crops without a usable vector"),
-        _column("vector", pa.list_(pa.float32()), "pooled, of any length; zeros where it failed to enrol"),
+        _text("split", "of the protocol"),
+        _text("role", "of the protocol"),
+        _text("item", "template_id or sighting; empty where a template is all of a subject"),
+        _whole("crops", "vectors that were pooled; 0: it failed to enrol"),
+        _whole("media", "videos they are from"),
+        _whole("unusable", "crops without a usable vector"),
+        _column(pa.list_(pa.float32()), "vector", "pooled, of any length; zeros where it failed to enrol"),
     ]
 )
 
@@ -397,11 +388,11 @@ TRUTH = pa.schema(
         VIDEO_ID,
         DOMAIN,
         FRAME,
-        _column("subject_id", pa.string(), "who it is"),
+        _text("subject_id", "who it is"),
         *_box("visible body's"),
-        _column("visible", pa.float32(), "share of the person's pixels that are in the frame and not hidden, 0..1"),
-        _column("face_annotated", pa.bool_(), "whether the face tables hold this person's face in this frame"),
-        _column("crowded", pa.bool_(), "whether the video was drawn as a crowd"),
+        _single("visible", "share of the person's pixels that are in the frame and not hidden, 0..1"),
+        _column(pa.bool_(), "face_annotated", "whether the face tables hold this person's face in this frame"),
+        _column(pa.bool_(), "crowded", "whether the video was drawn as a crowd"),
     ]
 )
 """Of synthetic data: where every body really is. No stage reads it."""
@@ -413,8 +404,8 @@ def embeddings(width: int) -> pa.Schema:
     return pa.schema(
         [
             CROP_ID,
-            _column("vector", vector, "the embedding, raw: its length may carry quality", null=True),
-            _column("status", pa.dictionary(pa.int8(), pa.string()), "what became of it: " + ", ".join(EmbedStatus)),
+            _column(vector, "vector", "the embedding, raw: its length may carry quality", null=True),
+            _coded("status", "what became of it: " + ", ".join(EmbedStatus)),
         ]
     )
 

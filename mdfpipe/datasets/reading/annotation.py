@@ -1,7 +1,8 @@
-"""What is unusual about annotation rows: counted by kind, the first of each kept as an example."""
+"""What is unusual about the rows and files of a data set: counted by kind, the first of each kept as an example."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -42,18 +43,21 @@ class AnomalyKind(StrEnum):
 
 @dataclass
 class AnomalyTally:
-    """Counts anomalous rows by kind and keeps the first as an example."""
+    """Counts what is anomalous by kind and keeps the first as an example."""
 
-    counts: dict[AnomalyKind, int] = field(default_factory=dict)
-    examples: dict[AnomalyKind, str] = field(default_factory=dict)
+    counts: Counter[StrEnum] = field(default_factory=Counter)
+    examples: dict[StrEnum, str] = field(default_factory=dict)
 
-    def add(self, kind: AnomalyKind, mask: NDArray[np.bool_], example: Callable[[int], str]) -> None:
-        """Count the rows of `mask`, (n,) bool; `example` tells of a row by its position in the mask."""
+    def note(self, kind: StrEnum, example: str, count: int = 1) -> None:
+        """Count something."""
+        self.counts[kind] += count
+        self.examples.setdefault(kind, one_line(example))
+
+    def add(self, kind: StrEnum, mask: NDArray[np.bool_], example: Callable[[int], str]) -> None:
+        """Count the rows of `mask`, (n,) bool; `example` describes a row by its position in the mask."""
         count = int(np.count_nonzero(mask))
         if count:
-            self.counts[kind] = self.counts.get(kind, 0) + count
-            if kind not in self.examples:
-                self.examples[kind] = one_line(example(int(np.argmax(mask))))
+            self.note(kind, self.examples.get(kind) or example(int(np.argmax(mask))), count)
 
     def anomalies(self) -> list[Anomaly]:
         """What was counted, by kind."""

@@ -22,7 +22,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pydantic import Field
 
-from mdfpipe.datasets import Anomaly, Dataset, Listing, VideoEntry
+from mdfpipe.datasets import Dataset, Listing, VideoEntry
+from mdfpipe.datasets.reading.annotation import AnomalyTally
 from mdfpipe.datasets.reading.layout import check_root, find_tables
 from mdfpipe.datasets.reading.leaving_out import Sieve
 from mdfpipe.domains import Band, Domain
@@ -111,18 +112,12 @@ class Gathering:
     sieve: Sieve
     links: Links = Links.INSIDE
     images: dict[ImageUnit, list[tuple[str, str]]] = field(default_factory=lambda: defaultdict(list))
-    counts: Counter[ImageAnomaly] = field(default_factory=Counter)
-    examples: dict[ImageAnomaly, str] = field(default_factory=dict)
-
-    def note(self, kind: ImageAnomaly, example: str, count: int = 1) -> None:
-        """Count something unusual."""
-        self.counts[kind] += count
-        self.examples.setdefault(kind, one_line(example))
+    tally: AnomalyTally = field(default_factory=AnomalyTally)
 
     def note_all(self, kind: ImageAnomaly, examples: Collection[str], words: str) -> None:
         """Count all of these; the first of them is the example. words: with {} for it."""
         if examples:
-            self.note(kind, words.format(min(examples)), len(examples))
+            self.tally.note(kind, words.format(min(examples)), len(examples))
 
     def files(self, folder: str, depth: int) -> Iterator[str]:
         """The images that lie `depth` folders below `folder`, sorted, relative to the root; others are counted.
@@ -130,7 +125,7 @@ class Gathering:
         Hidden files and folders are passed over. Raises DataError for a symlink that leads out of the root.
         """
         if not (self.root / folder).is_dir():
-            self.note(ImageAnomaly.FOLDER_MISSING, folder)
+            self.tally.note(ImageAnomaly.FOLDER_MISSING, folder)
             return
         for entry in sorted(_entries(self.root / folder), key=lambda entry: entry.name):
             path = f"{folder}/{entry.name}"
@@ -139,7 +134,7 @@ class Gathering:
             try:
                 safe_relative(path, "file")
             except DataError:
-                self.note(ImageAnomaly.UNUSABLE_NAME, repr(path)[1:-1])
+                self.tally.note(ImageAnomaly.UNUSABLE_NAME, repr(path)[1:-1])
                 continue
             if entry.is_symlink():
                 inside(self.root, path, "file", self.links)
@@ -148,15 +143,26 @@ class Gathering:
                 if depth:
                     yield from self.files(path, depth - 1)
                 else:
-                    self.note(ImageAnomaly.MISPLACED, f"{path} is a folder, where images are expected")
+                    self.tally.note(ImageAnomaly.MISPLACED, f"{path} is a folder, where images are expected")
             elif not is_image:
-                self.note(ImageAnomaly.NOT_AN_IMAGE, path)
+                self.tally.note(ImageAnomaly.NOT_AN_IMAGE, path)
             elif not entry.is_file():  # reading a pipe would wait for ever
-                self.note(ImageAnomaly.NOT_AN_IMAGE, f"{path} is a pipe, a device, or a link to nothing")
+                self.tally.note(ImageAnomaly.NOT_AN_IMAGE, f"{path} is a pipe, a device, or a link to nothing")
             elif depth:
-                self.note(ImageAnomaly.MISPLACED, f"{path} lies {depth} folders too high")
+                self.tally.note(ImageAnomaly.MISPLACED, f"{path} lies {depth} folders too high")
             else:
                 yield path
+
+    def listed(self, name: str) -> dict[str, str]:
+        """The paths of a list with the subject of each; a label that names two folders is counted. See `read_list`."""
+        labels: dict[str, str] = {}
+        found = {}
+        for path, label in read_list(self.root, name).items():
+            found[path] = subject = subject_of(path)
+            if labels.setdefault(label, subject) != subject:
+                words = f"{name}: label {label} is folder {labels[label]} and folder {subject}"
+                self.tally.note(ImageAnomaly.LABEL_DISAGREES, words)
+        return found
 
     def take(self, unit: ImageUnit, path: str, subject: str) -> None:
         """Take an image, unless it is left out: by its domain, its path, or as one of its unit."""
@@ -176,20 +182,24 @@ class Gathering:
                 tally.update(subject for _, subject in rows)
         return lambda subjects: sum(tally[subject] for subject in subjects)
 
-    def subjects(self) -> set[str]:
-        """Who has an image."""
-        return {subject for rows in self.images.values() for _, subject in rows}
-
-    def listing(self, galleries: Mapping[str, list[str]], published: Mapping[str, tuple[int, int]]) -> Listing:
-        """All of it. galleries: subject -> the lists that name it. published: what -> (published, found).
+    def listing(
+        self, parts: Mapping[str, Collection[str]], ids: Mapping[str, int], images: Mapping[str, tuple[int, int]]
+    ) -> Listing:
+        """All of it. parts: gallery -> its subjects. ids: gallery -> how many were published. images: what -> (how many
+        were published, found).
 
         Raises DataError where there is no image.
         """
+        galleries = defaultdict[str, list[str]](list)
+        for part in sorted(parts):
+            for subject in set(parts[part]):
+                galleries[subject].append(part)
+        published = {f"{part} subjects": (count, len(set(parts[part]))) for part, count in ids.items()} | dict(images)
         if not self.images:
             self.sieve.refuse_all(self.root, "image")
-            kinds = "; ".join(f"{self.counts[kind]} {kind} ({self.examples[kind]})" for kind in sorted(self.counts))
+            kinds = "; ".join(f"{one.count} {one.kind} ({one.example})" for one in self.tally.anomalies())
             raise DataError(f"{self.root}: found no image{': ' if kinds else ''}{kinds}; is the copy complete?")
-        seen = self.subjects()
+        seen = {subject for rows in self.images.values() for _, subject in rows}
         self.note_all(ImageAnomaly.SUBJECT_IN_NO_LIST, seen - galleries.keys(), "{}")
         self.note_all(ImageAnomaly.SUBJECT_WITHOUT_IMAGE, galleries.keys() - seen, "{}")
         differs = [
@@ -197,13 +207,12 @@ class Gathering:
             for what, (expected, found) in published.items()
             if found != expected
         ]
-        anomalies = [Anomaly(kind.value, self.counts[kind], self.examples[kind]) for kind in sorted(self.counts)]
         units = sorted(self.images, key=lambda unit: unit.name)
         return Listing(
             videos=[VideoEntry(u.name, u.folder, Domain(u.band), u.session_id, u.camera_id) for u in units],
             faces={},
-            galleries={subject: sorted(names) for subject, names in sorted(galleries.items())},
-            anomalies=anomalies,
+            galleries=dict(sorted(galleries.items())),
+            anomalies=self.tally.anomalies(),
             images={unit.name: _table(unit.name, sorted(self.images[unit])) for unit in units},
             differs=differs,
             left_out=self.sieve.listed(),
