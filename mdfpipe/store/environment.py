@@ -30,17 +30,13 @@ def read_environment(run: Path) -> Environment | None:
         facts = json.loads(bytes_of(run / FILE))
     except (OSError, ValueError, RecursionError):
         return None
-    if not isinstance(facts, dict):
-        return None
-    data, resources = facts.get("data"), facts.get("resources")
-    workers = resources.get("workers") if isinstance(resources, dict) else None
+    data = facts.get("data") if isinstance(facts, dict) else None
     if not isinstance(data, str) or not data or "\0" in data:
         return None
-    words = facts.get("argv")
+    resources = facts.get("resources")
+    workers = resources.get("workers") if isinstance(resources, dict) else None
     plain: dict[str, Any] = {name: str(value) for name, value in facts.items() if isinstance(value, str | int | float)}
-    plain |= {"argv": [str(word) for word in words]} if isinstance(words, list) else {}
-    packages = facts.get("packages")
-    plain |= {"packages": [str(name) for name in packages]} if isinstance(packages, list) else {}
+    plain |= {n: [str(word) for word in facts[n]] for n in ("argv", "packages") if isinstance(facts.get(n), list)}
     return Environment(Path(data), workers if type(workers) is int and 0 < workers < 1 << 16 else 1, plain)
 
 

@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -51,13 +52,18 @@ def bytes_sha256(path: Path, read: Callable[[int], None] | None = None) -> str:
     read: told how many bytes were read, as they are.
     """
     with opened(path) as file:
-        if read is None:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-        digest = hashlib.sha256()
-        while data := file.read(1 << 20):
-            digest.update(data)
+        return digest_of(file, read=read).hexdigest()
+
+
+def digest_of(file: BinaryIO, size: int | None = None, read: Callable[[int], None] | None = None) -> hashlib._Hash:
+    """The sha256 of the next `size` bytes of a file, of all that are left without one; read: as for `bytes_sha256`."""
+    digest = hashlib.sha256()
+    while data := file.read(1 << 20 if size is None else min(size, 1 << 20)):
+        digest.update(data)
+        size = size if size is None else size - len(data)
+        if read is not None:
             read(len(data))
-        return digest.hexdigest()
+    return digest
 
 
 def table_sha256(table: pa.Table) -> str:

@@ -11,7 +11,8 @@ from __future__ import annotations
 import io
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -169,8 +170,10 @@ def recorded_window(run: Run, video_id: str) -> tuple[float, float] | None:
 JPEG_START, PNG_START = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WebP", "PNM")
 
-_ORIENTATION = 0x0112
+_ORIENTATION = 0x0112  # a tag of TIFF
 _SIZES = (256, 257, 258, 277)  # tags of a TIFF: width, height, bits of a sample, samples of a pixel
+_END, _SCAN = 0xD9, 0xDA  # markers of a JPEG
+_ANIMATED = "it is animated, and only still images are read; convert it to a video"
 _MARKER = re.compile(rb"\xff+[^\x00\xd0-\xd7\xff]")  # in coded data: no stuffed byte, no restart, no padding
 _PNM_SIZE = re.compile(rb"P[1-6](?:\s|#[^\n]*\n)+(\d+)(?:\s|#[^\n]*\n)+(\d+)")
 _OTHERS = {
@@ -215,23 +218,18 @@ def said_of_others(data: bytes) -> str:
     )
 
 
-def refuse_large_picture(data: bytes, what: str = "the picture") -> None:
-    """Raise DataError where the header of an image claims more pixels than a file of its size may unfold to."""
-    width, height, of_pixel = _claimed(data)
-    refuse_larger(width * height * of_pixel, len(data), f"{what}, of {width}x{height} pixels")
-
-
 def unpacked(data: bytes, flags: int, what: str = "the picture") -> NDArray[Any] | None:
     """The pixels of an image of FORMATS as OpenCV gives them by its `flags`; None where they do not decode.
 
-    Raises DataError where its header claims too much. What OpenCV would read beyond FORMATS is not tried: nobody here
-    knows what its header claims.
+    Raises DataError where its header claims more pixels than a file of its size may unfold to. What OpenCV would read
+    beyond FORMATS is not tried: nobody here knows what its header claims.
     """
     import cv2
 
     if format_of(data) is None:
         return None
-    refuse_large_picture(data, what)
+    width, height, of_pixel = _claimed(data)
+    refuse_larger(width * height * of_pixel, len(data), f"{what}, of {width}x{height} pixels")
     try:
         return cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error as error:
@@ -240,11 +238,14 @@ def unpacked(data: bytes, flags: int, what: str = "the picture") -> NDArray[Any]
 
 
 def _claimed(data: bytes) -> tuple[int, int, int]:
-    """(width, height, bytes of a pixel) by the header of an image of FORMATS; 0 where it says nothing."""
+    """(width, height, bytes of a pixel) by the header of an image of FORMATS; 0 where it says nothing.
+
+    For a TIFF of many pages that of the first: the one that is given where one picture is asked for.
+    """
     kind = format_of(data)
 
-    def number(at: int, length: int, order: Literal["big", "little"] = "little") -> int:
-        return int.from_bytes(data[at : at + length], order)
+    def number(at: int, length: int, order: Literal["big", "little"] = "little", *, signed: bool = False) -> int:
+        return int.from_bytes(data[at : at + length], order, signed=signed)
 
     if kind == "PNG":
         return number(16, 4, "big"), number(20, 4, "big"), 6 if data[24:25] == b"\x10" else 3
@@ -252,9 +253,11 @@ def _claimed(data: bytes) -> tuple[int, int, int]:
         height, width = jpeg_size(data) or (0, 0)
         return width, height, 3
     if kind == "TIFF":
-        return _claimed_by_tiff(data)
+        tags = _first_page(data, _SIZES)
+        width, height, bits, samples = (tags.get(tag, (1,))[0] for tag in _SIZES) if tags is not None else (0, 0, 1, 1)
+        return width, height, max(samples, 3) * max(bits // 8, 1)
     if kind == "BMP":
-        return abs(_signed(data, 18)), abs(_signed(data, 22)), 3
+        return abs(number(18, 4, signed=True)), abs(number(22, 4, signed=True)), 3
     if kind == "PNM":
         found = _PNM_SIZE.match(data)
         return (int(found[1][:9]), int(found[2][:9]), 6) if found else (0, 0, 3)
@@ -267,20 +270,14 @@ def _claimed(data: bytes) -> tuple[int, int, int]:
     return 0, 0, 3
 
 
-def _claimed_by_tiff(data: bytes) -> tuple[int, int, int]:
-    """As `_claimed`, of the first page: the one that is given where one picture is asked for."""
+def _first_page(data: bytes, wanted: Collection[int]) -> dict[int, tuple[int, ...]] | None:
+    """The wanted tags of the first page of a TIFF, or of EXIF data; None where it is broken: its decoder says how."""
     try:
         tiff = Tiff.of(io.BytesIO(data))
         first = next(tiff.pages(), None) if tiff else None
-        tags = tiff.tags(first, _SIZES) if tiff and first else {}
+        return tiff.tags(first, wanted) if tiff and first else {}
     except DataError:
-        return 0, 0, 3  # whoever decodes it says what is broken
-    width, height, bits, samples = (tags.get(tag, (1,))[0] for tag in _SIZES)
-    return width, height, max(samples, 3) * max(bits // 8, 1)
-
-
-def _signed(data: bytes, at: int) -> int:
-    return int.from_bytes(data[at : at + 4], "little", signed=True)
+        return None
 
 
 def damage_of(data: bytes) -> str | None:
@@ -289,20 +286,21 @@ def damage_of(data: bytes) -> str | None:
     None where nothing is found, and for other formats, of which decoders refuse what is cut short.
     """
     kind = format_of(data)
-    if kind == "PNG":
-        return _png_damage(data)
-    if kind == "JPEG":
-        return _jpeg_damage(data)
+    if kind == "JPEG":  # to the end of the picture itself: a thumbnail within has an end, too, and a trailer none
+        whole = any(marker == _END for marker, _ in _jpeg_segments(data))
+        return None if whole else f"a JPEG without an end in {len(data)} bytes"
     if kind == "WebP" and data[12:16] == b"VP8X" and len(data) > 20 and data[20] & 2:
-        return "it is animated, and only still images are read; convert it to a video"
-    return None
-
-
-def _jpeg_damage(data: bytes) -> str | None:
-    """Follow the segments to the end of the picture itself: a thumbnail within has an end, too, and a trailer none."""
-    if any(marker == 0xD9 for marker, _ in _jpeg_segments(data)):
+        return _ANIMATED
+    if kind != "PNG":
         return None
-    return f"a JPEG without an end in {len(data)} bytes"
+    for position, chunk, body, checksum in _png_chunks(data):
+        if zlib.crc32(chunk + body).to_bytes(4, "big") != checksum:
+            return f"a checksum of the PNG does not fit at byte {position}"
+        if chunk == b"acTL" and int.from_bytes(body[:4], "big") > 1:
+            return _ANIMATED
+        if chunk == b"IEND":
+            return None
+    return "the PNG has no end"
 
 
 def jpeg_size(data: bytes) -> tuple[int, int] | None:
@@ -327,28 +325,17 @@ def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int]]:
             at += 1
             continue
         yield marker, at
-        if marker == 0xD9:
+        if marker == _END:
             return
         if marker == 0x01 or 0xD0 <= marker <= 0xD8:
             at += 2
             continue
         at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
-        if marker == 0xDA:  # coded data follow
+        if marker == _SCAN:  # coded data follow
             found = _MARKER.search(data, at)
             if found is None:
                 return
             at = found.end() - 2
-
-
-def _png_damage(data: bytes) -> str | None:
-    for position, kind, body, checksum in _png_chunks(data):
-        if zlib.crc32(kind + body).to_bytes(4, "big") != checksum:
-            return f"a checksum of the PNG does not fit at byte {position}"
-        if kind == b"acTL" and int.from_bytes(body[:4], "big") > 1:
-            return "it is animated, and only still images are read; convert it to a video"
-        if kind == b"IEND":
-            return None
-    return "the PNG has no end"
 
 
 def _png_chunks(data: bytes) -> Iterator[tuple[int, bytes, bytes, bytes]]:
@@ -375,14 +362,7 @@ def orientation_of(data: bytes) -> int:
     For a TIFF with many pages, that of the first.
     """
     block = _exif_of(data)
-    if block is None:
-        return 1
-    try:
-        tiff = Tiff.of(io.BytesIO(block))
-        first = next(tiff.pages(), None) if tiff else None
-        value = tiff.tags(first, {_ORIENTATION}).get(_ORIENTATION, (1,)) if tiff and first else (1,)
-    except DataError:
-        return 1  # broken EXIF data say nothing
+    value = (_first_page(block, {_ORIENTATION}) or {}).get(_ORIENTATION, ()) if block is not None else ()
     return value[0] if len(value) == 1 and 1 <= value[0] <= 8 else 1
 
 
@@ -390,28 +370,13 @@ def _exif_of(data: bytes) -> bytes | None:
     kind = format_of(data)
     if kind == "TIFF":
         return data
-    if kind == "JPEG":
-        return _jpeg_exif(data)
     if kind == "PNG":
         return next((body for _, chunk, body, _ in _png_chunks(data) if chunk == b"eXIf"), None)
-    return _webp_exif(data) if kind == "WebP" else None
-
-
-def _jpeg_exif(data: bytes) -> bytes | None:
-    at = 2
-    while at + 10 <= len(data) and data[at] == 0xFF and data[at + 1] != 0xDA:
-        if data[at + 1] == 0xFF:  # padding
-            at += 1
-            continue
-        end = at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")
-        if data[at + 1] == 0xE1 and data[at + 4 : at + 10] == b"Exif\0\0":
-            return data[at + 10 : end]
-        at = end
-    return None
-
-
-def _webp_exif(data: bytes) -> bytes | None:
-    at = 12
+    if kind == "JPEG":
+        for marker, at in takewhile(lambda segment: segment[0] != _SCAN, _jpeg_segments(data)):
+            if marker == 0xE1 and data[at + 4 : at + 10] == b"Exif\0\0":
+                return data[at + 10 : at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")]
+    at = 12 if kind == "WebP" else len(data)
     while at + 8 <= len(data):
         size = int.from_bytes(data[at + 4 : at + 8], "little")
         if data[at : at + 4] == b"EXIF":

@@ -7,6 +7,8 @@ from typing import Any, Final
 
 from mdfpipe.store.naming import told_path
 
+_NAMED: Final = 3  # videos of a line
+
 
 def of_index(facts: Mapping[str, Any]) -> list[str]:
     """A line for each rule of `dataset.leave_out` that matched something, and one for the annotation rows of these.
@@ -26,7 +28,7 @@ def of_nothing(facts: Mapping[str, Any]) -> list[str]:
     """A line for each rule of `dataset.leave_out` that matched nothing. facts: of the receipt of an index."""
     return [
         f"dataset.leave_out, {one['rule']}: matches nothing here"
-        + (f", where there is {told_path(one['example'], _pattern(one['rule']))}" if one["example"] else "")
+        + (f", where there is {told_path(one['example'], one['rule'].partition(': ')[2])}" if one["example"] else "")
         + (f" ({one['why']})" if one.get("why") else "")
         + "; check its spelling, or take it out"
         for one in facts.get("left_out", [])
@@ -46,7 +48,7 @@ def outside_of(facts: Mapping[str, Any]) -> list[str]:
 def of_training(facts: Mapping[str, Any]) -> list[str]:
     """A line for the subjects that domain-aware batches leave out, if there are any. facts: of a training's receipt."""
     found = facts.get("left_out")
-    if not found or not found.keys() >= _SAID:
+    if not found or not found.keys() >= {"subjects", "of", "without"}:
         return []
     without = ", ".join(f"{domain} for {count}" for domain, count in found["without"].items())
     return [
@@ -57,19 +59,12 @@ def of_training(facts: Mapping[str, Any]) -> list[str]:
 
 def most_left_out(facts: Mapping[str, Any]) -> list[str]:
     """The same with advice, where more subjects are left out than take part."""
-    found = facts.get("left_out")
-    if not found or not found.keys() >= _SAID or 2 * found["subjects"] <= found["of"]:
-        return []
     return [
         f"{line}; name the domains of the study in manifest.protocol.domains or train_domains, or draw without regard "
         "to domain (recipe.batches.sampler: random)"
         for line in of_training(facts)
+        if 2 * facts["left_out"]["subjects"] > facts["left_out"]["of"]
     ]
-
-
-def _pattern(rule: str) -> str:
-    """What a rule asks for: `videos/a*` of `paths: videos/a*`."""
-    return rule.partition(": ")[2]
 
 
 def of_unreadable(stage: str, found: Mapping[str, str], without: str) -> list[str]:
@@ -96,10 +91,6 @@ def of_stage(stage: str, facts: Mapping[str, Any]) -> list[str]:
         path, why = min(found.items())
         return [f"crop: {len(found)} images do not decode and are left out ({path}: {why})"]
     return of_unreadable(stage, found, ", left out" if kind == "train" else " and have no vector")
-
-
-_SAID: Final = {"subjects", "of", "without"}
-_NAMED: Final = 3  # videos of a line
 
 
 def _counted(facts: Mapping[str, Any], count: int) -> str:

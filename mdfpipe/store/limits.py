@@ -7,8 +7,10 @@ size: it says the same of each row of a video. `MDFPIPE_LARGEST_GB` allows more.
 
 from __future__ import annotations
 
+import math
 import os
 import zipfile
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from mdfpipe.errors import ConfigError, DataError
@@ -25,9 +27,20 @@ _WIDTHS = {"BOOLEAN": 1, "INT32": 4, "INT64": 8, "INT96": 12, "FLOAT": 4, "DOUBL
 
 
 def most(size: int, times: int = _TIMES) -> float:
-    """Bytes of memory that a file of `size` bytes may ask for: 2 GB, or `times` its size."""
-    limit = _limit()
-    return max(_LARGEST * 1e9, times * size) if limit is None else limit * 1e9
+    """Bytes of memory that a file of `size` bytes may ask for: what the user allows, or 2 GB, or `times` its size.
+
+    Raises ConfigError where VARIABLE is not such a number.
+    """
+    text = os.environ.get(VARIABLE, "")
+    if not text:
+        return max(_LARGEST * 1e9, times * size)
+    try:
+        limit = float(text)
+    except ValueError:
+        limit = -1.0
+    if not 0 < limit < 1e6:
+        raise ConfigError(f"{VARIABLE}={text[:40]!r}: expected a number of GB above 0, such as 8")
+    return limit * 1e9
 
 
 def refuse_larger(claimed: int, size: int, what: str, times: int = _TIMES) -> None:
@@ -40,30 +53,13 @@ def refuse_larger(claimed: int, size: int, what: str, times: int = _TIMES) -> No
         )
 
 
-def _limit() -> float | None:
-    """GB that the user allows; None where they say nothing. Raises ConfigError."""
-    text = os.environ.get(VARIABLE, "")
-    if not text:
-        return None
-    try:
-        limit = float(text)
-    except ValueError:
-        limit = -1.0
-    if not 0 < limit < 1e6:
-        raise ConfigError(f"{VARIABLE}={text[:40]!r}: expected a number of GB above 0, such as 8")
-    return limit
-
-
 def refuse_large_table(file: pq.ParquetFile, path: Path, columns: list[str] | None = None, times: int = _TIMES) -> None:
     """Raise DataError where these columns of a Parquet file (None: all) claim too much, by pages or by values."""
-    claimed, metadata = 0, file.metadata
-    for group in range(metadata.num_row_groups):
-        row_group = metadata.row_group(group)
-        for number in range(row_group.num_columns):
-            column = row_group.column(number)
-            if columns is None or column.path_in_schema.partition(".")[0] in columns:
-                width = _WIDTHS.get(column.physical_type, 4)
-                claimed += max(column.total_uncompressed_size, column.num_values * width)
+    claimed = 0
+    for _, column in _chunks(file):
+        if columns is None or column.path_in_schema.partition(".")[0] in columns:
+            width = _WIDTHS.get(column.physical_type, 4)
+            claimed += max(column.total_uncompressed_size, column.num_values * width)
     refuse_larger(claimed, path.stat().st_size, str(path), times)
 
 
@@ -72,16 +68,20 @@ def endless_texts(file: pq.ParquetFile, columns: list[str] | None = None) -> lis
 
     Their texts have to be looked at before they are written out: see `refuse_large_texts`.
     """
-    metadata, found = file.metadata, set[str]()
-    for group in range(metadata.num_row_groups):
-        row_group = metadata.row_group(group)
-        for number in range(row_group.num_columns):
-            column = row_group.column(number)
-            is_asked = columns is None or column.path_in_schema in columns
-            stored = column.total_uncompressed_size * row_group.num_rows
-            if is_asked and column.physical_type == "BYTE_ARRAY" and stored > _LARGEST * 1e9:
-                found.add(column.path_in_schema)
+    found = {
+        column.path_in_schema
+        for rows, column in _chunks(file)
+        if (columns is None or column.path_in_schema in columns)
+        and column.physical_type == "BYTE_ARRAY"
+        and column.total_uncompressed_size * rows > _LARGEST * 1e9
+    }
     return sorted(found & set(file.schema_arrow.names))
+
+
+def _chunks(file: pq.ParquetFile) -> Iterator[tuple[int, Any]]:
+    """(rows, what the footer says) of each column in each group of rows."""
+    for group in map(file.metadata.row_group, range(file.metadata.num_row_groups)):
+        yield from ((group.num_rows, group.column(number)) for number in range(group.num_columns))
 
 
 def refuse_large_texts(column: Any, path: Path, times: int = _TIMES) -> None:
@@ -97,22 +97,16 @@ def refuse_large_texts(column: Any, path: Path, times: int = _TIMES) -> None:
 
 def refuse_large_archive(path: Path) -> None:
     """Raise DataError where the members of a ZIP archive (NPZ, a checkpoint of torch) unfold to too much."""
-    import numpy as np
+    from numpy.lib import format as npy
 
+    claimed = 0
     with zipfile.ZipFile(path) as archive:
-        claimed = 0
         for member in archive.infolist():
-            shape: tuple[int, ...] = ()
-            kind = np.dtype("u1")
+            of_array = 0
             if member.filename.endswith(".npy"):
                 with archive.open(member) as file:
-                    version = np.lib.format.read_magic(file)
-                    read = np.lib.format.read_array_header_1_0
-                    if version != (1, 0):
-                        read = np.lib.format.read_array_header_2_0
-                    shape, _, kind = read(file)
-            count = 1
-            for length in shape:
-                count *= int(length)
-            claimed += max(member.file_size, count * kind.itemsize)
+                    is_old = npy.read_magic(file) == (1, 0)
+                    shape, _, kind = (npy.read_array_header_1_0 if is_old else npy.read_array_header_2_0)(file)
+                    of_array = math.prod(map(int, shape)) * kind.itemsize
+            claimed += max(member.file_size, of_array)
     refuse_larger(claimed, path.stat().st_size, str(path))

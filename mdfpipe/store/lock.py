@@ -384,23 +384,14 @@ def _create(place: Path, data: bytes) -> bool:
         write_synced(draft, data, new=True)
         try:
             os.link(draft, place)
-        except FileExistsError:
-            return draft.stat().st_nlink == 2  # NFS may say so of a link that it made and told us twice
         except OSError as error:
-            if draft.stat().st_nlink == 2:
+            if draft.stat().st_nlink == 2:  # NFS may fail after it made the link: its first answer was lost
                 return True
             if error.errno not in _NO_LINKS:
                 raise
-            return _create_without_links(place, data)
+            write_synced(place, data, new=True)  # for a moment it is empty, which is watched as unreadable
         return True
-    finally:
-        draft.unlink(missing_ok=True)
-
-
-def _create_without_links(place: Path, data: bytes) -> bool:
-    """As `_create`, for file systems without links; for a moment the file is empty, which is watched as unreadable."""
-    try:
-        write_synced(place, data, new=True)
     except FileExistsError:
         return False
-    return True
+    finally:
+        draft.unlink(missing_ok=True)

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import os
 import struct
 import zlib
@@ -22,19 +21,19 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Final, Self
+from typing import BinaryIO, Final, Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mdfpipe.errors import Damaged, StoreError, cannot_write, one_line
 from mdfpipe.store.files import opened
+from mdfpipe.store.hashing import digest_of
 from mdfpipe.store.limits import OF_RUN, endless_texts, refuse_large_table, refuse_large_texts
 
 MARK: Final = b"mdfpipe\x01"
 _SEAL: Final = struct.Struct("<8sI32s")
 _END: Final = struct.Struct("<I4s")  # how long the footer is, and PAR1
-_CHUNK: Final = 1 << 20
 _GROUP: Final = 1 << 17  # rows
 _GUESS: Final = 1 << 16  # bytes from the end that hold most footers
 _DAMAGE: Final = (None, errno.EIO)  # errno of an OSError that tells of a file's content: Arrow's own have none
@@ -74,12 +73,11 @@ class TableWriter:
 def write_table(path: Path, table: pa.Table, metadata: Mapping[bytes, bytes] | None = None) -> None:
     """Write `table` to `path`, sealed and synced; metadata: more of it for the footer.
 
-    The same table gives the same bytes, however it was chunked. Raises OSError.
+    The same table gives the same bytes, however it was chunked. Raises StoreError where the file cannot be written.
     """
     whole = table.combine_chunks().replace_schema_metadata({**(table.schema.metadata or {}), **(metadata or {})})
-    with pq.ParquetWriter(path, whole.schema, compression="zstd", write_page_checksum=True) as writer:
-        writer.write_table(whole, row_group_size=_GROUP)
-    seal(path)
+    with TableWriter(path, whole.schema) as writer:
+        writer.write(whole)
 
 
 def seal(path: Path) -> None:
@@ -90,7 +88,7 @@ def seal(path: Path) -> None:
         end = _END.pack(len(footer), b"PAR1")
         head = _SEAL.pack(MARK, zlib.crc32(footer), b"")[:-32]
         file.seek(0)
-        digest = _hashed(file, start, lambda size: None)
+        digest = digest_of(file, start)
         digest.update(head + footer + end)
         file.seek(start)
         file.write(head + digest.digest() + footer + end)
@@ -98,7 +96,7 @@ def seal(path: Path) -> None:
         os.fsync(file.fileno())
 
 
-def is_whole(path: Path, read: Callable[[int], None] = lambda size: None) -> bool | None:
+def is_whole(path: Path, read: Callable[[int], None] | None = None) -> bool | None:
     """Whether each byte of a sealed file is as it was written; None of a file without a seal. Raises OSError.
 
     read: told how many bytes were read, as they are.
@@ -109,7 +107,7 @@ def is_whole(path: Path, read: Callable[[int], None] = lambda size: None) -> boo
             return None
         start = file.seek(0, os.SEEK_END) - len(footer) - _END.size - _SEAL.size
         file.seek(0)
-        digest = _hashed(file, start, read)
+        digest = digest_of(file, start, read)
         head = file.read(_SEAL.size)[:-32]
         digest.update(head + footer + _END.pack(len(footer), b"PAR1"))
         return bool(digest.digest() == found[1])
@@ -164,13 +162,15 @@ def _writing(path: Path) -> Iterator[None]:
 def _tail(file: BinaryIO) -> tuple[bytes, tuple[int, bytes] | None]:
     """The footer, and the seal before it (its checksum, the digest of the file). Raises OSError where they differ."""
     size = file.seek(0, os.SEEK_END)
-    data = _last(file, size, min(size, _GUESS))
+    file.seek(max(size - _GUESS, 0))
+    data = file.read()
     length, magic = _END.unpack(data[-_END.size :]) if size >= _END.size + 4 else (0, b"")
     if magic != b"PAR1" or length + _END.size + 4 > size:
         raise OSError("Parquet magic bytes not found in footer: no Parquet file, or one that was cut off")
     wanted = min(length + _END.size + _SEAL.size, size)
     if wanted > len(data):
-        data = _last(file, size, wanted)
+        file.seek(size - wanted)
+        data = file.read()
     footer = data[-length - _END.size : -_END.size]
     before = data[-wanted : -length - _END.size]
     if len(before) < _SEAL.size or not before.startswith(MARK):
@@ -179,17 +179,3 @@ def _tail(file: BinaryIO) -> tuple[bytes, tuple[int, bytes] | None]:
     if zlib.crc32(footer) != crc:
         raise OSError("the footer does not match its checksum")
     return footer, (crc, digest)
-
-
-def _last(file: BinaryIO, size: int, wanted: int) -> bytes:
-    file.seek(size - wanted)
-    return file.read(wanted)
-
-
-def _hashed(file: BinaryIO, size: int, read: Callable[[int], None]) -> Any:
-    digest = hashlib.sha256()
-    while size > 0 and (data := file.read(min(size, _CHUNK))):
-        digest.update(data)
-        read(len(data))
-        size -= len(data)
-    return digest

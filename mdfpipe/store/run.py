@@ -22,7 +22,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import Any, Final
 
 import pyarrow as pa
 
@@ -240,18 +240,21 @@ class Run:
         with self._writing(target):
             target.parent.mkdir(parents=True, exist_ok=True)
             former = self.receipt(receipt.stage, receipt.key)
-            described = {name: _describe(name, path) for name, path in files.items()}
-            for path in files.values():
+            described = {}
+            for name, path in files.items():
+                digest = "" if name.endswith(".jsonl") else bytes_sha256(path)  # a log says how long things took
+                described[name] = path.stat().st_size, digest
                 sync(path)
             final = replace(receipt, files=described, content=_content(receipt, table, described))
             unfinished = temporary(target)
             try:
                 write_table(unfinished, table, final)
+                if self.lease is not None:  # what follows cannot be undone: is the lock still ours, now?
+                    self.lease.check(now=True)
             except StoreError:
                 with contextlib.suppress(OSError):  # what a failure leaves takes up the disk
                     unfinished.unlink(missing_ok=True)
                 raise
-            self._check_lock(unfinished)
             for name in former.files.keys() - files.keys() if former else ():
                 # the old part is then due, and still says what was its own
                 self.place(receipt.stage, name, change=True).unlink(missing_ok=True)
@@ -282,9 +285,9 @@ class Run:
 
     # -- failures and events
 
-    def failure_path(self, stage: str, key: str) -> Path:
-        """Where the failure of a unit is written."""
-        return self.place(stage, f"{stage}/failed/{file_name(key)}.json")
+    def failure_path(self, stage: str, key: str, *, change: bool = False) -> Path:
+        """Where the failure of a unit is written. change: as for `place`."""
+        return self.place(stage, f"{stage}/failed/{file_name(key)}.json", change=change)
 
     def failure(self, stage: str, key: str) -> Failure | None:
         """Why the unit failed when it was last tried; None where it did not."""
@@ -311,12 +314,11 @@ class Run:
         path = self.failure_path(stage, key)
         with self._writing(path):
             if path.is_file():
-                self.place(stage, f"{stage}/failed/{path.name}", change=True).unlink(missing_ok=True)
+                self.failure_path(stage, key, change=True).unlink(missing_ok=True)
 
     def record_failure(self, failure: Failure) -> None:
         """Write down that a unit failed."""
-        name = self.failure_path(failure.stage, failure.key).name
-        place = self.place(failure.stage, f"{failure.stage}/failed/{name}", change=True)
+        place = self.failure_path(failure.stage, failure.key, change=True)
         with self._writing(place):
             place.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(place, json.dumps(asdict(failure), indent=1, sort_keys=True).encode())
@@ -325,22 +327,18 @@ class Run:
         """Append one line to events.jsonl."""
         line = json.dumps({"time": round(time.time(), 3), "event": event, **fields}, sort_keys=True) + "\n"
         with self._writing(self.path / "events.jsonl"), (self.path / "events.jsonl").open("ab+") as file:
-            if file.tell() and not self._ends_a_line(file):
-                line = "\n" + line  # the last one was cut off by a kill
+            if file.tell():
+                file.seek(-1, os.SEEK_END)
+                if file.read(1) != b"\n":  # the last one was cut off by a kill
+                    line = "\n" + line
             file.write(line.encode())
-
-    @staticmethod
-    def _ends_a_line(file: BinaryIO) -> bool:
-        file.seek(-1, os.SEEK_END)
-        return file.read(1) == b"\n"
 
     def events(self) -> Iterator[dict[str, Any]]:
         """The events so far; a line cut off by a kill, or damaged, is passed over."""
         with contextlib.suppress(OSError), opened(self.path / "events.jsonl") as file:
             for line in file:
-                found = _event(line)
-                if found is not None:
-                    yield found
+                with contextlib.suppress(ValueError):  # of bytes that are no text, too
+                    yield checked_event(line)
 
     def write(self, name: str, data: bytes) -> None:
         """Write a small file of the run folder (`pipeline.yaml`, `environment.json`) atomically."""
@@ -387,11 +385,6 @@ class Run:
         """Who works in the run folder now, or may; None where nobody does."""
         return Lock(self.path).holder()
 
-    def held(self) -> bool:
-        """Whether a living process works in the run folder now."""
-        holder = self.holder()
-        return holder is not None and not holder.silent
-
     @property
     def is_read_only(self) -> bool:
         """Whether there is a run folder that cannot be written."""
@@ -408,15 +401,6 @@ class Run:
             for left in (self.path / stage).glob(f"{TEMPORARY}*"):
                 if is_left_over(left.name):
                     left.unlink(missing_ok=True)
-
-    def _check_lock(self, unfinished: Path) -> None:
-        """Before what cannot be undone: look whether the lock is still ours, now."""
-        try:
-            if self.lease is not None:
-                self.lease.check(now=True)
-        except StoreError:
-            unfinished.unlink(missing_ok=True)
-            raise
 
     @contextlib.contextmanager
     def _writing(self, place: Path) -> Iterator[None]:
@@ -451,11 +435,6 @@ def images_file(video_id: str) -> str:
     return f"index/images/{file_name(video_id)}.parquet"
 
 
-def _describe(name: str, path: Path) -> tuple[int, str]:
-    """Size and content hash; of a log none, since it says how long things took."""
-    return path.stat().st_size, "" if name.endswith(".jsonl") else bytes_sha256(path)
-
-
 def _content(receipt: Receipt, table: pa.Table, files: dict[str, tuple[int, str]]) -> str:
     """The hash of what later stages find in a part."""
     told = {name: receipt.facts.get(name) for name in receipt.tells}
@@ -476,10 +455,7 @@ def write_table(path: Path, table: pa.Table, receipt: Receipt | None = None) -> 
 
     The same table gives the same bytes, however it was chunked. Raises StoreError where it cannot be written.
     """
-    try:
-        parquet.write_table(path, table, {RECEIPT_KEY: receipt.to_bytes()} if receipt is not None else {})
-    except OSError as error:
-        raise StoreError(cannot_write(path, error)) from error
+    parquet.write_table(path, table, {RECEIPT_KEY: receipt.to_bytes()} if receipt is not None else {})
 
 
 def read_receipt(path: Path) -> Receipt | None:
@@ -492,13 +468,6 @@ def read_receipt(path: Path) -> Receipt | None:
     except (OSError, pa.ArrowException, KeyError, ValueError):
         return None
     return receipt if sealed or not receipt.content else None  # of an earlier version, or no longer what was written
-
-
-def _event(line: bytes) -> dict[str, Any] | None:
-    try:
-        return checked_event(line)
-    except ValueError:  # of bytes that are no text, too
-        return None
 
 
 _OF_RUN: Final = {"index": "videos", "evaluate": "metrics"}  # stages that make one part, with files beside it

@@ -484,8 +484,8 @@ Column: TypeAlias = pa.Array | pa.ChunkedArray
 
 def joined(table: pa.Table, ids: Column, by: str, part: Path, of: str, *, others: bool = False) -> pa.Table:
     """The rows of `table` for each of `ids`, in their order; as `places`, `by` being the column that holds its ids."""
-    if _whole(table[by]).equals(_whole(ids)):
-        _refuse_twice(_whole(ids), str(part), part)
+    if _unchunked(table[by]).equals(_unchunked(ids)):
+        _refuse_twice(_unchunked(ids), str(part), part)
         return table
     return table.take(pa.array(places(table[by], ids, part, of, others=others)))
 
@@ -496,7 +496,7 @@ def places(known: Column, ids: Column, part: Path, of: str, *, others: bool = Fa
     part: where it lies. of: what `ids` are of, for people. others: whether it may hold further ids. Raises DataError
     where an id is missing, unknown, or is listed twice: values would go to another's row.
     """
-    known, ids = _whole(known), _whole(ids)
+    known, ids = _unchunked(known), _unchunked(ids)
     _refuse_twice(known, str(part), part)
     _refuse_twice(ids, f"{part}: {of}", part)
     found = pc.index_in(ids, value_set=known)
@@ -512,7 +512,7 @@ def places(known: Column, ids: Column, part: Path, of: str, *, others: bool = Fa
     return at
 
 
-def _whole(column: Column) -> pa.Array:
+def _unchunked(column: Column) -> pa.Array:
     whole = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     return pa.concat_arrays(whole.chunks) if isinstance(whole, pa.ChunkedArray) else whole
 

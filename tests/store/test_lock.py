@@ -88,14 +88,14 @@ def left(run: Run, of: Owner, monkeypatch: pytest.MonkeyPatch, name: str = "x.pa
 def test_it_is_held_until_it_is_given_back(run: Run, flock: str) -> None:
     for number in (1, 2, 3):
         with run.lock():
-            assert run.held()
+            assert run.holder() is not None
             assert records(run) == [f".lock-{number:06d}"]
             with (
                 pytest.raises(StoreError, match=rf"in use by process {os.getpid()} on \S+ .*; wait for it"),
                 run.lock(),
             ):
                 pass
-        assert not run.held()
+        assert run.holder() is None
 
 
 TAKERS = """
@@ -181,7 +181,7 @@ def test_a_dead_owner_of_this_machine_holds_nothing(
         monkeypatch.setattr("mdfpipe.store.owner._identity", lambda pid: fields)
     place = record(run, former)
     assert former.life is Life.DEAD
-    assert not run.held()
+    assert run.holder() is None
     monkeypatch.setattr(time, "sleep", lambda seconds: pytest.fail("it waits"))
     with run.lock():
         assert records(run) == [".lock-000008"]
@@ -197,7 +197,7 @@ def test_an_owner_elsewhere_is_watched(run: Run, former: Owner) -> None:
     """Alive as long as its record changes; silent for a lease, it is taken over, and that is said."""
     place = record(run, former)
     assert former.life is Life.UNKNOWN
-    assert run.held()
+    assert run.holder() is not None
     beating = [sys.executable, "-c", "import os, sys, time\nwhile True: os.utime(sys.argv[1]); time.sleep(0.05)", place]
     before = place.stat().st_mtime_ns
     with subprocess.Popen(beating) as process:
@@ -346,9 +346,9 @@ def test_a_child_that_was_forked_gives_nothing_back(run: Run) -> None:
         lock.release()
         os._exit(0)
     os.waitpid(child, 0)
-    assert run.held()
+    assert run.holder() is not None
     lock.release()
-    assert not run.held()
+    assert run.holder() is None
 
 
 # -- temporary files
@@ -466,7 +466,7 @@ def test_two_machines_and_no_flock(run: Run, without_flock: Path) -> None:
         assert says(other) == "held\n"
         other.communicate("\n")
     assert records(run) == [".lock-000003"]
-    assert not run.held()
+    assert run.holder() is None
 
 
 def test_an_owner_is_printed_and_not_obeyed() -> None:
