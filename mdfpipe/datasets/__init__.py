@@ -6,8 +6,10 @@ Each file of this folder reads one layout, named after itself.
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import ClassVar
 
 import pyarrow as pa
@@ -15,11 +17,13 @@ from pydantic import Field
 
 from mdfpipe.config import Plugin
 from mdfpipe.datasets.reading.leaving_out import LeaveOut, LeftOut
-from mdfpipe.datasets.reading.naming import name_videos
 from mdfpipe.domains import Domain
-from mdfpipe.store.naming import Links
+from mdfpipe.errors import DataError, one_line
+from mdfpipe.store.naming import VIDEO_SUFFIXES, Links, file_name, safe_relative
 
 __all__ = ["Anomaly", "Dataset", "LeaveOut", "LeftOut", "Listing", "VideoEntry", "name_videos"]
+
+LONGEST_ID = 200  # bytes of UTF-8: with its suffixes it must fit a file name of 255
 
 
 @dataclass(frozen=True)
@@ -98,3 +102,37 @@ class Dataset(Plugin):
     @abstractmethod
     def read(self, root: Path) -> Listing:
         """The listing of the data under `root`. Raises DataError with file, row and column."""
+
+
+def name_videos(paths: Iterable[str], left_out: Iterable[str] = ()) -> dict[str, str]:
+    """path -> video_id, for all videos of a dataset: the path without its suffix where that is unique, else with it.
+
+    paths: POSIX, relative to the data root, in any order (a path given twice is one video). left_out: further paths,
+    which get no name; the others are named as if they did, so that leaving a video out renames none. Raises DataError
+    for a path that `safe_relative` refuses, for a name that is hidden or longer than 200 bytes, and for two videos
+    whose file names would be the same (`a/b` and `a__b`).
+
+    >>> name_videos(["v/a.mp4", "v/b.mp4", "v/b.avi", "frames/c"])
+    {'frames/c': 'frames/c', 'v/a.mp4': 'v/a', 'v/b.avi': 'v/b.avi', 'v/b.mp4': 'v/b.mp4'}
+    """
+    ordered = sorted({safe_relative(path, "video") for path in paths})
+    pure = {path: PurePosixPath(path) for path in (*ordered, *left_out)}
+    names = {p: str(q.with_suffix("")) if q.suffix.lower() in VIDEO_SUFFIXES else p for p, q in pure.items()}
+    while True:
+        taken = Counter(names.values())
+        clashing = [path for path, name in names.items() if taken[name] > 1 and name != path]
+        if not clashing:
+            break
+        names.update({path: path for path in clashing})  # may clash with a suffixless name: hence the loop
+    owner: dict[str, str] = {}
+    for path in ordered:
+        name = names[path]
+        if len(name.encode()) > LONGEST_ID:
+            shown = one_line(name, 60)
+            raise DataError(f"video {shown}: its name has {len(name.encode())} bytes, at most {LONGEST_ID}; rename it")
+        if name.startswith("."):
+            raise DataError(f"video {one_line(path, 80)}: its name starts with a dot, as hidden files do; rename it")
+        other = owner.setdefault(file_name(name), path)
+        if other != path:
+            raise DataError(f"videos {other} and {path} would share the file name {file_name(name)}; rename one")
+    return {path: names[path] for path in ordered}

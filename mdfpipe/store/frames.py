@@ -16,7 +16,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from mdfpipe.errors import DataError, one_line
-from mdfpipe.store.naming import IMAGE_SUFFIXES, PICTURE_SUFFIXES, Links, inside, natural_key
+from mdfpipe.store.naming import IMAGE_SUFFIXES, PICTURE_SUFFIXES, Links, inside, is_folder, natural_key
 
 _UNFINISHED = frozenset(
     {".part", ".partial", ".crdownload", ".download", ".filepart", ".tmp", ".gz", ".bz2", ".xz", ".zst", ".dvc"}
@@ -106,7 +106,7 @@ def frame_files(folder: Path, root: Path | None = None, links: Links | None = No
     try:
         with os.scandir(folder) as entries:
             pictures = [e for e in entries if _suffix(e.name) in _IN_FRAMES and e.name[0] != "."]
-            named = [e.name for e in pictures if not _is_dir(e)]  # a broken link stays: else the rest would move up
+            named = [e.name for e in pictures if not is_folder(e)]  # a broken link stays: else the rest would move up
     except OSError as error:
         raise DataError(f"{folder}: the folder of frames cannot be listed: {error.strerror}") from None
     if root is not None:
@@ -148,13 +148,6 @@ def check_links(folder: Path, root: Path, links: Links | None = None) -> None:
         linked = [e.name for e in entries if e.is_symlink() and Path(e.name).suffix.lower() in IMAGE_SUFFIXES]
     for name in sorted(linked, key=natural_key):
         inside(root, (folder / name).relative_to(root).as_posix(), "frame", links)
-
-
-def _is_dir(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a link that leads round in a circle
-        return False
 
 
 def in_order(names: Collection[str], folder: str) -> tuple[list[str], FrameRule]:

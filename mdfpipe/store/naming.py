@@ -15,6 +15,7 @@ from collections.abc import Callable, Collection
 from enum import StrEnum
 from functools import lru_cache
 from pathlib import Path
+from typing import Final
 from urllib.parse import quote
 
 from mdfpipe.errors import DataError, is_visible, one_line
@@ -101,7 +102,11 @@ def safe_relative(path: str, what: str) -> str:
     if problem:
         shown = one_line(path[:80], 80)
         raise DataError(f"{what}: expected a path relative to the data root, got '{shown}', which {problem}")
-    return "/".join(part for part in plain.split("/") if part not in ("", "."))
+    return _plain(plain)
+
+
+def _plain(path: str) -> str:
+    return "/".join(part for part in path.split("/") if part not in ("", "."))
 
 
 def _problem(path: str) -> str | None:
@@ -136,7 +141,7 @@ def named_alike(text: str) -> tuple[str, str]:
     >>> named_alike("./videos//a.mp4")
     ('videos/a.mp4', 'videos/a')
     """
-    plain = "/".join(part for part in text.replace("\\", "/").split("/") if part not in ("", "."))
+    plain = _plain(text.replace("\\", "/"))
     stem, dot, suffix = plain.rpartition(".")
     return plain, stem if dot and f".{suffix.lower()}" in VIDEO_SUFFIXES else plain
 
@@ -195,9 +200,6 @@ def link_target(root: Path, path: str) -> str | None:
     return os.path.commonpath(folders) if folders else None
 
 
-# --- names that nearly are ---------------------------------------------------------------------------------------
-
-
 @lru_cache(maxsize=64)
 def _listed(folder: str, mtime_ns: int) -> tuple[str, ...]:
     return tuple(sorted(os.listdir(folder)))  # noqa: PTH208 - names, of folders with a million files
@@ -217,8 +219,7 @@ def nearest(root: Path, path: str) -> str:
 
 def told_path(found: str, path: str) -> str:
     """A path for a message, escaped where it would look like another one."""
-    same = unicodedata.normalize("NFC", found) == unicodedata.normalize("NFC", path)
-    return ascii(found)[1:-1] if same else one_line(found, 120)
+    return ascii(found)[1:-1] if composed(found) == composed(path) else one_line(found, 120)
 
 
 def _nearest(root: Path, path: str) -> tuple[str, str]:
@@ -237,32 +238,44 @@ def _nearest(root: Path, path: str) -> tuple[str, str]:
     return (here, ", ".join(dict.fromkeys(reasons))) if reasons else ("", "")
 
 
+def composed(text: str) -> str:
+    """A text in which the encoding of accents does not count."""
+    return unicodedata.normalize("NFC", text)
+
+
+def folded(text: str) -> str:
+    """A text in which neither letter case nor the encoding of accents counts."""
+    return composed(text).casefold()
+
+
+def _bare(name: str) -> str:
+    """A name without its suffix, folded; a number behind a dot is no suffix."""
+    stem, dot, suffix = name.rpartition(".")
+    return folded(stem if dot and stem and not suffix.isdecimal() else name)
+
+
+_WAYS: Final[tuple[tuple[str, Callable[[str], str]], ...]] = (
+    ("its accents are encoded in another way", composed),
+    ("letter case differs", folded),
+    ("blanks or invisible characters differ", lambda name: "".join(c for c in name.casefold() if is_visible(c))),
+    ("its suffix differs", _bare),
+)
+
+
 def near_name(wanted: str, names: Collection[str], *, is_file: bool = True) -> tuple[str | None, str]:
     """The name of `names` that `wanted` nearly is, and in what they differ; None where none is near.
 
     >>> near_name("Walk.mp4", ["a.mp4", "walk.mp4"]), near_name("walk", ["walk.mp4"]), near_name("x", ["walk"])
     (('walk.mp4', 'letter case differs'), ('walk.mp4', 'its suffix differs'), (None, ''))
     """
-    ways: list[tuple[str, Callable[[str], str]]] = [
-        ("its accents are encoded in another way", lambda name: unicodedata.normalize("NFC", name)),
-        ("letter case differs", folded),
-        ("blanks or invisible characters differ", lambda name: "".join(c for c in name.casefold() if is_visible(c))),
-    ]
-    if is_file:
-        ways.append(("its suffix differs", _bare))
-    for why, key in ways:
-        found = [name for name in names if key(name) == key(wanted)]
-        if found:
-            return found[0], why
+    for why, key in _WAYS if is_file else _WAYS[:-1]:
+        found = next((name for name in names if key(name) == key(wanted)), None)
+        if found is not None:
+            return found, why
     if len(wanted) < 5:  # a and b are no slip of the pen
         return None, ""
     close = difflib.get_close_matches(wanted, [n for n in names if abs(len(n) - len(wanted)) < 4][:20_000], 1, 0.85)
     return (close[0], "a similar name") if close else (None, "")
-
-
-def folded(text: str) -> str:
-    """A text in which neither letter case nor the encoding of accents counts."""
-    return unicodedata.normalize("NFC", text).casefold()
 
 
 def near_pattern(pattern: str, names: Collection[str]) -> tuple[str | None, str]:
@@ -271,23 +284,12 @@ def near_pattern(pattern: str, names: Collection[str]) -> tuple[str | None, str]
     >>> near_pattern("*_TEST.mp4", ["a.mp4", "b_test.mp4"]), near_pattern("a*", ["videos/a.mp4"])
     (('b_test.mp4', 'letter case differs'), ('videos/a.mp4', 'it is in a folder'))
     """
-    ways: list[tuple[str, Callable[[str], str], str]] = [
-        ("its accents are encoded in another way", lambda name: unicodedata.normalize("NFC", name), ""),
-        ("letter case differs", folded, ""),
-        ("it is in a folder", folded, "*/"),
-    ]
-    for why, key, front in ways:
+    for front, (why, key) in (("", _WAYS[0]), ("", _WAYS[1]), ("*/", ("it is in a folder", folded))):
         matches = re.compile(fnmatch.translate(front + key(pattern))).match
         found = next((name for name in names if matches(key(name))), None)
         if found is not None:
             return found, why
     return None, ""
-
-
-def _bare(name: str) -> str:
-    """A name without its suffix, folded; a number behind a dot is no suffix."""
-    stem, dot, suffix = name.rpartition(".")
-    return unicodedata.normalize("NFC", stem if dot and stem and not suffix.isdecimal() else name).casefold()
 
 
 def _elsewhere(root: Path, parts: list[str]) -> tuple[str, str]:
@@ -301,3 +303,11 @@ def _elsewhere(root: Path, parts: list[str]) -> tuple[str, str]:
         if not name.startswith(".") and (root / name / path).exists():
             return f"{name}/{path}", f"in the folder {name}, which dataset.folder={name} would put in front"
     return "", ""
+
+
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry of a folder is a folder, or a link to one; not where a link leads round in a circle."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False

@@ -83,7 +83,9 @@ class Owner:
         """Whether it lives. Another boot of its machine ended it; of another machine one cannot tell."""
         here = Owner(*_identity(os.getpid()))
         if (self.boot, self.space) == (here.boot, here.space) and (self.boot or self.host == here.host):
-            return Life.ALIVE if _is_alive(self.pid, self.began) else Life.DEAD
+            began = _began(self.pid)
+            same = began is not None and (not began or not self.began or began == self.began)
+            return Life.ALIVE if same else Life.DEAD
         same_machine = self.host == here.host and self.machine == here.machine and self.machine
         bare = self.space == here.space == _FIRST_PID_SPACE  # a container's image brings names and ids along
         return Life.DEAD if same_machine and bare and self.boot and here.boot else Life.UNKNOWN
@@ -132,11 +134,6 @@ def _identity(pid: int) -> tuple[str, str, str, str, int, str]:
     with contextlib.suppress(OSError):
         space = os.readlink("/proc/self/ns/pid")  # noqa: PTH115 - no path
     return socket.gethostname() or "localhost", machine, boot, space, pid, _began(pid) or ""
-
-
-def _is_alive(pid: int, began: str) -> bool:
-    now = _began(pid)
-    return now is not None and (not now or not began or now == began)
 
 
 def _began(pid: int) -> str | None:

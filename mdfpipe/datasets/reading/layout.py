@@ -19,6 +19,7 @@ from mdfpipe.store.naming import (
     Links,
     folded,
     inside,
+    is_folder,
     nearest,
     safe_relative,
     told_path,
@@ -253,7 +254,7 @@ def _folders(root: Path, path: str, above: frozenset[tuple[int, int]]) -> Iterat
         if own in above:
             return
         with os.scandir(root / path) as entries:
-            inner = sorted(e.name for e in entries if not e.name.startswith(".") and _is_folder(e))
+            inner = sorted(e.name for e in entries if not e.name.startswith(".") and is_folder(e))
     except (FileNotFoundError, NotADirectoryError):
         return
     except OSError:
@@ -264,13 +265,6 @@ def _folders(root: Path, path: str, above: frozenset[tuple[int, int]]) -> Iterat
     yield path, inner
     for name in inner:
         yield from _folders(root, f"{path}/{name}" if path else name, above | {own})
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a link that leads round in a circle
-        return False
 
 
 def _is_video(path: Path) -> bool:
