@@ -62,13 +62,12 @@ class Columns(Config):
 _BOX = {"x": "FACE_X", "y": "FACE_Y", "width": "FACE_WIDTH", "height": "FACE_HEIGHT"}
 PRESETS: dict[str, dict[str, Any]] = {
     "ijba": {"columns": {"subject": "SUBJECT_ID", "file": "FILE", "frame": "FRAME", **_BOX}},
-    "ijbc": {
-        "columns": {"subject": "SUBJECT_ID", "file": "FILENAME", "frame": "FRAME_NUM", **_BOX}
-    },  # and IJB-B, CS3, CS4
+    # ijbc: and IJB-B, CS3, CS4
+    "ijbc": {"columns": {"subject": "SUBJECT_ID", "file": "FILENAME", "frame": "FRAME_NUM", **_BOX}},
     "ijbs": {"columns": {"subject": "SUBJECT_ID", "file": "FILENAME"}, "faces": ["videos_ground_truth/*.csv"]},
     "custom": {"columns": {}},
 }
-_BOX_COLUMNS = {"x", "y", "width", "height", "x1", "y1", "x2", "y2"}
+_BOX_COLUMNS = {name for kind in BoxKind for name in kind.columns}
 
 
 _Text = Annotated[str, Field(coerce_numbers_to_str=True)]
@@ -205,14 +204,11 @@ class Ijb(Dataset):
     def tables(self, root: Path) -> list[Path]:
         """The face tables, the gallery tables, the domain table and the list of what is left out."""
         check_root(root)
-        tables = find_tables(root, self.faces, "faces", self.links)
-        for name, patterns in self.galleries.items():
-            tables += find_tables(root, patterns, f"galleries.{name}", self.links)
-        if self.domain.table is not None:
-            tables += find_tables(root, [self.domain.table], "domain.table", self.links)
-        if self.leave_out.file is not None:
-            tables += find_tables(root, [self.leave_out.file], "leave_out.file", self.links)
-        return [root / path for path in dict.fromkeys(tables)]
+        single = {"domain.table": self.domain.table, "leave_out.file": self.leave_out.file}
+        named = {"faces": self.faces} | {f"galleries.{name}": tables for name, tables in self.galleries.items()}
+        named |= {what: [table] for what, table in single.items() if table is not None}
+        found = [path for what, paths in named.items() for path in find_tables(root, paths, what, self.links)]
+        return [root / path for path in dict.fromkeys(found)]
 
     def present(self, root: Path) -> list[Path]:
         """The videos that match `videos`, but for those that their path leaves out."""
@@ -223,14 +219,18 @@ class Ijb(Dataset):
         """The listing of the data under `root`. Raises DataError with table, row and column."""
         check_root(root)
         scan = _Scan(FramePlaces(root, self.links), self._sieve(root))
+        numeric = {"frame", *BoxKind(self.box).columns}
         for table in find_tables(root, self.faces, "faces", self.links):
-            self._scan_table(root, table, scan)
+            scan.starts.append((table, scan.total))
+            for block in read_blocks(root / table, table, self._wanted(), numeric):
+                self._scan_block(block, scan)
         self._refuse_sizes_as_edges(scan)
         videos = self._entries(root, scan)
         paths = {v.path: v.video_id for v in videos}
         faces = self._faces(root, scan, paths)
         galleries = self._gallery_subjects(root, scan.tally)
-        self._note_alike({*scan.subjects.texts(), *galleries}, scan.tally)
+        for group in alike({*scan.subjects.texts(), *galleries}):
+            scan.tally.note(AnomalyKind.SUBJECTS_ALIKE, f"{told_apart(group)} are taken as different people")
         usual = type(self).model_fields["videos"].default
         named = (AnomalyKind.SUBJECTS_ALIKE, AnomalyKind.SUBJECT_PERHAPS_NOBODY)
         remarks = [f"{kind}: {scan.tally.examples[kind]}" for kind in named if kind in scan.tally.examples]
@@ -266,12 +266,6 @@ class Ijb(Dataset):
     def _names(self) -> SubjectNames:
         return SubjectNames(frozenset(self.subject_names_kept), frozenset(self.subject_names_missing))
 
-    @staticmethod
-    def _note_alike(subjects: set[str], tally: AnomalyTally) -> None:
-        groups = alike(subjects)
-        mask = np.ones(len(groups), bool)
-        tally.add(AnomalyKind.SUBJECTS_ALIKE, mask, lambda i: f"{told_apart(groups[i])} are taken as different people")
-
     def _paths(self, block: Block, root: Path) -> PathColumn:
         folder = safe_relative(self.folder, "folder") if self.folder else ""
         named = {safe_relative(path, "videos") for path in self.videos if not is_pattern(path)}
@@ -287,12 +281,6 @@ class Ijb(Dataset):
         if self.frames_in == "folder":
             return folders_of(column, block)
         return pa.DictionaryArray.from_arrays(pa.array(column.which), column.paths)
-
-    def _scan_table(self, root: Path, table: str, scan: _Scan) -> None:
-        numeric = {"frame", *BoxKind(self.box).columns}
-        scan.starts.append((table, scan.total))
-        for block in read_blocks(root / table, table, self._wanted(), numeric):
-            self._scan_block(block, scan)
 
     def _scan_block(self, block: Block, scan: _Scan) -> None:
         """Take the rows of one block that have a video, a frame and a box; count the others."""
@@ -330,7 +318,7 @@ class Ijb(Dataset):
         """Every video, named and with its domain, sorted by video_id."""
         paths = sorted({*scan.videos.texts(), *find_videos(root, self.videos, scan.sieve.drops, self.links)})
         cells = {path: scan.said("domain rule", path) for path in paths}
-        if scan.sieve.by_domain and self.domain.column is not None:
+        if self.leave_out.by_domain and self.domain.column is not None:
             say = self.domain.teller(root, self.links)
             paths = [p for p in paths if not scan.sieve.drops(p, domain=self.domain.names(say(p, cells[p])))]
         if not paths:

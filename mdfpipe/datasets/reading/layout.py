@@ -62,23 +62,11 @@ def find_tables(root: Path, patterns: Sequence[str], what: str, links: Links = L
     return list(dict.fromkeys(found))
 
 
-def _nothing(path: str) -> bool:
-    return False
-
-
-def find_videos(
-    root: Path,
-    patterns: Sequence[str],
-    drops: Callable[[str], bool] = _nothing,
-    links: Links = Links.INSIDE,
-) -> list[str]:
+def find_videos(root: Path, patterns: Sequence[str], drops: Callable[[str], bool], links: Links) -> list[str]:
     """The videos that `patterns` name: files with a video suffix, TIFFs of many pages, and folders that hold images.
 
-    Hidden ones are left out.
-
-    drops: whether a video is left out by a setting; nothing more is asked of it.
-
-    A plain path is taken as it is, so that a video that is missing fails later under its name.
+    Hidden ones are left out. drops: whether a setting leaves a video out; nothing more is asked of it. A plain path is
+    taken as it is, so that a video that is missing fails later under its name.
     """
     return sorted({path for _, taken, _ in _by_pattern(root, patterns, drops, links) for path in taken})
 
@@ -100,8 +88,7 @@ def pattern_remarks(
     remarks = []
     for pattern, taken, matched in found:
         passed = [path for path in matched if _is_nameable(path)]
-        if len(passed) < len(matched):
-            odd = [path for path in matched if not _is_nameable(path)]
+        if odd := [path for path in matched if not _is_nameable(path)]:
             remarks.append(
                 f"videos: {pattern} passes over {_some(odd)}: such a name cannot be written into tables; rename "
                 f"{'it' if len(odd) == 1 else 'them'}"
@@ -176,21 +163,14 @@ def _fixed(pattern: str) -> str:
 def _by_pattern(
     root: Path, patterns: Sequence[str], drops: Callable[[str], bool], links: Links
 ) -> list[tuple[str, list[str], list[str]]]:
-    """Yield each pattern with the paths that it takes, and those that match it but are no videos."""
+    """Each pattern with the paths that it takes, and those that match it but are no videos."""
     found: list[tuple[str, list[str], list[str]]] = []
     for given in patterns:
         pattern = safe_relative(given, "videos")
-        if not is_pattern(pattern):
-            taken = [] if drops(pattern) else [pattern]
-            if taken:
-                inside(root, pattern, "videos", links)
-            found.append((pattern, taken, []))
-            continue
-        taken = []
-        passed: list[str] = []
+        taken, passed = list[str](), list[str]()
         for path in _expand(root, pattern):
-            if not _is_nameable(path) or not _is_video(root / path):  # wherever it leads, nothing of it is read
-                passed.append(path)
+            if is_pattern(pattern) and not (_is_nameable(path) and _is_video(root / path)):
+                passed.append(path)  # wherever it leads, nothing of it is read
             elif not drops(path):
                 inside(root, path, "videos", links)
                 taken.append(path)

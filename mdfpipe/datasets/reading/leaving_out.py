@@ -44,20 +44,22 @@ class LeaveOut(Config):
         description="text file under the data root: one path, video_id or pattern a line; # begins a comment",
     )
 
+    @field_validator("domains", "domains_other_than", "paths")
+    @classmethod
+    def _filled(cls, texts: list[str]) -> list[str]:
+        if not all(text.strip() for text in texts):
+            raise ValueError("expected names or patterns, got an empty one, which would match nothing")
+        return texts
+
     @field_validator("domains", "domains_other_than")
     @classmethod
     def _as_printed(cls, names: list[str]) -> list[str]:
-        return [_domain_name(name.strip()) for name in _filled(names)]
+        return [_domain_name(name.strip()) for name in names]
 
     @property
     def by_domain(self) -> bool:
         """Whether a rule asks for domains."""
         return bool(self.domains or self.domains_other_than)
-
-    @field_validator("paths")
-    @classmethod
-    def _named(cls, paths: list[str]) -> list[str]:
-        return _filled(paths)
 
 
 @dataclass(frozen=True)
@@ -97,14 +99,7 @@ class Sieve:
         rules += [_Rule(f"paths: {text}", text) for text in dict.fromkeys(settings.paths)]
         if settings.file is not None:
             rules += [_Rule(f"{settings.file}: {text}", text, of_file=settings.file) for text in _lines(root, settings)]
-        found = cls(rules)
-        found.domain = domain if found.by_domain else found.domain
-        return found
-
-    @property
-    def by_domain(self) -> bool:
-        """Whether a rule asks for domains."""
-        return any(rule.of_domains for rule in self.rules)
+        return cls(rules, domain) if settings.by_domain else cls(rules)
 
     def drops(self, path: str, name: str | None = None, domain: tuple[str, ...] | None = None) -> bool:
         """Whether the video or image at `path` is left out. name: what it is also called; domain: as `domain` says."""
@@ -126,14 +121,14 @@ class Sieve:
 
     def listed(self) -> list[LeftOut]:
         """Each rule and what it matched; of a file, the lines that match in one and those that do not in another."""
-        found = [self._said(r.shown, r) for r in self.rules if r.of_file is None]
-        found += [self._said(kept.shown, kept) for r in self.rules for kept in r.kept if not kept.count]
+        told = [rule for rule in self.rules if rule.of_file is None]
+        told += [kept for rule in self.rules for kept in rule.kept if not kept.count]
+        found = [self._said(rule.shown, rule) for rule in told]
         lines = [rule for rule in self.rules if rule.of_file is not None]
         used, unused = [r for r in lines if r.count], [r for r in lines if not r.count]
         if used:
-            found.append(
-                LeftOut(f"file: {used[0].of_file}", sum(r.count for r in used), one_line(used[0].example, 120))
-            )
+            count = sum(rule.count for rule in used)
+            found.append(LeftOut(f"file: {used[0].of_file}", count, one_line(used[0].example, 120)))
         if unused:
             which = f"{len(unused)} of {len(lines)} lines, such as '{one_line(unused[0].text, 60)}'"
             found.append(self._said(f"file: {unused[0].of_file}: {which}", unused[0]))
@@ -188,9 +183,7 @@ class _Rule:
 
     def nearly(self, names: list[str]) -> tuple[str | None, str]:
         """The name that is nearly meant, and in what it differs; None where none is."""
-        if self._pattern is not None:
-            return near_pattern(self._plain, names)
-        found, why = near_name(self._plain, names)
+        found, why = near_name(self._plain, names) if self._pattern is None else (None, "")
         return (found, why) if found else near_pattern(self._plain, names)
 
 
@@ -211,16 +204,8 @@ def _lines(root: Path, settings: LeaveOut) -> list[str]:
         text = (root / safe_relative(name, "leave_out.file")).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"leave_out.file: {name} cannot be read as text: {one_line(error, 120)}") from None
-    lines = (
-        line.partition("#")[0].strip() if line.lstrip().startswith("#") else line.strip() for line in text.split("\n")
-    )
-    return list(dict.fromkeys(line for line in lines if line))
-
-
-def _filled(texts: list[str]) -> list[str]:
-    if not all(text.strip() for text in texts):
-        raise ValueError("expected names or patterns, got an empty one, which would match nothing")
-    return texts
+    lines = dict.fromkeys(line.strip() for line in text.split("\n"))
+    return [line for line in lines if line and not line.startswith("#")]
 
 
 def _domain_name(text: str) -> str:

@@ -91,8 +91,7 @@ class TextRule(Config):
         match = _searched(self.regex, path, "session or camera")
         if match is None:
             return None
-        found: str | None = match[1] if match.re.groups else match[0]
-        return found
+        return match[1] if match.re.groups else match[0]
 
 
 class DomainRule(Config):
@@ -163,7 +162,13 @@ class DomainRule(Config):
 
     def teller(self, root: Path, links: Links = Links.INSIDE) -> Callable[[str, str | None], str]:
         """What the rule says of a path, given what its rows' column says; "" for nothing. Raises DataError."""
-        table = self._table(root, links)
+        table = _DomainTable()
+        if self.table is not None:
+            path = inside(root, self.table, "domain.table", links)
+            for block in read_blocks(path, self.table, {"file": "file", "domain": "domain"}):
+                cells = (block.cells[name].to_pylist() for name in ("file", "domain"))
+                for file, domain in zip(*cells, strict=True):
+                    table.add(safe_relative(file, first_row(block, "file", file)), domain)
         return lambda path, cell: self._said(path, cell, table)
 
     def names(self, said: str) -> tuple[str, ...]:
@@ -188,16 +193,6 @@ class DomainRule(Config):
             return str(groups["domain"])
         band, far = groups.get("band") or "", groups.get("range")
         return f"{band}-{far.removesuffix('m')}m" if far else band
-
-    def _table(self, root: Path, links: Links) -> _DomainTable:
-        rules = _DomainTable()
-        if self.table is None:
-            return rules
-        path = inside(root, self.table, "domain.table", links)
-        for block in read_blocks(path, self.table, {"file": "file", "domain": "domain"}):
-            for file, domain in zip(block.cells["file"].to_pylist(), block.cells["domain"].to_pylist(), strict=True):
-                rules.add(safe_relative(file, first_row(block, "file", file)), domain)
-        return rules
 
 
 class _DomainTable:
@@ -226,12 +221,8 @@ class _DomainTable:
     def domain(self, path: str) -> str:
         """What the first row that matches says; "" where none does."""
         row, told = self._paths.get(path, (self._rows + 1, ""))
-        for at, pattern, domain in self._patterns.values():
-            if at > row:
-                break
-            if pattern.match(path):
-                return domain
-        return told
+        earlier = ((pattern, domain) for at, pattern, domain in self._patterns.values() if at < row)
+        return next((domain for pattern, domain in earlier if pattern.match(path)), told)
 
 
 def _domain_setting(text: str) -> str:
