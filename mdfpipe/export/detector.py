@@ -11,10 +11,11 @@ import numpy as np
 from mdfpipe.config import validate
 from mdfpipe.errors import ConfigError
 from mdfpipe.export import graph
+from mdfpipe.store.files import writing
 from mdfpipe.store.shipped import study_names
 from mdfpipe.store.trust import is_trusted
 from mdfpipe.study.study import Study
-from mdfpipe.video.detectors.onnx import Onnx
+from mdfpipe.video.detectors.onnx import NOTE, Onnx
 from mdfpipe.video.detectors.yolo import Yolo
 from mdfpipe.video.frames import Boxes, Frames
 
@@ -59,7 +60,8 @@ def export(thing: str, out: Path, *, data: Path, image_size: int) -> ExportedDet
             f"{ROWS} boxes, and a smaller picture has fewer anchors than that"
         )
     weights = detector.find(data).absolute()
-    with graph.placing(out) as scratch:
+    with writing(out) as file:
+        scratch = Path(file.name)  # `out` once it is compared
         _write(weights, detector, scratch, image_size)
         compared, box, score = _compare(weights, detector, scratch, image_size)
         if box > TOLERANCE[0] or score > TOLERANCE[1]:
@@ -95,7 +97,7 @@ def _write(weights: Path, detector: Yolo, out: Path, side: int) -> None:
     free = {0: "batch", 2: "height", 3: "width"}
     graph.trace(network, (2, 3, side, side), out, output="output", free=free)
     if loaded.note:
-        graph.note(out, loaded.note)
+        graph.describe(out, {NOTE: loaded.note})  # where the detector onnx reads it
 
 
 def _compare(weights: Path, detector: Yolo, made: Path, side: int) -> tuple[int, float, float]:

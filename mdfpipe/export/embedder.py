@@ -23,6 +23,8 @@ from mdfpipe.learning.data.augment import IMAGENET_MEAN, IMAGENET_SPREAD
 from mdfpipe.learning.data.batches import CropBatch
 from mdfpipe.learning.embedding import open_model
 from mdfpipe.learning.train.checkpoint import Checkpoint
+from mdfpipe.store.files import writing
+from mdfpipe.video.detectors.onnx import open_session
 
 if TYPE_CHECKING:
     from mdfpipe.learning.recipes import Recipe
@@ -73,9 +75,10 @@ def export(checkpoint: Path, out: Path) -> ExportedEmbedder:
     size = (recipe.image_height_px, recipe.image_width_px)
     _refuse_domains(embedder, size, len(found.domains), checkpoint)
     facts = _facts(found, recipe)
-    with graph.placing(out) as scratch:
+    with writing(out) as file:
+        scratch = Path(file.name)  # `out` once it is compared
         graph.trace(embedder, (2, 3, *size), scratch, output="vectors", free={0: "batch"})
-        _describe(scratch, facts)
+        graph.describe(scratch, facts)
         differences = _compare(embedder, size, scratch, checkpoint)
         worst = float(np.max(differences))
         if not worst <= TOLERANCE:  # not: NaN as well
@@ -135,15 +138,6 @@ def _facts(found: Checkpoint, recipe: Recipe) -> dict[str, str]:
     }
 
 
-def _describe(file: Path, facts: dict[str, str]) -> None:
-    """Put the facts into the metadata of an ONNX file."""
-    import onnx
-
-    model = onnx.load_model_from_string(file.read_bytes())
-    onnx.helper.set_model_props(model, facts)
-    file.write_bytes(model.SerializeToString(deterministic=True))
-
-
 def _compare(embedder: nn.Module, size: tuple[int, int], made: Path, checkpoint: Path) -> list[float]:
     """How far the file's vectors are from torch's float32 ones, of each random input in each batch size."""
     session, generator = _session(made, checkpoint), torch.Generator().manual_seed(0)
@@ -166,17 +160,11 @@ def _compare(embedder: nn.Module, size: tuple[int, int], made: Path, checkpoint:
 
 
 def _session(made: Path, checkpoint: Path) -> Any:
-    import onnxruntime
-
-    onnxruntime.set_default_logger_severity(4)
-    onnxruntime.disable_telemetry_events()
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # errors arrive as exceptions
-    options.intra_op_num_threads, options.inter_op_num_threads = torch.get_num_threads(), 1
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # torch computes, too
     try:
-        return onnxruntime.InferenceSession(made.read_bytes(), options, providers=["CPUExecutionProvider"])
+        return open_session(made, torch.get_num_threads())
     except Exception as error:  # onnxruntime's errors have no root of their own
+        import onnxruntime
+
         refuse_lack_of_memory(error)
         raise ConfigError(
             f"{checkpoint}: onnxruntime {onnxruntime.__version__} cannot load the exported file: "

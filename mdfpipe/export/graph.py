@@ -1,19 +1,13 @@
-"""What every export does: check the name, trace, write to a temporary file, rename."""
+"""What every export does: check the name, trace, describe."""
 
 from __future__ import annotations
 
-import contextlib
-import os
 import warnings
-from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from mdfpipe.errors import ConfigError, MissingDependency, StoreError, one_line
-from mdfpipe.store.files import sync
-from mdfpipe.store.owner import temporary
-from mdfpipe.video.detectors.onnx import NOTE
+from mdfpipe.errors import ConfigError, MissingDependency, one_line
 
 OPSET = 17  # the newest that the exporter by tracing knows well; has LayerNormalization
 
@@ -33,25 +27,6 @@ def check_packages() -> None:
     for package in ("onnx", "onnxruntime"):
         if find_spec(package) is None:
             raise MissingDependency(package, "mdfpipe export", extra="onnx")
-
-
-@contextlib.contextmanager
-def placing(out: Path) -> Iterator[Path]:
-    """A temporary file that becomes `out` at the end; after an error there is neither.
-
-    Raises StoreError where it cannot be written.
-    """
-    place = Path(os.path.realpath(out))  # a symbolic link stays
-    scratch = temporary(place)
-    try:
-        try:
-            yield scratch
-            sync(scratch)
-            scratch.replace(place)
-        finally:
-            scratch.unlink(missing_ok=True)
-    except OSError as error:
-        raise StoreError(f"--out {out}: cannot be written: {error.strerror or one_line(error)}") from None
 
 
 def trace(network: Any, shape: tuple[int, int, int, int], out: Path, *, output: str, free: dict[int, str]) -> None:
@@ -78,10 +53,10 @@ def trace(network: Any, shape: tuple[int, int, int, int], out: Path, *, output: 
             raise ConfigError(f"torch cannot express this network in ONNX (opset {OPSET}): {one_line(error)}") from None
 
 
-def note(path: Path, text: str) -> None:
-    """Write what the weights say of themselves into an ONNX file, where the detector onnx reads it."""
+def describe(file: Path, facts: dict[str, str]) -> None:
+    """Put facts into the metadata of an ONNX file."""
     import onnx
 
-    model = onnx.load(path)
-    onnx.helper.set_model_props(model, {NOTE: text})
-    onnx.save(model, path)
+    model = onnx.load(file)
+    onnx.helper.set_model_props(model, facts)
+    file.write_bytes(model.SerializeToString(deterministic=True))

@@ -223,9 +223,10 @@ def _data(folder: Path) -> str:
 
 def _inspect_video(path: Path) -> Description:
     from mdfpipe.inspecting.things import Description
+    from mdfpipe.video.containers import missing_end
     from mdfpipe.video.image_files import is_images
     from mdfpipe.video.orientation import AS_STORED, in_words
-    from mdfpipe.video.probe import missing_end, packet_times, probe
+    from mdfpipe.video.probe import packets, probe
 
     try:
         info = probe(path)
@@ -253,14 +254,14 @@ def _inspect_video(path: Path) -> Description:
             names, rule = in_order(frame_files(path), str(path))
             facts |= {"first frame": names[0], "last frame": names[-1], "frames go by": rule.value}
         if not is_images(path):
-            times = packet_times(path)
+            times = packets(path).times
             finite = times[times == times]
             facts |= {"frames in the container": len(times)}
             if len(finite) > 1:
                 steps = finite[1:] - finite[:-1]
                 facts |= {"seconds": round(float(finite[-1] - finite[0]), 3)}
                 facts |= {"steps between frames, seconds": f"{steps.min():.4f}..{steps.max():.4f}"}
-            end = missing_end(path)
+            end = missing_end(path, info.container)
             notes += [end] if end else []
             if info.frames_declared not in (None, len(times)):
                 notes.append(f"the header declares {info.frames_declared} frames, the container holds {len(times)}")

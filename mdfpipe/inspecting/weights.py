@@ -85,14 +85,14 @@ def _torch(path: Path, content: Content) -> tuple[dict[str, Any], list[str]]:
         facts["pickles"] = [name for name, _ in members if name.endswith(".pkl")][:_SHOWN]
         facts["largest members"] = dict(largest)
     try:
-        found = describe_sets(path)
+        sets, taken = describe_sets(path)
     except ConfigError as error:
         why = str(error).removeprefix(f"{path}: ").partition("; ")[0]
         return facts, [f"its tensors are not listed, nothing in it was opened: {why}"]
-    sizes = list(found.sizes.items())[:_SHOWN]
+    sizes = list(sets.items())[:_SHOWN]
     facts["sets of tensors"] = {one_line(n, 100) or "bare": f"{k} tensors, {size} numbers" for n, (k, size) in sizes}
-    facts |= {"declares": one_line(found.note, 200)} if found.note else {}
-    return facts, [*found.lines, *found.doubts]
+    facts |= {"declares": one_line(taken.note, 200)} if taken.note else {}
+    return facts, [*taken.lines, *taken.doubts]
 
 
 # -- ONNX

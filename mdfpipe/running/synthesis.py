@@ -97,7 +97,7 @@ def cut_out(frame: NDArray[Any], box: NDArray[np.float32]) -> tuple[bytes, float
     if whole is None:
         raise DataError(f"box {box.tolist()}: expected one that touches the frame of {frame.shape[1]}x{frame.shape[0]}")
     crop = images.resize(cropping.cut(frame, whole), usual.body_width_px, usual.body_height_px)
-    return (images.encode(crop)[0], *cropping.quality(crop, cropping.Window()))
+    return (images.encode(crop)[0], *cropping.quality(crop, cropping.EIGHT_BITS))
 
 
 def cut_out_face(frame: NDArray[Any], box: NDArray[np.float32]) -> tuple[bytes, float, float]:
@@ -105,4 +105,4 @@ def cut_out_face(frame: NDArray[Any], box: NDArray[np.float32]) -> tuple[bytes, 
     usual = Crop()
     square = cropping.cut(frame, cropping.square_box(box, usual.face_margin))
     crop = images.resize(square, usual.face_size_px, usual.face_size_px)
-    return (images.encode(crop)[0], *cropping.quality(crop, cropping.Window()))
+    return (images.encode(crop)[0], *cropping.quality(crop, cropping.EIGHT_BITS))

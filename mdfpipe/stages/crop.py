@@ -24,7 +24,7 @@ from mdfpipe.store.shards import ShardWriter
 from mdfpipe.store.tables import CROPS, CropStatus, joined
 from mdfpipe.video import cropping
 from mdfpipe.video.ahead import ahead
-from mdfpipe.video.cropping import Window
+from mdfpipe.video.cropping import EIGHT_BITS, Window
 from mdfpipe.video.decoders import Decoder
 
 _MODALITIES = ("body", "face")
@@ -134,7 +134,7 @@ class Crop(Stage):
         use_threads(context.resources.threads)
         seen, sizes = inputs.facts("detect"), self.sizes
         cuts, left_out = self._wanted(key, inputs, seen)
-        window = Window(*seen["window"]) if seen["window"] else Window()
+        window = seen["window"] or EIGHT_BITS
         names = {modality: f"crop/{file_name(key)}.{modality}.tar" for modality in sizes}
         files = {name: context.scratch(name) for name in names.values()}
         by_frame = cuts.by_frame()

@@ -28,7 +28,7 @@ from mdfpipe.video.detectors import Detector
 from mdfpipe.video.frames import Boxes, Frames
 from mdfpipe.video.normalise import Normalise
 from mdfpipe.video.placement import place
-from mdfpipe.video.probe import hidden_packets
+from mdfpipe.video.probe import packets
 
 _TOLD = ("decoder", "decoder_settings", "delivered", "stride", "width", "height", "window")
 _OF_DEEP = tuple(f"normalise.{name}" for name in ("policy", "low_percentile", "high_percentile", "low", "high"))
@@ -219,7 +219,7 @@ class Detect(Stage):
         if delivered == 0:
             return "no frame delivered"
         known = delivered + (found.stream.told.get("leading", 0) if found.stream else 0)
-        if declared is not None and known < declared and known + hidden_packets(path, found.decoder.stream) < declared:
+        if declared is not None and known < declared and known + packets(path, found.decoder.stream).hidden < declared:
             return f"short: {delivered} frames delivered of {declared} that the header declares"
         return None
 

@@ -21,12 +21,12 @@ from mdfpipe.store.naming import file_name
 from mdfpipe.store.shards import ShardWriter
 from mdfpipe.store.tables import CROPS, CropStatus
 from mdfpipe.video import cropping
-from mdfpipe.video.cropping import Window
+from mdfpipe.video.cropping import EIGHT_BITS
 from mdfpipe.video.image_files import Pixels, decode
 from mdfpipe.video.orientation import AS_STORED
 
 _CHUNK = 256  # images read at a time
-_WINDOWS = {"uint8": Window(), "uint16": Window(0.0, 65535.0)}
+_WINDOWS = {"uint8": EIGHT_BITS, "uint16": (0.0, 65535.0)}
 
 
 class _Image(NamedTuple):

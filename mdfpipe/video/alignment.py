@@ -44,6 +44,7 @@ MIN_SEGMENT_PAIRS: Final = 8  # fewer pairs than this fit their own median too w
 MAX_GAP_FRAMES: Final = 10  # a longer pause ends a segment
 
 Verdict = Literal["aligned", "offset_-1", "offset_+1", "too_slow", "too_few"]
+VERDICTS: Final[dict[int | None, Verdict]] = {None: "too_slow", 0: "aligned", -1: "offset_-1", 1: "offset_+1"}
 I64 = NDArray[np.int64]
 Array = NDArray[np.floating[Any]]
 
@@ -103,7 +104,7 @@ def frame_offset_overlap(
     found = [_clear_win(overlap, frame), _clear_win(steady, frame[kept]) if kept.sum() >= MIN_PAIRS else None]
     wins = {win for win in found if win is not None}
     offset = wins.pop() if len(wins) == 1 else None
-    return Alignment(n_pairs, mean, _verdict(offset), offset, detrended)
+    return Alignment(n_pairs, mean, VERDICTS[offset], offset, detrended)
 
 
 def advice(offset: int, frame_base: int) -> str:
@@ -111,11 +112,6 @@ def advice(offset: int, frame_base: int) -> str:
 
     >>> advice(+1, 0)
     'annotation number 1 fits the first delivered frame: set dataset.frame_base=1 (now 0)'
-    >>> advice(0, 1)
-    'annotation and video are in step: keep dataset.frame_base=1'
-    >>> advice(-1, 0)
-    'annotation number -1 fits the first delivered frame, so that no dataset.frame_base (now 0) is right: \
-the video has a frame in front that the annotation does not count, or lost frames in decoding'
     """
     if offset == 0:
         return f"annotation and video are in step: keep dataset.frame_base={frame_base}"
@@ -130,15 +126,8 @@ the video has a frame in front that the annotation does not count, or lost frame
     )
 
 
-def _verdict(offset: int | None) -> Verdict:
-    verdicts: dict[int | None, Verdict] = {None: "too_slow", 0: "aligned", -1: "offset_-1", 1: "offset_+1"}
-    return verdicts[offset]
-
-
 def _means(values: Array) -> dict[int, float]:
-    if not values.size:
-        return {}
-    return dict(zip(OFFSETS, values.mean(axis=1).tolist(), strict=True))
+    return dict(zip(OFFSETS, values.mean(axis=1).tolist(), strict=True)) if values.size else {}
 
 
 def _same_subject(
@@ -212,21 +201,8 @@ def _segments(frame: I64, subject: I64) -> I64:
 
 
 def _segment_medians(values: Array, segment: I64) -> Array:
-    """Median of each segment, given back to its pairs: (3, p, 2), (p,) -> (3, p, 2).
+    """Median of each segment, given back to its pairs: (3, p, 2), (p,) -> (3, p, 2)."""
+    import pandas as pd
 
-    Segments are short and of much the same length, so they are sorted as the rows of one table, padded with infinity.
-    """
-    order = np.argsort(segment, kind="stable")
-    _, count = np.unique(segment[order], return_counts=True)
-    start = np.cumsum(count) - count
-    row = np.repeat(np.arange(len(count)), count)
-    place = np.arange(len(order)) - start[row]
-    low, high, every = (count - 1) // 2, count // 2, np.arange(len(count))
-    table = np.full((len(count), count.max(initial=0)), np.inf)
-    medians = np.empty_like(values)
-    for offset in range(values.shape[0]):
-        for axis in range(values.shape[2]):
-            table[row, place] = values[offset, order, axis]
-            ordered = np.sort(table, axis=1)
-            medians[offset, order, axis] = ((ordered[every, low] + ordered[every, high]) / 2)[row]
-    return medians
+    medians = pd.DataFrame(np.concatenate(values, axis=1)).groupby(segment).transform("median").to_numpy()
+    return np.stack(np.split(medians, len(values), axis=1))

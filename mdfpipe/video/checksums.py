@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mdfpipe.errors import DecodeError
-from mdfpipe.video import matroska, ogg
+from mdfpipe.video.containers import forward_crc, matroska_damage, ogg_damage
 from mdfpipe.video.probe import open_video, shows_frame
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 Check = Callable[[bytes], str | None]
 """What is wrong with a packet, in a few words; None where its checksums hold."""
 
-_WALKS = {"matroska": matroska.damage, "ogg": ogg.damage}
+_WALKS = {"matroska": matroska_damage, "ogg": ogg_damage}
 _PNG = b"\x89PNG\r\n\x1a\n"
 _TRAILER = 8  # bytes that close an FFV1 slice: 3 of size, 1 of status, 4 of CRC
 _ASKED = 16  # packets that are asked whether the file has checksums at all
@@ -130,7 +130,7 @@ def ffv1_damage(packet: bytes) -> str | None:
     if parts is None:
         return "the sizes of its slices do not add up"
     for number, part in enumerate(reversed(parts)):
-        if ogg.forward_crc(part):  # of all with its CRC: nothing remains
+        if forward_crc(part):  # of all with its CRC: nothing remains
             return f"the checksum of slice {number + 1} of {len(parts)} is wrong"
     return None
 

@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mdfpipe.store.images import Image, scaled
 
-
-@dataclass(frozen=True)
-class Window:
-    """The values of a video that stand for black and white when 16 bits are shown in 8."""
-
-    low: float = 0.0
-    high: float = 255.0
+Window: TypeAlias = tuple[float, float]
+"""The values of a video that stand for black and white when 16 bits are shown in 8."""
+EIGHT_BITS: Window = (0.0, 255.0)
 
 
 def pixel_box(xyxy: NDArray[np.float32], width: int, height: int) -> tuple[int, int, int, int] | None:
-    """The whole pixels that a box touches within the frame, (x1, y1, x2, y2); None where there is none.
-
-    >>> pixel_box(np.float32([-3.2, 1.5, 4.2, 9.0]), 10, 8)
-    (0, 1, 5, 8)
-    """
+    """The whole pixels that a box touches within the frame, (x1, y1, x2, y2); None where there is none."""
     x1, y1 = max(int(np.floor(xyxy[0])), 0), max(int(np.floor(xyxy[1])), 0)
     x2, y2 = min(int(np.ceil(xyxy[2])), width), min(int(np.ceil(xyxy[3])), height)
     return (x1, y1, x2, y2) if x2 > x1 and y2 > y1 else None
@@ -33,9 +25,6 @@ def square_box(xyxy: NDArray[np.float32], margin: float) -> tuple[int, int, int,
     """The square around a box's centre, of the box's longer side and `margin` of it more on each side; whole pixels.
 
     It may reach beyond the frame.
-
-    >>> square_box(np.float32([10, 20, 20, 40]), 0.1)
-    (3, 18, 27, 42)
     """
     side = max(round(float(max(xyxy[2] - xyxy[0], xyxy[3] - xyxy[1])) * (1 + 2 * margin)), 1)
     x1 = round(float(xyxy[0] + xyxy[2] - side) / 2)
@@ -65,5 +54,5 @@ def quality(image: Image, window: Window) -> tuple[float, float]:
     grey = image[..., 0] if image.shape[2] == 1 else cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
     grey = grey.astype(np.float32)
     if image.dtype != np.uint8:
-        grey = np.clip(scaled(grey, window.low, window.high, 255), 0, 255)
+        grey = np.clip(scaled(grey, *window, 255), 0, 255)
     return float(cv2.Laplacian(grey, cv2.CV_32F).var()), float(grey.std())

@@ -1,4 +1,4 @@
-"""Overlaps of boxes: pure functions on arrays.
+"""Boxes: their overlaps, their one order, and which of many are kept. Pure functions on arrays.
 
 Boxes are `xyxy` in pixels, maximum exclusive (`video/frames.py`): (n, 4), any float or integer type.
 A function of two arrays goes row by row, `a[i]` with `b[i]`; since only the last axis is special, shapes
@@ -24,11 +24,7 @@ HEAD_SHARE: Final = 7  # the head is the top 1/7 of a standing body
 
 
 def area(boxes: Array) -> Array:
-    """Area of each box in square pixels: (n, 4) -> (n,); 0 for a box turned inside out.
-
-    >>> area(np.array([[0, 0, 4, 3], [0, 0, 4, 0], [4, 3, 0, 0]]))
-    array([12.,  0.,  0.])
-    """
+    """Area of each box in square pixels: (n, 4) -> (n,); 0 for a box turned inside out."""
     b = _float(boxes)
     width: Array = np.maximum(b[..., 2] - b[..., 0], 0)
     height: Array = np.maximum(b[..., 3] - b[..., 1], 0)
@@ -36,11 +32,7 @@ def area(boxes: Array) -> Array:
 
 
 def intersection(a: Array, b: Array) -> Array:
-    """Area in square pixels that a[i] and b[i] share: (n, 4), (n, 4) -> (n,).
-
-    >>> intersection(np.array([[0, 0, 4, 4]]), np.array([[2, 3, 9, 9]]))
-    array([2.])
-    """
+    """Area in square pixels that a[i] and b[i] share: (n, 4), (n, 4) -> (n,)."""
     a, b = _float(a), _float(b)
     width = np.minimum(a[..., 2], b[..., 2])
     width -= np.maximum(a[..., 0], b[..., 0])
@@ -71,20 +63,12 @@ def iou(body: Array, face: Array) -> Array:
 
 
 def iomin(body: Array, face: Array) -> Array:
-    """Intersection over the smaller box, |B∩F| / min(|B|, |F|): (n, 4), (n, 4) -> (n,) in 0..1.
-
-    >>> iomin(np.array([[0, 0, 2, 2]]), np.array([[0, 1, 8, 8]]))
-    array([0.5])
-    """
+    """Intersection over the smaller box, |B∩F| / min(|B|, |F|): (n, 4), (n, 4) -> (n,) in 0..1."""
     return _ratio(intersection(body, face), np.minimum(area(body), area(face)))
 
 
 def center_in(body: Array, face: Array) -> Array:
-    """1 where the face's centre is in the body (right and bottom edge excluded), else 0: -> (n,).
-
-    >>> center_in(np.array([[0, 0, 10, 30]] * 2), np.array([[8, 2, 11, 6], [9, 2, 11, 6]]))
-    array([1., 0.])
-    """
+    """1 where the face's centre is in the body (right and bottom edge excluded), else 0: -> (n,)."""
     body, face = _float(body), _float(face)
     x = (face[..., 0] + face[..., 2]) / 2
     y = (face[..., 1] + face[..., 3]) / 2
@@ -93,11 +77,7 @@ def center_in(body: Array, face: Array) -> Array:
 
 
 def head_iou(body: Array, face: Array) -> Array:
-    """IoU of the face with the body's head region, the strip that is the top 1/7 of its height: -> (n,) in 0..1.
-
-    >>> head_iou(np.array([[0, 0, 4, 28]]), np.array([[0, 0, 2, 4]]))
-    array([0.5])
-    """
+    """IoU of the face with the body's head region, the top 1/7 of its height: (n, 4), (n, 4) -> (n,) in 0..1."""
     head = np.array(_float(body))
     head[..., 3] = head[..., 1] + (head[..., 3] - head[..., 1]) / HEAD_SHARE
     return iou(head, face)
@@ -117,9 +97,6 @@ def head_distance(body: Array, face: Array) -> Array:
     """Four times the squared distance, in pixels, of the face's centre from the body's top centre: -> (n,).
 
     The factor spares two halvings, so that whole pixels stay exact; only the order matters.
-
-    >>> head_distance(np.array([[0, 0, 10, 30]]), np.array([[4, 1, 6, 3]]))
-    array([16.])
     """
     body, face = _float(body), _float(face)
     dx: Array = face[..., 0] + face[..., 2] - body[..., 0] - body[..., 2]
@@ -131,21 +108,13 @@ def clip_to_frame(boxes: Array, width: int, height: int) -> Array:
     """The part of each box in a frame of width x height pixels: (n, 4) -> (n, 4).
 
     A box wholly outside becomes one without area.
-
-    >>> clip_to_frame(np.array([[-2, 1, 4, 9], [9, 1, 12, 3]]), width=8, height=6)
-    array([[0., 1., 4., 6.],
-           [8., 1., 8., 3.]])
     """
     b = _float(boxes)
     return np.clip(b, 0, np.array([width, height, width, height], b.dtype))
 
 
 def inside_share(boxes: Array, width: int, height: int) -> Array:
-    """Share of each box's area in a frame of width x height pixels: (n, 4) -> (n,) in 0..1.
-
-    >>> inside_share(np.array([[-2, 0, 2, 4], [1, 1, 2, 2], [3, 3, 3, 5]]), width=8, height=6)
-    array([0.5, 1. , 0. ])
-    """
+    """Share of each box's area in a frame of width x height pixels: (n, 4) -> (n,) in 0..1."""
     return _ratio(area(clip_to_frame(boxes, width, height)), area(boxes))
 
 
@@ -157,3 +126,37 @@ def _float(boxes: Array) -> Array:
 def _ratio(part: Array, whole: Array) -> Array:
     """part / whole, and 0 where the whole is 0 (the part is then 0 too): no branch, no warning."""
     return part / np.maximum(whole, np.finfo(whole.dtype).smallest_subnormal)
+
+
+def ranking(xyxy: Array, score: Array) -> NDArray[np.int64]:
+    """The order of boxes, best score first; equal scores by x1, y1, x2, y2, so that no input order shows.
+
+    xyxy: (n, 4). score: (n,). Returns (n,) int64 indices.
+    """
+    x1, y1, x2, y2 = xyxy.T
+    return np.lexsort((y2, x2, y1, x1, -score)).astype(np.int64)
+
+
+def suppress(xyxy: Array, score: Array, max_iou: float) -> NDArray[np.int64]:
+    """Greedy non-maximum suppression: a box is kept unless it overlaps a better kept one by more than `max_iou`.
+
+    xyxy: (n, 4), pixels. score: (n,). Overlap is intersection over union, in float64; an overlap of exactly
+    `max_iou` is kept, as in torchvision and OpenCV. Returns (k,) int64 indices, in the order of `ranking`.
+
+    >>> boxes = np.array([[0, 0, 10, 10], [1, 0, 11, 10], [20, 0, 30, 10.0]])
+    >>> suppress(boxes, np.array([0.6, 0.7, 0.5]), 0.45).tolist()
+    [1, 2]
+    """
+    order = ranking(xyxy, score)
+    x1, y1, x2, y2 = xyxy[order].astype(np.float64).T
+    size = (x2 - x1) * (y2 - y1)  # not `area`: a box turned inside out keeps its sign
+    left = np.arange(len(order))
+    kept: list[int] = []
+    while len(left):
+        best, left = left[0], left[1:]
+        kept.append(int(best))
+        width = np.minimum(x2[best], x2[left]) - np.maximum(x1[best], x1[left])
+        height = np.minimum(y2[best], y2[left]) - np.maximum(y1[best], y1[left])
+        shared = np.maximum(width, 0) * np.maximum(height, 0)
+        left = left[shared <= max_iou * (size[best] + size[left] - shared)]
+    return order[kept]

@@ -18,18 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mdfpipe.errors import DataError, DecodeError, one_line
+from mdfpipe.store.content import stand_in
 from mdfpipe.store.frames import frame_files
-from mdfpipe.store.images import (
-    FORMATS,
-    damage_of,
-    format_of,
-    orientation_of,
-    said_of_others,
-    unpacked,
-)
+from mdfpipe.store.images import FORMATS, damage_of, format_of, orientation_of, said_of_others, unpacked
 from mdfpipe.store.naming import IMAGE_SUFFIXES
 from mdfpipe.store.tiff import Tiff
-from mdfpipe.video.files import check_file
 from mdfpipe.video.orientation import AS_STORED, turned
 from mdfpipe.video.tiff_pages import read_page, stack_of
 
@@ -37,6 +30,15 @@ Pixels: TypeAlias = NDArray[np.uint8] | NDArray[np.uint16]
 
 _PNM_HEADER = re.compile(rb"P([1-6])" + 3 * rb"(?:\s|#[^\n]*\n)+(\d+)" + rb"\s")
 _GREY_PNG = (0, 4)  # colour types of a PNG: grey, grey and alpha
+_PACKED = {
+    b"\x1f\x8b": "a gzip file",
+    b"BZh": "a bzip2 file",
+    b"\xfd7zXZ\x00": "an xz file",
+    b"\x28\xb5\x2f\xfd": "a Zstandard file",
+    b"PK\x03\x04": "a ZIP archive",
+    b"7z\xbc\xaf\x27\x1c": "a 7-Zip archive",
+    b"Rar!": "a RAR archive",
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,12 +75,26 @@ class Image:
         return f"{width}x{height} with {channels} channels of {self.bit_depth} bits"
 
 
-def is_images(path: Path) -> bool:
-    """Whether `path` is a folder of images or one image file, judged by name.
+def check_file(path: Path) -> None:
+    """Raise DecodeError unless `path` is a readable file with something in it."""
+    instead = stand_in(path)
+    if instead is not None:
+        raise DecodeError(f"{path}: expected a video or an image, got {instead}")
+    try:
+        if not path.is_file():
+            raise DecodeError(f"{path}: {'not a regular file' if path.exists() else 'no such file'}")
+        with path.open("rb") as file:
+            head = file.read(8)
+            if not head:
+                raise DecodeError(f"{path}: the file is empty (0 bytes)")
+            if packed := next((name for start, name in _PACKED.items() if head.startswith(start)), None):
+                raise DecodeError(f"{path}: expected a video or an image, got {packed}; unpack it")
+    except (OSError, ValueError) as error:
+        raise DecodeError(f"{path}: cannot be read: {one_line(error)}") from None
 
-    >>> is_images(Path("a/b.TIFF")), is_images(Path("a/b.mp4"))
-    (True, False)
-    """
+
+def is_images(path: Path) -> bool:
+    """Whether `path` is a folder of images or one image file, judged by name."""
     return path.is_dir() or path.suffix.lower() in IMAGE_SUFFIXES
 
 
@@ -113,22 +129,18 @@ def read_frames(path: Path, wanted: Callable[[int], bool] = lambda number: True)
 
     Raises DecodeError, which names the file and the frame, where one that is wanted cannot be had.
     """
-    if not path.is_dir() and page_count(path) > 1:
-        yield from ((path, image) for image in _page_after_page(path, wanted))
+    if path.is_dir() or page_count(path) == 1:
+        for number, file in enumerate(numbered_frames(path) if path.is_dir() else [path]):
+            yield file, read_image(file, f"{file}: frame {number}") if wanted(number) else None
         return
-    for number, file in enumerate(numbered_frames(path) if path.is_dir() else [path]):
-        yield file, read_image(file, f"{file}: frame {number}") if wanted(number) else None
-
-
-def _page_after_page(path: Path, wanted: Callable[[int], bool]) -> Iterator[Image | None]:
-    with path.open("rb") as file:
-        tiff = Tiff.of(file)
+    with path.open("rb") as opened:
+        tiff = Tiff.of(opened)
         for number, offset in enumerate(_offsets(tiff) if tiff else []):
             image = None
             if tiff and wanted(number):
                 with _named(f"{path}: frame {number}"):
                     image = _page(tiff, offset)
-            yield image
+            yield path, image
 
 
 def read_image(path: Path, where: str) -> Image:

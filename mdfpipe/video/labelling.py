@@ -80,12 +80,6 @@ class Labels:
     runner_up: F32
     status: NDArray[np.int8]
 
-    def __len__(self) -> int:
-        return len(self.face)
-
-    def __repr__(self) -> str:
-        return f"Labels({', '.join(f'{count} {name}' for name, count in self.counts().items() if count) or 'none'})"
-
     def where(self, status: LabelStatus) -> Mask:
         """Mask (n,) of the bodies with this status."""
         return np.equal(self.status, CODE[status])
@@ -122,8 +116,8 @@ def label_bodies(
 
     >>> bodies, faces = [[0, 0, 10, 30], [20, 0, 30, 30]], [[3, 1, 6, 5], [28, 1, 32, 5]]
     >>> labels = label_bodies([0, 0], bodies, [0, 0], faces, [7, -1], rules=LabelRules())
-    >>> labels, labels.face, labels.overlap
-    (Labels(1 labelled, 1 unnamed_face), array([0, 1]), array([1. , 0.5], dtype=float32))
+    >>> labels.face, labels.overlap, [STATUSES[code].value for code in labels.status]
+    (array([0, 1]), array([1. , 0.5], dtype=float32), ['labelled', 'unnamed_face'])
 
     Raises ValueError for shapes that do not fit, DataError for a coordinate that is no pixel.
     """
@@ -204,7 +198,8 @@ def _scene(
     unnamed = person < 0
     if unnamed.any():
         person = np.where(unnamed, person.max() + 1 + np.arange(m), person)
-    first, count = _faces_of_frame(at_body, at_face)
+    first, behind = np.searchsorted(at_face, at_body), np.searchsorted(at_face, at_body, side="right")
+    count = behind - first
     decided = np.full(n, -1, np.int8)
     for status, mask in excluded.items():
         if np.shape(mask) != (n,):
@@ -240,16 +235,6 @@ def _integers(name: str, values: ArrayLike, n: int) -> I64:
     return array.astype(np.int64, copy=False)
 
 
-def _faces_of_frame(at_body: I64, at_face: I64) -> tuple[I64, I64]:
-    """First face, and number of faces, of each body's frame: (n,), (n,); at_face is sorted."""
-    if not len(at_face):
-        return np.zeros(len(at_body), np.int64), np.zeros(len(at_body), np.int64)
-    starts = np.flatnonzero(np.r_[True, at_face[1:] != at_face[:-1]])
-    counts = np.diff(np.r_[starts, len(at_face)])
-    slot = np.minimum(np.searchsorted(at_face[starts], at_body), len(starts) - 1)
-    return starts[slot], np.where(at_face[starts[slot]] == at_body, counts[slot], 0)
-
-
 def _blocks(count: I64) -> Iterator[tuple[int, I64]]:
     """(f, rows): bodies whose frame has f faces, at most BLOCK_PAIRS pairs at a time."""
     for f in np.flatnonzero(np.bincount(count)).tolist():
@@ -267,8 +252,8 @@ def _best_faces(scene: _Scene, rules: LabelRules) -> tuple[I64, F32, F32, Mask]:
     for f, rows in _blocks(scene.count):
         first = scene.first[rows]
         pairs = first + np.arange(f)[:, None]  # (f, k)
-        body = _boxes(scene.body[:, None, rows])  # (1, k, 4)
-        faces = _boxes(scene.face[:, pairs])  # (f, k, 4)
+        body = np.moveaxis(scene.body[:, None, rows], 0, -1)  # (1, k, 4), a view
+        faces = np.moveaxis(scene.face[:, pairs], 0, -1)  # (f, k, 4)
         overlaps = MEASURES[rules.measure](body, faces)  # (f, k)
         same = rules.ambiguity_measure == rules.measure
         within = overlaps if same else MEASURES[rules.ambiguity_measure](body, faces)
@@ -280,11 +265,6 @@ def _best_faces(scene: _Scene, rules: LabelRules) -> tuple[I64, F32, F32, Mask]:
         overlap[rows] = best
         face[rows] = np.where(best > 0, first + chosen, -1)
     return face, overlap, runner_up, ambiguous
-
-
-def _boxes(planes: F32) -> F32:
-    """(4, ...) planes as (..., 4) boxes: a view."""
-    return np.moveaxis(planes, 0, -1)
 
 
 def _choose(overlaps: F32, best: F32, body: F32, faces: F32) -> I64:
@@ -370,14 +350,8 @@ def _greatest_total(overlaps: F32, pair_iou: F32, min_overlap: float) -> I64:
     row, column = linear_sum_assignment(weight, maximize=True)
     chosen = np.full(len(weight), -1, np.int64)
     chosen[row] = np.where(weight[row, column] > 0, column, -1)
-    for same in _identical(weight):  # duplicate boxes: the earlier body is served first
+    _, kind, count = np.unique(weight, axis=0, return_inverse=True, return_counts=True)
+    for one in np.flatnonzero(count > 1):  # duplicate boxes: the earlier body is served first
+        same = np.flatnonzero(kind == one)
         chosen[same] = sorted(chosen[same], key=lambda c: (c < 0, c))
     return chosen
-
-
-def _identical(weight: NDArray[np.float64]) -> list[list[int]]:
-    """Groups of two or more rows that are alike, each in ascending order."""
-    groups: dict[bytes, list[int]] = {}
-    for at, row in enumerate(weight):
-        groups.setdefault(row.tobytes(), []).append(at)
-    return [rows for rows in groups.values() if len(rows) > 1]

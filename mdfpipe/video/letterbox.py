@@ -10,6 +10,7 @@ are trained so; INTER_AREA would show them smoother pictures than they know.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -51,18 +52,10 @@ class Letterbox:
 
     def to_frame(self, xyxy: NDArray[np.float32]) -> NDArray[np.float32]:
         """Boxes (n, 4) xyxy from pixels of the input to pixels of the frame; nothing is clipped."""
-        return ((xyxy - self._corner()) / self._factors()).astype(np.float32)
-
-    def to_input(self, xyxy: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Boxes (n, 4) xyxy from pixels of the frame to pixels of the input."""
-        return (xyxy * self._factors() + self._corner()).astype(np.float32)
-
-    def _factors(self) -> NDArray[np.float64]:
         x, y = self.inner[1] / self.frame[1], self.inner[0] / self.frame[0]
-        return np.array([x, y, x, y])
-
-    def _corner(self) -> NDArray[np.float64]:
-        return np.array([self.left, self.top, self.left, self.top], np.float64)
+        corner = np.array([self.left, self.top, self.left, self.top], np.float64)
+        boxes: NDArray[np.float32] = ((xyxy - corner) / np.array([x, y, x, y])).astype(np.float32)
+        return boxes
 
 
 def fitting_input(frame: tuple[int, int], longest: int, multiple: int = STRIDE) -> tuple[int, int]:
@@ -78,10 +71,63 @@ def fitting_input(frame: tuple[int, int], longest: int, multiple: int = STRIDE) 
     return rows, columns
 
 
-class NetworkInputs:
-    """Makes batches of a network's input out of frames, in memory that is used again and again.
+@cache
+def cells(sizes: tuple[tuple[int, int], ...], strides: tuple[int, ...]) -> NDArray[np.float64]:
+    """(A, 3) column, row and stride of the cell of each anchor, by level, row and column.
 
-    Only the inside of the letterbox is written for a frame; the grey around it was painted once.
+    sizes: (rows, columns) of each level's grid.
+    """
+    levels = []
+    for size, stride in zip(sizes, strides, strict=True):
+        row, column = np.indices(size).reshape(2, -1)
+        levels.append(np.stack([column, row, np.full_like(row, stride)], axis=1))
+    return np.concatenate(levels).astype(np.float64)
+
+
+class Pictures:
+    """Makes batches of letterboxed frames as they are, (B, rows, columns, 3) uint8 RGB, in memory that is used again.
+
+    Only the inside of the letterbox is written for a frame; the grey around it is painted once. A quarter of the bytes
+    of float32, and the order of torch's `channels_last`: scaled on the device, they are the numbers of `NetworkInputs`
+    in half of the time.
+    """
+
+    def __init__(self, letterbox: Letterbox) -> None:
+        self.letterbox = letterbox
+        self._batch = self._blank(0)
+
+    def of(self, pixels: NDArray[np.uint8], size: int) -> NDArray[Any]:
+        """A batch of `size` of the frames (n, H, W, 3) uint8 RGB; what exceeds n repeats the first frame.
+
+        The array is valid until the next call.
+        """
+        if len(self._batch) < size:
+            self._batch = self._blank(size)
+        box = self.letterbox
+        inside = self._inside(slice(box.top, box.top + box.inner[0]), slice(box.left, box.left + box.inner[1]))
+        for image, place in zip(pixels, inside, strict=False):
+            self._draw(image, place)
+        inside[len(pixels) : size] = inside[0]
+        return self._batch[:size]
+
+    def _blank(self, size: int) -> NDArray[Any]:
+        return np.full((size, *self.letterbox.input, 3), PAD, np.uint8)
+
+    def _inside(self, rows: slice, columns: slice) -> NDArray[Any]:
+        return self._batch[:, rows, columns]
+
+    def _draw(self, image: NDArray[np.uint8], place: NDArray[Any]) -> None:
+        import cv2
+
+        if self.letterbox.inner == self.letterbox.frame:
+            np.copyto(place, image)
+        else:
+            cv2.resize(image, self.letterbox.inner[::-1], dst=place, interpolation=cv2.INTER_LINEAR)
+
+
+class NetworkInputs(Pictures):
+    """Makes batches of a network's input, (B, 3, rows, columns), as `Pictures` does.
+
     dtype: float32, float16, or uint8 to scale on the device. bgr: order of the channels, else RGB.
     unit: values in 0..1, else 0..255.
     """
@@ -89,64 +135,24 @@ class NetworkInputs:
     def __init__(self, letterbox: Letterbox, dtype: type[np.generic], *, bgr: bool, unit: bool) -> None:
         if unit and not issubclass(dtype, np.floating):
             raise ValueError(f"expected a floating type for values in 0..1, got {dtype.__name__}")
-        self.letterbox, self.bgr, self.unit = letterbox, bgr, unit
-        self._tensor = np.empty((0, 3, *letterbox.input), dtype)
+        self.dtype, self.bgr, self.unit = dtype, bgr, unit
+        super().__init__(letterbox)
         self._image = np.empty((*letterbox.inner, 3), np.uint8)
         self._planes = np.empty((3, *letterbox.inner), np.uint8)
 
-    def of(self, pixels: NDArray[np.uint8], size: int) -> NDArray[Any]:
-        """Frames (n, H, W, 3) uint8 RGB as (size, 3, rows, columns); what exceeds n repeats the first frame.
+    def _blank(self, size: int) -> NDArray[Any]:
+        grey = np.float32(PAD) / np.float32(255) if self.unit else PAD
+        return np.full((size, 3, *self.letterbox.input), grey, self.dtype)
 
-        The array is valid until the next call.
-        """
+    def _inside(self, rows: slice, columns: slice) -> NDArray[Any]:
+        return self._batch[:, :, rows, columns]
+
+    def _draw(self, image: NDArray[np.uint8], place: NDArray[Any]) -> None:
         import cv2
 
-        if len(self._tensor) < size:
-            grey = np.float32(PAD) / np.float32(255) if self.unit else PAD
-            self._tensor = np.full((size, *self._tensor.shape[1:]), grey, self._tensor.dtype)
-        box = self.letterbox
-        (height, width), (top, left) = box.inner, (box.top, box.left)
-        inside = self._tensor[:, :, top : top + height, left : left + width]
-        planes = list(self._planes[::-1] if self.bgr else self._planes)
-        for image, place in zip(pixels, inside, strict=False):
-            if box.inner != box.frame:
-                image = cv2.resize(image, (width, height), dst=self._image, interpolation=cv2.INTER_LINEAR)
-            cv2.split(image, planes)
-            if self.unit:
-                np.divide(self._planes, np.float32(255), out=place, casting="same_kind")
-            else:
-                np.copyto(place, self._planes)
-        inside[len(pixels) : size] = inside[0]
-        return self._tensor[:size]
-
-
-class Pictures:
-    """Makes batches of letterboxed frames as they are, in memory that is used again and again.
-
-    A quarter of the bytes of float32, and the order of torch's `channels_last`: scaled there, on the device, they are
-    the same numbers as those of `Inputs`, for half of the time.
-    """
-
-    def __init__(self, letterbox: Letterbox) -> None:
-        self.letterbox = letterbox
-        self._batch = np.empty((0, *letterbox.input, 3), np.uint8)
-
-    def of(self, pixels: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
-        """Frames (n, H, W, 3) uint8 RGB as (size, rows, columns, 3); what exceeds n repeats the first frame.
-
-        The array is valid until the next call.
-        """
-        import cv2
-
-        if len(self._batch) < size:
-            self._batch = np.full((size, *self._batch.shape[1:]), PAD, np.uint8)
-        box = self.letterbox
-        (height, width), (top, left) = box.inner, (box.top, box.left)
-        inside = self._batch[:, top : top + height, left : left + width]
-        for image, place in zip(pixels, inside, strict=False):
-            if box.inner == box.frame:
-                place[:] = image
-            else:
-                cv2.resize(image, (width, height), dst=place, interpolation=cv2.INTER_LINEAR)
-        inside[len(pixels) : size] = inside[0]
-        return self._batch[:size]
+        super()._draw(image, self._image)
+        cv2.split(self._image, list(self._planes[::-1] if self.bgr else self._planes))
+        if self.unit:
+            np.divide(self._planes, np.float32(255), out=place, casting="same_kind")
+        else:
+            np.copyto(place, self._planes)

@@ -1,8 +1,6 @@
-"""Orientation: how a stored picture is turned to be shown, counted 1 to 8 as EXIF counts.
+"""Orientation: how a stored picture is turned to be shown, 1 to 8 as EXIF counts (CIPA DC-008, tag 0x0112).
 
-1: shown as stored; 2: mirrored left to right; 3: turned by 180 degrees; 4: mirrored top to bottom; 5: mirrored, then
-turned by 270 degrees; 6: turned by 90 degrees clockwise; 7: mirrored, then turned by 90 degrees; 8: turned by 270
-degrees. From 5 on, width and height change places. (CIPA DC-008, tag 0x0112; turns are clockwise.)
+Turns are clockwise. From 5 on, width and height change places.
 """
 
 from __future__ import annotations
@@ -52,21 +50,14 @@ def turned(pixels: Pixels, orientation: int) -> Pixels:
 
 
 def swaps_sides(orientation: int) -> bool:
-    """Whether width and height change places.
-
-    >>> swaps_sides(6), swaps_sides(3)
-    (True, False)
-    """
+    """Whether width and height change places."""
     return orientation >= 5
 
 
 def of_matrix(matrix: bytes) -> int | None:
     """The orientation that a display matrix says: 3x3 int32 in the machine's byte order, as FFmpeg keeps it.
 
-    Its scale and shift are left aside. None where it turns by something else than quarter turns (within a degree).
-
-    >>> of_matrix(np.array([0, 65536, 0, -65536, 0, 0, 0, 0, 1 << 30], np.int32).tobytes())
-    6
+    Its scale and shift are ignored. None where it turns by something else than quarter turns (within a degree).
     """
     a, b, _, c, d = np.frombuffer(matrix, np.int32)[:5].astype(np.float64)
     right, down = np.hypot(a, b), np.hypot(c, d)
@@ -80,9 +71,5 @@ def of_matrix(matrix: bytes) -> int | None:
 
 
 def in_words(orientation: int) -> str:
-    """What is done to a stored picture to show it.
-
-    >>> in_words(6)
-    'turned by 90 degrees'
-    """
+    """What is done to a stored picture to show it."""
     return _WORDS[orientation]

@@ -1,30 +1,26 @@
 """What a video declares, without decoding it: size, depth, codec, its packets, and whether it is all there.
 
 A video is a container (mp4, mkv, avi, ts, gif, ...), one image file (a multi-page TIFF has many frames), or a
-folder of numbered images. What a header declares is only what it declares: `packet_times` counts what there is.
+folder of numbered images. What a header declares is only what it declares: `packets` counts what there is.
 """
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mdfpipe.errors import DataError, DecodeError, MdfError, one_line
-from mdfpipe.store.films import BYTES_OF_SAMPLE, FIRST_BOXES, claimed_pictures, end_of_boxes
+from mdfpipe.store.films import BYTES_OF_SAMPLE, FIRST_BOXES, claimed_pictures
 from mdfpipe.store.limits import most, refuse_larger
-from mdfpipe.video.files import check_file
-from mdfpipe.video.image_files import is_images, numbered_frames, page_count, read_frames
-from mdfpipe.video.matroska import element
+from mdfpipe.video.image_files import check_file, is_images, numbered_frames, page_count, read_frames
 from mdfpipe.video.orientation import AS_STORED, of_matrix, swaps_sides
-from mdfpipe.video.transport import missing_bytes
 
 if TYPE_CHECKING:
     import av
@@ -85,7 +81,7 @@ class VideoInfo:
 
     @property
     def is_colour(self) -> bool:
-        """Whether the pixels have colour: grey, with transparency or not, has none."""
+        """Whether the pixels have colour."""
         return not is_grey(self.pixel_format)
 
     @property
@@ -179,11 +175,7 @@ def _first_frame(container: InputContainer, stream: VideoStream) -> av.VideoFram
 
 
 def is_grey(pixel_format: str) -> bool:
-    """Whether a pixel format, as FFmpeg names it, is grey.
-
-    >>> is_grey("gray10le"), is_grey("ya8"), is_grey("yuv420p10le")
-    (True, True, False)
-    """
+    """Whether a pixel format, as FFmpeg names it, is grey, with transparency or not."""
     return pixel_format.startswith(("gray", "ya8", "ya16", "yaf", "y400a"))
 
 
@@ -214,7 +206,8 @@ def open_video(path: Path, which: int | None = None) -> Iterator[tuple[InputCont
     except MemoryError:
         raise
     except Exception as error:  # FFmpeg's errors, and whatever PyAV makes of text and numbers that nobody foresaw
-        raise DecodeError(f"{path}: expected a video, got a file that FFmpeg cannot open: {_reason(error)}") from None
+        why = one_line(getattr(error, "strerror", None) or error)
+        raise DecodeError(f"{path}: expected a video, got a file that FFmpeg cannot open: {why}") from None
     with container:
         stream = _video_stream(container, path, which)
         _refuse_large_pictures(stream, path)
@@ -293,10 +286,6 @@ def _context(stream: VideoStream) -> VideoCodecContext | None:
     return context
 
 
-def _reason(error: Exception) -> str:
-    return one_line(getattr(error, "strerror", None) or error)
-
-
 def shows_frame(packet: av.Packet[Any], codec: str) -> bool:
     """Whether a packet gives a frame: not an empty one, not one that an edit list discards, not a VP8 alt-ref."""
     if not packet.size or packet.is_discard:
@@ -306,44 +295,33 @@ def shows_frame(packet: av.Packet[Any], codec: str) -> bool:
     return True
 
 
-def shown_times(path: Path, info: VideoInfo, which: int | None = None) -> tuple[NDArray[np.float64], int, str | None]:
-    """The times of `packet_times` from the first frame that decodes on, how many pictures are before it, and why the
-    container breaks off behind the last; None where it does not.
-
-    The pictures before belong to a group that was cut open: no decoder gives them.
-    """
-    times, broken = packets(path, which)
-    first = info.first_seconds
-    leading = 0 if first is None else next((n for n, seconds in enumerate(times) if not seconds < first - 1e-6), 0)
-    return times[leading:], leading, broken
-
-
 def goes_back(dts: int | None, before: int | None) -> bool:
-    """Whether a packet is to be decoded earlier than the one before it: another recording begins.
-
-    >>> goes_back(5, 9), goes_back(9, 5), goes_back(None, 9)
-    (True, False, False)
-    """
+    """Whether a packet is to be decoded earlier than the one before it: another recording begins."""
     return dts is not None and before is not None and dts < before
 
 
-def packet_times(path: Path, which: int | None = None) -> NDArray[np.float64]:
-    """(n,) presentation times in seconds, ascending, one for each packet that shows a frame; NaN, last, where none.
+@dataclass(frozen=True, eq=False)
+class Packets:
+    """What the packets of a video say; nothing is decoded.
 
-    Where recordings were put one behind the other, time starts again: they ascend within each.
-    Demuxes and does not decode: n is the honest frame count of a container. A container that breaks off is counted
-    up to there. Raises DecodeError where the file does not open.
+    times: (n,) presentation times in seconds, one for each packet that shows a frame; n is the honest frame count of a
+    container. They ascend, NaN last, within each of the recordings that were put one behind the other. hidden: how many
+    show no frame (discarded by an edit list, alt-ref frames of VP8, empty ones of avi), though a header counts them.
+    broken: why the container breaks off behind the last; None where it does not.
     """
-    return packets(path, which)[0]
+
+    times: NDArray[np.float64]
+    hidden: int
+    broken: str | None
 
 
-def packets(path: Path, which: int | None = None) -> tuple[NDArray[np.float64], str | None]:
-    """What `packet_times` gives, and why the container breaks off behind them; None where it does not."""
+def packets(path: Path, which: int | None = None) -> Packets:
+    """Read the packets of a video stream. Raises DecodeError where the file does not open."""
     import av.error
 
     segments: list[list[float]] = [[]]
     decoded_at: int | None = None
-    broken = None
+    broken, hidden = None, 0
     with open_video(path, which) as (container, stream):
         codec = stream.codec_context.name
         try:
@@ -353,68 +331,13 @@ def packets(path: Path, which: int | None = None) -> tuple[NDArray[np.float64], 
                 decoded_at = decoded_at if packet.dts is None else packet.dts
                 if shows_frame(packet, codec):
                     segments[-1].append(np.nan if packet.pts is None else float(packet.pts * packet.time_base))
+                else:
+                    hidden += packet.pos is not None and packet.dts is not None
         except av.error.FFmpegError as error:
             broken = breaks_off(error)
-    return np.concatenate([np.sort(np.array(times, np.float64)) for times in segments]), broken
+    return Packets(np.concatenate([np.sort(np.array(times, np.float64)) for times in segments]), hidden, broken)
 
 
 def breaks_off(error: av.error.FFmpegError) -> str:
     """Words on a container that FFmpeg cannot read on."""
     return f"the container breaks off: {one_line(error.strerror)}"
-
-
-def hidden_packets(path: Path, which: int | None = None) -> int:
-    """How many packets of a video show no frame: those an edit list discards, VP8's alt-ref frames, empty ones of avi.
-
-    A header counts them among its frames, so that a sound file delivers so many fewer. Raises DecodeError.
-    """
-    import av.error
-
-    hidden = 0
-    with open_video(path, which) as (container, stream), suppress(av.error.FFmpegError):
-        codec = stream.codec_context.name
-        for packet in container.demux(stream):
-            hidden += packet.pos is not None and packet.dts is not None and not shows_frame(packet, codec)
-    return hidden
-
-
-def missing_end(path: Path, container: str | None = None) -> str | None:
-    """Why the file ends before its container does, as a few words; None where it is whole or one cannot tell.
-
-    Reads the sizes that mp4, mkv, avi and ts write down, against the size of the file: a file cut between two
-    packets decodes without any error otherwise. container: its format, as FFmpeg names it once the file is open; what
-    the first bytes look like proves nothing (a GIF may have the marks of a transport stream).
-    """
-    if container is None:
-        with open_video(path) as (opened, _):
-            container = opened.format.name
-    size = path.stat().st_size
-    end = size
-    with path.open("rb") as file:
-        if container.startswith("mov,"):
-            end = end_of_boxes(file, size)
-        elif container.startswith("matroska"):
-            end = _segment_end(file)
-        elif container == "avi":
-            end = _riff_end(file, size)
-        elif container == "mpegts":
-            end = size + missing_bytes(path)
-    return f"the file ends {end - size} bytes before its container does" if end > size else None
-
-
-def _segment_end(file: BinaryIO) -> int:
-    _, header = element(file)
-    file.seek(header or 0, 1)
-    name, length = element(file)
-    return 0 if name != b"\x18\x53\x80\x67" or length is None else file.tell() + length
-
-
-def _riff_end(file: BinaryIO, size: int) -> int:
-    position = 0
-    while position + 8 <= size:  # OpenDML: one RIFF chunk after the other
-        file.seek(position)
-        kind, length = struct.unpack("<4sI", file.read(8))
-        if kind != b"RIFF" or not length:
-            return size
-        position += 8 + length + length % 2
-    return position - 1 if position == size + 1 else position

@@ -4,13 +4,12 @@ One owner for the weights of networks and of detectors: `opening.py` opens, `pla
 tensors, `entries.py` which of several sets is taken.
 """
 
-from mdfpipe.weightfiles.entries import AVERAGED, INSIDE, Sets, Taken, describe_sets, refuse_unusable, take
+from mdfpipe.weightfiles.entries import AVERAGED, INSIDE, Taken, describe_sets, refuse_unusable, take
 from mdfpipe.weightfiles.opening import expect_checkpoint, open_tensors
 
 __all__ = [
     "AVERAGED",
     "INSIDE",
-    "Sets",
     "Taken",
     "describe_sets",
     "expect_checkpoint",

@@ -60,43 +60,37 @@ def take(
     entry: where they lie, such as `state_dict_ema`; `AVERAGED`: the averaged ones; None: the first of `order`, else the
     bare ones. trust_pickle, load: as `open_tensors`. Raises ConfigError.
     """
-    content = open_tensors(path, trust_pickle=trust_pickle, load=load)
+    return _take(path, open_tensors(path, trust_pickle=trust_pickle, load=load), entry, order)
+
+
+def _take(path: Path, content: Any, entry: str | None, order: tuple[str, ...]) -> Taken:
     if isinstance(content, Mapping) and str(content.get("format", "")).startswith("mdfpipe checkpoint"):
-        return Taken(_tensors(content["model"]), ours=True)
+        return Taken(_tensors(content["model"]), ours=True, note=_note(content))
     sets = dict(_sets(content))
     if not sets:
         got = one_line(list(content), 100) if isinstance(content, Mapping) else f"a {type(content).__name__}"
         raise ConfigError(f"{path}: expected a state_dict, bare or under {', '.join(order)}; got no tensors, but {got}")
     name = _chosen(path, sets, entry, order)
     lines, doubts = _told(name, [other for other in sets if other != name], path.name, order)
-    note = content.get("note") if isinstance(content, Mapping) else None
     held = sets[name]
     module = held if isinstance(held, nn.Module) else None
-    return Taken(_tensors(held), name, module, lines, doubts, note=note if isinstance(note, str) else "")
+    return Taken(_tensors(held), name, module, lines, doubts, note=_note(content))
 
 
-@dataclass(frozen=True)
-class Sets:
-    """What a checkpoint holds.
+def _note(content: Any) -> str:
+    note = content.get("note") if isinstance(content, Mapping) else None
+    return note if isinstance(note, str) else ""
 
-    sizes: name of a set -> (tensors, numbers in them); lines, doubts: on the one that `take` takes; note: what the file
-    declares.
+
+def describe_sets(path: Path) -> tuple[dict[str, tuple[int, int]], Taken]:
+    """The sets of tensors in a checkpoint, name -> (tensors, numbers in them), and what `take` takes of several.
+
+    Nothing in the file is run. Raises ConfigError as `take`.
     """
-
-    sizes: dict[str, tuple[int, int]]
-    lines: tuple[str, ...]
-    doubts: tuple[str, ...]
-    note: str
-
-
-def describe_sets(path: Path) -> Sets:
-    """The sets of tensors in a checkpoint, of which nothing is run. Raises ConfigError as `take`."""
     content = open_tensors(path)
     tensors = {name: _tensors(held) for name, held in _sets(content)}
     sizes = {name: (len(held), sum(t.numel() for t in held.values())) for name, held in tensors.items()}
-    taken = take(path) if len(sizes) > 1 else Taken({})
-    note = content.get("note") if isinstance(content, Mapping) else None
-    return Sets(sizes, taken.lines, taken.doubts, note if isinstance(note, str) else "")
+    return sizes, _take(path, content, None, INSIDE) if len(sizes) > 1 else Taken({}, note=_note(content))
 
 
 def refuse_unusable(tensors: Mapping[str, Tensor]) -> None:

@@ -78,7 +78,7 @@ def _crop(video: Path, folder: Path, options: argparse.Namespace, threads: int) 
                 face = images.resize(cropping.cut(image, cropping.square_box(faces[n], 0.1)), 112, 112)
                 for each in (crop, face):
                     images.encode(each)
-                    cropping.quality(each, cropping.Window())
+                    cropping.quality(each, (0.0, 255.0))
 
     times = in_turns(
         options.rounds,

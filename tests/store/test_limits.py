@@ -231,7 +231,7 @@ def test_what_opencv_would_read_beyond_our_formats_is_not_tried() -> None:
 def test_a_batch_of_pictures_asks_for_no_more_than_a_file_may(monkeypatch: pytest.MonkeyPatch) -> None:
     pictures = [(np.full((10, 10, 3), n, np.uint8), float(n)) for n in range(5)]
     monkeypatch.setenv(VARIABLE, "7e-7")  # two pictures
-    frames = list(FrameStream(iter(pictures), "made", 4, lambda delivered: None))
+    frames = list(FrameStream(iter(pictures), Path("made"), 4, lambda delivered: None))
     assert [len(each.index) for each in frames] == [2, 2, 1]
     assert [n for each in frames for n in each.index.tolist()] == list(range(5))
 

@@ -7,7 +7,7 @@ import pytest
 
 from mdfpipe.errors import DataError
 from mdfpipe.store.images import decode, encode, resize
-from mdfpipe.video.cropping import Window, cut, pixel_box, quality, square_box
+from mdfpipe.video.cropping import EIGHT_BITS, cut, pixel_box, quality, square_box
 
 
 def ramp(height: int, width: int, dtype: type, channels: int) -> np.ndarray:
@@ -95,7 +95,7 @@ def test_quality_orders_blurred_below_sharp_and_bands_compare() -> None:
     noise = np.random.default_rng(0).integers(0, 256, (96, 32, 3)).astype(np.uint8)
     flat = np.full((96, 32, 3), 90, np.uint8)
     blurred = resize(resize(noise, 8, 24), 32, 96)
-    assert quality(noise, Window())[0] > quality(blurred, Window())[0] > quality(flat, Window())[0] == 0.0
+    assert quality(noise, EIGHT_BITS)[0] > quality(blurred, EIGHT_BITS)[0] > quality(flat, EIGHT_BITS)[0] == 0.0
     deep = (noise[..., :1].astype(np.uint16) * 4 + 7000).astype(np.uint16)
     grey = noise[..., :1].repeat(3, axis=2)
-    assert quality(deep, Window(7000, 7000 + 255 * 4)) == pytest.approx(quality(grey, Window()), rel=1e-3)
+    assert quality(deep, (7000, 7000 + 255 * 4)) == pytest.approx(quality(grey, EIGHT_BITS), rel=1e-3)

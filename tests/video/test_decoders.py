@@ -8,7 +8,7 @@ import pytest
 
 from mdfpipe.errors import DecodeError
 from mdfpipe.video.decoders import Decoder
-from mdfpipe.video.probe import packet_times
+from mdfpipe.video.probe import packets
 from tests import clips
 from tests.video.decoded import ASSETS, needs_assets, read
 
@@ -114,7 +114,7 @@ def test_cut_open_at_a_key_frame(folder, suffix):
     numbers = [clips.number_of(p) for p in pixels]
     assert numbers[0] in (20, 40), "the key frame that x265 chose"
     assert numbers == list(range(numbers[0], 60))
-    assert suffix == "mp4" or len(packet_times(path)) > len(numbers), "there are leading frames"
+    assert suffix == "mp4" or len(packets(path).times) > len(numbers), "there are leading frames"
 
 
 def test_interlaced(folder):
@@ -177,7 +177,7 @@ def test_candidates(sound, folder):
 def test_header_that_lies(folder):
     """The packets are all there and decode: pyav and OpenCV give them, decord (which may hang) is not even asked."""
     path = clips.overreporting(clips.write_video(folder / "p.mp4", 12), folder / "liar2.mp4", 1200)
-    assert len(packet_times(path)) == 12
+    assert len(packets(path).times) == 12
     for name in ("pyav", "auto", "opencv"):
         pixels, _, error = read(name, path)
         assert (len(pixels), error) == (12, None), name

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from mdfpipe.errors import DecodeError
+from mdfpipe.video.containers import missing_end
 from mdfpipe.video.decoders import Decoder
-from mdfpipe.video.probe import missing_end, packet_times, probe
+from mdfpipe.video.probe import packets, probe
 from tests import clips
 from tests.video.decoded import read
 
@@ -177,7 +178,7 @@ def test_several_streams(suffix, default, expected, tmp_path):
     for which in (None, 0, 1, 2):
         width, height = sizes[expected if which is None else which]
         assert given("auto", path, stream=which).shape == (3, height, width, 3)
-        assert len(packet_times(path, which)) == 3
+        assert len(packets(path, which).times) == 3
     for name in ("opencv", "decord"):
         for which in (None, 0):
             if name == "opencv" and (expected if which is None else which) == 0:
@@ -196,7 +197,7 @@ def test_a_gif_with_the_marks_of_a_transport_stream(tmp_path):
     assert data[10] & 0x80, "byte 188 is in the palette"
     data[188] = 0x47
     path.write_bytes(data)
-    assert missing_end(path) is None
+    assert missing_end(path, probe(path).container) is None
     for name in ("auto", "opencv", "decord"):
         pixels, _, error = read(name, path)
         assert (len(pixels), error) == (5, None) or name == "decord"

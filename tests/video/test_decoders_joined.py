@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from mdfpipe.store.films import films_behind
+from mdfpipe.video.containers import breaks
 from mdfpipe.video.decoders import Decoder
 from mdfpipe.video.probe import probe
-from mdfpipe.video.transport import breaks
 from tests import clips
 from tests.video.decoded import read
 

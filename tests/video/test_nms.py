@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from mdfpipe.video.nms import ranking, suppress
+from mdfpipe.video.geometry import ranking, suppress
 
 
 def plain_suppress(boxes, scores, max_iou):

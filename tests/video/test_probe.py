@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from mdfpipe.errors import DecodeError
+from mdfpipe.video.containers import missing_end
 from mdfpipe.video.image_files import numbered_frames, page_count
-from mdfpipe.video.probe import hidden_packets, missing_end, packet_times, probe
+from mdfpipe.video.probe import packets, probe
 from tests import clips
 
 FASTSTART = {"movflags": "+faststart"}
@@ -40,29 +41,29 @@ def test_packet_times_are_sorted_and_true(tmp_path):
     times = [500, 607, 728, 900, 1400, 1500, 1501, 2000]
     for name in ("a.mp4", "a.mkv"):
         path = clips.write_video(tmp_path / name, 8, times=times, options=B_FRAMES)
-        assert packet_times(path) * 1000 == pytest.approx(times), name
+        assert packets(path).times * 1000 == pytest.approx(times), name
 
 
 def test_packet_times_count_what_is_there(tmp_path):
     sound = clips.write_video(tmp_path / "a.mp4", 40, mux=FASTSTART)
     liar = clips.overreporting(sound, tmp_path / "liar.mp4", 400)
-    assert (probe(liar).frames_declared, len(packet_times(liar))) == (400, 40)
+    assert (probe(liar).frames_declared, len(packets(liar).times)) == (400, 40)
     short = clips.truncated(sound, tmp_path / "short.mp4", 0.6)
     assert probe(short).frames_declared == 40
-    assert 10 < len(packet_times(short)) < 40
+    assert 10 < len(packets(short).times) < 40
 
 
 def test_vp8_alternate_references_are_no_frames(tmp_path):
     options = {"auto-alt-ref": "1", "lag-in-frames": "16", "deadline": "good", "b": "200k"}
     path = clips.write_video(tmp_path / "a.webm", 60, codec="libvpx", options=options)
-    assert len(packet_times(path)) == 60
+    assert len(packets(path).times) == 60
 
 
 @pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.avi", "a.ts"])
 def test_missing_end(tmp_path, name):
     path = clips.write_video(tmp_path / name, 10, mux=FASTSTART if name == "a.mp4" else None)
-    assert missing_end(path) is None
-    why = missing_end(clips.truncated(path, tmp_path / f"short-{name}", 0.903))
+    assert missing_end(path, probe(path).container) is None
+    why = missing_end(clips.truncated(path, tmp_path / f"short-{name}", 0.903), probe(path).container)
     assert why is not None
     assert "before its container does" in why
 
@@ -144,7 +145,7 @@ def test_one_image_needs_no_number(tmp_path):
 def test_an_edit_list_hides_packets_and_a_sound_file_is_not_short(tmp_path):
     """Cut without encoding again, an mp4 keeps frames that its edit list says not to show."""
     whole, cut = clips.write_video(tmp_path / "whole.mp4", 20), tmp_path / "cut.mp4"
-    assert hidden_packets(whole) == 0
+    assert packets(whole).hidden == 0
     with av.open(str(whole)) as source, av.open(str(cut), "w") as sink:
         stream = sink.add_stream_from_template(source.streams.video[0])
         for packet in source.demux(source.streams.video[0]):
@@ -155,6 +156,6 @@ def test_an_edit_list_hides_packets_and_a_sound_file_is_not_short(tmp_path):
             packet.dts -= 5 * packet.duration
             sink.mux(packet)
     assert probe(cut).frames_declared == 20
-    shown = len(packet_times(cut))
+    shown = len(packets(cut).times)
     assert shown < 20
-    assert shown + hidden_packets(cut) == 20
+    assert shown + packets(cut).hidden == 20

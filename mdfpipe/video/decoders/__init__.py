@@ -123,33 +123,19 @@ class Decoder(Plugin):
         number of frames delivered so far.
         """
         chosen = wanted or (lambda number: number % stride == 0)
-        return FrameStream(self._read(path, chosen, threads), self.use, batch, alive, last)
-
-    def _read(self, path: Path, wanted: Wanted, threads: int) -> Reading:
-        """What `read` gives; an unexpected error of its library is this file's failure."""
-        source: Any = self.read(path, wanted, threads)
-        try:
-            told = yield from source  # what a generator returns at its end
-        except (MdfError, MemoryError):
-            raise
-        except Exception as error:
-            refuse_lack_of_memory(error)
-            why = f"unexpected error: {type(error).__name__}: {one_line(error)}"
-            raise DecodeError(f"{path}: cannot be decoded: {why}") from error
-        return told or {}
+        return FrameStream(self.read(path, chosen, threads), path, batch, alive, last)
 
 
 @dataclass
 class FrameStream:
     """An iterator of `Frames` that counts what the decoder delivered.
 
-    delivered: frames decoded so far, those that are not wanted included.
-    duplicates: frames given whose pixels equal those of the frame given before (a repeated shutter frame, a still).
-    told: what the decoder says at its end, by reason: see `Decoder.read`.
+    delivered: frames decoded so far, including those that are not wanted. duplicates: frames given whose pixels equal
+    those of the frame given before (a repeated shutter frame, a still). told: what `Decoder.read` returned at its end.
     """
 
     source: Reading | Iterator[tuple[Pixels | None, float]]
-    decoder: str
+    path: Path
     batch: int
     alive: Callable[[int], None]
     last: int | None = None
@@ -187,8 +173,16 @@ class FrameStream:
             yield self._take(pixels, index, pts)
 
     def _source(self) -> Iterator[tuple[Pixels | None, float]]:
+        """What the decoder gives; an unexpected error of its library is a failure of this file."""
         source: Any = self.source
-        told = yield from source
+        try:
+            told = yield from source  # what a generator returns at its end
+        except (MdfError, MemoryError):
+            raise
+        except Exception as error:
+            refuse_lack_of_memory(error)
+            why = f"unexpected error: {type(error).__name__}: {one_line(error)}"
+            raise DecodeError(f"{self.path}: cannot be decoded: {why}") from error
         self.told = {reason: count for reason, count in (told or {}).items() if count}
 
     @staticmethod

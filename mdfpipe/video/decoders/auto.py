@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from mdfpipe.video.decoders import Decoder, Pixels, Wanted
+from mdfpipe.video.decoders import Decoder, Pixels, Reading, Wanted
 from mdfpipe.video.image_files import is_images
 
 
@@ -23,6 +23,6 @@ class Auto(Decoder):
         """The decoder for `path`."""
         return [self.other("images" if is_images(path) else "pyav")]
 
-    def read(self, path: Path, wanted: Wanted, threads: int) -> Iterator[tuple[Pixels | None, float]]:
+    def read(self, path: Path, wanted: Wanted, threads: int) -> Reading | Iterator[tuple[Pixels | None, float]]:
         """What the decoder that was picked reads."""
-        yield from self.candidates(path)[0].read(path, wanted, threads)
+        return self.candidates(path)[0].read(path, wanted, threads)

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 
 from mdfpipe.errors import ConfigError, DecodeError, one_line, refuse_lack_of_memory
 from mdfpipe.video.checksums import refuse_damage
+from mdfpipe.video.containers import missing_end
 from mdfpipe.video.decoders import Decoder, Pixels, Wanted, refuse_deep
 from mdfpipe.video.orientation import AS_STORED
-from mdfpipe.video.probe import missing_end, packets
+from mdfpipe.video.probe import packets
 
 
 class Decord(Decoder):
@@ -38,8 +39,9 @@ class Decord(Decoder):
             raise DecodeError(f"{path}: holds {info.streams} video streams, of which decord takes any; use pyav")
         if info.orientation != AS_STORED:
             raise DecodeError(f"{path}: is rotated or mirrored, which decord does right for some files only; use pyav")
-        times, broken = packets(path, self.stream)
-        if why := missing_end(path) or broken:
+        found = packets(path, self.stream)
+        times = found.times
+        if why := missing_end(path, info.container) or found.broken:
             raise DecodeError(f"{path}: {why}; use pyav to get the frames before")
         if info.frames_declared not in (None, len(times)):
             raise DecodeError(

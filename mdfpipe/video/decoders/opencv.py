@@ -11,9 +11,10 @@ import numpy as np
 
 from mdfpipe.errors import DecodeError
 from mdfpipe.video.checksums import refuse_damage
+from mdfpipe.video.containers import missing_end
 from mdfpipe.video.decoders import Decoder, Pixels, Reading, Wanted, refuse_deep
 from mdfpipe.video.orientation import turned
-from mdfpipe.video.probe import missing_end, open_video, shown_times
+from mdfpipe.video.probe import open_video, packets
 
 
 class OpenCV(Decoder):
@@ -32,7 +33,10 @@ class OpenCV(Decoder):
         if info.is_interlaced:
             raise DecodeError(f"{path}: is interlaced, for which OpenCV gives no pictures; use pyav")
         turn = info.turn(self.orientation, path)
-        times, leading, broken = shown_times(path, info, self.stream)
+        found, first = packets(path, self.stream), info.first_seconds
+        # Pictures before the first that decodes belong to a group that was cut open: no decoder gives them.
+        early = 0 if first is None else next((n for n, t in enumerate(found.times) if not t < first - 1e-6), 0)
+        times, leading = found.times[early:], early
         refuse = refuse_damage(path, self.stream)
         capture = _open(path, threads)
         number = 0
@@ -60,7 +64,7 @@ class OpenCV(Decoder):
             raise DecodeError(
                 f"{path}: frame {number} does not decode: OpenCV gave {number} frames of {len(times)}; use pyav"
             )
-        if why := missing_end(path) or broken:
+        if why := missing_end(path, info.container) or found.broken:
             raise DecodeError(f"{path}: frame {number} does not decode: {why}")
         return {"leading": leading}
 

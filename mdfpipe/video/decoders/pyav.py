@@ -14,6 +14,7 @@ import numpy as np
 
 from mdfpipe.errors import DecodeError, one_line
 from mdfpipe.video.checksums import Checks
+from mdfpipe.video.containers import Breaks, breaks, missing_end
 from mdfpipe.video.decoders import Decoder, Pixels, Reading, Wanted
 from mdfpipe.video.orientation import turned
 from mdfpipe.video.probe import (
@@ -22,13 +23,11 @@ from mdfpipe.video.probe import (
     frame_orientation,
     goes_back,
     is_grey,
-    missing_end,
     no_quarter_turn,
     open_video,
-    packet_times,
+    packets,
     shows_frame,
 )
-from mdfpipe.video.transport import Breaks, breaks
 
 if TYPE_CHECKING:
     import av
@@ -116,21 +115,23 @@ class _OpeningError(DecodeError):
     """What a strict decoder finds wrong in the first, open group of pictures of H.264."""
 
 
+@dataclass
 class _Pass:
     """One pass of a decoder over the packets of a video stream, segment by segment.
 
     A segment starts at a key picture at which time jumps back: there recordings were put one behind the other, and
-    the decoder starts again. is_strict: whether FFmpeg raises at the
-    first sign of damage; else `_HELD` frames are held back, because those that refer to a damaged one come before it.
+    the decoder starts again. is_strict: whether FFmpeg raises at the first sign of damage; else `_HELD` frames are held
+    back, because those that refer to a damaged one come before it. key: whether to leave out what leads a key picture.
     """
 
-    def __init__(
-        self, path: Path, which: int | None, threads: int, told: Counter[str], is_strict: bool = True, key: bool = True
-    ) -> None:
-        self.path, self.which, self.threads, self.told = path, which, threads, told
-        self.is_strict, self.key = is_strict, key
-        self.given = 0
-        self.held: deque[tuple[av.VideoFrame, int | None]] = deque()
+    path: Path
+    which: int | None
+    threads: int
+    told: Counter[str]
+    is_strict: bool = True
+    key: bool = True
+    given: int = 0
+    held: deque[tuple[av.VideoFrame, int | None]] = field(default_factory=deque)
 
     def frames(self) -> Iterator[tuple[av.VideoFrame, float]]:
         """Every sound frame and its seconds; NaN where there is no time. Raises DecodeError behind the last."""
@@ -144,7 +145,7 @@ class _Pass:
             tick = stream.time_base or Fraction(1)  # a frame flushed after an error has no time base of its own
             # avi holds no presentation times: with B frames those that FFmpeg makes up come in decoding order
             is_timed = container.format.name != "avi" or not context.has_b_frames
-            made_up = None if is_timed else packet_times(self.path, self.which).tolist()
+            made_up = None if is_timed else packets(self.path, self.which).times.tolist()
             self.checks = Checks(self.path, self.which)
             self._new_segment(stream, is_timed)
             for number, frame in enumerate(self._decoded(container, stream)):
@@ -168,10 +169,10 @@ class _Pass:
         marks = _Marks(self.path, stream.id if container.format.name == "mpegts" else None)
         import av.error
 
-        packets = container.demux(stream)
+        source = container.demux(stream)
         while True:
             try:
-                packet = next(packets, None)
+                packet = next(source, None)
             except av.error.FFmpegError as error:
                 packet, cut = None, cut or breaks_off(error)
             if packet is None or _is_end(packet):
@@ -180,7 +181,7 @@ class _Pass:
                 return
             if not packet.size:
                 continue
-            marks.look(packet)
+            marked = marks.damage(packet)
             if self.ledger.starts_anew(packet):
                 yield from self._ended(stream, None)
                 stream.codec_context.flush_buffers()
@@ -191,7 +192,7 @@ class _Pass:
             if self.ledger.first_key is None and self.key and not packet.is_keyframe:
                 self.told["leading"] += shows_frame(packet, self.ledger.codec)
                 continue
-            yield from self._fed(stream, packet, marks.damage(packet) or self.checks.damage(packet))
+            yield from self._fed(stream, packet, marked or self.checks.damage(packet))
 
     def _fed(self, stream: VideoStream, packet: av.Packet[Any], damage: str | None) -> Iterator[av.VideoFrame]:
         """The frames that come out of the decoder once a packet is fed."""
@@ -303,11 +304,6 @@ class _Marks:
         self.path, self.transport = path, transport
         self.found: Breaks | None = None
 
-    def look(self, packet: av.Packet[Any]) -> None:
-        """Note the marks of a packet."""
-        if packet.is_corrupt and self.transport is not None and self.found is None:
-            self.found = breaks(self.path, self.transport)
-
     def is_behind_a_jump(self, packet: av.Packet[Any]) -> bool:
         """Whether the counter jumps right before a key picture: segments were joined, or pictures are missing."""
         return self.found is not None and packet.is_keyframe and packet.pos in self.found.between
@@ -316,6 +312,8 @@ class _Marks:
         """What is missing of a packet, or before it."""
         if self.transport is None:
             return "the packet is cut short" if packet.is_corrupt else None
+        if packet.is_corrupt and self.found is None:
+            self.found = breaks(self.path, self.transport)
         if self.found is None or packet.pos is None:
             return None
         if packet.pos in self.found.inside:

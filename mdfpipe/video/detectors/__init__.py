@@ -13,9 +13,11 @@ from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
-from mdfpipe.config import Plugin
+from mdfpipe.config import BY_CONTENT, Plugin, find_file
 from mdfpipe.errors import ConfigError
+from mdfpipe.store.hashing import file_sha256
 from mdfpipe.video.frames import Boxes, Frames
 
 Detect: TypeAlias = Callable[[Frames], list[Boxes]]
@@ -89,3 +91,45 @@ class Detector(Plugin):
 
         device: "cpu", "cuda", "cuda:1", ...; threads: of this process; neither changes a result by more than rounding.
         """
+
+
+class NetworkDetector(Detector):
+    """Person boxes by a network from a weight file. A box counts as a person by its person score alone."""
+
+    weights: str = Field(json_schema_extra=BY_CONTENT, description="the file; its content is part of the fingerprint")
+    min_score: float = Field(0.25, ge=0, le=1, description="least detector confidence; boxes below it are dropped")
+    person_class: int = Field(0, ge=0, description="class number of a person (COCO: 0)")
+    max_detections: int = Field(300, ge=1, description="largest number of boxes per frame; the best ones are kept")
+
+    def find(self, data: Path) -> Path:
+        """The weight file. Raises ConfigError where it is missing."""
+        return find_file(self.weights, data, "weights")
+
+    def check(self, data: Path) -> None:
+        """Raise ConfigError where the weights are missing."""
+        self.find(data)
+
+    def identity(self, data: Path, video_id: str) -> dict[str, str]:
+        """The hash of the weights. Raises ConfigError where they are missing."""
+        return {"weights": file_sha256(self.find(data))}
+
+    def refuse_class(self, path: Path, classes: int) -> None:
+        """Raise ConfigError where a network has no class of this number."""
+        if self.person_class >= classes:
+            raise ConfigError(
+                f"detector.person_class: {path} has {classes} classes, numbered from 0, got {self.person_class}"
+            )
+
+    def gpu(self, device: str) -> int | None:
+        """The number of a CUDA device; None for the CPU. Raises ConfigError for any other device."""
+        name, _, number = device.partition(":")
+        if device != "cpu" and (name != "cuda" or not (number or "0").isdecimal()):
+            raise ConfigError(f"device {device!r:.40}: the detector {self.use} runs on cpu, cuda or cuda:N")
+        return None if device == "cpu" else int(number or 0)
+
+
+def rgb_of(frames: Frames) -> NDArray[np.uint8]:
+    """(N, H, W, 3) uint8 pixels of frames. Raises ValueError for others."""
+    if frames.pixels.dtype != np.uint8:
+        raise ValueError(f"expected uint8 RGB frames, got {frames.pixels.dtype} {frames.pixels.shape}")
+    return frames.pixels.astype(np.uint8, copy=False)

@@ -8,7 +8,7 @@ What a network wants and gives is read from its own shapes, or set:
 
 A, the number of anchors, is the number of cells of the grids of stride 8, 16 and 32. Sources: YOLOX
 (Megvii, `demo/ONNXRuntime`), YOLOv8 and YOLOv10 (ultralytics, `engine/exporter.py`).
-**Differs:** a box counts as a person by its person score alone, also where another class scores higher.
+*Differs:* a box counts as a person by its person score alone, also where another class scores higher.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from __future__ import annotations
 import contextlib
 import io
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -26,14 +26,14 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import AfterValidator, Field
 
-from mdfpipe.config import BY_CONTENT, find_file
+from mdfpipe.config import BY_CONTENT
 from mdfpipe.errors import ConfigError, DataError, not_loaded, one_line, refuse_lack_of_memory
 from mdfpipe.store.content import Kind, content_of
 from mdfpipe.store.hashing import file_sha256
-from mdfpipe.video.detectors import RENDERED_ONLY, Detect, Detector, Remarks
+from mdfpipe.video.detectors import RENDERED_ONLY, Detect, NetworkDetector, Remarks, rgb_of
 from mdfpipe.video.frames import Boxes, Frames
-from mdfpipe.video.letterbox import STRIDE, Letterbox, NetworkInputs, fitting_input
-from mdfpipe.video.nms import ranking, suppress
+from mdfpipe.video.geometry import ranking, suppress
+from mdfpipe.video.letterbox import STRIDE, Letterbox, NetworkInputs, cells, fitting_input
 
 Format: TypeAlias = Literal["yolov10", "yolox", "yolov8"]
 Size: TypeAlias = tuple[int, int]  # height, width
@@ -55,7 +55,7 @@ def _side(pixels: int) -> int:
 Side: TypeAlias = Annotated[int, AfterValidator(_side)]
 
 
-class Onnx(Detector):
+class Onnx(NetworkDetector):
     """Person boxes from an ONNX file (.onnx, weights inside).
 
     The boxes of a frame come best score first, in pixels of the frame, not clipped to it.
@@ -65,12 +65,9 @@ class Onnx(Detector):
         json_schema_extra=BY_CONTENT, description="the .onnx file; its content is part of the fingerprint"
     )
     format: Literal["auto", "yolov10", "yolox", "yolov8"] = Field("auto", description="auto: from the output's shape")
-    min_score: float = Field(0.25, ge=0, le=1, description="least detector confidence; boxes below it are dropped")
-    person_class: int = Field(0, ge=0, description="class number of a person (COCO: 0)")
     nms_iou: float = Field(
         0.45, ge=0, le=1, description="IoU with a better box above which a box is suppressed (not yolov10)"
     )
-    max_detections: int = Field(300, ge=1, description="largest number of boxes per frame; the best ones are kept")
     image_size: Side | tuple[Side, Side] | None = Field(
         None, description="for free input axes: the longer side (640), or height and width; fixed axes are kept"
     )
@@ -79,24 +76,17 @@ class Onnx(Detector):
     align: Literal["auto", "centre", "top_left"] = Field("auto", description="position of the frame in the input")
     decoded: bool = Field(False, description="yolox: the graph decodes its boxes (--decode_in_inference)")
 
-    def check(self, data: Path) -> None:
-        """Raise ConfigError where the weights are missing."""
-        find_file(self.weights, data, "weights")
-
-    def identity(self, data: Path, video_id: str) -> dict[str, str]:
-        """The hash of the weights. Raises ConfigError where they are missing."""
-        return {"weights": file_sha256(find_file(self.weights, data, "weights"))}
-
     def open(self, data: Path, video_id: str, *, device: str, threads: int) -> Detect:
         """The network as a function. Raises ConfigError (no such file, no ONNX model, no such device)."""
-        path = find_file(self.weights, data, "weights")
-        return _Persons(self, _network(path.absolute(), file_sha256(path), device, threads))
+        return _Persons(self, self._loaded(data, device, threads))
 
     def remarks(self, data: Path, *, device: str, threads: int) -> Remarks:
         """Whether its weights were trained on rendered people only, as `mdfpipe export` of the demo's says."""
-        path = find_file(self.weights, data, "weights")
-        found = _network(path.absolute(), file_sha256(path), device, threads).note
-        return Remarks(rendered_only=found.startswith(RENDERED_ONLY))
+        return Remarks(rendered_only=self._loaded(data, device, threads).note.startswith(RENDERED_ONLY))
+
+    def _loaded(self, data: Path, device: str, threads: int) -> _Network:
+        path = self.find(data).absolute()
+        return _network(path, file_sha256(path), self.gpu(device), threads)
 
 
 # --- the network ---------------------------------------------------------------------------------------------------
@@ -132,26 +122,33 @@ class _Network:
 
 
 @cache
-def _network(path: Path, sha256: str, device: str, threads: int) -> _Network:
+def _network(path: Path, sha256: str, gpu: int | None, threads: int) -> _Network:
     """Load a model once a process; its hash is in the key so that a replaced file is loaded again."""
-    ort = _onnxruntime()
-    options = ort.SessionOptions()
-    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # leaves the core to the decoder
-    options.log_severity_level = 4  # errors arrive as exceptions
-    providers = _providers(ort, device)
+    providers = _providers(gpu)
     try:
-        # From bytes: what is loaded is what was hashed, so a second file with the weights is refused.
-        session = ort.InferenceSession(path.read_bytes(), options, providers=providers)
+        session = open_session(path, threads, providers)
     except Exception as error:  # onnxruntime's errors have no root of their own
         refuse_lack_of_memory(error)
         raise _unloadable(path, error) from None
-    if device != "cpu" and session.get_providers()[:1] != ["CUDAExecutionProvider"]:
+    if gpu is not None and session.get_providers()[:1] != ["CUDAExecutionProvider"]:
         raise ConfigError(
-            f"device {device}: onnxruntime could not start CUDA and would run on the CPU; check that the driver, CUDA "
-            "and cuDNN match onnxruntime-gpu, or ask for --device cpu"
+            f"device cuda:{gpu}: onnxruntime could not start CUDA and would run on the CPU; check that the driver, "
+            "CUDA and cuDNN match onnxruntime-gpu, or ask for --device cpu"
         )
     return _described(path, session)
+
+
+def open_session(path: Path, threads: int, providers: Sequence[Any] = ("CPUExecutionProvider",)) -> Any:
+    """An onnxruntime session of a model. Raises MissingDependency, and what onnxruntime raises.
+
+    From bytes: what is loaded is what was hashed, so a second file with the weights is refused.
+    """
+    ort = _onnxruntime()
+    options = ort.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # leaves the core to the decoder, or torch
+    options.log_severity_level = 4  # errors arrive as exceptions
+    return ort.InferenceSession(path.read_bytes(), options, providers=list(providers))
 
 
 def _unloadable(path: Path, error: Exception) -> ConfigError:
@@ -203,21 +200,19 @@ def _onnxruntime() -> Any:
     return onnxruntime
 
 
-def _providers(ort: Any, device: str) -> list[Any]:
-    name, _, number = device.partition(":")
-    if device == "cpu":
+def _providers(gpu: int | None) -> list[Any]:
+    ort = _onnxruntime()
+    if gpu is None:
         return ["CPUExecutionProvider"]
-    if name != "cuda" or not (number or "0").isdecimal():
-        raise ConfigError(f"device {device!r:.40}: the detector onnx runs on cpu, cuda or cuda:N")
     available = ort.get_available_providers()
     if "CUDAExecutionProvider" not in available:
         raise ConfigError(
-            f"device {device}: this onnxruntime has no CUDA (it has {', '.join(available)}); "
+            f"device cuda:{gpu}: this onnxruntime has no CUDA (it has {', '.join(available)}); "
             "install onnxruntime-gpu in its place, or ask for --device cpu"
         )
     with contextlib.suppress(Exception), contextlib.redirect_stdout(io.StringIO()):
         ort.preload_dlls()  # finds CUDA and cuDNN where pip put them
-    fp32 = {"device_id": number or "0", "use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}
+    fp32 = {"device_id": str(gpu), "use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}
     return [("CUDAExecutionProvider", fp32), "CPUExecutionProvider"]
 
 
@@ -242,15 +237,6 @@ def fitting_formats(output: tuple[int, ...], size: Size) -> list[Format]:
         "yolov8": columns == anchors and rows >= 5,
     }
     return [name for name, fit in fits.items() if fit]
-
-
-def _grid(size: Size) -> Floats:
-    """The cell (column, row, stride) of each YOLOX anchor: (A, 3)."""
-    levels = []
-    for stride in STRIDES:
-        row, column = np.indices((size[0] // stride, size[1] // stride)).reshape(2, -1)
-        levels.append(np.stack([column, row, np.full_like(row, stride)], axis=1))
-    return np.concatenate(levels).astype(np.float32)
 
 
 def _corners(centre: Floats, extent: Floats) -> Floats:
@@ -320,9 +306,7 @@ class _Persons:
         self.frame: Size | None = None
 
     def __call__(self, frames: Frames) -> list[Boxes]:
-        pixels = frames.pixels
-        if pixels.dtype != np.uint8:
-            raise ValueError(f"expected uint8 RGB frames, got {pixels.dtype} {pixels.shape}")
+        pixels = rgb_of(frames)
         if not len(frames):
             return []
         if self.frame != pixels.shape[1:3]:
@@ -331,19 +315,21 @@ class _Persons:
         size = self.network.batch or max(2, len(frames))
         boxes: list[Boxes] = []
         for start in range(0, len(frames), size):
-            boxes += self._detect(pixels[start : start + size], frames.index[start : start + size], size)
+            batch, index = pixels[start : start + size], frames.index[start : start + size].tolist()
+            output = self.network.run(self.inputs.of(batch, size))
+            boxes += [self._boxes(raw, frame) for raw, frame in zip(output, index, strict=False)]
         return boxes
 
     def _prepare(self, frame: Size) -> None:
         detector, size = self.detector, self._input_size(frame)
-        name = self._format(size)
-        kind = self.kind = _KINDS[name]
+        kind = self.kind = _KINDS[self._format(size)]
         bgr = kind.bgr if detector.colour == "auto" else detector.colour == "bgr"
         unit = kind.unit if detector.values == "auto" else detector.values == "0..1"
         centred = kind.centred if detector.align == "auto" else detector.align == "centre"
         self.letterbox = Letterbox.fit(frame, size, centred=centred)
         self.inputs = NetworkInputs(self.letterbox, self.network.dtype, bgr=bgr, unit=unit)
-        self.grid = _grid(size) if name == "yolox" else np.empty((0, 3), np.float32)
+        levels = tuple((size[0] // stride, size[1] // stride) for stride in STRIDES)
+        self.grid = cells(levels, STRIDES).astype(np.float32)
         self.frame = frame
 
     def _input_size(self, frame: Size) -> Size:
@@ -385,17 +371,9 @@ class _Persons:
                 f"and detector.format is {wanted}: {what}; {do}"
             )
         classes = {"yolov10": None, "yolox": shape[2] - 5, "yolov8": shape[1] - 4}[fits[0]]
-        if classes is not None and self.detector.person_class >= classes:
-            raise ConfigError(
-                f"detector.person_class: {network.path} has {classes} classes, numbered from 0, "
-                f"got {self.detector.person_class}"
-            )
+        if classes is not None:
+            self.detector.refuse_class(network.path, classes)
         return fits[0]
-
-    def _detect(self, pixels: NDArray[Any], index: NDArray[np.int64], size: int) -> list[Boxes]:
-        """Boxes of up to `size` frames (n, H, W, 3), run as a batch of `size`."""
-        output = self.network.run(self.inputs.of(pixels, size))
-        return [self._boxes(output[n], int(index[n])) for n in range(len(pixels))]
 
     def _boxes(self, raw: NDArray[Any], frame: int) -> Boxes:
         detector = self.detector

@@ -29,7 +29,7 @@ from mdfpipe.store.naming import VIDEO_SUFFIXES, file_name, named_alike, near_na
 from mdfpipe.store.subjects import is_missing
 from mdfpipe.video.detectors import Detect, Detector
 from mdfpipe.video.frames import Boxes, Frames
-from mdfpipe.video.nms import ranking
+from mdfpipe.video.geometry import ranking
 
 LARGEST_FRAME = 2**53  # the last whole number that float64 counts to
 LARGEST_PIXEL = 1e7
@@ -82,7 +82,8 @@ class Precomputed(Detector):
     def open(self, data: Path, video_id: str, *, device: str, threads: int) -> Detect:
         """A function that looks boxes up by frame. Raises as `identity` does; device and threads do not matter."""
         rows = self._read(data, video_id)
-        rows = rows.where(rows.score >= np.float32(self.min_score))
+        keep = rows.score >= np.float32(self.min_score)
+        rows = _Rows(rows.frame[keep], rows.xyxy[keep], rows.score[keep])
 
         def detect(frames: Frames) -> list[Boxes]:
             spans = np.searchsorted(rows.frame, np.stack([frames.index, frames.index + 1]))
@@ -97,9 +98,8 @@ class Precomputed(Detector):
 
     def unnamed(self, data: Path, video_id: str) -> str:
         """Describe the videos that a file names, and the closest, if it lacks this one; else ""."""
-        path = self._path(data, video_id)
-        stat = path.stat()
-        spans = _table(path.absolute(), stat.st_size, stat.st_mtime_ns, self._sides, self._per_video).spans
+        path, table = self._table(data, video_id)
+        spans = table.spans
         if not spans:
             return ""
         folder, _, name = video_id.rpartition("/")
@@ -120,10 +120,6 @@ class Precomputed(Detector):
         return self._read(data, video_id).xyxy
 
     @property
-    def _sides(self) -> tuple[str, ...]:
-        return ("x1", "y1", "x2", "y2") if self.box == "xyxy" else ("x", "y", "width", "height")
-
-    @property
     def _per_video(self) -> bool:
         return "{video_id}" in self.boxes
 
@@ -137,10 +133,14 @@ class Precomputed(Detector):
                 raise DataError(f"{video_id}: no boxes computed: {error}{near}") from None
             raise ConfigError(f"{error}{near}") from None
 
-    def _read(self, data: Path, video_id: str) -> _Rows:
+    def _table(self, data: Path, video_id: str) -> tuple[Path, _Table]:
         path = self._path(data, video_id)
         stat = path.stat()
-        table = _table(path.absolute(), stat.st_size, stat.st_mtime_ns, self._sides, self._per_video)
+        sides = ("x1", "y1", "x2", "y2") if self.box == "xyxy" else ("x", "y", "width", "height")
+        return path, _table(path.absolute(), stat.st_size, stat.st_mtime_ns, sides, self._per_video)
+
+    def _read(self, data: Path, video_id: str) -> _Rows:
+        path, table = self._table(data, video_id)
         named = table.named(video_id, data)
         others = set(table.spans or ()) - set(named)
         if self._per_video and others:
@@ -156,9 +156,6 @@ class _Rows:
     frame: NDArray[np.int64]
     xyxy: NDArray[np.float32]
     score: NDArray[np.float32]
-
-    def where(self, keep: NDArray[np.bool_]) -> _Rows:
-        return _Rows(self.frame[keep], self.xyxy[keep], self.score[keep])
 
     def sha256(self) -> str:
         digest = hashlib.sha256()
@@ -270,20 +267,17 @@ def _as_numbers(column: Any) -> NDArray[np.float64]:
     import pyarrow as pa
     import pyarrow.compute as pc
 
+    from mdfpipe.store.text_tables import numbers
+
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
     if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
-        column = pc.utf8_trim_whitespace(column)
+        return numbers(pc.utf8_trim_whitespace(column.cast(pa.string())).combine_chunks())[0]
     try:
-        numbers: NDArray[np.float64] = column.cast(pa.float64()).to_numpy()
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, ValueError):
-        numbers = np.array([_number(cell) for cell in column.to_pylist()], np.float64)
-    return numbers
-
-
-def _number(cell: object) -> float:
-    try:
-        return float(cell)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        return float("nan")
+        values: NDArray[np.float64] = column.cast(pa.float64(), safe=False).to_numpy()
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):  # lists, dates
+        return np.full(len(column), np.nan)
+    return values
 
 
 def _sorted(frame: NDArray[np.int64], xyxy: NDArray[np.float32], score: NDArray[np.float32]) -> _Rows:
@@ -347,11 +341,6 @@ def _as_data_error(path: Path) -> Iterator[None]:
         ) from None
 
 
-def _is_parquet(path: Path) -> bool:
-    with _as_data_error(path), path.open("rb") as file:
-        return file.read(4) == b"PAR1"
-
-
 def _load(path: Path, names: tuple[str, ...], per_video: bool) -> Any:
     """The columns of a boxes file, by our names, as a pyarrow Table; the cells of a CSV file as strings."""
     import pyarrow as pa
@@ -361,7 +350,9 @@ def _load(path: Path, names: tuple[str, ...], per_video: bool) -> Any:
 
     wanted = {name: COLUMNS[name] for name in ("video_id", "frame", *names, "score")}
     optional = ("score", "video_id") if per_video else ("score",)
-    if not _is_parquet(path):
+    with _as_data_error(path), path.open("rb") as start:
+        is_parquet = start.read(4) == b"PAR1"
+    if not is_parquet:
         layout = read_layout(path, str(path), wanted.values())
         found = _found(layout.header, wanted, path, optional)
         kinds = {name: pa.string() for name in wanted if name in found}

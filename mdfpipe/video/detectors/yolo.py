@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -28,16 +28,16 @@ from mdfpipe.errors import ConfigError, DataError, not_loaded, one_line, refuse_
 from mdfpipe.store.hashing import file_sha256
 from mdfpipe.store.shipped import demo_weights
 from mdfpipe.store.trust import is_trusted
-from mdfpipe.video.detectors import RENDERED_ONLY, Detect, Detector, Remarks
+from mdfpipe.video.detectors import RENDERED_ONLY, Detect, NetworkDetector, Remarks, rgb_of
 from mdfpipe.video.frames import Boxes, Frames
-from mdfpipe.video.letterbox import STRIDE, Letterbox, Pictures, fitting_input
-from mdfpipe.video.nms import ranking
+from mdfpipe.video.geometry import ranking
+from mdfpipe.video.letterbox import STRIDE, Letterbox, Pictures, cells, fitting_input
 
 PUBLISHED = tuple(f"yolov10{variant}.pt" for variant in "nsmblx")  # by ultralytics, on GitHub
 DEMO = demo_weights()
 
 
-class Yolo(Detector):
+class Yolo(NetworkDetector):
     """Person boxes by YOLOv10 from a PyTorch file (.pt): a checkpoint of ultralytics, or a state_dict.
 
     The boxes of a frame come best score first, in pixels of the frame, not clipped to it.
@@ -60,23 +60,12 @@ class Yolo(Detector):
         json_schema_extra=NOT_A_RESULT,  # only one of them fits
         description="YOLOv10 variant of the weights; auto: from the checkpoint or the shapes of its tensors",
     )
-    min_score: float = Field(0.25, ge=0, le=1, description="least detector confidence; boxes below it are dropped")
-    person_class: int = Field(0, ge=0, description="class number of a person (COCO: 0)")
-    max_detections: int = Field(300, ge=1, description="largest number of boxes per frame; the best ones are kept")
     image_size: int = Field(
         640, ge=STRIDE, multiple_of=STRIDE, description="longer side of the frame in the input, pixels"
     )
     precision: Literal["fp32", "bf16"] = Field(
         "fp32", description="bf16: about twice as fast on processors that support it; boxes move slightly"
     )
-
-    def check(self, data: Path) -> None:
-        """Raise ConfigError where the weights are missing."""
-        self.find(data)
-
-    def identity(self, data: Path, video_id: str) -> dict[str, str]:
-        """The hash of the weights. Raises ConfigError where they are missing."""
-        return {"weights": file_sha256(self.find(data))}
 
     def find(self, data: Path) -> Path:
         """The weight file. Raises ConfigError that says where it is looked for and how to get it."""
@@ -113,10 +102,7 @@ class Yolo(Detector):
     def open(self, data: Path, video_id: str, *, device: str, threads: int) -> Detect:
         """The network as a function. Raises ConfigError: no such file, no YOLOv10, unsafe to open, no such device."""
         path, network = self._loaded(data, device)
-        if self.person_class >= network.classes:
-            raise ConfigError(
-                f"detector.person_class: {path} has {network.classes} classes, numbered from 0, got {self.person_class}"
-            )
+        self.refuse_class(path, network.classes)
         import torch
 
         torch.set_num_threads(threads)
@@ -129,7 +115,7 @@ class Yolo(Detector):
     def _loaded(self, data: Path, device: str) -> tuple[Path, _Network]:
         path = self.find(data).absolute()
         how = self.model, self.weights_entry, self.precision, is_trusted()
-        return path, _network(path, file_sha256(path), how, device)
+        return path, _network(path, file_sha256(path), how, self.gpu(device))
 
 
 # --- the network -----------------------------------------------------------------------------------------------------
@@ -141,13 +127,12 @@ class _Network:
 
     path: Path
     module: Any
-    strides: list[int]
+    strides: tuple[int, ...]
     classes: int
     bins: int
     device: str
     dtype: Any
     remarks: Remarks
-    grids: dict[tuple[Any, ...], tuple[NDArray[np.float64], NDArray[np.float64]]] = field(default_factory=dict)
 
     def persons(
         self, images: NDArray[np.uint8], person: int, min_score: float
@@ -181,37 +166,34 @@ class _Network:
         bins = values[:, 1:].reshape(-1, 4, self.bins)
         weight = np.exp(bins - bins.max(axis=2, keepdims=True))
         side = (weight * np.arange(self.bins)).sum(axis=2) / weight.sum(axis=2)  # left, top, right, bottom, in cells
-        centre, stride = (table[cell] for table in self._grid(raw["feats"]))
+        sizes = tuple((int(level.shape[2]), int(level.shape[3])) for level in raw["feats"])
+        place = cells(sizes, self.strides)[cell]
+        centre, stride = place[:, :2] + 0.5, place[:, 2:]
         xyxy = np.concatenate([centre - side[:, :2], centre + side[:, 2:]], axis=1) * stride
         keep = score >= min_score
         return number[keep], xyxy[keep].astype(np.float32), score[keep]
 
-    def _grid(self, features: list[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """The centre (A, 2), in cells, and the stride (A, 1) of each anchor, by level, row and column."""
-        sizes = tuple((int(f.shape[2]), int(f.shape[3])) for f in features)
-        if sizes not in self.grids:
-            centres, strides = [], []
-            for (rows, columns), stride in zip(sizes, self.strides, strict=True):
-                row, column = np.indices((rows, columns)).reshape(2, -1)
-                centres.append(np.stack([column, row], axis=1) + 0.5)
-                strides.append(np.full((rows * columns, 1), float(stride)))
-            self.grids[sizes] = np.concatenate(centres), np.concatenate(strides)
-        return self.grids[sizes]
-
 
 @cache
-def _network(path: Path, sha256: str, how: tuple[str, str | None, str, bool], device: str) -> _Network:
+def _network(path: Path, sha256: str, how: tuple[str, str | None, str, bool], gpu: int | None) -> _Network:
     """Load a network once a process; its hash is in the key so that a replaced file is loaded again."""
     quarantine = _quarantine()
     import torch
 
-    _check(device)
+    device = "cpu" if gpu is None else f"cuda:{gpu}"
+    if gpu is not None:
+        if gpu >= torch.cuda.device_count():
+            raise ConfigError(
+                f"device {device}: torch {torch.__version__} sees {torch.cuda.device_count()} such devices; check the "
+                "driver, or ask for --device cpu"
+            )
+        torch.backends.cudnn.allow_tf32 = False  # fp32 means fp32, as on a CPU
     model, entry, precision, trust_pickle = how
     loaded = quarantine.load(path, model, entry, trust_pickle=trust_pickle)
     module = quarantine.one_to_one(loaded.network)
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     head = module.model[-1]
-    strides = [int(stride) for stride in head.stride]
+    strides = tuple(int(stride) for stride in head.stride)
     module = module.to(device, dtype, memory_format=torch.channels_last)
     remarks = Remarks(loaded.lines, loaded.doubts, loaded.note.startswith(RENDERED_ONLY))
     return _Network(path, module, strides, int(head.nc), int(head.reg_max), device, dtype, remarks)
@@ -223,22 +205,6 @@ def _quarantine() -> Any:
     except ImportError as error:
         raise not_loaded(error, "torch", "the detector yolo") from None
     return ultralytics
-
-
-def _check(device: str) -> None:
-    """Raise ConfigError for a device that is not there."""
-    import torch
-
-    name, _, number = device.partition(":")
-    if name not in ("cpu", "cuda") or not (number or "0").isdecimal() or (name == "cpu" and number):
-        raise ConfigError(f"device {device!r:.40}: the detector yolo runs on cpu, cuda or cuda:N")
-    if name == "cuda":
-        if int(number or 0) >= torch.cuda.device_count():
-            raise ConfigError(
-                f"device {device}: torch {torch.__version__} sees {torch.cuda.device_count()} such devices; check the "
-                "driver, or ask for --device cpu"
-            )
-        torch.backends.cudnn.allow_tf32 = False  # fp32 means fp32, as on a CPU
 
 
 # --- frames in, boxes out --------------------------------------------------------------------------------------------
@@ -253,9 +219,7 @@ class _Persons:
 
     def __call__(self, frames: Frames) -> list[Boxes]:
         detector = self.detector
-        pixels: NDArray[Any] = frames.pixels
-        if pixels.dtype != np.uint8:
-            raise ValueError(f"expected uint8 RGB frames, got {pixels.dtype} {pixels.shape}")
+        pixels = rgb_of(frames)
         if not len(frames):
             return []
         size = (pixels.shape[1], pixels.shape[2])
