@@ -37,10 +37,10 @@ from mdfpipe.datasets.reading.layout import check_root, find_tables, find_videos
 from mdfpipe.datasets.reading.leaving_out import Sieve
 from mdfpipe.datasets.reading.paths import FramePlaces, PathColumn, folders_of, path_column
 from mdfpipe.datasets.reading.rules import DomainRule, TextRule
-from mdfpipe.errors import DataError
+from mdfpipe.errors import DataError, one_line
 from mdfpipe.store.naming import inside, nearest, safe_relative
 from mdfpipe.store.subjects import SubjectNames, alike, is_missing, told_apart
-from mdfpipe.store.text_tables import Block, read_blocks, shown_cell
+from mdfpipe.store.text_tables import Block, read_blocks
 
 
 class Columns(Config):
@@ -430,7 +430,7 @@ class _Scan:
                     path = self.videos.texts()[video[row]]
                     raise DataError(
                         f"{block.table} row {block.first_row + int(row)}: {block.headers[rule]} says "
-                        f"'{shown_cell(text)}' of {path}, an earlier row says '{told[int(video[row])]}'"
+                        f"'{one_line(text, 60)}' of {path}, an earlier row says '{told[int(video[row])]}'"
                     )
 
     def said(self, rule: str, path: str) -> str | None:

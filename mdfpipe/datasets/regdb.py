@@ -9,7 +9,6 @@ Galleries `train` and `test` by identity, of one of the ten splits: ten studies,
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar
 
@@ -97,11 +96,8 @@ class Regdb(ImageDataset):
         number = {int(name): name for name in sorted(folders) if name.isascii() and name.isdigit()}
         for part in PARTS:
             key = f"{part.capitalize()}Idx"
+            shapes = ", ".join(f"{n} {found.shape}" for n, found in values.items()) or "no numbers"
             if key not in values or values[key].ndim != 2 or len(values[key]) < self.split:
-                raise DataError(f"{name}: expected {key}, a row for each of ten splits, found {_shapes(values)}")
+                raise DataError(f"{name}: expected {key}, a row for each of ten splits, found {shapes}")
             parts[part] = {number.get(i, str(i)) for i in values[key][self.split - 1].tolist()}
         return parts
-
-
-def _shapes(values: Mapping[str, object]) -> str:
-    return ", ".join(f"{name} {getattr(value, 'shape', ())}" for name, value in values.items()) or "no numbers"

@@ -23,7 +23,7 @@ from mdfpipe.store import left_out
 from mdfpipe.store.content import stand_in
 from mdfpipe.store.films import films_behind
 from mdfpipe.store.frames import check_links
-from mdfpipe.store.hashing import deep_stamp, file_sha256, stamp, stamp_of_files
+from mdfpipe.store.hashing import file_sha256, stamp, stamp_of_files
 from mdfpipe.store.naming import link_target, nearest
 from mdfpipe.store.run import Receipt, faces_file, images_file, write_table
 from mdfpipe.store.tables import ANOMALIES, NOT_AS_PUBLISHED, SUBJECTS, VIDEOS
@@ -37,6 +37,7 @@ _MEASURED = (
     "films_behind",
     *("bytes", "sha256", "problem"),
 )
+_DEEPEST = 4  # folders below one of images whose files its stamp knows
 _IO_THREADS = 4  # reading and hashing wait for the disk, not for a core
 
 
@@ -80,8 +81,8 @@ class Index(Stage):
         return self._stamps(self.dataset.sources(data), data)
 
     def _stamps(self, paths: Iterable[Path], data: Path) -> dict[str, str]:
-        of = deep_stamp if self.dataset.holds_images else stamp
-        return {path.relative_to(data).as_posix(): of(path) or "missing" for path in paths}
+        depth = _DEEPEST if self.dataset.holds_images else 0
+        return {path.relative_to(data).as_posix(): stamp(path, depth) or "missing" for path in paths}
 
     def process(self, key: str, inputs: Inputs, context: Context) -> Made:
         """Read the annotation; probe and hash the videos, or images, that are new or have changed."""

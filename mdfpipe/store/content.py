@@ -152,9 +152,9 @@ def _by_head(path: Path, head: bytes, size: int) -> Content | None:
         return _tar(path)
     if len(head) > 2 and head[0] == 0x80 and 0 < head[1] <= 5:
         return _pickle(path, head)
-    if _is_onnx(head):
-        return _known(Kind.ONNX)
-    return None
+    # an ONNX model is a protobuf message: its version, then who made it, or the graph
+    is_onnx = len(head) > 3 and head[0] == 0x08 and 0 < head[1] < 0x80 and head[2] in b"\x12\x1a\x22\x2a\x32\x3a\x42"
+    return _known(Kind.ONNX) if is_onnx else None
 
 
 def _tar(path: Path) -> Content:
@@ -179,11 +179,6 @@ def _pickle(path: Path, head: bytes) -> Content:
             whole = file.read(1) == b"."
         what = f"a plain pickle (protocol {head[1]})" if whole else f"a truncated pickle (protocol {head[1]})"
     return Content(Kind.PICKLE, what, _CONVERT)
-
-
-def _is_onnx(head: bytes) -> bool:
-    """Whether it begins as a protobuf message of an ONNX model does: its version, then who made it, or the graph."""
-    return len(head) > 3 and head[0] == 0x08 and 0 < head[1] < 0x80 and head[2] in b"\x12\x1a\x22\x2a\x32\x3a\x42"
 
 
 def _unknown(head: bytes, size: int) -> Content:
@@ -222,17 +217,15 @@ def stand_in(path: Path) -> str | None:
     """What stands at `path` in place of the file itself, and how to get that; None where nothing is known to.
 
     A Git LFS pointer, a git-annex link or pointer without its content, a file that DVC holds, a link to nothing or
-    written as text, a web page, or the reply of a web server. Reads at most
-    4 kB; a file that cannot be read is no stand-in.
+    written as text, a web page, or the reply of a web server. A file that cannot be read is no stand-in.
     """
     try:
         if path.is_symlink() and not path.exists():
-            return _annex(path) if _ANNEX.search(path.readlink().as_posix()) else _broken(path)
-        if not path.exists():
-            held = path.with_name(path.name + ".dvc").is_file()
-            return (
-                f"only {path.name}.dvc: DVC holds the file; fetch it with `dvc pull {path.name}.dvc`" if held else None
-            )
+            if _ANNEX.search(path.readlink().as_posix()):
+                return f"a git-annex link whose content is not here; fetch it with `git annex get {path.name}`"
+            return _broken(path)
+        if not path.exists() and path.with_name(path.name + ".dvc").is_file():
+            return f"only {path.name}.dvc: DVC holds the file; fetch it with `dvc pull {path.name}.dvc`"
         if not path.is_file():
             return None
         size = path.stat().st_size
@@ -241,10 +234,6 @@ def stand_in(path: Path) -> str | None:
     except (OSError, ValueError, RuntimeError):
         return None
     return _pointer(path, head) or _page(head, size) or _link_as_text(path, head, size)
-
-
-def _annex(path: Path) -> str:
-    return f"a git-annex link whose content is not here; fetch it with `git annex get {path.name}`"
 
 
 def _broken(path: Path) -> str:
@@ -289,10 +278,10 @@ def _json_reply(text: bytes) -> str | None:
         said = json.loads(text)
     except (ValueError, RecursionError):
         return None
-    named = [name for name in said if name in _REPLY] if isinstance(said, dict) else []
-    if not named:
+    named = next((name for name in said if name in _REPLY), None) if isinstance(said, dict) else None
+    if named is None:
         return None
-    return f"the reply '{one_line(said[named[0]], _LONGEST_TITLE)}' of a web server; download the file again"
+    return f"the reply '{one_line(said[named], _LONGEST_TITLE)}' of a web server; download the file again"
 
 
 def _link_as_text(path: Path, head: bytes, size: int) -> str | None:

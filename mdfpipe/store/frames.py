@@ -295,7 +295,7 @@ def _with_numbered_months(stems: list[str]) -> list[str]:
     for form in _WITH_MONTHS:
         dates = [date for stem in stems if (date := form.search(stem))]
         if len(dates) == len(stems) and len({date[0] for date in dates}) > 1:
-            return [_replaced(date, _iso(date, date["day"], _number_of(date["month"]))) for date in dates]
+            return [_dated(date, date["day"], _number_of(date["month"])) for date in dates]
     named = {_number_of(month[1]): stem for stem in stems for month in _ANY_MONTH.finditer(stem)}
     if len(named) > 1:
         first, second = (one_line(stem) for stem in list(named.values())[:2])
@@ -317,7 +317,7 @@ def _with_years_first(stems: list[str]) -> list[str]:
                 f"first would be a guess; {_WRITE}"
             )
         day, month = ("a", "b") if first > 12 else ("b", "a")
-        return [_replaced(date, _iso(date, date[day], int(date[month]))) for date in dates]
+        return [_dated(date, date[day], int(date[month])) for date in dates]
     return stems
 
 
@@ -375,8 +375,8 @@ def _number_of(month: str) -> int:
     return _NAMES.index(month[:3].lower()) + 1
 
 
-def _iso(date: re.Match[str], day: str, month: int) -> str:
-    return f"{date['year']}-{month:02d}-{int(day):02d}"
+def _dated(date: re.Match[str], day: str, month: int) -> str:
+    return _replaced(date, f"{date['year']}-{month:02d}-{int(day):02d}")
 
 
 def _replaced(found: re.Match[str], by: str) -> str:

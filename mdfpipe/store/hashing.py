@@ -71,10 +71,6 @@ def table_sha256(table: pa.Table) -> str:
 
     How it is chunked, what its buffers hold where a value is null, the order of a dictionary and the metadata of the
     schema do not enter.
-
-    >>> a = pa.table({"x": pa.array(["b", None, "a"]).dictionary_encode()})
-    >>> table_sha256(a) == table_sha256(pa.concat_tables([a[:1], a[1:]]))
-    True
     """
     digest = hashlib.sha256(f"{table.num_rows}\n".encode())
     for name, column in zip(table.column_names, table.columns, strict=True):
@@ -117,29 +113,18 @@ def _column(chunks: Sequence[pa.Array], kind: pa.DataType) -> bytes:
     return b"".join(part.digest() for part in (present, sizes, values))
 
 
-def stamp(path: Path) -> str | None:
+def stamp(path: Path, depth: int = 0) -> str | None:
     """Size and modification time of a file, or of each file of a folder by name; None where there is nothing.
 
-    A video is unchanged while this is, so that nobody has to read it again to know.
+    A video is unchanged while this is, so that nobody has to read it again to know. depth: of the folders below whose
+    files count, too.
     """
     try:
         if not path.is_dir():
             found = path.stat()
             return f"{found.st_size}:{found.st_mtime_ns}"
-        with os.scandir(path) as entries:
-            files = sorted((e.name, e.stat().st_size, e.stat().st_mtime_ns) for e in entries if _is_file(e))
+        files = sorted(_below(path, depth))
     except (OSError, ValueError):  # a name with a NUL is no file's
-        return None
-    return f"{len(files)}:{sum(size for _, size, _ in files)}:{fingerprint(files)}"
-
-
-def deep_stamp(path: Path) -> str | None:
-    """The same of a folder and all folders below it."""
-    if not path.is_dir():
-        return stamp(path)
-    try:
-        files = sorted(_below(path, ""))
-    except OSError:
         return None
     return f"{len(files)}:{sum(size for _, size, _ in files)}:{fingerprint(files)}"
 
@@ -152,19 +137,16 @@ def stamp_of_files(names: Iterable[str], data: Path) -> str | None:
         return None
 
 
-def _below(folder: Path | str, prefix: str, depth: int = 4) -> Iterator[tuple[str, int, int]]:
+def _below(folder: Path | str, depth: int, prefix: str = "") -> Iterator[tuple[str, int, int]]:
     """(name, size, modification time) of the files at most `depth` folders below: a link may lead round in a circle."""
     with os.scandir(folder) as entries:
         for entry in entries:
-            if _is_file(entry):
+            try:
+                is_file, is_folder = entry.is_file(), entry.is_dir()
+            except OSError:  # a link that leads round in a circle
+                continue
+            if is_file:
                 found = entry.stat()
                 yield prefix + entry.name, found.st_size, found.st_mtime_ns
-            elif depth and Path(entry.path).is_dir():
-                yield from _below(entry.path, f"{prefix}{entry.name}/", depth - 1)
-
-
-def _is_file(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_file()
-    except OSError:  # a link that leads round in a circle
-        return False
+            elif is_folder and depth:
+                yield from _below(entry.path, depth - 1, f"{prefix}{entry.name}/")

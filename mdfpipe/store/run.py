@@ -32,7 +32,7 @@ from mdfpipe.store.files import bytes_of, opened, sync, write_atomically
 from mdfpipe.store.hashing import bytes_sha256, file_sha256, fingerprint, table_sha256
 from mdfpipe.store.lock import Holder, Lease, Lock
 from mdfpipe.store.naming import file_name, is_plain
-from mdfpipe.store.owner import TEMPORARY, is_left_over, temporary
+from mdfpipe.store.owner import TEMPORARY, temporary
 from mdfpipe.store.parquet import is_whole, read_table
 from mdfpipe.store.shapes import checked_event, checked_failure, checked_receipt
 from mdfpipe.store.tables import PARTS, as_ours
@@ -398,9 +398,7 @@ class Run:
     def clear(self, stage: str) -> None:
         """Remove what dead processes left unfinished in a stage's folder, such as a worker that was just killed."""
         with contextlib.suppress(OSError):
-            for left in (self.path / stage).glob(f"{TEMPORARY}*"):
-                if is_left_over(left.name):
-                    left.unlink(missing_ok=True)
+            Lock(self.path).clear((self.path / stage).glob(f"{TEMPORARY}*"))
 
     @contextlib.contextmanager
     def _writing(self, place: Path) -> Iterator[None]:

@@ -45,11 +45,6 @@ class SubjectNames:
     """How cells become subject ids. kept: texts that are names although they look like no value; missing: the reverse.
 
     Both hold for exactly the text that they name, case and all.
-
-    >>> SubjectNames().subject_id("NA"), SubjectNames(kept=frozenset({"NA"})).subject_id("NA")
-    (None, 'NA')
-    >>> SubjectNames(missing=frozenset({"unknown"})).subject_id("unknown"), SubjectNames().subject_id("12.0")
-    (None, '12')
     """
 
     kept: frozenset[str] = frozenset()

@@ -285,12 +285,3 @@ def first_row(block: Block, name: str, text: str) -> str:
     cells = block.cells[name]
     at = pc.index(cells.indices, pc.index(cells.dictionary, text).as_py()).as_py()
     return f"{block.table} row {block.first_row + at}, {block.headers[name]}"
-
-
-def shown_cell(text: str) -> str:
-    """A cell for a message: one line, short.
-
-    >>> shown_cell("a" * 100)[-3:]
-    'aa…'
-    """
-    return one_line(text, 60)

@@ -12,11 +12,11 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from mdfpipe.datasets.reading.annotation import AnomalyKind, AnomalyTally, Names
-from mdfpipe.errors import DataError
+from mdfpipe.errors import DataError, one_line
 from mdfpipe.store.naming import LONGEST_NAME, is_name
 from mdfpipe.store.subjects import SubjectNames
 from mdfpipe.store.tables import FACES
-from mdfpipe.store.text_tables import Block, first_row, numbers, shown_cell
+from mdfpipe.store.text_tables import Block, first_row, numbers
 
 LARGEST_FRAME = 2**53  # frame numbers are read as float64
 _FEW = 12  # faces in a frame
@@ -74,7 +74,7 @@ def subject_codes(block: Block, subjects: Names, tally: AnomalyTally, names: Sub
         if names.subject_id(text) is not None and not is_name(text):
             raise DataError(
                 f"{first_row(block, 'subject', text)}: expected a subject of at most {LONGEST_NAME} printable"
-                f" characters, got '{shown_cell(text)}'"
+                f" characters, got '{one_line(text, 60)}'"
             )
     codes = subjects.codes(cells, names.subject_id)
     which = cells.indices.to_numpy(zero_copy_only=False)

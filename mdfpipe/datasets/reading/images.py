@@ -127,7 +127,12 @@ class Gathering:
         if not (self.root / folder).is_dir():
             self.tally.note(ImageAnomaly.FOLDER_MISSING, folder)
             return
-        for entry in sorted(_entries(self.root / folder), key=lambda entry: entry.name):
+        try:
+            with os.scandir(self.root / folder) as listed:
+                entries = sorted(listed, key=lambda entry: entry.name)
+        except OSError as error:
+            raise DataError(f"{self.root / folder}: cannot be listed: {error.strerror}") from None
+        for entry in entries:
             path = f"{folder}/{entry.name}"
             if entry.name.startswith("."):
                 continue
@@ -138,13 +143,12 @@ class Gathering:
                 continue
             if entry.is_symlink():
                 inside(self.root, path, "file", self.links)
-            is_image = PurePosixPath(entry.name).suffix.lower() in IMAGE_SUFFIXES
             if entry.is_dir():
                 if depth:
                     yield from self.files(path, depth - 1)
                 else:
                     self.tally.note(ImageAnomaly.MISPLACED, f"{path} is a folder, where images are expected")
-            elif not is_image:
+            elif PurePosixPath(entry.name).suffix.lower() not in IMAGE_SUFFIXES:
                 self.tally.note(ImageAnomaly.NOT_AN_IMAGE, path)
             elif not entry.is_file():  # reading a pipe would wait for ever
                 self.tally.note(ImageAnomaly.NOT_AN_IMAGE, f"{path} is a pipe, a device, or a link to nothing")
@@ -219,14 +223,6 @@ class Gathering:
         )
 
 
-def _entries(folder: Path) -> list[os.DirEntry[str]]:
-    try:
-        with os.scandir(folder) as entries:
-            return list(entries)
-    except OSError as error:
-        raise DataError(f"{folder}: cannot be listed: {error.strerror}") from None
-
-
 def _table(video_id: str, rows: list[tuple[str, str]]) -> pa.Table:
     """A table of IMAGES; rows: (path, subject_id), sorted."""
     columns = {
@@ -261,13 +257,11 @@ def read_ids(root: Path, name: str) -> list[int]:
 
 def read_mat(root: Path, name: str) -> dict[str, NDArray[Any]]:
     """The arrays of whole numbers in a MATLAB file up to version 7, by name. Raises DataError."""
-    arrays = read_matlab(root / safe_relative(name, "index file"), name)
-    return {key: values.astype(np.int64) for key, values in arrays.items() if _is_whole(values)}
-
-
-def _is_whole(values: NDArray[Any]) -> bool:
-    """Whether they are whole numbers that int64 holds."""
-    return bool(values.dtype != object and (np.abs(values) < 2.0**53).all() and (values == np.floor(values)).all())
+    found = {}
+    for key, values in read_matlab(root / safe_relative(name, "index file"), name).items():
+        if values.dtype != object and (np.abs(values) < 2.0**53).all() and (values == np.floor(values)).all():
+            found[key] = values.astype(np.int64)
+    return found
 
 
 def read_list(root: Path, name: str) -> dict[str, str]:

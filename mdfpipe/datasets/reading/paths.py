@@ -12,11 +12,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from mdfpipe.errors import DataError
+from mdfpipe.errors import DataError, one_line
 from mdfpipe.store.frames import frame_files, frame_numbers
 from mdfpipe.store.naming import IMAGE_SUFFIXES, OTHER_PICTURE_SUFFIXES, VIDEO_SUFFIXES, Links, inside, safe_relative
 from mdfpipe.store.subjects import NOBODY
-from mdfpipe.store.text_tables import Block, first_row, shown_cell
+from mdfpipe.store.text_tables import Block, first_row
 from mdfpipe.store.tiff import has_pages
 
 # Whatever is not plainly harmless goes to safe_relative, which decides.
@@ -81,7 +81,7 @@ def folders_of(column: PathColumn, block: Block) -> Any:
     if at >= 0:
         row = block.first_row + int(np.argmax(column.which == at))
         raise DataError(
-            f"{block.table} row {row}: the frame '{shown_cell(column.paths[at].as_py())}' is in no folder; with "
+            f"{block.table} row {row}: the frame '{one_line(column.paths[at].as_py(), 60)}' is in no folder; with "
             "frames_in: folder the folder is the video"
         )
     folders = pc.replace_substring_regex(column.paths, r"/[^/]*$", "").dictionary_encode()
