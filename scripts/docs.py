@@ -19,6 +19,7 @@ from mdfpipe.datasets import Dataset
 from mdfpipe.datasets.reading.annotation import AnomalyKind
 from mdfpipe.datasets.reading.images import ImageAnomaly
 from mdfpipe.learning.recipes import Recipe
+from mdfpipe.running.scoring import ACCEPTED
 from mdfpipe.stages.index import FaceAnomaly
 from mdfpipe.store import tables
 from mdfpipe.store.subjects import DOUBTFUL, NOBODY
@@ -194,6 +195,15 @@ def _inputs() -> list[str]:
         *(f"| {name} | {', '.join(headers)} | {_BOX_COLUMNS[name]} |" for name, headers in COLUMNS.items()),
         "",
         "A video is written as its video_id, or as its path with or without its suffix.",
+        "",
+        "### vectors made elsewhere",
+        "",
+        "`mdfpipe score FILE` and `mdfpipe.evaluate` take a row for each crop or template, as Parquet, NPZ (an array a",
+        "column) or DataFrame. Other columns are not read.",
+        "",
+        "| column | meaning |",
+        "|---|---|",
+        *(f"| {name} | {meaning} |" for name, meaning in ACCEPTED.items()),
     ]
 
 

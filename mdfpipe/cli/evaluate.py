@@ -38,7 +38,10 @@ if TYPE_CHECKING:
 
 Runs = Annotated[list[Path], typer.Argument(metavar="RUN...", help="Evaluated run folders.", show_default=False)]
 Distance = Annotated[Literal["cosine", "euclidean"], typer.Option(help="Measure between vectors that are given.")]
-Vectors = "Parquet or NPZ with subject_id, domain, vector (for a benchmark also camera_id, and file or crop_id)."
+Vectors = (
+    "Parquet or NPZ with subject_id, domain, vector, and video_id and more where known (docs/formats.md; a benchmark "
+    "needs camera_id, and file or crop_id)."
+)
 Protocols = (
     "a protocol name, a YAML file, or a benchmark: sysu-all, sysu-indoor, regdb, llcm_deen_paper, llcm_testpy_v2i, "
     "llcm_idkl_full, market."

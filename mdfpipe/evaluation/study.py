@@ -27,7 +27,7 @@ from mdfpipe.evaluation.pooling import Rule, pool
 from mdfpipe.evaluation.score_fusion import Scorer, fused_scorer
 from mdfpipe.evaluation.seeds import Seeds, case_bounds, lines_of, mean_bounds, mean_curves, mean_row
 from mdfpipe.evaluation.table import WITHIN, Table
-from mdfpipe.evaluation.vectors import Evaluated, SystemVectors
+from mdfpipe.evaluation.vectors import Evaluated, SystemVectors, media_unknown
 from mdfpipe.evaluation.within import Sessions, domains_within, refuse_media_of_two, sessions_of
 from mdfpipe.protocol import Protocol
 from mdfpipe.store.results import AVERAGE, POOLED
@@ -158,6 +158,7 @@ class _Study:
             "same_media": table.allow_same_media,
             "coverage": [],
             "notes": notes,
+            "stamps": [] if table.benchmark else media_unknown([of_splits(r, table.splits) for r in self._rows(table)]),
         }
         if table.allow_same_media:
             self.found.tables[name]["notes"].append(
@@ -165,6 +166,11 @@ class _Study:
             )
         for system in chosen if not table.benchmark else ():
             self.found.templates.setdefault(system, self.templates(system, table))
+
+    def _rows(self, table: Table) -> list[pa.Table]:
+        """The rows of every system that a table needs."""
+        parts = [name for fusion in table.fusions.values() for name in fusion.systems]
+        return [self.systems[name].rows for name in dict.fromkeys([*self.chosen(table), *parts])]
 
     def chosen(self, table: Table) -> list[str]:
         """The systems of a table."""

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from mdfpipe.evaluation.comparing import Measure
 from mdfpipe.store.templates import B8, F32, Templates
+
+MEDIA_KNOWN: Final = "media_known"
+"""A column of rows that were made elsewhere: whether the video of a row is known. Without it all are."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,6 +31,16 @@ class SystemVectors:
     usable: B8
     blocks: Callable[[], Iterable[F32]]
     trained: frozenset[str] | None = None
+
+
+def media_unknown(rows: Sequence[pa.Table]) -> list[str]:
+    """The stamp on numbers of rows some of whose videos are unknown; else nothing."""
+    known = [table[MEDIA_KNOWN] for table in rows if MEDIA_KNOWN in table.column_names]
+    count, unknown = sum(len(one) for one in known), sum(pc.sum(pc.invert(one)).as_py() or 0 for one in known)
+    if not unknown:
+        return []
+    how_many = "no row has" if unknown == count else f"{unknown} of {count} rows have no"
+    return [f"media unknown ({how_many} video_id): not checked that gallery and probe are of different videos"]
 
 
 @dataclass(eq=False)

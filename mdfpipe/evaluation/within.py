@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from mdfpipe.errors import ProtocolError
 from mdfpipe.evaluation.comparing import I64, Removal
 from mdfpipe.evaluation.pooling import Apart, Rule
+from mdfpipe.evaluation.vectors import MEDIA_KNOWN
 from mdfpipe.store.templates import Templates
 
 
@@ -35,6 +36,8 @@ def domains_within(rows: pa.Table, apart: Apart) -> tuple[list[str], list[str]]:
     """Domains in which somebody has a second session, and a line on the others and on who has one session only."""
     noun = apart.removesuffix("_id")
     there = rows[apart] if apart in rows.column_names else pa.nulls(rows.num_rows, pa.string())
+    if apart == "video_id" and MEDIA_KNOWN in rows.column_names:
+        there = pc.if_else(rows[MEDIA_KNOWN], there, None)
     plain = pa.table({"domain": rows["domain"], "subject": rows["subject_id"], "session": there.cast(pa.string())})
     found, lines, nobody = list[str](), list[str](), list[str]()
     for domain in dict.fromkeys(plain["domain"].to_pylist()):

@@ -58,7 +58,7 @@ def compare(runs: Sequence[str | PathLike[str]], *, allow_mixed: bool = False, a
         pa.Table.from_pylist(document["metrics"], METRICS.append(pa.field("verdict", pa.string()))),
         pa.Table.from_pylist(document["comparisons"], COMPARISONS),
         [*found.notes, *(line for entry in found.tables.values() for line in entry["notes"])],
-        [*found.stamps, *(line for entry in found.tables.values() for line in entry["stamps"])],
+        [*found.stamps, *(line for entry in found.tables.values() for line in entry.get("stamps", []))],
     )
 
 
@@ -87,7 +87,8 @@ def side_by_side(
         if stamp and not allow_mixed:
             raise ProtocolError(f"table {name}: {stamp}; --allow-mixed sets them side by side all the same")
         joined = {kind: [x for e in entries.values() for x in e[kind]] for kind in ("systems", "coverage", "notes")}
-        found.tables[name] = next(iter(entries.values())) | joined | {"stamps": [stamp] if stamp else []}
+        stamps = [*([stamp] if stamp else []), *_stamps(entries)]
+        found.tables[name] = next(iter(entries.values())) | joined | {"stamps": stamps}
     for one in every:
         found.metrics += one.metrics
         found.comparisons += one.comparisons
@@ -124,6 +125,11 @@ def _names(runs: Sequence[Path]) -> list[str]:
         if len(set(names)) == len(names):
             break
     return names
+
+
+def _stamps(entries: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """The stamps of one table in several runs."""
+    return [f"{run}: {stamp}" for run, entry in entries.items() for stamp in entry.get("stamps", [])]
 
 
 def _mixed(entries: Mapping[str, Mapping[str, Any]]) -> str:
@@ -243,7 +249,9 @@ def average_runs(runs: Sequence[Path], *, allow_stale: bool = False) -> Results:
     for name, entry in every[0].tables.items():
         protocol = _one_protocol(name, [one.tables.get(name, {}) for one in every], names)
         systems = [system.removeprefix(f"{names[0]}/") for system in entry["systems"]]
-        tables[name] = entry | {"protocol": protocol, "systems": systems, "notes": [], "coverage": []}
+        stamps = _stamps({one.name: one.tables.get(name, {}) for one in every})
+        own = {"protocol": protocol, "systems": systems, "notes": [], "coverage": [], "stamps": stamps}
+        tables[name] = entry | own
     rows = [{_row_key(row): row for row in one.metrics} for one in every]
     for other, name in zip(rows[1:], names[1:], strict=True):
         if other.keys() != rows[0].keys():

@@ -179,7 +179,8 @@ class _Opened:
         differs = list(index.facts.get("not_as_published") or []) if index else []
         missing = receipt.facts.get("missing") or []
         doubts = [f"made without {len(missing)} videos that are not done"] if missing else []
-        doubts += [*results.stamps, *_compared(path)]
+        doubts += dict.fromkeys(stamp for table in results.tables for stamp in results.stamps_of(table))
+        doubts += _compared(path)
         return cls(path, study, data, results, receipt.content, doubts, differs)
 
     def minutes(self, system: str) -> float | None:

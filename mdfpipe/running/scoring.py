@@ -20,7 +20,7 @@ from mdfpipe.errors import ConfigError, DataError, MdfError, one_line
 from mdfpipe.evaluation import study
 from mdfpipe.evaluation.benchmarks import Benchmark
 from mdfpipe.evaluation.comparing import Measure
-from mdfpipe.evaluation.vectors import Evaluated, SystemVectors
+from mdfpipe.evaluation.vectors import MEDIA_KNOWN, Evaluated, SystemVectors
 from mdfpipe.protocol import Protocol, read_protocol
 from mdfpipe.stages.evaluate import Evaluate, ScoreFiles, Tables, metrics_table, tables_beside, write_beside
 from mdfpipe.store.files import refuse_folder
@@ -44,9 +44,26 @@ DEFAULTS: dict[str, tuple[Any, pa.DataType]] = {
     "modality": ("body", pa.string()),
     "template_id": (None, pa.string()),
     "session_id": (None, pa.string()),
+    "camera_id": (None, pa.string()),
     "frame": (0, pa.int64()),
     "box_height_px": (None, pa.float64()),
 }
+ACCEPTED = {
+    "subject_id": "who it is; needed",
+    "domain": "`BAND` or `BAND-RANGE`, such as `VIS-500m`; needed",
+    "vector": "list of D numbers (NPZ: an array (N, D)); needed; a benchmark may leave it out of a row (Parquet only)",
+    "video_id": "video that it is from. Without it the row counts as a video of its own, and every output carries the "
+    "stamp `media unknown`: it is not checked that gallery and probe are of different videos",
+    "session_id": "session of the recording; for `apart` and `sighting`; of Market-1501 the session",
+    "camera_id": "camera; for `apart` and `sighting`; a benchmark needs it, as a number such as `3` or `cam3`",
+    "modality": "`body` (default), `face` or another; one for each system",
+    "template_id": "template of the data set; for `by: template_id`",
+    "frame": "number of the frame, default 0; for `pairs: thirds`",
+    "box_height_px": "height of the person in the video, px; for `pooling: quality_weighted`",
+    "system": "system that the vector is from, where a file holds several; default the file's name",
+    "file": "path of the image in the data set, or `crop_id`; needed for a benchmark alone",
+}
+"""Columns of vectors that were made elsewhere, and their meaning. Others are not read."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +81,8 @@ class Evaluation:
     """Numbers of vectors. Each table is a `pyarrow.Table`: `.to_pandas()` gives a DataFrame.
 
     metrics: a row for each number. comparisons: a row for each difference of two systems. curves: points of CMC, DET
-    and ROC. searches: a row for each probe. notes: what a reader of the numbers should know.
+    and ROC. searches: a row for each probe. notes: what a reader of the numbers should know. stamps: what to write with
+    every number, such as that media are unknown.
     """
 
     metrics: pa.Table
@@ -72,6 +90,7 @@ class Evaluation:
     curves: pa.Table
     searches: pa.Table
     notes: list[str]
+    stamps: list[str]
 
     def __repr__(self) -> str:
         return f"Evaluation({self.metrics.num_rows} numbers of {self.searches.num_rows} searches)"
@@ -98,7 +117,11 @@ def evaluate(
         name = "vectors"
     found = _evaluated(asked, *rows, name, distance, Path(data) if data is not None else None, None)
     beside = tables_beside(found)
-    return Evaluation(metrics_table(found), **beside, notes=[n for t in found.tables.values() for n in t["notes"]])
+    said = {
+        kind: list(dict.fromkeys(line for entry in found.tables.values() for line in entry[kind]))
+        for kind in ("notes", "stamps")
+    }
+    return Evaluation(metrics_table(found), **beside, **said)
 
 
 def score(
@@ -116,9 +139,8 @@ def score(
     llcm_idkl_full, market), whose files need camera_id (market also session_id), a row an image with its path as `file`
     (or crop_id), and may leave vectors out. data: where the official galleries lie. distance: cosine, or euclidean.
 
-    The file has a row for each crop or template: subject_id, domain, vector, and, where it knows, video_id (else each
-    row is a video of its own), modality, template_id, session_id, frame, system (several in one file). settings:
-    NAME=VALUE of tables, such as tables.recognition.pooling=media_mean. Raises ConfigError, DataError, ProtocolError.
+    The file has a row for each crop or template, with the columns of ACCEPTED. settings: NAME=VALUE of tables, such as
+    tables.recognition.pooling=media_mean. Raises ConfigError, DataError, ProtocolError.
     """
     file, out, data = Path(file), Path(out), Path(data) if data is not None else None
     refuse_folder(out)
@@ -266,8 +288,12 @@ def _checked(
     made["crop_id"] = pa.chunked_array([[f"{n:09d}" for n in range(count)]])
     if images:
         made |= _of_images(table, file)
-    there = "video_id" in table.column_names
-    made["video_id"] = _column(table, "video_id", pa.string(), file) if there else made["crop_id"]
+    videos = pa.chunked_array([pa.nulls(count, pa.string())])
+    if "video_id" in table.column_names:
+        videos = _column(table, "video_id", pa.string(), file)
+        videos = pc.if_else(pc.equal(videos, ""), None, videos)
+    made["video_id"] = pc.coalesce(videos, pc.binary_join_element_wise("row ", made["crop_id"], ""))
+    made[MEDIA_KNOWN] = pc.is_valid(videos)
     for name, (default, kind) in DEFAULTS.items():
         there = name in table.column_names
         made[name] = (
@@ -388,10 +414,7 @@ def _of_images(table: pa.Table, file: Path) -> dict[str, Any]:
         if key in seen:
             raise DataError(f"{file}: row {row}: expected each {named} once a system, got {key[-1]!r:.80} twice")
         seen.add(key)
-    made = {"crop_id": keys[named]}
-    if "camera_id" in table.column_names:
-        made["camera_id"] = _column(table, "camera_id", pa.string(), file)
-    return made
+    return {"crop_id": keys[named]}
 
 
 def _stacked(table: pa.Table, file: Path, may_lack: bool) -> tuple[np.ndarray[Any, Any], B8]:

@@ -13,8 +13,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+import mdfpipe
 from mdfpipe.errors import ConfigError, DataError
 from mdfpipe.inspecting.run_view import open as open_run_view
+from mdfpipe.reporting.report import report
 from mdfpipe.running.plan import Currency, Standing, current, standing
 from mdfpipe.store.run import Run
 from mdfpipe.store.tables import COMPARISONS, CURVES, METRICS, SCORES, SEARCHES, TEMPLATES
@@ -406,6 +408,42 @@ def test_vectors_of_others_are_scored(tmp_path: Path, kind: str) -> None:
 def test_wrong_vectors_of_others_are_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     said = score(tmp_path, outside(tmp_path / "theirs.parquet", "parquet", **changes))
     assert message in said.line(2)
+
+
+@pytest.mark.parametrize("missing", ["all", "some", "none"])
+def test_unknown_media_are_said_in_every_output(tmp_path: Path, missing: str) -> None:
+    videos: Any = {"all": [None] * 80, "some": [None, "", *(f"v{n}" for n in range(78))], "none": None}
+    changes = {} if videos[missing] is None else {"video_id": pa.array(videos[missing], pa.string())}
+    file = outside(tmp_path / "theirs.parquet", "parquet", **changes)
+    count = {"all": "no row has", "some": "2 of 80 rows have no", "none": ""}[missing]
+    stamp = f"media unknown ({count} video_id): not checked that gallery and probe are of different videos"
+    said = score(tmp_path, file)
+    made = report(tmp_path / "out", out=tmp_path / "page")
+    outputs = {Path(name).name: Path(name).read_text() for name in made.files}
+    outputs |= {"console": said.out, "report": "\n".join(made.lines)}
+    outputs["metrics.json"] = (tmp_path / "out/evaluate/metrics.json").read_text()
+    outputs["json"] = call_here(
+        "score", file, "--protocol", tmp_path / "mine.yaml", "--out", tmp_path / "o", "--json"
+    ).out
+    outputs["python"] = " ".join(mdfpipe.evaluate(pq.read_table(file), str(tmp_path / "mine.yaml")).stamps)
+    two = mdfpipe.compare([tmp_path / "out", tmp_path / "o"])
+    outputs["compared"] = " ".join(two.stamps)
+    assert len(outputs) == 10
+    for name, text in outputs.items():
+        plain = text.replace("\\_", "_")
+        assert (stamp in plain) is (missing != "none"), (name, plain[:2000])
+
+
+def test_videos_that_are_unknown_tell_nothing_apart(tmp_path: Path) -> None:
+    file = outside(
+        tmp_path / "theirs.parquet", "parquet", video_id=pa.nulls(80, pa.string()), session_id=["a", "b"] * 40
+    )
+    within = "tables.t.pairs=within"
+    said = score(tmp_path, file, "--set", within, "--set", "tables.t.apart=video_id")
+    assert "within VIS-500m nothing is measured: 20 of 20 rows have no video_id" in said.out
+    said = score(tmp_path, file, "--set", within)
+    assert "VIS-500m  VIS-500m   20/20  100.0 %" in said.out
+    assert "filter rule pairs of one session" in said.out
 
 
 def test_what_eval_needs(tmp_path: Path) -> None:
