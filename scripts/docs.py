@@ -147,7 +147,7 @@ def formats() -> str:
             "|---|---|---|---|",
         ]
         lines += [_column(field) for field in schema]
-    for status in (tables.LabelStatus, tables.CropStatus, tables.EmbedStatus, tables.SearchStatus):
+    for status in (tables.LabelStatus, tables.CropStatus, tables.EmbedStatus, tables.SearchStatus, tables.NumberNote):
         lines += ["", f"{status.__name__}: " + ", ".join(f"`{s}`" for s in status) + "."]
     return "\n".join([*lines, "", *_metrics(), "", *_checkpoint(), "", *_inputs(), "", *_benchmarks()]) + "\n"
 

@@ -18,9 +18,11 @@ from mdfpipe.cli.commands import app
 from mdfpipe.config import Config, Plugin, validate
 from mdfpipe.datasets import Dataset
 from mdfpipe.evaluation import published
+from mdfpipe.evaluation.table import AT_A_SHARE, PLAIN
 from mdfpipe.learning.recipes import Recipe
 from mdfpipe.learning.system import System
 from mdfpipe.store import tables
+from mdfpipe.store.results import NOTES
 from mdfpipe.store.shipped import demo_weights
 from mdfpipe.video.decoders import Decoder
 from mdfpipe.video.detectors import Detector
@@ -171,6 +173,21 @@ def test_every_column_is_explained() -> None:
     for schema in [*schemas, tables.embeddings(4)]:
         for field in schema:
             assert len(field.metadata[b"meaning"]) > 5
+
+
+def test_every_metric_column_and_note_is_defined_on_its_page() -> None:
+    page = (ROOT / "docs" / "metrics.md").read_text()
+    rows = {
+        name
+        for line in page.splitlines()
+        if line.startswith("| `")
+        for name in re.findall("`([^`]+)`", line.split("|")[1])
+    }
+    assert {"rank-K", *PLAIN, *(f"{kind}=A" for kind in AT_A_SHARE)} <= rows
+    assert set(tables.METRICS.names) <= rows
+    assert set(tables.NumberNote) == {*NOTES} <= rows
+    defined = re.findall(r"^- \*\*`([^`]+)`\*\*", page, re.MULTILINE)
+    assert {"rank-K", *PLAIN, *(f"{kind}=A" for kind in AT_A_SHARE)} == set(defined)
 
 
 def test_every_file_that_the_readme_names_is_there() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -21,6 +21,10 @@ def report(
     show_people: Annotated[
         bool, typer.Option("--show-people", help="Show people; by default they are pixelated.")
     ] = False,
+    latex_cells: Annotated[
+        Literal["all", "value", "half", "count"],
+        typer.Option(help="Cells of tables.tex: value with k/n and interval; value; value ± half-interval; k/n."),
+    ] = "all",
     allow_mixed: AllowMixed = False,
     allow_stale: AllowStale = False,
 ) -> None:
@@ -33,7 +37,13 @@ def report(
     from mdfpipe.reporting.report import report as write_report
 
     done = write_report(
-        run, compare=compare or (), out=out, show_people=show_people, allow_mixed=allow_mixed, allow_stale=allow_stale
+        run,
+        compare=compare or (),
+        out=out,
+        show_people=show_people,
+        allow_mixed=allow_mixed,
+        allow_stale=allow_stale,
+        latex_cells=latex_cells,
     )
     say("\n".join([*done.lines, *(f"wrote {name}" for name in done.files)]))
 

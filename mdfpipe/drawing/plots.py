@@ -24,7 +24,7 @@ INK, LINE, SOFT, BAR = "#010203", "#040506", "#070809", "#0a0b0c"
 """Colours that the page decides."""
 _IN_PAGE: Final = {INK: "var(--ink)", LINE: "var(--line)", SOFT: "var(--soft)", BAR: "var(--bar)"}
 _SIZE: Final = (3.4, 2.5)  # inches
-LEAST_SHARE: Final = 1e-4  # of false matches, on a logarithmic or normal-deviate axis
+LEAST_SHARE: Final = 1e-4  # of false matches, on a normal-deviate axis
 
 
 @dataclass(frozen=True)
@@ -106,8 +106,7 @@ def lines_plot(
         for line in drawn:
             x, y, low, high = (_placed(v, scale) for v in (line.x, line.y, line.low, line.high))
             if scale == "log":
-                x = np.maximum(line.x, LEAST_SHARE)
-                y, low, high = line.y, line.low, line.high
+                x, y, low, high = line.x, line.y, line.low, line.high
             colour = colour_of(line.place)
             dash = "2 2" if line.dotted else dash_of(line.place)
             style: Any = "-" if dash == "none" else (0, [float(part) for part in dash.split()])

@@ -20,9 +20,10 @@ from mdfpipe.evaluation.case import generator_of
 from mdfpipe.evaluation.comparing import F64, Array
 from mdfpipe.evaluation.expected import chosen_rows, refuse_trained
 from mdfpipe.evaluation.measures.differences import Counted, difference
-from mdfpipe.evaluation.measures.intervals import bootstrap, mean_of, subject_codes
-from mdfpipe.evaluation.seeds import Seeds, lines_of, mean_bounds, mean_curves, mean_row
-from mdfpipe.evaluation.table import Table
+from mdfpipe.evaluation.measures.intervals import mean_of, over_subjects, subject_codes
+from mdfpipe.evaluation.seeds import Seeds, lines_of, mean_bounds, mean_curves, mean_row, with_bounds
+from mdfpipe.evaluation.table import Table, depth_of
+from mdfpipe.store.tables import NumberNote
 
 if TYPE_CHECKING:
     from mdfpipe.evaluation.vectors import Evaluated, SystemVectors
@@ -94,7 +95,7 @@ def _of_seeds(
         if all(row["low"] is not None for row in of_metric):
             values, subjects = _stacked(by_place[place], metric)
             counted = Counted([], subjects, {metric: values})
-            made |= mean_bounds(metric, [counted], _seed(name, by_place[place][0]))
+            made = with_bounds(made, mean_bounds(metric, [counted], _seed(name, by_place[place][0])))
         yield made
 
 
@@ -139,13 +140,11 @@ def numbers(table: Table, system: str, found: BenchmarkOutcome, seed: str) -> It
         value, spread = mean_and_spread(found.of(metric))
         values, subjects = _counted(found, metric)
         (codes,), people = subject_codes(subjects)
-        low = high = interval = None
-        if people > 1:
-            bounds = bootstrap(mean_of(values, codes, people), people, generator_of(f"{seed}/{metric}"))
-            low, high, interval = bounds.low, bounds.high, "bootstrap"
+        bounds = over_subjects(mean_of(values, codes, people), people, generator_of(f"{seed}/{metric}"))
         paper = table.paper(system, found.gallery_domain, found.probe_domain, metric)
-        bounded = {"low": low, "high": high, "interval": interval, "published": paper}
-        yield about | {"metric": metric, "value": value, "spread": spread} | bounded
+        places = about["n_subjects"] if table.benchmark.distinct else about["n_gallery"]
+        bounds["notes"] += [NumberNote.TRIVIAL] * ((depth_of(metric) or 0) >= places)
+        yield about | {"metric": metric, "value": value, "spread": spread, "published": paper} | bounds
 
 
 def _counted(found: BenchmarkOutcome, metric: str) -> tuple[F64, Array]:

@@ -15,22 +15,23 @@ from mdfpipe.evaluation.comparing import F64, I64, NAMED, Array, Flags
 from mdfpipe.evaluation.measures.intervals import (
     Separation,
     Statistic,
-    bootstrap,
     mean_of,
+    no_interval,
+    over_subjects,
     subject_codes,
     wilson,
 )
-from mdfpipe.evaluation.measures.metrics import Metric, rate
+from mdfpipe.evaluation.measures.metrics import ROUND, Metric, doubts, rate, share_of
 from mdfpipe.evaluation.measures.open_set import OpenSet
 from mdfpipe.evaluation.measures.verification import Roc, roc
 from mdfpipe.evaluation.score_fusion import MOST_PAIRS, Scorer
 from mdfpipe.evaluation.search import Ranking
-from mdfpipe.evaluation.table import WITHIN, Table, depth_of, share_of
-from mdfpipe.store.tables import SearchStatus
+from mdfpipe.evaluation.table import WITHIN, Table, depth_of
+from mdfpipe.store.tables import NumberNote, SearchStatus
 from mdfpipe.store.templates import Templates
 
 CMC_DEPTH: Final = 50
-CURVE: Final = tuple(float(f"{x:.3g}") for x in np.logspace(-4, 0, 41))  # shares of false alarms
+CURVE: Final = np.array([float(f"{x:.3g}") for x in np.logspace(-9, 0, 91)])  # shares of false alarms
 STATUSES: Final = tuple(SearchStatus)
 SEARCHED, UNMATED, NO_PROBE, NO_MATE, LEFT_OUT = range(len(STATUSES))
 
@@ -273,9 +274,10 @@ def search_case(
 
 
 def measure_case(found: Searched, table: Table, seed: str) -> Iterator[dict[str, Any]]:
-    """A row for each metric of the table: value, k, n, interval, chance, operating point. Raises ProtocolError.
+    """A row for each metric of the table: value, k, n, interval, chance, operating point, notes. Raises ProtocolError.
 
-    No interval where failures take part that have no score to be drawn, or where the scores cannot be held at once.
+    No interval where failures take part that have no score to be drawn, or where the scores cannot be held at once. No
+    number at an operating point that the data do not resolve.
     """
     for metric in table.metrics:
         if "@fpir" in metric and not found.is_open:
@@ -285,15 +287,17 @@ def measure_case(found: Searched, table: Table, seed: str) -> Iterator[dict[str,
         if values is not None:
             yield _mean_row(metric, values[found.counted], found.subject[found.counted], found, generator)
             continue
-        low = high = interval = None
         if "@fpir" not in metric and not found.holds:
-            one = _of_curve(metric, found.roc)
+            one, bounds = _of_curve(metric, found.roc), no_interval(NumberNote.MANY_SCORES)
         else:
             one, separation, statistic = operate(metric, found)
-        if found.holds and not found.failed and separation.subjects > 1 and fits(separation):
-            bounds = bootstrap(statistic, separation.subjects, generator)
-            low, high, interval = bounds.low, bounds.high, "bootstrap"
-        yield _row(one) | {"metric": metric, "low": low, "high": high, "interval": interval, "chance": None}
+            if found.failed or not fits(separation):
+                bounds = no_interval(NumberNote.FAILURES if found.failed else NumberNote.MANY_SCORES)
+            elif NumberNote.UNRESOLVED in doubts(one):
+                bounds = no_interval(NumberNote.UNRESOLVED)
+            else:
+                bounds = over_subjects(statistic, separation.subjects, generator)
+        yield _row(one, bounds) | {"metric": metric}
 
 
 def measure_together(parts: Sequence[Searched], table: Table, seed: str) -> Iterator[dict[str, Any]]:
@@ -313,27 +317,40 @@ def _mean_row(
     depth, n = depth_of(metric), len(values)
     one = rate(metric, int(values.sum()), n) if depth is not None else Metric(metric, float(values.mean()), n)
     (codes,), people = subject_codes(subjects)
-    low = high = interval = None
     if depth is not None and people == n:
-        (low, high), interval = wilson(int(values.sum()), n), "wilson"
-    elif people > 1:
-        bounds = bootstrap(mean_of(values, codes, people), people, generator)
-        low, high, interval = bounds.low, bounds.high, "bootstrap"
-    chance = min(1.0, depth / found.counts["n_subjects"]) if depth is not None else None
-    return _row(one) | {"low": low, "high": high, "interval": interval, "chance": chance}
+        low, high = wilson(int(values.sum()), n)
+        bounds = {"low": low, "high": high, "interval": "wilson", "notes": []}
+    else:
+        bounds = over_subjects(mean_of(values, codes, people), people, generator)
+    row = _row(one, bounds)
+    if depth is not None:
+        row["chance"] = chance = min(1.0, depth / found.counts["n_subjects"])
+        least = row["value"] if row["low"] is None else row["low"]
+        if depth >= found.counts["n_gallery"]:
+            row["notes"].insert(0, NumberNote.TRIVIAL)
+        elif least <= chance:
+            row["notes"].insert(0, NumberNote.AT_CHANCE)
+    return row
 
 
-def _row(one: Metric) -> dict[str, Any]:
-    threshold = one.threshold if one.threshold is not None and np.isfinite(one.threshold) else None
-    return {
+def _row(one: Metric, bounds: dict[str, Any]) -> dict[str, Any]:
+    """Columns of METRICS; of an operating point that the data do not resolve, only how many could have been false."""
+    notes = doubts(one)
+    if NumberNote.UNRESOLVED in notes:
+        nothing = dict.fromkeys(("value", "k", "threshold", "k_false", "low", "high", "interval", "chance"))
+        return nothing | {"metric": one.name, "n": one.n, "n_false": one.n_false, "notes": notes}
+    finite = one.threshold is not None and np.isfinite(one.threshold)
+    row = {
         "metric": one.name,
         "value": one.value,
         "k": one.k,
         "n": one.n,
-        "threshold": threshold,
+        "chance": None,
+        "threshold": one.threshold if finite else None,
         "k_false": one.k_false,
         "n_false": one.n_false,
     }
+    return row | bounds | {"notes": [*notes, *bounds["notes"]]}
 
 
 def operate(
@@ -383,19 +400,24 @@ def _coded(a: Array, b: Array, names: Array | None) -> tuple[I64, I64, int]:
 
 
 def curves(found: Searched) -> Iterator[dict[str, Any]]:
-    """CMC and ROC; DET where there are strangers. Bounds are Wilson's."""
+    """CMC and ROC; DET where there are strangers. Bounds are Wilson's. Nothing below one false alarm is drawn."""
     n = int(found.counted.sum())
     for depth in range(1, min(CMC_DEPTH, found.counts["n_gallery"]) + 1) if n else ():
         yield _point("cmc", depth, int(((found.rank > 0) & (found.rank <= depth) & found.has).sum()), n)
     if found.has_pairs:
-        for far in CURVE:
+        for far in _resolved(found.roc.n_nonmated):
             at = found.roc.tar_at(far)
             yield _point("roc", far, at.k or 0, at.n)
     if found.strangers.any():
         searches = found.open_set()
-        for fpir in CURVE:
+        for fpir in _resolved(searches.n_nonmated):
             at = searches.fnir_at(fpir)
             yield _point("det", fpir, at.k or 0, at.n)
+
+
+def _resolved(n: int) -> list[float]:
+    """The shares of false alarms of a curve, from one of n."""
+    return [1 / n, *CURVE[(1 + ROUND) / n < CURVE].tolist()]
 
 
 def _point(curve: str, x: float, k: int, n: int) -> dict[str, Any]:

@@ -6,7 +6,7 @@ list has pairs alone: ROC, equal error rates, area. Its bootstrap draws subjects
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -24,13 +24,15 @@ from mdfpipe.evaluation.measures.intervals import (
     subject_codes,
     subject_draws,
 )
+from mdfpipe.evaluation.measures.metrics import share_of
 from mdfpipe.evaluation.measures.verification import Roc, roc
 from mdfpipe.evaluation.score_fusion import MOST_PAIRS, Scorer
 from mdfpipe.evaluation.study import Keep
-from mdfpipe.evaluation.table import Table, depth_of, share_of
+from mdfpipe.evaluation.table import Table, depth_of
 from mdfpipe.evaluation.vectors import Evaluated
 from mdfpipe.store.run import fingerprint
 from mdfpipe.store.score_lists import ScoreList, Side
+from mdfpipe.store.tables import NumberNote
 from mdfpipe.store.templates import Templates
 
 MODALITY: Final = "scores"
@@ -77,9 +79,8 @@ def evaluate_lists(name: str, table: Table, lists: Sequence[ScoreList], keep: Ke
         row |= {"failure": table.failure, "unmated": table.unmated}
         bounds = of.bounds(metrics, generator_of(f"{name}/{case}")) if isinstance(of, Pairs) else {}
         for number in measure_case(of, table.model_copy(update={"metrics": metrics}), f"{name}/{case}"):
-            if number["metric"] in bounds and number["value"] is not None:
-                low, high = bounds[number["metric"]]
-                number |= {"low": low, "high": high, "interval": "bootstrap"}
+            if isinstance(of, Pairs) and number["value"] is not None:
+                number = of.with_bounds(number, bounds)
             paper = table.paper(one.name, case.gallery_domain, case.probe_domain, number["metric"])
             found.metrics.append(row | number | {"published": paper})
         place = {"table": name, "system": one.name, **case.columns}
@@ -280,6 +281,15 @@ class Pairs(Searched):
                 at = corners if metric in ("eer", "rocch-eer") else slice(None)
                 found[metric].append(_of_errors(metric, far[:, at], frr[:, at]))
         return {metric: percentiles(np.concatenate(parts)) for metric, parts in found.items()}
+
+    def with_bounds(self, number: dict[str, Any], bounds: Mapping[str, tuple[float, float]]) -> dict[str, Any]:
+        """A row of METRICS with its interval, or with the reason why there is none."""
+        notes = [note for note in number["notes"] if note is not NumberNote.MANY_SCORES]
+        if number["metric"] in bounds:
+            low, high = bounds[number["metric"]]
+            notes += [NumberNote.NO_WIDTH] * (low == high)
+            return number | {"low": low, "high": high, "interval": "bootstrap", "notes": notes}
+        return number | {"notes": [*notes, NumberNote.ONE_SUBJECT if self.is_drawn else NumberNote.MANY_SCORES]}
 
     def _drawn(self, generator: np.random.Generator) -> Iterator[tuple[F64, F64]]:
         """(b, T) weights of the mated and of the other pairs at each threshold, from the highest; SAMPLES rows in all.

@@ -14,7 +14,8 @@ import numpy as np
 from mdfpipe.evaluation.benchmark import mean_and_spread
 from mdfpipe.evaluation.case import Searched, generator_of, operate
 from mdfpipe.evaluation.measures.differences import Counted, mean_over
-from mdfpipe.evaluation.measures.intervals import Statistic, bootstrap, over_seeds, subject_codes
+from mdfpipe.evaluation.measures.intervals import Statistic, over_seeds, over_subjects, subject_codes
+from mdfpipe.evaluation.measures.metrics import NO_INTERVAL, mean_of_rows
 
 Row = dict[str, Any]
 Seeds = Mapping[str, Sequence[str]]
@@ -36,16 +37,23 @@ def lines_of(systems: Iterable[str], seeds: Seeds) -> dict[str, list[str]]:
 
 def mean_row(name: str, rows: Sequence[Row], published: float | None) -> Row:
     """The row of METRICS of a system's trainings together, without its interval. rows: of each, in order."""
-    value, spread = mean_and_spread([row["value"] for row in rows])
-    nothing = dict.fromkeys(("k", "low", "high", "interval", "threshold", "k_false"))
-    own = {"system": name, "value": value, "spread": spread, "n": min(row["n"] for row in rows), "published": published}
-    return rows[0] | nothing | own | {"seeds": len(rows), "each": [row["value"] for row in rows], "seed_of": None}
+    nothing = dict.fromkeys(("k", "low", "high", "interval", "threshold", "k_false", "spread", "each"))
+    own = {"system": name, "n": min(row["n"] for row in rows), "published": published, "seeds": len(rows)}
+    own |= mean_of_rows(rows, NO_INTERVAL) | {"seed_of": None}
+    if own["value"] is not None:
+        each = [row["value"] for row in rows]
+        own |= {"spread": mean_and_spread(each)[1], "each": each}
+    return rows[0] | nothing | own
+
+
+def with_bounds(row: Row, interval: Row) -> Row:
+    """The row of a mean with its interval, whose notes are added to its own."""
+    return row | interval | {"notes": [*row["notes"], *interval["notes"]]}
 
 
 def bounds(statistic: Statistic, people: int, trainings: int, seed: str) -> Row:
     """The columns of an interval over subjects and trainings."""
-    found = bootstrap(statistic, people, generator_of(seed), seeds=[trainings])
-    return {"low": found.low, "high": found.high, "interval": "bootstrap"}
+    return over_subjects(statistic, people, generator_of(seed), [trainings])
 
 
 def case_bounds(metric: str, found: Sequence[Searched], seed: str) -> Row:
@@ -61,8 +69,6 @@ def mean_bounds(metric: str, parts: Sequence[Counted], seed: str) -> Row:
     """The interval of the mean over the probes of several cases. parts: of each, the probes of all trainings."""
     values = np.concatenate([part.values[metric] for part in parts], axis=1)
     (codes,), people = subject_codes(np.concatenate([part.subject for part in parts]))
-    if people < 2:
-        return {}
     return bounds(mean_over([values], [codes], people), people, len(values), f"{seed}/{metric}")
 
 

@@ -22,10 +22,10 @@ from mdfpipe.evaluation.case import Case, Searched, curves, measure_case, measur
 from mdfpipe.evaluation.expected import by_thirds, chosen_rows, expected, of_splits, refuse_trained
 from mdfpipe.evaluation.fusion import fuse_templates
 from mdfpipe.evaluation.measures.differences import Counted, compare, compare_scores, members
-from mdfpipe.evaluation.measures.metrics import Metric, averaged
+from mdfpipe.evaluation.measures.metrics import mean_of_rows
 from mdfpipe.evaluation.pooling import Rule, pool
 from mdfpipe.evaluation.score_fusion import Scorer, fused_scorer
-from mdfpipe.evaluation.seeds import Seeds, case_bounds, lines_of, mean_bounds, mean_curves, mean_row
+from mdfpipe.evaluation.seeds import Seeds, case_bounds, lines_of, mean_bounds, mean_curves, mean_row, with_bounds
 from mdfpipe.evaluation.table import WITHIN, Table
 from mdfpipe.evaluation.vectors import Evaluated, SystemVectors, media_unknown
 from mdfpipe.evaluation.within import Sessions, domains_within, refuse_media_of_two, sessions_of
@@ -309,7 +309,7 @@ class _Study:
                 paper = table.paper(line, first["gallery_domain"], first["probe_domain"], first["metric"])
                 made = mean_row(line, of_metric, paper)
                 if all(row["low"] is not None for row in of_metric):
-                    made |= interval(first["metric"], trainings)
+                    made = with_bounds(made, interval(first["metric"], trainings))
                 self.found.metrics.append(made)
             self.found.metrics += [row | {"seed_of": line} for one in trainings for row in rows[one]]
 
@@ -414,14 +414,13 @@ class _Study:
         counted = ["n_gallery", "n_subjects", "n_probes", "failed_gallery", "failed_probes", "n_unmated", "n_left_out"]
         counted += ["unusable_gallery", "unusable_probes"]
         for rows in groups.values():
-            mean = averaged([Metric(row["metric"], row["value"], row["n"], row["k"]) for row in rows])
-            nothing = dict.fromkeys(("k", "low", "high", "interval", "chance", "threshold", "k_false", "n_false"))
-            if rows[0].get("each"):
+            without = ("k", "low", "high", "interval", "chance", "threshold", "k_false", "n_false", "spread", "each")
+            nothing = dict.fromkeys(without)
+            if all(row.get("each") for row in rows):
                 each = np.mean([row["each"] for row in rows], axis=0).tolist()
                 nothing |= {"each": each, "spread": mean_and_spread(each)[1]}
-            sums = {column: sum(row[column] for row in rows) for column in counted}
-            own = {"gallery": AVERAGE, "value": mean.value, "n": mean.n}
-            self.found.metrics.append(rows[0] | nothing | sums | own)
+            sums = {column: sum(row[column] for row in rows) for column in ["n", *counted]}
+            self.found.metrics.append(rows[0] | nothing | sums | mean_of_rows(rows) | {"gallery": AVERAGE})
 
     def compare(self, name: str, table: Table) -> None:
         """Every two systems at each mean over probes that the table has: of a case, pooled, and averaged."""

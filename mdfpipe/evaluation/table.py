@@ -204,15 +204,6 @@ class Table(Config):
         return None if found is None else found / 100
 
 
-def share_of(metric: str) -> float:
-    """The share of false alarms that a metric's name ends with.
-
-    >>> share_of("tar@far=1e-3")
-    0.001
-    """
-    return float(metric.partition("=")[2])
-
-
 def depth_of(metric: str) -> int | None:
     """k of rank-k; None of anything else.
 

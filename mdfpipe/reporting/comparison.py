@@ -18,6 +18,7 @@ from mdfpipe.evaluation.benchmark import mean_and_spread
 from mdfpipe.evaluation.case import Case
 from mdfpipe.evaluation.comparing import F64
 from mdfpipe.evaluation.measures.differences import Cases, Counted, compare_two, members
+from mdfpipe.evaluation.measures.metrics import mean_of_rows
 from mdfpipe.evaluation.table import depth_of
 from mdfpipe.running.plan import Currency, current
 from mdfpipe.store.results import KEY, STAGE, Results, Row, read_results
@@ -296,14 +297,16 @@ def _one_protocol(table: str, entries: Sequence[Mapping[str, Any]], names: Seque
 
 
 def _averaged(rows: Sequence[Row], protocol: str) -> Row:
-    value, spread = mean_and_spread([row["value"] for row in rows])
+    mean = mean_of_rows(rows)
+    if mean["value"] is not None:
+        mean["value"], mean["spread"] = mean_and_spread([row["value"] for row in rows])
     counted = ("n", "n_probes", "failed_gallery", "failed_probes", "n_unmated", "n_left_out")
     sums: dict[str, int | None] = {name: sum(row[name] for row in rows) for name in counted}
     for name in ("unusable_gallery", "unusable_probes"):
         known = [row[name] for row in rows if row[name] is not None]
         sums[name] = sum(known) if len(known) == len(rows) else None
-    nothing = dict.fromkeys(("k", "low", "high", "interval", "threshold", "k_false", "n_false"))
+    nothing = dict.fromkeys(("k", "low", "high", "interval", "threshold", "k_false", "n_false", "spread"))
     same = {row["published"] for row in rows}
     paper = rows[0]["published"] if len(same) == 1 else None
-    mean = {"value": value, "spread": spread, "trials": len(rows), "protocol": protocol, "published": paper}
+    mean |= {"trials": len(rows), "protocol": protocol, "published": paper}
     return rows[0] | nothing | sums | mean | {"_system": rows[0]["system"]}

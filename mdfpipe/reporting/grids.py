@@ -7,37 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 from mdfpipe.domains import Band, Domain
 from mdfpipe.errors import DataError
-from mdfpipe.store.results import AVERAGE, Number, Results, Row, Verdict, source
-
-MARKS: Final = {Verdict.BEST: "", Verdict.LEVEL: "≈", Verdict.WORSE: "", Verdict.UNTESTED: "?", None: ""}
-"""What stands behind a number; the best ones are bold."""
-LABELS: Final = {
-    "map": "mAP",
-    "minp": "mINP",
-    "eer": "EER",
-    "eer-hter": "EER (HTER)",
-    "eer-fvc": "EER (FVC)",
-    "rocch-eer": "EER (hull)",
-    "auc": "AUC",
-}
-
-
-def count_of(number: Number) -> str:
-    """k/n of a rate; n of a mean."""
-    row = number.row
-    return f"{row['k']}/{row['n']}" if row["k"] is not None else f"n {row['n']}"
-
-
-def bounds_of(number: Number) -> str:
-    """The spread over trials and the interval, where there are."""
-    spread, low, high = (number.row[name] for name in ("spread", "low", "high"))
-    words = [] if spread is None else [f"± {percent(spread)}"]
-    words += [] if low is None or high is None else [f"{percent(low)}–{percent(high)}"]
-    return ", ".join(words)
+from mdfpipe.reporting.cells import MARKS, label, percent
+from mdfpipe.store.results import AVERAGE, NOTES, Number, Results, Row, Verdict, counted_as, source
 
 
 @dataclass(frozen=True)
@@ -59,8 +34,9 @@ class Grid:
 class TableView:
     """A table as it is read: its numbers, how they were made, what is to be known of them.
 
-    about: (what, words) of the protocol. grids: those to look at first; more: the other metrics. stamps: what has to be
-    written wherever a number of it is. rows: of METRICS.
+    about: (what, words) of the protocol. grids: those to look at first; more: the other metrics. legend: what marks in
+    the cells mean. footnotes: how to read the rest. stamps: what has to be written wherever a number of it is. numbers:
+    all of them, in the order of METRICS. fingerprint: of the protocol.
     """
 
     name: str
@@ -68,47 +44,32 @@ class TableView:
     about: list[tuple[str, str]]
     grids: list[Grid]
     more: list[Grid]
+    legend: list[str]
     footnotes: list[str]
     coverage: list[str]
     notes: list[str]
     stamps: list[str]
-    rows: list[Row]
+    numbers: list[Number]
+    fingerprint: str
 
+    @property
+    def rows(self) -> list[Row]:
+        """Their rows of METRICS."""
+        return [number.row for number in self.numbers]
 
-def percent(value: float, decimals: int = 1) -> str:
-    """A share in per cent.
-
-    >>> percent(0.7778), percent(0.7778, 2)
-    ('77.8', '77.78')
-    """
-    return f"{100 * value:.{decimals}f}"
-
-
-def label(metric: str) -> str:
-    """A metric as a column is headed.
-
-    >>> [label(name) for name in ("rank-5", "map", "tar@far=1e-2", "fnir@fpir=0.01")]
-    ['Rank-5', 'mAP', 'TAR at FAR 1 %', 'FNIR at FPIR 1 %']
-    """
-    if metric in LABELS:
-        return LABELS[metric]
-    if metric.startswith("rank-"):
-        return metric.capitalize()
-    kind, _, share = metric.partition("@")
-    name, _, number = share.partition("=")
-    try:
-        return f"{kind.upper()} at {name.upper()} {100 * float(number):g} %"
-    except ValueError:
-        return metric
+    @property
+    def caption(self) -> str:
+        """Stamps and protocol in one line."""
+        return "; ".join([*self.stamps, *(f"{what}: {words}" for what, words in self.about)])
 
 
 def views(results: Results) -> list[TableView]:
     """Every table that has numbers or something to say, in the study's order."""
     found, judged = [], results.numbers
     for name, entry in results.tables.items():
-        rows = results.of(results.metrics, name)
         comparisons = results.of(results.comparisons, name)
         numbers = [number for number in judged if number.row["table"] == name]
+        rows = [number.row for number in numbers]
         cells = {_key(number.row): number for number in numbers}
         grids = _by_system(rows, cells, entry) if _has_one_gallery(rows) else _matrices(rows, cells, entry)
         primary = [grid for grid in grids if grid.title == label(_metrics(rows)[0])] if rows else []
@@ -119,11 +80,13 @@ def views(results: Results) -> list[TableView]:
                 _about(rows, entry),
                 primary or grids,
                 [grid for grid in grids if grid not in primary] if primary else [],
+                _legend(numbers),
                 _footnotes(numbers, comparisons),
                 list(dict.fromkeys(entry.get("coverage", []))),
                 list(dict.fromkeys(entry.get("notes", []))),
                 results.stamps_of(name),
-                rows,
+                numbers,
+                entry["fingerprint"],
             )
         )
     return found
@@ -156,54 +119,6 @@ def _systems(rows: Iterable[Row], entry: Mapping[str, Any]) -> list[str]:
     there = list(dict.fromkeys(row["_system"] for row in rows))
     named = [name for name in entry.get("systems", []) if name in there]
     return [*named, *(name for name in there if name not in named)]
-
-
-# -- words about a number
-
-
-def told(number: Number) -> str:
-    """What is known of a number: of what it is, its interval, what it is against the best, where it was read."""
-    words = [_described(number.row)]
-    test = number.test
-    if number.verdict is Verdict.UNTESTED and test is None:
-        words.append(f"not tested against {number.best}")
-    elif number.verdict is Verdict.UNTESTED:
-        words.append(f"not tested against {number.best}: {_untested(number)}")
-    elif test is not None:
-        is_level = number.verdict is Verdict.LEVEL
-        verdict = "does not differ significantly from" if is_level else "significantly worse than"
-        p = f"p {test['p']:.3g}, {test['n']} probes that both have"
-        words.append(f"{verdict} {number.best} ({test['test']}, {p}; {_source_of(test)})")
-    return "; ".join([*words, source([number.row])])
-
-
-def _untested(number: Number) -> str:
-    assert number.test is not None
-    if number.test["p"] is None:
-        return "too few subjects"
-    return f"on the {number.test['n']} probes that both have, {number.row['_system']} is the better one"
-
-
-def _source_of(test: Row) -> str:
-    return source([test]) if "_file" in test else "taken from the searches of both runs"
-
-
-def _described(row: Row) -> str:
-    words = [f"{label(row['metric'])} of {row['_system']}, {row['gallery_domain']} to {row['probe_domain']}"]
-    if row["k"] is not None:
-        words.append(f"{row['k']} of {row['n']}")
-    if row["trials"] is not None:
-        words.append(f"mean of {row['trials']} trials, of {row['n']} queries each")
-    if row["low"] is not None:
-        words.append(f"95 % interval {percent(row['low'], 2)} to {percent(row['high'], 2)} ({row['interval']})")
-    if row["chance"] is not None:
-        words.append(f"a guess {percent(row['chance'], 2)}")
-    if row["threshold"] is not None:
-        alarms = f", {row['k_false']} of {row['n_false']} false" if row["k_false"] is not None else ""
-        words.append(f"threshold {row['threshold']:.4g}{alarms}")
-    if row["published"] is not None:
-        words.append(f"published {percent(row['published'], 2)}")
-    return "; ".join(words)
 
 
 # -- layouts
@@ -259,6 +174,8 @@ def _matrices(rows: list[Row], cells: Mapping[tuple[str, ...], Number], entry: M
 def _about(rows: list[Row], entry: Mapping[str, Any]) -> list[tuple[str, str]]:
     """The protocol, gallery and probe counts, pooling, rules: said once, or by system where systems differ."""
     found = [("protocol", str(entry.get("protocol", "")) or "unknown")]
+    if entry["fingerprint"] != entry.get("protocol"):
+        found.append(("its fingerprint", entry["fingerprint"][:12]))
     if not rows:
         return found
     own = [row for row in rows if row["gallery"] != AVERAGE] or rows
@@ -279,6 +196,10 @@ def _about(rows: list[Row], entry: Mapping[str, Any]) -> list[tuple[str, str]]:
     strangers = any(row["n_unmated"] for row in own)
     counted = _counted(own, "probe_domain", "n_unmated", "probes") if strangers else "nobody"
     found.append(("without a mate", f"{counted} (setting: {_values(own, 'unmated')})"))
+    for what in ("searches", "pairs"):
+        apart = [row for row in own if row["n_false"] is not None and counted_as(row["metric"]) == what]
+        if apart:
+            found.append((f"non-mated {what}", _counted(apart, "probe_domain", "n_false", what)))
     if any(row["n_left_out"] for row in own):
         found.append(("left out for other systems", _counted(own, "probe_domain", "n_left_out", "probes")))
     found += [
@@ -332,18 +253,33 @@ def _range(values: Sequence[int]) -> str:
     return str(low) if low == high else f"{low} to {high}"
 
 
-def _footnotes(numbers: Sequence[Number], comparisons: list[Row]) -> list[str]:
-    if not numbers:
-        return []
+def _legend(numbers: Sequence[Number]) -> list[str]:
+    """What the marks of notes, ± and a guess are, where there are some."""
+    words = []
+    for note, (mark, meaning) in NOTES.items():
+        names = dict.fromkeys(label(n.row["metric"]) for n in numbers if note in (n.row.get("notes") or ()))
+        if mark and names:
+            words.append(f"{mark} {meaning} ({', '.join(names)}).")
     rows = [number.row for number in numbers]
-    words = ["Per cent; in small type k/n and the 95 % interval, where there is one."]
-    trials = sorted({row["trials"] for row in rows if row["spread"] is not None})
-    if trials:
-        words.append(f"±: the standard deviation over {' or '.join(map(str, trials))} trials, whose mean is shown.")
+    over = {
+        f"{row['seeds']} seeds" if row.get("seeds") else f"{row['trials']} trials"
+        for row in rows
+        if row["spread"] is not None
+    }
+    if over:
+        words.append(f"±: the standard deviation over {' or '.join(sorted(over))}, whose mean is shown.")
     chances = sorted({row["chance"] for row in rows if row["metric"] == "rank-1" and row["chance"] is not None})
     if chances:
         shown = percent(chances[0], 2) + (f" to {percent(chances[-1], 2)}" if len(chances) > 1 else "")
         words.append(f"A guess finds {shown} % at rank 1.")
+    return words
+
+
+def _footnotes(numbers: Sequence[Number], comparisons: list[Row]) -> list[str]:
+    if not numbers:
+        return []
+    rows = [number.row for number in numbers]
+    words = ["Per cent; in small type k/n, false alarms, and the 95 % interval or why there is none."]
     if any(number.verdict is not None for number in numbers):
         words.append(
             f"Bold: the best of its column (error rates: the least). {MARKS[Verdict.LEVEL]}: not significantly "

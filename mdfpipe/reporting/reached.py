@@ -19,6 +19,7 @@ from mdfpipe import __version__
 from mdfpipe.config import NAME, Config, parse_yaml, read_yaml, validate
 from mdfpipe.datasets import Dataset
 from mdfpipe.errors import ConfigError, DataError, StoreError, cannot_write
+from mdfpipe.evaluation.measures.metrics import NUMBERS
 from mdfpipe.evaluation.published import Percent
 from mdfpipe.evaluation.published import rows as paper_rows
 from mdfpipe.evaluation.table import MetricName
@@ -27,7 +28,7 @@ from mdfpipe.reporting.comparison import average_runs
 from mdfpipe.running.plan import Currency, current
 from mdfpipe.stages.index import Index
 from mdfpipe.store.files import write_output
-from mdfpipe.store.results import KEY, PLACE, STAGE, Results, read_results
+from mdfpipe.store.results import KEY, NOTES, PLACE, STAGE, Results, read_results
 from mdfpipe.store.results import Row as Number
 from mdfpipe.store.run import fingerprint
 from mdfpipe.store.shipped import IS_CHECKOUT, SHIPPED
@@ -145,7 +146,7 @@ def rows_of(
     _known("--table", tables, results.tables)
     _known("--system", systems, {row["system"] for row in results.metrics})
     found: dict[tuple[str, ...], list[Number]] = {}
-    for row in results.metrics:
+    for row in (row for row in results.metrics if row["value"] is not None):
         if (not tables or row["table"] in tables) and (not systems or row["system"] in systems):
             found.setdefault(_place(row), []).append(row)
     if not found:
@@ -246,6 +247,7 @@ def _row(
     fusion = study.evaluate.tables[one["table"]].fusions.get(one["system"])
     minutes = [m for m in (run.minutes(one["system"]) for run in opened) if m is not None]
     notes = [note] if note else []
+    notes += [f"{row['metric']}: {NOTES[note][1]}" for row in own for note in NUMBERS if note in (row["notes"] or ())]
     notes += [text for run in opened for text in run.doubts] + list(results.tables[one["table"]].get("notes") or [])
     given: dict[str, Any] = {
         "benchmark": benchmark,

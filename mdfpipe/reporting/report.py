@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from mdfpipe.reporting.results_page import Attended, ResultsPage, Shown
     from mdfpipe.reporting.retrieval import Who
     from mdfpipe.reporting.sweeps import Swept
+    from mdfpipe.reporting.written import LatexCells
     from mdfpipe.running.survey import Survey
     from mdfpipe.store.results import Results
     from mdfpipe.store.templates import Templates
@@ -74,11 +75,13 @@ def report(
     show_people: bool = False,
     allow_mixed: bool = False,
     allow_stale: bool = False,
+    latex_cells: LatexCells = "all",
 ) -> Report:
     """Write report.html, tables.md, tables.tex, tables/*.csv and, of each sweep, sweeps/NAME.csv and NAME.svg into
     `out`, by default RUN/evaluate/report.
 
     compare, allow_mixed, allow_stale: further evaluated runs, which `side_by_side` sets next to this one.
+    latex_cells: what a cell of tables.tex holds: all; value; half (value ± half of its interval); count (k/n).
     show_people: show crops; else as coarse blocks. Unreadable files leave a note on the page. Raises DataError if a
     run was never evaluated, ProtocolError, StoreError.
     """
@@ -99,10 +102,14 @@ def report(
     page.environment = environment_of(run)
     _fill(page, run)
     folder = out or run / FOLDER
-    files = {"report.html": render(page), "tables.md": markdown(results, shown), "tables.tex": latex(results, shown)}
+    files = {
+        "report.html": render(page),
+        "tables.md": markdown(results, shown),
+        "tables.tex": latex(results, shown, latex_cells),
+    }
     for view in shown:
         if view.rows:
-            files[f"tables/{file_stem(view.name)}.csv"] = csv_of(view)
+            files[f"tables/{file_stem(view.name)}.csv"] = csv_of(view, results.notes)
     for sweep in page.sweeps:
         files[f"sweeps/{file_stem(sweep.swept.name)}.csv"] = csv_of_sweep(sweep)
         files[f"sweeps/{file_stem(sweep.swept.name)}.svg"] = svg_of_sweep(sweep)

@@ -17,8 +17,9 @@ from mdfpipe.drawing.plots import Picture, legend
 from mdfpipe.inspecting.page import templates, versions
 from mdfpipe.inspecting.things import funnel_row
 from mdfpipe.reporting.atlas import SIDE, Map
+from mdfpipe.reporting.cells import MARKS, cell_of, told
 from mdfpipe.reporting.curves import Family, TrainingView
-from mdfpipe.reporting.grids import MARKS, TableView, bounds_of, by_wavelength, count_of, percent, told
+from mdfpipe.reporting.grids import TableView, by_wavelength
 from mdfpipe.reporting.retrieval import Searches
 from mdfpipe.reporting.similarity import RAMP, HeatMap, painted
 from mdfpipe.reporting.sweeps import SweepView
@@ -79,7 +80,7 @@ class ResultsPage:
 def render(page: ResultsPage) -> str:
     """The page as HTML."""
     environment = templates()
-    environment.filters |= {"percent": percent, "told": told, "count_of": count_of, "bounds_of": bounds_of}
+    environment.filters |= {"told": told, "cell_of": cell_of}
     environment.globals |= {"marks": MARKS}
     return str(environment.get_template("report.html.j2").render(_content(page))) + "\n"
 
@@ -124,10 +125,11 @@ def _tiles(views: Sequence[TableView]) -> list[tuple[str, str, str, str]]:
     columns = [column for _, names in grid.groups for column in names]
     found = []
     for n, column in enumerate(columns):
-        cells = [(name, cell) for name, row in grid.rows if (cell := row[n]) is not None]
+        cells = [(name, cell) for name, row in grid.rows if (cell := row[n]) is not None and cell.value is not None]
         for name, cell in [one for one in cells if one[1].verdict is Verdict.BEST][:1] or cells[:1]:
             what = f"{grid.title} {column}".strip()
-            found.append((f"{percent(cell.value)} %", what, f"{name}, {count_of(cell)}", told(cell)))
+            text = cell_of(cell)
+            found.append((f"{text.value}{text.marks} %", what, f"{name}, {text.count}", told(cell)))
     return found[:MOST_TILES]
 
 

@@ -9,9 +9,10 @@ import re
 from typing import Final
 
 from mdfpipe.drawing.plots import Picture
-from mdfpipe.reporting.grids import percent
+from mdfpipe.reporting.cells import percent
 from mdfpipe.reporting.sweeps import SweepView, value_words
 from mdfpipe.reporting.written import harmless
+from mdfpipe.store.results import note_words
 
 _ON_PAPER: Final = {"ink": "#1d2229", "line": "#e3e4df", "soft": "#5c6573"}
 _WIDTH, _GAP, _TEXT = 244.8, 18.0, 12.0  # points: a drawing as `plots` makes it, between two, a line of text
@@ -24,18 +25,19 @@ def csv_of(view: SweepView) -> str:
     place = ("gallery_domain", "probe_domain", "gallery", "rerank", "metric")
     bounds_of = ("low", "high", "spread")
     heads = ["sweep", "table", *map(harmless, swept.settings), "system", "is_varied", *place, "percent", *bounds_of]
-    writer.writerow([*heads, "published", "trials", "k", "n", "file", "row", "stamp"])
+    writer.writerow([*heads, "published", "trials", "k", "n", "file", "row", "stamp", "notes"])
     for values, system in swept.points:
         for row in view.rows:
             if row["system"] == system:
-                numbers = ("" if (v := row.get(name)) is None else percent(v, 2) for name in (*bounds_of, "published"))
+                shares = ("value", *bounds_of, "published")
+                numbers = ("" if (v := row.get(name)) is None else percent(v, 2) for name in shares)
                 words = (harmless(row[name]) for name in place)
                 point = [*(harmless(value_words(value)) for value in values), harmless(system)]
                 is_varied = "yes" if system == swept.base else "no"
                 counts = ("" if (n := row.get(name)) is None else n for name in ("trials", "k", "n"))
                 ends = (*counts, harmless(row["_file"]), row["_row"], harmless("; ".join(view.stamps)))
                 head = [harmless(swept.name), harmless(row["table"]), *point, is_varied, *words]
-                writer.writerow([*head, percent(row["value"], 2), *numbers, *ends])
+                writer.writerow([*head, *numbers, *ends, harmless("; ".join(note_words(row)))])
     return out.getvalue()
 
 

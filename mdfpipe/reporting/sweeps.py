@@ -15,8 +15,9 @@ from typing import Final
 import numpy as np
 
 from mdfpipe.drawing.plots import F64, Line, Picture, legend, lines_plot
+from mdfpipe.reporting.cells import label, percent
 from mdfpipe.reporting.curves import title_of
-from mdfpipe.reporting.grids import Grid, label, percent
+from mdfpipe.reporting.grids import Grid
 from mdfpipe.store.results import Number, Results, Row, Verdict, is_lower_better, judged, source
 
 Value = bool | int | float | str | None
@@ -168,9 +169,9 @@ class _Table:
         )
 
     def at(self, metric: str, case: Case) -> list[tuple[tuple[Value, ...], Row]]:
-        """The numbers of a pair of domains, by the values of their points."""
+        """The numbers of a pair of domains, by the values of their points; not those that the data do not resolve."""
         keys = ((values, (system, case, metric)) for values, system in self.swept.points)
-        return [(values, self.found[key]) for values, key in keys if key in self.found]
+        return [(values, row) for values, key in keys if (row := self.found.get(key)) and row["value"] is not None]
 
     def words(self, case: Case) -> str:
         """A pair of domains, and whether it is re-ranked where some are."""
@@ -178,12 +179,13 @@ class _Table:
         return title_of(case[:3]) + again
 
     def _drawings(self, metric: str) -> list[Drawing]:
+        known = [case for case in self.cases if self.at(metric, case)]
         if len(self.swept.settings) == 2:
-            return [self._drawing(metric, self.words(case), [case]) for case in self.cases]
-        if len(self.cases) <= MOST_LINES:
-            return [self._drawing(metric, "", self.cases)]
+            return [self._drawing(metric, self.words(case), [case]) for case in known]
+        if len(known) <= MOST_LINES:
+            return [self._drawing(metric, "", known)] if known else []
         apart: dict[str, list[Case]] = {}
-        for case in self.cases:
+        for case in known:
             apart.setdefault(f"from {case[0]}", []).append(case)
         return [self._drawing(metric, words, cases) for words, cases in apart.items()]
 
@@ -211,14 +213,12 @@ class _Table:
             near=True,
         )
         rows = [row for line in by_line.values() for row in line.values()]
-        said = [self._said(metric, case) for case in cases]
-        return Drawing(Picture(title, svg, source(rows), tuple(legend(names))), [line for line in said if line])
+        picture = Picture(title, svg, source(rows), tuple(legend(names)))
+        return Drawing(picture, [self._said(metric, case) for case in cases])
 
     def _said(self, metric: str, case: Case) -> str:
         """The best value, its number, and what is known of its difference from the system that is varied."""
         numbers = self.at(metric, case)
-        if not numbers:
-            return ""
         sign = -1 if is_lower_better(metric) else 1
         best = max(numbers, key=lambda one: (sign * one[1]["value"], one[1]["system"] == self.swept.base))
         base = next((one for one in numbers if one[1]["system"] == self.swept.base), None)

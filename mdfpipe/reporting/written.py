@@ -6,10 +6,11 @@ import csv
 import io
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, Literal
 
-from mdfpipe.reporting.grids import MARKS, Grid, TableView, bounds_of, count_of, percent
-from mdfpipe.store.results import Number, Results, Verdict
+from mdfpipe.reporting.cells import MARKS, cell_of, percent
+from mdfpipe.reporting.grids import Grid, TableView
+from mdfpipe.store.results import Number, Results, Verdict, note_words
 
 CSV_COLUMNS: Final = (
     "system",
@@ -31,7 +32,17 @@ CSV_COLUMNS: Final = (
     "file",
     "row",
     "stamp",
+    "interval",
+    "threshold",
+    "k_false",
+    "n_false",
+    "notes",
+    "fingerprint",
+    "table_notes",
 )
+LatexCells = Literal["all", "value", "half", "count"]
+"""What is in a cell of LaTeX: the number with k/n, false alarms and interval; the number, ± its spread over trials; the
+number ± half of its interval, else its spread; k/n, or n of a mean."""
 _LATEX: Final = {
     "\\": r"\textbackslash{}",
     "&": r"\&",
@@ -47,10 +58,23 @@ _LATEX: Final = {
     ">": r"\textgreater{}",
     "≈": r"$\approx$",
     "–": "--",
+    "±": r"$\pm$",
+    "†": r"$^{\dagger}$",
+    "‡": r"$^{\ddagger}$",
+    "°": r"$^{\circ}$",
+    "§": r"$^{\S}$",
 }
 
 
 _LATEX_MARKS: Final[dict[Verdict | None, str]] = {Verdict.LEVEL: r"$^{\approx}$", Verdict.UNTESTED: "$^{?}$"}
+
+
+_LATEX_CELLS: Final[dict[LatexCells, str]] = {
+    "all": "Per cent; in brackets k/n, false alarms, and the 95 % interval or why there is none.",
+    "value": "",
+    "half": "Per cent ± half of the 95 % interval, or the standard deviation over trials.",
+    "count": "k/n; n of a mean.",
+}
 
 
 def file_stem(name: str) -> str:
@@ -71,12 +95,13 @@ def markdown(results: Results, views: Sequence[TableView]) -> str:
     parts = [f"# {_plain(results.name)}", ""]
     if results.none:
         parts += [f"No table of numbers: {_plain(results.none)}", ""]
+    parts += [*(f"- {_plain(note)}" for note in results.notes), ""] if results.notes else []
     for view in views:
         parts += [f"## {_plain(view.title)}", "", *(f"**{_plain(stamp)}**\n" for stamp in view.stamps)]
         parts += [f"- {what}: {_plain(words)}" for what, words in view.about] + [""]
         for grid in [*view.grids, *view.more]:
             parts += [*_markdown_grid(grid), ""]
-        parts += [f"{_plain(line)}\n" for line in view.footnotes]
+        parts += [f"{_plain(line)}\n" for line in [*view.legend, *view.footnotes]]
         parts += [f"- {_plain(line)}" for line in view.notes] + ([""] if view.notes else [])
     return "\n".join(parts).rstrip() + "\n"
 
@@ -96,11 +121,9 @@ def _markdown_grid(grid: Grid) -> list[str]:
 def _markdown_cell(cell: Number | None) -> str:
     if cell is None:
         return "–"
-    text, mark, row = percent(cell.value), MARKS[cell.verdict], cell.row
-    number = f"**{text}**" if cell.verdict is Verdict.BEST else text + (f" {mark}" if mark else "")
-    small = ", ".join(filter(None, [count_of(cell) if row["k"] is not None else "", bounds_of(cell)]))
-    paper = f" [published {percent(row['published'])}]" if row["published"] is not None else ""
-    return number + (f" ({small})" if small else "") + paper
+    text, mark = cell_of(cell), MARKS[cell.verdict]
+    number = f"**{text.value}**" if cell.verdict is Verdict.BEST else text.value
+    return text.written(" ".join(filter(None, [number + text.marks, mark])))
 
 
 def _plain(text: str) -> str:
@@ -112,29 +135,40 @@ def _plain(text: str) -> str:
 # -- LaTeX
 
 
-def latex(results: Results, views: Sequence[TableView]) -> str:
-    """Every grid as a `tabular` of booktabs, two decimals."""
+def latex(results: Results, views: Sequence[TableView], cells: LatexCells = "all") -> str:
+    """Every grid as a `tabular` of booktabs, two decimals. What a choice of `cells` leaves out is in comments."""
     parts = ["% needs \\usepackage{booktabs}"]
-    if results.none:
-        parts.append(f"% no table of numbers: {_one_line(results.none)}")
+    parts += [f"% no table of numbers: {_one_line(results.none)}"] if results.none else []
+    parts += [f"% {_one_line(note)}" for note in results.notes]
     for view in views:
-        about = "; ".join([*view.stamps, *(f"{what}: {words}" for what, words in view.about)])
         for grid in [*view.grids, *view.more]:
             title = " ".join(filter(None, [view.title, f"({grid.title})" if grid.title else ""]))
+            legend = [_LATEX_CELLS[cells]] * (cells != "value") + view.legend
             parts += [
                 "",
-                f"% table {_one_line(view.name)}: {_one_line(about)}",
+                f"% table {_one_line(view.name)}: {_one_line(view.caption)}",
                 *(f"% {_one_line(line)}" for line in [*view.footnotes, *view.notes]),
+                *(_whole_rows(grid) if cells != "all" else []),
                 r"\begin{table}",
                 r"\centering",
-                f"\\caption{{{_escaped(title)}. {_escaped(about)}.}}",
-                *_latex_grid(grid),
+                f"\\caption{{{_escaped(title)}. {_escaped(view.caption)}.}}",
+                *_latex_grid(grid, cells),
+                *([rf"\par\smallskip{{\footnotesize {' '.join(map(_escaped, legend))}\par}}"] if legend else []),
                 r"\end{table}",
             ]
     return "\n".join(parts) + "\n"
 
 
-def _latex_grid(grid: Grid) -> list[str]:
+def _whole_rows(grid: Grid) -> list[str]:
+    """Every number with all that is known of it, as comments."""
+    lines = []
+    for name, cells in grid.rows:
+        text = [cell_of(cell, 2) for cell in cells if cell is not None]
+        lines.append(_one_line(f"% {name}: " + "; ".join(one.written(one.value + one.marks) for one in text)))
+    return lines
+
+
+def _latex_grid(grid: Grid, kind: LatexCells) -> list[str]:
     width = sum(len(columns) for _, columns in grid.groups)
     lines = [f"\\begin{{tabular}}{{l{'r' * width}}}", r"\toprule"]
     if any(name for name, _ in grid.groups) and not grid.title:
@@ -142,18 +176,24 @@ def _latex_grid(grid: Grid) -> list[str]:
         lines.append(" & ".join(["", *spans]) + r" \\")
     heads = [_escaped(column) for _, columns in grid.groups for column in columns]
     lines += [" & ".join([_escaped(grid.head), *heads]) + r" \\", r"\midrule"]
-    lines += [" & ".join([_escaped(name), *map(_latex_cell, cells)]) + r" \\" for name, cells in grid.rows]
+    for name, cells in grid.rows:
+        lines.append(" & ".join([_escaped(name), *(_latex_cell(cell, kind) for cell in cells)]) + r" \\")
     return [*lines, r"\bottomrule", r"\end{tabular}"]
 
 
-def _latex_cell(cell: Number | None) -> str:
+def _latex_cell(cell: Number | None, kind: LatexCells) -> str:
     if cell is None:
         return "--"
-    number, over = percent(cell.value, 2), cell.row["spread"]
-    spread = "" if over is None else f" $\\pm$ {percent(over, 2)}"
-    if cell.verdict is Verdict.BEST:
-        return f"\\textbf{{{number}}}{spread}"
-    return number + _LATEX_MARKS.get(cell.verdict, "") + spread
+    text = cell_of(cell, 2)
+    if cell.value is None:
+        return rf"{{\scriptsize {_escaped(text.value)}}}"
+    number = text.count if kind == "count" else text.value
+    number = rf"\textbf{{{number}}}" if cell.verdict is Verdict.BEST else number
+    number += _escaped(text.marks) + _LATEX_MARKS.get(cell.verdict, "")
+    small = {"all": ", ".join(text.small), "value": text.spread, "half": text.half or text.spread, "count": ""}[kind]
+    if kind == "all":
+        return number + rf" {{\scriptsize ({_escaped(small)})}}"
+    return number + (f" {_escaped(small)}" if small else "")
 
 
 def _escaped(text: str) -> str:
@@ -167,21 +207,38 @@ def _one_line(text: str) -> str:
 # -- CSV
 
 
-def csv_of(view: TableView) -> str:
-    """One line a number: in per cent with two decimals, its interval, its verdict, where it was read."""
+def csv_of(view: TableView, also: Sequence[str] = ()) -> str:
+    """One line a number: in per cent with two decimals, its interval, its verdict, its notes, where it was read.
+
+    also: notes of the run, which every line carries as it does those of the table.
+    """
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(CSV_COLUMNS)
+    place = ("_system", "gallery_domain", "probe_domain", "gallery", "metric")
+    notes = harmless("; ".join([*view.notes, *also]))
     for grid in [*view.grids, *view.more]:
         for cell in grid.cells:
             row = cell.row
-            place = ("_system", "gallery_domain", "probe_domain", "gallery", "metric")
-            spread, low, high, published = (
-                "" if row[name] is None else percent(row[name], 2) for name in ("spread", "low", "high", "published")
+            value, spread, low, high, published = (
+                "" if (v := row[name]) is None else percent(v, 2)
+                for name in ("value", "spread", "low", "high", "published")
             )
-            trials, k = ("" if row[name] is None else row[name] for name in ("trials", "k"))
-            counts = [percent(cell.value, 2), spread, trials, low, high, k, row["n"], cell.verdict or "", published]
+            trials, k, interval, threshold, k_false, n_false = (
+                "" if (v := row[name]) is None else v
+                for name in ("trials", "k", "interval", "threshold", "k_false", "n_false")
+            )
+            counts = [value, spread, trials, low, high, k, row["n"], cell.verdict or "", published]
             ends = [harmless(row["protocol"]), harmless(row["_file"]), row["_row"], harmless("; ".join(view.stamps))]
+            ends += [
+                interval,
+                threshold,
+                k_false,
+                n_false,
+                harmless("; ".join(note_words(row))),
+                view.fingerprint,
+                notes,
+            ]
             writer.writerow([*(harmless(row[name]) for name in place), *counts, _unusable(row), *ends])
     return out.getvalue()
 

@@ -6,6 +6,8 @@ and the place that it came from. A verdict has one owner: `judged`. Console, pag
 
 from __future__ import annotations
 
+import contextlib
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -15,7 +17,7 @@ from typing import Any, Final
 from mdfpipe.errors import DataError
 from mdfpipe.store.naming import file_part, natural_key
 from mdfpipe.store.run import Run
-from mdfpipe.store.tables import COMPARISONS, CURVES, METRICS
+from mdfpipe.store.tables import COMPARISONS, CURVES, METRICS, NumberNote
 
 STAGE, KEY = "evaluate", "metrics"
 POOLED: Final = "pooled"
@@ -74,9 +76,55 @@ class Number:
     test: Row | None = None
 
     @property
-    def value(self) -> float:
-        """The number, 0..1."""
-        return float(self.row["value"])
+    def value(self) -> float | None:
+        """The number, 0..1; None where the data do not resolve it."""
+        value: float | None = self.row["value"]
+        return value
+
+
+NOTES: Final[dict[NumberNote, tuple[str, str]]] = {
+    NumberNote.UNRESOLVED: ("", "no number"),
+    NumberNote.UNDER_30: (
+        "†",
+        "fewer than 30 errors are expected at the operating point, too few for the rule of 30 (ISO/IEC 19795-1)",
+    ),
+    NumberNote.TRIVIAL: ("‡", "every system reaches it, whatever it recognises"),
+    NumberNote.AT_CHANCE: ("°", "not shown to be better than a guess"),
+    NumberNote.FEW_SUBJECTS: ("§", "interval of fewer than six subjects: too narrow"),
+    NumberNote.NO_WIDTH: ("§", "interval without width: every sample of subjects gave this number"),
+    NumberNote.LOST_SAMPLES: ("§", "interval without those samples of subjects that had nothing to count"),
+    NumberNote.ONE_SUBJECT: ("", "no interval: one subject"),
+    NumberNote.FAILURES: ("", "no interval: failures to enrol have no score"),
+    NumberNote.MANY_SCORES: ("", "no interval: too many scores"),
+    NumberNote.MEAN: ("", "no interval: a mean"),
+}
+"""Of each note the mark behind the number, and its words. Without a mark, the words are in the cell."""
+
+
+def note_words(row: Row) -> list[str]:
+    """What to know of a number, in words.
+
+    >>> note_words({"metric": "fnir@fpir=0.01", "value": None, "n_false": 1, "notes": ["unresolved"]})
+    ['needs at least 100 non-mated searches, has 1']
+    """
+    notes = row.get("notes") or ([] if row["value"] is not None else [NumberNote.UNRESOLVED])
+    return [_needs(row) if note == NumberNote.UNRESOLVED else NOTES.get(note, ("", note))[1] for note in notes]
+
+
+def _needs(row: Row) -> str:
+    """Why there is no number at an operating point."""
+    what, said = f"non-mated {counted_as(row['metric'])}", "no number: a part of the mean has none"
+    with contextlib.suppress(ValueError, OverflowError):  # of a metric that a table of another version names
+        share = float(row["metric"].partition("=")[2])
+        if row["n_false"] is not None:
+            needs = f"needs at least {math.ceil(1 / share - 1e-9)}" if share else "a share of 0 needs infinitely many"
+            said = f"{needs} {what}, has {row['n_false']}"
+    return said
+
+
+def counted_as(metric: str) -> str:
+    """What can be a false alarm of a metric: searches, or pairs."""
+    return "searches" if "@fpir" in metric else "pairs"
 
 
 def is_significant(p: float | None) -> bool | None:
@@ -101,12 +149,14 @@ def judged(metrics: Iterable[Row], comparisons: Iterable[Row]) -> list[Number]:
     """Each number with its verdict, in the given order.
 
     A column is the systems of one table, protocol, pair of domains, gallery and metric. Those with the best value are
-    best, however many they are. Any other is compared with the best ones by the first test that there is.
+    best, however many they are. Any other is compared with the best ones by the first test that there is. What is no
+    number, as the data do not resolve it, has no verdict.
     """
     rows = list(metrics)
     columns: dict[tuple[str, ...], list[Row]] = {}
     for row in rows:
-        columns.setdefault(_column(row), []).append(row)
+        if row["value"] is not None:
+            columns.setdefault(_column(row), []).append(row)
     tests: dict[tuple[str, ...], Row] = {}
     for row in comparisons:
         for a, b in (("_first", "_second"), ("_second", "_first")):
@@ -126,7 +176,7 @@ def _best(column: Sequence[Row]) -> list[Row]:
 
 
 def _judge(row: Row, best: Sequence[Row], tests: Mapping[tuple[str, ...], Row]) -> Number:
-    if not best:
+    if not best or row["value"] is None:
         return Number(row)
     names = [one["_system"] for one in best]
     if row["_system"] in names:
@@ -200,7 +250,9 @@ class Results:
 
     def document(self) -> dict[str, Any]:
         """Tables, metrics with their verdicts, comparisons, notes and stamps, as JSON has them."""
-        metrics = [_plain(n.row, system="_system") | {"verdict": n.verdict} for n in self.numbers]
+        metrics = [
+            _plain(n.row, system="_system") | {"verdict": n.verdict, "words": note_words(n.row)} for n in self.numbers
+        ]
         comparisons = [_plain(row, first="_first", second="_second") for row in self.comparisons]
         found = {"tables": self.tables, "metrics": metrics, "comparisons": comparisons}
         return found | {"notes": self.notes, "stamps": self.stamps}

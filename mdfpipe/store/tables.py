@@ -50,6 +50,22 @@ class SearchStatus(StrEnum):
     LEFT_OUT = "left_out"  # another system of the table does not have it
 
 
+class NumberNote(StrEnum):
+    """What to know of a number of METRICS. A closed set; `store.results.NOTES` has the words."""
+
+    UNRESOLVED = "unresolved"  # no number: its share of false alarms is less than one of those that could be one
+    UNDER_30 = "under_30"  # fewer than 30 errors are expected at the operating point
+    TRIVIAL = "trivial"  # every system reaches it: rank-k of k gallery templates or fewer, a false accept rate of 1
+    AT_CHANCE = "at_chance"  # the interval, or the number where it has none, reaches down to what a guess finds
+    FEW_SUBJECTS = "few_subjects"  # its interval is a bootstrap over fewer than six subjects
+    NO_WIDTH = "no_width"  # every sample of its bootstrap gave the same number
+    LOST_SAMPLES = "lost_samples"  # over 1 % of the samples of its bootstrap had nothing to count: left out
+    ONE_SUBJECT = "one_subject"  # no interval: one subject says nothing about others
+    FAILURES = "failures"  # no interval: failures to enrol count as misses and have no score that could be drawn
+    MANY_SCORES = "many_scores"  # no interval: too many scores for a bootstrap
+    MEAN = "mean"  # no interval: a mean over galleries or runs
+
+
 class CropStatus(StrEnum):
     """What became of a box that was to be cut out. A closed set."""
 
@@ -268,7 +284,7 @@ METRICS = pa.schema(
         _text("protocol", "the protocol's name and version; of a benchmark, its name with every choice"),
         *_PAIR,
         _text("metric", "rank-1, map, minp, fnir@fpir=0.01, tar@far=1e-3, eer, auc, ..."),
-        _real("value", "the number, 0..1; of several trials or seeds their mean"),
+        _real("value", "the number, 0..1; of trials or seeds their mean; null where notes say unresolved", null=True),
         _real("spread", "standard deviation over the trials or seeds, of a sample", null=True),
         _whole("trials", "trials of a benchmark that are averaged", null=True),
         _whole("seeds", "trainings with other seeds that are averaged; null of one training", null=True),
@@ -278,7 +294,7 @@ METRICS = pa.schema(
         _whole("n", "probes, or mated pairs, that it is about"),
         _real("low", "lower bound of the 95 % interval", null=True),
         _real("high", "upper bound", null=True),
-        _text("interval", "wilson, or bootstrap (over subjects); null where there is none", null=True),
+        _text("interval", "wilson, or bootstrap (over subjects); null: notes say why", null=True),
         _real("chance", "of rank-k: what a guess would reach", null=True),
         _real("threshold", "score from which a comparison counts, at an operating point", null=True),
         _whole("k_false", "false alarms or accepts there", null=True),
@@ -300,6 +316,7 @@ METRICS = pa.schema(
         _text("rule", "pairs that the search leaves out; none where it leaves out none"),
         _text("rerank", "off, or the re-ranking that was used"),
         _real("published", "the number of the paper, 0..1, where the study names one", null=True),
+        _column(pa.list_(pa.string()), "notes", "what to know of the number, as NumberNote; often nothing", null=True),
     ]
 )
 """One row a number: everything printed or drawn is a view of it."""

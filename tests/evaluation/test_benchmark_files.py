@@ -18,6 +18,7 @@ from mdfpipe.errors import ConfigError, DataError, ProtocolError
 from mdfpipe.evaluation.benchmark import evaluate_benchmark
 from mdfpipe.reporting.comparison import average_runs, side_by_side
 from mdfpipe.reporting.numbers import number_lines
+from mdfpipe.reporting.report import report
 from mdfpipe.running.scoring import score
 from mdfpipe.store.results import read_results
 from tests.evaluation.made_images import INFRARED, VISIBLE, benchmark, permutations, rows_of, tree
@@ -66,8 +67,10 @@ def test_a_file_of_images_is_scored_as_the_library_does(tmp_path: Path) -> None:
     )
     assert {row["distance"] for row in raw.metrics} == {"euclidean"}
     shown = "\n".join(number_lines(read_results(tmp_path / "out")))
-    assert "sysu indoor-search multi-shot (10), official galleries, 10 trials; cosine of images" in shown
-    assert f"{100 * found['map']['value']:.1f} ± {100 * found['map']['spread']:.1f} %" in shown
+    assert "protocol: sysu indoor-search multi-shot (10), official galleries, 10 trials; its fingerprint: " in shown
+    assert "distance: cosine" in shown
+    n = f"n {found['map']['n']}"
+    assert f"{100 * found['map']['value']:.1f} ({n}, ± {100 * found['map']['spread']:.1f}, " in shown.replace("§", "")
 
 
 def test_npz_and_market(tmp_path: Path) -> None:
@@ -187,5 +190,6 @@ def test_report_of_a_benchmark(tmp_path: Path) -> None:
     row = next(line for line in lines if line["metric"] == "map")
     assert (row["percent"], row["spread"]) == (f"{100 * number['value']:.2f}", f"{100 * number['spread']:.2f}")
     assert row["trials"] == "10"
+    report(run, out=tmp_path / "page", latex_cells="value")
     tex = next((tmp_path / "page").rglob("*.tex")).read_text()
     assert f"{100 * number['value']:.2f} $\\pm$ {100 * number['spread']:.2f}" in tex

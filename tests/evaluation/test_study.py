@@ -150,7 +150,7 @@ def test_two_systems_are_compared_on_the_same_probes() -> None:
 def test_verification_and_open_set_are_compared_with_the_first_system() -> None:
     rows = [r for r in ROWS if not (r["subject_id"] in ("P3", "P7") and r["domain"] == GALLERY)]
     systems = [system("good", rows, noise=0.1), system("bad", rows, noise=3.0), system("worse", rows, noise=9.0)]
-    wanted = ["auc", "tar@far=1e-1", "eer", "fnir@fpir=0.1"]
+    wanted = ["auc", "tar@far=1e-1", "eer", "fnir@fpir=0.5"]
     found = done({"t": {"metrics": wanted, "unmated": "exclude"}}, systems, rows)
     pairs = {(c["first"], c["second"], c["metric"]): c for c in found.comparisons if c["probe_domain"] == "SWIR-30m"}
     assert set(pairs) == {("good", other, metric) for other in ("bad", "worse") for metric in wanted}
@@ -247,11 +247,11 @@ def test_probes_without_a_mate_are_refused_excluded_or_missed() -> None:
     assert (row["k"], row["n"], row["n_unmated"]) == (10, 10, 2)
     row = number(done({"t": {"unmated": "miss"}}, [body], rows), probe_domain="SWIR-30m")
     assert (row["k"], row["n"]) == (10, 12)
-    open_set = {"unmated": "exclude", "metrics": ["fnir@fpir=0.1", "dir@fpir=0.1"]}
+    open_set = {"unmated": "exclude", "metrics": ["fnir@fpir=0.5", "dir@fpir=0.5"]}
     found = done({"t": open_set}, [body], rows)
-    row = number(found, "fnir@fpir=0.1", probe_domain="SWIR-30m")
+    row = number(found, "fnir@fpir=0.5", probe_domain="SWIR-30m")
     assert (row["k"], row["n"], row["n_false"]) == (0, 10, 2)
-    assert number(found, "dir@fpir=0.1", probe_domain="SWIR-30m")["k"] == 10
+    assert number(found, "dir@fpir=0.5", probe_domain="SWIR-30m")["k"] == 10
     assert {r["curve"] for r in found.curves} == {"cmc", "roc", "det"}
 
 

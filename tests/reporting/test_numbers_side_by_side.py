@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from mdfpipe.errors import DataError, ProtocolError
+from mdfpipe.reporting.cells import cell_of, percent, told
 from mdfpipe.reporting.comparison import side_by_side
-from mdfpipe.reporting.grids import TableView, bounds_of, count_of, percent, told, views
+from mdfpipe.reporting.grids import TableView, views
 from mdfpipe.reporting.numbers import number_lines
 from mdfpipe.reporting.results_page import ResultsPage, render
 from mdfpipe.reporting.written import csv_of, file_stem, latex, markdown
@@ -43,7 +44,7 @@ def test_a_line_a_system_and_a_column_a_probe_domain(run: Path) -> None:
     assert [percent(cell.value) for cell in found.values()] == ["75.0", "62.5", "50.0", "62.5", "0.0", "12.5"]
     assert list(found)[:3] == [("alpha", "SWIR-30m"), ("alpha", "LWIR-30m"), ("beta", "SWIR-30m")]
     one = found["alpha", "SWIR-30m"]
-    assert (count_of(one), bounds_of(one), one.row["published"]) == ("6/8", "70.0–80.0", 0.381)
+    assert cell_of(one).small == ["6/8", "70.0–80.0"]
     others = cells(view, 1)
     assert list(others)[:2] == [("alpha", "SWIR-30m EER"), ("alpha", "LWIR-30m EER")]
 
@@ -205,7 +206,7 @@ def test_markdown_and_latex_say_the_same(run: Path) -> None:
     assert "| alpha | **75.0** (6/8, 70.0–80.0) [published 38.1] | **62.5** (5/8, 57.5–67.5) |" in text
     assert "| beta | 50.0 ≈ (4/8, 45.0–55.0) |" in text
     assert "- rerank: off" in text
-    tex = latex(found, views(found))
+    tex = latex(found, views(found), "value")
     assert r"alpha & \textbf{75.00} & \textbf{62.50} \\" in tex
     assert r"beta & 50.00$^{\approx}$ & \textbf{62.50} \\" in tex
     assert tex.count(r"\begin{tabular}") == tex.count(r"\end{tabular}") == 3

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -148,9 +149,11 @@ def test_the_command_prints_the_tables(evaluated: Path, tmp_path: Path) -> None:
     study = write_study(home / "study.yaml", SYSTEMS, evaluate=TABLES)
     said = call_here("eval", study, "--data", home / "data", "--run", home / "run").calm()
     assert said.code == 0
-    assert "; templates by subject, pooling mean; failures to enrol: miss; unmated probes: exclude" in said.out
-    assert "LWIR-30m" in said.out
-    assert "77.8 %" in said.out
+    assert "a failure counts as: miss); without a mate: nobody (setting: exclude); " in said.out
+    assert "a template is: subject; pooling: mean; filter rule: none; rerank: off" in said.out
+    assert re.search(r"  \d+\.\d\S* [*=<?] \([012]/2, \d+\.\d–\d+\.\d\)", said.out), said.out
+    heads = " ".join(line for line in said.out.splitlines() if line.startswith("  system"))
+    assert [name in heads for name in ("Rank-1", "mAP", "AUC", "EER")] == [True] * 4
 
 
 def test_numbers_whose_templates_lost_crops_carry_their_count(evaluated: Path, tmp_path: Path) -> None:

@@ -24,7 +24,9 @@ from mdfpipe.evaluation.measures.intervals import (
     paired_bootstrap,
     subject_codes,
 )
+from mdfpipe.evaluation.measures.metrics import doubts
 from mdfpipe.store.results import AVERAGE, FEWEST_SUBJECTS, POOLED, is_significant
+from mdfpipe.store.tables import NumberNote
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,7 +141,8 @@ def _of_scores(
         return None
     names = np.unique(np.concatenate([side.subject for x in every for side in (x.scorer.gallery, x.scorer.probes)]))
     found = [operate(metric, x, np.isin(np.array(x.key), shared), names) for x in every]
-    if not fits(found[0][1]) or len(names) < 2:
+    unresolved = any(NumberNote.UNRESOLVED in doubts(one) for one, _, _ in found)
+    if unresolved or not fits(found[0][1]) or len(names) < 2:
         return None
     seeds = [len(side) for side in (a, b) if len(side) > 1]
     statistics = [statistic for _, _, statistic in found]

@@ -17,6 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mdfpipe.errors import DataError
+from mdfpipe.store.results import FEWEST_SUBJECTS
+from mdfpipe.store.tables import NumberNote
 
 CONFIDENCE: Final = 0.95
 SAMPLES: Final = 2000
@@ -343,6 +345,27 @@ def bootstrap(
     value, found = _sampled(statistic, subjects, rng, samples, confidence, seeds)
     low, high = percentiles(found, confidence)
     return Interval(value, low, high, len(found), samples - len(found))
+
+
+def over_subjects(
+    statistic: Statistic, subjects: int, rng: np.random.Generator, seeds: Sequence[int] = ()
+) -> dict[str, Any]:
+    """Columns low, high, interval and notes of METRICS, by a bootstrap; of one subject there is none."""
+    if subjects < 2:
+        return no_interval(NumberNote.ONE_SUBJECT)
+    found = bootstrap(statistic, subjects, rng, seeds=seeds)
+    doubts = {
+        NumberNote.FEW_SUBJECTS: subjects < FEWEST_SUBJECTS,
+        NumberNote.NO_WIDTH: found.low == found.high,
+        NumberNote.LOST_SAMPLES: found.undefined > SAMPLES / 100,
+    }
+    notes = [note for note, is_so in doubts.items() if is_so]
+    return {"low": found.low, "high": found.high, "interval": "bootstrap", "notes": notes}
+
+
+def no_interval(why: NumberNote) -> dict[str, Any]:
+    """The same columns where there is no interval."""
+    return {"low": None, "high": None, "interval": None, "notes": [why]}
 
 
 def paired_bootstrap(

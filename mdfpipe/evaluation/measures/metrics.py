@@ -13,12 +13,23 @@ All are shares in 0..1. Where one is k of n, it says so; where it is not (a mean
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, Final
 
 import numpy as np
 
 from mdfpipe.errors import ProtocolError
+from mdfpipe.store.tables import NumberNote
+
+LEAST_ERRORS: Final = 30
+"""For a rate to be within 30 % of the true one, at 90 % confidence (Doddington et al. 2000; ISO/IEC 19795-1)."""
+NUMBERS: Final = (NumberNote.UNDER_30, NumberNote.TRIVIAL, NumberNote.AT_CHANCE)
+"""The notes that are about a number, and not about its interval."""
+NO_INTERVAL: Final = (NumberNote.ONE_SUBJECT, NumberNote.FAILURES, NumberNote.MANY_SCORES)
+"""Why there is none."""
+ROUND: Final = 1e-9
+"""What a product of a share and a count may be off: 0.29 * 100 is 28.999999999999996."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +50,29 @@ class Metric:
     n_false: int | None = None
 
 
+def doubts(metric: Metric) -> list[NumberNote]:
+    """Whether the data resolve a metric at its operating point: how many errors are expected there.
+
+    Below one expected false alarm, share * n_false, there is no such point: `unresolved`. An equal error rate is its
+    own share, on both sides, and is a number however few the errors are.
+
+    >>> [[str(note) for note in doubts(Metric("tar@far=1e-2", 0.9, 63, n_false=n))] for n in (99, 100, 3000)]
+    [['unresolved'], ['under_30'], []]
+    """
+    if "=" in metric.name and metric.n_false is not None:
+        share = share_of(metric.name)
+        expected = share * metric.n_false
+        if expected < 1 - ROUND:
+            return [NumberNote.UNRESOLVED]
+        if metric.name.startswith("tar@") and share == 1:
+            return [NumberNote.TRIVIAL]
+    elif metric.name in ("eer", "eer-hter", "eer-fvc", "rocch-eer"):
+        expected = metric.value * min(metric.n, metric.n_false or 0)
+    else:
+        return []
+    return [NumberNote.UNDER_30] if expected < LEAST_ERRORS - ROUND else []
+
+
 def rate(name: str, k: int, n: int) -> Metric:
     """k of n. Raises ProtocolError where there is nothing to count.
 
@@ -50,18 +84,30 @@ def rate(name: str, k: int, n: int) -> Metric:
     return Metric(name, k / n, n, int(k))
 
 
-def averaged(metrics: Sequence[Metric]) -> Metric:
-    """The plain mean of one metric over several galleries, such as G1 and G2 of IJB-C; n: of all. Raises ProtocolError.
+def mean_of_rows(rows: Sequence[Mapping[str, Any]], kept: Sequence[NumberNote] = ()) -> dict[str, Any]:
+    """Columns value and notes of the plain mean of rows of METRICS, over galleries, runs or trainings.
 
-    It is no rate, even where its parts are: k is none.
+    It has no number where one of them has none. What is to be known of one of them is to be known of it, but for what
+    is about their intervals, as it has none: of those only what is `kept`.
 
-    >>> averaged([rate("rank-1", 1, 2), rate("rank-1", 1, 1)])
-    Metric(name='rank-1', value=0.75, n=3, k=None, threshold=None, k_false=None, n_false=None)
+    >>> mean = mean_of_rows([{"value": 0.5, "notes": ["few_subjects"]}, {"value": 1.0, "notes": ["at_chance"]}])
+    >>> mean["value"], [str(note) for note in mean["notes"]]
+    (0.75, ['at_chance', 'mean'])
     """
-    names = sorted({metric.name for metric in metrics})
-    if len(names) != 1:
-        raise ProtocolError(f"average: expected one metric of several galleries, got {', '.join(names) or 'none'}")
-    return Metric(names[0], float(np.mean([m.value for m in metrics])), sum(m.n for m in metrics))
+    values = [row["value"] for row in rows]
+    notes = [note for note in (*NUMBERS, *kept) if any(note in (row.get("notes") or ()) for row in rows)]
+    if None in values:
+        return {"value": None, "notes": [NumberNote.UNRESOLVED]}
+    return {"value": float(np.mean(values)), "notes": notes if kept else [*notes, NumberNote.MEAN]}
+
+
+def share_of(metric: str) -> float:
+    """The share of false alarms that a metric's name ends with.
+
+    >>> share_of("tar@far=1e-3")
+    0.001
+    """
+    return float(metric.partition("=")[2])
 
 
 def share_name(name: str, false: str, share: float) -> str:
@@ -84,4 +130,4 @@ def allowed(share: float, n: int) -> int:
     >>> allowed(0.01, 63), allowed(0.1, 63), allowed(0.29, 100)  # 0.29 * 100 is 28.999999999999996
     (0, 6, 29)
     """
-    return int(np.floor(share * n + 1e-9))
+    return int(np.floor(share * n + ROUND))
