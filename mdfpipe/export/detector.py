@@ -10,7 +10,7 @@ import numpy as np
 
 from mdfpipe.config import validate
 from mdfpipe.errors import ConfigError
-from mdfpipe.export import graph
+from mdfpipe.export import describe, trace
 from mdfpipe.store.files import writing
 from mdfpipe.store.shipped import study_names
 from mdfpipe.store.trust import is_trusted
@@ -95,9 +95,9 @@ def _write(weights: Path, detector: Yolo, out: Path, side: int) -> None:
     network.fuse(verbose=False)
     head.export, head.dynamic, head.format, head.max_det = True, True, "onnx", ROWS
     free = {0: "batch", 2: "height", 3: "width"}
-    graph.trace(network, (2, 3, side, side), out, output="output", free=free)
+    trace(network, (2, 3, side, side), out, output="output", free=free)
     if loaded.note:
-        graph.describe(out, {NOTE: loaded.note})  # where the detector onnx reads it
+        describe(out, {NOTE: loaded.note})  # where the detector onnx reads it
 
 
 def _compare(weights: Path, detector: Yolo, made: Path, side: int) -> tuple[int, float, float]:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from mdfpipe import __version__
 from mdfpipe.errors import ConfigError, one_line, refuse_lack_of_memory
-from mdfpipe.export import graph
+from mdfpipe.export import describe, trace
 from mdfpipe.learning.data.augment import IMAGENET_MEAN, IMAGENET_SPREAD
 from mdfpipe.learning.data.batches import CropBatch
 from mdfpipe.learning.embedding import open_model
@@ -77,8 +77,8 @@ def export(checkpoint: Path, out: Path) -> ExportedEmbedder:
     facts = _facts(found, recipe)
     with writing(out) as file:
         scratch = Path(file.name)  # `out` once it is compared
-        graph.trace(embedder, (2, 3, *size), scratch, output="vectors", free={0: "batch"})
-        graph.describe(scratch, facts)
+        trace(embedder, (2, 3, *size), scratch, output="vectors", free={0: "batch"})
+        describe(scratch, facts)
         differences = _compare(embedder, size, scratch, checkpoint)
         worst = float(np.max(differences))
         if not worst <= TOLERANCE:  # not: NaN as well

@@ -226,7 +226,8 @@ def _inspect_video(path: Path) -> Description:
     from mdfpipe.video.containers import missing_end
     from mdfpipe.video.image_files import is_images
     from mdfpipe.video.orientation import AS_STORED, in_words
-    from mdfpipe.video.probe import packets, probe
+    from mdfpipe.video.packets import packets
+    from mdfpipe.video.probe import probe
 
     try:
         info = probe(path)

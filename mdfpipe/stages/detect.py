@@ -27,8 +27,8 @@ from mdfpipe.video.detectors import Detect as RunDetector
 from mdfpipe.video.detectors import Detector
 from mdfpipe.video.frames import Boxes, Frames
 from mdfpipe.video.normalise import Normalise
+from mdfpipe.video.packets import packets
 from mdfpipe.video.placement import place
-from mdfpipe.video.probe import packets
 
 _TOLD = ("decoder", "decoder_settings", "delivered", "stride", "width", "height", "window")
 _OF_DEEP = tuple(f"normalise.{name}" for name in ("policy", "low_percentile", "high_percentile", "low", "high"))

@@ -212,8 +212,8 @@ def _offsets(tiff: Tiff) -> list[int]:
 
 def _page(tiff: Tiff, offset: int) -> Image:
     quiet()
-    page = read_page(tiff, offset)
-    return Image(_with_channels(page.values), page.bit_depth, page.orientation, "TIFF")
+    values, depth, orientation = read_page(tiff, offset)
+    return Image(_with_channels(values), depth, orientation, "TIFF")
 
 
 def _with_channels(values: NDArray[np.generic]) -> Pixels:

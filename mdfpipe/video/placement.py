@@ -64,15 +64,14 @@ def place(xyxy: NDArray[np.float32], width: int, height: int, *, sized: bool = F
         wrong = f"{_share(tiny)} have a side below {TINY_PX:g} px in a picture of {width}x{height}; are they in pixels?"
     elif sized and _are_corners(boxes):
         wrong = (
-            f"{_share(np.ones(len(boxes), bool))} are wider than their x and higher than their y, and grow with them: "
+            f"all {len(boxes)} boxes are wider than their x and higher than their y, and grow with them: "
             "right and bottom edges where width and height are expected?"
         )
-    elif _most(cannot_be):
-        wrong = f"{_share(mostly_out)} lie mostly outside the picture of {width}x{height}: {_cause(boxes, size)}"
-    elif mostly_out.sum() * 4 > len(boxes):
-        doubt = f"{_share(mostly_out)} lie mostly outside the picture of {width}x{height}: {_cause(boxes, size)}"
+    elif _most(cannot_be) or mostly_out.sum() * 4 > len(boxes):
+        out = f"{_share(mostly_out)} lie mostly outside the picture of {width}x{height}: {_cause(boxes, size)}"
+        wrong, doubt = (out, None) if _most(cannot_be) else (None, out)
     elif len(boxes) >= _FEW and _are_percent(boxes, size):
-        doubt = f"{_share(np.ones(len(boxes), bool))} lie within 0..100 of a picture of {width}x{height}: percentages?"
+        doubt = f"all {len(boxes)} boxes lie within 0..100 of a picture of {width}x{height}: percentages?"
     return Placement(outside, beyond, tiny, wrong, doubt)
 
 

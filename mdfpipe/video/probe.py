@@ -13,9 +13,6 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-from numpy.typing import NDArray
-
 from mdfpipe.errors import DataError, DecodeError, MdfError, one_line
 from mdfpipe.store.films import BYTES_OF_SAMPLE, FIRST_BOXES, claimed_pictures
 from mdfpipe.store.limits import most, refuse_larger
@@ -25,7 +22,6 @@ from mdfpipe.video.orientation import AS_STORED, of_matrix, swaps_sides
 if TYPE_CHECKING:
     import av
     from av.container import InputContainer
-    from av.video.codeccontext import VideoCodecContext
     from av.video.stream import VideoStream
 
 # Containers that hold pictures themselves. Playlists (hls, concat, sdp, image patterns) name further files, and text
@@ -245,9 +241,8 @@ def _video_stream(container: InputContainer, path: Path, which: int | None) -> V
     from av.stream import Disposition
 
     streams, films = list(container.streams.video), _films(container)
-    is_there = which is not None and which < len(streams)
-    found = [streams[which]] if is_there and which is not None else films
-    if which is not None and films and not is_there:
+    found = films if which is None else streams[which : which + 1]
+    if films and not found:
         sizes = ", ".join(_stream_words(container, stream) for stream in streams)
         raise DecodeError(
             f"{path}: expected a video stream {which} (detect.decoder.stream), found these: {sizes}; choose one"
@@ -255,7 +250,7 @@ def _video_stream(container: InputContainer, path: Path, which: int | None) -> V
     if not found:
         kinds = ", ".join(sorted({s.type for s in container.streams if s not in streams})) or "nothing"
         raise DecodeError(f"{path}: expected a video stream, found {'a cover picture and ' * bool(streams)}{kinds}")
-    known = [stream for stream in found if _context(stream)]
+    known = [stream for stream in found if _codec(stream)]
     if not known:
         words = ", ".join(_stream_words(container, stream) for stream in found)
         raise DecodeError(
@@ -273,71 +268,12 @@ def _films(container: InputContainer) -> list[VideoStream]:
     return [stream for stream in container.streams.video if not stream.disposition & pictures]
 
 
+def _codec(stream: VideoStream) -> Any:
+    return stream.codec_context  # None where FFmpeg knows no codec of that name, which PyAV's types do not say
+
+
 def _stream_words(container: InputContainer, stream: VideoStream) -> str:
-    context, number = _context(stream), container.streams.video.index(stream)
+    context, number = _codec(stream), container.streams.video.index(stream)
     if context is None:
         return f"{number} (codec unknown)"
     return f"{number} ({context.name}, {context.width}x{context.height})"
-
-
-def _context(stream: VideoStream) -> VideoCodecContext | None:
-    """The decoder of a stream; None where FFmpeg knows no codec of that name, which PyAV's types do not say."""
-    context: VideoCodecContext | None = stream.codec_context
-    return context
-
-
-def shows_frame(packet: av.Packet[Any], codec: str) -> bool:
-    """Whether a packet gives a frame: not an empty one, not one that an edit list discards, not a VP8 alt-ref."""
-    if not packet.size or packet.is_discard:
-        return False
-    if codec == "vp8":
-        return bool(memoryview(packet)[0] & 0x10)  # RFC 6386, 9.1: the show_frame bit
-    return True
-
-
-def goes_back(dts: int | None, before: int | None) -> bool:
-    """Whether a packet is to be decoded earlier than the one before it: another recording begins."""
-    return dts is not None and before is not None and dts < before
-
-
-@dataclass(frozen=True, eq=False)
-class Packets:
-    """What the packets of a video say; nothing is decoded.
-
-    times: (n,) presentation times in seconds, one for each packet that shows a frame; n is the honest frame count of a
-    container. They ascend, NaN last, within each of the recordings that were put one behind the other. hidden: how many
-    show no frame (discarded by an edit list, alt-ref frames of VP8, empty ones of avi), though a header counts them.
-    broken: why the container breaks off behind the last; None where it does not.
-    """
-
-    times: NDArray[np.float64]
-    hidden: int
-    broken: str | None
-
-
-def packets(path: Path, which: int | None = None) -> Packets:
-    """Read the packets of a video stream. Raises DecodeError where the file does not open."""
-    import av.error
-
-    segments: list[list[float]] = [[]]
-    decoded_at: int | None = None
-    broken, hidden = None, 0
-    with open_video(path, which) as (container, stream):
-        codec = stream.codec_context.name
-        try:
-            for packet in container.demux(stream):
-                if packet.is_keyframe and goes_back(packet.dts, decoded_at):
-                    segments.append([])
-                decoded_at = decoded_at if packet.dts is None else packet.dts
-                if shows_frame(packet, codec):
-                    segments[-1].append(np.nan if packet.pts is None else float(packet.pts * packet.time_base))
-                else:
-                    hidden += packet.pos is not None and packet.dts is not None
-        except av.error.FFmpegError as error:
-            broken = breaks_off(error)
-    return Packets(np.concatenate([np.sort(np.array(times, np.float64)) for times in segments]), hidden, broken)
-
-
-def breaks_off(error: av.error.FFmpegError) -> str:
-    """Words on a container that FFmpeg cannot read on."""
-    return f"the container breaks off: {one_line(error.strerror)}"

@@ -45,21 +45,13 @@ _MOST_PIXELS = 1 << 30
 _MOST_BYTES = 1 << 20  # of a row: as wide as a picture of OpenCV may be
 
 
-@dataclass(frozen=True)
-class TiffPage:
-    """The numbers of a page.
+def read_page(tiff: Tiff, offset: int) -> tuple[Samples, int, int]:
+    """(numbers, bit depth, orientation) of the page whose directory is at `offset`.
 
-    values: (H, W) grey or (H, W, 3) RGB, uint8 or uint16, as stored: not turned. bit_depth: of a sample in the file,
-    at least 8; colour above 8 bits is brought to 16. orientation: 1 to 8, as EXIF counts.
+    Numbers: (H, W) grey or (H, W, 3) RGB, uint8 or uint16, as stored: not turned. Bit depth: of a sample in the file,
+    at least 8; colour above 8 bits is brought to 16. Orientation: 1 to 8, as EXIF counts. Raises DataError, which says
+    why not, for what cannot be had exactly.
     """
-
-    values: Samples
-    bit_depth: int
-    orientation: int
-
-
-def read_page(tiff: Tiff, offset: int) -> TiffPage:
-    """The page whose directory is at `offset`. Raises DataError, which says why not, for what cannot be had exactly."""
     tags = tiff.tags(offset, _USED)
     layout = _Layout.of(tags)
     of_sample = layout.bits // 8 if layout.bits in (8, 16, 32, 64) else 16  # the others are spread to single bits
@@ -68,12 +60,12 @@ def read_page(tiff: Tiff, offset: int) -> TiffPage:
     orientation = tags.get(_ORIENTATION, (1,))[0]
     orientation = orientation if 1 <= orientation <= 8 else 1
     if tags.get(_COMPRESSION, (1,))[0] in _OF_PICTURES:
-        return TiffPage(_as_a_picture(tiff, tags, layout), 8, orientation)
+        return _as_a_picture(tiff, tags, layout), 8, orientation
     samples = _samples(tiff, tags, layout)
     if layout.photometric == _PALETTE:
-        return TiffPage(_painted(samples[..., 0], tags, layout), 8, orientation)
+        return _painted(samples[..., 0], tags, layout), 8, orientation
     values, depth = _in_16_bits(samples, layout)
-    return TiffPage(values[..., 0] if layout.colours == 1 else values, depth, orientation)
+    return values[..., 0] if layout.colours == 1 else values, depth, orientation
 
 
 @dataclass(frozen=True)
@@ -87,7 +79,8 @@ class _Layout:
     samples: int  # of a pixel
     colours: int  # of these: the first 1 or 3; the others are alpha
     photometric: int
-    planar: bool
+    planes: int  # stored one after the other
+    in_a_row: int  # samples of a pixel that are stored side by side
     predictor: int
     tile: tuple[int, int] | None
 
@@ -100,8 +93,8 @@ class _Layout:
 
         samples, bits, kinds = one(_SAMPLES, 1), tags.get(_BITS, (1,)), tags.get(_FORMAT, (1,))
         photometric = one(_PHOTOMETRIC, _RGB if samples >= 3 else _GREY)
-        tiled = _TILE_OFFSETS in tags
-        tile = (one(_TILE_HEIGHT, 0), one(_TILE_WIDTH, 0)) if tiled else None
+        tile = (one(_TILE_HEIGHT, 0), one(_TILE_WIDTH, 0)) if _TILE_OFFSETS in tags else None
+        planar = one(_PLANAR, 1) == 2
         colours = 3 if photometric in (_RGB, _YCBCR) else 1
         found = cls(
             height=one(_HEIGHT, 0),
@@ -111,7 +104,8 @@ class _Layout:
             samples=samples,
             colours=colours,
             photometric=photometric,
-            planar=one(_PLANAR, 1) == 2 and samples > 1,
+            planes=samples if planar else 1,
+            in_a_row=1 if planar else samples,
             predictor=one(_PREDICTOR, 1),
             tile=tile,
         )
@@ -150,16 +144,6 @@ class _Layout:
             raise DataError(
                 f"expected grey or RGB, with or without transparency, got {self.samples} channels; keep the one to use"
             )
-
-    @property
-    def planes(self) -> int:
-        """How many planes are stored one after the other."""
-        return self.samples if self.planar else 1
-
-    @property
-    def in_a_row(self) -> int:
-        """Samples of a pixel that stand side by side."""
-        return 1 if self.planar else self.samples
 
     def row_bytes(self, width: int) -> int:
         """The bytes of a row of so many pixels."""
@@ -244,7 +228,7 @@ def _unpacked(tiff: Tiff, tags: dict[int, tuple[int, ...]], layout: _Layout, pla
 
 def _as_a_picture(tiff: Tiff, tags: dict[int, tuple[int, ...]], layout: _Layout) -> Samples:
     """(H, W) or (H, W, 3) uint8 of a page whose compression is one of pictures (JPEG, fax)."""
-    if layout.bits not in (1, 8) or layout.planar or layout.kind != 1:
+    if layout.bits not in (1, 8) or layout.planes > 1 or layout.kind != 1:
         raise DataError(
             f"expected 8 bits in one plane of a JPEG in TIFF, got {layout.bits} bits; write it with deflate"
         )

@@ -9,7 +9,7 @@ from pathlib import Path
 import av
 import pytest
 
-from mdfpipe.video.checksums import check_of, ffv1_damage
+from mdfpipe.video.packets import check_of, ffv1_damage
 from tests import clips
 from tests.video.decoded import read
 

@@ -8,7 +8,7 @@ import pytest
 
 from mdfpipe.errors import DecodeError
 from mdfpipe.video.decoders import Decoder
-from mdfpipe.video.probe import packets
+from mdfpipe.video.packets import packets
 from tests import clips
 from tests.video.decoded import ASSETS, needs_assets, read
 

@@ -10,7 +10,8 @@ import pytest
 from mdfpipe.errors import DecodeError
 from mdfpipe.video.containers import missing_end
 from mdfpipe.video.decoders import Decoder
-from mdfpipe.video.probe import packets, probe
+from mdfpipe.video.packets import packets
+from mdfpipe.video.probe import probe
 from tests import clips
 from tests.video.decoded import read
 

@@ -11,11 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mdfpipe.errors import ConfigError, DecodeError, one_line, refuse_lack_of_memory
-from mdfpipe.video.checksums import refuse_damage
 from mdfpipe.video.containers import missing_end
 from mdfpipe.video.decoders import Decoder, Pixels, Wanted, refuse_deep
 from mdfpipe.video.orientation import AS_STORED
-from mdfpipe.video.probe import packets
+from mdfpipe.video.packets import packets
 
 
 class Decord(Decoder):
@@ -39,7 +38,7 @@ class Decord(Decoder):
             raise DecodeError(f"{path}: holds {info.streams} video streams, of which decord takes any; use pyav")
         if info.orientation != AS_STORED:
             raise DecodeError(f"{path}: is rotated or mirrored, which decord does right for some files only; use pyav")
-        found = packets(path, self.stream)
+        found = packets(path, self.stream, check=True)
         times = found.times
         if why := missing_end(path, info.container) or found.broken:
             raise DecodeError(f"{path}: {why}; use pyav to get the frames before")
@@ -48,13 +47,12 @@ class Decord(Decoder):
                 f"{path}: the header declares {info.frames_declared} frames, the container holds {len(times)}; "
                 "decord may hang on such a file, use pyav"
             )
-        refuse = refuse_damage(path, self.stream)
         reader = _open(path, threads)
         try:
             if len(reader) != len(times):
                 raise DecodeError(f"{path}: expected {len(times)} frames, decord counts {len(reader)}; use pyav")
             for number, seconds in enumerate(times.tolist()):
-                refuse(number)
+                found.refuse_damaged(number)
                 yield _next(reader, path, number, skip=not wanted(number)), seconds
         finally:
             del reader  # its memory creeps over many files otherwise

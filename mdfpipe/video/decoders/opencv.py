@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from mdfpipe.errors import DecodeError
-from mdfpipe.video.checksums import refuse_damage
 from mdfpipe.video.containers import missing_end
 from mdfpipe.video.decoders import Decoder, Pixels, Reading, Wanted, refuse_deep
 from mdfpipe.video.orientation import turned
-from mdfpipe.video.probe import open_video, packets
+from mdfpipe.video.packets import packets
+from mdfpipe.video.probe import open_video
 
 
 class OpenCV(Decoder):
@@ -33,18 +33,17 @@ class OpenCV(Decoder):
         if info.is_interlaced:
             raise DecodeError(f"{path}: is interlaced, for which OpenCV gives no pictures; use pyav")
         turn = info.turn(self.orientation, path)
-        found, first = packets(path, self.stream), info.first_seconds
+        found, first = packets(path, self.stream, check=True), info.first_seconds
         # Pictures before the first that decodes belong to a group that was cut open: no decoder gives them.
         early = 0 if first is None else next((n for n, t in enumerate(found.times) if not t < first - 1e-6), 0)
         times, leading = found.times[early:], early
-        refuse = refuse_damage(path, self.stream)
         capture = _open(path, threads)
         number = 0
         last: Pixels | None = None
         is_checked = False
         try:
             while capture.grab():
-                refuse(number)
+                found.refuse_damaged(number)
                 seconds = float(times[number]) if number < len(times) else np.nan
                 pixels: Pixels | None = None
                 if wanted(number):
@@ -57,7 +56,7 @@ class OpenCV(Decoder):
                 number += 1
         finally:
             capture.release()
-        refuse(number)
+        found.refuse_damaged(number)
         if number == np.isfinite(times).sum():  # mkv gives no time to what leads a group that was cut open
             times, leading = times[:number], leading + len(times) - number
         if number != len(times):

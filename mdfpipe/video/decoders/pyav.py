@@ -13,21 +13,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mdfpipe.errors import DecodeError, one_line
-from mdfpipe.video.checksums import Checks
 from mdfpipe.video.containers import Breaks, breaks, missing_end
 from mdfpipe.video.decoders import Decoder, Pixels, Reading, Wanted
 from mdfpipe.video.orientation import turned
-from mdfpipe.video.probe import (
-    breaks_off,
-    format_depth,
-    frame_orientation,
-    goes_back,
-    is_grey,
-    no_quarter_turn,
-    open_video,
-    packets,
-    shows_frame,
-)
+from mdfpipe.video.packets import Checks, breaks_off, goes_back, packets, shows_frame
+from mdfpipe.video.probe import format_depth, frame_orientation, is_grey, no_quarter_turn, open_video
 
 if TYPE_CHECKING:
     import av
@@ -409,8 +399,9 @@ class _Ledger:
             self.leading.remove(frame.pts)
             self.shown += 1
         order = self.waiting.pop(frame.pts, None) if frame.pts is not None else None
-        if order is not None and not self.is_interlaced and self._overtook(frame.pts or 0, order):
-            raise self.broken("the decoder dropped it")
+        pts = frame.pts or 0
+        if order is not None and not self.is_interlaced and any(p < pts and o < order for p, o in self.waiting.items()):
+            raise self.broken("the decoder dropped it")  # a packet before it, to be shown before it, still waits
         if frame.pts is not None:
             step = None if self.last is None else frame.pts - self.last
             if step is not None:
@@ -441,10 +432,6 @@ class _Ledger:
         step = self.steps[0]
         times = [self.last, *sorted(p for p in self.waiting if p > self.last)]
         return next((a + step for a, b in pairwise(times) if b - a > 1.5 * step), None)
-
-    def _overtook(self, pts: int, order: int) -> bool:
-        """Whether a packet that went in before, and is to be shown before, still waits for its frame."""
-        return any(p < pts and o < order for p, o in self.waiting.items())
 
     def close(self) -> None:
         """Raise DecodeError where frames are missing at the end of a segment."""

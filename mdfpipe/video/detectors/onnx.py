@@ -26,7 +26,6 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import AfterValidator, Field
 
-from mdfpipe.config import BY_CONTENT
 from mdfpipe.errors import ConfigError, DataError, not_loaded, one_line, refuse_lack_of_memory
 from mdfpipe.store.content import Kind, content_of
 from mdfpipe.store.hashing import file_sha256
@@ -61,9 +60,6 @@ class Onnx(NetworkDetector):
     The boxes of a frame come best score first, in pixels of the frame, not clipped to it.
     """
 
-    weights: str = Field(
-        json_schema_extra=BY_CONTENT, description="the .onnx file; its content is part of the fingerprint"
-    )
     format: Literal["auto", "yolov10", "yolox", "yolov8"] = Field("auto", description="auto: from the output's shape")
     nms_iou: float = Field(
         0.45, ge=0, le=1, description="IoU with a better box above which a box is suppressed (not yolov10)"

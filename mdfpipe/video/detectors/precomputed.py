@@ -197,11 +197,10 @@ class _Table:
 
     def rows(self, named: list[str], frame_base: int) -> _Rows:
         """The boxes of one video. Raises DataError that names file, row, column and value of a bad cell."""
-        if self.spans is None:
-            return self._span(slice(0, len(self.order)), frame_base)
-        parts = [self._span(slice(*self.spans[text]), frame_base) for text in named if text in self.spans]
-        if not parts:
-            return self._span(slice(0, 0), frame_base)
+        spans = [(0, len(self.order))]
+        if self.spans is not None:
+            spans = [self.spans[text] for text in named if text in self.spans] or [(0, 0)]
+        parts = [self._span(slice(*span), frame_base) for span in spans]
         if len(parts) == 1:
             return parts[0]
         frame = np.concatenate([part.frame for part in parts])

@@ -1,5 +1,6 @@
-"""Checksums that codecs write into their packets: they show damage that FFmpeg conceals with a line in its log.
+"""Packets of a video, of which nothing is decoded: how many there are, their times, and which are damaged.
 
+Some codecs write checksums into their packets, which show damage that FFmpeg conceals with a line in its log.
 FFV1 level 3 (RFC 9043, section 4.9) ends each slice with its size, a status and a CRC-32; FFmpeg fills the place of a
 slice whose CRC is wrong from the frame before, and gives the frame as sound. PNG and APNG have a CRC-32 in each chunk.
 """
@@ -9,13 +10,17 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mdfpipe.errors import DecodeError
+import numpy as np
+from numpy.typing import NDArray
+
+from mdfpipe.errors import DecodeError, one_line
 from mdfpipe.video.containers import forward_crc, matroska_damage, ogg_damage
-from mdfpipe.video.probe import open_video, shows_frame
+from mdfpipe.video.probe import open_video
 
 if TYPE_CHECKING:
     import av
@@ -42,11 +47,6 @@ class Checks:
         self._end = 0
         self._found: str | None = None
 
-    @property
-    def none(self) -> bool:
-        """Whether there is nothing to check."""
-        return self._check is None and self._walk is None
-
     def damage(self, packet: av.Packet[Any]) -> str | None:
         """What is wrong with a packet, in a few words."""
         if self._check is not None:
@@ -68,43 +68,90 @@ def _check_for(path: Path, which: int | None) -> tuple[Check | None, str]:
     """The check of the packets, None where they have no checksums; and the name of the container."""
     import av.error
 
-    packets = list[bytes]()
+    first = list[bytes]()
     with open_video(path, which) as (container, stream):
         kind = container.format.name
         codec, extradata = stream.codec_context.name, bytes(stream.codec_context.extradata or b"")
         if codec == "ffv1":
             with suppress(av.error.FFmpegError):  # whoever decodes says so
-                packets += islice((bytes(packet) for packet in container.demux(stream) if packet.size), _ASKED)
+                first += islice((bytes(packet) for packet in container.demux(stream) if packet.size), _ASKED)
     if codec == "apng" and (damage := _chunk_damage(extradata)):
         return lambda packet: f"in its header, {damage}", kind
-    return check_of(codec, packets, extradata), kind
+    return check_of(codec, first, extradata), kind
 
 
-def refuse_damage(path: Path, which: int | None) -> Callable[[int], None]:
-    """Raises DecodeError when it is called with the number of the first frame whose checksums do not hold.
+@dataclass(frozen=True, eq=False)
+class Packets:
+    """What the packets of a video say; nothing is decoded.
 
-    For decoders that see no packets: these are read beforehand. Codecs with checksums show their frames as they come;
-    a Matroska cluster is refused from its first packet on.
+    times: (n,) presentation times in seconds, one for each packet that shows a frame; n is the honest frame count of a
+    container. They ascend, NaN last, within each of the recordings that were put one behind the other. hidden: how many
+    show no frame (discarded by an edit list, alt-ref frames of VP8, empty ones of avi), though a header counts them.
+    broken: why the container breaks off behind the last; None where it does not. damage: what the checksums of the
+    packet of frame number `damaged` say, if they were checked; that of a Matroska cluster begins at its first packet.
     """
+
+    path: Path
+    times: NDArray[np.float64]
+    hidden: int
+    broken: str | None
+    damage: str | None
+    damaged: int
+
+    def refuse_damaged(self, frame: int) -> None:
+        """Raise DecodeError for the first frame whose checksums do not hold."""
+        if self.damage and frame == self.damaged:
+            raise DecodeError(f"{self.path}: frame {frame} does not decode: {self.damage}")
+
+
+def packets(path: Path, which: int | None = None, *, check: bool = False) -> Packets:
+    """Read the packets of a video stream; `check` their checksums. Raises DecodeError where the file does not open."""
     import av.error
 
-    checks, number, found = Checks(path, which), 0, (-1, "")
-    if not checks.none:
-        with open_video(path, which) as (container, stream), suppress(av.error.FFmpegError):
-            codec = stream.codec_context.name
+    checks = Checks(path, which) if check else None
+    segments: list[list[float]] = [[]]
+    decoded_at: int | None = None
+    broken = damage = None
+    hidden = shown = damaged = 0
+    with open_video(path, which) as (container, stream):
+        codec = stream.codec_context.name
+        try:
             for packet in container.demux(stream):
-                if packet.size and (damage := checks.damage(packet)):
-                    found = number, damage
-                    break
-                number += shows_frame(packet, codec)
-            else:
-                found = number, checks.rest() or ""
+                if packet.is_keyframe and goes_back(packet.dts, decoded_at):
+                    segments.append([])
+                decoded_at = decoded_at if packet.dts is None else packet.dts
+                if checks and packet.size and not damage:
+                    damage, damaged = checks.damage(packet), shown
+                if shows_frame(packet, codec):
+                    segments[-1].append(np.nan if packet.pts is None else float(packet.pts * packet.time_base))
+                    shown += 1
+                else:
+                    hidden += packet.pos is not None and packet.dts is not None
+            if checks and not damage:
+                damage, damaged = checks.rest(), shown
+        except av.error.FFmpegError as error:
+            broken = breaks_off(error)
+    times = np.concatenate([np.sort(np.array(times, np.float64)) for times in segments])
+    return Packets(path, times, hidden, broken, damage, damaged)
 
-    def refuse(frame: int) -> None:
-        if frame == found[0] and found[1]:
-            raise DecodeError(f"{path}: frame {frame} does not decode: {found[1]}")
 
-    return refuse
+def shows_frame(packet: av.Packet[Any], codec: str) -> bool:
+    """Whether a packet gives a frame: not an empty one, not one that an edit list discards, not a VP8 alt-ref."""
+    if not packet.size or packet.is_discard:
+        return False
+    if codec == "vp8":
+        return bool(memoryview(packet)[0] & 0x10)  # RFC 6386, 9.1: the show_frame bit
+    return True
+
+
+def goes_back(dts: int | None, before: int | None) -> bool:
+    """Whether a packet is to be decoded earlier than the one before it: another recording begins."""
+    return dts is not None and before is not None and dts < before
+
+
+def breaks_off(error: av.error.FFmpegError) -> str:
+    """Words on a container that FFmpeg cannot read on."""
+    return f"the container breaks off: {one_line(error.strerror)}"
 
 
 def check_of(codec: str, packets: Iterable[bytes], extradata: bytes = b"") -> Check | None:
