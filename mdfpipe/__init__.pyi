@@ -13,7 +13,7 @@ from .learning.data.crops import Crops
 from .learning.recipes import Losses, Progress, Recipe
 from .learning.system import System
 from .learning.train.checkpoint import Checkpoint
-from .learning.train.groups import Group
+from .learning.train.schedule import Group
 from .protocol import Protocol
 from .reporting.comparison import Comparison, compare
 from .reporting.report import Report, report

@@ -36,20 +36,12 @@ def stream(domain: str, streams: Streams) -> str:
 
 
 def stream_names(domains: Sequence[str], streams: Streams) -> list[str]:
-    """The streams of these domains, each once, in their order; one where there are no domains.
-
-    >>> stream_names(["LWIR", "SWIR", "VIS"], "vis_ir"), stream_names([], "vis_ir")
-    (['IR', 'VIS'], ['all'])
-    """
+    """The streams of these domains, each once, in their order; one where there are no domains."""
     return list(dict.fromkeys(stream(name, streams) for name in domains)) or [EVERY]
 
 
 def place_in(domain: str, trained: Sequence[str], streams: Streams) -> int | None:
-    """The place in `trained` of the domain, else of the first whose stream takes its images; None: there is none.
-
-    >>> place_in("MWIR", ["SWIR", "VIS"], "vis_ir"), place_in("MWIR", ["SWIR", "VIS"], "per_domain")
-    (0, None)
-    """
+    """The place in `trained` of the domain, else of the first whose stream takes its images; None: there is none."""
     if domain in trained:
         return trained.index(domain)
     wanted = stream(domain, streams)
@@ -71,13 +63,7 @@ class DomainPairs:
 
     @classmethod
     def of(cls, domains: Sequence[str], kind: Pairs) -> DomainPairs:
-        """Those of some domains.
-
-        >>> DomainPairs.of(["LWIR", "SWIR", "VIS"], "grouped")
-        DomainPairs(group=(0, 0, 1), pairs=((0, 1),))
-        >>> DomainPairs.of(["LWIR", "SWIR", "VIS"], "vis_ir").pairs
-        ((0, 2), (1, 2))
-        """
+        """Those of some domains."""
         if kind == "grouped":
             names = stream_names(domains, "vis_ir")
             return cls(tuple(names.index(stream(d, "vis_ir")) for d in domains), _every(len(names)))

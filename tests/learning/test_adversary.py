@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from mdfpipe.learning.models.parts.adversary import (
+from mdfpipe.learning.models.idkl import (
     DomainClassifier,
     DomainClassifiers,
     balanced_cross_entropy,

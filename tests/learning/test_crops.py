@@ -55,7 +55,6 @@ def test_rows_are_sorted_and_point_into_their_names() -> None:
     assert crops.size.tolist() == [11, 12, 10, 13]
     assert crops.window.tolist() == [[0, 255], [0, 255], [300, 5000], [0, 65535]]
     assert crops.source.tolist() == [0, 0, 0, 0]
-    assert crops.counts().tolist() == [[1, 2], [1, 0]]
     assert repr(crops) == "Crops(4 rows; 2 subjects, 2 domains, 3 videos, 3 shards; sources [0])"
     assert crops.rows().to_pylist()[2] == {
         "crop_id": "v2/000001/00",

@@ -12,8 +12,7 @@ import torch
 from mdfpipe.config import validate
 from mdfpipe.errors import ConfigError
 from mdfpipe.learning.data.batches import CropBatch
-from mdfpipe.learning.models.parts.weakening import Weakening
-from mdfpipe.learning.models.segmented import SegmentedNet
+from mdfpipe.learning.models.dfw import SegmentedNet, Weakening
 from mdfpipe.learning.recipes import Losses, Recipe
 from tests.learning.made_dfw import FOUR, WHERE, made_batch, slow_centre, slow_hetero_centre
 from tests.learning.trained import tiny

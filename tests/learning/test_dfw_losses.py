@@ -11,8 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from mdfpipe.learning.losses.centres import centres, hetero_centre_triplet
-from mdfpipe.learning.losses.overlap import hard_centre, overlap, soft_centre
+from mdfpipe.learning.losses.dfw import centres, hard_centre, hetero_centre_triplet, overlap, soft_centre
 from mdfpipe.learning.streams import DomainPairs
 from tests.learning.made_dfw import FOUR, slow_centre, slow_hetero_centre
 from tests.learning.scalars import normal

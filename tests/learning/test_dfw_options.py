@@ -7,10 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from mdfpipe.learning.losses.centres import hetero_centre_triplet
-from mdfpipe.learning.losses.overlap import soft_centre
+from mdfpipe.learning.losses.dfw import hetero_centre_triplet, soft_centre
 from mdfpipe.learning.losses.ranking import mine, triplet
-from mdfpipe.learning.models.parts.pooling import gem
+from mdfpipe.learning.models.parts.layers import gem
 from mdfpipe.learning.recipes import Losses, Recipe
 from mdfpipe.learning.streams import DomainPairs
 from tests.learning.made_dfw import FOUR, WHERE, made_batch, slow_centre

@@ -19,8 +19,7 @@ from mdfpipe.errors import ConfigError
 from mdfpipe.learning.data.batches import AUXILIARY, PLAIN, CropBatch
 from mdfpipe.learning.data.crops import Crops, from_manifest, join
 from mdfpipe.learning.data.loader import CropReader, Loader
-from mdfpipe.learning.models.di2l import DI2LModel
-from mdfpipe.learning.models.parts.part_aggregation import PartAggregation
+from mdfpipe.learning.models.di2l import DI2LModel, PartAggregation
 from mdfpipe.learning.recipes import Losses, Progress, Recipe
 from mdfpipe.learning.recipes.di2l import DI2L
 from mdfpipe.learning.streams import is_visible

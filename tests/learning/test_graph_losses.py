@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from mdfpipe.learning.losses import graph
+from mdfpipe.learning.losses import idkl
 from tests.learning.scalars import between, close, kl, normal, softmax, unit
 
 
@@ -70,13 +70,13 @@ def slow_structure_of_subjects(
 def test_divergence_and_affinity_by_hand() -> None:
     """Three unit vectors at right angles but for one: distances sqrt(2), sqrt(2) and 2."""
     x = torch.tensor([[2.0, 0.0], [0.0, 5.0], [0.0, -1.0]], dtype=torch.float64)
-    found = graph.affinity(x, x, temperature=1.0).exp()
+    found = idkl.affinity(x, x, temperature=1.0).exp()
     assert found.shape == (3, 2)
     assert found[0].tolist() == pytest.approx([0.5, 0.5])
     near, far = math.exp(-math.sqrt(2)), math.exp(-2)
     assert found[1].tolist() == pytest.approx([near / (near + far), far / (near + far)])
     assert found[2].tolist() == pytest.approx([near / (near + far), far / (near + far)])
-    literal = graph.affinity(x, x, temperature=1.0, sign=1).exp()
+    literal = idkl.affinity(x, x, temperature=1.0, sign=1).exp()
     assert float(literal[1, 1]) > 0.5  # as printed: the farthest weighs most
 
 
@@ -86,17 +86,17 @@ def test_structure_is_its_definition(sign: Any, tau: float) -> None:
     a, b = normal(7, 5), normal(7, 5, seed=1)
     for x, y in ((a, a), (a, b)):
         wanted = slow_affinity(x.tolist(), y.tolist(), tau, sign)
-        np.testing.assert_allclose(graph.affinity(x, y, tau, sign).exp().numpy(), wanted, atol=1e-9)
-    close(graph.structure(a.float(), b.float(), tau, sign), slow_structure(a.tolist(), b.tolist(), tau, sign))
+        np.testing.assert_allclose(idkl.affinity(x, y, tau, sign).exp().numpy(), wanted, atol=1e-9)
+    close(idkl.structure(a.float(), b.float(), tau, sign), slow_structure(a.tolist(), b.tolist(), tau, sign))
     aa, bb = (slow_affinity(x.tolist(), x.tolist(), tau, sign) for x in (a, b))
     wanted_within = sum(kl(p, q) for p, q in zip(aa, bb, strict=True)) / 7
-    close(graph.structure(a, b, tau, sign, cross=False), wanted_within)
+    close(idkl.structure(a, b, tau, sign, cross=False), wanted_within)
 
 
 def test_structure_of_equal_features_is_zero() -> None:
     """METHODS 8; and the column that is left out of A_ab is what makes it so."""
     a = normal(6, 4, dtype=torch.float32).requires_grad_()
-    found = graph.structure(a, a)
+    found = idkl.structure(a, a)
     found.backward()
     close(found, 0.0)
     assert a.grad is not None
@@ -105,10 +105,10 @@ def test_structure_of_equal_features_is_zero() -> None:
 
 def test_structure_gradient() -> None:
     a, b = normal(5, 3).requires_grad_(), normal(5, 3, seed=1).requires_grad_()
-    assert torch.autograd.gradcheck(lambda x, y: graph.structure(x, y, 0.5), (a, b))
+    assert torch.autograd.gradcheck(lambda x, y: idkl.structure(x, y, 0.5), (a, b))
     subject = torch.tensor([0, 0, 1, 1, 2])
     assert torch.autograd.gradcheck(
-        lambda x, y: graph.structure_of_subjects(x, y, subject, subject.flip(0), 0.5), (a, b)
+        lambda x, y: idkl.structure_of_subjects(x, y, subject, subject.flip(0), 0.5), (a, b)
     )
 
 
@@ -120,7 +120,7 @@ def test_structure_of_subjects_is_its_definition(of_a: list[int], random: Any) -
     random.shuffle(of_b)
     a, b = normal(len(of_a), 4, seed=random.randint(0, 99)), normal(len(of_b), 4, seed=random.randint(100, 199))
     x, y = a.float().requires_grad_(), b.float()
-    found = graph.structure_of_subjects(x, y, torch.tensor(of_a), torch.tensor(of_b))
+    found = idkl.structure_of_subjects(x, y, torch.tensor(of_a), torch.tensor(of_b))
     thin_alone = len(set(of_a)) == 1  # one subject: one column, or none
     close(found, 0.0 if thin_alone else slow_structure_of_subjects(a.tolist(), b.tolist(), of_a, of_b))
     found.backward()
@@ -130,15 +130,15 @@ def test_structure_of_subjects_is_its_definition(of_a: list[int], random: Any) -
 
 def test_structure_of_subjects_does_not_look_at_the_order() -> None:
     a, b, of_a, of_b = normal(6, 4), normal(6, 4, seed=1), torch.tensor([0, 0, 1, 1, 2, 2]), torch.tensor([2, 1, 0] * 2)
-    first = graph.structure_of_subjects(a, b, of_a, of_b)
+    first = idkl.structure_of_subjects(a, b, of_a, of_b)
     turned = torch.randperm(6, generator=torch.Generator().manual_seed(3))
-    torch.testing.assert_close(graph.structure_of_subjects(a[turned], b, of_a[turned], of_b), first)
+    torch.testing.assert_close(idkl.structure_of_subjects(a[turned], b, of_a[turned], of_b), first)
 
 
 def test_means_do_not_depend_on_the_size_of_the_batch() -> None:
     """Twice the same rows: a divergence between rows is the same; a sum would have doubled."""
     p, q = normal(4, 6).log_softmax(1), normal(4, 6, seed=1).log_softmax(1)
-    torch.testing.assert_close(graph.divergence(p.repeat(2, 1), q.repeat(2, 1)), graph.divergence(p, q))
+    torch.testing.assert_close(idkl.divergence(p.repeat(2, 1), q.repeat(2, 1)), idkl.divergence(p, q))
 
 
 # -- CSA and MDR
@@ -150,16 +150,16 @@ def test_csa_is_its_definition(kind: Any) -> None:
     rows = [(softmax(s), softmax(t)) for s, t in zip(student.tolist(), teacher.tolist(), strict=True)]
     forward, backward = sum(kl(s, t) for s, t in rows) / 5, sum(kl(t, s) for s, t in rows) / 5
     wanted = {"paper": forward, "teacher_first": backward, "symmetric": (forward + backward) / 2}[kind]
-    close(graph.class_semantic_alignment(student.float(), teacher.float(), kind), wanted)
-    close(graph.class_semantic_alignment(student, student, kind), 0.0)  # METHODS 8
+    close(idkl.class_semantic_alignment(student.float(), teacher.float(), kind), wanted)
+    close(idkl.class_semantic_alignment(student, student, kind), 0.0)  # METHODS 8
     both = (student.requires_grad_(), teacher.requires_grad_())
-    assert torch.autograd.gradcheck(lambda s, t: graph.class_semantic_alignment(s, t, kind), both)
+    assert torch.autograd.gradcheck(lambda s, t: idkl.class_semantic_alignment(s, t, kind), both)
 
 
 def test_csa_may_spare_the_teacher() -> None:
     for spared in (False, True):
         student, teacher = normal(3, 4).requires_grad_(), normal(3, 4, seed=1).requires_grad_()
-        graph.class_semantic_alignment(student, teacher, detach_teacher=spared).backward()
+        idkl.class_semantic_alignment(student, teacher, detach_teacher=spared).backward()
         assert student.grad is not None
         assert (teacher.grad is None) == spared
 
@@ -172,7 +172,7 @@ def test_counterparts_are_the_kth_of_each_subject() -> None:
         for s in set(of_a) & set(of_b):
             at_a, at_b = ([n for n, t in enumerate(of) if t == s] for of in (of_a, of_b))
             wanted |= set(zip(at_a, at_b, strict=False))
-        a, b = graph.counterparts(torch.tensor(of_a), torch.tensor(of_b))
+        a, b = idkl.counterparts(torch.tensor(of_a), torch.tensor(of_b))
         assert set(zip(a.tolist(), b.tolist(), strict=True)) == wanted
         assert len(a) == len(wanted)
 
@@ -184,7 +184,7 @@ def test_mdr_by_index_is_its_definition() -> None:
     rows = [(0, 2), (1, 4), (2, 0), (3, 3)]
     wanted = slow_structure([a[i].tolist() for i, _ in rows], [b[j].tolist() for _, j in rows])
     wanted += sum(kl(softmax(z_a[i].tolist()), softmax(z_b[j].tolist())) for i, j in rows) / 4
-    made = graph.modality_discrepancy((a, b), (z_a, z_b), (torch.tensor(of_a), torch.tensor(of_b)))
+    made = idkl.modality_discrepancy((a, b), (z_a, z_b), (torch.tensor(of_a), torch.tensor(of_b)))
     assert made is not None
     close(made[0], wanted)
     assert made[1] == 8
@@ -203,7 +203,7 @@ def test_mdr_by_class_is_its_definition() -> None:
             for z, of in ((z_a, of_a), (z_b, of_b))
         )
         wanted += kl(p, q) / 2
-    made = graph.modality_discrepancy((a, b), (z_a, z_b), (torch.tensor(of_a), torch.tensor(of_b)), "class")
+    made = idkl.modality_discrepancy((a, b), (z_a, z_b), (torch.tensor(of_a), torch.tensor(of_b)), "class")
     assert made is not None
     close(made[0], wanted)
     assert made[1] == 9
@@ -215,10 +215,10 @@ def test_mdr_gradient_and_strangers(pairing: Any) -> None:
     given = [normal(4, 3, seed=n).requires_grad_() for n in range(4)]
 
     def loss(a: Tensor, b: Tensor, z_a: Tensor, z_b: Tensor) -> Tensor:
-        made = graph.modality_discrepancy((a, b), (z_a, z_b), (subject, subject.flip(0)), pairing, 0.5)
+        made = idkl.modality_discrepancy((a, b), (z_a, z_b), (subject, subject.flip(0)), pairing, 0.5)
         assert made is not None
         return made[0]
 
     assert torch.autograd.gradcheck(loss, given)
     a, b, z_a, z_b = given
-    assert graph.modality_discrepancy((a, b), (z_a, z_b), (subject, other), pairing) is None
+    assert idkl.modality_discrepancy((a, b), (z_a, z_b), (subject, other), pairing) is None

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from mdfpipe.learning.data.batches import CropBatch
-from mdfpipe.learning.losses import graph
+from mdfpipe.learning.losses import idkl
 from mdfpipe.learning.losses.identity import cross_entropy
-from mdfpipe.learning.losses.purification import discrepancy_reducing, discrimination_enhancing
+from mdfpipe.learning.losses.idkl import discrepancy_reducing, discrimination_enhancing
 from mdfpipe.learning.losses.ranking import mine, triplet
-from mdfpipe.learning.models.idkl import without_running
-from mdfpipe.learning.models.parts.adversary import (
+from mdfpipe.learning.models.idkl import (
     ramp,
+    without_running,
 )
 from mdfpipe.learning.recipes import Losses, Progress
 from mdfpipe.learning.train.loop import fit
@@ -194,12 +194,12 @@ def test_the_total_is_eq_21() -> None:
         def ranked(name: str) -> Tensor:
             return triplet(mine(f[name], subject), 0.3)
 
-        t = [graph.structure(f["purified"][of], f["shared"][of]) for of in (vis, ir)]
-        c = [graph.class_semantic_alignment(z[of], z_p[of]) for of in (vis, ir)]
-        mdr = graph.modality_discrepancy(
+        t = [idkl.structure(f["purified"][of], f["shared"][of]) for of in (vis, ir)]
+        c = [idkl.class_semantic_alignment(z[of], z_p[of]) for of in (vis, ir)]
+        mdr = idkl.modality_discrepancy(
             (f["shared"][vis], f["shared"][ir]), (z[vis], z[ir]), (subject[vis], subject[ir])
         )
-        turned = graph.modality_discrepancy(
+        turned = idkl.modality_discrepancy(
             (f["shared"][ir], f["shared"][vis]), (z[ir], z[vis]), (subject[ir], subject[vis])
         )
         assert mdr is not None
@@ -254,7 +254,7 @@ def test_terms_of_four_domains_are_means(pairs: Any) -> None:
     with torch.no_grad():
         z = model.classifier(without_running(model.neck, f["shared"]))
         mdr = [
-            graph.modality_discrepancy(
+            idkl.modality_discrepancy(
                 (f["shared"][group == a], f["shared"][group == b]),
                 (z[group == a], z[group == b]),
                 (subject[group == a], subject[group == b]),
@@ -262,7 +262,7 @@ def test_terms_of_four_domains_are_means(pairs: Any) -> None:
             )
             for a, b in wanted
         ]
-        t = [graph.structure(f["purified"][group == g], f["shared"][group == g]) for g in range(groups)]
+        t = [idkl.structure(f["purified"][group == g], f["shared"][group == g]) for g in range(groups)]
     assert float(made.terms["mdr"]) == pytest.approx(sum(float(m[0]) for m in mdr if m) / len(wanted), rel=1e-4)
     assert float(made.terms["tgsa"]) == pytest.approx(0.6 * 2 * sum(map(float, t)) / groups, rel=1e-4)
     reducing = slow_reducing(f["reduced"], f["instance"], subject.tolist(), group.tolist(), wanted, by="unit")
@@ -322,8 +322,8 @@ def test_without_a_purifier_the_specific_feature_takes_its_place() -> None:
     with torch.no_grad():
         z = model.classifier(without_running(model.neck, f["shared"]))
         z_raw = model.training_only.classifier(without_running(model.training_only.specific_neck, f["specific"]))
-        t = sum(graph.structure(f["specific"][domain == d], f["shared"][domain == d]) for d in (0, 1))
-        c = sum(graph.class_semantic_alignment(z[domain == d], z_raw[domain == d]) for d in (0, 1))
+        t = sum(idkl.structure(f["specific"][domain == d], f["shared"][domain == d]) for d in (0, 1))
+        c = sum(idkl.class_semantic_alignment(z[domain == d], z_raw[domain == d]) for d in (0, 1))
     assert float(made.terms["tgsa"]) == pytest.approx(0.6 * float(t), rel=1e-4)
     assert float(made.terms["csa"]) == pytest.approx(0.8 * float(c), rel=1e-4)
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from mdfpipe.errors import ConfigError
-from mdfpipe.learning.losses import graph
-from mdfpipe.learning.losses.purification import discrepancy_reducing
+from mdfpipe.learning.losses import idkl as of_idkl
+from mdfpipe.learning.losses.idkl import discrepancy_reducing
 from mdfpipe.learning.losses.ranking import mine, triplet
 from mdfpipe.learning.models.idkl import without_running
 from mdfpipe.learning.recipes import Progress
@@ -38,12 +38,12 @@ def terms_of(**given: Any) -> tuple[dict[str, float], dict[str, Tensor], dict[st
 
 def structures(f: dict[str, Tensor], tau: float = 0.1, sign: Any = -1, cross: bool = True) -> float:
     pairs = [(f["purified"][of], f["shared"][of]) for of in (VIS, IR)]
-    return 0.6 * sum(float(graph.structure(a, b, tau, sign, cross=cross)) for a, b in pairs)
+    return 0.6 * sum(float(of_idkl.structure(a, b, tau, sign, cross=cross)) for a, b in pairs)
 
 
 def discrepancy(f: dict[str, Tensor], z: Tensor, *settings: Any) -> float:
     both = [(x[VIS], x[IR]) for x in (f["shared"], z, SUBJECT)]
-    made = graph.modality_discrepancy(both[0], both[1], both[2], *settings)
+    made = of_idkl.modality_discrepancy(both[0], both[1], both[2], *settings)
     assert made is not None
     return float(made[0])
 
@@ -53,7 +53,7 @@ def test_forms_of_the_distillations() -> None:
     z, taught = logits["shared"], logits["purified"]
 
     def alignment(kind: Any) -> float:
-        return 0.8 * sum(float(graph.class_semantic_alignment(z[of], taught[of], kind)) for of in (VIS, IR))
+        return 0.8 * sum(float(of_idkl.class_semantic_alignment(z[of], taught[of], kind)) for of in (VIS, IR))
 
     def reducing(**more: Any) -> float:
         return 0.1 * float(discrepancy_reducing(f["reduced"], f["instance"], SUBJECT, DOMAIN, [(1, 0)], **more))

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as f
 
 from mdfpipe.errors import ConfigError
-from mdfpipe.learning.models.backbones.iresnet import IResNet
+from mdfpipe.learning.models.face import IResNet
 
 
 @pytest.fixture(autouse=True)

@@ -16,10 +16,10 @@ from torch import Tensor
 
 from mdfpipe.errors import ConfigError
 from mdfpipe.learning.data.batches import ANCHOR, NEGATIVE, POSITIVE, CropBatch
-from mdfpipe.learning.losses import angular, tuples
-from mdfpipe.learning.losses.cross_distillation import cross_modality_distillation
+from mdfpipe.learning.losses import lccrf
+from mdfpipe.learning.losses.lccrf import cross_modality_distillation
 from mdfpipe.learning.models.lccrf import LccrfNet
-from mdfpipe.learning.models.parts.pooling import gem
+from mdfpipe.learning.models.parts.layers import gem
 from mdfpipe.learning.recipes import Progress, Recipe
 from mdfpipe.learning.streams import DomainPairs
 from tests.learning.test_recipes import first_batch
@@ -205,34 +205,34 @@ def test_options_reach_their_losses() -> None:
     rows = walked(4, 2)
     batch, pairs = batch_of(rows), DomainPairs.of(TWO, "all")
     v = terms_of()[1]
-    c, maps = angular.cosines(v), normal(24, 3, 2, 2, seed=1).float()
+    c, maps = lccrf.cosines(v), normal(24, 3, 2, 2, seed=1).float()
     own, whole = (
-        (matches := tuples.matches(batch, pairs, number), tuples.triples(batch, pairs, matches, number))
+        (matches := lccrf.matches(batch, pairs, number), lccrf.triples(batch, pairs, matches, number))
         for number in (torch.tensor([row["tuple"] for row in rows]), None)
     )
     cases: list[tuple[dict[str, Any], str, Tensor]] = [
-        ({"eat": {"margin": 0.3}}, "eat", angular.enumerate_angular_triplet(c, own[1], margin=0.3)),
-        ({"eat": {"clamp_positive": True}}, "eat", angular.enumerate_angular_triplet(c, own[1], clamp_positive=True)),
+        ({"eat": {"margin": 0.3}}, "eat", lccrf.enumerate_angular_triplet(c, own[1], margin=0.3)),
+        ({"eat": {"clamp_positive": True}}, "eat", lccrf.enumerate_angular_triplet(c, own[1], clamp_positive=True)),
         (
             {"eat": {"hinge": True, "margin": 0.0}},
             "eat",
-            angular.enumerate_angular_triplet(c, own[1], hinge=True, margin=0.0),
+            lccrf.enumerate_angular_triplet(c, own[1], hinge=True, margin=0.0),
         ),
         (
             {"eat": {"form": "released", "margin": 0.5}},
             "eat",
-            angular.exponential_angular_triplet(c, own[1], margin=0.5),
+            lccrf.exponential_angular_triplet(c, own[1], margin=0.5),
         ),
-        ({"tuples": "batch"}, "eat", angular.enumerate_angular_triplet(c, whole[1])),
+        ({"tuples": "batch"}, "eat", lccrf.enumerate_angular_triplet(c, whole[1])),
         (
             {"eat": {"compactness": "element"}},
             "compactness",
-            tuples.of_anchors(angular.compactness_of_elements(v), batch, 2),
+            lccrf.of_anchors(lccrf.compactness_of_elements(v), batch, 2),
         ),
         (
             {"eat": {"compactness": "literal"}},
             "compactness",
-            tuples.of_anchors(angular.compactness_as_printed(v), batch, 2, summed=True),
+            lccrf.of_anchors(lccrf.compactness_as_printed(v), batch, 2, summed=True),
         ),
         ({"cmkd": {"relative": True}}, "cmkd", cross_modality_distillation(maps, own[0], relative=True)),
         ({"tuples": "batch"}, "cmkd", cross_modality_distillation(maps, whole[0])),

@@ -153,18 +153,6 @@ def test_chance_of_balanced_batches(subjects: int, domains: int, images: int) ->
     assert found["neg_same_chance"] == pytest.approx(1 / domains, abs=1e-12)
 
 
-def test_parts_merge_to_the_whole_in_any_order() -> None:
-    batches = [ragged(seed) for seed in range(12)]
-    whole = added(*batches)
-    parts = added(*batches[7:][::-1])
-    parts.merge(added(*batches[:7][::-1]))
-    close(parts.result(NAMES), whole.result(NAMES), rel=1e-12)
-    twice = added(*batches)
-    twice.merge(twice)
-    assert twice.result(NAMES)["anchors"] == 2 * whole.result(NAMES)["anchors"]
-    assert twice.result(NAMES)["d_pos"] == whole.result(NAMES)["d_pos"]
-
-
 def test_a_checkpoint_carries_it_to_the_last_bit() -> None:
     """Through JSON, in the middle of an epoch, with sums whose last bits depend on their order."""
     batches = [(x.double() / 3, domain, subject) for x, domain, subject in map(ragged, range(12))]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mdfpipe.errors import ConfigError
-from mdfpipe.learning.models.parts.part_aggregation import PartAggregation
+from mdfpipe.learning.models.di2l import PartAggregation
 
 
 def aggregation(channels: int = 8, parts: int = 3, **more: Any) -> PartAggregation:

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mdfpipe.learning.losses.purification import discrepancy_reducing, discrimination_enhancing, entropy
-from mdfpipe.learning.models.parts.pooling import gem
-from mdfpipe.learning.models.parts.purifier import Mask, Purifier
+from mdfpipe.learning.losses.idkl import discrepancy_reducing, discrimination_enhancing, entropy
+from mdfpipe.learning.models.idkl import Mask, Purifier
+from mdfpipe.learning.models.parts.layers import gem
 from tests.learning.scalars import close, normal, slow_reducing, softmax
 
 # -- L_e and L_r

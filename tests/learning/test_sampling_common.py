@@ -12,7 +12,7 @@ import pytest
 
 from mdfpipe.errors import ConfigError, DataError
 from mdfpipe.learning.data.batches import ANCHOR, NEGATIVE, POSITIVE, Sampler
-from mdfpipe.learning.data.sampling import DomainAware, Joint, RandomIdentity, Tuples, Uniform, with_auxiliary
+from mdfpipe.learning.data.sampling import DomainAware, Joint, RandomIdentity, Tuples, Uniform, WithAuxiliary
 from tests.learning.sampling_tables import NAMES, Table, cells, full, rows, two_sources
 
 MAKE: dict[str, Callable[[Table, int], Sampler]] = {
@@ -20,7 +20,7 @@ MAKE: dict[str, Callable[[Table, int], Sampler]] = {
     "random": lambda crops, seed: RandomIdentity(crops, subjects=2, crops_each=3, seed=seed),
     "uniform": lambda crops, seed: Uniform(crops, size=5, seed=seed),
     "tuples": lambda crops, seed: Tuples(crops, tuples=3, seed=seed),
-    "auxiliary": lambda crops, seed: with_auxiliary(Uniform(crops, size=5, seed=seed), crops.domain, [0]),
+    "auxiliary": lambda crops, seed: WithAuxiliary(Uniform(crops, size=5, seed=seed), crops.domain, [0]),
     "joint": lambda crops, seed: Joint(
         DomainAware(crops, subjects=2, crops_each=1, seed=seed),
         RandomIdentity(crops, subjects=3, crops_each=2, seed=seed + 1, sources=[1]),

@@ -11,8 +11,7 @@ from torch import nn
 
 from mdfpipe.config import validate
 from mdfpipe.errors import ConfigError
-from mdfpipe.learning.train.groups import Group
-from mdfpipe.learning.train.schedule import Optimiser, Schedule
+from mdfpipe.learning.train.schedule import Group, Optimiser, Schedule
 
 
 def pass_rate(epoch: float, base: float, epochs: int, warm_up: int) -> float:

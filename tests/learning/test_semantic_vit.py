@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from mdfpipe.errors import ConfigError
 from mdfpipe.learning.models.backbones.semantic_vit import PARTS, SIZES, PartAlignment, SemanticViT, Tokens, places
 from tests.learning.scalars import normal as noise
-from tests.learning.small_vit import HEIGHT, WIDTH, small, some_tokens
+from tests.learning.small_vit import HEIGHT, WIDTH, global_only, small, some_tokens
 
 # -- against plain timm and PASS
 
@@ -42,7 +42,7 @@ def test_with_the_local_tokens_masked_it_is_a_plain_vit() -> None:
     images = noise(3, 3, HEIGHT, WIDTH)
     with torch.no_grad():
         expected = plain.forward_features(images)[:, 0]
-        masked, seen = ours.global_only(images), ours(images).global_
+        masked, seen = global_only(ours, images), ours(images).global_
     torch.testing.assert_close(masked, expected, rtol=0, atol=1e-6)
     assert (seen - expected).abs().max() > 1e-3  # or the mask would prove nothing
 
@@ -226,21 +226,21 @@ def test_gradient_reaches_every_parameter(fusion: str, parts: tuple[str, ...]) -
 def test_fusion_cat_by_hand(parts: list[str] | None, expected: list[float]) -> None:
     local = torch.tensor([[[10.0, 20], [30, 40], [80, 90]]])
     tokens = Tokens(torch.tensor([[1.0, 2]]), local, torch.zeros(1, 0, 2))
-    assert small().fuse(tokens, parts).tolist() == [expected]
+    given = {} if parts is None else {"parts": parts}
+    assert small(**given).fuse(tokens).tolist() == [expected]
 
 
 def test_parts_of_the_network_are_its_default() -> None:
     tokens = some_tokens()
     whole, without = small(), small(parts=["torso", "lower_body"])
-    assert torch.equal(without.fuse(tokens), whole.fuse(tokens, ["lower_body", "torso"]))
-    assert torch.equal(without.fuse(tokens, PARTS), whole.fuse(tokens))
     assert not torch.equal(without.fuse(tokens), whole.fuse(tokens))
     assert without.state_dict().keys() == whole.state_dict().keys()
 
 
 @pytest.mark.parametrize("dropped", [None, 0, 1, 2])
 def test_fusion_ffn_by_hand(dropped: int | None) -> None:
-    vit, tokens = small(fusion="ffn").double(), some_tokens()
+    parts = [part for k, part in enumerate(PARTS) if k != dropped]
+    vit, tokens = small(fusion="ffn", parts=parts).double(), some_tokens()
     assert vit.ffn is not None
     for value in vit.ffn.parameters():
         value.data = 0.1 * noise(*value.shape, seed=value.numel())
@@ -252,8 +252,7 @@ def test_fusion_ffn_by_hand(dropped: int | None) -> None:
     x = (x - x.mean(1, keepdim=True)) / torch.sqrt(x.var(1, unbiased=False, keepdim=True) + 1e-6) * scale + shift
     x = x @ w1.T + b1
     x = x * 0.5 * (1 + torch.erf(x / math.sqrt(2)))
-    parts = None if dropped is None else [part for k, part in enumerate(PARTS) if k != dropped]
-    found = vit.fuse(tokens, parts)
+    found = vit.fuse(tokens)
     assert found.shape == (2, vit.width)
     torch.testing.assert_close(found, x @ w2.T + b2, rtol=1e-9, atol=1e-9)
 
@@ -283,9 +282,7 @@ def test_wrong_images_and_parts() -> None:
     with pytest.raises(ConfigError, match="expected images of 96x32, got 32x96"):
         vit(torch.zeros(1, 3, WIDTH, HEIGHT))
     with pytest.raises(ConfigError, match="got 48x32"):
-        vit.global_only(torch.zeros(1, 3, 48, WIDTH))
-    with pytest.raises(ConfigError, match="got 'legs'"):
-        vit.fuse(some_tokens(), ["legs"])
+        vit(torch.zeros(1, 3, 48, WIDTH))
     with pytest.raises(ConfigError, match="at least 3 rows"):
         PartAlignment(192, (2, 4))
     assert places([]) == []

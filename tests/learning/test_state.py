@@ -13,7 +13,7 @@ from mdfpipe.errors import ConfigError, DataError
 from mdfpipe.learning.data.crops import Crops
 from mdfpipe.learning.train import checkpoint
 from mdfpipe.learning.train.loop import fit, make_fabric
-from mdfpipe.learning.train.state import Books, State, _Swapped
+from mdfpipe.learning.train.state import Books, State, _swapped
 from tests.learning.trained import Interrupted, Toy, crops_in, job, same, saving_always, tiny
 
 
@@ -51,14 +51,14 @@ def test_average_by_hand(toys: Crops, tmp_path: Path) -> None:
         network.weight.fill_(5.0)
         network.running_mean.fill_(8.0)
         network.num_batches_tracked.fill_(3)
-    state.average(network, 0.75)
+    state.average()
     assert state.ema is not None
     assert state.ema["weight"].tolist() == [2.0, 2.0]  # 0.75 * 1 + 0.25 * 5
     assert state.ema["running_mean"].tolist() == [2.0, 2.0]
     assert state.ema["num_batches_tracked"].item() == 3  # a count is no average
     kept = state.kept()
     assert same(kept, state.ema)
-    state.average(network, 0.75)
+    state.average()
     assert kept["weight"].tolist() == [2.0, 2.0]  # a copy
     assert state.ema["weight"].tolist() == [2.75, 2.75]
 
@@ -67,11 +67,11 @@ def test_swapped_puts_back_what_it_took_also_after_an_error() -> None:
     network = nn.Linear(2, 1)
     own = {name: value.clone() for name, value in network.state_dict().items()}
     other = {name: value + 1 for name, value in own.items()}
-    with contextlib.suppress(KeyError), _Swapped(network, other):
+    with contextlib.suppress(KeyError), _swapped(network, other):
         assert same(dict(network.state_dict()), other)
         raise KeyError
     assert same(dict(network.state_dict()), own)
-    with _Swapped(network, None):
+    with _swapped(network, None):
         assert same(dict(network.state_dict()), own)
 
 

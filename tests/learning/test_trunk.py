@@ -7,8 +7,7 @@ from torch import Tensor, nn
 
 from mdfpipe.errors import ConfigError
 from mdfpipe.learning.models.backbones.trunk import Trunk, fill
-from mdfpipe.learning.models.parts.non_local import NonLocal
-from mdfpipe.learning.models.parts.pooling import GeM, gem
+from mdfpipe.learning.models.parts.layers import GeM, NonLocal, gem
 from mdfpipe.learning.models.weights import loading as weights
 from mdfpipe.learning.streams import DomainPairs, place_in, stream_names
 

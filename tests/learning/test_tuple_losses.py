@@ -16,9 +16,8 @@ from torch import Tensor
 from torch.autograd import gradcheck
 
 from mdfpipe.learning.data.batches import ANCHOR, NEGATIVE, POSITIVE, CropBatch
-from mdfpipe.learning.losses import angular, tuples
-from mdfpipe.learning.losses.cross_distillation import cross_modality_distillation, mean_squares
-from mdfpipe.learning.losses.tuples import Triples
+from mdfpipe.learning.losses import lccrf
+from mdfpipe.learning.losses.lccrf import Triples, cross_modality_distillation, mean_squares
 from mdfpipe.learning.streams import DomainPairs
 
 TWO = ["LWIR-30m", "VIS-500m"]
@@ -72,9 +71,9 @@ def slow_e(v: list[list[float]], a: int, n: int, p: int, m: float, clamp: bool, 
 
 def found_in(rows: Sequence[Row], names: Sequence[str], among: str, kind: Any = "all") -> tuple[Any, Triples]:
     batch, pairs = batch_of(rows), DomainPairs.of(names, kind)
-    number = tuples.tuple_number(batch.domain, batch.role) if among == "own" else None
-    matches = tuples.matches(batch, pairs, number)
-    return matches, tuples.triples(batch, pairs, matches, number)
+    number = lccrf.tuple_number(batch.domain, batch.role) if among == "own" else None
+    matches = lccrf.matches(batch, pairs, number)
+    return matches, lccrf.triples(batch, pairs, matches, number)
 
 
 # -- the angular loss
@@ -88,7 +87,7 @@ def test_eat_against_scalars(names: list[str], clamp: bool, hinge: bool) -> None
     _, triples = found_in(rows, names, "own")
     assert len(triples.anchor) == 5 * 2 * len(names) * (len(names) - 1)
     options: Any = {"margin": m, "clamp_positive": clamp, "hinge": hinge}
-    found = angular.enumerate_angular_triplet(angular.cosines(v), triples, **options)
+    found = lccrf.enumerate_angular_triplet(lccrf.cosines(v), triples, **options)
     total, pairs = 0.0, list(permutations(range(len(names)), 2))
     for s, t in pairs:
         for a, p, n_t, n_s in pair_values(rows, range(4), s, t):
@@ -96,14 +95,14 @@ def test_eat_against_scalars(names: list[str], clamp: bool, hinge: bool) -> None
             total += slow_e(v.tolist(), a, n_s, p, m, clamp, hinge) / 5
     assert found.item() == pytest.approx(2 * total / len(pairs), abs=1e-9)
     assert gradcheck(
-        lambda x: angular.enumerate_angular_triplet(angular.cosines(x), triples, **options), v.requires_grad_()
+        lambda x: lccrf.enumerate_angular_triplet(lccrf.cosines(x), triples, **options), v.requires_grad_()
     )
 
 
 @pytest.mark.parametrize(("kind", "pairs"), [("vis_ir", [(0, 3), (1, 3), (2, 3)]), ("grouped", [])])
 def test_eat_of_other_pairs(kind: str, pairs: list[tuple[int, int]]) -> None:
     rows, v = rows_of(3, 4, seed=1), normal(36, 5, seed=2)
-    found = angular.enumerate_angular_triplet(angular.cosines(v), found_in(rows, FOUR, "own", kind)[1]).item()
+    found = lccrf.enumerate_angular_triplet(lccrf.cosines(v), found_in(rows, FOUR, "own", kind)[1]).item()
     x, group = v.tolist(), [0, 0, 0, 1]
     if kind == "vis_ir":
         ordered = pairs + [(b, a) for a, b in pairs]
@@ -148,7 +147,7 @@ def test_eat_of_the_whole_batch() -> None:
                 and [rows[i]["domain"] for i in (a, p, n)] == [s, t, of]
             ]
             means.append(sum(values) / len(values))
-    found = angular.enumerate_angular_triplet(angular.cosines(v), triples)
+    found = lccrf.enumerate_angular_triplet(lccrf.cosines(v), triples)
     assert found.item() == pytest.approx(4 * sum(means) / len(means), abs=1e-9)
     assert len(triples.anchor) > len(found_in(rows, FOUR[1:], "own")[1].anchor)
 
@@ -162,14 +161,14 @@ def test_eat_by_hand(negative: float, positive: float, expected: float) -> None:
     cosines = torch.full((6, 6), torch.nan, dtype=torch.float64)
     cosines[triples.anchor, triples.negative] = negative
     cosines[triples.anchor, triples.positive] = positive
-    assert angular.enumerate_angular_triplet(cosines, triples).item() == pytest.approx(expected, abs=1e-6)
+    assert lccrf.enumerate_angular_triplet(cosines, triples).item() == pytest.approx(expected, abs=1e-6)
 
 
 def test_a_clamped_positive_has_no_gradient() -> None:
     _, triples = found_in(rows_of(1, 2), TWO, "own")
     for clamp in (True, False):
         cosines = torch.full((6, 6), -0.5, requires_grad=True)
-        loss = angular.enumerate_angular_triplet(cosines, triples, clamp_positive=clamp)
+        loss = lccrf.enumerate_angular_triplet(cosines, triples, clamp_positive=clamp)
         assert 4 <= loss.item() <= 29.56 or not clamp
         loss.backward()
         assert cosines.grad is not None
@@ -179,11 +178,11 @@ def test_a_clamped_positive_has_no_gradient() -> None:
 def test_the_margin_is_a_factor_but_for_a_hinge() -> None:
     """METHODS 4.3: 0.3 instead of 1 is a weight of 0.50."""
     _, triples = found_in(rows_of(4, 2), TWO, "own")
-    c = angular.cosines(normal(24, 6))
-    one, less = (angular.enumerate_angular_triplet(c, triples, margin=m).item() for m in (1.0, 0.3))
+    c = lccrf.cosines(normal(24, 6))
+    one, less = (lccrf.enumerate_angular_triplet(c, triples, margin=m).item() for m in (1.0, 0.3))
     assert less / one == pytest.approx(math.exp(-0.7))
     assert less / one == pytest.approx(0.50, abs=0.005)
-    one, less = (angular.enumerate_angular_triplet(c, triples, margin=m, hinge=True).item() for m in (1.0, 0.3))
+    one, less = (lccrf.enumerate_angular_triplet(c, triples, margin=m, hinge=True).item() for m in (1.0, 0.3))
     assert less / one != pytest.approx(math.exp(-0.7), abs=1e-3)
 
 
@@ -199,10 +198,10 @@ def test_the_released_loss_against_scalars(names: list[str]) -> None:
             for a, p, _, n in pair_values(rows, range(4), s, t)
         ]
         total += math.exp(sum(hinges) / 5)
-    found = angular.exponential_angular_triplet(angular.cosines(v), triples)
+    found = lccrf.exponential_angular_triplet(lccrf.cosines(v), triples)
     assert found.item() == pytest.approx(2 * total / len(ordered), abs=1e-9)
     assert gradcheck(
-        lambda x: angular.exponential_angular_triplet(angular.cosines(x), triples), v.detach().requires_grad_()
+        lambda x: lccrf.exponential_angular_triplet(lccrf.cosines(x), triples), v.detach().requires_grad_()
     )
 
 
@@ -233,7 +232,7 @@ def test_tuples_that_lost_crops(data: st.DataObject) -> None:
     for a, p, n in found:
         assert rows[a]["subject"] == rows[p]["subject"] != rows[n]["subject"]
         assert rows[a]["domain"] != rows[p]["domain"]
-    merged = len({row["tuple"] for row in rows}) - int(tuples.tuple_number(*_order(rows)).max()) - 1
+    merged = len({row["tuple"] for row in rows}) - int(lccrf.tuple_number(*_order(rows)).max()) - 1
     assert merged or found == true
 
 
@@ -250,8 +249,8 @@ def test_a_domain_that_is_missing_leaves_its_pairs_out() -> None:
     _, triples = found_in(some, FOUR, "own")
     fewer = [{**row, "domain": [0, -1, 1, 2][row["domain"]]} for row in some]
     _, same = found_in(fewer, [FOUR[0], *FOUR[2:]], "own")
-    c = angular.cosines(v[kept])
-    for loss in (angular.enumerate_angular_triplet, angular.exponential_angular_triplet):
+    c = lccrf.cosines(v[kept])
+    for loss in (lccrf.enumerate_angular_triplet, lccrf.exponential_angular_triplet):
         assert loss(c, triples).item() == pytest.approx(loss(c, same).item(), abs=1e-12)
 
 
@@ -275,10 +274,10 @@ def test_losses_without_data_are_zeros_with_a_gradient() -> None:
     v = normal(6, 4).requires_grad_()
     matches, triples = found_in([{**row, "domain": 0} for row in rows_of(2, 1)], TWO, "own")
     assert not len(matches.anchor)
-    c = angular.cosines(v)
+    c = lccrf.cosines(v)
     found = [
-        angular.enumerate_angular_triplet(c, triples),
-        angular.exponential_angular_triplet(c, triples),
+        lccrf.enumerate_angular_triplet(c, triples),
+        lccrf.exponential_angular_triplet(c, triples),
         cross_modality_distillation(v, matches),
         cross_modality_distillation(v, matches, relative=True),
     ]
@@ -293,17 +292,17 @@ def test_losses_without_data_are_zeros_with_a_gradient() -> None:
 
 def test_compactness_of_a_map_against_scalars() -> None:
     maps = normal(3, 4, 2, 3)
-    found = angular.compactness_of_map(maps)
+    found = lccrf.compactness_of_map(maps)
     for n in range(3):
         places = [maps[n, :, y, x].tolist() for y in range(2) for x in range(3)]
         middle = [sum(f[c] for f in places) / 6 for c in range(4)]
         wanted = sum(math.exp(cosine(f, middle)) for f in places) / 6
         assert found[n].item() == pytest.approx(wanted, abs=1e-9)
         assert 1 / math.e <= wanted <= math.e
-    assert (angular.compactness_of_map(maps.relu()) >= 1).all()
-    assert gradcheck(angular.compactness_of_map, maps.requires_grad_())
+    assert (lccrf.compactness_of_map(maps.relu()) >= 1).all()
+    assert gradcheck(lccrf.compactness_of_map, maps.requires_grad_())
     zeros = torch.zeros(1, 2, 2, 2, requires_grad=True)
-    angular.compactness_of_map(zeros).sum().backward()
+    lccrf.compactness_of_map(zeros).sum().backward()
     assert zeros.grad is not None
     assert torch.isfinite(zeros.grad).all()
 
@@ -313,16 +312,16 @@ def test_other_readings_of_compactness_against_scalars() -> None:
     for n in range(3):
         values = f[n].tolist()
         printed = sum(math.exp(math.cos(x * sum(values) / 8)) for x in values)
-        assert angular.compactness_as_printed(f)[n].item() == pytest.approx(printed, abs=1e-9)
+        assert lccrf.compactness_as_printed(f)[n].item() == pytest.approx(printed, abs=1e-9)
         unit = [x / math.sqrt(sum(y * y for y in values)) for x in values]
         wanted = math.exp(sum(abs(x - sum(unit) / 8) for x in unit) / 8)
-        assert angular.compactness_of_elements(f)[n].item() == pytest.approx(wanted, abs=1e-9)
-    assert gradcheck(angular.compactness_as_printed, f.requires_grad_())
-    assert gradcheck(angular.compactness_of_elements, f)
+        assert lccrf.compactness_of_elements(f)[n].item() == pytest.approx(wanted, abs=1e-9)
+    assert gradcheck(lccrf.compactness_as_printed, f.requires_grad_())
+    assert gradcheck(lccrf.compactness_of_elements, f)
     # METHODS 4.3: 8 tuples x 2048 elements x two modalities at the maximum
     batch = batch_of(rows_of(8, 2))
-    largest = angular.compactness_as_printed(torch.zeros(48, 2048, dtype=torch.float64))
-    assert tuples.of_anchors(largest, batch, 2, summed=True).item() == pytest.approx(89_072, abs=1)
+    largest = lccrf.compactness_as_printed(torch.zeros(48, 2048, dtype=torch.float64))
+    assert lccrf.of_anchors(largest, batch, 2, summed=True).item() == pytest.approx(89_072, abs=1)
 
 
 # -- distillation

@@ -165,16 +165,6 @@ def test_other_vits_are_known_and_leave_the_local_tokens(
     assert report.coverage == pytest.approx(1 - 6 * 24 / total, abs=1e-12)  # three tokens and their positions
 
 
-def test_local_tokens_may_start_from_the_class_token() -> None:
-    state, model = plain_vit(patches=128), Vit()
-    report = weights.load_vit(model, state, grid=(16, 8), local_tokens="class")
-    away = (model.vit.reg_token - state["cls_token"]).detach()
-    assert 0.01 < away.std() < 0.03
-    assert len({tuple(row) for row in away[0].tolist()}) == 3  # equal tokens would stay equal
-    assert torch.equal(model.vit.pos_embed[:, 1:4], state["pos_embed"][:, :1].expand(-1, 3, -1))
-    assert "copies of the class token" in report.lines()[-1]
-
-
 def test_a_distilled_vit_loses_its_second_token() -> None:
     state = plain_vit(patches=129) | {"dist_token": torch.ones(1, 1, 24), "head_dist.bias": torch.ones(9)}
     weights.load_vit(model := Vit(), state, grid=(16, 8))
@@ -270,8 +260,8 @@ def test_a_transreid_ssl_stem_replaces_the_patches() -> None:
 
 def test_a_network_built_anew_gets_the_stem_of_its_checkpoint() -> None:
     weights.load_vit(old := Vit(), ics_state(), grid=(16, 8))
-    report = weights.load_own(new := Vit(), old.state_dict())
-    assert report.format == "mdfpipe"
+    weights.fit_stems(new := Vit(), old.state_dict())
+    new.load_state_dict(old.state_dict())
     assert all(torch.equal(a, b) for a, b in zip(old.state_dict().values(), new.state_dict().values(), strict=True))
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mdfpipe.learning.models.parts.weakening import Weakening
+from mdfpipe.learning.models.dfw import Weakening
 from tests.learning.scalars import normal
 
 FORMS = ["mask", "gate", "elementwise", "literal"]

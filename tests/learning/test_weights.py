@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from mdfpipe.errors import ConfigError
-from mdfpipe.learning.models.backbones.iresnet import IResNet
+from mdfpipe.learning.models.face import IResNet
 from mdfpipe.learning.models.weights import loading as weights
 from tests.learning.published import Vit, pass_state, plain_vit
 
@@ -178,13 +178,3 @@ def test_half_precision_becomes_the_networks() -> None:
     weights.load_vit(model := Vit((384, 128)), state, grid=(24, 8))
     assert {t.dtype for t in model.state_dict().values()} == {torch.float32}
     assert torch.equal(model.vit.norm.weight, state["norm.weight"].float())
-
-
-def test_our_own_is_strict() -> None:
-    state = Vit().state_dict()
-    assert weights.load_own(Vit(), state).coverage == 1
-    del state["fusion.bias"]
-    with pytest.raises(ConfigError, match=r"missing fusion\.bias; unknown other"):
-        weights.load_own(Vit(), state | {"other": torch.ones(1)}, source="own.pt")
-    with pytest.raises(ConfigError, match="expected the shape"):
-        weights.load_own(Vit((384, 128)), Vit().state_dict())

@@ -30,9 +30,8 @@ from mdfpipe.learning.losses.ranking import mine
 from mdfpipe.learning.recipes import Losses, Recipe
 from mdfpipe.learning.train import checkpoint
 from mdfpipe.learning.train import loop as training
-from mdfpipe.learning.train.groups import Group
 from mdfpipe.learning.train.loop import seed_everything
-from mdfpipe.learning.train.schedule import Optimiser, Schedule
+from mdfpipe.learning.train.schedule import Group, Optimiser, Schedule
 from mdfpipe.learning.train.state import Fitted, Job
 from mdfpipe.store.run import Receipt, Run
 from tests.learning.made import DOMAINS, write_run

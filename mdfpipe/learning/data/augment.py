@@ -81,9 +81,31 @@ class Augment(Config):
     )
     colour: Literal["rgb", "bgr"] = Field("rgb", description="order of the channels (AdaFace: bgr)")
 
-    def plain(self, image: U8, out: F32 | None = None) -> F32:
-        """(3, h, w) float32 of an (h, w, 3) uint8 RGB crop, as at test: normalised only. out: where to write it."""
-        return self._normalised(image, out)
+    def plain(self, picture: U8 | F32, out: F32 | None = None) -> F32:
+        """(3, h, w) float32 of an (h, w, 3) RGB crop, or of one channel (h, w), in 0..255, as at test: normalised only.
+
+        out: where to write it.
+        """
+        import cv2
+
+        made = np.empty((3, *picture.shape[:2]), np.float32) if out is None else out
+        if self.normalise == "half":
+            factors, terms = [1 / 127.5] * 3, [-1.0] * 3
+        elif self.normalise == "imagenet":
+            factors = [1 / (255 * spread) for spread in IMAGENET_SPREAD]
+            terms = [-mean / spread for mean, spread in zip(IMAGENET_MEAN, IMAGENET_SPREAD, strict=True)]
+        else:
+            mean, spread = _moments(picture)
+            factors, terms = [1 / max(spread, 1.0)] * 3, [-mean / max(spread, 1.0)] * 3
+        planes = cv2.split(picture) if picture.ndim == 3 else [picture] * 3
+        for place, c in enumerate(range(3) if self.colour == "rgb" else range(2, -1, -1)):
+            if picture.dtype == np.uint8:  # a table takes half the time of arithmetic
+                table = (np.arange(256) * factors[c] + terms[c]).astype(np.float32)
+                cv2.LUT(planes[c], table, dst=made[place])
+            else:
+                np.multiply(planes[c], np.float32(factors[c]), out=made[place])
+                made[place] += np.float32(terms[c])
+        return made
 
     def training(
         self,
@@ -118,7 +140,7 @@ class Augment(Config):
                 picture = picture * np.exp(_field(image.shape, shade, generator))[..., None]
         if generator.random() < self.feet:
             picture = _without_feet(picture, generator)
-        made = self._normalised(picture, out)
+        made = self.plain(picture, out)
         if generator.random() < self.erasing:
             _erase(made, generator)
         if channel is not None and self.auxiliary_last:
@@ -177,29 +199,6 @@ class Augment(Config):
         matrix[:, :3] = brightness * contrast * (saturation * np.eye(3) + (1 - saturation) * np.array(LUMA))
         matrix[:, 3] = brightness * (1 - contrast) * np.dot(cv2.mean(image)[:3], LUMA)
         return cv2.transform(image, matrix).astype(np.uint8, copy=False)
-
-    def _normalised(self, picture: U8 | F32, out: F32 | None) -> F32:
-        """(3, h, w) of an (h, w, 3), or one-channel (h, w), picture in 0..255."""
-        import cv2
-
-        made = np.empty((3, *picture.shape[:2]), np.float32) if out is None else out
-        if self.normalise == "half":
-            factors, terms = [1 / 127.5] * 3, [-1.0] * 3
-        elif self.normalise == "imagenet":
-            factors = [1 / (255 * spread) for spread in IMAGENET_SPREAD]
-            terms = [-mean / spread for mean, spread in zip(IMAGENET_MEAN, IMAGENET_SPREAD, strict=True)]
-        else:
-            mean, spread = _moments(picture)
-            factors, terms = [1 / max(spread, 1.0)] * 3, [-mean / max(spread, 1.0)] * 3
-        planes = cv2.split(picture) if picture.ndim == 3 else [picture] * 3
-        for place, c in enumerate(range(3) if self.colour == "rgb" else range(2, -1, -1)):
-            if picture.dtype == np.uint8:  # a table takes half the time of arithmetic
-                table = (np.arange(256) * factors[c] + terms[c]).astype(np.float32)
-                cv2.LUT(planes[c], table, dst=made[place])
-            else:
-                np.multiply(planes[c], np.float32(factors[c]), out=made[place])
-                made[place] += np.float32(terms[c])
-        return made
 
 
 def generator_of(seed: int, epoch: int, crop_id: str, repeat: int = 0, *more: int) -> np.random.Generator:

@@ -51,11 +51,7 @@ class Draw:
         return len(self.row)
 
     def share(self, rank: int, world: int) -> Draw:
-        """The part of one of `world` processes: a run of the batch, so that the parts in order are the whole.
-
-        >>> Draw.plain(np.arange(6)).share(1, 2).row.tolist()
-        [3, 4, 5]
-        """
+        """The part of one of `world` processes: a run of the batch, so that the parts in order are the whole."""
         cut = slice(len(self) * rank // world, len(self) * (rank + 1) // world)
         return Draw(self.row[cut], self.view[cut], self.role[cut], self.repeat[cut])
 

@@ -89,13 +89,6 @@ class Crops:
             changed |= {name: column.reshape(-1).astype(np.int64), f"{name}s": tuple(values[u] for u in used.tolist())}
         return replace(self, **changed)
 
-    def counts(self) -> I64:
-        """(subjects, domains): crops of each subject in each domain."""
-        cells = np.bincount(
-            self.subject * len(self.domains) + self.domain, minlength=len(self.subjects) * len(self.domains)
-        )
-        return cells.reshape(len(self.subjects), len(self.domains)).astype(np.int64)
-
     def rows(self) -> pa.Table:
         """crop_id, subject_id, domain, video_id as a table."""
         named = {"subject_id": "subject", "domain": "domain", "video_id": "video"}
@@ -165,7 +158,7 @@ def from_crops(
     return _from_rows(table, pa.repeat(domain, table.num_rows), folder, [domain], windows or {}, 0, "")
 
 
-def from_folder(folder: Path, *, source: int, prefix: str = "", domain: str = Band.VIS.value) -> Crops:
+def from_folder(folder: Path, *, source: int, prefix: str = "") -> Crops:
     """The images of a folder of SUBJECT/IMAGE files, as if each were a shard. Raises DataError where there are none."""
     images = images_of(folder)
     if not images:
@@ -186,7 +179,7 @@ def from_folder(folder: Path, *, source: int, prefix: str = "", domain: str = Ba
         source=np.full(n, source, np.int64),
         window=np.where(np.array(deep)[:, None], SIXTEEN_BITS, EIGHT_BITS).astype(np.float32),
         subjects=tuple(prefix + name for name in subjects),
-        domains=(domain,),
+        domains=(Band.VIS.value,),
         videos=tuple(prefix + name for name in subjects),
         shards=tuple(path.absolute() for path in images),
     )

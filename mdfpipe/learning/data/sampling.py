@@ -16,34 +16,171 @@ import math
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mdfpipe.errors import ConfigError, DataError
 from mdfpipe.learning.data.batches import ANCHOR, AUXILIARY, NEGATIVE, PLAIN, POSITIVE, Draw, Sampler
-from mdfpipe.learning.data.cells import Cells, Places, Pools, turns
 
+if TYPE_CHECKING:
+    from mdfpipe.learning.data.crops import Crops
+
+Places: TypeAlias = NDArray[np.int64]
 Evenly: TypeAlias = Literal["crops", "videos"]
 """What of a subject the crops of a batch are drawn evenly over."""
 
 
-class Labelled(Protocol):
-    """Input of a sampler: (n,) int64 codes of the crops, and the names behind the codes."""
+# -- what comes when a cell is visited: a subject's crops in a domain, say
 
-    @property
-    def subject(self) -> Places: ...  # noqa: D102
-    @property
-    def domain(self) -> Places: ...  # noqa: D102
-    @property
-    def video(self) -> Places: ...  # noqa: D102
-    @property
-    def source(self) -> Places: ...  # noqa: D102
-    @property
-    def subjects(self) -> Sequence[str]: ...  # noqa: D102
-    @property
-    def domains(self) -> Sequence[str]: ...  # noqa: D102
+
+class Cells:
+    """Crops by cell and, within a cell, by video; gives `each` crops of a cell at a visit.
+
+    A visit goes over the videos of its cell in rounds: every video gives one crop, then every video that has a second
+    one, and so on; once a cell is used up, it begins again. Which videos give in the last, incomplete round is drawn.
+    So what the complete rounds take from each video is the same at every visit, and known beforehand.
+
+    rows, cell: (n,) sorted by cell and video; cells are numbered from 0 without gaps.
+    """
+
+    def __init__(self, rows: Places, cell: Places, video: Places, each: int) -> None:
+        order = np.lexsort((video, cell))
+        self.rows: Places = rows[order]
+        self.cell: Places = cell[order]
+        video = video[order]
+        new = np.ones(len(rows), bool)
+        new[1:] = (self.cell[1:] != self.cell[:-1]) | (video[1:] != video[:-1])
+        start = np.flatnonzero(new)
+        size = np.diff(start, append=len(rows))
+        # the largest videos of a cell first: who takes part in a round are the first so many
+        largest_first = np.lexsort((-size, self.cell[start]))
+        self._start: Places = start[largest_first]
+        self._size: Places = size[largest_first]
+        number = np.empty_like(largest_first)
+        number[largest_first] = np.arange(len(start))
+        self._run = np.cumsum(new) - 1
+        self._video = number[self._run]
+        self._first = np.searchsorted(self.cell[start], np.arange(self.cell[-1] + 2))
+        self.count, self.each = len(self._first) - 1, each
+        self._plan()
+
+    def _plan(self) -> None:
+        """_full: (cells, each) videos that give in complete rounds, before column _fixed; _among: how many videos, from
+        the cell's first on, the rest is drawn from."""
+        first, each = self._first[:-1], self.each
+        owner = np.repeat(np.arange(len(first)), np.diff(self._first))
+        holding = np.bincount(owner * each + np.minimum(self._size, each) - 1, minlength=len(first) * each)
+        # (cells, each + 1): how many videos have more than so many crops
+        deep = np.pad(holding.reshape(-1, each)[:, ::-1].cumsum(axis=1)[:, ::-1], ((0, 0), (0, 1)))
+        cells = np.arange(len(first))
+        depth, turn = np.zeros_like(cells), np.zeros_like(cells)
+        self._full = np.empty((len(cells), each), np.int64)
+        for column in range(each):
+            self._full[:, column] = first + turn
+            turn += 1
+            over = turn == deep[cells, depth]
+            turn[over] = 0
+            depth[over] += 1
+            depth[deep[cells, depth] == 0] = 0
+        self._fixed, self._among = each - turn, deep[cells, depth]
+
+    def draw(self, generator: np.random.Generator, visits: Places) -> Places:
+        """(M, each) rows for M visited cells, in random order; a video's frames come up equally often in all."""
+        fixed = self._fixed[visits][:, None]
+        drawn = self._first[visits][:, None] + _distinct(generator, self._among[visits], self.each)
+        column = np.arange(self.each)
+        drawn = np.take_along_axis(drawn, np.maximum(column - fixed, 0), axis=1)
+        videos = generator.permuted(np.where(column < fixed, self._full[visits], drawn), axis=1)
+        return self._frames(generator, videos.ravel()).reshape(videos.shape)
+
+    def _frames(self, generator: np.random.Generator, videos: Places) -> Places:
+        """(m,) a row of each of these videos: each video's rows shuffled, then one after the other, round and round."""
+        shuffled = generator.permutation(len(self.rows))
+        shuffled = self.rows[shuffled[np.argsort(self._run[shuffled], kind="stable")]]
+        order = np.argsort(videos, kind="stable")
+        count = np.bincount(videos, minlength=len(self._start))
+        turn = np.empty_like(videos)
+        turn[order] = np.arange(len(videos)) - np.repeat(np.cumsum(count) - count, count)
+        found: Places = shuffled[self._start[videos] + turn % self._size[videos]]
+        return found
+
+    def other(self, generator: np.random.Generator, places: Places) -> Places:
+        """(m,) rows of the cells of the crops at `places` (positions in `rows`): of another video, else another crop of
+        the only one, else the same crop."""
+        own, cell = self._video[places], self.cell[places]
+        first, count = self._first[cell], np.diff(self._first)[cell]
+        drawn = first + generator.integers(0, np.maximum(count - 1, 1))
+        video: Places = np.where(count > 1, drawn + (drawn >= own), own)
+        start, size = self._start[video], self._size[video]
+        within = (count == 1) & (size > 1)
+        frame: Places = start + generator.integers(0, size - within)
+        found: Places = self.rows[frame + (within & (frame >= places))]
+        return found
+
+
+class Pools:
+    """Crops by cell, from any video; gives `each` crops of a cell at a visit.
+
+    The visits of an epoch go over the cell's crops in rounds, each round in an order of its own, so that a visit is a
+    plain draw without replacement: every choice of `each` crops is as likely as any other. A cell of fewer crops gives
+    all of them at each visit, as often as it takes.
+
+    rows, cell: (n,); cells are numbered from 0 without gaps.
+    """
+
+    def __init__(self, rows: Places, cell: Places, each: int) -> None:
+        order = np.argsort(cell, kind="stable")
+        self.rows: Places = rows[order]
+        self._first = np.searchsorted(cell[order], np.arange(cell.max() + 2))
+        self.count, self.each = len(self._first) - 1, each
+
+    def draw(self, generator: np.random.Generator, visits: Places) -> Places:
+        """(M, each) rows for M visited cells, in random order; a cell's crops come up equally often in all."""
+        found = np.empty((len(visits), self.each), np.int64)
+        order = np.argsort(visits, kind="stable")
+        ends = np.searchsorted(visits[order], np.arange(self.count + 1))
+        for cell in np.flatnonzero(np.diff(ends)).tolist():
+            at, size = order[ends[cell] : ends[cell + 1]], int(self._first[cell + 1] - self._first[cell])
+            whole, rest = divmod(self.each, size)
+            drawn = np.tile(np.arange(size), (len(at), whole))
+            if rest:
+                drawn = np.hstack([drawn, turns(generator, size, len(at), rest).reshape(len(at), rest)])
+            found[at] = self.rows[self._first[cell] + generator.permuted(drawn, axis=1)]
+        return found
+
+
+def turns(generator: np.random.Generator, count: int, batches: int, size: int) -> Places:
+    """(batches * size,) numbers below count: shuffled rounds of all of them, none twice in a batch."""
+    rounds = -(-batches * size // count)
+    found = generator.permuted(np.tile(np.arange(count), (rounds, 1)), axis=1)
+    for number in range(1, rounds):
+        if begun := number * count % size:  # the round begins inside a batch
+            _keep_apart(found[number], found[number - 1, -begun:], size - begun)
+    return found.ravel()[: batches * size]
+
+
+def _keep_apart(numbers: Places, taken: Places, head: int) -> None:
+    """Reorder a shuffled round in place, so that its first `head` are none of `taken`; else the order stays."""
+    if np.isin(numbers[:head], taken).any():
+        first = np.zeros(len(numbers), bool)
+        first[np.flatnonzero(~np.isin(numbers, taken))[:head]] = True
+        numbers[:] = np.concatenate([numbers[first], numbers[~first]])
+
+
+def _distinct(generator: np.random.Generator, among: Places, count: int) -> Places:
+    """(m, count) numbers below among (m,), drawn without replacement; columns from `among` on mean nothing."""
+    drawn = np.empty((len(among), count), np.int64)
+    for column in range(count):
+        number = generator.integers(0, np.maximum(among - column, 1))
+        for earlier in np.sort(drawn[:, :column], axis=1).T:
+            number += number >= earlier
+        drawn[:, column] = number
+    return drawn
+
+
+# -- samplers
 
 
 class _ByIdentity:
@@ -55,17 +192,6 @@ class _ByIdentity:
 
     def __len__(self) -> int:
         return math.ceil(len(self._cells.rows) / self._size)
-
-    def claims(self) -> dict[str, int]:
-        """What an epoch holds: batches, crops_a_batch, subjects, and the fewest and most visits to one of them."""
-        visits = len(self) * self._subjects
-        return {
-            "batches": len(self),
-            "crops_a_batch": self._size,
-            "subjects": self._count,
-            "fewest_visits": visits // self._count,
-            "most_visits": -(-visits // self._count),
-        }
 
     def epoch(self, number: int) -> Iterator[Draw]:
         """The batches of epoch `number`, from 0."""
@@ -92,7 +218,7 @@ class DomainAware(_ByIdentity):
 
     def __init__(
         self,
-        crops: Labelled,
+        crops: Crops,
         *,
         subjects: int,
         crops_each: int,
@@ -119,7 +245,7 @@ class RandomIdentity(_ByIdentity):
 
     def __init__(
         self,
-        crops: Labelled,
+        crops: Crops,
         *,
         subjects: int,
         crops_each: int,
@@ -136,49 +262,26 @@ class RandomIdentity(_ByIdentity):
 class Uniform:
     """Every crop once an epoch, shuffled, `size` at a time; many anchors have no positive then.
 
-    The incomplete last batch is dropped, or kept (`keep_last`); a single crop that is left over then joins the batch
-    before it, for nothing is learned from a batch of one. Raises DataError for one subject, and for too few crops.
+    The incomplete last batch is dropped. Raises DataError for one subject, and for too few crops.
     """
 
-    def __init__(
-        self,
-        crops: Labelled,
-        *,
-        size: int,
-        seed: int,
-        keep_last: bool = False,
-        sources: Sequence[int] | None = None,
-    ) -> None:
+    def __init__(self, crops: Crops, *, size: int, seed: int, sources: Sequence[int] | None = None) -> None:
         if size < 2:
             raise ConfigError(f"sampler: expected batches of at least 2 crops, got {size}")
         self._rows = _rows_of(crops, sources)
         _check_counts(len(np.unique(crops.subject[self._rows])), 2, 1, "subjects")
         count = len(self._rows)
-        if count < size and not keep_last:
+        if count < size:
             raise DataError(f"sampler: expected at least {size} crops for a batch, got {count}: lower its size")
-        self._cuts = [*range(size, count + 1, size)]
-        left = count % size
-        if keep_last and left:
-            self._cuts[-1 if left == 1 and self._cuts else len(self._cuts) :] = [count]
         self._size, self._seed = size, seed
 
     def __len__(self) -> int:
-        return len(self._cuts)
-
-    def claims(self) -> dict[str, int]:
-        """What an epoch holds: batches, crops_a_batch (in a full one), crops, and those dropped."""
-        drawn = self._cuts[-1]
-        return {
-            "batches": len(self),
-            "crops_a_batch": self._size,
-            "crops": drawn,
-            "dropped": len(self._rows) - drawn,
-        }
+        return len(self._rows) // self._size
 
     def epoch(self, number: int) -> Iterator[Draw]:
         """The batches of epoch `number`, from 0."""
         rows = _generator(self._seed, number).permutation(self._rows)
-        return (Draw.plain(rows[begin:end]) for begin, end in zip([0, *self._cuts], self._cuts, strict=False))
+        return (Draw.plain(batch) for batch in rows[: len(self) * self._size].reshape(len(self), self._size))
 
 
 class Joint:
@@ -198,7 +301,7 @@ class Joint:
     def epoch(self, number: int) -> Iterator[Draw]:
         """The batches of epoch `number`, from 0."""
         for own, further in zip(self._own.epoch(number), self._round(number * len(self._own)), strict=False):
-            yield _concatenated(own, further)
+            yield Draw(*(np.concatenate([getattr(own, n), getattr(further, n)]) for n in ("row", "view", "role")))
 
     def _round(self, first: int) -> Iterator[Draw]:
         number, skipped = divmod(first, len(self._further))
@@ -222,7 +325,7 @@ class Tuples:
 
     def __init__(
         self,
-        crops: Labelled,
+        crops: Crops,
         *,
         tuples: int,
         seed: int,
@@ -252,15 +355,6 @@ class Tuples:
     def __len__(self) -> int:
         return -(-len(self._walk) // self._tuples)
 
-    def claims(self) -> dict[str, int]:
-        """What an epoch holds: batches, crops_a_batch, subjects, and anchors: crops of the first domain."""
-        return {
-            "batches": len(self),
-            "crops_a_batch": 3 * self._domains * self._tuples,
-            "subjects": len(self.eligible),
-            "anchors": len(self._walk),
-        }
-
     def epoch(self, number: int) -> Iterator[Draw]:
         """The batches of epoch `number`, from 0."""
         generator, d = _generator(self._seed, number), self._domains
@@ -279,24 +373,22 @@ class Tuples:
         return (Draw(row, np.full(len(row), PLAIN, np.int8), role) for row in rows.reshape(len(self), -1))
 
 
-def with_auxiliary(sampler: Sampler, domain: Places, of: Collection[int]) -> Sampler:
-    """The sampler, with a second view of each drawn row of some domains (DI2L 3.1: of visible light).
+class WithAuxiliary:
+    """A sampler, with a second view of each drawn row of some domains (DI2L 3.1: of visible light).
 
     domain: (n,) of all crops; of: the domains' codes. Each stands right behind its own row, with its role, so that the
     shares of several processes hold as many of them as the batch's subjects do.
     """
-    return _Auxiliary(sampler, np.isin(domain, sorted(of)))
 
-
-class _Auxiliary:
-    def __init__(self, sampler: Sampler, twice: NDArray[np.bool_]) -> None:
-        self._sampler, self._twice = sampler, twice
+    def __init__(self, sampler: Sampler, domain: Places, of: Collection[int]) -> None:
+        self._sampler, self._twice = sampler, np.isin(domain, sorted(of))
         self.left_out: dict[str, list[str]] = getattr(sampler, "left_out", {})
 
     def __len__(self) -> int:
         return len(self._sampler)
 
     def epoch(self, number: int) -> Iterator[Draw]:
+        """The batches of epoch `number`, from 0."""
         for draw in self._sampler.epoch(number):
             views = 1 + (self._twice[draw.row] & (draw.view == PLAIN))
             view = draw.view.repeat(views)
@@ -304,24 +396,16 @@ class _Auxiliary:
             yield Draw(draw.row.repeat(views), view, draw.role.repeat(views))
 
 
-def _concatenated(first: Draw, second: Draw) -> Draw:
-    return Draw(
-        np.concatenate([first.row, second.row]),
-        np.concatenate([first.view, second.view]),
-        np.concatenate([first.role, second.role]),
-    )
-
-
 def _generator(seed: int, epoch: int) -> np.random.Generator:
     """The epoch is a key of its own, not a summand: seed 0's epoch 1 must not be seed 1's epoch 0."""
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(epoch,)))
 
 
-def _drawn_from(crops: Labelled, rows: Places, cell: Places, each: int, evenly_over: Evenly) -> Cells | Pools:
+def _drawn_from(crops: Crops, rows: Places, cell: Places, each: int, evenly_over: Evenly) -> Cells | Pools:
     return Cells(rows, cell, crops.video[rows], each) if evenly_over == "videos" else Pools(rows, cell, each)
 
 
-def _rows_of(crops: Labelled, sources: Sequence[int] | None) -> Places:
+def _rows_of(crops: Crops, sources: Sequence[int] | None) -> Places:
     """(n,) positions of the crops of these sources; None: of all. Raises DataError for none."""
     rows = np.arange(len(crops.subject)) if sources is None else np.flatnonzero(np.isin(crops.source, list(sources)))
     if not len(rows):
@@ -368,7 +452,7 @@ class _Complete:
         return f"subjects with crops in all of {self.names} ({len(self.left_out)} lack some)"
 
     @classmethod
-    def of(cls, crops: Labelled, domains: Sequence[str] | None, sources: Sequence[int] | None) -> _Complete:
+    def of(cls, crops: Crops, domains: Sequence[str] | None, sources: Sequence[int] | None) -> _Complete:
         rows = _rows_of(crops, sources)
         used = _domains_in_use(crops, rows, domains)
         place = np.full(len(crops.domains), -1)
@@ -398,7 +482,7 @@ class _Complete:
         return cls(everyone[chosen], cell, eligible, left_out, everyone, where, len(used), names)
 
 
-def _domains_in_use(crops: Labelled, rows: Places, domains: Sequence[str] | None) -> Places:
+def _domains_in_use(crops: Crops, rows: Places, domains: Sequence[str] | None) -> Places:
     """(D,) codes, in the order asked for. Raises DataError for a domain without crops."""
     present = np.unique(crops.domain[rows])
     if domains is None:

@@ -20,19 +20,18 @@ def cross_entropy(logits: Tensor, subject: Tensor, smoothing: float = 0.0) -> Te
 
     Eq. 5 of the body paper, whose denominator has to run over classes (METHODS 1.2). smoothing: share of each label
     that is spread evenly over all C classes.
-
-    >>> round(float(cross_entropy(torch.zeros(2, 4), torch.tensor([0, 3]))), 6)  # ln 4
-    1.386294
     """
     return functional.cross_entropy(precise(logits), subject, label_smoothing=smoothing)
+
+
+def right(logits: Tensor, subject: Tensor) -> tuple[float, float]:
+    """For the log: how many images have their subject as the likeliest class, and of how many. (B, C), (B,) int64."""
+    return float((logits.argmax(dim=1) == subject).sum()), float(len(subject))
 
 
 def focal_weight(logits: Tensor, subject: Tensor, gamma: float = 2.0) -> Tensor:
     """(B,) of each image, (1 - p)^gamma, p the probability of its subject: what `focal` multiplies by. 1 where gamma
     is 0. logits: (B, C); subject: (B,) int64, 0..C-1.
-
-    >>> focal_weight(torch.zeros(1, 2), torch.tensor([1])).tolist()
-    [0.25]
     """
     return _unsure(_log_probability(logits).gather(1, subject[:, None]).squeeze(1), gamma)
 
@@ -42,9 +41,6 @@ def focal(logits: Tensor, subject: Tensor, gamma: float = 2.0, over: Literal["su
 
     Images that are recognised already count less; gamma 0 is the cross-entropy. over: all adds up -(1 - p)^gamma log p
     over every class, as the equation is printed, which pushes every probability up (METHODS 3.2).
-
-    >>> round(float(focal(torch.zeros(3, 2), torch.tensor([0, 1, 1]))), 6)  # ln 2 / 4
-    0.173287
     """
     log_p = _log_probability(logits)
     if over == "subject":
@@ -80,13 +76,13 @@ class AdaFace(nn.Module):
         classes: int,
         *,
         margin: float = 0.4,
-        h: float = 0.333,
+        quality: float = 0.333,
         scale: float = 64.0,
         average: float = 0.01,
         eps: float = 1e-3,
     ) -> None:
         super().__init__()
-        self.margin, self.h, self.scale, self.average, self.eps = margin, h, scale, average, eps
+        self.margin, self.reach, self.scale, self.average, self.eps = margin, quality, scale, average, eps
         # of length about 1: the step of a direction falls with the square of its length
         self.weight = nn.Parameter(torch.randn(classes, features) / math.sqrt(features))
         self.register_buffer("mean", torch.tensor(20.0))
@@ -111,7 +107,7 @@ class AdaFace(nn.Module):
             raw, weight = precise(embedding), precise(self.weight)
             unit, classes = functional.normalize(raw), functional.normalize(weight)
             cosine = (unit @ classes.T).clamp(-1 + self.eps, 1 - self.eps)
-            quality = ((_lengths(raw) - self.mean) / (self.spread + self.eps) * self.h).clamp(-1, 1)
+            quality = ((_lengths(raw) - self.mean) / (self.spread + self.eps) * self.reach).clamp(-1, 1)
             own = subject[:, None]
             theta = cosine.gather(1, own).squeeze(1).arccos() - self.margin * quality
             angular = theta.clamp(self.eps, math.pi - self.eps).cos()

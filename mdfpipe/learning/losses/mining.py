@@ -112,25 +112,12 @@ class MiningStatistics:
         self._pos_other_chance = float(state["pos_other_chance"])
         self._neg_same_chance = float(state["neg_same_chance"])
 
-    def merge(self, other: MiningStatistics) -> None:
-        """Take in what another one counted."""
-        for kind in KINDS:
-            for (anchor, mined), (count, total) in list(other._cells[kind].items()):
-                self._add_cell(kind, anchor, mined, count, total)
-        self._skipped += other._skipped
-        self._pos_other_chance += other._pos_other_chance
-        self._neg_same_chance += other._neg_same_chance
-
 
 def chances(domain: NDArray[np.int64], subject: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Share of each anchor's possible positives in another domain, and of its negatives in its own.
 
     Both (B,), 0 where there are none to choose from. For P subjects x D domains x K images they are (D-1)K / (DK-1) and
     1 / D of every anchor.
-
-    >>> subject, domain = np.repeat(np.arange(8), 8), np.tile(np.arange(4).repeat(2), 8)
-    >>> [sorted(set(share.tolist())) for share in chances(domain, subject)]  # 6/7 and 1/4
-    [[0.8571428571428571], [0.25]]
     """
     same_subject = subject[:, None] == subject[None, :]
     same_domain = domain[:, None] == domain[None, :]

@@ -29,9 +29,6 @@ def distances(a: Tensor, b: Tensor) -> Tensor:
 
     From differences: the expanded |a|^2 + |b|^2 - 2ab, which `torch.cdist` takes by default, loses every digit where
     features are long and near each other. `torch.cdist` also knows its own gradient at 0, where a root has none.
-
-    >>> distances(torch.zeros(1, 2), torch.tensor([[3.0, 4.0], [0.0, 0.0]])).tolist()
-    [[5.0, 9.999999974752427e-07]]
     """
     found = torch.cdist(precise(a), precise(b), compute_mode="donot_use_mm_for_euclid_dist")
     return found.clamp_min(NEAREST)
@@ -58,10 +55,6 @@ def mine(features: Tensor, subject: Tensor) -> Mined:
     """The hardest positive and negative of every anchor (batch-hard; METHODS 0 and 1.4, text of the body paper's IV-C).
 
     features: (B, D), raw; subject: (B,) int64. An anchor is not its own positive. Of ties, the lowest place.
-
-    >>> mined = mine(torch.tensor([[0.0], [1.0], [3.0], [9.0]]), torch.tensor([5, 5, 6, 7]))
-    >>> mined.positive.tolist(), mined.negative.tolist(), mined.valid.tolist()
-    ([1, 0, -1, -1], [2, 2, 1, 2], [True, True, False, False])
     """
     distance = distances(features, features)
     same = subject[:, None] == subject[None, :]
@@ -85,10 +78,6 @@ def triplet(mined: Mined, margin: float | Literal["soft"] = 0.0) -> Tensor:
 
     With margin "soft", of log(1 + exp(d_positive - d_negative)), which never goes silent (Hermans et al. 2017). It
     is what eq. 6 of the body paper means (METHODS 1.2). Raises ConfigError for another word.
-
-    >>> mined = mine(torch.tensor([[0.0], [1.0], [3.0], [9.0]]), torch.tensor([5, 5, 6, 7]))
-    >>> float(triplet(mined)), float(triplet(mined, 1.5)), round(float(triplet(mined, "soft")), 6)
-    (0.0, 0.25, 0.220095)
     """
     apart = mined.d_positive - mined.d_negative
     if isinstance(margin, str):
@@ -107,10 +96,6 @@ def weighted_triplet(
     w is the softmax of d over an anchor's positives, of -d over its negatives, and takes part in the gradient. phi:
     sign(x) x^2 (DI2L, CAJ), or x (AGW). distance: (B, B); subject: (B,) int64. An anchor without a positive or a
     negative is left out. itself: an image is a positive of its own, at its distance from itself (CAJ).
-
-    >>> apart = distances(*[torch.tensor([[0.0], [3.0], [1.0]])] * 2)  # 0: d_p 3, d_n 1; 1: d_p 3, d_n 2
-    >>> round(float(weighted_triplet(apart, torch.tensor([5, 5, 6]))), 6)  # softplus(4) and softplus(1)
-    2.665706
     """
     apart = precise(distance)
     same = subject[:, None] == subject[None, :]
@@ -124,10 +109,6 @@ def supervised_contrastive(features: Tensor, subject: Tensor, temperature: float
 
     features: (B, D), made unit length here; subject: (B,) int64. An anchor's loss is the mean over its positives of
     -log softmax over all other images of cosine / temperature.
-
-    >>> unit = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])  # 1 - ln(e + 1), twice; the third has no positive
-    >>> round(float(supervised_contrastive(unit, torch.tensor([0, 0, 1]), temperature=1.0)), 6)
-    0.313262
     """
     with torch.autocast(features.device.type, enabled=False):
         unit = functional.normalize(precise(features))

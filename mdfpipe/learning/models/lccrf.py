@@ -9,11 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from mdfpipe.errors import ConfigError
-from mdfpipe.learning.losses.angular import compactness_of_map
+from mdfpipe.learning.losses.lccrf import compactness_of_map
 from mdfpipe.learning.models.backbones.trunk import Kind, Trunk
 from mdfpipe.learning.models.parts.heads import BNNeck, Classifier
-from mdfpipe.learning.models.parts.non_local import NonLocal
-from mdfpipe.learning.models.parts.pooling import GeM, gem
+from mdfpipe.learning.models.parts.layers import GeM, NonLocal, gem
 from mdfpipe.learning.streams import DomainPairs
 
 OWN = 2

@@ -17,8 +17,7 @@ from pydantic import Field, model_validator
 
 from mdfpipe.config import Config, Plugin
 from mdfpipe.learning.data.augment import Augment
-from mdfpipe.learning.train.groups import Group
-from mdfpipe.learning.train.schedule import Optimiser, Schedule
+from mdfpipe.learning.train.schedule import Group, Optimiser, Schedule
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -131,17 +130,27 @@ class Recipe(Plugin):
     def sampler(self, crops: Crops, seed: int) -> Sampler:
         """The batches. Raises DataError where the crops do not allow them (one subject, a domain missing)."""
 
-    @abstractmethod
     def forward(self, model: Network, batch: CropBatch) -> dict[str, Tensor]:
         """What `losses` needs of these images: tensors whose first axis is the batch. Calls `model(...)` once."""
+        found: dict[str, Tensor] = model(batch.images)
+        return found
 
     @abstractmethod
     def losses(self, model: Network, features: dict[str, Tensor], batch: CropBatch, progress: Progress) -> Losses:
         """The loss terms of the whole batch. batch: its labels (its images may be missing)."""
 
-    @abstractmethod
     def embed(self, model: Network, batch: CropBatch) -> Tensor:
-        """(B, D) float32 vectors, raw: what length means is `distance`'s and pooling's to say."""
+        """(B, D) float32 vectors, raw: what length means is `distance`'s and pooling's to say. By default `feature`,
+        with `flip_fusion` the mean of that of the crop and of its mirror image.
+        """
+        found = self.feature(model, batch.images, batch.domain)
+        if getattr(self, "flip_fusion", False):
+            found = (found + self.feature(model, batch.images.flip(3), batch.domain)) / 2
+        return found
+
+    def feature(self, model: Network, images: Tensor, domain: Tensor) -> Tensor:
+        """(B, D) float32 test feature. images: (B, 3, H, W); domain: (B,) places in the domains it was made for."""
+        raise NotImplementedError
 
     def embedded_as(self, domain: str, trained: Sequence[str]) -> int | None:
         """The place in `trained` (the `domains` of `model`) that `embed` receives for crops of `domain`; None: there is

@@ -40,22 +40,14 @@ class Batches(Config):
         domains = len(np.unique(crops.domain[np.isin(crops.source, own)]))
         used: Sampler
         if self.sampler == "domain_aware":
+            evenly = self.evenly_over or "videos"
             used = DomainAware(
-                crops,
-                subjects=self.subjects,
-                crops_each=self.crops,
-                seed=seed,
-                sources=own,
-                evenly_over=self.evenly_over or "videos",
+                crops, subjects=self.subjects, crops_each=self.crops, seed=seed, sources=own, evenly_over=evenly
             )
         elif self.sampler == "random":
+            each, evenly = self.crops * domains, self.evenly_over or "crops"
             used = RandomIdentity(
-                crops,
-                subjects=self.subjects,
-                crops_each=self.crops * domains,
-                seed=seed,
-                sources=own,
-                evenly_over=self.evenly_over or "crops",
+                crops, subjects=self.subjects, crops_each=each, seed=seed, sources=own, evenly_over=evenly
             )
         else:
             used = Uniform(crops, size=self.subjects * self.crops * domains, seed=seed, sources=own)

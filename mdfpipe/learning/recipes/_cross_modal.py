@@ -6,7 +6,6 @@ domains x K crops; a BN neck whose feature is embedded; losses as means over pai
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -17,7 +16,7 @@ from mdfpipe.learning.data.augment import Augment
 from mdfpipe.learning.recipes import Network, Recipe
 from mdfpipe.learning.recipes._batches import Batches
 from mdfpipe.learning.streams import Pairs, Streams, place_in, stream
-from mdfpipe.learning.train.groups import Group, by_part
+from mdfpipe.learning.train.schedule import Group, by_part
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -54,6 +53,7 @@ class CrossModal(Recipe):
     only_embedding: ClassVar[tuple[str, ...]] = ("flip_fusion",)
     tiny: ClassVar[dict[str, Any]] = TINY
     across: ClassVar[tuple[str, ...]] = ()  # terms of its loss that bring domains together
+    below: ClassVar[tuple[str, ...]] = ("backbone.",)  # how names begin that learn at the backbone's rate
 
     backbone: Backbone = Field("resnet50", description="the ResNet; resnet18_half has half its channels, for a CPU")
     streams: Streams = Field(
@@ -105,41 +105,32 @@ class CrossModal(Recipe):
         """A trunk of other streams or branches: each copy takes what its stage is there."""
         from mdfpipe.learning.models.backbones.trunk import fill
 
-        def below(tensors: dict[str, Any]) -> dict[str, Any]:
-            return {n.removeprefix("backbone."): t for n, t in tensors.items() if n.startswith("backbone.")}
-
+        inside = {n.removeprefix("backbone."): t for n, t in state.items() if n.startswith("backbone.")}
         rest = {name: tensor for name, tensor in state.items() if not name.startswith("backbone.")}
-        filled = fill(below(model.state_dict()), below(state))
+        filled = fill(model.backbone.state_dict(), inside)
         return rest | {f"backbone.{name}": tensor for name, tensor in filled.items()}
 
     def sampler(self, crops: Crops, seed: int) -> Sampler:
         """P subjects x D domains x K crops, or as `batches` says."""
         return self.batches.sampler_of(crops, seed)
 
-    def embed(self, model: Network, batch: CropBatch) -> Tensor:
-        """The test feature, with that of the mirrored crop where that is asked for."""
-        found = self.feature(model, batch.images, batch.domain)
-        if self.flip_fusion:
-            found = (found + self.feature(model, batch.images.flip(3), batch.domain)) / 2
+    def forward(self, model: Network, batch: CropBatch) -> dict[str, Tensor]:
+        """z (B, D) before the neck, and what else the network gives."""
+        found: dict[str, Tensor] = model(batch.images, batch.domain)
         return found
 
-    @abstractmethod
     def feature(self, model: Network, images: Tensor, domain: Tensor) -> Tensor:
-        """(B, D) float32 test feature. images: (B, 3, H, W); domain: (B,) places in the domains it was made for."""
+        """z after the neck."""
+        found: Tensor = model.neck(model(images, domain)["z"])
+        return found
 
     def parameter_groups(self, model: Network) -> list[Group]:
-        """Backbone, and the rest."""
-        return self.in_parts(model)
-
-    def in_parts(
-        self, model: Network, backbone: tuple[str, ...] = ("backbone.",), bias_decay: float | None = None
-    ) -> list[Group]:
-        """What learns at the backbone's rate (how its names begin), and the rest. bias_decay: as in `by_part`."""
+        """What learns at the backbone's rate, and the rest."""
         return by_part(
             model,
             backbone_rate=self.backbone_rate,
             bias_rate=self.bias_rate,
             decay_vectors=self.decay_vectors,
-            bias_decay=bias_decay,
-            backbone=backbone,
+            bias_decay=getattr(self, "bias_decay", None),
+            backbone=self.below,
         )

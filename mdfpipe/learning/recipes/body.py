@@ -24,7 +24,7 @@ from pydantic import Field, model_validator
 from mdfpipe.config import Config
 from mdfpipe.learning.recipes import Losses, Network, Progress, Recipe
 from mdfpipe.learning.recipes._batches import Batches
-from mdfpipe.learning.train.groups import Group, by_part
+from mdfpipe.learning.train.schedule import Group, by_part
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -175,11 +175,6 @@ class Body(Recipe):
         """Batches of the study's own crops, and of further manifests where that is set."""
         return self.batches.sampler_of(crops, seed)
 
-    def forward(self, model: Network, batch: CropBatch) -> dict[str, Tensor]:
-        """z (B, D), tokens (B, 4, d) of a ViT, and the alignment term of each image (B,) where it is used."""
-        found: dict[str, Tensor] = model(batch.images)
-        return found
-
     def losses(self, model: Network, features: dict[str, Tensor], batch: CropBatch, progress: Progress) -> Losses:
         """L_id + lambda L_tri (eq. 7), and what was added."""
         from torch.nn.functional import normalize
@@ -190,8 +185,7 @@ class Body(Recipe):
         h = model.neck(z, features.get("tokens"))
         logits = model.classifier(h)
         terms = {"identity": identity.cross_entropy(logits, batch.subject, self.smoothing)}
-        right = (logits.argmax(dim=1) == batch.subject).float()
-        figures = {"accuracy": (float(right.sum()), float(len(right)))}
+        figures = {"accuracy": identity.right(logits, batch.subject)}
         ranked = z if self.triplet.feature == "raw" else self.triplet.length * normalize(h, dim=1)
         mined = ranking.mine(ranked, batch.subject)
         if self.triplet.weight:
@@ -201,17 +195,11 @@ class Body(Recipe):
             terms["contrastive"] = self.contrastive * contrast
         if self.part_alignment:
             terms["part_alignment"] = self.part_alignment * features["alignment"].float().mean()
-            figures["part_match"] = (float(features["part_match"].sum()), float(len(right)))
+            figures["part_match"] = (float(features["part_match"].sum()), float(len(z)))
         return Losses(terms, figures, mined)
 
-    def embed(self, model: Network, batch: CropBatch) -> Tensor:
+    def feature(self, model: Network, images: Tensor, domain: Tensor) -> Tensor:
         """z before the neck (METHODS 1.6), or h after it, of the parts in use."""
-        found = self._feature(model, batch.images)
-        if self.flip_fusion:
-            found = (found + self._feature(model, batch.images.flip(3))) / 2
-        return found
-
-    def _feature(self, model: Network, images: Tensor) -> Tensor:
         given = model(images)
         z: Tensor = given["z"].float()
         return z if self.test_feature == "raw" else model.neck(z, given.get("tokens"))

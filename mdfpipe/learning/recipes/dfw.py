@@ -125,8 +125,7 @@ class Dfw(CrossModal):
 
     def model(self, classes: int, domains: Sequence[str]) -> nn.Module:
         """SegmentedNet: trunk, weakening, a neck and a classifier for each branch."""
-        from mdfpipe.learning.models.parts.weakening import Weakening
-        from mdfpipe.learning.models.segmented import SegmentedNet
+        from mdfpipe.learning.models.dfw import SegmentedNet, Weakening
         from mdfpipe.learning.streams import DomainPairs
 
         return SegmentedNet(
@@ -143,16 +142,11 @@ class Dfw(CrossModal):
         """Tell two equal branches apart."""
         model.break_tie(self.tie_noise)
 
-    def forward(self, model: Network, batch: CropBatch) -> dict[str, Tensor]:
-        """z (B, S, D) of S branches, and their responses (B, S, h, w)."""
-        found: dict[str, Tensor] = model(batch.images, batch.domain)
-        return found
-
     def losses(self, model: Network, features: dict[str, Tensor], batch: CropBatch, progress: Progress) -> Losses:
         """lambda L_op + L_hc + L_reid (eq. 7)."""
         import torch
 
-        from mdfpipe.learning.losses.centres import hetero_centre_triplet
+        from mdfpipe.learning.losses.dfw import hetero_centre_triplet
 
         z = features["z"].float()
         terms, figures, mined = self._identify(model, z, batch)
@@ -183,12 +177,12 @@ class Dfw(CrossModal):
             "identity": torch.stack([identity.cross_entropy(each, batch.subject) for each in logits]).sum(),
             "triplet": torch.stack([ranking.triplet(each, self.triplet_margin) for each in mined]).sum(),
         }
-        right = torch.stack([each.argmax(1) == batch.subject for each in logits])
-        return terms, {"accuracy": (float(right.sum()), float(right.numel()))}, mined[0]
+        right = identity.right(torch.cat(logits), batch.subject.repeat(len(logits)))
+        return terms, {"accuracy": right}, mined[0]
 
     def _overlap(self, response: Tensor) -> tuple[Tensor, dict[str, tuple[float, float]]]:
         """L_op, and how far apart the branches look by the soft and by the hard arg-max, px of the input."""
-        from mdfpipe.learning.losses.overlap import apart, hard_centre, overlap, soft_centre
+        from mdfpipe.learning.losses.dfw import apart, hard_centre, overlap, soft_centre
 
         height, width = response.shape[2:]
         cell = (self.image_height_px / height, self.image_width_px / width)

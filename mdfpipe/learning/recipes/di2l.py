@@ -36,7 +36,6 @@ from mdfpipe.learning.recipes import Losses, Network, Progress
 from mdfpipe.learning.recipes._batches import Batches
 from mdfpipe.learning.recipes._cross_modal import TINY, CrossModal, NonLocalBlocks
 from mdfpipe.learning.streams import is_visible
-from mdfpipe.learning.train.groups import Group
 from mdfpipe.learning.train.schedule import Optimiser, Schedule
 
 if TYPE_CHECKING:
@@ -53,6 +52,7 @@ class DI2L(CrossModal):
     """Information-balanced identity learning."""
 
     tiny: ClassVar[dict[str, Any]] = {**TINY, "parts": 2}
+    below: ClassVar[tuple[str, ...]] = ("backbone.", "non_local.", "aggregation.")
 
     image_height_px: int = Field(288, ge=16, le=2048, description="height of the network's input")
     image_width_px: int = Field(144, ge=16, le=2048, description="width of the network's input")
@@ -121,18 +121,13 @@ class DI2L(CrossModal):
 
     def sampler(self, crops: Crops, seed: int) -> Sampler:
         """P subjects x D domains x K crops, an auxiliary image behind each of visible light."""
-        from mdfpipe.learning.data.sampling import with_auxiliary
+        from mdfpipe.learning.data.sampling import WithAuxiliary
 
         drawn = super().sampler(crops, seed)
         if not self.channel_augmentation:
             return drawn
         visible = [place for place, name in enumerate(crops.domains) if is_visible(name)]
-        return with_auxiliary(drawn, crops.domain, visible)
-
-    def forward(self, model: Network, batch: CropBatch) -> dict[str, Tensor]:
-        """z (B, D) before the neck."""
-        found: dict[str, Tensor] = model(batch.images, batch.domain)
-        return found
+        return WithAuxiliary(drawn, crops.domain, visible)
 
     def losses(self, model: Network, features: dict[str, Tensor], batch: CropBatch, progress: Progress) -> Losses:
         """L_focal + L_WRT; figures: accuracy, share of images with a triplet, (1 - p)^gamma by domain."""
@@ -148,22 +143,12 @@ class DI2L(CrossModal):
         terms["triplet"] = ranking.weighted_triplet(
             mined.distance, batch.subject, self.phi, itself=self.positive_itself
         )
-        right = (logits.argmax(dim=1) == batch.subject).float()
         figures = {
-            "accuracy": (float(right.sum()), float(len(right))),
-            "with_triplet": (float(mined.valid.sum()), float(len(right))),
+            "accuracy": identity.right(logits, batch.subject),
+            "with_triplet": (float(mined.valid.sum()), float(len(logits))),
         }
         weight = identity.focal_weight(logits.detach(), batch.subject, self.gamma)
         return Losses(terms, figures | _by_domain(weight, batch, model.domains), mined)
-
-    def feature(self, model: Network, images: Tensor, domain: Tensor) -> Tensor:
-        """After the neck (METHODS 3.3)."""
-        found: Tensor = model.neck(model(images, domain)["z"])
-        return found
-
-    def parameter_groups(self, model: Network) -> list[Group]:
-        """Neck and classifier, and all that is before them."""
-        return self.in_parts(model, ("backbone.", "non_local.", "aggregation."))
 
 
 def _by_domain(weight: Tensor, batch: CropBatch, domains: Sequence[str]) -> dict[str, tuple[float, float]]:

@@ -19,8 +19,7 @@ from pydantic import Field
 from mdfpipe.config import Config
 from mdfpipe.learning.data.augment import Augment
 from mdfpipe.learning.recipes import Losses, Network, Progress, Recipe
-from mdfpipe.learning.train.groups import Group
-from mdfpipe.learning.train.schedule import Optimiser, Schedule
+from mdfpipe.learning.train.schedule import Group, Optimiser, Schedule
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -106,13 +105,8 @@ class Face(Recipe):
 
         if self.sampler_subjects:
             each = max(self.batch // self.sampler_subjects, 1)
-            return RandomIdentity(
-                crops,
-                subjects=self.sampler_subjects,
-                crops_each=each,
-                seed=seed,
-                evenly_over=self.sampler_evenly_over,
-            )
+            evenly = self.sampler_evenly_over
+            return RandomIdentity(crops, subjects=self.sampler_subjects, crops_each=each, seed=seed, evenly_over=evenly)
         return Uniform(crops, size=self.batch, seed=seed)
 
     def forward(self, model: Network, batch: CropBatch) -> dict[str, Tensor]:
@@ -130,11 +124,9 @@ class Face(Recipe):
         mined = ranking.mine(normalize(z.detach(), dim=1), batch.subject)
         return Losses(terms, model.head.figures(), mined)
 
-    def embed(self, model: Network, batch: CropBatch) -> Tensor:
+    def feature(self, model: Network, images: Tensor, domain: Tensor) -> Tensor:
         """The raw embedding; its length is the quality that norm-weighted pooling takes."""
-        z: Tensor = model(batch.images).float()
-        if self.flip_fusion:
-            z = (z + model(batch.images.flip(3)).float()) / 2
+        z: Tensor = model(images).float()
         return z
 
     def parameter_groups(self, model: Network) -> list[Group]:

@@ -204,26 +204,19 @@ class Idkl(CrossModal):
 
     def model(self, classes: int, domains: Sequence[str]) -> nn.Module:
         """IdklNet. Raises ConfigError where groups of unequally many domains are to be paired by index."""
-        from functools import partial
-
         from mdfpipe.learning.models.idkl import IdklNet
-        from mdfpipe.learning.models.parts.adversary import DomainClassifiers
-        from mdfpipe.learning.models.parts.purifier import Purifier
 
         pairs = self._pairs(domains)
         if classes:
             self._check_pairing(pairs)
-        purifier = partial(
-            Purifier, mask=self.ip.mask, reduction=self.ip.reduction, affine=self.ip.affine, power=self.power
-        )
         return IdklNet(
             self.backbone,
             pairs,
             classes,
             self.adversary.depths,
             power=self.power,
-            purifier=purifier if self.ip.weight else None,
-            adversary=partial(DomainClassifiers, hidden=self.adversary.hidden, dropout=self.adversary.dropout),
+            purifier=self.ip.model_dump(include={"mask", "reduction", "affine"}) if self.ip.weight else None,
+            adversary=self.adversary.model_dump(include={"hidden", "dropout"}),
         )
 
     def _pairs(self, domains: Sequence[str]) -> DomainPairs:
@@ -244,14 +237,14 @@ class Idkl(CrossModal):
             )
 
     def forward(self, model: Network, batch: CropBatch) -> dict[str, Tensor]:
-        """Pooled vectors (B, ...) of both branches."""
+        """Pooled vectors (B, ...) of both branches, regardless of the domain."""
         found: dict[str, Tensor] = model(batch.images)
         return found
 
     def losses(self, model: Network, features: dict[str, Tensor], batch: CropBatch, progress: Progress) -> Losses:
         """L_b + lambda_1 L_ip + lambda_2 L_tgsa + lambda_3 L_csa + L_mdr (eq. 21), where L_b is eq. 6."""
         from mdfpipe.learning.losses import ranking
-        from mdfpipe.learning.losses.identity import cross_entropy
+        from mdfpipe.learning.losses.identity import cross_entropy, right
 
         features = {name: ranking.precise(value) for name, value in features.items()}
         only, subject = model.training_only, batch.subject
@@ -268,7 +261,7 @@ class Idkl(CrossModal):
         for name, weight, feature, logits in self._specific(raw, z_raw, purified, z_purified):
             terms[f"{name}_identity"] = weight * cross_entropy(logits, subject)
             terms[f"{name}_triplet"] = weight * ranking.triplet(ranking.mine(feature, subject), self.margin)
-        figures = {"accuracy": _right(z_shared, subject), "accuracy_specific": _right(z_purified, subject)}
+        figures = {"accuracy": right(z_shared, subject), "accuracy_specific": right(z_purified, subject)}
         if self.adversary.depths:
             seen = (model.at_depths("specific", features, h_raw), model.at_depths("shared", features, h_shared))
             terms |= self._adversaries(only, *seen, group, progress)
@@ -296,7 +289,7 @@ class Idkl(CrossModal):
         """L_D and L_C (eq. 4)."""
         import torch
 
-        from mdfpipe.learning.models.parts.adversary import ramp, reverse
+        from mdfpipe.learning.models.idkl import ramp, reverse
 
         settings, told = self.adversary, group
         if settings.confuser == "shuffled":
@@ -313,7 +306,7 @@ class Idkl(CrossModal):
         self, model: Network, features: dict[str, Tensor], z_raw: Tensor, subject: Tensor, group: Tensor
     ) -> dict[str, Tensor]:
         """lambda_1 L_e and lambda_1 L_r (eq. 10 and 11). Both entropies of L_e are behind the raw feature's neck."""
-        from mdfpipe.learning.losses.purification import discrepancy_reducing, discrimination_enhancing
+        from mdfpipe.learning.losses.idkl import discrepancy_reducing, discrimination_enhancing
         from mdfpipe.learning.models.idkl import without_running
 
         only = model.training_only
@@ -333,7 +326,7 @@ class Idkl(CrossModal):
         """lambda_2 L_tgsa and lambda_3 L_csa (eq. 17 and 19): twice the mean over domains. features, logits: of the
         shared branch and of what it learns from.
         """
-        from mdfpipe.learning.losses.graph import class_semantic_alignment, structure
+        from mdfpipe.learning.losses.idkl import class_semantic_alignment, structure
 
         shared, taught = features
         rows = [group == number for number in _present(group)]
@@ -354,7 +347,7 @@ class Idkl(CrossModal):
         self, pairs: DomainPairs, shared: Tensor, logits: Tensor, subject: Tensor, group: Tensor
     ) -> tuple[Tensor, tuple[float, float]]:
         """L_mdr (eq. 20), the mean over pairs of domains with subjects in common; images that take part, and all."""
-        from mdfpipe.learning.losses.graph import modality_discrepancy
+        from mdfpipe.learning.losses.idkl import modality_discrepancy
 
         settings = self.mdr.pairing, self.affinity.temperature, self.affinity.sign
         found, paired, asked = [], 0, 0
@@ -386,10 +379,6 @@ def _mean(found: list[Tensor], graph: Tensor) -> Tensor:
     import torch
 
     return torch.stack(found).mean() if found else graph.sum() * 0
-
-
-def _right(logits: Tensor, subject: Tensor) -> tuple[float, float]:
-    return float((logits.argmax(dim=1) == subject).sum()), float(len(subject))
 
 
 def _of_adversaries(terms: dict[str, Tensor], heads: int, groups: int) -> dict[str, tuple[float, float]]:

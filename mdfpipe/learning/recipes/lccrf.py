@@ -42,7 +42,6 @@ from mdfpipe.learning.recipes import Losses, Network, Progress
 from mdfpipe.learning.recipes._batches import Batches
 from mdfpipe.learning.recipes._cross_modal import TINY, CrossModal, NonLocalBlocks
 from mdfpipe.learning.streams import DomainPairs, is_visible
-from mdfpipe.learning.train.groups import Group
 from mdfpipe.learning.train.schedule import Optimiser, Schedule
 
 if TYPE_CHECKING:
@@ -50,7 +49,7 @@ if TYPE_CHECKING:
 
     from mdfpipe.learning.data.batches import CropBatch, Sampler
     from mdfpipe.learning.data.crops import Crops
-    from mdfpipe.learning.losses.tuples import Matches, Triples
+    from mdfpipe.learning.losses.lccrf import Matches, Triples
 
 CROPS = 2
 
@@ -94,6 +93,7 @@ class Lccrf(CrossModal):
 
     distance: ClassVar[Literal["cosine", "euclidean"]] = "euclidean"
     only_embedding: ClassVar[tuple[str, ...]] = ("flip_fusion", "normalise")
+    below: ClassVar[tuple[str, ...]] = ("backbone.", "non_local.")
     tiny: ClassVar[dict[str, Any]] = {
         **TINY,
         "schedule": {"length": 2, "unit": "steps", "warm_up": 0, "milestones": []},
@@ -216,7 +216,8 @@ class Lccrf(CrossModal):
         from torch.nn import functional
 
         from mdfpipe.learning.data.batches import ANCHOR
-        from mdfpipe.learning.losses import tuples
+        from mdfpipe.learning.losses import lccrf
+        from mdfpipe.learning.losses.identity import right
         from mdfpipe.learning.losses.ranking import precise
 
         v = model.neck(features["z"])
@@ -227,13 +228,12 @@ class Lccrf(CrossModal):
         logits, subject = precise(model.classifier(given)), batch.subject[anchors]
         each = functional.cross_entropy(logits, subject, reduction="none", label_smoothing=self.smoothing)
         domains = len(model.backbone.stream)
-        terms = {"identity": 2 * tuples.mean_of_means(each, batch.domain[anchors], domains)}
-        right = (logits.argmax(dim=1) == subject).float()
-        found = Losses(terms, {"accuracy": (float(right.sum()), float(len(right)))})
-        number = tuples.tuple_number(model.order[batch.domain], batch.role) if self.tuples == "own" else None
-        matches = tuples.matches(batch, model.pairs, number)
+        terms = {"identity": 2 * lccrf.mean_of_means(each, batch.domain[anchors], domains)}
+        found = Losses(terms, {"accuracy": right(logits, subject)})
+        number = lccrf.tuple_number(model.order[batch.domain], batch.role) if self.tuples == "own" else None
+        matches = lccrf.matches(batch, model.pairs, number)
         if self.eat is not None:
-            triples = tuples.triples(batch, model.pairs, matches, number)
+            triples = lccrf.triples(batch, model.pairs, matches, number)
             self._angular(self.eat, found, v, features, batch, triples, domains)
         if self.cmkd is not None:
             self._distil(self.cmkd, found, features["map"], batch, matches, model)
@@ -250,13 +250,13 @@ class Lccrf(CrossModal):
         domains: int,
     ) -> None:
         """Add L_EAT and C."""
-        from mdfpipe.learning.losses import angular, tuples
+        from mdfpipe.learning.losses import lccrf
 
-        cosine = angular.cosines(v)
+        cosine = lccrf.cosines(v)
         if eat.form == "released":
-            loss = angular.exponential_angular_triplet(cosine, triples, margin=eat.margin)
+            loss = lccrf.exponential_angular_triplet(cosine, triples, margin=eat.margin)
         else:
-            loss = angular.enumerate_angular_triplet(
+            loss = lccrf.enumerate_angular_triplet(
                 cosine, triples, margin=eat.margin, clamp_positive=eat.clamp_positive, hinge=eat.hinge
             )
         found.terms["eat"] = eat.weight * loss
@@ -268,39 +268,30 @@ class Lccrf(CrossModal):
         if eat.compactness == "map":
             each = features["compactness"]
         elif eat.compactness == "element":
-            each = angular.compactness_of_elements(v)
+            each = lccrf.compactness_of_elements(v)
         else:
-            each = angular.compactness_as_printed(v)
-        compact = tuples.of_anchors(each, batch, domains, summed=eat.compactness == "literal")
+            each = lccrf.compactness_as_printed(v)
+        compact = lccrf.of_anchors(each, batch, domains, summed=eat.compactness == "literal")
         found.terms["compactness"] = eat.compactness_weight * compact
 
     def _distil(
         self, cmkd: Cmkd, found: Losses, maps: Tensor, batch: CropBatch, matches: Matches, model: Network
     ) -> None:
         """Add L_CMKD, of pairs that have a stream each."""
-        from mdfpipe.learning.losses.cross_distillation import cross_modality_distillation, mean_square
+        from mdfpipe.learning.losses import lccrf
 
         stream = model.backbone.stream[batch.domain]
         apart = matches.only(stream[matches.anchor] != stream[matches.positive])
-        loss = cross_modality_distillation(maps, apart, relative=cmkd.relative)
+        loss = lccrf.cross_modality_distillation(maps, apart, relative=cmkd.relative)
         found.terms["cmkd"] = cmkd.weight * loss
-        found.figures["map_square"] = (float(mean_square(maps)), 1.0)
+        found.figures["map_square"] = (float(lccrf.mean_square(maps)), 1.0)
 
     def embed(self, model: Network, batch: CropBatch) -> Tensor:
-        """V, with that of the mirrored crop where that is asked for; at unit length where that is."""
+        """V, after the neck (METHODS 4.4); at unit length where that is asked for."""
         from torch.nn.functional import normalize
 
         found = super().embed(model, batch)
         return normalize(found) if self.normalise else found
-
-    def feature(self, model: Network, images: Tensor, domain: Tensor) -> Tensor:
-        """V: after the neck (METHODS 4.4)."""
-        found: Tensor = model.neck(model(images, domain)["z"])
-        return found
-
-    def parameter_groups(self, model: Network) -> list[Group]:
-        """Neck and classifier, and all that is before them; biases by themselves."""
-        return self.in_parts(model, ("backbone.", "non_local."), self.bias_decay)
 
 
 def _walked(domains: Sequence[str]) -> list[str]:

@@ -75,7 +75,10 @@ class Checkpoint:
 
     def save(self, path: Path) -> None:
         """Write it to `path`, synced. The same checkpoint gives the same bytes under any name."""
-        save(path, {"format": FORMAT, **{f.name: getattr(self, f.name) for f in fields(self)}})
+        save(path, {"format": FORMAT, **self._without()})
+
+    def _without(self, *names: str) -> dict[str, Any]:
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in names}
 
     @classmethod
     def load(cls, path: Path) -> Self:
@@ -133,24 +136,12 @@ class Checkpoint:
 
     def describe(self) -> dict[str, Any]:
         """Everything but the weights, for people and machines."""
-        plain = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("model", "subjects")}
-        return plain | {"subjects": len(self.subjects), "weights": sum(t.numel() for t in self.model.values())}
+        counts = {"subjects": len(self.subjects), "weights": sum(t.numel() for t in self.model.values())}
+        return self._without("model", "subjects") | counts
 
     def entry(self) -> dict[str, Any]:
         """What a checkpoint that starts from this one keeps of it in its history."""
-        kept = (
-            "system",
-            "recipe",
-            "subjects",
-            "trained_domains",
-            "crops",
-            "epoch",
-            "step",
-            "version",
-            "commit",
-            "figures",
-        )
-        return {name: getattr(self, name) for name in kept}
+        return self._without("model", "history", "threads", "precision", "device", "notes")
 
 
 def _texts(entry: dict[str, Any], name: str) -> bool:
@@ -169,8 +160,7 @@ _KINDS: Final[dict[str, type | tuple[type, ...]]] = {
 
 
 def save(path: Path, document: dict[str, Any]) -> None:
-    """Write tensors and plain values atomically: temporary file, synced, renamed; a digest at the end. Raises "
-    "OSError."""
+    """Write tensors and plain values atomically (temporary file, synced, renamed), with a digest at the end."""
     import torch
 
     buffer = io.BytesIO()  # in a file, torch writes the file's name into it: the bytes would depend on the name

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from lightning_fabric import Fabric
-from lightning_fabric.plugins.environments.cluster_environment import ClusterEnvironment
+from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 
 from mdfpipe.errors import ConfigError
 from mdfpipe.learning.train.together import local_processes, local_rank, processes, rank
@@ -23,42 +23,16 @@ from mdfpipe.learning.train.together import local_processes, local_rank, process
 PRECISIONS: dict[str, Any] = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 
 
-class Processes(ClusterEnvironment):
-    """The processes that train together, as `mdfpipe.learning.train.together` knows them."""
-
-    @property
-    def creates_processes_externally(self) -> bool:
-        """Fabric starts no process."""
-        return True
-
-    @property
-    def main_address(self) -> str:
-        """Host of the first process."""
-        return os.environ.get("MASTER_ADDR", "127.0.0.1")
-
-    @property
-    def main_port(self) -> int:
-        """Port at which the first process waits."""
-        return int(os.environ.get("MASTER_PORT", "29500"))
-
-    @staticmethod
-    def detect() -> bool:
-        """It is given, not detected."""
-        return True
+class Processes(TorchElasticEnvironment):
+    """The processes that train together, as `mdfpipe.learning.train.together` knows them; one without `torchrun`."""
 
     def world_size(self) -> int:
         """How many there are."""
         return processes()
 
-    def set_world_size(self, size: int) -> None:
-        """Their launcher has set it."""
-
     def global_rank(self) -> int:
         """This one's number."""
         return rank()
-
-    def set_global_rank(self, rank: int) -> None:
-        """Their launcher has set it."""
 
     def local_rank(self) -> int:
         """This one's number on its node."""

@@ -15,7 +15,7 @@ from mdfpipe.errors import MissingDependency
 class Log:
     """JSON lines in `path`; and event files in `board`, an extra that decides nothing. A context: leaving it closes.
 
-    again: the training begins at its first step, and what is in `board` is another one's. Raises MissingDependency
+    anew: the training begins at its first step, and what is in `board` is another one's. Raises MissingDependency
     where a board is asked for and the package tensorboard is not installed.
     """
 
@@ -28,10 +28,13 @@ class Log:
                 file.write("\n")
         self._writer: Any = None
         if board is not None:
-            made = _summary_writer()
+            check_board()
+            from torch.utils.tensorboard import SummaryWriter
+
             for former in board.glob("events.out.tfevents.*") if anew else ():
                 former.unlink(missing_ok=True)
-            self._writer = made(str(board))
+            writer: Any = SummaryWriter
+            self._writer = writer(str(board))
 
     def __call__(self, line: dict[str, Any]) -> None:
         """Write an epoch's line; its figures stand at the step at which the epoch ended."""
@@ -54,13 +57,6 @@ def check_board() -> None:
     """Raise MissingDependency where the package tensorboard is not installed: before hours of work, without torch."""
     if find_spec("tensorboard") is None:
         raise MissingDependency("tensorboard", "--tensorboard", extra="tensorboard")
-
-
-def _summary_writer() -> Any:
-    check_board()
-    from torch.utils.tensorboard import SummaryWriter
-
-    return SummaryWriter
 
 
 def once(path: Path, kept: Sequence[dict[str, Any]] = ()) -> str:
@@ -90,11 +86,9 @@ def _agreeing(text: str, kept: dict[str, Any]) -> str:
     speeds = {name: found.get(name) for name in _SPEEDS}
     numbers = all(type(value) in (int, float) and 0 <= value < 1e12 for value in speeds.values())
     same = json.dumps({**kept, **speeds}, sort_keys=True)
-    return (
-        same
-        if numbers and json.dumps(found, sort_keys=True) == same
-        else json.dumps({**kept, **_SPEEDS}, sort_keys=True)
-    )
+    if numbers and json.dumps(found, sort_keys=True) == same:
+        return same
+    return json.dumps({**kept, **_SPEEDS}, sort_keys=True)
 
 
 _SPEEDS = {"images_per_second": 0.0, "seconds": 0.0}
@@ -102,11 +96,7 @@ _SPEED = re.compile(r'(?P<name>"(?:images_per_second|seconds)": )(?P<number>[0-9
 
 
 def plain(line: dict[str, Any], prefix: str = "") -> dict[str, float]:
-    """The numbers of a line, those of a section as SECTION/NAME; without the step, at which they are drawn.
-
-    >>> plain({"epoch": 3, "step": 40, "loss/identity": 0.5, "mining": {"d_pos": 2.0, "positive": [{"count": 1}]}})
-    {'epoch': 3.0, 'loss/identity': 0.5, 'mining/d_pos': 2.0}
-    """
+    """The numbers of a line, those of a section as SECTION/NAME; without the step, at which they are drawn."""
     found: dict[str, float] = {}
     for name, value in line.items():
         if isinstance(value, dict):

@@ -128,7 +128,7 @@ def _update(run: State, wrapped: Any, optimizer: Any, share: float) -> None:
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     run.step += 1
-    run.average(run.network, settings.ema)
+    run.average()
 
 
 def _check_gradients(network: nn.Module) -> None:

@@ -1,8 +1,9 @@
-"""Optimiser and schedule as settings: in epochs or in steps, rates per parameter group."""
+"""Optimiser and schedule as settings, in epochs or in steps; which parameters of a network learn at which rate."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import Field, model_validator
@@ -11,8 +12,48 @@ from mdfpipe.config import Config
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
 
-    from mdfpipe.learning.train.groups import Group
+
+@dataclass(eq=False)
+class Group:
+    """Parameters that learn at the same rate. rate: times the schedule's; weight_decay: None = the optimiser's."""
+
+    parameters: list[Any]
+    rate: float = 1.0
+    weight_decay: float | None = None
+    name: str = ""
+
+
+def by_part(
+    model: nn.Module,
+    *,
+    backbone_rate: float = 1.0,
+    head_rate: float = 1.0,
+    bias_rate: float = 1.0,
+    decay_vectors: bool = True,
+    bias_decay: float | None = None,
+    backbone: tuple[str, ...] = ("backbone.",),
+) -> list[Group]:
+    """What requires a gradient: backbone (how its names begin) and the rest (head), of each matrices, biases and other
+    vectors apart.
+
+    Biases learn bias_rate times as fast, and decay by bias_decay; without decay_vectors they and other vectors do not.
+    """
+    groups: dict[str, Group] = {}
+    decay = {
+        "matrices": None,
+        "biases": bias_decay if decay_vectors else 0.0,
+        "vectors": None if decay_vectors else 0.0,
+    }
+    for name, value in model.named_parameters():
+        if not value.requires_grad:
+            continue
+        part, rate = ("backbone", backbone_rate) if name.startswith(backbone) else ("head", head_rate)
+        kind = "biases" if name.endswith(".bias") else "matrices" if value.ndim > 1 else "vectors"
+        made = Group([], rate * (bias_rate if kind == "biases" else 1.0), decay[kind], f"{part} {kind}")
+        groups.setdefault(made.name, made).parameters.append(value)
+    return list(groups.values())
 
 
 class Optimiser(Config):
@@ -87,12 +128,7 @@ class Schedule(Config):
         return max(round(self.length * epoch_steps) if self.unit == "epochs" else round(self.length), 1)
 
     def share(self, step: int, epoch_steps: int) -> float:
-        """The rate of a step as a share of the top.
-
-        >>> schedule = Schedule(length=10, warm_up=2, warm_up_from=0.0, floor=0.0)
-        >>> [round(schedule.share(step, 1), 3) for step in (0, 1, 2, 6, 10)]
-        [0.0, 0.5, 1.0, 0.5, 0.0]
-        """
+        """The rate of a step as a share of the top."""
         scale = epoch_steps if self.unit == "epochs" else 1
         warm, total = self.warm_up * scale, self.steps(epoch_steps)
         if step < warm:

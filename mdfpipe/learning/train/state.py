@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import math
 from collections import defaultdict
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from mdfpipe.errors import ConfigError, DataError, one_line
 from mdfpipe.learning.losses.mining import MiningStatistics
@@ -163,14 +164,18 @@ class State:
             return "optimizer: expected the groups of the recipe's parameters"
         return ""
 
-    def average(self, network: nn.Module, decay: float | None) -> None:
-        """Move the averaged weights towards the present ones."""
-        if self.ema is not None and decay is not None:
-            for name, value in network.state_dict().items():
-                if value.is_floating_point():
-                    self.ema[name].lerp_(value.detach(), 1 - decay)
-                else:
-                    self.ema[name].copy_(value)
+    def average(self) -> None:
+        """Move the averaged weights towards the present ones; what only counts is as it is now."""
+        decay = self.job.recipe.optimiser.ema
+        if self.ema is None or decay is None:
+            return
+        now = self.network.state_dict()
+        real = [name for name, value in now.items() if value.is_floating_point()]
+        # not AveragedModel: it begins at the weights after the first step, and averages counters, too
+        move: Any = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
+        move([self.ema[name] for name in real], [now[name] for name in real], 0)
+        for name in now.keys() - real:
+            self.ema[name].copy_(now[name])
 
     def settle(self) -> None:
         """Look at the losses and the weights so far. Raises DataError at the first that is no number."""
@@ -209,7 +214,7 @@ class State:
         assert job.validate is not None
         if self.fabric.is_global_zero:
             self.network.eval()
-            with _Swapped(self.network, self.ema):
+            with _swapped(self.network, self.ema):
                 score[0] = job.validate(self.network)
             self.network.train()
         value = float(self.fabric.broadcast(score).item())
@@ -320,18 +325,15 @@ def _shape(groups: Any) -> list[Any]:
     return [len(group["params"]) for group in groups] if isinstance(groups, list) else []
 
 
-class _Swapped:
+@contextmanager
+def _swapped(network: nn.Module, other: dict[str, Tensor] | None) -> Iterator[None]:
     """The network with other weights for a while; None: its own."""
-
-    def __init__(self, network: nn.Module, other: dict[str, Tensor] | None) -> None:
-        self.network, self.other = network, other
-        self.own: dict[str, Tensor] = {}
-
-    def __enter__(self) -> None:
-        if self.other is not None:
-            self.own = {name: value.detach().clone() for name, value in self.network.state_dict().items()}
-            self.network.load_state_dict(self.other)
-
-    def __exit__(self, *error: object) -> None:
-        if self.other is not None:
-            self.network.load_state_dict(self.own)
+    if other is None:
+        yield
+        return
+    own = {name: value.detach().clone() for name, value in network.state_dict().items()}
+    network.load_state_dict(other)
+    try:
+        yield
+    finally:
+        network.load_state_dict(own)

@@ -107,39 +107,28 @@ class SemanticViT(nn.Module):
 
     def forward(self, images: Tensor) -> Tokens:
         """images: (B, 3, H, W), normalised as the checkpoint wants it. Raises ConfigError at another H or W."""
-        self._check(images)
-        return _split(self.vit.forward_features(images))
+        if images.shape[-2:] != self.image_size:
+            raise ConfigError(
+                f"semantic ViT: expected images of {self.image_size[0]}x{self.image_size[1]}, "
+                f"got {images.shape[-2]}x{images.shape[-1]}: set the recipe's image size"
+            )
+        found = self.vit.forward_features(images)
+        return Tokens(found[:, 0], found[:, 1 : 1 + len(PARTS)], found[:, 1 + len(PARTS) :])
 
-    def global_only(self, images: Tensor) -> Tensor:
-        """(B, d): the global token where nothing attends to the local ones: what the ViT without them gives."""
-        self._check(images)
-        rows, columns = self.grid
-        seen = torch.ones(1 + len(PARTS) + rows * columns, dtype=torch.bool, device=images.device)
-        seen[1 : 1 + len(PARTS)] = False
-        return _split(self.vit.forward_features(images, attn_mask=seen.expand(len(seen), -1))).global_
+    def fuse(self, tokens: Tokens) -> Tensor:
+        """The feature z (B, 2 d), raw.
 
-    def fuse(self, tokens: Tokens, parts: Sequence[str] | None = None) -> Tensor:
-        """The feature z (B, 2 d), raw. parts: other local tokens than those in use.
-
-        cat: [z_g ; z_local], z_local the mean of the chosen local tokens (eq. 8-9). It is divided by as many as remain,
+        cat: [z_g ; z_local], z_local the mean of the local tokens in use (eq. 8-9). It is divided by as many as remain,
         so that leaving one out does not weigh global against local again; of none it is 0.
-        ffn: LayerNorm, linear, GELU, linear on [z_g ; z_1 ; z_2 ; z_3], with 0 for tokens not chosen (eq. 4).
-        Raises ConfigError for a part that is unknown or named twice.
+        ffn: LayerNorm, linear, GELU, linear on [z_g ; z_1 ; z_2 ; z_3], with 0 for tokens not in use (eq. 4).
         """
-        chosen = self.chosen if parts is None else places(parts)
+        chosen = self.chosen
         if self.ffn is None:
             local = tokens.local[:, chosen].mean(1) if chosen else torch.zeros_like(tokens.global_)
             return torch.cat([tokens.global_, local], dim=1)
         kept = [tokens.local[:, k] if k in chosen else torch.zeros_like(tokens.global_) for k in range(len(PARTS))]
         fused: Tensor = self.ffn(torch.cat([tokens.global_, *kept], dim=1))
         return fused
-
-    def _check(self, images: Tensor) -> None:
-        if images.shape[-2:] != self.image_size:
-            raise ConfigError(
-                f"semantic ViT: expected images of {self.image_size[0]}x{self.image_size[1]}, "
-                f"got {images.shape[-2]}x{images.shape[-1]}: set the recipe's image size"
-            )
 
 
 class PartAlignment(nn.Module):
@@ -184,9 +173,6 @@ def band_rows(rows: int) -> tuple[range, range, range]:
     """Patch rows of face, torso and lower body: the top 1/6, the next 2/6, the rest (METHODS 1.1), at least one each.
 
     Raises ConfigError for less than 3 rows.
-
-    >>> band_rows(24), band_rows(3)
-    ((range(0, 4), range(4, 12), range(12, 24)), (range(0, 1), range(1, 2), range(2, 3)))
     """
     if rows < len(PARTS):
         raise ConfigError(
@@ -204,21 +190,13 @@ def band_targets(patches: Tensor, grid: tuple[int, int]) -> Tensor:
 
 
 def places(parts: Sequence[str]) -> list[int]:
-    """Where these parts stand in PARTS, ascending. Raises ConfigError for one that is unknown or named twice.
-
-    >>> places(["lower_body", "face"])
-    [0, 2]
-    """
+    """Where these parts stand in PARTS, ascending. Raises ConfigError for one that is unknown or named twice."""
     for part in parts:
         if part not in PARTS:
             raise ConfigError(f"parts: expected some of {', '.join(PARTS)}, got {part!r}")
     if len(set(parts)) < len(parts):
         raise ConfigError(f"parts: expected each part once, got {', '.join(parts)}")
     return sorted(PARTS.index(part) for part in parts)
-
-
-def _split(found: Tensor) -> Tokens:
-    return Tokens(found[:, 0], found[:, 1 : 1 + len(PARTS)], found[:, 1 + len(PARTS) :])
 
 
 def _feed_forward(width: int) -> nn.Sequential:

@@ -59,9 +59,6 @@ def stripe_rows(rows: int, stripes: int) -> list[range]:
     """The rows of each stripe: from floor(i rows / stripes) to ceil((i + 1) rows / stripes), as in adaptive pooling.
 
     Stripes that do not fit evenly share a row.
-
-    >>> stripe_rows(9, 6)
-    [range(0, 2), range(1, 3), range(3, 5), range(4, 6), range(6, 8), range(7, 9)]
     """
     return [range(i * rows // stripes, -(-(i + 1) * rows // stripes)) for i in range(stripes)]
 

@@ -110,23 +110,21 @@ def load_vit(
     *,
     grid: Grid,
     source_hw_ratio: float | None = None,
-    local_tokens: Literal["drawn", "class"] = "drawn",
     min_coverage: float = 0.9,
     source: str = "checkpoint",
 ) -> LoadReport:
     """A public ViT into a SemanticViT: PASS, TransReID, TransReID-SSL, DINO, timm. Raises ConfigError.
 
     grid: (rows, columns) of the network's patches; source_hw_ratio: height over width of the grid it was trained on,
-    None = `public.patch_grid` tells; local_tokens: how the three start where the checkpoint has none. A checkpoint with
-    a convolution stem replaces `model.vit.patch_embed`. Nothing is changed where an error is raised.
+    None = `public.patch_grid` tells. A checkpoint with a convolution stem replaces `model.vit.patch_embed`. Nothing is
+    changed where an error is raised.
     """
     drawn = model.state_dict()
     patches = drawn["vit.pos_embed"].shape[1] - 1 - public.LOCALS
     if patches != grid[0] * grid[1]:
         raise ConfigError(f"{source}: the network has {patches} patches, expected a grid of so many, got {_by(grid)}")
     with _named(source), _stems(model, state):
-        converted = public.vit(state, grid, source_hw_ratio)
-        converted = public.with_local_tokens(converted, drawn, local_tokens)
+        converted = public.with_local_tokens(public.vit(state, grid, source_hw_ratio), drawn)
         return _place(model, converted, "vit.", _below(model, "vit."), min_coverage, source)
 
 
@@ -142,11 +140,11 @@ def load_trunk(
     model: nn.Module,
     state: Mapping[str, Tensor],
     *,
-    prefix: str = "backbone.",
     min_coverage: float = 0.9,
     source: str = "checkpoint",
 ) -> LoadReport:
-    """A torchvision ResNet into every stream and branch of the `Trunk` below `prefix`. Raises ConfigError."""
+    """A torchvision ResNet into every stream and branch of the network's `backbone`. Raises ConfigError."""
+    prefix = "backbone."
     with _named(source):
         found = public.resnet(state)
         expected = {name.removeprefix(prefix): tensor for name, tensor in _below(model, prefix).items()}
@@ -162,20 +160,6 @@ def load_trunk(
         named = {prefix + name: tensor for name, tensor in tensors.items()}
         converted = Converted(found.format, {**named, **left}, found.ignored)
         return _place(model, converted, prefix, _below(model, prefix), min_coverage, source)
-
-
-def load_own(model: nn.Module, state: Mapping[str, Tensor], *, source: str = "checkpoint") -> LoadReport:
-    """A checkpoint of ours into the network it was made with: every tensor, and no other. Raises ConfigError."""
-    with _named(source), _stems(model, state):
-        expected = model.state_dict()
-        missing, more = [n for n in expected if n not in state], [n for n in state if n not in expected]
-        if missing or more:
-            raise ConfigError(
-                f"expected the {len(expected)} tensors of the network, got {len(state)}: "
-                f"missing {_few(missing, 2) or '-'}; unknown {_few(more, 2) or '-'}; "
-                "give the settings that it was trained with"
-            )
-        return _place(model, Converted("mdfpipe", dict(state)), "", expected, 1.0, source)
 
 
 def fit_stems(model: nn.Module, state: Mapping[str, Tensor]) -> list[tuple[nn.Module, nn.Module]]:

@@ -89,9 +89,6 @@ def patch_grid(patches: int, hw_ratio: float | None = None) -> Grid:
 
     rows = sqrt(patches * hw_ratio) (TransReID). hw_ratio: height over width; None: the first of 1, 2, 3 that comes out
     even, so that ImageNet's 14x14, a person's 16x8 (256x128) and 24x8 (384x128) are distinguished. Raises ConfigError.
-
-    >>> patch_grid(196), patch_grid(128), patch_grid(192), patch_grid(210, 2.1)
-    ((14, 14), (16, 8), (24, 8), (21, 10))
     """
     for ratio in (1.0, 2.0, 3.0) if hw_ratio is None else (hw_ratio,):
         rows = int(math.sqrt(patches * ratio) + 1e-6)
@@ -179,14 +176,10 @@ def vit(state: Mapping[str, Tensor], grid: Grid, source_hw_ratio: float | None =
     return Converted(kind, tensors, ignored, resized)
 
 
-def with_local_tokens(
-    converted: Converted, drawn: Mapping[str, Tensor], start: Literal["drawn", "class"] = "drawn"
-) -> Converted:
-    """The same with the three local tokens, where the checkpoint had none.
+def with_local_tokens(converted: Converted, drawn: Mapping[str, Tensor]) -> Converted:
+    """The same with the network's own three local tokens, where the checkpoint had none.
 
-    drawn: the network's own `vit.reg_token` (1, 3, D) and `vit.pos_embed` (1, 4 + N, D). start: "drawn" keeps them;
-    "class" starts from the class token, each with its own noise N(0, 0.02^2), without which they would stay equal
-    (METHODS 1.1), and from its position.
+    drawn: among others its `vit.reg_token` (1, 3, D) and `vit.pos_embed` (1, 4 + N, D).
     """
     tensors = dict(converted.tensors)
     cls, positions = tensors.get("vit.cls_token"), tensors.get("vit.pos_embed")
@@ -195,11 +188,8 @@ def with_local_tokens(
     own = drawn["vit.reg_token"], drawn["vit.pos_embed"][:, 1 : 1 + LOCALS]
     if cls.shape[-1] != own[0].shape[-1]:
         return converted  # of another width: the comparison of shapes says so
-    if start == "class":
-        own = cls.float() + torch.randn(own[0].shape) * 0.02, positions[:, :1].expand_as(own[1])
     tensors["vit.pos_embed"] = torch.cat([positions[:, :1], own[1].to(positions), positions[:, 1:]], dim=1)
-    said = "as they were drawn" if start == "drawn" else "copies of the class token with noise"
-    notes = (*converted.notes, f"local tokens are new: {said}")
+    notes = (*converted.notes, "local tokens are new: as they were drawn")
     return replace(converted, tensors=tensors, fresh={"vit.reg_token": own[0]}, uncovered=own[1].numel(), notes=notes)
 
 

@@ -1,35 +1,35 @@
-"""Graphs: which images lie near which, and that two sets of features agree on it. Distillation between two branches.
+"""Losses of IDKL: distillation between two branches, and what a purified feature must have gained and lost.
 
-IDKL's triplet graph structure alignment (TGSA, eq. 15-17), class semantic alignment (CSA, eq. 19) and modality
-discrepancy reduction (MDR, eq. 20), as METHODS 5.2 reads them: means instead of sums, Kullback-Leibler divergences of
-distributions, none of which depends on the size of the batch. Everything is computed as logarithms.
+Triplet graph structure alignment (TGSA, eq. 15-17), class semantic alignment (CSA, eq. 19) and modality discrepancy
+reduction (MDR, eq. 20), as METHODS 5.2 reads them: means instead of sums, Kullback-Leibler divergences of
+distributions, none of which depends on the size of the batch. They are computed as logarithms.
+
+Purification (eq. 10 and 11) compares what a mask lets through with what there was before it, whose own value gets no
+gradient: the cheap way to improve would be to make the other one worse.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Iterable
+from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from mdfpipe.learning.losses.ranking import distances, precise
+from mdfpipe.learning.losses.ranking import NEAREST, distances, precise
 
+Sign: TypeAlias = Literal[-1, 1]
 NOTHING = -1e9
 """The logarithm of a share that is left out: exp gives 0, and differences of two are no NaN."""
 
 
 def divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
-    """The mean over rows of KL(p | q) = sum p (log p - log q): a scalar. log_p, log_q: (N, M) logarithms.
-
-    >>> p, q = torch.tensor([[0.5, 0.5]]), torch.tensor([[0.25, 0.75]])  # (ln 2 + ln 2/3) / 2
-    >>> round(float(divergence(p.log(), q.log())), 6)
-    0.143841
-    """
+    """The mean over rows of KL(p | q) = sum p (log p - log q): a scalar. log_p, log_q: (N, M) logarithms."""
     return (log_p.exp() * (log_p - log_q)).sum(1).mean()
 
 
-def closeness(a: Tensor, b: Tensor, temperature: float = 0.1, sign: Literal[-1, 1] = -1) -> Tensor:
+def closeness(a: Tensor, b: Tensor, temperature: float, sign: Sign) -> Tensor:
     """(N, M) sign * Euclidean distance / temperature of features made unit length, (N, D) and (M, D).
 
     sign +1 is eq. 15 as printed, in which the farthest image weighs most.
@@ -38,7 +38,7 @@ def closeness(a: Tensor, b: Tensor, temperature: float = 0.1, sign: Literal[-1, 
         return sign * distances(functional.normalize(precise(a)), functional.normalize(precise(b))) / temperature
 
 
-def affinity(a: Tensor, b: Tensor, temperature: float = 0.1, sign: Literal[-1, 1] = -1) -> Tensor:
+def affinity(a: Tensor, b: Tensor, temperature: float, sign: Sign = -1) -> Tensor:
     """(N, N - 1) logarithms of A (IDKL eq. 15): how the images of b, but for its i-th, share image i of a.
 
     a, b: (N, D), whose rows i belong together. Column i is left out, also where b is not a: so supports agree.
@@ -50,9 +50,7 @@ def affinity(a: Tensor, b: Tensor, temperature: float = 0.1, sign: Literal[-1, 1
     return others.log_softmax(1)
 
 
-def structure(
-    a: Tensor, b: Tensor, temperature: float = 0.1, sign: Literal[-1, 1] = -1, *, cross: bool = True
-) -> Tensor:
+def structure(a: Tensor, b: Tensor, temperature: float = 0.1, sign: Sign = -1, *, cross: bool = True) -> Tensor:
     """T(a; b) of TGSA (IDKL eq. 16), a scalar: KL(A_aa | A_bb) + KL(A_aa | A_ab) + KL(A_ab | A_bb), means over rows.
 
     a, b: (N, D), N >= 2, whose rows i belong together: an image in two branches, or two images of a subject. Without
@@ -63,7 +61,7 @@ def structure(
 
 
 def structure_of_subjects(
-    a: Tensor, b: Tensor, subject_a: Tensor, subject_b: Tensor, temperature: float = 0.1, sign: Literal[-1, 1] = -1
+    a: Tensor, b: Tensor, subject_a: Tensor, subject_b: Tensor, temperature: float = 0.1, sign: Sign = -1
 ) -> Tensor:
     """T(a; b) between subjects, which needs neither order nor equal counts (METHODS 5.2, pairing by class).
 
@@ -114,9 +112,6 @@ def counterparts(subject_a: Tensor, subject_b: Tensor) -> tuple[Tensor, Tensor]:
     """(N,), (N,) places in a and b of images that belong together: the k-th of a subject in a, and its k-th in b.
 
     What a subject has beyond its smaller count is in none.
-
-    >>> counterparts(torch.tensor([7, 7, 8]), torch.tensor([8, 7, 9, 7]))
-    (tensor([0, 1, 2]), tensor([1, 3, 0]))
     """
     nth_a, nth_b = ((s[:, None] == s[None]).tril(-1).sum(1) for s in (subject_a, subject_b))
     matches = (subject_a[:, None] == subject_b[None]) & (nth_a[:, None] == nth_b[None])
@@ -130,7 +125,7 @@ def modality_discrepancy(
     subjects: tuple[Tensor, Tensor],
     pairing: Literal["index", "class"] = "index",
     temperature: float = 0.1,
-    sign: Literal[-1, 1] = -1,
+    sign: Sign = -1,
 ) -> tuple[Tensor, int] | None:
     """MDR (IDKL eq. 20) between two domains, the first of which is the visible one: T(a; b) + KL(p_a | p_b).
 
@@ -161,3 +156,59 @@ def modality_discrepancy(
 
 def _triplet(aa: Tensor, ab: Tensor, bb: Tensor) -> Tensor:
     return divergence(aa, bb) + divergence(aa, ab) + divergence(ab, bb)
+
+
+# -- purification
+
+
+def entropy(logits: Tensor) -> Tensor:
+    """(B,) entropy in nats of softmax(logits), (B, C)."""
+    log_p = precise(logits).log_softmax(1)
+    return -(log_p.exp() * log_p).sum(1)
+
+
+def discrimination_enhancing(enhanced: Tensor, specific: Tensor) -> Tensor:
+    """L_e (IDKL eq. 10), a scalar: the mean over images of softplus(H(enhanced) - sg[H(specific)]), ln 2 where equal.
+
+    enhanced, specific: (B, C) logits of one classifier, for the feature behind the mask and the one before it.
+    """
+    return functional.softplus(entropy(enhanced) - entropy(specific).detach()).mean()
+
+
+def discrepancy_reducing(
+    reduced: Tensor,
+    instance: Tensor,
+    subject: Tensor,
+    group: Tensor,
+    pairs: Iterable[tuple[int, int]],
+    *,
+    unit: bool = True,
+    hinge: Literal["softplus", "relu"] = "softplus",
+) -> Tensor:
+    """L_r (IDKL eq. 11), a scalar: how much farther apart a subject's centres in two domains lie behind the mask.
+
+    reduced, instance: (B, D) features behind the mask and before it; subject, group: (B,) int64; pairs: of groups. For
+    each subject with images in both, hinge(|c_reduced| apart - sg[|c_instance| apart]); the mean over these subjects,
+    then over the pairs that have any. unit: features count by their direction, else shrinking the mask to zero would
+    do. With hinge relu and not unit it is what the released code has. Without any subject it is 0.
+    """
+    if unit:
+        reduced, instance = functional.normalize(precise(reduced)), functional.normalize(precise(instance))
+    found = []
+    for a, b in pairs:
+        of_a, of_b = subject[group == a], subject[group == b]
+        both = torch.unique(of_a[torch.isin(of_a, of_b)])
+        if not len(both):
+            continue
+        member = subject == both[:, None]
+        apart, before = (_apart(x, member & (group == a), member & (group == b)) for x in (reduced, instance))
+        excess = apart - before.detach()
+        found.append((functional.softplus(excess) if hinge == "softplus" else excess.relu()).mean())
+    return torch.stack(found).mean() if found else precise(reduced).sum() * 0
+
+
+def _apart(x: Tensor, of_a: Tensor, of_b: Tensor) -> Tensor:
+    """(S,) distances between two centres of each of S subjects. of_a, of_b: (S, B) bool, whose images are whose."""
+    raw = precise(x)
+    a, b = (of.to(raw.dtype) @ raw / of.sum(1, keepdim=True) for of in (of_a, of_b))
+    return (a - b).square().sum(1).clamp_min(NEAREST**2).sqrt()

@@ -1,23 +1,84 @@
-"""A trunk whose last stage divides into branches that look at different places (DFW's segmented learning network)."""
+"""The network of DFW: strong answers weakened, and a last stage once for each of two branches (METHODS 6.1-6.3)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
+from mdfpipe.learning.losses.ranking import precise
 from mdfpipe.learning.models.backbones.trunk import Kind, Trunk
 from mdfpipe.learning.models.parts.heads import BNNeck, Classifier
-from mdfpipe.learning.models.parts.pooling import GeM, gem
-from mdfpipe.learning.models.parts.weakening import Weakening
+from mdfpipe.learning.models.parts.layers import GeM, gem
 from mdfpipe.learning.streams import DomainPairs
 
+Form: TypeAlias = Literal["mask", "gate", "elementwise", "literal"]
+TOLERANCE = 1e-6
+"""Relative: a constant map lies at its own mean, but for round-off (METHODS 8)."""
 BRANCHES: Final = ("first", "second")
 WHOLE: Final = "whole"
 OWN_STAGES: Final = 2
 """Stages 0 and 1 are each stream's own: it follows from the printed parameters and FLOPs (METHODS 6.1)."""
+
+
+class Weakening(nn.Module):
+    """(B, C, H, W) to the same shape, what a map answers to most strongly turned down, so that other cues are learned,
+    too (DFW section 3.2, METHODS 6.2). No parameters.
+
+    threshold: mean of the response, or a share of its range; factor: of what reaches it, or `proportion`, the share e
+    of places that do. M_D1 is mean and a number, M_D2 a number and proportion, M_D3 mean and proportion (DFW eq. 2).
+    form: what is made of the map F, its response f and the matrix M: mask F M; gate F sigmoid(f M); elementwise
+    sigmoid(F M); literal sigmoid(f M) for every channel (eq. 3). training_only: identity in evaluation.
+    """
+
+    def __init__(
+        self,
+        threshold: Literal["mean"] | float = "mean",
+        factor: Literal["proportion"] | float = 0.5,
+        form: Form = "mask",
+        *,
+        training_only: bool = False,
+    ) -> None:
+        super().__init__()
+        self.threshold, self.factor, self.form, self.training_only = threshold, factor, form, training_only
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The weakened map."""
+        if self.training_only and not self.training:
+            return x
+        f = response(x)
+        m = matrix(f.detach(), self.threshold, self.factor)
+        if self.form == "mask":
+            return x * m.to(x.dtype)
+        if self.form == "elementwise":
+            return (x * m.to(x.dtype)).sigmoid()
+        gate = (f * m).sigmoid().to(x.dtype)
+        return x * gate if self.form == "gate" else gate.expand_as(x)
+
+
+def response(x: Tensor) -> Tensor:
+    """f (B, 1, H, W), in float32 at least: mean and maximum over channels, added (DFW eq. 1)."""
+    x = precise(x)
+    return x.mean(1, keepdim=True) + x.amax(1, keepdim=True)
+
+
+def matrix(f: Tensor, threshold: Literal["mean"] | float, factor: Literal["proportion"] | float) -> Tensor:
+    """M (B, 1, H, W) of the response f (DFW eq. 2): `factor` where f reaches the threshold of its image, 1 elsewhere.
+
+    A threshold in 0..1 is compared with f brought to 0..1 in its image, for f has no upper end (METHODS 6.2).
+    """
+    if threshold == "mean":
+        value, least = f, f.mean((2, 3), keepdim=True)
+    else:
+        low, high = f.amin((2, 3), keepdim=True), f.amax((2, 3), keepdim=True)
+        value = (f - low) / (high - low).clamp_min(torch.finfo(f.dtype).tiny)
+        least = torch.full_like(low, threshold)
+    strong = value >= least - TOLERANCE * least.abs()
+    share = strong.to(f.dtype).mean((2, 3), keepdim=True)
+    weak = share if factor == "proportion" else torch.full_like(share, factor)
+    return torch.where(strong, weak, 1.0)
 
 
 class SegmentedNet(nn.Module):
