@@ -8,9 +8,9 @@ import sys
 from typing import Any, Final
 
 import yaml
+from recipe_cost import cost
 
 from mdfpipe.evaluation import published
-from mdfpipe.learning import cost
 from mdfpipe.learning.recipes import Recipe
 
 ABOUT = """\
@@ -81,7 +81,7 @@ def _paper(choice: str) -> str:
 @functools.cache
 def _cost(choice: str) -> tuple[str, str, str]:
     """Parameters in millions, multiply-accumulates of an image and of a pair in thousands of millions."""
-    found = cost.cost(Recipe.variant(choice)())
+    found = cost(Recipe.variant(choice)())
     return f"{found.parameters / 1e6:.2f}", f"{found.image / 1e9:.3f}", f"{found.pair / 1e9:.3f}"
 
 

@@ -151,7 +151,8 @@ def test_every_key_of_a_line_of_metrics_is_explained(choice: str, tmp_path: Path
     run = write_run(tmp_path, modality=recipe.modality, size=(recipe.image_height_px, recipe.image_width_px))
     crops = from_manifest(run.table("manifest", "manifest"), tmp_path, modality=recipe.modality)
     reader = CropReader(crops, recipe.image_height_px, recipe.image_width_px, recipe.depth)
-    loader, model = Loader(crops, reader, None, seed=0, threads=1), recipe.model(len(crops.subjects), crops.domains)
+    loader = Loader(crops, reader, recipe.augment, seed=0, threads=1)
+    model = recipe.model(len(crops.subjects), crops.domains)
     lines: list[dict[str, Any]] = []
     more = {"validate": lambda model: 0.5, "every": 1, "log": lines.append}
     fit(Job(recipe, model, crops, loader, 0, tmp_path / "state.pt", "f", **more))

@@ -2,9 +2,9 @@
 
 A convolutional network gives its last map of more than one place. A vision transformer gives the patch tokens that
 enter its last block, because nothing uses those that leave it.
-Draelos and Carin 2020: each place's channels times their gradient
-there, summed; what speaks against is cut off at 0. Grad-CAM weighs a channel alike everywhere, by its mean gradient: of
-networks that tell places apart, as stripes and flattened maps do, that shows where they do not look.
+Draelos and Carin 2020: each place's channels times their gradient there, summed; what speaks against is cut off at 0.
+Grad-CAM weighs a channel alike everywhere, by its mean gradient: for networks that distinguish places, as stripes and
+flattened maps do, that shows where they do not look.
 """
 
 from __future__ import annotations
@@ -75,7 +75,9 @@ def look(
     with _one_thread(), torch.enable_grad(), _watched(model) as maps:
         vector = recipe.embed(model, told).float()
         similarity = functional.cosine_similarity(vector, torch.from_numpy(wanted)[None].float()).sum()
-        activation, grid = _last(maps)
+        if not maps:
+            raise DataError("attention: expected a network with a feature map or patch tokens, found neither")
+        activation, grid = maps[-1]
         (gradient,) = torch.autograd.grad(similarity, activation)
     return cam(activation.detach(), gradient, grid)
 
@@ -124,12 +126,6 @@ def _watched(model: nn.Module) -> Iterator[Maps]:
             for module in model.modules():
                 stack.callback(module.register_forward_hook(keep).remove)
         yield maps
-
-
-def _last(maps: Maps) -> tuple[Tensor, tuple[int, int] | None]:
-    if not maps:
-        raise DataError("attention: expected a network with a feature map or patch tokens, found neither")
-    return maps[-1]
 
 
 @contextmanager

@@ -66,8 +66,9 @@ class DomainPairs:
         """Those of some domains."""
         if kind == "grouped":
             names = stream_names(domains, "vis_ir")
-            return cls(tuple(names.index(stream(d, "vis_ir")) for d in domains), _every(len(names)))
-        found = _every(len(domains))
+            group = tuple(names.index(stream(d, "vis_ir")) for d in domains)
+            return cls(group, tuple(combinations(range(len(names)), 2)))
+        found = tuple(combinations(range(len(domains)), 2))
         if kind == "vis_ir":
             found = tuple((a, b) for a, b in found if is_visible(domains[a]) != is_visible(domains[b]))
         return cls(tuple(range(len(domains))), found)
@@ -91,7 +92,3 @@ class DomainPairs:
     def ordered_within(self, present: Sequence[int]) -> Iterator[tuple[int, int]]:
         """The same in both orders."""
         return (pair for a, b in self.within(present) for pair in ((a, b), (b, a)))
-
-
-def _every(count: int) -> tuple[tuple[int, int], ...]:
-    return tuple(combinations(range(count), 2))

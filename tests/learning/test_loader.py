@@ -17,6 +17,7 @@ from mdfpipe.learning.data.crops import Crops
 from mdfpipe.learning.data.loader import Loader, read_plain
 from tests.learning.stored_crops import read, reader_of
 
+STILL = Augment(flip=0, pad_px=0, erasing=0)
 FULL = Augment(shift_x=0.1, scale=0.1, low_resolution=0.5, jitter=0.5, polarity=0.5)
 
 
@@ -112,7 +113,7 @@ def test_few_batches_are_under_way(crops: Crops) -> None:
             taken += 1
             yield Draw.plain(np.arange(4))
 
-    batches = Loader(crops, reader_of(crops), FULL, seed=0, threads=2, ahead=3).batches(endless(), 0)
+    batches = Loader(crops, reader_of(crops), FULL, seed=0, threads=2).batches(endless(), 0)
     for number in range(1, 20):
         next(batches)
         assert taken <= number + 3
@@ -151,7 +152,7 @@ def test_draws_that_fail_reach_the_caller(crops: Crops) -> None:
 
 def test_a_reader_of_other_crops_is_refused(crops: Crops) -> None:
     with pytest.raises(ValueError, match="other crops"):
-        Loader(crops, reader_of(crops.take(np.arange(40)[::-1])), None, seed=0, threads=1)
+        Loader(crops, reader_of(crops.take(np.arange(40)[::-1])), FULL, seed=0, threads=1)
 
 
 # -- damage
@@ -178,9 +179,9 @@ def test_damaged_crops_leave_their_batch(damaged: Crops) -> None:
     assert second.row.tolist() == [0, 3]
     assert loader.left_out == 6
     alone = next(
-        iter(Loader(damaged, reader_of(damaged), None, seed=0, threads=1).batches([Draw.plain(np.array([3]))], 0))
+        iter(Loader(damaged, reader_of(damaged), STILL, seed=0, threads=1).batches([Draw.plain(np.array([3]))], 0))
     )
     plain = torch.from_numpy(Augment().plain(read(reader, 3)))
     assert torch.equal(alone.images[0], plain)
     with pytest.raises(DataError, match="none of the 2 crops of a batch decodes; c/001"):
-        list(Loader(damaged, reader_of(damaged), None, seed=0, threads=1).batches([Draw.plain(np.array([1, 2]))], 0))
+        list(Loader(damaged, reader_of(damaged), STILL, seed=0, threads=1).batches([Draw.plain(np.array([1, 2]))], 0))

@@ -38,6 +38,7 @@ U8 = NDArray[np.uint8]
 
 OPEN_FILES = 64  # shards held open at a time
 CHUNK = 8  # crops of a thread's task
+AHEAD = 4  # batches under way at a time: memory is bounded
 
 
 class CropReader:
@@ -184,18 +185,12 @@ class _Files:
 
 
 class Loader:
-    """Batches of augmented crops. augment: None = normalised only, by `Augment`'s defaults.
+    """Batches of augmented crops. left_out: how many draws of crops that do not decode were left out of them so far."""
 
-    ahead: batches under way at a time, so that memory is bounded. left_out: how many draws of crops that do not decode
-    were left out of their batches so far.
-    """
-
-    def __init__(
-        self, crops: Crops, reader: CropReader, augment: Augment | None, *, seed: int, threads: int, ahead: int = 4
-    ) -> None:
+    def __init__(self, crops: Crops, reader: CropReader, augment: Augment, *, seed: int, threads: int) -> None:
         _must_belong(reader, crops)
         self.crops, self.reader, self.augment, self.seed = crops, reader, augment, seed
-        self.threads, self.ahead, self.left_out = threads, ahead, 0
+        self.threads, self.left_out = threads, 0
 
     def batches(self, draws: Iterable[Draw], epoch: int, first: int | None = None) -> Generator[CropBatch, None, None]:
         """The batches of `draws`, in order; closing the iterator ends its threads.
@@ -204,12 +199,14 @@ class Loader:
         `first` says which batch of the epoch the first draw is, on the batch. Raises DataError where none of a batch's
         crops decodes.
         """
-        if self.augment is None:
-            fill = _plain(Augment())
-        else:
-            fill = self._augmented(self.augment, epoch)
+
+        def fill(image: U8, at: _Place, out: NDArray[np.float32]) -> None:
+            crop_id, source = self.crops.crop_id[at.row].as_py(), int(self.crops.source[at.row])
+            generator = generator_of(self.seed, epoch, crop_id, at.repeat, at.view, at.batch)
+            self.augment.training(image, generator, view=at.view, source=source, out=out)
+
         numbered = ((draw, -1 if first is None else first + n) for n, draw in enumerate(draws))
-        for batch, asked in _in_order(self.crops, self.reader, numbered, fill, self.threads, self.ahead):
+        for batch, asked in _in_order(self.crops, self.reader, numbered, fill, self.threads):
             self.left_out += asked - len(batch)
             if asked and not len(batch):
                 crop_id, why = next(iter(self.reader.bad.items()))
@@ -219,19 +216,9 @@ class Loader:
                 )
             yield batch
 
-    def _augmented(self, augment: Augment, epoch: int) -> _Fill:
-        crops, seed = self.crops, self.seed
-
-        def fill(image: U8, at: _Place, out: NDArray[np.float32]) -> None:
-            crop_id, source = crops.crop_id[at.row].as_py(), int(crops.source[at.row])
-            generator = generator_of(seed, epoch, crop_id, at.repeat, at.view, at.batch)
-            augment.training(image, generator, view=at.view, source=source, out=out)
-
-        return fill
-
 
 def read_plain(
-    crops: Crops, reader: CropReader, augment: Augment, *, rows_per_batch: int, threads: int, ahead: int = 4
+    crops: Crops, reader: CropReader, augment: Augment, *, rows_per_batch: int, threads: int
 ) -> Iterator[CropBatch]:
     """Every crop that decodes, in row order, as at test: normalised only. Memory does not grow with the rows.
 
@@ -240,7 +227,7 @@ def read_plain(
     _must_belong(reader, crops)
     starts = range(0, len(crops), rows_per_batch)
     draws = ((Draw.plain(np.arange(a, min(a + rows_per_batch, len(crops)))), -1) for a in starts)
-    for batch, _ in _in_order(crops, reader, draws, _plain(augment), threads, ahead):
+    for batch, _ in _in_order(crops, reader, draws, lambda image, at, out: augment.plain(image, out), threads):
         if len(batch):
             yield batch
 
@@ -258,26 +245,19 @@ class _Place:
     batch: int
 
 
-_Fill = Callable[[U8, _Place, NDArray[np.float32]], None]
-
-
-def _plain(augment: Augment) -> _Fill:
-    def fill(image: U8, at: _Place, out: NDArray[np.float32]) -> None:
-        augment.plain(image, out)
-
-    return fill
+_Fill = Callable[[U8, _Place, NDArray[np.float32]], object]
 
 
 def _in_order(
-    crops: Crops, reader: CropReader, draws: Iterable[tuple[Draw, int]], fill: _Fill, threads: int, ahead: int
+    crops: Crops, reader: CropReader, draws: Iterable[tuple[Draw, int]], fill: _Fill, threads: int
 ) -> Iterator[tuple[CropBatch, int]]:
-    """(batch, crops that were asked for) of each draw, in order, `ahead` of them under way."""
+    """(batch, crops that were asked for) of each draw, in order, AHEAD of them under way."""
     waiting: deque[_Started] = deque()
     pool = ThreadPoolExecutor(threads, thread_name_prefix="crops")
     try:
         for draw, number in draws:
             waiting.append(_Started(crops, reader, draw, number, fill, pool))
-            if len(waiting) >= ahead:
+            if len(waiting) >= AHEAD:
                 yield waiting.popleft().finish()
         while waiting:
             yield waiting.popleft().finish()

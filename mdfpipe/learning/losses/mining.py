@@ -51,12 +51,10 @@ class MiningStatistics:
         pairs, place = np.unique(np.stack([anchor, mined], 1), axis=0, return_inverse=True)
         counts = np.bincount(place.ravel(), minlength=len(pairs))
         sums = np.bincount(place.ravel(), weights=distance, minlength=len(pairs))
+        cells = self._cells[kind]
         for (a, m), count, total in zip(pairs.tolist(), counts.tolist(), sums.tolist(), strict=True):
-            self._add_cell(kind, a, m, count, total)
-
-    def _add_cell(self, kind: str, anchor: int, mined: int, count: int, total: float) -> None:
-        old_count, old_total = self._cells[kind].get((anchor, mined), (0, 0.0))
-        self._cells[kind][anchor, mined] = (old_count + count, old_total + total)
+            old_count, old_total = cells.get((a, m), (0, 0.0))
+            cells[a, m] = (old_count + count, old_total + total)
 
     def result(self, domains: Sequence[str]) -> dict[str, Any]:
         """The epoch's figures, ready for JSON. domains: names, in the order of the positions that were added.

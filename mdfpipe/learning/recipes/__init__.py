@@ -17,12 +17,12 @@ from pydantic import Field, model_validator
 
 from mdfpipe.config import Config, Plugin
 from mdfpipe.learning.data.augment import Augment
+from mdfpipe.learning.data.batches import CropBatch, Sampler
 from mdfpipe.learning.train.schedule import Group, Optimiser, Schedule
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from mdfpipe.learning.data.batches import CropBatch, Sampler
     from mdfpipe.learning.data.crops import Crops
     from mdfpipe.learning.losses.ranking import Mined
     from mdfpipe.learning.models.weights.loading import LoadReport

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
+import numpy as np
 from pydantic import Field
 
 from mdfpipe.config import Config
+from mdfpipe.learning.data.batches import Sampler
+from mdfpipe.learning.data.sampling import DomainAware, Joint, RandomIdentity, Uniform
 
 if TYPE_CHECKING:
-    from mdfpipe.learning.data.batches import Sampler
     from mdfpipe.learning.data.crops import Crops
 
 
 class Batches(Config):
-    """Sampling of batches. domain_aware: P subjects x K crops from each domain in use; random: P subjects x
-    `crops` x D crops of any domain; uniform: crops one by one. further_*: additional crops of visible-only
-    manifests.
+    """Sampling of batches. domain_aware: P subjects x K crops from each domain in use; random: P subjects x `crops` x D
+    crops of any domain; uniform: crops one by one. further_*: additional crops of visible-only manifests.
+
     evenly_over crops: each crop of a subject (domain_aware: of a subject in a domain) is as likely as any other;
     videos: of different videos or cameras as far as there are, so that a long one counts no more than a short one.
     """
@@ -32,10 +34,6 @@ class Batches(Config):
 
     def sampler_of(self, crops: Crops, seed: int) -> Sampler:
         """Batches of the study's own crops, and of further manifests where that is set. Raises DataError."""
-        import numpy as np
-
-        from mdfpipe.learning.data.sampling import DomainAware, RandomIdentity, Uniform
-
         own = self.sources_of(crops)
         domains = len(np.unique(crops.domain[np.isin(crops.source, own)]))
         used: Sampler
@@ -60,8 +58,6 @@ class Batches(Config):
 
     def with_further(self, own: Sampler, crops: Crops, seed: int) -> Sampler:
         """The sampler, with crops of further manifests where that is set. Raises DataError."""
-        from mdfpipe.learning.data.sampling import Joint, RandomIdentity
-
         if not self.further_subjects:
             return own
         others = sorted(set(crops.source.tolist()) - {0})

@@ -13,6 +13,7 @@ from pydantic import Field
 
 from mdfpipe.config import Config
 from mdfpipe.learning.data.augment import Augment
+from mdfpipe.learning.data.batches import CropBatch, Sampler
 from mdfpipe.learning.recipes import Network, Recipe
 from mdfpipe.learning.recipes._batches import Batches
 from mdfpipe.learning.streams import Pairs, Streams, place_in, stream
@@ -21,7 +22,6 @@ from mdfpipe.learning.train.schedule import Group, by_part
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from mdfpipe.learning.data.batches import CropBatch, Sampler
     from mdfpipe.learning.data.crops import Crops
     from mdfpipe.learning.models.weights.loading import LoadReport
 

@@ -22,6 +22,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from mdfpipe.config import Config
+from mdfpipe.errors import ConfigError
+from mdfpipe.learning.data.batches import CropBatch, Sampler
 from mdfpipe.learning.recipes import Losses, Network, Progress, Recipe
 from mdfpipe.learning.recipes._batches import Batches
 from mdfpipe.learning.train.schedule import Group, by_part
@@ -29,7 +31,6 @@ from mdfpipe.learning.train.schedule import Group, by_part
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from mdfpipe.learning.data.batches import CropBatch, Sampler
     from mdfpipe.learning.data.crops import Crops
     from mdfpipe.learning.models.weights.loading import LoadReport
 
@@ -146,7 +147,6 @@ class Body(Recipe):
 
     def load(self, model: Network, state: dict[str, Any], source: str, min_coverage: float) -> LoadReport:
         """PASS, TransReID, TransReID-SSL, DINO and timm checkpoints into the ViT."""
-        from mdfpipe.errors import ConfigError
         from mdfpipe.learning.models.weights import loading as weights
 
         if not self.tokens:

@@ -39,15 +39,16 @@ from pydantic import Field
 
 from mdfpipe.config import Config
 from mdfpipe.learning.data.augment import Augment
+from mdfpipe.learning.data.batches import CropBatch
 from mdfpipe.learning.recipes import Losses, Network, Progress
 from mdfpipe.learning.recipes._batches import Batches
 from mdfpipe.learning.recipes._cross_modal import IMAGENET, CrossModal
+from mdfpipe.learning.streams import DomainPairs
 from mdfpipe.learning.train.schedule import Optimiser, Schedule
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from mdfpipe.learning.data.batches import CropBatch
     from mdfpipe.learning.losses.ranking import Mined
 
 HEIGHT_OF_S = 288
@@ -126,7 +127,6 @@ class Dfw(CrossModal):
     def model(self, classes: int, domains: Sequence[str]) -> nn.Module:
         """SegmentedNet: trunk, weakening, a neck and a classifier for each branch."""
         from mdfpipe.learning.models.dfw import SegmentedNet, Weakening
-        from mdfpipe.learning.streams import DomainPairs
 
         return SegmentedNet(
             self.backbone,

@@ -32,6 +32,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from mdfpipe.learning.data.augment import Augment
+from mdfpipe.learning.data.batches import AUXILIARY, CropBatch, Sampler
+from mdfpipe.learning.data.sampling import WithAuxiliary
 from mdfpipe.learning.recipes import Losses, Network, Progress
 from mdfpipe.learning.recipes._batches import Batches
 from mdfpipe.learning.recipes._cross_modal import TINY, CrossModal, NonLocalBlocks
@@ -41,7 +43,6 @@ from mdfpipe.learning.train.schedule import Optimiser, Schedule
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from mdfpipe.learning.data.batches import CropBatch, Sampler
     from mdfpipe.learning.data.crops import Crops
 
 SHRINKS = 16
@@ -121,8 +122,6 @@ class DI2L(CrossModal):
 
     def sampler(self, crops: Crops, seed: int) -> Sampler:
         """P subjects x D domains x K crops, an auxiliary image behind each of visible light."""
-        from mdfpipe.learning.data.sampling import WithAuxiliary
-
         drawn = super().sampler(crops, seed)
         if not self.channel_augmentation:
             return drawn
@@ -157,8 +156,6 @@ def _by_domain(weight: Tensor, batch: CropBatch, domains: Sequence[str]) -> dict
     The direct check of the paper's claim that infrared images are the hard ones (METHODS 3.5).
     """
     import torch
-
-    from mdfpipe.learning.data.batches import AUXILIARY
 
     names = [*domains, "auxiliary"]
     of = torch.where(batch.view == AUXILIARY, len(domains), batch.domain)

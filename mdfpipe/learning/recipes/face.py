@@ -17,14 +17,16 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 
 from mdfpipe.config import Config
+from mdfpipe.errors import ConfigError
 from mdfpipe.learning.data.augment import Augment
+from mdfpipe.learning.data.batches import CropBatch, Sampler
+from mdfpipe.learning.data.sampling import RandomIdentity, Uniform
 from mdfpipe.learning.recipes import Losses, Network, Progress, Recipe
 from mdfpipe.learning.train.schedule import Group, Optimiser, Schedule
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from mdfpipe.learning.data.batches import CropBatch, Sampler
     from mdfpipe.learning.data.crops import Crops
     from mdfpipe.learning.models.weights.loading import LoadReport
 
@@ -79,7 +81,6 @@ class Face(Recipe):
 
     def model(self, classes: int, domains: Sequence[str]) -> nn.Module:
         """FaceModel: IResNet, and the margin's class weights."""
-        from mdfpipe.errors import ConfigError
         from mdfpipe.learning.models.face import FaceModel
 
         if self.image_height_px != self.image_width_px:
@@ -88,7 +89,6 @@ class Face(Recipe):
 
     def load(self, model: Network, state: dict[str, Any], source: str, min_coverage: float) -> LoadReport:
         """AdaFace (Lightning) and CVLFace checkpoints. Raises ConfigError where the colour order is another one."""
-        from mdfpipe.errors import ConfigError
         from mdfpipe.learning.models.weights import loading as weights
 
         report = weights.load_iresnet(model.backbone, state, source=source, min_coverage=min_coverage)
@@ -101,8 +101,6 @@ class Face(Recipe):
 
     def sampler(self, crops: Crops, seed: int) -> Sampler:
         """Crops one by one, or so many of each subject."""
-        from mdfpipe.learning.data.sampling import RandomIdentity, Uniform
-
         if self.sampler_subjects:
             each = max(self.batch // self.sampler_subjects, 1)
             evenly = self.sampler_evenly_over

@@ -36,6 +36,7 @@ and CSA means over domains, times 2, which is the paper's sum where there are tw
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
@@ -43,6 +44,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from mdfpipe.config import Config
+from mdfpipe.errors import ConfigError
+from mdfpipe.learning.data.batches import CropBatch
 from mdfpipe.learning.recipes import Losses, Network, Progress
 from mdfpipe.learning.recipes._batches import Batches
 from mdfpipe.learning.recipes._cross_modal import CrossModal
@@ -52,7 +55,6 @@ from mdfpipe.learning.train.schedule import Optimiser, Schedule
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from mdfpipe.learning.data.batches import CropBatch
 
 Place = Literal["stage3", "stage4", "neck"]
 
@@ -207,8 +209,12 @@ class Idkl(CrossModal):
         from mdfpipe.learning.models.idkl import IdklNet
 
         pairs = self._pairs(domains)
-        if classes:
-            self._check_pairing(pairs)
+        members = [pairs.group.count(number) for number in range(pairs.groups)]
+        if classes and self.mdr.weight and self.mdr.pairing == "index" and len(set(members)) > 1:
+            raise ConfigError(
+                f"mdr.pairing index: expected groups of equally many domains, got {members} under pairs {self.pairs}; "
+                "set mdr.pairing to class"
+            )
         return IdklNet(
             self.backbone,
             pairs,
@@ -225,16 +231,6 @@ class Idkl(CrossModal):
         visible = {number for number, name in zip(found.group, domains, strict=True) if is_visible(name)}
         turned = ((b, a) if b in visible and a not in visible else (a, b) for a, b in found.pairs)
         return replace(found, pairs=tuple(turned))
-
-    def _check_pairing(self, pairs: DomainPairs) -> None:
-        from mdfpipe.errors import ConfigError
-
-        members = [pairs.group.count(number) for number in range(pairs.groups)]
-        if self.mdr.weight and self.mdr.pairing == "index" and len(set(members)) > 1:
-            raise ConfigError(
-                f"mdr.pairing index: expected groups of equally many domains, got {members} under pairs {self.pairs}; "
-                "set mdr.pairing to class"
-            )
 
     def forward(self, model: Network, batch: CropBatch) -> dict[str, Tensor]:
         """Pooled vectors (B, ...) of both branches, regardless of the domain."""
@@ -265,7 +261,10 @@ class Idkl(CrossModal):
         if self.adversary.depths:
             seen = (model.at_depths("specific", features, h_raw), model.at_depths("shared", features, h_shared))
             terms |= self._adversaries(only, *seen, group, progress)
-            figures |= _of_adversaries(terms, len(self.adversary.depths), model.pairs.groups)
+            # of a head, and what it is where nothing distinguishes domains
+            figures["chance_loss"] = (math.log(model.pairs.groups), 1.0)
+            for name in ("discriminators", "confusers"):
+                figures[f"{name[:-1]}_loss"] = (float(terms[name].detach()) / len(self.adversary.depths), 1.0)
         if only.purifier is not None:
             terms |= self._purification(model, features, z_raw, subject, group)
         terms |= self._distillation((shared, purified), (z_shared, z_purified), group)
@@ -379,12 +378,3 @@ def _mean(found: list[Tensor], graph: Tensor) -> Tensor:
     import torch
 
     return torch.stack(found).mean() if found else graph.sum() * 0
-
-
-def _of_adversaries(terms: dict[str, Tensor], heads: int, groups: int) -> dict[str, tuple[float, float]]:
-    """For the log: the mean cross-entropy of a head, and what it is where nothing tells domains apart, ln D."""
-    import math
-
-    chance = {"chance_loss": (math.log(groups), 1.0)}
-    names = ("discriminators", "confusers")
-    return chance | {f"{name[:-1]}_loss": (float(terms[name].detach()) / heads, 1.0) for name in names}

@@ -34,10 +34,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
+import numpy as np
 from pydantic import Field, model_validator
 
 from mdfpipe.config import Config
 from mdfpipe.errors import ConfigError
+from mdfpipe.learning.data.batches import ANCHOR, CropBatch, Sampler
+from mdfpipe.learning.data.sampling import Tuples
 from mdfpipe.learning.recipes import Losses, Network, Progress
 from mdfpipe.learning.recipes._batches import Batches
 from mdfpipe.learning.recipes._cross_modal import TINY, CrossModal, NonLocalBlocks
@@ -47,9 +50,8 @@ from mdfpipe.learning.train.schedule import Optimiser, Schedule
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from mdfpipe.learning.data.batches import CropBatch, Sampler
     from mdfpipe.learning.data.crops import Crops
-    from mdfpipe.learning.losses.lccrf import Matches, Triples
+    from mdfpipe.learning.losses.lccrf import Triples
 
 CROPS = 2
 
@@ -178,10 +180,6 @@ class Lccrf(CrossModal):
 
     def sampler(self, crops: Crops, seed: int) -> Sampler:
         """Tuples, or as `batches` says. Raises DataError."""
-        import numpy as np
-
-        from mdfpipe.learning.data.sampling import Tuples
-
         if self.batches.sampler != "domain_aware":
             return super().sampler(crops, seed)
         sources = self.batches.sources_of(crops)
@@ -215,7 +213,6 @@ class Lccrf(CrossModal):
         """L_ID, L_EAT and C, L_CMKD; figures: accuracy, cosines of positives and negatives, mean square of maps."""
         from torch.nn import functional
 
-        from mdfpipe.learning.data.batches import ANCHOR
         from mdfpipe.learning.losses import lccrf
         from mdfpipe.learning.losses.identity import right
         from mdfpipe.learning.losses.ranking import precise
@@ -236,7 +233,11 @@ class Lccrf(CrossModal):
             triples = lccrf.triples(batch, model.pairs, matches, number)
             self._angular(self.eat, found, v, features, batch, triples, domains)
         if self.cmkd is not None:
-            self._distil(self.cmkd, found, features["map"], batch, matches, model)
+            stream = model.backbone.stream[batch.domain]
+            apart = matches.only(stream[matches.anchor] != stream[matches.positive])  # pairs that have a stream each
+            loss = lccrf.cross_modality_distillation(features["map"], apart, relative=self.cmkd.relative)
+            found.terms["cmkd"] = self.cmkd.weight * loss
+            found.figures["map_square"] = (float(lccrf.mean_square(features["map"])), 1.0)
         return found
 
     def _angular(
@@ -273,18 +274,6 @@ class Lccrf(CrossModal):
             each = lccrf.compactness_as_printed(v)
         compact = lccrf.of_anchors(each, batch, domains, summed=eat.compactness == "literal")
         found.terms["compactness"] = eat.compactness_weight * compact
-
-    def _distil(
-        self, cmkd: Cmkd, found: Losses, maps: Tensor, batch: CropBatch, matches: Matches, model: Network
-    ) -> None:
-        """Add L_CMKD, of pairs that have a stream each."""
-        from mdfpipe.learning.losses import lccrf
-
-        stream = model.backbone.stream[batch.domain]
-        apart = matches.only(stream[matches.anchor] != stream[matches.positive])
-        loss = lccrf.cross_modality_distillation(maps, apart, relative=cmkd.relative)
-        found.terms["cmkd"] = cmkd.weight * loss
-        found.figures["map_square"] = (float(lccrf.mean_square(maps)), 1.0)
 
     def embed(self, model: Network, batch: CropBatch) -> Tensor:
         """V, after the neck (METHODS 4.4); at unit length where that is asked for."""

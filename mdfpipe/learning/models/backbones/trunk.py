@@ -46,18 +46,13 @@ class Stages(nn.Module):
     def forward(self, x: Tensor, after: After | None = None) -> Tensor:
         """The stages in order; after: what is done to the map behind a stage, by its number."""
         for number in range(self.first, self.last + 1):
-            x = self._stage(number, x)
+            if number == 0:
+                x = self.maxpool(self.act1(self.bn1(self.conv1(x))))
+            else:
+                x = self.get_submodule(f"layer{number}")(x)
             if after and number in after:
                 x = after[number](x)
         return x
-
-    def _stage(self, number: int, x: Tensor) -> Tensor:
-        made: Tensor
-        if number == 0:
-            made = self.maxpool(self.act1(self.bn1(self.conv1(x))))
-        else:
-            made = self.get_submodule(f"layer{number}")(x)
-        return made
 
 
 class Trunk(nn.Module):

@@ -8,22 +8,20 @@ here. Elsewhere a multiplication and its addition are often counted as two.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from mdfpipe.learning.recipes import Recipe
+from mdfpipe.learning.recipes import Recipe
 
 PAIR = ("VIS", "NIR")
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Cost of the embedding network, without classifiers and parts for training only. parameters: weights, of a "
-    "network for a
-    visible and an infrared domain; image, pair: multiply-accumulates of a visible image, and of one of each domain.
+    """Cost of the embedding network, without classifiers and parts for training only.
+
+    parameters: weights, of a network for a visible and an infrared domain; image, pair: multiply-accumulates of a
+    visible image, and of one of each domain.
     """
 
     parameters: int
