@@ -11,6 +11,7 @@ import difflib
 import importlib
 import os
 import pkgutil
+from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, Self, TypeVar, get_args, get_origin
@@ -49,8 +50,22 @@ class Config(BaseModel):
     @model_validator(mode="after")
     def _holds_usual_numbers(self) -> Self:
         for name in type(self).model_fields:
-            _usual(getattr(self, name), name)
+            for where, value in _leaves(getattr(self, name), name):
+                _usual(value, where)
         return self
+
+
+def _leaves(value: Any, where: str) -> Iterator[tuple[str, Any]]:
+    """The values in lists and mappings, names of mappings among them, each with its place."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            yield where, name
+            yield from _leaves(inner, f"{where}.{name}")
+    elif isinstance(value, (list, tuple)):
+        for inner in value:
+            yield from _leaves(inner, where)
+    else:
+        yield where, value
 
 
 LARGEST_WHOLE, LARGEST_REAL = (1 << 31) - 1, 1e30
@@ -58,16 +73,10 @@ LARGEST_WHOLE, LARGEST_REAL = (1 << 31) - 1, 1e30
 
 
 def _usual(value: Any, where: str) -> None:
-    """Raise ValueError for a number that is too large, alone or in a list or a mapping."""
-    if isinstance(value, (list, tuple)):
-        for inner in value:
-            _usual(inner, where)
-    elif isinstance(value, dict):
-        for name, inner in value.items():
-            _usual(inner, f"{where}.{name}")
-    elif isinstance(value, int) and abs(value) > LARGEST_WHOLE:
+    """Raise ValueError for a number that is too large."""
+    if isinstance(value, int) and abs(value) > LARGEST_WHOLE:
         raise ValueError(f"{where}: expected a whole number of at most {LARGEST_WHOLE}, got one of {_digits(value)}")
-    elif isinstance(value, float) and abs(value) > LARGEST_REAL:
+    if isinstance(value, float) and abs(value) > LARGEST_REAL:
         raise ValueError(f"{where}: expected a number of at most {LARGEST_REAL:g}, got {value:g}")
 
 
@@ -81,16 +90,9 @@ NAME = r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,99}$"
 
 def shown(value: Any, where: str) -> None:
     """Raise ValueError where a text, or one in a list or a mapping, holds what a terminal or a page would obey."""
-    if isinstance(value, dict):
-        shown(list(value), where)
-        for name, inner in value.items():
-            shown(inner, f"{where}.{name}")
-        return
-    for text in value if isinstance(value, list) else [value]:
-        if isinstance(text, (list, dict)):
-            shown(text, where)
+    for place, text in _leaves(value, where):
         if isinstance(text, str) and is_obeyed(text):
-            raise ValueError(f"{where}: expected printable text, got '{one_line(text, 80)}'")
+            raise ValueError(f"{place}: expected printable text, got '{one_line(text, 80)}'")
 
 
 C = TypeVar("C", bound=Config)
@@ -126,12 +128,11 @@ class Plugin(Config):
     @classmethod
     def variant(cls, name: str) -> type[Self]:
         """The class that the file `name` of the family's folder defines. Raises ConfigError."""
-        if name not in cls.choices():
-            raise ValueError(
-                f"expected one of {', '.join(cls.choices())}, got {name!r:.80}{_closest(name, cls.choices())}"
-            )
+        known = cls.choices()
+        if name not in known:
+            raise ValueError(f"expected one of {', '.join(known)}, got {name!r:.80}{_closest(name, known)}")
         module = importlib.import_module(f"{cls.family}.{name}")
-        own = [v for v in vars(module).values() if isinstance(v, type) and v.__module__ == module.__name__]
+        own = (v for v in vars(module).values() if isinstance(v, type) and v.__module__ == module.__name__)
         found = [v for v in own if issubclass(v, cls)]
         if len(found) != 1:
             raise TypeError(f"{module.__name__}: expected exactly one {cls.__name__}, found {len(found)}")
@@ -165,8 +166,8 @@ was there is as it was."""
 
 
 def result_settings(config: Config) -> dict[str, Any]:
-    """The settings that decide results, as JSON-like values: all but the fields marked BY_CONTENT or NOT_A_RESULT, and
-    but those marked IF_SET that are not given.
+    """The settings that decide results, as JSON-like values: without fields marked BY_CONTENT or NOT_A_RESULT, and
+    without those marked IF_SET that are not given.
     """
     settings: dict[str, Any] = {"use": config.use} if isinstance(config, Plugin) else {}
     plain = config.model_dump(mode="json")
@@ -189,7 +190,7 @@ _TAGS = frozenset(f"tag:yaml.org,2002:{name}" for name in ("str", "int", "float"
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """Safe YAML of text, numbers, lists and mappings: a date is text, and no key may stand twice."""
+    """Safe YAML of text, numbers, lists and mappings: a date is text, and no key may appear twice."""
 
     yaml_implicit_resolvers = {  # noqa: RUF012 - as PyYAML has it
         first: [(tag, pattern) for tag, pattern in known if not tag.endswith(":timestamp")]
@@ -242,7 +243,7 @@ def parse_yaml(text: str) -> Any:
 
 
 def _values(node: yaml.Node, known: dict[int, int]) -> int:
-    """How many values a node stands for, aliases followed."""
+    """The number of values in a node, aliases followed."""
     if isinstance(node, yaml.ScalarNode):
         return 1
     if id(node) in known:
@@ -256,9 +257,9 @@ def _values(node: yaml.Node, known: dict[int, int]) -> int:
 
 
 def read_yaml(path: Path, above: tuple[Path, ...] = (), read: dict[Path, Any] | None = None) -> dict[str, Any]:
-    """The mapping in a YAML file, over those of the files in its folder that it `extends`: one, or a list of which the
-    later go over the earlier. above: files that extend this one; read: what was read so far. Raises ConfigError with
-    file and line.
+    """The mapping in a YAML file, merged over the files next to it that it `extends` (later ones over earlier ones).
+
+    above: files that extend this one; read: what was read so far. Raises ConfigError with file and line.
     """
     read = {} if read is None else read
     try:
@@ -288,7 +289,7 @@ def read_yaml(path: Path, above: tuple[Path, ...] = (), read: dict[Path, Any] | 
 
 
 def _over(own: dict[str, Any], others: dict[str, Any]) -> dict[str, Any]:
-    """Settings over others, section by section; a section with another `use` is another thing, and stands alone."""
+    """Settings over others, section by section; a section with another `use` replaces the other."""
     merged = {**others, **own}
     for name in own.keys() & others.keys():
         a, b = own[name], others[name]
@@ -317,14 +318,21 @@ def set_dotted(settings: dict[str, Any], assignment: str) -> None:
         value = parse_yaml(text)
     except ValueError as error:
         raise ConfigError(f"--set {assignment}: the value is not valid YAML: {one_line(error)}") from None
+    try:
+        put(settings, keys, value)
+    except ValueError as error:
+        raise ConfigError(f"--set {assignment}: {error}") from None
+
+
+def put(settings: dict[str, Any], keys: Sequence[str], value: Any) -> None:
+    """Set a value in nested settings, in place; as `set_dotted`. Raises ValueError where a key is no section."""
     while len(keys) > 1 and ".".join(keys) not in settings:
-        known = (n for n in range(len(keys) - 1, 0, -1) if ".".join(keys[:n]) in settings)
-        length = next(known, 1)
+        length = next((n for n in range(len(keys) - 1, 0, -1) if ".".join(keys[:n]) in settings), 1)
         key, keys = ".".join(keys[:length]), keys[length:]
-        inner = settings.get(key, {})
-        if not isinstance(inner, dict):
-            raise ConfigError(f"--set {assignment}: {key} is a value, not a section")
-        settings[key] = settings = dict(inner)
+        inner = settings.get(key)
+        if not isinstance(inner, dict | None):
+            raise ValueError(f"{key} is a value, not a section")
+        settings[key] = settings = dict(inner or {})
     settings[".".join(keys)] = value
 
 
@@ -404,10 +412,8 @@ def find_file(
     and in the current folder, in that order. Raises ConfigError that lists the places, or says what is in one of
     them.
     """
-    places = _places(name, data, _weight_folders())
-    if not Path(name).is_absolute():
-        own = [folder / Path(name).name for folder in _weight_folders()]
-        places = [*places[: len(own)], *own, *places[len(own) :]]
+    own = [folder / each for folder in _weight_folders() for each in (Path(name), Path(name).name)]
+    places = [Path(name)] if Path(name).is_absolute() else [*own, *_places(name, data)]
     for place in places:
         if place.is_file():
             return place
@@ -420,16 +426,15 @@ def find_file(
 
 def find_folder(name: str, data: Path, what: str, advice: str) -> Path:
     """A folder named by a setting: as `find_file`, without `$MDFPIPE_WEIGHTS`. Raises ConfigError."""
-    places = _places(name, data, ())
-    for place in places:
-        if place.is_dir():
-            return place
+    places = _places(name, data)
+    found = next((place for place in places if place.is_dir()), None)
+    if found is not None:
+        return found
     raise ConfigError(f"{what} {name!r} not found; looked at {_listed(places)}. {advice}")
 
 
-def _places(name: str, data: Path, first: tuple[Path, ...]) -> list[Path]:
-    path = Path(name)
-    return [path] if path.is_absolute() else [f / path for f in (*first, data, data.parent, Path.cwd())]
+def _places(name: str, data: Path) -> list[Path]:
+    return [folder / name for folder in (data, data.parent, Path.cwd())]  # an absolute name stays as it is
 
 
 def _listed(places: list[Path]) -> str:

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import errno
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 
@@ -128,6 +129,15 @@ def one_line(text: object, limit: int = 300) -> str:
     words = re.sub(r"[ \t]*[\r\n]\s*", " ", str(text).strip(" \r\n"))
     safe = "".join(c if c == " " or is_visible(c) else c.encode("unicode_escape").decode() for c in words)
     return safe if len(safe) <= limit else safe[: limit - 1] + "…"
+
+
+def some(names: Sequence[str], limit: int = 5) -> str:
+    """The first names, and how many there are besides.
+
+    >>> some(["a", "b"]), some("abcd", 2)
+    ('a, b', 'a, b and 2 more')
+    """
+    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
 
 
 def cannot_write(place: Path, error: OSError) -> str:

@@ -22,7 +22,7 @@ from mdfpipe.errors import DataError, StoreError, one_line
 from mdfpipe.stages import Context, Inputs, Resources
 from mdfpipe.stages.index import Index
 from mdfpipe.store.run import Receipt, Run, read_table
-from mdfpipe.store.tables import TRUTH, LabelStatus, joined
+from mdfpipe.store.tables import TRUTH, LabelStatus, boxes_of, joined
 from mdfpipe.study.study import Study
 from mdfpipe.video.geometry import iou
 from mdfpipe.video.labelling import LabelRules
@@ -306,7 +306,7 @@ def _join(row: dict[str, str], receipt: Receipt, detections: pa.Table, bodies: p
     count = np.searchsorted(at, frame, "right") - first
     nth = np.arange(max(count.max(initial=0), 1))
     pair = np.where(nth < count[:, None], first[:, None] + nth, len(at))
-    truth = np.concatenate([_xyxy(bodies), np.zeros((1, 4), np.float32)])  # without area: it overlaps nothing
+    truth = np.concatenate([boxes_of(bodies), np.zeros((1, 4), np.float32)])  # without area: it overlaps nothing
     visible = np.append(bodies["visible"].to_numpy(), np.float32(0))
     annotated = np.append(bodies["face_annotated"].to_numpy(zero_copy_only=False), False)
     return _Video(
@@ -319,16 +319,12 @@ def _join(row: dict[str, str], receipt: Receipt, detections: pa.Table, bodies: p
         frame=frame,
         score=detections["score"].to_numpy(),
         pair=pair,
-        overlap=iou(_xyxy(detections)[:, None], truth[pair]).astype(np.float32),
+        overlap=iou(boxes_of(detections)[:, None], truth[pair]).astype(np.float32),
         matchable=visible > SEEN,
         counts=annotated & (visible >= COUNTS),
         subject=np.append(_codes(bodies["subject_id"], names), -1),
         names=names,
     )
-
-
-def _xyxy(table: pa.Table) -> F32:
-    return np.stack([table[name].to_numpy() for name in ("x1", "y1", "x2", "y2")], axis=1)
 
 
 def _codes(subjects: pa.ChunkedArray, names: pa.Array) -> I64:

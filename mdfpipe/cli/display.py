@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from rich.console import Console
@@ -83,9 +82,7 @@ class Display:
             self.progress.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         if self.terminal:
             self.progress.stop()
         else:
@@ -175,11 +172,17 @@ def _ended(event: Event) -> str:
     return f"[green]done[/green]    {name}: {event.rows} rows, {event.seconds:.1f} s"
 
 
+def _stages(*columns: str) -> Table:
+    """An empty table with a row for each stage."""
+    table = Table("stage", box=None, pad_edge=False, header_style="bold")
+    for name in columns:
+        table.add_column(name, justify="right", no_wrap=True)
+    return table
+
+
 def show_outcome(outcome: Outcome) -> None:
     """The tally by stage, then what failed and what was refused."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("stage", "units", "done before", "done now", "failed", "waiting", "new rows"):
-        table.add_column(name, justify="left" if name == "stage" else "right", no_wrap=True)
+    table = _stages("units", "done before", "done now", "failed", "waiting", "new rows")
     for name, t in outcome.tallies.items():
         figures = (t.total, t.already, t.ran, t.failed, t.blocked, t.rows)
         table.add_row(name, *(str(n) for n in figures))
@@ -206,9 +209,7 @@ def show_status(status: Status) -> None:
     out.print(f"[bold]{escape(status.name)}[/bold]  {escape(status.run)}  (data: {escape(status.data)})")
     if status.lock:
         out.print(escape(status.lock))
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("stage", "units", "done", "due", "failed", "time", "a minute", "left"):
-        table.add_column(name, justify="left" if name == "stage" else "right", no_wrap=True)
+    table = _stages("units", "done", "due", "failed", "time", "a minute", "left")
     for stage in status.stages:
         rate = f"{stage.rate_per_minute:.1f}" if stage.rate_per_minute else "-"
         left = _duration(stage.eta_seconds) if stage.eta_seconds and stage.due else "-"
@@ -298,10 +299,3 @@ def _duration(seconds: float | None) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60} s"
     return f"{whole // 3600} h {whole % 3600 // 60} min"
-
-
-def plain(value: Any) -> Any:
-    """Dataclasses as dictionaries, for JSON."""
-    from dataclasses import asdict, is_dataclass
-
-    return asdict(value) if is_dataclass(value) and not isinstance(value, type) else value

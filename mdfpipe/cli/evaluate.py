@@ -2,33 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from mdfpipe.cli.options import (
-    STUDY,
-    AllowMissing,
-    AllowMixed,
-    AllowStale,
-    Batch,
-    Deadline,
-    Device,
-    DryRun,
-    Json,
-    Only,
-    Set,
-    Strict,
-    Systems,
-    Threads,
-    TrustPickle,
-    Workers,
-    app,
-    beside,
-    say,
-)
+from mdfpipe.cli import options
+from mdfpipe.cli.options import app, beside, say_json
 from mdfpipe.cli.run import run_stages
 from mdfpipe.errors import ConfigError
 
@@ -51,33 +31,33 @@ Protocols = (
 @app.command("eval")
 def evaluate(
     ctx: typer.Context,
-    study: Annotated[Path | None, STUDY] = None,
+    study: Annotated[Path | None, options.STUDY] = None,
     data: Annotated[Path | None, typer.Option(envvar="MDFPIPE_DATA", help="Folder that holds the data set.")] = None,
     run: Annotated[Path | None, typer.Option("--run", help="Run folder, where all results are stored.")] = None,
-    system: Systems = None,
+    system: options.Systems = None,
     compare: Annotated[
         list[Path] | None,
         typer.Option(metavar="RUN", help="Compare --run with RUN, as `mdfpipe compare` does; repeatable."),
     ] = None,
-    allow_mixed: AllowMixed = False,
-    allow_stale: AllowStale = False,
+    allow_mixed: options.AllowMixed = False,
+    allow_stale: options.AllowStale = False,
     average: Annotated[list[Path] | None, typer.Option(metavar="RUN", help="As `mdfpipe average`; repeatable.")] = None,
     embeddings: Annotated[Path | None, typer.Option(metavar="FILE", help="As `mdfpipe score FILE`.")] = None,
     protocol: Annotated[str | None, typer.Option(help=f"With --embeddings: {Protocols}")] = None,
     distance: Distance = "cosine",
     out: Annotated[Path | None, typer.Option(help="With --embeddings: output folder.")] = None,
-    set_: Set = None,
-    only: Only = None,
-    workers: Workers = 1,
-    threads: Threads = 2,
-    batch: Batch = 8,
-    device: Device = "cpu",
-    deadline: Deadline = 300.0,
-    dry_run: DryRun = False,
-    strict: Strict = False,
-    allow_missing: AllowMissing = False,
-    trust_pickle: TrustPickle = False,
-    json_: Json = False,
+    set_: options.Set = None,
+    only: options.Only = None,
+    workers: options.Workers = 1,
+    threads: options.Threads = 2,
+    batch: options.Batch = 8,
+    device: options.Device = "cpu",
+    deadline: options.Deadline = 300.0,
+    dry_run: options.DryRun = False,
+    strict: options.Strict = False,
+    allow_missing: options.AllowMissing = False,
+    trust_pickle: options.TrustPickle = False,
+    json_: options.Json = False,
 ) -> None:
     """Evaluate a study: make its tables of numbers.
 
@@ -93,46 +73,48 @@ def evaluate(
         _score(embeddings, protocol, out, set_, data, distance, json_)
     elif average:
         if study or run or compare:
-            raise ConfigError(
-                "eval --average RUN --average RUN: expected nothing but runs, got a study, --run or --compare"
-            )
-        _average(average, allow_stale, json_)
+            raise ConfigError("eval --average RUN --average RUN: expected only runs, got a study, --run or --compare")
+        average_runs(average, allow_stale, json_)
     elif compare and study is None:
         if run is None:
             raise ConfigError("eval --compare RUN: expected --run, the run to compare with")
-        _compare(run, compare, allow_mixed, allow_stale, json_)
+        compare_runs([run, *compare], allow_mixed, allow_stale, json_)
     else:
         for name, given in (("STUDY", study), ("--data", data), ("--run", run)):
             if given is None:
                 raise ConfigError(f"expected {name}; see --help")
         run_stages("evaluate", "evaluate", ctx.params)
         if compare and run is not None:
-            _compare(run, compare, allow_mixed, allow_stale, json_)
+            compare_runs([run, *compare], allow_mixed, allow_stale, json_)
 
 
-@app.command()
-def compare(
+@app.command("compare")
+def compare_runs(
     runs: Runs,
-    allow_mixed: AllowMixed = False,
-    allow_stale: AllowStale = False,
-    json_: Json = False,
+    allow_mixed: options.AllowMixed = False,
+    allow_stale: options.AllowStale = False,
+    json_: options.Json = False,
 ) -> None:
     """Set evaluated runs side by side and test differences.
 
     Example: mdfpipe compare runs/lora runs/full
     """
+    from mdfpipe.reporting.comparison import side_by_side
+
     if len(runs) < 2:
         raise ConfigError(f"compare {runs[0]}: expected two runs or more, got one")
-    _compare(runs[0], runs[1:], allow_mixed, allow_stale, json_)
+    _show(side_by_side(runs[0], runs[1:], allow_mixed=allow_mixed, allow_stale=allow_stale), json_)
 
 
-@app.command()
-def average(runs: Runs, allow_stale: AllowStale = False, json_: Json = False) -> None:
+@app.command("average")
+def average_runs(runs: Runs, allow_stale: options.AllowStale = False, json_: options.Json = False) -> None:
     """Mean and spread over evaluated runs, such as splits.
 
     Example: mdfpipe average runs/regdb-1 runs/regdb-2 runs/regdb-3
     """
-    _average(runs, allow_stale, json_)
+    from mdfpipe.reporting.comparison import average_runs as mean_of
+
+    _show(mean_of(runs, allow_stale=allow_stale), json_)
 
 
 @app.command()
@@ -166,8 +148,8 @@ def score(
         Path | None, typer.Option(envvar="MDFPIPE_DATA", help="Folder that holds the data set of a benchmark.")
     ] = None,
     distance: Distance = "cosine",
-    set_: Set = None,
-    json_: Json = False,
+    set_: options.Set = None,
+    json_: options.Json = False,
 ) -> None:
     """Evaluate scores or vectors that were made elsewhere.
 
@@ -219,18 +201,6 @@ def score(
         beside([csv], "\n".join([*made.lines, *(f"wrote {name}" for name in made.files)]))
 
 
-def _compare(run: Path, others: list[Path], allow_mixed: bool, allow_stale: bool, as_json: bool) -> None:
-    from mdfpipe.reporting.comparison import side_by_side
-
-    _show(side_by_side(run, others, allow_mixed=allow_mixed, allow_stale=allow_stale), as_json)
-
-
-def _average(runs: list[Path], allow_stale: bool, as_json: bool) -> None:
-    from mdfpipe.reporting.comparison import average_runs
-
-    _show(average_runs(runs, allow_stale=allow_stale), as_json)
-
-
 def _score(
     file: Path,
     protocol: str,
@@ -252,6 +222,6 @@ def _show(results: Results, as_json: bool) -> None:
     from mdfpipe.cli.display import show_numbers
 
     if as_json:
-        say(json.dumps(results.document(), indent=1))
+        say_json(results.document())
     else:
         show_numbers(results)

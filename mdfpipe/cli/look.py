@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from mdfpipe.cli.options import Json, app, beside, say
+from mdfpipe.cli.options import Json, app, beside, say, say_json
 
 
 @app.command()
@@ -23,7 +22,10 @@ def studies(json_: Json = False) -> None:
 
     found = shipped()
     width = max(map(len, found))
-    say(json.dumps(found, indent=1) if json_ else "\n".join(f"{name:{width}}  {text}" for name, text in found.items()))
+    if json_:
+        say_json(found)
+    else:
+        say("\n".join(f"{name:{width}}  {text}" for name, text in found.items()))
 
 
 @app.command()
@@ -52,7 +54,7 @@ def weights(
             row["here"] = {"path": str(here[0]), "sha256": here[1], "is": found} if here else None
         rows.append(row)
     if json_:
-        say(json.dumps(rows, indent=1))
+        say_json(rows)
     else:
         for one, row in zip(listed(), rows, strict=True):
             checked = "verified" if one.verified else "not verified"
@@ -74,12 +76,12 @@ def status(
 
     Example: mdfpipe status runs/walk
     """
-    from mdfpipe.cli.display import plain, show_status
+    from mdfpipe.cli.display import show_status
     from mdfpipe.running.status import status as read_status
 
     found = read_status(run)
     if json_:
-        say(json.dumps(plain(found), indent=1))
+        say_json(found)
     else:
         show_status(found)
 
@@ -112,7 +114,6 @@ def inspect(
     Example: mdfpipe inspect runs/walk --html walk.html
     """
     from mdfpipe.cli.display import out as console
-    from mdfpipe.cli.display import plain
     from mdfpipe.inspecting.inspection import inspect_and_write
 
     done = inspect_and_write(
@@ -127,7 +128,7 @@ def inspect(
         describe=json_,
     )
     if json_:
-        say(json.dumps(plain(done), indent=1, default=str))
+        say_json(done)
     elif done.description is None:
         beside([html, csv], "\n".join([*done.lines, *(f"wrote {name}" for name in done.files)]))
     else:
@@ -149,12 +150,12 @@ def verify(
     Example: mdfpipe verify runs/walk
     """
     from mdfpipe.audit.integrity import verify as read_all
-    from mdfpipe.cli.display import Display, plain
+    from mdfpipe.cli.display import Display
 
     with Display() as display:
         found = read_all(run, display)
     if json_:
-        say(json.dumps(plain(found) | {"sound": found.sound}, indent=1))
+        say_json(found, sound=found.sound)
     else:
         say("\n".join(found.lines()))
     if not found.sound:
@@ -183,6 +184,6 @@ def truth(
     found, ways, looks = measure(Run(run), data), assignments(Run(run), data), guard(Run(run))
     if json_:
         document = {"truth": found.plain(), "assignments": [w.plain() for w in ways], "guard": looks.plain()}
-        say(json.dumps(document, indent=1))
+        say_json(document)
     else:
         show_truth(found, ways, looks)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from mdfpipe.cli.options import AllowMixed, AllowStale, Json, Threads, TrustPickle, Workers, app, beside, say
+from mdfpipe.cli.options import AllowMixed, AllowStale, Json, Threads, TrustPickle, Workers, app, beside, say, say_json
 
 
 @app.command()
@@ -87,11 +86,7 @@ def reached(
         found = numbers.read(file)
         if json_:
             plain = {"reached": [row.model_dump(mode="json") for row in found]}
-            say(
-                json.dumps(
-                    {"file": str(file), **plain, "published": [r.model_dump(mode="json") for r in rows()]}, indent=1
-                )
-            )
+            say_json({"file": str(file), **plain, "published": [r.model_dump(mode="json") for r in rows()]})
         else:
             nothing = f"{file}: no rows yet; `mdfpipe reached RUN` enters them. {FILE} has {len(rows())} rows of papers"
             say("\n".join(numbers.lines(found)) or nothing)
@@ -102,7 +97,7 @@ def reached(
     if json_:
         plain = {"reached": [row.model_dump(mode="json") for row in new]}
         about = {"file": str(file), "written": bool(new) and not dry_run, "known": len(found) - len(new)}
-        say(json.dumps(about | plain, indent=1))
+        say_json(about | plain)
         return
     known = f"; {len(found) - len(new)} are there already" if len(new) < len(found) else ""
     would = "would enter" if dry_run else "entered"
@@ -186,7 +181,7 @@ def synth(
 
     Example: mdfpipe synth data/demo --preset demo
     """
-    from mdfpipe.cli.display import Display, plain, show_synthesis
+    from mdfpipe.cli.display import Display, show_synthesis
     from mdfpipe.running.synthesis import synthesise
 
     with Display() as display:
@@ -194,7 +189,7 @@ def synth(
             out, preset, seed=seed, subjects=subjects, crops=crops, faces=faces, workers=workers, listen=display
         )
     if json_:
-        say(json.dumps(plain(done), indent=1, default=str))
+        say_json(done)
     else:
         show_synthesis(done)
 

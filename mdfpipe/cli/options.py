@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import sys
+from dataclasses import asdict, is_dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -81,6 +83,12 @@ def beside(made: Path | list[Path | None], text: str) -> None:
         sys.stderr.write(f"{one_line(text, 1000)}\n")
     else:
         say(text)
+
+
+def say_json(value: Any, **more: Any) -> None:
+    """A document on standard output: a value, or a dataclass with what is added to it."""
+    document = asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
+    say(json.dumps(document | more if more else document, indent=1, default=str))
 
 
 def say(text: str) -> None:

@@ -2,39 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from typing import Annotated, Any
 
 import typer
 
-from mdfpipe.cli.options import (
-    AllowMissing,
-    Batch,
-    Data,
-    Deadline,
-    Device,
-    DownloadWeights,
-    DryRun,
-    Json,
-    Only,
-    RunFolder,
-    Set,
-    Strict,
-    StudyFile,
-    Systems,
-    Tensorboard,
-    Threads,
-    TrustPickle,
-    Workers,
-    app,
-    say,
-)
+from mdfpipe.cli import options
+from mdfpipe.cli.options import app, say, say_json
 
 
 def run_stages(first: str | None, last: str | None, o: dict[str, Any]) -> None:
     """Run the stages of a verb and print the outcome. o: the options of its call, by name."""
-    from mdfpipe.cli.display import Display, plain, show_numbers, show_outcome
+    from mdfpipe.cli.display import Display, show_numbers, show_outcome
     from mdfpipe.running.runner import Runner
     from mdfpipe.stages import Resources
     from mdfpipe.store.results import read_results
@@ -60,7 +39,10 @@ def run_stages(first: str | None, last: str | None, o: dict[str, Any]) -> None:
         study.detect.detector.download(runner.data, lambda line: sys.stderr.write(f"mdfpipe: {line}\n"))
     if o["dry_run"]:
         lines = runner.due(first, last, o["only"])
-        say(json.dumps(lines, indent=1) if o["json_"] else "\n".join(lines) or "nothing is due")
+        if o["json_"]:
+            say_json(lines)
+        else:
+            say("\n".join(lines) or "nothing is due")
         return
     with Display() as display:
         outcome = runner.execute(
@@ -70,7 +52,7 @@ def run_stages(first: str | None, last: str | None, o: dict[str, Any]) -> None:
         return
     if o["json_"]:
         numbers = read_results(runner.run.path).document() if outcome.is_made("evaluate") else None
-        say(json.dumps(plain(outcome) | {"complete": outcome.complete, "numbers": numbers}, indent=1))
+        say_json(outcome, complete=outcome.complete, numbers=numbers)
     else:
         show_outcome(outcome)
         if outcome.is_made("evaluate"):
@@ -84,26 +66,26 @@ def run_stages(first: str | None, last: str | None, o: dict[str, Any]) -> None:
 @app.command("run")
 def run_all(
     ctx: typer.Context,
-    study: StudyFile,
-    data: Data,
-    run: RunFolder,
+    study: options.StudyFile,
+    data: options.Data,
+    run: options.RunFolder,
     first: Annotated[str | None, typer.Option("--from", metavar="STAGE", help="First stage to run.")] = None,
     last: Annotated[str | None, typer.Option("--until", metavar="STAGE", help="Last stage to run.")] = None,
-    system: Systems = None,
-    download_weights: DownloadWeights = False,
-    tensorboard: Tensorboard = False,
-    set_: Set = None,
-    only: Only = None,
-    workers: Workers = 1,
-    threads: Threads = 2,
-    batch: Batch = 8,
-    device: Device = "cpu",
-    deadline: Deadline = 300.0,
-    dry_run: DryRun = False,
-    strict: Strict = False,
-    allow_missing: AllowMissing = False,
-    trust_pickle: TrustPickle = False,
-    json_: Json = False,
+    system: options.Systems = None,
+    download_weights: options.DownloadWeights = False,
+    tensorboard: options.Tensorboard = False,
+    set_: options.Set = None,
+    only: options.Only = None,
+    workers: options.Workers = 1,
+    threads: options.Threads = 2,
+    batch: options.Batch = 8,
+    device: options.Device = "cpu",
+    deadline: options.Deadline = 300.0,
+    dry_run: options.DryRun = False,
+    strict: options.Strict = False,
+    allow_missing: options.AllowMissing = False,
+    trust_pickle: options.TrustPickle = False,
+    json_: options.Json = False,
 ) -> None:
     """Run every stage that is due, from videos to metrics.
 
@@ -117,22 +99,22 @@ def run_all(
 @app.command()
 def detect(
     ctx: typer.Context,
-    study: StudyFile,
-    data: Data,
-    run: RunFolder,
-    download_weights: DownloadWeights = False,
-    set_: Set = None,
-    only: Only = None,
-    workers: Workers = 1,
-    threads: Threads = 2,
-    batch: Batch = 8,
-    device: Device = "cpu",
-    deadline: Deadline = 300.0,
-    dry_run: DryRun = False,
-    strict: Strict = False,
-    allow_missing: AllowMissing = False,
-    trust_pickle: TrustPickle = False,
-    json_: Json = False,
+    study: options.StudyFile,
+    data: options.Data,
+    run: options.RunFolder,
+    download_weights: options.DownloadWeights = False,
+    set_: options.Set = None,
+    only: options.Only = None,
+    workers: options.Workers = 1,
+    threads: options.Threads = 2,
+    batch: options.Batch = 8,
+    device: options.Device = "cpu",
+    deadline: options.Deadline = 300.0,
+    dry_run: options.DryRun = False,
+    strict: options.Strict = False,
+    allow_missing: options.AllowMissing = False,
+    trust_pickle: options.TrustPickle = False,
+    json_: options.Json = False,
 ) -> None:
     """Index the data set and detect bodies in every video.
 
@@ -144,21 +126,21 @@ def detect(
 @app.command()
 def label(
     ctx: typer.Context,
-    study: StudyFile,
-    data: Data,
-    run: RunFolder,
-    set_: Set = None,
-    only: Only = None,
-    workers: Workers = 1,
-    threads: Threads = 2,
-    batch: Batch = 8,
-    device: Device = "cpu",
-    deadline: Deadline = 300.0,
-    dry_run: DryRun = False,
-    strict: Strict = False,
-    allow_missing: AllowMissing = False,
-    trust_pickle: TrustPickle = False,
-    json_: Json = False,
+    study: options.StudyFile,
+    data: options.Data,
+    run: options.RunFolder,
+    set_: options.Set = None,
+    only: options.Only = None,
+    workers: options.Workers = 1,
+    threads: options.Threads = 2,
+    batch: options.Batch = 8,
+    device: options.Device = "cpu",
+    deadline: options.Deadline = 300.0,
+    dry_run: options.DryRun = False,
+    strict: options.Strict = False,
+    allow_missing: options.AllowMissing = False,
+    trust_pickle: options.TrustPickle = False,
+    json_: options.Json = False,
 ) -> None:
     """Label bodies by faces, crop both, write the manifest.
 
@@ -170,23 +152,23 @@ def label(
 @app.command()
 def train(
     ctx: typer.Context,
-    study: StudyFile,
-    data: Data,
-    run: RunFolder,
-    system: Systems = None,
-    tensorboard: Tensorboard = False,
-    set_: Set = None,
-    only: Only = None,
-    workers: Workers = 1,
-    threads: Threads = 2,
-    batch: Batch = 8,
-    device: Device = "cpu",
-    deadline: Deadline = 300.0,
-    dry_run: DryRun = False,
-    strict: Strict = False,
-    allow_missing: AllowMissing = False,
-    trust_pickle: TrustPickle = False,
-    json_: Json = False,
+    study: options.StudyFile,
+    data: options.Data,
+    run: options.RunFolder,
+    system: options.Systems = None,
+    tensorboard: options.Tensorboard = False,
+    set_: options.Set = None,
+    only: options.Only = None,
+    workers: options.Workers = 1,
+    threads: options.Threads = 2,
+    batch: options.Batch = 8,
+    device: options.Device = "cpu",
+    deadline: options.Deadline = 300.0,
+    dry_run: options.DryRun = False,
+    strict: options.Strict = False,
+    allow_missing: options.AllowMissing = False,
+    trust_pickle: options.TrustPickle = False,
+    json_: options.Json = False,
 ) -> None:
     """Train the systems of a study and embed crops with each.
 

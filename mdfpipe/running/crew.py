@@ -160,7 +160,7 @@ class Worker:
         return report
 
     def kill(self) -> None:
-        """End the process, whatever it is at."""
+        """End the process at once."""
         self.unit = None
         if self.process is not None:
             self.process.kill()

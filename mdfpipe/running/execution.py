@@ -11,10 +11,10 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Literal, Protocol, Self, TypeAlias
 
 from mdfpipe.errors import (
     ConfigError,
@@ -26,6 +26,7 @@ from mdfpipe.errors import (
     cannot_write,
     one_line,
 )
+from mdfpipe.learning.train import together
 from mdfpipe.running.crew import Crew, Step
 from mdfpipe.stages import Context, Inputs, Made, Resources, Stage
 from mdfpipe.store.run import DAMAGED, Failure, Receipt
@@ -50,13 +51,16 @@ class Unit:
         return f"{self.stage.name}/{self.key}"
 
 
+EventKind: TypeAlias = Literal["stage", "started", "progress", "finished", "failed", "fatal", "damaged"]
+
+
 @dataclass(frozen=True)
 class Event:
-    """What happened: a stage begins (total: its units that are due); a unit started, progress, finished, failed; or
-    fatal, the run must stop; or damaged: what it reads is damaged, and the part of that name (stage, key) is due.
+    """What happened. kind: stage (it begins; total: its units that are due), started, progress, finished or failed (a
+    unit), fatal (the run must stop), damaged (an input of the unit; damaged: stage and key of that part, which is due).
     """
 
-    kind: str
+    kind: EventKind
     stage: str
     key: str
     done: int = 0
@@ -69,10 +73,9 @@ class Event:
 
 
 class Executor(Protocol):
-    """Runs units and yields their events in order.
+    """Runs units and yields their events in order. A context: leaving it ends its work.
 
-    A context: leaving it ends its work. leads: whether this process plans, locks and commits; one that does not
-    follows: it does its share of what the leading one tells.
+    leads: whether this process plans, locks and commits; a process that does not lead follows.
     """
 
     @property
@@ -80,7 +83,7 @@ class Executor(Protocol):
         """Whether this process does the planning."""
 
     def follow(self) -> None:
-        """Do a share of each unit that the leading process tells, until it ends."""
+        """Do a share of each unit of the leading process, until that ends."""
 
     def run(self, units: Iterable[Unit]) -> Iterator[Event]:
         """Run every unit; each one started is finished or failed in the end, unless `fatal` ends it all."""
@@ -104,27 +107,21 @@ def run_unit(unit: Unit, resources: Resources, tell: Any) -> Event:
                 told = time.monotonic()
                 tell(Event("progress", stage.name, key, done, total))
 
-    scratch: list[Path] = []
-
-    def place(name: str) -> Path:
-        scratch.append(run.scratch(stage.name, name))
-        return scratch[-1]
-
-    context = Context(unit.data, resources, place, progress)
     try:
-        with trusting(resources.trust_pickle):
-            made = _made(unit, context)
-        if not made.table.schema.equals(stage.schema):
-            raise TypeError(f"stage {stage.name} made {made.table.schema}, its schema is {stage.schema}")
-        receipt = replace(stage.decided(unit.receipt, made.facts), facts=made.facts, tells=stage.tells)
-        run.commit(receipt, made.table, made.files)
-        scratch.extend(made.spent)
+        with _context(unit, resources, progress) as context:
+            with trusting(resources.trust_pickle):
+                made = _made(unit, context)
+            if not made.table.schema.equals(stage.schema):
+                raise TypeError(f"stage {stage.name} made {made.table.schema}, its schema is {stage.schema}")
+            receipt = replace(stage.decided(unit.receipt, made.facts), facts=made.facts, tells=stage.tells)
+            run.commit(receipt, made.table, made.files)
+            _remove(made.spent)
     except Damaged as error:
         failure = Failure(stage.name, key, DAMAGED, str(error))
         if error.run is not None and error.run.absolute() == run.path.absolute():
             damaged = (error.stage, error.key)  # a part, which is made again; then this unit is tried again
             return Event("damaged", stage.name, key, failure=failure, damaged=damaged)
-        kind = "fatal"
+        kind: EventKind = "fatal"
         if error.run is not None:  # whose crops this training takes, too
             failure = replace(failure, kind="DataError", message=f"{error} in {error.run}, with its own study")
             kind = "failed"
@@ -133,14 +130,33 @@ def run_unit(unit: Unit, resources: Resources, tell: Any) -> Event:
     else:
         seconds = time.monotonic() - started
         return Event("finished", stage.name, key, rows=made.table.num_rows, seconds=seconds, facts=made.facts)
-    finally:
-        for path in scratch:  # what was committed is no longer there; what a failure left takes up the disk
-            with suppress(OSError):
-                path.unlink(missing_ok=True)
     if kind == "failed":
         with suppress(StoreError):
             run.record_failure(failure)
     return Event(kind, stage.name, key, seconds=time.monotonic() - started, failure=failure)
+
+
+@contextmanager
+def _context(
+    unit: Unit, resources: Resources, progress: Callable[[int, int | None], None] = lambda done, total: None
+) -> Iterator[Context]:
+    """Where a unit runs. At its end, files that were not committed are removed: they take up the disk."""
+    scratch: list[Path] = []
+
+    def place(name: str) -> Path:
+        scratch.append(unit.inputs.run.scratch(unit.stage.name, name))
+        return scratch[-1]
+
+    try:
+        yield Context(unit.data, resources, place, progress)
+    finally:
+        _remove(scratch)
+
+
+def _remove(paths: Iterable[Path]) -> None:
+    for path in paths:
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
 
 
 def _made(unit: Unit, context: Context) -> Made:
@@ -158,9 +174,10 @@ def _made(unit: Unit, context: Context) -> Made:
     return made
 
 
-def _what_failed(unit: Unit, error: Exception) -> tuple[str, Failure]:
+def _what_failed(unit: Unit, error: Exception) -> tuple[EventKind, Failure]:
     """("failed", why) for a trouble of this video, ("fatal", why) for one that the next video has, too."""
-    kind, message, trace = "failed", one_line(error), ""
+    kind: EventKind = "failed"
+    message, trace = one_line(error), ""
     if isinstance(error, ConfigError) and unit.stage.together:
         pass  # of one training: others may be sound
     elif isinstance(error, (StoreError, ConfigError, MissingDependency)):
@@ -180,79 +197,11 @@ def _what_failed(unit: Unit, error: Exception) -> tuple[str, Failure]:
 
 def executor_of(resources: Resources) -> Executor:
     """Where this command's units run: on this machine's workers; trainings, under `torchrun`, in all its processes."""
-    from mdfpipe.learning.train.together import processes
-
-    return TogetherExecutor(resources) if processes() > 1 else LocalExecutor(resources)
-
-
-class TogetherExecutor:
-    """Under `torchrun`: the first process leads, its workers do the videos; all processes do each training together.
-
-    The others only follow: they have no plan, take no lock and commit nothing. A unit that fails ends them all, because
-    nobody knows which of them still waits for the others.
-    """
-
-    def __init__(self, resources: Resources) -> None:
-        self.resources = resources
-        self.listen: Callable[[Event], None] = lambda event: None  # told the progress of what runs in this very process
-        self._local = LocalExecutor(resources)
-
-    @property
-    def leads(self) -> bool:
-        """Whether this is the first process."""
-        from mdfpipe.learning.train.together import rank
-
-        return rank() == 0
-
-    def __enter__(self) -> Self:
-        from mdfpipe.learning.train.together import connect
-
-        connect(self.resources.device)
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        from mdfpipe.learning.train.together import part, tell
-
-        self._local.__exit__(*error)
-        if self.leads and error[0] is None:
-            tell(None)
-        part()
-
-    def run(self, units: Iterable[Unit]) -> Iterator[Event]:
-        """Run the units; of a stage that is done together, one after the other in all processes."""
-        from mdfpipe.learning.train.together import tell
-
-        waiting = list(units)
-        yield from self._local.run([unit for unit in waiting if not unit.stage.together])
-        for unit in waiting:
-            if unit.stage.together:
-                yield Event("started", unit.stage.name, unit.key)
-                tell(unit)
-                event = run_unit(unit, self.resources, self.listen)
-                yield event if event.kind == "finished" else replace(event, kind="fatal")
-
-    def follow(self) -> None:
-        """Do what the first process tells, until it has no more."""
-        from mdfpipe.learning.train.together import hear
-
-        while (unit := hear()) is not None:
-            scratch: list[Path] = []
-
-            def place(name: str, unit: Unit = unit, scratch: list[Path] = scratch) -> Path:
-                scratch.append(unit.inputs.run.scratch(unit.stage.name, name))
-                return scratch[-1]
-
-            try:
-                unit.stage.process(unit.key, unit.inputs, Context(unit.data, self.resources, place))
-            finally:
-                for path in scratch:
-                    path.unlink(missing_ok=True)
+    return TogetherExecutor(resources) if together.processes() > 1 else LocalExecutor(resources)
 
 
 class LocalExecutor:
     """Spawned workers on this machine; they stay for the stages that follow."""
-
-    leads = True
 
     def __init__(self, resources: Resources) -> None:
         self.resources = resources
@@ -263,8 +212,13 @@ class LocalExecutor:
             saves=lambda unit, resources: unit.stage.together,
         )
 
+    @property
+    def leads(self) -> bool:
+        """Always."""
+        return True
+
     def follow(self) -> None:
-        """Nobody else leads."""
+        """Nothing: no other process leads."""
 
     def __enter__(self) -> Self:
         return self
@@ -293,6 +247,50 @@ class LocalExecutor:
                 yield event
                 if event.kind == "fatal":
                     return
+
+
+class TogetherExecutor(LocalExecutor):
+    """Under `torchrun`: the first process leads, its workers do the videos; all processes do each training together.
+
+    The others only follow: they have no plan, take no lock and commit nothing. A unit that fails ends them all, because
+    it is unknown which of them still waits for the others.
+    """
+
+    def __init__(self, resources: Resources) -> None:
+        super().__init__(resources)
+        self.listen: Callable[[Event], None] = lambda event: None  # gets the progress of what runs in this process
+
+    @property
+    def leads(self) -> bool:
+        """Whether this is the first process."""
+        return together.rank() == 0
+
+    def __enter__(self) -> Self:
+        together.connect(self.resources.device)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        super().__exit__(*error)
+        if self.leads and error[0] is None:
+            together.tell(None)
+        together.part()
+
+    def run(self, units: Iterable[Unit]) -> Iterator[Event]:
+        """Run the units; of a stage that is done together, one after the other in all processes."""
+        waiting = list(units)
+        yield from super().run([unit for unit in waiting if not unit.stage.together])
+        for unit in waiting:
+            if unit.stage.together:
+                yield Event("started", unit.stage.name, unit.key)
+                together.tell(unit)
+                event = run_unit(unit, self.resources, self.listen)
+                yield event if event.kind == "finished" else replace(event, kind="fatal")
+
+    def follow(self) -> None:
+        """Do what the first process tells, until it has no more."""
+        while (unit := together.hear()) is not None:
+            with _context(unit, self.resources) as context:
+                unit.stage.process(unit.key, unit.inputs, context)
 
 
 def _lost(unit: Unit, what: str, done: int) -> Event:

@@ -1,11 +1,8 @@
-"""What is due, and why: the receipts on disk against the receipts that the settings and data ask for.
+"""What is due, and why: receipts on disk compared with the receipts that settings and data ask for.
 
-Nothing here runs a stage or writes a file. A receipt's fingerprint depends on settings, versions and the content of
-the parts upstream, which is in their footers: no table is read, and none is hashed again. Of a part that is due
-nobody knows the content yet: what is made from it is due, too, until it is made; the same content again makes nothing
-due. A setting that had no effect on a unit, as its receipt tells, is not compared.
-
-Whether a part is current is asked of `Plan` alone, by what makes parts and by what shows them: see `standing`.
+Nothing here runs a stage, writes a file or reads a table: receipts are in the footers of parts. The content of a part
+that is due is unknown, so what is made from it is due, too, until it is made. A setting that had no effect on a unit,
+by its receipt, is not compared. `Plan` alone decides whether a part is current: see `standing`.
 """
 
 from __future__ import annotations
@@ -37,8 +34,8 @@ _WITHOUT_CONTENT = "an earlier version of mdfpipe made it, which did not note it
 class Item:
     """One unit of work and its state.
 
-    reason: why it is due; None where it is done. blocked: which stage it waits for. problem: why it cannot even
-    be tried (a file it needs is missing or damaged). damaged: whether it is due only because what was made is damaged.
+    reason: why it is due; None if it is done. blocked: the stage that it waits for. problem: why it cannot be tried (a
+    file that it needs is missing or damaged). damaged: whether it is due only because its part is damaged.
     """
 
     stage: Stage
@@ -86,17 +83,13 @@ class Plan:
         stage = self.stages[0]
         assert isinstance(stage, Index)
         known = self.run.receipt(stage.name, stage.table)
-        if self.offline:
-            sources = known.upstream if known else {}
-        else:
-            sources = stage.identity(self.data, stage.table, known)
+        before = known.upstream if known else {}
+        sources = before if self.offline else stage.identity(self.data, stage.table, known)
         item = self._judge(stage, stage.table, sources, None)
         if self.offline and item.damaged and known is not None:  # what was made from a file is no other without it
             item = replace(item, reason=None, found=known)
         unreadable = item.found.facts["unreadable"] if item.found else []
-        if (
-            unreadable and self.retry
-        ):  # nothing about the files changed, but a mount, a permission or a library may have
+        if unreadable and self.retry:  # no file changed, but a mount, a permission or a library may have
             return replace(item, reason=f"{len(unreadable)} videos could not be read")
         return item
 
@@ -105,8 +98,7 @@ class Plan:
         """The rows of the videos table by video_id; empty while there is no index."""
         if self.index.found is None:
             return {}
-        rows = self.run.table("index", self.index.key).to_pylist()
-        return {row["video_id"]: row for row in rows}
+        return {row["video_id"]: row for row in self.run.table("index", self.index.key).to_pylist()}
 
     @cached_property
     def annotated(self) -> dict[str, str]:
@@ -121,22 +113,23 @@ class Plan:
             return [self.run_item(stage)]
         return [self.item(stage, video_id) for video_id in self.catalogue]
 
-    def item(self, stage: Stage, video_id: str) -> Item:
-        """The state of one video in a per-video stage."""
-        known = self._items.get((stage.name, video_id))
+    def item(self, stage: Stage, key: str) -> Item:
+        """The state of one unit: of a video in a per-video stage, or of a run-level stage."""
+        known = self._items.get((stage.name, key))
         if known is None:
-            known = self._items[stage.name, video_id] = self._video_item(stage, video_id)
+            known = self._run_item(stage) if stage.per == "run" else self._video_item(stage, key)
+            self._items[stage.name, key] = known
         return known
+
+    def run_item(self, stage: Stage) -> Item:
+        """The state of a run-level stage."""
+        return self.item(stage, stage.key)
 
     def _video_item(self, stage: Stage, video_id: str) -> Item:
         upstream: dict[str, str] = {}
         blocked = None
         for name in stage.reads:
-            up = None if name in _OF_INDEX else self._named(name)
-            if up is not None and up.per == "run":
-                upstream[name], undone = self._of_run(stage, up, video_id)
-            else:
-                upstream[name], undone = self._upstream(name, video_id)
+            upstream[name], undone = self._upstream(stage, name, video_id)
             blocked = blocked or undone
         try:
             upstream |= self._identity(stage, video_id)
@@ -172,13 +165,6 @@ class Plan:
         undone = (self.run_item(up) for up in named if up.per == "run" and up.name != self.stages[0].name)
         return next((item for item in undone if item.reason is not None), None)
 
-    def run_item(self, stage: Stage) -> Item:
-        """The state of a run-level stage."""
-        known = self._items.get((stage.name, stage.key))
-        if known is None:
-            known = self._items[stage.name, stage.key] = self._run_item(stage)
-        return known
-
     def inputs(self, item: Item) -> Inputs:
         """What the unit of `item` may read."""
         if item.stage.name == self.stages[0].name:
@@ -192,24 +178,19 @@ class Plan:
         annotated = {name: self.annotated[name] for name in own if name in self.annotated}
         return Inputs(self.run, video=self.catalogue[item.key], annotated=annotated)
 
-    def _upstream(self, name: str, video_id: str) -> tuple[str, str | None]:
-        """The content of one thing that a video's stage reads, and the stage it waits for."""
+    def _upstream(self, stage: Stage, name: str, key: str) -> tuple[str, str | None]:
+        """The content of one thing that a unit reads, and the stage that it waits for."""
         if name == "media":
-            row = self.catalogue[video_id]
+            row = self.catalogue[key]
             return fingerprint(row["sha256"] or [row["stamp"], row["problem"]]), None
-        if name == "faces":
-            return self._content_of(faces_file(video_id)), None
-        if name == "images":
-            return self._content_of(images_file(video_id)), None
-        item = self.item(self._named(name), video_id)
-        return item.content, (None if item.reason is None else name)
-
-    def _of_run(self, stage: Stage, up: Stage, key: str) -> tuple[str, str | None]:
-        """The same of a run-level part: what of it decides the rows of `key`, where it is done."""
+        if name in ("faces", "images"):
+            return self._content_of((faces_file if name == "faces" else images_file)(key)), None
+        up = self._named(name)
+        if up.per == "video":
+            item = self.item(up, key)
+            return item.content, (None if item.reason is None else name)
         item = self.run_item(up)
-        if item.found is None:
-            return item.content, up.name
-        return stage.slice_of(item.found, self.run, key), None
+        return (item.content, name) if item.found is None else (stage.slice_of(item.found, self.run, key), None)
 
     def _run_item(self, stage: Stage) -> Item:
         upstream = self._identity(stage, stage.key)
@@ -224,7 +205,7 @@ class Plan:
                 continue
             up = self._named(name)
             if up.per == "run":
-                upstream[name], _ = self._of_run(stage, up, stage.key)
+                upstream[name], _ = self._upstream(stage, name, stage.key)
                 continue
             for item in self.items(up):
                 if not (self.allow_missing and item.key in missing):
@@ -249,7 +230,8 @@ class Plan:
     def cause(self, item: Item) -> Item:
         """The first unit because of which a unit is due: one that it was made from, or the unit itself."""
         for up in (self._named(name) for name in item.stage.reads if name not in _OF_INDEX):
-            units = [self.run_item(up)] if up.per == "run" else self._made_from(up, item)
+            all_of_it = up.per == "run" or item.stage.per == "run"
+            units = self.items(up) if all_of_it else [self.item(up, item.key)]
             for unit in units:
                 names = (up.name, f"{up.name}/{unit.key}")
                 if unit.reason is not None and _TO_BE_MADE in (item.expected.upstream.get(name) for name in names):
@@ -258,9 +240,6 @@ class Plan:
         known = found.facts.get("missing") or [] if found else []
         lost = (unit for unit in self.missing(item.stage) if unit.key not in known) if found else ()
         return next((self.cause(unit) for unit in lost), item)
-
-    def _made_from(self, up: Stage, item: Item) -> list[Item]:
-        return self.items(up) if item.stage.per == "run" else [self.item(up, item.key)]
 
     def _content_of(self, name: str) -> str:
         files = self.index.found.files if self.index.found else {}
@@ -307,12 +286,12 @@ class Plan:
         return self.run.failure(expected.stage, expected.key) if there else None
 
     def _other_content(self, found: Receipt) -> str | None:
-        """Which files are no longer those that were made, though of their size, of those that `run` itself reads.
+        """Which file that `run` itself reads (weights, printed numbers) is not what was made, though of its size.
 
-        Weights and the numbers that it prints; all other files, those that read them compare, or `mdfpipe verify`.
+        All other files are compared where they are read, and by `mdfpipe verify`.
         """
+        own = (".pt", "/metrics.json", "/comparisons.parquet")
         for name, (_, digest) in found.files.items():
-            own = (".pt", "/metrics.json", "/comparisons.parquet")
             if name.endswith(own) and file_sha256(self.run.path / name) != digest:
                 return f"{name} is not the file that was made: its content changed"
         return None
@@ -355,9 +334,9 @@ class Standing:
 def standing(path: Path, stage: str, key: str) -> Standing:
     """Whether a part of the run folder `path` is current under the study that the folder keeps.
 
-    Where the data are not there, the receipts and the study alone are compared: stale by these is stale, anything else
-    unknown. Videos that a part says it was made without are no reason. A folder of `mdfpipe score` has no study: its
-    numbers are current as long as this version would make the same. Raises Damaged.
+    Without the data, only receipts and study are compared: stale by these is stale, anything else unknown. Videos that
+    a part was made without, by its own receipt, are no reason. A folder of `mdfpipe score` has no study: its numbers
+    are current as long as this version would make the same. Raises Damaged.
     """
     run, name = Run(path), path.resolve().name
     if not any((path / there).exists() for there in (KEPT, "index")):
@@ -393,9 +372,9 @@ def made_without(run: Run) -> bool:
 
 
 class Judge:
-    """Says why a part of a run folder is not current by its receipts and the study that it keeps; "" where it is.
+    """Compares the receipts of a run folder with the study that it keeps, without the data.
 
-    The data are not asked. unread: why no study can be read: nothing is then compared.
+    unread: why no study can be read; then nothing is compared.
     """
 
     def __init__(self, path: Path) -> None:
@@ -407,7 +386,7 @@ class Judge:
             self.unread = str(error)
 
     def __call__(self, stage: str, key: str) -> str:
-        """Why the part of a stage for a key is not current."""
+        """Why the part of a stage for a key is not current; "" where it is."""
         return "" if self._plan is None else _stale(self._plan, stage, key)
 
 
@@ -439,9 +418,9 @@ def _stale(plan: Plan, stage: str, key: str) -> str:
 
 
 def current(path: Path, stage: str, key: str, *, allow_stale: bool | None = False) -> Standing:
-    """The standing of a part that is about to be shown.
+    """The standing of a part that is about to be shown. Raises DataError if it is stale, unless that is allowed.
 
-    Raises DataError where it is stale, unless that is allowed; None: there is no place for a stamp, and no such option.
+    allow_stale: None where an output has no place for a stamp, and so no such option.
     """
     found = standing(path, stage, key)
     if found.currency is Currency.STALE and not allow_stale:

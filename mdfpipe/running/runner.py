@@ -9,14 +9,14 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 from mdfpipe import __version__
-from mdfpipe.errors import ConfigError, Damaged, DataError
+from mdfpipe.errors import ConfigError, Damaged, DataError, some
 from mdfpipe.learning.system import with_ancestors
 from mdfpipe.learning.train.log import check_board
 from mdfpipe.learning.train.together import refuse_copies
@@ -48,7 +48,7 @@ class Tally:
 
 @dataclass
 class Outcome:
-    """What became of a call: a tally by stage, failures, run-level stages that were refused, warnings, notes.
+    """Outcome of a call: a tally by stage, failures, refused run-level stages, warnings, notes.
 
     mended: the parts that were found damaged and made again.
     """
@@ -85,10 +85,10 @@ Listener = Callable[[Event], None]
 
 @dataclass
 class Call:
-    """One call of the runner: what was asked for, and what came of it so far.
+    """One call of the runner: what was asked for, and its outcome so far.
 
-    found: the parts that were found damaged in this pass over the stages; before: in the passes before it, in which
-    they became due; keys: of the parts of stages before those asked for that this call made again.
+    found, before: the parts that were found damaged in this pass over the stages, and in the passes before it. keys:
+    of parts that this call made again in stages before those asked for.
     """
 
     stages: list[Stage]
@@ -165,17 +165,15 @@ class Runner:
             raise ConfigError(f"--run {run.path}: expected a folder, found a file")
         if run.path.resolve() == data.resolve():
             raise ConfigError(f"--run {run.path}: expected a folder of its own, got the data folder")
-        self.study, self.run, self.resources, self.systems = study, run, resources, systems
+        self.study, self.run, self.resources = study, run, resources
         self.data = Path(os.path.abspath(data))  # noqa: PTH100 - without `..`, and symbolic links as they were given
         self.stages = study.stages
         if systems:
-            chosen = self._trainings(systems)
-            self.stages = (*(s for s in self.stages if not isinstance(s, Evaluate)), *study.evaluating(chosen))
+            chosen = with_ancestors(study.trainings, members(systems, study.seeds))
+            before = (s for s in self.stages if not isinstance(s, Evaluate))
+            kept = (s for s in before if not isinstance(s, (Train, Embed)) or s.system in chosen)
+            self.stages = (*kept, *study.evaluating(chosen))
         self.executor = executor or executor_of(resources)
-
-    def _trainings(self, systems: list[str]) -> set[str]:
-        """The trainings of these systems, and what they start from. Raises ConfigError."""
-        return with_ancestors(self.study.trainings, members(systems, self.study.seeds))
 
     @property
     def leads(self) -> bool:
@@ -205,14 +203,7 @@ class Runner:
         end = len(groups) - groups[::-1].index(last) if last else len(groups)
         if begin >= end:
             raise ConfigError(f"--from {first} comes after --until {last}: expected an order of {', '.join(names)}")
-        return self._asked_for(stages[begin:end])
-
-    def _asked_for(self, stages: Iterable[Stage]) -> list[Stage]:
-        """Those that are of no system, or of one that was asked for. Raises ConfigError."""
-        if not self.systems:
-            return list(stages)
-        chosen = self._trainings(self.systems)
-        return [s for s in stages if not isinstance(s, (Train, Embed)) or s.system in chosen]
+        return stages[begin:end]
 
     def due(self, first: str | None, last: str | None, only: list[str] | None = None) -> list[str]:
         """A line for each unit that a call would run, and why. Writes nothing, but notes damage that it finds."""
@@ -251,7 +242,7 @@ class Runner:
         allow_missing: bool = False,
         listen: Listener = lambda event: None,
     ) -> Outcome:
-        """Run all that is due from stage `first` to `last`. Raises MdfError where the run cannot go on."""
+        """Run all that is due from stage `first` to `last`. Raises MdfError if the run cannot continue."""
         stages, outcome = self.span(first, last), Outcome()
         if any(stage.together for stage in stages):
             refuse_copies()
@@ -314,7 +305,7 @@ class Runner:
 
     def _before(self, stages: list[Stage]) -> list[Stage]:
         """The stages before those that were asked for."""
-        return self._asked_for(self.stages[: self.stages.index(stages[0])])
+        return list(self.stages[: self.stages.index(stages[0])])
 
     def _mend(self, stage: Stage, plan: Plan, call: Call) -> bool:
         """Make again what is damaged of a stage before those asked for, and what that makes due; then as `_run_stage`.
@@ -327,7 +318,7 @@ class Runner:
             mended = [] if call.only or (plan.missing(stage) and not plan.allow_missing) else mended
         if not mended:
             if plan.index.found is not None:
-                self._review(stage, plan, call.outcome, call.listen)  # a stop holds for whoever starts after it, too
+                self._review(stage, plan, call)  # a stop holds for whoever starts after it, too
             return False
         call.keys |= {item.key for item in mended}
         tally = call.outcome.tallies.setdefault(stage.name, Tally())
@@ -352,7 +343,7 @@ class Runner:
         before = len(outcome.failures)
         for item in ready:
             if item.problem is not None:
-                self._fail(Failure(stage.name, item.key, "DataError", item.problem), outcome, call.listen)
+                self._fail(Failure(stage.name, item.key, "DataError", item.problem), call)
         broken = {item.key for item in ready if item.damaged}
         units = [Unit(stage, i.expected, plan.inputs(i), self.data) for i in ready if i.problem is None]
         if units:
@@ -377,7 +368,7 @@ class Runner:
         if units:
             plan.forget(stage)
         if not damaged and not (call.strict and len(outcome.failures) > before):
-            self._review(stage, plan, outcome, call.listen)
+            self._review(stage, plan, call)
         tally.failed = sum(failure.stage == stage.name for failure in outcome.failures)
         return damaged
 
@@ -397,8 +388,9 @@ class Runner:
                 self.run.event("progress", stage=event.stage, key=event.key, done=event.done, total=event.total)
             yield event
 
-    def _review(self, stage: Stage, plan: Plan, outcome: Outcome, listen: Listener) -> None:
+    def _review(self, stage: Stage, plan: Plan, call: Call) -> None:
         """Let the stage judge all its videos together; what it fails is due again."""
+        outcome = call.outcome
         done = {item.key: item.found for item in plan.items(stage) if item.found is not None}
         review = stage.review({key: receipt.facts for key, receipt in done.items()})
         if outcome.tallies.get(stage.name, Tally()).ran:  # said once, not at every call
@@ -412,14 +404,14 @@ class Runner:
             plan.forget(stage)
         for key, message in review.failures.items():
             self.run.discard(stage.name, key)
-            self._fail(Failure(stage.name, key, "Review", message), outcome, listen)
+            self._fail(Failure(stage.name, key, "Review", message), call)
 
-    def _fail(self, failure: Failure, outcome: Outcome, listen: Listener) -> None:
+    def _fail(self, failure: Failure, call: Call) -> None:
         """A unit fails without having been run."""
         self.run.record_failure(failure)
         self.run.event("failed", stage=failure.stage, key=failure.key, kind=failure.kind, message=failure.message)
-        outcome.failures.append(failure)
-        listen(Event("failed", failure.stage, failure.key, failure=failure))
+        call.outcome.failures.append(failure)
+        call.listen(Event("failed", failure.stage, failure.key, failure=failure))
 
     def _refuses(self, stage: Stage, plan: Plan, outcome: Outcome, tally: Tally) -> bool:
         tally.note = self._waiting(stage, plan, outcome)
@@ -429,10 +421,10 @@ class Runner:
         missing = sorted({item.key for item in plan.missing(stage)})
         if not missing or plan.allow_missing:
             return False
-        shown = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
         tally.total, tally.blocked, tally.note = 1, 1, "refused"
+        undone = f"{len(missing)} of {len(plan.catalogue)} videos are not done ({some(missing)})"
         outcome.refuse(
-            f"{stage.name}: not made, because {len(missing)} of {len(plan.catalogue)} videos are not done ({shown}); "
+            f"{stage.name}: not made, because {undone}; "
             "mend them and give the same command again, or leave them out with --allow-missing"
         )
         return True

@@ -109,12 +109,9 @@ def evaluate(
     vectors: a DataFrame, a table, or a Parquet or NPZ file. Columns, protocol, settings and errors as for `score`.
     """
     asked = _asked(protocol, settings)
-    if isinstance(vectors, str | PathLike):
-        rows = read_vectors(Path(vectors), images=asked.of_images, names=asked.protocol.names)
-        name = Path(vectors).stem
-    else:
-        rows = vectors_of(vectors, images=asked.of_images, names=asked.protocol.names)
-        name = "vectors"
+    source = Path(vectors) if isinstance(vectors, str | PathLike) else vectors
+    rows = read_vectors(source, images=asked.of_images, names=asked.protocol.names)
+    name = source.stem if isinstance(source, Path) else "vectors"
     found = _evaluated(asked, *rows, name, distance, Path(data) if data is not None else None, None)
     beside = tables_beside(found)
     said = {
@@ -135,12 +132,12 @@ def score(
 ) -> Scored:
     """Evaluate the vectors of a Parquet or NPZ file under a protocol; write `out`/evaluate as a run has it.
 
-    protocol: of manifests/, or a benchmark (sysu-all, sysu-indoor, regdb, llcm_deen_paper, llcm_testpy_v2i,
-    llcm_idkl_full, market), whose files need camera_id (market also session_id), a row an image with its path as `file`
-    (or crop_id), and may leave vectors out. data: where the official galleries lie. distance: cosine, or euclidean.
+    The file has a row for each crop or template, with the columns of ACCEPTED.
 
-    The file has a row for each crop or template, with the columns of ACCEPTED. settings: NAME=VALUE of tables, such as
-    tables.recognition.pooling=media_mean. Raises ConfigError, DataError, ProtocolError.
+    protocol: of manifests/, or a benchmark (sysu-all, sysu-indoor, regdb, llcm_deen_paper, llcm_testpy_v2i,
+    llcm_idkl_full, market). The file of a benchmark has a row for each image, with its path as `file` (or crop_id) and
+    camera_id (market also session_id), and may lack vectors. data: the folder of the official galleries. settings:
+    NAME=VALUE of tables, such as tables.recognition.pooling=media_mean. Raises ConfigError, DataError, ProtocolError.
     """
     file, out, data = Path(file), Path(out), Path(data) if data is not None else None
     refuse_folder(out)
@@ -226,36 +223,29 @@ def benchmark_of(protocol: str) -> dict[str, Any] | None:
     return {"use": protocol} if protocol in Benchmark.choices() else None
 
 
-def read_vectors(file: Path, *, images: bool = False, names: SubjectNames = _ANY_NAME) -> tuple[pa.Table, F32, B8]:
-    """The rows of a file of vectors, every column of a manifest's that a table may ask for, (N, D), and who has one.
+def read_vectors(
+    source: pd.DataFrame | pa.Table | Path, *, images: bool = False, names: SubjectNames = _ANY_NAME
+) -> tuple[pa.Table, F32, B8]:
+    """Rows with all columns that a table may ask for; vectors (N, D); and which rows have one (N,). Raises DataError.
 
-    images: each row is an image of a benchmark, has a name of its own, and may be without a vector (zeros). names: how
-    cells name subjects.
+    source: a DataFrame, a table, or a Parquet or NPZ file. images: each row is an image of a benchmark, has a unique
+    name, and may lack a vector (zeros). names: how cells name subjects.
     """
-    if not file.is_file():
+    file = source if isinstance(source, Path) else Path("vectors")  # what messages call it
+    if isinstance(source, Path) and not source.is_file():
         raise DataError(f"{file}: expected a Parquet or NPZ file of vectors, found no such file")
+    words = ("a DataFrame whose columns have one type each", "a Parquet or NPZ file of vectors")
     try:
-        table, vectors, usable = _opened(file, images)
+        if isinstance(source, Path):
+            table, vectors, usable = _opened(source, images)
+        else:
+            table = source if isinstance(source, pa.Table) else pa.Table.from_pandas(source, preserve_index=False)
+            vectors, usable = _stacked(table, file, images)
     except (MdfError, MemoryError):  # Arrow's own lack of memory is one, too
         raise
     except Exception as error:  # the parsers answer damage with whatever they stumble over
-        raise DataError(f"{file}: expected a Parquet or NPZ file of vectors: {one_line(error)}") from None
+        raise DataError(f"{file}: expected {words[isinstance(source, Path)]}: {one_line(error)}") from None
     return _checked(table, vectors, usable, file, images, names)
-
-
-def vectors_of(
-    table: pd.DataFrame | pa.Table, *, images: bool = False, names: SubjectNames = _ANY_NAME
-) -> tuple[pa.Table, F32, B8]:
-    """As `read_vectors`, of a DataFrame or table in memory."""
-    where = Path("vectors")  # what messages call it
-    if not isinstance(table, pa.Table):
-        try:
-            table = pa.Table.from_pandas(table, preserve_index=False)
-        except pa.ArrowException as error:
-            raise DataError(
-                f"{where}: expected a DataFrame whose columns have one type each: {one_line(error)}"
-            ) from None
-    return _checked(table, *_stacked(table, where, images), where, images, names)
 
 
 def _checked(
@@ -294,11 +284,10 @@ def _checked(
         videos = pc.if_else(pc.equal(videos, ""), None, videos)
     made["video_id"] = pc.coalesce(videos, pc.binary_join_element_wise("row ", made["crop_id"], ""))
     made[MEDIA_KNOWN] = pc.is_valid(videos)
-    for name, (default, kind) in DEFAULTS.items():
+    for name, one in DEFAULTS.items():
+        default = pa.chunked_array([pa.repeat(pa.scalar(*one), count)])
         there = name in table.column_names
-        made[name] = (
-            _column(table, name, kind, file) if there else pa.chunked_array([pa.array([default] * count, kind)])
-        )
+        made[name] = _column(table, name, default.type, file) if there else default
     made |= {name: _named(table, name, file) for name in ("modality", "system") if name in table.column_names}
     for name in ("subject_id", "modality", "system", "template_id", "session_id", "video_id", "crop_id", "camera_id"):
         if name in made:
@@ -365,7 +354,7 @@ def _named(table: pa.Table, name: str, file: Path) -> pa.ChunkedArray:
 
 
 def _subjects(cells: list[str], file: Path, names: SubjectNames) -> pa.ChunkedArray:
-    """The subjects that the cells name. Raises DataError where one names nobody."""
+    """The subjects that the cells name. Raises DataError for a cell that means a missing name."""
     known = {text: names.subject_id(text.strip()) for text in dict.fromkeys(cells)}
     nobody = next((text for text, subject in known.items() if subject is None), None)
     if nobody is not None:

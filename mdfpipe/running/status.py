@@ -1,26 +1,24 @@
-"""Status: how far a run is, stage by stage: its receipts against those that settings and data ask for, and its events.
+"""Status: how far a run is, stage by stage, from its receipts, its events, and what settings and data ask for.
 
-The sources are looked at (size and time; boxes and weights by content), so the data have to be mounted. Where they
-are not, or something of them is gone, it is taken to be as the receipts say, and a note says so.
+Without the data, or parts of them, their state is taken from the receipts, and a note reports that.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 from mdfpipe.errors import MdfError
-from mdfpipe.running.plan import Plan, made_without
+from mdfpipe.running.plan import Item, Plan, made_without
 from mdfpipe.running.runner import Runner
 from mdfpipe.stages import Stage
 from mdfpipe.store.environment import read_environment
 from mdfpipe.store.left_out import of_stage
-from mdfpipe.store.run import Failure, Receipt, Run
+from mdfpipe.store.run import Failure, Run
 from mdfpipe.study.study import Study, open_run
 
 _OFFLINE = "; compared with the settings alone, not with the data"
@@ -100,55 +98,45 @@ def _plan(study: Study, run: Run, data: Path) -> Plan | MdfError:
     return plan
 
 
-@dataclass(frozen=True)
-class _Unit:
-    """One unit: its receipt where it is done, its failure where it failed; neither where it is due."""
-
-    key: str
-    receipt: Receipt | None
-    failure: Failure | None
-
-
 def _stage_status(stage: Stage, plan: Plan | MdfError, offline: Plan, status: Status) -> StageStatus:
     """The figures of one stage; its failures, and what it kept though incomplete, go into `status`."""
     result = StageStatus(stage.name)
-    units = list[_Unit]()
+    units = list[tuple[Item, Failure | None]]()
     try:
         if isinstance(plan, MdfError):
             raise plan
         if stage.name != "index" and plan.index.reason is not None:
             result.note = f"waits for index ({plan.index.reason})"
             return result
-        units = list(_planned(stage, plan))
+        units = _planned(stage, plan)
     except MdfError as error:
         words = f"{error}{_OFFLINE}"
         result.note = next((f"as {s.stage}" for s in status.stages if s.note == words), words)
         with contextlib.suppress(MdfError):
-            units = list(_planned(stage, offline)) if stage.name == "index" or offline.index.found else []
-    done = {unit.key: unit.receipt.facts for unit in units if unit.receipt}
+            units = _planned(stage, offline) if stage.name == "index" or offline.index.found else []
+    done = {item.key: item.found.facts for item, _ in units if item.reason is None and item.found}
     status.unreadable += of_stage(stage.name, done)
     rows: Counter[str] = Counter()
-    for unit in units:
-        if unit.failure is not None:
-            failure = {"stage": stage.name, "key": unit.key, "kind": unit.failure.kind, "reason": unit.failure.message}
-            status.failures.append(failure)
-        facts = unit.receipt.facts if unit.receipt else {}
+    for item, failure in units:
+        if failure is not None:
+            known = {"stage": stage.name, "key": item.key, "kind": failure.kind, "reason": failure.message}
+            status.failures.append(known)
+        facts = done.get(item.key, {})
         rows.update(facts.get("rows", {}))
         if stage.per == "video" and (reason := _incomplete(facts)):
-            status.incomplete.append({"stage": stage.name, "key": unit.key, "reason": reason})
+            status.incomplete.append({"stage": stage.name, "key": item.key, "reason": reason})
         result.total += 1
-        result.done += unit.receipt is not None
-        result.failed += unit.failure is not None
-        result.due += unit.receipt is None and unit.failure is None
+        result.done += item.key in done
+        result.failed += failure is not None
+        result.due += item.key not in done and failure is None
     result.rows = dict(sorted(rows.items()))
     return result
 
 
-def _planned(stage: Stage, plan: Plan) -> Iterator[_Unit]:
-    """The units as settings and data want them. Raises MdfError where these cannot be read."""
-    for item in plan.items(stage):
-        failure = plan.run.failure(stage.name, item.key) if item.reason is not None else None
-        yield _Unit(item.key, item.found if item.reason is None else None, failure)
+def _planned(stage: Stage, plan: Plan) -> list[tuple[Item, Failure | None]]:
+    """The units of a stage, those that are due with their failures. Raises MdfError where they cannot be read."""
+    items = plan.items(stage)
+    return [(item, plan.run.failure(stage.name, item.key) if item.reason is not None else None) for item in items]
 
 
 def _incomplete(facts: dict[str, Any]) -> str:

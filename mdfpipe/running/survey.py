@@ -1,20 +1,20 @@
 """What a run folder holds, from its receipts alone: counts by domain, subject, status and split, and what failed.
 
-A part counts only where it is what the study that the folder keeps asks for, by the one rule of `plan`; what is out of
-date is listed. Nothing here needs the data root or a lock. Where the study cannot be read any more, every part counts.
+A part counts only if it is current by the rule of `plan`; what is out of date is listed. Nothing here needs the data
+root or a lock. If the study cannot be read, every part counts.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 import pyarrow as pa
 
-from mdfpipe.errors import DataError
+from mdfpipe.errors import DataError, some
 from mdfpipe.running.plan import Judge
 from mdfpipe.store import left_out
 from mdfpipe.store.naming import natural_key
@@ -22,7 +22,7 @@ from mdfpipe.store.run import Failure, Receipt, Run, faces_file
 from mdfpipe.store.tables import ANOMALIES, FACES
 
 CHAIN: Final = ("detect", "label", "crop")
-"""The stages that make one part a video, in order: each made from the one before. Of a data set of images, the last."""
+"""The stages that make one part a video, in order: each made from the one before; for images, only the last."""
 TRAIN, EMBED = "train", "embed"
 """The stages of a system: train/SYSTEM makes one part, embed/SYSTEM one a video."""
 
@@ -36,7 +36,7 @@ class VideoState:
     row: dict[str, Any]
     receipts: dict[str, Receipt] = field(default_factory=dict)
     failures: dict[str, Failure] = field(default_factory=dict)
-    outdated: tuple[str, ...] = ()
+    outdated: list[str] = field(default_factory=list)
 
     @property
     def video_id(self) -> str:
@@ -118,7 +118,8 @@ class DomainCounts:
 class Survey:
     """A run folder as its receipts describe it. Videos in natural order of their names.
 
-    systems: who has a folder under train or embed; trained: the receipts of those whose weights count.
+    systems: who has a folder under train or embed; trained: the receipts of those whose weights count. doubts: what is
+    doubtful of the weights that it was made with.
     """
 
     run: Run
@@ -130,11 +131,12 @@ class Survey:
     notes: list[str]
     systems: list[str] = field(default_factory=list)
     trained: dict[str, Receipt] = field(default_factory=dict)
+    doubts: list[str] = field(default_factory=list)
 
     @property
     def of_images(self) -> bool:
         """Whether its data set holds images of one person each: a `video` is then a folder and camera of them."""
-        return _of_images(self.index)
+        return "images" in self.index.facts
 
     def of_run(self, stage: str) -> Receipt | None:
         """The part of a run-level stage, where it counts."""
@@ -144,18 +146,13 @@ class Survey:
 
     def video(self, video_id: str) -> VideoState:
         """The video of that name. Raises DataError that names close ones."""
-        for video in self.videos:
-            if video.video_id == video_id:
-                return video
+        found = next((video for video in self.videos if video.video_id == video_id), None)
+        if found is not None:
+            return found
         raise DataError(
             f"{self.run.path}: --video {video_id!r:.80}: expected a video of the index, which has "
-            f"{_few([v.video_id for v in self.videos])}; choose one of these"
+            f"{some([v.video_id for v in self.videos])}; choose one of these"
         )
-
-    @property
-    def doubts(self) -> list[str]:
-        """What is doubtful of the weights that it was made with."""
-        return _doubts(self.videos, self.trained)
 
     def total(self, name: str) -> int:
         """The sum over the domains of one of their counts."""
@@ -190,21 +187,17 @@ def survey(path: Path) -> Survey:
         raise DataError(
             f"{path}: expected a run folder with index/videos.parquet, found none; `mdfpipe detect` makes it"
         )
-    rows = run.table("index", "videos").to_pylist()
-    systems = _named(run)
-    judge = Judge(path)
-    trained, notes_of_systems = _trained(run, systems, judge)
+    rows, systems, judge = run.table("index", "videos").to_pylist(), _named(run), Judge(path)
+    of_images = "images" in index.facts
+    trained, of_systems = _trained(run, systems, judge)
+    chain = CHAIN[-1:] if of_images else CHAIN
     ordered = sorted(rows, key=lambda row: natural_key(row["video_id"]))
-    chain = CHAIN[-1:] if _of_images(index) else CHAIN
     videos = [_state(run, row, systems, judge, chain) for row in ordered]
-    domains: dict[str, DomainCounts] = {}
-    for name in sorted({video.domain for video in videos}, key=natural_key):
-        domains[name] = DomainCounts(name, _of_images(index))
+    names = sorted({video.domain for video in videos}, key=natural_key)
+    domains = {name: DomainCounts(name, of_images) for name in names}
     for video in videos:
         domains[video.domain].take(video)
-    manifest, notes = _manifest(run, judge)
-    notes += [f"nothing is compared with the study, which cannot be read: {judge.unread}"] if judge.unread else []
-    notes = [*left_out.of_index(index.facts), *left_out.of_nothing(index.facts), *notes]
+    manifest, of_manifest = _manifest(run, judge)
     for row in manifest.facts.get("counts", []) if manifest else ():
         if row["domain"] in domains:
             domains[row["domain"]].splits[row["split"]] += row["rows"]
@@ -212,10 +205,18 @@ def survey(path: Path) -> Survey:
     of_run = [("index", "videos"), ("manifest", "manifest"), *((f"{TRAIN}/{name}", "training") for name in systems)]
     failures += [f for part in of_run if (f := run.failure(*part)) and (not run.receipt(*part) or judge(*part))]
     outdated = Counter(stage for video in videos for stage in video.outdated)
-    notes += _doubts(videos, trained)
-    notes += [f"{stage}: {n} parts are out of date and left out of every count" for stage, n in outdated.items()]
-    notes += _unreadable(videos, trained)
-    return Survey(run, index, videos, domains, manifest, failures, [*notes, *notes_of_systems], systems, trained)
+    doubts = _doubts(videos, trained)
+    notes = [
+        *left_out.of_index(index.facts),
+        *left_out.of_nothing(index.facts),
+        *of_manifest,
+        *([f"nothing is compared with the study, which cannot be read: {judge.unread}"] if judge.unread else []),
+        *doubts,
+        *(f"{stage}: {n} parts are out of date and left out of every count" for stage, n in outdated.items()),
+        *_unreadable(videos, trained),
+        *of_systems,
+    ]
+    return Survey(run, index, videos, domains, manifest, failures, notes, systems, trained, doubts)
 
 
 def _unreadable(videos: list[VideoState], trained: dict[str, Receipt]) -> list[str]:
@@ -243,30 +244,23 @@ def faces_of(run: Run, video_id: str) -> pa.Table:
 
 def anomalies(run: Run) -> list[dict[str, Any]]:
     """What was unusual about the annotation: kind, count, example."""
-    path = run.path / "index" / "anomalies.parquet"
-    if not path.exists():
-        return []
-    found: list[dict[str, Any]] = run.table_beside("index", "videos", "index/anomalies.parquet", ANOMALIES).to_pylist()
-    return found
-
-
-def _of_images(index: Receipt) -> bool:
-    return "images" in index.facts
+    name = "index/anomalies.parquet"
+    there = (run.path / name).exists()
+    return list(run.table_beside("index", "videos", name, ANOMALIES).to_pylist()) if there else []
 
 
 def _state(run: Run, row: dict[str, Any], systems: list[str], judge: Judge, chain: tuple[str, ...]) -> VideoState:
-    found = VideoState(row, {}, {}, ())
-    outdated = []
+    found = VideoState(row)
     for stage in (*chain, *(f"{EMBED}/{name}" for name in systems)):
         receipt, failure = run.receipt(stage, row["video_id"]), run.failure(stage, row["video_id"])
         stale = receipt is None or judge(stage, row["video_id"])
         if failure is not None and stale:
             found.failures[stage] = failure
         if receipt is not None and stale:
-            outdated.append(stage)
+            found.outdated.append(stage)
         elif receipt is not None:
             found.receipts[stage] = receipt
-    return replace(found, outdated=tuple(outdated))
+    return found
 
 
 def _filled(known: Mapping[str, Any], others: Mapping[str, Any]) -> dict[str, Any]:
@@ -308,9 +302,5 @@ def _manifest(run: Run, judge: Judge) -> tuple[Receipt | None, list[str]]:
     if stale:
         return None, [f"manifest: out of date ({stale}), and left out; run it again"]
     missing = receipt.facts.get("missing", [])
-    notes = [f"manifest: made without {len(missing)} videos ({_few(missing)})"] if missing else []
+    notes = [f"manifest: made without {len(missing)} videos ({some(missing)})"] if missing else []
     return receipt, [*notes, *(f"manifest: {line}" for line in left_out.outside_of(receipt.facts))]
-
-
-def _few(names: list[str], limit: int = 5) -> str:
-    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,9 @@ from mdfpipe.store import images
 from mdfpipe.synth.crops import write_crops
 from mdfpipe.synth.write import Written, write_dataset
 from mdfpipe.video import cropping
+
+_USUAL: Final = Crop()
+Cut: TypeAlias = tuple[bytes, float, float]
 
 
 @dataclass(frozen=True)
@@ -46,9 +49,8 @@ def synthesise(
     workers: int = 1,
     listen: Callable[[Event], None] = lambda event: None,
 ) -> Synthesis:
-    """The data set `preset` in `out`; in `out`/crops visible crops of `crops` further subjects, in `out`/faces faces.
-
-    Raises what `write_dataset` and `write_crops` raise.
+    """Write the data set `preset` into `out`, visible crops of `crops` further subjects into `out`/crops, and face
+    crops of `faces` of them into `out`/faces. Raises what `write_dataset` and `write_crops` raise.
     """
     for option, wanted in (("--crops", crops), ("--faces", faces)):
         if wanted == 1:
@@ -87,22 +89,23 @@ def _teller(what: str, listen: Callable[[Event], None]) -> Callable[[int, int], 
     return tell
 
 
-def cut_out(frame: NDArray[Any], box: NDArray[np.float32]) -> tuple[bytes, float, float]:
-    """The crop stage's way to cut a body out of a frame (H, W, 3) uint8: (JPEG, sharpness, contrast).
+def cut_out(frame: NDArray[Any], box: NDArray[np.float32]) -> Cut:
+    """Cut a body out of a frame (H, W, 3) uint8 as the crop stage does. box: (4,) xyxy in pixels.
 
-    box: (4,) xyxy in pixels. Raises DataError where it is outside the frame.
+    Returns (JPEG, sharpness, contrast). Raises DataError where the box is outside the frame.
     """
-    usual = Crop()
     whole = cropping.pixel_box(box, frame.shape[1], frame.shape[0])
     if whole is None:
         raise DataError(f"box {box.tolist()}: expected one that touches the frame of {frame.shape[1]}x{frame.shape[0]}")
-    crop = images.resize(cropping.cut(frame, whole), usual.body_width_px, usual.body_height_px)
-    return (images.encode(crop)[0], *cropping.quality(crop, cropping.EIGHT_BITS))
+    return _stored(cropping.cut(frame, whole), _USUAL.body_width_px, _USUAL.body_height_px)
 
 
-def cut_out_face(frame: NDArray[Any], box: NDArray[np.float32]) -> tuple[bytes, float, float]:
-    """The crop stage's way to cut out a face: as `cut_out`, a square with a margin."""
-    usual = Crop()
-    square = cropping.cut(frame, cropping.square_box(box, usual.face_margin))
-    crop = images.resize(square, usual.face_size_px, usual.face_size_px)
+def cut_out_face(frame: NDArray[Any], box: NDArray[np.float32]) -> Cut:
+    """Cut a face out as the crop stage does: a square with a margin. Otherwise as `cut_out`."""
+    square = cropping.square_box(box, _USUAL.face_margin)
+    return _stored(cropping.cut(frame, square), _USUAL.face_size_px, _USUAL.face_size_px)
+
+
+def _stored(pixels: NDArray[Any], width: int, height: int) -> Cut:
+    crop = images.resize(pixels, width, height)
     return (images.encode(crop)[0], *cropping.quality(crop, cropping.EIGHT_BITS))

@@ -38,7 +38,7 @@ class Resources:
 
 
 class _Told(dict[str, Any]):
-    """The facts that a part tells; asking for another one is a mistake of the stage, whose rows would depend on it."""
+    """The facts that a part publishes. Asking for another one is a bug of a stage, whose rows would depend on it."""
 
     def __init__(self, receipt: Receipt) -> None:
         super().__init__({name: receipt.facts.get(name) for name in receipt.tells})
@@ -69,9 +69,9 @@ class Inputs:
         return self.run.table(stage, key or self.video["video_id"], columns)
 
     def faces(self, key: str | None = None, columns: list[str] | None = None) -> pa.Table:
-        """The annotated faces of this video (or of `key`); no row where the index has none.
+        """The annotated faces of this video (or of `key`).
 
-        What the index lists decides, not what is there: a kill may have left a table of a former index.
+        The list of the index decides, not the files: a kill may have left a table of a former index.
         """
         name = faces_file(key or self.video["video_id"])
         if name in self.annotated:
@@ -79,7 +79,7 @@ class Inputs:
         return FACES.empty_table().select(columns or FACES.names)
 
     def images(self) -> pa.Table:
-        """The images that stand for this video, in a data set of images."""
+        """The images of this unit, in a data set of images."""
         return self.of_index(images_file(self.video["video_id"]), IMAGES)
 
     def of_index(self, name: str, ours: pa.Schema, columns: list[str] | None = None) -> pa.Table:
@@ -126,7 +126,7 @@ class Context:
 class Made:
     """What a unit made: the table, what it observed, and the files that belong to it (run-relative name -> scratch).
 
-    spent: files that only served to go on after a kill; removed once the part is committed.
+    spent: files that were only needed to resume after a kill; removed once the part is committed.
     """
 
     table: pa.Table
@@ -139,9 +139,8 @@ class Made:
 class Review:
     """A verdict over all videos of a stage.
 
-    failures: video_id -> why it fails after all. warnings: what a user should know, said when the stage ran; lasting:
-    the same, said at every call, since the numbers rest on it. notes: what a user would like to know. stop: why the run
-    must stop.
+    failures: video_id -> why it fails after all. warnings: printed when the stage ran; lasting: printed at every call,
+    because the numbers depend on it. notes: for information. stop: why the run must stop.
     """
 
     failures: dict[str, str] = field(default_factory=dict)
@@ -173,10 +172,10 @@ class Stage(Config):
         return result_settings(self)
 
     def without_effect(self, facts: Mapping[str, Any]) -> tuple[str, ...]:
-        """The settings, by dotted name, that had no effect on a unit, as the facts of its part say. By default none.
+        """The settings, by dotted name, that had no effect on a unit, by the facts of its part. By default none.
 
-        A name may stand here only if rows, files and what the stage tells would be the same at each of its values, be
-        the other settings here what they may. A fact that an earlier version did not note says nothing.
+        Only for a setting whose every value gives the same rows, files and published facts, regardless of the other
+        settings here. A fact that an earlier version did not note counts as unknown.
         """
         return ()
 
@@ -190,7 +189,7 @@ class Stage(Config):
         return upstream.content
 
     def identity(self, data: Path, key: str) -> dict[str, str]:
-        """What besides the settings decides the rows of `key`: content hashes by name. Raises ConfigError."""
+        """Content hashes, by name, of what else decides the rows of `key`. Raises ConfigError."""
         return {}
 
     @abstractmethod
@@ -198,11 +197,8 @@ class Stage(Config):
         """Make the table of `key`. Raises DataError or DecodeError where the data do not allow it."""
 
     def tidy(self, run: Run) -> None:
-        """Remove what a kill left beside a part that is done. By default: nothing."""
+        """Remove what a kill left of a part that is done. By default: nothing."""
 
     def review(self, facts: dict[str, dict[str, Any]]) -> Review:
-        """Judge all units together once they are done, before the next stage starts. By default: nothing to say.
-
-        facts: of each unit that is done, by its key.
-        """
+        """Judge all units that are done together, before the next stage starts. facts: by the key of a unit."""
         return Review()

@@ -21,7 +21,7 @@ from mdfpipe.store import images
 from mdfpipe.store.images import Image
 from mdfpipe.store.naming import file_name
 from mdfpipe.store.shards import ShardWriter
-from mdfpipe.store.tables import CROPS, CropStatus, joined
+from mdfpipe.store.tables import CORNERS, CROPS, CropStatus, boxes_of, coded, joined
 from mdfpipe.video import cropping
 from mdfpipe.video.ahead import ahead
 from mdfpipe.video.cropping import EIGHT_BITS, Window
@@ -30,6 +30,7 @@ from mdfpipe.video.decoders import Decoder
 _MODALITIES = ("body", "face")
 _CODECS = ("jpeg", "png")
 _STATUSES = tuple(status.value for status in CropStatus)
+_STORED = [("offset", "i8"), ("size", "i8"), ("crc32", "u4"), ("codec", "i1"), ("sharpness", "f4"), ("contrast", "f4")]
 _LARGEST_CROP = 4  # times the frame's longer side: a face that is larger is a damaged annotation
 
 
@@ -45,20 +46,12 @@ class _Cuts:
     frame: NDArray[np.int64]
     modality: NDArray[np.int8]
     xyxy: NDArray[np.float32]
-    offset: NDArray[np.int64] = field(init=False)
-    size: NDArray[np.int64] = field(init=False)
-    crc32: NDArray[np.uint32] = field(init=False)
-    codec: NDArray[np.int8] = field(init=False)
-    sharpness: NDArray[np.float32] = field(init=False)
-    contrast: NDArray[np.float32] = field(init=False)
+    stored: NDArray[np.void] = field(init=False)  # (n,) of _STORED, zero for what is not stored
     status: NDArray[np.int8] = field(init=False)
 
     def __post_init__(self) -> None:
-        n = len(self.frame)
-        self.offset, self.size, self.codec = np.zeros(n, np.int64), np.zeros(n, np.int64), np.zeros(n, np.int8)
-        self.crc32 = np.zeros(n, np.uint32)
-        self.sharpness, self.contrast = np.zeros(n, np.float32), np.zeros(n, np.float32)
-        self.status = np.full(n, _STATUSES.index(CropStatus.EMPTY), np.int8)
+        self.stored = np.zeros(len(self.frame), _STORED)
+        self.status = np.full(len(self.frame), _STATUSES.index(CropStatus.EMPTY), np.int8)
 
     def by_frame(self) -> dict[int, NDArray[np.intp]]:
         """The rows of each frame that has any, frames ascending."""
@@ -80,22 +73,16 @@ class _Cuts:
             "crop_id": self.crop_id,
             "video_id": pa.repeat(pa.scalar(key), len(here)),
             "frame": pa.array(self.frame),
-            "modality": _dictionary(self.modality, _MODALITIES),
+            "modality": coded(self.modality, _MODALITIES),
             "subject_id": self.subject_id,
-            **{
-                name: pa.array(np.ascontiguousarray(self.xyxy[:, n])) for n, name in enumerate(("x1", "y1", "x2", "y2"))
-            },
+            **{name: pa.array(np.ascontiguousarray(self.xyxy[:, n])) for n, name in enumerate(CORNERS)},
             "shard": stored(each(shards, pa.string())),
-            "offset": stored(pa.array(self.offset)),
-            "size": stored(pa.array(self.size)),
-            "crc32": stored(pa.array(self.crc32)),
-            "codec": stored(pa.array(_CODECS).take(pa.array(self.codec))),
+            **{name: stored(pa.array(np.ascontiguousarray(self.stored[name]))) for name, _ in _STORED},
+            "codec": stored(pa.array(_CODECS).take(pa.array(np.ascontiguousarray(self.stored["codec"])))),
             "width": each({m: size[0] for m, size in sizes.items()}, pa.int32()),
             "height": each({m: size[1] for m, size in sizes.items()}, pa.int32()),
-            "sharpness": stored(pa.array(self.sharpness)),
-            "contrast": stored(pa.array(self.contrast)),
             "box_height_px": pa.array(self.xyxy[:, 3] - self.xyxy[:, 1]),
-            "status": _dictionary(self.status, _STATUSES),
+            "status": coded(self.status, _STATUSES),
         }
         return pa.table([columns[name] for name in CROPS.names], schema=CROPS)
 
@@ -155,7 +142,7 @@ class Crop(Stage):
 
     def _wanted(self, key: str, inputs: Inputs, seen: dict[str, Any]) -> tuple[_Cuts, dict[str, int]]:
         """The boxes to cut out: bodies, then faces; and how many faces are not cut out, by reason."""
-        names = ["crop_id", "subject_id", "frame", "x1", "y1", "x2", "y2"]
+        names = ["crop_id", "subject_id", "frame", *CORNERS]
         bodies = inputs.table("detect")
         labels = joined(inputs.table("label"), bodies["body_id"], "body_id", inputs.run.part("label", key), "detect")
         chosen = pc.and_(pc.equal(labels["status"].cast(pa.string()), "labelled"), pa.scalar(self.bodies))
@@ -179,9 +166,8 @@ class Crop(Stage):
             faces = annotated.append_column("crop_id", crop_id).select(names)
         rows = pa.concat_tables([bodies, faces], promote_options="permissive")
         modality = np.repeat(np.arange(2, dtype=np.int8), [bodies.num_rows, faces.num_rows])
-        xyxy = np.stack([rows[name].to_numpy() for name in names[3:]], axis=1)
         crop_id, subject_id = rows["crop_id"].combine_chunks(), rows["subject_id"].combine_chunks()
-        return _Cuts(crop_id, subject_id, rows["frame"].to_numpy(), modality, xyxy), left_out
+        return _Cuts(crop_id, subject_id, rows["frame"].to_numpy(), modality, boxes_of(rows)), left_out
 
     def _cut(
         self, cuts: _Cuts, row: int, image: Image, window: Window, size: tuple[int, int], shard: ShardWriter
@@ -199,9 +185,8 @@ class Crop(Stage):
         data, codec = images.encode(crop)
         suffix = "jpg" if codec == "jpeg" else codec
         place = shard.add(cuts.crop_id[row].as_py(), suffix, data)
-        cuts.offset[row], cuts.size[row], cuts.crc32[row] = place
-        cuts.sharpness[row], cuts.contrast[row] = cropping.quality(crop, window)
-        cuts.codec[row], cuts.status[row] = _CODECS.index(codec), _STATUSES.index(CropStatus.OK)
+        cuts.stored[row] = (*place, _CODECS.index(codec), *cropping.quality(crop, window))
+        cuts.status[row] = _STATUSES.index(CropStatus.OK)
 
 
 def _frames(
@@ -221,7 +206,3 @@ def _frames(
     )
     for frames in ahead(stream):
         yield from zip(frames.index.tolist(), frames.pixels, strict=True)
-
-
-def _dictionary(codes: NDArray[np.int8], values: tuple[str, ...]) -> pa.Array:
-    return pa.DictionaryArray.from_arrays(pa.array(codes), pa.array(values))

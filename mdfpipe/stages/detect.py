@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pydantic import Field, SerializeAsAny
 
-from mdfpipe.errors import DataError, DecodeError, one_line
+from mdfpipe.errors import DataError, DecodeError, one_line, some
 from mdfpipe.machine.threads import use_threads
 from mdfpipe.stages import Context, Inputs, Made, Review, Stage
 from mdfpipe.store.tables import BODIES
@@ -37,7 +37,7 @@ MISPLACED = (
     "be missed there, and names are on wrong boxes; take published weights (detect.detector.weights), another "
     "detector as ONNX (use: onnx), or boxes made elsewhere (use: precomputed)"
 )
-"""Of the demo weights on real videos: one clip had 0 of 123 people found, and 25 boxes under wrong names."""
+"""Warning about demo weights on real videos: one clip had 0 of 123 people found, and 25 boxes under wrong names."""
 
 
 @dataclass
@@ -46,18 +46,22 @@ class _Found:
 
     decoder: Decoder
     counts: list[int] = field(default_factory=list)  # boxes of each frame
-    xyxy: list[NDArray[np.float32]] = field(default_factory=list)  # of each batch: a million small arrays weigh
-    score: list[NDArray[np.float32]] = field(default_factory=list)
-    index: list[NDArray[np.int64]] = field(default_factory=list)
-    pts: list[NDArray[np.float64]] = field(default_factory=list)
+    # Of each batch, since a million small arrays weigh; the empty one is there for a video without frames.
+    xyxy: list[NDArray[np.float32]] = field(default_factory=lambda: [np.zeros((0, 4), np.float32)])
+    score: list[NDArray[np.float32]] = field(default_factory=lambda: [np.zeros(0, np.float32)])
+    index: list[NDArray[np.int64]] = field(default_factory=lambda: [np.zeros(0, np.int64)])
+    pts: list[NDArray[np.float64]] = field(default_factory=lambda: [np.zeros(0)])
     size: tuple[int, int] = (0, 0)
     window: tuple[float, float] | None = None
     deep: bool = False  # whether a frame had more than 8 bits
     stream: FrameStream | None = None
     trouble: str | None = None
 
-    def take(self, boxes: list[Boxes]) -> None:
+    def take(self, frames: Frames, boxes: list[Boxes]) -> None:
         """Keep the boxes of one batch of frames."""
+        self.size = (frames.pixels.shape[2], frames.pixels.shape[1])
+        self.index.append(frames.index)
+        self.pts.append(frames.pts_seconds)
         self.counts += [len(b) for b in boxes]
         self.xyxy.append(np.concatenate([b.xyxy for b in boxes]))
         self.score.append(np.concatenate([b.score for b in boxes]))
@@ -88,7 +92,7 @@ class Detect(Stage):
         return self.detector.identity(data, key)
 
     def without_effect(self, facts: Mapping[str, Any]) -> tuple[str, ...]:
-        """What to do with a damaged video, of a sound one; how more than 8 bits become 8, of a video of 8."""
+        """`incomplete` for a sound video; `normalise` for a video of 8 bits."""
         found = ("incomplete",) if facts.get("incomplete", "") is None else ()
         return found + (_OF_DEEP if facts.get("deep") is False else ())
 
@@ -111,12 +115,14 @@ class Detect(Stage):
         if found.trouble is not None and not (self.incomplete == "keep" and delivered):
             advice = "; keep the frames before it with detect.incomplete=keep" if delivered else ""
             raise DecodeError("; then ".join(troubles) + advice)
-        facts = self._facts(found, troubles, inputs.video)
-        facts |= self._remarks(inputs.video["path"], context)
-        facts["boxes_beyond_the_end"] = self.detector.beyond(context.data, key, facts["delivered"])
-        if facts["boxes_beyond_the_end"] is None:
-            facts["boxes_named"] = self.detector.unnamed(context.data, key)
-        facts |= placement
+        beyond = self.detector.beyond(context.data, key, delivered)
+        facts = {
+            **self._facts(found, troubles, inputs.video),
+            **self._remarks(inputs.video["path"], context),
+            "boxes_beyond_the_end": beyond,
+            **({"boxes_named": self.detector.unnamed(context.data, key)} if beyond is None else {}),
+            **placement,
+        }
         return Made(_table(key, found), facts)
 
     def review(self, facts: dict[str, dict[str, Any]]) -> Review:
@@ -127,15 +133,15 @@ class Detect(Stage):
             key, first = next(iter(more.items()))
             one = f"{key}: {first['delivered']} delivered, {first['declared']} declared"
             warnings.append(f"detect: {len(more)} videos have more frames than their header declares ({one})")
-        warnings += _left_out(facts)
         said, stop = _boxes_said(facts)
-        warnings += said
+        warnings += [*_left_out(facts), *said]
         notes = _repeats_said(facts)
         doubts: dict[str, list[str]] = {}
         for key, found in facts.items():
             for doubt in found.get("doubts", []):
                 doubts.setdefault(doubt, []).append(key)
-        warnings += [f"detect: {doubt} ({_some(keys, len(facts))})" for doubt, keys in doubts.items()]
+        for doubt, keys in doubts.items():
+            warnings.append(f"detect: {doubt} ({len(keys)} of {len(facts)} videos: {some(keys, 3)})")
         lines = dict.fromkeys(line for found in facts.values() for line in found.get("weights", []))
         notes += [f"detect: {line}" for line in lines]
         return Review(warnings=warnings, notes=notes, stop=stop)
@@ -178,15 +184,12 @@ class Detect(Stage):
             frames: Frames
             for frames in ahead(found.stream):
                 size = (frames.pixels.shape[2], frames.pixels.shape[1])
-                if found.index and size != found.size:
+                if found.counts and size != found.size:
                     was, now = ("x".join(map(str, s)) for s in (found.size, size))
                     raise DecodeError(f"frame {frames.index[0]}: expected {was} pixels as before, got {now}")
                 found.deep = found.deep or frames.pixels.dtype != np.uint8
                 shown = self.normalise.apply(frames.pixels, *(found.window or (0.0, 255.0)))
-                found.size = size
-                found.take(run(replace(frames, pixels=shown)))
-                found.index.append(frames.index)
-                found.pts.append(frames.pts_seconds)
+                found.take(frames, run(replace(frames, pixels=shown)))
                 context.progress(int(frames.index[-1]) + 1, video["n_frames"])
         except DecodeError as error:
             found.trouble = one_line(error)
@@ -243,12 +246,6 @@ class Detect(Stage):
         }
 
 
-def _some(keys: list[str], of: int) -> str:
-    """How many videos, and the first."""
-    shown = ", ".join(keys[:3]) + (", ..." if len(keys) > 3 else "")
-    return f"{len(keys)} of {of} videos: {shown}"
-
-
 _LEFT_OUT: Final = {
     "leading": "{videos} videos begin within a group of pictures: {all} pictures before the first frame refer to what "
     "was cut off and are left out, as players do ({first}: {count})",
@@ -257,7 +254,7 @@ _LEFT_OUT: Final = {
     "jumps": "{videos} videos are transport streams whose counter jumps before a key picture ({first}: {count} times): "
     "segments were joined there, or whole pictures are missing",
 }
-"""What is said of each thing that a decoder left out, or doubts; the order is that of the lines."""
+"""Lines on what a decoder left out or doubts, in the order in which they are printed."""
 
 
 def _left_out(facts: dict[str, dict[str, Any]]) -> list[str]:
@@ -288,7 +285,7 @@ def _boxes_said(facts: dict[str, dict[str, Any]]) -> tuple[list[str], str | None
         warnings.append(f"detect: so are boxes of {len(odd) - 3} other videos")
     without = [k for k, f in facts.items() if f["boxes_beyond_the_end"] is None]
     if without:
-        shown = ", ".join(one_line(k, 80) for k in without[:3]) + (", ..." if len(without) > 3 else "")
+        shown = some([one_line(k, 80) for k in without], 3)
         named = facts[without[0]].get("boxes_named", "")
         words = f"the boxes file names {len(without)} videos not at all ({shown}): no detections there"
         if named and len(without) == len(facts):
@@ -312,13 +309,12 @@ def _repeats_said(facts: dict[str, dict[str, Any]]) -> list[str]:
 
 def _table(key: str, found: _Found) -> pa.Table:
     """Rows of BODIES, by frame, the detector's best first."""
-    counts = found.counts
-    index = np.repeat(np.concatenate(found.index), counts) if counts else np.zeros(0, np.int64)
-    pts = np.repeat(np.concatenate(found.pts), counts) if counts else np.zeros(0)
-    number = np.concatenate([np.arange(n) for n in counts]) if counts else np.zeros(0, np.int64)
-    boxes = np.concatenate(found.xyxy) if counts else np.zeros((0, 4), np.float32)
-    score = np.concatenate(found.score) if counts else np.zeros(0, np.float32)
+    counts = np.array(found.counts, np.int64)
+    index = np.repeat(np.concatenate(found.index), counts)
+    pts = np.repeat(np.concatenate(found.pts), counts)
+    number = np.concatenate([np.zeros(0, np.int64), *(np.arange(n) for n in found.counts)])
     body_id = pc.binary_join_element_wise(key, _padded(index, 6), _padded(number, 2), "/")  # no string in Python
+    boxes, score = np.concatenate(found.xyxy), np.concatenate(found.score)
     columns = [body_id, pa.repeat(pa.scalar(key), len(body_id)), index, pts, *boxes.T, score]
     return pa.table(
         [c if isinstance(c, pa.Array) else pa.array(np.ascontiguousarray(c)) for c in columns], schema=BODIES

@@ -14,6 +14,7 @@ from pydantic import Field
 
 from mdfpipe.config import result_settings
 from mdfpipe.errors import DataError
+from mdfpipe.learning.data import crops as c
 from mdfpipe.learning.recipes import Recipe
 from mdfpipe.learning.system import System
 from mdfpipe.stages import Context, Inputs, Made, Review, Stage
@@ -22,7 +23,7 @@ from mdfpipe.store.hashing import file_sha256
 from mdfpipe.store.images import recorded_window
 from mdfpipe.store.left_out import of_stage
 from mdfpipe.store.run import Receipt, Run, fingerprint
-from mdfpipe.store.tables import EmbedStatus, embeddings, joined
+from mdfpipe.store.tables import EmbedStatus, coded, embeddings, joined
 
 if TYPE_CHECKING:
     from torch import nn
@@ -70,7 +71,6 @@ class Embed(Stage):
 
     def process(self, key: str, inputs: Inputs, context: Context) -> Made:
         """Embed what the manifest holds of this video, in the order of its crop_id."""
-        from mdfpipe.learning.data import crops as c
         from mdfpipe.learning.data.loader import CropReader
         from mdfpipe.learning.embedding import embed
 
@@ -104,18 +104,15 @@ class Embed(Stage):
         if not usable.any():
             crop_id, why = min(reader.bad.items())
             shards = ", ".join(path.name for path in crops.shards)
-            raise DataError(
-                f"none of the {len(crops)} crops of {shards} decodes ({crop_id}: {why}); delete the shard and run crop "
-                "again"
-            )
+            none = f"none of the {len(crops)} crops of {shards} decodes ({crop_id}: {why})"
+            raise DataError(f"{none}; delete the shard and run crop again")
         if not np.isfinite(vectors).all():
             raise DataError(f"{path}: gives vectors that are no numbers; was it trained to its end?")
         return Made(self._table(crops.crop_id, vectors, usable), {"rows": _counts(usable), "bad": reader.bad})
 
     def _wanted(self, run: Run, manifest: Receipt | None, key: str) -> tuple[str, pa.Array]:
         """The domain of a video, and its crops that are embedded, sorted."""
-        settings = self.settings
-        mark = manifest.content if manifest else ""
+        mark, settings = manifest.content if manifest else "", self.settings
         found = _chosen(run.path, mark, settings.recipe.modality, tuple(settings.splits))
         return found.get(key, ("", pa.array([], pa.string())))
 
@@ -128,10 +125,7 @@ class Embed(Stage):
         values = pa.FixedSizeListArray.from_arrays(
             pa.array(vectors.ravel()), width, mask=pa.array(~usable) if not usable.all() else None
         )
-        status = pa.DictionaryArray.from_arrays(
-            pa.array((~usable).astype(np.int8)), pa.array([s.value for s in EmbedStatus])
-        )
-        return pa.table([crop_id, values, status], schema=self.schema)
+        return pa.table([crop_id, values, coded(~usable, EmbedStatus)], schema=self.schema)
 
 
 def _counts(usable: np.ndarray[Any, Any]) -> dict[str, int]:
@@ -158,9 +152,7 @@ def _chosen(run: Path, manifest: str, modality: str, splits: tuple[str, ...]) ->
 
 @lru_cache(maxsize=1)
 def _open(path: Path, content: str, recipe: str, device: str, threads: int) -> tuple[Recipe, nn.Module, list[str]]:
-    """Recipe, network, and domains that this was made for, opened once for all videos of a process. content: sha256 of
-    the checkpoint; recipe: its JSON.
-    """
+    """Recipe, network and its domains, opened once a process. content: sha256 of the checkpoint; recipe: its JSON."""
     import torch
 
     from mdfpipe.learning.embedding import network_of

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -26,7 +27,7 @@ from mdfpipe.store.frames import check_links
 from mdfpipe.store.hashing import file_sha256, stamp, stamp_of_files
 from mdfpipe.store.naming import link_target, nearest
 from mdfpipe.store.run import Receipt, faces_file, images_file, write_table
-from mdfpipe.store.tables import ANOMALIES, NOT_AS_PUBLISHED, SUBJECTS, VIDEOS
+from mdfpipe.store.tables import ANOMALIES, CORNERS, NOT_AS_PUBLISHED, SUBJECTS, VIDEOS, boxes_of
 from mdfpipe.video.decoders import Decoder
 from mdfpipe.video.decoders.auto import Auto
 from mdfpipe.video.orientation import swaps_sides
@@ -102,66 +103,62 @@ class Index(Stage):
                 context.progress(len(rows), total)
         unreadable = [row["video_id"] for row in rows if row["problem"]]
         remarks = [*listing.remarks, *self._place_faces(rows, listing)]
-        videos = pa.Table.from_pylist(rows, VIDEOS)
-        files = self._write_tables(listing, context.scratch)
-        faces = {video_id: table.num_rows for video_id, table in listing.faces.items()}
         facts = {
             "videos": total,
             "frame_base": getattr(self.dataset, "frame_base", 0),
-            "faces": sum(faces.values()),
+            "faces": sum(table.num_rows for table in listing.faces.values()),
             "subjects": len(listing.galleries),
-            "domains": _count(row["domain"] for row in rows),
+            "domains": dict(sorted(Counter(row["domain"] for row in rows).items())),
             "anomalies": {a.kind: a.count for a in listing.anomalies},
             "left_out": [vars(one) for one in listing.left_out],
             "left_out_rows": listing.left_out_rows,
-            "unusual": _unusual(rows, self.decoder.stream),
+            "unusual": list(_unusual(rows, self.decoder.stream)),
             "unreadable": unreadable,
             "remarks": remarks,
         }
         if self.dataset.holds_images:
             facts["images"] = sum(table.num_rows for table in listing.images.values())
             facts["not_as_published"] = listing.differs
-        return Made(videos, facts, files)
+        return Made(pa.Table.from_pylist(rows, VIDEOS), facts, self._write_tables(listing, context.scratch))
 
     def _place_faces(self, rows: list[dict[str, Any]], listing: Listing) -> list[str]:
-        """Hold the faces of each video against its picture: count the odd, and give wrong ones to it as its problem.
+        """Compare the faces of each video with its picture: count odd ones; wrong ones become its problem.
 
-        Returns what else one should know. Raises DataError where the faces of most videos are wrong.
+        Returns further remarks. Raises DataError if the faces of most videos are wrong.
         """
         checks, sized = getattr(self.dataset, "check_boxes", True), getattr(self.dataset, "box", "") == "xywh"
-        tally, wrong, doubts, judged = FaceTally(), {}, {}, 0
+        wrong, doubts, judged = dict[str, str](), dict[str, str](), 0
+        odd: dict[FaceAnomaly, Anomaly] = {}
         for row in rows:
             faces = listing.faces.get(row["video_id"])
             if faces is None or not row["width"] or not row["height"]:
                 continue
             judged += 1
-            boxes = np.stack([faces[name].to_numpy() for name in ("x1", "y1", "x2", "y2")], axis=1)
-            found = place(boxes, row["width"], row["height"], sized=sized)
-            tally.add(found, faces, row)
+            found = place(boxes_of(faces), row["width"], row["height"], sized=sized)
+            for kind, count, example in _odd_faces(found, faces, row):
+                before = odd.get(kind, Anomaly(kind.value, 0, example))
+                odd[kind] = replace(before, count=before.count + count)
             if found.wrong and checks:
                 wrong[row["video_id"]] = row["problem"] = (
                     f"faces: {found.wrong}; correct the table, or take them as they are with dataset.check_boxes=false"
                 )
             elif found.wrong or found.doubt:
                 doubts[row["video_id"]] = f"faces of {row['video_id']}: {found.wrong or found.doubt}"
-        listing.anomalies.extend(tally.anomalies())
+        listing.anomalies.extend(odd[kind] for kind in sorted(odd))
         if 2 * len(wrong) > judged:
             first, why = next(iter(wrong.items()))
-            raise DataError(
-                f"{first}{f' and {len(wrong) - 1} of {judged} videos more' if len(wrong) > 1 else ''}: {why}"
-            )
-        more = [f"so are faces of {len(doubts) - 3} other videos"] * (len(doubts) > 3)
-        return [*list(doubts.values())[:3], *more]
+            more = f" and {len(wrong) - 1} of {judged} videos more" if len(wrong) > 1 else ""
+            raise DataError(f"{first}{more}: {why}")
+        rest = [f"so are faces of {len(doubts) - 3} other videos"] * (len(doubts) > 3)
+        return [*list(doubts.values())[:3], *rest]
 
     def review(self, facts: dict[str, dict[str, Any]]) -> Review:
-        """Say which annotation rows or files were unusual (most are left out), what is not as published, and what
-        `leave_out` kept out."""
+        """Report unusual annotation rows and files, differences from the published set, and what was left out."""
         warnings, notes = [], []
         for found in facts.values():
             notes += [f"index: {line}" for line in left_out.of_index(found)]
-            warnings += [f"index: {line}" for line in left_out.of_nothing(found)]
-            warnings += [f"index: {line}" for line in found["remarks"]]
-            warnings += [f"index: {line}" for line in found["unusual"]]
+            lines = [*left_out.of_nothing(found), *found["remarks"], *found["unusual"]]
+            warnings += [f"index: {line}" for line in lines]
             kinds = ", ".join(f"{count} {kind}" for kind, count in found["anomalies"].items())
             if "images" in found:
                 warnings += [f"index: not as published: {'; '.join(found['not_as_published'])}"] * bool(
@@ -197,38 +194,37 @@ class Index(Stage):
         tables |= {images_file(video_id): images for video_id, images in listing.images.items()}
         tables[self.subjects_file] = pa.Table.from_pylist(subjects, SUBJECTS)
         tables[self.anomalies_file] = pa.Table.from_pylist(anomalies, ANOMALIES)
-        files = {name: scratch(name) for name in tables}
+        files = {}
         for name, table in tables.items():
+            files[name] = scratch(name)
             write_table(files[name], table)
         return files
 
 
-def _unusual(rows: list[dict[str, Any]], asked: int | None) -> list[str]:
-    """Lines on videos of which a stream was chosen unasked, or whose pixels are not square."""
-    lines = []
-    several = [row for row in rows if row["other_streams"] and asked is None]
-    if several:
+def _unusual(rows: list[dict[str, Any]], asked: int | None) -> Iterator[str]:
+    """Lines on videos whose stream was chosen without a setting, that hold two films, or whose pixels are not square.
+
+    asked: the stream that the settings name.
+    """
+    if several := [row for row in rows if row["other_streams"] and asked is None]:
         row = several[0]
-        lines.append(
+        yield (
             f"{len(several)} videos hold several video streams: the default one, or else the largest, is taken "
             f"({row['video_id']}: stream {row['stream']}, not {row['other_streams']}); detect.decoder.stream chooses"
         )
-    joined = [row for row in rows if row["films_behind"]]
-    if joined:
-        row, count = joined[0], joined[0]["films_behind"]
-        lines.append(
+    if joined := [row for row in rows if row["films_behind"]]:
+        row = joined[0]
+        yield (
             f"{len(joined)} files hold another film behind the first, as `cat` puts it there, which no decoder reads "
-            f"({row['video_id']}: {count}); name the files by themselves, or join them with a tool that knows the "
-            "container: ffmpeg -f concat"
+            f"({row['video_id']}: {row['films_behind']}); name the files by themselves, or join them with a tool that "
+            "knows the container: ffmpeg -f concat"
         )
-    oblong = [row for row in rows if row["pixel_aspect"] and not 0.99 < row["pixel_aspect"] < 1.01]
-    if oblong:
+    if oblong := [row for row in rows if row["pixel_aspect"] and not 0.99 < row["pixel_aspect"] < 1.01]:
         row = oblong[0]
-        lines.append(
+        yield (
             f"{len(oblong)} videos have pixels that are not square ({row['video_id']}: {row['pixel_aspect']:.3g} times "
             "as wide as high); players stretch them, boxes and crops are of the pixels as they are"
         )
-    return lines
 
 
 class FaceAnomaly(StrEnum):
@@ -239,43 +235,28 @@ class FaceAnomaly(StrEnum):
     BELOW_TWO_PIXELS = "below_two_pixels"  # a side of the box is shorter than 2 px: kept
 
 
-@dataclass
-class FaceTally:
-    """Counts faces that lie oddly in their pictures, by kind, with the first of each."""
-
-    counts: dict[FaceAnomaly, int] = field(default_factory=dict)
-    examples: dict[FaceAnomaly, str] = field(default_factory=dict)
-
-    def add(self, found: Placement, faces: pa.Table, row: dict[str, Any]) -> None:
-        """Count those of one video."""
-        kinds = {
-            FaceAnomaly.OUTSIDE_THE_PICTURE: found.outside,
-            FaceAnomaly.BEYOND_THE_EDGE: found.beyond,
-            FaceAnomaly.BELOW_TWO_PIXELS: found.tiny & ~found.outside,
-        }
-        for kind, mask in kinds.items():
-            if not mask.any():
-                continue
-            self.counts[kind] = self.counts.get(kind, 0) + int(mask.sum())
+def _odd_faces(found: Placement, faces: pa.Table, row: dict[str, Any]) -> Iterator[tuple[FaceAnomaly, int, str]]:
+    """How many faces of a video lie oddly in its picture, by kind, with the first."""
+    kinds = {
+        FaceAnomaly.OUTSIDE_THE_PICTURE: found.outside,
+        FaceAnomaly.BEYOND_THE_EDGE: found.beyond,
+        FaceAnomaly.BELOW_TWO_PIXELS: found.tiny & ~found.outside,
+    }
+    for kind, mask in kinds.items():
+        if mask.any():
             face = faces.slice(int(np.argmax(mask)), 1).to_pylist()[0]
-            box = " ".join(f"{face[side]:g}" for side in ("x1", "y1", "x2", "y2"))
-            self.examples.setdefault(
-                kind,
-                one_line(
-                    f"{row['video_id']} frame {face['frame']} subject {face['subject_id'] or 'unnamed'} box {box} of a "
-                    f"picture of {row['width']}x{row['height']}"
-                ),
+            box = " ".join(f"{face[side]:g}" for side in CORNERS)
+            example = (
+                f"{row['video_id']} frame {face['frame']} subject {face['subject_id'] or 'unnamed'} box {box} of a "
+                f"picture of {row['width']}x{row['height']}"
             )
-
-    def anomalies(self) -> list[Anomaly]:
-        """What was counted."""
-        return [Anomaly(kind.value, count, self.examples[kind]) for kind, count in sorted(self.counts.items())]
+            yield kind, int(mask.sum()), one_line(example)
 
 
 def _describe(
     entry: VideoEntry, data: Path, known: dict[str, dict[str, Any]], images: pa.Table | None, stage: Index
 ) -> dict[str, Any]:
-    """The row of one video, or of the images that stand for one.
+    """The row of one video, or of one unit of images.
 
     What was found out about an unchanged file is kept, unless it is a problem.
     """
@@ -335,7 +316,7 @@ def _measure(data: Path, name: str, stage: Index, found: dict[str, Any]) -> None
         raise DataError(f"{path.name}: expected a file or a folder of frames, found a pipe, socket or device")
     files = sorted(f for f in path.iterdir() if f.is_file()) if path.is_dir() else [path]
     found["bytes"] = sum(f.stat().st_size for f in files)
-    found["sha256"] = file_sha256(path) if files == [path] else _folder_sha256(files)
+    found["sha256"] = file_sha256(path) if files == [path] else _sha256_of((f.name, f) for f in files)
     info = probe(path, stage.decoder.stream)
     width, height = info.size(stage.decoder.orientation, path)
     turn = info.turn(stage.decoder.orientation, path)
@@ -355,22 +336,13 @@ def _measure(data: Path, name: str, stage: Index, found: dict[str, Any]) -> None
 
 def _measure_images(names: list[str], data: Path, found: dict[str, Any]) -> None:
     """Content and size of the images of a unit, into `found`; how large each is, crop finds out."""
-    found["n_frames"] = len(names)
-    digest = hashlib.sha256()
-    for name in names:
-        digest.update(f"{name}:{file_sha256(data / name)}\n".encode())
-    found |= {"bytes": sum((data / name).stat().st_size for name in names), "sha256": digest.hexdigest()}
+    found |= {"n_frames": len(names), "sha256": _sha256_of((name, data / name) for name in names)}
+    found["bytes"] = sum((data / name).stat().st_size for name in names)
 
 
-def _folder_sha256(files: list[Path]) -> str:
+def _sha256_of(files: Iterable[tuple[str, Path]]) -> str:
+    """The content of several files, with their names."""
     digest = hashlib.sha256()
-    for file in files:
-        digest.update(f"{file.name}:{file_sha256(file)}\n".encode(errors="surrogateescape"))
+    for name, file in files:
+        digest.update(f"{name}:{file_sha256(file)}\n".encode(errors="surrogateescape"))
     return digest.hexdigest()
-
-
-def _count(values: Any) -> dict[str, int]:
-    counts: dict[str, int] = {}
-    for value in values:
-        counts[value] = counts.get(value, 0) + 1
-    return dict(sorted(counts.items()))

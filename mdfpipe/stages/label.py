@@ -11,32 +11,17 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pydantic import Field
 
-from mdfpipe.errors import DataError
+from mdfpipe.errors import DataError, some
 from mdfpipe.stages import Context, Inputs, Made, Review, Stage
 from mdfpipe.stages.index import Index
-from mdfpipe.store.tables import LABELS, LabelStatus
+from mdfpipe.store.tables import LABELS, LabelStatus, boxes_of, coded
 from mdfpipe.video.alignment import advice, frame_offset_overlap
 from mdfpipe.video.geometry import clip_to_frame, inside_share
 from mdfpipe.video.labelling import STATUSES, LabelRules, Labels, label_bodies, silent_filter
 from mdfpipe.video.placement import LOOSE_PX
 
-_FACTORS = (
-    1 / 2,
-    2,
-    2 / 3,
-    3 / 2,
-    1 / 3,
-    3,
-    1 / 4,
-    4,
-    3 / 4,
-    4 / 3,
-    4 / 9,
-    9 / 4,
-    3 / 8,
-    8 / 3,
-)  # the usual ones first
-
+# Ratios of two sizes of a picture, the usual ones first.
+_FACTORS = (1 / 2, 2, 2 / 3, 3 / 2, 1 / 3, 3, 1 / 4, 4, 3 / 4, 4 / 3, 4 / 9, 9 / 4, 3 / 8, 8 / 3)
 _Rows: TypeAlias = tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.int64]]
 
 
@@ -62,9 +47,7 @@ class Label(LabelRules, Stage):
     )
 
     def without_effect(self, facts: Mapping[str, Any]) -> tuple[str, ...]:
-        """What to do with a video that ends before its annotation, of one that does not; whether to look for faces that
-        are out of step, where that was done and they are not.
-        """
+        """`short` for a video that covers its annotation; `check_alignment` where faces were found to be in step."""
         found = ("short",) if facts.get("faces_beyond_the_end", -1) == 0 else ()
         measured = facts.get("alignment", {})
         return found + (("check_alignment",) if measured.get("offset", 1) in (0, None) else ())
@@ -73,7 +56,7 @@ class Label(LabelRules, Stage):
         """Label the bodies of one video, and measure whether its annotation is in step with it."""
         bodies, seen = inputs.table("detect"), inputs.facts("detect")
         faces = inputs.faces()
-        xyxy, face_xyxy = _xyxy(bodies), clip_to_frame(_xyxy(faces), seen["width"], seen["height"])
+        xyxy, face_xyxy = boxes_of(bodies), clip_to_frame(boxes_of(faces), seen["width"], seen["height"])
         body_frame, face_frame = bodies["frame"].to_numpy(), faces["frame"].to_numpy()
         names, subject = _codes(faces["subject_id"])
         labels = label_bodies(
@@ -90,14 +73,13 @@ class Label(LabelRules, Stage):
             },
         )
         named = labels.where(LabelStatus.LABELLED)
-        rows = {status.value: count for status, count in labels.counts().items() if count}
         facts: dict[str, Any] = {
-            "rows": rows,
+            "rows": {status.value: count for status, count in labels.counts().items() if count},
             "faces": faces.num_rows,
             "faces_matched": int(np.unique(labels.face[named]).size),
             "faces_beyond_the_end": int((face_frame >= seen["delivered"]).sum()),
             "frames_annotated": 1 + int(np.count_nonzero(np.diff(face_frame))) if face_frame.size else 0,
-            "subjects": _per_subject(names, subject[labels.face[named]]),
+            "subjects": dict(sorted(Counter(names[code] for code in subject[labels.face[named]].tolist()).items())),
         }
         if len(faces) and not named.any():
             facts["nobody"] = self._why_nobody(bodies, faces, seen)
@@ -116,16 +98,16 @@ class Label(LabelRules, Stage):
         names, subject = _codes(faces["subject_id"])
         if not len(bodies):
             return "no body was detected"
-        inside = inside_share(_xyxy(bodies), seen["width"], seen["height"])
+        inside = inside_share(boxes_of(bodies), seen["width"], seen["height"])
         if 2 * np.count_nonzero(inside < self.min_inside) > len(bodies):
             return "most bodies lie outside the picture: mend these first"
         if not names:
             return "no face has a subject"
         best, most = "", 0
-        for words, supposed in _suppositions(_xyxy(faces), seen["width"], seen["height"]):
+        for words, supposed in _suppositions(boxes_of(faces), seen["width"], seen["height"]):
             labels = label_bodies(
                 bodies["frame"].to_numpy(),
-                _xyxy(bodies),
+                boxes_of(bodies),
                 faces["frame"].to_numpy(),
                 clip_to_frame(supposed, seen["width"], seen["height"]),
                 subject,
@@ -175,13 +157,10 @@ class Label(LabelRules, Stage):
         nobody = {key: f["nobody"] for key, f in facts.items() if "nobody" in f}
         for key, why in list(nobody.items())[:5]:
             found = ", ".join(f"{count} {status}" for status, count in facts[key]["rows"].items()) or "none"
-            warnings.append(
-                f"label: {key}: {facts[key]['faces']} annotated faces and no labelled body (bodies: {found})"
-                + (f"; {why}" if why else "")
-            )
+            faces = f"{facts[key]['faces']} annotated faces and no labelled body (bodies: {found})"
+            warnings.append(f"label: {key}: {faces}{f'; {why}' if why else ''}")
         if len(nobody) > 5:
-            more = ", ".join(list(nobody)[5:15]) + (", ..." if len(nobody) > 15 else "")
-            warnings.append(f"label: so it is in {len(nobody) - 5} videos more: {more}")
+            warnings.append(f"label: so it is in {len(nobody) - 5} videos more: {some(list(nobody)[5:], 10)}")
         verdicts = Counter(a["verdict"] for a in alignment.values())
         if verdicts["too_slow"]:
             warnings.append(
@@ -222,25 +201,10 @@ def _suppositions(xyxy: NDArray[np.float32], width: int, height: int) -> Iterato
 def _table(bodies: pa.Table, faces: pa.Table, labels: Labels) -> pa.Table:
     """Rows of LABELS in the order of the bodies."""
     face = pa.array(labels.face, mask=labels.face < 0)
-    status = pa.DictionaryArray.from_arrays(pa.array(labels.status, pa.int8()), pa.array([s.value for s in STATUSES]))
-    named = labels.where(LabelStatus.LABELLED)
-    subject = faces["subject_id"].take(pa.array(labels.face, mask=~named))
-    return pa.table(
-        [
-            bodies["body_id"],
-            bodies["frame"],
-            subject,
-            faces["face_no"].take(face),
-            pa.array(labels.overlap),
-            pa.array(labels.runner_up),
-            status,
-        ],
-        schema=LABELS,
-    )
-
-
-def _xyxy(table: pa.Table) -> NDArray[np.float32]:
-    return np.stack([table[name].to_numpy() for name in ("x1", "y1", "x2", "y2")], axis=1)
+    subject = faces["subject_id"].take(pa.array(labels.face, mask=~labels.where(LabelStatus.LABELLED)))
+    overlaps = [pa.array(labels.overlap), pa.array(labels.runner_up)]
+    columns = [bodies["body_id"], bodies["frame"], subject, faces["face_no"].take(face), *overlaps]
+    return pa.table([*columns, coded(labels.status, STATUSES)], schema=LABELS)
 
 
 def _codes(subjects: pa.ChunkedArray) -> tuple[list[str], NDArray[np.int64]]:
@@ -248,11 +212,6 @@ def _codes(subjects: pa.ChunkedArray) -> tuple[list[str], NDArray[np.int64]]:
     encoded = subjects.combine_chunks().dictionary_encode()
     codes = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
     return encoded.dictionary.to_pylist(), codes
-
-
-def _per_subject(names: list[str], codes: NDArray[np.int64]) -> dict[str, int]:
-    counts = np.bincount(codes, minlength=len(names)).tolist()
-    return {name: count for name, count in sorted(zip(names, counts, strict=True)) if count}
 
 
 def _by_offset(means: dict[int, float]) -> dict[str, float]:

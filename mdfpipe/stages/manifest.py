@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar, Literal, TypeAlias
+from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -12,23 +12,39 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pydantic import Field
 
-from mdfpipe.errors import DataError, ProtocolError
+from mdfpipe.errors import DataError, ProtocolError, some
 from mdfpipe.protocol import Protocol
 from mdfpipe.stages import Context, Inputs, Made, Review, Stage
 from mdfpipe.stages.index import Index
 from mdfpipe.store.left_out import outside_of
-from mdfpipe.store.tables import MANIFEST, SUBJECTS
+from mdfpipe.store.tables import CORNERS, MANIFEST, SUBJECTS, coded
 
-_FROM_CROPS = ["crop_id", "subject_id", "modality", "video_id", "frame", "x1", "y1", "x2", "y2"]
+_FROM_CROPS = ["crop_id", "subject_id", "modality", "video_id", "frame", *CORNERS]
 _STORED = ["shard", "offset", "size", "crc32", "codec", "sharpness", "contrast", "box_height_px"]
 _FROM_VIDEO = ["domain", "band", "session_id", "camera_id"]
 
 SPLITS = ("train", "test", "unused")
 ROLES = ("none", "gallery", "probe")
-TEST, UNUSED, (NONE, GALLERY, PROBE) = SPLITS.index("test"), SPLITS.index("unused"), range(3)
+(TRAIN, TEST, UNUSED), (NONE, GALLERY, PROBE) = range(3), range(3)
 Codes: TypeAlias = NDArray[np.integer[Any]]
 
 _NO_ROLES = Protocol(name="no-roles", unlisted="test", description="every subject in test, no gallery and no probe")
+
+
+class _Rows(NamedTuple):
+    """Rows of the manifest as codes (n,): positions in `subjects`, `domains`, SPLITS and ROLES. mated: as `_mated`."""
+
+    subjects: list[str]
+    subject: Codes
+    domains: list[str]
+    domain: Codes
+    split: Codes
+    role: Codes
+    mated: NDArray[np.bool_]
+
+    def subjects_of(self, here: NDArray[np.bool_]) -> list[str]:
+        """The subjects of some rows, sorted."""
+        return sorted(self.subjects[code] for code in np.unique(self.subject[here]))
 
 
 class Manifest(Stage):
@@ -67,28 +83,25 @@ class Manifest(Stage):
         role = np.array([ROLES.index(self.protocol.role(name)) for name in domains], np.int8)[domain]
         role[split != TEST] = NONE
         modalities, modality = _encoded(rows["modality"])
+        coded_rows = _Rows(subjects, subject, domains, domain, split, role, _mated(subject, modality, role))
         present = {modalities[code]: modality == code for code in np.unique(modality)}
-        for name, rows_of_it in present.items():
-            self._refuse_empty_domains(name, rows_of_it, domains, domain, split, role, catalogue)
-        mated = _mated(subject, modality, role)
-        for name, rows_of_it in present.items():
-            self._refuse_no_mates(name, rows_of_it, subjects, subject, role, mated)
+        for name, here in present.items():
+            self._refuse_empty_domains(name, here, coded_rows, catalogue)
+        for name, here in present.items():
+            self._refuse_no_mates(name, here, coded_rows)
         if self.protocol.unknown_mates == "refuse":
-            unmated = {subjects[code] for code in np.unique(subject[(role == PROBE) & ~mated])}
-            self._refuse_unknown_mates(unmated, inputs, catalogue)
-        table = _assemble(rows, split, role, mated)
-        with_rows = set(domains)
+            self._refuse_unknown_mates(coded_rows, inputs, catalogue)
+        table = _assemble(rows, coded_rows)
+        filmed = {row["domain"] for row in catalogue.values()}
         facts = {
             "protocol": self.protocol.name,
             "missing": list(inputs.missing),
-            "counts": _counts(table),
-            "outside": _outside(rows.filter(pa.array(~used))),
-            "no_role": self._no_role(domains, domain, split),
-            "domains_without_videos": sorted(
-                set(self.protocol.domains) - {row["domain"] for row in catalogue.values()}
-            ),
+            "counts": _counts(table, ["split", "role", "domain", "modality"]),
+            "outside": _counts(rows.filter(pa.array(~used)), ["domain"]),
+            "no_role": self._no_role(coded_rows),
+            "domains_without_videos": sorted(set(self.protocol.domains) - filmed),
             "failed": self._failures(failed, splits),
-            "domains_without_rows": sorted({row["domain"] for row in catalogue.values()} - with_rows),
+            "domains_without_rows": sorted(filmed - set(domains)),
         }
         return Made(table, facts)
 
@@ -105,12 +118,12 @@ class Manifest(Stage):
             warnings += [f"manifest: {line}" for line in self._odd_domains(found)]
         return Review(warnings=warnings, notes=notes)
 
-    def _no_role(self, domains: list[str], domain: Codes, split: Codes) -> dict[str, int]:
+    def _no_role(self, rows: _Rows) -> dict[str, int]:
         """Training rows of each domain without a role, where the protocol names no domains: they may be a surprise."""
         if self.protocol.domains or not self.protocol.has_roles:
             return {}
-        train = np.bincount(domain[split == SPLITS.index("train")], minlength=len(domains))
-        return {n: int(train[i]) for i, n in enumerate(domains) if train[i] and self.protocol.role(n) == "none"}
+        train = np.bincount(rows.domain[rows.split == TRAIN], minlength=len(rows.domains))
+        return {n: int(train[i]) for i, n in enumerate(rows.domains) if train[i] and self.protocol.role(n) == "none"}
 
     def _odd_domains(self, found: Mapping[str, Any]) -> list[str]:
         """What is odd about the domains of a protocol, a line each."""
@@ -165,52 +178,36 @@ class Manifest(Stage):
         ]
 
     def _refuse_empty_domains(
-        self,
-        modality: str,
-        of_modality: NDArray[np.bool_],
-        domains: list[str],
-        domain: Codes,
-        split: Codes,
-        role: Codes,
-        catalogue: dict[str, Any],
+        self, modality: str, of_modality: NDArray[np.bool_], rows: _Rows, catalogue: dict[str, Any]
     ) -> None:
         """Raise ProtocolError where a domain of the protocol has no test row of a modality that others have."""
         for name in [*self.protocol.gallery_domains, *self.protocol.probe_domains]:
-            here = of_modality & (domain == (domains.index(name) if name in domains else -1))
-            if not (here & (role != NONE)).any():
+            here = of_modality & (rows.domain == (rows.domains.index(name) if name in rows.domains else -1))
+            if not (here & (rows.role != NONE)).any():
                 videos = sum(row["domain"] == name for row in catalogue.values())
                 known = ", ".join(sorted({row["domain"] for row in catalogue.values()}))
-                train = (here & (split == SPLITS.index("train"))).sum()
+                train = (here & (rows.split == TRAIN)).sum()
                 raise ProtocolError(
                     f"protocol {self.protocol.name}: domain {name} has no {modality} row to test ({videos} videos, "
                     f"{here.sum()} {modality} crops, {train} of them train); the data set has the domains {known}"
                 )
 
-    def _refuse_no_mates(
-        self,
-        modality: str,
-        of_modality: NDArray[np.bool_],
-        subjects: list[str],
-        subject: Codes,
-        role: Codes,
-        mated: NDArray[np.bool_],
-    ) -> None:
+    def _refuse_no_mates(self, modality: str, of_modality: NDArray[np.bool_], rows: _Rows) -> None:
         """Raise ProtocolError where not one probe of a modality has a mate: every search would fail."""
-        probes, gallery = of_modality & (role == PROBE), of_modality & (role == GALLERY)
-        if probes.any() and not (probes & mated).any():
-            searched = sorted(subjects[code] for code in np.unique(subject[probes]))
-            enrolled = sorted(subjects[code] for code in np.unique(subject[gallery]))
+        probes, gallery = (of_modality & (rows.role == role) for role in (PROBE, GALLERY))
+        if probes.any() and not (probes & rows.mated).any():
+            searched, enrolled = (_few(rows.subjects_of(side), "subject") for side in (probes, gallery))
             raise ProtocolError(
                 f"protocol {self.protocol.name}: none of {probes.sum()} {modality} probes has a mate in the gallery: "
-                f"probes are of {_few(searched, 'subject')}, the gallery of {_few(enrolled, 'subject')}; are the "
-                "subjects named alike in every domain?"
+                f"probes are of {searched}, the gallery of {enrolled}; are the subjects named alike in every domain?"
             )
 
-    def _refuse_unknown_mates(self, unmated: set[str], inputs: Inputs, catalogue: dict[str, Any]) -> None:
+    def _refuse_unknown_mates(self, rows: _Rows, inputs: Inputs, catalogue: dict[str, Any]) -> None:
         """Raise ProtocolError where a probe may be without a mate only because a gallery video was left out."""
         left_out = [v for v in inputs.missing if catalogue[v]["domain"] in self.protocol.gallery_domains]
-        seen = {s for v in left_out for s in inputs.faces(v, ["subject_id"])["subject_id"].to_pylist()}
-        unknown = sorted(unmated & seen)
+        annotated = {s for v in left_out for s in inputs.faces(v, ["subject_id"])["subject_id"].to_pylist()}
+        unmated = rows.subjects_of((rows.role == PROBE) & ~rows.mated)
+        unknown = [subject for subject in unmated if subject in annotated]
         if unknown:
             videos = ", ".join(left_out[:3])
             raise ProtocolError(
@@ -244,11 +241,11 @@ def _failed(crops: pa.Table, domain: str) -> Iterator[tuple[str, str, str]]:
     return ((row["subject_id"], domain, row["status"]) for row in others.to_pylist())
 
 
-def _assemble(rows: pa.Table, split: Codes, role: Codes, mated: NDArray[np.bool_]) -> pa.Table:
+def _assemble(rows: pa.Table, by: _Rows) -> pa.Table:
     made = {
-        "split": pa.DictionaryArray.from_arrays(pa.array(split, pa.int8()), pa.array(SPLITS)),
-        "role": pa.DictionaryArray.from_arrays(pa.array(role, pa.int8()), pa.array(ROLES)),
-        "mated": pa.array(mated, mask=role != PROBE),
+        "split": coded(by.split, SPLITS),
+        "role": coded(by.role, ROLES),
+        "mated": pa.array(by.mated, mask=by.role != PROBE),
         "template_id": pa.nulls(rows.num_rows, pa.string()),
     }
     return pa.table([made[name] if name in made else rows[name] for name in MANIFEST.names], schema=MANIFEST)
@@ -268,20 +265,8 @@ def _galleries(inputs: Inputs) -> dict[str, list[str]]:
     return found
 
 
-def _outside(rows: pa.Table) -> list[dict[str, Any]]:
-    """Rows, subjects and videos of each domain that the protocol does not use."""
-    grouped = rows.select(["domain", "subject_id", "video_id"]).group_by("domain", use_threads=False)
-    found = grouped.aggregate(
-        [("video_id", "count"), *((name, "count_distinct") for name in ("subject_id", "video_id"))]
-    )
-    names = {"video_id_count": "rows", "subject_id_count_distinct": "subjects", "video_id_count_distinct": "videos"}
-    counts = [{names.get(k, k): v for k, v in row.items()} for row in found.to_pylist()]
-    return sorted(counts, key=lambda row: str(row["domain"]))
-
-
-def _counts(table: pa.Table) -> list[dict[str, Any]]:
-    """Rows, subjects and videos by split, role, domain and modality."""
-    keys = ["split", "role", "domain", "modality"]
+def _counts(table: pa.Table, keys: list[str]) -> list[dict[str, Any]]:
+    """Rows, subjects and videos for each combination of values in the columns `keys`."""
     plain = table.select([*keys, "subject_id", "video_id"])
     for position, name in enumerate(keys):
         plain = plain.set_column(position, name, plain[name].cast(pa.string()))
@@ -293,5 +278,4 @@ def _counts(table: pa.Table) -> list[dict[str, Any]]:
 
 
 def _few(names: list[str], noun: str) -> str:
-    shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
-    return f"{len(names)} {noun}{'s' if len(names) > 1 else ''} ({shown})"
+    return f"{len(names)} {noun}{'s' if len(names) > 1 else ''} ({some(names)})"

@@ -6,28 +6,27 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from mdfpipe.config import find_folder
 from mdfpipe.errors import DataError, one_line
+from mdfpipe.learning.data import crops as c
+from mdfpipe.learning.data.crops import Crops
+from mdfpipe.learning.system import System
 from mdfpipe.store.images import recorded_window
 from mdfpipe.store.left_out import of_training
 from mdfpipe.store.run import Receipt, Run, fingerprint, read_receipt
 from mdfpipe.store.shards import UNVERIFIED
 
-if TYPE_CHECKING:
-    from mdfpipe.learning.data.crops import Crops
-    from mdfpipe.learning.system import System
-
 _ADVICE = "Make it with `mdfpipe synth DATA --crops N`, or give a folder of SUBJECT/IMAGE files"
 
 
 class TrainingMaterial(NamedTuple):
-    """Material of a training. held_out: None without validation; told: what was chosen and left out, for people;
-    left_out: subjects that its batches leave out, as `of_training` of `store.left_out` reads it; empty: nobody.
+    """Material of a training. held_out: None without validation. told: lines on what was chosen and left out. left_out:
+    subjects that its batches leave out, as `of_training` of `store.left_out` reads it; empty if there are none.
     """
 
     crops: Crops
@@ -38,8 +37,6 @@ class TrainingMaterial(NamedTuple):
 
 def material(name: str, settings: System, run: Run, data: Path) -> TrainingMaterial:
     """The crops of the training `name`. Raises ConfigError, DataError where they allow no training."""
-    from mdfpipe.learning.data import crops as c
-
     parts, modality = [], settings.recipe.modality
     if settings.on_own:
         parts.append(_own(run, modality, settings.train_domains))
@@ -69,11 +66,9 @@ def material(name: str, settings: System, run: Run, data: Path) -> TrainingMater
 
 def _unverified(parts: Sequence[Crops], further: Sequence[str]) -> list[str]:
     """A line for each further run folder whose crops have no checksums. parts: crops, those of `further` last."""
-    from mdfpipe.learning.data.crops import UNKNOWN
-
     found = []
     for folder, crops in zip(further, parts[len(parts) - len(further) :], strict=True):
-        count = int((crops.crc32 == UNKNOWN).sum())
+        count = int((crops.crc32 == c.UNKNOWN).sum())
         if count and crops.shards[0].suffix == ".tar":  # plain images have none
             found.append(f"{count} crops of {folder} have no checksum: {UNVERIFIED}")
     return found
@@ -114,16 +109,17 @@ def gallery_domains(manifest: Receipt | None) -> list[str]:
     return list(protocol.get("gallery_domains", ()))
 
 
-def _own(run: Run, modality: str, domains: list[str] | tuple[str, ...] | None) -> Crops:
-    from mdfpipe.learning.data.crops import from_manifest
+def _own(run: Run, modality: str, domains: Sequence[str] | None) -> Crops:
+    return _of_run(run, modality, splits=["train"], domains=domains)
 
+
+def _of_run(run: Run, modality: str, **chosen: Any) -> Crops:
+    """Crops of the manifest of a run folder. chosen: as `from_manifest` takes it."""
     table = run.table("manifest", "manifest")
-    return from_manifest(
-        table, run.path, modality=modality, splits=["train"], domains=domains, windows=windows(run, table)
-    )
+    return c.from_manifest(table, run.path, modality=modality, windows=_windows(run, table), **chosen)
 
 
-def windows(run: Run, manifest: pa.Table) -> dict[str, tuple[float, float]]:
+def _windows(run: Run, manifest: pa.Table) -> dict[str, tuple[float, float]]:
     """video_id -> the values that detect took for black and white, of videos above 8 bits."""
     deep = manifest.filter(pc.equal(manifest["codec"], "png"))
     found = ((video_id, recorded_window(run, video_id)) for video_id in deep["video_id"].unique().to_pylist())
@@ -163,17 +159,12 @@ def further_identity(folder: Path) -> str:
     receipt = read_receipt(Run(folder).part("manifest", "manifest"))
     if receipt is not None:
         return fingerprint([receipt.fingerprint, receipt.content])
-    from mdfpipe.learning.data.crops import images_of
-
-    listed = [(str(p.relative_to(folder)), p.stat().st_size, p.stat().st_mtime_ns) for p in images_of(folder)]
-    return fingerprint(listed)
+    return fingerprint(
+        [(str(p.relative_to(folder)), p.stat().st_size, p.stat().st_mtime_ns) for p in c.images_of(folder)]
+    )
 
 
 def _further(folder: Path, modality: str, source: int, prefix: str) -> Crops:
-    from mdfpipe.learning.data.crops import from_folder, from_manifest
-
-    run = Run(folder)
-    if run.receipt("manifest", "manifest") is None:
-        return from_folder(folder, source=source, prefix=prefix)
-    table = run.table("manifest", "manifest")
-    return from_manifest(table, folder, modality=modality, source=source, prefix=prefix, windows=windows(run, table))
+    if Run(folder).receipt("manifest", "manifest") is None:
+        return c.from_folder(folder, source=source, prefix=prefix)
+    return _of_run(Run(folder), modality, source=source, prefix=prefix)

@@ -14,6 +14,7 @@ from pydantic import Field
 from mdfpipe.config import find_file
 from mdfpipe.errors import ConfigError, DataError, StoreError, one_line
 from mdfpipe.learning.system import Start, System, checkpoint_of, predecessor, start
+from mdfpipe.learning.train import together
 from mdfpipe.stages import Context, Inputs, Made, Review, Stage
 from mdfpipe.stages.material import (
     TrainingMaterial,
@@ -175,7 +176,8 @@ class Train(Stage):
         from mdfpipe.learning.train.loop import seed_everything
 
         settings = self.settings
-        parent, weights = self._sources(inputs, context)
+        parent = checkpoint_of_run(inputs.run, settings.start_from, "last") if settings.start_from else None
+        weights = find_file(settings.weights, context.data, f"{self.name}: weights") if settings.weights else None
         before = predecessor(parent, weights)
         seed_everything(settings.seed, "weights")
         if crops:
@@ -184,13 +186,6 @@ class Train(Stage):
         else:
             model = settings.recipe.model(0, before.domains if before else ())
         return model, start(settings, model, before, weights)
-
-    def _sources(self, inputs: Inputs, context: Context) -> tuple[Path | None, Path | None]:
-        """The checkpoint of `start_from`, and the file of `weights`."""
-        settings = self.settings
-        parent = checkpoint_of_run(inputs.run, settings.start_from, "last") if settings.start_from else None
-        weights = find_file(settings.weights, context.data, f"{self.name}: weights") if settings.weights else None
-        return parent, weights
 
     def _made_from(self, run: Run, data: Path) -> dict[str, str]:
         """What besides the settings decides the weights, as the plan has it."""
@@ -204,7 +199,6 @@ class Train(Stage):
 
     def _reader(self, crops: Crops, context: Context) -> CropReader:
         from mdfpipe.learning.data.loader import CropReader
-        from mdfpipe.learning.train.together import processes
 
         recipe = self.settings.recipe
         return CropReader(
@@ -213,7 +207,7 @@ class Train(Stage):
             recipe.image_width_px,
             recipe.depth,
             cache_bytes=context.resources.cache_bytes,
-            strict=self.settings.strict or processes() > 1,  # every process must keep its share of a batch
+            strict=self.settings.strict or together.processes() > 1,  # every process must keep its share of a batch
         )
 
     def _job(
@@ -229,15 +223,15 @@ class Train(Stage):
         from mdfpipe.learning.data.loader import Loader
         from mdfpipe.learning.train.state import Job
 
-        settings, resources, sign = self.settings, context.resources, _Sign(context.progress)
-        enrolled = gallery_domains(inputs.run.receipt("manifest", "manifest")) if settings.on_own else []
-        validate = self._validation(given, readers[1], enrolled, sign, context) if given.held_out else None
+        settings, resources = self.settings, context.resources
         state.parent.mkdir(parents=True, exist_ok=True)
         mark = fingerprint([self.version, self.decisive(), self._made_from(inputs.run, context.data)])
         notes = _drop_other(state, mark)
         threads = max(resources.threads, 1)
         loader = Loader(given.crops, readers[0], settings.recipe.augment, seed=settings.seed, threads=threads)
-        living: Any = _Living(loader, sign)
+        living: Any = _Living(loader, context.progress)
+        enrolled = gallery_domains(inputs.run.receipt("manifest", "manifest")) if settings.on_own else []
+        validate = self._validation(given, readers[1], enrolled, living, context) if given.held_out else None
         return Job(
             recipe=settings.recipe,
             model=model,
@@ -253,11 +247,11 @@ class Train(Stage):
             every=settings.validation.every,
             patience=settings.validation.patience,
             notes=notes,
-            progress=sign.steps,
+            progress=living.steps,
         )
 
     def _validation(
-        self, given: TrainingMaterial, reader: CropReader, enrolled: list[str], sign: _Sign, context: Context
+        self, given: TrainingMaterial, reader: CropReader, enrolled: list[str], living: _Living, context: Context
     ) -> Callable[[nn.Module], float]:
         """Rank-1 of the held-out subjects, from the enrolled domains to the others."""
         from mdfpipe.evaluation.measures.recognition import rank_one
@@ -275,7 +269,7 @@ class Train(Stage):
                 given.crops.domains,
                 precision=self.settings.precision,
                 threads=resources.threads,
-                progress=sign.alive,
+                progress=living.alive,
             )
             parts = list(found)
             if not parts:
@@ -312,11 +306,14 @@ class Train(Stage):
         }
 
 
-class _Sign:
-    """Signs of life: how far the training is, told again while something between two steps takes long."""
+class _Living:
+    """A loader that shows signs of life: each batch is one, because one step may take a minute without an accelerator.
 
-    def __init__(self, tell: Callable[[int, int | None], None]) -> None:
-        self.tell = tell
+    A sign repeats the last count of steps while something between two steps takes long.
+    """
+
+    def __init__(self, loader: Loader, tell: Callable[[int, int | None], None]) -> None:
+        self.loader, self.tell = loader, tell
         self.at: tuple[int, int | None] = (0, None)
 
     def steps(self, done: int, total: int) -> None:
@@ -325,21 +322,14 @@ class _Sign:
         self.tell(done, total)
 
     def alive(self, done: int = 0) -> None:
-        """Something else is, `done` of it: the steps are those of before."""
+        """Something else is, `done` of it."""
         self.tell(*self.at)
-
-
-class _Living:
-    """A loader each of whose batches is a sign of life: without an accelerator one step may take a minute."""
-
-    def __init__(self, loader: Loader, sign: _Sign) -> None:
-        self.loader, self.sign = loader, sign
 
     def batches(self, *given: Any) -> Generator[CropBatch, None, None]:
         """As the loader's."""
         with closing(self.loader.batches(*given)) as found:
             for batch in found:
-                self.sign.alive()
+                self.alive()
                 yield batch
 
 
@@ -392,17 +382,13 @@ def _rows(line: dict[str, Any]) -> Iterator[dict[str, Any]]:
 def _log(state: Path, context: Context) -> Log:
     """What takes the lines of a training; one process's event files are enough."""
     from mdfpipe.learning.train.log import Log
-    from mdfpipe.learning.train.together import rank
 
-    board = state.with_name(BOARD) if context.resources.tensorboard and rank() == 0 else None
+    board = state.with_name(BOARD) if context.resources.tensorboard and together.rank() == 0 else None
     return Log(state.with_name(LOG), board, anew=not state.exists())
 
 
 def _drop_other(state: Path, mark: str) -> tuple[str, ...]:
-    """Remove the state of a training under other settings or on other crops: it is no part of this one.
-
-    A damaged one is set aside: gives a line that says so.
-    """
+    """Remove the state of a training under other settings or on other crops. Set a damaged one aside, with a line."""
     from mdfpipe.learning.train import checkpoint
     from mdfpipe.learning.train.state import set_aside
 

@@ -6,11 +6,11 @@ what a column means. `docs/formats.md` is generated from this file.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -73,6 +73,19 @@ class CropStatus(StrEnum):
     EMPTY = "empty"  # no pixel of the box lies in the frame
     TOO_LARGE = "too_large"  # the box is many times the frame: a damaged annotation
     UNREADABLE = "unreadable"  # of a data set of images: the file's bytes do not decode
+
+
+def coded(codes: Any, values: Iterable[str]) -> pa.Array:
+    """Text (n,) of a closed set, from the position (n,) of each in `values`."""
+    return pa.DictionaryArray.from_arrays(pa.array(codes, pa.int8()), pa.array([str(value) for value in values]))
+
+
+def boxes_of(table: pa.Table) -> NDArray[np.float32]:
+    """The boxes (n, 4) xyxy of a table with columns x1, y1, x2, y2."""
+    return np.stack([table[name].to_numpy() for name in CORNERS], axis=1)
+
+
+CORNERS: Final = ("x1", "y1", "x2", "y2")
 
 
 def _column(kind: pa.DataType, name: str, meaning: str, *, null: bool = False) -> pa.Field:

@@ -29,7 +29,7 @@ from mdfpipe.store.environment import FILE, read_environment
 from mdfpipe.store.run import Run
 from mdfpipe.store.shipped import SHIPPED, find_study
 from mdfpipe.study import seeds
-from mdfpipe.study.sweep import Point, Sweep, every_point, made_for, spelled_out, with_points
+from mdfpipe.study.sweep import Point, Sweep, made_for, points, spelled_out, with_points
 from mdfpipe.video.decoders.auto import Auto
 
 KEPT = "pipeline.yaml"
@@ -100,7 +100,7 @@ class Study(Config):
     def _tables_are_of_its_systems(self) -> Self:
         there = {*self.systems, *self.trainings}
         for name, table in self.tables.items():
-            for system in [*table.systems, *(s for fusion in table.fusions.values() for s in fusion.systems)]:
+            for system in _needed(table):
                 if system not in there:
                     known = ", ".join([*self.systems, *self.sweeps]) or "none"
                     raise ValueError(f"evaluate.tables.{name}: no system {system!r}; there are {known}")
@@ -139,7 +139,7 @@ class Study(Config):
     @property
     def swept(self) -> dict[str, list[Point]]:
         """The points of each sweep."""
-        return every_point(self.sweeps, self.systems)
+        return {name: points(name, sweep, self.systems) for name, sweep in self.sweeps.items()}
 
     @property
     def tables(self) -> dict[str, Table]:
@@ -172,7 +172,7 @@ class Study(Config):
         tables, groups = dict[str, Table](), dict[str, list[str]]()
         for name, given in self.tables.items():
             table, found = seeds.spelled_out(given, self.seeds)
-            if chosen.keys() >= {*table.systems, *(s for fusion in table.fusions.values() for s in fusion.systems)}:
+            if chosen.keys() >= {*_needed(table)}:
                 tables[name] = table
                 groups |= {system: own for system, own in found.items() if chosen.keys() >= {*own} - {*table.fusions}}
         if not chosen or not tables:
@@ -216,10 +216,15 @@ class Study(Config):
         return found | {"systems": {name: one for name, one in found["systems"].items() if name not in made}}
 
 
+def _needed(table: Table) -> list[str]:
+    """The systems that a table names, also in its fusions."""
+    return [*table.systems, *(system for fusion in table.fusions.values() for system in fusion.systems)]
+
+
 def _without_trust(settings: dict[str, Any], where: str, keeps: bool) -> None:
     """Drop `trust_pickle`, once a setting, from the sections that had it. Raises ConfigError where it is asked for.
 
-    keeps: the settings are those of a run folder, in which `--trust-pickle` of an earlier version stands.
+    keeps: the settings are those of a run folder, which may hold `--trust-pickle` of an earlier version.
     """
     detect, systems = settings.get("detect"), settings.get("systems")
     places = [("detect.detector", detect.get("detector"))] if isinstance(detect, dict) else []

@@ -1,8 +1,7 @@
-"""Sweep: one system with a setting, or two, at several values. Each point is a system of its own, named for its values.
+"""Sweep: one system with one or two settings at several values. Each point is a system, named after its values.
 
-A study says `sweeps: {gamma: {system: di2l, values: {recipe.gamma: [0, 1, 2, 3]}}}`. The points are made whenever
-settings become a study, from the system as it is then: a study and what a run folder keeps of it have the same points,
-and whatever is changed in the system is changed in them.
+`sweeps: {gamma: {system: di2l, values: {recipe.gamma: [0, 1, 2, 3]}}}`. The points are made whenever settings become a
+study, from the system as it is then, so a change of the system changes its points.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from typing import Annotated, Any, Final
 
 from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError, field_validator
 
-from mdfpipe.config import NAME, Config, validate
+from mdfpipe.config import NAME, Config, put, validate
 from mdfpipe.errors import ConfigError
 from mdfpipe.learning.system import System
 
@@ -114,14 +113,10 @@ def points(name: str, sweep: Sweep, systems: Mapping[str, System]) -> list[Point
 def _made(base: System, values: Mapping[str, Value], where: str) -> System:
     settings = base.model_dump(mode="json")
     for dotted, value in values.items():
-        section: Any = settings
-        *above, last = dotted.split(".")
-        for key in above:
-            inner = section.get(key)
-            if not isinstance(inner, dict | None):
-                raise ValueError(f"{where}: {dotted}: {key} is a value, not a section")
-            section[key] = section = {} if inner is None else inner
-        section[last] = value
+        try:
+            put(settings, dotted.split("."), value)
+        except ValueError as error:
+            raise ValueError(f"{where}: {dotted}: {error}") from None
     try:
         return validate(System, settings, where)
     except ConfigError as error:
@@ -132,8 +127,9 @@ _SWEEPS: TypeAdapter[dict[str, Sweep]] = TypeAdapter(dict[Annotated[str, Field(p
 
 
 def with_points(settings: Any) -> Any:
-    """The settings of a study, its sweeps' points among its systems; unchanged where those that they are made of are
-    wrong, which is reported, with the place, by the reader of all. Raises ValueError.
+    """The settings of a study with the points of its sweeps among its systems. Raises ValueError.
+
+    Wrong settings of sweeps or systems are returned unchanged: the validation of the study reports them.
     """
     if not isinstance(settings, dict) or not settings.get("sweeps"):
         return settings
@@ -149,11 +145,6 @@ def with_points(settings: Any) -> Any:
     if clashing is not None:
         raise ValueError(f"sweeps.{clashing}: a point of another sweep has this name; rename one")
     return {**settings, "systems": {**settings["systems"], **made}}
-
-
-def every_point(sweeps: Mapping[str, Sweep], systems: Mapping[str, System]) -> dict[str, list[Point]]:
-    """The points of each sweep of a study, whose systems they are among."""
-    return {name: points(name, sweep, systems) for name, sweep in sweeps.items()}
 
 
 def made_for(swept: Mapping[str, Sequence[Point]], sweeps: Mapping[str, Sweep]) -> set[str]:

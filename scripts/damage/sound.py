@@ -288,7 +288,8 @@ def _csv(path: Path) -> object:
 
 def _of_commands(small: Small) -> dict[str, Reader]:
     """A command on a run of which one file is changed."""
-    from mdfpipe.cli.display import plain
+    from dataclasses import asdict
+
     from mdfpipe.inspecting.inspection import inspect, inspect_and_write
     from mdfpipe.reporting.comparison import average_runs, side_by_side
     from mdfpipe.reporting.numbers import number_lines
@@ -324,7 +325,7 @@ def _of_commands(small: Small) -> dict[str, Reader]:
         return Runner(Study.load(small.study), Run(run), small.data).due(None, None)
 
     def shown(run: Path) -> object:
-        return plain(status(run)), plain(inspect(run)), open_run(run)
+        return asdict(status(run)), asdict(inspect(run)), open_run(run)
 
     def scores(run: Path) -> object:
         return to_bob(next((run / "evaluate/scores").iterdir()), run / "scores.txt")
