@@ -16,7 +16,7 @@ import typer
 
 from mdfpipe.config import Config, Plugin
 from mdfpipe.datasets import Dataset
-from mdfpipe.datasets.reading.annotation import AnomalyKind
+from mdfpipe.datasets.reading.faces import AnomalyKind
 from mdfpipe.datasets.reading.images import ImageAnomaly
 from mdfpipe.learning.recipes import Recipe
 from mdfpipe.running.scoring import ACCEPTED

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path, PurePosixPath
 from typing import ClassVar
 
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 from pydantic import Field
 
 from mdfpipe.config import Plugin
@@ -21,7 +24,7 @@ from mdfpipe.domains import Domain
 from mdfpipe.errors import DataError, one_line
 from mdfpipe.store.naming import VIDEO_SUFFIXES, Links, file_name, safe_relative
 
-__all__ = ["Anomaly", "Dataset", "LeaveOut", "LeftOut", "Listing", "VideoEntry", "name_videos"]
+__all__ = ["Anomaly", "AnomalyTally", "Dataset", "LeaveOut", "LeftOut", "Listing", "VideoEntry", "name_videos"]
 
 LONGEST_ID = 200  # bytes of UTF-8: with its suffixes it must fit a file name of 255
 
@@ -47,6 +50,29 @@ class Anomaly:
     kind: str
     count: int
     example: str
+
+
+@dataclass
+class AnomalyTally:
+    """Counts what is anomalous by kind and keeps the first as an example."""
+
+    counts: Counter[StrEnum] = field(default_factory=Counter)
+    examples: dict[StrEnum, str] = field(default_factory=dict)
+
+    def note(self, kind: StrEnum, example: str, count: int = 1) -> None:
+        """Count something."""
+        self.counts[kind] += count
+        self.examples.setdefault(kind, one_line(example))
+
+    def add(self, kind: StrEnum, mask: NDArray[np.bool_], example: Callable[[int], str]) -> None:
+        """Count the rows of `mask`, (n,) bool; `example` describes a row by its position in the mask."""
+        count = int(np.count_nonzero(mask))
+        if count:
+            self.note(kind, self.examples.get(kind) or example(int(np.argmax(mask))), count)
+
+    def anomalies(self) -> list[Anomaly]:
+        """What was counted, by kind."""
+        return [Anomaly(kind.value, self.counts[kind], self.examples[kind]) for kind in sorted(self.counts)]
 
 
 @dataclass(frozen=True, eq=False)

@@ -20,22 +20,26 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from mdfpipe.config import Config
-from mdfpipe.datasets import Dataset, Listing, VideoEntry, name_videos
-from mdfpipe.datasets.reading.annotation import AnomalyKind, AnomalyTally, Names
+from mdfpipe.datasets import AnomalyTally, Dataset, Listing, VideoEntry, name_videos
 from mdfpipe.datasets.reading.faces import (
+    AnomalyKind,
     BoxKind,
     FaceRows,
+    FramePlaces,
+    Names,
+    PathColumn,
     Told,
     by_frame,
     face_table,
+    folders_of,
     keep_rows,
+    path_column,
     read_boxes,
     read_frames,
     subject_codes,
 )
 from mdfpipe.datasets.reading.layout import check_root, find_tables, find_videos, is_pattern, pattern_remarks
 from mdfpipe.datasets.reading.leaving_out import Sieve
-from mdfpipe.datasets.reading.paths import FramePlaces, PathColumn, folders_of, path_column
 from mdfpipe.datasets.reading.rules import DomainRule, TextRule
 from mdfpipe.errors import DataError, one_line
 from mdfpipe.store.naming import inside, nearest, safe_relative

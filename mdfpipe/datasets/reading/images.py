@@ -22,8 +22,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pydantic import Field
 
-from mdfpipe.datasets import Dataset, Listing, VideoEntry
-from mdfpipe.datasets.reading.annotation import AnomalyTally
+from mdfpipe.datasets import AnomalyTally, Dataset, Listing, VideoEntry
 from mdfpipe.datasets.reading.layout import check_root, find_tables
 from mdfpipe.datasets.reading.leaving_out import Sieve
 from mdfpipe.domains import Band, Domain
