@@ -20,9 +20,9 @@ from mdfpipe.stages.evaluate import Evaluate
 from mdfpipe.stages.index import Index
 from mdfpipe.store.hashing import file_sha256
 from mdfpipe.store.naming import file_name
+from mdfpipe.store.receipts import lacking
 from mdfpipe.store.results import KEY
 from mdfpipe.store.run import DAMAGED, Failure, Receipt, Run, faces_file, fingerprint, images_file
-from mdfpipe.store.shapes import lacking
 from mdfpipe.study.study import KEPT, Study, open_run
 
 _OF_INDEX = ("catalogue", "media", "faces", "images")  # what a stage may read of it

@@ -18,9 +18,8 @@ import errno
 import json
 import os
 import time
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property
+from collections.abc import Iterator
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -34,7 +33,7 @@ from mdfpipe.store.lock import Holder, Lease, Lock
 from mdfpipe.store.naming import file_name, is_plain
 from mdfpipe.store.owner import TEMPORARY, temporary
 from mdfpipe.store.parquet import is_whole, read_table
-from mdfpipe.store.shapes import checked_event, checked_failure, checked_receipt
+from mdfpipe.store.receipts import Failure, Receipt, checked_event
 from mdfpipe.store.tables import PARTS, as_ours
 
 __all__ = [
@@ -52,68 +51,6 @@ __all__ = [
 
 RECEIPT_KEY = b"mdfpipe"
 DAMAGED = "Damaged"  # the kind of a failure beside a part that was found damaged: it is to be made again
-
-
-@dataclass(frozen=True)
-class Receipt:
-    """What a part was made from; kept in its footer.
-
-    settings: those that were decisive. upstream: name -> content of everything it was made from. files: path under the
-    run folder -> (size in bytes, sha256; "" of a log) of what belongs to the part. facts: what the stage observed
-    (frames delivered, thresholds found, rows by status, ...): reported, never part of the fingerprint. tells: the names
-    of the facts that later stages read. content: the hash of what those find here, of rows, files, and the facts that
-    it tells; "" where nobody took it: before the commit, and in a part of an earlier version.
-    """
-
-    stage: str
-    version: int
-    key: str
-    settings: dict[str, Any]
-    upstream: dict[str, str]
-    files: dict[str, tuple[int, str]] = field(default_factory=dict)
-    facts: dict[str, Any] = field(default_factory=dict)
-    tells: tuple[str, ...] = ()
-    content: str = ""
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """The hash of what decides the rows: stage, version, key, settings, upstream."""
-        return fingerprint([self.stage, self.version, self.key, self.settings, self.upstream])
-
-    def without(self, names: Iterable[str]) -> Receipt:
-        """The same, but for the settings of these dotted names.
-
-        >>> Receipt("detect", 1, "V", {"stride": 1, "normalise": {"low": 0, "clahe": False}}, {}).without(
-        ...     ["stride", "normalise.low"]
-        ... ).settings
-        {'normalise': {'clahe': False}}
-        """
-        return replace(self, settings=_without(self.settings, set(names)))
-
-    def to_bytes(self) -> bytes:
-        """The receipt as it is in the footer."""
-        return json.dumps({"fingerprint": self.fingerprint, **asdict(self)}, sort_keys=True).encode()
-
-    @classmethod
-    def from_bytes(cls, data: bytes) -> Receipt:
-        """The receipt in a footer. Raises ValueError where it is not one, or was edited."""
-        fields = checked_receipt(data)
-        claimed = fields.pop("fingerprint")
-        receipt = cls(**fields)
-        if receipt.fingerprint != claimed:
-            raise ValueError("the receipt does not match its own fingerprint")
-        return receipt
-
-
-@dataclass(frozen=True)
-class Failure:
-    """Why a unit of work failed: kind is the error's class; traceback only where it was not foreseen."""
-
-    stage: str
-    key: str
-    kind: str
-    message: str
-    traceback: str = ""
 
 
 class Run:
@@ -292,7 +229,7 @@ class Run:
     def failure(self, stage: str, key: str) -> Failure | None:
         """Why the unit failed when it was last tried; None where it did not."""
         try:
-            found = Failure(**checked_failure(bytes_of(self.failure_path(stage, key))))
+            found = Failure.from_bytes(bytes_of(self.failure_path(stage, key)))
             return replace(found, message=one_line(found.message, 10_000), traceback=unobeyed(found.traceback))
         except FileNotFoundError:
             return None
@@ -437,15 +374,6 @@ def _content(receipt: Receipt, table: pa.Table, files: dict[str, tuple[int, str]
     """The hash of what later stages find in a part."""
     told = {name: receipt.facts.get(name) for name in receipt.tells}
     return fingerprint([table_sha256(table), {name: digest for name, (_, digest) in files.items()}, told])
-
-
-def _without(settings: dict[str, Any], names: set[str]) -> dict[str, Any]:
-    kept = {}
-    for name, value in settings.items():
-        inner = {dotted.removeprefix(f"{name}.") for dotted in names if dotted.startswith(f"{name}.")}
-        if name not in names:
-            kept[name] = _without(value, inner) if inner and isinstance(value, dict) else value
-    return kept
 
 
 def write_table(path: Path, table: pa.Table, receipt: Receipt | None = None) -> None:

@@ -1,18 +1,21 @@
-"""Shapes of what a run declares: receipts, the facts in them, failures and events. Their one check.
+"""Receipts, the facts in them, failures and events: what a run declares, and the one check of its shape.
 
 Others may have written these files, and disks damage them. What has another shape is none of ours: a receipt of another
 shape belongs to no part, which is then made again, and an event or a failure of another shape says nothing. Who reads
-past this check may rely on the types below. A name that is not listed is not looked at.
+past this check may rely on the types below. A fact that is not listed is not looked at.
 """
 
 import json
-from collections.abc import Mapping
-from functools import cache
-from typing import Annotated, Any, Final, NotRequired
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from functools import cache, cached_property
+from typing import Annotated, Any, Final, NotRequired, Self
 
 from annotated_types import Ge, Len
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
+
+from mdfpipe.store.hashing import fingerprint
 
 Count = Annotated[int, Ge(0)]
 Counts = dict[str, Count]
@@ -20,8 +23,78 @@ Texts = list[str]
 Window = Annotated[list[float], Len(2, 2)]
 
 
+@dataclass(frozen=True)
+class Receipt:
+    """What a part was made from; kept in its footer.
+
+    settings: those that were decisive. upstream: name -> content of everything it was made from. files: path under the
+    run folder -> (size in bytes, sha256; "" of a log) of what belongs to the part. facts: what the stage observed
+    (frames delivered, thresholds found, rows by status, ...): reported, never part of the fingerprint. tells: the names
+    of the facts that later stages read. content: the hash of what those find here, of rows, files, and the facts that
+    it tells; "" where nobody took it: before the commit, and in a part of an earlier version.
+    """
+
+    stage: str
+    version: int
+    key: str
+    settings: dict[str, Any]
+    upstream: dict[str, str]
+    files: dict[str, tuple[int, str]] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)
+    tells: tuple[str, ...] = ()
+    content: str = ""
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """The hash of what decides the rows: stage, version, key, settings, upstream."""
+        return fingerprint([self.stage, self.version, self.key, self.settings, self.upstream])
+
+    def without(self, names: Iterable[str]) -> Self:
+        """The same, but for the settings of these dotted names.
+
+        >>> Receipt("detect", 1, "V", {"stride": 1, "normalise": {"low": 0, "clahe": False}}, {}).without(
+        ...     ["stride", "normalise.low"]
+        ... ).settings
+        {'normalise': {'clahe': False}}
+        """
+        return replace(self, settings=_without(self.settings, set(names)))
+
+    def to_bytes(self) -> bytes:
+        """The receipt as it is in the footer."""
+        return json.dumps({"fingerprint": self.fingerprint, **asdict(self)}, sort_keys=True).encode()
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Self:
+        """The receipt in a footer. Raises ValueError where it is not one, or was edited."""
+        fields = dict(_checked(_Receipt, _parsed(data)))
+        claimed = fields.pop("fingerprint")
+        receipt = cls(**fields)
+        kind = _FACTS.get(receipt.stage.partition("/")[0])
+        if kind is not None:
+            _checked(kind, receipt.facts, facts=True)
+        if receipt.fingerprint != claimed:
+            raise ValueError("the receipt does not match its own fingerprint")
+        return receipt
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a unit of work failed: kind is the error's class; traceback only where it was not foreseen."""
+
+    stage: str
+    key: str
+    kind: str
+    message: str
+    traceback: str = ""
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Self:
+        """The failure in a record. Raises ValueError where it is none."""
+        return cls(**dict(_checked(_Failure, _parsed(data))))
+
+
 class _Receipt(BaseModel):
-    """The footer of a part: see `store.run.Receipt`."""
+    """A Receipt as the footer of a part has it."""
 
     model_config = ConfigDict(strict=True, extra="forbid")
 
@@ -222,27 +295,10 @@ _FACTS: Final[dict[str, Any]] = {
 }
 
 
-def checked_receipt(data: bytes) -> dict[str, Any]:
-    """The fields of a receipt, and its `fingerprint`, whose facts are of its stage. Raises ValueError.
-
-    A fact that is not there is no error: see `lacking`.
-    """
-    fields = dict(_checked(_Receipt, _parsed(data)))
-    kind = _FACTS.get(fields["stage"].partition("/")[0])
-    if kind is not None:
-        _checked(kind, fields["facts"], facts=True)
-    return fields
-
-
 def lacking(stage: str, facts: Mapping[str, Any]) -> str:
     """The first of the facts that every part of a stage has and this one does not; "" where it has all."""
     kind = _FACTS.get(stage.partition("/")[0])
     return min(kind.__required_keys__ - facts.keys(), default="") if kind is not None else ""
-
-
-def checked_failure(data: bytes) -> dict[str, str]:
-    """The fields of a failure. Raises ValueError."""
-    return dict(_checked(_Failure, _parsed(data)))
 
 
 def checked_event(line: bytes) -> dict[str, Any]:
@@ -250,6 +306,15 @@ def checked_event(line: bytes) -> dict[str, Any]:
     found = _parsed(line)
     _checked(_Event, found)
     return dict(found)
+
+
+def _without(settings: dict[str, Any], names: set[str]) -> dict[str, Any]:
+    kept = {}
+    for name, value in settings.items():
+        inner = {dotted.removeprefix(f"{name}.") for dotted in names if dotted.startswith(f"{name}.")}
+        if name not in names:
+            kept[name] = _without(value, inner) if inner and isinstance(value, dict) else value
+    return kept
 
 
 @cache

@@ -11,8 +11,8 @@ import pyarrow as pa
 import pytest
 
 from mdfpipe.errors import Damaged, refuse_lack_of_memory
+from mdfpipe.store.receipts import checked_event, lacking
 from mdfpipe.store.run import Failure, Receipt, Run, read_receipt, write_table
-from mdfpipe.store.shapes import checked_event, lacking
 from mdfpipe.store.tables import CROPS, FACES, LABELS, SEARCHES, as_ours
 
 RECEIPT = Receipt("label", 1, "v", {"measure": "iou"}, {"faces": "f"}, {"label/x": (1, "")}, {"rows": {"labelled": 1}})
