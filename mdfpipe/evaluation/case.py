@@ -11,6 +11,7 @@ from typing import Any, Final
 import numpy as np
 
 from mdfpipe.errors import ProtocolError
+from mdfpipe.evaluation.adjusting import in_blocks, is_adjusted, of_scores, of_searches
 from mdfpipe.evaluation.comparing import F64, I64, NAMED, Array, Flags
 from mdfpipe.evaluation.measures.intervals import (
     Separation,
@@ -26,7 +27,7 @@ from mdfpipe.evaluation.measures.open_set import OpenSet
 from mdfpipe.evaluation.measures.verification import Roc, roc
 from mdfpipe.evaluation.score_fusion import MOST_PAIRS, Scorer
 from mdfpipe.evaluation.search import Ranking
-from mdfpipe.evaluation.table import WITHIN, Table, depth_of
+from mdfpipe.evaluation.table import WITHIN, Table, depth_of, is_of_searches
 from mdfpipe.store.tables import NumberNote, SearchStatus
 from mdfpipe.store.templates import Templates
 
@@ -280,15 +281,15 @@ def measure_case(found: Searched, table: Table, seed: str) -> Iterator[dict[str,
     number at an operating point that the data do not resolve.
     """
     for metric in table.metrics:
-        if "@fpir" in metric and not found.is_open:
+        if is_of_searches(metric) and not found.is_open:
             continue
         generator = generator_of(f"{seed}/{metric}")
         values = found.values(metric)
         if values is not None:
             yield _mean_row(metric, values[found.counted], found.subject[found.counted], found, generator)
             continue
-        if "@fpir" not in metric and not found.holds:
-            one, bounds = _of_curve(metric, found.roc), no_interval(NumberNote.MANY_SCORES)
+        if not is_of_searches(metric) and not found.holds:
+            one, bounds = _of_all_pairs(metric, found), no_interval(NumberNote.MANY_SCORES)
         else:
             one, separation, statistic = operate(metric, found)
             if found.failed or not fits(separation):
@@ -361,6 +362,9 @@ def operate(
     only: (P,) the probes to look at. names: a coding of subjects that another system's statistic shares.
     """
     kind, at, _ = metric.partition("@")
+    if "@train" in metric and is_of_searches(metric):
+        separation = found.searches(only, names)
+        return _three(of_searches(metric, found.open_set(only), separation, found.scorer), separation)
     if kind in ("fnir", "dir"):
         share, searches, separation = share_of(metric), found.open_set(only), found.searches(only, names)
         succeeds = separation.rate_at(share)
@@ -368,6 +372,8 @@ def operate(
             return searches.dir_at(share), separation, succeeds
         return searches.fnir_at(share), separation, lambda counts: 1 - succeeds(counts)
     separation, curve = found.pairs(only, names)
+    if is_adjusted(metric):
+        return _three(of_scores(metric, separation, curve, found.scorer), separation)
     if at:
         statistic = separation.rate_at(share_of(metric))
     elif metric == "auc":
@@ -377,6 +383,18 @@ def operate(
         if metric in ("eer-hter", "eer-fvc"):
             curve = roc(separation.high, separation.low, curve.n_mated - len(separation.high), whole=True)
     return _of_curve(metric, curve), separation, statistic
+
+
+def _three(found: tuple[Metric, Statistic], separation: Separation) -> tuple[Metric, Separation, Statistic]:
+    return found[0], separation, found[1]
+
+
+def _of_all_pairs(metric: str, found: Searched) -> Metric:
+    """A measure of pairs whose scores cannot be held."""
+    if is_adjusted(metric):
+        asked = found.probes[found.place[found.has | found.strangers]]
+        return in_blocks(metric, found.scorer, found.gallery, asked, found.roc)
+    return _of_curve(metric, found.roc)
 
 
 def _of_curve(metric: str, curve: Roc) -> Metric:

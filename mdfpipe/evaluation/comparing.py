@@ -341,6 +341,69 @@ class VectorScores(Scores):
         return found
 
 
+@dataclass(frozen=True, eq=False)
+class Affine:
+    """What becomes of scores: score * (probe + gallery factor) + probe + gallery term, of all templates of both sides.
+
+    probe: (2, P) factors and terms; gallery: (2, G).
+    """
+
+    probe: F64
+    gallery: F64
+
+    def at(self, gallery: I64, probes: I64) -> Affine:
+        """The same of some templates."""
+        return Affine(self.probe[:, probes], self.gallery[:, gallery])
+
+    def then(self, slope: float, offset: float) -> Affine:
+        """The same, and then slope * score + offset."""
+        return Affine(self.probe * slope + np.array([[0.0], [offset]]), self.gallery * slope)
+
+
+class AffineScores(Scores):
+    """Scores of vectors that were normalised or calibrated: distances, not their squares."""
+
+    def __init__(self, scores: VectorScores, affine: Affine) -> None:
+        self.inner, self.affine, self.shape, self.block_rows = scores, affine, scores.shape, scores.block_rows
+        self._steepest = affine.probe[0] + affine.gallery[0].max()
+        self._probe, self._gallery = (side.astype(np.float32) for side in (affine.probe, affine.gallery))
+
+    def block(self, first: int, last: int) -> Array:
+        """One matrix product, changed in place."""
+        found = self.inner.block(first, last)
+        if self.inner.measure == "euclidean":
+            np.sqrt(np.maximum(-found, 0, out=found), out=found)
+            np.negative(found, out=found)
+        factor, term = (p[first:last, None] + g for p, g in zip(self._probe, self._gallery, strict=True))
+        found *= factor
+        found += term
+        return found
+
+    def near(self, scores: Array, rows: I64) -> Array | None:
+        """The rounding of the cosine, as steep as it can get; of a distance none is known."""
+        if self.inner.measure == "euclidean":
+            return None
+        rounding = self.inner.near(scores, rows)
+        size = np.abs(np.where(np.isfinite(scores), scores, 0)) + np.abs(self._steepest[rows])
+        return np.asarray(rounding * self._steepest[rows] + 8 * np.finfo(np.float32).eps * size, np.float32)
+
+    def exact(self, scores: Array, rows: I64, columns: I64) -> F64:
+        """In float64 from the vectors as given."""
+        factor, term = (p[rows] + g[columns] for p, g in zip(self.affine.probe, self.affine.gallery, strict=True))
+        found: F64 = self.inner.exact(scores, rows, columns) * factor + term
+        return found
+
+    def reaches(self, others: F64, mates: F64) -> Flags:
+        """A difference in the last places of float64 is a tie."""
+        return np.asarray(others >= mates - EQUAL * (np.abs(mates) + self._steepest.max()))
+
+
+def vector_scores(gallery: Entries, probes: Entries, measure: Measure, affine: Affine | None = None) -> Scores:
+    """The scores of vectors, normalised or calibrated where that is asked for."""
+    scores = VectorScores(gallery, probes, measure)
+    return scores if affine is None else AffineScores(scores, affine)
+
+
 def _scaled(vectors: F32, lengths: F64) -> F32:
     """Rows of length 1, float32."""
     unit = np.empty_like(vectors)

@@ -28,7 +28,7 @@ from mdfpipe.evaluation.measures.metrics import share_of
 from mdfpipe.evaluation.measures.verification import Roc, roc
 from mdfpipe.evaluation.score_fusion import MOST_PAIRS, Scorer
 from mdfpipe.evaluation.study import Keep
-from mdfpipe.evaluation.table import Table, depth_of
+from mdfpipe.evaluation.table import Table, depth_of, is_of_searches
 from mdfpipe.evaluation.vectors import Evaluated
 from mdfpipe.store.run import fingerprint
 from mdfpipe.store.score_lists import ScoreList, Side
@@ -96,7 +96,7 @@ def evaluate_lists(name: str, table: Table, lists: Sequence[ScoreList], keep: Ke
         counted = {system: {case: Counted.of(of, table.metrics)} for system, of in whole.items()}
         found.comparisons += compare(name, case, counted, table.metrics)
         if whole:
-            asked = [metric for metric in table.metrics if "@fpir" not in metric or _has_strangers(whole.values())]
+            asked = [metric for metric in table.metrics if not is_of_searches(metric) or _has_strangers(whole.values())]
             asked = [metric for metric in asked if metric not in EQUAL or metric == "eer"]  # one of them is enough
             found.comparisons += compare_scores(name, case, {system: [of] for system, of in whole.items()}, asked)
     return found
@@ -121,7 +121,9 @@ def _has_strangers(searched: Iterable[Searched]) -> bool:
 def _metrics(table: Table, found: Searched) -> tuple[list[str], list[str]]:
     """The metrics of a table that a list can give, and why there are no others. Raises ProtocolError where none is."""
     of_probes = {metric for metric in table.metrics if depth_of(metric) or metric in ("map", "minp")}
-    of_strangers = {metric for metric in table.metrics if "@fpir" in metric}
+    of_strangers = {metric for metric in table.metrics if is_of_searches(metric)}
+    if table.adjusted or table.shares:
+        raise ProtocolError("norm, calibrate and @train: expected vectors of training subjects, got scores alone")
     why, missing = [], set[str]()
     if isinstance(found, Pairs):
         missing, why = of_probes | of_strangers, found.why
@@ -232,7 +234,9 @@ class Pairs(Searched):
         names = [0 if side is None else len(side.names) for side in (one.gallery, one.probes)]
         self.counts = dict.fromkeys(_COUNTS, 0) | {"n_gallery": names[0], "n_subjects": people, "n_probes": names[1]}
         self.key, self.status, self.subject = [], np.zeros(0, np.int64), np.zeros(0, np.str_)
-        self.place = self.rank = self.status
+        self.place = self.rank = self.gallery = self.probes = self.status
+        nobody = _templates(Side(self.status, [], []), "")
+        self.scorer = Scorer(MODALITY, nobody, nobody, "cosine")
         self.misses = self.unmated = False
 
     @property

@@ -3,15 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Final
 
 import numpy as np
 
 from mdfpipe.errors import ProtocolError
-from mdfpipe.evaluation.comparing import F64, I64, Array, Entries, Flags, Measure, Removal, VectorScores
+from mdfpipe.evaluation.comparing import (
+    F64,
+    I64,
+    Affine,
+    Array,
+    Entries,
+    Flags,
+    GivenScores,
+    Measure,
+    Pairing,
+    Removal,
+    Scores,
+    vector_scores,
+)
 from mdfpipe.evaluation.fusion import Scale, ScoreFusion, common, fit_score_fusion
+from mdfpipe.evaluation.measures.calibration import Tally, count_at_least, tally
 from mdfpipe.evaluation.measures.verification import Roc, verify, verify_scores
 from mdfpipe.evaluation.search import Ranking, search, search_scores
 from mdfpipe.evaluation.within import Sessions
@@ -26,7 +40,8 @@ class Scorer:
     "subjects.
 
     given: (gallery places, probe places) -> (P, G) scores, where they do not come from the templates' own vectors.
-    sessions: where both sides are one domain.
+    sessions: where both sides are one domain. affine: of all templates, a norm or calibration of the scores.
+    thresholds: scores at which false matches of training subjects have a share, by that share.
     """
 
     modality: str
@@ -36,6 +51,8 @@ class Scorer:
     trained: frozenset[str] | None = None
     given: Callable[[I64, I64], Array] | None = None
     sessions: Sessions | None = None
+    affine: Affine | None = None
+    thresholds: Mapping[float, float] = field(default_factory=dict)
 
     @property
     def removal(self) -> Removal | None:
@@ -72,14 +89,16 @@ class Scorer:
         """Search these probes among these gallery templates; those without a mate are searched, too."""
         sides = self.entries(gallery, probes)
         if self.given is None:
-            return search(*sides, self.measure, unmated="exclude", removal=self.removal, top=top)
+            affine = self.affine.at(gallery, probes) if self.affine else None
+            return search(*sides, self.measure, unmated="exclude", removal=self.removal, affine=affine, top=top)
         return search_scores(self.given(gallery, probes), *sides, unmated="exclude", removal=self.removal, top=top)
 
     def verify(self, gallery: I64, probes: I64, failed: int) -> Roc:
         """The ROC of every pair, block by block where the scores come from vectors."""
         sides = self.entries(gallery, probes)
         if self.given is None:
-            return verify(*sides, self.measure, removal=self.removal, failed=failed)
+            affine = self.affine.at(gallery, probes) if self.affine else None
+            return verify(*sides, self.measure, removal=self.removal, affine=affine, failed=failed)
         return verify_scores(self.matrix(gallery, probes), *sides, removal=self.removal, failed=failed)
 
     def matrix(self, gallery: I64, probes: I64) -> Array:
@@ -91,12 +110,28 @@ class Scorer:
             )
         if self.given is not None:
             return self.given(gallery, probes)
-        scores = VectorScores(*self.entries(gallery, probes), self.measure)
+        scores = self.scores(gallery, probes)
         found = np.empty(scores.shape, np.float32)
         for first in range(0, len(found), scores.block_rows):
             last = min(first + scores.block_rows, len(found))
             found[first:last] = scores.block(first, last)
         return found
+
+    def scores(self, gallery: I64, probes: I64) -> Scores:
+        """The scores of these templates, block by block."""
+        if self.given is not None:
+            return GivenScores(self.matrix(gallery, probes))
+        affine = self.affine.at(gallery, probes) if self.affine else None
+        return vector_scores(*self.entries(gallery, probes), self.measure, affine)
+
+    def tally(self, gallery: I64, probes: I64) -> Tally:
+        """The scores of every pair of them, counted in bounded memory."""
+        return tally(self.scores(gallery, probes), Pairing(*self.entries(gallery, probes), self.removal))
+
+    def false_matches(self, gallery: I64, probes: I64, threshold: float) -> tuple[int, int]:
+        """Non-mated pairs of them at or above a threshold, and all of them."""
+        pairing = Pairing(*self.entries(gallery, probes), self.removal)
+        return count_at_least(self.scores(gallery, probes), pairing, threshold)
 
 
 def fused_scorer(

@@ -24,6 +24,7 @@ from mdfpipe.errors import DataError, ProtocolError
 from mdfpipe.evaluation.comparing import (
     F64,
     I64,
+    Affine,
     Array,
     Entries,
     Flags,
@@ -33,7 +34,7 @@ from mdfpipe.evaluation.comparing import (
     Pairing,
     Removal,
     Scores,
-    VectorScores,
+    vector_scores,
 )
 
 Unmated = Literal["refuse", "exclude", "miss"]
@@ -95,12 +96,14 @@ def search(
     *,
     unmated: Unmated = "refuse",
     removal: Removal | None = None,
+    affine: Affine | None = None,
     top: int = 0,
     all_ranks: bool = False,
     threads: int | None = None,
 ) -> Ranking:
     """Search the probes' vectors among the gallery's.
 
+    affine: a norm or calibration of the scores.
     unmated: probes without a mate stop it (`refuse`), are not counted (`exclude`), or count as misses (`miss`).
     top: entries to tell for each probe. all_ranks: tell the place of every mate. threads: for speed; none: all cores.
     Raises DataError (NaN, zero vectors, widths), ProtocolError (one subject in the gallery, unmated probes, a rule
@@ -112,7 +115,7 @@ def search(
     array([1, 1])
     """
     pairing = Pairing(gallery, probes, removal)
-    return _Search(VectorScores(gallery, probes, measure), pairing, unmated, top, all_ranks).run(threads)
+    return _Search(vector_scores(gallery, probes, measure, affine), pairing, unmated, top, all_ranks).run(threads)
 
 
 def search_scores(

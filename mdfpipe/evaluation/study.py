@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mdfpipe.errors import ProtocolError
+from mdfpipe.evaluation.adjusting import adjusted
 from mdfpipe.evaluation.benchmark import mean_and_spread
 from mdfpipe.evaluation.benchmark_table import measure_benchmark
 from mdfpipe.evaluation.case import Case, Searched, curves, measure_case, measure_together, search_case
@@ -26,7 +27,7 @@ from mdfpipe.evaluation.measures.metrics import mean_of_rows
 from mdfpipe.evaluation.pooling import Rule, pool
 from mdfpipe.evaluation.score_fusion import Scorer, fused_scorer
 from mdfpipe.evaluation.seeds import Seeds, case_bounds, lines_of, mean_bounds, mean_curves, mean_row, with_bounds
-from mdfpipe.evaluation.table import WITHIN, Table
+from mdfpipe.evaluation.table import WITHIN, Table, is_of_searches
 from mdfpipe.evaluation.vectors import Evaluated, SystemVectors, media_unknown
 from mdfpipe.evaluation.within import Sessions, domains_within, refuse_media_of_two, sessions_of
 from mdfpipe.protocol import Protocol
@@ -229,7 +230,7 @@ class _Study:
                 searched[system] = found
             asked.append(system)
         entry = self.found.tables[name]
-        if any("@fpir" in m for m in table.metrics) and not all(one.is_open for one in searched.values()):
+        if any(map(is_of_searches, table.metrics)) and not all(one.is_open for one in searched.values()):
             entry["notes"].append(f"{case}: fnir and dir have no number: every probe has a mate in its gallery")
         for system, found in list(searched.items()):
             lone = int((found.has & np.isneginf(found.nonmated)).sum())
@@ -263,7 +264,7 @@ class _Study:
                 "unmated": "exclude" if found.scorer.sessions and table.unmated == "refuse" else table.unmated,
                 "templates": (table.rule_within if found.scorer.sessions else table.rule).unit,
                 "pooling": table.pooling + (", crops normalised first" if table.normalise_first else ""),
-                "distance": found.scorer.measure if found.scorer.given is None else "fused scores",
+                "distance": (found.scorer.measure if found.scorer.given is None else "fused scores") + table.adjusted,
                 "rule": found.scorer.removal.name if found.scorer.removal else "none",
                 "rerank": "off",
                 "spread": None,
@@ -316,7 +317,7 @@ class _Study:
     def scorers(self, table: Table, case: Case) -> Iterator[tuple[str, Scorer]]:
         """Each system's gallery and probes, and those of each fusion."""
         for name in self.chosen(table):
-            yield name, self._scorer(name, table, case)
+            yield name, self._adjusted(self._scorer(name, table, case), [name], None, table, case)
         for name, fusion in table.fusions.items():
             if fusion.by == "feature":
                 weights = dict(zip(fusion.systems, fusion.weights or [1.0] * len(fusion.systems), strict=True))
@@ -326,7 +327,8 @@ class _Study:
                 gallery, probes = case.sides(fused, table)
                 trained = [self.systems[s].trained for s in fusion.systems]
                 sessions = self._sessions(gallery, table, domain, table.splits)
-                yield name, Scorer(FUSED, gallery, probes, "cosine", _joined(trained), sessions=sessions)
+                scorer = Scorer(FUSED, gallery, probes, "cosine", _joined(trained), sessions=sessions)
+                yield name, self._adjusted(scorer, fusion.systems, weights, table, case)
                 continue
             parts_here = {s: self._scorer(s, table, case) for s in fusion.systems}
             training = {}
@@ -336,7 +338,21 @@ class _Study:
                     sides = case.sides(self.templates(s, table, ["train"], within=bool(domain)), table)
                     sessions = self._sessions(sides[0], table, domain, ["train"])
                     training[s] = Scorer(self.systems[s].modality, *sides, self.systems[s].measure, sessions=sessions)
-            yield name, fused_scorer(parts_here, training, fusion.scale, fusion.weights)
+            scorer = fused_scorer(parts_here, training, fusion.scale, fusion.weights)
+            yield name, self._adjusted(scorer, fusion.systems, None, table, case)
+
+    def _adjusted(
+        self, scorer: Scorer, systems: Sequence[str], weights: Mapping[str, float] | None, table: Table, case: Case
+    ) -> Scorer:
+        """The scorer with what the table asks for of norm, calibration and thresholds. weights: of a fusion."""
+        if table.norm == "none" and table.calibrate is None and not table.shares:
+            return scorer
+        domain = case.within(table)
+        parts = {s: self.templates(s, table, ["train"], within=bool(domain)) for s in systems}
+        sides = case.sides(parts[systems[0]] if weights is None else fuse_templates(parts, weights)[0], table)
+        sessions = self._sessions(sides[0], table, domain, ["train"])
+        training = Scorer(scorer.modality, *sides, scorer.measure, sessions=sessions)
+        return adjusted(scorer, training, table.norm, table.calibrate, table.shares)
 
     def _scorer(self, name: str, table: Table, case: Case) -> Scorer:
         system = self.systems[name]

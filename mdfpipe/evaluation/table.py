@@ -12,6 +12,7 @@ from mdfpipe.config import NAME, Config
 from mdfpipe.evaluation.benchmarks import Benchmark
 from mdfpipe.evaluation.fusion import Scale
 from mdfpipe.evaluation.measures.closed_set import CLOSED_SET
+from mdfpipe.evaluation.measures.metrics import share_of
 from mdfpipe.evaluation.pooling import Apart, By, FailurePolicy, Pooling, Rule, Sighting
 from mdfpipe.evaluation.rerank import Rerank
 from mdfpipe.evaluation.search import Unmated
@@ -19,8 +20,10 @@ from mdfpipe.protocol import Protocol, Split
 from mdfpipe.store.run import fingerprint
 
 DEFAULT_METRICS = (*CLOSED_SET, "tar@far=1e-2", "auc")
-PLAIN = ("map", "minp", "eer", "eer-hter", "eer-fvc", "rocch-eer", "auc")
-AT_A_SHARE = ("fnir@fpir", "dir@fpir", "tar@far")
+PLAIN = ("map", "minp", "eer", "eer-hter", "eer-fvc", "rocch-eer", "auc", "cllr", "mincllr")
+AT_TRAINING = ("fmr@train", "fnmr@train", "fpir@train", "fnir@train")
+AT_A_SHARE = ("fnir@fpir", "dir@fpir", "tar@far", *AT_TRAINING)
+Norm = Literal["none", "z", "t", "s"]
 
 
 def _known(name: str) -> str:
@@ -39,12 +42,12 @@ SPLIT_AT = ">"
 """Between the gallery's domain and the probe's, in the names of published numbers."""
 OF_TEMPLATES = (
     *("fusions", "pairs", "galleries", "by", "sighting", "pooling", "normalise_first", "quality", "failure"),
-    *("unmated", "same_probes", "allow_same_media"),
+    *("unmated", "same_probes", "norm", "calibrate", "allow_same_media"),
 )
 """Settings that say who is searched among whom, and as what."""
 WITHIN = ("all", "within")
 """The choices of `pairs` that search domains within themselves."""
-OF_METHOD = ("fusions", "pooling", "normalise_first", "quality", "same_probes")
+OF_METHOD = ("fusions", "pooling", "normalise_first", "quality", "same_probes", "norm", "calibrate")
 """Those of them that are a method's own: numbers that differ in them may stand side by side."""
 
 
@@ -99,6 +102,13 @@ class Table(Config):
     failure: FailurePolicy = Field("miss", description="treatment of a template without any usable vector")
     unmated: Unmated = Field("refuse", description="treatment of a probe whose subject is not enrolled")
     same_probes: bool = Field(True, description="evaluate every system on the probes that all systems have")
+    norm: Norm = Field(
+        "none",
+        description="z, t or s: normalise scores by those with templates of training subjects (Z-, T- or S-norm)",
+    )
+    calibrate: float | None = Field(
+        None, gt=0, lt=1, description="scores as log-likelihood ratios, learned on training subjects at this prior"
+    )
     allow_same_media: bool = Field(False, description="allow gallery and probe from one video")
     allow_trained_subjects: bool = Field(False, description="allow test subjects from a system's own training")
     benchmark: SerializeAsAny[Benchmark] | None = Field(
@@ -180,8 +190,21 @@ class Table(Config):
             )
         return self
 
+    @property
+    def adjusted(self) -> str:
+        """What is done to scores, in words that follow their name."""
+        norm = "" if self.norm == "none" else f", {self.norm.upper()}-norm"
+        return norm + ("" if self.calibrate is None else f", calibrated at prior {self.calibrate:g}")
+
+    @property
+    def shares(self) -> list[float]:
+        """The shares of false matches of training subjects that thresholds are asked for."""
+        return sorted({share_of(metric) for metric in self.metrics if metric.startswith(AT_TRAINING)})
+
     @model_validator(mode="after")
     def _is_sound(self) -> Self:
+        if "cllr" in self.metrics and self.calibrate is None:
+            raise ValueError("cllr: expected `calibrate: PRIOR`, as only log-likelihood ratios have a cost; or mincllr")
         if self.pairs == "thirds" and not self.allow_same_media:
             raise ValueError(
                 "pairs: thirds compares a video with itself, which says nothing about recognition: set "
@@ -202,6 +225,15 @@ class Table(Config):
         elif metric != "rank-1":
             found = None
         return None if found is None else found / 100
+
+
+def is_of_searches(metric: str) -> bool:
+    """Whether a metric counts searches without a mate.
+
+    >>> is_of_searches("dir@fpir=0.1"), is_of_searches("fpir@train=0.1"), is_of_searches("fmr@train=0.1")
+    (True, True, False)
+    """
+    return "@fpir" in metric or metric.startswith(("fpir@", "fnir@"))
 
 
 def depth_of(metric: str) -> int | None:

@@ -17,6 +17,8 @@ LABELS: Final = {
     "eer-fvc": "EER (FVC)",
     "rocch-eer": "EER (hull)",
     "auc": "AUC",
+    "cllr": "Cllr",
+    "mincllr": "min Cllr",
 }
 
 

@@ -33,7 +33,7 @@ Row = dict[str, Any]
 """A row of a table. `_run`, `_file` and `_row` say where it was read; `_system`, `_first` and `_second` how systems are
 called where runs stand side by side; `_protocol` is the fingerprint of its table's protocol."""
 
-LOWER_IS_BETTER: Final = ("eer", "rocch-eer", "fnir@", "cllr", "mincllr")
+LOWER_IS_BETTER: Final = ("eer", "rocch-eer", "fnir@", "cllr", "mincllr", "fmr@", "fnmr@", "fpir@")
 
 
 def score_file(table: str, system: str) -> str:

@@ -25,6 +25,7 @@ from mdfpipe.evaluation.measures.intervals import (
     subject_codes,
 )
 from mdfpipe.evaluation.measures.metrics import doubts
+from mdfpipe.evaluation.table import is_of_searches
 from mdfpipe.store.results import AVERAGE, FEWEST_SUBJECTS, POOLED, is_significant
 from mdfpipe.store.tables import NumberNote
 
@@ -124,7 +125,7 @@ def compare_scores(
         for metric in metrics:
             a, b = searched[first], searched[second]
             every = (*a, *b)
-            can = all(one.is_open for one in every) if "@fpir" in metric else all(one.holds for one in every)
+            can = all(one.is_open for one in every) if is_of_searches(metric) else all(one.holds for one in every)
             if a[0].values(metric) is None and can:
                 made = _of_scores(metric, a, b, generator_of(f"{table}/{case}/{metric}"))
                 about = {"table": table, **case.columns, "metric": metric, "first": first, "second": second}

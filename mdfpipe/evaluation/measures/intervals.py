@@ -163,7 +163,7 @@ class Separation:
         return self._in_blocks(of_block)
 
     def equal_error(self, kind: str) -> Statistic:
-        """An equal error rate: `eer`, `eer-hter`, `eer-fvc` or `rocch-eer`, as verification.py defines them."""
+        """`eer`, `eer-hter`, `eer-fvc` or `rocch-eer`, as verification.py has them; or `mincllr`."""
         scores = [self.high, self.low] if kind in ("eer-hter", "eer-fvc") else [self.high]
         thresholds = np.unique(np.concatenate(scores))[::-1]
         thresholds = np.concatenate([[np.inf], thresholds[thresholds > -np.inf]])
@@ -180,6 +180,20 @@ class Separation:
             return np.where(there, equal(np.nan_to_num(far), np.nan_to_num(frr)), np.nan)
 
         return self._in_blocks(of_block)
+
+    def means(self, of_high: F64 | None, of_low: F64 | None) -> Statistic:
+        """The mean over high scores of a number that each has, plus the mean over low scores; of one kind alone too."""
+        sides = [(v, codes) for v, codes in ((of_high, self.of_high), (of_low, self.of_low)) if v is not None]
+
+        def statistic(counts: F64) -> F64:
+            found = np.zeros(len(counts))
+            for values, codes in sides:
+                for rows in blocks(len(counts), len(values)):
+                    drawn = _draws(counts[rows], codes)
+                    found[rows] += _ratio(drawn @ values, drawn.sum(axis=1))
+            return found
+
+        return statistic
 
     def _in_blocks(self, of_block: Callable[[F64, F64], F64]) -> Statistic:
         """of_block: (b, q + 1) draws of the 0..q highest low scores, (b, p) draws of the high scores -> (b,)."""
@@ -226,11 +240,21 @@ def _on_hull(far: F64, frr: F64) -> F64:
     return np.asarray((low * far + (1 - low) * frr).min(axis=1))
 
 
+def _least_cost(far: F64, frr: F64) -> F64:
+    """minCllr: the least Bayes risk at each prior, summed over priors (Brümmer and du Preez 2006) on a fine grid."""
+    found, step = np.zeros(len(far)), 0.1
+    for logit in np.arange(-12, 12 + step, step):
+        prior = 1 / (1 + np.exp(-logit))
+        found += (prior * frr + (1 - prior) * far).min(axis=1) * step
+    return np.asarray(found / (2 * np.log(2)))
+
+
 EQUAL: Final[dict[str, Callable[[F64, F64], F64]]] = {
     "eer": _both_below,
     "eer-hter": _nearest,
     "eer-fvc": _middle,
     "rocch-eer": _on_hull,
+    "mincllr": _least_cost,
 }
 
 

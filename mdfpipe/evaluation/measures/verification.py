@@ -27,6 +27,7 @@ from mdfpipe.errors import DataError, ProtocolError
 from mdfpipe.evaluation.comparing import (
     F64,
     I64,
+    Affine,
     Array,
     Entries,
     GivenScores,
@@ -34,7 +35,7 @@ from mdfpipe.evaluation.comparing import (
     Pairing,
     Removal,
     Scores,
-    VectorScores,
+    vector_scores,
 )
 from mdfpipe.evaluation.measures.metrics import Metric, allowed, rate, share_name
 
@@ -183,11 +184,14 @@ def verify(
     measure: Measure = "cosine",
     *,
     removal: Removal | None = None,
+    affine: Affine | None = None,
     failed: int = 0,
     threads: int | None = None,
 ) -> Roc:
     """The ROC of every probe against every gallery entry, by vectors, in bounded blocks; the product is made twice."""
-    return _all_pairs(VectorScores(gallery, probes, measure), Pairing(gallery, probes, removal), failed, threads)
+    return _all_pairs(
+        vector_scores(gallery, probes, measure, affine), Pairing(gallery, probes, removal), failed, threads
+    )
 
 
 def verify_scores(
