@@ -45,7 +45,7 @@ class VideoEntry:
 
 @dataclass(frozen=True)
 class Anomaly:
-    """A kind of row that could not be taken as it stands: how many, and the first as an example (one line)."""
+    """A kind of row that could not be taken as it is: how many, and the first as an example (one line)."""
 
     kind: str
     count: int

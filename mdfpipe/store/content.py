@@ -214,7 +214,7 @@ _REPLY = {"error", "errors", "message", "detail", "status", "statusCode", "code"
 
 
 def stand_in(path: Path) -> str | None:
-    """What stands at `path` in place of the file itself, and how to get that; None where nothing is known to.
+    """Words on what is at `path` instead of the file itself, and how to get that; None if it is no known stand-in.
 
     A Git LFS pointer, a git-annex link or pointer without its content, a file that DVC holds, a link to nothing or
     written as text, a web page, or the reply of a web server. A file that cannot be read is no stand-in.

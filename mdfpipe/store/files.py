@@ -24,6 +24,9 @@ from mdfpipe.errors import ConfigError, StoreError, cannot_write
 from mdfpipe.store.naming import STAGES
 from mdfpipe.store.owner import temporary
 
+_STANDARD_OUTPUT = frozenset({"-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"})
+_OF_A_RUN = frozenset({".parquet", ".pt", ".tar", ".yaml", ".json", ".jsonl"})
+
 
 def opened(path: Path) -> BufferedReader:
     """Return a file open for reading. Raises OSError, also where it is a pipe, a socket or a device."""
@@ -76,10 +79,6 @@ def sync(path: Path) -> None:
         os.close(handle)
 
 
-_STANDARD_OUTPUT = frozenset({"-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"})
-_OF_A_RUN = frozenset({".parquet", ".pt", ".tar", ".yaml", ".json", ".jsonl"})
-
-
 def is_standard_output(out: Path) -> bool:
     """Whether output there is mixed with the lines of the command.
 
@@ -103,7 +102,9 @@ def writing(out: Path, *sources: Path) -> Iterator[IO[bytes]]:
         sys.stdout.buffer.flush()
         return
     try:
-        if _is_in_place(out):
+        # what a shell or the system opened: a file in its place would not be that
+        is_open = os.path.abspath(out).startswith(("/dev/fd/", "/dev/std", "/proc/"))  # noqa: PTH100 - keeps links
+        if out.exists() and (is_open or not out.is_file()):
             with out.open("wb") as file:
                 yield file
             return
@@ -139,7 +140,7 @@ def refuse_loss(out: Path, *sources: Path) -> None:
 
 
 def refuse_folder(out: Path) -> None:
-    """Raise ConfigError where `out` is no folder for several files, or where they would lie between those of a run."""
+    """Raise ConfigError where `out` is no folder for several files, or where they would mix with those of a run."""
     if is_standard_output(out) or (os.path.lexists(out) and not out.is_dir()):
         nowhere = "a symbolic link that leads nowhere" if not out.exists() else "a pipe or a device"
         what = "standard output" if is_standard_output(out) else "a file" if out.is_file() else nowhere
@@ -151,9 +152,3 @@ def refuse_folder(out: Path) -> None:
         return
     got = f"a part of the run {run}" if inside else "a run folder"
     raise ConfigError(f"{out}: expected a folder of its own, got {got}, whose files would be lost; name another")
-
-
-def _is_in_place(out: Path) -> bool:
-    """Whether `out` is what a shell or the system opened, which a file in its place would not be."""
-    opened = os.path.abspath(out).startswith(("/dev/fd/", "/dev/std", "/proc/"))  # noqa: PTH100 - links are not followed
-    return out.exists() and (opened or not out.is_file())

@@ -46,7 +46,7 @@ def holds_film(path: Path) -> bool:
 
 
 def films_behind(path: Path, container: str) -> int:
-    """How many films lie behind the first in a file, which neither players nor FFmpeg read.
+    """Number of films behind the first in a file, which neither players nor FFmpeg read.
 
     container: as FFmpeg names it. 0 for containers of which all that were put together are read.
     """

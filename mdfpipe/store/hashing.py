@@ -130,7 +130,7 @@ def stamp(path: Path, depth: int = 0) -> str | None:
 
 
 def stamp_of_files(names: Iterable[str], data: Path) -> str | None:
-    """The same of these files below `data`, which may lie in many folders."""
+    """The same for these files below `data`, in any folders."""
     try:
         return fingerprint([(name, (s := (data / name).stat()).st_size, s.st_mtime_ns) for name in names])
     except (OSError, ValueError):

@@ -37,11 +37,10 @@ def encode(image: Image) -> tuple[bytes, str]:
     if image.dtype == np.uint8:
         sampling = cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444
         options = [cv2.IMWRITE_JPEG_QUALITY, 95, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, sampling]
-        good, data = cv2.imencode(".jpg", stored, options)
         codec = "jpeg"
     else:
-        good, data = cv2.imencode(".png", stored, [cv2.IMWRITE_PNG_COMPRESSION, 3])
-        codec = "png"
+        options, codec = [cv2.IMWRITE_PNG_COMPRESSION, 3], "png"
+    good, data = cv2.imencode(f".{codec}", stored, options)
     if not good:
         raise DataError(f"a crop of {image.shape} {image.dtype} could not be encoded")
     return data.tobytes(), codec

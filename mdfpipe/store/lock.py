@@ -79,7 +79,7 @@ class Lease:
     looked: float = field(default_factory=time.monotonic)
 
     def check(self, now: bool = False) -> None:
-        """Raise StoreError where another process has taken the folder over; looks once in BEAT seconds, or now."""
+        """Raise StoreError if another process has taken the folder over; asks once in BEAT seconds, or now."""
         if not self.lost and (now or time.monotonic() - self.looked >= BEAT):
             self.look()
         if self.lost:
@@ -205,7 +205,7 @@ class Lock:
                         path.unlink()
 
     def holder(self) -> Holder | None:
-        """Who holds the folder, or may; None where nobody does. Writes nothing.
+        """Process that holds the folder, or may hold it; None if there is none. Writes nothing.
 
         The age of the last sign of an owner on another machine uses this machine's clock: for people to read.
         """

@@ -137,7 +137,7 @@ def _identity(pid: int) -> tuple[str, str, str, str, int, str]:
 
 
 def _began(pid: int) -> str | None:
-    """When the process `pid` of this machine began; "" where that cannot be seen, None where there is none."""
+    """Start time of the process `pid` of this machine; "" if the system hides it, None if there is no such process."""
     try:
         os.kill(pid, 0)
     except (ProcessLookupError, OverflowError):
@@ -154,11 +154,8 @@ def _began(pid: int) -> str | None:
 
 
 def _job() -> str:
-    for name, kind in _JOBS.items():
-        number = os.environ.get(name, "")
-        if number:
-            return f"{kind} {re.sub(r'[^!-~]', '?', number)[:60]}"
-    return ""
+    jobs = ((kind, number) for name, kind in _JOBS.items() if (number := os.environ.get(name, "")))
+    return next((f"{kind} {re.sub(r'[^!-~]', '?', number)[:60]}" for kind, number in jobs), "")
 
 
 def _mark(boot: str, began: str) -> str:

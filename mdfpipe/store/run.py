@@ -65,9 +65,9 @@ class Run:
 
     # -- parts
 
-    def part(self, stage: str, key: str) -> Path:
-        """Where the part of `stage` for `key` lies; a run-level part has the table's own name as key."""
-        return self.place(stage, f"{stage}/{file_name(key)}.parquet")
+    def part(self, stage: str, key: str, *, change: bool = False) -> Path:
+        """Path of the part of `stage` for `key`; a run-level part has the table's own name as key. See `place`."""
+        return self.place(stage, f"{stage}/{file_name(key)}.parquet", change=change)
 
     def receipt(self, stage: str, key: str) -> Receipt | None:
         """The receipt of a part; None where the part is not there or cannot be read (it is then not done).
@@ -92,7 +92,7 @@ class Run:
         columns: list[str] | None = None,
         digest: str | None = None,
     ) -> pa.Table:
-        """The rows of a table that belongs to a part, which is what was made: see `beside`. Raises Damaged."""
+        """The rows of a table that belongs to a part, checked as `beside` does. Raises Damaged."""
         return self._rows(stage, key, self.beside(stage, key, name, digest), ours, columns)
 
     def _rows(self, stage: str, key: str, path: Path, ours: pa.Schema | None, columns: list[str] | None) -> pa.Table:
@@ -133,7 +133,7 @@ class Run:
         return Damaged(f"{what}; `mdfpipe run` makes {stage}/{key} again", stage, key, self.path)
 
     def place(self, stage: str, name: str, *, change: bool = False) -> Path:
-        """Where a file of a part of `stage` lies; name: its path under the run folder.
+        """Path of a file of a part of `stage`; name: its path under the run folder.
 
         Raises StoreError where the name leads elsewhere than below the stage's folder: names come from vectors, studies
         and receipts, which others may have made. change: the file is to be made or removed, so that no symbolic link
@@ -171,9 +171,8 @@ class Run:
 
         Raises StoreError where the folder cannot be written (disk full, read-only): nothing is then taken for done.
         """
-        target = self.part(receipt.stage, receipt.key)
         places = {name: self.place(receipt.stage, name, change=True) for name in files}
-        self.place(receipt.stage, f"{receipt.stage}/{target.name}", change=True)
+        target = self.part(receipt.stage, receipt.key, change=True)
         with self._writing(target):
             target.parent.mkdir(parents=True, exist_ok=True)
             former = self.receipt(receipt.stage, receipt.key)
@@ -209,7 +208,7 @@ class Run:
 
     def discard(self, stage: str, key: str) -> None:
         """Take a part back, so that it is due again."""
-        place = self.place(stage, f"{stage}/{self.part(stage, key).name}", change=True)
+        place = self.part(stage, key, change=True)
         with self._writing(place):
             place.unlink(missing_ok=True)
 
@@ -319,7 +318,7 @@ class Run:
             lock.release()
 
     def holder(self) -> Holder | None:
-        """Who works in the run folder now, or may; None where nobody does."""
+        """Process that works in the run folder now, or may; None if there is none."""
         return Lock(self.path).holder()
 
     @property

@@ -28,7 +28,7 @@ CHECKSUM: Final = "crc32"
 
 
 class Place(NamedTuple):
-    """Where the bytes of one image lie in a shard, and their CRC-32."""
+    """Place of the bytes of one image in a shard, and their CRC-32."""
 
     offset: int
     size: int

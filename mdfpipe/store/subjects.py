@@ -1,4 +1,4 @@
-"""Who a cell names: which texts mean nobody, and which names differ only in what one does not see.
+"""Subjects in cells: which texts name nobody, and which names differ only in invisible ways.
 
 Every reader of subject ids asks here: face tables and gallery tables, lists of protocols, vectors made elsewhere.
 """
@@ -22,13 +22,13 @@ NOBODY = (
     *("#nom?", "#nome?"),
     *("none", "null", "<null>", "(null)", "\\n", "<missing>", "<undefined>", ".", "-", "--", "?"),
 )
-"""What programs write where there is no value; in any case, spaces around. Such a cell names nobody."""
+"""Texts that programs write where there is no value; in any case, spaces around. Such a cell names nobody."""
 
 DOUBTFUL = (
     *("-1", "-1.0", "unknown", "unk", "undefined", "unidentified", "unnamed", "unlabelled", "unlabeled", "missing"),
     *("nobody", "no_subject", "nil", "background"),
 )
-"""What may well mean nobody, and may be a name. Taken as a name, and said."""
+"""Texts that may mean nobody and may be a name. They are taken as names, and reported."""
 
 
 def is_missing(text: str) -> bool:

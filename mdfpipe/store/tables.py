@@ -185,7 +185,7 @@ IMAGES = pa.schema(
         _text("subject_id", "who it shows, as the data set names its folder or file"),
     ]
 )
-"""Of a data set of images, each a person already cut out: the files of one `video`, those of a folder and camera."""
+"""Files of one `video` of a data set of images, each a person already cut out: those of a folder and camera."""
 
 SUBJECTS = pa.schema(
     [
@@ -425,7 +425,7 @@ TRUTH = pa.schema(
         _column(pa.bool_(), "crowded", "whether the video was drawn as a crowd"),
     ]
 )
-"""Of synthetic data: where every body really is. No stage reads it."""
+"""Places of all bodies in synthetic data. No stage reads it."""
 
 
 def embeddings(width: int) -> pa.Schema:

@@ -1,7 +1,8 @@
 """The directories of a TIFF: where its pages are, and what their tags say. Nothing is decoded here.
 
-EXIF data are a TIFF of their own, so that this reads them, too. Sources: TIFF 6.0, the BigTIFF proposal (both as
-libtiff documents them).
+Read by hand, because neither library gives them: OpenCV only counts and decodes pages, and Pillow refuses pages whose
+samples it does not know (12 bits, 16-bit RGB, planes), before their size is known. EXIF data are a TIFF of their own,
+so that this reads them, too. Sources: TIFF 6.0, the BigTIFF proposal (both as libtiff documents them).
 """
 
 from __future__ import annotations

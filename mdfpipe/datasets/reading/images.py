@@ -119,7 +119,7 @@ class Gathering:
             self.tally.note(kind, words.format(min(examples)), len(examples))
 
     def files(self, folder: str, depth: int) -> Iterator[str]:
-        """The images that lie `depth` folders below `folder`, sorted, relative to the root; others are counted.
+        """The images `depth` folders below `folder`, sorted, relative to the root; other files are counted.
 
         Hidden files and folders are passed over. Raises DataError for a symlink that leads out of the root.
         """

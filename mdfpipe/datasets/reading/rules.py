@@ -37,7 +37,7 @@ def _compiled(pattern: str) -> re.Pattern[str]:
 
 
 SECONDS = 5.0
-"""Of searching one path: patterns such as (a+)+$ take for ever on some names."""
+"""Longest search of one path: patterns such as (a+)+$ take for ever on some names."""
 
 
 def _searched(pattern: str, path: str, setting: str) -> re.Match[str] | None:
