@@ -177,11 +177,7 @@ def _random(generator: torch.Generator, size: tuple[int, int]) -> Tensor:
 
 
 def _difference(found: NDArray[np.float32], expected: NDArray[np.float32]) -> float:
-    """The greatest difference as a share of the greatest magnitude that was expected; infinity for another shape.
-
-    >>> _difference(np.float32([[1, 2]]), np.float32([[1, -4]]))
-    1.5
-    """
+    """The greatest difference as a share of the greatest magnitude that was expected; infinity for another shape."""
     if found.shape != expected.shape:
         return float("inf")
     magnitude = float(np.abs(expected).max(initial=0))

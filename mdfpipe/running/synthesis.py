@@ -108,4 +108,4 @@ def cut_out_face(frame: NDArray[Any], box: NDArray[np.float32]) -> Cut:
 
 def _stored(pixels: NDArray[Any], width: int, height: int) -> Cut:
     crop = images.resize(pixels, width, height)
-    return (images.encode(crop)[0], *cropping.quality(crop, cropping.EIGHT_BITS))
+    return (images.encode(crop)[0], *cropping.quality(crop, images.EIGHT_BITS))

@@ -24,7 +24,6 @@ from mdfpipe.store.shards import ShardWriter
 from mdfpipe.store.tables import CORNERS, CROPS, CropStatus, boxes_of, coded, joined
 from mdfpipe.video import cropping
 from mdfpipe.video.ahead import ahead
-from mdfpipe.video.cropping import EIGHT_BITS, Window
 from mdfpipe.video.decoders import Decoder
 
 _MODALITIES = ("body", "face")
@@ -121,7 +120,7 @@ class Crop(Stage):
         use_threads(context.resources.threads)
         seen, sizes = inputs.facts("detect"), self.sizes
         cuts, left_out = self._wanted(key, inputs, seen)
-        window = seen["window"] or EIGHT_BITS
+        window = seen["window"] or images.EIGHT_BITS
         names = {modality: f"crop/{file_name(key)}.{modality}.tar" for modality in sizes}
         files = {name: context.scratch(name) for name in names.values()}
         by_frame = cuts.by_frame()
@@ -170,7 +169,7 @@ class Crop(Stage):
         return _Cuts(crop_id, subject_id, rows["frame"].to_numpy(), modality, boxes_of(rows)), left_out
 
     def _cut(
-        self, cuts: _Cuts, row: int, image: Image, window: Window, size: tuple[int, int], shard: ShardWriter
+        self, cuts: _Cuts, row: int, image: Image, window: images.Window, size: tuple[int, int], shard: ShardWriter
     ) -> None:
         """Cut out one box, store it, and note where and how good it is."""
         box = cropping.pixel_box(cuts.xyxy[row], image.shape[1], image.shape[0])

@@ -15,18 +15,17 @@ import pyarrow as pa
 from mdfpipe.errors import DataError, one_line
 from mdfpipe.machine.threads import use_threads
 from mdfpipe.stages import Context, Inputs, Made, Review, Stage
-from mdfpipe.store.images import has_alpha
+from mdfpipe.store.images import EIGHT_BITS, SIXTEEN_BITS, has_alpha
 from mdfpipe.store.left_out import of_stage
 from mdfpipe.store.naming import file_name
 from mdfpipe.store.shards import ShardWriter
 from mdfpipe.store.tables import CROPS, CropStatus
 from mdfpipe.video import cropping
-from mdfpipe.video.cropping import EIGHT_BITS
 from mdfpipe.video.image_files import Pixels, decode
 from mdfpipe.video.orientation import AS_STORED
 
 _CHUNK = 256  # images read at a time
-_WINDOWS = {"uint8": EIGHT_BITS, "uint16": (0.0, 65535.0)}
+_WINDOWS = {"uint8": EIGHT_BITS, "uint16": SIXTEEN_BITS}
 
 
 class _Image(NamedTuple):

@@ -124,17 +124,27 @@ _HEADS: Final = (
     (b"MATLAB ", "a MATLAB file", "give weights of PyTorch"),
     (b"GGUF", "a GGUF file of llama.cpp", "give weights of PyTorch"),
     (b"PAR1", "a Parquet table", "give the path of the weights"),
-    (b"\x1f\x8b", "a gzip archive", "unpack it and name the file in it"),
-    (b"BZh", "a bzip2 archive", "unpack it and name the file in it"),
-    (b"\xfd7zXZ\x00", "an xz archive", "unpack it and name the file in it"),
-    (b"\x28\xb5\x2f\xfd", "a zstd archive", "unpack it and name the file in it"),
-    (b"7z\xbc\xaf\x27\x1c", "a 7z archive", "unpack it and name the file in it"),
-    (b"Rar!", "a RAR archive", "unpack it and name the file in it"),
     (b"%PDF", "a PDF", "give the path of the weights"),
     (b"\x89PNG", "a picture", "give the path of the weights"),
     (b"\xff\xd8\xff", "a picture", "give the path of the weights"),
     (b"\x7fELF", "a program", "give the path of the weights"),
 )
+
+
+_PACKED: Final = {
+    b"\x1f\x8b": "a gzip archive",
+    **{b"BZh%d1AY&" % level: "a bzip2 archive" for level in range(1, 10)},  # three letters may begin a text
+    b"\xfd7zXZ\x00": "an xz archive",
+    b"\x28\xb5\x2f\xfd": "a zstd archive",
+    b"PK\x03\x04": "a ZIP archive",
+    b"7z\xbc\xaf\x27\x1c": "a 7z archive",
+    b"Rar!": "a RAR archive",
+}
+
+
+def packed_as(head: bytes) -> str | None:
+    """What a file that begins so has to be unpacked from; None for any other."""
+    return next((what for start, what in _PACKED.items() if head.startswith(start)), None)
 
 
 def _by_head(path: Path, head: bytes, size: int) -> Content | None:
@@ -143,6 +153,8 @@ def _by_head(path: Path, head: bytes, size: int) -> Content | None:
     length = int.from_bytes(head[:8], "little")
     if head[8:9] == b"{" and length < 1 << 40:
         return _known(Kind.SAFETENSORS)
+    if packed := packed_as(head):
+        return _other(packed, "unpack it and name the file in it")
     for start, what, advice in _HEADS:
         if head.startswith(start):
             return _other(what, advice)

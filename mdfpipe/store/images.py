@@ -13,7 +13,7 @@ import re
 import zlib
 from collections.abc import Collection, Iterator
 from itertools import takewhile
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from mdfpipe.store.run import Run
 
 Image = NDArray[Any]  # (H, W, C), uint8 RGB, or uint16 grey or RGB
+Window: TypeAlias = tuple[float, float]  # the values that stand for black and white
+EIGHT_BITS: Window = (0.0, 255.0)
+SIXTEEN_BITS: Window = (0.0, 65535.0)
 
 
 def encode(image: Image) -> tuple[bytes, str]:
@@ -154,12 +157,22 @@ def stretching(low: float, high: float) -> NDArray[np.uint8]:
     return _in_8_bits(scaled(np.arange(1 << 16), low, high, 255, precision=np.float64, least=1e-9))
 
 
+def top_bits(values: Image, depth: int = 16) -> NDArray[np.uint8]:
+    """uint8: the top 8 of `depth` bits."""
+    return (values >> max(depth - 8, 0)).astype(np.uint8)
+
+
+def rounded(values: Image) -> NDArray[np.uint8]:
+    """uint8: the whole range of 16 bits, 0..65535, as 0..255, rounded."""
+    return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
+
+
 def _in_8_bits(values: NDArray[Any]) -> NDArray[np.uint8]:
     grey: NDArray[np.uint8] = np.rint(np.clip(values, 0, 255)).astype(np.uint8)
     return grey
 
 
-def recorded_window(run: Run, video_id: str) -> tuple[float, float] | None:
+def recorded_window(run: Run, video_id: str) -> Window | None:
     """The values of a video that detect took for black and white; None of 8 bits."""
     receipt = run.receipt("detect", video_id)
     found = receipt.facts.get("window") if receipt else None

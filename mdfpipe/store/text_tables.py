@@ -23,7 +23,7 @@ import pyarrow.csv as pacsv
 from numpy.typing import NDArray
 
 from mdfpipe.errors import DataError, one_line
-from mdfpipe.store.content import stand_in
+from mdfpipe.store.content import packed_as, stand_in
 from mdfpipe.store.subjects import NOBODY
 
 LONGEST_CELL = 1000  # bytes, of the columns that are read
@@ -34,7 +34,6 @@ _DECIMAL = r"^([+-]?\d+),(\d+)$"
 _NO_TEXT = {
     b"PK\x03\x04": "an Excel workbook or another ZIP archive; save it as CSV",
     b"\xd0\xcf\x11\xe0": "an old Excel workbook; save it as CSV",
-    b"\x1f\x8b": "a gzip archive; unpack it",
     b"PAR1": "a Parquet file; save it as CSV",
     b"SQLite f": "an SQLite database; save the table as CSV",
     b"%PDF": "a PDF; save the table as CSV",
@@ -173,6 +172,8 @@ def _first_lines(path: Path, table: str) -> list[str]:
     for magic, what in _NO_TEXT.items():
         if start.startswith(magic):
             raise DataError(f"{table}: expected a table as CSV text, got {what}")
+    if packed := packed_as(start):
+        raise DataError(f"{table}: expected a table as CSV text, got {packed}; unpack it")
     if not lines[0].endswith(b"\n"):
         raise DataError(f"{table}: expected a header line and rows, found a single line of {len(lines[0])} bytes")
     try:

@@ -14,9 +14,6 @@ def ahead(source: Iterable[T], depth: int = 3) -> Iterator[T]:
     """The items of `source`, in order, up to `depth` of them prepared while the consumer works.
 
     An error of the source is raised here, after the items before it. Closing the iterator stops the thread.
-
-    >>> list(ahead(range(3)))
-    [0, 1, 2]
     """
     items, end = iter(source), object()
     with ThreadPoolExecutor(1, "decode-ahead") as thread:

@@ -79,14 +79,6 @@ def frame_offset_overlap(
 
     body_frame: (p,) and body_xyxy: (p, 4) pixels, of the *labelled* bodies; body_subject: (p,) the code that each
     was given. face_frame: (m,), face_xyxy: (m, 4), face_subject: (m,) all faces of the video, -1 for unnamed ones.
-
-    >>> f, one = np.arange(60), np.zeros(60, int)
-    >>> shake = 30 * np.sin(f)[:, None]
-    >>> body, face = shake + [[0, 0, 60, 150]], shake + [[20, 5, 40, 25]]
-    >>> frame_offset_overlap(f, body, one, f, face, one).verdict
-    'aligned'
-    >>> frame_offset_overlap(f, body, one, f + 1, face, one).verdict
-    'offset_+1'
     """
     faces, usable = _same_subject(body_frame, body_subject, face_frame, face_subject)
     faces = faces[:, usable]

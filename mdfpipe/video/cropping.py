@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TypeAlias
-
 import numpy as np
 from numpy.typing import NDArray
 
-from mdfpipe.store.images import Image, scaled
-
-Window: TypeAlias = tuple[float, float]
-"""The values of a video that stand for black and white when 16 bits are shown in 8."""
-EIGHT_BITS: Window = (0.0, 255.0)
+from mdfpipe.store.images import Image, Window, scaled
 
 
 def pixel_box(xyxy: NDArray[np.float32], width: int, height: int) -> tuple[int, int, int, int] | None:

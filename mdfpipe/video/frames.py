@@ -65,11 +65,7 @@ class Boxes:
 
     @classmethod
     def none(cls) -> Boxes:
-        """No detection.
-
-        >>> Boxes.none()
-        Boxes(0)
-        """
+        """No detection."""
         return cls(np.zeros((0, 4), np.float32), np.zeros(0, np.float32))
 
     def __len__(self) -> int:

@@ -142,10 +142,6 @@ def suppress(xyxy: Array, score: Array, max_iou: float) -> NDArray[np.int64]:
 
     xyxy: (n, 4), pixels. score: (n,). Overlap is intersection over union, in float64; an overlap of exactly
     `max_iou` is kept, as in torchvision and OpenCV. Returns (k,) int64 indices, in the order of `ranking`.
-
-    >>> boxes = np.array([[0, 0, 10, 10], [1, 0, 11, 10], [20, 0, 30, 10.0]])
-    >>> suppress(boxes, np.array([0.6, 0.7, 0.5]), 0.45).tolist()
-    [1, 2]
     """
     order = ranking(xyxy, score)
     x1, y1, x2, y2 = xyxy[order].astype(np.float64).T

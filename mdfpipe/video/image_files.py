@@ -18,9 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mdfpipe.errors import DataError, DecodeError, one_line
-from mdfpipe.store.content import stand_in
+from mdfpipe.store.content import packed_as, stand_in
 from mdfpipe.store.frames import frame_files
-from mdfpipe.store.images import FORMATS, damage_of, format_of, orientation_of, said_of_others, unpacked
+from mdfpipe.store.images import FORMATS, damage_of, format_of, orientation_of, rounded, said_of_others, unpacked
 from mdfpipe.store.naming import IMAGE_SUFFIXES
 from mdfpipe.store.tiff import Tiff
 from mdfpipe.video.orientation import AS_STORED, turned
@@ -30,15 +30,6 @@ Pixels: TypeAlias = NDArray[np.uint8] | NDArray[np.uint16]
 
 _PNM_HEADER = re.compile(rb"P([1-6])" + 3 * rb"(?:\s|#[^\n]*\n)+(\d+)" + rb"\s")
 _GREY_PNG = (0, 4)  # colour types of a PNG: grey, grey and alpha
-_PACKED = {
-    b"\x1f\x8b": "a gzip file",
-    b"BZh": "a bzip2 file",
-    b"\xfd7zXZ\x00": "an xz file",
-    b"\x28\xb5\x2f\xfd": "a Zstandard file",
-    b"PK\x03\x04": "a ZIP archive",
-    b"7z\xbc\xaf\x27\x1c": "a 7-Zip archive",
-    b"Rar!": "a RAR archive",
-}
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,8 +56,7 @@ class Image:
         """The same image, with colour above 8 bits in 8, rounded; grey keeps its values."""
         if self.pixels.dtype == np.uint8 or self.pixels.shape[2] == 1:
             return self
-        narrow = ((self.pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
-        return replace(self, pixels=narrow)
+        return replace(self, pixels=rounded(self.pixels))
 
     @property
     def kind(self) -> str:
@@ -87,7 +77,7 @@ def check_file(path: Path) -> None:
             head = file.read(8)
             if not head:
                 raise DecodeError(f"{path}: the file is empty (0 bytes)")
-            if packed := next((name for start, name in _PACKED.items() if head.startswith(start)), None):
+            if packed := packed_as(head):
                 raise DecodeError(f"{path}: expected a video or an image, got {packed}; unpack it")
     except (OSError, ValueError) as error:
         raise DecodeError(f"{path}: cannot be read: {one_line(error)}") from None

@@ -36,11 +36,7 @@ class Letterbox:
 
     @classmethod
     def fit(cls, frame: tuple[int, int], input: tuple[int, int], *, centred: bool) -> Letterbox:
-        """The greatest frame that fits the input, centred in it (ultralytics) or at its top left (YOLOX).
-
-        >>> Letterbox.fit((432, 768), (640, 640), centred=True)
-        Letterbox(frame=(432, 768), input=(640, 640), inner=(360, 640), top=140, left=0)
-        """
+        """The greatest frame that fits the input, centred in it (ultralytics) or at its top left (YOLOX)."""
         (height, width), (rows, columns) = frame, input
         if min(*frame, *input) < 1:
             raise ValueError(f"expected sizes of at least one pixel, got frame {frame} and input {input}")

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from mdfpipe.config import Config
-from mdfpipe.store.images import stretching
+from mdfpipe.store.images import stretching, top_bits
 from mdfpipe.video.frames import Frames
 
 Pixels = NDArray[np.uint8] | NDArray[np.uint16]
@@ -96,7 +96,7 @@ class Normalise(Config):
             for number, frame in enumerate(pixels):
                 rgb[number] = stretching(*self.frame_window(frame))[frame]
         elif self.policy == "native8":
-            rgb = (pixels >> max((int(high) + 1).bit_length() - 9, 0)).astype(np.uint8)
+            rgb = top_bits(pixels, int(high).bit_length())
         else:
             rgb = stretching(low, high)[pixels]
         if rgb.shape[-1] == 1:

@@ -36,11 +36,7 @@ _WORDS = {
 
 
 def turned(pixels: Pixels, orientation: int) -> Pixels:
-    """(H, W, ...) pixels as they are shown; (W, H, ...) where the orientation changes the sides. Contiguous.
-
-    >>> turned(np.array([[1, 2, 3], [4, 5, 6]]), 6).tolist()
-    [[4, 1], [5, 2], [6, 3]]
-    """
+    """(H, W, ...) pixels as they are shown; (W, H, ...) where the orientation changes the sides. Contiguous."""
     view: NDArray[Any] = pixels.swapaxes(0, 1) if swaps_sides(orientation) else pixels
     if orientation in (2, 3, 6, 7):
         view = view[:, ::-1]

@@ -41,7 +41,8 @@ def crops_of(shard: Path, places: list[Place], count: int, subjects: int, domain
     import numpy as np
     import pyarrow as pa
 
-    from mdfpipe.learning.data.crops import EIGHT_BITS, Crops
+    from mdfpipe.learning.data.crops import Crops
+    from mdfpipe.store.images import EIGHT_BITS
 
     row = np.arange(count)
     subject, domain = row % subjects, row // subjects % len(domains)

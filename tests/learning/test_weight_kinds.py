@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import bz2
 import collections
 import datetime
 import gzip
@@ -154,6 +155,7 @@ KINDS = {
     "a truncated pickle": pickle.dumps({"w": ARRAY, "more": [1, 2, 3]})[:-3],
     "a pickle of joblib": JOBLIB,
     "a gzip archive": gzip.compress(CHECKPOINT),
+    "a bzip2 archive": bz2.compress(CHECKPOINT),
     "a tar archive with a/weights.pth": tarred("a/weights.pth", "a/readme"),
     "a zip archive with weights.pth, readme": zipped(**{"weights.pth": "x", "readme": "y"}),
     r"a Keras model \(\.keras\)": zipped(**{"config.json": "{}", "metadata.json": "{}", "model.weights.h5": "x"}),

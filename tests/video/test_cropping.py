@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from mdfpipe.errors import DataError
-from mdfpipe.store.images import decode, encode, resize
-from mdfpipe.video.cropping import EIGHT_BITS, cut, pixel_box, quality, square_box
+from mdfpipe.store.images import EIGHT_BITS, decode, encode, resize
+from mdfpipe.video.cropping import cut, pixel_box, quality, square_box
 
 
 def ramp(height: int, width: int, dtype: type, channels: int) -> np.ndarray:

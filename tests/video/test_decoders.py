@@ -2,11 +2,13 @@
 
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pytest
 
 from mdfpipe.errors import DecodeError
+from mdfpipe.video.ahead import ahead
 from mdfpipe.video.decoders import Decoder
 from mdfpipe.video.packets import packets
 from tests import clips
@@ -160,6 +162,30 @@ def test_deep_colour(tmp_path):
     assert (pixels[0].dtype, pixels[0].shape) == (np.uint16, (clips.HEIGHT, clips.WIDTH, 3))
     assert np.abs((pixels[0] >> 8).astype(int) - clips.picture(0)).mean() < 10
     assert "use pyav" in read("decord", path)[2]
+
+
+def test_ahead_keeps_the_order_gives_an_error_in_its_place_and_ends():
+    made = []
+
+    def source(fails_at):
+        try:
+            for n in range(10**9):
+                if n == fails_at:
+                    raise DecodeError("frame 4")
+                made.append(n)
+                yield n
+        finally:
+            made.append("closed")
+
+    items, given = ahead(source(4)), []
+    with pytest.raises(DecodeError, match="frame 4"):
+        given.extend(items)
+    endless = ahead(source(None))
+    assert [next(endless), next(endless)] == [0, 1]
+    endless.close()
+    assert given == [0, 1, 2, 3]
+    assert (made[-1], len(made) < 14) == ("closed", True), "a few items ahead, no more"
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("decode-ahead")]
 
 
 def test_candidates(sound, folder):

@@ -144,6 +144,8 @@ def test_bad_cells(tmp_path, row, message):
         ("n" * 5000 + "\n", "frame is missing"),
         ("version https://git-lfs.github.com/spec/v1\noid x\nsize 9\n", "got a Git LFS pointer of a file of 9 bytes"),
         ("<!DOCTYPE html>\n<title>Log in</title>", r"got a web page \('Log in'\)"),
+        ("BZh91AY&SY\n", "got a bzip2 archive; unpack it"),
+        ("BZh,frame,x1,y1,x2,y2\nv,1,1,2,3,4\n", "video_id is missing"),
         ("PK\x03\x04xl/workbook.xml\n", "got an Excel workbook or another ZIP archive; save it as CSV"),
     ],
 )

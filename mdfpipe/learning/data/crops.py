@@ -19,13 +19,13 @@ from numpy.typing import NDArray
 
 from mdfpipe.domains import Band
 from mdfpipe.errors import DataError, one_line
+from mdfpipe.store.images import EIGHT_BITS, SIXTEEN_BITS
 from mdfpipe.store.naming import IMAGE_SUFFIXES, safe_relative
 from mdfpipe.store.shards import CHECKSUM
 
 I64 = NDArray[np.int64]
 UNKNOWN = -1  # in the place of a checksum: of a plain folder, or of a table of an earlier version
 OWN = 0  # the source of crops of the study's own run folder
-EIGHT_BITS, SIXTEEN_BITS = (0.0, 255.0), (0.0, 65535.0)
 
 
 @dataclass(frozen=True, eq=False)

@@ -26,7 +26,7 @@ from mdfpipe.errors import DataError, one_line
 from mdfpipe.learning.data.augment import Augment, generator_of
 from mdfpipe.learning.data.batches import CropBatch, Draw
 from mdfpipe.learning.data.crops import OWN, UNKNOWN
-from mdfpipe.store.images import decode_at, resize, stretched
+from mdfpipe.store.images import decode_at, resize, stretched, top_bits
 from mdfpipe.store.run import refuse_damaged
 from mdfpipe.store.shards import NotRead, Place, Spoilt, read_stored, refuse_lost
 
@@ -128,7 +128,7 @@ class CropReader:
     def _to_8_bits(self, row: int, stored: NDArray[Any], values: NDArray[Any]) -> U8:
         """8 bits of 16-bit values. stored: the crop as it is in its shard, whose percentiles may be asked for."""
         if self.depth.policy == "native":
-            return (values >> 8).astype(np.uint8)
+            return top_bits(values)
         if self.depth.policy == "recorded":
             low, high = self.crops.window[row]
         else:

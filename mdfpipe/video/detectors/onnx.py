@@ -216,13 +216,7 @@ def _providers(gpu: int | None) -> list[Any]:
 
 
 def fitting_formats(output: tuple[int, ...], size: Size) -> list[Format]:
-    """The formats whose output has this shape, for an input of `size` (height, width).
-
-    >>> fitting_formats((1, 3549, 85), (416, 416)), fitting_formats((1, 300, 6), (640, 640))
-    (['yolox'], ['yolov10'])
-    >>> fitting_formats((1, 84, 8400), (640, 640)), fitting_formats((1, 8400, 6), (640, 640))
-    (['yolov8'], ['yolov10', 'yolox'])
-    """
+    """The formats whose output has this shape, for an input of `size` (height, width)."""
     if len(output) != 3:
         return []
     _, rows, columns = output
