@@ -297,7 +297,7 @@ class Runner:
                     continue
                 if self._refuses(stage, plan, outcome, tally):
                     continue
-            if self._run_stage(stage, plan, call, tally):
+            if self._run_stage(stage, plan, call):
                 return True
             if call.strict and outcome.failures:
                 break
@@ -321,12 +321,11 @@ class Runner:
                 self._review(stage, plan, call)  # a stop holds for whoever starts after it, too
             return False
         call.keys |= {item.key for item in mended}
-        tally = call.outcome.tallies.setdefault(stage.name, Tally())
-        return self._run_stage(stage, plan, call, tally, mended)
+        return self._run_stage(stage, plan, call, mended)
 
-    def _run_stage(self, stage: Stage, plan: Plan, call: Call, tally: Tally, only: list[Item] | None = None) -> bool:
+    def _run_stage(self, stage: Stage, plan: Plan, call: Call, only: list[Item] | None = None) -> bool:
         """Do what is due of a stage, or `only` that; whether a part that it reads was found damaged."""
-        outcome = call.outcome
+        outcome, tally = call.outcome, call.outcome.tallies.setdefault(stage.name, Tally())
         if stage.name != "index":
             self._check_only(call.only, plan)
         items = [item for item in plan.items(stage) if self._chosen(item, call.only)]

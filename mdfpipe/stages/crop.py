@@ -21,7 +21,7 @@ from mdfpipe.store import images
 from mdfpipe.store.images import Image
 from mdfpipe.store.naming import file_name
 from mdfpipe.store.shards import ShardWriter
-from mdfpipe.store.tables import CORNERS, CROPS, CropStatus, boxes_of, coded, joined
+from mdfpipe.store.tables import CORNERS, CROPS, CropStatus, boxes_of, coded, item_ids, joined
 from mdfpipe.video import cropping
 from mdfpipe.video.ahead import ahead
 from mdfpipe.video.decoders import Decoder
@@ -159,9 +159,7 @@ class Crop(Stage):
                 "faces_between_strides": int((named & delivered & ~visited).sum()),
             }
             annotated = annotated.filter(pa.array(named & delivered & visited))
-            number = pc.utf8_lpad(annotated["face_no"].cast(pa.string()), 2, padding="0")
-            at = pc.utf8_lpad(annotated["frame"].cast(pa.string()), 6, padding="0")
-            crop_id = pc.binary_join_element_wise(key, at, pc.binary_join_element_wise("f", number, ""), "/")
+            crop_id = item_ids(key, annotated["frame"].to_numpy(), annotated["face_no"].to_numpy(), "f")
             faces = annotated.append_column("crop_id", crop_id).select(names)
         rows = pa.concat_tables([bodies, faces], promote_options="permissive")
         modality = np.repeat(np.arange(2, dtype=np.int8), [bodies.num_rows, faces.num_rows])
@@ -182,8 +180,7 @@ class Crop(Stage):
             return
         crop = images.resize(cropping.cut(image, box), *size)
         data, codec = images.encode(crop)
-        suffix = "jpg" if codec == "jpeg" else codec
-        place = shard.add(cuts.crop_id[row].as_py(), suffix, data)
+        place = shard.add(cuts.crop_id[row].as_py(), codec, data)
         cuts.stored[row] = (*place, _CODECS.index(codec), *cropping.quality(crop, window))
         cuts.status[row] = _STATUSES.index(CropStatus.OK)
 

@@ -11,14 +11,13 @@ from typing import Any, ClassVar, Final, Literal
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pydantic import Field, SerializeAsAny
 
 from mdfpipe.errors import DataError, DecodeError, one_line, some
 from mdfpipe.machine.threads import use_threads
 from mdfpipe.stages import Context, Inputs, Made, Review, Stage
-from mdfpipe.store.tables import BODIES
+from mdfpipe.store.tables import BODIES, item_ids
 from mdfpipe.synth.folder import rendered
 from mdfpipe.video.ahead import ahead
 from mdfpipe.video.decoders import Decoder, FrameStream
@@ -313,14 +312,9 @@ def _table(key: str, found: _Found) -> pa.Table:
     index = np.repeat(np.concatenate(found.index), counts)
     pts = np.repeat(np.concatenate(found.pts), counts)
     number = np.concatenate([np.zeros(0, np.int64), *(np.arange(n) for n in found.counts)])
-    body_id = pc.binary_join_element_wise(key, _padded(index, 6), _padded(number, 2), "/")  # no string in Python
     boxes, score = np.concatenate(found.xyxy), np.concatenate(found.score)
-    columns = [body_id, pa.repeat(pa.scalar(key), len(body_id)), index, pts, *boxes.T, score]
+    body_id, video_id = item_ids(key, index, number), pa.repeat(pa.scalar(key), len(index))
+    columns = [body_id, video_id, index, pts, *boxes.T, score]
     return pa.table(
         [c if isinstance(c, pa.Array) else pa.array(np.ascontiguousarray(c)) for c in columns], schema=BODIES
     )
-
-
-def _padded(numbers: NDArray[np.int64], width: int) -> pa.Array:
-    """Numbers as text with zeros in front: `f"{n:06d}"` of each."""
-    return pc.utf8_lpad(pa.array(numbers).cast(pa.string()), width, padding="0")

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from pydantic import Field
 
 from mdfpipe.config import result_settings
@@ -23,7 +22,7 @@ from mdfpipe.store.hashing import file_sha256
 from mdfpipe.store.images import recorded_window
 from mdfpipe.store.left_out import of_stage
 from mdfpipe.store.run import Receipt, Run, fingerprint
-from mdfpipe.store.tables import EmbedStatus, coded, embeddings, joined
+from mdfpipe.store.tables import EmbedStatus, chosen, coded, embeddings, joined
 
 if TYPE_CHECKING:
     from torch import nn
@@ -137,11 +136,7 @@ def _counts(usable: np.ndarray[Any, Any]) -> dict[str, int]:
 def _chosen(run: Path, manifest: str, modality: str, splits: tuple[str, ...]) -> dict[str, tuple[str, pa.Array]]:
     """video_id -> its domain, and its crops that are embedded, sorted. manifest: its content, read once for each."""
     table = Run(run).table("manifest", "manifest", ["crop_id", "video_id", "domain", "modality", "split"])
-    here = pc.and_(
-        pc.equal(table["modality"].cast(pa.string()), modality),
-        pc.is_in(table["split"].cast(pa.string()), pa.array(splits, pa.string())),
-    )
-    rows = table.filter(here).select(["video_id", "crop_id", "domain"])
+    rows = chosen(table, modality, splits).select(["video_id", "crop_id", "domain"])
     rows = rows.sort_by([("video_id", "ascending"), ("crop_id", "ascending")]).combine_chunks()
     videos = rows["video_id"].combine_chunks().dictionary_encode()
     crops, domains = rows["crop_id"].combine_chunks(), rows["domain"].combine_chunks()

@@ -32,7 +32,7 @@ from mdfpipe.store.left_out import of_training, of_unreadable
 from mdfpipe.store.parquet import TableWriter
 from mdfpipe.store.results import KEY, STAGE, results_of, score_file, template_file
 from mdfpipe.store.run import fingerprint, write_table
-from mdfpipe.store.tables import COMPARISONS, CURVES, METRICS, SCORES, SEARCHES, SUBJECTS, EmbedStatus, places
+from mdfpipe.store.tables import COMPARISONS, CURVES, METRICS, SCORES, SEARCHES, SUBJECTS, EmbedStatus, chosen, places
 from mdfpipe.store.templates import F32, table_of
 
 
@@ -137,11 +137,8 @@ class Evaluate(Stage):
     def _vectors(self, inputs: Inputs, name: str, manifest: pa.Table) -> _Vectors:
         """What the embed parts of a run hold of one system."""
         system = self.systems[name]
-        here = pc.and_(
-            pc.equal(manifest["modality"].cast(pa.string()), system.recipe.modality),
-            pc.is_in(manifest["split"].cast(pa.string()), pa.array(system.splits)),
-        )
-        return _Vectors(inputs, f"embed/{name}", manifest.filter(here), system.recipe.features)
+        rows = chosen(manifest, system.recipe.modality, system.splits)
+        return _Vectors(inputs, f"embed/{name}", rows, system.recipe.features)
 
     def _system(self, inputs: Inputs, name: str, vectors: _Vectors) -> SystemVectors:
         """One system, as the tables know it."""

@@ -72,7 +72,7 @@ class Gather(Stage):
                 if image.data is None:
                     bad[path] = image.problem
                 else:
-                    row |= writer.add(path, _suffix(image.codec), image.data)._asdict()
+                    row |= writer.add(path, image.codec, image.data)._asdict()
                     row["shard"], encoded_anew = shard, encoded_anew + (not image.is_copy)
                     turned += image.is_turned
                 rows.append(row | {"video_id": key, "modality": "body"})
@@ -149,7 +149,3 @@ def _columns(image: _Image) -> dict[str, Any]:
         "codec": image.codec if stored else None,
         "status": (CropStatus.OK if stored else CropStatus.UNREADABLE).value,
     }
-
-
-def _suffix(codec: str) -> str:
-    return "jpg" if codec == "jpeg" else codec

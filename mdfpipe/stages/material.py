@@ -20,6 +20,7 @@ from mdfpipe.store.images import recorded_window
 from mdfpipe.store.left_out import of_training
 from mdfpipe.store.run import Receipt, Run, fingerprint, read_receipt
 from mdfpipe.store.shards import UNVERIFIED
+from mdfpipe.store.tables import chosen
 
 _ADVICE = "Make it with `mdfpipe synth DATA --crops N`, or give a folder of SUBJECT/IMAGE files"
 
@@ -132,11 +133,7 @@ def refuse_untrained_domains(name: str, system: System, run: Run, trained: Seque
     if run.receipt("manifest", "manifest") is None:
         return
     rows = run.table("manifest", "manifest", ["domain", "modality", "split"])
-    embedded = pc.and_(
-        pc.equal(rows["modality"].cast(pa.string()), recipe.modality),
-        pc.is_in(rows["split"].cast(pa.string()), pa.array(system.splits, pa.string())),
-    )
-    there = sorted(rows.filter(embedded)["domain"].unique().to_pylist())
+    there = sorted(chosen(rows, recipe.modality, system.splits)["domain"].unique().to_pylist())
     untrained = [domain for domain in there if recipe.embedded_as(domain, trained) is None]
     if untrained:
         raise DataError(

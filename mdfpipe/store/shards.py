@@ -48,8 +48,9 @@ class ShardWriter:
         except OSError as error:
             raise StoreError(cannot_write(path, error)) from error
 
-    def add(self, crop_id: str, suffix: str, data: bytes) -> Place:
+    def add(self, crop_id: str, codec: str, data: bytes) -> Place:
         """Append one image; gives the place of its bytes in the tar. Raises StoreError."""
+        suffix = "jpg" if codec == "jpeg" else codec
         member = tarfile.TarInfo(f"{file_name(crop_id).replace('.', '%2E')}.{suffix}")
         member.size = len(data)
         member.mode = 0o644

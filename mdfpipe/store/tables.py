@@ -88,6 +88,19 @@ def boxes_of(table: pa.Table) -> NDArray[np.float32]:
 CORNERS: Final = ("x1", "y1", "x2", "y2")
 
 
+def item_ids(video_id: str, frame: NDArray[Any], number: NDArray[Any], mark: str = "") -> pa.Array:
+    """VIDEO/FRAME/NUMBER (n,) as body_id and crop_id are made, with a mark before the number."""
+    padded = [pc.utf8_lpad(pa.array(n).cast(pa.string()), width, padding="0") for n, width in ((frame, 6), (number, 2))]
+    return pc.binary_join_element_wise(video_id, padded[0], pc.binary_join_element_wise(mark, padded[1], ""), "/")
+
+
+def chosen(rows: pa.Table, modality: str, splits: Sequence[str]) -> pa.Table:
+    """The rows of a manifest of one modality and some splits."""
+    asked = pa.array(splits, pa.string())
+    here = pc.is_in(rows["split"].cast(pa.string()), asked)
+    return rows.filter(pc.and_(pc.equal(rows["modality"].cast(pa.string()), modality), here))
+
+
 def _column(kind: pa.DataType, name: str, meaning: str, *, null: bool = False) -> pa.Field:
     return pa.field(name, kind, nullable=null, metadata={"meaning": meaning})
 

@@ -139,7 +139,7 @@ def _draw_block(run: Run, receipt: Receipt, scratch: Path, cut: Cut, tell: Calla
     with ShardWriter(scratch) as writer:
         for number in range(settings["first"], settings["first"] + settings["subjects"]):
             for row, data in _crops_of(str(number), settings["seed"], cut, modality):
-                place = writer.add(row["crop_id"], "jpg", data)
+                place = writer.add(row["crop_id"], "jpeg", data)
                 rows.append({**row, "shard": shard, **place._asdict()})
             tell(1)
     run.commit(receipt, _table(rows), {shard: scratch})
