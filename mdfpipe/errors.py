@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import errno
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 
@@ -131,13 +131,14 @@ def one_line(text: object, limit: int = 300) -> str:
     return safe if len(safe) <= limit else safe[: limit - 1] + "…"
 
 
-def some(names: Sequence[str], limit: int = 5) -> str:
+def some(names: Iterable[str], limit: int = 5) -> str:
     """The first names, and how many there are besides.
 
     >>> some(["a", "b"]), some("abcd", 2)
     ('a, b', 'a, b and 2 more')
     """
-    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
+    every = list(names)
+    return ", ".join(every[:limit]) + (f" and {len(every) - limit} more" if len(every) > limit else "")
 
 
 def cannot_write(place: Path, error: OSError) -> str:

@@ -114,10 +114,10 @@ def _own(run: Run, modality: str, domains: Sequence[str] | None) -> Crops:
     return _of_run(run, modality, splits=["train"], domains=domains)
 
 
-def _of_run(run: Run, modality: str, **chosen: Any) -> Crops:
-    """Crops of the manifest of a run folder. chosen: as `from_manifest` takes it."""
+def _of_run(run: Run, modality: str, **asked: Any) -> Crops:
+    """Crops of the manifest of a run folder. asked: as `from_manifest` takes it."""
     table = run.table("manifest", "manifest")
-    return c.from_manifest(table, run.path, modality=modality, windows=_windows(run, table), **chosen)
+    return c.from_manifest(table, run.path, modality=modality, windows=_windows(run, table), **asked)
 
 
 def _windows(run: Run, manifest: pa.Table) -> dict[str, tuple[float, float]]:

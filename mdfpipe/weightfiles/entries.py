@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mdfpipe.errors import ConfigError, one_line
+from mdfpipe.errors import ConfigError, one_line, some
 from mdfpipe.weightfiles.opening import Load, open_tensors
 from mdfpipe.weightfiles.plain import Array
 
@@ -110,8 +110,7 @@ def refuse_unusable(tensors: Mapping[str, Tensor]) -> None:
     }
     for (expected, got), names in faults.items():
         if names:
-            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-            raise ConfigError(f"expected {expected}, got {got} in {', '.join(names[:3])}{more}; get the file again")
+            raise ConfigError(f"expected {expected}, got {got} in {some(names, 3)}; get the file again")
 
 
 def _tensors(content: Any) -> dict[str, Tensor]:
@@ -209,6 +208,5 @@ def _told(name: str, others: list[str], source: str, order: tuple[str, ...]) -> 
         )
         return (), (doubt,)
     if beside:
-        shown = ", ".join(beside[:4]) + (f" and {len(beside) - 4} more" if len(beside) > 4 else "")
-        return (f"{taken}; the file also has {shown}: weights_entry takes another",), ()
+        return (f"{taken}; the file also has {some(beside, 4)}: weights_entry takes another",), ()
     return ((taken,) if name and not _rank(name, order) else ()), ()

@@ -21,7 +21,7 @@ from typing import Any, Final
 
 import torch
 
-from mdfpipe.errors import ConfigError, DataError, one_line, refuse_lack_of_memory
+from mdfpipe.errors import ConfigError, DataError, one_line, refuse_lack_of_memory, some
 from mdfpipe.store.content import Content, Kind, content_of
 from mdfpipe.store.limits import refuse_large_archive, refuse_larger
 from mdfpipe.weightfiles.plain import PLAIN, PLAIN_NAMES, Refused
@@ -244,7 +244,7 @@ def _blocked(error: BaseException | None) -> str | None:
 
 
 def _some(names: list[str]) -> str:
-    return ", ".join(one_line(name, 80) for name in names[:3]) + ", ..." * (len(names) > 3)
+    return some([one_line(name, 80) for name in names], 3)
 
 
 def _allowed() -> set[str]:

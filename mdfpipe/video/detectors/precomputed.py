@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from mdfpipe.config import BY_CONTENT, NOT_A_RESULT, find_file
-from mdfpipe.errors import ConfigError, DataError, one_line
+from mdfpipe.errors import ConfigError, DataError, one_line, some
 from mdfpipe.store.hashing import file_sha256
 from mdfpipe.store.limits import refuse_large_table
 from mdfpipe.store.naming import VIDEO_SUFFIXES, file_name, named_alike, near_name, nearest, told_path
@@ -112,8 +112,8 @@ class Precomputed(Detector):
                 end, why = name, "another folder"
         near = ends[end] if end else None
         hint = f"; {video_id} may be '{told_path(near, video_id)}' ({why})" if near else ""
-        some = ", ".join(f"'{one_line(text, 60)}'" for text in list(spans)[:3]) + (", ..." if len(spans) > 3 else "")
-        return f"{path.name} names {len(spans)}: {some}{hint}"
+        shown = some([f"'{one_line(text, 60)}'" for text in spans], 3)
+        return f"{path.name} names {len(spans)}: {shown}{hint}"
 
     def known_boxes(self, data: Path, video_id: str) -> NDArray[np.float32]:
         """The video's boxes, (n, 4) float32 xyxy. Raises as `identity` does."""

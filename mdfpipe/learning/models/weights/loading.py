@@ -17,7 +17,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from mdfpipe import weightfiles
-from mdfpipe.errors import ConfigError
+from mdfpipe.errors import ConfigError, some
 from mdfpipe.learning.models.backbones.trunk import fill
 from mdfpipe.learning.models.weights import public
 from mdfpipe.learning.models.weights.public import Converted, ConvStem, Grid
@@ -79,7 +79,7 @@ class LoadReport:
         said += [f"{name}: resized from {_by(old)} to {_by(new)} patches" for name, old, new in self.resized]
         for what in ("missing", "unexpected", "ignored"):
             if names := getattr(self, what):
-                said.append(f"{what}: {_few(names, 4)}")
+                said.append(f"{what}: {some(names, 4)}")
         return said + list(self.notes)
 
 
@@ -94,11 +94,6 @@ def _share(share: float) -> str:
 
 def _by(grid: Grid) -> str:
     return f"{grid[0]}x{grid[1]}"
-
-
-def _few(names: Iterable[str], count: int) -> str:
-    every = list(names)
-    return ", ".join(every[:count]) + (f" and {len(every) - count} more" if len(every) > count else "")
 
 
 # --- networks --------------------------------------------------------------------------------------------------------
@@ -155,7 +150,7 @@ def load_trunk(
         if more:
             raise ConfigError(
                 f"the checkpoint's network is another one: it has {len(more)} tensors that ours has no place for: "
-                f"{_few(more, 3)}; choose the backbone that it was trained with"
+                f"{some(more, 3)}; choose the backbone that it was trained with"
             )
         named = {prefix + name: tensor for name, tensor in tensors.items()}
         converted = Converted(found.format, {**named, **left}, found.ignored)
@@ -216,7 +211,7 @@ def _place(
     if coverage < least:
         raise ConfigError(
             f"a checkpoint of {converted.format} kind covers {_share(coverage)} of the network's weights, expected at "
-            f"least {_share(least)}: missing {_few(missing, 3) or '-'}; it has {_few(unexpected, 3) or 'nothing else'}"
+            f"least {_share(least)}: missing {some(missing, 3) or '-'}; it has {some(unexpected, 3) or 'nothing else'}"
             "; give weights of this kind of network"
         )
     roots = {name.removeprefix(prefix).split(".")[0] for name in expected} | {"norm_pre"}
@@ -224,7 +219,7 @@ def _place(
     if more:
         raise ConfigError(
             f"the checkpoint's network is another one: it has {len(more)} tensors that ours has no place for: "
-            f"{_few(more, 3)}; choose the size and kind that it was trained with"
+            f"{some(more, 3)}; choose the size and kind that it was trained with"
         )
     refuse_missing_statistics(expected, tensors)
     weightfiles.refuse_unusable(tensors)
@@ -232,7 +227,7 @@ def _place(
     if whole:
         kind = str(tensors[whole[0]].dtype).removeprefix("torch.")
         raise ConfigError(
-            f"expected floating-point weights, got {kind} in {_few(whole, 3)}, which are of no scale; get the weights "
+            f"expected floating-point weights, got {kind} in {some(whole, 3)}, which are of no scale; get the weights "
             "before they were quantised"
         )
     model.load_state_dict({**model.state_dict(), **tensors, **converted.fresh})
@@ -273,7 +268,7 @@ def refuse_missing_statistics(expected: Iterable[str], given: Iterable[str]) -> 
     if wrong:
         raise ConfigError(
             f"expected the running statistics of every batch normalisation, {len(wrong)} are missing: "
-            f"{_few(wrong, 3)}; save the whole state_dict, with its buffers (running_mean, running_var), not the "
+            f"{some(wrong, 3)}; save the whole state_dict, with its buffers (running_mean, running_var), not the "
             "parameters alone"
         )
 
