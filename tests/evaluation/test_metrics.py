@@ -15,18 +15,10 @@ from numpy.typing import NDArray
 from mdfpipe.errors import DataError, ProtocolError
 from mdfpipe.evaluation import comparing
 from mdfpipe.evaluation.comparing import Removal
-from mdfpipe.evaluation.measures.closed_set import (
-    CLOSED_SET,
-    closed_set,
-    cmc,
-    inverse_negative_penalty,
-    mean_average_precision,
-    mean_inverse_negative_penalty,
-    rank_k,
-)
+from mdfpipe.evaluation.measures.closed_set import CLOSED_SET, closed_set, cmc
 from mdfpipe.evaluation.measures.metrics import mean_of_rows, rate, share_name
-from mdfpipe.evaluation.measures.open_set import OpenSet, open_set
-from mdfpipe.evaluation.measures.verification import Roc, errors_at, roc, verification, verify, verify_scores
+from mdfpipe.evaluation.measures.open_set import OpenSet
+from mdfpipe.evaluation.measures.verification import Roc, errors_at, roc, verify, verify_scores
 from mdfpipe.evaluation.search import search_scores
 from tests.evaluation.test_search import GALLERY, PROBES, WORKED, made, matches, sides
 
@@ -46,13 +38,11 @@ def test_closed_set_worked_by_hand() -> None:
     """Places: a 1 and 4; b 3; c 2; nobody has no mate."""
     curve = cmc(worked(), depth=6)
     assert (curve.k.tolist(), curve.n) == ([1, 2, 3, 3, 3, 3], 3)
-    first = rank_k(worked())
+    first, mean, penalty = closed_set(worked(), ["rank-1", "map", "minp"])
     assert (first.name, first.value, first.k, first.n) == ("rank-1", 1 / 3, 1, 3)
-    mean = mean_average_precision(worked())
     assert (mean.name, mean.k, mean.n) == ("map", None, 3)
     assert mean.value == pytest.approx((3 / 4 + 1 / 3 + 1 / 2) / 3)
-    assert inverse_negative_penalty(worked()).tolist() == [2 / 4, 1 / 3, 1 / 2, 0]
-    assert mean_inverse_negative_penalty(worked()).value == pytest.approx((1 / 2 + 1 / 3 + 1 / 2) / 3)
+    assert penalty.value == pytest.approx((1 / 2 + 1 / 3 + 1 / 2) / 3)
 
 
 def test_misses_count() -> None:
@@ -127,7 +117,7 @@ def test_market_evaluation_of_the_research_codes() -> None:
     both = sides(g_pids, q_pids, gallery_codes=g_cams, probe_codes=q_cams)
     found = search_scores(scores, *both, removal=Removal("same camera"), unmated="exclude")
     curve, mean = market_evaluation(-scores, q_pids, g_pids, q_cams, g_cams)
-    assert mean_average_precision(found).value == pytest.approx(mean, abs=ROUND)
+    assert closed_set(found, ["map"])[0].value == pytest.approx(mean, abs=ROUND)
     np.testing.assert_allclose(cmc(found, 50).share, curve, atol=ROUND)
 
 
@@ -148,11 +138,6 @@ def test_open_set_worked_by_hand() -> None:
     assert wider.dir_at(0.01).k == 2
     assert (searches.fpir(0.45).k, searches.fpir(0.46).k, searches.dir(0.9).k, searches.dir(0.91).k) == (1, 0, 1, 0)
     assert OpenSet.of(worked(), failed=1).fnir_at(0.01).value == 3 / 4
-    curve = wider.curve()
-    assert curve.threshold.tolist() == [INF, 0.9, 0.6, 0.45, 0.4]
-    assert curve.fpir.tolist() == [0, 0, 0, 1, 1]
-    assert curve.dir.tolist() == [0, 1 / 3, 2 / 3, 2 / 3, 1]
-    assert curve.fnir.tolist() == [1, 2 / 3, 1 / 3, 1 / 3, 0]
 
 
 def test_a_mate_that_ties_with_an_alarm_is_not_found() -> None:
@@ -194,10 +179,6 @@ def test_fnir_is_the_best_of_all_thresholds(
     assert found.k_false is not None
     assert found.k_false <= fpir * len(nonmated) + 1e-9
     assert found.value + searches.dir_at(fpir).value == pytest.approx(1)
-    curve = searches.curve()
-    points = set(zip(curve.fpir.tolist(), np.round(curve.fnir * searches.n_mated).astype(int).tolist(), strict=True))
-    assert points == set(rates)
-    assert (np.diff(curve.threshold) < 0).all()
 
 
 def test_open_set_refusals() -> None:
@@ -212,7 +193,6 @@ def test_open_set_refusals() -> None:
         OpenSet(one * np.nan, np.array([1]), one)
     with pytest.raises(ProtocolError, match=r"fnir@fpir: expected a share of 0..1, got 1.5"):
         OpenSet(one, np.array([1]), one).fnir_at(1.5)
-    assert [metric.name for metric in open_set(OpenSet(one, np.array([1]), one))] == ["fnir@fpir=0.01", "fnir@fpir=0.1"]
 
 
 # -- verification
@@ -236,9 +216,6 @@ def test_verification_worked_by_hand() -> None:
     assert [side.tolist() for side in curve.hull()] == [[0, 0, 0.375, 1], [1, 0.75, 0, 0]]
     assert curve.rocch_eer().value == 0.25
     assert curve.auc().value == 50.5 / 64
-    assert [m.name for m in verification(curve)] == [
-        "tar@far=1e-4", "tar@far=1e-3", "tar@far=1e-2", "tar@far=1e-1", "eer", "rocch-eer", "auc",
-    ]  # fmt: skip
 
 
 @settings(deadline=None)
@@ -348,4 +325,4 @@ def test_names() -> None:
     names = [share_name("tar", "far", far) for far in (1e-4, 1e-3, 1e-2, 1e-1, 5e-4, 0, 1e-6)]
     assert names == [f"tar@far={far}" for far in ("1e-4", "1e-3", "1e-2", "1e-1", "5e-4", "0", "1e-6")]
     assert [rate("rank-1", k, 63).value for k in (49, 50)] == [49 / 63, 50 / 63]
-    assert all(a.value <= b.value for a, b in pairwise([rank_k(worked(), k) for k in (1, 2, 3, 4)]))
+    assert all(a.value <= b.value for a, b in pairwise(closed_set(worked(), [f"rank-{k}" for k in (1, 2, 3, 4)])))

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from scipy.special import ndtri
 
 from mdfpipe.evaluation.comparing import Entries
-from mdfpipe.evaluation.measures.closed_set import cmc, rank_k
+from mdfpipe.evaluation.measures.closed_set import closed_set, cmc
 from mdfpipe.evaluation.measures.open_set import OpenSet
 from mdfpipe.evaluation.measures.verification import errors_at, roc
 from mdfpipe.evaluation.search import Ranking, search_scores
@@ -140,7 +140,7 @@ def open_set_file(name: str) -> tuple[Ranking, OpenSet]:
 )  # fmt: skip
 def test_open_set(name: str, succeed: tuple[int, int], alarms: tuple[int, int], first: tuple[int, int]) -> None:
     ranking, searches = open_set_file(name)
-    found, false, rank_1 = searches.dir(0.5), searches.fpir(0.5), rank_k(ranking, 1)
+    found, false, rank_1 = searches.dir(0.5), searches.fpir(0.5), closed_set(ranking, ["rank-1"])[0]
     assert (found.k, found.n) == succeed
     assert (false.k, false.n) == alarms
     assert (rank_1.k, rank_1.n) == first

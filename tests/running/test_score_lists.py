@@ -13,7 +13,7 @@ import pytest
 
 from mdfpipe.errors import DataError, MdfError, ProtocolError
 from mdfpipe.evaluation.comparing import Entries
-from mdfpipe.evaluation.measures.closed_set import rank_k
+from mdfpipe.evaluation.measures.closed_set import closed_set
 from mdfpipe.evaluation.measures.verification import roc
 from mdfpipe.evaluation.search import search_scores
 from mdfpipe.running.score_lists import score_lists
@@ -82,7 +82,7 @@ def test_every_layout_gives_the_same_numbers(name: str, tmp_path: Path) -> None:
         assert "as if they were independent" in found.tables["scores"]["notes"][1]
         return
     sides = Entries("gallery", np.array(GALLERY)), Entries("probes", np.array(OF_PROBE))
-    assert value(found, "rank-1") == rank_k(search_scores(MATRIX, *sides, unmated="exclude"), 1).value
+    assert value(found, "rank-1") == closed_set(search_scores(MATRIX, *sides, unmated="exclude"), ["rank-1"])[0].value
     assert {(row["n"], row["n_false"]) for row in found.metrics if row["metric"].startswith("fnir")} == {(8, 1)}
 
 

@@ -21,6 +21,7 @@ al. 2021).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -55,41 +56,17 @@ def cmc(ranking: Ranking, depth: int = 20, failed: int = 0) -> Cmc:
     return Cmc(k, _count(ranking, failed, "cmc"))
 
 
-def rank_k(ranking: Ranking, k: int = 1, failed: int = 0) -> Metric:
-    """Share of probes whose best mate is within the first k: `rank-k`."""
-    if k < 1:
-        raise ProtocolError(f"rank-{k}: expected a rank of 1 or more")
-    ranks = ranking.rank[ranking.counted]
-    return rate(f"rank-{k}", int(((ranks > 0) & (ranks <= k)).sum()), _count(ranking, failed, f"rank-{k}"))
-
-
-def mean_average_precision(ranking: Ranking, failed: int = 0) -> Metric:
-    """`map`: the mean of the probes' average precision."""
-    n = _count(ranking, failed, "map")
-    return Metric("map", float(ranking.average_precision[ranking.counted].sum() / n), n)
-
-
-def mean_inverse_negative_penalty(ranking: Ranking, failed: int = 0) -> Metric:
-    """`minp`: the mean of mates / place of the worst mate."""
-    n = _count(ranking, failed, "minp")
-    return Metric("minp", float(inverse_negative_penalty(ranking)[ranking.counted].sum() / n), n)
-
-
-def inverse_negative_penalty(ranking: Ranking) -> F64:
-    """Mates / place of the worst mate, of each probe: (P,); 0 without a mate."""
-    return ranking.mates / np.maximum(ranking.last_rank, 1)
-
-
 def closed_set(ranking: Ranking, names: Iterable[str] = CLOSED_SET, failed: int = 0) -> list[Metric]:
-    """The metrics of these names. Raises ProtocolError for another name."""
-    found = []
+    """The metrics of these names. Raises ProtocolError for another name, and without probes."""
+    counted, found = ranking.counted, []
     for name in names:
-        if name == "map":
-            found.append(mean_average_precision(ranking, failed))
-        elif name == "minp":
-            found.append(mean_inverse_negative_penalty(ranking, failed))
-        elif name.startswith("rank-") and name[5:].isdecimal():
-            found.append(rank_k(ranking, int(name[5:]), failed))
+        n, depth = _count(ranking, failed, name), re.fullmatch(r"rank-([1-9]\d*)", name)
+        if depth:
+            found.append(rate(name, int(((ranking.rank > 0) & (ranking.rank <= int(depth[1])))[counted].sum()), n))
+        elif name in ("map", "minp"):
+            penalty = ranking.mates / np.maximum(ranking.last_rank, 1)  # 0 without a mate
+            values = ranking.average_precision if name == "map" else penalty
+            found.append(Metric(name, float(values[counted].sum() / n), n))
         else:
             raise ProtocolError(f"closed set: expected rank-K, map or minp, got {name!r}")
     return found

@@ -53,21 +53,6 @@ def wilson(k: int, n: int, confidence: float = CONFIDENCE) -> tuple[float, float
     return (max(low, 0.0) if k else 0.0), (min(high, 1.0) if k < n else 1.0)
 
 
-def clopper_pearson(k: int, n: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
-    """The exact binomial interval of a share k of n (Clopper and Pearson 1934); (0, 1) where n is 0.
-
-    >>> tuple(round(bound, 4) for bound in clopper_pearson(15, 148))
-    (0.0578, 0.1617)
-    """
-    from scipy.special import betaincinv
-
-    _check_share(k, n, confidence)
-    tail = (1 - confidence) / 2
-    low = float(betaincinv(k, n - k + 1, tail)) if k else 0.0
-    high = float(betaincinv(k + 1, n - k, 1 - tail)) if k < n else 1.0
-    return low, high
-
-
 def _check_share(k: int, n: int, confidence: float) -> None:
     if not 0 <= k <= n:
         raise DataError(f"interval of a share: expected 0 <= k <= n, got k {k} of n {n}; count hits among the probes")

@@ -1,14 +1,18 @@
-"""Open set: people are searched who are not enrolled. FNIR at FPIR, DIR, DET.
+"""Open set: people are searched who are not enrolled. FNIR at FPIR, DIR.
 
 A false alarm is a *search*: the greatest score of a non-mated probe reaches the threshold (FPIR of NIST's FRVT 1:N),
 however many gallery entries do. A mated search succeeds if the mate's score reaches the threshold and its place is
 within the rank limit; else it is a false negative identification (FNIR; DIR = TPIR = 1 - FNIR). Nothing is
-interpolated: every point of a curve is one that some threshold gives.
+interpolated: every number is one that some threshold gives.
+
+>>> mated, nonmated = np.array([0.9, 0.8, 0.7, 0.3]), np.linspace(0, 0.75, 10)
+>>> searches = OpenSet(mated, np.ones(4, int), nonmated)
+>>> [(m.name, m.k, m.n, m.k_false) for m in (searches.fnir_at(0.0), searches.fnir_at(0.1))]
+[('fnir@fpir=0', 2, 4, 0), ('fnir@fpir=0.1', 1, 4, 1)]
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,38 +21,6 @@ from mdfpipe.errors import ProtocolError
 from mdfpipe.evaluation.comparing import F64, I64
 from mdfpipe.evaluation.measures.metrics import Metric, allowed, rate, share_name
 from mdfpipe.evaluation.search import Ranking
-
-FPIRS = (0.01, 0.1)
-
-
-@dataclass(frozen=True, eq=False)
-class OpenSetCurve:
-    """DET and DIR at every threshold that changes one of them, from the highest. False alarms rise along it.
-
-    threshold: (T,); the first is inf: nothing is accepted. false_alarms: (T,) non-mated searches at or above it, of
-    n_nonmated. found: (T,) mated searches that succeed, of n_mated.
-    """
-
-    threshold: F64
-    false_alarms: I64
-    found: I64
-    n_nonmated: int
-    n_mated: int
-
-    @property
-    def fpir(self) -> F64:
-        """False alarms by non-mated search: (T,)."""
-        return self.false_alarms / self.n_nonmated
-
-    @property
-    def fnir(self) -> F64:
-        """Mated searches that fail: (T,). Against `fpir` it is the DET curve."""
-        return (self.n_mated - self.found) / self.n_mated
-
-    @property
-    def dir(self) -> F64:
-        """Mated searches that succeed: (T,), the detection and identification rate."""
-        return self.found / self.n_mated
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,15 +99,6 @@ class OpenSet:
         """Share of mated searches that succeed there: `dir@fpir=0.01`."""
         return self._at("dir", fpir)
 
-    def curve(self) -> OpenSetCurve:
-        """DET and DIR over all thresholds: O((M + N) log)."""
-        nonmated, candidates = np.sort(self.nonmated), self.candidates
-        scores = np.unique(np.concatenate([nonmated, candidates]))[::-1]
-        thresholds = np.concatenate([[np.inf], scores[scores > -np.inf]])
-        alarms = len(nonmated) - np.searchsorted(nonmated, thresholds)
-        found = len(candidates) - np.searchsorted(candidates, thresholds)
-        return OpenSetCurve(thresholds, alarms, found, self.n_nonmated, self.n_mated)
-
     def _at(self, kind: str, fpir: float) -> Metric:
         threshold, alarms = self.threshold(fpir)
         found = int((self.candidates >= threshold).sum()) if threshold < np.inf else 0
@@ -143,13 +106,3 @@ class OpenSet:
         limit = "" if self.rank_limit == 1 else f"-rank{self.rank_limit}"
         name = share_name(kind + limit, "fpir", fpir)
         return Metric(name, k / self.n_mated, self.n_mated, k, threshold, alarms, self.n_nonmated)
-
-
-def open_set(searches: OpenSet, fpirs: Iterable[float] = FPIRS) -> list[Metric]:
-    """FNIR at each FPIR.
-
-    >>> rank, mated, nonmated = np.ones(4, int), np.array([0.9, 0.8, 0.7, 0.3]), np.linspace(0, 0.75, 10)
-    >>> [(m.name, m.k, m.n, m.k_false) for m in open_set(OpenSet(mated, rank, nonmated), [0.0, 0.1])]
-    [('fnir@fpir=0', 2, 4, 0), ('fnir@fpir=0.1', 1, 4, 1)]
-    """
-    return [searches.fnir_at(fpir) for fpir in fpirs]

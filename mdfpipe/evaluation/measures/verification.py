@@ -15,7 +15,7 @@ that grows with the mated ones (some 40 bytes each). No metric interpolates but 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
@@ -38,8 +38,6 @@ from mdfpipe.evaluation.comparing import (
     vector_scores,
 )
 from mdfpipe.evaluation.measures.metrics import Metric, allowed, rate, share_name
-
-FARS = (1e-4, 1e-3, 1e-2, 1e-1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -205,11 +203,6 @@ def verify_scores(
 ) -> Roc:
     """The same from given similarities (P, G)."""
     return _all_pairs(GivenScores(scores), Pairing(gallery, probes, removal), failed, threads)
-
-
-def verification(curve: Roc, fars: Iterable[float] = FARS) -> list[Metric]:
-    """TAR at each FAR, both equal error rates, the area."""
-    return [*(curve.tar_at(far) for far in fars), curve.eer(), curve.rocch_eer(), curve.auc()]
 
 
 def errors_at(mated: ArrayLike, nonmated: ArrayLike, threshold: float) -> tuple[Metric, Metric]:
