@@ -14,6 +14,7 @@ from hypothesis import given, strategies
 
 from mdfpipe.drawing.plots import Line
 from mdfpipe.reporting import sweeps
+from mdfpipe.reporting.cells import cell_of
 from mdfpipe.reporting.sweep_sheets import csv_of
 from mdfpipe.reporting.sweeps import Axis, SweepView, Swept, Value, bounds, sweep_views
 from mdfpipe.store.results import Results, read_results
@@ -101,6 +102,21 @@ def test_a_line_holds_the_numbers_of_its_pair_of_domains(tmp_path: Path, drawn: 
     np.testing.assert_allclose(paper.y, [0.61, 0.71, 0.73])
     without = next(lines for name, (lines, _) in drawn.items() if "/map/" in name)
     assert all(len(line.low) == 0 for line in without)
+
+
+def test_what_is_no_number_is_not_drawn(tmp_path: Path, drawn: dict[str, Any]) -> None:
+    """One point of the sweep in one pair of domains, and every point of mAP."""
+    rows = rank_rows()
+    for row in rows:
+        if row["metric"] == "map" or (row["system"], row["metric"], row["probe_domain"]) == ("g3", "rank-1", PROBES[0]):
+            row |= {"value": None, "k": None, "low": None, "high": None, "published": None, "notes": ["unresolved"]}
+    view = only(sweep_views(read(tmp_path, rows), [GAMMA]))
+    assert [name.split("/")[3] for name in drawn] == ["rank-1", "eer"]
+    lines, _ = next(iter(drawn.values()))
+    assert [line.x.tolist() for line in lines if not line.dotted] == [[0, 2, 5], [0, 2, 3, 5]]
+    assert "no number: a part of the mean has none" in {cell_of(n).value for n in view.tables[0].grids[0].cells}
+    line = next(one for one in csv_of(view).splitlines() if "no number" in one)
+    assert ",,,," in line
 
 
 def test_bands_are_intervals_or_the_spread_of_trials() -> None:
