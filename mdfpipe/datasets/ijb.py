@@ -9,7 +9,7 @@ root, also through a symlink, is refused.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -196,14 +196,12 @@ class Ijb(Dataset):
     def sources(self, root: Path) -> list[Path]:
         """The tables, and every video that they or `videos` name, there or not. Raises DataError."""
         tables, present = self.tables(root), self.present(root)
-        named, sieve = Names(), self._sieve(root)
+        named, sieve = set[str](), self._sieve(root)
         for table in find_tables(root, self.faces, "faces", self.links):
             for block in read_blocks(root / table, table, {"file": str(self.columns.file)}):
-                column = self._paths(block, root)
-                named.codes(
-                    self._videos_of(column, block), lambda path: path if path and not sieve.drops(path) else None
-                )
-        return [*tables, *sorted({*(root / path for path in named.texts()), *present})]
+                videos = self._videos_of(self._paths(block, root), block).dictionary.to_pylist()
+                named |= {path for path in videos if path and not sieve.drops(path)}
+        return [*tables, *sorted({*(root / path for path in named), *present})]
 
     def tables(self, root: Path) -> list[Path]:
         """The face tables, the gallery tables, the domain table and the list of what is left out."""
@@ -382,7 +380,7 @@ class Ijb(Dataset):
                     by_number[of] = True
         scan.tally.add(AnomalyKind.MISSING_FRAME_FILE, by_number & (frame < 0), lambda i: told(rows, i))
         scan.tally.add(AnomalyKind.NEGATIVE_FRAME, ~by_number & (frame < 0), lambda i: told(rows, i))
-        return FaceRows(rows.video, frame, rows.subject, rows.xyxy, rows.row).take(frame >= 0)
+        return replace(rows, frame=frame).take(frame >= 0)
 
     def _gallery_subjects(self, root: Path, tally: AnomalyTally) -> dict[str, list[str]]:
         """subject_id -> the galleries that list it, both sorted."""

@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
+from itertools import takewhile
 from pathlib import Path, PurePosixPath
 
 from mdfpipe.errors import DataError, one_line
@@ -88,36 +89,34 @@ def pattern_remarks(
     remarks = []
     for pattern, taken, matched in found:
         passed = [path for path in matched if _is_nameable(path)]
-        if odd := [path for path in matched if not _is_nameable(path)]:
-            remarks.append(
-                f"videos: {pattern} passes over {_some(odd)}: such a name cannot be written into tables; rename "
-                f"{'it' if len(odd) == 1 else 'them'}"
-            )
+        odd = [path for path in matched if not _is_nameable(path)]
         named = [path for path in passed if path in taken_by]
         pictures = [p for p in passed if p not in taken_by and PurePosixPath(p).suffix.lower() in PICTURE_SUFFIXES]
-        if named:
-            remarks.append(
-                f"videos: {pattern} passes over {_some(named)}, which {taken_by[named[0]]} names: taken as "
-                f"{'a video' if len(named) == 1 else 'videos'}"
-            )
         strays = [p for p in passed if p not in (*named, *known) and p not in pictures and holds_film(root / p)]
+        said = []
+        if odd:
+            it = "it" if len(odd) == 1 else "them"
+            said.append(f"passes over {_some(odd)}: such a name cannot be written into tables; rename {it}")
+        if named:
+            what = "a video" if len(named) == 1 else "videos"
+            said.append(f"passes over {_some(named)}, which {taken_by[named[0]]} names: taken as {what}")
         if strays:
-            remarks.append(
-                f"videos: {pattern} passes over {_some(strays)}: video without a suffix of one; rename it, or name it "
-                "by a path without * ? ["
+            said.append(
+                f"passes over {_some(strays)}: video without a suffix of one; rename it, or name it by a path without "
+                "* ? ["
             )
         if not taken and not matched and pattern not in usual:
-            remarks.append(f"videos: {pattern} matches nothing under {root}{_near(root, pattern)}")
+            said.append(f"matches nothing under {root}{_near(root, pattern)}")
         elif not taken and passed and not named and (pattern not in usual or pictures):
-            remarks.append(
-                f"videos: {pattern} matches {_some(passed)} and takes none: a video is a file with a video suffix or a "
-                "folder of images; a path without * ? [ is taken as it is"
+            said.append(
+                f"matches {_some(passed)} and takes none: a video is a file with a video suffix or a folder of images; "
+                "a path without * ? [ is taken as it is"
             )
         elif pictures:
-            remarks.append(
-                f"videos: {pattern} passes over {_some(pictures)}: single pictures are no videos; a path without "
-                "* ? [ is taken as it is"
+            said.append(
+                f"passes over {_some(pictures)}: single pictures are no videos; a path without * ? [ is taken as it is"
             )
+        remarks += [f"videos: {pattern} {words}" for words in said]
     for path, pattern in sorted(taken_by.items()):
         folder = next((str(above) for above in PurePosixPath(path).parents if str(above) in taken_by), None)
         if folder is not None:
@@ -146,18 +145,11 @@ def _near(root: Path, pattern: str) -> str:
     found = None
     with suppress(OSError):
         found = next((path for path in _matches(root, "", pattern.split("/"), folded) if _is_nameable(path)), None)
-    if found is None:
-        return nearest(root, _fixed(pattern))
+    if found is None:  # of the folders before the first wild card
+        return nearest(root, "/".join(takewhile(lambda part: not is_pattern(part), pattern.split("/"))))
     return (
         f"; '{told_path(found, pattern)}' is there (letter case or the encoding of accents differs): correct the name"
     )
-
-
-def _fixed(pattern: str) -> str:
-    """The folders of a pattern before its first wild card."""
-    parts = pattern.split("/")
-    wild = next((n for n, part in enumerate(parts) if is_pattern(part)), len(parts))
-    return "/".join(parts[:wild])
 
 
 def _by_pattern(
