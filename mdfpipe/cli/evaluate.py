@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from mdfpipe.cli import options
-from mdfpipe.cli.options import app, beside, say_json
+from mdfpipe.cli.options import app, beside, say, say_json
 from mdfpipe.cli.run import run_stages
 from mdfpipe.errors import ConfigError
 
@@ -115,6 +115,32 @@ def average_runs(runs: Runs, allow_stale: options.AllowStale = False, json_: opt
     from mdfpipe.reporting.comparison import average_runs as mean_of
 
     _show(mean_of(runs, allow_stale=allow_stale), json_)
+
+
+@app.command()
+def breakdown(
+    run: Annotated[Path, typer.Argument(help="Evaluated run folder.", show_default=False)],
+    by: options.By = None,
+    columns: options.Columns = None,
+    allow_stale: options.AllowStale = False,
+    json_: options.Json = False,
+) -> None:
+    """Numbers by group of probes: camera, range, clothing.
+
+    Nothing is searched again. `mdfpipe report` with the same options writes the groups into its page and tables.
+
+    Example: mdfpipe breakdown runs/study --by range --by height=50,100
+
+    Example: mdfpipe breakdown runs/study --by clothing --columns clothing.csv
+    """
+    from mdfpipe.reporting.breakdown import break_down, document, lines
+    from mdfpipe.reporting.comparison import side_by_side
+
+    views = break_down(side_by_side(run, allow_stale=allow_stale), by or (), columns)
+    if json_:
+        say_json(document(views))
+    else:
+        say("\n".join(lines(views)))
 
 
 @app.command()

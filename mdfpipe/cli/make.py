@@ -7,7 +7,20 @@ from typing import Annotated, Literal
 
 import typer
 
-from mdfpipe.cli.options import AllowMixed, AllowStale, Json, Threads, TrustPickle, Workers, app, beside, say, say_json
+from mdfpipe.cli.options import (
+    AllowMixed,
+    AllowStale,
+    By,
+    Columns,
+    Json,
+    Threads,
+    TrustPickle,
+    Workers,
+    app,
+    beside,
+    say,
+    say_json,
+)
 
 
 @app.command()
@@ -16,6 +29,8 @@ def report(
     compare: Annotated[
         list[Path] | None, typer.Option(metavar="RUN", help="Compare with this evaluated run; repeatable.")
     ] = None,
+    by: By = None,
+    columns: Columns = None,
     out: Annotated[Path | None, typer.Option(help="Output folder; default RUN/evaluate/report.")] = None,
     show_people: Annotated[
         bool, typer.Option("--show-people", help="Show people; by default they are pixelated.")
@@ -38,6 +53,8 @@ def report(
     done = write_report(
         run,
         compare=compare or (),
+        by=by or (),
+        columns=columns,
         out=out,
         show_people=show_people,
         allow_mixed=allow_mixed,

@@ -69,6 +69,18 @@ Tensorboard = Annotated[
 AllowStale = Annotated[
     bool, typer.Option("--allow-stale", help="Show numbers that are out of date; every output marks them.")
 ]
+By = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME",
+        help="Group probes by range, session, camera, height, sharpness, contrast, crops, or a column of --columns; "
+        "NAME=EDGE,EDGE gives the edges of bins; repeatable.",
+    ),
+]
+Columns = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="CSV or Parquet of groups, keyed by subject_id, video_id or template."),
+]
 AllowMixed = Annotated[
     bool, typer.Option("--allow-mixed", help="Allow two protocols in one table; every output marks it.")
 ]

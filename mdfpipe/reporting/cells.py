@@ -131,6 +131,8 @@ def told(number: Number) -> str:
     """What is known of a number: of what it is, its interval, what it is against the best, where it was read."""
     words = [_described(number.row)]
     test = number.test
+    if number.row.get("p") is not None:
+        words.append(f"p {number.row['p']:.3g} against {number.best} ({number.row['test']}, corrected)")
     if number.verdict is Verdict.UNTESTED:
         words.append(f"not tested against {number.best}" + (f": {_untested(number)}" if test is not None else ""))
     elif test is not None:
@@ -151,6 +153,8 @@ def _untested(number: Number) -> str:
 
 def _described(row: Row) -> str:
     words = [f"{label(row['metric'])} of {row['_system']}, {row['gallery_domain']} to {row['probe_domain']}"]
+    if "group" in row:
+        words.append(f"{row['by']} {row['group']}, {row['subjects']} subjects")
     if row["k"] is not None:
         words.append(f"{row['k']} of {row['n']}")
     if row["trials"] is not None:

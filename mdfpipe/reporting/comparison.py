@@ -162,7 +162,7 @@ def _searches(one: Results) -> dict[tuple[str, str], Cases]:
         if row["status"] not in set(SearchStatus):
             raise run.damage(STAGE, KEY, f"{run.path / file}: a probe has the status '{one_line(row['status'], 40)}'")
         system = (row["table"], row["system"])
-        if system in policy and _counts(row["status"], *policy[system]):
+        if system in policy and is_counted(row["status"], *policy[system]):
             rows.setdefault(system, {}).setdefault(Case(*(row[n] for n in PLACE)), []).append(row)
     counted: dict[tuple[str, str], Cases] = {
         (table, system): {case: _counted(found, metrics[table]) for case, found in cases.items()}
@@ -175,7 +175,7 @@ def _searches(one: Results) -> dict[tuple[str, str], Cases]:
     return counted
 
 
-def _counts(status: str, failure: str, unmated: str) -> bool:
+def is_counted(status: str, failure: str, unmated: str) -> bool:
     """Whether a probe of a status counts, where failures to enrol and unmated probes count as they say."""
     counts = {
         SearchStatus.SEARCHED: True,

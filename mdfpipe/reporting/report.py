@@ -71,6 +71,8 @@ def report(
     run: str | PathLike[str],
     *,
     compare: Sequence[str | PathLike[str]] = (),
+    by: Sequence[str] = (),
+    columns: str | PathLike[str] | None = None,
     out: str | PathLike[str] | None = None,
     show_people: bool = False,
     allow_mixed: bool = False,
@@ -82,10 +84,12 @@ def report(
 
     compare, allow_mixed, allow_stale: further evaluated runs, which `side_by_side` sets next to this one.
     latex_cells: what a cell of tables.tex holds: all; value; half (value ± half of its interval); count (k/n).
+    by, columns: further tables by group of probes, of this run: see `break_down`.
     show_people: show crops; else as coarse blocks. Unreadable files leave a note on the page. Raises DataError if a
     run was never evaluated, ProtocolError, StoreError.
     """
     from mdfpipe.drawing.plots import places
+    from mdfpipe.reporting.breakdown import break_down
     from mdfpipe.reporting.grids import views
     from mdfpipe.reporting.results_page import ResultsPage, render
     from mdfpipe.reporting.sweep_sheets import csv_of as csv_of_sweep
@@ -98,6 +102,9 @@ def report(
     results = side_by_side(run, [Path(other) for other in compare], allow_mixed=allow_mixed, allow_stale=allow_stale)
     shown = views(results)
     systems = [name for view in shown for name in results.tables[view.name]["systems"]]
+    if by:
+        own = side_by_side(run, allow_stale=allow_stale) if compare else results
+        shown += break_down(own, by, Path(columns) if columns is not None else None)
     page = ResultsPage(title_of(run), results, shown, show_people, places([*systems, *_in_curves(results)]))
     page.environment = environment_of(run)
     _fill(page, run)

@@ -39,6 +39,7 @@ CSV_COLUMNS: Final = (
     "notes",
     "fingerprint",
     "table_notes",
+    "group",
 )
 LatexCells = Literal["all", "value", "half", "count"]
 """What is in a cell of LaTeX: the number with k/n, false alarms and interval; the number, ± its spread over trials; the
@@ -239,6 +240,7 @@ def csv_of(view: TableView, also: Sequence[str] = ()) -> str:
                 view.fingerprint,
                 notes,
             ]
+            ends.append(harmless(row.get("group", "")))
             writer.writerow([*(harmless(row[name]) for name in place), *counts, _unusable(row), *ends])
     return out.getvalue()
 
