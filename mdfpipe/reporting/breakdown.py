@@ -513,7 +513,8 @@ def lines(views: Sequence[TableView]) -> Iterator[str]:
         yield from (f"  note: {note}" for note in view.notes)
     yield ""
     yield (
-        "per cent, k/n and 95 % interval; `*` best group; `=` not significantly different from it, `<` significantly worse (Holm); `?` not tested; "
+        "per cent, k/n and 95 % interval; `*` best group; "
+        "`=` not significantly different from it, `<` significantly worse (Holm); `?` not tested; "
         f"(few) under {FEW_PROBES} probes or {FEWEST_SUBJECTS} subjects"
     )
 
