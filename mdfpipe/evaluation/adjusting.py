@@ -101,21 +101,27 @@ def _standard(templates: Templates, cohort: Templates, scorer: Scorer) -> F64:
     )
     whole = np.zeros((2, len(others)))
     scores = vector_scores(*sides, scorer.measure, Affine(np.repeat([[1.0], [0.0]], len(there), axis=1), whole))
+    _, codes = np.unique(np.concatenate([side.subjects for side in sides]), return_inverse=True)
+    of_cohort, own = codes[: len(others)], codes[len(others) :]
     for first in range(0, len(there), scores.block_rows):
-        rows = there[first : first + scores.block_rows]
-        block = scores.block(first, first + len(rows)).astype(np.float64)
-        counts = templates.subject[rows][:, None] != cohort.subject[others][None]
-        found[:, rows] = _factor_and_term(block, counts, templates, rows)
+        last = min(first + scores.block_rows, len(there))
+        same = own[first:last, None] == of_cohort[None]
+        mean, spread = _moments(scores.block(first, last).astype(np.float64), same)
+        if not (spread > 0).all():
+            name = templates.name[int(there[first + np.argmin(spread)])]
+            raise ProtocolError(f"norm: template {name} scores the same with every training subject, so no norm exists")
+        found[:, there[first:last]] = 1 / spread, -mean / spread
     return found
 
 
-def _factor_and_term(block: F64, counts: Flags, templates: Templates, rows: I64) -> F64:
-    mean = block.mean(axis=1, where=counts, keepdims=True)
-    spread = block.std(axis=1, where=counts, keepdims=True)[:, 0]
-    if not (spread > 0).all():
-        name = templates.name[int(rows[np.argmin(spread)])]
-        raise ProtocolError(f"norm: template {name} scores the same with every training subject, so no norm exists")
-    return np.stack([1 / spread, -mean[:, 0] / spread])
+def _moments(block: F64, left_out: Flags) -> tuple[F64, F64]:
+    """Mean and standard deviation of each row, without some cells; the block is changed."""
+    block[left_out] = 0
+    n = block.shape[1] - left_out.sum(axis=1)
+    mean = block.sum(axis=1) / n
+    block -= mean[:, None]
+    block[left_out] = 0
+    return mean, np.sqrt(np.einsum("ij,ij->i", block, block) / n)
 
 
 # -- the numbers that come of it

@@ -421,16 +421,16 @@ def curves(found: Searched) -> Iterator[dict[str, Any]]:
     """CMC and ROC; DET where there are strangers. Bounds are Wilson's. Nothing below one false alarm is drawn."""
     n = int(found.counted.sum())
     for depth in range(1, min(CMC_DEPTH, found.counts["n_gallery"]) + 1) if n else ():
-        yield _point("cmc", depth, int(((found.rank > 0) & (found.rank <= depth) & found.has).sum()), n)
+        yield point("cmc", depth, int(((found.rank > 0) & (found.rank <= depth) & found.has).sum()), n)
     if found.has_pairs:
         for far in _resolved(found.roc.n_nonmated):
             at = found.roc.tar_at(far)
-            yield _point("roc", far, at.k or 0, at.n)
+            yield point("roc", far, at.k or 0, at.n)
     if found.strangers.any():
         searches = found.open_set()
         for fpir in _resolved(searches.n_nonmated):
             at = searches.fnir_at(fpir)
-            yield _point("det", fpir, at.k or 0, at.n)
+            yield point("det", fpir, at.k or 0, at.n)
 
 
 def _resolved(n: int) -> list[float]:
@@ -438,7 +438,8 @@ def _resolved(n: int) -> list[float]:
     return [1 / n, *CURVE[(1 + ROUND) / n < CURVE].tolist()]
 
 
-def _point(curve: str, x: float, k: int, n: int) -> dict[str, Any]:
+def point(curve: str, x: float, k: int, n: int) -> dict[str, Any]:
+    """A point of CURVES, k of n, with Wilson's bounds."""
     low, high = wilson(k, n)
     return {"curve": curve, "x": float(x), "y": k / n, "low": low, "high": high}
 

@@ -119,6 +119,12 @@ def pool(
 # -- which rows make which template
 
 
+def members(rows: pa.Table, rule: Rule) -> tuple[I64, list[str]]:
+    """The template that each row belongs to, by place among the names of all templates."""
+    group, templates = _grouped(rows, None, rule)
+    return group, templates.name
+
+
 def _key_columns(rule: Rule) -> list[str]:
     return [*_COLUMNS, rule.column] if rule.column else [*_COLUMNS]
 

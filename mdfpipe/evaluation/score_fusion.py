@@ -128,6 +128,19 @@ class Scorer:
         """The scores of every pair of them, counted in bounded memory."""
         return tally(self.scores(gallery, probes), Pairing(*self.entries(gallery, probes), self.removal))
 
+    def mates(self, gallery: I64, probes: I64) -> tuple[Array, I64, I64]:
+        """The scores of all mated pairs of them, and the places of their gallery templates and probes."""
+        scores, pairing = self.scores(gallery, probes), Pairing(*self.entries(gallery, probes), self.removal)
+        found: list[Array] = []
+        places: list[Array] = []
+        for first in range(0, scores.shape[0], scores.block_rows):
+            last = min(first + scores.block_rows, scores.shape[0])
+            mates = pairing.mates(first, last)
+            found.append(scores.block(first, last)[mates.row, mates.column])
+            places.append(np.stack([gallery[mates.column], probes[mates.row + first]]))
+        at = np.concatenate(places, axis=1)
+        return np.concatenate(found), at[0], at[1]
+
     def false_matches(self, gallery: I64, probes: I64, threshold: float) -> tuple[int, int]:
         """Non-mated pairs of them at or above a threshold, and all of them."""
         pairing = Pairing(*self.entries(gallery, probes), self.removal)

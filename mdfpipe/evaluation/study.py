@@ -25,6 +25,7 @@ from mdfpipe.evaluation.fusion import fuse_templates
 from mdfpipe.evaluation.measures.differences import Counted, compare, compare_scores, members
 from mdfpipe.evaluation.measures.metrics import mean_of_rows
 from mdfpipe.evaluation.pooling import Rule, pool
+from mdfpipe.evaluation.rejection import Qualities, qualities, rejection
 from mdfpipe.evaluation.score_fusion import Scorer, fused_scorer
 from mdfpipe.evaluation.seeds import Seeds, case_bounds, lines_of, mean_bounds, mean_curves, mean_row, with_bounds
 from mdfpipe.evaluation.table import WITHIN, Table, is_of_searches
@@ -276,7 +277,8 @@ class _Study:
                 for row in measure_case(found, table, f"{name}/{case}")
             ]
             place = {"table": name, "system": system, **case.columns}
-            drawn[system] = [place | row for row in curves(found)]
+            known = self._qualities(system, table, case, found.scorer) if system in self.systems else {}
+            drawn[system] = [place | row for row in (*curves(found), *rejection(found, known))]
             self.found.searches += [place | row for row in found.rows(10)]
             if self.keep is not None:
                 self.keep(name, system, case, found)
@@ -362,6 +364,15 @@ class _Study:
             self._refuse_same_media(system, table, case)
         sessions = self._sessions(gallery, table, domain, table.splits)
         return Scorer(system.modality, gallery, probes, system.measure, system.trained, sessions=sessions)
+
+    def _qualities(self, name: str, table: Table, case: Case, scorer: Scorer) -> Qualities:
+        system = self.systems[name]
+        rows, inside = system.rows, system.usable
+        if table.pairs == "thirds":
+            rows, middle = by_thirds(rows)
+            inside = inside & ~middle
+        rule = table.rule_within if case.within(table) else table.rule
+        return qualities(rows, inside, rule, (scorer.gallery, scorer.probes))
 
     def _sessions(self, templates: Templates, table: Table, domain: str, splits: Sequence[str]) -> Sessions | None:
         """What tells gallery and probes apart where both are of one domain."""

@@ -76,7 +76,7 @@ def families(results: Results, table: str, places: Mapping[str, int]) -> list[Fa
     of_trials = results.tables.get(table, {}).get("benchmark")
     bands = "reach from the least to the greatest trial" if of_trials else "are Wilson's 95 % intervals"
     found = []
-    for kind in KINDS:
+    for kind in (*KINDS, *_rejections(rows)):
         own = [row for row in rows if row["curve"] == kind.curve]
         cases: dict[tuple[str, str, str], list[Row]] = {}
         for row in own:
@@ -99,6 +99,19 @@ def families(results: Results, table: str, places: Mapping[str, int]) -> list[Fa
         meaning = f"{kind.meaning}; {about}."
         found.append(Family(kind.name, meaning, pictures[:MOST_PANELS], max(len(pictures) - MOST_PANELS, 0)))
     return found
+
+
+def _rejections(rows: Sequence[Row]) -> list[CurveKind]:
+    """A kind of curve for each quality by which comparisons were rejected."""
+    names = dict.fromkeys(row["curve"].removeprefix("edc:") for row in rows if row["curve"].startswith("edc:"))
+    meaning = (
+        "false non-matches left once the mated pairs of the lowest quality are rejected, at the threshold with a false "
+        "match rate of 1 % on all pairs; a pair has the quality of its worse template"
+    )
+    return [
+        CurveKind(f"error against rejection: {name}", meaning, f"edc:{name}", "rejected, %", "FNMR, %", "rejected")
+        for name in names
+    ]
 
 
 def title_of(case: tuple[str, str, str]) -> str:
@@ -141,6 +154,9 @@ def _drawn(name: str, kind: CurveKind, by_line: Mapping[str, Sequence[Row]], pla
             y, low, high = 1 - y, 1 - high, 1 - low
         bounds = (low, high) if len(by_line) <= MOST_BANDS else ()
         lines.append(Line(line, places[line], x, y, *bounds))
+    if kind.scale == "rejected":
+        ticks = [(share, f"{100 * share:.0f}") for share in (0, 0.2, 0.4, 0.6, 0.8, 1)]
+        return lines_plot(name, lines, x_label=kind.x_label, y_label=kind.y_label, ticks=ticks, near=True)
     return lines_plot(
         name, lines, x_label=kind.x_label, y_label=kind.y_label, scale=kind.scale, whole_x=kind.curve == "cmc"
     )

@@ -373,7 +373,7 @@ CURVES = pa.schema(
         _TABLE,
         _SYSTEM,
         *_PAIR,
-        _text("curve", "cmc (rank, found), roc (FAR, TAR), det (FPIR, FNIR)"),
+        _text("curve", "cmc (rank, found), roc (FAR, TAR), det (FPIR, FNIR), edc:QUALITY (rejected, FNMR)"),
         _real("x", "rank, or a share of false alarms"),
         _real("y", "share of the probes or mated pairs"),
         _real("low", "lower bound of Wilson's 95 % interval of y; of a benchmark the least of its trials"),
