@@ -10,7 +10,7 @@ import numpy as np
 
 from mdfpipe.config import validate
 from mdfpipe.errors import ConfigError
-from mdfpipe.export import describe, trace
+from mdfpipe.export.graph import describe, trace
 from mdfpipe.store.files import writing
 from mdfpipe.store.shipped import study_names
 from mdfpipe.store.trust import is_trusted

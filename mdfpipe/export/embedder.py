@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from mdfpipe import __version__
 from mdfpipe.errors import ConfigError, one_line, refuse_lack_of_memory
-from mdfpipe.export import describe, trace
+from mdfpipe.export.graph import describe, trace
 from mdfpipe.learning.data.augment import IMAGENET_MEAN, IMAGENET_SPREAD
 from mdfpipe.learning.data.batches import CropBatch
 from mdfpipe.learning.embedding import open_model

@@ -8,16 +8,17 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+_DEPTH = 3  # items
 
 
-def ahead(source: Iterable[T], depth: int = 3) -> Iterator[T]:
-    """The items of `source`, in order, up to `depth` of them prepared while the consumer works.
+def ahead(source: Iterable[T]) -> Iterator[T]:
+    """The items of `source`, in order, up to three of them prepared while the consumer works.
 
     An error of the source is raised here, after the items before it. Closing the iterator stops the thread.
     """
     items, end = iter(source), object()
     with ThreadPoolExecutor(1, "decode-ahead") as thread:
-        waiting: deque[Any] = deque(thread.submit(next, items, end) for _ in range(depth))
+        waiting: deque[Any] = deque(thread.submit(next, items, end) for _ in range(_DEPTH))
         try:
             while (item := waiting.popleft().result()) is not end:
                 waiting.append(thread.submit(next, items, end))

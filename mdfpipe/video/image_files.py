@@ -114,7 +114,7 @@ def page_count(path: Path) -> int:
             raise DecodeError(f"{path}: {error}") from None
 
 
-def read_frames(path: Path, wanted: Callable[[int], bool] = lambda number: True) -> Iterator[tuple[Path, Image | None]]:
+def read_frames(path: Path, wanted: Callable[[int], bool]) -> Iterator[tuple[Path, Image | None]]:
     """Every frame of a folder of images or of an image file: the file, and the image where it is wanted, else None.
 
     Raises DecodeError, which names the file and the frame, where one that is wanted cannot be had.

@@ -54,16 +54,16 @@ class Letterbox:
         return boxes
 
 
-def fitting_input(frame: tuple[int, int], longest: int, multiple: int = STRIDE) -> tuple[int, int]:
+def fitting_input(frame: tuple[int, int], longest: int) -> tuple[int, int]:
     """The smallest input (height, width) for a frame whose longer side becomes `longest`: little grey, less work.
 
-    Both sides are multiples of `multiple`, as the network needs.
+    Both sides are multiples of STRIDE, as the network needs.
 
     >>> fitting_input((432, 768), 640)
     (384, 640)
     """
     factor = longest / max(frame)
-    rows, columns = (max(1, -(-round(side * factor) // multiple)) * multiple for side in frame)
+    rows, columns = (max(1, -(-round(side * factor) // STRIDE)) * STRIDE for side in frame)
     return rows, columns
 
 

@@ -5,14 +5,13 @@ tensors, `entries.py` which of several sets is taken.
 """
 
 from mdfpipe.weightfiles.entries import AVERAGED, INSIDE, Taken, describe_sets, refuse_unusable, take
-from mdfpipe.weightfiles.opening import expect_checkpoint, open_tensors
+from mdfpipe.weightfiles.opening import open_tensors
 
 __all__ = [
     "AVERAGED",
     "INSIDE",
     "Taken",
     "describe_sets",
-    "expect_checkpoint",
     "open_tensors",
     "refuse_unusable",
     "take",

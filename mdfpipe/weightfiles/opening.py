@@ -37,7 +37,7 @@ def open_tensors(path: Path, *, trust_pickle: bool = False, load: Load | None = 
     what the file says, where tensors and plain values do not do. load: opens a file of torch in a library's own way.
     Raises ConfigError: what is no checkpoint, damaged, or not safe to open.
     """
-    content = expect_checkpoint(path)
+    content = _expect_checkpoint(path)
     _refuse_large(path, content)
     if content.kind is Kind.SAFETENSORS:
         return _safetensors(path)
@@ -106,24 +106,24 @@ def _refuse_spread(found: Any, path: Path) -> Any:
     return found
 
 
-def expect_checkpoint(path: Path, expected: str = "a checkpoint of torch or safetensors") -> Content:
+def _expect_checkpoint(path: Path) -> Content:
     """The content of a file that torch or safetensors can open. Raises ConfigError that says what any other is."""
     try:
         content = content_of(path)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror or one_line(error, 160)}") from None
+    wrong = f"{path}: expected a checkpoint of torch or safetensors, got {content.what}"
     if content.kind is Kind.ONNX:
         raise ConfigError(
-            f"{path}: expected {expected}, got {content.what}; a detector runs as {{use: onnx, weights: FILE}}, a "
-            "network to train needs its tensors"
+            f"{wrong}; a detector runs as {{use: onnx, weights: FILE}}, a network to train needs its tensors"
         )
-    if content.kind not in (Kind.TORCH, Kind.LEGACY, Kind.TAR, Kind.SAFETENSORS, Kind.PICKLE):
-        raise ConfigError(f"{path}: expected {expected}, got {content.what}; {content.advice}")
     if content.kind is Kind.PICKLE:
         needs = _needs(path, content)
         run = sorted(needs.names - _allowed()) if needs else []
         ran = f", refused: opening it would run {_some(run)}" if run else ""
-        raise ConfigError(f"{path}: expected {expected}, got {content.what}{ran}; {content.advice}")
+        raise ConfigError(f"{wrong}{ran}; {content.advice}")
+    if content.kind not in (Kind.TORCH, Kind.LEGACY, Kind.TAR, Kind.SAFETENSORS):
+        raise ConfigError(f"{wrong}; {content.advice}")
     return content
 
 
@@ -272,6 +272,7 @@ def _needs(path: Path, content: Content) -> _Needs | None:
 
 def _read_through(file: Any) -> _Needs:
     """What one pickle asks for, of which nothing is run. Raises where it does not end well."""
+    # By hand: torch's get_globals_in_pkl stops at instructions that torch.save does not use, and those are to be named.
     names: set[str] = set()
     instructions: set[str] = set()
     memo: dict[int, str | None] = {}

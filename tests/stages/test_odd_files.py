@@ -121,7 +121,7 @@ def test_what_nobody_foresaw_of_a_library_is_the_files_trouble(
     monkeypatch.setattr("mdfpipe.video.probe._first_frame", fails)
     with pytest.raises(DecodeError, match=rf"a\.mp4: cannot be read: unexpected error: {type(error).__name__}"):
         probe(path)
-    monkeypatch.setattr("mdfpipe.video.decoders.pyav.to_pixels", fails)
+    monkeypatch.setattr("mdfpipe.video.decoders.pyav._to_pixels", fails)
     with pytest.raises(DecodeError, match=rf"a\.mp4: cannot be decoded: unexpected error: {type(error).__name__}"):
         list(Decoder.variant("auto")().frames(path))
 

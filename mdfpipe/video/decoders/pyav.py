@@ -48,7 +48,7 @@ class PyAV(Decoder):
         return told
 
     def _pixels(self, frame: av.VideoFrame, path: Path, number: int, threads: int) -> Pixels:
-        pixels = to_pixels(frame, f"{path}: frame {number}", threads, 8 if self.colour_bits == 8 else 16)
+        pixels = _to_pixels(frame, f"{path}: frame {number}", threads, 8 if self.colour_bits == 8 else 16)
         if self.orientation == "stored":
             return pixels
         orientation = frame_orientation(frame)
@@ -57,7 +57,7 @@ class PyAV(Decoder):
         return turned(pixels, orientation)
 
 
-def to_pixels(frame: av.VideoFrame, where: str, threads: int = 1, colour_bits: int = 16) -> Pixels:
+def _to_pixels(frame: av.VideoFrame, where: str, threads: int, colour_bits: int) -> Pixels:
     """The pixels of a decoded frame as `Frames` has them. Raises DecodeError for a format with no exact integers.
 
     Grey is taken from the plane as it is, without any change of range; colour above 8 bits becomes RGB of
