@@ -61,10 +61,9 @@ def cell_of(number: Number, decimals: int = 1) -> Cell:
     paper = "" if row["published"] is None else f"published {percent(row['published'], decimals)}"
     if number.value is None:
         return Cell("; ".join(note_words(row)), paper=paper)
-    marks = dict.fromkeys(NOTES[note][0] for note in row.get("notes") or () if note in NOTES)
+    known = [NOTES[note] for note in row.get("notes") or () if note in NOTES]
     spread, low, high = (row[name] for name in ("spread", "low", "high"))
-    words = [] if spread is not None else [text for text in note_words(row) if text.startswith("no interval")]
-    half, interval = "", words[0] if words else ""
+    half, interval = "", next((words for _, words in known if spread is None and words.startswith("no interval")), "")
     if low is not None and high is not None:
         half, interval = (
             f"± {percent((high - low) / 2, decimals)}",
@@ -72,7 +71,7 @@ def cell_of(number: Number, decimals: int = 1) -> Cell:
         )
     return Cell(
         percent(number.value, decimals),
-        "".join(marks),
+        "".join(dict.fromkeys(mark for mark, _ in known)),
         f"{row['k']}/{row['n']}" if row["k"] is not None else f"n {row['n']}",
         _false(row),
         _spread(row, decimals),
@@ -159,7 +158,7 @@ def _described(row: Row) -> str:
         words.append(f"{row['k']} of {row['n']}")
     if row["trials"] is not None:
         words.append(f"mean of {row['trials']} trials, of {row['n']} queries each")
-    if row["low"] is not None:
+    if row["low"] is not None and row["high"] is not None:
         words.append(f"95 % interval {percent(row['low'], 2)} to {percent(row['high'], 2)} ({row['interval']})")
     if row["chance"] is not None:
         words.append(f"a guess {percent(row['chance'], 2)}")

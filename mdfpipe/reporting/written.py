@@ -123,7 +123,7 @@ def _markdown_cell(cell: Number | None) -> str:
     if cell is None:
         return "–"
     text, mark = cell_of(cell), MARKS[cell.verdict]
-    number = f"**{text.value}**" if cell.verdict is Verdict.BEST else text.value
+    number = f"**{text.value}**" if cell.verdict is Verdict.BEST else _plain(text.value)
     return text.written(" ".join(filter(None, [number + text.marks, mark])))
 
 
