@@ -1,4 +1,4 @@
-"""Band and Domain: the spectral band of a camera, and its distance."""
+"""Band and Domain: the spectral band of a camera, and its distance; and the order of domains."""
 
 from __future__ import annotations
 
@@ -64,3 +64,16 @@ class Domain:
 
     def __repr__(self) -> str:
         return f"Domain({str(self)!r})"
+
+
+def by_wavelength(domain: str) -> tuple[int, float, str]:
+    """Sort key of domains: by band, then range, the farthest first; unknown names last.
+
+    >>> sorted(["LWIR-30m", "SWIR-30m", "mine", "VIS-30m", "VIS-500m"], key=by_wavelength)
+    ['VIS-500m', 'VIS-30m', 'SWIR-30m', 'LWIR-30m', 'mine']
+    """
+    try:
+        found = Domain.parse(domain)
+    except DataError:
+        return len(Band), 0.0, domain
+    return list(Band).index(found.band), -(found.range_m or 0.0), domain

@@ -24,7 +24,7 @@ FRAME = ("videos/VIS-500m/G2-crowd01", 4)  # shown with its boxes
 
 @dataclass(frozen=True)
 class Demo:
-    """What the demo made: its data and run folder, what became of the run, how right it is, what to look at.
+    """What the demo made: its data and run folder, the outcome of the run, how right it is, its pages and pictures.
 
     truth, guard: None where the run did not end well.
     """
@@ -55,5 +55,5 @@ def demo(folder: Path, resources: Resources, listen: Listener) -> Demo:
     draw_sheet(run, sheet, show_people=True)
     draw_frame(run, *FRAME, frame, show_people=True)
     done = Run(run)
-    right, looks, ways = measure(done, data), guard(done), assignments(done, data)
-    return Demo(synthesis, run, outcome, right, looks, ways, [results, page, sheet, frame])
+    right, baselines, ways = measure(done, data), guard(done), assignments(done, data)
+    return Demo(synthesis, run, outcome, right, baselines, ways, [results, page, sheet, frame])

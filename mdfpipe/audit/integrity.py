@@ -1,7 +1,7 @@
-"""Integrity of a run folder: every file that a receipt names is read whole and compared with its checksums.
+"""Integrity of a run folder: every file that a receipt names is read whole and compared with its checksum.
 
-A part holds its own (`store.parquet`), all other files have their sha256 in their part's receipt, and `pipeline.yaml`
-in `environment.json`. Damage is recorded next to its part, so that the next `mdfpipe run` makes it again.
+A part holds its own (`store.parquet`); other files have their sha256 in their part's receipt, `pipeline.yaml` in
+`environment.json`. Damage is recorded next to its part, so that the next `mdfpipe run` makes it again.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from mdfpipe.store.run import DAMAGED, Receipt, Run, read_receipt
 
 THREADS: Final = 4
 _INDEX: Final = "index/videos.parquet"
+_RUN_LEVEL: Final = {"index": "videos", "evaluate": "metrics"}  # stage -> key
 _OF_VIDEOS: Final = ("detect", "label", "crop")
 _OF_NO_PART: Final = (STATE, LOG)  # of a training that has not ended
 _NOT_READ: Final = ("failed", "report", BOARD)
@@ -37,7 +38,7 @@ _UNSEALED: Final = "an earlier version of mdfpipe made it, without checksums: it
 
 @dataclass(frozen=True)
 class Finding:
-    """What is wrong with a file. path: under the run folder. part: STAGE/KEY that it is, or belongs to; "" of none."""
+    """A fault of a file. path: under the run folder. part: STAGE/KEY that it is, or belongs to; "" if none."""
 
     path: str
     what: str
@@ -46,11 +47,11 @@ class Finding:
 
 @dataclass
 class Integrity:
-    """What came of reading a run folder.
+    """Result of reading a run folder.
 
-    parts, files, bytes: how many were read. damaged: what is not what was made. missing: what a receipt names and is
-    not there. foreign: files in the stages' folders that no receipt names. remarks: what does not matter to a result.
-    noted: whether `mdfpipe run` will know of all that is damaged.
+    parts, files, bytes: how many were read. damaged: files with other content than was made. missing: files that a
+    receipt names. foreign: files in the stages' folders that no receipt names. remarks: what does not affect a result.
+    noted: whether all damage is recorded for `mdfpipe run`.
     """
 
     run: str
@@ -70,7 +71,7 @@ class Integrity:
         return not self.damaged and not self.missing
 
     def lines(self) -> list[str]:
-        """For people."""
+        """The same as lines of text."""
         speed = f" ({self.bytes / 1e6 / self.seconds:.0f} MB/s)" if self.seconds > 0.05 else ""
         read = f"{self.parts} parts and {self.files} other files, {self.bytes / 1e6:.1f} MB"
         found = [f"{self.run}: {read} in {self.seconds:.1f} s{speed}"]
@@ -88,7 +89,7 @@ class Integrity:
 
 @dataclass(frozen=True)
 class _Task:
-    """One file to read whole. digest: its sha256; "" of a part, which holds its own."""
+    """One file to read whole. digest: its sha256; "" for a part, which holds its own."""
 
     name: str
     path: Path
@@ -110,7 +111,7 @@ def verify(path: str | PathLike[str], listen: Callable[[Event], None] = lambda e
     listed = {place.relative_to(path).as_posix(): place for place in _files(path)}
     found = Integrity(str(path))
     receipts = _receipts(run, listed, found)
-    tasks = [*_parts(run, receipts, listed), *_beside(run, receipts, listed, found)]
+    tasks = list(_tasks(run, receipts, listed, found))
     if not tasks and not found.damaged:
         raise DataError(f"{path}: expected a run folder, found no part in it; give the folder of --run")
     owners = {task.name: task.part for task in tasks}
@@ -125,27 +126,21 @@ def verify(path: str | PathLike[str], listen: Callable[[Event], None] = lambda e
     found.bytes, found.parts = progress.total, len(receipts)
     found.files = len(tasks) - len(receipts)
     _judge_study(path, found)
-    known = {*owners, *(one.path for one in (*found.damaged, *found.missing))}
-    logs = {name for receipt in receipts for name in receipt.files}
-    found.foreign = [
-        name for name in listed if name not in known | logs and not Path(name).name.startswith(_OF_NO_PART)
-    ]
-    for one in (*found.damaged, *found.missing):
+    wrong_ones = [*found.damaged, *found.missing]
+    known = {*owners, *(one.path for one in wrong_ones), *(name for receipt in receipts for name in receipt.files)}
+    found.foreign = [name for name in listed if name not in known and not Path(name).name.startswith(_OF_NO_PART)]
+    for one in wrong_ones:
         if one.path in owners:
-            found.noted &= _note(run, owners[one.path], f"{one.path}: {one.what} (mdfpipe verify)")
+            part = owners[one.path]
+            run.damage(*part, f"{one.path}: {one.what} (mdfpipe verify)")
+            failure = run.failure(*part)
+            found.noted &= failure is not None and failure.kind == DAMAGED
     found.seconds = time.monotonic() - began
     return found
 
 
-def _note(run: Run, part: tuple[str, str], what: str) -> bool:
-    """Note that a part is damaged; whether that could be written."""
-    run.damage(*part, what)
-    failure = run.failure(*part)
-    return failure is not None and failure.kind == DAMAGED
-
-
 def _files(path: Path) -> Iterator[Path]:
-    """The files in the folders of the stages, in order, but reports, records of failures and unfinished ones."""
+    """The files in the folders of the stages, in order, without reports, records of failures and unfinished ones."""
     for folder in (path / name for name in STAGES):
         for place in sorted(folder.rglob("*")):
             inner = place.relative_to(path).parts[:-1]
@@ -164,29 +159,22 @@ def _receipts(run: Run, listed: dict[str, Path], found: Integrity) -> list[Recei
             receipts.append(receipt)
         elif len(Path(name).parts) == (3 if name.startswith(("train/", "embed/")) else 2):
             without.append(name)
-    beside = {name for receipt in receipts for name in receipt.files}
+    known, stages = {name for receipt in receipts for name in receipt.files}, {receipt.stage for receipt in receipts}
     for name in without:
-        if name not in beside and not _is_beside(name, receipts):
-            found.damaged.append(Finding(name, "its receipt cannot be read"))  # which `run` sees by itself
+        stage = name.partition("/")[0]
+        # A file of a run-level part that cannot be read itself, and so does not name it, is no part.
+        is_beside = stage in _RUN_LEVEL and Path(name).stem != _RUN_LEVEL[stage] and stage not in stages
+        if name not in known and not is_beside:
+            found.damaged.append(Finding(name, "its receipt cannot be read"))  # `run` finds this by itself
     return receipts
 
 
-def _is_beside(name: str, receipts: list[Receipt]) -> bool:
-    """Whether it belongs to a run-level part that cannot be read itself, and so does not name it."""
-    stage = name.partition("/")[0]
-    keys = {"index": "videos", "evaluate": "metrics"}
-    return stage in keys and Path(name).stem != keys[stage] and all(receipt.stage != stage for receipt in receipts)
-
-
-def _parts(run: Run, receipts: list[Receipt], listed: dict[str, Path]) -> Iterator[_Task]:
+def _tasks(run: Run, receipts: list[Receipt], listed: dict[str, Path], found: Integrity) -> Iterator[_Task]:
+    """The parts, then their files. A missing file, or one of another size, need not be read."""
     for receipt in receipts:
         place = run.part(receipt.stage, receipt.key)
         name = place.relative_to(run.path).as_posix()
         yield _Task(name, listed[name], place.stat().st_size, (receipt.stage, receipt.key))
-
-
-def _beside(run: Run, receipts: list[Receipt], listed: dict[str, Path], found: Integrity) -> Iterator[_Task]:
-    """The files that belong to parts; of a missing one, or one of another size, nothing has to be read."""
     is_made = any(receipt.stage != "index" for receipt in receipts)
     if is_made and _INDEX not in listed and run.failure("index", "videos") is None:
         found.missing.append(Finding(_INDEX, "all other parts were made from it", "index/videos"))
@@ -212,7 +200,7 @@ def _beside(run: Run, receipts: list[Receipt], listed: dict[str, Path], found: I
 
 
 def _upstream(receipt: Receipt) -> Iterator[tuple[str, str]]:
-    """The parts that a part was made from, by what its receipt says."""
+    """The parts that a part was made from, by its receipt."""
     if receipt.stage == "index":
         return
     for name in receipt.upstream:
@@ -242,7 +230,7 @@ def _split(part: str) -> tuple[str, str]:
 
 
 def _judge_study(path: Path, found: Integrity) -> None:
-    """Hold the study's copy against the digest that the last call noted. Nothing is made from it."""
+    """Compare the study's copy with the digest that the last call recorded. Nothing is made from it."""
     environment, kept = read_environment(path), path / "pipeline.yaml"
     if environment is None:
         if kept.exists() or (path / FILE).exists():
@@ -259,7 +247,7 @@ def _judge_study(path: Path, found: Integrity) -> None:
 
 
 class _Progress:
-    """Reads files in several threads, and tells how many megabytes of all it has."""
+    """Reads files in several threads, and reports its progress in megabytes."""
 
     def __init__(self, listen: Callable[[Event], None], total: int) -> None:
         self.listen, self.total, self.done = listen, total, 0
@@ -267,7 +255,7 @@ class _Progress:
         listen(Event("started", "verify", "MB"))
 
     def read(self, task: _Task) -> str | None:
-        """What is wrong with a file; None where it is what was made."""
+        """The fault of a file; None if it is what was made."""
         try:
             if task.digest:
                 whole: bool | None = bytes_sha256(task.path, self.add) == task.digest
@@ -278,7 +266,7 @@ class _Progress:
         return None if whole else "its content changed" if whole is False else _UNSEALED
 
     def add(self, size: int) -> None:
-        """So many bytes more."""
+        """Count bytes that were read."""
         with self._one_at_a_time:
             self.done += size
             if time.monotonic() - self.told > 0.2:

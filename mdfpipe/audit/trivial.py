@@ -1,8 +1,8 @@
 """Baselines: how far trivial features of body crops recognise people across domains. A sanity check on the data.
 
-If mean colours or thumbnails found people from visible to thermal light, then a data set, or a leak in it, would do the
-work that is credited to a network. A crop becomes a short vector; the vectors of one subject in one domain are averaged
-to a template; each template of a probe domain is searched among the templates of the gallery domain, within its split.
+If mean colours or thumbnails found people from visible to thermal light, a data set, or a leak in it, would do the work
+that is credited to a network. A crop becomes a short vector; the vectors of a subject in a domain are averaged to a
+template; each template of a probe domain is searched among the templates of the gallery domain, within its split.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from mdfpipe.domains import Domain
+from mdfpipe.domains import Domain, by_wavelength
 from mdfpipe.errors import DataError
 from mdfpipe.evaluation.measures.intervals import wilson
 from mdfpipe.store.images import decode_at, scaled
 from mdfpipe.store.run import Run
 from mdfpipe.store.shards import CHECKSUM, Spoilt, read_crop
 
-HEIGHT, WIDTH = 128, 64  # pixels of the picture that every baseline looks at
+HEIGHT, WIDTH = 128, 64  # pixels of every baseline's input
 BLOCK = 32  # crops at a time: with 256, HOG took six times as long, out of the cache
 CELL, BINS = 16, 9  # of HOG: pixels of a cell's side, orientations in half a turn
 TIMES_CHANCE: Final = 3.0
@@ -51,14 +51,17 @@ def mean_colour(pictures: F32) -> F32:
     return means
 
 
-def thumbnail_8x8(pictures: F32) -> F32:
-    """8 rows of 8 grey values, standardised: (B, 64)."""
-    return _thumbnail(pictures, 8, 8)
+def thumbnail(rows: int, columns: int) -> Callable[[F32], F32]:
+    """A baseline: rows x columns grey values, standardised: (B, rows * columns)."""
 
+    def describe(pictures: F32) -> F32:
+        grey = _grey(pictures).reshape(-1, rows, HEIGHT // rows, columns, WIDTH // columns)
+        flat: F32 = grey.mean(axis=(2, 4)).reshape(len(pictures), -1)
+        flat -= flat.mean(axis=1, keepdims=True)
+        flat /= np.maximum(flat.std(axis=1, keepdims=True), np.float32(1e-6))  # a picture of one value: zeros
+        return flat
 
-def thumbnail_16x8(pictures: F32) -> F32:
-    """16 rows of 8 grey values, standardised: (B, 128)."""
-    return _thumbnail(pictures, 16, 8)
+    return describe
 
 
 def hog(pictures: F32) -> F32:
@@ -99,14 +102,6 @@ def _grey(pictures: F32) -> F32:
     return grey
 
 
-def _thumbnail(pictures: F32, rows: int, columns: int) -> F32:
-    grey = _grey(pictures).reshape(-1, rows, HEIGHT // rows, columns, WIDTH // columns)
-    flat: F32 = grey.mean(axis=(2, 4)).reshape(len(pictures), -1)
-    flat -= flat.mean(axis=1, keepdims=True)
-    flat /= np.maximum(flat.std(axis=1, keepdims=True), np.float32(1e-6))  # a picture of one value: zeros
-    return flat
-
-
 # -- templates against templates: (g, D), (p, D) -> (p,) position of the nearest in the gallery
 
 
@@ -139,17 +134,17 @@ COSINES: Final[tuple[Search, ...]] = (plain, centred)
 BASELINES: Final[dict[str, tuple[Callable[[F32], F32], tuple[Search, ...]]]] = {
     "brightness": (brightness, (distance,)),  # one number has no angle
     "mean colour": (mean_colour, COSINES),
-    "8x8 thumbnail": (thumbnail_8x8, COSINES),
-    "16x8 thumbnail": (thumbnail_16x8, COSINES),
+    "8x8 thumbnail": (thumbnail(8, 8), COSINES),
+    "16x8 thumbnail": (thumbnail(16, 8), COSINES),
     "HOG": (hog, COSINES),
 }
 """Name -> how a crop becomes a vector, and the ways to search.
 
-`brightness` stands beside mean colour because that cannot fail the guard in a grey band: once centred, grey templates
-have two directions only, so that cosine names at most two people, however well brightness would tell them apart.
+`brightness` is needed besides mean colour, which cannot fail the guard in a grey band: centred grey templates have two
+directions only, so that cosine names at most two people, however well brightness would separate them.
 """
 GUARDED: Final = ("brightness", "mean colour", "8x8 thumbnail")
-"""What must stay near chance from the gallery domain to every thermal one. The others are told, not judged."""
+"""These must stay near chance from the gallery domain to every thermal one. The others are reported, not judged."""
 
 
 def upper_bound(k: int, n: int, confidence: float = CONFIDENCE) -> float:
@@ -208,14 +203,8 @@ class Guard:
     @property
     def judged(self) -> tuple[TrivialRow, ...]:
         """The pooled rows that must stay below TIMES_CHANCE: GUARDED baselines in thermal domains."""
-        return tuple(
-            row
-            for row in self.rows
-            if row.split == POOLED
-            and row.baseline in GUARDED
-            and row.n
-            and Domain.parse(row.probe_domain).band.is_thermal
-        )
+        pooled = (row for row in self.rows if row.split == POOLED and row.baseline in GUARDED and row.n)
+        return tuple(row for row in pooled if Domain.parse(row.probe_domain).band.is_thermal)
 
     @property
     def holds(self) -> bool:
@@ -276,7 +265,7 @@ def guard(run: Run, gallery_domain: str = "VIS-500m") -> Guard:
     found = []
     for name, (_, ways) in BASELINES.items():
         means = (templates[name] / np.maximum(count, 1).reshape(-1, 1)).reshape(*sizes, -1)
-        for domain in sorted(set(names["domain"]) - {gallery_domain}):
+        for domain in sorted(set(names["domain"]) - {gallery_domain}, key=by_wavelength):
             at = names["domain"].index(gallery_domain), names["domain"].index(domain)
             by_split = [
                 _search(name, domain, split, ways, means[s][list(at)], count[s][list(at)] > 0)

@@ -1,9 +1,9 @@
 """Truth: how right the bodies and names of a run on synthetic data are.
 
-`DATA/truth/bodies.parquet` says where every person really is. No stage reads it; this does, after the run.
+`DATA/truth/bodies.parquet` holds the place of every person. No stage reads it.
 
-A body *counts* where its face is annotated and at least half of it is visible: only such a body can get a name. Every
-other body is *free*: a detection on it is neither right nor wrong. Only frames that `detect` looked at are measured.
+A body *counts* if its face is annotated and at least half of it is visible: only such a body can get a name. Every
+other body is *free*: a detection on it is neither right nor wrong. Only frames that `detect` used are measured.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from mdfpipe.domains import by_wavelength
 from mdfpipe.errors import DataError, StoreError, one_line
 from mdfpipe.stages import Context, Inputs, Resources
 from mdfpipe.stages.index import Index
@@ -32,8 +33,8 @@ ASSIGNMENTS: Final[tuple[str, ...]] = get_args(LabelRules.model_fields["assignme
 
 FOUND: Final = 0.5  # least IoU of a detection with the body that it finds
 NAMED: Final = 0.3  # least IoU of a labelled box with the body whose name it has: less than FOUND, as boxes err
-COUNTS: Final = 0.5  # least share of a body that is seen where the body counts
-SEEN: Final = 0.1  # bodies of which no more than this is seen are found by nobody
+COUNTS: Final = 0.5  # least visible share of a body that counts
+SEEN: Final = 0.1  # a body with a smaller visible share cannot be found
 
 I64 = NDArray[np.int64]
 F32 = NDArray[np.float32]
@@ -49,7 +50,7 @@ class Share:
 
     @property
     def value(self) -> float | None:
-        """k / n; None where n is 0."""
+        """k / n; None if n is 0."""
         return self.k / self.n if self.n else None
 
     def plain(self) -> dict[str, Any]:
@@ -62,11 +63,11 @@ class Share:
 
 @dataclass(frozen=True)
 class Counts:
-    """What was found in some videos; counts of videos add up.
+    """Counts of some videos; they add up.
 
     true, false, free: detections on a body that counts, on nobody (or on a body that a better detection has), and on
-    a free one. bodies: bodies that count. labelled, right, other, nobody: bodies that `label` named, those that are
-    that subject, those that are another, and those on no one.
+    a free one. bodies: bodies that count. labelled, right, other, nobody: bodies that `label` named, and of these,
+    those that are that subject, another subject, or nobody.
     """
 
     videos: int = 0
@@ -85,7 +86,7 @@ class Counts:
 
     @property
     def detections(self) -> int:
-        """All of them."""
+        """All detections."""
         return self.true + self.false + self.free
 
     @property
@@ -113,8 +114,8 @@ class Counts:
 class Truth:
     """How right a run is.
 
-    rows: by domain, then of "crowded" and "uncrowded" scenes, then of "all". left_out: video_id -> why it, or its
-    names, are not among the counts.
+    rows: by domain, then "crowded" and "uncrowded" scenes, then "all". left_out: video_id -> why it, or its names, are
+    not counted.
     """
 
     rows: dict[str, Counts]
@@ -126,11 +127,8 @@ class Truth:
 
     def lines(self) -> list[str]:
         """The same as a table of text."""
-        head = ("", "videos", "detections", "precision", "recall", "labelled right")
-        cells = [head] + [
-            (name, str(row.videos), str(row.detections), str(row.precision), str(row.recall), str(row.names))
-            for name, row in self.rows.items()
-        ]
+        cells: list[tuple[Any, ...]] = [("", "videos", "detections", "precision", "recall", "labelled right")]
+        cells += [(name, c.videos, c.detections, c.precision, c.recall, c.names) for name, c in self.rows.items()]
         return _aligned(cells) + [f"not counted: {video}: {why}" for video, why in self.left_out.items()]
 
 
@@ -138,8 +136,8 @@ class Truth:
 class Assignment:
     """What one way to assign faces would label under the run's other settings.
 
-    scenes: "all" or "crowded". names: of the labelled bodies, those with the right subject. loses: how many fewer
-    bodies are labelled than by per_detection.
+    scenes: "all" or "crowded". names: labelled bodies with the right subject. loses: how many fewer bodies are labelled
+    than by per_detection.
     """
 
     assignment: str
@@ -160,15 +158,14 @@ class Assignment:
 
 def assignment_lines(rows: Iterable[Assignment]) -> list[str]:
     """The rows of `assignments` as a table of text."""
-    cells = [("scenes", "assignment", "labelled", "wrong", "loses")]
-    cells += [(r.scenes, r.assignment, str(r.names.n), str(r.wrong), str(r.loses)) for r in rows]
-    return _aligned(cells)
+    cells: list[tuple[Any, ...]] = [("scenes", "assignment", "labelled", "wrong", "loses")]
+    return _aligned(cells + [(r.scenes, r.assignment, r.names.n, r.wrong, r.loses) for r in rows])
 
 
 def measure(run: Run, data: Path) -> Truth:
     """How right the detections and labels of `run` are, by the truth under the data root `data`.
 
-    Raises DataError where there is no truth, or none of the run's videos; StoreError where a part cannot be read.
+    Raises DataError without truth, or without any of the run's videos in it; StoreError if a part cannot be read.
     """
     rows: dict[str, Counts] = {}
     scenes = dict.fromkeys(("crowded", "uncrowded", "all"), Counts())
@@ -181,7 +178,7 @@ def measure(run: Run, data: Path) -> Truth:
         rows[video.domain] = rows.get(video.domain, Counts()) + found
         for name in ("crowded" if video.crowded else "uncrowded", "all"):
             scenes[name] += found
-    return Truth(dict(sorted(rows.items())) | scenes, left_out)
+    return Truth({name: rows[name] for name in sorted(rows, key=by_wavelength)} | scenes, left_out)
 
 
 def assignments(run: Run, data: Path) -> list[Assignment]:
@@ -216,18 +213,18 @@ def assignments(run: Run, data: Path) -> list[Assignment]:
 
 @dataclass(frozen=True, eq=False)
 class _Video:
-    """The n detections of one video and the m true bodies of the frames that `detect` used.
+    """The n detections of one video and the m true bodies of the `frames` frames that `detect` used.
 
-    frames: how many these are. pair: (n, K) true bodies in the detection's frame, padded with m; overlap: (n, K)
-    their IoU with it, 0 where padded. matchable, counts: (m + 1,) of the true bodies, and False. subject: (m + 1,)
-    position in `names`; of the padding -1.
+    detect: content of its part. pair: (n, K) true bodies in the detection's frame, padded with m; overlap: (n, K) their
+    IoU with it, 0 for padding. matchable, counts: (m + 1,) of the true bodies, and False. subject: (m + 1,) position in
+    `names`; -1 for the padding.
     """
 
     video_id: str
     domain: str
     crowded: bool
     frames: int
-    detect: str  # content of its detect part
+    detect: str
     body_id: pa.ChunkedArray
     frame: I64
     score: F32
@@ -287,11 +284,8 @@ def _read_truth(place: Path) -> pa.Table:
 
 def _slices(video_id: pa.ChunkedArray) -> tuple[dict[str, int], dict[str, int]]:
     """First row, and number of rows, of each video; rows are sorted by video."""
-    runs = pc.run_end_encode(video_id.combine_chunks())
-    ends = runs.run_ends.to_numpy()
-    sizes = np.diff(ends, prepend=0)
-    keys = runs.values.to_pylist()
-    return dict(zip(keys, (ends - sizes).tolist(), strict=True)), dict(zip(keys, sizes.tolist(), strict=True))
+    keys, starts, sizes = np.unique(video_id.to_numpy(), return_index=True, return_counts=True)
+    return dict(zip(keys, starts.tolist(), strict=True)), dict(zip(keys, sizes.tolist(), strict=True))
 
 
 def _join(row: dict[str, str], receipt: Receipt, detections: pa.Table, bodies: pa.Table, names: pa.Array) -> _Video:
@@ -387,10 +381,10 @@ def _judge_labels(video: _Video, labels: pa.Table) -> Counts:
     )
 
 
-def _aligned(cells: Sequence[tuple[str, ...]]) -> list[str]:
+def _aligned(cells: Sequence[tuple[Any, ...]]) -> list[str]:
     """Rows of cells as lines: the first column to the left, the others to the right."""
-    wide = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    wide = [max(len(str(cell)) for cell in column) for column in zip(*cells, strict=True)]
+    signs = ["<", *">" * (len(wide) - 1)]
     return [
-        "  ".join([row[0].ljust(wide[0]), *(c.rjust(w) for c, w in zip(row[1:], wide[1:], strict=True))]).rstrip()
-        for row in cells
+        "  ".join(f"{c!s:{sign}{w}}" for c, sign, w in zip(row, signs, wide, strict=True)).rstrip() for row in cells
     ]

@@ -1,1 +1,1 @@
-"""Drawing: pixels and plots, as bytes that stand in a page or a file."""
+"""Drawing: pixels and plots, as bytes for a page or a file."""

@@ -1,6 +1,6 @@
-"""Drawing on pixels: boxes with their names, people made unrecognisable, thumbnails.
+"""Drawing on pixels: boxes with their names, hidden people, captions.
 
-Pictures are (H, W, 3) uint8 RGB throughout; `to_display` makes one of any decoded frame.
+Pictures are (H, W, 3) uint8 RGB; `to_display` makes one of any decoded frame.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import importlib.util
 import io
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -101,12 +102,12 @@ def hidden(picture: Picture, bodies: Sequence[XYXY], faces: Sequence[XYXY] = ())
     for boxes, blocks, margin in ((bodies, BODY_BLOCKS, BODY_MARGIN), (faces, FACE_BLOCKS, FACE_MARGIN)):
         for x1, y1, x2, y2 in boxes:
             dx, dy = (x2 - x1) * margin, (y2 - y1) * margin
-            _pixelate(made, _whole((x1 - dx, y1 - dy, x2 + dx, y2 + dy), picture), blocks)
+            _pixelate(made, (x1 - dx, y1 - dy, x2 + dx, y2 + dy), blocks)
     return made
 
 
 def presumed_body(face: XYXY) -> XYXY:
-    """Where the body of a face that no detection covers would stand, generously: it is hidden too.
+    """The presumed body of a face that no detection covers, generously: it is hidden too.
 
     >>> presumed_body((10, 10, 20, 20))
     (-5.0, 5.0, 35.0, 90.0)
@@ -123,17 +124,12 @@ def hidden_crop(picture: Picture, blocks: int) -> Picture:
     return made
 
 
-def _whole(box: XYXY, picture: Picture) -> Rectangle:
-    height, width = picture.shape[:2]
-    x1, y1 = max(int(np.floor(box[0])), 0), max(int(np.floor(box[1])), 0)
-    return x1, y1, min(int(np.ceil(box[2])), width), min(int(np.ceil(box[3])), height)
-
-
-def _pixelate(picture: Picture, region: Rectangle, blocks: int) -> None:
-    """Replace a region by the means of its blocks, in place."""
+def _pixelate(picture: Picture, box: XYXY, blocks: int) -> None:
+    """Replace what is in a box by the means of its blocks, in place."""
     import cv2
 
-    x1, y1, x2, y2 = region
+    x1, y1 = (max(math.floor(v), 0) for v in box[:2])
+    x2, y2 = min(math.ceil(box[2]), picture.shape[1]), min(math.ceil(box[3]), picture.shape[0])
     width, height = x2 - x1, y2 - y1
     if width <= 0 or height <= 0:
         return
@@ -155,8 +151,11 @@ def draw_boxes(picture: Picture, marks: Sequence[Mark], scale: float = 1.0) -> P
     pen = ImageDraw.Draw(canvas)
     line = max(2, round(picture.shape[1] / 420))
     boxes = [_clipped(mark.xyxy, scale, canvas.size) for mark in marks]
-    for mark, box in zip(marks, boxes, strict=True):
-        _outline(pen, box, mark.colour, max(line - 1, 1) if mark.is_face else line)
+    for mark, (x1, y1, x2, y2) in zip(marks, boxes, strict=True):
+        wide = max(line - 1, 1) if mark.is_face else line
+        # A thin dark edge, so that a box shows on light and on dark ground.
+        pen.rectangle((x1 - 1, y1 - 1, x2, y2), outline="#10141a", width=wide + 2)
+        pen.rectangle((x1, y1, x2 - 1, y2 - 1), outline=mark.colour, width=wide)
     faces = [box for mark, box in zip(marks, boxes, strict=True) if mark.is_face]
     taken: list[Rectangle] = []
     for mark, box in zip(marks, boxes, strict=True):
@@ -178,13 +177,6 @@ def text_size(width: int) -> int:
     return max(15, round(width / 56))
 
 
-def _outline(pen: ImageDraw.ImageDraw, box: Rectangle, colour: str, line: int) -> None:
-    """A box in its colour on a thin dark edge, so that it shows on light and on dark ground."""
-    x1, y1, x2, y2 = box[0], box[1], box[2] - 1, box[3] - 1
-    pen.rectangle((x1 - 1, y1 - 1, x2 + 1, y2 + 1), outline="#10141a", width=line + 2)
-    pen.rectangle((x1, y1, x2, y2), outline=colour, width=line)
-
-
 def _strip(
     pen: ImageDraw.ImageDraw,
     mark: Mark,
@@ -193,9 +185,9 @@ def _strip(
     others: tuple[list[Rectangle], list[Rectangle]],
     size: tuple[int, int],
 ) -> Rectangle:
-    """Write a mark's words on a filled strip near its box; gives the place that the strip takes.
+    """Write a mark's words on a filled strip near its box; return the place of the strip.
 
-    others: the strips written already, which are never covered; the faces, which are covered only for want of room.
+    others: strips, which are never covered; faces, which are covered only if there is no other room.
     """
     words = _that_fits(pen, one_line(mark.words, 60), letters, size[0] - 12)
     left, top, right, bottom = pen.textbbox((0, 0), words, font=letters)
@@ -217,7 +209,7 @@ def _that_fits(pen: ImageDraw.ImageDraw, words: str, letters: Any, width: int) -
 
 
 def _places(box: Rectangle, width: int, height: int, size: tuple[int, int], is_face: bool) -> list[Rectangle]:
-    """Where a strip may go, within the picture, the best first: at its box, then further and further down and up."""
+    """Places of a strip within the picture, the best first: at its box, then further and further down and up."""
     x1, y1, x2, y2 = box
     if is_face:
         near = [(x1, y2), (x2 + 2, y1), (x1 - width - 2, y1), (x1, y1 - height)]
@@ -240,7 +232,7 @@ def ink_on(colour: str) -> str:
     >>> ink_on("#ffffff"), ink_on("#303060")
     ('#10141a', '#ffffff')
     """
-    red, green, blue = (int(colour[n : n + 2], 16) for n in (1, 3, 5))
+    red, green, blue = bytes.fromhex(colour[1:])
     return "#10141a" if 0.299 * red + 0.587 * green + 0.114 * blue > 100 else "#ffffff"
 
 

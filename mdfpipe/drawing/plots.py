@@ -1,6 +1,6 @@
-"""Curves and bars as SVG for a page: drawn by matplotlib, in the page's own colours, always the same bytes.
+"""Curves and histograms as SVG for a page: drawn by matplotlib, in the page's own colours, always the same bytes.
 
-Words stay words. A name is never read as mathematics; what it holds is escaped.
+Names are escaped, and never read as mathematics.
 """
 
 from __future__ import annotations
@@ -29,10 +29,9 @@ LEAST_SHARE: Final = 1e-4  # of false matches, on a normal-deviate axis
 
 @dataclass(frozen=True)
 class Line:
-    """One line of a plot: x, y, low, high (n,); low and high may be empty. place: which colour and dash it has.
+    """One line of a plot: x, y, low, high (n,); low and high may be empty. place: number of its colour and dash.
 
-    dotted: a reference for another line, such as chance, or the numbers of a paper. dots: each point has one. ring:
-    the place of the point that is ringed.
+    dotted: a reference, such as chance or a paper's numbers. dots: each point has one. ring: index of the ringed point.
     """
 
     name: str
@@ -57,7 +56,7 @@ class Key:
 
 @dataclass(frozen=True)
 class Picture:
-    """A drawing on the page: its heading, the SVG, what it was drawn from, its own legend where it has one."""
+    """A drawing on the page: its heading, the SVG, what it was drawn from, and its legend, if any."""
 
     title: str
     svg: str
@@ -71,12 +70,12 @@ def colour_of(place: int) -> str:
 
 
 def dash_of(place: int) -> str:
-    """The dashes of the place-th thing: another pattern each time that the colours are used up."""
+    """The dashes of the place-th thing: another pattern once the colours are used up."""
     return DASHES[(place // len(PALETTE)) % len(DASHES)]
 
 
 def legend(names: Sequence[str]) -> list[Key]:
-    """What the lines of these names look like, in their order."""
+    """The entries of a legend for these names, in their order."""
     return [Key(name, colour_of(place), dash_of(place)) for place, name in enumerate(names)]
 
 
@@ -92,11 +91,11 @@ def lines_plot(
     ticks: Sequence[tuple[float, str]] = (),
     near: bool = False,
 ) -> str:
-    """Lines with their bands as SVG. name: of the drawing, one of a kind on its page.
+    """Lines with their bands as SVG. name: of the drawing, unique on its page.
 
-    scale: `linear`; `log` along x; `deviate`: both axes are normal deviates of shares. share: y is one, drawn in per
-    cent. whole_x: x counts something, its ticks are whole numbers. ticks: where words stand along x, instead. near: the
-    vertical axis spans what is drawn, and not 0 to 100 %.
+    scale: `linear`; `log` along x; `deviate`: both axes are normal deviates of shares. share: y is drawn in per
+    cent. whole_x: ticks of x are whole numbers. ticks: places along x and their words, instead. near: the vertical axis
+    spans what is drawn, instead of 0 to 100 %.
     """
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
@@ -105,34 +104,26 @@ def lines_plot(
         figure, (axes,) = _axes(_SIZE)
         for line in drawn:
             x, y, low, high = (_placed(v, scale) for v in (line.x, line.y, line.low, line.high))
-            if scale == "log":
-                x, y, low, high = line.x, line.y, line.low, line.high
             colour = colour_of(line.place)
             dash = "2 2" if line.dotted else dash_of(line.place)
             style: Any = "-" if dash == "none" else (0, [float(part) for part in dash.split()])
             if len(low):
                 axes.fill_between(x, low, high, color=colour, alpha=0.14, linewidth=0)
-            axes.plot(
-                x,
-                y,
-                color=colour,
-                linestyle=style,
-                linewidth=1.0 if line.dotted else 1.4,
-                marker="o" if len(x) == 1 or line.dots else "",
-                markersize=3,
-            )
+            wide, marker = 1.0 if line.dotted else 1.4, "o" if len(x) == 1 or line.dots else ""
+            axes.plot(x, y, color=colour, linestyle=style, linewidth=wide, marker=marker, markersize=3)
             if line.ring is not None:
                 ring = {"marker": "o", "markersize": 8, "fillstyle": "none", "linestyle": "none"}
                 axes.plot(x[[line.ring]], y[[line.ring]], color=colour, **ring)
+        per_cent = FuncFormatter(lambda value, _: f"{100 * value:g}")
         if scale == "log":
             axes.set_xscale("log")
-            axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}"))
+            axes.xaxis.set_major_formatter(per_cent)
         if scale == "deviate":
             _deviate_axes(axes)
         else:
             if share:
                 axes.set_ylim(*(_span(drawn) if near else (-0.02, 1.02)))
-                axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}"))
+                axes.yaxis.set_major_formatter(per_cent)
             else:
                 figure.subplots_adjust(left=0.62 / _SIZE[0])
                 axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
@@ -146,7 +137,7 @@ def lines_plot(
 
 
 def _span(lines: Sequence[Line]) -> tuple[float, float]:
-    """From the least to the greatest number of the lines and their bands, with some room."""
+    """The range of the lines and their bands, with some room."""
     every = np.concatenate([np.concatenate((line.y, line.low, line.high)) for line in lines])
     room = max(0.1 * float(np.ptp(every)), 0.01)
     return max(float(every.min()) - room, -0.02), min(float(every.max()) + room, 1.02)
@@ -165,12 +156,10 @@ def _deviate_axes(axes: Any) -> None:
     from scipy.special import ndtri
 
     ticks = np.array([0.0001, 0.001, 0.01, 0.05, 0.2, 0.5, 0.8, 0.95])
-    words = [f"{100 * tick:g}" for tick in ticks]
-    low, high = float(ndtri(LEAST_SHARE)), float(ndtri(0.99))
+    words, limits = [f"{100 * tick:g}" for tick in ticks], (float(ndtri(LEAST_SHARE)), float(ndtri(0.99)))
     axes.set_xticks(ndtri(ticks), words)
     axes.set_yticks(ndtri(ticks), words)
-    axes.set_xlim(low, high)
-    axes.set_ylim(low, high)
+    axes.set(xlim=limits, ylim=limits)
 
 
 @dataclass(frozen=True)
@@ -282,7 +271,7 @@ def _axes(size: tuple[float, float], rows: int = 1) -> tuple[Any, list[Any]]:
 
 
 def _svg(figure: Any, name: str) -> str:
-    """The figure as an <svg> element: no prologue, no metadata, no ids but those that are used, the page's colours."""
+    """The figure as an <svg> element without prologue, metadata and unused ids, in the page's colours."""
     out = io.StringIO()
     nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
     with warnings.catch_warnings():
@@ -321,5 +310,5 @@ def shares(counts: NDArray[Any]) -> F64:
 
 
 def places(names: Iterable[str]) -> Mapping[str, int]:
-    """Which colour each name has: one and the same on the whole page."""
+    """The number of each name's colour, the same on the whole page."""
     return {name: place for place, name in enumerate(dict.fromkeys(names))}

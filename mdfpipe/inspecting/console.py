@@ -1,4 +1,4 @@
-"""A description as a person reads it on a terminal."""
+"""A description printed on a terminal."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ def show_description(found: Description, console: Console) -> None:
 
 
 def _pairs(pairs: dict[str, Any], console: Console) -> None:
-    wide = min(max((len(name) for name in pairs), default=0), 32)
+    wide = min(max(map(len, pairs), default=0), 32)
     for name, value in pairs.items():
         console.print(f"  {_safe(name).ljust(wide)}  {_safe(_plain(value))}")
 
 
 def _funnel(rows: list[dict[str, Any]], console: Console) -> None:
-    """A table: of a run, whose rows are domains, with the domains side by side; of a manifest as it is."""
+    """Print the counts of a run with its domains as columns, those of a manifest as they are."""
     if not rows:
         return
     names = list(dict.fromkeys(name for row in rows for name in row))
@@ -53,11 +53,8 @@ def _funnel(rows: list[dict[str, Any]], console: Console) -> None:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for place, name in enumerate(lines[0]):
         is_number = all(isinstance(line[place], int) for line in lines[1:])
-        table.add_column(
-            _safe("" if name == "domain" and place == 0 else name),
-            justify="right" if is_number else "left",
-            no_wrap=is_number,
-        )
+        head = _safe("" if name == "domain" and place == 0 else name)
+        table.add_column(head, justify="right" if is_number else "left", no_wrap=is_number)
     for line in lines[1:]:
         table.add_row(*(_safe(value) for value in line))
     console.print()
@@ -65,10 +62,7 @@ def _funnel(rows: list[dict[str, Any]], console: Console) -> None:
 
 
 def print_table(table: Table, console: Console, *, whole: bool = False) -> None:
-    """Print a table as wide as the terminal, or as its numbers need: a number is never cut short.
-
-    whole: as wide as every cell of it needs.
-    """
+    """Print a table as wide as the terminal, or as its numbers need (whole: as every cell needs)."""
     measured = Measurement.get(console, console.options.update(width=10_000), table)
     needed = measured.maximum if whole else measured.minimum
     usual = console.width
@@ -96,18 +90,12 @@ def _receipt(found: Description, console: Console) -> None:
     if found.receipt is None:
         return
     console.print("\n[bold]receipt[/bold]")
-    upstream = found.receipt["made from"]
+    receipt = dict(found.receipt)
+    upstream, files, settings = receipt.pop("made from"), receipt.pop("files"), receipt.pop("settings")
     shown = {name: value[:12] for name, value in list(upstream.items())[:_VALUES]}
     left = {"...": f"and {len(upstream) - _VALUES} more"} if len(upstream) > _VALUES else {}
-    parts = {name: value for name, value in found.receipt.items() if name not in ("made from", "files", "settings")}
-    _pairs(
-        parts | {"settings": found.receipt["settings"], "made from": shown | left} | _files(found.receipt["files"]),
-        console,
-    )
-
-
-def _files(files: dict[str, int]) -> dict[str, str]:
-    return {"files": f"{len(files)}, {sum(files.values())} bytes"} if files else {}
+    of_files = {"files": f"{len(files)}, {sum(files.values())} bytes"} if files else {}
+    _pairs(receipt | {"settings": settings, "made from": shown | left} | of_files, console)
 
 
 def _lines(title: str, colour: str, lines: list[str], console: Console) -> None:
@@ -130,5 +118,5 @@ def _plain(value: Any) -> str:
 
 
 def _safe(value: Any, limit: int = _WORDS) -> str:
-    """Words from a file, without control characters and without rich's own marks."""
+    """Words from a file without control characters and rich's marks."""
     return escape(one_line(value, limit))

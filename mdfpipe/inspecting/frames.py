@@ -1,4 +1,4 @@
-"""One frame with what is known of it: its bodies and faces, what became of each, why, and the picture of it."""
+"""One frame: its bodies and faces, what became of each and why, and the picture with them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Overlaps: TypeAlias = Callable[[NDArray[np.float32], NDArray[np.float32]], NDArr
 
 @dataclass(frozen=True)
 class ViewedFace:
-    """An annotated face. subject_id: None where the annotation does not say."""
+    """An annotated face. subject_id: None if the annotation does not name it."""
 
     face_no: int
     subject_id: str | None
@@ -32,7 +32,7 @@ class ViewedFace:
 
     @property
     def name(self) -> str:
-        """Whose it is, or its number."""
+        """The subject, or the face's number."""
         return self.subject_id if self.subject_id is not None else f"face {self.face_no}, unnamed"
 
 
@@ -54,7 +54,7 @@ class ViewedBody:
 
     @property
     def words(self) -> str:
-        """What its strip says: who it is, or why nobody."""
+        """The words on its strip: the subject, or why there is none."""
         if self.status is None:
             return f"#{self.number} body {self.score:.2f}"
         return f"#{self.number} {self.subject_id or self.status.value.replace('_', ' ')}"
@@ -78,11 +78,7 @@ class FrameView:
     def legend(self) -> list[tuple[str, str]]:
         """(words, colour) of what is drawn in it."""
         found = Counter(body.status for body in self.bodies)
-        entries = [
-            (f"{status.value.replace('_', ' ')} {found[status]}", COLOURS[status])
-            for status in COLOURS
-            if found[status]
-        ]
+        entries = [(f"{s.value.replace('_', ' ')} {found[s]}", colour) for s, colour in COLOURS.items() if found[s]]
         entries += [(f"body, not labelled yet {found[None]}", UNLABELLED)] if found[None] else []
         return entries + ([(f"annotated face {len(self.faces)}", FACE_COLOUR)] if self.faces else [])
 
@@ -91,23 +87,26 @@ def views(survey: Survey, video: VideoState, frames: Iterable[int], overlaps: Ov
     """The wanted frames of one video, from its tables. Raises StoreError where a table cannot be read, DataError where
     its bodies and labels are not of each other.
     """
-    wanted = pa.array(sorted(set(frames)), pa.int64())
+    wanted, is_labelled = pa.array(sorted(set(frames)), pa.int64()), "label" in video.receipts
+    settings = video.receipts["label"].settings if is_labelled else {}
     bodies = survey.run.table("detect", video.video_id)
     picked = pc.is_in(bodies["frame"], wanted)
-    body_rows = bodies.filter(picked).to_pylist()
-    label_rows: list[dict[str, Any]] = [{}] * len(body_rows)
-    if "label" in video.receipts:
+    rows = bodies.filter(picked).to_pylist()
+    if is_labelled:
         labels, part = survey.run.table("label", video.video_id), survey.run.part("label", video.video_id)
-        label_rows = joined(labels, bodies["body_id"], "body_id", part, "detect").filter(picked).to_pylist()
+        labels = joined(labels, bodies["body_id"], "body_id", part, "detect").filter(picked).to_pylist()
+        rows = [label | row for row, label in zip(rows, labels, strict=True)]
     faces = faces_of(survey.run, video.video_id)
     found: dict[int, list[ViewedFace]] = {}
     for row in faces.filter(pc.is_in(faces["frame"], wanted)).to_pylist():
         found.setdefault(row["frame"], []).append(ViewedFace(row["face_no"], row["subject_id"], _xyxy(row)))
-    settings = video.receipts["label"].settings if "label" in video.receipts else {}
     bodies_of: dict[int, list[ViewedBody]] = {}
-    for row, label in zip(body_rows, label_rows, strict=True):
-        here = found.get(row["frame"], [])
-        bodies_of.setdefault(row["frame"], []).append(_body(row, label, here, settings, overlaps))
+    for row in rows:
+        status = LabelStatus(row["status"]) if is_labelled else None
+        reason = _reason(row, found.get(row["frame"], []), settings, overlaps) if is_labelled else "label has not run"
+        number = int(row["body_id"].rpartition("/")[2])
+        body = ViewedBody(number, _xyxy(row), row["score"], status, row.get("subject_id"), reason)
+        bodies_of.setdefault(row["frame"], []).append(body)
     return {
         n: FrameView(video.video_id, video.domain, n, tuple(bodies_of.get(n, ())), tuple(found.get(n, ())))
         for n in wanted.to_pylist()
@@ -118,35 +117,14 @@ def _xyxy(row: Mapping[str, Any]) -> XYXY:
     return row["x1"], row["y1"], row["x2"], row["y2"]
 
 
-def _body(
-    row: dict[str, Any],
-    label: dict[str, Any],
-    faces: list[ViewedFace],
-    settings: dict[str, Any],
-    overlaps: Overlaps | None,
-) -> ViewedBody:
-    number = int(row["body_id"].rpartition("/")[2])
-    status = LabelStatus(label["status"]) if label else None
-    reason = "label has not run" if status is None else _reason(status, row, label, faces, settings, overlaps)
-    return ViewedBody(number, _xyxy(row), row["score"], status, label.get("subject_id"), reason)
-
-
-def _reason(
-    status: LabelStatus,
-    row: dict[str, Any],
-    label: dict[str, Any],
-    faces: list[ViewedFace],
-    settings: dict[str, Any],
-    overlaps: Overlaps | None,
-) -> str:
-    """Why a body has its status, with the figures that decided it."""
-    face = next((f for f in faces if f.face_no == label["face_no"]), None)
+def _reason(row: dict[str, Any], faces: list[ViewedFace], settings: dict[str, Any], overlaps: Overlaps | None) -> str:
+    """Why a body has its status, with the figures that decided it. row: of the body and of its label."""
+    status, least = LabelStatus(row["status"]), settings.get("min_overlap", 0.0)
+    face = next((f for f in faces if f.face_no == row["face_no"]), None)
     who = one_line(face.name, 60) if face else "no face"
-    measure, overlap = settings.get("measure", "overlap"), label["overlap"]
-    best = f"{measure} {overlap:.2f} with {who}"
-    least = settings.get("min_overlap", 0.0)
+    best = f"{settings.get('measure', 'overlap')} {row['overlap']:.2f} with {who}"
     if status is LabelStatus.LABELLED:
-        other = f"; next best {label['runner_up']:.2f}" if label["runner_up"] > 0 else ""
+        other = f"; next best {row['runner_up']:.2f}" if row["runner_up"] > 0 else ""
         return f"{best}, at least {least:g}{other}"
     if status is LabelStatus.AMBIGUOUS:
         return _why_ambiguous(row, faces, settings, overlaps)

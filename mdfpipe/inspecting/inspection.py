@@ -1,7 +1,4 @@
-"""Inspection: what a run, table, manifest, shard, video or weight file is, and everything that `mdfpipe inspect` does.
-
-Nothing is decoded here; what is drawn is made by `pictures`.
-"""
+"""Everything that `mdfpipe inspect` does: decide by content what a thing is, describe it, or draw it by `pictures`."""
 
 from __future__ import annotations
 
@@ -9,13 +6,15 @@ import zipfile
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mdfpipe.errors import ConfigError, DataError, MdfError, one_line
 from mdfpipe.inspecting.export import to_csv
 from mdfpipe.inspecting.pictures import draw_frame, draw_sheet, write_page
+from mdfpipe.inspecting.things import Description, describe_run, describe_shard, describe_table, describe_weight_file
+from mdfpipe.inspecting.weights import SUFFIXES
 from mdfpipe.running.plan import standing
-from mdfpipe.store.content import stand_in
+from mdfpipe.store.content import Kind, content_of, stand_in
 from mdfpipe.store.environment import read_environment
 from mdfpipe.store.files import is_standard_output
 from mdfpipe.store.films import films_behind
@@ -23,9 +22,7 @@ from mdfpipe.store.frames import frame_files, in_order
 from mdfpipe.store.naming import IMAGE_SUFFIXES
 from mdfpipe.store.results import KEY, STAGE
 from mdfpipe.store.run import refuse_damaged
-
-if TYPE_CHECKING:
-    from mdfpipe.inspecting.things import Description
+from mdfpipe.study.study import open_run
 
 __all__ = ["Inspected", "draw_frame", "inspect", "inspect_and_write", "to_csv", "write_page"]
 
@@ -38,7 +35,7 @@ KINDS = (
 class Inspected:
     """What one call of `mdfpipe inspect` found and made.
 
-    description: None where files were made and nobody asked for it. files: what was written. lines: words on them.
+    description: None if files were made and it was not asked for. files: paths that were written. lines: words on them.
     """
 
     description: Description | None
@@ -58,7 +55,7 @@ def inspect_and_write(
     show_people: bool = False,
     describe: bool = False,
 ) -> Inspected:
-    """Everything that the command does: make the picture, the page, the CSV that are asked for; else describe.
+    """Make the picture, the page, the CSV that are asked for; else describe the thing.
 
     Raises ConfigError for options that do not fit together, DataError, StoreError.
     """
@@ -93,7 +90,7 @@ def inspect_and_write(
 
 
 def _refuse_overwriting(thing: Path, made: Path) -> None:
-    """Raise ConfigError where what is to be written is what is looked at, or a file of the run."""
+    """Raise ConfigError if the output is what is inspected, or a file of the run."""
     of_run = is_run(thing) and made.exists() and made.resolve().is_relative_to(thing.resolve())
     if made.resolve() == thing.resolve() or (of_run and made.suffix.lower() not in (".html", ".png", ".jpg", ".jpeg")):
         raise ConfigError(f"inspect {thing}: writing {made} would overwrite what it inspects; name another file")
@@ -104,10 +101,6 @@ def _refuse_overwriting(thing: Path, made: Path) -> None:
 
 def inspect(thing: str | PathLike[str]) -> Description:
     """Describe a run folder, table, shard, video or weight file. Raises DataError if `thing` is unknown or damaged."""
-    from mdfpipe.inspecting import things as report
-    from mdfpipe.inspecting.weights import SUFFIXES
-    from mdfpipe.store.content import Kind, content_of
-
     thing = Path(thing)
     if not thing.exists():
         found = stand_in(thing) or "nothing there; check the path"
@@ -121,25 +114,25 @@ def inspect(thing: str | PathLike[str]) -> Description:
             start = file.read(4)
         suffix = thing.suffix.lower()
         if start == b"PAR1" or suffix == ".parquet":
-            return _with_standing(report.describe_table(thing), thing)
+            return _with_standing(describe_table(thing), thing)
         weights = content_of(thing).kind not in (Kind.OTHER, Kind.PICKLE)
         if suffix == ".tar" and not weights:
-            return report.describe_shard(thing)
+            return describe_shard(thing)
         if weights or suffix in SUFFIXES:
-            return _inspect_checkpoint(thing) if _is_ours(thing) else report.describe_weight_file(thing)
+            return _inspect_checkpoint(thing) if _is_ours(thing) else describe_weight_file(thing)
         return _inspect_video(thing)
     except OSError as error:
         raise DataError(f"{thing}: cannot be read: {error.strerror or one_line(error)}") from None
 
 
 def _with_standing(found: Description, table: Path) -> Description:
-    """The same, and a note where the table is of a run and not what its study gives now."""
+    """Add a note if the table is of a run and not what its study gives now."""
     run = next((folder for folder in table.resolve().parents if (folder / "pipeline.yaml").is_file()), None)
     if run is None:
         return found
     stage, _, name = table.resolve().relative_to(run).as_posix().partition("/")
     part = (found.receipt or {}).get("stage"), (found.receipt or {}).get("key")
-    if stage == STAGE:  # of what lies beside the numbers, too
+    if stage == STAGE:  # the other files of evaluate belong to its numbers
         part = STAGE, KEY
     if all(part) and name:
         made = standing(run, *map(str, part))
@@ -148,7 +141,7 @@ def _with_standing(found: Description, table: Path) -> Description:
 
 
 def _is_ours(path: Path) -> bool:
-    """Whether a weight file says that it is a checkpoint of ours, by its bytes: nothing of it is opened."""
+    """Whether a weight file declares itself a checkpoint of mdfpipe, by its bytes: nothing in it is opened."""
     from mdfpipe.learning.train.checkpoint import FORMAT
 
     try:
@@ -161,7 +154,6 @@ def _is_ours(path: Path) -> bool:
 
 def _inspect_checkpoint(path: Path) -> Description:
     """A checkpoint of `mdfpipe train`: read as tensors, numbers and text; nothing of it can run."""
-    from mdfpipe.inspecting.things import Description, describe_weight_file
     from mdfpipe.learning.train.checkpoint import Checkpoint
 
     try:
@@ -191,11 +183,14 @@ def _inspect_checkpoint(path: Path) -> Description:
 
 
 def _inspect_folder(folder: Path) -> Description:
-    from mdfpipe.inspecting.things import describe_run
-
     if is_run(folder):
-        found = describe_run(folder)
-        found.facts = {"study": _study(folder), "data": _data(folder)} | found.facts
+        found, environment = describe_run(folder), read_environment(folder)
+        try:
+            study = open_run(folder)[0].name
+        except MdfError as error:
+            study = f"unknown ({one_line(error, 160)})"
+        data = str(environment.data) if environment else "unknown"
+        found.facts = {"study": study, "data": data} | found.facts
         return found
     if any(f.suffix.lower() in IMAGE_SUFFIXES for f in folder.iterdir()):
         return _inspect_video(folder)
@@ -203,26 +198,11 @@ def _inspect_folder(folder: Path) -> Description:
 
 
 def is_run(folder: Path) -> bool:
-    """Whether a folder looks like a run folder."""
+    """Whether a folder has the files of a run folder."""
     return any((folder / name).exists() for name in ("index/videos.parquet", "pipeline.yaml", "environment.json"))
 
 
-def _study(folder: Path) -> str:
-    from mdfpipe.study.study import open_run
-
-    try:
-        return open_run(folder)[0].name
-    except MdfError as error:
-        return f"unknown ({one_line(error, 160)})"
-
-
-def _data(folder: Path) -> str:
-    found = read_environment(folder)
-    return str(found.data) if found else "unknown"
-
-
 def _inspect_video(path: Path) -> Description:
-    from mdfpipe.inspecting.things import Description
     from mdfpipe.video.containers import missing_end
     from mdfpipe.video.image_files import is_images
     from mdfpipe.video.orientation import AS_STORED, in_words
@@ -234,12 +214,9 @@ def _inspect_video(path: Path) -> Description:
         facts: dict[str, Any] = {
             "frames declared": info.frames_declared,
             "frames per second": info.fps and round(info.fps, 3),
-            "width": info.width,
-            "height": info.height,
-            "bits": info.bit_depth,
-            "codec": info.codec,
-            "pixel format": info.pixel_format,
         }
+        facts |= {"width": info.width, "height": info.height, "bits": info.bit_depth}
+        facts |= {"codec": info.codec, "pixel format": info.pixel_format}
         if info.orientation != AS_STORED:
             facts["shown"] = "at an angle" if info.orientation is None else in_words(info.orientation)
         notes = []

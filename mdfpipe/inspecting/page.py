@@ -6,8 +6,8 @@ The template escapes everything that it is given. No script, no network, no cloc
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections import Counter
+from dataclasses import dataclass
 from importlib import resources
 from typing import Any, Final
 
@@ -37,43 +37,12 @@ MEANINGS: Final = {
     "unnamed_face": "its face is annotated without a subject",
 }
 _PACKAGES: Final = ("av", "decord", "numpy", "onnxruntime", "opencv-python", "pyarrow", "scipy", "torch", "ultralytics")
-_LAYERS: Final = {status.value: colour for status, colour in reversed(COLOURS.items())} | {PLAIN: BAR}
-
-
-@dataclass(frozen=True)
-class ShownFrame:
-    """A frame on the page: its picture, and a line for each body."""
-
-    source: str
-    width: int
-    height: int
-    view: FrameView
-
-
-@dataclass(frozen=True)
-class ShownCrop:
-    """A crop on the page."""
-
-    source: str
-    width: int
-    height: int
-    modality: str
-    title: str
-
-
-@dataclass(frozen=True)
-class ShownPerson:
-    """A subject on the page, with a few crops."""
-
-    subject_id: str
-    bodies: int
-    faces: int
-    crops: list[ShownCrop]
+_COLOURS: Final = {status.value: colour for status, colour in COLOURS.items()}
 
 
 @dataclass
 class Page:
-    """Everything that one page shows. `add_frame` and `add_person` in the order of the page."""
+    """What one page shows. frames, people: by domain, in the order of the page; crops have their modality."""
 
     title: str
     survey: Survey
@@ -82,36 +51,8 @@ class Page:
     show_people: bool
     environment: dict[str, Any]
     notes: list[str]
-    frames: dict[str, list[ShownFrame]] = field(default_factory=dict)
-    people: dict[str, list[ShownPerson]] = field(default_factory=dict)
-
-    def add_frame(self, picture: Picture, view: FrameView) -> None:
-        """Show a frame under its domain."""
-        height, width = picture.shape[:2]
-        shown = ShownFrame(figures.data_uri(picture, 80), width, height, view)
-        self.frames.setdefault(view.domain, []).append(shown)
-
-    def add_person(self, domain: str, person: SubjectSample, crops: Sequence[tuple[str, CropChoice, Picture]]) -> None:
-        """Show a subject under a domain."""
-        shown = []
-        for modality, crop, picture in crops:
-            height, width = picture.shape[:2]
-            quality = f"{crop.box_height_px:.0f} px high, sharpness {crop.sharpness:.0f}, contrast {crop.contrast:.0f}"
-            shown.append(
-                ShownCrop(figures.data_uri(picture, 85), width, height, modality, f"{crop.crop_id}: {quality}")
-            )
-        one = ShownPerson(person.subject_id, person.count["body"], person.count["face"], shown)
-        self.people.setdefault(domain, []).append(one)
-
-    @property
-    def frames_shown(self) -> int:
-        """How many frames the page shows."""
-        return sum(len(shown) for shown in self.frames.values())
-
-    @property
-    def crops_shown(self) -> int:
-        """How many crops the page shows."""
-        return sum(len(person.crops) for shown in self.people.values() for person in shown)
+    frames: dict[str, list[tuple[FrameView, Picture]]]
+    people: dict[str, list[tuple[SubjectSample, list[tuple[str, CropChoice, Picture]]]]]
 
 
 def render(page: Page) -> str:
@@ -120,7 +61,7 @@ def render(page: Page) -> str:
 
 
 def templates() -> Any:
-    """The jinja environment of all pages: escapes everything, knows `count` and `words`."""
+    """The jinja environment of all pages: escapes everything, knows `count`, `words` and `jpeg`."""
     import jinja2
 
     folder = resources.files("mdfpipe.drawing") / "templates"
@@ -128,7 +69,11 @@ def templates() -> Any:
     environment = jinja2.Environment(
         loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"count": _count, "words": _words}
+    environment.filters |= {
+        "count": _count,
+        "words": lambda name: str(name).replace("_", " "),
+        "jpeg": figures.data_uri,
+    }
     return environment
 
 
@@ -137,99 +82,84 @@ def _count(value: float) -> str:
     return f"{value:,}".replace(",", "\u202f") if isinstance(value, int) else f"{value:.3g}"
 
 
-def _words(name: str) -> str:
-    return str(name).replace("_", " ")
-
-
 def _content(page: Page) -> dict[str, Any]:
     survey, limits = page.survey, page.limits
-    statuses = survey.statuses()
-    order = list(survey.videos)
-    order.sort(key=lambda v: (not v.failures, not v.remarks, natural_key(v.video_id)))
+    statuses, count = survey.statuses(), len(survey.domains)
+    order = sorted(survey.videos, key=lambda v: (not v.failures, not v.remarks, natural_key(v.video_id)))
+    rows = {name: funnel_row(domain) for name, domain in survey.domains.items()}
+    settings = {stage: json.dumps(one, indent=1, ensure_ascii=False) for stage, one in survey.settings().items()}
     return {
         "name": page.title,
         "show_people": page.show_people,
         "of_images": survey.of_images,
         "not_as_published": NOT_AS_PUBLISHED,
         "tiles": _tiles(survey),
-        "legend": [
-            (s.value, colour, MEANINGS[s.value], statuses[s.value])
-            for s, colour in COLOURS.items()
-            if statuses[s.value]
-        ],
+        "legend": [(s, colour, MEANINGS[s], statuses[s]) for s, colour in _COLOURS.items() if statuses[s]],
         "face_colour": FACE_COLOUR,
-        "funnel": [_funnel(domain) for domain in survey.domains.values()],
+        "funnel": [
+            {"domain": domain.domain, "row": rows[name], "bar": _bar(domain.by_status)}
+            for name, domain in survey.domains.items()
+        ],
+        "steps": list(dict.fromkeys(step for row in rows.values() for step in row if step != "domain")),
         "failures": survey.failures[: limits.failures],
         "failures_left": max(len(survey.failures) - limits.failures, 0),
         "notes": [*survey.notes, *page.notes],
         "anomalies": anomalies(survey.run),
-        "steps": list(
-            dict.fromkeys(step for d in survey.domains.values() for step in funnel_row(d) if step != "domain")
-        ),
-        "domains": [_domain(page, name, place) for place, name in enumerate(survey.domains)],
+        "domains": [
+            {
+                "name": name,
+                "anchor": f"domain-{place}",
+                "frames": page.frames.get(name, []),
+                "beyond": {status: n for status, n in page.samples[name].beyond.items() if n},
+                "people": page.people.get(name, []),
+                "subjects": len(page.samples[name].subjects),
+            }
+            for place, name in enumerate(survey.domains)
+        ],
         "charts": _charts(page.samples),
         "videos": [_video(video) for video in order[: limits.videos]],
         "videos_left": max(len(order) - limits.videos, 0),
-        "settings": {
-            stage: json.dumps(value, indent=1, ensure_ascii=False) for stage, value in survey.settings().items()
-        },
+        "settings": settings,
         "versions": versions(page.environment),
         "limits": limits,
-        "frames_each": limits.frames_each(len(survey.domains)),
-        "subjects_each": limits.subjects_each(len(survey.domains)),
+        "frames_each": limits.frames_each(count),
+        "subjects_each": limits.subjects_each(count),
     }
 
 
 def _tiles(survey: Survey) -> list[tuple[str, str, str]]:
     """(figure, what it is, what it is of) at the head of the page."""
-    bodies, labelled = survey.total("bodies"), survey.statuses()["labelled"]
+    bodies, labelled, failed = survey.total("bodies"), survey.statuses()["labelled"], len(survey.failures)
     crops = sum(domain.crops[f"{m} ok"] for domain in survey.domains.values() for m in ("body", "face"))
-    share = f"{100 * labelled / bodies:.0f} % of {_count(bodies)} bodies" if bodies else "no body was detected"
-    failed = len(survey.failures)
-    failures = (
-        _count(failed),
-        "failure" if failed == 1 else "failures",
-        "listed below" if failed else "nothing failed",
-    )
+    domains, subjects = _many(len(survey.domains), "domain"), _many(len(survey.subjects()), "subject")
+    frames = _count(survey.total("frames"))
+    found = [(_count(crops), "crops", subjects)]
     if survey.of_images:
-        return [
-            (_count(survey.total("frames")), "images", _many(len(survey.domains), "domain")),
-            (_count(crops), "crops", _many(len(survey.subjects()), "subject")),
-            failures,
+        found = [(frames, "images", domains), *found]
+    else:
+        share = f"{100 * labelled / bodies:.0f} % of {_count(bodies)} bodies" if bodies else "no body was detected"
+        found = [
+            (_count(len(survey.videos)), "videos", domains),
+            (frames, "frames", f"{_count(survey.total('annotated'))} with a face"),
+            (_count(labelled), "labelled bodies", share),
+            *found,
         ]
-    return [
-        (_count(len(survey.videos)), "videos", _many(len(survey.domains), "domain")),
-        (_count(survey.total("frames")), "frames", f"{_count(survey.total('annotated'))} with a face"),
-        (_count(labelled), "labelled bodies", share),
-        (_count(crops), "crops", _many(len(survey.subjects()), "subject")),
-        failures,
-    ]
+    failures = "failure" if failed == 1 else "failures"
+    return [*found, (_count(failed), failures, "listed below" if failed else "nothing failed")]
 
 
 def _many(count: int, noun: str) -> str:
     return f"{_count(count)} {noun}" + ("" if count == 1 else "s")
 
 
-def _funnel(domain: Any) -> dict[str, Any]:
-    total = max(domain.by_status.total(), 1)
-    bar = [
-        (s.value, COLOURS[s], domain.by_status[s.value], 100 * domain.by_status[s.value] / total)
-        for s in reversed(COLOURS)
+def _bar(by_status: Counter[str]) -> list[tuple[str, str, int, float]]:
+    """(status, colour, bodies, per cent of all bodies) of the statuses that occur."""
+    total = max(by_status.total(), 1)
+    return [
+        (status, colour, by_status[status], 100 * by_status[status] / total)
+        for status, colour in reversed(_COLOURS.items())
+        if by_status[status]
     ]
-    return {"domain": domain.domain, "row": funnel_row(domain), "bar": [part for part in bar if part[2]]}
-
-
-def _domain(page: Page, name: str, place: int) -> dict[str, Any]:
-    sample, shown = page.samples[name], page.frames.get(name, [])
-    beyond = {status: sample.beyond[status] for status in sample.beyond if sample.beyond[status]}
-    return {
-        "name": name,
-        "anchor": f"domain-{place}",
-        "frames": shown,
-        "beyond": beyond,
-        "people": page.people.get(name, []),
-        "subjects": len(sample.subjects),
-    }
 
 
 def _video(video: VideoState) -> dict[str, Any]:
@@ -282,7 +212,7 @@ def _charts(samples: dict[str, DomainSample]) -> list[Drawing]:
             most = histogram.bars().max()
             layers = [
                 (histogram.bars(layer)[shown] / most, colour)
-                for layer, colour in _LAYERS.items()
+                for layer, colour in [*reversed(_COLOURS.items()), (PLAIN, BAR)]
                 if layer in histogram.layers
             ]
             said = f"{_count(int(histogram.total.sum()))}, median {histogram.median:.3g}"

@@ -1,7 +1,6 @@
-"""Pictures and pages of a run: the frames and crops that `report` draws are decoded here.
+"""Pictures and pages of a run: its frames and crops are decoded here.
 
-Videos are decoded from their start, by the decoder that delivered them to `detect`, and no further than the last
-wanted frame.
+Videos are decoded from their start, by the decoder that delivered them to `detect`, up to the last wanted frame.
 """
 
 from __future__ import annotations
@@ -10,22 +9,27 @@ import contextlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from mdfpipe.domains import by_wavelength
+from mdfpipe.drawing import pixels as figures
+from mdfpipe.drawing.pixels import Picture
 from mdfpipe.errors import ConfigError, DataError, MdfError, one_line
+from mdfpipe.inspecting import frames
+from mdfpipe.inspecting.frames import FrameView, Overlaps
+from mdfpipe.inspecting.page import Page, render
+from mdfpipe.inspecting.samples import CropChoice, FrameChoice, Limits, SubjectSample, sample, spread
+from mdfpipe.running.survey import Survey, VideoState, survey
 from mdfpipe.store.environment import read_environment
 from mdfpipe.store.files import write_output
+from mdfpipe.store.images import decode, recorded_window
 from mdfpipe.store.naming import inside, safe_relative
-from mdfpipe.store.shards import CHECKSUM, UNVERIFIED
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from mdfpipe.drawing.pixels import Picture
-    from mdfpipe.inspecting.frames import FrameView, Overlaps
-    from mdfpipe.inspecting.samples import CropChoice, FrameChoice, Limits
-    from mdfpipe.running.survey import Survey, VideoState
+from mdfpipe.store.run import Run
+from mdfpipe.store.shards import CHECKSUM, UNVERIFIED, read_crop
+from mdfpipe.study.study import open_run
 
 _THREADS = 2
 _BATCH = 4
@@ -38,14 +42,10 @@ _CROP_HEIGHT, _FACE_SIDE = 168, 84  # pixels on the page
 
 
 def draw_frame(run: Path, video_id: str, frame: int, out: Path, show_people: bool = False) -> list[str]:
-    """Draw one frame with bodies, faces, names and statuses into a PNG or JPEG; gives a line for each body.
+    """Draw one frame with bodies, faces, names and statuses into a PNG or JPEG; return a line for each body.
 
-    Raises DataError where the video or frame is not there, or is not decoded any more; StoreError.
+    Raises DataError if the video or frame does not exist, or is not decoded any more; StoreError.
     """
-    from mdfpipe.drawing import pixels as figures
-    from mdfpipe.inspecting import frames
-    from mdfpipe.running.survey import survey
-
     kind = _kind(out, "--out")
     found = survey(run)
     video = found.video(video_id)
@@ -63,8 +63,6 @@ def draw_frame(run: Path, video_id: str, frame: int, out: Path, show_people: boo
 
 def decoded_frame(run: Path, video_id: str, frame: int) -> NDArray[np.uint8] | NDArray[np.uint16]:
     """The pixels (H, W, C) of one frame, by the decoder that delivered it to detect. Raises DataError."""
-    from mdfpipe.running.survey import survey
-
     video = survey(run).video(video_id)
     _check_frame(run, video, frame)
     return dict(_decoded(_data_root(run), video, [frame]))[frame]
@@ -83,10 +81,10 @@ def _check_frame(run: Path, video: VideoState, frame: int) -> None:
         )
     if frame % seen["stride"]:
         near = frame - frame % seen["stride"]
+        after = near + seen["stride"]
         raise DataError(
             f"{where}: --frame {frame}: expected a multiple of detect.stride {seen['stride']}, the frames that were "
-            f"looked at; choose {near}"
-            + (f" or {near + seen['stride']}" if near + seen["stride"] < seen["delivered"] else "")
+            f"used; choose {near}" + (f" or {after}" if after < seen["delivered"] else "")
         )
 
 
@@ -100,8 +98,6 @@ def _overlaps(video: VideoState) -> Overlaps | None:
 
 
 def _data_root(run: Path) -> Path:
-    from mdfpipe.study.study import open_run
-
     root = open_run(run)[2]
     if not root.is_dir():
         raise DataError(f"{run}: expected its videos under {root}, found no such folder; mount the data there again")
@@ -115,15 +111,14 @@ def _decoded(
     from mdfpipe.video.decoders import Decoder
 
     left = set(wanted)
-    seen = video.facts("detect")
     path = data / safe_relative(str(video.row["path"]), f"video {video.video_id}")  # index decided where links may lead
-    decoder = Decoder.as_recorded(seen)
+    decoder = Decoder.as_recorded(video.facts("detect"))
     stream = iter(decoder.frames(path, wanted=frozenset(left).__contains__, batch=_BATCH, threads=_THREADS))
     with contextlib.ExitStack() as stack:
         if hasattr(stream, "close"):
             stack.callback(stream.close)
-        for frames in stream:
-            for number, image in zip(frames.index.tolist(), frames.pixels, strict=True):
+        for batch in stream:
+            for number, image in zip(batch.index.tolist(), batch.pixels, strict=True):
                 left.remove(number)
                 yield number, image
             if not left:
@@ -137,15 +132,9 @@ def _decoded(
 def draw_sheet(run: Path, out: Path, subjects: int = 6, each: int = 3, show_people: bool = False) -> list[str]:
     """Draw a contact sheet into a PNG or JPEG: a row for each of some subjects, `each` body crops of each domain.
 
-    Gives a line that says what is shown. The crops of one subject and domain are spread over its videos and frames.
+    Return lines on what is shown. The crops of one subject and domain are spread over its videos and frames.
     Raises ConfigError, DataError, StoreError.
     """
-    import numpy as np
-
-    from mdfpipe.drawing import pixels as figures
-    from mdfpipe.inspecting.samples import spread
-    from mdfpipe.store.run import Run
-
     kind = _kind(out, "--sheet")
     names = ["crop_id", "subject_id", "domain", "modality", "video_id", "shard", "offset", "size", CHECKSUM]
     found: dict[str, dict[str, list[dict[str, Any]]]] = {}
@@ -156,7 +145,7 @@ def draw_sheet(run: Path, out: Path, subjects: int = 6, each: int = 3, show_peop
             found.setdefault(row["subject_id"], {}).setdefault(row["domain"], []).append(row)
     if not found:
         raise DataError(f"{run}: expected crops of bodies, found none in its manifest; `mdfpipe inspect` says why")
-    domains = sorted({name for of_subject in found.values() for name in of_subject}, key=_by_wavelength)
+    domains = sorted({name for of_subject in found.values() for name in of_subject}, key=by_wavelength)
     chosen = spread([s for s in sorted(found) if len(found[s]) == len(domains)] or sorted(found), subjects)
     width, gap = _CROP_HEIGHT // 3, 6
     blank = np.full((_CROP_HEIGHT, width, 3), 235, np.uint8)
@@ -176,22 +165,11 @@ def draw_sheet(run: Path, out: Path, subjects: int = 6, each: int = 3, show_peop
 
 def _sheet_crop(run: Path, row: dict[str, Any], width: int, show_people: bool) -> Picture:
     """One crop as it is shown: (_CROP_HEIGHT, width, 3)."""
-    from mdfpipe.drawing import pixels as figures
-    from mdfpipe.store.images import decode, recorded_window
-    from mdfpipe.store.run import Run
-    from mdfpipe.store.shards import read_crop
-
     shard = inside(run, row["shard"], f"crop {row['crop_id']}")
     image = decode(read_crop(shard, row["offset"], row["size"], row.get(CHECKSUM)), row["crop_id"])
     picture = figures.to_display(image, recorded_window(Run(run), row["video_id"]))
     picture = figures.scaled_to(picture, width, _CROP_HEIGHT)
     return picture if show_people else figures.hidden_crop(picture, figures.BODY_BLOCKS)
-
-
-def _by_wavelength(domain: str) -> tuple[int, str]:
-    from mdfpipe.domains import Band, Domain
-
-    return list(Band).index(Domain.parse(domain).band), domain
 
 
 def _kind(out: Path, option: str) -> str:
@@ -208,7 +186,7 @@ def _kind(out: Path, option: str) -> str:
 
 @dataclass
 class WrittenPage:
-    """What became of a page: where it lies, its size, how much it shows, and what it could not show."""
+    """A written page: its place, its size, how much it shows, and notes on what it could not show."""
 
     path: str
     bytes: int
@@ -222,34 +200,28 @@ def write_page(run: Path, out: Path, show_people: bool = False, limits: Limits |
 
     Videos or shards that cannot be read any more leave a note instead of a picture. Raises DataError, StoreError.
     """
-    from mdfpipe.inspecting.page import Page, render
-    from mdfpipe.inspecting.samples import Limits, sample
-    from mdfpipe.running.survey import survey
-
-    limits = limits or Limits()
-    found = survey(run)
+    limits, found = limits or Limits(), survey(run)
     samples, notes = sample(found, limits)
-    page = Page(title_of(run), found, samples, limits, show_people, environment_of(run), notes)
-    domains = len(samples)
-    chosen = [choice for domain in samples.values() for choice in domain.frames(limits.frames_each(domains))]
-    made = {
-        (view.video_id, view.frame): (picture, view) for picture, view in _pictures(found, chosen, show_people, notes)
+    each, subjects = limits.frames_each(len(samples)), limits.subjects_each(len(samples))
+    chosen = {name: one.frames(each) for name, one in samples.items()}
+    made = _pictures(found, [choice for choices in chosen.values() for choice in choices], show_people, notes)
+    shown = {
+        name: [made[choice.video_id, choice.frame] for choice in choices if (choice.video_id, choice.frame) in made]
+        for name, choices in chosen.items()
     }
-    for choice in chosen:
-        if (choice.video_id, choice.frame) in made:
-            page.add_frame(*made[choice.video_id, choice.frame])
-    for domain, one in samples.items():
-        for person in one.people(limits.subjects_each(domains)):
-            page.add_person(domain, person, _crops(found, person, limits, show_people, notes))
+    people = {
+        name: [(person, _crops(found, person, limits, show_people, notes)) for person in one.people(subjects)]
+        for name, one in samples.items()
+    }
+    page = Page(title_of(run), found, samples, limits, show_people, environment_of(run), notes, shown, people)
     text = render(page).encode()
     write_output(out, text)
-    return WrittenPage(str(out), len(text), page.frames_shown, page.crops_shown, notes)
+    crops = sum(len(crops) for of_domain in people.values() for _, crops in of_domain)
+    return WrittenPage(str(out), len(text), sum(map(len, shown.values())), crops, notes)
 
 
 def title_of(run: Path) -> str:
     """The study's name, or the folder's where the study cannot be read."""
-    from mdfpipe.study.study import open_run
-
     try:
         return open_run(run)[0].name
     except MdfError:
@@ -257,43 +229,40 @@ def title_of(run: Path) -> str:
 
 
 def environment_of(run: Path) -> dict[str, Any]:
-    """What environment.json says; nothing where it cannot be read."""
+    """The facts of environment.json; empty if it cannot be read."""
     found = read_environment(run)
     return found.facts if found else {}
 
 
 def _pictures(
     survey: Survey, chosen: list[FrameChoice], show_people: bool, notes: list[str]
-) -> Iterator[tuple[Picture, FrameView]]:
-    """(picture, view) of every chosen frame that can be decoded, video by video."""
-    from mdfpipe.inspecting import frames
-
+) -> dict[tuple[str, int], tuple[FrameView, Picture]]:
+    """By video and frame, the view and picture of every chosen frame that can be decoded."""
     by_video: dict[str, list[int]] = {}
+    made = {}
     for choice in chosen:
         by_video.setdefault(choice.video_id, []).append(choice.frame)
     try:
         data = _data_root(survey.run.path) if by_video else Path()
     except MdfError as error:
         notes.append(f"no frame is shown: {error}")
-        return
+        return {}
     for video_id, wanted in by_video.items():
         video = survey.video(video_id)
         try:
             views = frames.views(survey, video, wanted, _overlaps(video))
             for number, image in _decoded(data, video, wanted):
-                yield frames.draw(views[number], image, video.window, show_people, _PAGE_WIDTH), views[number]
+                picture = frames.draw(views[number], image, video.window, show_people, _PAGE_WIDTH)
+                made[video_id, number] = (views[number], picture)
         except MdfError as error:
             notes.append(f"{video_id}: not all of its frames are shown: {one_line(error)}")
+    return made
 
 
 def _crops(
-    survey: Survey, person: Any, limits: Limits, show_people: bool, notes: list[str]
+    survey: Survey, person: SubjectSample, limits: Limits, show_people: bool, notes: list[str]
 ) -> list[tuple[str, CropChoice, Picture]]:
     """(modality, crop, picture) of the crops shown of one subject."""
-    from mdfpipe.drawing import pixels as figures
-    from mdfpipe.store.images import decode
-    from mdfpipe.store.shards import read_crop
-
     shown = []
     for modality, most, blocks in (
         ("body", limits.bodies, figures.BODY_BLOCKS),

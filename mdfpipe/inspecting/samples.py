@@ -1,7 +1,7 @@
-"""One pass over the tables of a run: distributions, and which few frames and crops are worth showing.
+"""One pass over the tables of a run: distributions, and the few frames and crops to show.
 
 The choice depends on the tables alone, so that the same run gives the same page. Memory does not grow with the
-number of rows: histograms have fixed bins, and of each video only a few candidates are kept.
+number of rows: histograms have fixed bins, and a few candidates of each video are kept.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Limits:
-    """How much a page shows: frames and subjects in all, crops of a subject in a domain, and how far into a video.
+    """How much a page shows: frames and subjects in all, crops of a subject in a domain.
 
-    reach_frames: a frame further in is not shown, because the video is decoded from its start.
+    reach_frames: later frames are not shown, because a video is decoded from its start.
     """
 
     frames: int = 48
@@ -78,16 +78,15 @@ def _linear(high: float, bars: int) -> tuple[float, ...]:
     return tuple(np.linspace(0.0, high, bars * PER_BAR + 1).tolist())
 
 
-def _log(low: float, high: float, per_decade: int) -> tuple[float, ...]:
-    decades = round(np.log10(high / low))
-    return tuple(np.geomspace(low, high, decades * per_decade * PER_BAR + 1).tolist())
+def _log(low: float, high: float, bars: int) -> tuple[float, ...]:
+    return tuple(np.geomspace(low, high, bars * PER_BAR + 1).tolist())
 
 
 SCALES: Final = (
     Scale("overlap", "overlap of a body with its best face, bodies with a face only, by status", _linear(1.0, 40)),
     Scale("score", "the detector's confidence in a body, by status", _linear(1.0, 40)),
-    Scale("box height", "height of a body's box in the frame, pixels, by status", _log(1.0, 10000.0, 20), is_log=True),
-    Scale("sharpness", "variance of the Laplacian, body crops, in 0..255", _log(0.01, 100000.0, 10), is_log=True),
+    Scale("box height", "height of a body's box in the frame, pixels, by status", _log(1.0, 10000.0, 80), is_log=True),
+    Scale("sharpness", "variance of the Laplacian, body crops, in 0..255", _log(0.01, 100000.0, 70), is_log=True),
     Scale("contrast", "standard deviation of grey values, body crops, in 0..255", _linear(128.0, 64)),
 )
 PLAIN: Final = "crops"  # the layer of a quantity that is not split by status
@@ -95,13 +94,13 @@ PLAIN: Final = "crops"  # the layer of a quantity that is not split by status
 
 @dataclass
 class Histogram:
-    """Counts in the bins of a scale, in layers that stand on each other."""
+    """Counts in the bins of a scale, in layers."""
 
     scale: Scale
     layers: dict[str, NDArray[np.int64]] = field(default_factory=dict)
 
     def add(self, values: NDArray[Any], layer: str = PLAIN) -> None:
-        """Count values (n,); what is outside the scale falls into its first or last bin, NaN nowhere."""
+        """Count values (n,). Those outside the scale fall into its first or last bin; NaN is not counted."""
         edges = np.asarray(self.scale.edges)
         nudge = 1e-4 * (edges[1] - edges[0])  # a float32 0.9 is a little less, and belongs with 0.9
         inside = np.clip(values[np.isfinite(values)].astype(np.float64) + nudge, edges[0], edges[-1])
@@ -110,24 +109,20 @@ class Histogram:
 
     def bars(self, layer: str | None = None) -> NDArray[np.int64]:
         """Counts (bars,) of a layer, or of all."""
-        counts: NDArray[np.int64] = (
-            (self.total if layer is None else self.layers[layer]).reshape(-1, PER_BAR).sum(axis=1)
-        )
+        bins = self.total if layer is None else self.layers[layer]
+        counts: NDArray[np.int64] = bins.reshape(-1, PER_BAR).sum(axis=1)
         return counts
 
     @property
     def total(self) -> NDArray[np.int64]:
         """Counts (bins,) over all layers."""
-        counts = np.zeros(len(self.scale.edges) - 1, np.int64)
-        for layer in self.layers.values():
-            counts += layer
-        return counts
+        return sum(self.layers.values(), np.zeros(len(self.scale.edges) - 1, np.int64))
 
     @property
     def median(self) -> float | None:
-        """The median to within a bin; None of nothing."""
+        """The median to within a bin; None without values."""
         counts = self.total
-        if not counts.sum():
+        if not counts.any():
             return None
         at = int(np.searchsorted(np.cumsum(counts), counts.sum() / 2))
         low, high = self.scale.edges[at], self.scale.edges[at + 1]
@@ -145,7 +140,7 @@ class FrameChoice:
 
 @dataclass(frozen=True)
 class CropChoice:
-    """A crop to show: where it lies and how good it is."""
+    """A crop to show: its place in a shard, and its quality."""
 
     crop_id: str
     video_id: str
@@ -156,6 +151,12 @@ class CropChoice:
     sharpness: float
     contrast: float
     box_height_px: float
+
+    @property
+    def title(self) -> str:
+        """Which crop it is, and its quality."""
+        quality = f"{self.box_height_px:.0f} px high, sharpness {self.sharpness:.0f}, contrast {self.contrast:.0f}"
+        return f"{self.crop_id}: {quality}"
 
 
 @dataclass
@@ -198,7 +199,7 @@ class DomainSample:
 
 
 def sample(survey: Survey, limits: Limits) -> tuple[dict[str, DomainSample], list[str]]:
-    """Read the tables of every video once; gives what to show of each domain, and what could not be read."""
+    """Read the tables of every video once; return what to show of each domain, and notes on unreadable tables."""
     found = {domain: DomainSample() for domain in survey.domains}
     notes: list[str] = []
     for video in survey.videos:
@@ -245,17 +246,15 @@ def _take_crops(into: DomainSample, survey: Survey, video: VideoState, limits: L
     subject = np.asarray(crops["subject_id"].to_pylist(), dtype=object)
     modality = np.asarray(crops["modality"].cast(pa.string()).to_pylist(), dtype=object)
     for quantity in ("sharpness", "contrast"):
-        values = crops[quantity].to_numpy()
-        into.histograms[quantity].add(values[modality == "body"])
+        into.histograms[quantity].add(crops[quantity].to_numpy()[modality == "body"])
     for name in dict.fromkeys(subject.tolist()):
         one = into.subjects.setdefault(name, SubjectSample(name))
         for kind, most in (("body", limits.bodies), ("face", limits.faces)):
             rows = np.flatnonzero((subject == name) & (modality == kind))
             one.count[kind] += len(rows)
             if len(rows) and len(one.crops[kind]) < most:
-                few = crops.take(pa.array(spread(rows.tolist(), most))).drop_columns(
-                    ["status", "subject_id", "modality"]
-                )
+                few = crops.take(pa.array(spread(rows.tolist(), most)))
+                few = few.drop_columns(["status", "subject_id", "modality"])
                 one.crops[kind].append([CropChoice(video_id=video.video_id, **row) for row in few.to_pylist()])
 
 
@@ -271,7 +270,7 @@ def spread(values: Sequence[T], most: int) -> list[T]:
 
 
 def _middle_out(values: Sequence[T]) -> list[T]:
-    """The values so that the first few of them are spread too: the middle one, then the middles of the halves."""
+    """The values, the middle one first, then the middles of the halves: the first few are spread too."""
     if not values:
         return []
     middle = len(values) // 2

@@ -1,7 +1,4 @@
-"""What a thing of the store is: tables, shards, weight files and run folders, described by reading them once.
-
-A description is plain data: `mdfpipe inspect` prints it, or writes it as JSON.
-"""
+"""Descriptions of tables, shards, weight files and run folders, as plain data: `mdfpipe inspect` prints them."""
 
 from __future__ import annotations
 
@@ -17,6 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from mdfpipe.errors import Damaged, DataError, one_line
+from mdfpipe.inspecting.export import reading
 from mdfpipe.inspecting.weights import describe_weights
 from mdfpipe.running.plan import standing
 from mdfpipe.running.survey import CHAIN, EMBED, TRAIN, Survey, anomalies, survey
@@ -49,32 +47,17 @@ COUNTED: Final = (
     "metric",
 )
 """The columns whose values are counted, in this order."""
-MOST_VALUES: Final = 10_000  # distinct values that are told apart in one column
+MOST_VALUES: Final = 10_000  # distinct values of a column that are counted
 
 OURS: Final = {
-    "videos": tables.VIDEOS,
-    "faces": tables.FACES,
-    "images": tables.IMAGES,
-    "subjects": tables.SUBJECTS,
-    "anomalies": tables.ANOMALIES,
-    "bodies": tables.BODIES,
-    "labels": tables.LABELS,
-    "crops": tables.CROPS,
-    "manifest": tables.MANIFEST,
-    "training": tables.TRAINING,
+    **{name.lower(): schema for name, schema in vars(tables).items() if isinstance(schema, pa.Schema)},
     "embeddings": tables.embeddings(1),
-    "metrics": tables.METRICS,
-    "comparisons": tables.COMPARISONS,
-    "curves": tables.CURVES,
-    "searches": tables.SEARCHES,
-    "scores": tables.SCORES,
-    "templates": tables.TEMPLATES,
 }
 
 
 @dataclass(frozen=True)
 class Column:
-    """A column of a table: its type, what it means, and what its footer says of its values."""
+    """A column of a table: its type, its meaning, and the statistics of the footer."""
 
     name: str
     type: str
@@ -88,10 +71,9 @@ class Column:
 class Description:
     """What a thing is.
 
-    facts: its few figures. observed: what the stage that made it wrote down.
-    counts: name of a column -> value -> rows, the greatest first.
-    funnel: of a run, one row a domain; of a manifest, one row by split, role, domain and modality.
-    columns, receipt: of a table. failures: stage, key, kind, reason. notes: what a reader should know.
+    facts: its few figures. observed: facts in the receipt of its stage. counts: column -> value -> rows, the greatest
+    first. funnel: of a run, one row a domain; of a manifest, one row by split, role, domain and modality. columns,
+    receipt: of a table. failures: stage, key, kind, reason. notes: what a reader should know.
     """
 
     kind: Kind
@@ -111,20 +93,12 @@ class Description:
 
 
 def describe_table(path: Path) -> Description:
-    """A Parquet file, ours or anybody's, its rows streamed. Raises DataError."""
-    try:
-        with open_table(path) as file:
-            columns = _columns(file)
-            name = _name_of(file.schema_arrow)
-            rows, groups = file.metadata.num_rows, file.metadata.num_row_groups
-            counts, notes = _count_values(file)
-    except MemoryError:  # Arrow's is one of its errors, too
-        raise
-    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
-        refuse_damaged(path)
-        raise DataError(
-            f"{path}: expected a Parquet table, got a file that does not read as one: {one_line(error, 120)}"
-        ) from None
+    """Describe a Parquet file, of mdfpipe or not; its rows are streamed. Raises DataError."""
+    with reading(path), open_table(path) as file:
+        columns = _columns(file)
+        name = next((name for name, ours in OURS.items() if ours.names == file.schema_arrow.names), None)
+        rows, groups = file.metadata.num_rows, file.metadata.num_row_groups
+        counts, notes = _count_values(file)
     receipt = read_receipt(path)
     kind: Kind = "manifest" if name == "manifest" else "table"
     what = f"the table {name} of mdfpipe" if name else "a Parquet table that mdfpipe did not write"
@@ -143,7 +117,7 @@ def describe_table(path: Path) -> Description:
 
 
 def _damage(path: Path) -> list[str]:
-    """A line where a file is of a run and not what was made, which is noted for `mdfpipe run`."""
+    """A line if a file of a run is not what was made; that is recorded for `mdfpipe run`."""
     try:
         refuse_damaged(path)
     except Damaged as error:
@@ -151,41 +125,25 @@ def _damage(path: Path) -> list[str]:
     return []
 
 
-def _name_of(schema: pa.Schema) -> str | None:
-    """Which of our tables has these columns."""
-    return next((name for name, ours in OURS.items() if ours.names == schema.names), None)
-
-
 def _columns(file: pq.ParquetFile) -> list[Column]:
-    statistics = _statistics(file.metadata)
+    """The columns, with nulls, least and greatest value from the footer; None where it does not say."""
+    metadata = file.metadata
+    statistics: dict[str, tuple[int, str | None, str | None]] = {}
+    for place in range(metadata.num_columns):
+        every = [metadata.row_group(n).column(place).statistics for n in range(metadata.num_row_groups)]
+        if all(one is not None and one.has_null_count for one in every):
+            bounded = [one for one in every if one.has_min_max]
+            least, greatest = (
+                min((one.min for one in bounded), default=None),
+                max((one.max for one in bounded), default=None),
+            )
+            nulls = sum(one.null_count for one in every)
+            statistics[metadata.schema.column(place).path] = nulls, _value(least), _value(greatest)
     found = []
     for one in file.schema_arrow:
         meaning = (one.metadata or {}).get(b"meaning", b"").decode("utf-8", "replace")
-        nulls, least, greatest = statistics.get(one.name, (None, None, None))
-        found.append(Column(one.name, _type_name(one.type), meaning, nulls, least, greatest))
-    return found
-
-
-def _type_name(kind: pa.DataType) -> str:
-    return "string (few values)" if pa.types.is_dictionary(kind) else str(kind)
-
-
-def _statistics(metadata: pq.FileMetaData) -> dict[str, tuple[int | None, str | None, str | None]]:
-    """Nulls, least and greatest value of each flat column, from the footer; None where it does not say."""
-    found: dict[str, tuple[int | None, str | None, str | None]] = {}
-    for place in range(metadata.num_columns):
-        name, nulls, least, greatest, complete = metadata.schema.column(place).path, 0, None, None, True
-        for group in range(metadata.num_row_groups):
-            stats = metadata.row_group(group).column(place).statistics
-            if stats is None or not stats.has_null_count:
-                complete = False
-                break
-            nulls += stats.null_count
-            if stats.has_min_max:
-                least = stats.min if least is None else min(least, stats.min)
-                greatest = stats.max if greatest is None else max(greatest, stats.max)
-        if complete:
-            found[name] = (nulls, _value(least), _value(greatest))
+        kind = "string (few values)" if pa.types.is_dictionary(one.type) else str(one.type)
+        found.append(Column(one.name, kind, meaning, *statistics.get(one.name, (None, None, None))))
     return found
 
 
@@ -201,31 +159,23 @@ def _count_values(file: pq.ParquetFile) -> tuple[dict[str, dict[str, int]], list
     at = {name: schema.get_field_index(name) for name in COUNTED}  # -1: there is none, or several
     wanted = [name for name, index in at.items() if index >= 0 and _is_countable(schema.field(index).type)]
     counts: dict[str, Counter[str]] = {name: Counter() for name in wanted}
-    notes = []
     for batch in file.iter_batches(batch_size=1 << 17, columns=wanted) if wanted else ():
         for name in wanted:
             if len(counts[name]) <= MOST_VALUES:
-                tally = pc.value_counts(batch.column(name).cast(pa.string()))
-                for entry in tally.to_pylist():
-                    counts[name]["(null)" if entry["values"] is None else one_line(entry["values"], 120)] += entry[
-                        "counts"
-                    ]
-    for name in wanted:
-        if len(counts[name]) > MOST_VALUES:
-            del counts[name]
-            notes.append(f"{name} has more than {MOST_VALUES} values, which are not counted")
-    return {name: dict(sorted(c.items(), key=lambda vc: (-vc[1], vc[0]))) for name, c in counts.items()}, notes
+                for entry in pc.value_counts(batch.column(name).cast(pa.string())).to_pylist():
+                    value = "(null)" if entry["values"] is None else one_line(entry["values"], 120)
+                    counts[name][value] += entry["counts"]
+    too_many = [name for name in wanted if len(counts[name]) > MOST_VALUES]
+    notes = [f"{name} has more than {MOST_VALUES} values, which are not counted" for name in too_many]
+    kept = {name: counts[name] for name in wanted if name not in too_many}
+    return {name: dict(sorted(c.items(), key=lambda vc: (-vc[1], vc[0]))) for name, c in kept.items()}, notes
 
 
 def _is_countable(kind: pa.DataType) -> bool:
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
-    return bool(
-        pa.types.is_string(kind)
-        or pa.types.is_large_string(kind)
-        or pa.types.is_boolean(kind)
-        or pa.types.is_integer(kind)
-    )
+    tests = (pa.types.is_string, pa.types.is_large_string, pa.types.is_boolean, pa.types.is_integer)
+    return any(test(kind) for test in tests)
 
 
 def _receipt(receipt: Receipt) -> dict[str, Any]:
@@ -245,18 +195,15 @@ def _receipt(receipt: Receipt) -> dict[str, Any]:
 
 
 def describe_shard(path: Path) -> Description:
-    """A tar of crops, its headers read one after another; and whether its table agrees. Raises DataError."""
-    sizes: Counter[str] = Counter()
+    """Describe a tar of crops by its headers, and compare it with its table. Raises DataError."""
     files: Counter[str] = Counter()
     first = ""
     offsets: dict[int, int] = {}
     try:
         with tarfile.open(path, "r:") as tar:
             for member in tar:
-                suffix = PurePosixPath(member.name).suffix.lstrip(".") or "no suffix"
                 first = first or one_line(member.name, 120)
-                files[suffix] += 1
-                sizes[suffix] += member.size
+                files[PurePosixPath(member.name).suffix.lstrip(".") or "no suffix"] += 1
                 offsets[member.offset_data] = member.size
     except (tarfile.TarError, OSError, ValueError, EOFError) as error:
         refuse_damaged(path)
@@ -264,12 +211,8 @@ def describe_shard(path: Path) -> Description:
             f"{path}: expected an uncompressed tar of crops, got a damaged file ({one_line(error, 80)}); delete it and "
             "run crop again"
         ) from None
-    facts: dict[str, Any] = {
-        "crops": files.total(),
-        "bytes": path.stat().st_size,
-        "bytes of images": sizes.total(),
-        "first": first,
-    }
+    facts: dict[str, Any] = {"crops": files.total(), "bytes": path.stat().st_size}
+    facts |= {"bytes of images": sum(offsets.values()), "first": first}
     found = Description("shard", str(path), "a shard: encoded crops in an uncompressed tar", facts)
     found.counts["suffix"] = dict(files.most_common(20))
     _compare_with_table(found, path, offsets)
@@ -337,19 +280,17 @@ def _rows_pointing_into(table: Path, shard: Path) -> Iterator[dict[str, Any]]:
 
 
 def describe_weight_file(path: Path) -> Description:
-    """A weight file. Raises DataError."""
+    """Describe a weight file. Raises DataError."""
     facts, notes = describe_weights(path)
     return Description("weights", str(path), "a weight file; it enters a run by its sha256", facts, notes=notes)
 
 
 def describe_run(path: Path, found: Survey | None = None) -> Description:
-    """A run folder, from its receipts. Raises DataError, StoreError."""
+    """Describe a run folder, from its receipts. Raises DataError, StoreError."""
     run = found or survey(path)
     facts: dict[str, Any] = {"folders by camera" if run.of_images else "videos": len(run.videos)}
     facts["domains"] = len(run.domains)
-    for name in (
-        ("finished", "failed", "frames") if run.of_images else ("finished", "failed", "frames", "faces", "bodies")
-    ):
+    for name in ("finished", "failed", "frames", *(() if run.of_images else ("faces", "bodies"))):
         facts["images" if run.of_images and name == "frames" else name] = run.total(name)
     facts["subjects" if run.of_images else "subjects with bodies"] = len(run.subjects())
     for stage in CHAIN[-1:] if run.of_images else CHAIN:
@@ -365,17 +306,12 @@ def describe_run(path: Path, found: Survey | None = None) -> Description:
         "crops": dict(sum((d.crops for d in run.domains.values()), Counter()).most_common()),
         "crops by split": dict(sum((d.splits for d in run.domains.values()), Counter()).most_common()),
     }
-    notes = [
-        *run.notes,
-        *(f"{video.video_id}: {remark}" for video in run.videos for remark in video.remarks[len(video.failures) :]),
-    ]
-    notes += [
-        f"counts: {a['example']}"
-        if a["kind"] == tables.NOT_AS_PUBLISHED
-        else f"annotation: {a['count']} {'files' if run.of_images else 'rows'} {a['kind']}, such as "
-        + one_line(a["example"], 160)
-        for a in anomalies(run.run)
-    ]
+    remarks = (f"{video.video_id}: {one}" for video in run.videos for one in video.remarks[len(video.failures) :])
+    notes = [*run.notes, *remarks]
+    for odd in anomalies(run.run):
+        rows = f"{odd['count']} {'files' if run.of_images else 'rows'}"
+        of_annotation = f"annotation: {rows} {odd['kind']}, such as {one_line(odd['example'], 160)}"
+        notes.append(f"counts: {odd['example']}" if odd["kind"] == tables.NOT_AS_PUBLISHED else of_annotation)
     return Description(
         "run",
         str(path),
@@ -389,7 +325,7 @@ def describe_run(path: Path, found: Survey | None = None) -> Description:
 
 
 def _system(run: Survey, name: str) -> str:
-    """How far a system is: its training, and the videos with vectors."""
+    """The state of a system: its training, and the videos with vectors."""
     training = run.trained.get(name)
     steps = training.facts.get("steps", 0) if training else 0
     trained = f"trained for {steps} steps" if steps else "loaded, not trained"

@@ -26,7 +26,7 @@ _SHOWN = 20
 
 
 def describe_weights(path: Path) -> tuple[dict[str, Any], list[str]]:
-    """(facts, notes) of a weight file, by its content. Raises DataError where it is none, and says what it is."""
+    """(facts, notes) of a weight file, by its content. Raises DataError if it is none."""
     size = path.stat().st_size
     content = content_of(path)
     if content.kind is Kind.ONNX:

@@ -8,9 +8,9 @@ from typing import Any, Final
 
 import numpy as np
 
+from mdfpipe.domains import by_wavelength
 from mdfpipe.drawing.plots import Line, Picture, legend, lines_plot
 from mdfpipe.errors import StoreError
-from mdfpipe.reporting.grids import by_wavelength
 from mdfpipe.store.results import Results, Row, source
 from mdfpipe.store.run import Run
 

@@ -9,8 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mdfpipe.domains import Band, Domain
-from mdfpipe.errors import DataError
+from mdfpipe.domains import by_wavelength
 from mdfpipe.reporting.cells import MARKS, label, percent
 from mdfpipe.store.results import AVERAGE, NOTES, Number, Results, Row, Verdict, counted_as, source
 
@@ -90,15 +89,6 @@ def views(results: Results) -> list[TableView]:
             )
         )
     return found
-
-
-def by_wavelength(domain: str) -> tuple[int, float, str]:
-    """Sort key of domains: by band, then range; unknown names last."""
-    try:
-        found = Domain.parse(domain)
-    except DataError:
-        return len(Band), 0.0, domain
-    return list(Band).index(found.band), -(found.range_m or 0.0), domain
 
 
 def _key(row: Mapping[str, Any]) -> tuple[str, ...]:

@@ -330,10 +330,10 @@ def attended(run: Path, system: str, templates: Templates, crops: PageCrops) -> 
 
     Raises ConfigError, DataError, StoreError.
     """
+    from mdfpipe.domains import by_wavelength
     from mdfpipe.inspecting.samples import spread
     from mdfpipe.learning.attention import Watcher
     from mdfpipe.learning.data.crops import from_crops
-    from mdfpipe.reporting.grids import by_wavelength
     from mdfpipe.reporting.results_page import Attended
     from mdfpipe.reporting.retrieval import People
     from mdfpipe.store.images import recorded_window

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from mdfpipe.domains import by_wavelength
 from mdfpipe.drawing import pixels as figures
 from mdfpipe.drawing.plots import Picture, legend
 from mdfpipe.inspecting.page import templates, versions
@@ -19,7 +20,7 @@ from mdfpipe.inspecting.things import funnel_row
 from mdfpipe.reporting.atlas import SIDE, Map
 from mdfpipe.reporting.cells import MARKS, cell_of, told
 from mdfpipe.reporting.curves import Family, TrainingView
-from mdfpipe.reporting.grids import TableView, by_wavelength
+from mdfpipe.reporting.grids import TableView
 from mdfpipe.reporting.retrieval import Searches
 from mdfpipe.reporting.similarity import RAMP, HeatMap, painted
 from mdfpipe.reporting.sweeps import SweepView

@@ -12,10 +12,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from mdfpipe.domains import by_wavelength
 from mdfpipe.drawing.plots import PALETTE, Bars, Picture, histograms, shares
 from mdfpipe.errors import StoreError, one_line
 from mdfpipe.inspecting.samples import spread
-from mdfpipe.reporting.grids import by_wavelength
 from mdfpipe.store.naming import natural_key
 from mdfpipe.store.parquet import open_table
 from mdfpipe.store.results import Results

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import pyarrow as pa
 
+from mdfpipe.domains import by_wavelength
 from mdfpipe.errors import DataError, some
 from mdfpipe.running.plan import Judge
 from mdfpipe.store import left_out
@@ -193,7 +194,7 @@ def survey(path: Path) -> Survey:
     chain = CHAIN[-1:] if of_images else CHAIN
     ordered = sorted(rows, key=lambda row: natural_key(row["video_id"]))
     videos = [_state(run, row, systems, judge, chain) for row in ordered]
-    names = sorted({video.domain for video in videos}, key=natural_key)
+    names = sorted({video.domain for video in videos}, key=by_wavelength)
     domains = {name: DomainCounts(name, of_images) for name in names}
     for video in videos:
         domains[video.domain].take(video)

@@ -1,8 +1,7 @@
 """The places people walk in: street, park, car park, fence and yard, drawn in any band.
 
-A place is laid out from the clip's generator in the same way for all bands; `canvas` knows how each stuff looks in
-each. Clutter of a person's size (posts, bins, bollards, trunks, signs) stands about, so that a detector of people
-meets what can fool it.
+A place is laid out from the clip's generator in the same way for all bands; `canvas` has the levels of each stuff.
+Clutter of a person's size (posts, bins, bollards, trunks, signs) is there to fool a detector of people.
 """
 
 from __future__ import annotations
@@ -26,14 +25,12 @@ def background(band: Band, size: tuple[int, int], generator: np.random.Generator
 
 
 def occluder(band: Band, kind: Literal["post", "wall"], size: tuple[int, int], generator: np.random.Generator) -> Array:
-    """What stands between the camera and a person: (h, w, C) float32 0..1, a round post, or a low wall or hedge."""
+    """A thing between the camera and a person: (h, w, C) float32 0..1, a round post, or a low wall or hedge."""
     height, width = size
     palette = Palette(band, generator)
     if kind == "post":
         tone, amplitude = palette.tone(str(generator.choice(["metal", "wood", "concrete", "bark", "metal"])))
-        across = np.linspace(-1, 1, width, dtype=np.float32)[None, :]
-        depth = np.float32(0.10 if band.is_thermal else 0.5)
-        shade = 1 - depth * np.clip(across - generator.uniform(-0.5, 0.5), -1, 1) ** 2
+        shade = _round(width, 0.10 if band.is_thermal else 0.5, generator)
         grain = amplitude * fractal(size, (max(height / 3, 2), max(width / 2, 1)), generator)
         level = np.broadcast_to((shade * (1 + grain))[..., None], (height, width, len(tone))) * tone
         rings = generator.random() < 0.35 and height > 12
@@ -58,19 +55,24 @@ def occluder(band: Band, kind: Literal["post", "wall"], size: tuple[int, int], g
 # --- things --------------------------------------------------------------------------------------------------------
 
 
+def _round(width: int, depth: float, generator: np.random.Generator) -> Array:
+    """(1, width): the shade across an upright round thing, lit from somewhere in front."""
+    across = np.linspace(-1, 1, width, dtype=np.float32)[None, :]
+    shade: Array = 1 - np.float32(depth) * np.clip(across - generator.uniform(-0.5, 0.5), -1, 1) ** 2
+    return shade
+
+
 def _cylinder(place: CanvasPlace, x: float, top: float, row: float, half: float, stuff: str) -> None:
     """An upright round thing: pole, trunk, bollard or bin."""
     tone, amplitude = place.palette.tone(stuff)
     height, width = max(int(row - top), 2), max(int(2 * half), 2)
-    across = np.linspace(-1, 1, width, dtype=np.float32)[None, :]
-    depth = np.float32(0.12 if place.band.is_thermal else 0.45)
     grain = amplitude * fractal((height, width), (height / 4 + 2, width / 2 + 1), place.generator)
-    shade = (1 - depth * np.clip(across - place.between(-0.5, 0.5), -1, 1) ** 2) * (1 + grain)
+    shade = _round(width, 0.12 if place.band.is_thermal else 0.45, place.generator) * (1 + grain)
     place.blend(int(top), int(x - half), shade[..., None] * tone, np.ones((height, width), np.float32))
 
 
 def _clutter(place: CanvasPlace, count: int) -> None:
-    """Things of about a person's size, standing about on the ground."""
+    """Draw things of about a person's size on the ground."""
     drawers = (_pole, _lamp, _sign, _bin, _bollards, _tree, _hydrant, _cabinet)
     for _ in range(count):
         row = place.base + (0.7 * place.height - place.base) * float(place.generator.random()) ** 2
@@ -78,9 +80,18 @@ def _clutter(place: CanvasPlace, count: int) -> None:
         place.stand(row, partial(draw, place, x, row, place.metre(row)))
 
 
-def _pole(place: CanvasPlace, x: float, row: float, metre: float) -> None:
-    place.shadow(x, row, 0.3 * metre)
-    _cylinder(place, x, row - 5 * metre, row, place.between(0.04, 0.09) * metre, "metal")
+def _upright(shade: float, high: float, thin: float, thick: float, stuff: str) -> Callable[..., None]:
+    """What draws a pole or trunk: its shadow's and its half width, and its height, in metres."""
+
+    def draw(place: CanvasPlace, x: float, row: float, metre: float) -> None:
+        place.shadow(x, row, shade * metre)
+        _cylinder(place, x, row - high * metre, row, place.between(thin, thick) * metre, stuff)
+
+    return draw
+
+
+_pole = _upright(0.3, 5, 0.04, 0.09, "metal")
+_tree = _upright(0.5, 6, 0.12, 0.26, "bark")
 
 
 def _lamp(place: CanvasPlace, x: float, row: float, metre: float) -> None:
@@ -116,11 +127,6 @@ def _bollards(place: CanvasPlace, x: float, row: float, metre: float) -> None:
     for k in range(int(place.generator.integers(1, 5))):
         place.shadow(x + k * step, row, 0.25 * metre)
         _cylinder(place, x + k * step, row - 0.95 * metre, row, 0.08 * metre, "concrete")
-
-
-def _tree(place: CanvasPlace, x: float, row: float, metre: float) -> None:
-    place.shadow(x, row, 0.5 * metre)
-    _cylinder(place, x, row - 6 * metre, row, place.between(0.12, 0.26) * metre, "bark")
 
 
 def _hydrant(place: CanvasPlace, x: float, row: float, metre: float) -> None:

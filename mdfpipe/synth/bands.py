@@ -1,8 +1,8 @@
 """From a person's materials to the numbers of a sensor, in each of four bands.
 
-VIS is colour seen through half a kilometre of air: wobble, blur and haze. SWIR is reflected light in grey, crisp. MWIR
-and LWIR are emitted heat: half the scene's resolution, more blur, fixed column noise and frame noise. What one clip
-fixes is drawn once, as `Optics`; what one frame varies comes from the frame's generator.
+VIS is colour through half a kilometre of air: wobble, blur and haze. SWIR is reflected light in grey, crisp. MWIR and
+LWIR are emitted heat: half the scene's resolution, more blur, fixed column noise and frame noise. `Optics` holds what a
+clip fixes; what varies in a frame comes from the frame's generator.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mdfpipe.domains import Band
+from mdfpipe.synth.presets import uniform
 
 if TYPE_CHECKING:
     from mdfpipe.synth.figure import Figure
@@ -46,7 +47,6 @@ class Optics:
     column_noise: float = 0.0  # standard deviation from column to column, the same in all frames
     column_seed: int = 0
     shrink: float = 1.0  # scene pixels that one sensor pixel really resolves; above the grid's own 2 it is more blur
-    black_hot: bool = False  # thermal: shows heat as dark
     agc: bool = True  # 8-bit frames are stretched to `window`
     window: tuple[float, float] | None = None  # levels shown as 0 and 255; None: 0 and 1
 
@@ -54,9 +54,7 @@ class Optics:
     def draw(cls, band: Band, generator: np.random.Generator) -> Optics:
         """The camera of one clip in `band`. Ranges are those at which persons are about 200 pixels high."""
 
-        def between(low: float, high: float) -> float:
-            return float(generator.uniform(low, high))
-
+        between = uniform(generator)
         light, strength = between(-1, 1), between(0.05, 0.35)
         gain, offset, seed = between(0.75, 1.2), between(-0.1, 0.1), int(generator.integers(2**31))
         if band is Band.VIS:
@@ -85,12 +83,11 @@ def paint(figure: Figure, subject: Subject, optics: Optics) -> tuple[NDArray[np.
     C is 3 (RGB) in VIS and 1 elsewhere. Reflected bands are lit from the side; emitted ones show their heat.
     """
     rows, columns = (-(-n // SUPERSAMPLING) * SUPERSAMPLING for n in figure.material.shape)
-    material, rounding, texture = (
-        _padded(layer, rows, columns) for layer in (figure.material, figure.rounding, figure.texture)
-    )
-    values = subject.values[optics.band].astype(np.float32, copy=False)
-    amplitude = subject.texture_amplitude[optics.band].astype(np.float32, copy=False)
-    added = np.take(amplitude, material) * texture
+    missing = ((0, rows - figure.material.shape[0]), (0, columns - figure.material.shape[1]))
+    material, texture = np.pad(figure.material, missing), np.pad(figure.texture, missing)
+    rounding = np.pad(figure.rounding, missing)
+    values = subject.values[optics.band]
+    added = np.take(subject.texture_amplitude[optics.band], material) * texture
     if optics.band.is_thermal:
         shade = 0.86 + 0.14 * rounding
     else:
@@ -110,12 +107,6 @@ def paint(figure: Figure, subject: Subject, optics: Optics) -> tuple[NDArray[np.
         level = np.take(values[:, channel], material) * shade + added
         pixels[..., channel] = _shrunk(level, size) / divisor
     return np.clip(pixels, 0, 1, out=pixels), alpha
-
-
-def _padded(layer: NDArray[Any], rows: int, columns: int) -> NDArray[Any]:
-    """`layer` with zeros added below and right up to (rows, columns)."""
-    missing = (rows - layer.shape[0], columns - layer.shape[1])
-    return np.pad(layer, ((0, missing[0]), (0, missing[1]))) if any(missing) else layer
 
 
 def _shrunk(picture: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
@@ -138,38 +129,28 @@ def sense(scene: NDArray[np.float32], optics: Optics, generator: np.random.Gener
     """
     if optics.band is Band.VIS:
         return _sense_colour(scene, optics, generator)
-    grey: NDArray[np.float32] = scene[..., 0] if scene.ndim == 3 else scene
-    grey = np.ascontiguousarray(grey)
-    if not optics.band.is_thermal:
-        grey = _blurred(grey, optics.blur_px)
-        grey *= np.float32(optics.gain)
-        grey += np.float32(optics.noise) * generator.standard_normal(grey.shape, dtype=np.float32)
-        grey += np.float32(optics.offset)
-        return np.clip(grey, 0, 1, out=grey)
-    height, width = round(scene.shape[0] / _THERMAL_SHRINK), round(scene.shape[1] / _THERMAL_SHRINK)
-    grey = _shrunk(grey, (width, height))
-    # A sensor that resolves less than its grid promises: the box of the missing share, as a Gaussian of its variance.
-    extra = max(0.0, (optics.shrink / _THERMAL_SHRINK) ** 2 - 1) / 12
-    grey = _blurred(grey, float(np.sqrt(optics.blur_px**2 + extra)))
+    grey = np.ascontiguousarray(scene[..., 0] if scene.ndim == 3 else scene)
+    blur, columns = optics.blur_px, np.zeros(1, np.float32)
+    if optics.band.is_thermal:
+        grey = _shrunk(grey, (round(scene.shape[1] / _THERMAL_SHRINK), round(scene.shape[0] / _THERMAL_SHRINK)))
+        # A sensor that resolves less than its grid: the box of the missing share, as a Gaussian of its variance.
+        extra = max(0.0, (optics.shrink / _THERMAL_SHRINK) ** 2 - 1) / 12
+        blur = float(np.sqrt(optics.blur_px**2 + extra))
+        columns = np.float32(optics.column_noise) * _column_pattern(optics.column_seed, grey.shape[1])
+    grey = _blurred(grey, blur)
     grey *= np.float32(optics.gain)
     grey += np.float32(optics.noise) * generator.standard_normal(grey.shape, dtype=np.float32)
-    grey += _column_pattern(optics, width) + np.float32(optics.offset)
-    if optics.black_hot:
-        grey = 1 - grey
-    # Headroom: skin at level 1 under the highest gain and offset (1.3) still differs from what is hotter.
-    grey *= np.float32(0.72)
-    grey += np.float32(0.1)
+    grey += columns + np.float32(optics.offset)
+    if optics.band.is_thermal:
+        # Headroom: skin at level 1 under the highest gain and offset (1.3) still differs from what is hotter.
+        grey *= np.float32(0.72)
+        grey += np.float32(0.1)
     return np.clip(grey, 0, 1, out=grey)
 
 
 @lru_cache(maxsize=64)
-def _column_pattern_of(seed: int, width: int) -> NDArray[np.float32]:
+def _column_pattern(seed: int, width: int) -> NDArray[np.float32]:
     return np.random.default_rng(seed).standard_normal(width, dtype=np.float32)
-
-
-def _column_pattern(optics: Optics, width: int) -> NDArray[np.float32]:
-    """(width,) float32: the offsets of the sensor's columns."""
-    return np.float32(optics.column_noise) * _column_pattern_of(optics.column_seed, width)
 
 
 def _sense_colour(scene: NDArray[np.float32], optics: Optics, generator: np.random.Generator) -> NDArray[np.uint8]:
@@ -183,9 +164,7 @@ def _sense_colour(scene: NDArray[np.float32], optics: Optics, generator: np.rand
         columns += np.arange(width, dtype=np.float32)
         rows += np.arange(height, dtype=np.float32)[:, None]
         picture = np.asarray(cv2.remap(scene, columns, rows, cv2.INTER_LINEAR, None, cv2.BORDER_REPLICATE), np.float32)
-    # The air's blur is never quite the same in two frames.
-    blur = optics.blur_px * float(generator.uniform(0.85, 1.15))
-    picture = _blurred(picture, blur)
+    picture = _blurred(picture, optics.blur_px * float(generator.uniform(0.85, 1.15)))  # the air changes
     gain = 255 * optics.gain
     shift = np.array([gain * optics.haze * grey + 255 * optics.offset for grey in optics.haze_grey], np.float32)
     picture = picture * np.float32(gain * (1 - optics.haze))
@@ -213,7 +192,6 @@ def to_8bit(grey: NDArray[np.float32], optics: Optics) -> NDArray[np.uint8]:
     return shown
 
 
-def to_16bit(grey: NDArray[np.float32], optics: Optics) -> NDArray[np.uint16]:
-    """`grey` (h, w) as raw sensor counts, without AGC: 6000 + 3500 * level, whatever the camera's `optics`."""
-    del optics  # raw counts are what the sensor gives before any setting of the camera
+def to_16bit(grey: NDArray[np.float32]) -> NDArray[np.uint16]:
+    """`grey` (h, w) as raw sensor counts, without AGC: 6000 + 3500 * level."""
     return np.clip(np.rint(RAW_ZERO + RAW_SPAN * grey), 0, 65535).astype(np.uint16)

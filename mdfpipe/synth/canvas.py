@@ -1,7 +1,7 @@
-"""How the stuffs of a place look in each band, and the picture that a place is drawn on.
+"""The stuffs of a place in each band, and the picture that a place is drawn on.
 
-A table says for each stuff its colours in VIS (of low saturation), how much of the light it reflects in SWIR (leaves
-much, the sky little) and what it emits in MWIR and LWIR (cool beside a person, but for engines, lamps and vents).
+A table holds for each stuff its colours in VIS (of low saturation), how much light it reflects in SWIR (leaves much,
+the sky little) and what it emits in MWIR and LWIR (less than a person, except engines, lamps and vents).
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mdfpipe.domains import Band
+from mdfpipe.synth.presets import uniform
 
 Array: TypeAlias = NDArray[np.float32]
 Range: TypeAlias = tuple[float, float]
@@ -27,7 +28,7 @@ CAMERA_HEIGHT_M = 1.85
 
 @dataclass(frozen=True)
 class Stuff:
-    """How one material looks. colours: RGB, 0..1, one is picked; swir, thermal: ranges of level; grain: texture."""
+    """Levels of one material. colours: RGB, 0..1, one is picked; swir, thermal: ranges of level; grain: texture."""
 
     colours: tuple[tuple[float, float, float], ...]
     swir: Range
@@ -35,6 +36,10 @@ class Stuff:
     grain: float = 0.06
 
 
+_PLASTERS = ((0.72, 0.69, 0.62), (0.66, 0.66, 0.66), (0.67, 0.61, 0.53), (0.76, 0.75, 0.72), (0.60, 0.62, 0.63))
+_SIGNS = ((0.78, 0.78, 0.76), (0.32, 0.40, 0.52), (0.55, 0.34, 0.31), (0.66, 0.60, 0.40))
+_METALS = ((0.33, 0.36, 0.38), (0.48, 0.49, 0.50), (0.24, 0.25, 0.26), (0.34, 0.40, 0.36))
+_GREY_CARS = ((0.80, 0.80, 0.80), (0.60, 0.61, 0.62), (0.30, 0.31, 0.33), (0.13, 0.13, 0.14))
 _STUFFS: Mapping[str, Stuff] = MappingProxyType(
     {
         "sky": Stuff(((0.74, 0.79, 0.85), (0.80, 0.81, 0.82), (0.68, 0.74, 0.82)), (0.05, 0.16), (0.00, 0.06), 0.01),
@@ -44,39 +49,15 @@ _STUFFS: Mapping[str, Stuff] = MappingProxyType(
         "asphalt": Stuff(((0.40, 0.40, 0.41), (0.47, 0.46, 0.45), (0.34, 0.34, 0.36)), (0.2, 0.36), (0.26, 0.48), 0.06),
         "paving": Stuff(((0.60, 0.58, 0.55), (0.55, 0.55, 0.54), (0.64, 0.60, 0.54)), (0.4, 0.56), (0.24, 0.45), 0.06),
         "gravel": Stuff(((0.54, 0.50, 0.43), (0.58, 0.55, 0.50)), (0.44, 0.60), (0.24, 0.45), 0.14),
-        "plaster": Stuff(
-            ((0.72, 0.69, 0.62), (0.66, 0.66, 0.66), (0.67, 0.61, 0.53), (0.76, 0.75, 0.72), (0.60, 0.62, 0.63)),
-            (0.38, 0.72),
-            (0.18, 0.40),
-            0.04,
-        ),
+        "plaster": Stuff(_PLASTERS, (0.38, 0.72), (0.18, 0.40), 0.04),
         "brick": Stuff(((0.50, 0.40, 0.35), (0.55, 0.47, 0.41), (0.44, 0.37, 0.34)), (0.40, 0.60), (0.22, 0.42), 0.08),
         "concrete": Stuff(((0.58, 0.58, 0.56), (0.50, 0.50, 0.49)), (0.34, 0.54), (0.20, 0.42), 0.08),
         "glass": Stuff(((0.20, 0.23, 0.26), (0.30, 0.33, 0.36), (0.14, 0.15, 0.17)), (0.08, 0.32), (0.02, 0.34), 0.02),
         "wood": Stuff(((0.44, 0.38, 0.31), (0.52, 0.46, 0.39), (0.36, 0.32, 0.28)), (0.40, 0.62), (0.20, 0.36), 0.1),
-        "metal": Stuff(
-            ((0.33, 0.36, 0.38), (0.48, 0.49, 0.50), (0.24, 0.25, 0.26), (0.34, 0.40, 0.36)), (0.18, 0.56), (0.05, 0.28)
-        ),
+        "metal": Stuff(_METALS, (0.18, 0.56), (0.05, 0.28)),
         "paint": Stuff(((0.80, 0.80, 0.77), (0.76, 0.74, 0.66)), (0.50, 0.75), (0.20, 0.42), 0.04),
-        "sign": Stuff(
-            ((0.78, 0.78, 0.76), (0.32, 0.40, 0.52), (0.55, 0.34, 0.31), (0.66, 0.60, 0.40)),
-            (0.3, 0.8),
-            (0.1, 0.3),
-            0.02,
-        ),
-        "body": Stuff(
-            (
-                (0.80, 0.80, 0.80),
-                (0.60, 0.61, 0.62),
-                (0.30, 0.31, 0.33),
-                (0.13, 0.13, 0.14),
-                (0.27, 0.32, 0.40),
-                (0.45, 0.27, 0.26),
-            ),
-            (0.12, 0.7),
-            (0.10, 0.26),
-            0.02,
-        ),
+        "sign": Stuff(_SIGNS, (0.3, 0.8), (0.1, 0.3), 0.02),
+        "body": Stuff((*_GREY_CARS, (0.27, 0.32, 0.40), (0.45, 0.27, 0.26)), (0.12, 0.7), (0.10, 0.26), 0.02),
         "tyre": Stuff(((0.10, 0.10, 0.10),), (0.05, 0.12), (0.32, 0.52), 0.02),
         "dark": Stuff(((0.12, 0.12, 0.13),), (0.05, 0.15), (0.15, 0.32), 0.02),
         "lamp": Stuff(((0.95, 0.93, 0.86),), (0.6, 0.95), (0.60, 0.90), 0.0),
@@ -127,23 +108,22 @@ class Palette:
             colour = np.array(stuff.colours[pick], np.float32) * self.tint * value + 0.007 * spread
             return np.clip(colour, 0.02, 0.98).astype(np.float32), stuff.grain
         low, high = stuff.thermal if band.is_thermal else stuff.swir
-        level = low + share * (high - low)
+        level, grain = low + share * (high - low), 1.2 if name == "leaves" else 0.8
         if band.is_thermal:
-            outdoors = name not in ("lamp", "hot", "sky")
+            outdoors, grain = name not in ("lamp", "hot", "sky"), 0.5
             level = float(np.clip(level + self.ambient * outdoors, 0.0, 0.55 if outdoors else 0.9))
-            return np.array([level], np.float32), 0.5 * stuff.grain
-        return np.array([level], np.float32), stuff.grain * (1.2 if name == "leaves" else 0.8)
+        return np.array([level], np.float32), stuff.grain * grain
 
 
 class CanvasPlace:
-    """A picture under way, `FINENESS` times the frame. Lengths for drawing are metres at a distance, or its pixels.
+    """A picture being drawn, `FINENESS` times the frame. Lengths are metres at a distance, or its pixels.
 
-    base: row of the line where the ground ends at a wall, a hedge or trees; eye: row of the camera's eye level.
+    base: row where the ground ends at a wall, a hedge or trees; eye: row of the camera's eye level.
     """
 
     def __init__(self, band: Band, size: tuple[int, int], generator: np.random.Generator) -> None:
         self.band, self.generator = band, generator
-        self.palette = Palette(band, generator)
+        self.palette, self.between = Palette(band, generator), uniform(generator)
         self.height, self.width = size[0] * FINENESS, size[1] * FINENESS
         self.eye = HORIZON * self.height
         self.base = int(self.height * generator.uniform(0.34, 0.48))
@@ -156,12 +136,8 @@ class CanvasPlace:
     # --- measures and levels ---
 
     def metre(self, row: float) -> float:
-        """Pixels of a metre that stands on the ground at `row`."""
+        """Pixels of an upright metre on the ground at `row`."""
         return (row - self.eye) / CAMERA_HEIGHT_M
-
-    def between(self, low: float, high: float) -> float:
-        """A number between `low` and `high`."""
-        return float(self.generator.uniform(low, high))
 
     def chance(self, share: float) -> bool:
         """True in that share of the draws."""
@@ -180,7 +156,7 @@ class CanvasPlace:
         return tone
 
     def ground(self, stuff: str, top: int) -> None:
-        """Fill the rows from `top` down with stuff seen in perspective: its grain is finer, fainter farther away."""
+        """Fill the rows from `top` down with stuff in perspective: its grain is finer and fainter farther away."""
         tone, amplitude = self.palette.tone(stuff)
         rows = np.arange(top, self.height, dtype=np.float32)[:, None]
         # 1 at the frame's bottom, more above: how many times farther away the ground is than there.
@@ -214,9 +190,7 @@ class CanvasPlace:
         side = np.abs(np.linspace(-1, 1, size[1], dtype=np.float32))[None, :]
         inside = np.minimum(down / max(round_top, 0.05), (1 - side) * size[1] / size[0] / max(round_top, 0.05))
         mask = np.clip((inside - 0.75 + 0.35 * leaf) * 6, 0, 1)
-        shade = 1.12 - 0.4 * down + np.float32(amplitude) * leaf
-        if self.band.is_thermal:
-            shade = 1 + np.float32(amplitude) * leaf
+        shade = (1 if self.band.is_thermal else 1.12 - 0.4 * down) + np.float32(amplitude) * leaf
         self.blend(y1, x1, np.clip(shade, 0.2, 1.8)[..., None] * tone, mask)
 
     def blend(self, row: int, column: int, patch: Array, mask: Array) -> None:
@@ -254,11 +228,11 @@ class CanvasPlace:
         self.blend(int(row) - rows, int(x) - columns, np.zeros((*mask.shape, self.image.shape[2]), np.float32), mask)
 
     def stand(self, row: float, draw: Callable[[], None]) -> None:
-        """Have a thing drawn that stands on the ground at `row`, after all that are farther away."""
+        """Draw a thing on the ground at `row` later, after all that are farther away."""
         self.standing.append((row, draw))
 
     def picture(self) -> Array:
-        """The frame: with what stands on it, weathered by slow changes of light, at its own resolution."""
+        """The frame with its things, under slow changes of light, at its own resolution."""
         for _, draw in sorted(self.standing, key=lambda thing: thing[0]):
             draw()
         size = (self.height // FINENESS, self.width // FINENESS)

@@ -1,18 +1,17 @@
-"""Visible-light crops of people who stand in no gallery: to pre-train on, as on a large visible-only data set.
+"""Visible-light crops of people who are in no gallery, to pre-train on.
 
     OUT/crops/crop/<block>.parquet, <block>.body.tar   SUBJECTS_A_BLOCK subjects each
     OUT/crops/manifest/manifest.parquet                every crop: domain VIS-500m, split train
     OUT/faces/...                                      the same of faces, of clips in which all come towards the camera
 
-Both are laid out as run folders, without videos: what reads a run's manifest reads these. The box of a body is not the
-person's exact extent: a detector has habits, so each clip has a scale, an aspect and an offset of its own, and each
-frame a little more of each. A face is annotated as in the videos.
+Both are run folders without videos. The box of a body is not the person's exact extent: as a detector has habits, each
+clip has its own scale, aspect and offset, and each frame a little more of each. A face is annotated as in the videos.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -20,12 +19,12 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from mdfpipe.errors import ConfigError, MdfError, one_line
+from mdfpipe.errors import ConfigError
 from mdfpipe.store.parquet import is_whole, read_table
 from mdfpipe.store.run import Receipt, Run
 from mdfpipe.store.shards import ShardWriter
 from mdfpipe.store.tables import MANIFEST
-from mdfpipe.synth.folder import Share, here
+from mdfpipe.synth.folder import Share, counting, drawing, here
 from mdfpipe.synth.people import draw_subject
 from mdfpipe.synth.presets import DOMAINS, seed_of
 
@@ -50,9 +49,9 @@ def write_crops(
     share: Share = here,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> int:
-    """Write CLIPS x FRAMES crops of each of `subjects` people into the run folder `out`; gives the number of crops.
+    """Write CLIPS x FRAMES crops of each of `subjects` people into the run folder `out`; return the number of crops.
 
-    A frame in which too little of the subject, or no face, is seen gives none. cut: a function of a module (it goes to
+    A frame without enough of the subject, or without a face, gives none. cut: a function of a module (it goes to
     other processes). share: draws the blocks. progress(done, of so many): subjects that this call draws. Raises
     ConfigError, StoreError where the folder cannot be written or is in use, MdfError where a subject cannot be drawn.
     """
@@ -66,45 +65,31 @@ def write_crops(
     wanted = {start: _receipt(start, min(SUBJECTS_A_BLOCK, subjects - start), seed, modality) for start in blocks}
     with run.lock():
         missing = [r for r in wanted.values() if not _made(run, r)]
-        done, total = 0, sum(receipt.settings["subjects"] for receipt in missing)
-
-        def tell(count: int) -> None:
-            nonlocal done
-            done += count
-            run.check_lock()
-            progress(done, total)
-
-        tell(0)
+        tell = counting(sum(receipt.settings["subjects"] for receipt in missing), progress, run.check_lock)
         for _ in share(_block, [(run, receipt, cut) for receipt in missing], tell):
             pass
-        blocks_of = [read_table(run.part("crop", receipt.key)) for receipt in wanted.values()]  # rows of a manifest
-        rows = pa.concat_tables(blocks_of)
+        rows = pa.concat_tables(read_table(run.part("crop", receipt.key)) for receipt in wanted.values())
         made = {receipt.key: run.receipt("crop", receipt.key) for receipt in wanted.values()}
         upstream = {key: receipt.content for key, receipt in made.items() if receipt}
-        whole = Receipt("manifest", VERSION, "manifest", {"subjects": subjects, "seed": seed} | _of(modality), upstream)
+        settings = {"subjects": subjects, "seed": seed} | _mark(modality)
+        whole = Receipt("manifest", VERSION, "manifest", settings, upstream)
         if missing or not _made(run, whole):
             run.commit(whole, rows, {})
     return int(rows.num_rows)
 
 
-def _of(modality: Modality) -> dict[str, str]:
-    """What a receipt says beside the rest: of bodies nothing, which were there first."""
+def _receipt(start: int, count: int, seed: int, modality: Modality) -> Receipt:
+    drawn = {"first": FIRST_SUBJECT + start, "subjects": count, "seed": seed, "clips": CLIPS, "frames": FRAMES}
+    return Receipt("crop", VERSION, f"block-{start // SUBJECTS_A_BLOCK:04d}", drawn | _mark(modality), {})
+
+
+def _mark(modality: Modality) -> dict[str, str]:
+    """What receipts say of faces; those of bodies are older than faces."""
     return {} if modality == "body" else {"modality": modality}
 
 
-def _receipt(start: int, count: int, seed: int, modality: Modality) -> Receipt:
-    settings: dict[str, Any] = {
-        "first": FIRST_SUBJECT + start,
-        "subjects": count,
-        "seed": seed,
-        "clips": CLIPS,
-        "frames": FRAMES,
-    }
-    return Receipt("crop", VERSION, f"block-{start // SUBJECTS_A_BLOCK:04d}", settings | _of(modality), {})
-
-
 def _made(run: Run, receipt: Receipt) -> bool:
-    """Whether the part is there, of these settings, and not damaged."""
+    """Whether the part exists with these settings and is not damaged."""
     found = run.receipt(receipt.stage, receipt.key)
     if found is None or not found.content or run.files_in_place(found) is not None:
         return False
@@ -113,41 +98,26 @@ def _made(run: Run, receipt: Receipt) -> bool:
 
 def _block(run: Run, receipt: Receipt, cut: Cut, tell: Callable[[int], None]) -> None:
     """Draw and commit the crops of one block of subjects; `tell` is called with 1 after each. Raises MdfError."""
-    import cv2
-
-    threads = cv2.getNumThreads()
-    cv2.setNumThreads(1)
-    scratch = run.scratch("crop", f"{receipt.key}.tar")
+    settings = receipt.settings
+    modality: Modality = settings.get("modality", "body")
+    shard, scratch = f"crop/{receipt.key}.{modality}.tar", run.scratch("crop", f"{receipt.key}.tar")
+    rows: list[dict[str, Any]] = []
     try:
-        _draw_block(run, receipt, scratch, cut, tell)
-    except (OSError, MdfError, MemoryError):
-        raise
-    except Exception as error:
-        problem = f"unexpected error: {type(error).__name__}: {one_line(error)}"
-        raise MdfError(f"{run.path}: {receipt.key} cannot be drawn: {problem}") from error
+        with drawing(f"{run.path}: {receipt.key}"):
+            with ShardWriter(scratch) as writer:
+                for number in range(settings["first"], settings["first"] + settings["subjects"]):
+                    for row, data in _crops_of(str(number), settings["seed"], cut, modality):
+                        place = writer.add(row["crop_id"], "jpeg", data)
+                        rows.append({**row, "shard": shard, **place._asdict()})
+                    tell(1)
+            run.commit(receipt, pa.Table.from_pylist(rows, MANIFEST), {shard: scratch})
     finally:
-        cv2.setNumThreads(threads)
         with contextlib.suppress(OSError):
             scratch.unlink(missing_ok=True)
 
 
-def _draw_block(run: Run, receipt: Receipt, scratch: Path, cut: Cut, tell: Callable[[int], None]) -> None:
-    settings = receipt.settings
-    modality: Modality = settings.get("modality", "body")
-    shard = f"crop/{receipt.key}.{modality}.tar"
-    rows: list[dict[str, Any]] = []
-    with ShardWriter(scratch) as writer:
-        for number in range(settings["first"], settings["first"] + settings["subjects"]):
-            for row, data in _crops_of(str(number), settings["seed"], cut, modality):
-                place = writer.add(row["crop_id"], "jpeg", data)
-                rows.append({**row, "shard": shard, **place._asdict()})
-            tell(1)
-    run.commit(receipt, _table(rows), {shard: scratch})
-
-
-def _crops_of(
-    subject_id: str, seed: int, cut: Cut, modality: Modality = "body"
-) -> Sequence[tuple[dict[str, Any], bytes]]:
+def _crops_of(subject_id: str, seed: int, cut: Cut, modality: Modality) -> list[tuple[dict[str, Any], bytes]]:
+    """(row of a manifest, JPEG) of each crop of one subject."""
     from mdfpipe.synth.scene import Clip
 
     subject = draw_subject(seed, subject_id)
@@ -167,7 +137,23 @@ def _crops_of(
             else:
                 box = _as_detected(np.array(seen[0].box, np.float32), habit, generator)
             data, sharpness, contrast = cut(picture, box)
-            found.append((_row(subject_id, video_id, frame, box, sharpness, contrast, modality), data))
+            row = {
+                "crop_id": f"{video_id}/{frame:06d}/{'00' if modality == 'body' else 'f00'}",
+                "subject_id": subject_id,
+                "domain": str(DOMAINS[0]),
+                "band": DOMAINS[0].band.value,
+                "modality": modality,
+                "video_id": video_id,
+                "frame": frame,
+                **dict(zip(("x1", "y1", "x2", "y2"), box.tolist(), strict=True)),
+                "split": "train",
+                "role": "none",
+                "codec": "jpeg",
+                "sharpness": sharpness,
+                "contrast": contrast,
+                "box_height_px": float(box[3] - box[1]),
+            }
+            found.append((row, data))
     return found
 
 
@@ -187,39 +173,3 @@ def _as_detected(
     centre = centre + extent * np.array([x, y])
     half = extent * scale * np.array([np.sqrt(aspect), 1 / np.sqrt(aspect)]) / 2
     return np.concatenate([centre - half, centre + half]).astype(np.float32)
-
-
-def _row(
-    subject_id: str,
-    video_id: str,
-    frame: int,
-    box: NDArray[np.float32],
-    sharpness: float,
-    contrast: float,
-    modality: Modality,
-) -> dict[str, Any]:
-    return {
-        "crop_id": f"{video_id}/{frame:06d}/{'00' if modality == 'body' else 'f00'}",
-        "subject_id": subject_id,
-        "domain": str(DOMAINS[0]),
-        "band": DOMAINS[0].band.value,
-        "modality": modality,
-        "video_id": video_id,
-        "frame": frame,
-        **dict(zip(("x1", "y1", "x2", "y2"), box.tolist(), strict=True)),
-        "split": "train",
-        "role": "none",
-        "codec": "jpeg",
-        "sharpness": sharpness,
-        "contrast": contrast,
-        "box_height_px": float(box[3] - box[1]),
-    }
-
-
-def _table(rows: list[dict[str, Any]]) -> pa.Table:
-    columns = []
-    for field in MANIFEST:
-        plain = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
-        values = pa.array([row.get(field.name) for row in rows], plain)
-        columns.append(values.dictionary_encode().cast(field.type) if plain != field.type else values)
-    return pa.table(columns, schema=MANIFEST)

@@ -1,4 +1,4 @@
-"""The head: skull, face, hair, hat. A face is drawn on the skull, so that it shifts and narrows as the head turns."""
+"""The head: skull, face, hair, hat. A face is drawn on the skull: it shifts and narrows as the head turns."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class Head:
             self._hanging(canvas)
 
     def draw(self, canvas: Canvas) -> tuple[float, float, float, float] | None:
-        """The neck and the head; gives the face's box (x1, y1, x2, y2) in canvas pixels, None if turned away."""
+        """Draw neck and head; return the face's box (x1, y1, x2, y2) in canvas pixels, None if turned away."""
         subject = self.subject
         part = canvas.piece(0.7 * self.half)
         throat = canvas.piece(0.5 * self.half)
@@ -88,8 +88,7 @@ class Head:
             self._hat(canvas)
         if canvas.cosine <= -0.15:
             self._hanging(canvas)
-        yaw = abs(np.arctan2(canvas.sine, canvas.cosine))
-        if yaw > TURNED_AWAY:
+        if abs(np.arctan2(canvas.sine, canvas.cosine)) > TURNED_AWAY:
             return None
         outline = self.skull.outline(canvas, (max(self.face.hairline - 0.06, 0.1), 1.0), (-_SIDE, _SIDE))
         if outline is None:
@@ -128,7 +127,7 @@ class Head:
             self._patch(
                 canvas, eye + side * almond * face.eye_width, face.eye_level + lid * face.eye_height, Material.EYES
             )
-            # The iris is as dark as the brow: it shows where the eye is seen by its white.
+            # The iris is as dark as the brow: it shows where the white is bright.
             iris, turn = 0.42 * face.eye_width, np.linspace(0, 2 * np.pi, 9)[:-1]
             round_x, round_y = eye + iris * np.cos(turn), face.eye_level + 0.9 * face.eye_height * np.sin(turn)
             self._patch(canvas, round_x, round_y, Material.BROW)
@@ -199,7 +198,7 @@ class Head:
         return point
 
     def _nose_profile(self, canvas: Canvas, part: int) -> None:
-        """The nose as it stands out of a face seen from the side."""
+        """The nose in profile, outside the face."""
         face = self.face
         if canvas.cosine < -0.2:
             return
@@ -209,7 +208,7 @@ class Head:
         canvas.fill(canvas.project(np.array(ridge + root)), Material.SKIN, part)
 
     def relief(self, canvas: Canvas, rounding: NDArray[np.float32]) -> None:
-        """Shade what stands out of a face, the nose and the sockets, in the map of roundings (h, w)."""
+        """Shade the relief of a face, nose and sockets, in the map of roundings (h, w)."""
         if canvas.cosine < 0.1:
             return
         face = self.face
@@ -248,13 +247,9 @@ class Head:
             centre = self.skull.points(level, side * 1.62)
             if canvas.nearness((side, 0, -0.5)) < -0.75:
                 continue
-            points = np.column_stack(
-                [
-                    np.full(len(turn), centre[0] + side * 0.03 * self.half) + side * 0.10 * self.half * np.cos(turn),
-                    centre[1] + self.face.ear * self.height * np.sin(turn),
-                    centre[2] + 0.20 * self.deep * np.cos(turn),
-                ]
-            )
+            x = (centre[0] + side * 0.03 * self.half) + side * 0.10 * self.half * np.cos(turn)
+            y = centre[1] + self.face.ear * self.height * np.sin(turn)
+            points = np.column_stack([x, y, centre[2] + 0.20 * self.deep * np.cos(turn)])
             canvas.fill(canvas.project(points), Material.SKIN, canvas.piece(0.12 * self.half))
 
     def _hair(self, canvas: Canvas) -> None:
@@ -263,27 +258,21 @@ class Head:
             return
         if kind == "afro" and self.subject.hat != "none":
             kind = "short"  # pressed down
-        grow = 1.30 if kind == "afro" else self.subject.hair_volume
-        part = canvas.piece(0.8 * self.half * grow)
         if kind == "afro":
-            self._afro(canvas, part)
+            self._afro(canvas, canvas.piece(0.8 * self.half * 1.30))
             return
-        line = face.hairline
-        nape = 0.80 if kind in ("short", "bun", "ponytail") else 1.0
-        sideburn = 0.50 if kind in ("short", "bun", "ponytail") else 0.98
+        line, grow, is_short = face.hairline, self.subject.hair_volume, kind in ("short", "bun", "ponytail")
+        part = canvas.piece(0.8 * self.half * grow)
+        sideburn, nape, behind = (0.50, 0.80, 2.2) if is_short else (0.98, 1.0, 1.5)
 
         def edge(t: Array) -> Array:
             """Angle from the front at which hair begins, by level."""
-            return np.interp(
-                t, [line, line + 0.08, 0.42, sideburn, nape], [0.35, 0.85, 1.12, 1.36, 2.2 if nape < 1 else 1.5]
-            )
+            return np.interp(t, [line, line + 0.08, 0.42, sideburn, nape], [0.35, 0.85, 1.12, 1.36, behind])
 
         skull = self.skull
         crown = Tube(skull.levels, skull.y + 0.03 * self.height * (1 - skull.levels), skull.rx, skull.rz, skull.z)
         crown.panel(canvas, Material.HAIR, (0.0, line + 0.005), part=part, grow=grow)
-        for side in (-1, 1):
-            low, high = (edge, np.pi) if side > 0 else (-np.pi, lambda t: -edge(t))
-            crown.panel(canvas, Material.HAIR, (line, nape), (low, high), part=part, grow=grow)
+        crown.sides(canvas, Material.HAIR, (line, nape), edge, part, grow)
         if kind == "bun" and self.subject.hat == "none":
             top = self.skull.points(0.04, np.pi) + np.array([0, 0.012, 0.2 * self.deep])
             canvas.ball(top, (0.5 * self.half, 0.46 * self.half), Material.HAIR, canvas.piece(0.4 * self.half))
@@ -296,7 +285,6 @@ class Head:
         radius = (1.48 * self.half, 0.60 * self.height)
         window = canvas.material.copy(), canvas.part.copy()
         canvas.ball(centre, radius, Material.HAIR, part)
-        # The face shows through.
         outline = self.skull.outline(canvas, (face.hairline + 0.02, 1.0), (-1.2, 1.2))
         if outline is None or canvas.cosine < -0.2:
             return
@@ -331,13 +319,13 @@ class Head:
         elif kind in ("bob", "long"):
             part = canvas.piece(0.7 * self.half)
             end = 1.06 if kind == "bob" else 1.75
-            levels = np.array([0.4, 0.8, 1.06, end])[: 3 if kind == "bob" else 4]
+            count = 3 if kind == "bob" else 4
+            levels = np.array([0.4, 0.8, 1.06, end])[:count]
             y = self.skull.y[-1] + (1 - levels) * self.height
-            wide = self.half * np.array([1.05, 1.12, 1.15, 1.2])[: len(levels)] * self.subject.hair_volume
-            deep = self.deep * np.array([0.75, 0.6, 0.5, 0.35])[: len(levels)]
-            Tube(levels, y, wide, deep, self.forward - self.deep * 0.5).panel(
-                canvas, Material.HAIR, (float(levels[0]), float(levels[-1])), part=part
-            )
+            wide = self.half * np.array([1.05, 1.12, 1.15, 1.2])[:count] * self.subject.hair_volume
+            deep = self.deep * np.array([0.75, 0.6, 0.5, 0.35])[:count]
+            tube = Tube(levels, y, wide, deep, self.forward - self.deep * 0.5)
+            tube.panel(canvas, Material.HAIR, (float(levels[0]), float(levels[-1])), part=part)
 
     def _hat(self, canvas: Canvas) -> None:
         kind, skull = self.subject.hat, self.skull
@@ -376,7 +364,7 @@ class Head:
         return Tube(levels, y, size * self.half, size * self.deep * 0.98, self.forward - 0.12 * self.deep)
 
     def _lining(self, canvas: Canvas) -> None:
-        """The inside of a hood, seen between the head and the far rim."""
+        """The inside of a hood, between the head and the far rim."""
         hood, part = self._hood_shape(), canvas.piece(0.3 * self.half)
         levels = np.linspace(0.14, 1.1, 9)
         for side in (-1, 1):
@@ -389,8 +377,7 @@ class Head:
         """A hood up over the head: all of it but the face."""
         hood = self._hood_shape()
         hood.panel(canvas, Material.HAT, (0.0, 0.13), part=part)
-        hood.panel(canvas, Material.HAT, (0.12, 1.12), (_hood_edge, np.pi), part=part)
-        hood.panel(canvas, Material.HAT, (0.12, 1.12), (-np.pi, lambda t: -_hood_edge(t)), part=part)
+        hood.sides(canvas, Material.HAT, (0.12, 1.12), _hood_edge, part)
 
 
 def _hood_edge(levels: Array) -> Array:

@@ -47,7 +47,7 @@ class Figure:
 
 
 def draw(subject: Subject, pose: Pose, height_px: float) -> Figure:
-    """The subject in a pose. height_px: the standing body's height, in pixels of the frame."""
+    """Draw the subject in a pose. height_px: the standing body's height, in pixels of the frame."""
     canvas = Canvas(height_px * SUPERSAMPLING, pose.yaw)
     body = Joints(subject, pose.phase)
     trunk = _trunk(subject, body)
@@ -69,14 +69,12 @@ def draw(subject: Subject, pose: Pose, height_px: float) -> Figure:
     carried(canvas, body, trunk, front=True)
     for side in (s for s in arms if s not in hidden):
         _arm(canvas, body, side)
-    face = head.draw(canvas)
-    return _finish(canvas, subject, trunk, trunk_part, head, face)
+    return _finish(canvas, subject, trunk, trunk_part, head, head.draw(canvas))
 
 
 def _trunk(subject: Subject, body: Joints) -> Tube:
     """The upper garment: level 0 at the neck, 1 at the hip joints, beyond it what hangs down to the hem."""
-    top, hip = body.shoulder + 0.037, body.hip
-    sh = body.shoulder
+    top, sh, hip = body.shoulder + 0.037, body.shoulder, body.hip
     middle = hip + 0.42 * (sh - hip)
     rows = [
         (top, 0.40 * subject.shoulder, 0.55 * subject.depth),
@@ -101,14 +99,9 @@ def _trunk(subject: Subject, body: Joints) -> Tube:
 
 def _stride(body: Joints, y: float) -> tuple[float, float]:
     """(along z, along x) half sizes that cloth needs at a height to go around both legs."""
-    reach = wide = 0.0
-    for joints in body.legs.values():
-        down = joints[:3, 1][::-1]
-        z = float(np.interp(y, down, joints[:3, 2][::-1]))
-        radius = body.subject.leg_radius * 1.2
-        reach = max(reach, abs(z) + radius)
-        wide = max(wide, abs(float(joints[0, 0])) + radius)
-    return reach, wide
+    radius, legs = body.subject.leg_radius * 1.2, body.legs.values()
+    reach = max(abs(float(np.interp(y, leg[2::-1, 1], leg[2::-1, 2]))) for leg in legs)
+    return reach + radius, max(abs(float(leg[0, 0])) for leg in legs) + radius
 
 
 def _leg(canvas: Canvas, body: Joints, side: int) -> None:
@@ -160,39 +153,28 @@ def _leg_layout(
 ) -> None:
     """The second colour of trousers. joints: hip, knee, where the cloth ends; radii: of the cloth there."""
     hip, knee, stop = joints
-    last = (hip, stop) if short else (knee, stop)
-    from_radius = radii[0] if short else radii[1]
+    parts = [(hip, stop, radii[0], radii[2])]
+    if not short:
+        parts = [(hip, knee, radii[0], radii[1]), (knee, stop, radii[1], radii[2])]
     if s.lower_layout == "stripe" and -side * canvas.sine > -0.55:
-        for a, b, ra, rb in (
-            ((hip, stop, radii[0], radii[2]),)
-            if short
-            else (
-                (hip, knee, radii[0], radii[1]),
-                (knee, stop, radii[1], radii[2]),
-            )
-        ):
+        low, high = np.clip([side * canvas.cosine * 0.98 + k * 0.30 for k in (-1, 1)], -1, 1) * canvas.scale
+        across = np.array([1.0, 0.0])
+        for a, b, ra, rb in parts:
             pa, pb = canvas.project(a), canvas.project(b)
-            normal = np.array([1.0, 0.0])
-            lateral = side * canvas.cosine
-            edges = [(lateral * 0.98 + k * 0.30) for k in (-1, 1)]
-            low, high = np.clip(edges, -1, 1) * canvas.scale
-            corners = [pa + normal * low * ra, pa + normal * high * ra, pb + normal * high * rb, pb + normal * low * rb]
+            corners = [pa + across * low * ra, pa + across * high * ra, pb + across * high * rb, pb + across * low * rb]
             canvas.fill(np.array(corners), Material.LOWER_B)
     elif s.lower_layout == "knee" and canvas.cosine > -0.1 and not short:
-        centre = knee + np.array([0.0, 0.0, 0.6 * radii[1]])
         turn = np.linspace(0, 2 * np.pi, 13)[:-1]
-        patch = np.column_stack([np.cos(turn) * radii[1] * 0.85, np.sin(turn) * 0.055, np.zeros(12)])
-        patch[:, 2] = -0.4 * radii[1] * np.cos(turn) ** 2
-        canvas.fill(canvas.project(centre + patch), Material.LOWER_B)
+        patch = np.column_stack(
+            [np.cos(turn) * radii[1] * 0.85, np.sin(turn) * 0.055, -0.4 * radii[1] * np.cos(turn) ** 2]
+        )
+        canvas.fill(canvas.project(knee + np.array([0.0, 0.0, 0.6 * radii[1]]) + patch), Material.LOWER_B)
+    elif s.lower_layout == "block" and not short:
+        canvas.ring([knee + 0.05 * (stop - knee), stop], (radii[1], radii[2]), Material.LOWER_B)
     elif s.lower_layout in ("cuff", "block") or (s.lower_layout == "knee" and short):
-        share = 0.62 if s.lower_layout == "block" and not short else 0.30
-        if s.lower_layout == "block" and not short:
-            start = knee + 0.05 * (stop - knee)
-            radius = radii[1]
-        else:
-            start = last[0] + (1 - share) * (last[1] - last[0])
-            radius = from_radius + (radii[2] - from_radius) * (1 - share)
-        canvas.ring([start, stop], (radius, radii[2]), Material.LOWER_B)
+        top, _, radius, _ = parts[-1]
+        start = top + (1 - 0.30) * (stop - top)
+        canvas.ring([start, stop], (radius + (radii[2] - radius) * (1 - 0.30), radii[2]), Material.LOWER_B)
 
 
 def _hips(canvas: Canvas, body: Joints) -> None:
@@ -203,19 +185,14 @@ def _hips(canvas: Canvas, body: Joints) -> None:
     if s.lower != "skirt":
         y = np.array([waist, body.hip + 0.01, body.hip - 0.055])
         rx = np.array([0.92, 1.0, 0.93]) * s.hip
-        Tube([0, 0.55, 1], y, rx, s.depth * np.array([0.9, 1.02, 0.8])).panel(
-            canvas, Material.LOWER_A, (0, 1), part=part
-        )
+        seat = Tube([0, 0.55, 1], y, rx, s.depth * np.array([0.9, 1.02, 0.8]))
+        seat.panel(canvas, Material.LOWER_A, (0, 1), part=part)
         return
-    y = np.linspace(waist, body.hip - s.lower_length * s.leg * 0.92, 6)
-    share = np.linspace(0, 1, 6)
-    across: list[float] = []
-    deep: list[float] = []
-    for height, k in zip(y, share, strict=True):
-        reach, wide = _stride(body, float(min(height, body.hip)))
-        across.append(max(s.hip * (0.92 + 0.22 * k), wide * min(3 * k, 1)))
-        deep.append(max(s.depth * (0.95 + 0.3 * k), reach * min(3 * k, 1)))
-    skirt = Tube(share, y, across, deep)
+    y, share = np.linspace(waist, body.hip - s.lower_length * s.leg * 0.92, 6), np.linspace(0, 1, 6)
+    reach, wide = np.array([_stride(body, float(min(height, body.hip))) for height in y]).T
+    close = np.minimum(3 * share, 1)  # at the waist the cloth follows the body
+    across = np.maximum(s.hip * (0.92 + 0.22 * share), wide * close)
+    skirt = Tube(share, y, across, np.maximum(s.depth * (0.95 + 0.3 * share), reach * close))
     skirt.panel(canvas, Material.LOWER_A, (0.0, 1.0), part=part)
     bands = {"cuff": (0.84, 1.0), "block": (0.55, 1.0), "knee": (0.6, 0.75)}
     if s.lower_layout in bands:
@@ -298,8 +275,7 @@ def _finish(
     texture = _texture(canvas, subject, trunk, trunk_part)
     ground = canvas.project((0.0, 0.0, 0.0))
     box = None if face is None else (face[0] - left, face[1] - top, face[2] - left, face[3] - top)
-    foot = (float(ground[0]), float(ground[1]))
-    return Figure(canvas.material, rounding, texture, foot, box)
+    return Figure(canvas.material, rounding, texture, (float(ground[0]), float(ground[1])), box)
 
 
 def _texture(canvas: Canvas, s: Subject, trunk: Tube, trunk_part: int) -> NDArray[np.float32]:

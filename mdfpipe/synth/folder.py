@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 
 import pyarrow as pa
 
-from mdfpipe.errors import ConfigError, StoreError, one_line
+from mdfpipe.errors import ConfigError, MdfError, StoreError, one_line
 from mdfpipe.store.files import refuse_folder, write_atomically
 from mdfpipe.store.lock import Lease, Lock, is_of_lock
 from mdfpipe.store.naming import file_name, inside
@@ -33,6 +33,40 @@ Share: TypeAlias = Callable[[Callable[..., Any], Iterable[tuple[Any, ...]], Call
 def here(function: Callable[..., Any], units: Iterable[tuple[Any, ...]], tell: Callable[[int], None]) -> Iterator[Any]:
     """A Share that does all units in this process."""
     return (function(*unit, tell) for unit in units)
+
+
+def counting(total: int, progress: Callable[[int, int], None], check: Callable[[], object]) -> Callable[[int], None]:
+    """tell(count): add up, check that the folder is still held, report (done, total); 0 is reported at once."""
+    done = 0
+
+    def tell(count: int) -> None:
+        nonlocal done
+        done += count
+        check()
+        progress(done, total)
+
+    tell(0)
+    return tell
+
+
+@contextlib.contextmanager
+def drawing(what: str) -> Iterator[None]:
+    """Within, OpenCV has one thread, and an error that is not expected becomes an MdfError of one line about `what`."""
+    import cv2
+
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        yield
+    except (OSError, MdfError):
+        raise
+    except MemoryError:
+        raise MdfError(f"{what}: out of memory; try fewer --workers") from None
+    except Exception as error:
+        problem = f"unexpected error: {type(error).__name__}: {one_line(error)}"
+        raise MdfError(f"{what}: cannot be drawn: {problem}") from error
+    finally:
+        cv2.setNumThreads(threads)
 
 
 @contextlib.contextmanager
@@ -88,11 +122,8 @@ def _check(out: Path, what: dict[str, Any]) -> dict[str, Any] | None:
         if out.exists() and any(not is_of_lock(p.name) and not p.name.startswith(TEMPORARY) for p in out.iterdir()):
             raise ConfigError(f"{out}: holds files that are no synthetic data set; name a new folder")
         return None
-    try:
-        found: Any = json.loads(place.read_text()) if place.is_file() else None
-    except (ValueError, RecursionError):
-        found = None
-    if not isinstance(found, dict):
+    found = _description(place)
+    if found is None:
         raise ConfigError(f"{place}: expected the description of a synthetic data set; name a new folder")
     other = [
         f"{name} {found.get(name)!r:.40}, not {value!r}" for name, value in what.items() if found.get(name) != value
@@ -112,7 +143,7 @@ def _unfinished(places: Iterable[Path]) -> Iterator[Path]:
 
 
 def parts(out: Path, name: str) -> tuple[Path, Path]:
-    """Where the body rows and the face lines of the video `name` are kept, so that a killed call can be continued."""
+    """Paths of the body rows and the face lines of the video `name`; a killed call continues from them."""
     stem = out / "truth" / "parts" / file_name(name)
     return stem.with_name(f"{stem.name}.bodies.parquet"), stem.with_name(f"{stem.name}.faces.parquet")
 
@@ -121,47 +152,41 @@ def drawn(out: Path, name: str, video: str) -> bool:
     """Whether the video `name` is there, in the file `video`, and its rows are."""
     try:
         size = (out / video).stat().st_size
-        known = [_video_bytes(part) for part in parts(out, name)]
+        known = [read_metadata(part)[0].get(VIDEO_BYTES, size) for part in parts(out, name)]
     except MemoryError:  # Arrow's is one of its errors, too
         raise
     except (OSError, ValueError, pa.ArrowException):
         return False
-    return size > 0 and all(expected is None or expected == size for expected in known)
-
-
-def _video_bytes(part: Path) -> int | None:
-    metadata, _ = read_metadata(part)
-    return int(metadata[VIDEO_BYTES]) if VIDEO_BYTES in metadata else None
+    return size > 0 and all(int(expected) == size for expected in known)
 
 
 def rendered(root: Path, video: str) -> bool:
     """Whether the file `video` below `root` is one that `mdfpipe synth` drew: in its data set, and of the size drawn.
 
-    A data set lies in `root` or in a folder on the way to the video. One without its truth is taken at its word.
+    A data set may be `root` or a folder on the way to the video. One without its truth is believed.
     """
     path = PurePosixPath(video)
     for above in path.parents:
         out, inner = root / above, path.relative_to(above)
-        if not _describes_a_data_set(out / DESCRIPTION):
-            continue
-        if not (out / "truth" / "parts").is_dir():
-            return True
-        if drawn(out, str(inner.with_suffix("")), str(inner)):
-            return True
+        found = _description(out / DESCRIPTION)
+        if found and found.get("note") == NOTE:
+            untold = not (out / "truth" / "parts").is_dir()
+            if untold or drawn(out, str(inner.with_suffix("")), str(inner)):
+                return True
     return False
 
 
-def _describes_a_data_set(place: Path) -> bool:
+def _description(place: Path) -> dict[str, Any] | None:
     try:
         found: Any = json.loads(place.read_text())
     except (OSError, ValueError, RecursionError):
-        return False
-    return isinstance(found, dict) and found.get("note") == NOTE
+        return None
+    return found if isinstance(found, dict) else None
 
 
 @contextlib.contextmanager
 def beside(place: Path) -> Iterator[Path]:
-    """A temporary path beside `place`: synced and renamed to it where all goes well, else removed."""
+    """A temporary path next to `place`: synced and renamed to it after success, else removed."""
     place.parent.mkdir(parents=True, exist_ok=True)
     unfinished = temporary(place)
     try:
@@ -175,7 +200,7 @@ def beside(place: Path) -> Iterator[Path]:
 
 
 def keep_rows(out: Path, name: str, bodies: pa.Table, faces: pa.Table, video_bytes: int) -> None:
-    """Write the rows of the video `name`, whose file has so many bytes. Raises OSError."""
+    """Write the rows of the video `name`, whose file has `video_bytes`. Raises OSError."""
     for place, table in zip(parts(out, name), (bodies, faces), strict=True):
         with beside(place) as unfinished:
             write_table(unfinished, table.replace_schema_metadata(None), {VIDEO_BYTES: str(video_bytes).encode()})

@@ -7,16 +7,16 @@ row of a table, drawn per band: colours in VIS say a little about SWIR and nothi
 from __future__ import annotations
 
 import colorsys
-import hashlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from enum import IntEnum
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mdfpipe.domains import Band
+from mdfpipe.synth.presets import seed_of, uniform
 
 _T = TypeVar("_T")
 
@@ -51,14 +51,20 @@ ADJACENT = (
     (Material.UPPER_A, Material.STRAP),
     (Material.LOWER_A, Material.LOWER_B),
 )
-"""Materials that touch: their levels differ in VIS, SWIR and MWIR, so that a layout can be seen in each band."""
+"""Materials that touch: their levels differ in VIS, SWIR and MWIR, so that a layout is visible in each band."""
 
 LEAST_COLOUR_DIFFERENCE = 0.25  # VIS: largest difference of a channel between ADJACENT materials
 LEAST_DIFFERENCE, LARGEST_PUSH = 0.20, 0.50  # SWIR, MWIR: between ADJACENT materials; how far a near pair is moved
 LUMINANCE_SHARE = 0.5  # of a material's level in SWIR that follows from its colour
 
 _SKINS = ((0.93, 0.76, 0.66), (0.87, 0.67, 0.54), (0.74, 0.54, 0.41), (0.55, 0.38, 0.28), (0.40, 0.27, 0.20))
-_HAIRS = ((0.07, 0.06, 0.06), (0.20, 0.13, 0.08), (0.38, 0.25, 0.14), (0.74, 0.60, 0.36), (0.62, 0.61, 0.60))
+_HAIRS = {  # and their shares
+    (0.07, 0.06, 0.06): 0.32,
+    (0.20, 0.13, 0.08): 0.26,
+    (0.38, 0.25, 0.14): 0.2,
+    (0.74, 0.60, 0.36): 0.12,
+    (0.62, 0.61, 0.60): 0.1,
+}
 _CLOTHS = (  # what wardrobes are full of
     (0.06, 0.06, 0.07),
     (0.20, 0.20, 0.22),
@@ -75,28 +81,33 @@ _CLOTHS = (  # what wardrobes are full of
 )
 
 
-@dataclass(frozen=True)
+def _within(low: float, high: float) -> Any:
+    """A field that is drawn evenly from a range."""
+    return field(metadata={"range": (low, high)})
+
+
+@dataclass(frozen=True, kw_only=True)
 class FaceTraits:
     """Shape of a face. Lengths across are shares of the head's half width, lengths along of the head's height."""
 
-    width: float  # half width of the head / half height
-    jaw: float  # width at the jaw's corner / at the cheeks
-    chin: float  # width of the chin / at the cheeks
-    hairline: float  # from the crown down
-    eye_distance: float  # from the middle to an eye's centre
-    eye_width: float  # half, across
-    eye_height: float  # half, along
-    eye_level: float  # from the crown down
-    brow_gap: float  # above the eye
-    brow_thickness: float  # half
-    brow_slope: float  # outer end above the inner one
-    nose_width: float  # half
+    width: float = _within(0.64, 0.78)  # half width of the head / half height
+    jaw: float = _within(0.74, 0.98)  # width at the jaw's corner / at the cheeks
+    chin: float = _within(0.32, 0.62)  # width of the chin / at the cheeks
+    hairline: float = _within(0.14, 0.30)  # from the crown down
+    eye_distance: float = _within(0.36, 0.54)  # from the middle to an eye's centre
+    eye_width: float = _within(0.13, 0.21)  # half, across
+    eye_height: float = _within(0.018, 0.034)  # half, along
+    eye_level: float = _within(0.46, 0.52)  # from the crown down
+    brow_gap: float = _within(0.065, 0.10)  # above the eye
+    brow_thickness: float = _within(0.008, 0.024)  # half
+    brow_slope: float = _within(-0.03, 0.04)  # outer end above the inner one
+    nose_width: float = _within(0.13, 0.26)  # half
     nose_end: float  # from the crown down
-    nose_relief: float  # how far it stands out, share of the head's half depth
-    mouth_level: float  # from the crown down
-    mouth_width: float  # half
-    mouth_height: float  # half
-    ear: float  # half height
+    nose_relief: float = _within(0.12, 0.30)  # how far it stands out, share of the head's half depth
+    mouth_level: float = _within(0.075, 0.14)  # from the crown down; the range is below the nose
+    mouth_width: float = _within(0.22, 0.42)  # half
+    mouth_height: float = _within(0.012, 0.032)  # half
+    ear: float = _within(0.07, 0.11)  # half height
     glasses: str  # none, round, square, dark
     beard: str  # none, moustache, goatee, full
 
@@ -151,15 +162,12 @@ class Subject:
 
 def draw_subject(seed: int, subject_id: str) -> Subject:
     """The person of that name in the world of that seed: always the same one, on every machine."""
-    digest = hashlib.sha256(f"subject/{subject_id}".encode()).digest()
-    own = [seed, *np.frombuffer(digest[:16], "<u4").tolist()]
+    own = seed_of(seed, "subject", subject_id)
     generator = np.random.default_rng(own)
-
-    def between(low: float, high: float) -> float:
-        return float(generator.uniform(low, high))
+    between = uniform(generator)
 
     def one_of(**shares: float) -> str:
-        return _choice(generator, list(shares), list(shares.values()))
+        return _choice(generator, shares)
 
     build = between(-1, 1)
     lower = one_of(trousers=0.35, wide=0.17, shorts=0.18, capri=0.10, skirt=0.20)
@@ -179,8 +187,7 @@ def draw_subject(seed: int, subject_id: str) -> Subject:
         "jacket": 0.08,
         "stripes": 0.07,
     }
-    cloths = {"plain": 0.30, "stripes": 0.14, "bars": 0.12, "checks": 0.16, "speckle": 0.16, "knit": 0.12}
-    upper_cloth = one_of(**cloths)
+    upper_cloth = one_of(plain=0.30, stripes=0.14, bars=0.12, checks=0.16, speckle=0.16, knit=0.12)
     lower_cloth = one_of(plain=0.45, stripes=0.08, checks=0.17, speckle=0.22, knit=0.08)
     values = _values(hat, sleeve_style, np.random.default_rng([*own, 1]))  # another rule of contrast, the same person
     return Subject(
@@ -202,17 +209,17 @@ def draw_subject(seed: int, subject_id: str) -> Subject:
         hair=hair,
         hair_volume=between(1.03, 1.11),
         hat=hat,
-        hem=max(_choice(generator, [0.0, 0.12, 0.35, 0.58], [0.25, 0.35, 0.20, 0.20]) + between(-0.03, 0.03), 0.0),
+        hem=max(_choice(generator, {0.0: 0.25, 0.12: 0.35, 0.35: 0.20, 0.58: 0.20}) + between(-0.03, 0.03), 0.0),
         flare=between(0.95, 1.35),
-        sleeve=min(_choice(generator, [0.08, 0.42, 0.75, 1.0], [0.12, 0.30, 0.13, 0.45]) + between(-0.03, 0.03), 1.0),
+        sleeve=min(_choice(generator, {0.08: 0.12, 0.42: 0.30, 0.75: 0.13, 1.0: 0.45}) + between(-0.03, 0.03), 1.0),
         sleeve_style=sleeve_style,
-        upper_layout=_choice(generator, list(layouts), list(layouts.values())),
+        upper_layout=one_of(**layouts),
         band_start=between(0.2, 0.6),
         band_width=between(0.12, 0.26),
         lower=lower,
         lower_length=between(*lengths.get(lower, (0.93, 0.99))),
         lower_layout=one_of(none=0.30, stripe=0.20, knee=0.15, cuff=0.15, block=0.20),
-        boot=_choice(generator, [0.0, 0.20, 0.38], [0.55, 0.25, 0.20]),
+        boot=_choice(generator, {0.0: 0.55, 0.20: 0.25, 0.38: 0.20}),
         belt=generator.random() < 0.3,
         carried=one_of(none=0.30, backpack=0.22, cross=0.20, tote=0.18, waist=0.10),
         carried_size=between(0.75, 1.30),
@@ -225,39 +232,20 @@ def draw_subject(seed: int, subject_id: str) -> Subject:
     )
 
 
-def _choice(generator: np.random.Generator, options: Sequence[_T], shares: Sequence[float]) -> _T:
-    return options[int(generator.choice(len(options), p=np.array(shares) / sum(shares)))]
+def _choice(generator: np.random.Generator, shares: Mapping[_T, float]) -> _T:
+    odds = np.array(list(shares.values()))
+    return list(shares)[int(generator.choice(len(shares), p=odds / sum(shares.values())))]
 
 
 def _face(hair: str, generator: np.random.Generator) -> FaceTraits:
-    def between(low: float, high: float) -> float:
-        return float(generator.uniform(low, high))
-
+    between = uniform(generator)
     bearded = 0.0 if hair in ("bob", "long", "bun", "ponytail") else 0.55
-    beards = ["none", "moustache", "goatee", "full"]
+    beards = {"none": 1 - bearded, "moustache": bearded * 0.3, "goatee": bearded * 0.3, "full": bearded * 0.4}
     nose_end = between(0.63, 0.72)
-    return FaceTraits(
-        width=between(0.64, 0.78),
-        jaw=between(0.74, 0.98),
-        chin=between(0.32, 0.62),
-        hairline=between(0.14, 0.30),
-        eye_distance=between(0.36, 0.54),
-        eye_width=between(0.13, 0.21),
-        eye_height=between(0.018, 0.034),
-        eye_level=between(0.46, 0.52),
-        brow_gap=between(0.065, 0.10),
-        brow_thickness=between(0.008, 0.024),
-        brow_slope=between(-0.03, 0.04),
-        nose_width=between(0.13, 0.26),
-        nose_end=nose_end,
-        nose_relief=between(0.12, 0.30),
-        mouth_level=nose_end + between(0.075, 0.14),
-        mouth_width=between(0.22, 0.42),
-        mouth_height=between(0.012, 0.032),
-        ear=between(0.07, 0.11),
-        glasses=_choice(generator, ["none", "round", "square", "dark"], [0.66, 0.13, 0.13, 0.08]),
-        beard=_choice(generator, beards, [1 - bearded, bearded * 0.3, bearded * 0.3, bearded * 0.4]),
-    )
+    drawn = {f.name: between(*f.metadata["range"]) for f in fields(FaceTraits) if f.metadata}
+    drawn["mouth_level"] += nose_end
+    glasses = _choice(generator, {"none": 0.66, "round": 0.13, "square": 0.13, "dark": 0.08})
+    return FaceTraits(nose_end=nose_end, glasses=glasses, beard=_choice(generator, beards), **drawn)
 
 
 # --- what the bands see --------------------------------------------------------------------------------------------
@@ -280,9 +268,9 @@ def _values(hat: str, sleeve_style: str, generator: np.random.Generator) -> Mapp
 def _colours(generator: np.random.Generator) -> NDArray[np.float32]:
     """(materials, 3) RGB, 0..1."""
     table = np.zeros((len(Material), 3), np.float32)
-    place = generator.uniform(0, len(_SKINS) - 1)
-    skin = _between_colours(_SKINS, place)
-    hair = np.array(_HAIRS[_choice(generator, range(5), [0.32, 0.26, 0.2, 0.12, 0.1])], np.float32)
+    place, ramp = generator.uniform(0, len(_SKINS) - 1), np.arange(len(_SKINS))
+    skin = np.array([np.interp(place, ramp, channel) for channel in zip(*_SKINS, strict=True)], np.float32)
+    hair = np.array(_choice(generator, _HAIRS), np.float32)
     hair = np.clip(hair * generator.uniform(0.8, 1.25) + generator.uniform(-0.02, 0.02, 3), 0.03, 0.95)
     table[Material.SKIN], table[Material.HAIR] = skin, hair
     table[Material.UPPER_A] = _cloth(generator)
@@ -292,7 +280,7 @@ def _colours(generator: np.random.Generator) -> NDArray[np.float32]:
             table[far] = _cloth(generator)
     for material in (Material.SHOE, Material.HAT, Material.DETAIL):
         table[material] = _cloth(generator)
-    # Dark skin leaves an eye to be seen by its white, fair skin by its iris and lashes.
+    # On dark skin an eye shows by its white, on fair skin by its iris and lashes.
     pale = skin.mean() > 0.42
     table[Material.EYES] = generator.uniform(0.05, 0.20, 3) if pale else generator.uniform(0.68, 0.78)
     table[Material.BROW] = np.minimum(hair * 0.85, skin * generator.uniform(0.35, 0.55))
@@ -303,18 +291,11 @@ def _colours(generator: np.random.Generator) -> NDArray[np.float32]:
     return np.clip(table, 0, 1)
 
 
-def _between_colours(ramp: Sequence[Sequence[float]], place: float) -> NDArray[np.float32]:
-    positions = np.arange(len(ramp))
-    return np.array([np.interp(place, positions, channel) for channel in zip(*ramp, strict=True)], np.float32)
-
-
 def _cloth(generator: np.random.Generator) -> NDArray[np.float32]:
     """A colour of cloth (3,): half of them the usual ones, the others of any hue but none that glows."""
     if generator.random() < 0.5:
-        plain = np.array(_CLOTHS[int(generator.integers(len(_CLOTHS)))])
-        return np.clip(plain * generator.uniform(0.85, 1.15) + generator.uniform(-0.03, 0.03, 3), 0.02, 0.97).astype(
-            np.float32
-        )
+        plain = np.array(_CLOTHS[int(generator.integers(len(_CLOTHS)))]) * generator.uniform(0.85, 1.15)
+        return np.clip(plain + generator.uniform(-0.03, 0.03, 3), 0.02, 0.97).astype(np.float32)
     saturation, value = generator.uniform(0.25, 0.85), generator.uniform(0.15, 0.92)
     saturation = min(saturation, 1.0 - 0.62 * value)
     return np.array(colorsys.hsv_to_rgb(generator.random(), saturation, value), np.float32)

@@ -1,9 +1,9 @@
-"""How large a synthetic data set is, and who walks with whom in which video."""
+"""The size of a synthetic data set, and the groups of people in its videos."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -44,8 +44,10 @@ PRESETS = {
 
 @dataclass(frozen=True)
 class Cast:
-    """One video before it is drawn. deep: in 16 bits (thermal only). facing: all come towards the camera (the first
-    session, so that every subject shows a face in every domain). sighting: number of its first person."""
+    """One video before it is drawn. deep: in 16 bits (thermal only). sighting: number of its first person.
+
+    facing: all come towards the camera (the first session, so that every subject shows a face in every domain).
+    """
 
     name: str  # path under the data root, without suffix
     domain: Domain
@@ -57,9 +59,18 @@ class Cast:
     facing: bool
     sighting: int
 
+    @property
+    def path(self) -> str:
+        """Path of the video under the data root."""
+        return self.name + (".mkv" if self.deep else ".mp4")
+
+    def scene_size(self, scale: int = 1) -> tuple[int, int]:
+        """(height, width) of the scene that is drawn; thermal sensors deliver half of it."""
+        return (288 * scale, 512 * scale) if self.domain.band.is_thermal else (360 * scale, 640 * scale)
+
 
 def subject_ids(gallery: int, count: int) -> list[str]:
-    """The subjects of a gallery: the first digit says which.
+    """The subjects of a gallery; the first digit is its number.
 
     >>> subject_ids(2, 2)
     ['20001', '20002']
@@ -68,13 +79,18 @@ def subject_ids(gallery: int, count: int) -> list[str]:
 
 
 def seed_of(seed: int, *names: object) -> list[int]:
-    """A sequence of integers of its own for whatever is named, the same on every machine."""
+    """A sequence of integers for these names, the same on every machine."""
     digest = hashlib.sha256("/".join(map(str, names)).encode()).digest()
     return [seed, *np.frombuffer(digest[:16], "<u4").tolist()]
 
 
+def uniform(generator: np.random.Generator) -> Callable[[float, float], float]:
+    """between(low, high): numbers drawn evenly by a generator."""
+    return lambda low, high: float(generator.uniform(low, high))
+
+
 def casts(preset: Preset, seed: int) -> Iterator[Cast]:
-    """Every video of a data set. Each subject walks once in each session of each domain; groups are drawn anew."""
+    """Every video of a data set. Each subject walks once in each session of each domain; the groups differ."""
     sighting = 1
     for domain in DOMAINS:
         for gallery in GALLERIES:

@@ -1,8 +1,8 @@
-"""A clip: people who walk before one camera, to and fro, crossing and hiding each other; and who is seen where.
+"""A clip: people who walk before one camera, crossing and hiding each other; and where each is visible.
 
-Lengths are shares of the frame's height until they become pixels, and depth is in body heights, so that the
-same clip can be drawn at any resolution. What a clip fixes (place, light, optics, occluders, paths) comes from
-its own generator, what a frame adds (noise, wobble) from the frame's: a frame can be drawn alone.
+Lengths are shares of the frame's height until they become pixels, and depth is in body heights, so that a clip can be
+drawn at any resolution. What a clip fixes (place, light, optics, occluders, paths) comes from its own generator, what a
+frame adds (noise, wobble) from the frame's: a frame can be drawn alone.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from mdfpipe.synth.figure import SUPERSAMPLING, Figure, Pose, draw
 from mdfpipe.synth.people import Subject
 
 Array: TypeAlias = NDArray[np.float32]
+Mask: TypeAlias = NDArray[np.bool_]
 Size: TypeAlias = tuple[int, int]  # height, width
 Box: TypeAlias = tuple[float, float, float, float]  # x1, y1, x2, y2
 
@@ -29,7 +30,7 @@ SPEED = 0.8  # body heights a second: 1.4 m/s
 STRIDES = 0.9  # gait cycles a second
 TURNING = 4.0  # radians a second
 FOCAL = 8.5  # a body at 17 body heights (30 m) fills half the frame's height
-FACE_SEEN = 0.7  # share of a face's pixels that must be seen for an annotator to box it
+FACE_SEEN = 0.7  # least visible share of an annotated face
 ROLL_DEGREES = 4.5  # standard deviation of a camera's tilt about its axis, from clip to clip
 SHADE = (0.3, 0.14)  # unit of the unevenness, of log light in reflected bands; of heat, in levels
 SHADE_GRID = (5, 3)  # rows and columns of the coarse field that it follows: leaves, reflexes, sun-warmed cloth
@@ -39,7 +40,7 @@ NEAR_RANGE_M = 100.0  # beyond, a walker's size does not change as he comes
 
 @dataclass(frozen=True)
 class Seen:
-    """One person in one frame: what the truth table and, where `face` is given, the face table say.
+    """One person in one frame: a row of the truth table and, with `face`, of the face table.
 
     box: extent of the visible part; face: the whole face. Both in pixels of the delivered frame, max exclusive.
     visible: share of the person's pixels that are in the frame and not hidden. yaw_degrees: 0 faces the camera.
@@ -65,7 +66,7 @@ class _Walk:
 
 @dataclass(frozen=True, eq=False)
 class _Thing:
-    """Something that stands still and hides: its pixels, its left top corner, and the ground line it stands on."""
+    """A thing that hides people: its pixels, its left top corner, and the ground line that it stands on."""
 
     pixels: Array
     x: int
@@ -74,12 +75,10 @@ class _Thing:
 
 
 class Clip:
-    """`frames` pictures of `subjects` in one domain.
+    """`frames` pictures of `subjects`, at least one, in one domain.
 
-    subjects: at least one. size: (height, width) of the scene in pixels; thermal sensors deliver half of it.
-    crowded: closer together.
-    facing: all come towards the camera, none starts away from it or turns for no reason.
-    seed: a sequence of integers, the clip's own.
+    size: (height, width) of the scene in pixels; thermal sensors deliver half of it. crowded: people are closer
+    together. facing: all come towards the camera, and turn at its edges only. seed: integers of this clip.
     """
 
     def __init__(
@@ -98,26 +97,45 @@ class Clip:
         generator = np.random.default_rng(self.seed)
         self.optics = Optics.draw(domain.band, generator)
         self.background = background(domain.band, size, generator)
-        self.walks = _walks(subjects, domain, frames, fps, size[1] / size[0], crowded, facing, generator)
+        self.walks = self._walks(subjects, frames, fps, crowded, facing, generator)
         self.things = _things(domain, size, self.walks, generator)
         roll = float(np.clip(generator.normal(0, ROLL_DEGREES), -2 * ROLL_DEGREES, 2 * ROLL_DEGREES))
         self.roll = cv2.getRotationMatrix2D((size[1] / 2, size[0] / 2), roll, 1.0)
         self.corners = cv2.warpAffine(self.background, self.roll, size[::-1], borderMode=cv2.BORDER_REFLECT)
         rows, columns = SHADE_GRID
-        self.shade = generator.standard_normal((len(self.walks), rows, columns), dtype=np.float32)
-        self.shade += 1.2 * generator.standard_normal(
-            (len(self.walks), rows, 1), dtype=np.float32
-        )  # from top to bottom
+        people = len(self.walks)
+        self.shade = generator.standard_normal((people, rows, columns), dtype=np.float32)
+        self.shade += 1.2 * generator.standard_normal((people, rows, 1), dtype=np.float32)  # from top to bottom
         self.gamma = float(np.exp(np.clip(generator.normal(0, PITCH), -2 * PITCH, 2 * PITCH)))
 
+    def _walks(
+        self,
+        subjects: Sequence[Subject],
+        frames: int,
+        fps: float,
+        crowded: bool,
+        facing: bool,
+        generator: np.random.Generator,
+    ) -> list[_Walk]:
+        """A path for each subject. At mid-clip they are side by side, closer than a body's width if crowded."""
+        width, count = self.size[1] / self.size[0], len(subjects)
+        far = (self.domain.range_m or 0.0) > NEAR_RANGE_M
+        places = (np.arange(count) + 0.5) / count * (width - 0.3) + 0.15
+        places += generator.uniform(-0.5, 0.5, count) * (width - 0.3) / count
+        zoom = generator.uniform(0.50, 0.66) * (0.8 if crowded else 1.0)
+        return [
+            _walk(subject, far, frames, fps, width, float(x), zoom, facing, generator)
+            for subject, x in zip(subjects, generator.permutation(places), strict=True)
+        ]
+
     def frame(self, number: int) -> tuple[NDArray[Any], list[Seen]]:
-        """The picture of one frame, 0 <= number < frames, and who is seen in it: the farthest first.
+        """The picture of one frame, 0 <= number < frames, and the people visible in it, the farthest first.
 
         (H, W, 3) uint8 RGB in VIS; else (h, w) float32 before quantisation (`bands.to_8bit`, `bands.to_16bit`).
         """
         scene, owner = self.background.copy(), np.zeros(self.size, np.int16)
         things = sorted(self.things, key=lambda t: t.ground)
-        whole: list[tuple[int, _Walk, Figure, tuple[int, int], NDArray[np.bool_]]] = []
+        whole: list[tuple[int, _Walk, Figure, tuple[int, int], Mask]] = []
         order = sorted(range(len(self.walks)), key=lambda i: float(self.walks[i].foot[number, 1]))
         for i in order:
             walk = self.walks[i]
@@ -133,10 +151,8 @@ class Clip:
                 _shadow(scene, walk.foot[number] * self.size[0], float(walk.height[number]) * self.size[0])
             solid = alpha > 0.5
             inside, cut = _overlap(self.size, solid.shape, int(x), int(y))
-            if inside is not None:
-                weight = alpha[cut][..., None]
-                scene[inside] += weight * (pixels[cut] - scene[inside])
-                owner[inside][solid[cut]] = i + 1
+            scene[inside] += alpha[cut][..., None] * (pixels[cut] - scene[inside])
+            owner[inside][solid[cut]] = i + 1
             whole.append((i, walk, figure, (int(x), int(y)), solid))
         for thing in things:
             self._stand(scene, owner, thing)
@@ -164,23 +180,20 @@ class Clip:
 
     def _rolled(self, scene: Array) -> Array:
         """The scene as the tilted camera sees it; the corners that it lacks are the empty place, mirrored."""
-        rolled = self.corners.copy()
-        edge = cv2.BORDER_TRANSPARENT
-        rolled = cv2.warpAffine(scene, self.roll, self.size[::-1], dst=rolled, borderMode=edge)
+        edge, rolled = cv2.BORDER_TRANSPARENT, self.corners.copy()
+        cv2.warpAffine(scene, self.roll, self.size[::-1], dst=rolled, borderMode=edge)
         return np.asarray(rolled, np.float32).reshape(scene.shape)
 
-    def _extent(self, own: NDArray[np.bool_]) -> Box | None:
+    def _extent(self, own: Mask) -> Box | None:
         """The box around a person's pixels once the camera is tilted; None where none is left."""
         rolled = cv2.warpAffine(own.astype(np.uint8), self.roll, self.size[::-1], flags=cv2.INTER_NEAREST)
         x, y, width, height = cv2.boundingRect(rolled)
         return (float(x), float(y), float(x + width), float(y + height)) if width and height else None
 
-    def _face(
-        self, figure: Figure, own: NDArray[np.bool_], solid: NDArray[np.bool_], at: tuple[int, int]
-    ) -> Box | None:
+    def _face(self, figure: Figure, own: Mask, solid: Mask, at: tuple[int, int]) -> Box | None:
         """The box of the face, tilted with the camera: where it is turned here, in the frame, and not hidden.
 
-        own: mask (H, W) of the person's pixels that are seen; solid: of all of them, placed at `at`.
+        own: mask (H, W) of the person's visible pixels; solid: of all of them, placed at `at`.
         """
         if figure.face is None:
             return None
@@ -198,9 +211,8 @@ class Clip:
 
     def _stand(self, scene: Array, owner: NDArray[np.int16], thing: _Thing) -> None:
         inside, cut = _overlap(self.size, thing.pixels.shape[:2], thing.x, thing.y)
-        if inside is not None:
-            scene[inside] = thing.pixels[cut]
-            owner[inside] = -1
+        scene[inside] = thing.pixels[cut]
+        owner[inside] = -1
 
 
 def _scaled(box: Box, scale: float) -> Box:
@@ -208,7 +220,7 @@ def _scaled(box: Box, scale: float) -> Box:
 
 
 def _pitched(figure: Figure, gamma: float) -> Figure:
-    """A figure seen from higher up (gamma below 1: a large head, short legs) or lower: heights to the power gamma."""
+    """A figure from higher up (gamma below 1: a large head, short legs) or lower: heights to the power gamma."""
     height = figure.material.shape[0]
     rows = np.minimum((((np.arange(height) + 0.5) / height) ** (1 / gamma) * height).astype(np.intp), height - 1)
 
@@ -216,20 +228,14 @@ def _pitched(figure: Figure, gamma: float) -> Figure:
         return float(height * min(max(y / height, 0.0), 1.0) ** gamma)
 
     face = figure.face and (figure.face[0], moved(figure.face[1]), figure.face[2], moved(figure.face[3]))
-    return Figure(
-        material=figure.material[rows],
-        rounding=figure.rounding[rows],
-        texture=figure.texture[rows],
-        foot=(figure.foot[0], moved(figure.foot[1])),
-        face=face,
-    )
+    foot = (figure.foot[0], moved(figure.foot[1]))
+    return Figure(figure.material[rows], figure.rounding[rows], figure.texture[rows], foot, face)
 
 
 def _overlap(size: Size, part: tuple[int, ...], x: int, y: int) -> tuple[Any, Any]:
-    """Slices of the frame and of a part placed at (x, y) that coincide; (None, None) where it is outside."""
-    x1, y1, x2, y2 = max(x, 0), max(y, 0), min(x + part[1], size[1]), min(y + part[0], size[0])
-    if x1 >= x2 or y1 >= y2:
-        return None, None
+    """Slices of the frame and of a part placed at (x, y) that coincide; empty ones if it is outside."""
+    x1, y1 = max(x, 0), max(y, 0)
+    x2, y2 = max(min(x + part[1], size[1]), x1), max(min(y + part[0], size[0]), y1)
     return np.s_[y1:y2, x1:x2], np.s_[y1 - y : y2 - y, x1 - x : x2 - x]
 
 
@@ -238,8 +244,6 @@ def _shadow(scene: Array, foot: Array, height: float) -> None:
     x, y = int(foot[0]), int(foot[1])
     rx, ry = max(int(0.16 * height), 2), max(int(0.028 * height), 1)
     inside, cut = _overlap((scene.shape[0], scene.shape[1]), (4 * ry + 1, 2 * rx + 1), x - rx, y - 2 * ry)
-    if inside is None:
-        return
     soft = np.zeros((4 * ry + 1, 2 * rx + 1), np.float32)
     cv2.ellipse(soft, (rx, 2 * ry), (max(rx * 2 // 3, 1), ry), 0, 0, 360, 0.4, -1)
     soft = np.asarray(cv2.GaussianBlur(soft, (0, 0), max(ry * 0.6, 0.6)), np.float32)
@@ -249,29 +253,9 @@ def _shadow(scene: Array, foot: Array, height: float) -> None:
 # --- paths ---------------------------------------------------------------------------------------------------------
 
 
-def _walks(
-    subjects: Sequence[Subject],
-    domain: Domain,
-    frames: int,
-    fps: float,
-    width: float,
-    crowded: bool,
-    facing: bool,
-    generator: np.random.Generator,
-) -> list[_Walk]:
-    """A path for each subject. At mid-clip they stand side by side, closer than a body's width where crowded."""
-    places = (np.arange(len(subjects)) + 0.5) / len(subjects) * (width - 0.3) + 0.15
-    places += generator.uniform(-0.5, 0.5, len(subjects)) * (width - 0.3) / len(subjects)
-    zoom = generator.uniform(0.50, 0.66)
-    return [
-        _walk(subject, domain, frames, fps, width, float(x), zoom * (0.8 if crowded else 1.0), facing, generator)
-        for subject, x in zip(subjects, generator.permutation(places), strict=True)
-    ]
-
-
 def _walk(
     subject: Subject,
-    domain: Domain,
+    far: bool,
     frames: int,
     fps: float,
     width: float,
@@ -282,14 +266,13 @@ def _walk(
 ) -> _Walk:
     """A walker who turns back near the camera, far from it, and at the frame's edges.
 
-    middle: where in the width he is at mid-clip; zoom: the usual height of a body. Both in frame heights.
+    far: the size does not change on the way. middle: where in the width the walker is at mid-clip; zoom: the usual
+    height of a body. Both in frame heights.
     """
-    far = (domain.range_m or 0.0) > NEAR_RANGE_M
     drift = generator.normal(0, np.radians(28))
     heading = drift + (np.pi if generator.random() < 0.2 and not facing else 0.0)
-    turns_at = (
-        int(generator.uniform(-0.2, 0.3) * frames) if generator.random() < 0.15 and not facing else frames
-    )  # from mid-clip on
+    turns = generator.random() < 0.15 and not facing
+    turns_at = int(generator.uniform(-0.2, 0.3) * frames) if turns else frames  # from mid-clip on
     speed, tempo = SPEED * generator.uniform(0.8, 1.2), STRIDES * generator.uniform(0.9, 1.1)
     start = generator.uniform(0, 2 * np.pi)
     size = zoom * (generator.uniform(0.88, 1.05) if far else generator.uniform(0.75, 1.15))
@@ -324,15 +307,13 @@ def _walk(
     before, after = simulate(half + 1, -1.0, heading, heading), simulate(frames - half, 1.0, heading, heading)
     path = np.array([*before[:0:-1], *after], np.float32)
     phase = start + 2 * np.pi * tempo / fps * np.arange(frames)
-    return _Walk(
-        subject, path[:, :2], path[:, 2], (path[:, 3] + sway - sway[half]).astype(np.float32), phase.astype(np.float32)
-    )
+    yaw = (path[:, 3] + sway - sway[half]).astype(np.float32)
+    return _Walk(subject, path[:, :2], path[:, 2], yaw, phase.astype(np.float32))
 
 
 def _things(domain: Domain, size: Size, walks: list[_Walk], generator: np.random.Generator) -> list[_Thing]:
     """Posts among the people, and now and then a low wall or hedge before them."""
-    height, width = size
-    things = []
+    height, width, things = *size, []
     body = float(np.median([walk.height for walk in walks])) * height
     lowest = float(max(walk.foot[:, 1].max() for walk in walks))
     for _ in range(int(generator.choice(3, p=[0.55, 0.3, 0.15]))):

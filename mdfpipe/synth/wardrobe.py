@@ -1,4 +1,4 @@
-"""What people wear and carry: a canvas of labels, round surfaces for panels to lie on, layouts, bags, and cloth.
+"""What people wear and carry: a canvas of labels, round surfaces with panels, layouts, bags, and cloth.
 
 Body coordinates: x to the body's left, y up, z forward; the unit is the body's height and the ground is y = 0. The
 camera sees the body turned by its yaw, without perspective, from a little above.
@@ -61,13 +61,9 @@ class Canvas:
         """Keep these columns and rows only; `project` gives their pixels from now on."""
         window = np.s_[top:bottom, left:right]
         self.material, self.part = np.ascontiguousarray(self.material[window]), np.ascontiguousarray(self.part[window])
-        self.grain = [(part, name, self._moved(affine, left, top)) for part, name, affine in self.grain]
-        self.left -= left
-        self.top -= top
-
-    @staticmethod
-    def _moved(affine: Array, left: float, top: float) -> Array:
-        return np.column_stack([affine[:, :2], affine[:, 2] + affine[:, :2] @ np.array([left, top])])
+        self.left, self.top = self.left - left, self.top - top
+        for _, _, affine in self.grain:
+            affine[:, 2] += affine[:, :2] @ np.array([left, top])
 
     def piece(self, radius: float, group: int | None = None) -> int:
         """A new part number. radius: over which its surface rounds; group: of the parts that it merges with."""
@@ -105,8 +101,7 @@ class Canvas:
         start = angle + np.pi + _CAP
         stop = angle + (np.array([-np.pi / 2, np.pi / 2]) if flat else _CAP)
         r0, r1 = radii[0] * self.scale, radii[1] * self.scale
-        corners = np.concatenate([a + r0 * _circle(start), b + r1 * _circle(stop)])
-        self.fill(corners, material, part)
+        self.fill(np.concatenate([a + r0 * _circle(start), b + r1 * _circle(stop)]), material, part)
         if cloth is None:
             return
         # Canvas to tile: along the limb and across it.
@@ -166,19 +161,15 @@ class Tube:
         return y, rx, rz, z
 
     def points(self, levels: ArrayLike, angles: ArrayLike, grow: float = 1.0) -> Array:
-        """(..., 3) body coordinates of surface points; grow: of a surface that lies `grow` times as far out."""
+        """(..., 3) body coordinates of surface points; grow: of a surface `grow` times as far out."""
         y, rx, rz, z = self.at(levels)
         a = np.asarray(angles, float)
         return np.stack(np.broadcast_arrays(rx * np.sin(a) * grow, y, z + rz * np.cos(a) * grow), -1)
 
     def middle(self, canvas: Canvas, levels: ArrayLike) -> Array:
-        """The angle that faces the camera; what is within a quarter turn of it can be seen."""
+        """The angle that faces the camera; what is within a quarter turn of it is visible."""
         _, rx, rz, _ = self.at(levels)
         return -np.arctan2(rz * canvas.sine, rx * canvas.cosine)
-
-    def sees(self, canvas: Canvas, level: float, angle: float, margin: float = 0.0) -> bool:
-        """Whether a surface point faces the camera, by more than `margin` (cosine)."""
-        return bool(np.cos(angle - self.middle(canvas, level)) > margin)
 
     def panel(
         self,
@@ -189,15 +180,28 @@ class Tube:
         part: int | None = None,
         grow: float = 1.0,
     ) -> None:
-        """Fill what can be seen between two levels and two angles (at most pi apart); None: all around."""
+        """Fill what is visible between two levels and two angles (at most pi apart); None: all around."""
         corners = self.outline(canvas, levels, angles, grow)
         if corners is not None:
             canvas.fill(corners, material, part)
 
+    def sides(
+        self,
+        canvas: Canvas,
+        material: Material,
+        levels: tuple[float, float],
+        edge: Callable[[Array], Array],
+        part: int,
+        grow: float = 1.0,
+    ) -> None:
+        """Fill the back, left and right, from the angle `edge(levels)` on both sides."""
+        for angles in ((-np.pi, lambda t: -edge(t)), (edge, np.pi)):
+            self.panel(canvas, material, levels, angles, part, grow)
+
     def outline(
         self, canvas: Canvas, levels: tuple[float, float], angles: tuple[Edge, Edge] | None = None, grow: float = 1.0
     ) -> Array | None:
-        """The polygon (n, 2), in pixels, of what can be seen of a panel, or None."""
+        """The polygon (n, 2), in pixels, of the visible part of a panel, or None."""
         inner = self.levels[(self.levels > levels[0]) & (self.levels < levels[1])]
         t = np.concatenate([[levels[0]], inner, [levels[1]]])
         if len(t) < _LEVELS:
@@ -212,10 +216,8 @@ class Tube:
             if seen.sum() < 2:
                 return None
             t, low, high = t[seen], low[seen], high[seen]
-        bottom = np.linspace(low[-1], high[-1], 7)
-        top = np.linspace(high[0], low[0], 7)
         place = np.concatenate([t, np.full(7, t[-1]), t[::-1], np.full(7, t[0])])
-        angle = np.concatenate([low, bottom, high[::-1], top])
+        angle = np.concatenate([low, np.linspace(low[-1], high[-1], 7), high[::-1], np.linspace(high[0], low[0], 7)])
         return canvas.project(self.points(place, angle, grow))
 
 
@@ -224,35 +226,26 @@ class Tube:
 
 def layout(canvas: Canvas, s: Subject, trunk: Tube) -> None:
     """The second colour of the upper garment, and a belt."""
-    kind, start, wide = s.upper_layout, s.band_start, s.band_width
-    end = float(trunk.levels[-1])
-    b = Material.UPPER_B
-    full = (0.0, end)
-    if kind == "band":
-        trunk.panel(canvas, b, (start, start + wide))
-    elif kind == "two bands":
-        trunk.panel(canvas, b, (start - 0.12, start - 0.12 + 0.6 * wide))
-        trunk.panel(canvas, b, (start + 0.7 * wide + 0.06, start + 1.3 * wide + 0.06))
-    elif kind == "yoke":
-        trunk.panel(canvas, b, (0.0, 0.2 + 0.5 * wide))
-    elif kind == "centre":
-        half = 1.6 * wide + 0.15
-        for turn in (0, np.pi):
-            trunk.panel(canvas, b, full, (turn - half, turn + half))
-    elif kind == "sides":
-        half = 1.8 * wide + 0.3
-        for turn in (np.pi / 2, -np.pi / 2):
-            trunk.panel(canvas, b, full, (turn - half, turn + half))
-    elif kind == "sash":
-        _sash(canvas, trunk, b, s.side, 0.30 + wide)
-    elif kind == "block":
-        trunk.panel(canvas, b, (0.45 + 0.6 * (start - 0.2), end))
-    elif kind == "jacket":
-        half = 1.2 * wide + 0.12
-        trunk.panel(canvas, b, full, (lambda t: -half * (0.55 + 0.45 * t), lambda t: half * (0.55 + 0.45 * t)))
-    elif kind == "stripes":
-        for k in range(3):
-            trunk.panel(canvas, b, (0.25 + 0.26 * k, 0.25 + 0.26 * k + 0.11))
+    start, wide, end = s.band_start, s.band_width, float(trunk.levels[-1])
+    centre, sides, jacket = 1.6 * wide + 0.15, 1.8 * wide + 0.3, 1.2 * wide + 0.12
+    full, around = (0.0, end), None
+    panels: dict[str, list[tuple[tuple[float, float], tuple[Edge, Edge] | None]]] = {
+        "band": [((start, start + wide), around)],
+        "two bands": [
+            ((start - 0.12, start - 0.12 + 0.6 * wide), around),
+            ((start + 0.7 * wide + 0.06, start + 1.3 * wide + 0.06), around),
+        ],
+        "yoke": [((0.0, 0.2 + 0.5 * wide), around)],
+        "centre": [(full, (turn - centre, turn + centre)) for turn in (0, np.pi)],
+        "sides": [(full, (turn - sides, turn + sides)) for turn in (np.pi / 2, -np.pi / 2)],
+        "block": [((0.45 + 0.6 * (start - 0.2), end), around)],
+        "jacket": [(full, (lambda t: -jacket * (0.55 + 0.45 * t), lambda t: jacket * (0.55 + 0.45 * t)))],
+        "stripes": [((0.25 + 0.26 * k, 0.25 + 0.26 * k + 0.11), around) for k in range(3)],
+    }
+    for levels, angles in panels.get(s.upper_layout, []):
+        trunk.panel(canvas, Material.UPPER_B, levels, angles)
+    if s.upper_layout == "sash":
+        _sash(canvas, trunk, Material.UPPER_B, s.side, 0.30 + wide)
     if s.belt:
         trunk.panel(canvas, Material.DETAIL, (0.70, 0.76), grow=1.02)
 
@@ -261,19 +254,15 @@ def _sash(canvas: Canvas, trunk: Tube, material: Material, side: int, width: flo
     """A band from one shoulder down to the other hip, on the front and on the back."""
     for turn, sign in ((0.0, 1), (np.pi, -1)):
 
-        def low(t: Array, turn: float = turn, sign: int = sign) -> Array:
-            return turn + sign * side * (-0.75 + 1.9 * t) - width / 2
+        def edge(shift: float, turn: float = turn, sign: int = sign) -> Callable[[Array], Array]:
+            return lambda t: turn + sign * side * (-0.75 + 1.9 * t) + shift
 
-        def high(t: Array, turn: float = turn, sign: int = sign) -> Array:
-            return turn + sign * side * (-0.75 + 1.9 * t) + width / 2
-
-        trunk.panel(canvas, material, (0.02, 1.0), (low, high), grow=1.005)
+        trunk.panel(canvas, material, (0.02, 1.0), (edge(-width / 2), edge(width / 2)), grow=1.005)
 
 
 def carried(canvas: Canvas, body: Joints, trunk: Tube, *, front: bool) -> None:
-    """What is carried: called before the trunk is drawn, and after it."""
-    s = body.subject
-    size = s.carried_size
+    """Draw what is carried; called before the trunk is drawn, and after it."""
+    s, size = body.subject, body.subject.carried_size
     if s.carried == "backpack":
         height, deep = 0.11 * size, 0.040 * size
         y = body.shoulder - 0.015 - height

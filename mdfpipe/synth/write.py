@@ -1,12 +1,12 @@
-"""A synthetic data set on disk: videos, faces and galleries in the style of IJB, and the truth beside them.
+"""A synthetic data set on disk: videos, faces and galleries in the style of IJB, and the truth.
 
     OUT/synth.json                what it is: preset, seed, version; `complete` once it is
     OUT/videos/<domain>/*.mp4     H.264; of MWIR and LWIR every other session is 16-bit FFV1 in .mkv
     OUT/faces.csv                 one row for each face that can be seen
-    OUT/galleries/gallery_G1.csv  subjects of a gallery; no subject stands in both
+    OUT/galleries/gallery_G1.csv  subjects of a gallery; no subject is in both
     OUT/truth/bodies.parquet      where every body really is: no stage reads it
 
-The same seed gives the same bytes, with any number of workers. Kill it anywhere: the same command goes on.
+The same seed gives the same bytes, with any number of workers. After a kill, the same command continues.
 """
 
 from __future__ import annotations
@@ -16,21 +16,22 @@ import io
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import cache
+from itertools import chain
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from mdfpipe.errors import ConfigError, MdfError, one_line
+from mdfpipe.errors import ConfigError
 from mdfpipe.store.files import write_atomically
 from mdfpipe.store.parquet import write_table
 from mdfpipe.store.run import read_table
 from mdfpipe.store.tables import TRUTH
 from mdfpipe.synth import folder
 from mdfpipe.synth.folder import Share, here
-from mdfpipe.synth.people import Subject, draw_subject
+from mdfpipe.synth.people import draw_subject
 from mdfpipe.synth.presets import (
     DOMAINS,
     GALLERIES,
@@ -43,20 +44,19 @@ from mdfpipe.synth.presets import (
     subject_ids,
 )
 
+if TYPE_CHECKING:
+    from mdfpipe.synth.scene import Seen
+
 VERSION = 1  # raise it when the same seed gives other pixels or rows
 FACES_HEADER = "SUBJECT_ID,FILENAME,SIGHTING_ID,FRAME_NUM,FACE_X,FACE_Y,FACE_WIDTH,FACE_HEIGHT,YAW"
 _FACES = pa.schema([("line", pa.string())])
 
-_FFV1: dict[str, object] = {"level": "3", "slicecrc": "1"}  # without a level, FFmpeg chooses
-
 FOLDERS = (*(f"videos/{domain}" for domain in DOMAINS), "galleries", "truth/parts", "truth")
-
-Progress: TypeAlias = Callable[[int, int], None]  # frames drawn by this call, of so many that it has to draw
 
 
 @dataclass(frozen=True)
 class Written:
-    """What lies in the folder: counts of a finished data set. drawn: videos that this call drew."""
+    """Counts of a finished data set in its folder. drawn: videos that this call drew."""
 
     folder: Path
     subjects: int
@@ -74,13 +74,14 @@ def write_dataset(
     seed: int = 0,
     subjects: int | None = None,
     share: Share = here,
-    progress: Progress = lambda done, total: None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Written:
     """Write the data set `preset` of PRESETS into `out`, or what is missing of it there.
 
-    subjects: of each gallery, instead of the preset's. seed: 0 or more. share: draws the videos. Raises ConfigError
-    where `out` holds anything else, DataError where a folder in it leads out of it, StoreError where it cannot be
-    written or another call is writing it, MdfError where a video cannot be drawn.
+    subjects: of each gallery, instead of the preset's. seed: 0 or more. share: draws the videos. progress(done,
+    total): frames that this call draws. Raises ConfigError where `out` holds anything else, DataError where a folder in
+    it leads out of it, StoreError where it cannot be written or another call is writing it, MdfError where a video
+    cannot be drawn.
     """
     chosen = _preset(preset, subjects)
     if seed < 0:
@@ -88,15 +89,14 @@ def write_dataset(
     what = {"preset": preset, **asdict(chosen), "seed": seed, "version": VERSION}
     videos = list(casts(chosen, seed))
     with folder.claimed(out, what, FOLDERS) as lease, folder.writing(out):
-        missing = [cast for cast in videos if not folder.drawn(out, cast.name, video_path(cast))]
+        missing = [cast for cast in videos if not folder.drawn(out, cast.name, cast.path)]
         if missing:
             write_atomically(out / folder.DESCRIPTION, folder.described(what, complete=False))
 
-        def tell(done: int, total: int) -> None:
-            lease.check()
-            progress(done, total)
-
-        _draw_all(out, missing, chosen, seed, share, tell)
+        tell = folder.counting(sum(cast.frames for cast in missing), progress, lease.check)
+        longest_first = sorted(missing, key=lambda cast: -cast.frames * len(cast.subjects))
+        for _ in share(_draw_video, [(out, cast, chosen, seed) for cast in longest_first], tell):
+            pass
         lease.check(now=True)
         bodies, faces = _write_tables(out, videos, chosen)
         write_atomically(out / folder.DESCRIPTION, folder.described(what, complete=True))
@@ -117,84 +117,36 @@ def _preset(name: str, subjects: int | None) -> Preset:
 # --- one video -----------------------------------------------------------------------------------------------------
 
 
-def video_path(cast: Cast) -> str:
-    """Where a video lies under the data root."""
-    return cast.name + (".mkv" if cast.deep else ".mp4")
-
-
-def _draw_all(out: Path, missing: list[Cast], preset: Preset, seed: int, share: Share, progress: Progress) -> None:
-    """Draw videos, the longest first."""
-    done, total = 0, sum(cast.frames for cast in missing)
-
-    def tell(frames: int) -> None:
-        nonlocal done
-        done += frames
-        progress(done, total)
-
-    longest_first = sorted(missing, key=lambda cast: -cast.frames * len(cast.subjects))
-    tell(0)
-    for _ in share(_draw_video, [(out, cast, preset, seed) for cast in longest_first], tell):
-        pass
-
-
-def _draw_video(
-    out: Path, cast: Cast, preset: Preset, seed: int, tell: Callable[[int], None] = lambda frames: None
-) -> Cast:
+def _draw_video(out: Path, cast: Cast, preset: Preset, seed: int, tell: Callable[[int], None]) -> None:
     """Draw one video and its rows. Raises OSError, MdfError; `tell` is called with 1 after each frame."""
-    import cv2
+    from mdfpipe.synth.scene import Clip
 
-    threads = cv2.getNumThreads()
-    cv2.setNumThreads(1)
-    try:
-        _draw(out, cast, preset, seed, tell)
-    except (OSError, MdfError):
-        raise
-    except MemoryError:
-        raise MdfError(f"{out / video_path(cast)}: out of memory; try fewer --workers") from None
-    except Exception as error:
-        problem = f"unexpected error: {type(error).__name__}: {one_line(error)}"
-        raise MdfError(f"{out / video_path(cast)}: cannot be drawn: {problem}") from error
-    finally:
-        cv2.setNumThreads(threads)
-    return cast
-
-
-def _draw(out: Path, cast: Cast, preset: Preset, seed: int, tell: Callable[[int], None]) -> None:
-    from mdfpipe.synth.scene import Clip, Seen
-
-    clip = Clip(
-        [_subject(seed, subject) for subject in cast.subjects],
-        cast.domain,
-        cast.frames,
-        fps=preset.fps,
-        size=scene_size(cast, preset.scale),
-        seed=seed_of(seed, cast.name),
-        crowded=cast.crowded,
-        facing=cast.facing,
-    )
     rows: list[tuple[int, Seen]] = []
+    with folder.drawing(str(out / cast.path)), folder.beside(out / cast.path) as temporary:
+        people = [_subject(seed, subject) for subject in cast.subjects]
+        clip = Clip(
+            people,
+            cast.domain,
+            cast.frames,
+            fps=preset.fps,
+            size=cast.scene_size(preset.scale),
+            seed=seed_of(seed, cast.name),
+            crowded=cast.crowded,
+            facing=cast.facing,
+        )
 
-    def pictures() -> Iterator[NDArray[Any]]:
-        for number in range(cast.frames):
-            picture, seen = clip.frame(number)
-            rows.extend((number, person) for person in seen)
-            yield picture
-            tell(1)
+        def pictures() -> Iterator[NDArray[Any]]:
+            for number in range(cast.frames):
+                picture, seen = clip.frame(number)
+                rows.extend((number, person) for person in seen)
+                yield picture
+                tell(1)
 
-    with folder.beside(out / video_path(cast)) as temporary:
         encode(temporary, quantised(pictures(), clip.optics, cast.deep), preset.fps)
         folder.keep_rows(out, cast.name, _truth(cast, rows), _face_lines(cast, rows), temporary.stat().st_size)
 
 
-@cache
-def _subject(seed: int, subject_id: str) -> Subject:
-    return draw_subject(seed, subject_id)
-
-
-def scene_size(cast: Cast, scale: int = 1) -> tuple[int, int]:
-    """(height, width) of the scene that is drawn; thermal sensors deliver half of it."""
-    height, width = (288, 512) if cast.domain.band.is_thermal else (360, 640)
-    return height * scale, width * scale
+_subject = cache(draw_subject)
 
 
 def quantised(pictures: Iterable[NDArray[Any]], optics: Any, deep: bool) -> Iterator[NDArray[Any]]:
@@ -208,28 +160,25 @@ def quantised(pictures: Iterable[NDArray[Any]], optics: Any, deep: bool) -> Iter
         if picture.dtype == np.uint8:
             yield picture
         elif deep:
-            yield to_16bit(picture, optics)
+            yield to_16bit(picture)
         else:
             if optics.window is None:
                 optics = replace(optics, window=agc_window(picture))
             yield to_8bit(picture, optics)
 
 
-def _truth(cast: Cast, rows: list[Any]) -> pa.Table:
-    columns = {
-        "video_id": [cast.name] * len(rows),
-        "domain": [str(cast.domain)] * len(rows),
-        "frame": [number for number, _ in rows],
-        "subject_id": [seen.subject_id for _, seen in rows],
-        **{name: [seen.box[k] for _, seen in rows] for k, name in enumerate(("x1", "y1", "x2", "y2"))},
-        "visible": [seen.visible for _, seen in rows],
-        "face_annotated": [seen.face is not None for _, seen in rows],
-        "crowded": [cast.crowded] * len(rows),
-    }
-    return pa.table([pa.array(columns[field.name], field.type) for field in TRUTH], schema=TRUTH)
+def _truth(cast: Cast, rows: list[tuple[int, Seen]]) -> pa.Table:
+    fixed = {"video_id": cast.name, "domain": str(cast.domain), "crowded": cast.crowded}
+    found = [
+        dict(zip(("x1", "y1", "x2", "y2"), seen.box, strict=True))
+        | {"frame": n, "subject_id": seen.subject_id, "visible": seen.visible, "face_annotated": seen.face is not None}
+        | fixed
+        for n, seen in rows
+    ]
+    return pa.Table.from_pylist(found, TRUTH)
 
 
-def _face_lines(cast: Cast, rows: list[Any]) -> pa.Table:
+def _face_lines(cast: Cast, rows: list[tuple[int, Seen]]) -> pa.Table:
     """The lines of faces.csv that belong to one video."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -239,7 +188,7 @@ def _face_lines(cast: Cast, rows: list[Any]) -> pa.Table:
         x1, y1, x2, y2 = seen.face
         sighting = cast.sighting + cast.subjects.index(seen.subject_id)
         box = (f"{value:.2f}" for value in (x1, y1, x2 - x1, y2 - y1))
-        writer.writerow([seen.subject_id, video_path(cast), sighting, number, *box, f"{seen.yaw_degrees:.1f}"])
+        writer.writerow([seen.subject_id, cast.path, sighting, number, *box, f"{seen.yaw_degrees:.1f}"])
     return pa.table([text.getvalue().splitlines()], schema=_FACES)
 
 
@@ -261,23 +210,19 @@ def encode(path: Path, pictures: Iterator[NDArray[Any]], fps: int) -> None:
         stream.height, stream.width = first.shape[:2]
         stream.pix_fmt = "gray16le" if deep else "yuv420p"
         stream.codec_context.thread_count = 1
-        stream.options = _FFV1 if deep else {"crf": "18", "preset": "ultrafast"}
-        for pixels in _chain(first, pictures):
+        # without a level, FFmpeg chooses one
+        stream.options = {"level": "3", "slicecrc": "1"} if deep else {"crf": "18", "preset": "ultrafast"}
+        for pixels in chain([first], pictures):
             picture = av.VideoFrame.from_ndarray(pixels, format="gray16le" if deep else kind)
             container.mux(stream.encode(picture if deep else picture.reformat(format="yuv420p")))
         container.mux(stream.encode())
-
-
-def _chain(first: NDArray[Any], rest: Iterator[NDArray[Any]]) -> Iterator[NDArray[Any]]:
-    yield first
-    yield from rest
 
 
 # --- the tables ----------------------------------------------------------------------------------------------------
 
 
 def _write_tables(out: Path, videos: list[Cast], preset: Preset) -> tuple[int, int]:
-    """faces.csv, the galleries and the truth; gives how many bodies and faces they hold."""
+    """Write faces.csv, the galleries and the truth; return the numbers of bodies and faces."""
     lines = [FACES_HEADER]
     truth = []
     for cast in videos:
@@ -297,6 +242,6 @@ def _write_tables(out: Path, videos: list[Cast], preset: Preset) -> tuple[int, i
 
 
 def _keep(place: Path, data: bytes) -> None:
-    """Write a table unless it lies there already: a table with a new time would have every run indexed again."""
+    """Write a table unless it is there: a table with a new time would have every run indexed again."""
     if not place.exists() or place.read_bytes() != data:
         write_atomically(place, data)

@@ -260,13 +260,13 @@ def test_thumbnails_are_means_of_their_cells() -> None:
     small = rng.uniform(0, 1, (16, 8))
     pictures = np.repeat(np.kron(small, np.ones((8, 8)))[None, ..., None], 3, axis=3).astype(np.float32)
     standard = (small - small.mean()) / small.std()
-    np.testing.assert_allclose(baselines.thumbnail_16x8(pictures)[0], standard.ravel(), atol=1e-4)
+    np.testing.assert_allclose(baselines.thumbnail(16, 8)(pictures)[0], standard.ravel(), atol=1e-4)
     halves = small.reshape(8, 2, 8).mean(axis=1)
     np.testing.assert_allclose(
-        baselines.thumbnail_8x8(pictures)[0], ((halves - halves.mean()) / halves.std()).ravel(), atol=1e-4
+        baselines.thumbnail(8, 8)(pictures)[0], ((halves - halves.mean()) / halves.std()).ravel(), atol=1e-4
     )
     np.testing.assert_allclose(baselines.brightness(pictures)[0], small.mean(), atol=1e-5)
-    np.testing.assert_array_equal(baselines.thumbnail_8x8(np.full_like(pictures, 0.5)), 0)
+    np.testing.assert_array_equal(baselines.thumbnail(8, 8)(np.full_like(pictures, 0.5)), 0)
 
 
 def test_hog_as_the_slow_transcription() -> None:

@@ -186,7 +186,7 @@ def test_groups_add_up_and_what_is_left_out_is_told(made: Made) -> None:
     made.add("v1", one, two).add("v2", one, two, domain="LWIR-30m", crowded=True).add("v3", one, [])
     made.add("v4", None, two).add("v5", one, two, labelled=False)
     found = made.measure()
-    assert list(found.rows) == ["LWIR-30m", "VIS-500m", "crowded", "uncrowded", "all"]
+    assert list(found.rows) == ["VIS-500m", "LWIR-30m", "crowded", "uncrowded", "all"]
     assert {name: row.videos for name, row in found.rows.items()} == {
         "VIS-500m": 2,
         "LWIR-30m": 1,

@@ -41,7 +41,7 @@ def test_a_run_counts_by_domain_subject_split_and_status(demo: Path) -> None:
     assert found.kind == "run"
     assert found.facts["study"] == "drawn"
     assert found.facts["frames"] == 4 * 40
-    assert [row["domain"] for row in found.funnel] == ["LWIR-30m", "VIS-500m"]
+    assert [row["domain"] for row in found.funnel] == ["VIS-500m", "LWIR-30m"]
     assert sum(found.counts["bodies by status"].values()) == found.facts["bodies"]
     assert set(found.counts["labelled bodies by subject"]) == {"s01", "s02", "s03", "s04"}
     assert set(found.counts["crops by split"]) == {"train", "test"}

@@ -210,7 +210,6 @@ def test_optics_stay_in_their_ranges():
             assert 0.75 <= optics.gain <= 1.2
             assert abs(optics.offset) <= 0.1
             assert 0 <= optics.haze <= (0.35 if band is Band.VIS else 0)
-            assert not optics.black_hot
             assert 0.4 <= optics.blur_px <= 1.5
             if band.is_thermal:
                 assert 0.6 <= optics.blur_px <= 1.0
@@ -219,7 +218,7 @@ def test_optics_stay_in_their_ranges():
 
 def test_counts_are_monotone_and_invertible():
     levels = np.linspace(0, 1, 9001, dtype=np.float32)[None]
-    counts = to_16bit(levels, Optics(Band.LWIR))
+    counts = to_16bit(levels)
     assert counts.dtype == np.uint16
     assert (np.diff(counts[0].astype(int)) >= 0).all()
     assert np.abs((counts.astype(float) - 6000) / 3500 - levels).max() <= 0.5 / 3500 + 1e-6
@@ -240,12 +239,3 @@ def test_gain_control_fills_the_8_bits_and_stays_put():
     assert np.array_equal(plain, to_8bit(grey, replace(optics, window=(low, high), agc=False)))
     flat = agc_window(np.full((4, 4), 0.5, np.float32))
     assert flat == pytest.approx((0.475, 0.525))
-
-
-def test_black_hot_turns_the_scale():
-    picture, optics, _ = scene(Band.LWIR)
-    quiet = replace(optics, noise=0.0)
-    white, black = (
-        sense(picture, replace(quiet, black_hot=hot), np.random.default_rng(0)).ravel() for hot in (False, True)
-    )
-    assert np.corrcoef(white, black)[0, 1] < -0.95

@@ -82,7 +82,7 @@ def test_what_goes_wrong_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyP
         raise ZeroDivisionError("by zero")
 
     monkeypatch.setattr(crops, "_crops_of", broken)
-    with pytest.raises(MdfError, match="block-0000 cannot be drawn: unexpected error: ZeroDivisionError: by zero"):
+    with pytest.raises(MdfError, match="block-0000: cannot be drawn: unexpected error: ZeroDivisionError: by zero"):
         write_crops(tmp_path / "out", 2, cut=cut_out)
     assert not list(tmp_path.rglob(".part-*"))
 

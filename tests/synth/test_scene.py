@@ -13,7 +13,6 @@ from mdfpipe.synth.figure import SUPERSAMPLING, Pose, draw
 from mdfpipe.synth.people import Subject, draw_subject
 from mdfpipe.synth.presets import DOMAINS, PRESETS, casts, seed_of
 from mdfpipe.synth.scene import FACE_SEEN, Clip, Seen
-from mdfpipe.synth.write import scene_size
 
 VIS, SWIR, MWIR, LWIR = DOMAINS
 SIZES = {VIS: (360, 640), SWIR: (360, 640), MWIR: (288, 512), LWIR: (288, 512)}
@@ -203,7 +202,7 @@ def test_one_frame_and_one_person_are_a_clip() -> None:
 
 def test_the_bench_is_the_same_scene_at_twice_the_size() -> None:
     cast = next(casts(PRESETS["bench"], 0))
-    assert scene_size(cast, PRESETS["bench"].scale) == (720, 1280)
+    assert cast.scene_size(PRESETS["bench"].scale) == (720, 1280)
     subjects = [draw_subject(0, name) for name in cast.subjects[:2]]
     made = Clip(subjects, cast.domain, 25, fps=25, size=(720, 1280), seed=seed_of(0, cast.name))
     picture, seen = made.frame(12)
