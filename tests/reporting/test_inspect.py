@@ -79,7 +79,7 @@ def test_a_part_that_failed_later_is_out_of_date_and_its_rows_do_not_count(own: 
     part = inspect(Run(own).part("label", VIDEO))
     assert any("OUT OF DATE, not what its study gives now: detect/" in note for note in part.notes)
     video = survey(own).video(VIDEO)
-    assert video.outdated == ("detect", "label", "crop")
+    assert video.outdated == ["detect", "label", "crop"]
     assert video.remarks[0] == "detect failed: frame 3 does not decode"
     with pytest.raises(DataError, match="it failed: frame 3 does not decode"):
         inspect_and_write(own, video=VIDEO, frame=0, out=tmp_path / "a.png")
