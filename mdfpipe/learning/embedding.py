@@ -83,18 +83,18 @@ def _places(recipe: Recipe, crops: Crops, trained: Sequence[str]) -> Tensor:
     return torch.tensor([place or 0 for place in found], dtype=torch.int64)
 
 
-def open_model(path: Path, recipe: Recipe | None = None, device: str = "cpu") -> tuple[Recipe, nn.Module]:
+def open_model(path: Path, recipe: Recipe | None = None) -> tuple[Recipe, nn.Module]:
     """The recipe and the network of a checkpoint file: see `network_of`."""
-    return network_of(Checkpoint.load(path), path, recipe, device)
+    return network_of(Checkpoint.load(path), path, recipe)
 
 
 def network_of(
     found: Checkpoint, path: Path, recipe: Recipe | None = None, device: str = "cpu"
 ) -> tuple[Recipe, nn.Module]:
-    """The recipe and the network of a checkpoint, ready to embed. path: where it lies, for messages; recipe: other
-    settings of the same network (its parts in use, flip fusion) instead of the checkpoint's. Raises ConfigError.
+    """The recipe and the network of a checkpoint, ready to embed. path: its file, for messages; recipe: other settings
+    of the same network (its parts in use, flip fusion) instead of the checkpoint's. Raises ConfigError.
     """
-    from mdfpipe.learning.models.weights.loading import fit_stems
+    from mdfpipe.learning.models.weights.loading import fit_stems, named
     from mdfpipe.weightfiles import refuse_unusable
 
     chosen = recipe or found.open_recipe()
@@ -107,11 +107,10 @@ def network_of(
             f"{path}: a checkpoint of {found.system} ({found.recipe.get('use')}); the recipe's network also has "
             f"{', '.join(sorted(missing)[:3])}"
         )
-    try:
+    with named(str(path)):
         refuse_unusable(body)
+    try:
         model.load_state_dict(body, strict=False)
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from None
     except RuntimeError as error:
         first = str(error).splitlines()[-1].strip()
         raise ConfigError(

@@ -199,7 +199,7 @@ def start(system: System, model: nn.Module, before: Checkpoint | None, weights: 
 
 def _take_over(system: System, model: nn.Module, found: Checkpoint, what: str) -> Start:
     """Every weight but those of the classes, by name and shape."""
-    from mdfpipe.learning.models.weights.loading import fit_stems, refuse_missing_statistics
+    from mdfpipe.learning.models.weights.loading import fit_stems, named, refuse_missing_statistics
     from mdfpipe.weightfiles import refuse_unusable
 
     fit_stems(model, found.model)
@@ -216,11 +216,9 @@ def _take_over(system: System, model: nn.Module, found: Checkpoint, what: str) -
             f"{what}: covers {coverage:.1%} of the backbone, expected {system.min_coverage:.0%} or more; missing or of "
             f"another shape: {', '.join(lacking[:3])}; is it a checkpoint of another model?"
         )
-    try:
+    with named(what):
         refuse_missing_statistics(wanted, same)
         refuse_unusable(same)
-    except ConfigError as error:
-        raise ConfigError(f"{what}: {error}") from None
     model.load_state_dict(same, strict=False)
     line = f"{len(same)} tensors of {what}, {coverage:.1%} of the backbone"
     more = f"; random: {', '.join(lacking[:3])}{' and more' if len(lacking) > 3 else ''}" if lacking else ""

@@ -376,7 +376,7 @@ class Tuples:
 class WithAuxiliary:
     """A sampler, with a second view of each drawn row of some domains (DI2L 3.1: of visible light).
 
-    domain: (n,) of all crops; of: the domains' codes. Each stands right behind its own row, with its role, so that the
+    domain: (n,) of all crops; of: the domains' codes. Each follows its own row, with its role, so that the
     shares of several processes hold as many of them as the batch's subjects do.
     """
 

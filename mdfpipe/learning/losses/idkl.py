@@ -185,7 +185,7 @@ def discrepancy_reducing(
     unit: bool = True,
     hinge: Literal["softplus", "relu"] = "softplus",
 ) -> Tensor:
-    """L_r (IDKL eq. 11), a scalar: how much farther apart a subject's centres in two domains lie behind the mask.
+    """L_r (IDKL eq. 11), a scalar: how much farther apart a subject's centres in two domains are behind the mask.
 
     reduced, instance: (B, D) features behind the mask and before it; subject, group: (B,) int64; pairs: of groups. For
     each subject with images in both, hinge(|c_reduced| apart - sg[|c_instance| apart]); the mean over these subjects,

@@ -219,7 +219,7 @@ def mean_squares(maps: Tensor) -> Tensor:
 
 
 def mean_square(maps: Tensor) -> Tensor:
-    """The mean of m^2 over all elements, a scalar without a gradient: it tells whether maps only shrink."""
+    """The mean of m^2 over all elements, a scalar without a gradient: it shows whether maps only shrink."""
     wide = torch.promote_types(maps.dtype, torch.float32)
     length: Tensor = torch.linalg.vector_norm(maps.detach(), dtype=wide)  # no copy of the maps
     return length.square() / max(maps.numel(), 1)

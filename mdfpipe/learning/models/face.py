@@ -44,7 +44,6 @@ class IResNet(nn.Module):
                 f"IR network: expected a width of at least 1 and an image size that is a multiple of 16, "
                 f"got width {width} and image size {image_size}"
             )
-        self.layers, self.width, self.image_size = layers, width, image_size
         self.input_layer = nn.Sequential(_convolution(3, width), nn.BatchNorm2d(width), nn.PReLU(width))
         units: list[nn.Module] = []
         channels = width

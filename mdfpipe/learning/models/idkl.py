@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -238,17 +237,15 @@ class IdklNet(nn.Module):
         return self.backbone.branch(name, x, {3: note} if "stage3" in self.depths else None)
 
     def at_depths(self, name: str, features: dict[str, Tensor], necked: Tensor) -> dict[str, Tensor]:
-        """The vectors that adversaries of a branch look at. necked: its feature after its neck."""
+        """The vectors that the adversaries of a branch get. necked: its feature after its neck."""
         known = {"stage4": features[name], "neck": necked}
         return {depth: known[depth] if depth in known else features[f"{name}_{depth}"] for depth in self.depths}
 
 
 def without_running(neck: BNNeck, z: Tensor) -> Tensor:
-    """The neck's output, standardised by the batch, without moving its running statistics: for passes besides the main
-    one.
-    """
+    """The neck's output without a move of its running statistics: for passes besides the main one."""
     if not neck.training:
         found: Tensor = neck(z)
         return found
-    standard = partial(functional.batch_norm, running_mean=None, running_var=None, training=True, eps=neck.eps)
-    return standard(z.to(neck.weight.dtype), weight=neck.weight, bias=neck.bias)
+    z = z.to(neck.weight.dtype)
+    return functional.batch_norm(z, None, None, neck.weight, neck.bias, training=True, eps=neck.eps)

@@ -1,6 +1,6 @@
 """Recipe: what is trained and how. One file a method, named after itself; adding one edits nothing else.
 
-The loop (`learning/training.py`) calls, for every step, `forward` on this process's share of the batch, gathers what it
+The loop (`train/loop.py`) calls, for every step, `forward` on this process's share of the batch, gathers what it
 gives from all processes, and calls `losses` on the whole batch: so mined pairs, BN necks and class means see the same
 batch however many processes there are. A running state over the whole batch (a BN neck) belongs into `losses`, work
 on one image into `forward`.
@@ -77,7 +77,7 @@ class Recipe(Plugin):
     modality: ClassVar[Literal["body", "face"]] = "body"
     tiny: ClassVar[dict[str, Any]] = {}  # settings with which it runs in a second: the contract tests take them
     distance: ClassVar[Literal["cosine", "euclidean"]] = "cosine"  # between embeddings at test
-    only_embedding: ClassVar[tuple[str, ...]] = ()  # fields that `embed` alone looks at: they decide no weight
+    only_embedding: ClassVar[tuple[str, ...]] = ()  # fields that only `embed` uses: they decide no weight
 
     image_height_px: int = Field(384, ge=16, le=2048, description="height of the network's input")
     image_width_px: int = Field(128, ge=16, le=2048, description="width of the network's input")

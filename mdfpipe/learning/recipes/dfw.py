@@ -181,7 +181,7 @@ class Dfw(CrossModal):
         return terms, {"accuracy": right}, mined[0]
 
     def _overlap(self, response: Tensor) -> tuple[Tensor, dict[str, tuple[float, float]]]:
-        """L_op, and how far apart the branches look by the soft and by the hard arg-max, px of the input."""
+        """L_op, and the distance of the branches' places by the soft and by the hard arg-max, px of the input."""
         from mdfpipe.learning.losses.dfw import apart, hard_centre, overlap, soft_centre
 
         height, width = response.shape[2:]

@@ -1,7 +1,7 @@
 """A checkpoint that describes itself: weights, and everything one needs to know to use or doubt them.
 
 Written with `torch.save`, read with `weights_only=True`: tensors, numbers, text, lists and dictionaries; nothing runs.
-A digest of all bytes stands at the file's end, as the comment of the zip archive that it is. Torch reads it as any
+A digest of all bytes is at the end of the file, as the comment of the zip archive that it is. Torch reads it as any
 other file of its own; `load` refuses a file of which one bit differs.
 """
 

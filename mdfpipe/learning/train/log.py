@@ -37,7 +37,7 @@ class Log:
             self._writer = writer(str(board))
 
     def __call__(self, line: dict[str, Any]) -> None:
-        """Write an epoch's line; its figures stand at the step at which the epoch ended."""
+        """Write an epoch's line; its figures count for the step at which the epoch ended."""
         with self.path.open("a") as file:
             file.write(json.dumps(line, sort_keys=True) + "\n")
         if self._writer is not None:

@@ -123,7 +123,7 @@ def _update(run: State, wrapped: Any, optimizer: Any, share: float) -> None:
     settings = run.job.recipe.optimiser
     for group in optimizer.param_groups:
         group["lr"] = settings.rate * group["scale"] * share
-    if settings.clip_norm is not None:  # of a gradient that is no number `settle` tells
+    if settings.clip_norm is not None:  # `settle` reports a gradient that is not a number
         run.fabric.clip_gradients(wrapped, optimizer, max_norm=settings.clip_norm, error_if_nonfinite=False)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)

@@ -1,4 +1,4 @@
-"""Where a training stands: what it was asked, what it has added up, and the file that a killed one continues from."""
+"""State of a training: its job, what it has added up so far, and the file from which a killed one resumes."""
 
 from __future__ import annotations
 

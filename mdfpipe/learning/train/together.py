@@ -1,4 +1,4 @@
-"""Several processes that train one model: who I am, and what the first tells the others. Started by `torchrun`."""
+"""Processes that train one model together, started by `torchrun`: their numbers, and messages from the first."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def tell(value: Any) -> None:
 
 
 def hear() -> Any:
-    """What the first process tells. Raises CopyError where it has ended: it says why.
+    """The value that the first process sends. Raises CopyError with the reason where that process has ended.
 
     A thread waits: this one would not see a stop signal before the first process speaks, which may take a day.
     """

@@ -36,9 +36,7 @@ SIZES = {"base": Size(768, 12, 12), "small": Size(384, 12, 6), "tiny": Size(192,
 
 
 class Tokens(NamedTuple):
-    """What the final LayerNorm gives. global_: (B, d); local: (B, 3, d), in the order of PARTS; patches: (B, N, d), row
-    by row from the top left.
-    """
+    """What the last LayerNorm gives: global_ (B, d); local (B, 3, d), in PARTS' order; patches (B, N, d), by rows."""
 
     global_: Tensor
     local: Tensor
@@ -134,7 +132,7 @@ class SemanticViT(nn.Module):
 class PartAlignment(nn.Module):
     """Ties local tokens to body bands: token k predicts the mean patch feature of its band (METHODS 1.1 a; ours).
 
-    A linear predictor stands between, so that a token, which is part of the feature z, need not lie among the patches
+    A linear predictor is between them, so that a token, which is part of the feature z, need not lie among the patches
     itself. All tokens share it and it has no bias: it cannot know which band is asked for, so what tells the bands
     apart has to be in the tokens. It starts as the identity.
 
@@ -190,7 +188,7 @@ def band_targets(patches: Tensor, grid: tuple[int, int]) -> Tensor:
 
 
 def places(parts: Sequence[str]) -> list[int]:
-    """Where these parts stand in PARTS, ascending. Raises ConfigError for one that is unknown or named twice."""
+    """Places of these parts in PARTS, ascending. Raises ConfigError for one that is unknown or named twice."""
     for part in parts:
         if part not in PARTS:
             raise ConfigError(f"parts: expected some of {', '.join(PARTS)}, got {part!r}")

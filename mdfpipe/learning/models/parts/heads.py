@@ -1,4 +1,4 @@
-"""What stands between the feature z and the identity loss: BN necks, and the classifier over training subjects."""
+"""Heads between the feature z and the identity loss: BN necks, and the classifier over training subjects."""
 
 from __future__ import annotations
 

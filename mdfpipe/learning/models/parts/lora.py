@@ -70,7 +70,7 @@ def merge_lora(network: Network) -> Network:
 
 def _adapted(network: nn.Module) -> dict[str, Linear]:
     """The layers with low-rank terms, by name."""
-    if sys.modules.get("peft") is None:  # an extra: whoever has such layers has loaded it
+    if sys.modules.get("peft") is None:  # an extra: a network with such layers has loaded it
         return {}
     from peft.tuners.lora import Linear
 

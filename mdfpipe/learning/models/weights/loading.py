@@ -39,7 +39,7 @@ def take(path: Path, entry: str | None = None, *, trust_pickle: bool = False) ->
     names in a checkpoint of ours.
     """
     found = weightfiles.take(path, entry, trust_pickle=trust_pickle)
-    with _named(str(path)):
+    with named(str(path)):
         weightfiles.refuse_unusable(found.tensors)
     if found.ours:
         return found
@@ -118,7 +118,7 @@ def load_vit(
     patches = drawn["vit.pos_embed"].shape[1] - 1 - public.LOCALS
     if patches != grid[0] * grid[1]:
         raise ConfigError(f"{source}: the network has {patches} patches, expected a grid of so many, got {_by(grid)}")
-    with _named(source), _stems(model, state):
+    with named(source), _stems(model, state):
         converted = public.with_local_tokens(public.vit(state, grid, source_hw_ratio), drawn)
         return _place(model, converted, "vit.", _below(model, "vit."), min_coverage, source)
 
@@ -127,7 +127,7 @@ def load_iresnet(
     model: nn.Module, state: Mapping[str, Tensor], *, min_coverage: float = 0.9, source: str = "checkpoint"
 ) -> LoadReport:
     """A public face network into an IResNet: AdaFace (its images are BGR), CVLFace (RGB). Raises ConfigError."""
-    with _named(source):
+    with named(source):
         return _place(model, public.iresnet(state), "", _below(model, ""), min_coverage, source)
 
 
@@ -140,7 +140,7 @@ def load_trunk(
 ) -> LoadReport:
     """A torchvision ResNet into every stream and branch of the network's `backbone`. Raises ConfigError."""
     prefix = "backbone."
-    with _named(source):
+    with named(source):
         found = public.resnet(state)
         expected = {name.removeprefix(prefix): tensor for name, tensor in _below(model, prefix).items()}
         tensors = fill(expected, found.tensors)
@@ -152,8 +152,8 @@ def load_trunk(
                 f"the checkpoint's network is another one: it has {len(more)} tensors that ours has no place for: "
                 f"{some(more, 3)}; choose the backbone that it was trained with"
             )
-        named = {prefix + name: tensor for name, tensor in tensors.items()}
-        converted = Converted(found.format, {**named, **left}, found.ignored)
+        whole = {prefix + name: tensor for name, tensor in tensors.items()}
+        converted = Converted(found.format, whole | left, found.ignored)
         return _place(model, converted, prefix, _below(model, prefix), min_coverage, source)
 
 
@@ -185,8 +185,8 @@ def _stems(model: nn.Module, state: Mapping[str, Tensor]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _named(source: str) -> Iterator[None]:
-    """Errors begin with where the weights are from."""
+def named(source: str) -> Iterator[None]:
+    """Begin each ConfigError of the block with where the weights are from."""
     try:
         yield
     except ConfigError as error:

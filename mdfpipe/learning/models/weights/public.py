@@ -1,7 +1,7 @@
 """Public checkpoints under the names of our networks: functions from dictionaries of tensors to such dictionaries.
 
 Key names and shapes: PROTOCOLS 3.3 (PASS, TransReID, TransReID-SSL) and 3.4 (AdaFace, CVLFace), LIBRARIES "Models".
-Nothing here touches a network or a file; `weights.py` reads files, puts tensors into networks, and says what it did.
+Nothing here touches a network or a file: `loading.py` reads files, fills networks and reports what it did.
 """
 
 from __future__ import annotations
