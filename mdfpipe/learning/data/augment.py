@@ -108,13 +108,7 @@ class Augment(Config):
         return made
 
     def training(
-        self,
-        image: U8,
-        generator: np.random.Generator,
-        *,
-        view: int = PLAIN,
-        source: int = 0,
-        out: F32 | None = None,
+        self, image: U8, generator: np.random.Generator, *, view: int = PLAIN, source: int = 0, out: F32 | None = None
     ) -> F32:
         """(3, h, w) float32 of an (h, w, 3) uint8 RGB crop, changed at random, normalised.
 

@@ -61,12 +61,8 @@ class Batches(Config):
         if not self.further_subjects:
             return own
         others = sorted(set(crops.source.tolist()) - {0})
+        subjects, each, evenly = self.further_subjects, self.further_crops, self.evenly_over or "crops"
         further = RandomIdentity(
-            crops,
-            subjects=self.further_subjects,
-            crops_each=self.further_crops,
-            seed=seed + 1,
-            sources=others,
-            evenly_over=self.evenly_over or "crops",
+            crops, subjects=subjects, crops_each=each, seed=seed + 1, sources=others, evenly_over=evenly
         )
         return Joint(own, further)

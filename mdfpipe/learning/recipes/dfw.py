@@ -91,8 +91,7 @@ class Dfw(CrossModal):
     image_height_px: int = Field(288, ge=16, le=2048, description="height of the network's input (ours)")
     image_width_px: int = Field(144, ge=16, le=2048, description="width of the network's input (ours)")
     optimiser: Optimiser = Field(
-        default=Optimiser(rate=0.1, weight_decay=5e-4),
-        description="optimiser (momentum and weight decay: ours)",
+        default=Optimiser(rate=0.1, weight_decay=5e-4), description="optimiser (momentum and weight decay: ours)"
     )
     schedule: Schedule = Field(
         default=Schedule(length=60, shape="steps", warm_up=10, warm_up_from=0.1, milestones=[20, 50]),

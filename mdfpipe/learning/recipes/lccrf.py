@@ -122,8 +122,7 @@ class Lccrf(CrossModal):
     bias_rate: float = Field(2.0, gt=0, description="rate of biases, times the others' (released)")
     bias_decay: float | None = Field(0.0, ge=0, description="weight decay of biases (released); null: as the others'")
     optimiser: Optimiser = Field(
-        default=Optimiser(method="adam", rate=3e-4, weight_decay=5e-4),
-        description="optimiser (weight decay: released)",
+        default=Optimiser(method="adam", rate=3e-4, weight_decay=5e-4), description="optimiser (weight decay: released)"
     )
     schedule: Schedule = Field(
         default=Schedule(
@@ -185,14 +184,8 @@ class Lccrf(CrossModal):
         sources = self.batches.sources_of(crops)
         there = np.unique(crops.domain[np.isin(crops.source, sources)]).tolist()
         domains = _walked([crops.domains[place] for place in there])
-        own = Tuples(
-            crops,
-            tuples=self.batches.subjects,
-            seed=seed,
-            domains=domains,
-            sources=sources,
-            evenly_over=self.batches.evenly_over or "crops",
-        )
+        evenly, tuples = self.batches.evenly_over or "crops", self.batches.subjects
+        own = Tuples(crops, tuples=tuples, seed=seed, domains=domains, sources=sources, evenly_over=evenly)
         return self.batches.with_further(own, crops, seed)
 
     def forward(self, model: Network, batch: CropBatch) -> dict[str, Tensor]:

@@ -65,13 +65,7 @@ class Trunk(nn.Module):
     stream: Tensor
 
     def __init__(
-        self,
-        kind: Kind,
-        stream_of: Sequence[str],
-        *,
-        own: int,
-        split: int = STAGES,
-        branches: Sequence[str] = (),
+        self, kind: Kind, stream_of: Sequence[str], *, own: int, split: int = STAGES, branches: Sequence[str] = ()
     ) -> None:
         super().__init__()
         if not 0 <= own <= split <= STAGES or bool(branches) != (split < STAGES):

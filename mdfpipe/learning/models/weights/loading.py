@@ -132,11 +132,7 @@ def load_iresnet(
 
 
 def load_trunk(
-    model: nn.Module,
-    state: Mapping[str, Tensor],
-    *,
-    min_coverage: float = 0.9,
-    source: str = "checkpoint",
+    model: nn.Module, state: Mapping[str, Tensor], *, min_coverage: float = 0.9, source: str = "checkpoint"
 ) -> LoadReport:
     """A torchvision ResNet into every stream and branch of the network's `backbone`. Raises ConfigError."""
     prefix = "backbone."
