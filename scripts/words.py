@@ -1,7 +1,8 @@
-"""Compares the texts that users read with scripts/words.txt, and prints FILE:LINE for each word that it lists."""
+"""Compares texts and docstrings with scripts/words.txt, and prints FILE:LINE for each word that it lists."""
 
 from __future__ import annotations
 
+import ast
 import re
 import sys
 from collections.abc import Iterator
@@ -9,10 +10,11 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 LIST = ROOT / "scripts" / "words.txt"
-TEXTS = ("README.md", "CONTRIBUTING.md", "SECURITY.md", "docs/*.md")
+TEXTS = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "docs/*.md", "mdfpipe/**/*.py")
 """What is checked. docs/cli.md holds all help, docs/settings.md all descriptions of settings."""
 
 CODE = re.compile(r"`[^`]*`|\]\([^)]*\)|<!--.*?-->")
+PARAMETER = re.compile(r"\b[a-z_]+:")  # a name that a docstring explains
 
 
 def patterns() -> list[tuple[re.Pattern[str], str]]:
@@ -31,10 +33,23 @@ def prose(text: str) -> Iterator[tuple[int, str]]:
             yield number, CODE.sub("", line)
 
 
+def docstrings(source: str) -> Iterator[tuple[int, str]]:
+    """Yield the lines of all docstrings with their numbers, without code and doctests."""
+    for node in ast.walk(ast.parse(source)):
+        match node:
+            case ast.Expr(value=ast.Constant(value=str(text)), lineno=first, col_offset=column):
+                example = False
+                for number, line in enumerate(text.splitlines(), start=first):
+                    own = line.removeprefix(" " * column)
+                    example = own.lstrip().startswith(">>>") or (example and bool(own.strip()))
+                    if not example and not own.startswith("    "):
+                        yield number, PARAMETER.sub("", CODE.sub("", own))
+
+
 def findings(name: str, text: str) -> Iterator[str]:
     """Yield a line for each listed word in a text."""
     known = patterns()
-    for number, line in prose(text):
+    for number, line in docstrings(text) if name.endswith(".py") else prose(text):
         for pattern, better in known:
             if found := pattern.search(line):
                 yield f"{name}:{number}: {found[0].strip()!r}; better: {better}"

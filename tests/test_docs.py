@@ -275,5 +275,8 @@ def test_words_to_avoid_are_found_with_their_line_and_not_in_code() -> None:
     script = ROOT / "scripts" / "words.py"
     found = runpy.run_path(str(script))["findings"]("page.md", "Good.\nIt begins anew.\n\n    anew\n`anew`\n")
     assert list(found) == ["page.md:2: 'anew'; better: again"]
+    source = 'def f():\n    """Good, `anew`.\n\n    anew: it begins anew.\n\n    >>> anew\n    """\n    return "anew"\n'
+    found = runpy.run_path(str(script))["findings"]("module.py", source)
+    assert list(found) == ["module.py:4: 'anew'; better: again"]
     made = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False)
     assert made.returncode == 0, made.stdout

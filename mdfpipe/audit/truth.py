@@ -65,9 +65,9 @@ class Share:
 class Counts:
     """Counts of some videos; they add up.
 
-    true, false, free: detections on a body that counts, on nobody (or on a body that a better detection has), and on
+    true, false, free: detections on a body that counts, on no body (or on a body that a better detection has), and on
     a free one. bodies: bodies that count. labelled, right, other, nobody: bodies that `label` named, and of these,
-    those that are that subject, another subject, or nobody.
+    those that are that subject, another subject, or no subject.
     """
 
     videos: int = 0

@@ -81,7 +81,7 @@ class Listing:
 
     videos: sorted by video_id. faces: by video_id, a table of `store.tables.FACES`, sorted by (frame, face_no).
     galleries: subject_id -> gallery names ("1", "2"; "train", "val", "test"), where the dataset has galleries; a
-    subject may stand in several. anomalies: rows that were changed or left out, by kind. images: of a data set of
+    subject may be in several. anomalies: rows that were changed or left out, by kind. images: of a data set of
     images, by video_id, a table of `store.tables.IMAGES`, sorted by path, which is by frame. differs: how the counts of
     a published data set differ from the published ones, a line each. left_out: what each rule of `leave_out` kept out;
     left_out_rows: annotation rows of these videos. remarks: what else one should know, a line each.

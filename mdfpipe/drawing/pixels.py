@@ -118,7 +118,7 @@ def presumed_body(face: XYXY) -> XYXY:
 
 
 def hidden_crop(picture: Picture, blocks: int) -> Picture:
-    """A crop in which nobody can be recognised: the whole of it as coarse blocks."""
+    """An anonymous crop: the whole of it as coarse blocks."""
     made = picture.copy()
     _pixelate(made, (0, 0, picture.shape[1], picture.shape[0]), blocks)
     return made

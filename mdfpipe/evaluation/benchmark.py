@@ -186,7 +186,7 @@ class _Run:
             yield block, first, shown
 
     def _reranked(self, rerank: Rerank, trial: Trial) -> F32:
-        """(G, Q) negative distances; 0 where an image has no vector, which is in nobody's list."""
+        """(G, Q) negative distances; 0 for an image without a vector, which is in no list."""
         gallery, probes = self._sides(trial.gallery, trial.queries)
         has = self.usable[trial.gallery], self.usable[trial.queries]
         found = np.zeros((len(gallery), len(probes)), np.float32)

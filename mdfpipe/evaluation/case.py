@@ -145,7 +145,7 @@ class Searched:
 
     @property
     def strangers(self) -> Flags:
-        """(P,) whether it was searched though the protocol enrols nobody of its subject."""
+        """(P,) whether it was searched although the protocol does not enrol its subject."""
         found: Flags = (self.status == UNMATED) & (self.place >= 0)
         return found
 
@@ -229,7 +229,7 @@ class Searched:
 def search_case(
     scorer: Scorer, table: Table, case: Case, enrolled: set[str] | None, galleries: Collection[str]
 ) -> Searched | None:
-    """Search a case; None where nobody is enrolled or nobody searched has a mate. Raises ProtocolError.
+    """Search a case; None if no subject is enrolled or no probe has a mate. Raises ProtocolError.
 
     enrolled: the subjects of the gallery, where only one of several is searched. galleries: the subjects of all.
     """

@@ -302,7 +302,7 @@ class VectorScores(Scores):
         return np.asarray(2 * self._rounding * (p * p + reach * reach), np.float32)
 
     def exact(self, scores: Array, rows: I64, columns: I64) -> F64:
-        """In float64 from the vectors as given: the same for the same pair wherever it stands."""
+        """In float64 from the vectors as given: the same for the same pair at any place."""
         found = np.empty(len(rows))
         for at in range(0, len(rows), PAIRS):
             r, c = rows[at : at + PAIRS], columns[at : at + PAIRS]

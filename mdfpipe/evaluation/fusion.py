@@ -197,7 +197,7 @@ def fit_score_fusion(
     """Scales, and the best weights of a grid, on training subjects. Raises DataError, ProtocolError.
 
     scores: system -> (P, G) of the training subjects. measure: (P, G) fused scores -> a number, more is better, such as
-    Rank-1 or mAP. steps: the grid is 0, 1 / steps, .. 1 for each system. Of equal numbers the most even weights win,
+    Rank-1 or mAP. steps: the grid is 0, 1 / steps, .. 1 for each system. Among equal numbers the most even weights win,
     then the greater weight for the system named first.
     training_subjects: of these probes and gallery; test_subjects: of what will be fused. They must not share anybody.
     """

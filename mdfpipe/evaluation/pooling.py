@@ -51,7 +51,7 @@ class Rule:
     pooling: `mean` of the crops (the paper); `media_mean`: the mean of each video, then over videos (IJB-B, IJB-C);
     `norm_weighted`: the sum of norm times unit vector over the sum of norms (AdaFace, whose norm tells quality; of
     vectors as they come from the network it points where `mean` does); `quality_weighted`: by a column of the manifest.
-    normalise_first: crops to length 1 before `mean`, `media_mean`, `quality_weighted`; `norm_weighted` does by itself.
+    normalise_first: crops to length 1 before `mean`, `media_mean`, `quality_weighted`; `norm_weighted` always does.
     quality: the column for `quality_weighted`. sighting: what a sighting is.
     """
 

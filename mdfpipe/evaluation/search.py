@@ -1,7 +1,7 @@
 """Search: each probe in the gallery, 1:N, block by block, regardless of the sizes.
 
 **Ties count against the system.** The place of a mate is 1 + the non-mated entries that score at least as high + the
-mates before it. A system that answers every comparison alike finds nobody; nothing depends on the gallery's order.
+mates before it. A system that answers every comparison alike finds no mate; nothing depends on the gallery's order.
 
 Where vectors are searched, ranks are those of float64: entries whose float32 scores lie within rounding of a mate's are
 compared again. More than `MANY` of them for one mate (a system that collapsed) are taken as ties without a second look.
@@ -223,7 +223,7 @@ class _Search:
         self.mated[row + first] = self.scores.exact(scores[row, column], row + first, column)
 
     def _ahead(self, scores: Array, mated: Array, mates: Mates, first: int) -> I64:
-        """How many others stand before each mate, and tie with it: (b, K). scores: (b, G), no mates; mated: (b, K)."""
+        """Numbers of others before each mate, and of ties with it: (b, K). scores: (b, G), no mates; mated: (b, K)."""
         rows = np.repeat(np.arange(first, first + len(mated)), mated.shape[1])
         near = self.scores.near(mated.ravel(), rows)
         if near is None:
@@ -247,7 +247,7 @@ class _Search:
         return ahead
 
     def _fill_ranks(self, ahead: I64, first: int) -> None:
-        """Ranks and precision from the others that stand before each mate: (b, K), meaningless beyond a row's mates."""
+        """Ranks and precision from the others before each mate: (b, K), meaningless beyond a row's mates."""
         at = slice(first, first + len(ahead))
         count = self.mates[at]
         number = np.arange(1, ahead.shape[1] + 1)  # of a mate within its row

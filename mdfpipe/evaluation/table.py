@@ -44,11 +44,11 @@ OF_TEMPLATES = (
     *("fusions", "pairs", "galleries", "by", "sighting", "pooling", "normalise_first", "quality", "failure"),
     *("unmated", "same_probes", "norm", "calibrate", "allow_same_media"),
 )
-"""Settings that say who is searched among whom, and as what."""
+"""Settings of probes, galleries and their templates."""
 WITHIN = ("all", "within")
 """The choices of `pairs` that search domains within themselves."""
 OF_METHOD = ("fusions", "pooling", "normalise_first", "quality", "same_probes", "norm", "calibrate")
-"""Those of them that are a method's own: numbers that differ in them may stand side by side."""
+"""Those of them that are a method's own: numbers that differ in them may be compared."""
 
 
 class Fusion(Config):

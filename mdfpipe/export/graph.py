@@ -1,4 +1,4 @@
-"""A network as an ONNX graph, and what is said of it there."""
+"""A network as an ONNX graph, with its description there."""
 
 from __future__ import annotations
 

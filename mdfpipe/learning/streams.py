@@ -55,7 +55,7 @@ class DomainPairs:
     """Which domains a loss brings together. group: of each domain, a number; pairs: unordered, of groups a < b.
 
     all: every two domains; vis_ir: those of which exactly one is visible; grouped: all infrared domains as one group
-    beside the visible ones, which are one group, too. Where vis_ir finds no visible domain, or no other, it has none.
+    next to the visible ones, which are one group, too. Where vis_ir finds no visible domain, or no other, it has none.
     """
 
     group: tuple[int, ...]

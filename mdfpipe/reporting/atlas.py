@@ -47,7 +47,7 @@ class Map:
 
 
 def atlas(system: str, templates: Templates, file: str) -> Map | None:
-    """The map of a system's enrolled templates; None of fewer than LEAST_POINTS. Of many, some subjects, evenly."""
+    """The map of a system's enrolled templates; None for fewer than LEAST_POINTS. Many are thinned out evenly."""
     enrolled, people = np.flatnonzero(templates.enrolled), templates.subject.tolist()
     if len(enrolled) < LEAST_POINTS:
         return None

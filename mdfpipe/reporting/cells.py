@@ -8,7 +8,7 @@ from typing import Final
 from mdfpipe.store.results import NOTES, Number, Row, Verdict, counted_as, note_words, source
 
 MARKS: Final = {Verdict.BEST: "", Verdict.LEVEL: "≈", Verdict.WORSE: "", Verdict.UNTESTED: "?", None: ""}
-"""What stands behind a number; the best ones are bold."""
+"""Marks after a number; the best ones are bold."""
 LABELS: Final = {
     "map": "mAP",
     "minp": "mINP",

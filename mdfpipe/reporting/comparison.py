@@ -73,7 +73,7 @@ def side_by_side(
     and of pairs need all scores. What is not compared is untested.
 
     Tables of one name under two protocols are refused, by the protocols' content: ProtocolError. allow_mixed: they
-    stand side by side with a stamp, and nothing is compared across. Numbers that are out of date are refused as well:
+    are side by side with a stamp, and nothing is compared across. Numbers that are out of date are refused as well:
     DataError. allow_stale: they are shown with a stamp. Raises StoreError, too.
     """
     every = _read([run, *others], allow_stale)

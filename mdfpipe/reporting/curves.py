@@ -1,4 +1,4 @@
-"""CMC, ROC, DET and trainings: which lines stand on which drawing."""
+"""CMC, ROC, DET and trainings: which lines are on which drawing."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from mdfpipe.store.results import AVERAGE, NOTES, Number, Results, Row, Verdict,
 
 @dataclass(frozen=True)
 class Grid:
-    """Rows of cells under columns, which stand in groups. title: the metric, or nothing where columns name it."""
+    """Rows of cells under columns, which are in groups. title: the metric, or nothing where columns name it."""
 
     title: str
     head: str

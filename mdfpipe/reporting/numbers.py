@@ -15,11 +15,11 @@ MEANING: Final = (
     "`=` not significantly different from the best, `<` significantly worse; `?` not tested"
 )
 WIDTH: Final = 150
-"""Letters of a line: metrics that do not fit stand below, in a block of their own."""
+"""Letters of a line: metrics that do not fit follow below, in a block of their own."""
 
 
 def number_lines(results: Results) -> list[str]:
-    """Every table with every metric. Behind each number stands a mark for its verdict, as MEANING says."""
+    """Every table with every metric. A mark after each number gives its verdict, as MEANING says."""
     lines = [f"!! {stamp}" for stamp in results.stamps]
     for view in views(results):
         title = "" if view.title == view.name else f": {view.title}"

@@ -194,7 +194,7 @@ class _Opened:
 
 
 def _compared(path: Path) -> list[str]:
-    """Refuse numbers that are out of date; what to note where that could not be told."""
+    """Refuse numbers that are out of date; what to note where that is unknown."""
     if current(path, STAGE, KEY, allow_stale=None).currency is Currency.UNKNOWN:  # why: may hold a path
         return ["entered where its data could not be read, so that nothing was compared with them"]
     return []

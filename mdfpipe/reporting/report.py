@@ -238,7 +238,7 @@ def _whos(page: ResultsPage) -> Iterable[Who]:
 
 
 class PageCrops:
-    """The crop that stands for a template: the middle one of its crops, in the order of the manifest."""
+    """The crop that represents a template: the middle one of its crops, in the order of the manifest."""
 
     def __init__(self, run: Path, show_people: bool, notes: list[str]) -> None:
         self.run, self.show_people, self.notes = run, show_people, notes

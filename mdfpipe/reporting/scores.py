@@ -8,7 +8,7 @@ the two are equal, it is a mate. model_label, probe_label: the templates.
 written as in a URL (`%20`), in every column alike: different names stay different, and equal ones equal.
 
 **One search a file.** These columns do not say in which gallery a probe was searched, and what reads them takes all
-lines of a probe for one search. A file in which a probe stands with two galleries is refused; `where` chooses one.
+lines of a probe for one search. A file in which a probe has two galleries is refused; `where` chooses one.
 """
 
 from __future__ import annotations

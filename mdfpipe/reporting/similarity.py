@@ -78,7 +78,7 @@ class HeatMap:
 def heat_map(system: str, templates: Templates, file: str) -> HeatMap | None:
     """Cosine similarity of subjects, the same subjects in the same order in every panel; None without a template.
 
-    A subject with several templates in a domain stands there with their mean. Subjects with every domain come
+    A subject with several templates in a domain is represented there by their mean. Subjects with every domain come
     first; of many, some are chosen evenly by name.
     """
     domains = enrolled_domains(templates)[:MOST_DOMAINS]
@@ -115,7 +115,7 @@ def heat_map(system: str, templates: Templates, file: str) -> HeatMap | None:
 
 
 def painted(panel: Panel, low: float, high: float) -> NDArray[np.uint8]:
-    """The panel as a picture (S, S, 3): dark is the least similar, grey where nobody is."""
+    """The panel as a picture (S, S, 3): dark is the least similar, grey where there is no subject."""
     known = np.isfinite(panel.values)
     picture = ramped(np.where(known, (panel.values - low) / (high - low), 0.0))
     picture[~known] = 128

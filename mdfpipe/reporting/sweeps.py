@@ -280,9 +280,9 @@ def _bands(rows: Sequence[Row]) -> str:
 
 
 class Axis:
-    """Where the values of a setting stand: to scale, by their logarithms where they lie too close for that, or evenly.
+    """Places of the values of a setting: to scale, by their logarithms if they are too close for that, or evenly.
 
-    at: value -> place. ticks: places with words, as many as have room. manner: how they stand, where not to scale.
+    at: value -> place. ticks: places with words, as many as have room. manner: their spacing, if not to scale.
     """
 
     def __init__(self, values: Sequence[Value]) -> None:
@@ -299,7 +299,7 @@ class Axis:
 
     @cached_property
     def ticks(self) -> list[tuple[float, str]]:
-        """Words are cut to the room that there is; numbers that would stand over the one before are left out."""
+        """Words are cut to the room that there is; numbers that would overlap the one before are left out."""
         ordered = sorted(self.at.items(), key=lambda one: one[1])
         if self.is_of_words:
             most = max(_LETTERS // len(ordered) - 1, 2)

@@ -2,7 +2,7 @@
 
 Git LFS, git-annex, DVC and web servers leave small files in place of the data. A web page is downloaded under the name
 of a checkpoint, a Keras file is taken for one of torch, a TorchScript archive is called `.pt` like a checkpoint. Each
-is named here, so that nobody has to read a library's error for it. Only a few bytes are read, nothing is opened.
+is named here, so that no user has to read a library's error for it. Only a few bytes are read, nothing is opened.
 """
 
 from __future__ import annotations

@@ -85,7 +85,7 @@ class FrameRule(StrEnum):
 def frame_numbers(names: Sequence[str]) -> list[int] | None:
     """The number of each frame by its name, ascending; None where one has none, or they do not ascend.
 
-    names: in presentation order; time stamps, for one, do not ascend in the fractions of their seconds. Of several
+    names: in presentation order; time stamps, for one, do not ascend in the fractions of their seconds. Among several
     numbers in a name it is the one that differs from name to name where only one does, else the last.
 
     >>> frame_numbers(["left_7_640x480.png", "left_8_640x480.png"]), frame_numbers(["a1.png", "b.png"])

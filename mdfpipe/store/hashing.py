@@ -49,7 +49,7 @@ def _sha256(path: str, size: int, mtime_ns: int) -> str:
 def bytes_sha256(path: Path, read: Callable[[int], None] | None = None) -> str:
     """The sha256 of a file's bytes as they are now: for a file that was written a moment ago. Raises OSError.
 
-    read: told how many bytes were read, as they are.
+    read: called with the number of bytes of each read.
     """
     with opened(path) as file:
         return digest_of(file, read=read).hexdigest()
@@ -116,7 +116,7 @@ def _column(chunks: Sequence[pa.Array], kind: pa.DataType) -> bytes:
 def stamp(path: Path, depth: int = 0) -> str | None:
     """Size and modification time of a file, or of each file of a folder by name; None where there is nothing.
 
-    A video is unchanged while this is, so that nobody has to read it again to know. depth: of the folders below whose
+    A video is unchanged while this is, so that it need not be read again. depth: of the folders below whose
     files count, too.
     """
     try:

@@ -234,7 +234,7 @@ def unpacked(data: bytes, flags: int, what: str = "the picture") -> NDArray[Any]
     """The pixels of an image of FORMATS as OpenCV gives them by its `flags`; None where they do not decode.
 
     Raises DataError where its header claims more pixels than a file of its size may unfold to. What OpenCV would read
-    beyond FORMATS is not tried: nobody here knows what its header claims.
+    beyond FORMATS is not tried: no code here knows what its header claims.
     """
     import cv2
 

@@ -5,9 +5,9 @@ error elsewhere. So the lock is a record, `.lock-000007`, that says who holds th
 
 - **The highest number holds.** A record is made with `link` (or O_EXCL where there are no links), which succeeds for
   one process alone, on NFS and Lustre too. To take over after owner 7 is to make record 8. The highest record is never
-  deleted, so that one who was slow to look cannot make number 8 a second time; it looks again afterwards anyway.
+  deleted, so that one who was slow to look cannot make number 8 a second time; it checks again afterwards.
 - **A heartbeat keeps it alive.** Its owner sets the record's time every BEAT seconds. An owner on this machine is
-  looked up instead: it is dead as soon as its process is. Of an owner elsewhere the record is *watched*, by this
+  looked up instead: it is dead as soon as its process is. The record of an owner elsewhere is *watched*, by this
   machine's own clock: unchanged for LEASE seconds, it is presumed dead. Clocks are never compared, as those of machines
   differ. No option breaks a lock: options get into scripts, and watching takes a minute.
 - **Who lost it stops.** An owner that was presumed dead (suspended, cut off from the server) and wakes up finds a

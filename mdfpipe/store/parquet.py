@@ -99,7 +99,7 @@ def seal(path: Path) -> None:
 def is_whole(path: Path, read: Callable[[int], None] | None = None) -> bool | None:
     """Whether each byte of a sealed file is as it was written; None of a file without a seal. Raises OSError.
 
-    read: told how many bytes were read, as they are.
+    read: called with the number of bytes of each read.
     """
     with opened(path) as file:
         footer, found = _tail(file)

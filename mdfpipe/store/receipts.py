@@ -31,7 +31,7 @@ class Receipt:
     run folder -> (size in bytes, sha256; "" of a log) of what belongs to the part. facts: what the stage observed
     (frames delivered, thresholds found, rows by status, ...): reported, never part of the fingerprint. tells: the names
     of the facts that later stages read. content: the hash of what those find here, of rows, files, and the facts that
-    it tells; "" where nobody took it: before the commit, and in a part of an earlier version.
+    it tells; "" where it was not taken: before the commit, and in a part of an earlier version.
     """
 
     stage: str
@@ -79,7 +79,7 @@ class Receipt:
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a unit of work failed: kind is the error's class; traceback only where it was not foreseen."""
+    """Why a unit of work failed: kind is the error's class; traceback only for an unexpected error."""
 
     stage: str
     key: str

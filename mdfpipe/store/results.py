@@ -27,11 +27,11 @@ AVERAGE: Final = "average"
 PLACE: Final = ("table", "gallery_domain", "probe_domain", "gallery")
 SIGNIFICANT: Final = 0.05
 FEWEST_SUBJECTS: Final = 6
-"""For a bootstrap to be a test. Of five subjects who all agree, a sign test has p 0.06: nothing can be significant."""
+"""For a bootstrap to be a test. With five subjects that agree, a sign test has p 0.06: nothing can be significant."""
 
 Row = dict[str, Any]
 """A row of a table. `_run`, `_file` and `_row` say where it was read; `_system`, `_first` and `_second` how systems are
-called where runs stand side by side; `_protocol` is the fingerprint of its table's protocol."""
+called where runs are side by side; `_protocol` is the fingerprint of its table's protocol."""
 
 LOWER_IS_BETTER: Final = ("eer", "rocch-eer", "fnir@", "cllr", "mincllr", "fmr@", "fnmr@", "fpir@")
 
@@ -66,7 +66,7 @@ class Verdict(StrEnum):
 class Number:
     """One number: its row of METRICS, and what it is against the best of its column.
 
-    verdict: None where the number stands alone. best: the system that it is compared with, and test: the row of
+    verdict: None for a number alone. best: the system that it is compared with, and test: the row of
     COMPARISONS that says so, where there is one.
     """
 
@@ -98,7 +98,7 @@ NOTES: Final[dict[NumberNote, tuple[str, str]]] = {
     NumberNote.MANY_SCORES: ("", "no interval: too many scores"),
     NumberNote.MEAN: ("", "no interval: a mean"),
 }
-"""Of each note the mark behind the number, and its words. Without a mark, the words are in the cell."""
+"""The mark after the number of each note, and its words. Without a mark, the words are in the cell."""
 
 
 def note_words(row: Row) -> list[str]:
@@ -360,7 +360,7 @@ def _whole(run: Path, file: str) -> Path:
 
 
 def source(rows: Iterable[Mapping[str, Any]]) -> str:
-    """Where rows stand, in words: file, and rows counted from 0.
+    """Places of rows, in words: file, and rows counted from 0.
 
     >>> source([{"_file": "a.parquet", "_row": n} for n in (0, 1, 2, 7)])
     'a.parquet, rows 0-2, 7'

@@ -365,7 +365,7 @@ def faces_file(video_id: str) -> str:
 
 
 def images_file(video_id: str) -> str:
-    """The table of the images that stand for a video, in a data set of images; it belongs to the index."""
+    """The table of the images of a unit, in a data set of images; it belongs to the index."""
     return f"index/images/{file_name(video_id)}.parquet"
 
 

@@ -84,7 +84,7 @@ def read_crop(shard: Path, offset: int, size: int, crc32: int | None) -> bytes:
     """The encoded bytes of one crop. crc32: as its table has it; None where the table is of an earlier version.
 
     Raises Damaged where the shard is not the one that its run made, so that crop is due; DataError where the bytes are
-    not those that were stored, or nobody knows which shard was made.
+    not those that were stored, or it is unknown which shard was made.
     """
     try:
         handle = os.open(shard, os.O_RDONLY)

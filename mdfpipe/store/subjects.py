@@ -1,4 +1,4 @@
-"""Subjects in cells: which texts name nobody, and which names differ only in invisible ways.
+"""Subjects in cells: which texts name no subject, and which names differ only in invisible ways.
 
 Every reader of subject ids asks here: face tables and gallery tables, lists of protocols, vectors made elsewhere.
 """
@@ -22,13 +22,13 @@ NOBODY = (
     *("#nom?", "#nome?"),
     *("none", "null", "<null>", "(null)", "\\n", "<missing>", "<undefined>", ".", "-", "--", "?"),
 )
-"""Texts that programs write where there is no value; in any case, spaces around. Such a cell names nobody."""
+"""Texts that programs write where there is no value; in any case, spaces around. Such a cell names no subject."""
 
 DOUBTFUL = (
     *("-1", "-1.0", "unknown", "unk", "undefined", "unidentified", "unnamed", "unlabelled", "unlabeled", "missing"),
     *("nobody", "no_subject", "nil", "background"),
 )
-"""Texts that may mean nobody and may be a name. They are taken as names, and reported."""
+"""Texts that may mean no subject and may be a name. They are taken as names, and reported."""
 
 
 def is_missing(text: str) -> bool:
@@ -51,7 +51,7 @@ class SubjectNames:
     missing: frozenset[str] = frozenset()
 
     def subject_id(self, text: str) -> str | None:
-        """The subject that a cell names; None for nobody. `12.0` is 12, as pandas writes whole numbers with gaps."""
+        """The subject that a cell names, if any. `12.0` is 12, as pandas writes whole numbers with gaps."""
         if text in self.kept:
             return text
         if text in self.missing or is_missing(text):
@@ -59,7 +59,7 @@ class SubjectNames:
         return re.sub(r"\A(-?\d+)\.0+\Z", r"\1", text)
 
     def is_doubtful(self, text: str) -> bool:
-        """Whether a name may well mean nobody, and no setting says that it does not."""
+        """Whether a name may mean no subject, and no setting keeps it as a name."""
         return text.lower() in DOUBTFUL and text not in self.kept and text not in self.missing
 
 

@@ -465,7 +465,7 @@ PARTS: Final = {
     "embed": embeddings(1),
     "evaluate": METRICS,
 }
-"""The schema of the parts of each stage; of vectors, whatever their width."""
+"""The schema of the parts of each stage; of vectors, of any width."""
 _LATER: Final = "crc32"  # its readers know tables without it
 
 
@@ -536,7 +536,7 @@ def joined(table: pa.Table, ids: Column, by: str, part: Path, of: str, *, others
 def places(known: Column, ids: Column, part: Path, of: str, *, others: bool = False) -> NDArray[np.int64]:
     """(n,) the position in `known`, the ids of a part, of each of n `ids`, those of what it is joined with.
 
-    part: where it lies. of: what `ids` are of, for people. others: whether it may hold further ids. Raises DataError
+    part: its file. of: what `ids` are of, for people. others: whether it may hold further ids. Raises DataError
     where an id is missing, unknown, or is listed twice: values would go to another's row.
     """
     known, ids = _unchunked(known), _unchunked(ids)

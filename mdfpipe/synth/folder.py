@@ -1,7 +1,7 @@
 """The folder of a synthetic data set: whose it is, who works in it, and what of it is there.
 
 A video counts as drawn where it and the two tables of its rows are whole. The rows know how many bytes their video
-has. Everything is written beside its place, synced and renamed; the rows come first, the video last.
+has. Everything is written under a temporary name, synced and renamed; the rows come first, the video last.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ NOTE = "rendered people, not real ones: nothing measured here says how well real
 VIDEO_BYTES = b"video_bytes"  # in the footer of a table of rows: the size of their video
 
 Share: TypeAlias = Callable[[Callable[..., Any], Iterable[tuple[Any, ...]], Callable[[int], None]], Iterator[Any]]
-"""share(function, units, tell): the results of `function(*unit, tell)`, as they come, in whatever processes."""
+"""share(function, units, tell): the results of `function(*unit, tell)`, as they come, in any processes."""
 
 
 def here(function: Callable[..., Any], units: Iterable[tuple[Any, ...]], tell: Callable[[int], None]) -> Iterator[Any]:

@@ -66,7 +66,7 @@ class _Walk:
 
 @dataclass(frozen=True, eq=False)
 class _Thing:
-    """A thing that hides people: its pixels, its left top corner, and the ground line that it stands on."""
+    """A thing that hides people: its pixels, its left top corner, and its ground line."""
 
     pixels: Array
     x: int
@@ -240,7 +240,7 @@ def _overlap(size: Size, part: tuple[int, ...], x: int, y: int) -> tuple[Any, An
 
 
 def _shadow(scene: Array, foot: Array, height: float) -> None:
-    """Darken the ground where a person stands."""
+    """Darken the ground below a person."""
     x, y = int(foot[0]), int(foot[1])
     rx, ry = max(int(0.16 * height), 2), max(int(0.028 * height), 1)
     inside, cut = _overlap((scene.shape[0], scene.shape[1]), (4 * ry + 1, 2 * rx + 1), x - rx, y - 2 * ry)

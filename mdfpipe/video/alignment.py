@@ -19,7 +19,7 @@ Neighbouring frames say much the same, so the standard error is that of batch me
 blocks of 10 frames (all subjects together, since a camera shakes them all), and blocks count as independent.
 Either measure may decide; where both win clearly and disagree, there is no verdict.
 
-Known limit: a face that sticks out in front of a body which moves at perfectly constant velocity looks to the
+Known limit: a face that sticks out in front of a body which moves at perfectly constant velocity appears to the
 overlap like an offset of -1, and no geometry can tell the two apart. Unsteady motion does, by contradiction.
 """
 

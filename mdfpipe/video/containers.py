@@ -196,7 +196,7 @@ def _missing_bytes(path: Path) -> int:
 
 
 def _aligned(data: NDArray[np.uint8], length: int, least: int = 3) -> int | None:
-    """Where in its first packet the sync bytes of packets of this length stand; None where they do not."""
+    """Place in its first packet of the sync bytes of packets of this length; None where they do not."""
     for start in range(min(length, len(data))):
         marks = data[start::length]
         if len(marks) >= least and (marks == _SYNC).all():

@@ -125,7 +125,7 @@ def _cause(boxes: NDArray[np.float64], size: NDArray[np.float64]) -> str:
 def _factor(least: float, size: NDArray[np.float64]) -> float | None:
     """How much larger the picture was that boxes are of which reach `least` times the size of this one.
 
-    The next usual size for 16:9, else the next round factor: people seldom stand at the very edge.
+    The next usual size for 16:9, else the next round factor: people are seldom at the very edge.
     """
     longer, shorter = size.max(), size.min()
     is_wide = abs(longer * 9 - shorter * 16) < 16

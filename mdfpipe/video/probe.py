@@ -185,7 +185,7 @@ def open_video(path: Path, which: int | None = None) -> Iterator[tuple[InputCont
     """The opened container of a file and one of its video streams. Raises DecodeError with one clear line.
 
     which: its place among the video streams, from 0; None: the default one, or else the largest. Covers of albums and
-    thumbnails are video streams, too, but none that is taken unasked.
+    thumbnails are video streams, too, but none is taken without a setting.
     """
     import av
     import av.error

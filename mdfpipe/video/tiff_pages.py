@@ -350,7 +350,7 @@ def _no_floats(what: str) -> str:
 
 
 def stack_of(tiff: Tiff, offset: int) -> int:
-    """How many pictures ImageJ says a page stands for; 1 unless it is one of its stacks above 4 GB.
+    """The number of pictures in a page, as ImageJ declares it; 1 unless it is one of its stacks above 4 GB.
 
     ImageJ then writes one directory, and the other pictures behind it with none.
     """

@@ -2,7 +2,7 @@
 
 ultralytics (8.4.190) does on import, unless its environment says otherwise: a DNS look-up, a file in the user's home,
 switches for telemetry and for installing packages, OpenCV without threads, other print options, `torch.save` and
-`PIL.Image.open` replaced. Here it is told otherwise before the import, and what it changed is put back after it.
+`PIL.Image.open` replaced. Here it is configured before the import, and what it changed is put back after it.
 
 Weights are pickles, and a pickle can run anything. A file of any form is opened by
 `torch.load(weights_only=True)`: tensors, and for a whole checkpoint the classes of torch and ultralytics that its own

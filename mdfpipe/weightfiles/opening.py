@@ -90,7 +90,7 @@ def _refuse_large(path: Path, content: Content) -> None:
 
 
 def _refuse_spread(found: Any, path: Path) -> Any:
-    """The same. Raises ConfigError where its tensors claim too much: one number may stand for any number of them."""
+    """The same. Raises ConfigError where its tensors claim too much: one number may be repeated any number of times."""
     claimed, waiting, seen = 0, [found], set[int]()
     while waiting:
         value = waiting.pop()
@@ -211,7 +211,7 @@ _INSTRUCTIONS: Final = frozenset(
         *("BINUNICODE", "SHORT_BINSTRING", "BINPERSID", "BINGET", "LONG_BINGET", "BINPUT", "LONG_BINPUT"),
     }
 )
-"""What torch's reader of tensors knows: all that `torch.save` writes by itself."""
+"""What torch's reader of tensors knows: all that `torch.save` writes."""
 
 
 def _refusal(path: Path, content: Content, error: BaseException) -> str | None:

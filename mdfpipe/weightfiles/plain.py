@@ -135,5 +135,5 @@ def _plain() -> Iterator[tuple[Any, str]]:
 
 
 PLAIN: Final = tuple(_plain())
-"""What may lie beside tensors, for `torch.serialization.safe_globals`: it holds values, and can run nothing."""
+"""What may accompany tensors, for `torch.serialization.safe_globals`: it holds values, and can run nothing."""
 PLAIN_NAMES: Final = frozenset(name for _, name in PLAIN)

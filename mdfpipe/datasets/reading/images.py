@@ -1,6 +1,6 @@
 """Benchmarks of images, each a person already cut out: what their readers share.
 
-The images of one folder and camera are a *unit*, which stands where a video stands elsewhere: one domain, one camera,
+The images of one folder and camera are a *unit*, which takes the place of a video: one domain, one camera,
 one part of each stage. Units are few and large. An image is named by its path under the data root, suffix and all, so
 that sorting the names of a subject and camera is sorting the folder's listing, as the galleries of protocols ask for.
 """

@@ -184,7 +184,7 @@ def _matches(root: Path, base: str, parts: list[str], key: Callable[[str], str] 
     """What a pattern matches below a folder; `**` is any number of folders, linked ones too. key: names are compared
     by it.
 
-    A folder that may not be listed stands for what is in it: it is a video that cannot be read.
+    A folder that may not be listed represents what is in it: it is a video that cannot be read.
     """
     if not parts:
         yield base

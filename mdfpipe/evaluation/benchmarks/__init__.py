@@ -30,7 +30,7 @@ SAME_CAMERA = Removal("same person and camera", "mates")
 class BenchmarkImages:
     """Rows as arrays. person: (N,) places in the sorted subjects; camera: (N,) numbers, -1 where a row has none.
 
-    order: the rows by person, camera and name of the file, in which galleries are drawn and ties stand.
+    order: the rows by person, camera and name of the file, in which galleries are drawn and ties are broken.
     """
 
     subject: np.ndarray[Any, Any]

@@ -10,7 +10,7 @@ from mdfpipe.evaluation.benchmarks import BenchmarkImages, Direction, Trial, dra
 from mdfpipe.evaluation.comparing import I64
 
 VIS_CAMERAS, NIR_CAMERAS = tuple(range(1, 10)), (1, 2, 4, 5, 6, 7, 8, 9)
-"""Of LLCM's test tree, in the order that its galleries are drawn in."""
+"""Cameras of LLCM's test tree, in the order in which its galleries are drawn."""
 CAMERAS = {Band.VIS: VIS_CAMERAS, Band.NIR: NIR_CAMERAS}
 
 Drawing = Callable[[I64, I64, Iterable[int]], Sequence[Trial]]

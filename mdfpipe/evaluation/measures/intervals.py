@@ -105,7 +105,7 @@ class Separation:
     high: (p,) scores of mates (1:1: genuine pairs; open set: each mated probe's mate, -inf if its rank does not count).
     low: (q,) scores of others (1:1: impostor pairs; open set: the maximum of each non-mated probe).
     of_high: (p,), of_low: (q,) or (q, 2) subject codes. A pair of two subjects counts as often as the product of their
-    draws says: both sides are sampled, and a subject drawn twice is never an impostor of itself.
+    draws says: both sides are sampled, and a subject drawn twice is never its own impostor.
     """
 
     high: F64

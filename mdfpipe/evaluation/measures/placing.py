@@ -1,8 +1,8 @@
-"""Placing: where the mates of each query stand in its list, as the published evaluators of re-identification count it.
+"""Placing: places of the mates of each query in its list, as the published evaluators of re-identification count it.
 
-A mate's place is the count of greater scores: nothing is sorted where queries have few mates. Ties stand in the order
+A mate's place is the count of greater scores: nothing is sorted where queries have few mates. Ties are in the order
 of the gallery (a stable sort), unlike in `search`, where they count against the system: for a query with a tied mate,
-score and place become one whole number, greater is earlier, and no two of them are equal. These keys then stand for the
+score and place become one whole number, greater is earlier, and no two of them are equal. These keys then replace the
 scores. PROTOCOLS 2.1-2.4 has the loops that this equals.
 """
 
@@ -26,7 +26,7 @@ Values = NDArray[Any]
 class Placing:
     """The places of one gallery's images for each of some queries. Raises ProtocolError for a gallery of one identity.
 
-    subject and camera codes of both sides; missing: (G,) gallery images without a vector, which are in nobody's list.
+    subject and camera codes of both sides; missing: (G,) gallery images without a vector, which are in no list.
     distinct: rank counts identities that come before the query's, not images.
     valid: (Q,) queries that have a mate once the rule has left out what it does, whether that has a vector or not.
     rank: (Q,) of the first mate, from 1; 0 without one. precision, penalty: (Q,) average precision (without

@@ -16,7 +16,7 @@ from mdfpipe.evaluation.search import search
 def rank_one(
     rows: pa.Table, vectors: NDArray[np.float32], gallery: Sequence[str], measure: Measure = "cosine"
 ) -> float:
-    """The share of mean templates found across domains, 0..1; ties count as misses; 0 where nobody can be searched.
+    """The share of mean templates found across domains, 0..1; ties count as misses; 0 if there is no search.
 
     rows: subject_id, domain, video_id. gallery: its domains; where the rows have one domain only, or none of these,
     each subject's first video is its gallery entry and the others its probes.

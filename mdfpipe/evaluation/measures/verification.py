@@ -105,7 +105,7 @@ class Roc:
         return self._equal("eer-hter", float(far[best] + frr[best]) / 2, best)
 
     def eer_fvc(self) -> Metric:
-        """`eer-fvc`: of the two thresholds that the crossing lies between, the one with the smaller mean.
+        """`eer-fvc`: of the two thresholds around the crossing, the one with the smaller mean.
 
         Raises ProtocolError unless whole.
         """

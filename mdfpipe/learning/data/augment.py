@@ -144,7 +144,7 @@ class Augment(Config):
     def _moved(self, image: U8, generator: np.random.Generator) -> U8:
         """Flip, shift, scale, and pad and crop, in one resampling (bilinear; exact where it moves by whole pixels).
 
-        The border of `pad_px` is black, as PASS's. With a shift or scale, which stand for the errors of a detector, the
+        The border of `pad_px` is black, as PASS's. With a shift or scale, which imitate the errors of a detector, the
         edge is repeated instead: there the picture would have gone on.
         """
         import cv2

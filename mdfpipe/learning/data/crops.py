@@ -34,7 +34,7 @@ class Crops:
 
     crop_id: (n,) strings; subject, domain, video, shard: (n,) int64 into subjects, domains, videos, shards (absolute
     paths); offset, size: (n,) int64 bytes in the shard; crc32: (n,) int64, of these bytes, or UNKNOWN; source: (n,)
-    int64, 0 = the study's own manifest, 1.. = further ones; window: (n, 2) float32, the values that stand for black and
+    int64, 0 = the study's own manifest, 1.. = further ones; window: (n, 2) float32, the values of black and
     white. subjects are sorted.
     """
 
@@ -131,7 +131,7 @@ def from_manifest(
     """The rows of a MANIFEST table below `folder` that pass the filters; `prefix` is put before their subjects.
 
     splits, domains: None = all; domains are kept in the order that is given, else sorted. windows: video_id -> the
-    values that stand for black and white in its crops above 8 bits. Raises DataError where nothing is left, a domain is
+    values of black and white in its crops above 8 bits. Raises DataError where nothing is left, a domain is
     missing, a crop is listed twice, or a shard is outside of `folder`.
     """
     filters: list[tuple[str, Sequence[str]]] = [("modality", [modality])]

@@ -315,7 +315,7 @@ class Tuples:
 
     Anchor and positive are of one subject that has crops in every domain: different crops, evenly over videos also of
     different ones where there are, and the same crop only where the subject has no other in the domain. Each domain's
-    negative is of a subject drawn by itself, from all others that have crops there. Rows are ordered by tuple, domain
+    negative is of a subject drawn alone, from all others that have crops there. Rows are ordered by tuple, domain
     (as in `domains`), role; `Draw.role` says which. An epoch walks over all crops of the first domain as anchors; its
     last batch is filled up from the walk's beginning.
 

@@ -1,4 +1,4 @@
-"""Losses of LCCRF: who belongs to whom in a batch of tuples, angular triplets, compactness, distillation (CMKD).
+"""Losses of LCCRF: which crops of a batch belong together, angular triplets, compactness, distillation (CMKD).
 
 Matches and triples are lists of rows, each in a part (an ordered pair of domains), over which a loss is the mean of the
 parts' means: so a pair with more data counts no more than another, and one without data counts nothing (METHODS 0 and

@@ -54,7 +54,7 @@ class Mined:
 def mine(features: Tensor, subject: Tensor) -> Mined:
     """The hardest positive and negative of every anchor (batch-hard; METHODS 0 and 1.4, text of the body paper's IV-C).
 
-    features: (B, D), raw; subject: (B,) int64. An anchor is not its own positive. Of ties, the lowest place.
+    features: (B, D), raw; subject: (B,) int64. An anchor is not its own positive. Ties give the lowest place.
     """
     distance = distances(features, features)
     same = subject[:, None] == subject[None, :]

@@ -16,7 +16,7 @@ from mdfpipe.learning.streams import DomainPairs
 
 Form: TypeAlias = Literal["mask", "gate", "elementwise", "literal"]
 TOLERANCE = 1e-6
-"""Relative: a constant map lies at its own mean, but for round-off (METHODS 8)."""
+"""Relative: a constant map equals its own mean, except for round-off (METHODS 8)."""
 BRANCHES: Final = ("first", "second")
 WHOLE: Final = "whole"
 OWN_STAGES: Final = 2

@@ -1,7 +1,7 @@
 """Fabric as a training uses it: on one device, or in all processes that `torchrun` started.
 
 Lightning Fabric searches for the launcher of the process: Slurm, LSF, MPI, its own command line. Inside a batch job
-it then expects processes that nobody started, or starts some. Here only `torchrun` starts processes, so Fabric always
+it then expects processes that were not started, or starts some. Here only `torchrun` starts processes, so Fabric always
 gets them from us.
 """
 

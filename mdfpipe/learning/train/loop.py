@@ -90,7 +90,7 @@ def _loop(
 
 
 def _heed(run: State, signal: int | None, saved: bool = False) -> None:
-    """Save the state and raise Stopped where a stop signal came. Of several processes, the first decides."""
+    """Save the state and raise Stopped after a stop signal. The first of several processes decides."""
     if signal is None or not run.fabric.is_global_zero:
         return
     if not saved:

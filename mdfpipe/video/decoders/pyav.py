@@ -287,7 +287,7 @@ class _Marks:
     """What a container says of its packets: that they are damaged, or that packets are missing.
 
     FFmpeg marks a picture of a transport stream wherever the counter jumps, and at times the one before it: so the
-    stream is looked at itself once a mark is seen.
+    stream is examined itself once a mark is found.
     """
 
     def __init__(self, path: Path, transport: int | None) -> None:

@@ -80,7 +80,7 @@ class Precomputed(Detector):
         return {"boxes": file_sha256(path) if self._per_video else self._read(data, video_id).sha256()}
 
     def open(self, data: Path, video_id: str, *, device: str, threads: int) -> Detect:
-        """A function that looks boxes up by frame. Raises as `identity` does; device and threads do not matter."""
+        """A function that finds boxes by frame. Raises as `identity` does; device and threads do not matter."""
         rows = self._read(data, video_id)
         keep = rows.score >= np.float32(self.min_score)
         rows = _Rows(rows.frame[keep], rows.xyxy[keep], rows.score[keep])
@@ -181,7 +181,7 @@ class _Table:
 
     def named(self, video_id: str, data: Path) -> list[str]:
         """How the file writes a video: as it is, as a path that is it in plain form or without its suffix, or as its
-        path without a suffix where no other video is under that name. Of several paths only those that lie there."""
+        path without a suffix where no other video is under that name. Among several paths only those that exist."""
         if self.spans is None:
             return [video_id]
         same = [text for text in self.spans if text == video_id or video_id in named_alike(text)]

@@ -91,7 +91,7 @@ class Yolo(NetworkDetector):
             raise
 
     def download(self, data: Path, say: Callable[[str], object]) -> None:
-        """Fetch the weights where they are missing. Raises ConfigError where nobody publishes that name."""
+        """Fetch the weights where they are missing. Raises ConfigError if no weights of that name are published."""
         try:
             self.find(data)
         except ConfigError as error:

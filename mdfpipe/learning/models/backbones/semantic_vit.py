@@ -18,9 +18,9 @@ from torch.nn import functional
 from mdfpipe.errors import ConfigError
 
 PARTS = ("face", "torso", "lower_body")
-"""What the local tokens stand for, in their order. Fine-tuning alone ties no token to a region (METHODS 1.1)."""
+"""The regions of the local tokens, in their order. Fine-tuning alone ties no token to a region (METHODS 1.1)."""
 EPS = 1e-6
-"""Of every LayerNorm, as in PASS."""
+"""Epsilon of every LayerNorm, as in PASS."""
 
 
 class Size(NamedTuple):
@@ -157,7 +157,7 @@ class PartAlignment(nn.Module):
 
     @torch.no_grad()
     def match(self, tokens: Tokens) -> Tensor:
-        """(B,) 0..1: the share of an image's local tokens that lie nearest to their own band, seen from the mean of the
+        """(B,) 0..1: the share of an image's local tokens that are nearest to their own band, from the mean of the
         bands. 1/3 is chance: what the term is worth is measured, not believed.
         """
         target = band_targets(tokens.patches, self.grid).float()

@@ -117,7 +117,7 @@ def resized_positions(positions: Tensor, source: Grid, target: Grid) -> Tensor:
 def vit_format(state: Mapping[str, Tensor]) -> str:
     """What made a ViT checkpoint, by the names in it (wrappers removed); "unknown" where it is no ViT.
 
-    A plain ViT at 2:1 is TransReID-SSL's: nobody else publishes bare backbones for people.
+    A plain ViT at 2:1 is TransReID-SSL's: no other project publishes bare backbones for people.
     """
     names = state.keys()
     if "part_token1" in names:
