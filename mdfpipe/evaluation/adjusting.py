@@ -18,7 +18,7 @@ import numpy as np
 
 from mdfpipe.errors import ProtocolError
 from mdfpipe.evaluation.comparing import F64, I64, NAMED, Affine, Entries, Flags, vector_scores
-from mdfpipe.evaluation.measures.calibration import Tally, cllr, logistic, min_cllr, threshold_at
+from mdfpipe.evaluation.measures.calibration import PairCounts, cllr, logistic, min_cllr, threshold_at
 from mdfpipe.evaluation.measures.intervals import Separation, Statistic
 from mdfpipe.evaluation.measures.metrics import Metric, rate, share_of
 from mdfpipe.evaluation.measures.open_set import OpenSet
@@ -137,7 +137,7 @@ def of_scores(metric: str, pairs: Separation, curve: Roc, scorer: Scorer) -> tup
     if metric == "mincllr":
         return _least(curve), pairs.equal_error(metric)
     if metric == "cllr":
-        known = Tally(pairs.high, pairs.low, np.ones(len(pairs.low)), pairs.low)
+        known = PairCounts(pairs.high, pairs.low, np.ones(len(pairs.low)), pairs.low)
         cost = [np.logaddexp(0, side) / (2 * np.log(2)) for side in (-pairs.high, pairs.low)]
         return _cost(known), pairs.means(cost[0], cost[1])
     threshold = scorer.thresholds[share_of(metric)]
@@ -181,5 +181,5 @@ def _least(curve: Roc) -> Metric:
     return Metric("mincllr", min_cllr(curve), curve.n_mated, n_false=curve.n_nonmated)
 
 
-def _cost(known: Tally) -> Metric:
+def _cost(known: PairCounts) -> Metric:
     return Metric("cllr", cllr(known), len(known.mated), n_false=known.n_nonmated)

@@ -25,7 +25,7 @@ from mdfpipe.evaluation.comparing import (
     vector_scores,
 )
 from mdfpipe.evaluation.fusion import Scale, ScoreFusion, common, fit_score_fusion
-from mdfpipe.evaluation.measures.calibration import Tally, count_at_least, tally
+from mdfpipe.evaluation.measures.calibration import PairCounts, count_at_least, tally
 from mdfpipe.evaluation.measures.verification import Roc, verify, verify_scores
 from mdfpipe.evaluation.search import Ranking, search, search_scores
 from mdfpipe.evaluation.within import Sessions
@@ -124,7 +124,7 @@ class Scorer:
         affine = self.affine.at(gallery, probes) if self.affine else None
         return vector_scores(*self.entries(gallery, probes), self.measure, affine)
 
-    def tally(self, gallery: I64, probes: I64) -> Tally:
+    def tally(self, gallery: I64, probes: I64) -> PairCounts:
         """The scores of every pair of them, counted in bounded memory."""
         return tally(self.scores(gallery, probes), Pairing(*self.entries(gallery, probes), self.removal))
 

@@ -12,7 +12,7 @@ from mdfpipe.config import validate
 from mdfpipe.errors import ConfigError, ProtocolError
 from mdfpipe.evaluation import case, comparing
 from mdfpipe.evaluation.measures import calibration
-from mdfpipe.evaluation.measures.calibration import Tally, cllr, logistic, min_cllr, threshold_at
+from mdfpipe.evaluation.measures.calibration import PairCounts, cllr, logistic, min_cllr, threshold_at
 from mdfpipe.evaluation.measures.intervals import Separation
 from mdfpipe.evaluation.measures.verification import roc
 from mdfpipe.evaluation.table import Table
@@ -22,9 +22,9 @@ TESTED, TRAINED = [f"s{n}" for n in range(8)], [f"t{n}" for n in range(7)]
 MATED, OTHERS = [2.5, 0.4, 1.5, 0.4, 3.0], [-1.0, 0.4, 0.0, -2.0, 0.7, 0.7]
 
 
-def tallied(mated: list[float], others: list[float]) -> Tally:
+def tallied(mated: list[float], others: list[float]) -> PairCounts:
     values, counts = np.unique(others, return_counts=True)
-    return Tally(np.array(mated), values, counts.astype(float), values)
+    return PairCounts(np.array(mated), values, counts.astype(float), values)
 
 
 def test_cllr_is_its_definition() -> None:

@@ -4,7 +4,7 @@ Cllr (Brümmer and du Preez 2006): the mean cost of log-likelihood ratios over a
 what scores of 0 cost, which say nothing. Its minimum over all monotone maps of the scores (pool adjacent violators) is
 that of the ROC's convex hull, whose slopes are the likelihood ratios.
 
-All of it comes from a `Tally`: mated scores one by one, non-mated ones as values with counts. So memory is bounded.
+All of it comes from a `PairCounts`: mated scores one by one, non-mated ones as values with counts. So memory is bounded.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ LARGEST: Final = 1e3  # slope: of scores that separate the training pairs no fin
 
 
 @dataclass(frozen=True, eq=False)
-class Tally:
+class PairCounts:
     """Scores of pairs. mated: (M,). values, counts: (V,) non-mated scores, ascending, and how many there are of each.
 
     upper: (V,) no score of the value's bin is higher.
@@ -44,7 +44,7 @@ class Tally:
         return int(self.counts.sum())
 
 
-def tally(scores: Scores, pairing: Pairing) -> Tally:
+def tally(scores: Scores, pairing: Pairing) -> PairCounts:
     """Count the scores of all pairs, block by block. Raises ProtocolError without mated or non-mated pairs."""
     mated: list[F64] = []
     low, high = np.inf, -np.inf
@@ -58,7 +58,7 @@ def tally(scores: Scores, pairing: Pairing) -> Tally:
             low, high = min(low, float(others.min())), max(high, float(others.max()))
     if few:
         values, counts = np.unique(np.concatenate(kept), return_counts=True)
-        found = Tally(np.concatenate(mated), values, counts.astype(np.float64), values)
+        found = PairCounts(np.concatenate(mated), values, counts.astype(np.float64), values)
     else:
         edges = np.linspace(low, high, BINS + 1)
         sums, number = np.zeros((2, BINS))
@@ -67,7 +67,7 @@ def tally(scores: Scores, pairing: Pairing) -> Tally:
             number += np.bincount(at, minlength=BINS)
             sums += np.bincount(at, others, BINS)
         there = number > 0
-        found = Tally(np.concatenate(mated), sums[there] / number[there], number[there], edges[1:][there])
+        found = PairCounts(np.concatenate(mated), sums[there] / number[there], number[there], edges[1:][there])
     if not len(found.mated) or not found.n_nonmated:
         raise ProtocolError(
             f"calibration: expected mated and non-mated pairs, got {len(found.mated)} and {found.n_nonmated}"
@@ -103,7 +103,7 @@ class Calibration:
     offset: float
 
 
-def logistic(scores: Tally, prior: float = 0.5) -> Calibration:
+def logistic(scores: PairCounts, prior: float = 0.5) -> Calibration:
     """The calibration that costs least at a prior of mated pairs (Brümmer and du Preez 2006), by Newton's method.
 
     Mated and non-mated pairs weigh `prior` and `1 - prior`, however many there are of each. Where scores separate the
@@ -139,11 +139,11 @@ def logistic(scores: Tally, prior: float = 0.5) -> Calibration:
     return Calibration(float(found[0] / scale), float(found[1]))
 
 
-def cllr(scores: Tally) -> float:
+def cllr(scores: PairCounts) -> float:
     """The cost of scores that are log-likelihood ratios, in bits.
 
     >>> one, two = np.zeros(2), np.ones(2)
-    >>> cllr(Tally(one, one[:1], two[:1], one[:1]))
+    >>> cllr(PairCounts(one, one[:1], two[:1], one[:1]))
     1.0
     """
     mated = np.logaddexp(0, -scores.mated).mean()
@@ -160,10 +160,10 @@ def min_cllr(curve: Roc) -> float:
     return float((m @ np.log2(1 + o / m) + o @ np.log2(1 + m / o)) / 2)
 
 
-def threshold_at(scores: Tally, fmr: float) -> float:
+def threshold_at(scores: PairCounts, fmr: float) -> float:
     """The lowest threshold known to keep the false match rate of these pairs at or below a share. Raises ProtocolError.
 
-    >>> threshold_at(Tally(np.ones(1), np.array([0.1, 0.4]), np.array([3.0, 1.0]), np.array([0.1, 0.4])), 0.25) > 0.1
+    >>> threshold_at(PairCounts(np.ones(1), np.array([0.1, 0.4]), np.array([3.0, 1.0]), np.array([0.1, 0.4])), 0.25) > 0.1
     True
     """
     n = scores.n_nonmated
