@@ -4,7 +4,7 @@ Cllr (Brümmer and du Preez 2006): the mean cost of log-likelihood ratios over a
 what scores of 0 cost, which say nothing. Its minimum over all monotone maps of the scores (pool adjacent violators) is
 that of the ROC's convex hull, whose slopes are the likelihood ratios.
 
-All of it comes from a `PairCounts`: mated scores one by one, non-mated ones as values with counts. So memory is bounded.
+All of it comes from `PairCounts`: mated scores one by one, non-mated ones as values with counts. So memory is bounded.
 """
 
 from __future__ import annotations
@@ -163,7 +163,8 @@ def min_cllr(curve: Roc) -> float:
 def threshold_at(scores: PairCounts, fmr: float) -> float:
     """The lowest threshold known to keep the false match rate of these pairs at or below a share. Raises ProtocolError.
 
-    >>> threshold_at(PairCounts(np.ones(1), np.array([0.1, 0.4]), np.array([3.0, 1.0]), np.array([0.1, 0.4])), 0.25) > 0.1
+    >>> values = np.array([0.1, 0.4])
+    >>> threshold_at(PairCounts(np.ones(1), values, np.array([3.0, 1.0]), values), 0.25) > 0.1
     True
     """
     n = scores.n_nonmated
