@@ -136,9 +136,10 @@ def break_down(results: Results, by: Sequence[str], columns: Path | None = None)
     for one in asked:
         views = [_view(results, name, one, [c for c in cases if c.table == name], source) for name in results.tables]
         found += [view for view in views if view is not None]
-        if not any(view.rows for view in views if view):
-            notes = [note for view in views if view for note in view.notes]
-            raise DataError(f"--by {one.name}: no probe has a value: {'; '.join(notes) or 'nothing is known of it'}")
+        if not any(view.numbers for view in views if view):
+            raise DataError(
+                f"--by {one.name}: expected a value for some of the probes, {source.lacking(one, cases[0])}"
+            )
     return found
 
 
@@ -197,6 +198,16 @@ class _Source:
             return _matched(told, templates)
         names = case.rows["subject_id"].to_pylist() if key == "subject_id" else templates
         return np.array([column[at] if (at := self.theirs.at.get(n)) is not None else None for n in names], object)
+
+    def lacking(self, by: By, case: _Searches) -> str:
+        """Why no probe has a value."""
+        if self.theirs is None or not self.is_theirs(by):
+            return "found none: the run knows none of them; choose another name, or give a table with --columns"
+        key, given = self.theirs.key, one_line(next(iter(self.theirs.at), "nothing"), 80)
+        if key == "video_id":
+            return f"found none: {self.theirs.path} names no video of theirs by {key}, but such as {given}"
+        probe = case.rows["subject_id" if key == "subject_id" else "template"][0].as_py()
+        return f"found none: {self.theirs.path} has {key} such as {given}, the probes such as {probe}"
 
     def is_theirs(self, by: By) -> bool:
         """Whether it is a column of the user's table."""

@@ -204,7 +204,12 @@ def test_a_table_keyed_by_video_or_template(run: Path, tmp_path: Path) -> None:
         ),
         ("subject_id,x\nS00,a\n", "y", "expected a column y, got x; --by takes one of these, or range, session"),
         ("name,x\nS00,a\n", "x", "expected a column template or probe or video_id or subject_id, got name, x"),
-        ("subject_id,x\nother,a\n", "x", "--by x: no probe has a value"),
+        (
+            "subject_id,x\nother,a\n",
+            "x",
+            "--by x: expected a value for some of the probes, found none: .* has subject_id such as other, "
+            "the probes such as S00",
+        ),
         ("subject_id,x\nS00,a\n", "x=1,2", "--by x: expected numbers to put into bins, got such as \\['a'\\]"),
         ("subject_id,x\nS00,a\n", "x=2,1", "expected NAME or NAME=EDGE,EDGE with ascending numbers"),
         ("", "x", "found a single line of 0 bytes"),
@@ -232,6 +237,8 @@ def test_what_a_run_does_not_know_is_one_line(run: Path, tmp_path: Path) -> None
     score(run.parent / "a.parquet", str(run.parent / "p.yaml"), tmp_path / "bare")
     with pytest.raises(DataError, match="expected a manifest, which says what each crop is; found none"):
         broken(tmp_path / "bare", "height")
+    with pytest.raises(DataError, match=r"--by contrast: expected a value .*, found none: the run knows none of them"):
+        broken(run, "contrast")
     assert "expected --by NAME: range" in call_here("breakdown", run).calm().line(2)
 
 

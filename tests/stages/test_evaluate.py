@@ -345,6 +345,17 @@ def test_a_run_that_ends_early_prints_no_old_numbers(
     assert cause in call_here("report", home / "run").calm().line(2)
 
 
+def test_numbers_by_group_of_a_run(evaluated: Path) -> None:
+    """Of bodies, faces and fusions, across domains and within them."""
+    by = ["height", "crops", "range"]
+    said = call_here("breakdown", evaluated / "run", *(x for n in by for x in ("--by", n)), "--json").calm()
+    assert said.code == 0, said
+    groups = [group for table in said.json for group in table["groups"] if table["table"] == "all"]
+    assert {g["by"] for g in groups} == {*by}
+    assert {g["system"] for g in groups if g["by"] == "crops"} == {"a", "b", "f"}  # templates of fusions are not kept
+    assert {g["system"] for g in groups if g["by"] == "height"} == {"a", "b", "f", "a+f"}
+
+
 # -- vectors that were made elsewhere
 
 
