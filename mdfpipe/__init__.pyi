@@ -15,6 +15,7 @@ from .learning.system import System
 from .learning.train.checkpoint import Checkpoint
 from .learning.train.schedule import Group
 from .protocol import Protocol
+from .reporting.breakdown import Breakdown, breakdown
 from .reporting.comparison import Comparison, compare
 from .reporting.report import Report, report
 from .running.execution import Event, Executor
@@ -33,10 +34,10 @@ from .video.labelling import LabelRules, Labels, label_bodies
 __version__: str
 
 __all__ = [
-    "Band", "Boxes", "Checkpoint", "Comparison", "Config", "ConfigError", "CropBatch", "Crops", "DataError", "Dataset",
-    "DecodeError", "Decoder", "Detector", "Domain", "Draw", "Evaluation", "Event", "Executor", "Frames", "Group",
-    "LabelRules", "Labels", "Listing", "Losses", "MdfError", "Outcome", "Plugin", "Progress", "Protocol",
-    "ProtocolError", "Receipt", "Recipe", "Report", "Resources", "Run", "RunView", "Runner", "Sampler", "Scored",
-    "Stage", "StoreError", "Study", "System", "Table", "VideoEntry", "compare", "evaluate", "inspect", "label_bodies",
-    "open", "read_table", "report", "run", "score", "status", "verify",
+    "Band", "Boxes", "Breakdown", "Checkpoint", "Comparison", "Config", "ConfigError", "CropBatch", "Crops",
+    "DataError", "Dataset", "DecodeError", "Decoder", "Detector", "Domain", "Draw", "Evaluation", "Event",
+    "Executor", "Frames", "Group", "LabelRules", "Labels", "Listing", "Losses", "MdfError", "Outcome", "Plugin",
+    "Progress", "Protocol", "ProtocolError", "Receipt", "Recipe", "Report", "Resources", "Run", "RunView", "Runner",
+    "Sampler", "Scored", "Stage", "StoreError", "Study", "System", "Table", "VideoEntry", "breakdown", "compare",
+    "evaluate", "inspect", "label_bodies", "open", "read_table", "report", "run", "score", "status", "verify",
 ]  # fmt: skip

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from os import PathLike
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,7 +24,7 @@ from mdfpipe.evaluation.case import generator_of
 from mdfpipe.evaluation.measures.groups import FEW_PROBES, GroupNumber, group_numbers
 from mdfpipe.evaluation.table import depth_of
 from mdfpipe.reporting.cells import cell_of, label
-from mdfpipe.reporting.comparison import COLUMNS, is_counted
+from mdfpipe.reporting.comparison import COLUMNS, is_counted, side_by_side
 from mdfpipe.reporting.grids import Grid, TableView
 from mdfpipe.reporting.numbers import MARKS
 from mdfpipe.store.naming import natural_key
@@ -110,6 +111,35 @@ class _Searches:
     @property
     def unit(self) -> str:
         return str(next(iter(self.base.values()))["templates"])
+
+
+@dataclass(frozen=True, eq=False)
+class Breakdown:
+    """Numbers by group of probes. groups: a `pyarrow.Table` with a row for each number; `verdict` is against the best
+    group, and `p` is corrected. notes: what a reader of the numbers should know. stamps: what to write with each.
+    """
+
+    groups: pa.Table
+    notes: list[str]
+    stamps: list[str]
+
+    def __repr__(self) -> str:
+        return f"Breakdown({self.groups.num_rows} numbers)"
+
+
+def breakdown(
+    run: str | PathLike[str],
+    by: Sequence[str],
+    *,
+    columns: str | PathLike[str] | None = None,
+    allow_stale: bool = False,
+) -> Breakdown:
+    """Numbers of an evaluated run by group of probes, as `mdfpipe breakdown` gives them. See `break_down`."""
+    results = side_by_side(Path(run), allow_stale=allow_stale)
+    every = document(break_down(results, by, Path(columns) if columns is not None else None))
+    rows = [{"table": one["table"]} | group for one in every for group in one["groups"]]
+    said = {kind: list(dict.fromkeys(line for one in every for line in one[kind])) for kind in ("notes", "stamps")}
+    return Breakdown(pa.Table.from_pylist(rows), **said)
 
 
 def break_down(results: Results, by: Sequence[str], columns: Path | None = None) -> list[TableView]:
