@@ -16,7 +16,6 @@ from mdfpipe.errors import ConfigError, DataError, not_loaded, one_line
 from mdfpipe.store.content import Content, Kind, content_of
 from mdfpipe.store.hashing import file_sha256
 from mdfpipe.store.limits import refuse_larger
-from mdfpipe.weightfiles import describe_sets
 
 if TYPE_CHECKING:
     import onnx
@@ -76,6 +75,8 @@ def _safetensors(path: Path) -> tuple[dict[str, Any], list[str]]:
 
 def _torch(path: Path, content: Content) -> tuple[dict[str, Any], list[str]]:
     """Its members, and its sets of tensors where they can be read without running anything."""
+    from mdfpipe.weightfiles import describe_sets  # loads torch
+
     facts: dict[str, Any] = {"format": content.what}
     if content.kind is Kind.TORCH:
         with zipfile.ZipFile(path) as archive:

@@ -293,7 +293,7 @@ def test_what_people_look_at_does_not_need_videos(home: Path) -> None:
     run(pipeline("sysu"), home)
     found = inspect(home / "run")
     assert (found.facts["images"], found.facts["finished"], found.facts["subjects"]) == (60, 6, 5)
-    assert [row["crops"] for row in found.funnel] == [20, 40]
+    assert [row["crops"] for row in found.funnel] == [40, 20]
     assert "counts: published 296 train subjects, found 2" in found.notes
     assert "annotation: 1 files not_an_image, such as cam1/0001/Thumbs.db" in found.notes
     assert not [note for note in found.notes if "out of date" in note]
