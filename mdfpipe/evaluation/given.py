@@ -7,6 +7,7 @@ list has pairs alone: ROC, equal error rates, area. Its bootstrap draws subjects
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
@@ -31,7 +32,7 @@ from mdfpipe.evaluation.study import Keep
 from mdfpipe.evaluation.table import Table, depth_of, is_of_searches
 from mdfpipe.evaluation.vectors import Evaluated
 from mdfpipe.store.run import fingerprint
-from mdfpipe.store.score_lists import ScoreList, Side
+from mdfpipe.store.score_lists import ANYWHERE, ScoreList, Side
 from mdfpipe.store.tables import NumberNote
 from mdfpipe.store.templates import Templates
 
@@ -49,7 +50,7 @@ def evaluate_lists(name: str, table: Table, lists: Sequence[ScoreList], keep: Ke
 
     A metric that a list cannot give is left out, and a note says why.
     """
-    found = Evaluated()
+    found, lists = Evaluated(), _placed(lists)
     systems = list(dict.fromkeys(one.name for one in lists))
     work = [_searched(one, table) for one in lists]
     task = sorted({(*one.place, *_task(of)) for one, of in zip(lists, work, strict=True)})
@@ -144,6 +145,34 @@ def _task(found: Searched) -> tuple[str, ...]:
     gallery, probes = found.scorer.gallery, found.scorer.probes
     sides = [sorted(zip(side.key, side.subject.tolist(), strict=True)) for side in (gallery, probes)]
     return (fingerprint([[list(pair) for pair in side] for side in sides]),)
+
+
+def _placed(lists: Sequence[ScoreList]) -> list[ScoreList]:
+    """The lists; one that names no domains goes beside those of a run that have its probes and gallery templates."""
+    known: dict[tuple[str, str, str], list[frozenset[tuple[str, str]]]] = {}
+    for one in lists:
+        if one.place != ANYWHERE:
+            known.setdefault(one.place, _names(one))
+    found = []
+    for one in lists:
+        own, note = _names(one), ""
+        places = [place for place, names in known.items() if names == own]
+        if one.place == ANYWHERE and known and not places:
+            near, place = max((sum(len(a & b) for a, b in zip(own, of, strict=True)), at) for at, of in known.items())
+            sizes = [sum(map(len, names)) for names in (own, known[place])]
+            note = (
+                f"not compared with {Case(*place)}: {near} of its {sizes[0]} probes and gallery templates are among "
+                f"the {sizes[1]} there"
+            )
+        here = places[0] if one.place == ANYWHERE and places else one.place
+        found.append(replace(one, place=here, notes=[*one.notes, *([note] if note else [])]))
+    return found
+
+
+def _names(one: ScoreList) -> list[frozenset[tuple[str, str]]]:
+    """Gallery templates and probes with their subjects."""
+    sides = (one.gallery, one.probes)
+    return [frozenset(zip(side.names, side.subjects, strict=True)) if side else frozenset() for side in sides]
 
 
 # -- a list as a search

@@ -123,6 +123,21 @@ def test_a_list_that_lacks_comparisons_has_pairs_only(tmp_path: Path) -> None:
     assert all(row["low"] <= row["value"] <= row["high"] for row in found.metrics)
 
 
+def test_a_matcher_beside_the_scores_of_a_run(tmp_path: Path) -> None:
+    """Where probes and gallery templates agree it is compared with the run; else a line says why not."""
+    run = layout("parquet", tmp_path).rename(tmp_path / "own.parquet")
+    beside = score_lists([layout("csv", tmp_path), run], settings=QUICK)
+    assert {(row["gallery_domain"], row["probe_domain"]) for row in beside.metrics} == {("VIS", "MWIR")}
+    assert {row["metric"] for row in beside.comparisons} >= {"rank-1", "auc"}
+    assert all(row["difference"] == pytest.approx(0, abs=1e-6) for row in beside.comparisons)
+    file = layout("csv", tmp_path)
+    file.write_text(file.read_text().replace("p0", "q0"))
+    apart = score_lists([file, run], settings=QUICK)
+    assert not apart.comparisons
+    said = "m: not compared with VIS > MWIR: 14 of its 15 probes and gallery templates are among the 15 there"
+    assert said in apart.tables["scores"]["notes"]
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
