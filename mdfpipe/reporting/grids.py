@@ -209,7 +209,9 @@ def _about(rows: list[Row], entry: Mapping[str, Any]) -> list[tuple[str, str]]:
 def _values(rows: Iterable[Row], column: str) -> str:
     """The one value of all systems, across domains and within one; else each value with its systems."""
     rows = list(rows)
-    sides = [[row for row in rows if (row["gallery_domain"] == row["probe_domain"]) is within] for within in (0, 1)]
+    sides = [
+        [row for row in rows if (row["gallery_domain"] == row["probe_domain"]) is within] for within in (False, True)
+    ]
     if all(sides) and len({str(row[column]) for row in rows}) > 1:
         across, within = (_values(side, column) for side in sides)
         return across if across == within else f"{across}; within one domain: {within}"

@@ -126,7 +126,13 @@ def _tiles(views: Sequence[TableView]) -> list[tuple[str, str, str, str]]:
     columns = [column for _, names in grid.groups for column in names]
     found = []
     for n, column in enumerate(columns):
-        cells = [(name, cell) for name, row in grid.rows if (cell := row[n]) is not None and cell.value is not None]
+        cells = [
+            (name, cell)
+            for name, row in grid.rows
+            if (cell := row[n]) is not None
+            and cell.value is not None
+            and cell.row["gallery_domain"] != cell.row["probe_domain"]
+        ]
         for name, cell in [one for one in cells if one[1].verdict is Verdict.BEST][:1] or cells[:1]:
             what = f"{grid.title} {column}".strip()
             text = cell_of(cell)

@@ -458,6 +458,13 @@ def test_videos_that_are_unknown_tell_nothing_apart(tmp_path: Path) -> None:
     said = score(tmp_path, file, "--set", within)
     assert re.search(r"VIS-500m  VIS-500m  .*  100\.0\S* \(20/20, ", said.out)
     assert "filter rule: pairs of one session" in said.out
+    said = score(tmp_path, file, "--set", "tables.t.pairs=all")
+    assert "a template is: subject; within one domain: session" in said.out
+    report(tmp_path / "out", out=tmp_path / "page")
+    page = (tmp_path / "page/report.html").read_text()
+    tiles = re.findall(r'class="card tile" title="Rank-1 of theirs, (\S+) to (\S+?);', page)
+    assert tiles
+    assert all(gallery != probes for gallery, probes in tiles)
 
 
 def test_what_eval_needs(tmp_path: Path) -> None:
