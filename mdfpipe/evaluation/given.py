@@ -148,7 +148,7 @@ def _task(found: Searched) -> tuple[str, ...]:
 
 
 def _placed(lists: Sequence[ScoreList]) -> list[ScoreList]:
-    """The lists; one that names no domains goes beside those of a run that have its probes and gallery templates."""
+    """The lists; one that names no domains gets those of a run's list that has its probes and gallery templates."""
     known: dict[tuple[str, str, str], list[frozenset[tuple[str, str]]]] = {}
     for one in lists:
         if one.place != ANYWHERE:

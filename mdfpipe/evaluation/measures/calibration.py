@@ -63,7 +63,7 @@ def tally(scores: Scores, pairing: Pairing) -> PairCounts:
         edges = np.linspace(low, high, BINS + 1)
         sums, number = np.zeros((2, BINS))
         for others, _ in _blocks(scores, pairing):
-            at = np.minimum(np.searchsorted(edges, others, "right") - 1, BINS - 1)
+            at = np.minimum((others - low) * (BINS / max(high - low, 1e-300)), BINS - 1).astype(np.int64)
             number += np.bincount(at, minlength=BINS)
             sums += np.bincount(at, others, BINS)
         there = number > 0
