@@ -1,4 +1,4 @@
-"""Compares texts and docstrings with scripts/words.txt, and prints FILE:LINE for each word that it lists."""
+"""Compares texts, docstrings and comments of studies with scripts/words.txt, and prints FILE:LINE for each word that it lists."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 LIST = ROOT / "scripts" / "words.txt"
 TEXTS = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "docs/*.md", "mdfpipe/**/*.py")
+TEXTS += tuple(f"{folder}/**/*.yaml" for folder in ("pipelines", "manifests", "benchmarks"))
 """What is checked. docs/cli.md holds all help, docs/settings.md all descriptions of settings."""
 
 CODE = re.compile(r"`[^`]*`|\]\([^)]*\)|<!--.*?-->")
@@ -46,10 +47,19 @@ def docstrings(source: str) -> Iterator[tuple[int, str]]:
                         yield number, PARAMETER.sub("", CODE.sub("", own))
 
 
+def remarks(text: str) -> Iterator[tuple[int, str]]:
+    """Yield the comments, titles and descriptions of a YAML file with their line numbers, without code."""
+    for number, line in enumerate(text.splitlines(), start=1):
+        found = re.search(r"(?:^|\s)#(.*)|(?:title|description):(.*)", line)
+        if found:
+            yield number, CODE.sub("", found[1] or found[2] or "")
+
+
 def findings(name: str, text: str) -> Iterator[str]:
     """Yield a line for each listed word in a text."""
     known = patterns()
-    for number, line in docstrings(text) if name.endswith(".py") else prose(text):
+    lines = {".py": docstrings, ".yaml": remarks}.get(Path(name).suffix, prose)
+    for number, line in lines(text):
         for pattern, better in known:
             if found := pattern.search(line):
                 yield f"{name}:{number}: {found[0].strip()!r}; better: {better}"
