@@ -1,4 +1,4 @@
-"""Compares texts, docstrings and comments of studies with scripts/words.txt, and prints FILE:LINE for each word that it lists."""
+"""Compares texts, docstrings and comments of studies with scripts/words.txt: FILE:LINE for each word that it lists."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 LIST = ROOT / "scripts" / "words.txt"
-TEXTS = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "docs/*.md", "mdfpipe/**/*.py")
-TEXTS += tuple(f"{folder}/**/*.yaml" for folder in ("pipelines", "manifests", "benchmarks"))
+TEXTS = (
+    *("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "docs/*.md", "mdfpipe/**/*.py"),
+    *(f"{folder}/**/*.yaml" for folder in ("pipelines", "manifests", "benchmarks")),
+)
 """What is checked. docs/cli.md holds all help, docs/settings.md all descriptions of settings."""
 
 CODE = re.compile(r"`[^`]*`|\]\([^)]*\)|<!--.*?-->")
