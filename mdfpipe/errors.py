@@ -16,10 +16,12 @@ only the command line catches `MdfError`, prints that line, and exits with 2.
 
 from __future__ import annotations
 
+import copyreg
 import errno
 import re
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 
 class MdfError(Exception):
@@ -27,6 +29,10 @@ class MdfError(Exception):
 
     def __str__(self) -> str:
         return one_line(super().__str__(), 10_000)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Made again in another process as it is: the arguments of a kind's own `__init__` are others."""
+        return copyreg.__newobj__, (type(self), *self.args), self.__dict__
 
 
 class ConfigError(MdfError):

@@ -23,6 +23,7 @@ from mdfpipe.errors import MdfError
 from mdfpipe.machine.processes import die_with_parent, interrupts_blocked
 
 SAVING_SECONDS = 20.0  # Slurm and Kubernetes kill 30 s after they asked
+LONGEST_LOOK_SECONDS = 1.0  # twice what a look at the workers waits
 
 
 class Step(Enum):
@@ -89,12 +90,16 @@ class Crew:
             for worker in self.workers:
                 if waiting:
                     yield worker.give(function, waiting.pop(), self.threads)
+            looked = time.monotonic()
             while busy := [worker for worker in self.workers if worker.unit is not None]:
                 ready = wait([worker.connection for worker in busy], timeout=0.5)
                 watch()
+                # the rest of a longer gap is no worker's silence: Ctrl-Z stops all of them, or this process was busy
+                passed = min(time.monotonic() - looked, LONGEST_LOOK_SECONDS)
+                looked = time.monotonic()
                 for worker in busy:
                     is_ready = worker.connection in ready
-                    report = worker.hear() if is_ready else worker.overdue(self.deadline_seconds)
+                    report = worker.hear() if is_ready else worker.overdue(passed, self.deadline_seconds)
                     if report is None:
                         continue
                     yield report
@@ -122,13 +127,13 @@ class Worker:
         self.unit: tuple[Any, ...] | None = None
         self.process: Any = None
         self.connection: Connection
-        self.last_sign = 0.0
+        self.silent_seconds = 0.0
 
     def give(self, function: Callable[..., Any], unit: tuple[Any, ...], threads: int | None) -> UnitReport:
         """Let the process do a unit. A dead process is replaced first."""
         if self.process is None or not self.process.is_alive():
             self._start(threads)
-        self.unit, self.last_sign = unit, time.monotonic()
+        self.unit, self.silent_seconds = unit, 0.0
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it died just now: hear() will report it
             self.connection.send((function, unit))
         return UnitReport(Step.BEGUN, unit)
@@ -142,14 +147,15 @@ class Worker:
             self.process.join(5)
             code = self.process.exitcode
             return self._lost(f"its process ended unexpectedly ({_how_it_ended(code)})", code)
-        self.last_sign, unit = time.monotonic(), self.unit
+        self.silent_seconds, unit = 0.0, self.unit
         if kind is not Step.TOLD:
             self.unit = None
         return UnitReport(kind, unit, value)
 
-    def overdue(self, deadline_seconds: float) -> UnitReport | None:
-        """Kill a process without a sign of life since the deadline, and report that it is lost."""
-        if time.monotonic() - self.last_sign < deadline_seconds:
+    def overdue(self, passed: float, deadline_seconds: float) -> UnitReport | None:
+        """Kill a process that is silent for the deadline, with these `passed` seconds, and report that it is lost."""
+        self.silent_seconds += passed
+        if self.silent_seconds < deadline_seconds:
             return None
         return self._lost(f"no sign of progress for {deadline_seconds:g} s (--deadline); its process was killed", None)
 
@@ -170,11 +176,18 @@ class Worker:
 
     def _start(self, threads: int | None) -> None:
         context = multiprocessing.get_context("spawn")
-        self.connection, theirs = context.Pipe()
-        self.process = context.Process(target=_work, args=(theirs, os.getpid()), daemon=True)
-        with _environment(worker_environment(threads) if threads else {}), interrupts_blocked():
-            self.process.start()
-        theirs.close()
+        try:
+            ours, theirs = context.Pipe()
+            with theirs:
+                process = context.Process(target=_work, args=(theirs, os.getpid()), daemon=True)
+                with _environment(worker_environment(threads) if threads else {}), interrupts_blocked():
+                    process.start()
+        except OSError as error:
+            raise MdfError(
+                f"a worker process cannot be started: {error.strerror}; try fewer workers, or raise the limits of "
+                "processes, open files and memory (ulimit -u, -n, -v)"
+            ) from error
+        self.connection, self.process = ours, process  # only one that was started can be killed
 
 
 def each(
@@ -227,7 +240,8 @@ def _environment(wanted: dict[str, str]) -> Iterator[None]:
 
 def _how_it_ended(exitcode: int | None) -> str:
     if exitcode is not None and exitcode < 0:
-        name = signal.Signals(-exitcode).name
+        names = {known.value: known.name for known in signal.Signals}  # without most of the real-time signals
+        name = names.get(-exitcode, f"signal {-exitcode}")
         return f"{name}, perhaps out of memory" if name == "SIGKILL" else name
     return f"exit code {exitcode}"
 
@@ -240,17 +254,16 @@ def _work(connection: Connection, parent: int) -> None:
         while True:
             function, unit = connection.recv()
             try:
-                said = Step.DONE, function(*unit, lambda value: connection.send((Step.TOLD, value)))
-            except Exception as error:
-                said = Step.FAILED, _portable(error)
-            connection.send(said)
+                connection.send((Step.DONE, function(*unit, lambda value: connection.send((Step.TOLD, value)))))
+            except Exception as error:  # of the function, or because its result cannot be sent
+                connection.send((Step.FAILED, _portable(error)))
 
 
 def _portable(error: Exception) -> Exception:
     """The error as one that can be sent, with its traceback as a note unless it was raised on purpose."""
     trace = "".join(traceback.format_exception(error))
-    if isinstance(error, OSError):
-        return OSError(error.errno, error.strerror or str(error))
+    if isinstance(error, OSError) and error.errno is not None:
+        return OSError(error.errno, error.strerror or str(error), error.filename, None, error.filename2)
     try:
         sent = pickle.loads(pickle.dumps(error))  # noqa: S301 - our own bytes; some errors do not come back
     except Exception:
