@@ -16,7 +16,6 @@ only the command line catches `MdfError`, prints that line, and exits with 2.
 
 from __future__ import annotations
 
-import copyreg
 import errno
 import re
 from collections.abc import Iterable
@@ -32,7 +31,11 @@ class MdfError(Exception):
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Made again in another process as it is: the arguments of a kind's own `__init__` are others."""
-        return copyreg.__newobj__, (type(self), *self.args), self.__dict__
+        return _again, (type(self), self.args), self.__dict__
+
+
+def _again(kind: type[MdfError], args: tuple[Any, ...]) -> MdfError:
+    return kind.__new__(kind, *args)
 
 
 class ConfigError(MdfError):
