@@ -14,7 +14,7 @@ import numpy as np
 
 from mdfpipe.errors import ProtocolError, one_line
 from mdfpipe.evaluation.case import Case, Searched, curves, generator_of, measure_case, search_case
-from mdfpipe.evaluation.comparing import F64, I64, Array
+from mdfpipe.evaluation.comparing import F64, I64, Array, Flags
 from mdfpipe.evaluation.measures.differences import Counted, compare, compare_scores
 from mdfpipe.evaluation.measures.intervals import (
     CELLS,
@@ -182,15 +182,27 @@ def _searched(one: ScoreList, table: Table) -> Searched:
     """The list as a search; as pairs where it cannot be one."""
     whole = _not_whole(one)
     if whole or one.probes is None or one.gallery is None:
-        return Pairs(one, whole)
-    shape = len(one.probes.names), len(one.gallery.names)
-    matrix = np.empty(shape)
+        return Pairs(one, whole, table)
+    matrix = np.empty((len(one.probes.names), len(one.gallery.names)))
     matrix[one.probes.at, one.gallery.at] = one.score
+    missing = np.isnan(matrix)
+    has_gallery: Flags = ~np.all(missing, axis=0)
+    has_probe: Flags = ~np.all(missing, axis=1)
+    odd = np.argwhere(missing & has_probe[:, None] & has_gallery)
+    if len(odd):
+        probe, template = one.probes.names[odd[0, 0]], one.gallery.names[odd[0, 1]]
+        such = f"such as {one_line(probe, 60)} with {one_line(template, 60)}"
+        return Pairs(
+            one, f"{len(odd)} comparisons failed, of probes and templates that have other scores, {such}", table
+        )
     case = Case(*one.place)
-    sides = (_templates(one.gallery, case.gallery_domain), _templates(one.probes, case.probe_domain))
+    sides = (
+        _templates(one.gallery, case.gallery_domain, has_gallery),
+        _templates(one.probes, case.probe_domain, has_probe),
+    )
     scorer = Scorer(MODALITY, *sides, "cosine", None, _given(matrix))
     found = search_case(scorer, table, case, None, ())
-    return Pairs(one, "no probe has a mate in the gallery") if found is None else found
+    return Pairs(one, "no probe has a mate in the gallery", table) if found is None else found
 
 
 def _given(matrix: F64) -> Callable[[I64, I64], Array]:
@@ -205,18 +217,19 @@ class _AsNamed(Templates):
         return [str(name) for name in self.item]
 
 
-def _templates(side: Side, domain: str) -> Templates:
+def _templates(side: Side, domain: str, enrolled: Flags) -> Templates:
+    """The templates of one side. enrolled: (n,) whether any comparison with it gave a score."""
     n = len(side.names)
     texts = {name: np.full(n, text) for name, text in (("domain", domain), ("modality", MODALITY), ("split", "test"))}
-    ones, none = np.ones(n, np.int64), np.zeros(n, np.int64)
+    crops = enrolled.astype(np.int64)
     return _AsNamed(
         vectors=np.zeros((n, 1), np.float32),
         subject=np.array(side.subjects),
         role=np.full(n, "none"),
         item=np.array(side.names),
-        crops=ones,
-        media=ones,
-        unusable=none,
+        crops=crops,
+        media=crops,
+        unusable=1 - crops,
         **texts,
     )
 
@@ -248,23 +261,31 @@ def _not_whole(one: ScoreList) -> str:
 class Pairs(Searched):
     """A list that is no search: scores of mated and non-mated pairs. whole: why it is none. why: notes on intervals."""
 
-    def __init__(self, one: ScoreList, whole: str) -> None:
-        self.whole, self.curve = whole, roc(one.score[one.mated], one.score[~one.mated], whole=True)
-        self.scores, self.mated = one.score, one.mated
+    def __init__(self, one: ScoreList, whole: str, table: Table) -> None:
+        there = ~np.isnan(one.score)
+        lost = int((one.mated & ~there).sum())
+        self.lost = lost if table.failure == "miss" else 0
+        self.scores, self.mated = one.score[there], one.mated[there]
+        self.whole = whole
+        self.curve = roc(self.scores[self.mated], self.scores[~self.mated], self.lost, whole=True)
         self.codes: I64 | None = None
         self.why, people = ["no subjects are named: pairs are drawn as if they were independent of each other"], 0
         if one.probes is not None and one.gallery is not None:
             named = [np.array(side.subjects)[side.at] for side in (one.probes, one.gallery)]
             codes, self.people = subject_codes(*named)
-            self.codes, self.why, people = np.stack(codes, axis=1), [], len(set(one.gallery.subjects))
+            self.codes, self.why, people = np.stack(codes, axis=1)[there], [], len(set(one.gallery.subjects))
         if not self.is_drawn:
             self.why = [f"no intervals: a bootstrap of {len(self.scores)} pairs, above {MOST_DRAWN}, takes too long"]
+        if not there.all():
+            counts = f"{int((~there).sum())} of {len(there)} comparisons failed and have no score, {lost} of them mated"
+            how = "count as not accepted" if self.lost else "are left out"
+            self.why.append(f"{counts}: these {how} (failure: {table.failure}), the non-mated ones are left out")
         self.task = (fingerprint([one.name, len(one.score)]),)
         names = [0 if side is None else len(side.names) for side in (one.gallery, one.probes)]
         self.counts = dict.fromkeys(_COUNTS, 0) | {"n_gallery": names[0], "n_subjects": people, "n_probes": names[1]}
         self.key, self.status, self.subject = [], np.zeros(0, np.int64), np.zeros(0, np.str_)
         self.place = self.rank = self.gallery = self.probes = self.status
-        nobody = _templates(Side(self.status, [], []), "")
+        nobody = _templates(Side(self.status, [], []), "", np.zeros(0, bool))
         self.scorer = Scorer(MODALITY, nobody, nobody, "cosine")
         self.misses = self.unmated = False
 
@@ -303,7 +324,7 @@ class Pairs(Searched):
 
     def bounds(self, metrics: Sequence[str], generator: np.random.Generator) -> dict[str, tuple[float, float]]:
         """The percentile interval of each metric, all from the same draws: of subjects, or of pairs."""
-        if not self.is_drawn or (self.codes is not None and self.people < 2):
+        if not self.is_drawn or self.lost or (self.codes is not None and self.people < 2):
             return {}
         found: dict[str, list[F64]] = {metric: [] for metric in metrics}
         corners = np.concatenate([[True], np.diff(self.curve.accepted, prepend=0) > 0])
@@ -322,7 +343,9 @@ class Pairs(Searched):
             low, high = bounds[number["metric"]]
             notes += [NumberNote.NO_WIDTH] * (low == high)
             return number | {"low": low, "high": high, "interval": "bootstrap", "notes": notes}
-        return number | {"notes": [*notes, NumberNote.ONE_SUBJECT if self.is_drawn else NumberNote.MANY_SCORES]}
+        if not self.is_drawn:
+            return number | {"notes": [*notes, NumberNote.MANY_SCORES]}
+        return number | {"notes": [*notes, NumberNote.FAILURES if self.lost else NumberNote.ONE_SUBJECT]}
 
     def _drawn(self, generator: np.random.Generator) -> Iterator[tuple[F64, F64]]:
         """(b, T) weights of the mated and of the other pairs at each threshold, from the highest; SAMPLES rows in all.

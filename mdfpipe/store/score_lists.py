@@ -8,7 +8,8 @@
 | 4 | claimed subject, real subject, probe, score (bob) |
 | 5 | claimed subject, gallery template, real subject, probe, score (bob) |
 
-With a header, and in Parquet, columns go by name. A blank line and a line that begins with `#` are skipped.
+With a header, and in Parquet, columns go by name. A blank line and a line that begins with `#` are skipped. A score of
+`nan` is a comparison that failed: a failure to acquire, as in bob.measure.
 """
 
 from __future__ import annotations
@@ -70,9 +71,10 @@ class Side:
 
 @dataclass(frozen=True, eq=False)
 class ScoreList:
-    """The comparisons of one matcher. score: (n,) finite, greater is more alike; mated: (n,) of one subject.
+    """The comparisons of one matcher. score: (n,) greater is more alike, NaN where the comparison failed.
 
-    probes, gallery: whose they are, where the file names them. place: gallery domain, probe domain and gallery.
+    mated: (n,) of one subject. probes, gallery: whose they are, where the file names them. place: gallery domain, probe
+    domain and gallery.
     """
 
     name: str
@@ -270,18 +272,18 @@ def _is_number(text: str) -> bool:
 
 
 def _numbers(cells: Sequence[str], chunk: Sequence[tuple[int, str]], path: Path) -> F64:
-    """Cells as finite numbers. Raises DataError with the line of the first that is none."""
+    """Cells as finite numbers or NaN. Raises DataError with the line of the first that is neither."""
     try:
         found = np.array(cells).astype(np.float64)
-        if np.isfinite(found).all():
+        if not np.isinf(found).any():
             return found
     except ValueError:
         pass
     for (number, _), cell in zip(chunk, cells, strict=True):
-        if not _is_number(cell) or not np.isfinite(float(cell)):
+        if not _is_number(cell) or np.isinf(float(cell)):
             raise DataError(
-                f"{path}, line {number}: expected a score, a finite number, got '{one_line(cell, 40)}'; leave out what "
-                "could not be compared"
+                f"{path}, line {number}: expected a score, a finite number, got '{one_line(cell, 40)}'; write nan for "
+                "a comparison that failed"
             )
     raise DataError(f"{path}: expected scores, got cells that are no numbers")
 
@@ -304,7 +306,7 @@ def _of_parquet(path: Path) -> _Columns:
         raise DataError(f"{path}: expected a table with a column score: {one_line(error)}") from None
     if not len(score):
         raise DataError(f"{path}: expected a row a comparison, found no row")
-    wrong = np.flatnonzero(~np.isfinite(score))
+    wrong = np.flatnonzero(np.isinf(score))
     if len(wrong):
         raise DataError(f"{path}, row {wrong[0]}: expected a score, a finite number, got {score[wrong[0]]}")
     return _Columns(path, score, texts, lambda row: f"row {row}")

@@ -143,7 +143,7 @@ def test_a_matcher_beside_the_scores_of_a_run(tmp_path: Path) -> None:
     [
         ("", "expected a score a line, got an empty file"),
         ("# only this\n\n", "got an empty file"),
-        ("1 0.5\n\n0 nan\n", "line 3: expected a score, a finite number, got 'nan'"),
+        ("1 0.5\n\n0 inf\n", "line 3: expected a score, a finite number, got 'inf'; write nan for a comparison"),
         ("1 0.5\n0 high\n", "line 2: expected a score, a finite number, got 'high'"),
         ("1 0.5\n0 0.1 7\n", "line 2: expected 2 columns as in the first line, got 3: 0 0.1 7"),
         ("a b p1 0.5\na b 0.5\n", "line 2: expected 4 columns"),
@@ -208,11 +208,37 @@ def test_the_command_writes_numbers_curves_and_the_page(tmp_path: Path) -> None:
 
 @needs_assets
 def test_a_published_file_of_bob(tmp_path: Path) -> None:
-    """dev-1 has failures as nan: one line; without them bob's half-total error at its own threshold."""
+    """dev-1 has 54 failures to acquire as nan: without them bob's half-total error at its own threshold."""
     file = ASSETS / "scores" / "bob_measure" / "dev-1.txt"
-    with pytest.raises(DataError, match="line 26: expected a score"):
-        score_lists([file])
-    left = tmp_path / "dev-1.txt"
-    left.write_text("".join(line for line in file.read_text().splitlines(keepends=True) if "nan" not in line))
-    found = score_lists([left], settings=("tables.scores.metrics=[eer-hter]",))
+    found = score_lists([file], settings=("tables.scores.metrics=[eer-hter]", "tables.scores.failure=exclude"))
     assert value(found, "eer-hter", "dev-1") == (31 / 495 + 28 / 451) / 2
+    assert any(
+        "54 of 1000 comparisons failed and have no score, 28 of them mated" in n
+        for n in found.tables["scores"]["notes"]
+    )
+
+
+def test_failed_comparisons_are_failures_to_acquire(tmp_path: Path) -> None:
+    """A probe or template without any score failed to enrol. Where only some pairs failed the list has pairs alone."""
+    names = [(f"s{g}", f"s{p}", p, g) for p in range(4) for g in range(4)]
+
+    def written(lost: set[tuple[int, int]]) -> Path:
+        lines = [f"{a} t{g} {b} p{p} {'nan' if (p, g) in lost else 1 + (a == b) + p / 9}" for a, b, p, g in names]
+        (tmp_path / "m.txt").write_text("\n".join(lines))
+        return tmp_path / "m.txt"
+
+    def reached(lost: set[tuple[int, int]], policy: str) -> Results:
+        asked = "tables.scores.metrics=[rank-1,tar@far=0.5]"
+        return score_lists([written(lost)], settings=(asked, f"tables.scores.failure={policy}"))
+
+    whole = {(3, g) for g in range(4)} | {(p, 2) for p in range(4)}  # probe 3 and template 2
+    for policy, hits in (("miss", 2 / 4), ("exclude", 1.0)):
+        found = reached(whole, policy)
+        (row,) = [row for row in found.metrics if row["metric"] == "rank-1"]
+        assert (row["value"], row["failed_probes"], row["failed_gallery"]) == (hits, 1, 1)
+    for policy, share in (("miss", 3 / 4), ("exclude", 1.0)):
+        found = reached({(0, 0), (1, 2)}, policy)
+        assert [(row["metric"], row["value"]) for row in found.metrics] == [("tar@far=0.5", share)]
+        notes = " ".join(found.tables["scores"]["notes"])
+        assert "2 comparisons failed, of probes and templates that have other scores, such as p0 with t0" in notes
+        assert "2 of 16 comparisons failed and have no score, 1 of them mated" in notes
