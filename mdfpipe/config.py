@@ -298,6 +298,12 @@ def _over(own: dict[str, Any], others: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
+def refuse_text(name: str, values: object, example: str) -> None:
+    """Raise ConfigError if `values` is one text or a mapping where a list of texts is expected."""
+    if isinstance(values, str | dict):
+        raise ConfigError(f"{name}: expected a list, such as [{example!r}], got {one_line(repr(values), 80)}")
+
+
 def set_dotted(settings: dict[str, Any], assignment: str) -> None:
     """Apply `a.b.c=value` to nested settings, in place; the value is read as YAML.
 

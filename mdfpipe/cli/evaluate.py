@@ -99,11 +99,10 @@ def compare_runs(
 
     Example: mdfpipe compare runs/lora runs/full
     """
-    from mdfpipe.reporting.comparison import side_by_side
+    from mdfpipe.reporting.comparison import several, side_by_side
 
-    if len(runs) < 2:
-        raise ConfigError(f"compare {runs[0]}: expected two runs or more, got one")
-    _show(side_by_side(runs[0], runs[1:], allow_mixed=allow_mixed, allow_stale=allow_stale), json_)
+    first, *others = several("compare", runs)
+    _show(side_by_side(first, others, allow_mixed=allow_mixed, allow_stale=allow_stale), json_)
 
 
 @app.command("average")

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from mdfpipe.cli.options import Json, app, beside, say, say_json
+from mdfpipe.errors import DataError
 
 
 @app.command()
@@ -44,6 +45,9 @@ def weights(
     """
     from mdfpipe.weightfiles.listed import Checksum, listed
 
+    if data is not None and not data.is_dir():
+        found_there = "a file" if data.is_file() else "no such folder"
+        raise DataError(f"--data {data}: expected the folder that holds the data set, found {found_there}")
     rows, wrong = list[dict[str, object]](), 0
     for one in listed():
         row: dict[str, object] = one.model_dump(mode="json")

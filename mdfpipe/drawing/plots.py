@@ -97,7 +97,7 @@ def lines_plot(
     cent. whole_x: ticks of x are whole numbers. ticks: places along x and their words, instead. near: the vertical axis
     spans what is drawn, instead of 0 to 100 %.
     """
-    from matplotlib.ticker import FuncFormatter, MaxNLocator
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
     drawn = list(lines)
     with _style(name):
@@ -117,6 +117,9 @@ def lines_plot(
         per_cent = FuncFormatter(lambda value, _: f"{100 * value:g}")
         if scale == "log":
             axes.set_xscale("log")
+            low, high = axes.get_xlim()
+            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 99 * low else (1,)))
+            axes.xaxis.set_minor_locator(NullLocator())  # within a decade its labels would be TeX, and overlap
             axes.xaxis.set_major_formatter(per_cent)
         if scale == "deviate":
             _deviate_axes(axes)

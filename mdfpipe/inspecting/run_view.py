@@ -100,11 +100,20 @@ class RunView:
         role: str | None = None,
         video_id: str | None = None,
     ) -> pa.Table:
-        """Return the rows of the manifest with these values; without any, all of them."""
+        """Return the rows of the manifest with these values; without any, all of them.
+
+        Raises DataError for a value that no row of the manifest has. Values that never meet in a row give no rows.
+        """
         asked = dict(zip(_BY, (subject_id, domain, modality, split, role, video_id), strict=True))
         found = self.manifest
         for name, value in asked.items():
             if value is not None:
+                known = pc.unique(self.manifest[name]).drop_null().to_pylist()
+                if value not in known:
+                    some = ", ".join(map(str, sorted(known)[:8])) + ", ..." * (len(known) > 8)
+                    raise DataError(
+                        f"{self.path}: {name} {value!r}: expected one of its manifest: {some or 'no crops'}"
+                    )
                 found = found.filter(pc.equal(found[name], value))
         return found
 

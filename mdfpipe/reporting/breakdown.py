@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from mdfpipe.config import refuse_text
 from mdfpipe.domains import Domain
 from mdfpipe.errors import ConfigError, DataError, one_line
 from mdfpipe.evaluation.case import generator_of
@@ -147,6 +148,7 @@ def break_down(results: Results, by: Sequence[str], columns: Path | None = None)
 
     Raises ConfigError for an unknown name, DataError for a table that does not fit, StoreError.
     """
+    refuse_text("by", by, "range")
     asked = [By.parse(text) for text in dict.fromkeys(by)]
     theirs = None if columns is None else _read(columns, [one.name for one in asked if one.name not in NAMES])
     if not asked:

@@ -48,11 +48,17 @@ class Comparison:
         return f"Comparison({self.metrics.num_rows} numbers, {self.comparisons.num_rows} differences)"
 
 
+def several(command: str, runs: Sequence[str | PathLike[str]]) -> list[Path]:
+    """The paths of `runs`. Raises ConfigError where there are not two or more, as where they are one text."""
+    paths = [Path(runs)] if isinstance(runs, str | PathLike) else [Path(one) for one in runs]
+    if len(paths) < 2:
+        raise ConfigError(f"{command}: expected two evaluated runs or more, got {', '.join(map(str, paths)) or 'none'}")
+    return paths
+
+
 def compare(runs: Sequence[str | PathLike[str]], *, allow_mixed: bool = False, allow_stale: bool = False) -> Comparison:
     """Set evaluated runs side by side and test differences, as `mdfpipe compare` does. See `side_by_side`."""
-    if len(runs) < 2:
-        raise ConfigError(f"compare {', '.join(map(str, runs))}: expected two runs or more, got {len(runs)}")
-    first, *others = map(Path, runs)
+    first, *others = several("compare", runs)
     found = side_by_side(first, others, allow_mixed=allow_mixed, allow_stale=allow_stale)
     document = found.document()
     return Comparison(
@@ -242,9 +248,7 @@ def average_runs(runs: Sequence[Path], *, allow_stale: bool = False) -> Results:
     that differ in the number of the split alone. n and the counts are those of all runs together. Numbers that are out
     of date are refused, or shown with a stamp. Raises DataError, ProtocolError, StoreError.
     """
-    if len(runs) < 2:
-        raise DataError(f"--average: expected two runs or more, got {len(runs)}")
-    every = _read(runs, allow_stale)
+    every = _read(several("average", runs), allow_stale)
     names = [one.name for one in every]
     tables: dict[str, dict[str, Any]] = {}
     for name, entry in every[0].tables.items():

@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 from functools import partial
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mdfpipe.errors import DataError, MdfError, StoreError, cannot_write, one_line
+from mdfpipe.errors import ConfigError, DataError, MdfError, StoreError, cannot_write, one_line
 from mdfpipe.inspecting.pictures import environment_of, title_of
 from mdfpipe.reporting.comparison import side_by_side
 from mdfpipe.store.files import refuse_folder, write_atomically
@@ -94,8 +94,11 @@ def report(
     from mdfpipe.reporting.results_page import ResultsPage, render
     from mdfpipe.reporting.sweep_sheets import csv_of as csv_of_sweep
     from mdfpipe.reporting.sweep_sheets import svg_of as svg_of_sweep
+    from mdfpipe.reporting.written import LatexCells as Cells
     from mdfpipe.reporting.written import csv_of, file_stem, latex, markdown
 
+    if latex_cells not in get_args(Cells):
+        raise ConfigError(f"latex_cells: expected one of {', '.join(get_args(Cells))}, got {latex_cells!r}")
     run, out = Path(run), Path(out) if out is not None else None
     if out is not None:
         refuse_folder(out)

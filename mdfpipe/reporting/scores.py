@@ -54,6 +54,8 @@ def to_bob(table: Path, out: Path, columns: Literal[4, 5] = 5, where: Mapping[st
         current(folder.parent.parent, STAGE, KEY, allow_stale=None)
     if columns not in COLUMNS or wanted.keys() - set(PAIR):
         raise DataError(f"scores: expected 4 or 5 columns and a choice of {', '.join(PAIR)}, got {columns}, {wanted}")
+    if not table.is_file():
+        raise DataError(f"{table}: expected a table of scores, RUN/evaluate/scores/*.parquet, found no such file")
     lines = 0
     try:
         with open_table(table) as file:

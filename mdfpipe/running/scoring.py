@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mdfpipe.config import set_dotted, validate
+from mdfpipe.config import refuse_text, set_dotted, validate
 from mdfpipe.domains import Domain
 from mdfpipe.errors import ConfigError, DataError, MdfError, one_line
 from mdfpipe.evaluation import study
@@ -171,6 +171,7 @@ def _asked(protocol: str, settings: Sequence[str]) -> _Asked:
     """Raises ConfigError."""
     benchmark = benchmark_of(protocol)
     asked: dict[str, Any] = {} if benchmark is None else {"tables": {"recognition": {"benchmark": benchmark}}}
+    refuse_text("settings", settings, "tables.recognition.pairs=all")
     for assignment in settings:
         set_dotted(asked, assignment)
     tables = validate(Tables, asked, "--set")
@@ -234,6 +235,11 @@ def read_vectors(
     file = source if isinstance(source, Path) else Path("vectors")  # what messages call it
     if isinstance(source, Path) and not source.is_file():
         raise DataError(f"{file}: expected a Parquet or NPZ file of vectors, found no such file")
+    if not isinstance(source, Path | pa.Table) and not hasattr(source, "columns"):
+        kinds = "a DataFrame, a pyarrow.Table or the path of a Parquet or NPZ file"
+        raise DataError(f"{file}: expected {kinds}, got {type(source).__name__}")
+    if not isinstance(source, Path) and not len(source):
+        raise DataError(f"{file}: expected a row a vector, found no row")
     words = ("a DataFrame whose columns have one type each", "a Parquet or NPZ file of vectors")
     try:
         if isinstance(source, Path):

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Literal
 import pyarrow as pa
 
 from mdfpipe.config import Config, result_settings
-from mdfpipe.errors import DataError
+from mdfpipe.errors import ConfigError, DataError
 from mdfpipe.store.hashing import stamp, stamp_of_files
 from mdfpipe.store.run import Receipt, Run, faces_file, images_file
 from mdfpipe.store.tables import FACES, IMAGES
@@ -35,6 +35,11 @@ class Resources:
     cache_bytes: int = 4 << 30  # decoded crops that a training keeps in memory
     trust_pickle: bool = False  # whether this call opens weights that are no mere tensors, and may run what they say
     tensorboard: bool = False  # whether a training also writes its figures as TensorBoard's event files
+
+    def __post_init__(self) -> None:
+        for name in ("workers", "threads", "batch"):
+            if not isinstance(value := getattr(self, name), int) or value < 1:
+                raise ConfigError(f"Resources: {name}: expected a whole number of 1 or more, got {value!r}")
 
 
 class _Told(dict[str, Any]):

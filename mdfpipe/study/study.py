@@ -9,7 +9,7 @@ from typing import Annotated, Any, Self
 import yaml
 from pydantic import Field, SerializeAsAny, model_validator
 
-from mdfpipe.config import NAME, Config, read_yaml, set_dotted, validate
+from mdfpipe.config import NAME, Config, read_yaml, refuse_text, set_dotted, validate
 from mdfpipe.datasets import Dataset
 from mdfpipe.errors import ConfigError, DataError
 from mdfpipe.evaluation.table import Table
@@ -196,6 +196,7 @@ class Study(Config):
     def _load(cls, path: Path, overrides: list[str], *, keeps: bool = False) -> Study:
         settings = read_yaml(path)
         settings.setdefault("name", path.stem)
+        refuse_text("settings", overrides, "detect.stride=2")
         for assignment in overrides:
             set_dotted(settings, assignment)
         _without_trust(settings, str(path), keeps)
