@@ -261,7 +261,7 @@ def show_numbers(results: Results) -> None:
 
     out.print(f"\n[bold]Numbers[/bold]  ({MEANING})")
     out.print(escape("\n".join(number_lines(results))))
-    if not results.compared:
+    if results.name and not results.compared:  # not of scores that were written nowhere
         out.print(escape(f"\nall of them: {results.run}/evaluate/metrics.parquet, metrics.json"))
 
 

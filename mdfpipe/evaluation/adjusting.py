@@ -178,7 +178,8 @@ def _rate(metric: str, k: int, n: int, threshold: float) -> Metric:
 
 
 def _least(curve: Roc) -> Metric:
-    return Metric("mincllr", min_cllr(curve), curve.n_mated, n_false=curve.n_nonmated)
+    scored = replace(curve, n_mated=int(curve.accepted[-1]))
+    return Metric("mincllr", min_cllr(scored), scored.n_mated, n_false=scored.n_nonmated)
 
 
 def _cost(known: PairCounts) -> Metric:

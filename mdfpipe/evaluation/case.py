@@ -292,8 +292,9 @@ def measure_case(found: Searched, table: Table, seed: str) -> Iterator[dict[str,
             one, bounds = _of_all_pairs(metric, found), no_interval(NumberNote.MANY_SCORES)
         else:
             one, separation, statistic = operate(metric, found)
-            if found.failed or not fits(separation):
-                bounds = no_interval(NumberNote.FAILURES if found.failed else NumberNote.MANY_SCORES)
+            failed = found.failed and not is_adjusted(metric)  # which counts pairs with a score alone
+            if failed or not fits(separation):
+                bounds = no_interval(NumberNote.FAILURES if failed else NumberNote.MANY_SCORES)
             elif NumberNote.UNRESOLVED in doubts(one):
                 bounds = no_interval(NumberNote.UNRESOLVED)
             else:

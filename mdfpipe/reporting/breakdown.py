@@ -23,16 +23,17 @@ from mdfpipe.domains import Domain
 from mdfpipe.errors import ConfigError, DataError, one_line
 from mdfpipe.evaluation.case import generator_of
 from mdfpipe.evaluation.measures.groups import FEW_PROBES, GroupNumber, group_numbers
-from mdfpipe.evaluation.table import depth_of
+from mdfpipe.evaluation.measures.metrics import NUMBERS
+from mdfpipe.evaluation.table import depth_of, is_of_searches
 from mdfpipe.reporting.cells import cell_of, label
 from mdfpipe.reporting.comparison import COLUMNS, is_counted, side_by_side
-from mdfpipe.reporting.grids import Grid, TableView
+from mdfpipe.reporting.grids import Grid, TableView, mark_words
 from mdfpipe.reporting.numbers import MARKS
 from mdfpipe.store.naming import natural_key
 from mdfpipe.store.parquet import read_table
-from mdfpipe.store.results import FEWEST_SUBJECTS, KEY, PLACE, STAGE, Number, Results, Row
+from mdfpipe.store.results import FEWEST_SUBJECTS, KEY, PLACE, STAGE, Number, Results, Row, note_words
 from mdfpipe.store.run import Run
-from mdfpipe.store.tables import SEARCHES
+from mdfpipe.store.tables import SEARCHES, NumberNote
 from mdfpipe.store.templates import read_templates
 from mdfpipe.store.text_tables import read_blocks, read_layout
 
@@ -100,14 +101,23 @@ class Theirs:
 
 @dataclass
 class _Searches:
-    """The stored searches of one table and system in some cases: (n,) each."""
+    """The stored searches of one table and system in one pair of domains.
+
+    base: the number of all probes, by metric. trainings: of each training of the system, its searches, (n,), and the
+    numbers that have its thresholds. first: the row of the first search in its file.
+    """
 
     table: str
     system: str
     place: tuple[str, str, str]
     base: Mapping[str, Row]
-    rows: pa.Table
+    trainings: list[tuple[pa.Table, Mapping[str, Row]]]
     first: int
+
+    @property
+    def rows(self) -> pa.Table:
+        """The searches of the first training: the probes of all of them."""
+        return self.trainings[0][0]
 
     @property
     def unit(self) -> str:
@@ -177,24 +187,40 @@ def break_down(results: Results, by: Sequence[str], columns: Path | None = None)
 
 def _cases(results: Results) -> list[_Searches]:
     """The searches of each table, system and pair of domains, in the order of the file."""
-    names = ["table", "system", *PLACE[1:], "template", "subject_id", "status", "rank", *COLUMNS.values()]
-    table = Run(results.run).table_beside(STAGE, KEY, FILE, SEARCHES, names)
-    base: dict[tuple[str, ...], dict[str, Row]] = {}
-    for row in results.metrics:
-        if depth_of(row["metric"]) is not None or row["metric"] in COLUMNS:
-            key = (row["table"], row["system"], *(row[name] for name in PLACE[1:]))
-            base.setdefault(key, {})[row["metric"]] = row
+    scores = ("mated_score", "nonmated_score")
+    names = ["table", "system", *PLACE[1:], "template", "subject_id", "status", "rank", *COLUMNS.values(), *scores]
+    run = Run(results.run)
+    table = run.table_beside(STAGE, KEY, FILE, SEARCHES, names)
+    base, own = (_by_case(rows) for rows in (results.metrics, run.table(STAGE, KEY).to_pylist()))
+    line_of = {
+        (name, training): line
+        for name, entry in results.tables.items()
+        for line, every in entry.get("seeds", {}).items()
+        for training in every
+    }
     keys = [
         table[name].cast(pa.string()).combine_chunks().dictionary_encode() for name in ("table", "system", *PLACE[1:])
     ]
     codes = np.stack([key.indices.to_numpy() for key in keys]) if table.num_rows else np.zeros((5, 0), np.int64)
     cases, first, number = np.unique(codes, axis=1, return_index=True, return_inverse=True)
-    found = []
+    found: dict[tuple[str, ...], _Searches] = {}
     for at in np.argsort(first):
         name = tuple(key.dictionary[int(code)].as_py() for key, code in zip(keys, cases[:, at], strict=True))
-        if name in base:
+        line = (name[0], line_of.get(name[:2], name[1]), *name[2:])
+        if line in base:
             rows = table.filter(pa.array(number.reshape(-1) == at))
-            found.append(_Searches(name[0], name[1], name[2:], base[name], rows, int(first[at])))
+            made = _Searches(line[0], line[1], line[2:], base[line], [], int(first[at]))
+            found.setdefault(line, made).trainings.append((rows, own[name]))
+    return list(found.values())
+
+
+def _by_case(rows: Iterable[Row]) -> dict[tuple[str, ...], dict[str, Row]]:
+    """Rows of METRICS that stored searches give, by table, system and pair of domains, then by metric."""
+    found: dict[tuple[str, ...], dict[str, Row]] = {}
+    for row in rows:
+        if depth_of(row["metric"]) is not None or row["metric"] in COLUMNS or is_of_searches(row["metric"]):
+            key = (row["table"], row["system"], *(row[name] for name in PLACE[1:]))
+            found.setdefault(key, {})[row["metric"]] = row
     return found
 
 
@@ -441,10 +467,17 @@ def _view(results: Results, name: str, by: By, cases: list[_Searches], source: _
     shown = {number.row["metric"] for number in numbers}
     left = [m for m in dict.fromkeys(r["metric"] for r in results.of(results.metrics, name)) if m not in shown]
     if left and numbers:
-        notes.append(f"no breakdown of {', '.join(left)}: only means over probes come from stored searches")
+        notes.append(f"no breakdown of {', '.join(left)}: only numbers of searches come from stored searches")
+    seeds = [f"{line} ({len(own)})" for line, own in entry.get("seeds", {}).items()]
+    if seeds and numbers:
+        notes.append(f"means over trainings of {', '.join(seeds)}; intervals and tests draw subjects, not trainings")
+    whole = next(iter(cases[0].base.values()))
     about = [
         ("protocol", str(entry.get("protocol"))),
+        ("its fingerprint", str(entry.get("fingerprint", ""))[:12]),
         ("groups", NAMES.get(by.name, f"column {by.name} of the given table")),
+        ("a failure to enrol counts as", str(whole["failure"])),
+        ("without a mate", str(whole["unmated"])),
     ]
     title = f"{entry.get('title') or name}, by {by.name}"
     return TableView(
@@ -453,7 +486,7 @@ def _view(results: Results, name: str, by: By, cases: list[_Searches], source: _
         about,
         grids,
         [],
-        _LEGEND if numbers else [],
+        [*mark_words(numbers), *_of_searches(numbers), *_LEGEND] if numbers else [],
         _FOOTNOTES if numbers else [],
         [],
         notes,
@@ -463,6 +496,12 @@ def _view(results: Results, name: str, by: By, cases: list[_Searches], source: _
     )
 
 
+def _of_searches(numbers: Iterable[Number]) -> list[str]:
+    """Where the threshold of open-set numbers is from."""
+    names = dict.fromkeys(label(n.row["metric"]) for n in numbers if is_of_searches(n.row["metric"]))
+    return [f"{', '.join(names)}: at the table's threshold; false alarms are those of all groups."] if names else []
+
+
 _LEGEND: Final = [
     f"(few): under {FEW_PROBES} probes or {FEWEST_SUBJECTS} subjects: the number says little.",
     "Bold: the best group. ≈: not significantly different from it; without a mark: significantly worse, at p < 0.05 "
@@ -470,71 +509,145 @@ _LEGEND: Final = [
     f"pairs of groups). ?: not tested, as one of both has under {FEWEST_SUBJECTS} subjects.",
 ]
 _FOOTNOTES: Final = [
-    "Per cent; in small type k/n and the 95 % interval. Probes are grouped; the gallery stays whole. Groups may differ "
-    "in more than what they are named for.",
+    "Per cent; in small type k/n, false alarms and the 95 % interval. Probes are grouped; the gallery stays whole. "
+    "Groups may differ in more than what they are named for.",
     f"From {FILE}.",
 ]
 
 
 @dataclass(frozen=True)
 class _Found:
-    """groups: their places. numbers: by metric, in the order of groups."""
+    """groups: their places. numbers: by metric, of each group that has some. each: of every training alone.
+
+    about: columns of METRICS by metric: the operating point of the table, which is that of all groups.
+    """
 
     groups: list[int]
-    numbers: dict[str, list[GroupNumber]]
+    numbers: dict[str, dict[int, GroupNumber]]
+    each: dict[str, dict[int, list[float]]]
+    about: dict[str, Row]
     probes: int
     unknown: int
 
 
 def _numbers_of(cases: Sequence[_Searches], places: Sequence[NDArray[np.int64]], seed: str) -> _Found:
-    """Numbers of the counted probes of some cases, by group."""
-    values: dict[str, list[NDArray[Any]]] = {}
-    subjects, groups = list[NDArray[Any]](), list[NDArray[np.int64]]()
-    for case, place in zip(cases, places, strict=True):
-        one = next(iter(case.base.values()))
-        status = case.rows["status"].cast(pa.string()).to_pylist()
-        counted = np.array([is_counted(s, one["failure"], one["unmated"]) for s in status], bool)
-        subjects.append(case.rows["subject_id"].to_numpy()[counted].astype(str))
-        groups.append(place[counted])
-        rank = case.rows["rank"].to_numpy(zero_copy_only=False)[counted].astype(float)
-        for metric in case.base:
-            depth = depth_of(metric)
-            if depth is not None:
-                own = (rank > 0) & (rank <= depth)
-            else:
-                own = np.nan_to_num(case.rows[COLUMNS[metric]].to_numpy(zero_copy_only=False)[counted].astype(float))
-            values.setdefault(metric, []).append(own.astype(float))
-    subject, group = np.concatenate(subjects), np.concatenate(groups)
-    known = group >= 0
-    used, group = np.unique(group[known], return_inverse=True)
-    if not len(used):
-        return _Found([], {}, len(known), int((~known).sum()))
-    whole = {m: np.concatenate(parts)[known] for m, parts in values.items() if len(parts) == len(cases)}
-    numbers = group_numbers(whole, subject[known], group.reshape(-1).astype(np.int64), generator_of(seed))
-    return _Found(used.tolist(), numbers, len(known), int((~known).sum()))
+    """Numbers of the probes of some cases that count, by group."""
+    subject = np.concatenate([case.rows["subject_id"].to_numpy().astype(str) for case in cases])
+    group = np.concatenate(places)
+    counted = np.concatenate([_counts(case, None) for case in cases])
+    found = _Found([], {}, {}, {}, int(counted.sum()), int((counted & (group < 0)).sum()))
+    alike: dict[bytes, list[str]] = {}
+    masks, values = dict[str, NDArray[np.bool_]](), dict[str, NDArray[np.float64]]()
+    for metric in cases[0].base:
+        if all(metric in case.base for case in cases):
+            about = found.about[metric] = _operating_point([case.base[metric] for case in cases])
+            masks[metric] = np.concatenate([_counts(case, metric) for case in cases]) & (group >= 0)
+            if "unresolved" not in about["notes"]:
+                values[metric] = np.concatenate([_added(case, metric) for case in cases], axis=1)
+            alike.setdefault(masks[metric].tobytes(), []).append(metric)
+    for metrics in alike.values():
+        known = masks[metrics[0]]
+        used, own = np.unique(group[known], return_inverse=True)
+        found.groups.extend(set(used.tolist()) - set(found.groups))
+        given = {metric: values[metric][:, known] for metric in metrics if metric in values}
+        if not len(used) or not given:
+            continue
+        codes = own.reshape(-1).astype(np.int64)
+        averaged = len(cases[0].trainings) > 1
+        means = {metric: each.mean(axis=0) for metric, each in given.items()}
+        numbers = group_numbers(means, subject[known], codes, generator_of(seed), averaged=averaged)
+        for metric, one in numbers.items():
+            found.numbers[metric] = dict(zip(used.tolist(), one, strict=True))
+            if averaged:
+                alone = [np.bincount(codes, each) / np.bincount(codes) for each in given[metric]]
+                found.each[metric] = dict(zip(used.tolist(), np.array(alone).T.tolist(), strict=True))
+    found.groups.sort()
+    return found
+
+
+def _counts(case: _Searches, metric: str | None) -> NDArray[np.bool_]:
+    """(n,) the probes that a metric counts in every training; None: those of closed-set metrics."""
+    one = next(iter(case.base.values()))
+    found = np.ones(case.rows.num_rows, bool)
+    for rows, _ in case.trainings:
+        status = rows["status"].cast(pa.string()).to_pylist()
+        if metric is not None and metric.startswith("fpir@"):
+            found &= np.array([s == "unmated" for s in status], bool) & rows["nonmated_score"].is_valid().to_numpy()
+        else:
+            unmated = "exclude" if metric is not None and is_of_searches(metric) else one["unmated"]
+            found &= np.array([is_counted(s, one["failure"], unmated) for s in status], bool)
+    return found
+
+
+def _added(case: _Searches, metric: str) -> NDArray[np.float64]:
+    """(trainings, n) what each probe adds to a mean."""
+    found = []
+    for rows, numbers in case.trainings:
+        columns = {
+            name: rows[name].to_numpy().astype(float) for name in ("rank", "mated_score", "nonmated_score")
+        }  # NaN where there is none
+        depth = depth_of(metric)
+        if depth is not None:
+            own = columns["rank"] <= depth
+        elif metric in COLUMNS:
+            own = np.nan_to_num(rows[COLUMNS[metric]].to_numpy().astype(float))
+        else:
+            threshold = numbers[metric]["threshold"]
+            least = np.inf if threshold is None else threshold  # nobody is found
+            own = (columns["rank"] == 1) & (columns["mated_score"] >= least)
+            if metric.startswith("fpir@"):
+                own = columns["nonmated_score"] >= least
+            elif metric.startswith("fnir@"):
+                own = ~own
+        found.append(own.astype(float))
+    return np.stack(found)
+
+
+def _operating_point(rows: Sequence[Row]) -> Row:
+    """Threshold, false alarms and notes of the table's numbers that a group's is a part of."""
+    notes = [note for note in NUMBERS if any(note in (row["notes"] or ()) for row in rows)]
+    if any(row["value"] is None for row in rows):
+        notes = [NumberNote.UNRESOLVED]
+    one = rows[0] if len(rows) == 1 else {}
+    alarms = {name: [row[name] for row in rows] for name in ("k_false", "n_false")}
+    sums = {name: None if None in counts else sum(counts) for name, counts in alarms.items()}
+    sums |= {"n_false": one.get("n_false")} if NumberNote.UNRESOLVED in notes else {}
+    return {"threshold": one.get("threshold"), "notes": notes} | sums
 
 
 def _grid(by: By, title: str, names: Sequence[str], found: _Found, case: _Searches, place: dict[str, str]) -> Grid:
     """A line a group, a column a metric."""
-    nothing = dict.fromkeys(
-        ("chance", "threshold", "k_false", "n_false", "published", "spread", "trials", "each", "notes")
-    )
+    nothing = dict.fromkeys(("chance", "published", "spread", "trials", "each"))
     lines: list[tuple[str, list[Number | None]]] = []
-    for at, group in enumerate(found.groups):
+    for group in found.groups:
         cells: list[Number | None] = []
-        for metric, numbers in found.numbers.items():
-            one = numbers[at]
-            own = {
-                n: getattr(one, n)
-                for n in ("value", "k", "n", "subjects", "low", "high", "interval", "few", "p", "test")
-            }
+        for metric, about in found.about.items():
+            one = found.numbers.get(metric, {}).get(group)
+            if one is None and NumberNote.UNRESOLVED not in about["notes"]:
+                cells.append(None)
+                continue
+            of_group = one or GroupNumber(0.0, None, 0, 0, None, None, None, False)
+            own = {n: getattr(of_group, n) for n in _OF_GROUP}
+            own |= {"notes": [*about["notes"], *of_group.notes]}
+            if one is None:
+                own |= {"value": None}
+            each = found.each.get(metric, {}).get(group)
+            if each is not None:
+                own |= {"spread": float(np.std(each, ddof=1)), "each": each}
             own |= {"by": by.name, "group": names[group], "_file": FILE, "_row": case.first}
-            best = names[found.groups[one.best]]
-            cells.append(Number(case.base[metric] | nothing | place | own, one.verdict, best))
-        first = next(iter(found.numbers.values()))[at]
-        subjects = f"{first.subjects} subject{'s' if first.subjects > 1 else ''}"
-        lines.append((f"{names[group]}, {subjects}{' (few)' if first.few else ''}", cells))
-    return Grid(title, by.name, [("", [label(metric) for metric in found.numbers])], lines)
+            best = names[of_group.best] if one is None else names[list(found.numbers[metric])[one.best]]
+            cells.append(Number(case.base[metric] | nothing | place | about | own, of_group.verdict, best))
+        first = max(
+            (numbers[group] for numbers in found.numbers.values() if group in numbers),
+            key=lambda one: one.n,
+            default=None,
+        )
+        subjects = "" if first is None else f", {first.subjects} subject{'s' if first.subjects > 1 else ''}"
+        lines.append((f"{names[group]}{subjects}{' (few)' if first is not None and first.few else ''}", cells))
+    return Grid(title, by.name, [("", [label(metric) for metric in found.about])], lines)
+
+
+_OF_GROUP: Final = ("value", "k", "n", "subjects", "low", "high", "interval", "few", "p", "test")
 
 
 # -- as text and JSON
@@ -546,6 +659,7 @@ def lines(views: Sequence[TableView]) -> Iterator[str]:
         yield ""
         yield view.title
         yield from (f"  !! {stamp}" for stamp in view.stamps)
+        yield "  " + "; ".join(f"{what}: {words}" for what, words in view.about)
         for grid in view.grids:
             yield f"  {grid.title}"
             heads = ["", *(column for _, columns in grid.groups for column in columns)]
@@ -553,10 +667,12 @@ def lines(views: Sequence[TableView]) -> Iterator[str]:
             widths = [max(len(line[n]) for line in cells) for n in range(len(heads))]
             for line in cells:
                 yield "    " + "  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip()
+        marked = [*mark_words(view.numbers), *_of_searches(view.numbers)]
+        yield from (f"  {line}" for line in marked)
         yield from (f"  note: {note}" for note in view.notes)
     yield ""
     yield (
-        "per cent, k/n and 95 % interval; `*` best group; "
+        "per cent, k/n, false alarms and 95 % interval; `*` best group; "
         "`=` not significantly different from it, `<` significantly worse (Holm); `?` not tested; "
         f"(few) under {FEW_PROBES} probes or {FEWEST_SUBJECTS} subjects"
     )
@@ -566,7 +682,7 @@ def _cell(number: Number | None) -> str:
     if number is None:
         return "-"
     cell = cell_of(number)
-    return cell.written(cell.value + MARKS[number.verdict])
+    return cell.written(cell.value + cell.marks + MARKS[number.verdict])
 
 
 def document(views: Sequence[TableView]) -> list[dict[str, Any]]:
@@ -587,13 +703,21 @@ def document(views: Sequence[TableView]) -> list[dict[str, Any]]:
         "few",
         "p",
         "test",
+        "threshold",
+        "k_false",
+        "n_false",
+        "spread",
+        "each",
+        "notes",
     )
     return [
         {
             "table": view.name.rpartition(".")[0],
             "protocol": view.about[0][1],
+            "fingerprint": view.fingerprint,
             "groups": [
-                {name: cell.row[name] for name in wanted} | {"verdict": cell.verdict, "best": cell.best}
+                {name: cell.row[name] for name in wanted}
+                | {"words": note_words(cell.row), "verdict": cell.verdict, "best": cell.best}
                 for grid in view.grids
                 for cell in grid.cells
             ],

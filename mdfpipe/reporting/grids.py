@@ -199,10 +199,9 @@ def _about(rows: list[Row], entry: Mapping[str, Any]) -> list[tuple[str, str]]:
             ("pooling", "pooling"),
             ("filter rule", "rule"),
             ("rerank", "rerank"),
+            ("distance", "distance"),
         )
     ]
-    if noun == "images":
-        found.append(("distance", _values(own, "distance")))
     return found
 
 
@@ -245,13 +244,19 @@ def _range(values: Sequence[int]) -> str:
     return str(low) if low == high else f"{low} to {high}"
 
 
-def _legend(numbers: Sequence[Number]) -> list[str]:
-    """What the marks of notes, ± and a guess are, where there are some."""
+def mark_words(numbers: Sequence[Number]) -> list[str]:
+    """What the marks of notes are, where there are some."""
     words = []
     for note, (mark, meaning) in NOTES.items():
         names = dict.fromkeys(label(n.row["metric"]) for n in numbers if note in (n.row.get("notes") or ()))
         if mark and names:
             words.append(f"{mark} {meaning} ({', '.join(names)}).")
+    return words
+
+
+def _legend(numbers: Sequence[Number]) -> list[str]:
+    """What the marks of notes, ± and a guess are, where there are some."""
+    words = mark_words(numbers)
     rows = [number.row for number in numbers]
     over = {
         f"{row['seeds']} seeds" if row.get("seeds") else f"{row['trials']} trials"

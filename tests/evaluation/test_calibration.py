@@ -168,6 +168,25 @@ def test_a_table_of_calibrated_scores(norm: str, held: bool, monkeypatch: pytest
     assert numbers["auc"]["distance"] == f"cosine{words}, calibrated at prior 0.3"
 
 
+def test_pairs_without_a_score_cost_nothing() -> None:
+    """A probe that failed to enrol is a miss elsewhere; what scores cost is about those that there are."""
+    made, rows = both()
+    failed = {row["crop_id"]: None for row in rows if (row["subject_id"], row["domain"]) == ("s0", PROBES[1])}
+    lost, _ = both(vectors=failed)
+    wanted = {"metrics": ["auc", "cllr", "mincllr"], "calibrate": 0.5, "unmated": "exclude"}
+    found = done({"t": wanted}, [lost], rows).metrics
+    auc, cost, least = (
+        next(r for r in found if (r["metric"], r["probe_domain"]) == (m, PROBES[1])) for m in METRICS[1:4]
+    )
+    _, _, mated, others = scalar(
+        made, [row | {"domain": "none"} if row["crop_id"] in failed else row for row in rows], "none"
+    )
+    assert least["value"] == pytest.approx(violators(mated, others), abs=1e-9)
+    assert (auc["n"], cost["n"], least["n"]) == (8, 7, 7)
+    assert least["value"] <= cost["value"]
+    assert [row["interval"] for row in (auc, cost, least)] == [None, "bootstrap", "bootstrap"]
+
+
 def test_calibration_is_monotone() -> None:
     """Ranks and areas stay."""
     made, rows = both()

@@ -22,8 +22,11 @@ from mdfpipe.reporting.breakdown import break_down, document, lines
 from mdfpipe.reporting.comparison import side_by_side
 from mdfpipe.reporting.report import report
 from mdfpipe.running.scoring import score
+from mdfpipe.stages.evaluate import metrics_table
 from mdfpipe.store.results import Verdict
-from mdfpipe.store.run import Receipt, Run
+from mdfpipe.store.run import Receipt, Run, write_table
+from mdfpipe.store.tables import SEARCHES
+from tests.evaluation.test_seeds import evaluated
 from tests.runs import call_here
 
 PEOPLE = [f"S{n:02d}" for n in range(40)]
@@ -247,7 +250,7 @@ def test_every_output_has_the_groups(run: Path, tmp_path: Path) -> None:
     said = call_here("breakdown", run, "--by", "clothing", "--columns", clothes).calm()
     assert said.code == 0, said
     assert "coat, 10 subjects (few)   100.0 * (10/10, 72.2–100.0)" in said.out
-    assert "no breakdown of tar@far=1e-2, auc: only means over probes" in said.out
+    assert "no breakdown of tar@far=1e-2, auc: only numbers of searches" in said.out
     as_json = call_here("breakdown", run, "--by", "clothing", "--columns", clothes, "--json").json
     assert as_json == json.loads(json.dumps(broken(run, "clothing", clothes)))
     made = report(run, by=["clothing"], columns=clothes, out=tmp_path)
@@ -261,6 +264,73 @@ def test_every_output_has_the_groups(run: Path, tmp_path: Path) -> None:
     rows = texts["recognition.clothing.csv"].splitlines()
     assert rows[0].split(",")[-1] == "group"
     assert sum(row.endswith(",shirt") for row in rows) > 3
+
+
+OPEN = ["rank-1", "fnir@fpir=0.2", "dir@fpir=0.2", "fnir@fpir=0.001"]
+
+
+def test_groups_at_the_operating_point_of_the_table(run: Path, tmp_path: Path) -> None:
+    """The gallery lacks every fifth subject. The groups' errors add up to the table's."""
+    table = pq.read_table(run.parent / "a.parquet").to_pylist()
+    rows = [r for r in table if r["domain"] != "VIS-500m" or int(r["subject_id"][1:]) % 5]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
+    asked = ["tables.recognition.unmated=exclude", f"tables.recognition.metrics={json.dumps(OPEN)}"]
+    score(tmp_path / "a.parquet", str(run.parent / "p.yaml"), tmp_path / "run", asked)
+    clothes = run.parent / "clothes.csv"
+    (found,) = broken(tmp_path / "run", "clothing", clothes)
+    whole = pq.read_table(tmp_path / "run/evaluate/metrics.parquet").to_pylist()
+    for domain in DOMAINS[1:]:
+        own = {(g["metric"], g["group"]): g for g in found["groups"] if g["probe_domain"] == domain}
+        for metric in OPEN[:3]:
+            of_all = next(m for m in whole if (m["metric"], m["probe_domain"]) == (metric, domain))
+            parts = [own[metric, name] for name in HARD]
+            assert (sum(p["k"] for p in parts), sum(p["n"] for p in parts)) == (of_all["k"], of_all["n"])
+            if metric != "rank-1":
+                assert {(p["threshold"], p["k_false"], p["n_false"]) for p in parts} == {
+                    (of_all["threshold"], of_all["k_false"], 8)
+                }
+        fnir, found_again = own["fnir@fpir=0.2", "shirt"], own["dir@fpir=0.2", "shirt"]
+        missed = [
+            r["rank"] != 1 or r["mated_score"] < fnir["threshold"]
+            for r in searches(tmp_path / "run", "recognition", domain)
+            if r["status"] != "unmated" and CLOTHES[r["subject_id"]] == "shirt"
+        ]
+        assert (fnir["k"], fnir["n"], found_again["k"]) == (sum(missed), len(missed), len(missed) - sum(missed))
+        assert own["fnir@fpir=0.001", "shirt"]["value"] is None
+        assert own["fnir@fpir=0.001", "shirt"]["words"] == ["needs at least 1000 non-mated searches, has 8"]
+        best = min((own["fnir@fpir=0.2", name] for name in HARD), key=lambda one: one["value"])
+        assert best["verdict"] == Verdict.BEST
+    said = call_here("breakdown", tmp_path / "run", "--by", "clothing", "--columns", clothes).calm()
+    assert "needs at least 1000 non-mated searches, has 8" in said.out
+    assert "protocol: " in said.out
+    assert "at the table's threshold" in said.out
+
+
+def test_a_system_of_several_seeds_has_the_mean_of_its_trainings(run: Path, tmp_path: Path) -> None:
+    found = evaluated({"a": ["a-seed-0", "a-seed-10"]}, {"a-seed-0": 0.6, "other": 1.5, "a-seed-10": 1.2})
+    facts = {"none": "", "tables": found.tables, "missing": []}
+    home = Run(tmp_path)
+    home.commit(Receipt("evaluate", 1, "metrics", {}, {}, facts=facts), metrics_table(found), {})
+    write_table(tmp_path / "evaluate/searches.parquet", pa.Table.from_pylist(found.searches, SEARCHES))
+    people = sorted({row["subject_id"] for row in found.searches})
+    (tmp_path / "c.csv").write_text("subject_id,x\n" + "".join(f"{p},{n % 2}\n" for n, p in enumerate(people)))
+    (broken_down,) = broken(tmp_path, "x", tmp_path / "c.csv")
+    own = [g for g in broken_down["groups"] if (g["system"], g["metric"], g["group"]) == ("a", "rank-1", "0")]
+    for one in own:
+        hits = [
+            [
+                r["rank"] == 1
+                for r in found.searches
+                if r["system"] == name
+                and r["probe_domain"] == one["probe_domain"]
+                and people.index(r["subject_id"]) % 2 == 0
+            ]
+            for name in ("a-seed-0", "a-seed-10")
+        ]
+        assert one["each"] == [float(np.mean(h)) for h in hits]
+        assert (one["value"], one["k"], one["interval"]) == (pytest.approx(np.mean(one["each"])), None, "bootstrap")
+    assert {g["system"] for g in broken_down["groups"]} == {"a", "other"}
+    assert any("means over trainings of a (2)" in note for note in broken_down["notes"])
 
 
 def test_twenty_thousand_probes_take_little_memory() -> None:

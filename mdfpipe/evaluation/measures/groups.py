@@ -8,7 +8,7 @@ values are corrected for their number (Holm 1979).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any, Final
 
@@ -17,7 +17,8 @@ import numpy as np
 from mdfpipe.evaluation.comparing import F64, I64, Array
 from mdfpipe.evaluation.measures.intervals import SAMPLES, percentiles, subject_codes, subject_draws, wilson
 from mdfpipe.evaluation.table import depth_of
-from mdfpipe.store.results import FEWEST_SUBJECTS, Verdict, is_significant
+from mdfpipe.store.results import FEWEST_SUBJECTS, Verdict, is_lower_better, is_significant
+from mdfpipe.store.tables import NumberNote
 
 FEW_PROBES: Final = 30
 
@@ -27,6 +28,7 @@ class GroupNumber:
     """The number of one group. k: of a share. few: under FEW_PROBES probes or FEWEST_SUBJECTS subjects.
 
     verdict: against the best group, `best`, by the p value of `test`, which is corrected; None of one group alone.
+    notes: on the interval.
     """
 
     value: float
@@ -37,16 +39,29 @@ class GroupNumber:
     high: float | None
     interval: str | None
     few: bool
+    notes: tuple[NumberNote, ...] = ()
     verdict: Verdict | None = None
     best: int = 0
     p: float | None = None
     test: str | None = None
 
 
+def is_rate(metric: str) -> bool:
+    """Whether a mean over probes is a share of them, as a probe is either found or not.
+
+    >>> is_rate("rank-1"), is_rate("fnir@fpir=0.01"), is_rate("map")
+    (True, True, False)
+    """
+    return depth_of(metric) is not None or "@" in metric
+
+
 def group_numbers(
-    values: Mapping[str, F64], subject: Array, group: I64, generator: np.random.Generator
+    values: Mapping[str, F64], subject: Array, group: I64, generator: np.random.Generator, *, averaged: bool = False
 ) -> dict[str, list[GroupNumber]]:
-    """Numbers of each group, by metric. values: what each of n probes adds. group: (n,) 0..G-1, none empty."""
+    """Numbers of each group, by metric. values: what each of n probes adds. group: (n,) 0..G-1, none empty.
+
+    averaged: what a probe adds is a mean over trainings, so that nothing is k of n.
+    """
     (codes,), people = subject_codes(subject)
     groups = int(group.max()) + 1
     cell = codes * groups + group
@@ -62,26 +77,30 @@ def group_numbers(
     means = np.concatenate(parts) if parts else np.zeros((0, len(sums), groups))
     found = {}
     for at, (metric, sum_) in enumerate(zip(values, sums, strict=True)):
-        is_share = depth_of(metric) is not None
+        is_share = is_rate(metric) and not averaged
         own = [_number(sum_[:, g], sizes[:, g], means[:, at, g], is_share) for g in range(groups)]
-        found[metric] = _tested(own, means[:, at], is_share and len(codes) == people)
+        found[metric] = _tested(own, means[:, at], is_share and len(codes) == people, is_lower_better(metric))
     return found
 
 
 def _number(sums: F64, sizes: F64, means: F64, is_share: bool) -> GroupNumber:
     n, subjects = int(sizes.sum()), int((sizes > 0).sum())
     k = round(float(sums.sum())) if is_share else None
-    low = high = interval = None
-    if k is not None and subjects == n:
-        (low, high), interval = wilson(k, n), "wilson"
-    elif subjects > 1:
-        (low, high), interval = percentiles(means[~np.isnan(means)]), "bootstrap"
     few = n < FEW_PROBES or subjects < FEWEST_SUBJECTS
-    return GroupNumber(float(sums.sum() / n), k, n, subjects, low, high, interval, few)
+    one = GroupNumber(float(sums.sum() / n), k, n, subjects, None, None, None, few, (NumberNote.ONE_SUBJECT,))
+    if k is not None and subjects == n:
+        low, high = wilson(k, n)
+        return replace(one, low=low, high=high, interval="wilson", notes=())
+    if subjects < 2:
+        return one
+    low, high = percentiles(means[~np.isnan(means)])
+    doubts = {NumberNote.FEW_SUBJECTS: subjects < FEWEST_SUBJECTS, NumberNote.NO_WIDTH: low == high}
+    notes = tuple(note for note, there in doubts.items() if there)
+    return replace(one, low=low, high=high, interval="bootstrap", notes=notes)
 
 
-def _tested(own: list[GroupNumber], means: F64, is_exact: bool) -> list[GroupNumber]:
-    """The same with verdicts against the best group."""
+def _tested(own: list[GroupNumber], means: F64, is_exact: bool, is_lower: bool) -> list[GroupNumber]:
+    """The same with verdicts against the best group. is_lower: the best one has the least."""
     if len(own) < 2:
         return own
     pairs: dict[tuple[int, int], float] = {}
@@ -98,7 +117,7 @@ def _tested(own: list[GroupNumber], means: F64, is_exact: bool) -> list[GroupNum
                 side = min(int((apart <= 0).sum()), int((apart >= 0).sum()))
                 pairs[a, b] = min(1.0, 2 * (side + 1) / (len(apart) + 1))  # as `paired_bootstrap`
     corrected = dict(zip(pairs, holm(list(pairs.values())), strict=True))
-    best = max(range(len(own)), key=lambda g: own[g].value)
+    best = (min if is_lower else max)(range(len(own)), key=lambda g: own[g].value)
     test, found = "fisher" if is_exact else "bootstrap", []
     for g, one in enumerate(own):
         p = corrected.get((min(g, best), max(g, best)))
