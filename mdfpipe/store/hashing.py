@@ -8,14 +8,15 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from mdfpipe.errors import DataError
 from mdfpipe.store.files import opened
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 def fingerprint(value: object) -> str:
@@ -81,6 +82,8 @@ def table_sha256(table: pa.Table) -> str:
 
 def _words(kind: pa.DataType) -> str:
     """A type in words; of a list without the name of its field, which Parquet changes."""
+    import pyarrow as pa
+
     if pa.types.is_fixed_size_list(kind):
         return f"{kind.list_size} of {_words(kind.value_type)}"
     return f"list of {_words(kind.value_type)}" if pa.types.is_nested(kind) else str(kind)
@@ -88,6 +91,9 @@ def _words(kind: pa.DataType) -> str:
 
 def _column(chunks: Sequence[pa.Array], kind: pa.DataType) -> bytes:
     """The digest of the values of a column, given in any number of chunks."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
     if pa.types.is_dictionary(kind):
         return _column([chunk.dictionary_decode() for chunk in chunks], kind.value_type)
     present, sizes, values = hashlib.sha256(), hashlib.sha256(), hashlib.sha256()

@@ -253,11 +253,11 @@ def test_a_row_that_names_no_file_takes_no_boxes_from_the_file_that_it_nearly_is
 @pytest.mark.parametrize(
     ("video", "words"),
     [
-        ("Videos/A", "a.csv names 5: 'videos/a', 'videos/b', 'videos/c', ...; Videos/A may be"),
+        ("Videos/A", "a.csv names 5: 'videos/a', 'videos/b', 'videos/c' and 2 more; Videos/A may be"),
         ("walks", r"walks may be 'walk' \(a similar name\)"),
         ("cam/a", r"cam/a may be 'videos/a' \(another folder\)"),
         ("zo\u0308", r"zo\u0308 may be 'z\\xf6' \(its accents are encoded in another way\)"),
-        ("quite another", "^a.csv names 5: 'videos/a', 'videos/b', 'videos/c', ...$"),
+        ("quite another", "^a.csv names 5: 'videos/a', 'videos/b', 'videos/c' and 2 more$"),
     ],
 )
 def test_a_file_that_does_not_name_the_video_says_which_it_names(tmp_path, video, words):
