@@ -61,7 +61,7 @@ def test_the_page_runs(session: tuple[Path, dict[str, Any]]) -> None:
     assert names["both"].comparisons.num_rows
     assert set(names["by_crops"].groups["group"].to_pylist()) == {"3"}
     assert "no breakdown of tar@far=1e-2" in names["by_crops"].notes[0]
-    with pytest.raises(mdfpipe.ConfigError, match="expected two runs or more, got 1"):
+    with pytest.raises(mdfpipe.ConfigError, match="expected two evaluated runs or more, got"):
         mdfpipe.compare([folder / "scored"])
 
 

@@ -136,7 +136,7 @@ def test_regdbs_splits_are_averaged(tmp_path: Path) -> None:
 
 def test_what_cannot_be_averaged(tmp_path: Path) -> None:
     one, two = regdb_runs(tmp_path, (1, 2))
-    with pytest.raises(DataError, match="expected two runs or more, got 1"):
+    with pytest.raises(ConfigError, match="average: expected two evaluated runs or more, got"):
         average_runs([one])
     with pytest.raises(DataError, match="expected different runs"):
         average_runs([one, one])

@@ -289,7 +289,7 @@ def test_a_domain_searched_in_itself_is_no_headline(tmp_path: Path) -> None:
     assert "card tile" not in (tmp_path / "a" / "report.html").read_text()
     rows.append(metric("alpha", "SWIR-30m", value=0.5, k=4))
     report(evaluate(run, metrics=rows, drawn=[], sought=[]), out=tmp_path / "b")
-    assert (tmp_path / "b" / "report.html").read_text().count("card tile") == 2
+    assert (tmp_path / "b" / "report.html").read_text().count("card tile") == 1
 
 
 def test_runs_side_by_side_have_one_page(run: Path, tmp_path: Path) -> None:

@@ -102,7 +102,7 @@ def test_what_is_no_table_of_scores_is_refused(tmp_path: Path) -> None:
         ("text", "does not read"),
         ("other", "expected a column gallery_domain"),
         ("twice", "expected one column score, got 2"),
-        ("none", "does not read"),
+        ("none", "found no such file"),
     ):
         with pytest.raises(DataError, match=message):
             to_bob(tmp_path / f"{name}.parquet", tmp_path / "t.txt")
