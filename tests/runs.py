@@ -142,7 +142,8 @@ def _diverted(descriptor: int, file: IO[bytes]) -> Iterator[None]:
 
 
 def _here(resources: Resources) -> Executor:
-    return Inline(resources) if resources.workers == 1 else executor_of(resources)
+    alone = resources.workers in (None, 1) and resources.device == "cpu"
+    return Inline(resources) if alone else executor_of(resources)
 
 
 def shake(frames: int, seed: int) -> np.ndarray[Any, Any]:

@@ -44,7 +44,7 @@ def demo(folder: Path, resources: Resources, listen: Listener) -> Demo:
     Raises ConfigError where `folder`/data holds anything else.
     """
     data, run = folder / "data", folder / "run"
-    synthesis = synthesise(data, PRESET, crops=CROPS, workers=resources.workers, listen=listen)
+    synthesis = synthesise(data, PRESET, crops=CROPS, workers=resources.workers or 1, listen=listen)
     study = Study.load(STUDY)
     outcome = Runner(study, Run(run), data, resources).execute(listen=listen)
     if not outcome.complete:

@@ -24,6 +24,7 @@ from mdfpipe.audit.trivial import Guard
 from mdfpipe.audit.truth import Assignment, Truth, assignment_lines
 from mdfpipe.errors import one_line, unobeyed
 from mdfpipe.inspecting.console import print_table
+from mdfpipe.machine.devices import CPU
 from mdfpipe.running.execution import Event
 from mdfpipe.running.runner import Outcome
 from mdfpipe.running.status import Status
@@ -114,7 +115,9 @@ class Display:
                 self.progress.remove_task(self.stage)
             self.stage = self.progress.add_task(f"[bold]{event.stage}[/bold]", total=event.total, rate="")
         elif event.kind == "started":
-            self.tasks[unit] = self.progress.add_task(f"  {escape(one_line(event.key, 40))}", total=None, rate="")
+            self.tasks[unit] = self.progress.add_task(
+                f"  {escape(one_line(event.key, 40))}{_on(event)}", total=None, rate=""
+            )
         elif event.kind == "progress" and unit in self.tasks:
             self.progress.update(self.tasks[unit], completed=event.done, total=event.total, rate=rate)
         else:
@@ -172,6 +175,10 @@ def _ended(event: Event) -> str:
     return f"[green]done[/green]    {name}: {event.rows} rows, {event.seconds:.1f} s"
 
 
+def _on(event: Event) -> str:
+    return f" ({escape(event.device)})" if event.device not in ("", CPU) else ""
+
+
 def _stages(*columns: str) -> Table:
     """An empty table with a row for each stage."""
     table = Table("stage", box=None, pad_edge=False, header_style="bold")
@@ -219,6 +226,8 @@ def show_status(status: Status) -> None:
     for stage in status.stages:
         if stage.rows:
             out.print(f"{stage.stage}: " + ", ".join(f"{n} {name}" for name, n in stage.rows.items()))
+        if stage.devices.keys() - {CPU}:
+            out.print(f"{stage.stage}: " + ", ".join(f"{n} on {escape(name)}" for name, n in stage.devices.items()))
         for active in stage.active:
             out.print(f"{stage.stage} now: {escape(active)}")
     for kept in status.incomplete:

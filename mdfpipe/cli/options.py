@@ -41,9 +41,24 @@ Set = Annotated[
 ]
 Only = Annotated[list[str] | None, typer.Option("--only", metavar="VIDEO", help="Process only this video; repeatable.")]
 Workers = Annotated[int, typer.Option(min=1, help="Number of worker processes; each takes one video at a time.")]
+RunWorkers = Annotated[
+    int | None,
+    typer.Option(
+        "--workers",
+        min=1,
+        help="Number of worker processes; each takes one video at a time. Without it: 1, or --per-device for each GPU.",
+        show_default=False,
+    ),
+]
+PerDevice = Annotated[
+    int | None,
+    typer.Option(min=1, metavar="K", help="Workers for each GPU of --device. Without it: 1.", show_default=False),
+]
 Threads = Annotated[int, typer.Option(min=1, help="Threads per process.")]
 Batch = Annotated[int, typer.Option(min=1, help="Frames decoded and passed to the detector together.")]
-Device = Annotated[str, typer.Option(help="Device for the networks: cpu, cuda, cuda:1.")]
+Device = Annotated[
+    str, typer.Option(metavar="DEVICE", help="Where networks run: cpu, cuda:0, several as cuda:0,cuda:1, or cuda:all.")
+]
 Deadline = Annotated[float, typer.Option(min=1, help="Kill a worker after this many seconds without progress.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="List what would run and why, and run nothing.")]
 Strict = Annotated[bool, typer.Option("--strict", help="Stop at the first failed video or unreadable crop.")]

@@ -14,12 +14,13 @@ import pickle
 import signal
 import time
 import traceback
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from enum import Enum
 from multiprocessing.connection import Connection, wait
 from typing import Any, NamedTuple, Self
 
 from mdfpipe.errors import MdfError
+from mdfpipe.machine import devices
 from mdfpipe.machine.processes import die_with_parent, interrupts_blocked
 
 SAVING_SECONDS = 20.0  # Slurm and Kubernetes kill 30 s after they asked
@@ -29,7 +30,7 @@ LONGEST_LOOK_SECONDS = 1.0  # twice what a look at the workers waits
 class Step(Enum):
     """What a worker reports of its unit. DONE, FAILED and LOST are its end."""
 
-    BEGUN = "begun"
+    BEGUN = "begun"  # value: the device of its worker
     TOLD = "told"  # a sign of life; value: what the function told
     DONE = "done"  # value: the result
     FAILED = "failed"  # value: the error
@@ -54,19 +55,22 @@ class Loss(NamedTuple):
 class Crew:
     """Up to `size` workers, which stay until the context ends; a lost one is replaced for the next unit.
 
-    threads: the number of threads that libraries use in a worker; None: their default. deadline_seconds: the longest
-    time without a sign of life. saves(*unit): whether a unit that is cut off gets time to save its state.
+    names: the devices; worker i has the ith, and after the last the first again, and sees no other GPU. threads: the
+    number of threads that libraries use in a worker; None: their default. deadline_seconds: the longest time without a
+    sign of life. saves(*unit): whether a unit that is cut off gets time to save its state.
     """
 
     def __init__(
         self,
         size: int,
         *,
+        names: Sequence[str] = (devices.CPU,),
         threads: int | None = None,
         deadline_seconds: float = math.inf,
         saves: Callable[..., bool] = lambda *unit: False,
     ) -> None:
-        self.size, self.threads, self.deadline_seconds, self.saves = size, threads, deadline_seconds, saves
+        self.size, self.names, self.threads = size, names, threads
+        self.deadline_seconds, self.saves = deadline_seconds, saves
         self.workers: list[Worker] = []
 
     def __enter__(self) -> Self:
@@ -85,7 +89,7 @@ class Crew:
         """
         waiting = list(units)[::-1]
         while len(self.workers) < min(self.size, len(waiting)):
-            self.workers.append(Worker())
+            self.workers.append(Worker(self.names[len(self.workers) % len(self.names)]))
         try:
             for worker in self.workers:
                 if waiting:
@@ -123,7 +127,8 @@ class Crew:
 class Worker:
     """One spawned process and the pipe to it. unit: what it works at."""
 
-    def __init__(self) -> None:
+    def __init__(self, device: str) -> None:
+        self.device = device
         self.unit: tuple[Any, ...] | None = None
         self.process: Any = None
         self.connection: Connection
@@ -136,7 +141,7 @@ class Worker:
         self.unit, self.silent_seconds = unit, 0.0
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it died just now: hear() will report it
             self.connection.send((function, unit))
-        return UnitReport(Step.BEGUN, unit)
+        return UnitReport(Step.BEGUN, unit, self.device)
 
     def hear(self) -> UnitReport:
         """The next report of a process that has something to report."""
@@ -180,7 +185,8 @@ class Worker:
             ours, theirs = context.Pipe()
             with theirs:
                 process = context.Process(target=_work, args=(theirs, os.getpid()), daemon=True)
-                with _environment(worker_environment(threads) if threads else {}), interrupts_blocked():
+                wanted = (worker_environment(threads) if threads else {}) | devices.environment(self.device)
+                with _environment(wanted), interrupts_blocked():
                     process.start()
         except OSError as error:
             raise MdfError(

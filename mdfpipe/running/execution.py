@@ -10,9 +10,10 @@ import errno
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Protocol, Self, TypeAlias
 
@@ -26,7 +27,9 @@ from mdfpipe.errors import (
     cannot_write,
     one_line,
 )
+from mdfpipe.learning import gpus
 from mdfpipe.learning.train import together
+from mdfpipe.machine import devices
 from mdfpipe.running.crew import Crew, Step
 from mdfpipe.stages import Context, Inputs, Made, Resources, Stage
 from mdfpipe.store.run import DAMAGED, Failure, Receipt
@@ -58,6 +61,7 @@ EventKind: TypeAlias = Literal["stage", "started", "progress", "finished", "fail
 class Event:
     """What happened. kind: stage (it begins; total: its units that are due), started, progress, finished or failed (a
     unit), fatal (the run must stop), damaged (an input of the unit; damaged: stage and key of that part, which is due).
+    device: where a unit starts, such as cuda:1.
     """
 
     kind: EventKind
@@ -70,6 +74,7 @@ class Event:
     facts: dict[str, Any] = field(default_factory=dict)
     failure: Failure | None = None
     damaged: tuple[str, str] | None = None
+    device: str = ""
 
 
 class Executor(Protocol):
@@ -186,6 +191,8 @@ def _what_failed(unit: Unit, error: Exception) -> tuple[EventKind, Failure]:
         kind, message = "fatal", cannot_write(unit.inputs.run.path / unit.stage.name, error)
     elif isinstance(error, MemoryError):
         message = "out of memory; try a smaller --batch or fewer --workers"
+    elif type(error).__name__ == "OutOfMemoryError":  # torch's, of a GPU
+        message = "the GPU is out of memory; try a smaller --batch, or fewer workers a GPU (--per-device)"
     elif isinstance(error, OSError) and error.errno is not None:  # a disk or a server, and no fault of ours
         place = error.filename2 or error.filename or unit.inputs.run.path / unit.stage.name
         message = f"{place}: {error.strerror}; give the same command again once that is mended"
@@ -195,18 +202,40 @@ def _what_failed(unit: Unit, error: Exception) -> tuple[EventKind, Failure]:
     return kind, Failure(unit.stage.name, unit.key, type(error).__name__, message, trace)
 
 
+def longest_first(units: Sequence[Unit]) -> list[Unit]:
+    """The units in the order of their frames, so that no long video is left for the end; the given order where equal.
+
+    Where a header declares no frames, the bytes tell, at the mean size of a frame of the others.
+    """
+    videos = [unit.inputs.video for unit in units]
+    known = [(v["bytes"], v["n_frames"]) for v in videos if v.get("bytes") and v.get("n_frames")]
+    frame_bytes = sum(size for size, _ in known) / sum(frames for _, frames in known) if known else 1.0
+
+    def frames(unit: Unit) -> float:
+        video = unit.inputs.video
+        return float(video.get("n_frames") or (video.get("bytes") or 0) / frame_bytes)
+
+    return sorted(units, key=frames, reverse=True)
+
+
 def executor_of(resources: Resources) -> Executor:
     """Where this command's units run: on this machine's workers; trainings, under `torchrun`, in all its processes."""
     return TogetherExecutor(resources) if together.processes() > 1 else LocalExecutor(resources)
 
 
 class LocalExecutor:
-    """Spawned workers on this machine; they stay for the stages that follow."""
+    """Spawned workers on this machine; they stay for the stages that follow.
+
+    resources: `device` is as a worker sees its own.
+    """
 
     def __init__(self, resources: Resources) -> None:
-        self.resources = resources
+        """Raises ConfigError where devices and workers contradict each other."""
+        self.names = devices.named(resources.device)
+        self.resources = replace(resources, device=devices.own(self.names[0]))
+        known = 0 if self.names == (devices.ALL,) else devices.size(self.names, resources.workers, resources.per_device)
         self.crew = Crew(
-            resources.workers,
+            known,
             threads=resources.threads,
             deadline_seconds=resources.deadline_seconds,
             saves=lambda unit, resources: unit.stage.together,
@@ -226,17 +255,24 @@ class LocalExecutor:
     def __exit__(self, *error: object) -> None:
         self.crew.__exit__(*error)
 
+    @cached_property
+    def _here(self) -> tuple[tuple[str, ...], int]:
+        """The devices, and the number of workers. It costs an import of torch, so it waits for a unit that is due."""
+        names = devices.present(self.names, gpus.count)
+        return names, devices.size(names, self.resources.workers, self.resources.per_device)
+
     def run(self, units: Iterable[Unit]) -> Iterator[Event]:
-        """Run the units on up to `resources.workers` processes."""
-        waiting = [(unit, self.resources) for unit in units]
+        """Run the units, the longest first. Raises ConfigError, before the first one, where a device is not here."""
+        waiting = [(unit, self.resources) for unit in longest_first(list(units))]
         if not waiting:
             return
+        self.crew.names, self.crew.size = self._here
         watch = waiting[0][0].inputs.run.check_lock  # a worker that is deep in a step does not look itself
         done: dict[str, int] = {}
         with closing(self.crew.run(run_unit, waiting, watch)) as reports:
             for kind, (unit, _), value in reports:
                 if kind is Step.BEGUN:
-                    event = Event("started", unit.stage.name, unit.key)
+                    event = Event("started", unit.stage.name, unit.key, device=value)
                 elif kind is Step.FAILED:
                     raise value
                 elif kind is Step.LOST:
@@ -258,6 +294,12 @@ class TogetherExecutor(LocalExecutor):
 
     def __init__(self, resources: Resources) -> None:
         super().__init__(resources)
+        trained_on = tuple(f"cuda:{number}" for number in range(together.local_processes()))
+        if self.names not in ((devices.CPU,), (devices.ALL,), trained_on[:1], trained_on):
+            raise ConfigError(
+                f"--device {resources.device}: under torchrun, process N of a machine trains on cuda:N; name the GPUs "
+                "in CUDA_VISIBLE_DEVICES, and give --device cuda"
+            )
         self.listen: Callable[[Event], None] = lambda event: None  # gets the progress of what runs in this process
 
     @property
@@ -281,7 +323,7 @@ class TogetherExecutor(LocalExecutor):
         yield from super().run([unit for unit in waiting if not unit.stage.together])
         for unit in waiting:
             if unit.stage.together:
-                yield Event("started", unit.stage.name, unit.key)
+                yield Event("started", unit.stage.name, unit.key, device=",".join(self.names))
                 together.tell(unit)
                 event = run_unit(unit, self.resources, self.listen)
                 yield event if event.kind == "finished" else replace(event, kind="fatal")

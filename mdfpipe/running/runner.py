@@ -378,7 +378,7 @@ class Runner:
             if event.kind != "progress":
                 detail: dict[str, Any] = {"rows": event.rows, "seconds": round(event.seconds, 3)}
                 if event.kind == "started":
-                    detail = {}
+                    detail = {"device": event.device} if event.device else {}
                 elif event.failure is not None:  # of a part that is damaged, too
                     detail = {"kind": event.failure.kind, "message": event.failure.message}
                 self.run.event(event.kind, stage=event.stage, key=event.key, **detail)

@@ -10,9 +10,10 @@ from collections import Counter
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from mdfpipe.errors import MdfError
+from mdfpipe.machine.devices import CPU
 from mdfpipe.running.plan import Item, Plan, made_without
 from mdfpipe.running.runner import Runner
 from mdfpipe.stages import Stage
@@ -29,7 +30,8 @@ class StageStatus:
     """One stage: units by state, rows by status, and what the events say of time.
 
     rate_per_minute: units finished a minute of work. eta_seconds: for what is due, at that rate and the
-    number of workers of the last call; None where nothing was timed yet.
+    number of workers of the last call; None where nothing was timed yet. devices: the units that finished on each
+    device, such as cuda:1, where the events tell.
     """
 
     stage: str
@@ -42,6 +44,7 @@ class StageStatus:
     rate_per_minute: float | None = None
     eta_seconds: float | None = None
     active: list[str] = field(default_factory=list)
+    devices: dict[str, int] = field(default_factory=dict)
     note: str = ""
 
 
@@ -71,19 +74,20 @@ def status(path: str | PathLike[str]) -> Status:
     found = Status(study.name, str(path), str(data), [], [], lock=str(holder or ""))
     plan = _plan(study, run, data)
     offline = Plan(study.stages, run, data, made_without(run), offline=True)
-    finished, active = _timings(run)
+    timings = _timings(run)
     if holder is None or holder.silent:
-        active = {}  # what a killed process was at, nobody is at
+        timings.active.clear()  # what a killed process was at, nobody is at
     environment = read_environment(path)
-    workers = environment.workers if environment else 1
+    workers = max(environment.workers if environment else 1, timings.most)
     for stage in study.stages:
         one = _stage_status(stage, plan, offline, found)
-        times = [seconds for (name, _), seconds in finished.items() if name == stage.name]
+        times = [seconds for (name, _), seconds in timings.finished.items() if name == stage.name]
         one.seconds = sum(times)
         if times and one.seconds > 0:
             one.rate_per_minute = 60.0 * len(times) / one.seconds
             one.eta_seconds = one.due * one.seconds / len(times) / max(1, min(workers, one.due))
-        one.active = [f"{key} {done}" for (name, key), done in active.items() if name == stage.name]
+        one.active = [timings.now(unit) for unit in timings.active if unit[0] == stage.name]
+        one.devices = timings.on_devices(stage.name)
         found.stages.append(one)
     return found
 
@@ -145,19 +149,46 @@ def _incomplete(facts: dict[str, Any]) -> str:
     return facts.get("incomplete") or (f"{beyond} faces in frames that were not delivered" if beyond else "")
 
 
-def _timings(run: Run) -> tuple[dict[tuple[str, str], float], dict[tuple[str, str], str]]:
-    """Seconds of the last finish of each unit; and units started and not ended, with how far they are."""
-    finished: dict[tuple[str, str], float] = {}
-    active: dict[tuple[str, str], str] = {}
+_Unit: TypeAlias = tuple[str, str]  # stage, key
+
+
+@dataclass
+class _Timings:
+    """What the events tell. finished: seconds of the last finish of each unit. active: units started and not ended,
+    with how far they are. device: where a unit started last. most: the most units at work at once, in the last call.
+    """
+
+    finished: dict[_Unit, float] = field(default_factory=dict)
+    active: dict[_Unit, str] = field(default_factory=dict)
+    device: dict[_Unit, str] = field(default_factory=dict)
+    most: int = 0
+
+    def now(self, unit: _Unit) -> str:
+        """A unit at work, how far it is, and on which GPU."""
+        device = self.device.get(unit, CPU)
+        return f"{unit[1]} {self.active[unit]}" + ("" if device == CPU else f" on {device}")
+
+    def on_devices(self, stage: str) -> dict[str, int]:
+        """The number of units of a stage that finished, by their device."""
+        known = (self.device[unit] for unit in self.finished if unit[0] == stage and unit in self.device)
+        return dict(sorted(Counter(known).items()))
+
+
+def _timings(run: Run) -> _Timings:
+    found = _Timings()
     for event in run.events():
-        unit: Any = (event.get("stage", ""), event.get("key", ""))
+        unit = (event.get("stage", ""), event.get("key", ""))
         if event["event"] == "call":  # a new call: whatever ran before has ended
-            active.clear()
+            found.active.clear()
+            found.most = 0
         elif event["event"] in ("started", "progress"):
             total = f" of {event['total']}" if event.get("total") else ""
-            active[unit] = f"{event['done']}{total}" if event.get("done") is not None else ""
+            found.active[unit] = f"{event['done']}{total}" if event.get("done") is not None else ""
+            found.most = max(found.most, len(found.active))
+            if event.get("device"):
+                found.device[unit] = event["device"]
         else:
-            active.pop(unit, None)
+            found.active.pop(unit, None)
             if event["event"] == "finished" and "seconds" in event:
-                finished[unit] = float(event["seconds"])
-    return finished, active
+                found.finished[unit] = float(event["seconds"])
+    return found

@@ -25,20 +25,28 @@ INDEX = ("index", "videos")  # the stage and the key of the part to which the ta
 
 @dataclass(frozen=True)
 class Resources:
-    """What changes speed and not results: where it runs, and on how much. Never part of a fingerprint."""
+    """What changes speed and not results: where it runs, and on how much. Never part of a fingerprint.
 
-    workers: int = 1
+    workers: None is one on the CPU, or `per_device` (None: one) on each GPU. device: cpu, cuda, cuda:N, several with
+    commas, or cuda:all; in a unit, as its worker sees its own: cpu or cuda:0.
+    """
+
+    workers: int | None = None
     device: str = "cpu"
     threads: int = 2
     batch: int = 8
     deadline_seconds: float = 300.0
     cache_bytes: int = 4 << 30  # decoded crops that a training keeps in memory
     trust_pickle: bool = False  # whether this call opens weights that are no mere tensors, and may run what they say
+    per_device: int | None = None
     tensorboard: bool = False  # whether a training also writes its figures as TensorBoard's event files
 
     def __post_init__(self) -> None:
         for name in ("workers", "threads", "batch"):
-            if not isinstance(value := getattr(self, name), int) or value < 1:
+            value = getattr(self, name)
+            if value is None and name == "workers":
+                continue
+            if not isinstance(value, int) or value < 1:
                 raise ConfigError(f"Resources: {name}: expected a whole number of 1 or more, got {value!r}")
 
 

@@ -134,6 +134,7 @@ class _Event(BaseModel):
     done: Count | None = None
     total: Count | None = None
     seconds: Annotated[float, Ge(0)] = 0.0
+    device: str = ""
 
 
 # -- facts: what the stages write down, by stage
