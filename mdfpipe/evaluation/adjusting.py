@@ -19,9 +19,10 @@ import numpy as np
 from mdfpipe.errors import ProtocolError
 from mdfpipe.evaluation.comparing import F64, I64, NAMED, Affine, Entries, Flags, vector_scores
 from mdfpipe.evaluation.measures.calibration import PairCounts, cllr, logistic, min_cllr, threshold_at
-from mdfpipe.evaluation.measures.intervals import Separation, Statistic
+from mdfpipe.evaluation.measures.intervals import Statistic
 from mdfpipe.evaluation.measures.metrics import Metric, rate, share_of
 from mdfpipe.evaluation.measures.open_set import OpenSet
+from mdfpipe.evaluation.measures.separation import Separation
 from mdfpipe.evaluation.measures.verification import Roc
 from mdfpipe.evaluation.score_fusion import Scorer
 from mdfpipe.evaluation.table import Norm

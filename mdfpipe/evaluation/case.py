@@ -14,7 +14,6 @@ from mdfpipe.errors import ProtocolError
 from mdfpipe.evaluation.adjusting import in_blocks, is_adjusted, of_scores, of_searches
 from mdfpipe.evaluation.comparing import F64, I64, NAMED, Array, Flags
 from mdfpipe.evaluation.measures.intervals import (
-    Separation,
     Statistic,
     mean_of,
     no_interval,
@@ -24,6 +23,7 @@ from mdfpipe.evaluation.measures.intervals import (
 )
 from mdfpipe.evaluation.measures.metrics import ROUND, Metric, doubts, rate, share_of
 from mdfpipe.evaluation.measures.open_set import OpenSet
+from mdfpipe.evaluation.measures.separation import Separation
 from mdfpipe.evaluation.measures.verification import Roc, roc
 from mdfpipe.evaluation.score_fusion import MOST_PAIRS, Scorer
 from mdfpipe.evaluation.search import Ranking

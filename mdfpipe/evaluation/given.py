@@ -18,7 +18,6 @@ from mdfpipe.evaluation.comparing import F64, I64, Array, Flags
 from mdfpipe.evaluation.measures.differences import Counted, compare, compare_scores
 from mdfpipe.evaluation.measures.intervals import (
     CELLS,
-    EQUAL,
     SAMPLES,
     blocks,
     percentiles,
@@ -26,6 +25,7 @@ from mdfpipe.evaluation.measures.intervals import (
     subject_draws,
 )
 from mdfpipe.evaluation.measures.metrics import share_of
+from mdfpipe.evaluation.measures.separation import EQUAL
 from mdfpipe.evaluation.measures.verification import Roc, roc
 from mdfpipe.evaluation.score_fusion import MOST_PAIRS, Scorer
 from mdfpipe.evaluation.study import Keep

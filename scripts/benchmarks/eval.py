@@ -253,7 +253,8 @@ def _bootstrap(options: argparse.Namespace) -> tuple[dict[str, Spent], list[str]
     """A probe and a gallery template a subject: every pair of them is a comparison."""
     import numpy as np
 
-    from mdfpipe.evaluation.measures.intervals import Separation, bootstrap, mean_of, paired_bootstrap, subject_draws
+    from mdfpipe.evaluation.measures.intervals import bootstrap, mean_of, paired_bootstrap, subject_draws
+    from mdfpipe.evaluation.measures.separation import Separation
 
     n, far = options.subjects, 0.01
     generator = np.random.default_rng(3)

@@ -13,7 +13,7 @@ from mdfpipe.errors import ConfigError, ProtocolError
 from mdfpipe.evaluation import case, comparing
 from mdfpipe.evaluation.measures import calibration
 from mdfpipe.evaluation.measures.calibration import PairCounts, cllr, logistic, min_cllr, threshold_at
-from mdfpipe.evaluation.measures.intervals import Separation
+from mdfpipe.evaluation.measures.separation import Separation
 from mdfpipe.evaluation.measures.verification import roc
 from mdfpipe.evaluation.table import Table
 from tests.evaluation.test_study import GALLERY, PROBES, done, rows_of, system

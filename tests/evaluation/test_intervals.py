@@ -16,10 +16,10 @@ from scipy import stats
 
 from mdfpipe.errors import DataError
 from mdfpipe.evaluation.measures import intervals
+from mdfpipe.evaluation.measures import separation as parts
 from mdfpipe.evaluation.measures.intervals import (
     Difference,
     Interval,
-    Separation,
     bootstrap,
     mcnemar,
     mcnemar_p,
@@ -30,6 +30,7 @@ from mdfpipe.evaluation.measures.intervals import (
     wilson,
 )
 from mdfpipe.evaluation.measures.open_set import OpenSet
+from mdfpipe.evaluation.measures.separation import Separation
 from mdfpipe.evaluation.measures.verification import roc
 
 F64 = NDArray[np.float64]
@@ -153,24 +154,39 @@ def repeated(pairs: Separation, measure: Callable[[F64, F64], float], counts: F6
     """Transcription: the measure of the scores, each as often as its subject was drawn."""
     found = []
     for row in counts:
-        sides = ((pairs.high, pairs.of_high), (pairs.low, pairs.of_low))
-        high, low = (np.repeat(scores, row[codes].astype(int)) for scores, codes in sides)
+        sides = ((pairs.high, pairs.of_high[:, None]), (pairs.low, pairs.of_low.reshape(len(pairs.low), -1)))
+        high, low = (np.repeat(scores, row[codes].prod(axis=1).astype(int)) for scores, codes in sides)
         found.append(measure(high, low) if len(high) and len(low) else np.nan)
     return found
 
 
-@given(st.integers(0, 1000), st.sampled_from([0.0, 0.1, 0.29, 0.5, 1.0]))
-@settings(max_examples=40, deadline=None)
-def test_rates_and_areas_are_those_of_the_scores_repeated(seed: int, rate: float) -> None:
+@given(
+    st.integers(0, 1000),
+    st.sampled_from([0.0, 0.1, 0.29, 0.5, 1.0]),
+    st.sampled_from([1, 2]),
+    st.fixed_dictionaries(
+        {"SAMPLES": st.sampled_from([2, 128]), "PIECE": st.sampled_from([3, 1024]), "MOST_DRAWS": st.integers(1, 2)}
+        | {"FINE": st.sampled_from([1, 100]), "DENSE": st.integers(0, 4)}
+    ),
+)
+@settings(max_examples=60, deadline=None)
+def test_rates_and_areas_are_those_of_the_scores_repeated(
+    seed: int, rate: float, people: int, sizes: dict[str, int]
+) -> None:
+    """people: subjects of a low score. sizes: of the parts in which the draws are counted."""
     random = rng(seed)
     high, low = random.integers(2, 9, 6) / 4, random.integers(0, 7, 8) / 4  # with ties
-    of_high, of_low = random.integers(0, 4, 6), random.integers(0, 4, 8)
-    separation = Separation(high, low, of_high, of_low, 4)
+    of_high, of_low = random.integers(0, 4, 6), random.integers(0, 4, (8, people))
     counts = random.integers(0, 3, (5, 4)).astype(float)
     counts[0] = 1
-    equal = [(separation.equal_error(k), equal_errors(k)) for k in ("eer", "eer-hter", "eer-fvc", "rocch-eer")]
-    for quick, plain in ((separation.rate_at(rate), plain_rate_at(rate)), (separation.auc(), plain_auc), *equal):
-        np.testing.assert_allclose(quick(counts), repeated(separation, plain, counts), atol=1e-11)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, size in sizes.items():
+            patch.setattr(parts, name, size)
+        pairs = Separation(high, low, of_high, of_low if people == 2 else of_low[:, 0], 4)
+        equal = [(pairs.equal_error(k), equal_errors(k)) for k in ("eer", "eer-hter", "eer-fvc", "rocch-eer")]
+        means = pairs.means(high, low), lambda a, b: a.mean() + b.mean()
+        for quick, plain in ((pairs.rate_at(rate), plain_rate_at(rate)), (pairs.auc(), plain_auc), means, *equal):
+            np.testing.assert_allclose(quick(counts), repeated(pairs, plain, counts), atol=1e-11)
 
 
 @given(st.integers(0, 1000), st.sampled_from([0.01, 0.1, 0.29, 0.5]))

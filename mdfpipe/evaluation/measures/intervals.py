@@ -89,176 +89,23 @@ def mean_of(values: Any, codes: I64, subjects: int) -> Statistic:
     array([0.33333333, 1.        ])
     """
     numbers = np.asarray(values, np.float64)
-    _check_items(numbers, codes, subjects)
+    check_items(numbers, codes, subjects)
     sums, sizes = np.bincount(codes, numbers, subjects), np.bincount(codes, minlength=subjects).astype(np.float64)
 
     def statistic(counts: F64) -> F64:
-        return _ratio(counts @ sums, counts @ sizes)
+        return ratio(counts @ sums, counts @ sizes)
 
     return statistic
 
 
-@dataclass(frozen=True)
-class Separation:
-    """Scores that should be high against scores that should be low, and whose they are.
-
-    high: (p,) scores of mates (1:1: genuine pairs; open set: each mated probe's mate, -inf if its rank does not count).
-    low: (q,) scores of others (1:1: impostor pairs; open set: the maximum of each non-mated probe).
-    of_high: (p,), of_low: (q,) or (q, 2) subject codes. A pair of two subjects counts as often as the product of their
-    draws says: both sides are sampled, and a subject drawn twice is never its own impostor.
-    """
-
-    high: F64
-    low: F64
-    of_high: I64
-    of_low: I64
-    subjects: int
-
-    def __post_init__(self) -> None:
-        for scores, codes in ((self.high, self.of_high), (self.low, self.of_low)):
-            _check_items(scores, codes, self.subjects)
-
-    def rate_at(self, rate: float) -> Statistic:
-        """The share of `high` that is accepted where at most `rate` of `low` is: TAR@FAR, and 1 - FNIR@FPIR.
-
-        A score s is accepted if at most that share of `low` is >= s: the lowest threshold that keeps the rate, and ties
-        count against the system.
-        """
-        passed = len(self.low) - np.searchsorted(np.sort(self.low), self.high, "left")  # low scores >= s
-
-        def of_block(cumulated: F64, high: F64) -> F64:
-            total = cumulated[:, -1:]
-            allowed = total * rate + 1e-9  # 0.29 * 100 is a little less than 29
-            accepted = (cumulated[:, passed] <= allowed) & (self.high > -np.inf)
-            return _ratio((high * accepted).sum(axis=1), high.sum(axis=1) * (total[:, 0] > 0))
-
-        return self._in_blocks(of_block)
-
-    def auc(self) -> Statistic:
-        """The area under the ROC: the probability that a high score is above a low one, ties half."""
-        ascending = np.sort(self.low)
-        at_least = len(ascending) - np.searchsorted(ascending, self.high, "left")
-        above = len(ascending) - np.searchsorted(ascending, self.high, "right")
-
-        def of_block(cumulated: F64, high: F64) -> F64:
-            total = cumulated[:, -1]
-            beaten = total[:, None] - (cumulated[:, at_least] + cumulated[:, above]) / 2
-            return _ratio((high * beaten).sum(axis=1), high.sum(axis=1) * total)
-
-        return self._in_blocks(of_block)
-
-    def equal_error(self, kind: str) -> Statistic:
-        """`eer`, `eer-hter`, `eer-fvc` or `rocch-eer`, as verification.py has them; or `mincllr`."""
-        scores = [self.high, self.low] if kind in ("eer-hter", "eer-fvc") else [self.high]
-        thresholds = np.unique(np.concatenate(scores))[::-1]
-        thresholds = np.concatenate([[np.inf], thresholds[thresholds > -np.inf]])
-        order = np.argsort(-self.high, kind="stable")
-        n_high, n_low = (len(s) - np.searchsorted(np.sort(s), thresholds, "left") for s in (self.high, self.low))
-        equal = EQUAL[kind]
-
-        def of_block(cumulated: F64, high: F64) -> F64:
-            accepted = np.pad(np.cumsum(high[:, order], axis=1), ((0, 0), (1, 0)))
-            mated, others = accepted[:, -1:], cumulated[:, -1:]
-            with np.errstate(invalid="ignore"):
-                far, frr = cumulated[:, n_low] / others, (mated - accepted[:, n_high]) / mated
-            there = ((mated > 0) & (others > 0))[:, 0]
-            return np.where(there, equal(np.nan_to_num(far), np.nan_to_num(frr)), np.nan)
-
-        return self._in_blocks(of_block)
-
-    def means(self, of_high: F64 | None, of_low: F64 | None) -> Statistic:
-        """The mean over high scores of a number that each has, plus the mean over low scores; of one kind alone too."""
-        sides = [(v, codes) for v, codes in ((of_high, self.of_high), (of_low, self.of_low)) if v is not None]
-
-        def statistic(counts: F64) -> F64:
-            found = np.zeros(len(counts))
-            for values, codes in sides:
-                for rows in blocks(len(counts), len(values)):
-                    drawn = _draws(counts[rows], codes)
-                    found[rows] += _ratio(drawn @ values, drawn.sum(axis=1))
-            return found
-
-        return statistic
-
-    def _in_blocks(self, of_block: Callable[[F64, F64], F64]) -> Statistic:
-        """of_block: (b, q + 1) draws of the 0..q highest low scores, (b, p) draws of the high scores -> (b,)."""
-        of_low = self.of_low[np.argsort(-self.low, kind="stable")]
-
-        def statistic(counts: F64) -> F64:
-            found = np.empty(len(counts))
-            for rows in blocks(len(counts), max(len(self.high), len(self.low))):
-                low = np.cumsum(_draws(counts[rows], of_low), axis=1)
-                found[rows] = of_block(np.pad(low, ((0, 0), (1, 0))), _draws(counts[rows], self.of_high))
-            return found
-
-        return statistic
-
-
-def _both_below(far: F64, frr: F64) -> F64:
-    """(b, T) errors from the highest threshold -> (b,)."""
-    return np.asarray(np.maximum(far, frr).min(axis=1))
-
-
-def _nearest(far: F64, frr: F64) -> F64:
-    apart = np.abs(far - frr)
-    nearest = apart <= apart.min(axis=1, keepdims=True) + 1e-12
-    return np.asarray(np.where(nearest, far + frr, np.inf).min(axis=1) / 2)
-
-
-def _middle(far: F64, frr: F64) -> F64:
-    rows = np.arange(len(far))
-    at = far.shape[1] - 1 - np.argmax((far <= frr)[:, ::-1], axis=1)
-    after = np.minimum(at + 1, far.shape[1] - 1)
-    here, there = ((far + frr)[rows, places] for places in (at, after))
-    return np.asarray(np.where(far[rows, at] < frr[rows, at], np.minimum(here, there), here) / 2)
-
-
-def _on_hull(far: F64, frr: F64) -> F64:
-    """Where both are equal on the hull: the greatest over w of the least w FAR + (1 - w) FRR, by bisection of w."""
-    far, frr = (np.pad(errors, ((0, 0), (0, 1)), constant_values=end) for errors, end in ((far, 1.0), (frr, 0.0)))
-    low, high = np.zeros((len(far), 1)), np.ones((len(far), 1))
-    for _ in range(40):
-        w = (low + high) / 2
-        at = (w * far + (1 - w) * frr).argmin(axis=1)[:, None]
-        rises = np.take_along_axis(far, at, 1) > np.take_along_axis(frr, at, 1)
-        low, high = np.where(rises, w, low), np.where(rises, high, w)
-    return np.asarray((low * far + (1 - low) * frr).min(axis=1))
-
-
-def _least_cost(far: F64, frr: F64) -> F64:
-    """minCllr: the least Bayes risk at each prior, summed over priors (Brümmer and du Preez 2006) on a fine grid."""
-    found, step = np.zeros(len(far)), 0.1
-    for logit in np.arange(-12, 12 + step, step):
-        prior = 1 / (1 + np.exp(-logit))
-        found += (prior * frr + (1 - prior) * far).min(axis=1) * step
-    return np.asarray(found / (2 * np.log(2)))
-
-
-EQUAL: Final[dict[str, Callable[[F64, F64], F64]]] = {
-    "eer": _both_below,
-    "eer-hter": _nearest,
-    "eer-fvc": _middle,
-    "rocch-eer": _on_hull,
-    "mincllr": _least_cost,
-}
-
-
-def _draws(counts: F64, codes: I64) -> F64:
-    """(b, S) and (n,) or (n, 2) codes -> (b, n) how often each item counts."""
-    if codes.ndim == 1:
-        drawn: F64 = counts[:, codes]
-        return drawn
-    pairs: F64 = counts[:, codes[:, 0]] * counts[:, codes[:, 1]]
-    return pairs
-
-
-def _ratio(above: F64, below: F64) -> F64:
-    """NaN where there is nothing to divide by."""
+def ratio(above: F64, below: F64) -> F64:
+    """One by the other; NaN where there is nothing to divide by."""
     found: F64 = np.divide(above, below, out=np.full(np.shape(above), np.nan), where=below > 0)
     return found
 
 
-def _check_items(values: F64, codes: I64, subjects: int) -> None:
+def check_items(values: F64, codes: I64, subjects: int) -> None:
+    """Raise DataError unless each item has a number and a subject."""
     if values.ndim != 1 or len(values) != len(codes) or np.isnan(values).any():
         raise DataError(
             f"bootstrap: expected one number and one subject per item, none NaN, got {values.shape} numbers and "
