@@ -43,7 +43,7 @@ class Config(BaseModel):
             for name, given in value.items():
                 shown(given, str(name))
                 field = cls.model_fields.get(name)
-                if isinstance(given, bool) and field is not None and field.annotation in (int, float):
+                if isinstance(given, bool) and field is not None and _is_number(field.annotation):
                     raise ValueError(f"{name}: expected a number, got {str(given).lower()}")
         return value
 
@@ -53,6 +53,11 @@ class Config(BaseModel):
             for where, value in _leaves(getattr(self, name), name):
                 _usual(value, where)
         return self
+
+
+def _is_number(annotation: Any) -> bool:
+    """Whether a setting of that type is a number, or a number or nothing."""
+    return annotation in (int, float, int | None, float | None)
 
 
 def _leaves(value: Any, where: str) -> Iterator[tuple[str, Any]]:

@@ -232,6 +232,8 @@ def show_status(status: Status) -> None:
             out.print(f"{stage.stage} now: {escape(active)}")
     for kept in status.incomplete:
         out.print(f"[yellow]incomplete[/yellow] {kept['stage']}/{escape(kept['key'])}: {escape(kept['reason'])}")
+    for line in status.left_out:
+        out.print(escape(line))
     for line in status.unreadable:
         out.print(f"[yellow]warning[/yellow] {escape(line)}")
     for failure in status.failures:

@@ -20,6 +20,7 @@ from mdfpipe.running.plan import standing
 from mdfpipe.running.survey import CHAIN, EMBED, TRAIN, Survey, anomalies, survey
 from mdfpipe.store import tables
 from mdfpipe.store.files import opened
+from mdfpipe.store.left_out import CROPS_LEFT_OUT
 from mdfpipe.store.parquet import open_table
 from mdfpipe.store.results import KEY as METRICS
 from mdfpipe.store.results import STAGE as EVALUATE
@@ -344,6 +345,7 @@ def funnel_row(domain: Any) -> dict[str, Any]:
         named = {"domain": domain.domain, "folders by camera": domain.videos, "failed": domain.failed}
         crops = {"crops": domain.crops.get("body ok", 0), "unreadable": domain.crops.get("body unreadable", 0)}
         return {**named, "images": domain.frames, **crops, **splits}
+    left_out = sum(n for name, n in domain.crops.items() if name.rpartition(" ")[2] in CROPS_LEFT_OUT)
     return {
         "domain": domain.domain,
         "videos": domain.videos,
@@ -355,5 +357,6 @@ def funnel_row(domain: Any) -> dict[str, Any]:
         "labelled": domain.by_status.get("labelled", 0),
         "body crops": domain.crops.get("body ok", 0),
         "face crops": domain.crops.get("face ok", 0),
+        **({"crops left out": left_out} if left_out else {}),
         **splits,
     }

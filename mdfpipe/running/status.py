@@ -18,7 +18,7 @@ from mdfpipe.running.plan import Item, Plan, made_without
 from mdfpipe.running.runner import Runner
 from mdfpipe.stages import Stage
 from mdfpipe.store.environment import read_environment
-from mdfpipe.store.left_out import of_stage
+from mdfpipe.store.left_out import of_crops, of_stage, without_crops
 from mdfpipe.store.run import Failure, Run
 from mdfpipe.study.study import Study, open_run
 
@@ -52,8 +52,9 @@ class StageStatus:
 class Status:
     """A run: its study, data root, stages, and the units that failed with their reasons.
 
-    incomplete: videos done though damaged or short, by detect.incomplete=keep and label.short=keep. unreadable: a line
-    for each stage whose results are without crops that do not decode. lock: who works in it now, or "".
+    incomplete: videos done though damaged or short, by detect.incomplete=keep and label.short=keep. left_out: the crops
+    that settings leave out, in words. unreadable: a line for each stage whose results are without crops that do not
+    decode. lock: who works in it now, or "".
     """
 
     name: str
@@ -62,6 +63,7 @@ class Status:
     stages: list[StageStatus]
     failures: list[dict[str, str]]
     incomplete: list[dict[str, str]] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
     unreadable: list[str] = field(default_factory=list)
     lock: str = ""
 
@@ -120,6 +122,7 @@ def _stage_status(stage: Stage, plan: Plan | MdfError, offline: Plan, status: St
             units = _planned(stage, offline) if stage.name == "index" or offline.index.found else []
     done = {item.key: item.found.facts for item, _ in units if item.reason is None and item.found}
     status.unreadable += of_stage(stage.name, done)
+    status.left_out += [*of_crops(done), *without_crops(done)] if stage.name == "crop" else []
     rows: Counter[str] = Counter()
     for item, failure in units:
         if failure is not None:

@@ -207,6 +207,7 @@ def survey(path: Path) -> Survey:
     failures += [f for part in of_run if (f := run.failure(*part)) and (not run.receipt(*part) or judge(*part))]
     outdated = Counter(stage for video in videos for stage in video.outdated)
     doubts = _doubts(videos, trained)
+    crops = {video.video_id: video.facts("crop") for video in videos}
     notes = [
         *left_out.of_index(index.facts),
         *left_out.of_nothing(index.facts),
@@ -214,6 +215,8 @@ def survey(path: Path) -> Survey:
         *([f"nothing is compared with the study, which cannot be read: {judge.unread}"] if judge.unread else []),
         *doubts,
         *(f"{stage}: {n} parts are out of date and left out of every count" for stage, n in outdated.items()),
+        *left_out.of_crops(crops),
+        *left_out.without_crops(crops),
         *_unreadable(videos, trained),
         *of_systems,
     ]

@@ -12,19 +12,22 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 
+from mdfpipe.config import IF_SET
 from mdfpipe.errors import DecodeError
 from mdfpipe.machine.threads import use_threads
-from mdfpipe.stages import Context, Inputs, Made, Stage
+from mdfpipe.stages import Context, Inputs, Made, Review, Stage
 from mdfpipe.store import images
 from mdfpipe.store.images import Image
+from mdfpipe.store.left_out import of_crops, without_crops
 from mdfpipe.store.naming import file_name
 from mdfpipe.store.shards import ShardWriter
 from mdfpipe.store.tables import CORNERS, CROPS, CropStatus, boxes_of, coded, item_ids, joined
 from mdfpipe.video import cropping
 from mdfpipe.video.ahead import ahead
 from mdfpipe.video.decoders import Decoder
+from mdfpipe.video.thinning import every_nth, spread_in_time
 
 _MODALITIES = ("body", "face")
 _CODECS = ("jpeg", "png")
@@ -35,7 +38,7 @@ _LARGEST_CROP = 4  # times the frame's longer side: a face that is larger is a d
 
 @dataclass(eq=False)
 class _Cuts:
-    """The boxes to cut out, in the order of their rows, and what became of each.
+    """The boxes to cut out, in the order of their rows, and what became of each; EMPTY until one is cut or left out.
 
     crop_id, subject_id: (n,) text; frame: (n,) int64; modality: (n,) position in _MODALITIES; xyxy: (n, 4) float32.
     """
@@ -53,10 +56,28 @@ class _Cuts:
         self.status = np.full(len(self.frame), _STATUSES.index(CropStatus.EMPTY), np.int8)
 
     def by_frame(self) -> dict[int, NDArray[np.intp]]:
-        """The rows of each frame that has any, frames ascending."""
+        """The rows to cut out of each frame that has any, frames ascending."""
         order = np.argsort(self.frame, kind="stable")
+        order = order[self.status[order] == _STATUSES.index(CropStatus.EMPTY)]
         frames, first = np.unique(self.frame[order], return_index=True)
         return dict(zip(frames.tolist(), np.split(order, first[1:]), strict=True)) if len(frames) else {}
+
+    def by_subject(self, here: NDArray[np.bool_]) -> Iterator[NDArray[np.intp]]:
+        """The rows `here` of each subject and modality, frames ascending."""
+        subject = self.subject_id.dictionary_encode().indices.to_numpy()
+        group = subject.astype(np.int64) * len(_MODALITIES) + self.modality
+        order = np.lexsort((self.frame, group))
+        order = order[here[order]]
+        yield from np.split(order, np.flatnonzero(np.diff(group[order])) + 1) if len(order) else ()
+
+    def leave_out(self, rows: NDArray[Any], status: CropStatus) -> None:
+        """Note why these rows are not cut out."""
+        self.status[rows] = _STATUSES.index(status)
+
+    def subjects(self, here: NDArray[np.bool_]) -> set[tuple[str, str]]:
+        """(modality, subject) of the rows `here`."""
+        names = self.subject_id.filter(pa.array(here)).to_pylist()
+        return {(_MODALITIES[m], name) for m, name in zip(self.modality[here].tolist(), names, strict=True)}
 
     def table(self, key: str, shards: dict[str, str], sizes: dict[str, tuple[int, int]]) -> pa.Table:
         """Rows of CROPS. shards: modality -> shard; sizes: modality -> (width, height) of its crops."""
@@ -108,6 +129,38 @@ class Crop(Stage):
     )
     bodies: bool = Field(default=True, description="crop labelled bodies")
     faces: bool = Field(default=True, description="crop annotated faces")
+    min_height_px: float | None = Field(
+        None,
+        ge=0,
+        json_schema_extra=IF_SET,
+        description="least height of a body's box in the frame, pixels; lower ones are too_small; none: any",
+    )
+    min_face_height_px: float | None = Field(
+        None,
+        ge=0,
+        json_schema_extra=IF_SET,
+        description="least height of a face's box in the frame, pixels; lower ones are too_small; none: any",
+    )
+    every: int | None = Field(
+        None,
+        ge=1,
+        json_schema_extra=IF_SET,
+        description="N: crop a subject in its first labelled frame of a video (of faces: annotated frame) and in each N-th "
+        "of these after it; crops of the others are skipped_frame; none: in all",
+    )
+    per_subject: int | None = Field(
+        None,
+        ge=1,
+        json_schema_extra=IF_SET,
+        description="most body crops of a subject in a video, and most face crops, evenly spread in time over what the "
+        "settings above leave; the others are over_limit; none: all",
+    )
+
+    @field_validator("min_height_px", "min_face_height_px", "every")
+    @classmethod
+    def _none_without_effect(cls, value: float | None, info: ValidationInfo) -> float | None:
+        """A value that leaves nothing out is that of no setting: a run is as it was."""
+        return None if value == (1 if info.field_name == "every" else 0) else value
 
     @property
     def sizes(self) -> dict[str, tuple[int, int]]:
@@ -120,6 +173,7 @@ class Crop(Stage):
         use_threads(context.resources.threads)
         seen, sizes = inputs.facts("detect"), self.sizes
         cuts, left_out = self._wanted(key, inputs, seen)
+        left_without = self._leave_out(cuts, seen["width"], seen["height"])
         window = seen["window"] or images.EIGHT_BITS
         names = {modality: f"crop/{file_name(key)}.{modality}.tar" for modality in sizes}
         files = {name: context.scratch(name) for name in names.values()}
@@ -136,8 +190,12 @@ class Crop(Stage):
             raise DecodeError(
                 f"frame {min(missing)}: delivered to detect, not to crop; has the video changed meanwhile?"
             )
-        facts = {"rows": cuts.count(), "window": seen["window"], **left_out}
+        facts = {"rows": cuts.count(), "window": seen["window"], **left_out, **left_without}
         return Made(cuts.table(key, names, sizes), facts, files)
+
+    def review(self, facts: dict[str, dict[str, Any]]) -> Review:
+        """Say how many crops the settings leave out, and of which subjects every one."""
+        return Review(notes=of_crops(facts), lasting=without_crops(facts))
 
     def _wanted(self, key: str, inputs: Inputs, seen: dict[str, Any]) -> tuple[_Cuts, dict[str, int]]:
         """The boxes to cut out: bodies, then faces; and how many faces are not cut out, by reason."""
@@ -166,17 +224,41 @@ class Crop(Stage):
         crop_id, subject_id = rows["crop_id"].combine_chunks(), rows["subject_id"].combine_chunks()
         return _Cuts(crop_id, subject_id, rows["frame"].to_numpy(), modality, boxes_of(rows)), left_out
 
+    def _leave_out(self, cuts: _Cuts, width: int, height: int) -> dict[str, dict[str, list[str]]]:
+        """Note which boxes the settings leave out; return as a fact the subjects without a box that is high enough."""
+        least = [self.min_height_px or 0.0, self.min_face_height_px or 0.0]
+        if not any([*least, self.every, self.per_subject]):
+            return {}
+        rows = range(len(cuts.frame))  # a damaged box takes nobody's place
+        whole = np.array([not isinstance(self._pixels(cuts, row, width, height), CropStatus) for row in rows], np.bool_)
+        high = cuts.xyxy[:, 3] - cuts.xyxy[:, 1] >= np.array(least, np.float32)[cuts.modality]
+        cuts.leave_out(whole & ~high, CropStatus.TOO_SMALL)
+        for group in cuts.by_subject(whole & high):
+            kept = every_nth(cuts.frame[group], self.every or 1)
+            cuts.leave_out(group[~kept], CropStatus.SKIPPED_FRAME)
+            group = group[kept]
+            kept = spread_in_time(cuts.frame[group], self.per_subject or len(group))
+            cuts.leave_out(group[~kept], CropStatus.OVER_LIMIT)
+        lost = cuts.subjects(whole & ~high) - cuts.subjects(whole & high)
+        return {"left_without": {m: sorted(name for kind, name in lost if kind == m) for m in _MODALITIES}}
+
+    def _pixels(self, cuts: _Cuts, row: int, width: int, height: int) -> tuple[int, int, int, int] | CropStatus:
+        """The pixels to cut out of a frame for one box, (x1, y1, x2, y2), or why there are none."""
+        box = cropping.pixel_box(cuts.xyxy[row], width, height)
+        if box is None:
+            return CropStatus.EMPTY
+        if _MODALITIES[cuts.modality[row]] == "face":
+            box = cropping.square_box(cuts.xyxy[row], self.face_margin)
+        too_large = max(box[2] - box[0], box[3] - box[1]) > _LARGEST_CROP * max(width, height)
+        return CropStatus.TOO_LARGE if too_large else box
+
     def _cut(
         self, cuts: _Cuts, row: int, image: Image, window: images.Window, size: tuple[int, int], shard: ShardWriter
     ) -> None:
         """Cut out one box, store it, and note where and how good it is."""
-        box = cropping.pixel_box(cuts.xyxy[row], image.shape[1], image.shape[0])
-        if box is None:
-            return
-        if _MODALITIES[cuts.modality[row]] == "face":
-            box = cropping.square_box(cuts.xyxy[row], self.face_margin)
-        if max(box[2] - box[0], box[3] - box[1]) > _LARGEST_CROP * max(image.shape[:2]):
-            cuts.status[row] = _STATUSES.index(CropStatus.TOO_LARGE)
+        box = self._pixels(cuts, row, image.shape[1], image.shape[0])
+        if isinstance(box, CropStatus):
+            cuts.status[row] = _STATUSES.index(box)
             return
         crop = images.resize(cropping.cut(image, box), *size)
         data, codec = images.encode(crop)

@@ -16,7 +16,7 @@ from mdfpipe.errors import DataError, ProtocolError, some
 from mdfpipe.protocol import Protocol
 from mdfpipe.stages import Context, Inputs, Made, Review, Stage
 from mdfpipe.stages.index import Index
-from mdfpipe.store.left_out import outside_of
+from mdfpipe.store.left_out import CROPS_LEFT_OUT, outside_of
 from mdfpipe.store.tables import CORNERS, MANIFEST, SUBJECTS, coded
 
 _FROM_CROPS = ["crop_id", "subject_id", "modality", "video_id", "frame", *CORNERS]
@@ -236,8 +236,10 @@ def _rows_of(crops: pa.Table | None, video: dict[str, Any]) -> pa.Table:
 
 
 def _failed(crops: pa.Table, domain: str) -> Iterator[tuple[str, str, str]]:
-    """Subject, domain and status of each crop that is not usable."""
-    others = crops.filter(pc.not_equal(crops["status"].cast(pa.string()), "ok")).select(["subject_id", "status"])
+    """Subject, domain and status of each crop that is not usable, without those that settings leave out."""
+    no_failures = pa.array(["ok", *CROPS_LEFT_OUT], pa.string())
+    failures = pc.invert(pc.is_in(crops["status"].cast(pa.string()), no_failures))
+    others = crops.filter(failures).select(["subject_id", "status"])
     return ((row["subject_id"], domain, row["status"]) for row in others.to_pylist())
 
 

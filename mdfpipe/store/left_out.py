@@ -1,11 +1,20 @@
-"""Left out: what an index, a manifest and a training do without, in words, from what their receipts hold."""
+"""Left out: what an index, crops, a manifest and a training do without, in words, from what their receipts hold."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any, Final
 
 from mdfpipe.store.naming import told_path
+from mdfpipe.store.tables import CropStatus
+
+CROPS_LEFT_OUT: Final = {
+    CropStatus.TOO_SMALL: "crop.min_height_px, crop.min_face_height_px",
+    CropStatus.SKIPPED_FRAME: "crop.every",
+    CropStatus.OVER_LIMIT: "crop.per_subject",
+}
+"""The statuses of crops that settings leave out, and these settings."""
 
 _NAMED: Final = 3  # videos of a line
 
@@ -34,6 +43,33 @@ def of_nothing(facts: Mapping[str, Any]) -> list[str]:
         for one in facts.get("left_out", [])
         if not one["count"]
     ]
+
+
+def of_crops(facts: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """A line for the crops that settings leave out, if there are any. facts: of the receipts of crop, by video."""
+    rows = Counter[str]()
+    for one in facts.values():
+        for name, count in one.get("rows", {}).items():
+            rows[name.rpartition(" ")[2]] += count
+    counted = [f"{rows[status]} {status} ({by})" for status, by in CROPS_LEFT_OUT.items() if rows[status]]
+    left_out = sum(rows[status] for status in CROPS_LEFT_OUT)
+    return [f"crop: {left_out} of {rows.total()} crops left out by settings: {', '.join(counted)}"] if counted else []
+
+
+def without_crops(facts: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """A line for each modality in which those settings left no crop of a subject in a video. facts: as of `of_crops`.
+
+    >>> without_crops({"a": {"left_without": {"body": ["s01"], "face": []}}})
+    ['crop: every body of s01 in a is too_small; a subject without any crop is in no number']
+    """
+    lines = []
+    for modality in ("body", "face"):
+        lost = [f"{s} in {key}" for key, one in facts.items() for s in one.get("left_without", {}).get(modality, [])]
+        more = f" and {len(lost) - _NAMED} more" if len(lost) > _NAMED else ""
+        who = f"{', '.join(lost[:_NAMED])}{more}"
+        if lost:
+            lines.append(f"crop: every {modality} of {who} is too_small; a subject without any crop is in no number")
+    return lines
 
 
 def outside_of(facts: Mapping[str, Any]) -> list[str]:

@@ -203,6 +203,7 @@ class _OfCrop(TypedDict):
     rows: Counts
     window: NotRequired[Window | None]
     subjects: NotRequired[Counts]
+    left_without: NotRequired[dict[str, Texts]]
     bad: NotRequired[dict[str, str]]
     encoded_anew: NotRequired[Count]
     turned: NotRequired[Count]

@@ -73,6 +73,9 @@ class CropStatus(StrEnum):
     EMPTY = "empty"  # no pixel of the box lies in the frame
     TOO_LARGE = "too_large"  # the box is many times the frame: a damaged annotation
     UNREADABLE = "unreadable"  # of a data set of images: the file's bytes do not decode
+    TOO_SMALL = "too_small"  # lower than crop.min_height_px or crop.min_face_height_px
+    SKIPPED_FRAME = "skipped_frame"  # between each crop.every-th frame of its subject
+    OVER_LIMIT = "over_limit"  # its subject has crop.per_subject other crops
 
 
 def coded(codes: Any, values: Iterable[str]) -> pa.Array:
