@@ -145,8 +145,8 @@ class Crop(Stage):
         None,
         ge=1,
         json_schema_extra=IF_SET,
-        description="N: crop a subject in its first labelled frame of a video (of faces: annotated frame) and in each N-th "
-        "of these after it; crops of the others are skipped_frame; none: in all",
+        description="N: crop a subject in its first labelled frame of a video (for faces: annotated frame) and in each "
+        "N-th of these after it; crops of the others are skipped_frame; none: in all",
     )
     per_subject: int | None = Field(
         None,

@@ -8,14 +8,16 @@ from numpy.typing import NDArray
 
 def every_nth(frame: NDArray[np.int64], n: int) -> NDArray[np.bool_]:
     """Rows (n,) in the first of the frames that occur, and in each n-th after it. frame: (n,), in any order."""
-    return np.unique(frame, return_inverse=True)[1] % n == 0
+    number = np.unique(frame, return_inverse=True)[1]
+    kept: NDArray[np.bool_] = number % n == 0
+    return kept
 
 
 def spread_in_time(frame: NDArray[np.int64], most: int) -> NDArray[np.bool_]:
     """Rows (n,) that are evenly spread in time: `most` of them, or all where there are no more. frame: (n,), ascending.
 
     The time from the first row to the last is cut into equal parts: into `most`, or where there are gaps into more,
-    until enough parts hold a row. Each part gives the row next to its middle.
+    until enough parts hold a row. Each part gives the row next to its middle, the earlier of two.
     """
     if len(frame) <= most:
         return np.ones(len(frame), np.bool_)
