@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,12 +37,15 @@ _ASKED = 16  # packets that are asked whether the file has checksums at all
 class Checks:
     """The checksums of one pass over a video stream, as `open_video` takes it: of its packets or, without, its file.
 
-    Those of packets tell which is damaged; those of Matroska and Ogg only that one of some is.
+    Those of packets tell which is damaged; those of Matroska and Ogg only that one of some is. part: to check only
+    what packets hold themselves, or only what the file holds instead.
     """
 
-    def __init__(self, path: Path, which: int | None) -> None:
+    def __init__(self, path: Path, which: int | None, part: Literal["all", "packets", "file"] = "all") -> None:
         self._check, container = _check_for(path, which)
-        walk = _WALKS.get(container.partition(",")[0]) if self._check is None else None
+        walk = _WALKS.get(container.partition(",")[0]) if self._check is None and part != "packets" else None
+        if part == "file":
+            self._check = None
         self._walk = walk(path) if walk else None
         self._end = 0
         self._found: str | None = None

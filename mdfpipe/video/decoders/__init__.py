@@ -22,6 +22,7 @@ from mdfpipe.store.limits import most
 from mdfpipe.video.frames import Frames
 from mdfpipe.video.image_files import is_images
 from mdfpipe.video.probe import VideoInfo, probe
+from mdfpipe.video.spans import Cuts, Span
 
 Wanted: TypeAlias = Callable[[int], bool]
 """Whether the pixels of the frame with this index are asked for."""
@@ -106,12 +107,24 @@ class Decoder(Plugin):
         where the counter of a transport stream jumps before a key picture.
         """
 
+    def cuts(self, path: Path) -> Cuts:
+        """Where decoding can begin so that it gives what `read` gives; by default at the first frame only."""
+        return Cuts(whole=f"the decoder {self.use} reads a video from its first frame on")
+
+    def read_span(self, path: Path, cuts: Cuts, span: Span, wanted: Wanted, threads: int) -> Reading:
+        """The frames of a span of `cuts`, as `read` gives them. Raises DecodeError where one does not come as it does.
+
+        cuts: as this decoder's own `cuts` found them.
+        """
+        raise DecodeError(f"{path}: {cuts.whole}")
+
     def frames(
         self,
         path: Path,
         *,
         stride: int = 1,
         wanted: Wanted | None = None,
+        part: tuple[Cuts, Span] | None = None,
         last: int | None = None,
         batch: int = 8,
         threads: int = 1,
@@ -119,11 +132,14 @@ class Decoder(Plugin):
     ) -> FrameStream:
         """The frames of `path`, `batch` at a time: every `stride`-th, or those whose index is `wanted`.
 
-        last: the frame after which nothing more is decoded. alive: called after each frame, wanted or not, with the
-        number of frames delivered so far.
+        part: one span of the video, in place of all. last: the frame after which nothing more is decoded. alive: called
+        after each frame, wanted or not, with the number of frames delivered so far.
         """
         chosen = wanted or (lambda number: number % stride == 0)
-        return FrameStream(self.read(path, chosen, threads), path, batch, alive, last)
+        if part is None:
+            return FrameStream(self.read(path, chosen, threads), path, batch, alive, last)
+        cuts, span = part
+        return FrameStream(self.read_span(path, cuts, span, chosen, threads), path, batch, alive, last, span.first)
 
 
 @dataclass
@@ -132,6 +148,8 @@ class FrameStream:
 
     delivered: frames decoded so far, including those that are not wanted. duplicates: frames given whose pixels equal
     those of the frame given before (a repeated shutter frame, a still). told: what `Decoder.read` returned at its end.
+    first: the index of the first frame delivered. ends: the first and the last frame given, whose pixels decide whether
+    the one repeats what came before, and what comes after the other.
     """
 
     source: Reading | Iterator[tuple[Pixels | None, float]]
@@ -139,10 +157,11 @@ class FrameStream:
     batch: int
     alive: Callable[[int], None]
     last: int | None = None
+    first: int = 0
     delivered: int = 0
     duplicates: int = 0
     told: dict[str, int] = field(default_factory=dict)
-    _last: Pixels | None = field(default=None, repr=False)
+    ends: tuple[Pixels | None, Pixels | None] = field(default=(None, None), repr=False)
 
     def __iter__(self) -> Iterator[Frames]:
         pixels: list[Pixels] = []
@@ -157,11 +176,11 @@ class FrameStream:
                     held = image.nbytes + (held if pixels else 0)
                     self.duplicates += self._repeats(image)
                     pixels.append(image)
-                    index.append(self.delivered)
+                    index.append(self.first + self.delivered)
                     pts.append(seconds)
                 self.delivered += 1
                 self.alive(self.delivered)
-                if self.last is not None and self.delivered > self.last:
+                if self.last is not None and self.first + self.delivered > self.last:
                     break
                 if len(pixels) == self.batch:
                     yield self._take(pixels, index, pts)
@@ -194,7 +213,7 @@ class FrameStream:
         return frames
 
     def _repeats(self, image: Pixels) -> bool:
-        last, self._last = self._last, image
+        last, self.ends = self.ends[1], (image if self.ends[0] is None else self.ends[0], image)
         if last is None or last.shape != image.shape or not np.array_equal(last[::16], image[::16]):
             return False  # most frames differ in a few rows already
         return np.array_equal(last, image)

@@ -15,9 +15,12 @@ import numpy as np
 from mdfpipe.errors import DecodeError, one_line
 from mdfpipe.video.containers import Breaks, breaks, missing_end
 from mdfpipe.video.decoders import Decoder, Pixels, Reading, Wanted
+from mdfpipe.video.nal_units import is_idr
 from mdfpipe.video.orientation import turned
 from mdfpipe.video.packets import Checks, breaks_off, goes_back, packets, shows_frame
 from mdfpipe.video.probe import format_depth, frame_orientation, is_grey, no_quarter_turn, open_video
+from mdfpipe.video.seeking import frames_between
+from mdfpipe.video.spans import Cuts, Span, cuts
 
 if TYPE_CHECKING:
     import av
@@ -46,6 +49,17 @@ class PyAV(Decoder):
         for number, (frame, seconds) in enumerate(_frames(path, self.stream, threads, told)):
             yield self._pixels(frame, path, number, threads) if wanted(number) else None, seconds
         return told
+
+    def cuts(self, path: Path) -> Cuts:
+        """Where the packets let decoding begin."""
+        return cuts(path, self.stream)
+
+    def read_span(self, path: Path, cuts: Cuts, span: Span, wanted: Wanted, threads: int) -> Reading:
+        """The frames of a span, as `read` gives them."""
+        found = frames_between(path, self.stream, cuts, span, threads)
+        for number, (frame, seconds) in enumerate(found, span.first):
+            yield self._pixels(frame, path, number, threads) if wanted(number) else None, seconds
+        return {}
 
     def _pixels(self, frame: av.VideoFrame, path: Path, number: int, threads: int) -> Pixels:
         pixels = _to_pixels(frame, f"{path}: frame {number}", threads, 8 if self.colour_bits == 8 else 16)
@@ -370,7 +384,7 @@ class _Ledger:
         self.since_key += 1
         if self.first_key is None:  # one that an edit list hides will do
             self.first_key = packet.pts if packet.pts is not None else -(1 << 62)
-            self.is_closed = self.codec != "h264" or _is_idr(bytes(packet), self.extradata)
+            self.is_closed = self.codec != "h264" or is_idr(bytes(packet), self.extradata)
         if not shows_frame(packet, self.codec):
             return
         last = packet.pts if packet.dts is None else packet.dts
@@ -443,19 +457,3 @@ class _Ledger:
             self.left_out += missing
         elif missing > 0 and not (self.is_interlaced and self.shown <= 2 * self.came + 1):
             raise self.broken(f"{self.shown} packets gave {self.came} frames")
-
-
-def _is_idr(packet: bytes, extradata: bytes) -> bool:
-    """Whether a packet of H.264 holds a picture that nothing behind it reaches across (NAL unit type 5)."""
-    kinds = set()
-    if extradata[:1] == b"\1":  # as mp4 and mkv keep it: each unit behind its length
-        width, position = (extradata[4] & 3) + 1, 0
-        while position + width < len(packet):
-            kinds.add(packet[position + width] & 31)
-            position += width + int.from_bytes(packet[position : position + width], "big")
-    else:
-        position = packet.find(b"\0\0\1")
-        while 0 <= position < len(packet) - 3:
-            kinds.add(packet[position + 3] & 31)
-            position = packet.find(b"\0\0\1", position + 3)
-    return 5 in kinds
