@@ -16,15 +16,17 @@ from .learning.train.checkpoint import Checkpoint
 from .learning.train.schedule import Group
 from .protocol import Protocol
 from .reporting.breakdown import Breakdown, breakdown
-from .reporting.comparison import Comparison, compare
+from .reporting.comparison import Comparison, average, compare
 from .reporting.report import Report, report
 from .running.execution import Event, Executor
 from .running.runner import Outcome, Runner, run
 from .running.scoring import Evaluation, Scored, evaluate, score
 from .running.status import status
+from .running.synthesis import synthesise
 from .stages import Resources, Stage
 from .store.parquet import read_table
 from .store.run import Receipt, Run
+from .store.shipped import studies
 from .study.study import Study
 from .video.decoders import Decoder
 from .video.detectors import Detector
@@ -38,6 +40,8 @@ __all__ = [
     "DataError", "Dataset", "DecodeError", "Decoder", "Detector", "Domain", "Draw", "Evaluation", "Event",
     "Executor", "Frames", "Group", "LabelRules", "Labels", "Listing", "Losses", "MdfError", "Outcome", "Plugin",
     "Progress", "Protocol", "ProtocolError", "Receipt", "Recipe", "Report", "Resources", "Run", "RunView", "Runner",
-    "Sampler", "Scored", "Stage", "StoreError", "Study", "System", "Table", "VideoEntry", "breakdown", "compare",
-    "evaluate", "inspect", "label_bodies", "open", "read_table", "report", "run", "score", "status", "verify",
+    "Sampler", "Scored", "Stage", "StoreError", "Study", "System", "Table", "VideoEntry", "average", "breakdown",
+    "compare",
+    "evaluate", "inspect", "label_bodies", "open", "read_table", "report", "run", "score", "status",
+    "studies", "synthesise", "verify",
 ]  # fmt: skip

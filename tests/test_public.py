@@ -99,8 +99,10 @@ def test_a_run_is_opened(session: tuple[Path, dict[str, Any]]) -> None:
         (lambda: run.frame("nothing", 0), mdfpipe.DataError),
         (lambda: run.frame("videos/VIS-500m_a", 10_000), mdfpipe.DataError),
         (lambda: mdfpipe.open(session[0]), mdfpipe.DataError),
+        (lambda: run.frame(run.videos["video_id"][0].as_py(), "0"), mdfpipe.DataError),
+        (lambda: mdfpipe.run("synthetic/tiny", data="d", run="r", settings=["detect.strde=2"]), mdfpipe.ConfigError),
     ):
-        with pytest.raises(error, match=r"expected|no crop|no video"):
+        with pytest.raises(error, match=r"expected|no crop|no video|with --set detect.strde=2: "):
             wrong()
 
 
@@ -117,6 +119,23 @@ def test_a_dataframe_gives_the_numbers_of_its_file(session: tuple[Path, dict[str
     ):
         with pytest.raises(mdfpipe.DataError, match=said):
             mdfpipe.evaluate(wrong, "no-roles")
+
+
+@pytest.mark.parametrize("wrong", [None, 3, {}])
+def test_a_path_is_text_or_a_path(wrong: Any, tmp_path: Path) -> None:
+    for call in (mdfpipe.open, mdfpipe.status, mdfpipe.verify, mdfpipe.inspect, mdfpipe.report, mdfpipe.read_table):
+        with pytest.raises(mdfpipe.ConfigError, match="expected a path as text or Path, got"):
+            call(wrong)
+    for several in (
+        lambda: mdfpipe.run(wrong, data=tmp_path, run=tmp_path),
+        lambda: mdfpipe.run("synthetic/tiny", data=wrong, run=tmp_path / "run"),
+        lambda: mdfpipe.compare([tmp_path, wrong]),
+        lambda: mdfpipe.breakdown(wrong, ["crops"]),
+        lambda: mdfpipe.score(wrong, "no-roles", tmp_path / "out"),
+        lambda: mdfpipe.synthesise(wrong, "tiny"),
+    ):
+        with pytest.raises(mdfpipe.ConfigError, match="expected a path as text or Path, got"):
+            several()
 
 
 def test_types_are_seen_from_outside(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from mdfpipe.errors import DataError, StoreError, one_line
 from mdfpipe.running.execution import Event
 from mdfpipe.stages.train import BOARD, LOG, STATE
 from mdfpipe.store.environment import FILE, read_environment
-from mdfpipe.store.files import bytes_of
+from mdfpipe.store.files import bytes_of, given_path
 from mdfpipe.store.hashing import bytes_sha256
 from mdfpipe.store.naming import STAGES, file_name
 from mdfpipe.store.owner import TEMPORARY
@@ -103,7 +103,7 @@ def verify(path: str | PathLike[str], listen: Callable[[Event], None] = lambda e
 
     Raises DataError if it is no run folder, StoreError if another process works in it.
     """
-    path = Path(path)
+    path = given_path("run", path)
     run, began = Run(path), time.monotonic()
     holder = run.holder()
     if holder is not None and not holder.silent:

@@ -16,7 +16,7 @@ from mdfpipe.inspecting.weights import SUFFIXES
 from mdfpipe.running.plan import standing
 from mdfpipe.store.content import Kind, content_of, stand_in
 from mdfpipe.store.environment import read_environment
-from mdfpipe.store.files import is_standard_output
+from mdfpipe.store.files import given_path, is_standard_output
 from mdfpipe.store.films import films_behind
 from mdfpipe.store.frames import frame_files, in_order
 from mdfpipe.store.naming import IMAGE_SUFFIXES
@@ -101,7 +101,7 @@ def _refuse_overwriting(thing: Path, made: Path) -> None:
 
 def inspect(thing: str | PathLike[str]) -> Description:
     """Describe a run folder, table, shard, video or weight file. Raises DataError if `thing` is unknown or damaged."""
-    thing = Path(thing)
+    thing = given_path("thing", thing)
     if not thing.exists():
         found = stand_in(thing) or "nothing there; check the path"
         raise DataError(f"{thing}: expected {KINDS}, found {found}")

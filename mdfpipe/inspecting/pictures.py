@@ -64,6 +64,8 @@ def draw_frame(run: Path, video_id: str, frame: int, out: Path, show_people: boo
 def decoded_frame(run: Path, video_id: str, frame: int) -> NDArray[np.uint8] | NDArray[np.uint16]:
     """The pixels (H, W, C) of one frame, by the decoder that delivered it to detect. Raises DataError."""
     video = survey(run).video(video_id)
+    if not isinstance(frame, int | np.integer):
+        raise DataError(f"{run}: frame: expected a whole number from 0, got {one_line(repr(frame), 80)}")
     _check_frame(run, video, frame)
     return dict(_decoded(_data_root(run), video, [frame]))[frame]
 

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from mdfpipe.errors import ConfigError, DataError
 from mdfpipe.running.plan import current
 from mdfpipe.stages import INDEX
+from mdfpipe.store.files import given_path
 from mdfpipe.store.naming import inside
 from mdfpipe.store.results import KEY, STAGE
 from mdfpipe.store.run import Run
@@ -34,7 +35,7 @@ class RunView:
     """
 
     def __init__(self, path: str | PathLike[str]) -> None:
-        study, run, data = open_run(Path(path))
+        study, run, data = open_run(given_path("run", path))
         self.path: Path = run.path
         self.study: Study = study
         self.data: Path = data

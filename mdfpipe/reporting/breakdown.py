@@ -29,6 +29,7 @@ from mdfpipe.reporting.cells import cell_of, label
 from mdfpipe.reporting.comparison import COLUMNS, is_counted, side_by_side
 from mdfpipe.reporting.grids import Grid, TableView, mark_words
 from mdfpipe.reporting.numbers import MARKS
+from mdfpipe.store.files import given_path
 from mdfpipe.store.naming import natural_key
 from mdfpipe.store.parquet import read_table
 from mdfpipe.store.results import FEWEST_SUBJECTS, KEY, PLACE, STAGE, Number, Results, Row, note_words
@@ -146,7 +147,7 @@ def breakdown(
     allow_stale: bool = False,
 ) -> Breakdown:
     """Numbers of an evaluated run by group of probes, as `mdfpipe breakdown` gives them. See `break_down`."""
-    results = side_by_side(Path(run), allow_stale=allow_stale)
+    results = side_by_side(given_path("run", run), allow_stale=allow_stale)
     every = document(break_down(results, by, Path(columns) if columns is not None else None))
     rows = [{"table": one["table"]} | group for one in every for group in one["groups"]]
     said = {kind: list(dict.fromkeys(line for one in every for line in one[kind])) for kind in ("notes", "stamps")}

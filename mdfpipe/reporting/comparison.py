@@ -21,6 +21,7 @@ from mdfpipe.evaluation.measures.differences import Cases, Counted, compare_two,
 from mdfpipe.evaluation.measures.metrics import mean_of_rows
 from mdfpipe.evaluation.table import depth_of
 from mdfpipe.running.plan import Currency, current
+from mdfpipe.store.files import given_path
 from mdfpipe.store.results import KEY, STAGE, Results, Row, read_results
 from mdfpipe.store.run import Run
 from mdfpipe.store.tables import COMPARISONS, METRICS, SEARCHES, SearchStatus
@@ -50,7 +51,7 @@ class Comparison:
 
 def several(command: str, runs: Sequence[str | PathLike[str]]) -> list[Path]:
     """The paths of `runs`. Raises ConfigError where there are not two or more, as where they are one text."""
-    paths = [Path(runs)] if isinstance(runs, str | PathLike) else [Path(one) for one in runs]
+    paths = [Path(runs)] if isinstance(runs, str | PathLike) else [given_path(command, one) for one in runs]
     if len(paths) < 2:
         raise ConfigError(f"{command}: expected two evaluated runs or more, got {', '.join(map(str, paths)) or 'none'}")
     return paths
@@ -59,7 +60,10 @@ def several(command: str, runs: Sequence[str | PathLike[str]]) -> list[Path]:
 def compare(runs: Sequence[str | PathLike[str]], *, allow_mixed: bool = False, allow_stale: bool = False) -> Comparison:
     """Set evaluated runs side by side and test differences, as `mdfpipe compare` does. See `side_by_side`."""
     first, *others = several("compare", runs)
-    found = side_by_side(first, others, allow_mixed=allow_mixed, allow_stale=allow_stale)
+    return _public(side_by_side(first, others, allow_mixed=allow_mixed, allow_stale=allow_stale))
+
+
+def _public(found: Results) -> Comparison:
     document = found.document()
     return Comparison(
         pa.Table.from_pylist(document["metrics"], METRICS.append(pa.field("verdict", pa.string()))),
@@ -67,6 +71,11 @@ def compare(runs: Sequence[str | PathLike[str]], *, allow_mixed: bool = False, a
         [*found.notes, *(line for entry in found.tables.values() for line in entry["notes"])],
         [*found.stamps, *(line for entry in found.tables.values() for line in entry.get("stamps", []))],
     )
+
+
+def average(runs: Sequence[str | PathLike[str]], *, allow_stale: bool = False) -> Comparison:
+    """Means and spreads over runs, as `mdfpipe average` prints them; nothing is tested. See `average_runs`."""
+    return _public(average_runs(several("average", runs), allow_stale=allow_stale))
 
 
 def side_by_side(

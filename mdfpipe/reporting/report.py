@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from mdfpipe.errors import ConfigError, DataError, MdfError, StoreError, cannot_write, one_line
 from mdfpipe.inspecting.pictures import environment_of, title_of
 from mdfpipe.reporting.comparison import side_by_side
-from mdfpipe.store.files import refuse_folder, write_atomically
+from mdfpipe.store.files import given_path, refuse_folder, write_atomically
 from mdfpipe.store.naming import inside, natural_key
 from mdfpipe.store.run import Run
 from mdfpipe.store.shards import CHECKSUM, UNVERIFIED
@@ -99,10 +99,11 @@ def report(
 
     if latex_cells not in get_args(Cells):
         raise ConfigError(f"latex_cells: expected one of {', '.join(get_args(Cells))}, got {latex_cells!r}")
-    run, out = Path(run), Path(out) if out is not None else None
+    run, out = given_path("run", run), given_path("out", out) if out is not None else None
     if out is not None:
         refuse_folder(out)
-    results = side_by_side(run, [Path(other) for other in compare], allow_mixed=allow_mixed, allow_stale=allow_stale)
+    others = [given_path("compare", other) for other in compare]
+    results = side_by_side(run, others, allow_mixed=allow_mixed, allow_stale=allow_stale)
     shown = views(results)
     systems = [name for view in shown for name in results.tables[view.name]["systems"]]
     if by:

@@ -28,6 +28,7 @@ from mdfpipe.stages.embed import Embed
 from mdfpipe.stages.evaluate import Evaluate
 from mdfpipe.stages.train import Train
 from mdfpipe.store.environment import commit
+from mdfpipe.store.files import given_path
 from mdfpipe.store.run import Failure, Run
 from mdfpipe.study.seeds import members
 from mdfpipe.study.study import KEPT, Study
@@ -139,10 +140,11 @@ def run(
     videos. Raises MdfError if nothing can run; failed videos are in `Outcome.failures`.
     """
     if not isinstance(study, Study):
-        study = Study.load(Path(study), list(settings))
+        study = Study.load(given_path("study", study), list(settings))
     elif settings:
         raise ConfigError("settings: expected none with a study that is loaded; give them to Study.load")
-    made = Runner(study.strict() if strict else study, Run(Path(run)), Path(data), resources, systems=list(systems))
+    folder, root = Run(given_path("run", run)), given_path("data", data)
+    made = Runner(study.strict() if strict else study, folder, root, resources, systems=list(systems))
     return made.execute(first, last, only=list(only) or None, strict=strict, allow_missing=allow_missing, listen=listen)
 
 
@@ -160,7 +162,8 @@ class Runner:
     ) -> None:
         """systems: of all that the study names, only these and what they start from."""
         if not data.is_dir():
-            raise DataError(f"--data {data}: expected the folder that holds the videos, found no such folder")
+            found = "a file" if data.is_file() else "no such folder"
+            raise DataError(f"--data {data}: expected the folder that holds the videos, found {found}")
         if run.path.exists() and not run.path.is_dir():
             raise ConfigError(f"--run {run.path}: expected a folder, found a file")
         if run.path.resolve() == data.resolve():
@@ -456,8 +459,9 @@ class Runner:
         """Raise ConfigError where --only names a video that is not in the index, if there is one."""
         unknown = sorted(set(only or ()) - plan.catalogue.keys())
         if unknown and plan.catalogue:
-            close = difflib.get_close_matches(unknown[0], plan.catalogue, n=3, cutoff=0.3) or list(plan.catalogue)[:3]
-            raise ConfigError(f"--only {unknown[0]}: no such video in the index; close to it: {', '.join(close)}")
+            close = difflib.get_close_matches(unknown[0], plan.catalogue, n=3)
+            names = f"did you mean {', '.join(close)}?" if close else f"it has {some(list(plan.catalogue), 3)}"
+            raise ConfigError(f"--only {unknown[0]}: no such video in the index; {names}")
 
     def _environment(self, study: bytes) -> bytes:
         # the folders' names say it: importlib.metadata parses every METADATA for it, 0.2 s

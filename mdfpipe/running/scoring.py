@@ -23,7 +23,7 @@ from mdfpipe.evaluation.comparing import Measure
 from mdfpipe.evaluation.vectors import MEDIA_KNOWN, Evaluated, SystemVectors
 from mdfpipe.protocol import Protocol, read_protocol
 from mdfpipe.stages.evaluate import Evaluate, ScoreFiles, Tables, metrics_table, tables_beside, write_beside
-from mdfpipe.store.files import refuse_folder
+from mdfpipe.store.files import given_path, refuse_folder
 from mdfpipe.store.hashing import file_sha256
 from mdfpipe.store.limits import refuse_large_archive, refuse_large_table, refuse_large_texts, refuse_larger
 from mdfpipe.store.naming import LONGEST_NAME, LONGEST_PATH, is_name
@@ -139,7 +139,8 @@ def score(
     camera_id (market also session_id), and may lack vectors. data: the folder of the official galleries. settings:
     NAME=VALUE of tables, such as tables.recognition.pooling=media_mean. Raises ConfigError, DataError, ProtocolError.
     """
-    file, out, data = Path(file), Path(out), Path(data) if data is not None else None
+    file = given_path("file (`mdfpipe.evaluate` takes a DataFrame)", file)
+    out, data = given_path("out", out), given_path("data", data) if data is not None else None
     refuse_folder(out)
     asked = _asked(protocol, settings or [])
     rows = read_vectors(file, images=asked.of_images, names=asked.protocol.names)

@@ -18,6 +18,7 @@ from mdfpipe.running.plan import Item, Plan, made_without
 from mdfpipe.running.runner import Runner
 from mdfpipe.stages import Stage
 from mdfpipe.store.environment import read_environment
+from mdfpipe.store.files import given_path
 from mdfpipe.store.left_out import of_crops, of_stage, without_crops
 from mdfpipe.store.run import Failure, Run
 from mdfpipe.study.study import Study, open_run
@@ -70,7 +71,7 @@ class Status:
 
 def status(path: str | PathLike[str]) -> Status:
     """Return the state of the run folder `path`, without a lock. Raises MdfError if it is no run folder."""
-    path = Path(path)
+    path = given_path("run", path)
     study, run, data = open_run(path)
     holder = run.holder()
     found = Status(study.name, str(path), str(data), [], [], lock=str(holder or ""))

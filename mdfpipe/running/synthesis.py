@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from os import PathLike
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
@@ -17,6 +18,7 @@ from mdfpipe.running.crew import each
 from mdfpipe.running.execution import Event
 from mdfpipe.stages.crop import Crop
 from mdfpipe.store import images
+from mdfpipe.store.files import given_path
 from mdfpipe.synth.crops import write_crops
 from mdfpipe.synth.write import Written, write_dataset
 from mdfpipe.video import cropping
@@ -39,7 +41,7 @@ class Synthesis:
 
 
 def synthesise(
-    out: Path,
+    out: str | PathLike[str],
     preset: str,
     *,
     seed: int = 0,
@@ -52,6 +54,7 @@ def synthesise(
     """Write the data set `preset` into `out`, visible crops of `crops` further subjects into `out`/crops, and face
     crops of `faces` of them into `out`/faces. Raises what `write_dataset` and `write_crops` raise.
     """
+    out = given_path("out", out)
     for option, wanted in (("--crops", crops), ("--faces", faces)):
         if wanted == 1:
             raise ConfigError(f"{option} 1: expected 0, or at least 2 subjects")

@@ -17,6 +17,7 @@ import stat
 import sys
 from collections.abc import Iterator
 from io import BufferedReader
+from os import PathLike
 from pathlib import Path
 from typing import IO
 
@@ -26,6 +27,13 @@ from mdfpipe.store.owner import temporary
 
 _STANDARD_OUTPUT = frozenset({"-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"})
 _OF_A_RUN = frozenset({".parquet", ".pt", ".tar", ".yaml", ".json", ".jsonl"})
+
+
+def given_path(name: str, value: object) -> Path:
+    """The path that a caller gives as text or Path. Raises ConfigError for anything else, such as None or a table."""
+    if isinstance(value, str | PathLike):
+        return Path(value)
+    raise ConfigError(f"{name}: expected a path as text or Path, got {type(value).__name__}")
 
 
 def opened(path: Path) -> BufferedReader:

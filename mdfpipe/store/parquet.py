@@ -27,7 +27,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mdfpipe.errors import Damaged, StoreError, cannot_write, one_line
-from mdfpipe.store.files import opened
+from mdfpipe.store.files import given_path, opened
 from mdfpipe.store.hashing import digest_of
 from mdfpipe.store.limits import OF_RUN, endless_texts, refuse_large_table, refuse_large_texts
 
@@ -127,7 +127,7 @@ def read_table(path: str | PathLike[str], columns: list[str] | None = None) -> p
     """Return the rows of a Parquet file. Raises Damaged if its content is damaged, StoreError if it is unreadable, "
     "DataError if it asks for more memory than a table of a run may.
     """
-    path = Path(path)
+    path = given_path("table", path)
     try:
         with open_table(path) as file:  # pq.read_table loads pyarrow.dataset, and with it pandas: 0.25 s
             refuse_large_table(file, path, columns, OF_RUN)

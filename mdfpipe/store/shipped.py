@@ -18,7 +18,7 @@ SHIPPED = _PACKAGE.parent if IS_CHECKOUT else _PACKAGED
 
 _WEIGHTS = ("mdfpipe_synth_weights", "yolov10n-synthetic.pt")  # a package of its own, and its file
 
-_SHORTEST, _LONGEST = 30, 200  # characters of what is said of a study
+_SHORTEST = 30  # characters of what is said of a study: a first sentence may be a mere title
 
 
 def demo_weights() -> Path:
@@ -83,5 +83,5 @@ def _first_sentence(text: str) -> str:
         found = " ".join(words)
         end = found.find(". ", _SHORTEST)
         if end > 0:
-            return one_line(found[: end + 1], _LONGEST)
-    return one_line(" ".join(words), _LONGEST)
+            return found[: end + 1]
+    return " ".join(words)

@@ -11,7 +11,7 @@ from pydantic import Field, SerializeAsAny, model_validator
 
 from mdfpipe.config import NAME, Config, read_yaml, refuse_text, set_dotted, validate
 from mdfpipe.datasets import Dataset
-from mdfpipe.errors import ConfigError, DataError
+from mdfpipe.errors import ConfigError, DataError, one_line
 from mdfpipe.evaluation.table import Table
 from mdfpipe.learning.system import System, ordered
 from mdfpipe.protocol import read_protocol
@@ -204,7 +204,8 @@ class Study(Config):
         if isinstance(manifest, dict) and isinstance(manifest.get("protocol"), str):
             folders = [path.parent / "manifests", path.parent.parent / "manifests", SHIPPED / "manifests"]
             manifest["protocol"] = read_protocol(manifest["protocol"], folders)
-        return validate(cls, settings, str(path))
+        given = f" with --set {', '.join(map(one_line, overrides))}" if overrides else ""
+        return validate(cls, settings, f"{path}{given}")
 
     def to_yaml(self) -> str:
         """Every setting, defaults written out."""
@@ -244,7 +245,8 @@ def open_run(path: Path) -> tuple[Study, Run, Path]:
     found = read_environment(path)
     if found is None:
         raise DataError(
-            f"{path}: expected a run folder (with pipeline.yaml and environment.json), found none"
+            f"{path}: expected a run folder (with pipeline.yaml and environment.json), found none; give the folder "
+            "that --run named"
             if not (path / FILE).exists()
             else f"{path / FILE}: expected what a call of mdfpipe wrote, found something else; the next `run` of the "
             "study with this --run folder writes it again"

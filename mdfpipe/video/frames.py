@@ -58,6 +58,9 @@ class Boxes:
     score: NDArray[np.float32]
 
     def __post_init__(self) -> None:
+        for name, value in (("xyxy", self.xyxy), ("score", self.score)):
+            if not isinstance(value, np.ndarray):
+                raise ValueError(f"{name}: expected an array of float32, got {type(value).__name__}")
         if self.xyxy.ndim != 2 or self.xyxy.shape[1] != 4 or self.xyxy.dtype != np.float32:
             raise ValueError(f"xyxy: expected (n, 4) float32, got {self.xyxy.shape} {self.xyxy.dtype}")
         if self.score.shape != (len(self.xyxy),) or self.score.dtype != np.float32:
