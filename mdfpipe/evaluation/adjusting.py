@@ -61,8 +61,11 @@ def adjusted(scorer: Scorer, training: Scorer, norm: Norm, prior: float | None, 
         scorer, training = (
             replace(one, affine=_affine(one).then(learned.slope, learned.offset)) for one in (scorer, training)
         )
-    known = training.tally(enrolled[0], enrolled[1]) if shares else None
-    return replace(scorer, thresholds={share: threshold_at(known, share) for share in shares if known is not None})
+    if not shares:
+        return scorer
+    known = training.tally(enrolled[0], enrolled[1])
+    thresholds = {share: threshold_at(known, share) for share in shares}
+    return replace(scorer, thresholds=thresholds, n_learned=known.n_nonmated)
 
 
 def _affine(scorer: Scorer) -> Affine:
@@ -144,9 +147,9 @@ def of_scores(metric: str, pairs: Separation, curve: Roc, scorer: Scorer) -> tup
     threshold = scorer.thresholds[share_of(metric)]
     if metric.startswith("fmr@"):
         wrong = pairs.low >= threshold
-        return _rate(metric, int(wrong.sum()), len(wrong), threshold), pairs.means(None, wrong.astype(float))
+        return _rate(metric, int(wrong.sum()), len(wrong), scorer), pairs.means(None, wrong.astype(float))
     wrong = pairs.high < threshold
-    return _rate(metric, int(wrong.sum()), len(wrong), threshold), pairs.means(wrong.astype(float), None)
+    return _rate(metric, int(wrong.sum()), len(wrong), scorer), pairs.means(wrong.astype(float), None)
 
 
 def in_blocks(metric: str, scorer: Scorer, gallery: I64, probes: I64, curve: Roc) -> Metric:
@@ -157,10 +160,10 @@ def in_blocks(metric: str, scorer: Scorer, gallery: I64, probes: I64, curve: Roc
         return _cost(scorer.tally(gallery, probes))
     threshold = scorer.thresholds[share_of(metric)]
     if metric.startswith("fmr@"):
-        return _rate(metric, *scorer.false_matches(gallery, probes, threshold), threshold)
+        return _rate(metric, *scorer.false_matches(gallery, probes, threshold), scorer)
     accepted = curve.accepted[curve.threshold >= threshold]
     matched, pairs = int(accepted[-1]) if len(accepted) else 0, int(curve.accepted[-1])
-    return _rate(metric, pairs - matched, pairs, threshold)
+    return _rate(metric, pairs - matched, pairs, scorer)
 
 
 def of_searches(metric: str, searches: OpenSet, found: Separation, scorer: Scorer) -> tuple[Metric, Statistic]:
@@ -168,14 +171,15 @@ def of_searches(metric: str, searches: OpenSet, found: Separation, scorer: Score
     threshold = scorer.thresholds[share_of(metric)]
     if metric.startswith("fpir@"):
         one = searches.fpir(threshold)
-        return _rate(metric, one.k or 0, one.n, threshold), found.means(None, (found.low >= threshold).astype(float))
+        return _rate(metric, one.k or 0, one.n, scorer), found.means(None, (found.low >= threshold).astype(float))
     one = searches.dir(threshold)
     missed = found.means((found.high < threshold).astype(float), None)
-    return _rate(metric, one.n - (one.k or 0), one.n, threshold), missed
+    return _rate(metric, one.n - (one.k or 0), one.n, scorer), missed
 
 
-def _rate(metric: str, k: int, n: int, threshold: float) -> Metric:
-    return replace(rate(metric, k, n), threshold=threshold)
+def _rate(metric: str, k: int, n: int, scorer: Scorer) -> Metric:
+    share = share_of(metric)
+    return replace(rate(metric, k, n), threshold=scorer.thresholds[share], n_learned=scorer.n_learned)
 
 
 def _least(curve: Roc) -> Metric:

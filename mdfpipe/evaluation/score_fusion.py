@@ -41,7 +41,8 @@ class Scorer:
 
     given: (gallery places, probe places) -> (P, G) scores, where they do not come from the templates' own vectors.
     sessions: where both sides are one domain. affine: of all templates, a norm or calibration of the scores.
-    thresholds: scores at which false matches of training subjects have a share, by that share.
+    thresholds: scores at which false matches of training subjects have a share, by that share. n_learned: how many
+    non-mated training pairs they are from.
     """
 
     modality: str
@@ -53,6 +54,7 @@ class Scorer:
     sessions: Sessions | None = None
     affine: Affine | None = None
     thresholds: Mapping[float, float] = field(default_factory=dict)
+    n_learned: int = 0
 
     @property
     def removal(self) -> Removal | None:

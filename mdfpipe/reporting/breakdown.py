@@ -471,7 +471,7 @@ def _view(results: Results, name: str, by: By, cases: list[_Searches], source: _
         notes.append(f"no breakdown of {', '.join(left)}: only numbers of searches come from stored searches")
     seeds = [f"{line} ({len(own)})" for line, own in entry.get("seeds", {}).items()]
     if seeds and numbers:
-        notes.append(f"means over trainings of {', '.join(seeds)}; intervals and tests draw subjects, not trainings")
+        notes.append(f"means over trainings of {', '.join(seeds)}; intervals and tests draw subjects and trainings")
     whole = next(iter(cases[0].base.values()))
     about = [
         ("protocol", str(entry.get("protocol"))),
@@ -555,8 +555,7 @@ def _numbers_of(cases: Sequence[_Searches], places: Sequence[NDArray[np.int64]],
             continue
         codes = own.reshape(-1).astype(np.int64)
         averaged = len(cases[0].trainings) > 1
-        means = {metric: each.mean(axis=0) for metric, each in given.items()}
-        numbers = group_numbers(means, subject[known], codes, generator_of(seed), averaged=averaged)
+        numbers = group_numbers(given, subject[known], codes, generator_of(seed))
         for metric, one in numbers.items():
             found.numbers[metric] = dict(zip(used.tolist(), one, strict=True))
             if averaged:

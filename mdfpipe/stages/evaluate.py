@@ -55,7 +55,7 @@ class Evaluate(Stage):
     """Every number of the study."""
 
     name: ClassVar[str] = STAGE
-    version: ClassVar[int] = 8
+    version: ClassVar[int] = 9
     schema: ClassVar[pa.Schema] = METRICS
     per: ClassVar[Literal["video", "run"]] = "run"
     unit: ClassVar[str] = "pairs of domains"

@@ -163,6 +163,7 @@ def test_a_table_of_calibrated_scores(norm: str, held: bool, monkeypatch: pytest
         row = numbers[f"{name}@train=0.1"]
         assert (row["k"], row["n"]) == (sum((s >= threshold) == above for s in scores), len(scores))
         assert row["interval"] == ("bootstrap" if held else None)
+    assert all("under_30" in numbers[m]["notes"] for m in METRICS[4:])  # 42 non-mated training pairs, a tenth of them
     assert (numbers["fpir@train=0.1"]["n"], numbers["fnir@train=0.1"]["n"]) == (2, 8)
     words = {"none": "", "z": ", Z-norm", "t": ", T-norm", "s": ", S-norm"}[norm]
     assert numbers["auc"]["distance"] == f"cosine{words}, calibrated at prior 0.3"

@@ -26,7 +26,9 @@ from mdfpipe.stages.evaluate import metrics_table
 from mdfpipe.store.results import Verdict
 from mdfpipe.store.run import Receipt, Run, write_table
 from mdfpipe.store.tables import SEARCHES
+from tests.evaluation.test_calibration import both
 from tests.evaluation.test_seeds import evaluated
+from tests.evaluation.test_study import PROBES, done
 from tests.runs import call_here
 
 PEOPLE = [f"S{n:02d}" for n in range(40)]
@@ -106,8 +108,8 @@ def test_shares_of_one_probe_a_subject_are_transcribed(run: Path) -> None:
         pairs = list(combinations(own, 2))
         p = [fisher_exact([[counts[x][0], counts[x][1] - counts[x][0]] for x in pair])[1] for pair in pairs]
         order, most = sorted(range(3), key=lambda n: p[n]), 0.0
-        for done, at in enumerate(order):
-            most = max(most, min(1.0, (3 - done) * p[at]))
+        for ahead, at in enumerate(order):
+            most = max(most, min(1.0, (3 - ahead) * p[at]))
             if pairs[at] == ("coat", "shirt"):
                 assert own["shirt"]["p"] == pytest.approx(most, rel=1e-6)
                 assert (own["shirt"]["best"], own["shirt"]["test"]) == ("coat", "fisher")
@@ -115,22 +117,28 @@ def test_shares_of_one_probe_a_subject_are_transcribed(run: Path) -> None:
         assert own["shirt"]["verdict"] == Verdict.WORSE
 
 
-def test_bootstraps_are_transcribed() -> None:
-    """Two probes a subject, subjects in both groups; sample by sample."""
+@pytest.mark.parametrize("trainings", [1, 3])
+def test_bootstraps_are_transcribed(trainings: int) -> None:
+    """Two probes a subject, subjects in both groups; sample by sample. Of several trainings all but one are drawn."""
     random = np.random.default_rng(1)
     subject = np.array([f"s{n}" for n in range(9)] * 2)
-    group, values = np.array([0] * 9 + [1] * 9), random.random(18)
-    found = group_numbers({"map": values}, subject, group, generator_of("seed"))["map"]
+    group, values = np.array([0] * 9 + [1] * 9), random.random((trainings, 18)) * [[1], [1.3], [0.6]][:trainings]
+    given = values[0] if trainings == 1 else values
+    found = group_numbers({"rank-1": np.round(given), "map": given}, subject, group, generator_of("seed"))["map"]
+    generator = generator_of("seed")
+    seeds = [[0]] * 2000 if trainings == 1 else generator.integers(0, 3, (2000, 2)).tolist()
     means = []
-    for drawn in generator_of("seed").integers(0, 9, (2000, 9)).tolist():
+    for times, drawn in zip(seeds, generator.integers(0, 9, (2000, 9)).tolist(), strict=True):
         both = []
         for g in (0, 1):
-            own = [values[n] for s in drawn for n in range(18) if subject[n] == f"s{s}" and group[n] == g]
+            of = [n for s in drawn for n in range(18) if subject[n] == f"s{s}" and group[n] == g]
+            own = [values[seed][n] for seed in times for n in of]
             both.append(sum(own) / len(own))
         means.append(both)
     for g in (0, 1):
         low, high = np.quantile([one[g] for one in means], [0.025, 0.975])
         assert (found[g].low, found[g].high) == (pytest.approx(low), pytest.approx(high))
+        assert found[g].value == pytest.approx(values[:, group == g].mean())
     apart = [a - b for a, b in means]
     side = min(sum(d <= 1e-15 for d in apart), sum(d >= -1e-15 for d in apart))
     worse = min(found, key=lambda one: one.value)
@@ -306,12 +314,48 @@ def test_groups_at_the_operating_point_of_the_table(run: Path, tmp_path: Path) -
     assert "at the table's threshold" in said.out
 
 
+def test_groups_at_a_threshold_from_training_subjects(tmp_path: Path) -> None:
+    """Probe by probe; a failure to enrol is an error of its group. The training pairs are few: numbers have a mark."""
+    lost = {f"{domain}/s2/{n:06d}/00": None for domain in PROBES for n in range(2)}
+    made, rows = both(vectors=lost)
+    asked = {"metrics": ["fnir@train=0.1", "fpir@train=0.1"], "unmated": "exclude"}
+    found = done({"t": asked}, [made], rows)
+    committed(tmp_path, found)
+    odd = ("s1", "s3", "s5", "x")
+    people = sorted({row["subject_id"] for row in found.searches})
+    (tmp_path / "c.csv").write_text(
+        "subject_id,x\n" + "".join(f"{p},{'odd' if p in odd else 'even'}\n" for p in people)
+    )
+    (broken_down,) = broken(tmp_path, "x", tmp_path / "c.csv")
+    own = {(g["metric"], g["probe_domain"], g["group"]): g for g in broken_down["groups"]}
+    assert len(own) == 8
+    for (metric, domain, name), group in own.items():
+        whole = next(r for r in found.metrics if (r["metric"], r["probe_domain"]) == (metric, domain))
+        errors = []
+        for row in found.searches:
+            if row["probe_domain"] != domain or (row["subject_id"] in odd) != (name == "odd"):
+                continue
+            is_stranger = row["subject_id"] in ("x", "y")
+            if metric == "fpir@train=0.1" and is_stranger:
+                errors.append(row["nonmated_score"] >= whole["threshold"])
+            if metric == "fnir@train=0.1" and not is_stranger:
+                errors.append(row["rank"] != 1 or row["mated_score"] < whole["threshold"])
+        assert (group["k"], group["n"], group["threshold"]) == (sum(errors), len(errors), whole["threshold"])
+        assert group["notes"][0] == "under_30"
+    assert [row["status"] for row in found.searches if row["subject_id"] == "s2"] == ["no_probe"] * 2
+    assert {own["fnir@train=0.1", domain, "even"]["n"] for domain in PROBES} == {5}
+
+
+def committed(folder: Path, found: Any) -> None:
+    """Write what an evaluation found into a run folder."""
+    facts = {"none": "", "tables": found.tables, "missing": []}
+    Run(folder).commit(Receipt("evaluate", 1, "metrics", {}, {}, facts=facts), metrics_table(found), {})
+    write_table(folder / "evaluate/searches.parquet", pa.Table.from_pylist(found.searches, SEARCHES))
+
+
 def test_a_system_of_several_seeds_has_the_mean_of_its_trainings(run: Path, tmp_path: Path) -> None:
     found = evaluated({"a": ["a-seed-0", "a-seed-10"]}, {"a-seed-0": 0.6, "other": 1.5, "a-seed-10": 1.2})
-    facts = {"none": "", "tables": found.tables, "missing": []}
-    home = Run(tmp_path)
-    home.commit(Receipt("evaluate", 1, "metrics", {}, {}, facts=facts), metrics_table(found), {})
-    write_table(tmp_path / "evaluate/searches.parquet", pa.Table.from_pylist(found.searches, SEARCHES))
+    committed(tmp_path, found)
     people = sorted({row["subject_id"] for row in found.searches})
     (tmp_path / "c.csv").write_text("subject_id,x\n" + "".join(f"{p},{n % 2}\n" for n, p in enumerate(people)))
     (broken_down,) = broken(tmp_path, "x", tmp_path / "c.csv")

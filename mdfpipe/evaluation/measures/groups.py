@@ -15,7 +15,14 @@ from typing import Any, Final
 import numpy as np
 
 from mdfpipe.evaluation.comparing import F64, I64, Array
-from mdfpipe.evaluation.measures.intervals import SAMPLES, percentiles, subject_codes, subject_draws, wilson
+from mdfpipe.evaluation.measures.intervals import (
+    SAMPLES,
+    percentiles,
+    seed_draws,
+    subject_codes,
+    subject_draws,
+    wilson,
+)
 from mdfpipe.evaluation.table import depth_of
 from mdfpipe.store.results import FEWEST_SUBJECTS, Verdict, is_lower_better, is_significant
 from mdfpipe.store.tables import NumberNote
@@ -56,28 +63,36 @@ def is_rate(metric: str) -> bool:
 
 
 def group_numbers(
-    values: Mapping[str, F64], subject: Array, group: I64, generator: np.random.Generator, *, averaged: bool = False
+    values: Mapping[str, F64], subject: Array, group: I64, generator: np.random.Generator
 ) -> dict[str, list[GroupNumber]]:
-    """Numbers of each group, by metric. values: what each of n probes adds. group: (n,) 0..G-1, none empty.
+    """Numbers of each group, by metric. group: (n,) 0..G-1, none empty.
 
-    averaged: what a probe adds is a mean over trainings, so that nothing is k of n.
+    values: what each of n probes adds, (n,), or (trainings, n) of a system with several seeds: then nothing is k of n,
+    and the bootstrap draws trainings, too.
     """
     (codes,), people = subject_codes(subject)
     groups = int(group.max()) + 1
     cell = codes * groups + group
+    each = [np.atleast_2d(v) for v in values.values()]
+    trainings = max(map(len, each))
     sums: list[F64] = [
-        np.bincount(cell, v, people * groups).reshape(people, groups).astype(np.float64) for v in values.values()
+        np.bincount(cell, v, people * groups).reshape(people, groups).astype(np.float64) for rows in each for v in rows
     ]
     sizes = np.bincount(cell, minlength=people * groups).reshape(people, groups).astype(np.float64)
     stacked, parts = np.hstack([sizes, *sums]), []
+    seeds, done = seed_draws(trainings, SAMPLES, generator), 0
     for counts in subject_draws(people, SAMPLES, generator) if people > 1 else ():
         drawn = (counts @ stacked).reshape(len(counts), 1 + len(sums), groups)
-        with np.errstate(invalid="ignore"):
-            parts.append(drawn[:, 1:] / drawn[:, :1])  # NaN where a group was not drawn
-    means = np.concatenate(parts) if parts else np.zeros((0, len(sums), groups))
+        times = seeds[done : done + len(counts), None, :, None]
+        of_each = drawn[:, 1:].reshape(len(counts), len(each), trainings, groups)
+        with np.errstate(invalid="ignore"):  # NaN where a group was not drawn
+            parts.append((of_each * times).sum(axis=2) / times.sum(axis=2) / drawn[:, :1])
+        done += len(counts)
+    means = np.concatenate(parts) if parts else np.zeros((0, len(each), groups))
     found = {}
-    for at, (metric, sum_) in enumerate(zip(values, sums, strict=True)):
-        is_share = is_rate(metric) and not averaged
+    for at, metric in enumerate(values):
+        is_share = is_rate(metric) and trainings == 1
+        sum_ = np.mean(sums[at * trainings : (at + 1) * trainings], axis=0)
         own = [_number(sum_[:, g], sizes[:, g], means[:, at, g], is_share) for g in range(groups)]
         found[metric] = _tested(own, means[:, at], is_share and len(codes) == people, is_lower_better(metric))
     return found

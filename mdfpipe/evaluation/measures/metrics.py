@@ -38,7 +38,7 @@ class Metric:
 
     threshold: the score at or above which a comparison counts, of a metric at an operating point; inf accepts none.
     k_false, n_false: the false alarms at that threshold. The wanted share is an upper bound, which may be far from
-    k_false / n_false where n_false is small.
+    k_false / n_false where n_false is small. n_learned: non-mated training pairs that the threshold is from.
     """
 
     name: str
@@ -48,18 +48,24 @@ class Metric:
     threshold: float | None = None
     k_false: int | None = None
     n_false: int | None = None
+    n_learned: int | None = None
 
 
 def doubts(metric: Metric) -> list[NumberNote]:
     """Whether the data resolve a metric at its operating point: how many errors are expected there.
 
     Below one expected false alarm, share * n_false, there is no such point: `unresolved`. An equal error rate is its
-    own share, on both sides, and is a number however few the errors are.
+    own share, on both sides, and is a number however few the errors are. A threshold from training subjects is as
+    sure as the false matches that are expected among their pairs.
 
     >>> [[str(note) for note in doubts(Metric("tar@far=1e-2", 0.9, 63, n_false=n))] for n in (99, 100, 3000)]
     [['unresolved'], ['under_30'], []]
+    >>> [doubts(Metric("fnmr@train=1e-2", 0.9, 63, n_learned=n)) for n in (2999, 3000)]
+    [[<NumberNote.UNDER_30: 'under_30'>], []]
     """
-    if "=" in metric.name and metric.n_false is not None:
+    if metric.n_learned is not None:
+        expected = share_of(metric.name) * metric.n_learned
+    elif "=" in metric.name and metric.n_false is not None:
         share = share_of(metric.name)
         expected = share * metric.n_false
         if expected < 1 - ROUND:
