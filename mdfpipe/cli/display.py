@@ -92,6 +92,12 @@ class Display:
     def __call__(self, event: Event) -> None:
         """Draw one event."""
         now, unit = time.monotonic(), (event.stage, event.key)
+        if event.kind in ("again", "joined", "left", "refused", "waiting"):
+            self.progress.console.print(_of_workers(event))
+            self.spoken = now
+            if event.kind == "again" and unit in self.tasks:
+                self.progress.remove_task(self.tasks.pop(unit))
+            return
         if event.kind == "stage":
             self._say_unsaid()
             self.begun, self.total = now, event.total or 0
@@ -175,8 +181,22 @@ def _ended(event: Event) -> str:
     return f"[green]done[/green]    {name}: {event.rows} rows, {event.seconds:.1f} s"
 
 
+def _of_workers(event: Event) -> str:
+    """A line about a worker that is no process of this command."""
+    name, words = escape(one_line(event.key, 80)), escape(one_line(event.words, 300))
+    if event.kind == "again":
+        return f"[yellow]again[/yellow]   {escape(event.stage)}/{name}: {words}"
+    if event.kind == "joined":
+        return f"joined  {name}: {words}"
+    if event.kind == "waiting":
+        return f"[yellow]waiting[/yellow] {words}"
+    return f"[yellow]{event.kind:<7}[/yellow] {name}: {words}"
+
+
 def _on(event: Event) -> str:
-    return f" ({escape(event.device)})" if event.device not in ("", CPU) else ""
+    """The worker that is not of this machine, and the device that is no CPU."""
+    words = [*([event.worker] if event.worker else []), *([event.device] if event.device not in ("", CPU) else [])]
+    return f" ({escape(' '.join(words))})" if words else ""
 
 
 def _stages(*columns: str) -> Table:
@@ -205,6 +225,8 @@ def show_outcome(outcome: Outcome) -> None:
         out.print(escape(f"{line}: damaged, made again"))
     for line in outcome.notes:
         out.print(escape(line))
+    if outcome.workers_lost or outcome.given_again:
+        out.print(f"{outcome.workers_lost} workers left before the end, {outcome.given_again} units given again")
     for line in outcome.warnings:
         out.print(f"\n[yellow]warning[/yellow] {escape(line)}")
     for line in outcome.refused:

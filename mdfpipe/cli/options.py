@@ -54,6 +54,16 @@ PerDevice = Annotated[
     int | None,
     typer.Option(min=1, metavar="K", help="Workers for each GPU of --device. Without it: 1.", show_default=False),
 ]
+On = Annotated[
+    str | None,
+    typer.Option(metavar="WHERE", help="Where units run: `workers` are processes of `mdfpipe work`. Without it: here."),
+]
+Connect = Annotated[
+    str | None,
+    typer.Option(
+        metavar="HOW", help="With --on: reach workers by `tcp`, or by `files` of the run folder. Without it: tcp."
+    ),
+]
 Threads = Annotated[int, typer.Option(min=1, help="Threads per process.")]
 Batch = Annotated[int, typer.Option(min=1, help="Frames decoded and passed to the detector together.")]
 Device = Annotated[

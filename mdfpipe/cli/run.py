@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from typing import Annotated, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from mdfpipe.cli import options
 from mdfpipe.cli.options import app, say, say_json
+from mdfpipe.errors import ConfigError, one_line, unobeyed
+
+if TYPE_CHECKING:
+    from mdfpipe.running.execution import Executor
+    from mdfpipe.stages import Resources
+    from mdfpipe.store.run import Run
 
 
 def run_stages(first: str | None, last: str | None, o: dict[str, Any]) -> None:
@@ -33,7 +41,9 @@ def run_stages(first: str | None, last: str | None, o: dict[str, Any]) -> None:
     study = Study.load(o["study"], o["set_"] or [])
     if o["strict"]:
         study = study.strict()
-    runner = Runner(study, Run(o["run"]), o["data"], resources, systems=o.get("system"))
+    run = Run(o["run"])
+    executor = _elsewhere(run, resources, o)
+    runner = Runner(study, run, o["data"], resources, executor, systems=o.get("system"))
     if o["trust_pickle"]:
         sys.stderr.write("mdfpipe: --trust-pickle: these weights can run any code; use it only for files you trust\n")
     if o.get("download_weights") and not o["dry_run"] and study.detect is not None:
@@ -64,6 +74,24 @@ def run_stages(first: str | None, last: str | None, o: dict[str, Any]) -> None:
         raise typer.Exit(3)
 
 
+def _elsewhere(run: Run, resources: Resources, o: dict[str, Any]) -> Executor | None:
+    """What runs units on workers that join this command; None where they run here."""
+    on, connect = o.get("on"), o.get("connect")
+    if connect is not None and on is None:
+        raise ConfigError(f"--connect {connect}: expected --on beside it; without --on nothing connects")
+    if connect not in (None, "tcp", "files"):
+        raise ConfigError(f"--connect {one_line(connect, 40)}: expected tcp or files")
+    if on is None:
+        return None
+    if on != "workers":
+        raise ConfigError(f"--on {one_line(on, 40)}: expected workers")
+    from mdfpipe.running.leading import JoinedExecutor
+    from mdfpipe.running.workers.joined import Joined, Terms
+
+    terms = Terms(Path(os.path.abspath(o["data"])), resources.trust_pickle, resources.tensorboard)  # noqa: PTH100
+    return JoinedExecutor(resources, Joined(run, terms, connect or "tcp"))
+
+
 @app.command("run")
 def run_all(
     ctx: typer.Context,
@@ -82,6 +110,8 @@ def run_all(
     batch: options.Batch = 8,
     device: options.Device = "cpu",
     per_device: options.PerDevice = None,
+    on: options.On = None,
+    connect: options.Connect = None,
     deadline: options.Deadline = 300.0,
     dry_run: options.DryRun = False,
     strict: options.Strict = False,
@@ -112,6 +142,8 @@ def detect(
     batch: options.Batch = 8,
     device: options.Device = "cpu",
     per_device: options.PerDevice = None,
+    on: options.On = None,
+    connect: options.Connect = None,
     deadline: options.Deadline = 300.0,
     dry_run: options.DryRun = False,
     strict: options.Strict = False,
@@ -139,6 +171,8 @@ def label(
     batch: options.Batch = 8,
     device: options.Device = "cpu",
     per_device: options.PerDevice = None,
+    on: options.On = None,
+    connect: options.Connect = None,
     deadline: options.Deadline = 300.0,
     dry_run: options.DryRun = False,
     strict: options.Strict = False,
@@ -168,6 +202,8 @@ def train(
     batch: options.Batch = 8,
     device: options.Device = "cpu",
     per_device: options.PerDevice = None,
+    on: options.On = None,
+    connect: options.Connect = None,
     deadline: options.Deadline = 300.0,
     dry_run: options.DryRun = False,
     strict: options.Strict = False,
@@ -182,3 +218,36 @@ def train(
     Example: mdfpipe train pipelines/synthetic/study.yaml --data data/study --run runs/study --system body-finetuned
     """
     run_stages("train", "embed", ctx.params)
+
+
+@app.command("work")
+def work(
+    run: options.RunFolder,
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Folder that holds the data set on this machine. Without it: that of the leader."),
+    ] = None,
+    workers: options.RunWorkers = None,
+    threads: options.Threads = 2,
+    batch: options.Batch = 8,
+    device: options.Device = "cpu",
+    per_device: options.PerDevice = None,
+    wait: Annotated[float, typer.Option(min=0, help="Wait this many seconds for a leader to start.")] = 60.0,
+) -> None:
+    """Work for a command that runs with --on, on any machine.
+
+    It ends when that command ends. Without a leader it waits --wait seconds and then ends with an error.
+
+    Example: mdfpipe work --run runs/walk --device cuda:all --wait 600
+    """
+    from mdfpipe.running.workers.relay import work as join
+    from mdfpipe.stages import Resources
+
+    resources = Resources(workers=workers, device=device, per_device=per_device, threads=threads, batch=batch)
+    join(
+        run,
+        resources=resources,
+        data=data,
+        wait_seconds=wait,
+        say=lambda line: print(f"mdfpipe: {unobeyed(line)}", file=sys.stderr, flush=True),  # noqa: T201 - unbuffered
+    )

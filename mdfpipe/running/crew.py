@@ -1,83 +1,50 @@
-"""Crew: spawned workers, and the loop that gives them units. Every process that mdfpipe starts is one of these.
+"""Crew: the loop that gives units to workers.
 
-A unit is the arguments of a function. A worker does one unit at a time, is killed when it hangs, and dies with its
-parent. The loop knows no stage and no run folder: `execution` makes events of what it yields, and `each` results.
+A unit is the arguments of a function. A worker does one unit at a time, and its unit is taken away when it hangs. The
+workers come from `running/workers/`, and may come and go. The loop knows no stage and no run folder: `execution` makes
+events of what it yields, and `each` results.
 """
 
 from __future__ import annotations
 
-import contextlib
 import math
-import multiprocessing
-import os
-import pickle
 import signal
 import time
-import traceback
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from enum import Enum
-from multiprocessing.connection import Connection, wait
-from typing import Any, NamedTuple, Self
+from collections import Counter, deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from multiprocessing.connection import wait
+from typing import Any, Self
 
 from mdfpipe.errors import MdfError
-from mdfpipe.machine import devices
-from mdfpipe.machine.processes import die_with_parent, interrupts_blocked
+from mdfpipe.running.workers import Step, UnitReport, Worker, Workers
+from mdfpipe.running.workers.spawned import Spawned
 
 SAVING_SECONDS = 20.0  # Slurm and Kubernetes kill 30 s after they asked
 LONGEST_LOOK_SECONDS = 1.0  # twice what a look at the workers waits
 
 
-class Step(Enum):
-    """What a worker reports of its unit. DONE, FAILED and LOST are its end."""
-
-    BEGUN = "begun"  # value: the device of its worker
-    TOLD = "told"  # a sign of life; value: what the function told
-    DONE = "done"  # value: the result
-    FAILED = "failed"  # value: the error
-    LOST = "lost"  # value: a Loss
-
-
-class UnitReport(NamedTuple):
-    """A report on one unit."""
-
-    kind: Step
-    unit: tuple[Any, ...]
-    value: Any = None
-
-
-class Loss(NamedTuple):
-    """The end of a process that was at work. exitcode: negative for a signal; None if it was killed by its deadline."""
-
-    words: str
-    exitcode: int | None
-
-
 class Crew:
-    """Up to `size` workers, which stay until the context ends; a lost one is replaced for the next unit.
+    """Workers, and the loop over them; they stay until the context ends.
 
-    names: the devices; worker i has the ith, and after the last the first again, and sees no other GPU. threads: the
-    number of threads that libraries use in a worker; None: their default. deadline_seconds: the longest time without a
-    sign of life. saves(*unit): whether a unit that is cut off gets time to save its state.
+    deadline_seconds: the longest time without a sign of life. saves(*unit): whether a unit that is cut off gets time to
+    save its state.
     """
 
     def __init__(
         self,
-        size: int,
+        workers: Workers,
         *,
-        names: Sequence[str] = (devices.CPU,),
-        threads: int | None = None,
         deadline_seconds: float = math.inf,
         saves: Callable[..., bool] = lambda *unit: False,
     ) -> None:
-        self.size, self.names, self.threads = size, names, threads
-        self.deadline_seconds, self.saves = deadline_seconds, saves
-        self.workers: list[Worker] = []
+        self.workers, self.deadline_seconds, self.saves = workers, deadline_seconds, saves
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._end(self.workers)
+        self._end(self.workers.present)
+        self.workers.close()
 
     def run(
         self, function: Callable[..., Any], units: Iterable[tuple[Any, ...]], watch: Callable[[], None] = lambda: None
@@ -87,113 +54,60 @@ class Crew:
         function: of a module, because it goes to other processes. watch: called at least twice a second. A caller that
         stops early, by closing the iterator, ends the units at work.
         """
-        waiting = list(units)[::-1]
-        while len(self.workers) < min(self.size, len(waiting)):
-            self.workers.append(Worker(self.names[len(self.workers) % len(self.names)]))
+        waiting, lost = deque(units), Counter[int]()
+        looked = time.monotonic()
         try:
-            for worker in self.workers:
-                if waiting:
-                    yield worker.give(function, waiting.pop(), self.threads)
-            looked = time.monotonic()
-            while busy := [worker for worker in self.workers if worker.unit is not None]:
-                ready = wait([worker.connection for worker in busy], timeout=0.5)
+            while True:
+                yield from self.workers.look(len(waiting) + len(self._busy()))
+                for worker in list(self.workers.present):
+                    if worker.unit is None and waiting:
+                        yield worker.give(function, waiting.popleft())
+                busy = self._busy()
+                if not busy and not waiting:
+                    return
+                ready = self._ready(busy)
                 watch()
                 # the rest of a longer gap is no worker's silence: Ctrl-Z stops all of them, or this process was busy
                 passed = min(time.monotonic() - looked, LONGEST_LOOK_SECONDS)
                 looked = time.monotonic()
                 for worker in busy:
-                    is_ready = worker.connection in ready
-                    report = worker.hear() if is_ready else worker.overdue(passed, self.deadline_seconds)
-                    if report is None:
-                        continue
-                    yield report
-                    if worker.unit is None and waiting:
-                        yield worker.give(function, waiting.pop(), self.threads)
+                    reports = list(worker.hear()) if worker.source is None or worker.source in ready else []
+                    if not reports and (report := worker.overdue(passed, self.deadline_seconds)) is not None:
+                        reports = [report]
+                    for report in reports:
+                        if report.kind is Step.LOST:
+                            lost[id(report.unit)] += 1
+                            if lost[id(report.unit)] < self.workers.tries:
+                                waiting.appendleft(report.unit)
+                                report = report._replace(kind=Step.AGAIN)
+                        yield report
+                    if worker.unit is None and waiting and worker in self.workers.present:
+                        yield worker.give(function, waiting.popleft())
         finally:
-            self._end([worker for worker in self.workers if worker.unit is not None])
+            self._end(self._busy())
+
+    def _busy(self) -> list[Worker]:
+        return [worker for worker in self.workers.present if worker.unit is not None]
+
+    def _ready(self, busy: list[Worker]) -> list[Any]:
+        """Wait until a worker reports, comes or goes, or it is time to look again."""
+        sources = [worker.source for worker in busy if worker.source is not None] + list(self.workers.sources)
+        if not sources:
+            time.sleep(self.workers.poll_seconds)
+            return []
+        return wait(sources, timeout=self.workers.poll_seconds)
 
     def _end(self, workers: Iterable[Worker]) -> None:
-        """End these processes. A unit that saves is asked to first; all others can be cut off anywhere."""
+        """End what these do. A unit that saves is asked to first; all others can be cut off anywhere."""
+        workers = list(workers)
         asked = [worker for worker in workers if worker.unit is not None and self.saves(*worker.unit)]
         for worker in asked:
-            worker.process.terminate()
+            worker.terminate()
         until = time.monotonic() + SAVING_SECONDS
         for worker in asked:
-            worker.process.join(max(until - time.monotonic(), 0))
+            worker.join(max(until - time.monotonic(), 0))
         for worker in workers:
             worker.kill()
-
-
-class Worker:
-    """One spawned process and the pipe to it. unit: what it works at."""
-
-    def __init__(self, device: str) -> None:
-        self.device = device
-        self.unit: tuple[Any, ...] | None = None
-        self.process: Any = None
-        self.connection: Connection
-        self.silent_seconds = 0.0
-
-    def give(self, function: Callable[..., Any], unit: tuple[Any, ...], threads: int | None) -> UnitReport:
-        """Let the process do a unit. A dead process is replaced first."""
-        if self.process is None or not self.process.is_alive():
-            self._start(threads)
-        self.unit, self.silent_seconds = unit, 0.0
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it died just now: hear() will report it
-            self.connection.send((function, unit))
-        return UnitReport(Step.BEGUN, unit, self.device)
-
-    def hear(self) -> UnitReport:
-        """The next report of a process that has something to report."""
-        assert self.unit is not None
-        try:
-            kind, value = self.connection.recv()
-        except (EOFError, OSError):
-            self.process.join(5)
-            code = self.process.exitcode
-            return self._lost(f"its process ended unexpectedly ({_how_it_ended(code)})", code)
-        self.silent_seconds, unit = 0.0, self.unit
-        if kind is not Step.TOLD:
-            self.unit = None
-        return UnitReport(kind, unit, value)
-
-    def overdue(self, passed: float, deadline_seconds: float) -> UnitReport | None:
-        """Kill a process that is silent for the deadline, with these `passed` seconds, and report that it is lost."""
-        self.silent_seconds += passed
-        if self.silent_seconds < deadline_seconds:
-            return None
-        return self._lost(f"no sign of progress for {deadline_seconds:g} s (--deadline); its process was killed", None)
-
-    def _lost(self, words: str, exitcode: int | None) -> UnitReport:
-        assert self.unit is not None
-        report = UnitReport(Step.LOST, self.unit, Loss(words, exitcode))
-        self.kill()
-        return report
-
-    def kill(self) -> None:
-        """End the process at once."""
-        self.unit = None
-        if self.process is not None:
-            self.process.kill()
-            self.process.join()
-            self.connection.close()
-            self.process = None
-
-    def _start(self, threads: int | None) -> None:
-        context = multiprocessing.get_context("spawn")
-        try:
-            ours, theirs = context.Pipe()
-            with theirs:
-                process = context.Process(target=_work, args=(theirs, os.getpid()), daemon=True)
-                wanted = (worker_environment(threads) if threads else {}) | devices.environment(self.device)
-                with _environment(wanted), interrupts_blocked():
-                    process.start()
-        except OSError as error:
-            raise MdfError(
-                f"a worker process cannot be started: {error.strerror}; try fewer workers, or raise the limits of "
-                "processes, open files and memory (ulimit -u, -n, -v)"
-            ) from error
-        self.connection, self.process = ours, process  # only one that was started can be killed
 
 
 def each(
@@ -209,8 +123,8 @@ def each(
         for unit in units:
             yield function(*unit, tell)
         return
-    with Crew(workers) as crew:
-        for kind, _, value in crew.run(function, units):
+    with Crew(Spawned(workers)) as crew:
+        for kind, _, value, _ in crew.run(function, units):
             if kind is Step.TOLD:
                 tell(value)
             elif kind is Step.FAILED:
@@ -223,58 +137,3 @@ def each(
                 raise MdfError(f"a worker was lost: {value.words}; {advice}")
             elif kind is Step.DONE:
                 yield value
-
-
-def worker_environment(threads: int) -> dict[str, str]:
-    """Thread counts, and threads that sleep while they wait: a spinning one takes the core that decoding needs."""
-    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-    return dict.fromkeys(names, str(threads)) | {"OMP_WAIT_POLICY": "PASSIVE"}
-
-
-@contextlib.contextmanager
-def _environment(wanted: dict[str, str]) -> Iterator[None]:
-    """Set what libraries read when they load, for a process that is spawned within."""
-    before = dict(os.environ)
-    os.environ.update(wanted)
-    try:
-        yield
-    finally:
-        for name in wanted:
-            os.environ.pop(name)
-            os.environ.update({name: before[name]} if name in before else {})
-
-
-def _how_it_ended(exitcode: int | None) -> str:
-    if exitcode is not None and exitcode < 0:
-        names = {known.value: known.name for known in signal.Signals}  # without most of the real-time signals
-        name = names.get(-exitcode, f"signal {-exitcode}")
-        return f"{name}, perhaps out of memory" if name == "SIGKILL" else name
-    return f"exit code {exitcode}"
-
-
-def _work(connection: Connection, parent: int) -> None:
-    """The life of a worker: units in, reports out, until the parent goes."""
-    die_with_parent(parent)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle; it kills its workers
-    with contextlib.suppress(EOFError, OSError):
-        while True:
-            function, unit = connection.recv()
-            try:
-                connection.send((Step.DONE, function(*unit, lambda value: connection.send((Step.TOLD, value)))))
-            except Exception as error:  # of the function, or because its result cannot be sent
-                connection.send((Step.FAILED, _portable(error)))
-
-
-def _portable(error: Exception) -> Exception:
-    """The error as one that can be sent, with its traceback as a note unless it was raised on purpose."""
-    trace = "".join(traceback.format_exception(error))
-    if isinstance(error, OSError) and error.errno is not None:
-        return OSError(error.errno, error.strerror or str(error), error.filename, None, error.filename2)
-    try:
-        sent = pickle.loads(pickle.dumps(error))  # noqa: S301 - our own bytes; some errors do not come back
-    except Exception:
-        sent = RuntimeError(f"{type(error).__name__}: {error}")
-    if not isinstance(error, MdfError) or error.__cause__ is not None:
-        sent.add_note(trace)
-    assert isinstance(sent, Exception)
-    return sent

@@ -30,10 +30,14 @@ from mdfpipe.errors import (
 from mdfpipe.learning import gpus
 from mdfpipe.learning.train import together
 from mdfpipe.machine import devices
-from mdfpipe.running.crew import Crew, Step
+from mdfpipe.running.crew import Crew
+from mdfpipe.running.workers import Step
+from mdfpipe.running.workers.spawned import Spawned
 from mdfpipe.stages import Context, Inputs, Made, Resources, Stage
 from mdfpipe.store.run import DAMAGED, Failure, Receipt
 from mdfpipe.store.trust import trusting
+
+LATE_SECONDS = 60.0  # a client of NFS may take so long to see a file that another machine made
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,14 +58,25 @@ class Unit:
         return f"{self.stage.name}/{self.key}"
 
 
-EventKind: TypeAlias = Literal["stage", "started", "progress", "finished", "failed", "fatal", "damaged"]
+EventKind: TypeAlias = Literal[
+    "stage", "started", "progress", "finished", "failed", "fatal", "damaged",
+    "again", "joined", "left", "refused", "waiting"
+]  # fmt: skip
+_OF_WORKERS: dict[Step, EventKind] = {
+    Step.JOINED: "joined",
+    Step.LEFT: "left",
+    Step.REFUSED: "refused",
+    Step.WAITING: "waiting",
+}
 
 
 @dataclass(frozen=True)
 class Event:
     """What happened. kind: stage (it begins; total: its units that are due), started, progress, finished or failed (a
     unit), fatal (the run must stop), damaged (an input of the unit; damaged: stage and key of that part, which is due).
-    device: where a unit starts, such as cuda:1.
+    device: where a unit starts, such as cuda:1. Kinds with joined workers: again (the unit of a lost worker waits for
+    another), joined, left, refused (a process may not be a worker), waiting (there is no worker). worker: its name,
+    which is the key where there is no unit. words: why.
     """
 
     kind: EventKind
@@ -75,6 +90,8 @@ class Event:
     failure: Failure | None = None
     damaged: tuple[str, str] | None = None
     device: str = ""
+    worker: str = ""
+    words: str = ""
 
 
 class Executor(Protocol):
@@ -234,9 +251,9 @@ class LocalExecutor:
         self.names = devices.named(resources.device)
         self.resources = replace(resources, device=devices.own(self.names[0]))
         known = 0 if self.names == (devices.ALL,) else devices.size(self.names, resources.workers, resources.per_device)
+        self.spawned = Spawned(known, threads=resources.threads)
         self.crew = Crew(
-            known,
-            threads=resources.threads,
+            self.spawned,
             deadline_seconds=resources.deadline_seconds,
             saves=lambda unit, resources: unit.stage.together,
         )
@@ -266,23 +283,64 @@ class LocalExecutor:
         waiting = [(unit, self.resources) for unit in longest_first(list(units))]
         if not waiting:
             return
-        self.crew.names, self.crew.size = self._here
+        self.spawned.names, self.spawned.size = self._here
+        yield from self._events(waiting)
+
+    def _events(self, waiting: list[tuple[Unit, Resources]]) -> Iterator[Event]:
+        """What the crew reports, as events."""
         watch = waiting[0][0].inputs.run.check_lock  # a worker that is deep in a step does not look itself
         done: dict[str, int] = {}
+        late: list[tuple[Unit, Event, float]] = []
         with closing(self.crew.run(run_unit, waiting, watch)) as reports:
-            for kind, (unit, _), value in reports:
+            for report in reports:
+                kind, _, value, worker = report
+                if not report.unit:
+                    yield Event(_OF_WORKERS[kind], "", worker, words=value)
+                    continue
+                unit: Unit = report.unit[0]
                 if kind is Step.BEGUN:
-                    event = Event("started", unit.stage.name, unit.key, device=value)
+                    event = Event("started", unit.stage.name, unit.key, device=value, worker=worker)
                 elif kind is Step.FAILED:
                     raise value
+                elif kind is Step.AGAIN:
+                    event = Event("again", unit.stage.name, unit.key, words=value.words, worker=worker)
                 elif kind is Step.LOST:
                     event = _lost(unit, value.words, done.get(unit.key, 0))
                 else:
-                    event = value
+                    event = replace(value, worker=worker) if worker else value
                     done[unit.key] = event.done or done.get(unit.key, 0)
-                yield event
+                if event.kind == "finished" and not self.sees(unit):
+                    late.append((unit, event, time.monotonic()))
+                else:
+                    yield event
                 if event.kind == "fatal":
                     return
+                yield from self._arrived(late)
+        while late:
+            watch()
+            time.sleep(0.1)
+            yield from self._arrived(late)
+
+    def sees(self, unit: Unit) -> bool:
+        """Whether this process sees the part that a worker says it has committed. By default it does."""
+        return True
+
+    def _arrived(self, late: list[tuple[Unit, Event, float]]) -> Iterator[Event]:
+        """The ends of units whose parts are visible by now, and of those that do not become so."""
+        for entry in list(late):
+            unit, event, since = entry
+            if self.sees(unit):
+                late.remove(entry)
+                yield event
+            elif time.monotonic() - since > LATE_SECONDS:
+                late.remove(entry)
+                place = unit.inputs.run.part(unit.stage.name, unit.key)
+                yield _lost(
+                    unit,
+                    f"{event.worker} says that it has committed {place}, which is not visible here after "
+                    f"{LATE_SECONDS:g} s; expected one file system that both machines share",
+                    0,
+                )
 
 
 class TogetherExecutor(LocalExecutor):

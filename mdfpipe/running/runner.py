@@ -51,7 +51,8 @@ class Tally:
 class Outcome:
     """Outcome of a call: a tally by stage, failures, refused run-level stages, warnings, notes.
 
-    mended: the parts that were found damaged and made again.
+    mended: the parts that were found damaged and made again. workers_lost, given_again: of joined workers, those that
+    left before the end, and how often a unit was given to another.
     """
 
     tallies: dict[str, Tally] = field(default_factory=dict)
@@ -60,6 +61,8 @@ class Outcome:
     warnings: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     mended: list[str] = field(default_factory=list)
+    workers_lost: int = 0
+    given_again: int = 0
 
     @property
     def complete(self) -> bool:
@@ -358,6 +361,8 @@ class Runner:
             elif event.failure is not None and (event.kind == "fatal" or stage.name == "index"):
                 raise DataError(event.failure.message)  # nothing can go on: one line, not one more for a video
             call.listen(event)
+            outcome.workers_lost += event.kind == "left"
+            outcome.given_again += event.kind == "again"
             if event.kind == "finished":
                 tally.ran, tally.rows = tally.ran + 1, tally.rows + event.rows
                 if event.key in broken:
@@ -382,12 +387,16 @@ class Runner:
                 detail: dict[str, Any] = {"rows": event.rows, "seconds": round(event.seconds, 3)}
                 if event.kind == "started":
                     detail = {"device": event.device} if event.device else {}
+                elif event.words:
+                    detail = {"words": event.words}
                 elif event.failure is not None:  # of a part that is damaged, too
                     detail = {"kind": event.failure.kind, "message": event.failure.message}
+                detail |= {"worker": event.worker} if event.worker else {}
                 self.run.event(event.kind, stage=event.stage, key=event.key, **detail)
             elif time.monotonic() - told.get(event.key, 0.0) > 5.0:
                 told[event.key] = time.monotonic()
-                self.run.event("progress", stage=event.stage, key=event.key, done=event.done, total=event.total)
+                by = {"worker": event.worker} if event.worker else {}
+                self.run.event("progress", stage=event.stage, key=event.key, done=event.done, total=event.total, **by)
             yield event
 
     def _review(self, stage: Stage, plan: Plan, call: Call) -> None:

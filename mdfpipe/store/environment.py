@@ -1,8 +1,9 @@
-"""environment.json of a run folder, what the last call ran with: its one reader; and the commit of the code."""
+"""environment.json of a run folder, what the last call ran with: its one reader; and which code this is."""
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import subprocess
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from mdfpipe import __version__
 from mdfpipe.store.files import bytes_of
 
 FILE = "environment.json"
@@ -50,3 +52,13 @@ def commit() -> str | None:
         command = ["git", "-C", str(root), "rev-parse", "--verify", "HEAD"]
         return subprocess.run(command, capture_output=True, text=True, timeout=5, check=False).stdout.strip() or None
     return None
+
+
+@cache
+def code_version() -> str:
+    """The version of this code, and a hash of its source files: equal where two machines run the same code."""
+    package, digest = Path(__file__).parents[1], hashlib.sha256()
+    for path in sorted(package.rglob("*.py")):
+        digest.update(f"{path.relative_to(package).as_posix()}\0".encode())
+        digest.update(path.read_bytes())
+    return f"{__version__} ({digest.hexdigest()[:10]})"

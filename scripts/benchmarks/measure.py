@@ -55,7 +55,7 @@ def in_worker(task: Callable[..., Any], *arguments: Any, threads: int = 1) -> An
     from concurrent.futures import ProcessPoolExecutor
     from multiprocessing import get_context
 
-    from mdfpipe.running.crew import worker_environment
+    from mdfpipe.running.workers.spawned import worker_environment
 
     os.environ.update(worker_environment(threads))
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:

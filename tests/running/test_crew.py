@@ -16,7 +16,9 @@ import pytest
 
 from mdfpipe.errors import MdfError, MissingDependency, StoreError
 from mdfpipe.running import crew as crew_file
-from mdfpipe.running.crew import Crew, Step, each
+from mdfpipe.running.crew import Crew, each
+from mdfpipe.running.workers import Step
+from mdfpipe.running.workers.spawned import Spawned
 
 
 def square(number: int, tell: Callable[[int], None]) -> tuple[int, int]:
@@ -123,7 +125,7 @@ def test_time_in_which_the_parent_was_stopped_is_no_workers_silence(
             time.sleep(1.2)
             late.touch()
 
-    with Crew(1) as crew:
+    with Crew(Spawned(1)) as crew:
         assert list(crew.run(await_file, [(tmp_path,)]))[-1].kind is Step.DONE
         crew.deadline_seconds = 1.0  # now that the process is there: how long that takes is the machine's
         assert [report.kind for report in crew.run(await_file, [(late,)], watch)] == [Step.BEGUN, Step.DONE]

@@ -106,7 +106,7 @@ def test_the_workers_of_several_gpus(two_gpus: None, tmp_path: Path) -> None:
             Path(tmp_path / str(number)).mkdir()
             first = next(iter(executor.run(units(Run(tmp_path / str(number)), a=1, b=1, c=1, d=1, e=1))))
             assert first.device == "cuda:0"
-            assert Counter(worker.device for worker in executor.crew.workers) == {"cuda:0": 2, "cuda:1": 2}
+            assert Counter(worker.device for worker in executor.spawned.present) == {"cuda:0": 2, "cuda:1": 2}
 
 
 WRONG = {

@@ -123,7 +123,7 @@ run = Run(Path({run!r}))
 executor = LocalExecutor(Resources(2))
 if __name__ == "__main__":
     for event in executor.run(units(run, "hang1", "hang2")):
-        print(event.kind, *[w.process.pid for w in executor.crew.workers if w.process], flush=True)
+        print(event.kind, *[w.process.pid for w in executor.spawned.present if w.process], flush=True)
 """
 
 
