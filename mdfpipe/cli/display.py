@@ -252,6 +252,7 @@ def show_status(status: Status) -> None:
             out.print(f"{stage.stage}: " + ", ".join(f"{n} on {escape(name)}" for name, n in stage.devices.items()))
         for active in stage.active:
             out.print(f"{stage.stage} now: {escape(active)}")
+    _show_workers(status)
     for kept in status.incomplete:
         out.print(f"[yellow]incomplete[/yellow] {kept['stage']}/{escape(kept['key'])}: {escape(kept['reason'])}")
     for line in status.left_out:
@@ -260,6 +261,16 @@ def show_status(status: Status) -> None:
         out.print(f"[yellow]warning[/yellow] {escape(line)}")
     for failure in status.failures:
         out.print(f"[red]failed[/red] {failure['stage']}/{escape(failure['key'])}: {escape(failure['reason'])}")
+
+
+def _show_workers(status: Status) -> None:
+    """The joined workers that are there, and how many were lost."""
+    for worker in status.workers:
+        rate = f", {worker.rate:g}/s" if worker.rate is not None else ""
+        words = f"at {worker.unit}{rate}" if worker.unit else "idle"
+        out.print(escape(f"worker {worker.name} ({worker.place}): {words}; {worker.finished} units done"))
+    if status.workers_lost or status.given_again:
+        out.print(f"{status.workers_lost} workers left before the end, {status.given_again} units given again")
 
 
 def show_synthesis(done: Synthesis) -> None:

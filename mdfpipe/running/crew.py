@@ -81,8 +81,6 @@ class Crew:
                                 waiting.appendleft(report.unit)
                                 report = report._replace(kind=Step.AGAIN)
                         yield report
-                    if worker.unit is None and waiting and worker in self.workers.present:
-                        yield worker.give(function, waiting.popleft())
         finally:
             self._end(self._busy())
 

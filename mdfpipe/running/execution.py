@@ -130,13 +130,14 @@ def run_unit(unit: Unit, resources: Resources, tell: Any) -> Event:
                 tell(Event("progress", stage.name, key, done, total))
 
     try:
+        before = run.state(stage.name, key)
         with _context(unit, resources, progress) as context:
             with trusting(resources.trust_pickle):
                 made = _made(unit, context)
             if not made.table.schema.equals(stage.schema):
                 raise TypeError(f"stage {stage.name} made {made.table.schema}, its schema is {stage.schema}")
             receipt = replace(stage.decided(unit.receipt, made.facts), facts=made.facts, tells=stage.tells)
-            run.commit(receipt, made.table, made.files)
+            run.commit(receipt, made.table, made.files, since=before)
             _remove(made.spent)
     except Damaged as error:
         failure = Failure(stage.name, key, DAMAGED, str(error))

@@ -12,7 +12,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from mdfpipe.errors import MdfError
+from mdfpipe.errors import MdfError, one_line
 from mdfpipe.machine.devices import CPU
 from mdfpipe.running.plan import Item, Plan, made_without
 from mdfpipe.running.runner import Runner
@@ -50,12 +50,28 @@ class StageStatus:
 
 
 @dataclass
+class WorkerStatus:
+    """A joined worker that is there now. place: host, batch job and device. unit: what it is at; "" while idle.
+
+    rate: in frames (or crops, ...) a second, of the unit that it is at; None before the first sign of it.
+    """
+
+    name: str
+    place: str
+    unit: str = ""
+    rate: float | None = None
+    finished: int = 0
+    began: float = field(default=0.0, repr=False)
+
+
+@dataclass
 class Status:
     """A run: its study, data root, stages, and the units that failed with their reasons.
 
     incomplete: videos done though damaged or short, by detect.incomplete=keep and label.short=keep. left_out: the crops
     that settings leave out, in words. unreadable: a line for each stage whose results are without crops that do not
-    decode. lock: who works in it now, or "".
+    decode. lock: who works in it now, or "". workers: those that have joined it and are
+    there now. workers_lost, given_again: of the last call, those that left before its end, and units given again.
     """
 
     name: str
@@ -67,6 +83,9 @@ class Status:
     left_out: list[str] = field(default_factory=list)
     unreadable: list[str] = field(default_factory=list)
     lock: str = ""
+    workers: list[WorkerStatus] = field(default_factory=list)
+    workers_lost: int = 0
+    given_again: int = 0
 
 
 def status(path: str | PathLike[str]) -> Status:
@@ -80,6 +99,9 @@ def status(path: str | PathLike[str]) -> Status:
     timings = _timings(run)
     if holder is None or holder.silent:
         timings.active.clear()  # what a killed process was at, nobody is at
+        timings.workers.clear()
+    found.workers = list(timings.workers.values())
+    found.workers_lost, found.given_again = timings.lost, timings.again
     environment = read_environment(path)
     workers = max(environment.workers if environment else 1, timings.most)
     for stage in study.stages:
@@ -160,12 +182,40 @@ _Unit: TypeAlias = tuple[str, str]  # stage, key
 class _Timings:
     """What the events tell. finished: seconds of the last finish of each unit. active: units started and not ended,
     with how far they are. device: where a unit started last. most: the most units at work at once, in the last call.
+    workers: joined workers that are there; lost, again: workers that left and units given again, in the last call.
     """
 
     finished: dict[_Unit, float] = field(default_factory=dict)
     active: dict[_Unit, str] = field(default_factory=dict)
     device: dict[_Unit, str] = field(default_factory=dict)
     most: int = 0
+    workers: dict[str, WorkerStatus] = field(default_factory=dict)
+    lost: int = 0
+    again: int = 0
+
+    def of_worker(self, event: dict[str, Any]) -> None:
+        """Take in what an event tells of a joined worker."""
+        kind, unit = event["event"], f"{event.get('stage', '')}/{event.get('key', '')}"
+        if kind == "call":
+            self.workers, self.lost, self.again = {}, 0, 0
+        elif kind == "joined":
+            name = one_line(event.get("key", ""), 80)
+            self.workers[name] = WorkerStatus(name, one_line(event.get("words", ""), 200))
+        elif kind == "left":
+            self.workers.pop(event.get("key", ""), None)
+            self.lost += 1
+        self.again += kind == "again"
+        worker = self.workers.get(event.get("worker", ""))
+        if worker is None:
+            return
+        if kind == "started":
+            worker.unit, worker.rate, worker.began = one_line(unit, 200), None, event["time"]
+        elif kind == "progress":
+            seconds = event["time"] - worker.began
+            worker.rate = round((event.get("done") or 0) / seconds, 1) if seconds > 0 else None
+        else:
+            worker.unit, worker.rate = "", None
+            worker.finished += kind == "finished"
 
     def now(self, unit: _Unit) -> str:
         """A unit at work, how far it is, and on which GPU."""
@@ -181,6 +231,7 @@ class _Timings:
 def _timings(run: Run) -> _Timings:
     found = _Timings()
     for event in run.events():
+        found.of_worker(event)
         unit = (event.get("stage", ""), event.get("key", ""))
         if event["event"] == "call":  # a new call: whatever ran before has ended
             found.active.clear()

@@ -47,7 +47,7 @@ NAME = ".lock"  # the file under flock; records are `.lock-000001` and so on
 
 _RECORD = re.compile(rf"{re.escape(NAME)}-([0-9]{{6,12}})")
 _RELEASED = b"released\n"
-_NO_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EINVAL})
+NO_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EINVAL})
 
 log = logging.getLogger("mdfpipe")
 
@@ -387,7 +387,7 @@ def _create(place: Path, data: bytes) -> bool:
         except OSError as error:
             if draft.stat().st_nlink == 2:  # NFS may fail after it made the link: its first answer was lost
                 return True
-            if error.errno not in _NO_LINKS:
+            if error.errno not in NO_LINKS:
                 raise
             write_synced(place, data, new=True)  # for a moment it is empty, which is watched as unreadable
         return True

@@ -135,6 +135,8 @@ class _Event(BaseModel):
     total: Count | None = None
     seconds: Annotated[float, Ge(0)] = 0.0
     device: str = ""
+    worker: str = ""
+    words: str = ""
 
 
 # -- facts: what the stages write down, by stage

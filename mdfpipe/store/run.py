@@ -6,7 +6,7 @@ that is expected now and the files that belong to it (crop shards, face tables) 
 What is made from a part knows it by its `content`, a hash of what it holds, taken when it is committed.
 
 The order of a commit makes a kill harmless: the old part goes, the files that belong to it are renamed
-into place, and the part itself is renamed last. Each is written to a temporary file and synced first.
+into place, and the part itself gets its name last. Each is written to a temporary file and synced first.
 
 Who reads a part, or a file that belongs to one, and finds it damaged, records that: it is then due.
 """
@@ -21,7 +21,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal, TypeAlias
 
 import pyarrow as pa
 
@@ -29,7 +29,7 @@ from mdfpipe.errors import Damaged, DataError, StoreError, cannot_write, one_lin
 from mdfpipe.store import parquet
 from mdfpipe.store.files import bytes_of, opened, sync, write_atomically
 from mdfpipe.store.hashing import bytes_sha256, file_sha256, fingerprint, table_sha256
-from mdfpipe.store.lock import Holder, Lease, Lock
+from mdfpipe.store.lock import NO_LINKS, Holder, Lease, Lock
 from mdfpipe.store.naming import file_name, is_plain
 from mdfpipe.store.owner import TEMPORARY, temporary
 from mdfpipe.store.parquet import is_whole, read_table
@@ -50,6 +50,7 @@ __all__ = [
 ]
 
 RECEIPT_KEY = b"mdfpipe"
+State: TypeAlias = tuple[int, int, int]  # inode, time of change and size of a file
 DAMAGED = "Damaged"  # the kind of a failure beside a part that was found damaged: it is to be made again
 
 
@@ -166,15 +167,28 @@ class Run:
                 return f"{name} has {found} bytes, expected {size}"
         return None
 
-    def commit(self, receipt: Receipt, table: pa.Table, files: dict[str, Path]) -> Receipt:
+    def state(self, stage: str, key: str) -> State | None:
+        """Which file a part is now, for `commit`; None where there is none."""
+        return _state(self.part(stage, key))
+
+    def commit(
+        self,
+        receipt: Receipt,
+        table: pa.Table,
+        files: dict[str, Path],
+        since: State | Literal["now"] | None = "now",
+    ) -> Receipt:
         """Make a part durable: `files` (path under the run folder -> finished temporary file) first, the part last.
 
+        since: the `state` of the part when the work began. The first writer wins: where another has committed the same
+        since then, what was made here is dropped, and the receipt of the other is returned.
         Raises StoreError where the folder cannot be written (disk full, read-only): nothing is then taken for done.
         """
         places = {name: self.place(receipt.stage, name, change=True) for name in files}
         target = self.part(receipt.stage, receipt.key, change=True)
         with self._writing(target):
             target.parent.mkdir(parents=True, exist_ok=True)
+            since = _state(target) if since == "now" else since
             former = self.receipt(receipt.stage, receipt.key)
             described = {}
             for name, path in files.items():
@@ -191,6 +205,10 @@ class Run:
                 with contextlib.suppress(OSError):  # what a failure leaves takes up the disk
                     unfinished.unlink(missing_ok=True)
                 raise
+            if (first := self._first(final, target, since)) is not None:
+                for path in (unfinished, *files.values()):
+                    path.unlink(missing_ok=True)
+                return first
             for name in former.files.keys() - files.keys() if former else ():
                 # the old part is then due, and still says what was its own
                 self.place(receipt.stage, name, change=True).unlink(missing_ok=True)
@@ -202,9 +220,18 @@ class Run:
                 path.replace(places[name])
             for folder in sorted({place.parent for place in places.values()}):
                 sync(folder)
-            unfinished.replace(target)
+            if not _publish(unfinished, target):  # by files of the same unit; a reader compares them with the receipt
+                return self.receipt(receipt.stage, receipt.key) or final
             sync(target.parent)
         return final
+
+    def _first(self, receipt: Receipt, target: Path, since: State | None) -> Receipt | None:
+        """The receipt of who committed the same since then; None where no process did."""
+        if _state(target) in (None, since):
+            return None
+        found = self.receipt(receipt.stage, receipt.key)
+        same = found is not None and found.fingerprint == receipt.fingerprint
+        return found if found is not None and same and self.files_in_place(found) is None else None
 
     def discard(self, stage: str, key: str) -> None:
         """Take a part back, so that it is due again."""
@@ -343,6 +370,31 @@ class Run:
             yield
         except OSError as error:
             raise StoreError(cannot_write(place, error)) from error
+
+
+def _state(place: Path) -> State | None:
+    try:
+        found = place.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns, found.st_size
+
+
+def _publish(unfinished: Path, target: Path) -> bool:
+    """Give a finished file its name, where no file has it; whether that was so. Atomic on NFS and Lustre, too."""
+    try:
+        os.link(unfinished, target)
+    except FileExistsError:
+        ours = unfinished.stat().st_nlink == 2  # NFS may fail after it made the link: its first answer was lost
+        unfinished.unlink()
+        return ours
+    except OSError as error:
+        if error.errno not in NO_LINKS:
+            raise
+        unfinished.replace(target)
+        return True
+    unfinished.unlink()
+    return True
 
 
 def _climbs(stage: str, name: str) -> str | None:

@@ -80,7 +80,7 @@ def test_two_joined_workers_make_the_bytes_of_a_local_run(site: Site, connect: s
     workers = [site.work("run", host) for host in ("node1", "node2")]
     code, said = ended(leader)
     assert code == 0, said
-    assert "waiting no worker; start some with `mdfpipe work --run" in said
+    assert all(f"joined  {host}-" in said for host in ("node1", "node2"))
     for worker in workers:
         code, said = ended(worker)
         assert code == 0, said
