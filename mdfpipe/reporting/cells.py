@@ -108,8 +108,8 @@ def percent(value: float, decimals: int = 1) -> str:
 def label(metric: str) -> str:
     """A metric as a column is headed.
 
-    >>> [label(name) for name in ("rank-5", "map", "tar@far=1e-2", "fnir@fpir=0.01")]
-    ['Rank-5', 'mAP', 'TAR at FAR 1 %', 'FNIR at FPIR 1 %']
+    >>> [label(name) for name in ("rank-5", "map", "tar@far=1e-2", "fnir@train=0.01")]
+    ['Rank-5', 'mAP', 'TAR at FAR 1 %', 'FNIR at training FMR 1 %']
     """
     if metric in LABELS:
         return LABELS[metric]
@@ -118,7 +118,8 @@ def label(metric: str) -> str:
     kind, _, share = metric.partition("@")
     name, _, number = share.partition("=")
     try:
-        return f"{kind.upper()} at {name.upper()} {100 * float(number):g} %"
+        where = "training FMR" if name == "train" else name.upper()
+        return f"{kind.upper()} at {where} {100 * float(number):g} %"
     except ValueError:
         return metric
 

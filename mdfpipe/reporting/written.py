@@ -6,6 +6,7 @@ import csv
 import io
 import re
 from collections.abc import Mapping, Sequence
+from itertools import groupby
 from typing import Any, Final, Literal
 
 from mdfpipe.reporting.cells import MARKS, cell_of, percent
@@ -41,6 +42,10 @@ CSV_COLUMNS: Final = (
     "table_notes",
     "group",
 )
+LATEX_WIDTH: Final = 60.0
+"""Letters of a line of LaTeX's article; wider tables are cut into several."""
+LATEX_LINES: Final = 48
+"""Lines of LaTeX of the numbers of one float."""
 LatexCells = Literal["all", "value", "half", "count"]
 """What is in a cell of LaTeX: the number with k/n, false alarms and interval; the number, ± its spread over trials; the
 number ± half of its interval, else its spread; k/n, or n of a mean."""
@@ -150,13 +155,22 @@ def latex(results: Results, views: Sequence[TableView], cells: LatexCells = "all
                 f"% table {_one_line(view.name)}: {_one_line(view.caption)}",
                 *(f"% {_one_line(line)}" for line in [*view.footnotes, *view.notes]),
                 *(_whole_rows(grid) if cells != "all" else []),
-                r"\begin{table}",
-                r"\centering",
-                f"\\caption{{{_escaped(title)}. {_escaped(view.caption)}.}}",
-                *_latex_grid(grid, cells),
-                *([rf"\par\smallskip{{\footnotesize {' '.join(map(_escaped, legend))}\par}}"] if legend else []),
-                r"\end{table}",
             ]
+            floats = _floats(grid, cells)
+            for n, lines in enumerate(floats):
+                said = "; ".join(view.stamps) if n else view.caption
+                parts += [
+                    r"\begin{table}",
+                    r"\centering",
+                    f"\\caption{{{_escaped(title)}{', continued' * (n > 0)}.{f' {_escaped(said)}.' * bool(said)}}}",
+                    *lines,
+                    *(
+                        [rf"\par\smallskip{{\footnotesize {' '.join(map(_escaped, legend))}\par}}"]
+                        if legend and n == len(floats) - 1
+                        else []
+                    ),
+                    r"\end{table}",
+                ]
     return "\n".join(parts) + "\n"
 
 
@@ -169,17 +183,55 @@ def _whole_rows(grid: Grid) -> list[str]:
     return lines
 
 
-def _latex_grid(grid: Grid, kind: LatexCells) -> list[str]:
-    width = sum(len(columns) for _, columns in grid.groups)
-    lines = [f"\\begin{{tabular}}{{l{'r' * width}}}", r"\toprule"]
-    if any(name for name, _ in grid.groups) and not grid.title:
-        spans = [f"\\multicolumn{{{len(columns)}}}{{c}}{{{_escaped(name)}}}" for name, columns in grid.groups]
-        lines.append(" & ".join(["", *spans]) + r" \\")
-    heads = [_escaped(column) for _, columns in grid.groups for column in columns]
-    lines += [" & ".join([_escaped(grid.head), *heads]) + r" \\", r"\midrule"]
-    for name, cells in grid.rows:
-        lines.append(" & ".join([_escaped(name), *(_latex_cell(cell, kind) for cell in cells)]) + r" \\")
-    return [*lines, r"\bottomrule", r"\end{tabular}"]
+def _floats(grid: Grid, kind: LatexCells) -> list[list[str]]:
+    """The `tabular`s of a grid, one below the other, as many in a `table` as a page has room for."""
+    found, left = list[list[str]](), 0
+    for lines in _tabulars(grid, kind):
+        if len(lines) > left:
+            found.append([])
+            left = LATEX_LINES
+        found[-1] += [*([r"\par\medskip"] if found[-1] else []), *lines]
+        left -= len(lines)
+    return found
+
+
+def _tabulars(grid: Grid, kind: LatexCells) -> list[list[str]]:
+    """The grid as `tabular`s, each as wide as a page has room for."""
+    heads = [(group, head) for group, columns in grid.groups for head in columns]
+    cells = [[_latex_cell(row[n], kind) for _, row in grid.rows] for n in range(len(heads))]
+    widths = [max(map(_letters, [head, *column])) + 2.5 for (_, head), column in zip(heads, cells, strict=True)]
+    names = [_escaped(name) for name, _ in grid.rows]
+    room = LATEX_WIDTH - max(map(_letters, [grid.head, *names]))
+    blocks, left = list[list[int]](), 0.0
+    for n, width in enumerate(widths):
+        if all(row[n] is None for _, row in grid.rows):
+            continue
+        if width > left:
+            blocks.append([])
+            left = room
+        blocks[-1].append(n)
+        left -= width
+    found: list[list[str]] = []
+    for block in blocks or [[]]:
+        lines = [f"\\begin{{tabular}}{{l{'r' * len(block)}}}", r"\toprule"]
+        if any(name for name, _ in grid.groups) and not grid.title:
+            groups = [(name, len([*same])) for name, same in groupby(heads[n][0] for n in block)]
+            spans = [f"\\multicolumn{{{count}}}{{c}}{{{_escaped(name)}}}" for name, count in groups]
+            lines.append(" & ".join(["", *spans]) + r" \\")
+        lines += [" & ".join([_escaped(grid.head), *(_escaped(heads[n][1]) for n in block)]) + r" \\", r"\midrule"]
+        lines += [" & ".join([name, *(cells[n][at] for n in block)]) + r" \\" for at, name in enumerate(names)]
+        found.append([*lines, r"\bottomrule", r"\end{tabular}"])
+    return found
+
+
+def _letters(cell: str) -> float:
+    """The width of a cell in small letters of the text; of commands but those for type one letter each."""
+    plain, _, small = cell.partition(r"{\scriptsize ")
+    found = 0.0
+    for part, size in ((plain, 1.0), (small, 0.75)):
+        shown = re.sub(r"\\[a-zA-Z]+|\\.", "x", re.sub(r"\\textbf|[{}$^]", "", part))
+        found += size * (len(shown) + 0.4 * sum(letter.isupper() for letter in shown))
+    return found
 
 
 def _latex_cell(cell: Number | None, kind: LatexCells) -> str:

@@ -6,6 +6,7 @@ import csv
 import io
 import shutil
 import subprocess
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from mdfpipe.reporting.numbers import number_lines
 from mdfpipe.reporting.results_page import ResultsPage, render
 from mdfpipe.reporting.written import csv_of, file_stem, latex, markdown
 from mdfpipe.store.results import Number, Verdict, read_results, source
+from mdfpipe.store.tables import NumberNote
 from tests.reporting.evaluated import GALLERY, PROBES, RATES, entry, evaluate, metric, roles_metrics
 
 
@@ -228,11 +230,43 @@ def test_hostile_names_stay_words(tmp_path: Path) -> None:
     assert "/" not in file_stem(HOSTILE + "/")
 
 
-@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="NO LATEX: whether tables.tex compiles is not tested here")
-def test_latex_compiles(run: Path, tmp_path: Path) -> None:
-    found = read_results(run)
-    body = latex(found, views(found))
+def has_latex() -> bool:
+    """Whether LaTeX is there, with booktabs."""
+    if shutil.which("pdflatex") is None or shutil.which("kpsewhich") is None:
+        return False
+    return subprocess.run(["kpsewhich", "booktabs.sty"], capture_output=True, check=False).returncode == 0
+
+
+def marked() -> list[dict[str, Any]]:
+    """Numbers with every note, in more columns than a page has room for; of one domain, of several seeds, hostile."""
+    rows = [
+        metric(system, probe, name, value=None if note == "unresolved" else 0.5, n_false=50, notes=[note], **bounds)
+        for system, probe in product(("a_b", "seeds"), PROBES)
+        for name, note in zip(
+            (*[f"rank-{k}" for k in range(1, 11)], "fnir@fpir=0.01"), reversed(NumberNote), strict=True
+        )
+        for bounds in [{"low": 0.4, "high": 0.6} if note.startswith(("few", "no_w", "lost")) else {}]
+    ]
+    for row in rows[len(rows) // 2 :]:
+        row |= {"seeds": 2, "each": [0.4, 0.6], "spread": 0.1414} if row["value"] is not None else {}
+    within = [metric("seeds", domain, table="same", gallery_domain=domain) for domain in PROBES]
+    return rows + within
+
+
+@pytest.mark.parametrize("cells", ["all", "value", "half", "count"])
+def test_latex_fits_a_page_and_compiles(tmp_path: Path, cells: Any) -> None:
+    tables = {"roles": entry(HOSTILE, ["a_b", "seeds"]), "same": entry("same", ["seeds"])}
+    found = read_results(evaluate(tmp_path / "run", metrics=marked(), tables=tables, compared=[]))
+    body = latex(found, views(found), cells)
+    assert all(mark in body for mark in (r"\dagger", r"\ddagger", r"\S", "^{\\circ}"))
+    whole = {line.count("&") for line in body.splitlines() if line.endswith(r" \\")}
+    assert max(whole) < 16, "a table of 20 columns is cut"
+    if not has_latex():
+        pytest.skip("NO LATEX: whether tables.tex compiles is not tested here")
     (tmp_path / "a.tex").write_text(
         "\\documentclass{article}\\usepackage{booktabs}\\begin{document}\n" + body + "\\end{document}\n"
     )
-    subprocess.run(["pdflatex", "-halt-on-error", "a.tex"], cwd=tmp_path, check=True, capture_output=True)
+    done = subprocess.run(["pdflatex", "-halt-on-error", "a.tex"], cwd=tmp_path, capture_output=True, check=False)
+    assert done.returncode == 0, done.stdout.decode("latin-1")[-600:]
+    assert b"Overfull \\hbox" not in done.stdout
+    assert b"Float too large" not in done.stdout
