@@ -101,6 +101,7 @@ def call_here(*arguments: str | Path, folder: Path = ROOT) -> Said:
         patch.setattr(sys, "argv", ["mdfpipe", *map(str, arguments)])
         patch.setattr("mdfpipe.running.runner.executor_of", _here)
         patch.setattr("mdfpipe.machine.stopping.listen", lambda: None)  # signals of this process are the test runner's
+        patch.setattr("mdfpipe.machine.arrow.leave_pandas_out", lambda: None)  # other tests have DataFrames
         with _diverted(1, out), _diverted(2, err):
             code = _ended(main)
         for file in (out, err):

@@ -20,8 +20,6 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from mdfpipe.audit.trivial import Guard
-from mdfpipe.audit.truth import Assignment, Truth, assignment_lines
 from mdfpipe.errors import one_line, unobeyed
 from mdfpipe.inspecting.console import print_table
 from mdfpipe.machine.devices import CPU
@@ -31,6 +29,8 @@ from mdfpipe.running.status import Status
 
 if TYPE_CHECKING:
     from mdfpipe.audit.demo import Demo
+    from mdfpipe.audit.trivial import Guard
+    from mdfpipe.audit.truth import Assignment, Truth
     from mdfpipe.running.synthesis import Synthesis
     from mdfpipe.store.results import Results
 
@@ -291,6 +291,8 @@ def show_synthesis(done: Synthesis) -> None:
 
 def show_truth(truth: Truth, assignments: Iterable[Assignment], guard: Guard, splits: bool = True) -> None:
     """Print how correct a synthetic run is and how far trivial features get (splits: in each split, else pooled)."""
+    from mdfpipe.audit.truth import assignment_lines
+
     out.print("[bold]Against the truth[/bold]  (IoU >= 0.5; recall of half-visible bodies with an annotated face)")
     out.print(escape("\n".join(truth.lines())))
     out.print("\n[bold]Ways to assign faces[/bold]")

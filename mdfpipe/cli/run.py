@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 def run_stages(first: str | None, last: str | None, o: dict[str, Any]) -> None:
     """Run the stages of a verb and print the outcome. o: the options of its call, by name."""
+    from mdfpipe.machine import arrow
+
+    arrow.leave_pandas_out()
     from mdfpipe.cli.display import Display, show_numbers, show_outcome
     from mdfpipe.running.runner import Runner
     from mdfpipe.stages import Resources

@@ -1,8 +1,8 @@
 """What is due, and why: receipts on disk compared with the receipts that settings and data ask for.
 
-Nothing here runs a stage, writes a file or reads a table: receipts are in the footers of parts. The content of a part
-that is due is unknown, so what is made from it is due, too, until it is made. A setting that had no effect on a unit,
-by its receipt, is not compared. `Plan` alone decides whether a part is current: see `standing`.
+Nothing here runs a stage or reads a table: receipts are in the footers of parts, and `Ledger` has them together. The
+content of a part that is due is unknown, so what is made from it is due, too, until it is made. A setting that had no
+effect on a unit, by its receipt, is not compared. `Plan` alone decides whether a part is current: see `standing`.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from mdfpipe.stages import Inputs, Stage
 from mdfpipe.stages.evaluate import Evaluate
 from mdfpipe.stages.index import Index
 from mdfpipe.store.hashing import file_sha256
+from mdfpipe.store.ledger import Ledger
 from mdfpipe.store.naming import file_name
 from mdfpipe.store.receipts import lacking
 from mdfpipe.store.results import KEY
@@ -74,6 +75,11 @@ class Plan:
     _failed: dict[str, frozenset[str]] = field(default_factory=dict)
 
     @cached_property
+    def receipts(self) -> Ledger:
+        """The receipts on disk. Plans of one run may share them."""
+        return Ledger(self.run)
+
+    @cached_property
     def _settings(self) -> dict[str, dict[str, Any]]:
         return {stage.name: stage.decisive() for stage in self.stages}
 
@@ -82,7 +88,7 @@ class Plan:
         """The index's own state."""
         stage = self.stages[0]
         assert isinstance(stage, Index)
-        known = self.run.receipt(stage.name, stage.table)
+        known = self.receipts(stage.name, stage.table)
         before = known.upstream if known else {}
         sources = before if self.offline else stage.identity(self.data, stage.table, known)
         item = self._judge(stage, stage.table, sources, None)
@@ -144,6 +150,7 @@ class Plan:
         later = names[names.index(stage.name) :]
         self._items = {unit: item for unit, item in self._items.items() if unit[0] not in later}
         self._failed = {}
+        self.receipts.forget(*later)
         if stage.name == self.stages[0].name:
             for name in ("index", "catalogue", "annotated"):
                 self.__dict__.pop(name, None)
@@ -223,7 +230,7 @@ class Plan:
         except MdfError:
             if not self.offline:
                 raise
-            found, read = self.run.receipt(stage.name, key), (*stage.reads, "faces")
+            found, read = self.receipts(stage.name, key), (*stage.reads, "faces")
             known = found.upstream if found else {}
             return {n: v for n, v in known.items() if not any(f"{n}/".startswith(f"{r}/") for r in read)}
 
@@ -236,7 +243,7 @@ class Plan:
                 names = (up.name, f"{up.name}/{unit.key}")
                 if unit.reason is not None and _TO_BE_MADE in (item.expected.upstream.get(name) for name in names):
                     return self.cause(unit)
-        found = self.run.receipt(item.stage.name, item.key) if self.allow_missing and item.stage.per == "run" else None
+        found = self.receipts(item.stage.name, item.key) if self.allow_missing and item.stage.per == "run" else None
         known = found.facts.get("missing") or [] if found else []
         lost = (unit for unit in self.missing(item.stage) if unit.key not in known) if found else ()
         return next((self.cause(unit) for unit in lost), item)
@@ -250,7 +257,7 @@ class Plan:
 
     def _judge(self, stage: Stage, key: str, upstream: dict[str, str], blocked: str | None) -> Item:
         expected = Receipt(stage.name, stage.version, key, self._settings[stage.name], upstream)
-        found = self.run.receipt(stage.name, key)
+        found = self.receipts(stage.name, key)
         damage, other = self._damage(expected, found), self._reason(stage, expected, found)
         reason = other or (f"damaged, made again: {damage}" if damage else None)
         due = found if reason is None else None
@@ -267,7 +274,7 @@ class Plan:
         if not found.content:
             return _WITHOUT_CONTENT
         before, now = stage.decided(found, found.facts), stage.decided(expected, found.facts)
-        return None if before.fingerprint == now.fingerprint else explain(before, now)
+        return None if before.decides_as(now) else explain(before, now)
 
     def _damage(self, expected: Receipt, found: Receipt | None) -> str | None:
         """What is known to be damaged of a part, or of the files that belong to it. No table is read for that."""
@@ -374,14 +381,15 @@ def made_without(run: Run) -> bool:
 class Judge:
     """Compares the receipts of a run folder with the study that it keeps, without the data.
 
-    unread: why no study can be read; then nothing is compared.
+    unread: why no study can be read; then nothing is compared. receipts: those that it compares.
     """
 
     def __init__(self, path: Path) -> None:
-        self.unread, self._plan = "", None
+        self.unread, self._plan, self.receipts = "", None, Ledger(Run(path))
         try:
             study, run, data = open_run(path)
             self._plan = Plan(study.stages, run, data, made_without(run), offline=True)
+            self._plan.receipts = self.receipts
         except MdfError as error:
             self.unread = str(error)
 

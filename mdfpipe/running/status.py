@@ -96,6 +96,8 @@ def status(path: str | PathLike[str]) -> Status:
     found = Status(study.name, str(path), str(data), [], [], lock=str(holder or ""))
     plan = _plan(study, run, data)
     offline = Plan(study.stages, run, data, made_without(run), offline=True)
+    if isinstance(plan, Plan):
+        offline.receipts = plan.receipts
     timings = _timings(run)
     if holder is None or holder.silent:
         timings.active.clear()  # what a killed process was at, nobody is at

@@ -8,7 +8,7 @@ past this check may rely on the types below. A fact that is not listed is not lo
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
-from functools import cache, cached_property
+from functools import cache, cached_property, lru_cache
 from typing import Annotated, Any, Final, NotRequired, Self
 
 from annotated_types import Ge, Len
@@ -49,6 +49,13 @@ class Receipt:
         """The hash of what decides the rows: stage, version, key, settings, upstream."""
         return fingerprint([self.stage, self.version, self.key, self.settings, self.upstream])
 
+    def decides_as(self, other: Self) -> bool:
+        """Whether both have one fingerprint; no hash is taken."""
+        mine, theirs = ((r.stage, r.version, r.key, r.upstream) for r in (self, other))
+        if mine != theirs:
+            return False
+        return self.settings is other.settings or _text(self.settings) == _text(other.settings)
+
     def without(self, names: Iterable[str]) -> Self:
         """The same, but for the settings of these dotted names.
 
@@ -64,17 +71,41 @@ class Receipt:
         return json.dumps({"fingerprint": self.fingerprint, **asdict(self)}, sort_keys=True).encode()
 
     @classmethod
-    def from_bytes(cls, data: bytes) -> Self:
+    def from_bytes(cls, data: bytes) -> "Receipt":
         """The receipt in a footer. Raises ValueError where it is not one, or was edited."""
-        fields = dict(_checked(_Receipt, _parsed(data)))
-        claimed = fields.pop("fingerprint")
-        receipt = cls(**fields)
-        kind = _FACTS.get(receipt.stage.partition("/")[0])
-        if kind is not None:
-            _checked(kind, receipt.facts, facts=True)
+        receipt, claimed = _shaped(_parsed(data))
         if receipt.fingerprint != claimed:
             raise ValueError("the receipt does not match its own fingerprint")
         return receipt
+
+
+def from_index(settings: str, rest: str) -> Receipt | None:
+    """A receipt that was read from a footer before, given as two texts of JSON; None where they are none.
+
+    Receipts with the same settings share them. Its fingerprint was compared when it was read.
+    """
+    try:
+        shared = _parsed_once(settings)
+        if not isinstance(shared, dict):
+            return None
+        return _shaped(_parsed(rest) | {"settings": {}}, shared)[0]
+    except (TypeError, ValueError):
+        return None
+
+
+def _shaped(parsed: Any, settings: dict[str, Any] | None = None) -> tuple[Receipt, str]:
+    """A receipt of the right shape, and the fingerprint that it claims; settings: instead of its own.
+
+    Raises ValueError.
+    """
+    fields = dict(_checked(_Receipt, parsed))
+    claimed = fields.pop("fingerprint")
+    fields["settings"] = fields["settings"] if settings is None else settings  # as they are: validation copies
+    receipt = Receipt(**fields)
+    kind = _FACTS.get(receipt.stage.partition("/")[0])
+    if kind is not None:
+        _checked(kind, receipt.facts, facts=True)
+    return receipt, claimed
 
 
 @dataclass(frozen=True)
@@ -312,6 +343,9 @@ def checked_event(line: bytes) -> dict[str, Any]:
     return dict(found)
 
 
+_text = json.JSONEncoder(sort_keys=True, default=str).encode  # as `fingerprint` has it: 1 is neither 1.0 nor True
+
+
 def _without(settings: dict[str, Any], names: set[str]) -> dict[str, Any]:
     kept = {}
     for name, value in settings.items():
@@ -338,7 +372,12 @@ def _checked(kind: Any, found: Any, *, facts: bool = False) -> Any:
     return found
 
 
-def _parsed(data: bytes) -> Any:
+@lru_cache(maxsize=64)
+def _parsed_once(text: str) -> Any:
+    return _parsed(text)
+
+
+def _parsed(data: bytes | str) -> Any:
     try:
         return json.loads(data)
     except RecursionError:

@@ -75,7 +75,11 @@ class Run:
 
         A receipt of another part, or one that names files that are not of its stage, is not ours: None, too.
         """
-        found = read_receipt(self.part(stage, key))
+        return self.own(read_receipt(self.part(stage, key)), stage, key)
+
+    @staticmethod
+    def own(found: Receipt | None, stage: str, key: str) -> Receipt | None:
+        """The receipt that a part of `stage` for `key` has in its footer, where it is one of that part."""
         if found is None or (found.stage, found.key) != (stage, key):
             return None
         return None if any(_climbs(stage, name) for name in found.files) else found

@@ -13,7 +13,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from mdfpipe.errors import MdfError
-from mdfpipe.machine import devices
+from mdfpipe.machine import arrow, devices
 from mdfpipe.machine.processes import die_with_parent, interrupts_blocked
 from mdfpipe.running.workers import Loss, Step, UnitReport
 
@@ -163,6 +163,7 @@ def _work(connection: Connection, parent: int) -> None:
     """The life of a worker: units in, reports out, until the parent goes."""
     die_with_parent(parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle; it kills its workers
+    arrow.leave_pandas_out()
     with contextlib.suppress(EOFError, OSError):
         while True:
             function, unit = connection.recv()
