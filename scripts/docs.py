@@ -64,6 +64,9 @@ PUBLIC = {
 ENVIRONMENT = {
     "MDFPIPE_DATA": "Data folder if `--data` is not given.",
     "MDFPIPE_WEIGHTS": "Another folder to search for weights; `--download-weights` stores them there.",
+    "MDFPIPE_VIDEO_CACHE": "Folder of fetched remote videos. The default is `mdfpipe/videos` in `XDG_CACHE_HOME`.",
+    "XDG_CACHE_HOME": "Folder of caches, `~/.cache` if not set. Only fetched remote videos are there.",
+    "MDFPIPE_VIDEO_CACHE_GB": "Size limit of that folder in GB. The default is 100.",
     "MDFPIPE_LARGEST_GB": "Largest memory in GB that the header of a file, or a batch of pictures, may ask for, such "
     "as `16`. The default is 2 GB or four times the size of the file.",
     "MDFPIPE_HOST": "Another name for this machine in locks and temporary files; for tests.",
@@ -168,6 +171,7 @@ def _inputs() -> list[str]:
         "paths, drives and URLs are refused. A path that names no file gets the name of the file that it nearly",
         "names: another letter case, another encoding of accents, another suffix or folder. Symbolic links may",
         "lead out of the data root with `dataset.links: follow`; `real_path` of the videos table says where.",
+        "With `dataset.remote`, tables may name videos by URLs ([remote videos](scale.md#remote-videos)).",
         "",
         "A cell has no name, or no number, if it is empty, blank, or one of these texts in upper or lower case:",
         f"{nobody}. Such a",

@@ -29,6 +29,7 @@ def run_stages(first: str | None, last: str | None, o: dict[str, Any]) -> None:
     from mdfpipe.stages import Resources
     from mdfpipe.store.results import read_results
     from mdfpipe.store.run import Run
+    from mdfpipe.store.video_cache import VideoCache
     from mdfpipe.study.study import Study
 
     resources = Resources(
@@ -51,6 +52,12 @@ def run_stages(first: str | None, last: str | None, o: dict[str, Any]) -> None:
         sys.stderr.write("mdfpipe: --trust-pickle: these weights can run any code; use it only for files you trust\n")
     if o.get("download_weights") and not o["dry_run"] and study.detect is not None:
         study.detect.detector.download(runner.data, lambda line: sys.stderr.write(f"mdfpipe: {line}\n"))
+    if (allowed := getattr(study.dataset, "remote", None)) and not o["dry_run"]:
+        cache = VideoCache()
+        sys.stderr.write(
+            f"mdfpipe: dataset.remote allows {', '.join(allowed)}: videos that URLs name are fetched into "
+            f"{cache.folder} (at most {cache.limit / 1e9:g} GB)\n"
+        )
     if o["dry_run"]:
         lines = runner.due(first, last, o["only"])
         if o["json_"]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path, PurePosixPath
@@ -23,6 +23,7 @@ from mdfpipe.datasets.reading.leaving_out import LeaveOut, LeftOut
 from mdfpipe.domains import Domain
 from mdfpipe.errors import DataError, one_line
 from mdfpipe.store.naming import VIDEO_SUFFIXES, Links, file_name, safe_relative
+from mdfpipe.store.urls import is_url, name_of, plain_url
 
 __all__ = ["Anomaly", "AnomalyTally", "Dataset", "LeaveOut", "LeftOut", "Listing", "VideoEntry", "name_videos"]
 
@@ -33,7 +34,8 @@ LONGEST_ID = 200  # bytes of UTF-8: with its suffixes it must fit a file name of
 class VideoEntry:
     """One video as the annotation names it; in a data set of images, those of one folder and camera.
 
-    video_id: see `name_videos`. path: POSIX, relative to the data root: a file, or a folder of frames, or of images.
+    video_id: see `name_videos`. path: POSIX, relative to the data root: a file, or a folder of frames, or of images; or
+    the URL of a file.
     """
 
     video_id: str
@@ -130,26 +132,28 @@ class Dataset(Plugin):
         """The listing of the data under `root`. Raises DataError with file, row and column."""
 
 
-def name_videos(paths: Iterable[str], left_out: Iterable[str] = ()) -> dict[str, str]:
+def name_videos(paths: Iterable[str], left_out: Iterable[str] = (), remote: Sequence[str] = ()) -> dict[str, str]:
     """path -> video_id, for all videos of a dataset: the path without its suffix where that is unique, else with it.
 
     paths: POSIX, relative to the data root, in any order (a path given twice is one video). left_out: further paths,
-    which get no name; the others are named as if they did, so that leaving a video out renames none. Raises DataError
-    for a path that `safe_relative` refuses, for a name that is hidden or longer than 200 bytes, and for two videos
-    whose file names would be the same (`a/b` and `a__b`).
+    which get no name; the others are named as if they did, so that leaving a video out renames none. remote: which URLs
+    are allowed; one is named by its host and path. Raises DataError for a path that `safe_relative` refuses, for a URL
+    that `plain_url` refuses, for a name that is hidden or longer than 200 bytes, and for two videos whose file names
+    would be the same (`a/b` and `a__b`).
 
     >>> name_videos(["v/a.mp4", "v/b.mp4", "v/b.avi", "frames/c"])
     {'frames/c': 'frames/c', 'v/a.mp4': 'v/a', 'v/b.avi': 'v/b.avi', 'v/b.mp4': 'v/b.mp4'}
     """
-    ordered = sorted({safe_relative(path, "video") for path in paths})
-    pure = {path: PurePosixPath(path) for path in (*ordered, *left_out)}
-    names = {p: str(q.with_suffix("")) if q.suffix.lower() in VIDEO_SUFFIXES else p for p, q in pure.items()}
+    ordered = sorted({_plain(path, remote) for path in paths})
+    whole = {path: name_of(path) if is_url(path) else path for path in (*ordered, *left_out)}
+    pure = {path: PurePosixPath(name) for path, name in whole.items()}
+    names = {p: str(q.with_suffix("")) if q.suffix.lower() in VIDEO_SUFFIXES else whole[p] for p, q in pure.items()}
     while True:
         taken = Counter(names.values())
-        clashing = [path for path, name in names.items() if taken[name] > 1 and name != path]
+        clashing = [path for path, name in names.items() if taken[name] > 1 and name != whole[path]]
         if not clashing:
             break
-        names.update({path: path for path in clashing})  # may clash with a suffixless name: hence the loop
+        names.update({path: whole[path] for path in clashing})  # may clash with a suffixless name: hence the loop
     owner: dict[str, str] = {}
     for path in ordered:
         name = names[path]
@@ -162,3 +166,7 @@ def name_videos(paths: Iterable[str], left_out: Iterable[str] = ()) -> dict[str,
         if other != path:
             raise DataError(f"videos {other} and {path} would share the file name {file_name(name)}; rename one")
     return {path: names[path] for path in ordered}
+
+
+def _plain(path: str, remote: Sequence[str]) -> str:
+    return plain_url(path, "video", remote) if "://" in path else safe_relative(path, "video")

@@ -4,7 +4,7 @@ Sources of the presets: the column lists of public readers of these sets (STR, b
 IJB-MDF's own headers and layout are not public, nor are the headers of IJB-S's per-frame ground truth: for these,
 name the columns.
 Every path in a table is taken relative to the data root (or to `folder` below it); one that leads out of the data
-root, also through a symlink, is refused.
+root, also through a symlink, is refused. URLs are refused unless `remote` allows them.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from mdfpipe.config import Config
+from mdfpipe.config import NOT_A_RESULT, Config
 from mdfpipe.datasets import AnomalyTally, Dataset, Listing, VideoEntry, name_videos
 from mdfpipe.datasets.reading.faces import (
     AnomalyKind,
@@ -45,6 +45,7 @@ from mdfpipe.errors import DataError, one_line
 from mdfpipe.store.naming import inside, nearest, safe_relative
 from mdfpipe.store.subjects import SubjectNames, alike, is_missing, told_apart
 from mdfpipe.store.text_tables import Block, read_blocks
+from mdfpipe.store.urls import allowed_start, is_url, plain_url, shown
 
 
 class Columns(Config):
@@ -120,6 +121,14 @@ class Ijb(Dataset):
             "video suffix, TIFFs of many pages, and folders that hold images; a path without * ? [ is taken as it is"
         ),
     )
+    remote: list[str] = Field(
+        default_factory=list,
+        json_schema_extra=NOT_A_RESULT,
+        description=(
+            "which URLs tables and `videos` may name: protocols (https, s3) or how URLs begin "
+            "(https://data.example.org/ijb/); by default none"
+        ),
+    )
     domain: DomainRule = Field(
         description="how to find a video's domain: {constant: VIS-500m}, or regex, column, table"
     )
@@ -148,6 +157,11 @@ class Ijb(Dataset):
         description="further texts in the subject column that mean a missing name, in exactly this spelling: "
         "[unknown, '-1']",
     )
+
+    @field_validator("remote")
+    @classmethod
+    def _check_remote(cls, value: list[str]) -> list[str]:
+        return [allowed_start(text) for text in value]
 
     @model_validator(mode="before")
     @classmethod
@@ -185,7 +199,10 @@ class Ijb(Dataset):
         for what, paths in {"faces": self.faces, "videos": self.videos, "folder": [self.folder or "any"]}.items():
             for path in paths:
                 try:
-                    safe_relative(path, what)
+                    if what == "videos" and "://" in path:
+                        self._url(path)
+                    else:
+                        safe_relative(path, what)
                 except DataError as error:
                     raise ValueError(str(error)) from None
         for rule in (self.domain, self.session, self.camera):
@@ -215,7 +232,24 @@ class Ijb(Dataset):
     def present(self, root: Path) -> list[Path]:
         """The videos that match `videos`, but for those that their path leaves out."""
         check_root(root)
-        return [root / path for path in find_videos(root, self.videos, self._sieve(root).drops, self.links)]
+        return [root / path for path in self._found(root, self._sieve(root)) if not is_url(path)]
+
+    def _found(self, root: Path, sieve: Sieve) -> list[str]:
+        """The videos that `videos` names: those of patterns, and URLs."""
+        urls = [url for path in self.videos if "://" in path and not sieve.drops(url := self._url(path))]
+        return [*find_videos(root, self._patterns, sieve.drops, self.links), *urls]
+
+    @property
+    def _patterns(self) -> list[str]:
+        return [path for path in self.videos if "://" not in path]
+
+    def _url(self, url: str) -> str:
+        """A URL of `videos` in plain form. Raises DataError."""
+        if is_pattern(url.replace("?", "")):
+            raise DataError(
+                f"videos: expected one URL, got the pattern '{one_line(shown(url), 80)}'; name each URL, or use a table"
+            )
+        return plain_url(url, "videos", self.remote)
 
     def read(self, root: Path) -> Listing:
         """The listing of the data under `root`. Raises DataError with table, row and column."""
@@ -243,7 +277,7 @@ class Ijb(Dataset):
             scan.tally.anomalies(),
             left_out=scan.sieve.listed(),
             left_out_rows=scan.left_out_rows,
-            remarks=remarks + pattern_remarks(root, self.videos, scan.sieve.drops, self.links, usual, paths),
+            remarks=remarks + pattern_remarks(root, self._patterns, scan.sieve.drops, self.links, usual, paths),
         )
 
     def _sieve(self, root: Path) -> Sieve:
@@ -270,8 +304,8 @@ class Ijb(Dataset):
 
     def _paths(self, block: Block, root: Path) -> PathColumn:
         folder = safe_relative(self.folder, "folder") if self.folder else ""
-        named = {safe_relative(path, "videos") for path in self.videos if not is_pattern(path)}
-        return path_column(block, folder, self.frames_in == "folder", root, named)
+        named = {safe_relative(path, "videos") for path in self._patterns if not is_pattern(path)}
+        return path_column(block, folder, self.frames_in == "folder", root, named, self.remote)
 
     def _wanted(self) -> dict[str, str]:
         columns = {n: h for n, h in self.columns.model_dump().items() if h is not None}
@@ -318,7 +352,7 @@ class Ijb(Dataset):
 
     def _entries(self, root: Path, scan: _Scan) -> list[VideoEntry]:
         """Every video, named and with its domain, sorted by video_id."""
-        paths = sorted({*scan.videos.texts(), *find_videos(root, self.videos, scan.sieve.drops, self.links)})
+        paths = sorted({*scan.videos.texts(), *self._found(root, scan.sieve)})
         cells = {path: scan.said("domain rule", path) for path in paths}
         if self.leave_out.by_domain and self.domain.column is not None:
             say = self.domain.teller(root, self.links)
@@ -326,9 +360,10 @@ class Ijb(Dataset):
         if not paths:
             scan.sieve.refuse_all(root)
             raise DataError(f"{root}: no row of {', '.join(self.faces)} and no pattern of `videos` names a video")
-        names = name_videos(paths, scan.sieve.dropped)
+        names = name_videos(paths, scan.sieve.dropped, self.remote)
         for path in paths:
-            inside(root, path, "video", self.links)
+            if not is_url(path):
+                inside(root, path, "video", self.links)
         domains = self.domain.domains(root, {path: cells[path] for path in paths}, self.links)
         texts = {
             which: {p: rule.text(p, scan.said(f"{which} rule", p)) if rule else None for p in paths}
@@ -349,7 +384,8 @@ class Ijb(Dataset):
             rows = rows.take(~late[rows.video])
         if self.frames_in == "video":
             rows = self._to_index(rows, scan, told)
-        gone = np.array([path in names and not (root / path).exists() for path in videos], bool)
+        lost = [path in names and not is_url(path) and not (root / path).exists() for path in videos]
+        gone = np.array(lost, bool)
         if gone.any():
             scan.tally.add(
                 AnomalyKind.VIDEO_MISSING_ON_DISK,

@@ -29,6 +29,8 @@ from mdfpipe.store.images import decode, recorded_window
 from mdfpipe.store.naming import inside, safe_relative
 from mdfpipe.store.run import Run
 from mdfpipe.store.shards import CHECKSUM, UNVERIFIED, read_crop
+from mdfpipe.store.urls import is_url
+from mdfpipe.store.video_cache import VideoCache, called
 from mdfpipe.study.study import open_run
 
 _THREADS = 2
@@ -112,11 +114,16 @@ def _decoded(
     """(frame number, pixels (H, W, C)) of the wanted frames, ascending. Raises DataError where one does not come."""
     from mdfpipe.video.decoders import Decoder
 
-    left = set(wanted)
-    path = data / safe_relative(str(video.row["path"]), f"video {video.video_id}")  # index decided where links may lead
+    left, name = set(wanted), str(video.row["path"])
     decoder = Decoder.as_recorded(video.facts("detect"))
-    stream = iter(decoder.frames(path, wanted=frozenset(left).__contains__, batch=_BATCH, threads=_THREADS))
     with contextlib.ExitStack() as stack:
+        if is_url(name):  # never fetched to be looked at
+            stamp, sha256 = str(video.row["stamp"]), video.row["sha256"]
+            path = stack.enter_context(VideoCache().at(name, stamp, sha256, fetch=False))
+            stack.enter_context(called(path, name))
+        else:  # index decided where links may lead
+            path = data / safe_relative(name, f"video {video.video_id}")
+        stream = iter(decoder.frames(path, wanted=frozenset(left).__contains__, batch=_BATCH, threads=_THREADS))
         if hasattr(stream, "close"):
             stack.callback(stream.close)
         for batch in stream:
@@ -125,7 +132,8 @@ def _decoded(
                 yield number, image
             if not left:
                 return
-    raise DataError(f"{path}: frame {min(left)} was delivered to detect and is not delivered now; run detect again")
+    where = name if is_url(name) else data / name
+    raise DataError(f"{where}: frame {min(left)} was delivered to detect and is not delivered now; run detect again")
 
 
 # -- the contact sheet

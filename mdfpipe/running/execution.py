@@ -36,6 +36,8 @@ from mdfpipe.running.workers.spawned import Spawned
 from mdfpipe.stages import Context, Inputs, Made, Resources, Stage
 from mdfpipe.store.run import DAMAGED, Failure, Receipt
 from mdfpipe.store.trust import trusting
+from mdfpipe.store.urls import is_url
+from mdfpipe.store.video_cache import VideoCache, called
 
 LATE_SECONDS = 60.0  # a client of NFS may take so long to see a file that another machine made
 
@@ -187,6 +189,16 @@ def _made(unit: Unit, context: Context) -> Made:
     stage, inputs = unit.stage, unit.inputs
     if "media" not in stage.reads:
         return stage.process(unit.key, inputs, context)
+    url = inputs.video.get("path", "")
+    if is_url(url) and not inputs.video["problem"]:
+        size = inputs.video["n_frames"]
+        with (
+            VideoCache().at(
+                url, inputs.video["stamp"], inputs.video["sha256"], lambda _: context.progress(0, size)
+            ) as place,
+            called(place, url),
+        ):
+            return stage.process(unit.key, replace(inputs, place=place), context)
     inputs.check_media(unit.data)
     try:
         made = stage.process(unit.key, inputs, context)

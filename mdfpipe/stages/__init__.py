@@ -19,6 +19,7 @@ from mdfpipe.errors import ConfigError, DataError
 from mdfpipe.store.hashing import stamp, stamp_of_files
 from mdfpipe.store.run import Receipt, Run, faces_file, images_file
 from mdfpipe.store.tables import FACES, IMAGES
+from mdfpipe.store.urls import is_url
 
 INDEX = ("index", "videos")  # the stage and the key of the part to which the tables of faces and images belong
 
@@ -76,6 +77,7 @@ class Inputs:
     missing: tuple[str, ...] = ()  # of a run-level stage: the videos left out by --allow-missing
     undone: frozenset[tuple[str, str]] = frozenset()  # and the parts that are: (stage, video_id)
     annotated: Mapping[str, str] = field(default_factory=dict)  # digests of the tables beside the index, by their names
+    place: Path | None = None  # of a remote video: where it is now
 
     def table(self, stage: str, key: str | None = None, columns: list[str] | None = None) -> pa.Table:
         """The rows that `stage` made of this video (or of `key`)."""
@@ -99,10 +101,17 @@ class Inputs:
         """Rows of a table of the index, verified. Raises Damaged."""
         return self.run.table_beside(*INDEX, name, ours, columns, self.annotated.get(name))
 
+    def media(self, data: Path) -> Path:
+        """Where the video is: below the data root, or in the cache of remote videos."""
+        return self.place or data / self.video["path"]
+
     def check_media(self, data: Path) -> None:
-        """Raise DataError where the video, or its images, are no longer what the index has read of them."""
+        """Raise DataError where the video, or its images, are no longer what the index has read of them.
+
+        A remote video is compared when it is opened.
+        """
         known = self.video.get("stamp")
-        if known is None:
+        if known is None or is_url(self.video["path"]):
             return
         path = data / self.video["path"]
         listed = images_file(self.video["video_id"]) in self.annotated

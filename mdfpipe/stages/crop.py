@@ -275,7 +275,7 @@ def _frames(
         return
     decoder, last = Decoder.as_recorded(seen), max(by_frame)
     stream = decoder.frames(
-        context.data / inputs.video["path"],
+        inputs.media(context.data),
         wanted=by_frame.__contains__,
         last=last,
         batch=context.resources.batch,

@@ -99,7 +99,7 @@ class Detect(Stage):
         """Decode and detect; a decoder that fails is followed by the next, from the first frame."""
         if inputs.video["problem"]:
             raise DecodeError(inputs.video["problem"])
-        path, resources = context.data / inputs.video["path"], context.resources
+        path, resources = inputs.media(context.data), context.resources
         use_threads(resources.threads)
         placement = self._placement(inputs.video, context.data)
         run = self.detector.open(context.data, key, device=resources.device, threads=resources.threads)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import replace
@@ -18,7 +18,7 @@ from pydantic import SerializeAsAny
 
 from mdfpipe.config import result_settings
 from mdfpipe.datasets import Anomaly, Dataset, Listing, VideoEntry
-from mdfpipe.errors import Damaged, DataError, one_line
+from mdfpipe.errors import Damaged, DataError, StoreError, one_line
 from mdfpipe.stages import Context, Inputs, Made, Review, Stage
 from mdfpipe.store import left_out
 from mdfpipe.store.content import stand_in
@@ -28,6 +28,8 @@ from mdfpipe.store.hashing import file_sha256, stamp, stamp_of_files
 from mdfpipe.store.naming import link_target, nearest
 from mdfpipe.store.run import Receipt, faces_file, images_file, write_table
 from mdfpipe.store.tables import ANOMALIES, CORNERS, NOT_AS_PUBLISHED, SUBJECTS, VIDEOS, boxes_of
+from mdfpipe.store.urls import is_url
+from mdfpipe.store.video_cache import VideoCache, called
 from mdfpipe.video.decoders import Decoder
 from mdfpipe.video.decoders.auto import Auto
 from mdfpipe.video.orientation import swaps_sides
@@ -78,12 +80,16 @@ class Index(Stage):
             sources = self._stamps(self.dataset.tables(data), data)
             if sources.items() <= known.upstream.items():
                 named = {data / name for name in known.upstream} | set(self.dataset.present(data))
-                return self._stamps(sorted(named), data)
-        return self._stamps(self.dataset.sources(data), data)
+                return self._stamps(sorted(named), data, known)
+        return self._stamps(self.dataset.sources(data), data, known)
 
-    def _stamps(self, paths: Iterable[Path], data: Path) -> dict[str, str]:
-        depth = _DEEPEST if self.dataset.holds_images else 0
-        return {path.relative_to(data).as_posix(): stamp(path, depth) or "missing" for path in paths}
+    def _stamps(self, paths: Iterable[Path], data: Path, known: Receipt | None = None) -> dict[str, str]:
+        depth, before = _DEEPEST if self.dataset.holds_images else 0, known.upstream if known else {}
+        names = {path: path.relative_to(data).as_posix() for path in paths}
+        return {
+            name: _stamp_of_url(name, before) if is_url(name) else stamp(path, depth) or "missing"
+            for path, name in names.items()
+        }
 
     def process(self, key: str, inputs: Inputs, context: Context) -> Made:
         """Read the annotation; probe and hash the videos, or images, that are new or have changed."""
@@ -262,7 +268,8 @@ def _describe(
     """
     path, old = data / entry.path, known.get(entry.path if images is None else entry.video_id)
     names = images["path"].to_pylist() if images is not None else []
-    now = stamp(path) if images is None else stamp_of_files(names, data)
+    remote = is_url(entry.path)
+    now = None if remote else stamp(path) if images is None else stamp_of_files(names, data)
     row: dict[str, Any] = {
         "video_id": entry.video_id,
         "path": entry.path,
@@ -275,6 +282,10 @@ def _describe(
         "stamp": now,
     }
     measured = dict.fromkeys(_MEASURED)
+    if remote:
+        with _problem_of(entry.path, measured):
+            _describe_remote(entry.path, row, measured, old, stage)
+        return row | measured
     with _problem_of(path, measured):
         row["real_path"] = link_target(data, entry.path)
         if images is None:  # where links of frames may lead is a setting: the stamp does not tell
@@ -284,15 +295,39 @@ def _describe(
         elif images is not None:
             _measure_images(names, data, measured)
         else:
-            _measure(data, entry.path, stage, measured)
+            _check_there(data, entry.path)
+            _measure(path, stage, measured)
     return row | measured
 
 
+def _stamp_of_url(name: str, before: Mapping[str, str]) -> str:
+    """The stamp of a remote video without a request: one that was found to differ from the indexed one, else the old.
+
+    name: the URL, as a path below the data root shows it.
+    """
+    return VideoCache().changed(name) or before.get(name, "remote")
+
+
+def _describe_remote(
+    url: str, row: dict[str, Any], measured: dict[str, Any], old: dict[str, Any] | None, stage: Index
+) -> None:
+    """Stamp, size, content and header of a remote video, into `row` and `measured`. Raises DataError."""
+    cache = VideoCache()
+    row["stamp"] = cache.stamp(url)
+    if old is not None and old["stamp"] == row["stamp"] and old["problem"] is None and not cache.changed(url):
+        measured |= {name: old[name] for name in _MEASURED}
+        return
+    with cache.at(url, row["stamp"]) as place, called(place, url):
+        _measure(place, stage, measured)
+
+
 @contextmanager
-def _problem_of(path: Path, found: dict[str, Any]) -> Iterator[None]:
+def _problem_of(path: Path | str, found: dict[str, Any]) -> Iterator[None]:
     """Any error inside is this one file's `problem`; the other videos continue."""
     try:
         yield
+    except StoreError:  # of the video cache's disk, which is the next video's, too
+        raise
     except DataError as error:
         found["problem"] = one_line(error)
     except MemoryError:
@@ -303,10 +338,8 @@ def _problem_of(path: Path, found: dict[str, Any]) -> Iterator[None]:
         found["problem"] = one_line(f"{path}: cannot be read: unexpected error: {type(error).__name__}: {error}")
 
 
-def _measure(data: Path, name: str, stage: Index, found: dict[str, Any]) -> None:
-    """Size, content and header of a video, into `found`."""
-    from mdfpipe.video.probe import probe
-
+def _check_there(data: Path, name: str) -> None:
+    """Raise DataError where there is no video."""
     path = data / name
     if not path.exists():
         instead = stand_in(path)
@@ -314,6 +347,12 @@ def _measure(data: Path, name: str, stage: Index, found: dict[str, Any]) -> None
         raise DataError(f"{path}: {why}")
     if not path.is_file() and not path.is_dir():  # reading a pipe would wait for ever
         raise DataError(f"{path.name}: expected a file or a folder of frames, found a pipe, socket or device")
+
+
+def _measure(path: Path, stage: Index, found: dict[str, Any]) -> None:
+    """Size, content and header of a video, into `found`."""
+    from mdfpipe.video.probe import probe
+
     files = sorted(f for f in path.iterdir() if f.is_file()) if path.is_dir() else [path]
     found["bytes"] = sum(f.stat().st_size for f in files)
     found["sha256"] = file_sha256(path) if files == [path] else _sha256_of((f.name, f) for f in files)

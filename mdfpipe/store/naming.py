@@ -47,6 +47,7 @@ _CONTAINERS = (
 _STREAMS = "m1v m2v mpv mjpeg mjpg y4m ivf obu 264 h264 avc 265 h265 hevc"
 VIDEO_SUFFIXES = frozenset(f".{name}" for name in f"{_CONTAINERS} {_STREAMS}".split())
 _DIGITS = re.compile(r"(\d+)")
+_HOST = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+://([^/:]*)(?::\d+)?")
 
 
 def file_name(video_id: str) -> str:
@@ -136,12 +137,13 @@ def is_plain(path: str) -> bool:
 
 
 def named_alike(text: str) -> tuple[str, str]:
-    """How a table may write a video_id: as a path in plain form, with and without a video's suffix.
+    """How a table may write a video_id: as a path in plain form, with and without a video's suffix. A URL is written
+    without its protocol and port.
 
-    >>> named_alike("./videos//a.mp4")
-    ('videos/a.mp4', 'videos/a')
+    >>> named_alike("./videos//a.mp4"), named_alike("https://data.org:8080/a.mp4")
+    (('videos/a.mp4', 'videos/a'), ('data.org/a.mp4', 'data.org/a'))
     """
-    plain = _plain(text.replace("\\", "/"))
+    plain = _plain(_HOST.sub(r"\1", text).replace("\\", "/"))
     stem, dot, suffix = plain.rpartition(".")
     return plain, stem if dot and f".{suffix.lower()}" in VIDEO_SUFFIXES else plain
 

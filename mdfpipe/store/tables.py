@@ -151,7 +151,7 @@ QUALITY = [
 VIDEOS = pa.schema(
     [
         VIDEO_ID,
-        _text("path", "file or frame folder, relative to the data root"),
+        _text("path", "file or frame folder, relative to the data root; or a URL"),
         _text("real_path", "where a symbolic link on the way to it leads; null without one", null=True),
         DOMAIN,
         BAND,

@@ -30,6 +30,7 @@ from mdfpipe.store.subjects import NOBODY, SubjectNames
 from mdfpipe.store.tables import FACES
 from mdfpipe.store.text_tables import Block, first_row, numbers
 from mdfpipe.store.tiff import has_pages
+from mdfpipe.store.urls import is_url, plain_url
 
 LARGEST_FRAME = 2**53  # frame numbers are read as float64
 _FEW = 12  # faces in a frame
@@ -112,22 +113,29 @@ class PathColumn:
 
 
 def path_column(
-    block: Block, folder: str, frames_in_folder: bool, root: Path, videos: Collection[str] = ()
+    block: Block,
+    folder: str,
+    frames_in_folder: bool,
+    root: Path,
+    videos: Collection[str] = (),
+    remote: Sequence[str] = (),
 ) -> PathColumn:
     """The file column of a block. Raises DataError, with table, row and header, for a path that could lead elsewhere.
 
     folder: what the cells are relative to, under the data root. frames_in_folder: the cells name frame images. Else a
-    picture is a video only where `videos` names it, or where it is a TIFF of many pages.
+    picture is a video only where `videos` names it, or where it is a TIFF of many pages. remote: the URLs allowed.
     """
     cells = block.cells["file"]
     texts, which = cells.dictionary, cells.indices.to_numpy(zero_copy_only=False)
     missing = pc.is_in(pc.ascii_lower(texts), value_set=pa.array(NOBODY))
     odd = pc.filter(texts, pc.and_not(pc.match_substring_regex(texts, _SUSPICIOUS), missing)).to_pylist()
-    plain = {text: safe_relative(text, first_row(block, "file", text)) for text in odd}
+    plain = {text: _plain(text, first_row(block, "file", text), frames_in_folder, remote) for text in odd}
     if any(text != path for text, path in plain.items()):
         texts = pa.array([plain.get(text, text) for text in texts.to_pylist()], pa.string())
     image = pc.match_substring_regex(texts, _FRAME if frames_in_folder else _STILL)
     paths = pc.binary_join_element_wise(folder, texts, "/") if folder else texts
+    if folder and any(is_url(path) for path in plain.values()):
+        paths = pc.if_else(pc.match_substring(texts, "://"), texts, paths)
     if not frames_in_folder:
         pictures = pc.filter(paths, image).to_pylist()
         films = [path for path in pictures if path in videos or has_pages(root / path)]
@@ -136,6 +144,19 @@ def path_column(
     paths = pc.if_else(belongs, paths, "")
     absent, picture = (m.to_numpy(zero_copy_only=False)[which] for m in (missing, image))
     return PathColumn(paths, which, absent, picture)
+
+
+def _plain(text: str, what: str, frames_in_folder: bool, remote: Sequence[str]) -> str:
+    """A path or a URL in plain form. Raises DataError."""
+    if "://" not in text:
+        return safe_relative(text, what)
+    found = plain_url(text, what, remote)
+    if frames_in_folder:
+        raise DataError(
+            f"{what}: with frames_in: folder expected the path of a frame, got the URL '{one_line(found, 80)}'; only "
+            "whole videos are read from other machines"
+        )
+    return found
 
 
 def folders_of(column: PathColumn, block: Block) -> Any:
@@ -161,8 +182,8 @@ class FramePlaces:
     _paths: dict[str, Any] = field(default_factory=dict)
 
     def exists(self, folder: str) -> bool:
-        """Whether the folder is there. Raises DataError where a symlink leads out of the root."""
-        return inside(self.root, folder, "video", self.links).is_dir()
+        """Whether the folder is there, which no URL is. Raises DataError where a symlink leads out of the root."""
+        return not is_url(folder) and inside(self.root, folder, "video", self.links).is_dir()
 
     def positions(self, column: PathColumn, folders: list[str]) -> NDArray[np.int64]:
         """The index of each row's frame, (n,) int64: its file's position in its folder; -1 where it is not there."""

@@ -15,6 +15,7 @@ from mdfpipe.datasets.reading.layout import is_pattern
 from mdfpipe.domains import Domain
 from mdfpipe.errors import DataError, one_line
 from mdfpipe.store.naming import VIDEO_SUFFIXES, near_name, near_pattern, safe_relative
+from mdfpipe.store.urls import is_url, name_of
 
 
 class LeaveOut(Config):
@@ -193,6 +194,8 @@ def _names(path: str) -> list[str]:
     >>> _names("videos/day 1/a.mp4")
     ['videos/day 1/a.mp4', 'videos/day 1/a', 'videos/day 1', 'videos']
     """
+    if is_url(path):
+        return [path, *_names(name_of(path))]
     pure = PurePosixPath(path)
     bare = [str(pure.with_suffix(""))] if pure.suffix.lower() in VIDEO_SUFFIXES else []
     return [path, *bare, *(str(parent) for parent in pure.parents if str(parent) != ".")]

@@ -19,6 +19,7 @@ from mdfpipe.domains import Domain
 from mdfpipe.errors import DataError, one_line
 from mdfpipe.store.naming import Links, inside, safe_relative
 from mdfpipe.store.text_tables import first_row, read_blocks
+from mdfpipe.store.urls import is_url
 
 _Text = Annotated[str, Field(coerce_numbers_to_str=True)]
 
@@ -168,7 +169,8 @@ class DomainRule(Config):
             for block in read_blocks(path, self.table, {"file": "file", "domain": "domain"}):
                 cells = (block.cells[name].to_pylist() for name in ("file", "domain"))
                 for file, domain in zip(*cells, strict=True):
-                    table.add(safe_relative(file, first_row(block, "file", file)), domain)
+                    plain = file if is_url(file) else safe_relative(file, first_row(block, "file", file))
+                    table.add(plain, domain)
         return lambda path, cell: self._said(path, cell, table)
 
     def names(self, said: str) -> tuple[str, ...]:
