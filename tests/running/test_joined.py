@@ -3,16 +3,30 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from mdfpipe.errors import StoreError
+from mdfpipe.running import execution
+from mdfpipe.running.crew import Crew
+from mdfpipe.running.execution import LocalExecutor, Unit
+from mdfpipe.running.workers import Loss, Step, UnitReport
+from mdfpipe.running.workers import joined as joined_file
+from mdfpipe.running.workers import relay as relay_file
+from mdfpipe.running.workers.joined import Joined, Terms
+from mdfpipe.stages import Resources
+from mdfpipe.store.run import Run
+from tests.running.test_execution import units
 from tests.runs import ROOT, DataSet, call_here, digests
 
 CONNECT = ["tcp", "files"]
@@ -50,6 +64,9 @@ class Site:
         assert done.code == 0, done
         return digests(self.home / "local")
 
+    def events(self, run: str) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in (self.home / run / "events.jsonl").read_text().splitlines()]
+
     def await_words(self, run: str, words: str, seconds: float = 30) -> None:
         """Wait until the events of a run have these words."""
         until = time.monotonic() + seconds
@@ -66,7 +83,16 @@ def ended(process: subprocess.Popen[str], seconds: float = 60) -> tuple[int, str
 
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[Site]:
-    site = Site(tmp_path)
+    yield from started(Site(tmp_path))
+
+
+@pytest.fixture
+def long(tmp_path: Path) -> Iterator[Site]:
+    """One video that takes seconds."""
+    yield from started(Site(tmp_path, "a", frames=5000))
+
+
+def started(site: Site) -> Iterator[Site]:
     yield site
     for process in site.processes:
         with contextlib.suppress(OSError):
@@ -127,3 +153,155 @@ def test_options_that_contradict_each_other_are_one_line(tmp_path: Path, options
 def test_without_a_leader_a_worker_ends_with_one_line(tmp_path: Path) -> None:
     done = call_here("work", "--run", tmp_path, "--wait", "0")
     assert "expected a leader, found none" in done.line()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("connect", CONNECT)
+def test_a_worker_killed_at_work_and_then_its_leader(long: Site, connect: str) -> None:
+    site = long
+    options = ("--on", "workers", "--connect", connect)
+    leader = site.lead("run", *options)
+    site.await_words("run", '"waiting"')
+    workers = {process.pid: process for process in (site.work("run", "", "--wait", "0") for _ in range(2))}
+    site.await_words("run", '"event": "started", "key": "videos/a", "stage": "detect"')
+    begun = [line for line in site.events("run") if line["event"] == "started" and line["stage"] == "detect"]
+    status = call_here("status", site.home / "run")
+    assert f"worker {begun[0]['worker']} (" in status.out
+    assert "at detect/videos/a" in status.out
+    victim = workers.pop(int(begun[0]["worker"].rpartition("-")[2]))
+    os.kill(victim.pid, signal.SIGKILL)
+    site.await_words("run", '"again"')
+    os.kill(leader.pid, signal.SIGKILL)
+    (other,) = workers.values()
+    code, said = ended(other, 100)
+    assert code == 2, said
+    assert "is gone; nothing more is committed here" in said
+    assert not list((site.home / "run" / "detect").glob("*.parquet"))
+    assert len(said.splitlines()) == 2, said  # joined; gone
+    site.work("run")
+    leader = site.lead("run", *options)
+    code, said = ended(leader, 100)
+    assert code == 0, said
+    assert digests(site.home / "run") == site.local()
+
+
+# -- who may join
+
+
+@contextlib.contextmanager
+def gate(path: Path, connect: str) -> Iterator[Joined]:
+    """A leader's gate over an empty run folder."""
+    (path / "data").mkdir(parents=True)
+    run = Run(path / "run")
+    with run.lock():
+        joined = Joined(run, Terms(path / "data"), connect)
+        joined.open()
+        try:
+            yield joined
+        finally:
+            joined.close()
+    assert not (path / "run" / ".crew").exists()
+
+
+def refused(run: Path) -> str:
+    with pytest.raises(StoreError) as error:
+        relay_file.work(run, resources=Resources(threads=1), wait_seconds=0)
+    assert str(error.value).isprintable()
+    return str(error.value)
+
+
+@pytest.mark.parametrize("connect", CONNECT)
+def test_a_wrong_key_another_code_and_another_folder_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, connect: str
+) -> None:
+    with gate(tmp_path, connect) as joined:
+        folder = tmp_path / "run" / ".crew"
+        assert folder.stat().st_mode & 0o77 == (folder / "key").stat().st_mode & 0o77 == 0
+        key = (folder / "key").read_bytes()
+        (folder / "key").write_bytes(b"another")
+        assert f"refuses this worker: its key is not the one in {folder / 'key'}" in refused(tmp_path / "run")
+        (folder / "key").write_bytes(key)
+        with monkeypatch.context() as patch:
+            patch.setattr(relay_file, "code_version", lambda: "0.0.9 (abc)")
+            assert "it has another code version, 0.0.9 (abc); the leader has 0.1.0 (" in refused(tmp_path / "run")
+        shutil.copytree(tmp_path / "run", tmp_path / "copy")
+        monkeypatch.setattr(joined_file, "HELLO_SECONDS", 0.5)
+        monkeypatch.setattr(relay_file, "HELLO_SECONDS", 0.5)
+        said = refused(tmp_path / "copy")
+        assert ("they share no file" if connect == "tcp" else "does not answer; is this its run folder") in said
+        reports = list(joined.look(0))
+        assert {report.kind for report in reports} == {Step.REFUSED}
+        assert len(reports) == (3 if connect == "tcp" else 2)
+
+
+@pytest.mark.slow
+def test_a_second_leader_on_another_host_is_one_line(site: Site) -> None:
+    site.lead("run", "--on", "workers")
+    site.await_words("run", '"waiting"')
+    code, said = ended(site.lead("run", "--on", "workers", MDFPIPE_HOST="elsewhere"), 90)
+    assert code == 2, said
+    assert "in use by process" in said.splitlines()[-1]
+
+
+# -- what becomes of a unit
+
+
+class Dying:
+    """Workers that lose their units: each `give` is a loss."""
+
+    tries = 3
+    sources = ()
+    poll_seconds = 0.0
+    unit: tuple[Any, ...] | None = None
+    source = None
+
+    @property
+    def present(self) -> Sequence[Dying]:
+        return [self]
+
+    def look(self, wanted: int) -> Sequence[UnitReport]:
+        return ()
+
+    def give(self, function: Callable[..., Any], unit: tuple[Any, ...]) -> UnitReport:
+        self.unit = unit
+        return UnitReport(Step.BEGUN, unit, "cpu", "dying")
+
+    def hear(self) -> list[UnitReport]:
+        unit, self.unit = self.unit, None
+        assert unit is not None
+        return [UnitReport(Step.LOST, unit, Loss("gone", None), "dying")]
+
+    def overdue(self, passed: float, deadline_seconds: float) -> None:
+        return None
+
+    def terminate(self) -> None: ...
+
+    def join(self, seconds: float) -> None: ...
+
+    def kill(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def test_a_lost_unit_is_given_three_times(tmp_path: Path) -> None:
+    with Crew(Dying()) as crew:
+        kinds = [report.kind for report in crew.run(print, [(1,)])]
+    assert kinds == [Step.BEGUN, Step.AGAIN, Step.BEGUN, Step.AGAIN, Step.BEGUN, Step.LOST]
+
+
+@pytest.mark.parametrize("looks", [3, 10**9], ids=["late", "never"])
+def test_a_part_that_becomes_visible_late(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, looks: int) -> None:
+    class Late(LocalExecutor):
+        looked = 0
+
+        def sees(self, unit: Unit) -> bool:
+            self.looked += 1
+            return self.looked >= looks
+
+    monkeypatch.setattr(execution, "LATE_SECONDS", 0.3 if looks > 3 else 60.0)
+    run = Run(tmp_path)
+    with Late(Resources(1)) as executor:
+        last = list(executor.run(units(run, "a")))[-1]
+    assert last.kind == ("finished" if looks == 3 else "failed")
+    if last.failure is not None:
+        assert "which is not visible here after 0.3 s; expected one file system that both" in last.failure.message

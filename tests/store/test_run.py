@@ -143,6 +143,22 @@ def test_files_of_the_former_part_go_with_it(tmp_path: Path) -> None:
     assert (run.path / "odd" / "new.tar").read_bytes() == b"2"
 
 
+def test_of_two_writers_of_one_unit_the_first_wins(tmp_path: Path) -> None:
+    run = Run(tmp_path / "run")
+    run.path.mkdir()
+    since = run.state("odd", "a/b")
+    first = run.commit(RECEIPT, TABLE, {"odd/x.tar": scratch_file(run, "s", b"1")}, since)
+    other = pa.concat_tables([TABLE, TABLE])
+    assert run.commit(RECEIPT, other, {"odd/x.tar": scratch_file(run, "t", b"2")}, since) == first
+    assert run.receipt("odd", "a/b") == first
+    assert (run.path / "odd" / "x.tar").read_bytes() == b"1"
+    assert not list(run.path.rglob(".part-*"))
+    newer = replace(RECEIPT, version=2)
+    assert run.commit(newer, other, {}, since).version == 2  # what is there is another unit's
+    run.commit(newer, TABLE, {})
+    assert run.table("odd", "a/b").equals(TABLE)  # what was there before is replaced
+
+
 @pytest.mark.parametrize("step", range(12))
 def test_a_commit_cut_off_anywhere_leaves_nothing_of_the_former_part(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int

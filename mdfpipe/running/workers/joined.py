@@ -40,7 +40,7 @@ from mdfpipe.running.workers.messages import of_unit, to_event
 from mdfpipe.store.environment import code_version
 from mdfpipe.store.files import bytes_of, write_atomically, write_synced
 from mdfpipe.store.hashing import bytes_sha256
-from mdfpipe.store.lock import BEAT, LEASE
+from mdfpipe.store.lock import BEAT, LEASE, LOOK
 from mdfpipe.store.owner import Life, Owner
 from mdfpipe.store.run import Run
 from mdfpipe.study.study import KEPT
@@ -68,7 +68,8 @@ class JoinedWorker:
         self.unit: tuple[Any, ...] | None = None
         self.gone = ""  # why it left
         self._number = 0
-        self._heard = time.monotonic()
+        self._heard = self._looked = time.monotonic()
+        self._pipeline = ""  # hash of the study that the run keeps; the leader has written it before the first unit
         self._silent_seconds = 0.0
 
     @property
@@ -86,8 +87,8 @@ class JoinedWorker:
         """Send it a unit. It knows the one function there is: `run_unit`."""
         self.unit, self._silent_seconds = unit, 0.0
         self._number += 1
-        pipeline = bytes_sha256(self.run.path / KEPT)
-        self.channel.send({"unit": self._number, "pipeline": pipeline, **of_unit(unit[0])})
+        self._pipeline = self._pipeline or bytes_sha256(self.run.path / KEPT)
+        self.channel.send({"unit": self._number, "pipeline": self._pipeline, **of_unit(unit[0])})
         return UnitReport(Step.BEGUN, unit, self.device, self.name)
 
     def hear(self) -> list[UnitReport]:
@@ -101,8 +102,9 @@ class JoinedWorker:
             self._heard = time.monotonic()
         elif not self.gone and time.monotonic() - self._heard > LEASE:
             self.gone = f"no sign of life for {LEASE:g} s"
-        elif not self.gone and self.owner.life is Life.DEAD:
-            self.gone = "its process ended"
+        elif not self.gone and time.monotonic() - self._looked >= LOOK:
+            self._looked = time.monotonic()
+            self.gone = "its process ended" if self.owner.life is Life.DEAD else ""
         for message in messages:
             try:
                 reports += self._understood(message)

@@ -41,7 +41,7 @@ from mdfpipe.running.workers.spawned import SpawnedWorker
 from mdfpipe.stages import Resources
 from mdfpipe.store.environment import code_version
 from mdfpipe.store.hashing import bytes_sha256
-from mdfpipe.store.lock import BEAT, LEASE, Lease
+from mdfpipe.store.lock import BEAT, LEASE, LOOK, Lease
 from mdfpipe.store.owner import Life, Owner
 from mdfpipe.store.run import Run
 from mdfpipe.study.study import KEPT, Study
@@ -143,7 +143,7 @@ class _Slot:
         tail = f".{number}" if work.size > 1 else ""
         self.name = f"{owner.host}-{owner.pid}{tail}"
         self.folder = work.path / FOLDER
-        self.heard = self.beaten = time.monotonic()
+        self.heard = self.beaten = self.looked = time.monotonic()
         self.channel = self._connected(leader, f"{owner.label}-{owner.pid}-{number}-{secrets.token_hex(4)}")
         try:
             welcome = self._welcomed(leader, owner)
@@ -248,8 +248,10 @@ class _Slot:
         for message in messages:
             self._obey(message)
         now = time.monotonic()
-        if not self.stopped and (now - self.heard > LEASE or self.leader.life is Life.DEAD):
-            raise self._gone()
+        if now - self.looked >= LOOK:
+            self.looked = now
+            if not self.stopped and (now - self.heard > LEASE or self.leader.life is Life.DEAD):
+                raise self._gone()
         if now - self.beaten >= BEAT:
             self.beaten = now
             self.channel.send({"beat": 1})
