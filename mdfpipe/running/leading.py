@@ -51,16 +51,21 @@ class JoinedExecutor(LocalExecutor):
             yield from self._events([(unit, self.resources) for unit in waiting])
 
     def sees(self, unit: Unit) -> bool:
-        """Whether the part, and the files that belong to it, are visible here. Folders are listed first."""
-        run, stage = unit.inputs.run, unit.stage
-        place = run.part(stage.name, unit.key)
-        listed(place.parent)
-        found = run.receipt(stage.name, unit.key)
-        if found is None:
-            return False
-        before, now = stage.decided(found, found.facts), stage.decided(unit.receipt, found.facts)
-        if before.fingerprint != now.fingerprint:
-            return False
-        for folder in {(run.path / name).parent for name in found.files}:
-            listed(folder)
-        return run.files_in_place(found) is None
+        """Whether the part, and the files that belong to it, are visible here."""
+        if _is_there(unit):
+            return True
+        run, stage = unit.inputs.run, unit.stage.name  # a client of NFS caches that a file is absent
+        listed(run.part(stage, unit.key).parent)
+        if found := run.receipt(stage, unit.key):
+            for folder in {(run.path / name).parent for name in found.files}:
+                listed(folder)
+        return _is_there(unit)
+
+
+def _is_there(unit: Unit) -> bool:
+    run, stage = unit.inputs.run, unit.stage
+    found = run.receipt(stage.name, unit.key)
+    if found is None:
+        return False
+    before, now = stage.decided(found, found.facts), stage.decided(unit.receipt, found.facts)
+    return before.fingerprint == now.fingerprint and run.files_in_place(found) is None
