@@ -181,7 +181,7 @@ def _context(
 def _remove(paths: Iterable[Path]) -> None:
     for path in paths:
         with suppress(OSError):
-            path.unlink(missing_ok=True)
+            path.rmdir() if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def _made(unit: Unit, context: Context) -> Made:

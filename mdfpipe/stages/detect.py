@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import chain
@@ -17,6 +17,8 @@ from pydantic import Field, SerializeAsAny
 from mdfpipe.errors import DataError, DecodeError, one_line, some
 from mdfpipe.machine.threads import use_threads
 from mdfpipe.stages import Context, Inputs, Made, Review, Stage
+from mdfpipe.stages.kept_spans import FinishedSpan, KeptSpans, SpanFacts, digest_of, joined, tidy
+from mdfpipe.store.run import Run
 from mdfpipe.store.tables import BODIES, item_ids
 from mdfpipe.synth.folder import rendered
 from mdfpipe.video.ahead import ahead
@@ -28,9 +30,12 @@ from mdfpipe.video.frames import Boxes, Frames
 from mdfpipe.video.normalise import Normalise
 from mdfpipe.video.packets import packets
 from mdfpipe.video.placement import place
+from mdfpipe.video.spans import Cuts, Span
 
 _TOLD = ("decoder", "decoder_settings", "delivered", "stride", "width", "height", "window")
-_OF_DEEP = tuple(f"normalise.{name}" for name in ("policy", "low_percentile", "high_percentile", "low", "high"))
+_OF_DEEP = tuple(
+    f"normalise.{name}" for name in ("policy", "sampled_frames", "low_percentile", "high_percentile", "low", "high")
+)
 MISPLACED = (
     "weights that were trained on rendered people only ran on videos that `mdfpipe synth` did not render: people may "
     "be missed there, and names are on wrong boxes; take published weights (detect.detector.weights), another "
@@ -40,10 +45,9 @@ MISPLACED = (
 
 
 @dataclass
-class _Found:
-    """What one decoder's pass over the video gave."""
+class _Rows:
+    """The boxes of consecutive frames, a batch at a time."""
 
-    decoder: Decoder
     counts: list[int] = field(default_factory=list)  # boxes of each frame
     # Of each batch, since a million small arrays weigh; the empty one is there for a video without frames.
     xyxy: list[NDArray[np.float32]] = field(default_factory=lambda: [np.zeros((0, 4), np.float32)])
@@ -51,14 +55,10 @@ class _Found:
     index: list[NDArray[np.int64]] = field(default_factory=lambda: [np.zeros(0, np.int64)])
     pts: list[NDArray[np.float64]] = field(default_factory=lambda: [np.zeros(0)])
     size: tuple[int, int] = (0, 0)
-    window: tuple[float, float] | None = None
     deep: bool = False  # whether a frame had more than 8 bits
-    stream: FrameStream | None = None
-    trouble: str | None = None
 
     def take(self, frames: Frames, boxes: list[Boxes]) -> None:
         """Keep the boxes of one batch of frames."""
-        self.size = (frames.pixels.shape[2], frames.pixels.shape[1])
         self.index.append(frames.index)
         self.pts.append(frames.pts_seconds)
         self.counts += [len(b) for b in boxes]
@@ -66,11 +66,48 @@ class _Found:
         self.score.append(np.concatenate([b.score for b in boxes]))
 
 
+@dataclass
+class _Found:
+    """What one decoder's pass over the video gave."""
+
+    decoder: Decoder
+    rows: _Rows = field(default_factory=_Rows)
+    window: tuple[float, float] | None = None
+    stream: FrameStream | None = None
+    trouble: str | None = None
+    whole: FinishedSpan | None = None  # of a video that was done span by span, all of it
+    spans: int = 0
+
+    @property
+    def delivered(self) -> int:
+        """How many frames the decoder gave."""
+        if self.whole is not None:
+            return self.whole.facts.end
+        return self.stream.delivered if self.stream else 0
+
+    @property
+    def left_out(self) -> dict[str, int]:
+        """How many pictures the decoder left out, by reason."""
+        return self.stream.told if self.stream else {}
+
+    def table(self, key: str) -> pa.Table:
+        """Rows of BODIES."""
+        return _table(key, self.rows) if self.whole is None else self.whole.rows
+
+    @property
+    def facts(self) -> SpanFacts:
+        """What all frames have in common."""
+        if self.whole is not None:
+            return self.whole.facts
+        repeated = self.stream.duplicates if self.stream else 0
+        return SpanFacts(0, self.delivered, repeated, ("", ""), self.rows.size, self.rows.deep)
+
+
 class Detect(Stage):
     """Person boxes in every frame (or every `stride`-th)."""
 
     name: ClassVar[str] = "detect"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     reads: ClassVar[tuple[str, ...]] = ("media",)
     schema: ClassVar[pa.Schema] = BODIES
     tells: ClassVar[tuple[str, ...]] = _TOLD
@@ -81,6 +118,12 @@ class Detect(Stage):
         default=Normalise(), description="conversion of sources above 8 bits to 8 bits for the detector"
     )
     stride: int = Field(default=1, ge=1, description="detect in every n-th frame")
+    span_frames: int = Field(
+        default=1800,
+        ge=1,
+        description="a longer video is cut into spans of whole groups of pictures, of at most so many frames: a batch "
+        "ends with a span, workers share a video by its spans, and a run that was killed goes on from them",
+    )
     incomplete: Literal["fail", "keep"] = Field(
         default="fail",
         description="for a damaged or short video. fail: the video fails; keep: keep the frames before the damage",
@@ -97,32 +140,64 @@ class Detect(Stage):
 
     def process(self, key: str, inputs: Inputs, context: Context) -> Made:
         """Decode and detect; a decoder that fails is followed by the next, from the first frame."""
-        if inputs.video["problem"]:
-            raise DecodeError(inputs.video["problem"])
-        path, resources = inputs.media(context.data), context.resources
-        use_threads(resources.threads)
-        placement = self._placement(inputs.video, context.data)
-        run = self.detector.open(context.data, key, device=resources.device, threads=resources.threads)
-        troubles: list[str] = []
-        for decoder in (candidate.of_band(inputs.video["band"]) for candidate in self.decoder.candidates(path)):
-            found = self._pass(decoder, path, run, inputs.video, context)
-            found.trouble = found.trouble or self._short(found, path, inputs.video["n_frames"])
+        plan = self._planned(inputs, context)
+        found, troubles = self._by_spans(plan, plan.spans), list[str]()
+        for decoder in plan.decoders if found is None else ():
+            found = self._pass(decoder, plan)
+            found.trouble = found.trouble or self._short(found, plan.path, inputs.video["n_frames"])
             if found.trouble is None:
                 break
             troubles.append(f"{decoder.use}: {found.trouble}")
-        delivered = found.stream.delivered if found.stream else 0
-        if found.trouble is not None and not (self.incomplete == "keep" and delivered):
-            advice = "; keep the frames before it with detect.incomplete=keep" if delivered else ""
+        assert found is not None
+        if found.trouble is not None and not (self.incomplete == "keep" and found.delivered):
+            advice = "; keep the frames before it with detect.incomplete=keep" if found.delivered else ""
             raise DecodeError("; then ".join(troubles) + advice)
-        beyond = self.detector.beyond(context.data, key, delivered)
+        beyond = self.detector.beyond(context.data, key, found.delivered)
         facts = {
-            **self._facts(found, troubles, inputs.video),
+            **self._facts(found, troubles, plan),
             **self._remarks(inputs.video["path"], context),
             "boxes_beyond_the_end": beyond,
             **({"boxes_named": self.detector.unnamed(context.data, key)} if beyond is None else {}),
-            **placement,
+            **plan.placement,
         }
-        return Made(_table(key, found), facts)
+        return Made(found.table(key), facts, spent=plan.kept.all())
+
+    def process_spans(self, key: str, inputs: Inputs, context: Context, first: int, last: int) -> bool:
+        """Do the spans `first` to `last` of a video, and keep them for `process`; whether all of them are sound."""
+        plan = self._planned(inputs, context)
+        return self._by_spans(plan, plan.spans[first : last + 1]) is not None
+
+    def span_count(self, key: str, inputs: Inputs, context: Context) -> int:
+        """How many spans a video has; 0 where it stays whole."""
+        return len(self._planned(inputs, context).spans)
+
+    def tidy(self, run: Run) -> None:
+        """Remove spans of videos that are done."""
+        tidy(run)
+
+    def _planned(self, inputs: Inputs, context: Context) -> _Planned:
+        """How a video is to be read. Raises DataError where boxes or the video cannot be right."""
+        video, resources = inputs.video, context.resources
+        key = video["video_id"]
+        if video["problem"]:
+            raise DecodeError(video["problem"])
+        path = inputs.media(context.data)
+        use_threads(resources.threads)
+        placement = self._placement(video, context.data)
+        run = self.detector.open(context.data, key, device=resources.device, threads=resources.threads)
+        decoders = [candidate.of_band(video["band"]) for candidate in self.decoder.candidates(path)]
+        made_from = [self.version, self.decisive(), self.identity(context.data, key)]
+        kept = KeptSpans(inputs.run, key, [*made_from, video["sha256"] or video["stamp"], resources.batch])
+        plan = _Planned(path, decoders, run, video, context, placement, kept)
+        is_long = video["n_frames"] is None or video["n_frames"] > self.span_frames
+        if is_long or self.normalise.samples(video["bit_depth"] or 8, video["n_frames"]):
+            try:
+                plan.cuts = decoders[0].cuts(path)
+            except DecodeError as error:  # the pass meets the same trouble, and the next decoder may not
+                plan.cuts = Cuts(whole=one_line(error))
+        if is_long and len(spans := plan.cuts.spans(self.span_frames)) > 1:
+            plan.spans = spans
+        return plan
 
     def review(self, facts: dict[str, dict[str, Any]]) -> Review:
         """Say where header, boxes made elsewhere and delivered frames do not agree."""
@@ -134,7 +209,7 @@ class Detect(Stage):
             warnings.append(f"detect: {len(more)} videos have more frames than their header declares ({one})")
         said, stop = _boxes_said(facts)
         warnings += [*_left_out(facts), *said]
-        notes = _repeats_said(facts)
+        notes = [*_repeats_said(facts), *_whole_said(facts)]
         doubts: dict[str, list[str]] = {}
         for key, found in facts.items():
             for doubt in found.get("doubts", []):
@@ -167,82 +242,173 @@ class Detect(Stage):
         words = [f"{count} of {len(boxes)} body boxes {what}" for what, count in counts.items() if count]
         return {"boxes_odd": "; ".join([*filter(None, [found.wrong or found.doubt]), *words])}
 
-    def _pass(
-        self, decoder: Decoder, path: Path, run: RunDetector, video: Mapping[str, Any], context: Context
-    ) -> _Found:
-        """One pass by one decoder; where it fails, what came before, and the trouble."""
-        found, resources = _Found(decoder), context.resources
+    def _by_spans(self, plan: _Planned, spans: Sequence[Span]) -> _Found | None:
+        """Do spans that are not kept yet, each for itself; None where one is not sound, so that one pass is needed.
 
-        def stream() -> FrameStream:
-            return decoder.frames(path, stride=self.stride, batch=resources.batch, threads=resources.threads)
-
+        Where all spans of the video are asked for, what they are as one is in the result.
+        """
+        if not spans:
+            return None
+        found = _Found(plan.decoders[0], spans=len(plan.spans))
+        known = {span: part for span in spans if (part := plan.kept.get(span)) is not None}
         try:
-            if (video["bit_depth"] or 8) > 8:
-                found.window = self._window(stream(), video, context)
-            found.stream = stream()
-            frames: Frames
+            found.window = plan.kept.window(lambda: self._window(plan.decoders[0], plan))
+            for span, part in self._finished(plan, [s for s in spans if s not in known], found.window):
+                plan.kept.put(span, part)
+                known[span] = part
+        except DecodeError:
+            return None
+        found.whole = joined([known[span] for span in spans])
+        if found.whole is None or (len(spans) == len(plan.spans) and self._short(found, plan.path, plan.declared)):
+            return None
+        return found
+
+    def _finished(
+        self, plan: _Planned, spans: list[Span], window: tuple[float, float] | None
+    ) -> Iterator[tuple[Span, FinishedSpan]]:
+        """The spans, one after the other; the next one is decoded while the detector is at the end of one."""
+        resources = plan.context.resources
+
+        def batches() -> Iterator[tuple[Span, FrameStream, Frames | None]]:
+            for span in spans:
+                stream = plan.decoders[0].frames(
+                    plan.path,
+                    stride=self.stride,
+                    part=(plan.cuts, span),
+                    batch=resources.batch,
+                    threads=resources.threads,
+                )
+                for frames in stream:
+                    yield span, stream, frames
+                yield span, stream, None
+
+        rows = _Rows()
+        for span, stream, frames in ahead(batches()):
+            if frames is not None:
+                self._detected(frames, rows, window, plan)
+                continue
+            ends = digest_of(stream.ends[0]), digest_of(stream.ends[1])
+            facts = SpanFacts(span.first, span.first + stream.delivered, stream.duplicates, ends, rows.size, rows.deep)
+            yield span, FinishedSpan(_table(plan.video["video_id"], rows), facts)
+            rows = _Rows()
+
+    def _detected(self, frames: Frames, rows: _Rows, window: tuple[float, float] | None, plan: _Planned) -> None:
+        """Run the detector on a batch. Raises DecodeError where frames are not of the size of those before."""
+        size = (frames.pixels.shape[2], frames.pixels.shape[1])
+        if rows.counts and size != rows.size:
+            was, now = ("x".join(map(str, s)) for s in (rows.size, size))
+            raise DecodeError(f"frame {frames.index[0]}: expected {was} pixels as before, got {now}")
+        rows.size, rows.deep = size, rows.deep or frames.pixels.dtype != np.uint8
+        shown = self.normalise.apply(frames.pixels, *(window or (0.0, 255.0)))
+        boxes = plan.run(replace(frames, pixels=shown))
+        rows.take(frames, boxes)
+        plan.context.progress(int(frames.index[-1]) + 1, plan.declared)
+
+    def _pass(self, decoder: Decoder, plan: _Planned) -> _Found:
+        """One pass by one decoder over the whole video; where it fails, what came before, and the trouble."""
+        found, resources = _Found(decoder), plan.context.resources
+        try:
+            found.window = self._window(decoder, plan)
+            found.stream = decoder.frames(
+                plan.path, stride=self.stride, batch=resources.batch, threads=resources.threads
+            )
             for frames in ahead(found.stream):
-                size = (frames.pixels.shape[2], frames.pixels.shape[1])
-                if found.counts and size != found.size:
-                    was, now = ("x".join(map(str, s)) for s in (found.size, size))
-                    raise DecodeError(f"frame {frames.index[0]}: expected {was} pixels as before, got {now}")
-                found.deep = found.deep or frames.pixels.dtype != np.uint8
-                shown = self.normalise.apply(frames.pixels, *(found.window or (0.0, 255.0)))
-                found.take(frames, run(replace(frames, pixels=shown)))
-                context.progress(int(frames.index[-1]) + 1, video["n_frames"])
+                self._detected(frames, found.rows, found.window, plan)
         except DecodeError as error:
             found.trouble = one_line(error)
         return found
 
-    def _window(self, stream: FrameStream, video: Mapping[str, Any], context: Context) -> tuple[float, float] | None:
-        """The values of a video above 8 bits that become black and white; reads it once where the policy needs it.
+    def _window(self, decoder: Decoder, plan: _Planned) -> tuple[float, float] | None:
+        """The values of a video above 8 bits that become black and white; reads what the policy needs.
 
         None where it is delivered in 8 bits.
         """
-        batches = iter(stream)
+        if (plan.video["bit_depth"] or 8) <= 8:
+            return None
+        if decoder is plan.decoders[0] and len(numbers := self.normalise.chosen(plan.cuts)):
+            with suppress(DecodeError):  # one pass shows what is wrong
+                return self._window_of(
+                    decoder.stills(plan.path, plan.cuts, numbers, plan.context.resources.threads), plan
+                )
+        resources = plan.context.resources
+        return self._window_of(
+            decoder.frames(plan.path, stride=self.stride, batch=resources.batch, threads=resources.threads), plan
+        )
+
+    def _window_of(self, frames: Iterable[Frames], plan: _Planned) -> tuple[float, float] | None:
+        batches = iter(frames)
         first = next(batches, None)
         if first is None:
             raise DecodeError("no frame delivered")
         if first.pixels.dtype == np.uint8:
             return None
-        depth = 16 if first.pixels.shape[3] == 3 else video["bit_depth"]  # colour is delivered in 16 bits
+        depth = 16 if first.pixels.shape[3] == 3 else plan.video["bit_depth"]  # colour is delivered in 16 bits
 
         def alive() -> Iterator[Frames]:
             with suppress(DecodeError):  # the pass that detects meets the same damage, and reports it
                 for frames in chain([first], batches):
-                    context.progress(0, video["n_frames"])
+                    plan.context.progress(0, plan.declared)
                     yield frames
 
         return self.normalise.window(ahead(alive()), depth)
 
     @staticmethod
     def _short(found: _Found, path: Path, declared: int | None) -> str | None:
-        delivered = found.stream.delivered if found.stream else 0
+        delivered = found.delivered
         if delivered == 0:
             return "no frame delivered"
-        known = delivered + (found.stream.told.get("leading", 0) if found.stream else 0)
+        known = delivered + found.left_out.get("leading", 0)
         if declared is not None and known < declared and known + packets(path, found.decoder.stream).hidden < declared:
             return f"short: {delivered} frames delivered of {declared} that the header declares"
         return None
 
-    def _facts(self, found: _Found, troubles: list[str], video: Mapping[str, Any]) -> dict[str, Any]:
-        assert found.stream is not None
+    def _facts(self, found: _Found, troubles: list[str], plan: _Planned) -> dict[str, Any]:
+        facts = found.facts
         return {
             "decoder": found.decoder.use,
             "decoder_settings": found.decoder.model_dump(mode="json"),
             "fallback": troubles,
-            "declared": video["n_frames"],
-            "delivered": found.stream.delivered,
-            "duplicates": found.stream.duplicates,
-            "left_out": found.stream.told,
+            "declared": plan.declared,
+            "delivered": found.delivered,
+            "duplicates": facts.duplicates,
+            "left_out": found.left_out,
             "stride": self.stride,
-            "width": found.size[0],
-            "height": found.size[1],
+            "width": facts.size[0],
+            "height": facts.size[1],
             "window": found.window,
-            "deep": found.deep or found.window is not None,
+            "deep": facts.deep or found.window is not None,
             "incomplete": found.trouble,
-            "rows": {"bodies": sum(found.counts)},
+            "spans": found.spans,
+            **({"whole": plan.why_whole(found)} if found.delivered > self.span_frames and not found.spans else {}),
+            "rows": {"bodies": found.table(plan.video["video_id"]).num_rows},
         }
+
+
+@dataclass
+class _Planned:
+    """How one video is to be read. spans: none where it is read in one pass."""
+
+    path: Path
+    decoders: list[Decoder]
+    run: RunDetector
+    video: Mapping[str, Any]
+    context: Context
+    placement: dict[str, Any]
+    kept: KeptSpans
+    cuts: Cuts = field(default_factory=lambda: Cuts(whole="it declares fewer frames than a span has"))
+    spans: tuple[Span, ...] = ()
+
+    @property
+    def declared(self) -> int | None:
+        """How many frames the header declares."""
+        declared: int | None = self.video["n_frames"]
+        return declared
+
+    def why_whole(self, found: _Found) -> str:
+        """Why a long video was read in one pass."""
+        if self.cuts.whole:
+            return self.cuts.whole
+        return "a span of it did not decode as its packets say" if self.spans else "it is one group of pictures"
 
 
 _LEFT_OUT: Final = {
@@ -306,7 +472,19 @@ def _repeats_said(facts: dict[str, dict[str, Any]]) -> list[str]:
     ]
 
 
-def _table(key: str, found: _Found) -> pa.Table:
+def _whole_said(facts: dict[str, dict[str, Any]]) -> list[str]:
+    """Which long videos were read whole, by one worker each, and why."""
+    reasons: dict[str, list[str]] = {}
+    for key, found in facts.items():
+        if found.get("whole"):
+            reasons.setdefault(found["whole"], []).append(key)
+    return [
+        f"detect: {len(keys)} long videos have no spans, so that one worker read each whole: {reason} ({some(keys, 3)})"
+        for reason, keys in reasons.items()
+    ]
+
+
+def _table(key: str, found: _Rows) -> pa.Table:
     """Rows of BODIES, by frame, the detector's best first."""
     counts = np.array(found.counts, np.int64)
     index = np.repeat(np.concatenate(found.index), counts)

@@ -209,6 +209,8 @@ class _OfDetect(TypedDict):
     boxes_beyond_the_end: Count | None
     boxes_named: NotRequired[str]
     boxes_odd: NotRequired[str]
+    spans: NotRequired[Count]
+    whole: NotRequired[str]
     doubts: NotRequired[Texts]
     weights: NotRequired[Texts]
 

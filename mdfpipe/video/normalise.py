@@ -16,6 +16,7 @@ from pydantic import Field, model_validator
 from mdfpipe.config import Config
 from mdfpipe.store.images import stretching, top_bits
 from mdfpipe.video.frames import Frames
+from mdfpipe.video.spans import Cuts
 
 Pixels = NDArray[np.uint8] | NDArray[np.uint16]
 
@@ -24,12 +25,19 @@ class Normalise(Config):
     """How pixels above 8 bits become 8-bit RGB; 8-bit pixels stay as they are (but for `clahe`).
 
     policy: native8 takes the top 8 bits of the bit depth; video_percentile stretches between two percentiles of all
-    pixels of the video (it is read twice); frame_percentile between those of each frame; fixed_range between
-    `low` and `high`. clahe equalises local contrast afterwards, also for 8-bit sources.
+    pixels of `sampled_frames` frames, evenly spaced, or of the whole video (it is then read twice); frame_percentile
+    between those of each frame; fixed_range between `low` and `high`. clahe equalises local contrast afterwards, also
+    for 8-bit sources.
     """
 
     policy: Literal["native8", "video_percentile", "frame_percentile", "fixed_range"] = Field(
         "video_percentile", description="choice of black and white, see above; recorded for every video"
+    )
+    sampled_frames: int | None = Field(
+        64,
+        ge=1,
+        description="video_percentile: from so many key pictures, evenly spaced, where the video has more frames and "
+        "can be entered at each; none: from all pixels, in a pass of its own",
     )
     low_percentile: float = Field(0.5, ge=0, le=100, description="percentile that becomes black")
     high_percentile: float = Field(99.5, ge=0, le=100, description="percentile that becomes white")
@@ -55,9 +63,9 @@ class Normalise(Config):
     def window(self, frames: Iterable[Frames], bit_depth: int = 16) -> tuple[float, float]:
         """The values that become black and white, in the source's own units; (0, 255) for 8-bit video.
 
-        video_percentile reads all of `frames` (a `FrameStream`) into a histogram of 65536 bins: exact, in constant
-        memory. frame_percentile reads them, too, and gives the lowest low and the highest high, to be reported. The
-        others read nothing. Colour above 8 bits arrives as 16 bits for any depth of the source: pass 16.
+        video_percentile reads all of `frames` (a `FrameStream`, or those `chosen`) into a histogram of 65536 bins, in
+        constant memory. frame_percentile reads them, too, and gives the lowest low and the highest high, to be
+        reported. The others read nothing. Colour above 8 bits arrives as 16 bits for any depth of the source: pass 16.
         """
         if bit_depth <= 8:
             return 0.0, 255.0
@@ -74,6 +82,20 @@ class Normalise(Config):
                 return 0.0, 255.0
             counts += np.bincount(batch.pixels.ravel(), minlength=1 << 16)
         return self._percentiles(counts)
+
+    def samples(self, bit_depth: int, frames: int | None) -> bool:
+        """Whether a video of so many frames, None if it is unknown, may be sampled."""
+        is_asked = self.policy == "video_percentile" and self.sampled_frames is not None and bit_depth > 8
+        return is_asked and (frames is None or frames > (self.sampled_frames or 0))
+
+    def chosen(self, cuts: Cuts) -> list[int]:
+        """The indices of the frames that are sampled; none where the window comes from all frames."""
+        wanted = self.sampled_frames or 0
+        if cuts.whole or not self.samples(16, cuts.frames):
+            return []
+        middles = (np.arange(wanted) + 0.5) * cuts.frames / wanted
+        found = np.unique(np.searchsorted(cuts.entries, middles, side="right") - 1)
+        return [int(number) for number in cuts.entries[found]] if len(found) == wanted else []
 
     def frame_window(self, pixels: Pixels) -> tuple[float, float]:
         """The percentiles of one frame, (H, W, C); what frame_percentile maps to black and white there."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
@@ -28,9 +28,7 @@ def frames_between(
     pass: some encoders write only there what decides how the others decode.
     """
     with open_video(path, which) as (container, stream):
-        context = stream.codec_context
-        context.thread_count, context.thread_type = max(threads, 1), "SLICE" if threads > 1 else "NONE"
-        context.options = context.options | {"err_detect": "crccheck+explode"}
+        _prepare(stream, threads)
         tick = stream.time_base or Fraction(1)
         orientation = _first_orientation(container, stream, path)
         source = _from(container, stream, int(cuts.times[span.first]), path)
@@ -43,10 +41,38 @@ def frames_between(
                 return
             if frame.pts != wanted[number - span.first] or frame.is_corrupt or frame_orientation(frame) != orientation:
                 break
-            yield frame, float(frame.pts * tick)
+            yield frame, float(wanted[number - span.first] * tick)
             number += 1
         if number < span.end:
             raise DecodeError(f"{path}: frame {number} does not decode: it does not come as the packets say")
+
+
+def pictures_at(
+    path: Path, which: int | None, cuts: Cuts, numbers: Sequence[int], threads: int
+) -> Iterator[tuple[int, av.VideoFrame]]:
+    """Single frames with their numbers, which are entries of `cuts`. Raises DecodeError where one does not decode."""
+    import av.error
+
+    checks = Checks(path, which, "packets")
+    with open_video(path, which) as (container, stream):
+        _prepare(stream, threads)
+        _first_orientation(container, stream, path)
+        for number in numbers:
+            start, frames = int(cuts.times[number]), list[Any]()
+            packet = next(_from(container, stream, start, path))
+            with suppress(av.error.FFmpegError):
+                frames += packet.decode()
+                frames += stream.codec_context.decode(None)
+            stream.codec_context.flush_buffers()
+            if checks.damage(packet) or [frame.pts for frame in frames if not frame.is_corrupt] != [start]:
+                raise DecodeError(f"{path}: frame {number} does not decode alone")
+            yield number, frames[0]
+
+
+def _prepare(stream: VideoStream, threads: int) -> None:
+    context = stream.codec_context
+    context.thread_count, context.thread_type = max(threads, 1), "SLICE" if threads > 1 else "NONE"
+    context.options = context.options | {"err_detect": "crccheck+explode"}
 
 
 def _first_orientation(container: InputContainer, stream: VideoStream, path: Path) -> int | None:
@@ -70,7 +96,7 @@ def _from(container: InputContainer, stream: VideoStream, start: int, path: Path
     """The packets from the key picture of that time on; a seek that ends behind it is followed by a longer one."""
     import av.error
 
-    second = int(1 / (stream.time_base or Fraction(1)))
+    second = round(1 / float(stream.time_base or 1))
     for target in (start, start - 10 * second, None):
         with suppress(av.error.FFmpegError):
             if target is None:

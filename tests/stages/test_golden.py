@@ -22,7 +22,7 @@ from tests.inline import runner
 GOLDEN: dict[str, tuple[int, str, dict[str, float]]] = {
     "index": (3, "143b261d8aaccb04", {"range_m": 522.5, "fps": 21.0, "pixel_aspect": 1.75}),
     "detect": (
-        2,
+        3,
         "9f5716c3dc78ec66",
         {
             "pts_seconds": 0.927788889,

@@ -6,7 +6,7 @@ Each file of this folder is one way to decode, named after itself; `auto` picks 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeAlias
@@ -117,6 +117,14 @@ class Decoder(Plugin):
         cuts: as this decoder's own `cuts` found them.
         """
         raise DecodeError(f"{path}: {cuts.whole}")
+
+    def stills(self, path: Path, cuts: Cuts, numbers: Sequence[int], threads: int) -> Iterator[Frames]:
+        """Single frames, by ascending numbers that are entries of `cuts`; their times are NaN. Raises DecodeError."""
+        for number in numbers:
+            span = Span(0, number, number + 1)
+            for pixels, _ in self.read_span(path, cuts, span, lambda number: True, threads):
+                if pixels is not None:
+                    yield Frames(pixels[None], np.array([number]), np.array([np.nan]))
 
     def frames(
         self,

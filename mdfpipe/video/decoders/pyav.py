@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from itertools import islice, pairwise
@@ -15,11 +15,12 @@ import numpy as np
 from mdfpipe.errors import DecodeError, one_line
 from mdfpipe.video.containers import Breaks, breaks, missing_end
 from mdfpipe.video.decoders import Decoder, Pixels, Reading, Wanted
+from mdfpipe.video.frames import Frames
 from mdfpipe.video.nal_units import is_idr
 from mdfpipe.video.orientation import turned
 from mdfpipe.video.packets import Checks, breaks_off, goes_back, packets, shows_frame
 from mdfpipe.video.probe import format_depth, frame_orientation, is_grey, no_quarter_turn, open_video
-from mdfpipe.video.seeking import frames_between
+from mdfpipe.video.seeking import frames_between, pictures_at
 from mdfpipe.video.spans import Cuts, Span, cuts
 
 if TYPE_CHECKING:
@@ -60,6 +61,12 @@ class PyAV(Decoder):
         for number, (frame, seconds) in enumerate(found, span.first):
             yield self._pixels(frame, path, number, threads) if wanted(number) else None, seconds
         return {}
+
+    def stills(self, path: Path, cuts: Cuts, numbers: Sequence[int], threads: int) -> Iterator[Frames]:
+        """Single frames, of a file that is opened once."""
+        for number, frame in pictures_at(path, self.stream, cuts, numbers, threads):
+            pixels: Pixels = self._pixels(frame, path, number, threads)[None]
+            yield Frames(pixels, np.array([number]), np.array([np.nan]))
 
     def _pixels(self, frame: av.VideoFrame, path: Path, number: int, threads: int) -> Pixels:
         pixels = _to_pixels(frame, f"{path}: frame {number}", threads, 8 if self.colour_bits == 8 else 16)
