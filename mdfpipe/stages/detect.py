@@ -122,7 +122,7 @@ class Detect(Stage):
         default=1800,
         ge=1,
         description="a longer video is cut into spans of whole groups of pictures, of at most so many frames: a batch "
-        "ends with a span, workers share a video by its spans, and a run that was killed goes on from them",
+        "ends with a span, workers share a video by its spans, and a run that was killed resumes from them",
     )
     incomplete: Literal["fail", "keep"] = Field(
         default="fail",

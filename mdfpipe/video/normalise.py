@@ -18,6 +18,7 @@ from mdfpipe.store.images import stretching, top_bits
 from mdfpipe.video.frames import Frames
 from mdfpipe.video.spans import Cuts
 
+_FEWEST = 16  # key pictures: a video with fewer is short, or gains little
 Pixels = NDArray[np.uint8] | NDArray[np.uint16]
 
 
@@ -36,8 +37,8 @@ class Normalise(Config):
     sampled_frames: int | None = Field(
         64,
         ge=1,
-        description="video_percentile: from so many key pictures, evenly spaced, where the video has more frames and "
-        "can be entered at each; none: from all pixels, in a pass of its own",
+        description="video_percentile: from so many key pictures at most, evenly spaced, where the video has more frames and "
+        "at least 16 key pictures at which it can be entered; none: from all pixels, in a pass of its own",
     )
     low_percentile: float = Field(0.5, ge=0, le=100, description="percentile that becomes black")
     high_percentile: float = Field(99.5, ge=0, le=100, description="percentile that becomes white")
@@ -95,7 +96,7 @@ class Normalise(Config):
             return []
         middles = (np.arange(wanted) + 0.5) * cuts.frames / wanted
         found = np.unique(np.searchsorted(cuts.entries, middles, side="right") - 1)
-        return [int(number) for number in cuts.entries[found]] if len(found) == wanted else []
+        return [int(number) for number in cuts.entries[found]] if len(found) >= min(wanted, _FEWEST) else []
 
     def frame_window(self, pixels: Pixels) -> tuple[float, float]:
         """The percentiles of one frame, (H, W, C); what frame_percentile maps to black and white there."""
