@@ -170,8 +170,34 @@ def _about(rows: list[Row], entry: Mapping[str, Any]) -> list[tuple[str, str]]:
         return found
     own = [row for row in rows if row["gallery"] != AVERAGE] or rows
     noun = "images" if all(row["templates"] == "image" for row in own) else "templates"
-    found.append(("gallery", _counted(own, "gallery_domain", "n_gallery", noun, subjects=True)))
-    found.append(("probes", _counted(own, "probe_domain", "n_probes", noun)))
+    is_searched = any(row["n_probes"] for row in own)  # else they are pairs that name no probes
+    found += _searched(own, noun) if is_searched else []
+    for what in ("searches", "pairs"):
+        apart = [row for row in own if row["n_false"] is not None and counted_as(row["metric"]) == what]
+        if apart:
+            found.append((f"non-mated {what}", _counted(apart, "probe_domain", "n_false", what)))
+    if any(row["n_left_out"] for row in own):
+        found.append(("left out for other systems", _counted(own, "probe_domain", "n_left_out", "probes")))
+    of_vectors = any(row["templates"] != "as given" for row in own)  # given scores are of no known templates
+    found += [
+        (words, _values(own, name))
+        for words, name in (
+            *((("a template is", "templates"), ("pooling", "pooling")) if of_vectors else ()),
+            ("filter rule", "rule"),
+            *((("rerank", "rerank"),) if of_vectors else ()),
+            ("distance", "distance"),
+        )
+        if is_searched or name == "distance"
+    ]
+    return found
+
+
+def _searched(own: list[Row], noun: str) -> list[tuple[str, str]]:
+    """Who is enrolled and searched, and who failed to enrol or has no mate."""
+    found = [
+        ("gallery", _counted(own, "gallery_domain", "n_gallery", noun, subjects=True)),
+        ("probes", _counted(own, "probe_domain", "n_probes", noun)),
+    ]
     failed = [
         _counted(own, domain, column, noun)
         for domain, column, noun in (
@@ -186,22 +212,6 @@ def _about(rows: list[Row], entry: Mapping[str, Any]) -> list[tuple[str, str]]:
     strangers = any(row["n_unmated"] for row in own)
     counted = _counted(own, "probe_domain", "n_unmated", "probes") if strangers else "nobody"
     found.append(("without a mate", f"{counted} (setting: {_values(own, 'unmated')})"))
-    for what in ("searches", "pairs"):
-        apart = [row for row in own if row["n_false"] is not None and counted_as(row["metric"]) == what]
-        if apart:
-            found.append((f"non-mated {what}", _counted(apart, "probe_domain", "n_false", what)))
-    if any(row["n_left_out"] for row in own):
-        found.append(("left out for other systems", _counted(own, "probe_domain", "n_left_out", "probes")))
-    found += [
-        (words, _values(own, name))
-        for words, name in (
-            ("a template is", "templates"),
-            ("pooling", "pooling"),
-            ("filter rule", "rule"),
-            ("rerank", "rerank"),
-            ("distance", "distance"),
-        )
-    ]
     return found
 
 

@@ -129,14 +129,17 @@ def report(
         _write(run, folder, name, text.encode())
         made.files.append(str(folder / name))
     numbers = sum(len(view.rows) for view in shown)
-    made.lines.append(
-        f"{numbers} numbers in {sum(bool(view.rows) for view in shown)} tables, "
-        f"{len(page.shown)} crops, {len(files['report.html'].encode()) / 1e6:.1f} MB"
-    )
+    tables = sum(bool(view.rows) for view in shown)
+    of_page = [f"{numbers} numbers in {tables} table{'s' * (tables != 1)}"]
+    of_page += [f"{len(page.shown)} crops"] if page.has_crops else []
+    made.lines.append(", ".join([*of_page, f"{len(files['report.html'].encode()) / 1e6:.1f} MB"]))
     made.lines += [f"no table of numbers: {results.none}"] if results.none else []
     made.lines += [*results.stamps, *(stamp for view in shown for stamp in view.stamps if stamp not in results.stamps)]
     made.lines += page.notes
     return made
+
+
+_OF_CROPS = ("index", "detect", "label", "crop", "gather", "manifest", "train", "embed")
 
 
 def _in_curves(results: Results) -> list[str]:
@@ -153,7 +156,8 @@ def _fill(page: ResultsPage, run: Path) -> None:
     from mdfpipe.store.templates import read_templates
 
     results, notes = page.results, page.notes
-    page.survey = _surveyed(run, notes)
+    page.has_crops = any((run / stage).is_dir() for stage in _OF_CROPS)  # else vectors or scores came from elsewhere
+    page.survey = _surveyed(run, notes) if page.has_crops else None
     notes += page.survey.doubts if page.survey else []
     page.trainings, unread = curves.trainings(results)
     notes += unread
@@ -181,6 +185,8 @@ def _fill(page: ResultsPage, run: Path) -> None:
         people = People(page.templates.values())
         for chosen in _tried(notes, partial(choose, run, people)):
             page.searches = chosen
+    if not page.has_crops:
+        return
     crops = PageCrops(run, page.show_people, notes)
     for who in dict.fromkeys(_whos(page)):
         picture = crops.shown(who)

@@ -56,6 +56,7 @@ class ResultsPage:
 
     places: system -> which colour its lines have. families, scores: by table. shown: template name -> its picture.
     attention: system -> crops. survey: none where the folder has no index. environment: of environment.json.
+    has_crops: whether the run has stages before evaluation.
     """
 
     title: str
@@ -74,6 +75,7 @@ class ResultsPage:
     trainings: list[TrainingView] = field(default_factory=list)
     templates: dict[str, Templates] = field(default_factory=dict)
     survey: Survey | None = None
+    has_crops: bool = True
     environment: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
@@ -91,6 +93,7 @@ def _content(page: ResultsPage) -> dict[str, Any]:
     return {
         "name": page.title,
         "show_people": page.show_people,
+        "has_crops": page.has_crops,
         "why_none": results.none,
         "compared": results.compared,
         "own": results.name,

@@ -195,11 +195,13 @@ def test_the_command_writes_numbers_curves_and_the_page(tmp_path: Path) -> None:
     assert set(curves["curve"].to_pylist()) == {"cmc", "roc", "det"}
     page = (out / "evaluate" / "report" / "report.html").read_text()
     assert page.count("<svg") >= 4
+    assert not any(words in page for words in ("no funnel", "no crop", "Every crop is hidden"))
     pairs = call_here(
         "score", "--genuine", write(tmp_path / "g", [[1], [2]]), "--impostor", write(tmp_path / "i", [[0]])
     )
     assert pairs.code == 0, pairs.err
     assert "no subjects are named" in pairs.out
+    assert "templates" not in pairs.out.replace("gallery templates", "")
     wrong = call_here("score", one, "--protocol", "market")
     assert wrong.code == 2
     assert "expected one file of vectors, --out" in wrong.err
