@@ -12,6 +12,7 @@ import pytest
 
 from mdfpipe.errors import ConfigError, DataError, StoreError
 from mdfpipe.inspecting.pictures import draw_frame
+from mdfpipe.running.pushing import push
 from mdfpipe.store import fetching
 from mdfpipe.store.run import Run
 from mdfpipe.store.urls import plain_url
@@ -20,6 +21,7 @@ from mdfpipe.study.study import Study
 from tests.drawn import draw
 from tests.inline import DEMO, Inline, runner
 from tests.remote import Server, serving
+from tests.runs import call_here
 
 
 @pytest.fixture(scope="module")
@@ -284,3 +286,50 @@ def test_a_cache_that_cannot_be(server: Server, tmp_path: Path, monkeypatch: pyt
     with pytest.raises(ConfigError, match="expected a number of gigabytes above 0, got 'lots'"):
         VideoCache()
     assert os.environ["MDFPIPE_VIDEO_CACHE"]
+
+
+def test_push_copies_what_is_finished_and_replaces_nothing(labelled: Path, tmp_path: Path) -> None:
+    source, target = labelled / "run", tmp_path / "copy"
+    tried = call_here("push", source, target, "--dry-run", "--json").json
+    assert not target.exists()
+    first = call_here("push", source, target, "--json").json
+    assert (first["sent"], first["sent_bytes"], first["equal"]) == (tried["sent"], tried["sent_bytes"], 0)
+    assert first["complete"]
+    for file in target.rglob("*"):
+        if file.is_file():
+            assert file.read_bytes() == (source / file.relative_to(target)).read_bytes()
+    kept = {file.relative_to(source) for file in source.rglob("*.parquet")}
+    assert {file.relative_to(target) for file in target.rglob("*.parquet")} == kept
+    second = call_here("push", source, target, "--json").json
+    assert (second["sent"], second["equal"]) == (0, first["sent"])
+
+    part, shard = target / "crop/videos__VIS-500m_a.parquet", target / "crop/videos__VIS-500m_a.body.tar"
+    part.unlink()  # as of a push that was killed before it
+    assert call_here("push", source, target, "--json").json["sent"] == 1
+    part.unlink()
+    shard.write_bytes(b"x" * shard.stat().st_size)
+    said = call_here("push", source, target)
+    assert said.code == 3
+    assert "refused: crop/videos__VIS-500m_a.body.tar: is there with other content" in said.out
+    assert not part.exists()  # a part is never there without its files
+    assert shard.read_bytes()[:1] == b"x"
+
+
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        ("https://ann:secret@data.org/runs", "https://data.org/runs: expected a folder that can be written"),
+        ("nonsense://a", "nonsense://a: cannot be opened"),
+        ("file:///proc/nowhere", "file:///proc/nowhere: cannot be written"),
+    ],
+)
+def test_push_says_in_one_line_what_it_cannot(url: str, says: str, labelled: Path) -> None:
+    line = call_here("push", labelled / "run", url).line()
+    assert says in line
+    assert "secret" not in line
+
+
+def test_push_to_another_file_system(labelled: Path) -> None:
+    done = push(labelled / "run", "memory://less/walk")
+    assert done.complete
+    assert push(labelled / "run", "memory://less/walk").equal == done.sent > 0

@@ -167,6 +167,33 @@ def verify(
 
 
 @app.command()
+def push(
+    run: Annotated[Path, typer.Argument(help="Run folder.", show_default=False)],
+    url: Annotated[str, typer.Argument(help="Folder to copy to: s3://..., sftp://..., or a path.", show_default=False)],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Compare, and write nothing.")] = False,
+    json_: Json = False,
+) -> None:
+    """Copy the finished parts of a run to another place.
+
+    A file that is there is never replaced: an equal one is skipped, another one is refused. The same command resumes.
+    The exit code is 3 if anything is refused.
+
+    Example: mdfpipe push runs/walk s3://bucket/walk
+    """
+    from mdfpipe.cli.display import Display
+    from mdfpipe.running.pushing import push as copy
+
+    with Display() as display:
+        done = copy(run, url, dry_run=dry_run, listen=display)
+    if json_:
+        say_json(done, complete=done.complete)
+    else:
+        say("\n".join(done.lines()))
+    if not done.complete:
+        raise typer.Exit(3)
+
+
+@app.command()
 def truth(
     run: Annotated[Path, typer.Argument(help="Run folder on data from `mdfpipe synth`.", show_default=False)],
     json_: Json = False,
