@@ -11,12 +11,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from mdfpipe.errors import StoreError
+from mdfpipe.errors import ConfigError, StoreError
 from mdfpipe.running import execution
 from mdfpipe.running.crew import Crew
 from mdfpipe.running.execution import LocalExecutor, Unit
@@ -24,8 +25,10 @@ from mdfpipe.running.workers import Loss, Step, UnitReport
 from mdfpipe.running.workers import joined as joined_file
 from mdfpipe.running.workers import relay as relay_file
 from mdfpipe.running.workers.joined import Joined, Terms
-from mdfpipe.stages import Resources
-from mdfpipe.store.run import Run
+from mdfpipe.running.workers.messages import of_unit, to_unit
+from mdfpipe.stages import Inputs, Resources
+from mdfpipe.store.run import Receipt, Run
+from mdfpipe.study.study import Study
 from tests.running.test_execution import units
 from tests.runs import ROOT, DataSet, call_here, digests
 
@@ -246,6 +249,22 @@ def test_a_second_leader_on_another_host_is_one_line(site: Site) -> None:
 
 
 # -- what becomes of a unit
+
+
+def test_a_unit_of_every_stage_is_made_again_from_json(tmp_path: Path) -> None:
+    study, run = Study.load(ROOT / "pipelines" / "synthetic" / "study.yaml"), Run(tmp_path)
+    inputs = Inputs(run, {"n": None}, ("a",), ("b",), frozenset({("crop", "b")}), {"index/faces/a.parquet": "0f"})
+    assert {"train", "embed", "evaluate"} <= {stage.name.partition("/")[0] for stage in study.stages}
+    for stage in study.stages:
+        unit = Unit(
+            stage, Receipt(stage.name, stage.version, stage.key, stage.decisive(), {"a": "1"}), inputs, tmp_path
+        )
+        made = to_unit(json.loads(json.dumps(of_unit(unit))), study, run, tmp_path)
+        assert made.stage == stage
+        assert made.receipt.fingerprint == unit.receipt.fingerprint
+        assert [vars(made.inputs)[name] for name in vars(inputs)] == list(vars(inputs).values())
+        with pytest.raises(ConfigError, match="expected the settings of its leader, found others"):
+            to_unit(of_unit(unit) | {"receipt": asdict(unit.receipt) | {"version": 99}}, study, run, tmp_path)
 
 
 class Dying:
