@@ -23,8 +23,8 @@ from mdfpipe.learning.data.augment import IMAGENET_MEAN, IMAGENET_SPREAD
 from mdfpipe.learning.data.batches import CropBatch
 from mdfpipe.learning.embedding import open_model
 from mdfpipe.learning.train.checkpoint import Checkpoint
+from mdfpipe.machine.engines import open_session
 from mdfpipe.store.files import writing
-from mdfpipe.video.detectors.onnx import open_session
 
 if TYPE_CHECKING:
     from mdfpipe.learning.recipes import Recipe

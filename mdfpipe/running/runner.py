@@ -20,6 +20,7 @@ from mdfpipe.errors import ConfigError, Damaged, DataError, some
 from mdfpipe.learning.system import with_ancestors
 from mdfpipe.learning.train.log import check_board
 from mdfpipe.learning.train.together import refuse_copies
+from mdfpipe.running.engines import with_engine
 from mdfpipe.running.execution import Event, Executor, TogetherExecutor, Unit, executor_of
 from mdfpipe.running.plan import Item, Plan
 from mdfpipe.stages import Resources, Stage
@@ -350,7 +351,13 @@ class Runner:
             if item.problem is not None:
                 self._fail(Failure(stage.name, item.key, "DataError", item.problem), call)
         broken = {item.key for item in ready if item.damaged}
-        units = [Unit(stage, i.expected, plan.inputs(i), self.data) for i in ready if i.problem is None]
+        ready = [item for item in ready if item.problem is None]
+        settled = stage
+        if ready:
+            made = [item.found.facts for item in items if item.found is not None]
+            settled, notes = with_engine(stage, made, self.data, self.resources)
+            outcome.notes += notes
+        units = [Unit(settled, item.expected, plan.inputs(item), self.data) for item in ready]
         if units:
             call.listen(Event("stage", stage.name, "", total=len(units)))
         damaged = False

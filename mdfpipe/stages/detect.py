@@ -25,7 +25,7 @@ from mdfpipe.video.ahead import ahead
 from mdfpipe.video.decoders import Decoder, FrameStream
 from mdfpipe.video.decoders.auto import Auto
 from mdfpipe.video.detectors import Detect as RunDetector
-from mdfpipe.video.detectors import Detector
+from mdfpipe.video.detectors import Detector, NetworkDetector
 from mdfpipe.video.frames import Boxes, Frames
 from mdfpipe.video.normalise import Normalise
 from mdfpipe.video.packets import packets
@@ -134,8 +134,12 @@ class Detect(Stage):
         return self.detector.identity(data, key)
 
     def without_effect(self, facts: Mapping[str, Any]) -> tuple[str, ...]:
-        """`incomplete` for a sound video; `normalise` for a video of 8 bits."""
+        """`incomplete` for a sound video; `normalise` for a video of 8 bits; the engine, where it is the one asked for
+        or none is.
+        """
         found = ("incomplete",) if facts.get("incomplete", "") is None else ()
+        if isinstance(self.detector, NetworkDetector) and self.detector.suits(facts.get("engine")):
+            found = (*found, "detector.engine")
         return found + (_OF_DEEP if facts.get("deep") is False else ())
 
     def process(self, key: str, inputs: Inputs, context: Context) -> Made:
@@ -218,14 +222,15 @@ class Detect(Stage):
             warnings.append(f"detect: {doubt} ({len(keys)} of {len(facts)} videos: {some(keys, 3)})")
         lines = dict.fromkeys(line for found in facts.values() for line in found.get("weights", []))
         notes += [f"detect: {line}" for line in lines]
-        return Review(warnings=warnings, notes=notes, stop=stop)
+        return Review(warnings=warnings, notes=notes, stop=stop, lasting=_engines_said(facts))
 
     def _remarks(self, path: str, context: Context) -> dict[str, Any]:
         """What is to be reported of the weights, in this video: lines to know, and doubts."""
         resources = context.resources
         found = self.detector.remarks(context.data, device=resources.device, threads=resources.threads)
         misplaced = [MISPLACED] if found.rendered_only and not rendered(context.data, path) else []
-        return {"weights": list(found.lines), "doubts": [*found.doubts, *misplaced]}
+        engine = {"engine": found.engine} if found.engine else {}
+        return {"weights": list(found.lines), "doubts": [*found.doubts, *misplaced], **engine}
 
     def _placement(self, video: Mapping[str, Any], data: Path) -> dict[str, Any]:
         """Whether boxes made elsewhere can be of this video's picture. Raises DataError where they cannot."""
@@ -458,6 +463,21 @@ def _boxes_said(facts: dict[str, dict[str, Any]]) -> tuple[list[str], str | None
         else:
             warnings.append(f"detect: {words}" + (f"; {named}" if named else ""))
     return warnings, stop
+
+
+def _engines_said(facts: dict[str, dict[str, Any]]) -> list[str]:
+    """That the parts were made by several engines, or versions of one, where they were."""
+    by: dict[str, list[str]] = {}
+    for key, found in facts.items():
+        if engine := found.get("engine"):
+            by.setdefault(" ".join(engine.values()), []).append(key)
+    if len(by) < 2:
+        return []
+    each = "; ".join(f"{name}: {len(keys)} ({some(keys, 2)})" for name, keys in sorted(by.items()))
+    return [
+        f"detect: several engines made the boxes, which differ between them by rounding: {each}; name one in "
+        "detect.detector.engine to have one, or delete the parts of the others"
+    ]
 
 
 def _repeats_said(facts: dict[str, dict[str, Any]]) -> list[str]:

@@ -191,6 +191,12 @@ class _OfIndex(TypedDict):
     not_as_published: NotRequired[Texts]
 
 
+class _Engine(TypedDict):
+    name: str
+    version: str
+    precision: str
+
+
 class _OfDetect(TypedDict):
     decoder: str
     decoder_settings: NotRequired[dict[str, Any] | None]
@@ -213,6 +219,7 @@ class _OfDetect(TypedDict):
     whole: NotRequired[str]
     doubts: NotRequired[Texts]
     weights: NotRequired[Texts]
+    engine: NotRequired[_Engine]
 
 
 class _Alignment(TypedDict):

@@ -6,10 +6,10 @@ Each file of this folder is one detector, named after itself.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeAlias
+from typing import ClassVar, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,7 @@ from pydantic import Field
 
 from mdfpipe.config import BY_CONTENT, Plugin, find_file
 from mdfpipe.errors import ConfigError
+from mdfpipe.machine.engines import refuse_absent
 from mdfpipe.store.hashing import file_sha256
 from mdfpipe.video.frames import Boxes, Frames
 
@@ -28,17 +29,24 @@ RENDERED_ONLY = "synthetic data only"
 """Weights whose note begins so were trained on rendered people, and are of no use on real ones."""
 
 
+ENGINE = (
+    "library that runs the network; the boxes are the same up to rounding. auto: on a CPU OpenVINO, where it is "
+    "installed (extra `openvino`) and its boxes on a test picture agree; what the parts of a run have is kept"
+)
+
+
 @dataclass(frozen=True)
 class Remarks:
     """What a reader of the boxes should know of the weights.
 
     lines: what was loaded, where that could have been something else; doubts: what may be unwanted; rendered_only:
-    whether they were trained on rendered people only.
+    whether they were trained on rendered people only; engine: what runs them: name, version, precision.
     """
 
     lines: tuple[str, ...] = ()
     doubts: tuple[str, ...] = ()
     rendered_only: bool = False
+    engine: dict[str, str] = field(default_factory=dict)
 
 
 class Detector(Plugin):
@@ -94,7 +102,14 @@ class Detector(Plugin):
 
 
 class NetworkDetector(Detector):
-    """Person boxes by a network from a weight file. A box counts as a person by its person score alone."""
+    """Person boxes by a network from a weight file. A box counts as a person by its person score alone.
+
+    native: the engine that it runs under where no other is asked for. engine: "auto", or the one that is asked for; a
+    run decides which one `auto` is, for all units of the stage, wherever they run; `open` takes the native one.
+    """
+
+    native: ClassVar[str]
+    engine: str
 
     weights: str = Field(json_schema_extra=BY_CONTENT, description="the file; its content is part of the fingerprint")
     min_score: float = Field(0.25, ge=0, le=1, description="least detector confidence; boxes below it are dropped")
@@ -112,6 +127,23 @@ class NetworkDetector(Detector):
     def identity(self, data: Path, video_id: str) -> dict[str, str]:
         """The hash of the weights. Raises ConfigError where they are missing."""
         return {"weights": file_sha256(self.find(data))}
+
+    def suits(self, made_by: Mapping[str, str] | None) -> bool:
+        """Whether boxes are by the engine that is asked for. made_by: as a receipt has it; None: of an earlier version,
+        which had the native one alone.
+        """
+        return self.engine in ("auto", (made_by or {}).get("name", self.native))
+
+    def engine_on(self, device: str) -> str:
+        """The engine that runs the network. Raises MissingDependency, and ConfigError for a GPU that it cannot use."""
+        name = self.native if self.engine == "auto" else self.engine
+        if self.gpu(device) is not None and name == "openvino":
+            raise ConfigError(
+                f"detector.engine openvino: runs on the CPU here, got --device {device}; give --device cpu, or engine "
+                f"{self.native}"
+            )
+        refuse_absent(name, f"detector.engine {name}" if name != self.native else f"the detector {self.use}")
+        return name
 
     def refuse_class(self, path: Path, classes: int) -> None:
         """Raise ConfigError where a network has no class of this number."""

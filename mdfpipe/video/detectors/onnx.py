@@ -1,6 +1,6 @@
-"""Persons by an ONNX network of the YOLO family: YOLOv10 (end to end), YOLOX or YOLOv8 (raw), under onnxruntime.
+"""Persons by an ONNX network of the YOLO family: YOLOv10 (end to end), YOLOX or YOLOv8 (raw).
 
-What a network wants and gives is read from its own shapes, or set:
+It runs under onnxruntime or OpenVINO. What a network wants and gives is read from its own shapes, or set:
 
     yolov10   (B, N, 6)       x1, y1, x2, y2, score, class; no NMS    fed RGB 0..1, centred
     yolox     (B, A, 5 + C)   grid offsets, log sizes, object, class  fed BGR 0..255, top left
@@ -16,20 +16,23 @@ from __future__ import annotations
 import contextlib
 import io
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import AfterValidator, Field
 
-from mdfpipe.errors import ConfigError, DataError, not_loaded, one_line, refuse_lack_of_memory
+from mdfpipe.config import IF_SET
+from mdfpipe.errors import ConfigError, DataError, one_line, refuse_lack_of_memory
+from mdfpipe.machine import engines
+from mdfpipe.machine.engines import CHUNK, in_turn
 from mdfpipe.store.content import Kind, content_of
 from mdfpipe.store.hashing import file_sha256
-from mdfpipe.video.detectors import RENDERED_ONLY, Detect, NetworkDetector, Remarks, rgb_of
+from mdfpipe.video.detectors import ENGINE, RENDERED_ONLY, Detect, NetworkDetector, Remarks, rgb_of
 from mdfpipe.video.frames import Boxes, Frames
 from mdfpipe.video.geometry import ranking, suppress
 from mdfpipe.video.letterbox import STRIDE, Letterbox, NetworkInputs, cells, fitting_input
@@ -60,6 +63,12 @@ class Onnx(NetworkDetector):
     The boxes of a frame come best score first, in pixels of the frame, not clipped to it.
     """
 
+    native: ClassVar[str] = "onnxruntime"
+
+    engine: Literal["auto", "onnxruntime", "openvino"] = Field("auto", description=ENGINE)
+    precision: Literal["bf16", "fp16"] | None = Field(
+        None, json_schema_extra=IF_SET, description="of the computation, with engine openvino; none: fp32"
+    )
     format: Literal["auto", "yolov10", "yolox", "yolov8"] = Field("auto", description="auto: from the output's shape")
     nms_iou: float = Field(
         0.45, ge=0, le=1, description="IoU with a better box above which a box is suppressed (not yolov10)"
@@ -78,11 +87,18 @@ class Onnx(NetworkDetector):
 
     def remarks(self, data: Path, *, device: str, threads: int) -> Remarks:
         """Whether its weights were trained on rendered people only, as `mdfpipe export` of the demo's says."""
-        return Remarks(rendered_only=self._loaded(data, device, threads).note.startswith(RENDERED_ONLY))
+        network = self._loaded(data, device, threads)
+        made = engines.made_by(network.engine, self.precision or "fp32")
+        return Remarks(rendered_only=network.note.startswith(RENDERED_ONLY), engine=made)
 
     def _loaded(self, data: Path, device: str, threads: int) -> _Network:
-        path = self.find(data).absolute()
-        return _network(path, file_sha256(path), self.gpu(device), threads)
+        path, engine = self.find(data).absolute(), self.engine_on(device)
+        if self.precision and engine != "openvino":
+            raise ConfigError(
+                f"detector.precision {self.precision}: {engine} runs an ONNX network as its file has it; set "
+                "detector.engine to openvino, or leave precision out"
+            )
+        return _network(path, file_sha256(path), self.gpu(device), threads, engine, self.precision or "fp32")
 
 
 # --- the network ---------------------------------------------------------------------------------------------------
@@ -93,8 +109,8 @@ class _Network:
     """A loaded model. batch, height, width: None where the axis is free."""
 
     path: Path
-    session: Any
-    input_name: str
+    answer: Callable[[NDArray[Any]], NDArray[Any]]  # the first output for an input
+    engine: str
     dtype: type[np.floating[Any]]
     batch: int | None
     height: int | None
@@ -106,7 +122,7 @@ class _Network:
         DataError where it fails on this one (out of memory, say).
         """
         try:
-            output = self.session.run(None, {self.input_name: tensor})[0]
+            output = self.answer(tensor)
         except Exception as error:  # onnxruntime's errors have no root of their own
             refuse_lack_of_memory(error)
             kind = ConfigError if "INVALID_ARGUMENT" in str(error) or "dimension" in str(error).lower() else DataError
@@ -118,11 +134,13 @@ class _Network:
 
 
 @cache
-def _network(path: Path, sha256: str, gpu: int | None, threads: int) -> _Network:
-    """Load a model once a process; its hash is in the key so that a replaced file is loaded again."""
-    providers = _providers(gpu)
+def _network(path: Path, sha256: str, gpu: int | None, threads: int, engine: str, precision: str) -> _Network:
+    """Load a model once a process; its hash is in the key so that a replaced file is loaded again.
+
+    OpenVINO's, too, is described by onnxruntime, and refused as it would be there.
+    """
     try:
-        session = open_session(path, threads, providers)
+        session = engines.open_session(path, threads, providers(gpu), "the detector onnx")
     except Exception as error:  # onnxruntime's errors have no root of their own
         refuse_lack_of_memory(error)
         raise _unloadable(path, error) from None
@@ -131,20 +149,12 @@ def _network(path: Path, sha256: str, gpu: int | None, threads: int) -> _Network
             f"device cuda:{gpu}: onnxruntime could not start CUDA and would run on the CPU; check that the driver, "
             "CUDA and cuDNN match onnxruntime-gpu, or ask for --device cpu"
         )
-    return _described(path, session)
-
-
-def open_session(path: Path, threads: int, providers: Sequence[Any] = ("CPUExecutionProvider",)) -> Any:
-    """An onnxruntime session of a model. Raises MissingDependency, and what onnxruntime raises.
-
-    From bytes: what is loaded is what was hashed, so a second file with the weights is refused.
-    """
-    ort = _onnxruntime()
-    options = ort.SessionOptions()
-    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # leaves the core to the decoder, or torch
-    options.log_severity_level = 4  # errors arrive as exceptions
-    return ort.InferenceSession(path.read_bytes(), options, providers=list(providers))
+    described = _described(path, session)
+    if engine != "openvino":
+        return described
+    model = engines.openvino().Core().read_model(path.read_bytes(), b"")
+    run = engines.OpenVino(model, precision, threads, str(path))
+    return replace(described, answer=lambda tensor: run(tensor)[0], engine=engine)
 
 
 def _unloadable(path: Path, error: Exception) -> ConfigError:
@@ -183,21 +193,16 @@ def _described(path: Path, session: Any) -> _Network:
             "this is no detector of the YOLO family, or its export carries its own preprocessing"
         )
     note = str(session.get_modelmeta().custom_metadata_map.get(NOTE, ""))
-    return _Network(path, session, inputs[0].name, kinds[inputs[0].type], axes[0], axes[2], axes[3], note)
+
+    def answer(tensor: NDArray[Any]) -> NDArray[Any]:
+        return np.asarray(session.run(None, {inputs[0].name: tensor})[0])
+
+    return _Network(path, answer, "onnxruntime", kinds[inputs[0].type], axes[0], axes[2], axes[3], note)
 
 
-def _onnxruntime() -> Any:
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise not_loaded(error, "onnxruntime", "the detector onnx", extra="onnx") from None
-    onnxruntime.set_default_logger_severity(4)
-    onnxruntime.disable_telemetry_events()
-    return onnxruntime
-
-
-def _providers(gpu: int | None) -> list[Any]:
-    ort = _onnxruntime()
+def providers(gpu: int | None) -> list[Any]:
+    """Where onnxruntime runs a network: on the CPU, or on a GPU. Raises ConfigError where it has no CUDA."""
+    ort = engines.onnxruntime("the detector onnx")
     if gpu is None:
         return ["CPUExecutionProvider"]
     available = ort.get_available_providers()
@@ -302,11 +307,12 @@ class _Persons:
         if self.frame != pixels.shape[1:3]:
             self._prepare((pixels.shape[1], pixels.shape[2]))
         # A batch of one differs from others in the last bits: it is run as two where the network lets it.
-        size = self.network.batch or max(2, len(frames))
+        size = self.network.batch or (CHUNK if self.network.engine == "openvino" else max(2, len(frames)))
+        starts = range(0, len(frames), size)
+        inputs = (self.inputs[at // size % 2].of(pixels[at : at + size], size) for at in starts)
         boxes: list[Boxes] = []
-        for start in range(0, len(frames), size):
-            batch, index = pixels[start : start + size], frames.index[start : start + size].tolist()
-            output = self.network.run(self.inputs.of(batch, size))
+        for start, (output,) in zip(starts, in_turn(lambda tensor: [self.network.run(tensor)], inputs), strict=True):
+            index = frames.index[start : start + size].tolist()
             boxes += [self._boxes(raw, frame) for raw, frame in zip(output, index, strict=False)]
         return boxes
 
@@ -317,7 +323,7 @@ class _Persons:
         unit = kind.unit if detector.values == "auto" else detector.values == "0..1"
         centred = kind.centred if detector.align == "auto" else detector.align == "centre"
         self.letterbox = Letterbox.fit(frame, size, centred=centred)
-        self.inputs = NetworkInputs(self.letterbox, self.network.dtype, bgr=bgr, unit=unit)
+        self.inputs = [NetworkInputs(self.letterbox, self.network.dtype, bgr=bgr, unit=unit) for _ in range(2)]
         levels = tuple((size[0] // stride, size[1] // stride) for stride in STRIDES)
         self.grid = cells(levels, STRIDES).astype(np.float32)
         self.frame = frame

@@ -1,4 +1,4 @@
-"""Persons by YOLOv10 under torch: the NMS-free, one-to-one head, fused, in batches of rectangular inputs.
+"""Persons by YOLOv10: the NMS-free, one-to-one head, fused, in batches of rectangular inputs.
 
     weights -> network -> DFL distributions (B, 64, A), class logits (B, C, A) -> boxes of the person class
 
@@ -8,16 +8,18 @@ A, the number of anchors, is the number of cells of the grids of stride 8, 16 an
 **Differs:** ultralytics takes the 300 best of all classes, and then the persons among them; here every person above
 the score counts, and only those are decoded. In bfloat16 the boxes are decoded in float32: a step of a
 bfloat16 number is 2 pixels at the right edge of a 640-pixel input.
+
+The network runs under torch, or is traced there and runs under another engine, from uint8 pixels to the head's answer.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,13 +27,17 @@ from pydantic import Field
 
 from mdfpipe.config import BY_CONTENT, IF_SET, NOT_A_RESULT, download_folder, find_file
 from mdfpipe.errors import ConfigError, DataError, not_loaded, one_line, refuse_lack_of_memory
+from mdfpipe.machine.engines import CHUNK, OnnxRuntime, OpenVino, Outputs, in_turn, made_by
 from mdfpipe.store.hashing import file_sha256
 from mdfpipe.store.shipped import demo_weights
 from mdfpipe.store.trust import is_trusted
-from mdfpipe.video.detectors import RENDERED_ONLY, Detect, NetworkDetector, Remarks, rgb_of
+from mdfpipe.video import tracing
+from mdfpipe.video.detectors import ENGINE, RENDERED_ONLY, Detect, NetworkDetector, Remarks, rgb_of
+from mdfpipe.video.detectors.onnx import providers
 from mdfpipe.video.frames import Boxes, Frames
 from mdfpipe.video.geometry import ranking
 from mdfpipe.video.letterbox import STRIDE, Letterbox, Pictures, cells, fitting_input
+from mdfpipe.video.tensorrt import TensorRT
 
 PUBLISHED = tuple(f"yolov10{variant}.pt" for variant in "nsmblx")  # by ultralytics, on GitHub
 DEMO = demo_weights()
@@ -63,9 +69,13 @@ class Yolo(NetworkDetector):
     image_size: int = Field(
         640, ge=STRIDE, multiple_of=STRIDE, description="longer side of the frame in the input, pixels"
     )
-    precision: Literal["fp32", "bf16"] = Field(
-        "fp32", description="bf16: about twice as fast on processors that support it; boxes move slightly"
+    precision: Literal["fp32", "bf16", "fp16"] = Field(
+        "fp32",
+        description="bf16: about twice as fast on processors that support it, fp16: on GPUs; boxes move slightly",
     )
+    native: ClassVar[str] = "torch"
+
+    engine: Literal["auto", "torch", "onnxruntime", "openvino", "tensorrt"] = Field("auto", description=ENGINE)
 
     def find(self, data: Path) -> Path:
         """The weight file. Raises ConfigError that says where it is looked for and how to get it."""
@@ -101,8 +111,8 @@ class Yolo(NetworkDetector):
 
     def open(self, data: Path, video_id: str, *, device: str, threads: int) -> Detect:
         """The network as a function. Raises ConfigError: no such file, no YOLOv10, unsafe to open, no such device."""
-        path, network = self._loaded(data, device)
-        self.refuse_class(path, network.classes)
+        network = self._loaded(data, device, threads)
+        self.refuse_class(network.path, network.head.classes)
         import torch
 
         torch.set_num_threads(threads)
@@ -110,42 +120,86 @@ class Yolo(NetworkDetector):
 
     def remarks(self, data: Path, *, device: str, threads: int) -> Remarks:
         """Which of several sets of weights it is, and whether they were trained on rendered people only."""
-        return self._loaded(data, device)[1].remarks
+        network = self._loaded(data, device, threads)
+        return replace(network.remarks, engine=made_by(network.engine, self.precision))
 
-    def _loaded(self, data: Path, device: str) -> tuple[Path, _Network]:
-        path = self.find(data).absolute()
+    def _loaded(self, data: Path, device: str, threads: int) -> _Network | _Traced:
+        path, engine = self.find(data).absolute(), self.engine_on(device)
         how = self.model, self.weights_entry, self.precision, is_trusted()
-        return path, _network(path, file_sha256(path), how, self.gpu(device))
+        if engine == "torch":
+            return _network(path, file_sha256(path), how, self.gpu(device))
+        return _traced(path, file_sha256(path), how, self.gpu(device), engine, threads)
 
 
 # --- the network -----------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, eq=False)
-class _Network:
-    """A fused network whose head answers with {"boxes": (B, 4 * bins, A), "scores": (B, C, A), "feats": its inputs}."""
+Candidates: TypeAlias = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]
+"""The few anchors of a batch that may pass: image (K,), anchor (K,), logit and distributions (K, 1 + 4 bins)."""
+
+
+@dataclass(frozen=True)
+class _Head:
+    """What decodes the answers of a network's head. strides: of its levels; bins: of a side's distribution."""
 
     path: Path
-    module: Any
     strides: tuple[int, ...]
     classes: int
     bins: int
+
+    def persons(
+        self, found: Candidates, size: tuple[int, int], min_score: float
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.float32]]:
+        """Every person among candidates: which image (K,), xyxy in its pixels (K, 4), score (K,).
+
+        size: (height, width) of the images. Raises ConfigError for a network that gives no numbers.
+        """
+        # In float64: float32 functions differ in the last bit with a number's place in its array, so that a frame's
+        # place in its batch would show.
+        number, cell, values = found
+        if not np.isfinite(values).all():
+            raise ConfigError(f"{self.path}: expected scores and boxes, got NaN or infinity; get the weights again")
+        score = (1 / (1 + np.exp(-values[:, 0]))).astype(np.float32)
+        bins = values[:, 1:].reshape(-1, 4, self.bins)
+        weight = np.exp(bins - bins.max(axis=2, keepdims=True))
+        side = (weight * np.arange(self.bins)).sum(axis=2) / weight.sum(axis=2)  # left, top, right, bottom, in cells
+        levels = tuple((size[0] // stride, size[1] // stride) for stride in self.strides)
+        place = cells(levels, self.strides)[cell]
+        centre, stride = place[:, :2] + 0.5, place[:, 2:]
+        xyxy = np.concatenate([centre - side[:, :2], centre + side[:, 2:]], axis=1) * stride
+        keep = score >= min_score
+        return number[keep], xyxy[keep].astype(np.float32), score[keep]
+
+
+def _least(min_score: float) -> float:
+    """The logit below which no anchor passes, with room for rounding."""
+    return math.log(min_score / (1 - min_score)) - 0.01 if 0 < min_score < 1 else -math.inf
+
+
+@dataclass(frozen=True, eq=False)
+class _Network:
+    """A network under torch whose head answers with {"boxes": (B, 4 * bins, A), "scores": (B, C, A), ...}."""
+
+    head: _Head
+    module: Any
     device: str
     dtype: Any
     remarks: Remarks
+    engine: ClassVar[str] = "torch"
 
-    def persons(
-        self, images: NDArray[np.uint8], person: int, min_score: float
-    ) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.float32]]:
-        """Every person of a batch (B, H, W, 3), RGB: which image (K,), xyxy in its pixels (K, 4), score (K,).
+    @property
+    def path(self) -> Path:
+        """The weight file."""
+        return self.head.path
 
-        Raises ConfigError for a network that gives no numbers, DataError where it cannot run (out of memory, say).
-        """
+    def candidates(
+        self, inputs: Sequence[Pictures], pixels: NDArray[np.uint8], person: int, min_score: float
+    ) -> Candidates:
+        """The candidates of frames, of whatever number. Raises DataError where it cannot run (out of memory, say)."""
         import torch
 
-        # The few anchors that may pass are decoded here in float64: torch's float32 functions differ in the last
-        # bit with a number's place in its array, so that a frame's place in its batch would show.
-        least = math.log(min_score / (1 - min_score)) if 0 < min_score < 1 else -math.inf
+        # A batch of one differs from others in the last bits: it is run as two.
+        images = inputs[0].of(pixels, max(2, len(pixels)))
         with torch.inference_mode():
             try:
                 planes = torch.from_numpy(images).to(self.device).permute(0, 3, 1, 2)  # a view: channels_last
@@ -157,21 +211,39 @@ class _Network:
                     "try a smaller --batch or image_size"
                 ) from None
             logit = raw["scores"][:, person].float()  # (B, A)
-            image, anchor = (~(logit < least - 0.01)).nonzero(as_tuple=True)  # not: NaN as well
+            image, anchor = (~(logit < _least(min_score))).nonzero(as_tuple=True)  # not: NaN as well
             found = torch.cat([logit[image, anchor][:, None], raw["boxes"][image, :, anchor].float()], 1)
-            number, cell, values = image.cpu().numpy(), anchor.cpu().numpy(), found.cpu().numpy().astype(np.float64)
-        if not np.isfinite(values).all():
-            raise ConfigError(f"{self.path}: expected scores and boxes, got NaN or infinity; get the weights again")
-        score = (1 / (1 + np.exp(-values[:, 0]))).astype(np.float32)
-        bins = values[:, 1:].reshape(-1, 4, self.bins)
-        weight = np.exp(bins - bins.max(axis=2, keepdims=True))
-        side = (weight * np.arange(self.bins)).sum(axis=2) / weight.sum(axis=2)  # left, top, right, bottom, in cells
-        sizes = tuple((int(level.shape[2]), int(level.shape[3])) for level in raw["feats"])
-        place = cells(sizes, self.strides)[cell]
-        centre, stride = place[:, :2] + 0.5, place[:, 2:]
-        xyxy = np.concatenate([centre - side[:, :2], centre + side[:, 2:]], axis=1) * stride
-        keep = score >= min_score
-        return number[keep], xyxy[keep].astype(np.float32), score[keep]
+            return image.cpu().numpy(), anchor.cpu().numpy(), found.cpu().numpy().astype(np.float64)
+
+
+@dataclass(frozen=True, eq=False)
+class _Traced:
+    """The same network under another engine. run: images (CHUNK, H, W, 3) uint8 to boxes and scores, as the head's."""
+
+    head: _Head
+    run: Callable[[NDArray[Any]], Outputs]
+    remarks: Remarks
+    engine: str
+
+    @property
+    def path(self) -> Path:
+        """The weight file."""
+        return self.head.path
+
+    def candidates(
+        self, inputs: Sequence[Pictures], pixels: NDArray[np.uint8], person: int, min_score: float
+    ) -> Candidates:
+        """The candidates of frames, of whatever number. Raises DataError where it cannot run (out of memory, say)."""
+        starts = range(0, len(pixels), CHUNK)
+        images = (inputs[at // CHUNK % 2].of(pixels[at : at + CHUNK], CHUNK) for at in starts)
+        parts = []
+        for start, (boxes, scores) in zip(starts, in_turn(self.run, images), strict=True):
+            logit = scores[:, person].astype(np.float32, copy=False)
+            image, anchor = (~(logit < _least(min_score))).nonzero()
+            values = np.concatenate([logit[image, anchor][:, None], boxes[image, :, anchor]], axis=1)
+            parts.append((image + start, anchor, values.astype(np.float64)))
+        number, anchors, values = (np.concatenate(part) for part in zip(*parts, strict=True))
+        return number, anchors, values
 
 
 @cache
@@ -191,12 +263,34 @@ def _network(path: Path, sha256: str, how: tuple[str, str | None, str, bool], gp
     model, entry, precision, trust_pickle = how
     loaded = quarantine.load(path, model, entry, trust_pickle=trust_pickle)
     module = quarantine.one_to_one(loaded.network)
-    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
     head = module.model[-1]
     strides = tuple(int(stride) for stride in head.stride)
     module = module.to(device, dtype, memory_format=torch.channels_last)
     remarks = Remarks(loaded.lines, loaded.doubts, loaded.note.startswith(RENDERED_ONLY))
-    return _Network(path, module, strides, int(head.nc), int(head.reg_max), device, dtype, remarks)
+    return _Network(_Head(path, strides, int(head.nc), int(head.reg_max)), module, device, dtype, remarks)
+
+
+@cache
+def _traced(
+    path: Path, sha256: str, how: tuple[str, str | None, str, bool], gpu: int | None, engine: str, threads: int
+) -> _Traced:
+    """The network of `_network`, traced on the CPU in fp32 and given to an engine that runs it in its precision."""
+    model, entry, precision, trust_pickle = how
+    if engine == "onnxruntime" and precision != "fp32":
+        raise ConfigError(
+            f"detector.precision {precision}: engine onnxruntime runs this network in fp32; take engine torch or "
+            "openvino, or precision fp32"
+        )
+    network = _network.__wrapped__(path, sha256, (model, entry, "fp32", trust_pickle), None)
+    run: Callable[[NDArray[Any]], Outputs]
+    if engine == "openvino":
+        run = OpenVino(tracing.openvino_model(network.module), precision, threads, str(path))
+    elif engine == "onnxruntime":
+        run = OnnxRuntime(tracing.onnx_model(network.module), threads, providers(gpu), str(path))
+    else:
+        run = TensorRT(tracing.onnx_model(network.module), precision, gpu, str(path))
+    return _Traced(network.head, run, network.remarks, engine)
 
 
 def _quarantine() -> Any:
@@ -213,9 +307,9 @@ def _quarantine() -> Any:
 class _Persons:
     """The function that `Yolo.open` gives. Its buffers are made for a frame size and used again."""
 
-    def __init__(self, detector: Yolo, network: _Network) -> None:
+    def __init__(self, detector: Yolo, network: _Network | _Traced) -> None:
         self.detector, self.network = detector, network
-        self.inputs: Pictures | None = None
+        self.inputs: list[Pictures] = []
 
     def __call__(self, frames: Frames) -> list[Boxes]:
         detector = self.detector
@@ -223,13 +317,13 @@ class _Persons:
         if not len(frames):
             return []
         size = (pixels.shape[1], pixels.shape[2])
-        if self.inputs is None or self.inputs.letterbox.frame != size:
+        if not self.inputs or self.inputs[0].letterbox.frame != size:
             letterbox = Letterbox.fit(size, fitting_input(size, detector.image_size), centred=True)
-            self.inputs = Pictures(letterbox)
-        # A batch of one differs from others in the last bits: it is run as two.
-        images = self.inputs.of(pixels, max(2, len(frames)))
-        image, xyxy, score = self.network.persons(images, detector.person_class, detector.min_score)
-        xyxy = self.inputs.letterbox.to_frame(xyxy)
+            self.inputs = [Pictures(letterbox) for _ in range(2)]
+        letterbox, least = self.inputs[0].letterbox, detector.min_score
+        found = self.network.candidates(self.inputs, pixels, detector.person_class, least)
+        image, xyxy, score = self.network.head.persons(found, letterbox.input, least)
+        xyxy = letterbox.to_frame(xyxy)
         boxes = []
         for number in range(len(frames)):
             mine = np.flatnonzero(image == number)
