@@ -1,6 +1,6 @@
 """Which engine `engine: auto` is, for all units of a stage: decided here once, so that it travels with each unit.
 
-A stage goes on with the engine that its parts have. A new one takes OpenVINO on a CPU where it is installed, if its
+A stage keeps the engine that its parts have. A new one takes OpenVINO on a CPU where it is installed, if its
 boxes on a test picture are those of the engine that the detector has without it.
 """
 
@@ -14,7 +14,9 @@ import numpy as np
 
 from mdfpipe.errors import MdfError, MissingDependency
 from mdfpipe.machine.engines import EXTRAS, is_present
-from mdfpipe.running.crew import Crew, Step
+from mdfpipe.running.crew import Crew
+from mdfpipe.running.workers import Step
+from mdfpipe.running.workers.spawned import Spawned
 from mdfpipe.stages import Resources, Stage
 from mdfpipe.stages.detect import Detect
 from mdfpipe.store.trust import trusting
@@ -71,8 +73,8 @@ def _engine(detector: NetworkDetector, names: Sequence[str], data: Path, resourc
 def _compared(detector: NetworkDetector, data: Path, resources: Resources) -> tuple[bool, str]:
     """Whether the preferred engine agrees, and the line on it; asked in a process of its own, which may crash."""
     asked = (_with(detector, PREFERRED), _with(detector, detector.native), data, resources)
-    with Crew(1, threads=resources.threads, deadline_seconds=resources.deadline_seconds) as crew:
-        for kind, _, value in crew.run(compare, [asked]):
+    with Crew(Spawned(1, threads=resources.threads), deadline_seconds=resources.deadline_seconds) as crew:
+        for kind, _, value, _ in crew.run(compare, [asked]):
             if kind is Step.DONE:
                 agrees, words = value
                 return agrees, words

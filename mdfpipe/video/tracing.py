@@ -33,7 +33,7 @@ def _from_pixels(module: Any) -> Any:
 
 @contextmanager
 def _quietly() -> Iterator[Any]:
-    """The images to trace with, where nobody hears that tracing is to go one day."""
+    """The images to trace with, without the warning that tracing is to be removed."""
     import torch
 
     with warnings.catch_warnings(), torch.inference_mode():

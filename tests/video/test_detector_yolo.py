@@ -390,7 +390,7 @@ def test_only_what_decides_boxes_enters_the_fingerprint(weights, tmp_path):
     assert one.identity(tmp_path, "v") == two.identity(tmp_path, "v")
     assert result_settings(Yolo(precision="bf16")) != result_settings(Yolo())
     assert set(result_settings(one)) == {
-        *("use", "min_score", "person_class", "max_detections", "image_size", "precision")
+        *("use", "min_score", "person_class", "max_detections", "image_size", "precision", "engine")
     }
 
 

@@ -195,7 +195,7 @@ class _Network:
     def candidates(
         self, inputs: Sequence[Pictures], pixels: NDArray[np.uint8], person: int, min_score: float
     ) -> Candidates:
-        """The candidates of frames, of whatever number. Raises DataError where it cannot run (out of memory, say)."""
+        """The candidates of frames, of any number. Raises DataError where it cannot run (out of memory, say)."""
         import torch
 
         # A batch of one differs from others in the last bits: it is run as two.
@@ -233,7 +233,7 @@ class _Traced:
     def candidates(
         self, inputs: Sequence[Pictures], pixels: NDArray[np.uint8], person: int, min_score: float
     ) -> Candidates:
-        """The candidates of frames, of whatever number. Raises DataError where it cannot run (out of memory, say)."""
+        """The candidates of frames, of any number. Raises DataError where it cannot run (out of memory, say)."""
         starts = range(0, len(pixels), CHUNK)
         images = (inputs[at // CHUNK % 2].of(pixels[at : at + CHUNK], CHUNK) for at in starts)
         parts = []
