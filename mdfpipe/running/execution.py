@@ -10,10 +10,10 @@ import errno
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal, Protocol, Self, TypeAlias
 
@@ -39,17 +39,22 @@ from mdfpipe.store.trust import trusting
 from mdfpipe.store.urls import is_url
 from mdfpipe.store.video_cache import VideoCache, called
 
+_SHARES_OF_A_WORKER = 8  # the last ones to end leave the others idle for an eighth of the time at most
 LATE_SECONDS = 60.0  # a client of NFS may take so long to see a file that another machine made
 
 
 @dataclass(frozen=True, eq=False)
 class Unit:
-    """One stage of one video (or of the whole run): all that a process needs to do it."""
+    """One stage of one video (or of the whole run): all that a process needs to do it.
+
+    share: (number, of) of a share of the work, which is kept for the unit that commits the part; None: all of it.
+    """
 
     stage: Stage
     receipt: Receipt
     inputs: Inputs
     data: Path
+    share: tuple[int, int] | None = None
 
     @property
     def key(self) -> str:
@@ -131,6 +136,10 @@ def run_unit(unit: Unit, resources: Resources, tell: Any) -> Event:
                 told = time.monotonic()
                 tell(Event("progress", stage.name, key, done, total))
 
+    if unit.share is not None:
+        with suppress(Exception), _context(unit, resources, progress) as context, trusting(resources.trust_pickle):
+            _made(unit, context)  # what is wrong with it, the unit that joins the shares meets and reports
+        return Event("progress", stage.name, key)
     try:
         before = run.state(stage.name, key)
         with _context(unit, resources, progress) as context:
@@ -187,8 +196,11 @@ def _remove(paths: Iterable[Path]) -> None:
 def _made(unit: Unit, context: Context) -> Made:
     """What the stage makes of the unit. Raises DataError where its video was replaced before or meanwhile."""
     stage, inputs = unit.stage, unit.inputs
+    process = stage.process
+    if unit.share is not None:
+        process = partial(stage.process_share, number=unit.share[0], of=unit.share[1])
     if "media" not in stage.reads:
-        return stage.process(unit.key, inputs, context)
+        return process(unit.key, inputs, context)
     url = inputs.video.get("path", "")
     if is_url(url) and not inputs.video["problem"]:
         size = inputs.video["n_frames"]
@@ -198,10 +210,10 @@ def _made(unit: Unit, context: Context) -> Made:
             ) as place,
             called(place, url),
         ):
-            return stage.process(unit.key, replace(inputs, place=place), context)
+            return process(unit.key, replace(inputs, place=place), context)
     inputs.check_media(unit.data)
     try:
-        made = stage.process(unit.key, inputs, context)
+        made = process(unit.key, inputs, context)
     except DataError:  # what it found wrong may be of another file
         inputs.check_media(unit.data)
         raise
@@ -233,19 +245,41 @@ def _what_failed(unit: Unit, error: Exception) -> tuple[EventKind, Failure]:
 
 
 def longest_first(units: Sequence[Unit]) -> list[Unit]:
-    """The units in the order of their frames, so that no long video is left for the end; the given order where equal.
+    """The units in the order of their frames, so that no long video is left for the end; else in the given order."""
+    frames = _frames(units)
+    return sorted(units, key=frames, reverse=True)
 
-    Where a header declares no frames, the bytes tell, at the mean size of a frame of the others.
-    """
+
+def _frames(units: Sequence[Unit]) -> Callable[[Unit], float]:
+    """How many frames a unit has. Where a header declares none, the bytes tell, at the mean of the others."""
     videos = [unit.inputs.video for unit in units]
     known = [(v["bytes"], v["n_frames"]) for v in videos if v.get("bytes") and v.get("n_frames")]
     frame_bytes = sum(size for size, _ in known) / sum(frames for _, frames in known) if known else 1.0
 
     def frames(unit: Unit) -> float:
         video = unit.inputs.video
-        return float(video.get("n_frames") or (video.get("bytes") or 0) / frame_bytes)
+        of_all = float(video.get("n_frames") or (video.get("bytes") or 0) / frame_bytes)
+        return of_all / (unit.share[1] if unit.share else 1)
 
-    return sorted(units, key=frames, reverse=True)
+    return frames
+
+
+def in_shares(units: Sequence[Unit], workers: int) -> tuple[list[Unit], list[Unit]]:
+    """The units to do first, and those to do then, each the longest first.
+
+    A video that is much of a worker's work is done in shares first; then one worker joins them.
+    """
+    frames, first, then = _frames(units), list[Unit](), list[Unit]()
+    fair = sum(map(frames, units)) / (max(workers, 1) * _SHARES_OF_A_WORKER)
+    for unit in units:
+        wanted = int(-(-frames(unit) // fair)) if fair and workers > 1 else 1
+        count = min(wanted, unit.stage.shares(unit.inputs.video)) if wanted > 1 else 1
+        if count == 1:
+            first.append(unit)
+            continue
+        first += [replace(unit, share=(number, count)) for number in range(count)]
+        then.append(unit)
+    return longest_first(first), longest_first(then)
 
 
 def executor_of(resources: Resources) -> Executor:
@@ -293,14 +327,21 @@ class LocalExecutor:
 
     def run(self, units: Iterable[Unit]) -> Iterator[Event]:
         """Run the units, the longest first. Raises ConfigError, before the first one, where a device is not here."""
-        waiting = [(unit, self.resources) for unit in longest_first(list(units))]
-        if not waiting:
+        if not (waiting := list(units)):
             return
         self.spawned.names, self.spawned.size = self._here
-        yield from self._events(waiting)
+        yield from self._in_shares(waiting, self.spawned.size)
 
-    def _events(self, waiting: list[tuple[Unit, Resources]]) -> Iterator[Event]:
-        """What the crew reports, as events."""
+    def _in_shares(self, units: Sequence[Unit], workers: int) -> Iterator[Event]:
+        """What becomes of the units, of long videos in shares first."""
+        for some in in_shares(units, workers):
+            if some:
+                ended = yield from self._events([(unit, self.resources) for unit in some])
+                if ended:
+                    return
+
+    def _events(self, waiting: list[tuple[Unit, Resources]]) -> Generator[Event, None, bool]:
+        """What the crew reports, as events; whether one of them ends all."""
         watch = waiting[0][0].inputs.run.check_lock  # a worker that is deep in a step does not look itself
         done: dict[str, int] = {}
         late: list[tuple[Unit, Event, float]] = []
@@ -317,6 +358,8 @@ class LocalExecutor:
                     raise value
                 elif kind is Step.AGAIN:
                     event = Event("again", unit.stage.name, unit.key, words=value.words, worker=worker)
+                elif kind is Step.LOST and unit.share is not None:  # the unit that joins the shares does it
+                    event = Event("progress", unit.stage.name, unit.key)
                 elif kind is Step.LOST:
                     event = _lost(unit, value.words, done.get(unit.key, 0))
                 else:
@@ -327,12 +370,13 @@ class LocalExecutor:
                 else:
                     yield event
                 if event.kind == "fatal":
-                    return
+                    return True
                 yield from self._arrived(late)
         while late:
             watch()
             time.sleep(0.1)
             yield from self._arrived(late)
+        return False
 
     def sees(self, unit: Unit) -> bool:
         """Whether this process sees the part that a worker says it has committed. By default it does."""

@@ -8,10 +8,12 @@ from typing import Self
 from mdfpipe.errors import ConfigError
 from mdfpipe.machine import devices
 from mdfpipe.running.crew import Crew
-from mdfpipe.running.execution import Event, LocalExecutor, Unit, longest_first
+from mdfpipe.running.execution import Event, LocalExecutor, Unit
 from mdfpipe.running.workers.channels import listed
 from mdfpipe.running.workers.joined import Joined
 from mdfpipe.stages import Resources
+
+_WORKERS = 64  # into whose shares long videos are cut: how many join is unknown
 
 
 class JoinedExecutor(LocalExecutor):
@@ -47,8 +49,7 @@ class JoinedExecutor(LocalExecutor):
 
     def run(self, units: Iterable[Unit]) -> Iterator[Event]:
         """Run the units, the longest first, on the workers that there are, and wait for some where there are none."""
-        if waiting := longest_first(list(units)):
-            yield from self._events([(unit, self.resources) for unit in waiting])
+        yield from self._in_shares(list(units), _WORKERS)
 
     def sees(self, unit: Unit) -> bool:
         """Whether the part, and the files that belong to it, are visible here."""

@@ -218,6 +218,14 @@ class Stage(Config):
     def process(self, key: str, inputs: Inputs, context: Context) -> Made:
         """Make the table of `key`. Raises DataError or DecodeError where the data do not allow it."""
 
+    def shares(self, video: Mapping[str, Any]) -> int:
+        """Into how many shares, which workers do at the same time, the unit of a video can be cut; by default one."""
+        return 1
+
+    def process_share(self, key: str, inputs: Inputs, context: Context, number: int, of: int) -> Made:
+        """Do one share of `of`, from 0, and keep it for `process`, which does what is missing. The table is empty."""
+        return Made(self.schema.empty_table())
+
     def tidy(self, run: Run) -> None:
         """Remove what a kill left of a part that is done. By default: nothing."""
 

@@ -166,14 +166,17 @@ class Detect(Stage):
         }
         return Made(found.table(key), facts, spent=plan.kept.all())
 
-    def process_spans(self, key: str, inputs: Inputs, context: Context, first: int, last: int) -> bool:
-        """Do the spans `first` to `last` of a video, and keep them for `process`; whether all of them are sound."""
-        plan = self._planned(inputs, context)
-        return self._by_spans(plan, plan.spans[first : last + 1]) is not None
+    def shares(self, video: Mapping[str, Any]) -> int:
+        """As many as there are spans, where the header tells; without one, any number: a share may be empty."""
+        frames = video["n_frames"]
+        return 1 << 20 if frames is None else max(-(-frames // self.span_frames), 1)
 
-    def span_count(self, key: str, inputs: Inputs, context: Context) -> int:
-        """How many spans a video has; 0 where it stays whole."""
-        return len(self._planned(inputs, context).spans)
+    def process_share(self, key: str, inputs: Inputs, context: Context, number: int, of: int) -> Made:
+        """Do the spans of a share, and keep them. A video that stays whole has none, nor one with a bad span."""
+        plan = self._planned(inputs, context)
+        count = len(plan.spans)
+        self._by_spans(plan, plan.spans[number * count // of : (number + 1) * count // of])
+        return super().process_share(key, inputs, context, number, of)
 
     def tidy(self, run: Run) -> None:
         """Remove spans of videos that are done."""

@@ -74,3 +74,13 @@ def test_a_run_that_was_killed_goes_on_from_its_spans(data, tmp_path, monkeypatc
     detect(data, cut, "--set", SPANS, "--only", "videos/open")
     assert len(kept) + len(read) == 6, (kept, read)
     assert digests(through) == digests(cut)
+
+
+def test_several_workers_share_a_video_and_make_the_same_bytes(data, tmp_path):
+    one, three = tmp_path / "one", tmp_path / "three"
+    detect(data, one, "--set", SPANS)
+    detect(data, three, "--set", SPANS, workers=3)
+    assert digests(one) == digests(three)
+    assert not (three / "detect" / ".spans").exists()
+    started = [event["key"] for event in Run(three).events() if event["event"] == "started"]
+    assert started.count("videos/open") > 2, started

@@ -26,6 +26,7 @@ def of_unit(unit: Unit) -> dict[str, Any]:
         "missing": list(inputs.missing),
         "undone": sorted(map(list, inputs.undone)),
         "annotated": dict(inputs.annotated),
+        "share": unit.share,
     }
 
 
@@ -47,7 +48,8 @@ def to_unit(message: dict[str, Any], study: Study, run: Run, data: Path) -> Unit
         undone=frozenset((stage, key) for stage, key in message["undone"]),
         annotated=message["annotated"],
     )
-    return Unit(stage, replace(receipt, tells=tuple(receipt.tells)), inputs, data)
+    share = message["share"]
+    return Unit(stage, replace(receipt, tells=tuple(receipt.tells)), inputs, data, tuple(share) if share else None)
 
 
 def _stage(study: Study, name: str, receipt: Receipt) -> Stage:
