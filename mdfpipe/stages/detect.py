@@ -193,7 +193,8 @@ class Detect(Stage):
         placement = self._placement(video, context.data)
         run = self.detector.open(context.data, key, device=resources.device, threads=resources.threads)
         decoders = [candidate.of_band(video["band"]) for candidate in self.decoder.candidates(path)]
-        made_from = [self.version, self.decisive(), self.identity(context.data, key)]
+        engine = self.detector.remarks(context.data, device=resources.device, threads=resources.threads).engine
+        made_from = [self.version, self.decisive(), self.identity(context.data, key), engine]
         kept = KeptSpans(inputs.run, key, [*made_from, video["sha256"] or video["stamp"], resources.batch])
         plan = _Planned(path, decoders, run, video, context, placement, kept)
         is_long = video["n_frames"] is None or video["n_frames"] > self.span_frames
