@@ -15,7 +15,21 @@ from typing import Any
 import pytest
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "bench.py"
-NAMES = {"crop", "detect", "embed", "eval", "help", "label", "memory", "noop", "step", "train", "verify"}
+NAMES = {
+    "crop",
+    "detect",
+    "embed",
+    "eval",
+    "help",
+    "label",
+    "memory",
+    "noop",
+    "plan",
+    "scale",
+    "step",
+    "train",
+    "verify",
+}
 
 
 def bench(*arguments: str) -> Any:
@@ -96,6 +110,7 @@ def test_step_measures_a_recipe():
 @pytest.mark.parametrize(
     ("arguments", "counted"),
     [
+        (("plan", "--videos", "20"), "20 made-up videos, from index to crop"),
         (("crop", "--frames", "4", "--threads", "1"), "4 frames, 24 crops"),
         (("label", "--bodies", "3000"), "3000 bodies"),
     ],
@@ -216,3 +231,34 @@ def test_without_a_gpu_it_says_so(name: str, printed: Callable[..., str]):
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU, and would be measured")
     assert "cuda: not measured" in printed(name, "--device", "cuda")
+
+
+@pytest.mark.slow
+def test_scale_measures_the_crew_and_simulates_clusters():
+    done = bench("scale", "--units", "20", "--videos", "4", "--draws", "3", "--workers", "1", "64", "--json")
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    rows = {what: value for what, value, _ in report["rows"]}
+    assert rows["157 videos, 1 workers, in order: efficiency"] > 0.9
+    assert rows["157 videos, 64 workers, in order: efficiency"] < rows["157 videos, 1 workers, in order: efficiency"]
+    assert rows["10,000 hours: GPU hours"] == pytest.approx(1000)
+
+
+def test_simulated_workers_end_when_the_last_one_does(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.syspath_prepend(SCRIPT.parent)
+    scale = importlib.import_module("benchmarks.scale")
+    assert scale._makespan([4, 3, 2, 1], 2, 0.0) == 5
+    assert scale._makespan([1, 2, 3, 4], 2, 0.5) == 7
+    assert scale._spans(250.0) == [120.0, 120.0, 10.0]
+    assert scale._efficiencies(157, 161.0, 64, 3, 0.0, 300.0)["spans"] > 0.95
+
+
+def test_gpu_check_has_a_step_for_each_thing_it_promises(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.syspath_prepend(SCRIPT.parent)
+    script = importlib.import_module("gpu_check")
+    options = script.arguments(["--device", "cpu", "--short"])
+    steps = script.steps_of(options, Path("folder"))
+    assert [step.name for step in steps] == ["detect", "train", "embed", "CUDA tests", "workers a device"]
+    assert sum(step.share for step in steps) == pytest.approx(1)
+    found = script._done(script.Step("sleep", [sys.executable, "-c", "import time; time.sleep(9)"], 1.0), 0.2, {})
+    assert found["problem"] == "not done in its 0 s"

@@ -1,0 +1,169 @@
+"""what the crew costs a unit, how well simulated clusters are used, and a plan for 10,000 hours of video"""
+
+from __future__ import annotations
+
+import argparse
+import heapq
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from statistics import mean, median
+
+import numpy as np
+from benchmarks.measure import ROOT, Report, expect, mdfpipe
+from benchmarks.noop import many_videos
+
+HOURS, FPS, SIGMA = 161.0, 30.0, 0.6  # of IJB-MDF: its hours, frames a second; SIGMA: of the logarithm of a length
+SPAN_SECONDS = 120.0
+STAGES = ("detect", "label", "crop")
+
+
+def options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--units", type=int, default=2000, help="units that do nothing, for the cost of a unit (2000)")
+    parser.add_argument("--videos", type=int, default=40, help="drawn videos that real workers do (40)")
+    parser.add_argument("--draws", type=int, default=50, help="draws of lengths (50)")
+    parser.add_argument("--workers", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32, 64, 128, 256])
+    parser.add_argument("--hours", type=float, default=10_000.0, help="of video, of the plan (10000)")
+    parser.add_argument("--gpu-fps", type=float, default=300.0, help="assumed: frames a second of a GPU (300)")
+    parser.add_argument("--gpu-price", type=float, default=2.0, help="assumed: price of an hour of a GPU (2)")
+    parser.add_argument("--gigabytes-an-hour", type=float, default=2.25, help="assumed: of video, 5 Mbit/s (2.25)")
+    parser.add_argument("--bodies", type=float, default=1.5, help="assumed: bodies in a frame (1.5)")
+    parser.add_argument("--crop-bytes", type=float, default=12_000.0, help="assumed: of a stored crop (12000)")
+    parser.add_argument("--crop-every", type=int, default=1, help="crop.every of the plan (1)")
+
+
+def bench(options: argparse.Namespace, report: Report, folder: Path) -> None:
+    empty = _spawned(options.units)
+    report.aim("spawned worker, a unit that does nothing", 1e3 * empty, "<=", 1.0, "ms")
+    many_videos(folder / "data", options.videos)
+    costs = {way: _of_real_units(folder, way, options.videos) for way in ("spawned", "joined")}
+    report.add("spawned worker, between two real units", 1e3 * costs["spawned"], "ms")
+    report.aim("joined worker, between two real units", 1e3 * costs["joined"], "<=", 5.0, "ms")
+    rate = options.gpu_fps
+    for videos, hours in ((157, HOURS), (800, HOURS * 800 / 157)):
+        for workers in options.workers:
+            found = _efficiencies(videos, hours, workers, options.draws, costs["joined"], rate)
+            for order, value in found.items():
+                what = f"{videos} videos, {workers} workers, {order}: efficiency"
+                if (videos, workers, order) == (157, 64, "spans"):
+                    report.aim(what, value, ">=", 0.95)
+                else:
+                    report.add(what, value, "")
+    _plan(options, report, costs["joined"])
+    report.notes += [
+        f"{options.units} empty units; {options.videos} drawn videos of 6 frames by one worker, detect, label and crop",
+        f"simulated: lognormal lengths (sigma {SIGMA:g}), {options.draws} draws, {FPS:g} frames/s of video, "
+        f"{rate:g} frames/s a worker, spans of {SPAN_SECONDS:g} s; nothing ran on several machines",
+    ]
+
+
+def _nothing(number: int, tell: object) -> int:
+    return number
+
+
+def _spawned(units: int) -> float:
+    """Seconds that the crew takes for a unit that does nothing, with one spawned worker."""
+    import time
+
+    from mdfpipe.running.crew import Crew
+    from mdfpipe.running.workers import Step
+    from mdfpipe.running.workers.spawned import Spawned
+
+    with Crew(Spawned(1)) as crew:
+        list(crew.run(_nothing, [(0,)]))
+        started = time.perf_counter()
+        done = [report.value for report in crew.run(_nothing, [(n,) for n in range(units)]) if report.kind is Step.DONE]
+        seconds = time.perf_counter() - started
+    expect("units", done, list(range(units)))
+    return seconds / units
+
+
+def _of_real_units(folder: Path, way: str, videos: int) -> float:
+    """Seconds of one worker between two units: medians, and their mean over three stages."""
+    run, study = folder / way, ROOT / "tests" / "drawn" / "study.yaml"
+    call: list[str | Path] = [
+        "run",
+        study,
+        "--data",
+        folder / "data",
+        "--run",
+        run,
+        "--until",
+        "crop",
+        "--threads",
+        "1",
+    ]
+    if way == "joined":
+        work = [sys.executable, "-m", "mdfpipe", "work", "--run", str(run), "--wait", "120", "--threads", "1"]
+        worker = subprocess.Popen(work, stdout=subprocess.DEVNULL, cwd=ROOT)
+        try:
+            mdfpipe(*call, "--on", "workers")
+            expect("the worker's exit code", worker.wait(60), 0)
+        finally:
+            worker.kill()
+    else:
+        mdfpipe(*call, "--workers", "1")
+    events = [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
+    gaps = []
+    for stage in STAGES:
+        own = [event for event in events if event.get("stage") == stage]
+        ended = [event for event in own if event["event"] == "finished"]
+        expect(f"{way}: units of {stage} that finished", len(ended), videos)
+        after = sorted(ended, key=lambda event: float(event["time"]))
+        # from one end to the next, without what the unit itself took: the first unit also loads libraries
+        pairs = pairwise(after)
+        gaps.append(median(last["time"] - before["time"] - last["seconds"] for before, last in pairs))
+    return float(mean(gaps))
+
+
+def _efficiencies(
+    videos: int, hours: float, workers: int, draws: int, overhead: float, rate: float
+) -> dict[str, float]:
+    """Share of the workers' time that is work, by the order in which videos are given; means over the draws."""
+    random = np.random.default_rng(videos)
+    found: dict[str, list[float]] = {"in order": [], "longest first": [], "spans": []}
+    for _ in range(draws):
+        lengths = random.lognormal(0.0, SIGMA, videos)
+        lengths *= 3600 * hours / lengths.sum()
+        seconds = (lengths * FPS / rate).tolist()
+        spans = [part * FPS / rate for length in sorted(lengths.tolist(), reverse=True) for part in _spans(length)]
+        for order, units in (
+            ("in order", seconds),
+            ("longest first", sorted(seconds, reverse=True)),
+            ("spans", spans),
+        ):
+            found[order].append(sum(seconds) / (workers * _makespan(units, workers, overhead)))
+    return {order: mean(values) for order, values in found.items()}
+
+
+def _spans(length: float) -> list[float]:
+    whole = int(length // SPAN_SECONDS)
+    return [SPAN_SECONDS] * whole + [length - whole * SPAN_SECONDS] * (length > whole * SPAN_SECONDS)
+
+
+def _makespan(units: Sequence[float], workers: int, overhead: float) -> float:
+    """Seconds until the last of the units, given in this order to the worker that is free first, has ended."""
+    free = [0.0] * workers
+    for seconds in units:
+        heapq.heapreplace(free, free[0] + seconds + overhead)
+    return max(free)
+
+
+def _plan(options: argparse.Namespace, report: Report, overhead: float) -> None:
+    """What so many hours of video take, by the assumptions of the options."""
+    frames = options.hours * 3600 * FPS
+    gpu_hours = frames / options.gpu_fps / 3600
+    spans = options.hours * 3600 / SPAN_SECONDS
+    crops = frames * options.bodies / options.crop_every
+    tag = f"{options.hours:,.0f} hours"
+    report.add(f"{tag}: GPU hours", gpu_hours, "h")
+    report.add(f"{tag}: days with 64 GPUs at an efficiency of .95", gpu_hours / 64 / 0.95 / 24, "days")
+    report.add(f"{tag}: videos to read over the network, once", options.hours * options.gigabytes_an_hour / 1e3, "TB")
+    rate = options.gigabytes_an_hour * 8 * 64 * 0.95 * options.gpu_fps / FPS / 3600
+    report.add(f"{tag}: network of 64 GPUs at work", rate, "Gbit/s")
+    report.add(f"{tag}: crops", crops * options.crop_bytes / 1e12, "TB")
+    report.add(f"{tag}: the crew's own time", spans * overhead / 3600, "h")
+    report.add(f"{tag}: price of an hour of video", gpu_hours * options.gpu_price / options.hours, "")
