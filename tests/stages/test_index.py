@@ -118,7 +118,7 @@ def test_frames_whose_order_would_be_a_guess_are_a_problem(run: Run, data: Path)
 def test_only_rows_of_this_version_are_kept(run: Run, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     index(run, data)
     measured: list[Path] = []
-    monkeypatch.setattr("mdfpipe.stages.index._measure", lambda data, name, *_: measured.append(data / name))
+    monkeypatch.setattr("mdfpipe.stages.index._measure", lambda path, *_: measured.append(path))
     index(run, data)
     assert measured == []
     index(run, data, version=Index.version - 1)
