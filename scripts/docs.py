@@ -70,6 +70,7 @@ ENVIRONMENT = {
     "MDFPIPE_VIDEO_CACHE_GB": "Size limit of that folder in GB. The default is 100.",
     "MDFPIPE_LARGEST_GB": "Largest memory in GB that the header of a file, or a batch of pictures, may ask for, such "
     "as `16`. The default is 2 GB or four times the size of the file.",
+    "MDFPIPE_PROFILE": "Profile of Slurm if `--profile` is not given.",
     "MDFPIPE_HOST": "Another name for this machine in locks and temporary files; for tests.",
     "COLUMNS": "Width of help and progress bars; tables are as wide as their content.",
     "TMPDIR": "Scratch folder of ultralytics while it opens weights; it is empty after each command. torchrun leaves "

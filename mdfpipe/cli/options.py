@@ -56,7 +56,30 @@ PerDevice = Annotated[
 ]
 On = Annotated[
     str | None,
-    typer.Option(metavar="WHERE", help="Where units run: `workers` are processes of `mdfpipe work`. Without it: here."),
+    typer.Option(
+        metavar="WHERE", help="Where units run: `slurm`, or `workers`, processes of `mdfpipe work`. Without it: here."
+    ),
+]
+Jobs = Annotated[
+    int | None,
+    typer.Option(min=1, help="With --on slurm: number of jobs that work. Without it: that of the profile, or 1."),
+]
+Slurm = Annotated[
+    str,
+    typer.Option(
+        "--slurm", metavar="OPTIONS", help='Options of sbatch for each job, such as "--gres=gpu:1 -c 8 -t 4:00:00".'
+    ),
+]
+ProfileFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--profile",
+        metavar="FILE",
+        help="YAML with a site's settings of Slurm. Without it: MDFPIPE_PROFILE, then ~/.config/mdfpipe/slurm.yaml.",
+    ),
+]
+Detach = Annotated[
+    bool, typer.Option("--detach", help="With --on slurm: submit this command as a job, too, and return at once.")
 ]
 Connect = Annotated[
     str | None,

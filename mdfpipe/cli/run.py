@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mdfpipe.cli import jobs as slurm_jobs
 from mdfpipe.cli import options
 from mdfpipe.cli.options import app, say, say_json
 from mdfpipe.errors import ConfigError, one_line, unobeyed
 
 if TYPE_CHECKING:
     from mdfpipe.running.execution import Executor
+    from mdfpipe.running.slurm.script import Asked
     from mdfpipe.stages import Resources
     from mdfpipe.store.run import Run
 
@@ -46,7 +48,8 @@ def run_stages(first: str | None, last: str | None, o: dict[str, Any]) -> None:
     if o["strict"]:
         study = study.strict()
     run = Run(o["run"])
-    executor = _elsewhere(run, resources, o)
+    asked = slurm_jobs.asked_of(run, resources, o) if o.get("on") == "slurm" else None
+    executor = _elsewhere(run, resources, asked, o)
     runner = Runner(study, run, o["data"], resources, executor, systems=o.get("system"))
     if o["trust_pickle"]:
         sys.stderr.write("mdfpipe: --trust-pickle: these weights can run any code; use it only for files you trust\n")
@@ -60,10 +63,16 @@ def run_stages(first: str | None, last: str | None, o: dict[str, Any]) -> None:
         )
     if o["dry_run"]:
         lines = runner.due(first, last, o["only"])
+        texts = slurm_jobs.scripts(asked, runner.span(first, last), detach=o["detach"]) if asked is not None else {}
         if o["json_"]:
-            say_json(lines)
+            say_json({"due": lines, "sbatch": texts} if texts else lines)
         else:
             say("\n".join(lines) or "nothing is due")
+            for name, text in texts.items():
+                say(f"\n# sbatch, {name}\n{text}")
+        return
+    if asked is not None and o["detach"]:
+        say(slurm_jobs.submit_leader(asked))
         return
     with Display() as display:
         outcome = runner.execute(
@@ -84,17 +93,20 @@ def run_stages(first: str | None, last: str | None, o: dict[str, Any]) -> None:
         raise typer.Exit(3)
 
 
-def _elsewhere(run: Run, resources: Resources, o: dict[str, Any]) -> Executor | None:
+def _elsewhere(run: Run, resources: Resources, asked: Asked | None, o: dict[str, Any]) -> Executor | None:
     """What runs units on workers that join this command; None where they run here."""
     on, connect = o.get("on"), o.get("connect")
     if connect is not None and on is None:
         raise ConfigError(f"--connect {connect}: expected --on beside it; without --on nothing connects")
     if connect not in (None, "tcp", "files"):
         raise ConfigError(f"--connect {one_line(connect, 40)}: expected tcp or files")
+    if asked is not None:
+        return slurm_jobs.slurm_executor(run, asked, resources, o["data"], connect or "tcp")
+    slurm_jobs.refuse_without_slurm(o)
     if on is None:
         return None
     if on != "workers":
-        raise ConfigError(f"--on {one_line(on, 40)}: expected workers")
+        raise ConfigError(f"--on {one_line(on, 40)}: expected slurm or workers")
     from mdfpipe.running.leading import JoinedExecutor
     from mdfpipe.running.workers.joined import Joined, Terms
 
@@ -122,6 +134,10 @@ def run_all(
     per_device: options.PerDevice = None,
     on: options.On = None,
     connect: options.Connect = None,
+    jobs: options.Jobs = None,
+    slurm: options.Slurm = "",
+    profile: options.ProfileFile = None,
+    detach: options.Detach = False,
     deadline: options.Deadline = 300.0,
     dry_run: options.DryRun = False,
     strict: options.Strict = False,
@@ -134,6 +150,8 @@ def run_all(
     Example: mdfpipe run pipelines/real-walk.yaml --data DATA --run runs/walk --until manifest
 
     Example: mdfpipe run sysu/di2l --data SYSU-MM01 --run runs/di2l
+
+    Example: mdfpipe run STUDY --data DATA --run runs/walk --device cuda --on slurm --jobs 16 --slurm "--gres=gpu:1"
     """
     run_stages(first, last, ctx.params)
 
@@ -154,6 +172,10 @@ def detect(
     per_device: options.PerDevice = None,
     on: options.On = None,
     connect: options.Connect = None,
+    jobs: options.Jobs = None,
+    slurm: options.Slurm = "",
+    profile: options.ProfileFile = None,
+    detach: options.Detach = False,
     deadline: options.Deadline = 300.0,
     dry_run: options.DryRun = False,
     strict: options.Strict = False,
@@ -183,6 +205,10 @@ def label(
     per_device: options.PerDevice = None,
     on: options.On = None,
     connect: options.Connect = None,
+    jobs: options.Jobs = None,
+    slurm: options.Slurm = "",
+    profile: options.ProfileFile = None,
+    detach: options.Detach = False,
     deadline: options.Deadline = 300.0,
     dry_run: options.DryRun = False,
     strict: options.Strict = False,
@@ -214,6 +240,10 @@ def train(
     per_device: options.PerDevice = None,
     on: options.On = None,
     connect: options.Connect = None,
+    jobs: options.Jobs = None,
+    slurm: options.Slurm = "",
+    profile: options.ProfileFile = None,
+    detach: options.Detach = False,
     deadline: options.Deadline = 300.0,
     dry_run: options.DryRun = False,
     strict: options.Strict = False,

@@ -170,6 +170,15 @@ def run_unit(unit: Unit, resources: Resources, tell: Any) -> Event:
     return Event(kind, stage.name, key, seconds=time.monotonic() - started, failure=failure)
 
 
+def run_together(unit: Unit, resources: Resources, tell: Any) -> Event:
+    """The same of a training in this process, the first under `torchrun`, and in all others, which `follow` it."""
+    if not unit.stage.together:
+        return run_unit(unit, resources, tell)
+    together.connect(resources.device)
+    together.tell(unit)
+    return run_unit(unit, resources, tell)
+
+
 @contextmanager
 def _context(
     unit: Unit, resources: Resources, progress: Callable[[int, int | None], None] = lambda done, total: None

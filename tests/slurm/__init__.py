@@ -45,7 +45,7 @@ class Cluster:
             self._start("slurmctld", "slurmctld", "-D")
             for node in NODES:
                 self.start_node(node)
-            until(self._all_idle, "three idle nodes")
+            self.await_idle()
         except BaseException:
             self.__exit__()
             raise
@@ -99,6 +99,10 @@ class Cluster:
                     if wanted <= set((place / "environ").read_bytes().split(b"\0")):
                         found.append(int(place.name))
         return found
+
+    def await_idle(self) -> None:
+        """Wait until all nodes are there, and idle."""
+        until(self._all_idle, "three idle nodes", 60)
 
     # -- as a user
 

@@ -62,12 +62,13 @@ def test_without_slurm_one_line_says_where_to_go(monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_controller_that_does_not_answer_is_no_end_of_jobs(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(queue, "PATIENCE_SECONDS", 0.2)
     fake = cluster.folder / "bin"
     fake.mkdir()
     (fake / "squeue").write_text("#!/bin/sh\nsleep 5\n")
     (fake / "squeue").chmod(0o755)
-    monkeypatch.setenv("PATH", f"{fake}:/usr/bin:/bin")
     began = time.monotonic()
-    assert queue.jobs(["1"]) is None
+    with monkeypatch.context() as patch:
+        patch.setattr(queue, "PATIENCE_SECONDS", 0.2)
+        patch.setenv("PATH", f"{fake}:/usr/bin:/bin")
+        assert queue.jobs(["1"]) is None
     assert time.monotonic() - began < 3

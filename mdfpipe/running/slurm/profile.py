@@ -68,10 +68,12 @@ class Wish:
 
 
 def read_profile(file: Path | None) -> Profile:
-    """The profile in a file; without one, in slurm.yaml of the user's settings folder, if it is there.
+    """The profile in a file: this one, that of MDFPIPE_PROFILE, or slurm.yaml of the user's settings, if it is there.
 
     Raises ConfigError for an option that is unknown.
     """
+    if file is None and (named := os.environ.get("MDFPIPE_PROFILE")):
+        file = Path(named)
     if file is None:
         file = own_profile()
         if not file.is_file():

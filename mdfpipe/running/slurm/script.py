@@ -35,7 +35,7 @@ _TORCHRUN = """srun --ntasks="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 --kill-o
     ${{SLURM_CPUS_PER_TASK:+--cpus-per-task="$SLURM_CPUS_PER_TASK"}} \\
     {python} -m torch.distributed.run --nnodes="$SLURM_JOB_NUM_NODES" --nproc-per-node={processes} \\
     --rdzv-backend=c10d --rdzv-id="$SLURM_JOB_ID" \\
-    --rdzv-endpoint="$(hostname):$((20000 + SLURM_JOB_ID % 12000))" --no-python \\
+    --rdzv-endpoint="$(hostname):$((20000 + SLURM_JOB_ID % 12000))" --no-python -- \\
     {command} &
 """
 

@@ -16,11 +16,12 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
-from mdfpipe.errors import ConfigError, MdfError, StoreError, one_line
+from mdfpipe.errors import ConfigError, CopyError, MdfError, StoreError, one_line
 from mdfpipe.learning import gpus
+from mdfpipe.learning.train import together
 from mdfpipe.machine import devices
 from mdfpipe.running.crew import SAVING_SECONDS
-from mdfpipe.running.execution import LATE_SECONDS, Unit, run_unit
+from mdfpipe.running.execution import LATE_SECONDS, TogetherExecutor, Unit, run_together, run_unit
 from mdfpipe.running.workers import Step, UnitReport
 from mdfpipe.running.workers.channels import (
     FOLDER,
@@ -60,7 +61,12 @@ class Work:
 
     def __init__(self, run: Path, resources: Resources, data: Path | None, say: Callable[[str], None]) -> None:
         self.path, self.data, self.say, self.done = run, data, say, 0
+        self.is_group = together.processes() > 1
         names = devices.named(resources.device)
+        if self.is_group:  # the first of its processes: one worker, whose process takes its GPU by its number
+            self.names: tuple[str, ...] = (devices.CPU,)
+            self.size, self.resources = 1, replace(resources, device=devices.own(names[0]))
+            return
         self.names = devices.present(names, gpus.count)
         self.size = devices.size(self.names, resources.workers, resources.per_device)
         self.resources = replace(resources, device=devices.own(self.names[0]))
@@ -281,7 +287,7 @@ class _Slot:
             except MdfError as error:
                 self.channel.send({"lost": self.number, "words": str(error), "exitcode": None})
                 raise
-            self.worker.give(run_unit, (unit, self.resources))
+            self.worker.give(run_together if self.work.is_group else run_unit, (unit, self.resources))
         elif "drop" in message and message["drop"] == self.number:
             self._drop()
         elif "save" in message and message["save"] == self.number:
@@ -323,6 +329,8 @@ class _Slot:
         if kind is Step.DONE:
             self.channel.send({"ended": self.number, "event": of_event(value)})
         elif kind is Step.LOST:
+            if self.work.is_group:  # the others wait for it in vain
+                raise MdfError(value.words)
             unit.inputs.run.clear(unit.stage.name)
             self.channel.send({"lost": self.number, "words": value.words, "exitcode": value.exitcode})
         else:
@@ -358,8 +366,13 @@ def work(
 ) -> int:
     """Join the leader of a run folder and work for it until it ends; return the number of units done here.
 
+    Under `torchrun` all processes are one worker, which trains together: the first joins, the others follow it.
     Raises MdfError where no leader comes in `wait_seconds`, where it refuses, or where it is gone.
     """
+    if together.rank() > 0:
+        with TogetherExecutor(resources) as executor, contextlib.suppress(CopyError):  # the first one has ended
+            executor.follow()
+        return 0
     here = Work(Path(run), resources, data, say)
     here.join(wait_seconds)
     return here.done
