@@ -18,7 +18,7 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--video", type=Path, help="yolo: instead of the drawn clip; onnx: instead of a real one")
     parser.add_argument("--weights", help="yolo: demo, or a .pt file (demo); onnx: a .onnx file (YOLOX-nano)")
     parser.add_argument("--seconds", type=float, default=30.0, help="of a real clip (30)")
-    parser.add_argument("--frames", type=int, default=96, help="of a drawn clip (96)")
+    parser.add_argument("--frames", type=int, default=48, help="of a drawn clip (48)")
     parser.add_argument("--size", type=int, nargs=2, default=[1280, 720], metavar=("W", "H"), help="of a drawn clip")
     parser.add_argument("--image-size", type=int, default=640, help="yolo: the network's input (640)")
     parser.add_argument(
@@ -31,7 +31,7 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--decoder", default="auto")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="of the worker (1 2)")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
 
 
 def bench(options: argparse.Namespace, report: Report, folder: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from benchmarks.material import KEY, do_unit, make_unit
 from benchmarks.measure import ratio
 
 PRECISIONS = ("fp32", "bf16")
+OPENVINO = ("openvino fp32", "openvino bf16")  # the same precisions under that engine
 FPS = 25  # of what is drawn: at 720p about 4 Mbit/s, as a network camera sends
 
 
@@ -47,11 +49,14 @@ def weights_of(options: argparse.Namespace, folder: Path) -> str:
     return random_weights(folder / "random.pt", "n", 1)  # of 80 classes alike, persons would rarely come first
 
 
-def yolo(options: argparse.Namespace, weights: str, precision: str, least: float) -> Any:
+def yolo(options: argparse.Namespace, weights: str, how: str, least: float) -> Any:
+    """The detector. how: a precision, of torch, or an engine and a precision."""
     from mdfpipe.video.detectors import Detector
 
+    *engine, precision = how.split()
     return Detector.variant("yolo").model_validate(
         {"weights": weights, "precision": precision, "min_score": least, "image_size": options.image_size}
+        | {"engine": engine[0] if engine else "torch"}
     )
 
 
@@ -74,7 +79,9 @@ def parts(
     decoder = unit.stage.decoder.candidates(video)[0]
     run = detector.open(folder, KEY, device=device, threads=threads)
     held = list(decoder.frames(video, batch=batch, threads=threads))
-    prepared = []
+    prepared: list[Any] = []
+    if run.network.engine != "torch":
+        return _under_engine(run, precision, held, unit, batch, threads)
     run.network.module.register_forward_pre_hook(lambda module, given: prepared.append(given[0].clone()))
     answers = [run(frames) for frames in held]
     run.network.module._forward_pre_hooks.clear()
@@ -91,5 +98,25 @@ def parts(
         f"detector alone, {precision}": lambda: [run(frames) for frames in held],
         f"network alone, {precision}": network,
         "decode alone": lambda: [len(b) for b in decoder.frames(video, batch=batch, threads=threads)],
+    }
+    return tasks, held, answers
+
+
+def _under_engine(
+    run: Any, how: str, held: list[Any], unit: Any, batch: int, threads: int
+) -> tuple[dict[str, Callable[[], Any]], list[Any], Any]:
+    """The same under another engine; what its network is given is kept by the way."""
+    from mdfpipe.machine.engines import in_turn
+
+    prepared: list[Any] = []
+    network = run.network
+    kept = replace(network, run=lambda images: prepared.append(images.copy()) or network.run(images))
+    run.network = kept
+    answers = [run(frames) for frames in held]
+    run.network = network
+    tasks = {
+        f"detect stage, {how}": lambda: do_unit(unit, batch=batch, threads=threads, device="cpu"),
+        f"detector alone, {how}": lambda: [run(frames) for frames in held],
+        f"network alone, {how}": lambda: list(in_turn(network.run, prepared)),
     }
     return tasks, held, answers

@@ -13,9 +13,9 @@ from statistics import median
 from typing import Any
 
 import numpy as np
-from benchmarks.detect_parts import FPS, PRECISIONS, facts, over, parts, unit_of, weights_of, yolo
+from benchmarks.detect_parts import FPS, OPENVINO, PRECISIONS, facts, over, parts, unit_of, weights_of, yolo
 from benchmarks.material import KEY, as_h264, do_unit, drawn_pictures, drawn_video, remuxed
-from benchmarks.measure import Report, Times, in_turns, in_worker, profiled, ratio
+from benchmarks.measure import Report, Times, expect, in_turns, in_worker, profiled, ratio
 
 PEER = "ultralytics predict, fp32"
 DEEP, SHALLOW = "16-bit FFV1", "8-bit H.264"
@@ -76,6 +76,13 @@ def _tell(report: Report, tag: str, seen: dict[str, Any]) -> None:
     report.aim(f"{tag}: detect stage, bf16 / ultralytics", ratio(wall[PEER], low), ">=", 1.8)
     report.aim(f"{tag}: boxes of bf16 of IoU >= 0.9 with those of fp32", shares["bf16"], ">=", 0.95)
     report.aim(f"{tag}: detect stage, fp32 / network alone, fp32", over(wall, "network alone", "fp32")[0], ">=", 0.9)
+    for how, least in zip(OPENVINO, (1.4, 3.3), strict=True):
+        if how in shares:
+            fast = wall[f"detect stage, {how}"]
+            report.aim(f"{tag}: detect stage, {how} / ultralytics, fp32", ratio(wall[PEER], fast), ">=", least)
+            same = "0.99" if "fp32" in how else "0.9"
+            report.aim(f"{tag}: boxes of {how} of IoU >= {same} with those of torch, fp32", shares[how], ">=", 0.95)
+            report.aim(f"{tag}: detect stage, {how} / network alone", over(wall, "network alone", how)[0], ">=", 0.9)
     for below in (PEER, "network alone, fp32"):
         rounds = sorted(b / s for b, s in zip(wall[below], stage, strict=True))
         report.notes.append(f"{tag}: stage / {below} by round: {', '.join(f'{r:.2f}' for r in rounds)}")
@@ -113,7 +120,12 @@ def _against_ultralytics(video: Path, folder: Path, options: argparse.Namespace,
         least = _some_boxes(options, weights, folder, video)
     tasks, found = dict[str, Callable[[], Any]](), dict[str, Found]()
     notes = [f"weights {Path(weights).name}, score >= {least:.3g}, torch {torch.__version__}"]
-    for precision in PRECISIONS:
+    from mdfpipe.machine.engines import is_present
+
+    engines = OPENVINO if is_present("openvino") else ()
+    if not engines:
+        notes.append("OpenVINO is not installed: not measured")
+    for precision in (*PRECISIONS, *engines):
         own, held, answers = parts(options, weights, precision, least, folder, video, threads)
         tasks |= own
         found[precision] = [(b.xyxy, b.score) for boxes in answers for b in boxes]
@@ -129,7 +141,11 @@ def _against_ultralytics(video: Path, folder: Path, options: argparse.Namespace,
         "video": _agreement(ours, theirs, 0.99, 1e-3),
         "memory": _agreement(ours, predict(shown), 0.99, 1e-3),
         "bf16": _agreement(found["bf16"], found["fp32"], 0.9, 1.0),
+        **{how: _agreement(found[how], found["fp32"], 0.99 if "fp32" in how else 0.9, 1.0) for how in engines},
     }
+    for how, boxes in found.items():
+        expect(f"frames with an answer, {how}", len(boxes), len(shown))
+        expect(f"boxes in all, {how}: some", sum(len(score) for _, score in boxes) > 0, True)
     times = in_turns(options.rounds, **{PEER: lambda: predict(video)}, **tasks)
     if torch.get_num_threads() != threads:
         notes.append(f"torch ended with {torch.get_num_threads()} threads: the ratios are not fair")
