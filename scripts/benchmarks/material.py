@@ -11,10 +11,12 @@ KEY = "clip"  # the video_id of the benches that have one video
 
 def video_row(path: Path) -> dict[str, Any]:
     """The columns of the videos table that a stage reads."""
+    from mdfpipe.store.hashing import stamp
     from mdfpipe.video.probe import probe
 
     info = probe(path)
     return {
+        **{"sha256": None, "stamp": stamp(path)},
         **{"video_id": KEY, "path": path.name, "band": "VIS", "problem": None, "n_frames": info.frames_declared},
         **{"bit_depth": info.bit_depth, "width": info.width, "height": info.height, "fps": info.fps},
     }
