@@ -36,7 +36,10 @@ class Inline:
         for unit in units:
             self.ran.append(str(unit))
             yield Event("started", unit.stage.name, unit.key)
-            yield (event := run_unit(unit, self.resources, lambda event: None))
+            told: list[Event] = []
+            event = run_unit(unit, self.resources, told.append)
+            yield from (one for one in told if one.kind != "progress")
+            yield event
             if event.kind == "fatal":
                 return
 

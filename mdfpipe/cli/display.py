@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
 from rich.console import Console
@@ -51,12 +52,27 @@ QUIET_SECONDS = 5.0
 """How long a log stays silent about videos that end well. Failures are never held back."""
 
 
+@dataclass
+class _Count:
+    """The units of a stage that have ended, of all of them, and their rows."""
+
+    total: int
+    ended: int = 0
+    failed: int = 0
+    rows: int = 0
+
+    def __str__(self) -> str:
+        failed = f", {self.failed} failed" if self.failed else ""
+        return f"{self.ended - self.failed} of {self.total}{failed}, {self.rows} rows"
+
+
 class Display:
     """Draw the events of a run as they come, on the error stream. Use as a context.
 
     On a terminal: a bar for the stage, one for each video at work, and a line for each failure. Elsewhere, as in a log:
     a line for each failure, at most one every `QUIET_SECONDS` that counts what has ended, one at the end of each stage,
-    and one every ten seconds while nothing ends.
+    and one every ten seconds while nothing ends. Stages that begin together, since they share the pass over a video,
+    have a bar each, and one line together.
     """
 
     def __init__(self) -> None:
@@ -71,11 +87,12 @@ class Display:
             console=err,
             transient=True,
         )
-        self.stage: TaskID | None = None
+        self.stages: dict[str, TaskID] = {}
         self.tasks: dict[tuple[str, str], TaskID] = {}
         self.started: dict[tuple[str, str], float] = {}
         self.spoken = self.begun = time.monotonic()
-        self.ended = self.total = self.failed = self.rows = 0
+        self.counts: dict[str, _Count] = {}  # of the stages at work
+        self.begins = False  # whether further stages may begin with these
         self.unsaid: Event | None = None  # the last that ended well since a line was printed
 
     def __enter__(self) -> Self:
@@ -100,26 +117,31 @@ class Display:
             return
         if event.kind == "stage":
             self._say_unsaid()
-            self.begun, self.total = now, event.total or 0
-            self.ended = self.failed = self.rows = 0
+            self.begun = now
+            self.counts = (self.counts if self.begins else {}) | {event.stage: _Count(event.total or 0)}
         elif event.kind == "started":
             self.started[unit] = now
         elif event.kind in ("finished", "failed", "damaged"):
-            self.ended += 1
-            self.failed += event.kind == "failed"
-            self.rows += event.rows
+            count = self.counts.setdefault(event.stage, _Count(0))
+            count.ended += 1
+            count.failed += event.kind == "failed"
+            count.rows += event.rows
         elapsed = now - self.started.get(unit, now)
         rate = f"{event.done / elapsed:.1f}/s" if event.done and elapsed > 0.2 else ""
         if self.terminal:
             self._bar(event, unit, rate)
         else:
             self._line(event, elapsed, rate)
+        self.begins = event.kind == "stage"
 
     def _bar(self, event: Event, unit: tuple[str, str], rate: str) -> None:
         if event.kind == "stage":
-            if self.stage is not None:
-                self.progress.remove_task(self.stage)
-            self.stage = self.progress.add_task(f"[bold]{event.stage}[/bold]", total=event.total, rate="")
+            for name in self.stages.keys() - self.counts.keys():
+                self.progress.remove_task(self.stages.pop(name))
+            if event.stage in self.stages:
+                self.progress.remove_task(self.stages[event.stage])
+            shown = self.progress.add_task(f"[bold]{event.stage}[/bold]", total=event.total, rate="")
+            self.stages[event.stage] = shown
         elif event.kind == "started":
             self.tasks[unit] = self.progress.add_task(
                 f"  {escape(one_line(event.key, 40))}{_on(event)}", total=None, rate=""
@@ -129,8 +151,8 @@ class Display:
         else:
             if unit in self.tasks:
                 self.progress.remove_task(self.tasks.pop(unit))
-            if self.stage is not None:
-                self.progress.update(self.stage, completed=self.ended)
+            if event.stage in self.stages:
+                self.progress.update(self.stages[event.stage], completed=self.counts[event.stage].ended)
             if event.failure is not None:
                 self.progress.console.print(_ended(event))
 
@@ -142,7 +164,8 @@ class Display:
             err.print(_ended(event))
         elif event.kind == "finished":
             self.unsaid = event
-            if silent >= QUIET_SECONDS or self.ended >= self.total:
+            all_ended = all(count.ended >= count.total for count in self.counts.values())
+            if silent >= QUIET_SECONDS or all_ended or self._is_alone:
                 self._say_unsaid()
         elif event.kind == "progress" and silent >= 2 * QUIET_SECONDS:
             share = f"{event.done}/{event.total}" if event.total else f"{event.done}"
@@ -157,17 +180,20 @@ class Display:
         if event is None:
             return
         self.spoken = time.monotonic()
-        if self.total <= 1:
+        if self._is_alone:
             err.print(_ended(event))
             return
-        elapsed = self.spoken - self.begun
-        left = elapsed * (self.total - self.ended) / self.ended
-        time_text = f"{_duration(left)} left" if self.ended < self.total else f"{elapsed:.1f} s"
-        failed = f", {self.failed} failed" if self.failed else ""
-        good = self.ended - self.failed
-        err.print(
-            f"[green]done[/green]    {event.stage}: {good} of {self.total}{failed}, {self.rows} rows, {time_text}"
-        )
+        elapsed, slowest = self.spoken - self.begun, min(self.counts.values(), key=lambda count: count.ended)
+        whole = all(count.ended >= count.total for count in self.counts.values())
+        left = elapsed * (slowest.total - slowest.ended) / slowest.ended if slowest.ended else None
+        time_text = f"{elapsed:.1f} s" if whole else f"{_duration(left)} left"
+        shown = "; ".join(f"{stage}: {count}" for stage, count in self.counts.items())
+        err.print(f"[green]done[/green]    {shown}, {time_text}")
+
+    @property
+    def _is_alone(self) -> bool:
+        """Whether one video is all that there is: it has a line of its own."""
+        return all(count.total <= 1 for count in self.counts.values())
 
 
 def _ended(event: Event) -> str:

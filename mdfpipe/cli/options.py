@@ -94,6 +94,13 @@ Device = Annotated[
 ]
 Deadline = Annotated[float, typer.Option(min=1, help="Kill a worker after this many seconds without progress.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="List what would run and why, and run nothing.")]
+Separate = Annotated[
+    bool,
+    typer.Option(
+        "--separate",
+        help="Run each stage on all videos before the next stage; detect and crop then decode each video twice.",
+    ),
+]
 Strict = Annotated[bool, typer.Option("--strict", help="Stop at the first failed video or unreadable crop.")]
 AllowMissing = Annotated[
     bool, typer.Option("--allow-missing", help="Continue although some videos failed; list them in the result.")

@@ -43,6 +43,7 @@ def run_stages(first: str | None, last: str | None, o: dict[str, Any]) -> None:
         deadline_seconds=o["deadline"],
         trust_pickle=o["trust_pickle"],
         tensorboard=o.get("tensorboard", False),
+        separate=o.get("separate", False),
     )
     study = Study.load(o["study"], o["set_"] or [])
     if o["strict"]:
@@ -140,6 +141,7 @@ def run_all(
     detach: options.Detach = False,
     deadline: options.Deadline = 300.0,
     dry_run: options.DryRun = False,
+    separate: options.Separate = False,
     strict: options.Strict = False,
     allow_missing: options.AllowMissing = False,
     trust_pickle: options.TrustPickle = False,

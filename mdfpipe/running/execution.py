@@ -11,7 +11,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -33,7 +33,11 @@ from mdfpipe.machine import devices
 from mdfpipe.running.crew import Crew
 from mdfpipe.running.workers import Step
 from mdfpipe.running.workers.spawned import Spawned
-from mdfpipe.stages import Context, Inputs, Made, Resources, Stage
+from mdfpipe.stages import TO_BE_MADE, Context, Inputs, Made, Resources, Stage
+from mdfpipe.stages.crop import Crop
+from mdfpipe.stages.detect import Detect
+from mdfpipe.stages.label import Label
+from mdfpipe.stages.shared_pass import SharedPass
 from mdfpipe.store.run import DAMAGED, Failure, Receipt
 from mdfpipe.store.trust import trusting
 from mdfpipe.store.urls import is_url
@@ -48,6 +52,8 @@ class Unit:
     """One stage of one video (or of the whole run): all that a process needs to do it.
 
     share: (number, of) of a share of the work, which is kept for the unit that commits the part; None: all of it.
+    then: units of later stages of the same video that the same process does next, each if all before it are done, and
+    only if its part is not what it should be by then: their receipts lack the content of the parts before them.
     """
 
     stage: Stage
@@ -55,14 +61,21 @@ class Unit:
     inputs: Inputs
     data: Path
     share: tuple[int, int] | None = None
+    then: tuple[Unit, ...] = ()
 
     @property
     def key(self) -> str:
         """The video_id, or the name of the run-level table."""
         return self.receipt.key
 
+    def expected(self) -> Receipt:
+        """The receipt, with the content of those parts of its video that were made since it was planned."""
+        due = (name for name, content in self.receipt.upstream.items() if content == TO_BE_MADE)
+        made = {name: found.content for name in due if (found := self.inputs.run.receipt(name, self.key))}
+        return replace(self.receipt, upstream=self.receipt.upstream | made)
+
     def __str__(self) -> str:
-        return f"{self.stage.name}/{self.key}"
+        return "+".join(unit.stage.name for unit in (self, *self.then)) + f"/{self.key}"
 
 
 EventKind: TypeAlias = Literal[
@@ -122,8 +135,51 @@ class Executor(Protocol):
     def __exit__(self, *error: object) -> None: ...
 
 
-def run_unit(unit: Unit, resources: Resources, tell: Any) -> Event:
-    """Do one unit in this process and commit its part; `tell(Event)` receives its progress."""
+def run_unit(unit: Unit, resources: Resources, tell: Callable[[Event], None]) -> Event:
+    """Do a unit, and those after it, in this process, and commit each part; the event that ends the last one.
+
+    tell: receives the progress, and the ends of all but the last. Where detect, label and crop are done one after the
+    other, the video is decoded once.
+    """
+    if not unit.then:
+        return _run_one(unit, resources, tell)
+    with ExitStack() as stack:
+        shared = _shared(unit, resources, stack)
+        event = _run_one(unit, resources, tell, shared)
+        for later in unit.then:
+            if event.kind != "finished":
+                break
+            if (following := _following(later)) is not None:
+                tell(event)
+                tell(Event("started", later.stage.name, later.key))
+                event = _run_one(following, resources, tell, shared)
+        return event
+
+
+def _following(unit: Unit) -> Unit | None:
+    """The unit, now that the parts before it are made; None where its own part is what it should be."""
+    run, expected = unit.inputs.run, unit.expected()
+    found = run.receipt(unit.stage.name, unit.key)
+    is_made = found is not None and unit.stage.same(found, expected) and run.files_in_place(found) is None
+    return None if is_made and run.failure(unit.stage.name, unit.key) is None else replace(unit, receipt=expected)
+
+
+def _shared(unit: Unit, resources: Resources, stack: ExitStack) -> SharedPass | None:
+    """Where crops are cut during detect, if these units are detect, label and crop."""
+    by_name = {one.stage.name: one for one in (unit, *unit.then)}
+    label, crop = (by_name.get(name) for name in ("label", "crop"))
+    if not (isinstance(unit.stage, Detect) and label and crop):
+        return None
+    assert isinstance(label.stage, Label)
+    assert isinstance(crop.stage, Crop)
+    context = stack.enter_context(_context(crop, resources))
+    return stack.enter_context(SharedPass(unit.key, label.stage, crop.stage, crop.inputs, context))
+
+
+def _run_one(
+    unit: Unit, resources: Resources, tell: Callable[[Event], None], shared: SharedPass | None = None
+) -> Event:
+    """Do one unit and commit its part; `tell` receives its progress."""
     run, stage, key = unit.inputs.run, unit.stage, unit.key
     started = time.monotonic()
     told, one_at_a_time = started - 1.0, threading.Lock()
@@ -143,6 +199,7 @@ def run_unit(unit: Unit, resources: Resources, tell: Any) -> Event:
     try:
         before = run.state(stage.name, key)
         with _context(unit, resources, progress) as context:
+            context = replace(context, shared=shared)
             with trusting(resources.trust_pickle):
                 made = _made(unit, context)
             if not made.table.schema.equals(stage.schema):
@@ -286,7 +343,7 @@ def in_shares(units: Sequence[Unit], workers: int) -> tuple[list[Unit], list[Uni
         if count == 1:
             first.append(unit)
             continue
-        first += [replace(unit, share=(number, count)) for number in range(count)]
+        first += [replace(unit, share=(number, count), then=()) for number in range(count)]
         then.append(unit)
     return longest_first(first), longest_first(then)
 
@@ -354,6 +411,7 @@ class LocalExecutor:
         watch = waiting[0][0].inputs.run.check_lock  # a worker that is deep in a step does not look itself
         done: dict[str, int] = {}
         late: list[tuple[Unit, Event, float]] = []
+        at: dict[str, Unit] = {}  # by key: what a process is at, beyond the first stage
         with closing(self.crew.run(run_unit, waiting, watch)) as reports:
             for report in reports:
                 kind, _, value, worker = report
@@ -370,12 +428,16 @@ class LocalExecutor:
                 elif kind is Step.LOST and unit.share is not None:  # the unit that joins the shares does it
                     event = Event("progress", unit.stage.name, unit.key)
                 elif kind is Step.LOST:
-                    event = _lost(unit, value.words, done.get(unit.key, 0))
+                    event = _lost(at.get(unit.key, unit), value.words, done.get(unit.key, 0))
                 else:
                     event = replace(value, worker=worker) if worker else value
                     done[unit.key] = event.done or done.get(unit.key, 0)
-                if event.kind == "finished" and not self.sees(unit):
-                    late.append((unit, event, time.monotonic()))
+                    if event.kind == "started":  # the next stage of this video
+                        at[unit.key] = next(one for one in unit.then if one.stage.name == event.stage)
+                        done.pop(unit.key)
+                made = next((one for one in (unit, *unit.then) if one.stage.name == event.stage), unit)
+                if event.kind == "finished" and not self.sees(made):
+                    late.append((made, event, time.monotonic()))
                 else:
                     yield event
                 if event.kind == "fatal":

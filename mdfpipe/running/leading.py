@@ -68,5 +68,5 @@ def _is_there(unit: Unit) -> bool:
     found = run.receipt(stage.name, unit.key)
     if found is None:
         return False
-    before, now = stage.decided(found, found.facts), stage.decided(unit.receipt, found.facts)
+    before, now = stage.decided(found, found.facts), stage.decided(unit.expected(), found.facts)
     return before.fingerprint == now.fingerprint and run.files_in_place(found) is None

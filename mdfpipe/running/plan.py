@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from mdfpipe.errors import Damaged, DataError, MdfError, one_line
-from mdfpipe.stages import Inputs, Stage
+from mdfpipe.stages import TO_BE_MADE, Inputs, Stage
 from mdfpipe.stages.evaluate import Evaluate
 from mdfpipe.stages.index import Index
 from mdfpipe.store.hashing import file_sha256
@@ -27,7 +27,6 @@ from mdfpipe.store.run import DAMAGED, Failure, Receipt, Run, faces_file, finger
 from mdfpipe.study.study import KEPT, Study, open_run
 
 _OF_INDEX = ("catalogue", "media", "faces", "images")  # what a stage may read of it
-_TO_BE_MADE = "to be made"  # in the place of the content of a part that is due
 _WITHOUT_CONTENT = "an earlier version of mdfpipe made it, which did not note its content"
 
 
@@ -55,7 +54,7 @@ class Item:
     @property
     def content(self) -> str:
         """What the part holds, where it is done, as what is made from it knows it."""
-        return self.found.content if self.found else _TO_BE_MADE
+        return self.found.content if self.found else TO_BE_MADE
 
     def __str__(self) -> str:
         return f"{self.stage.name}/{self.key}: {self.reason or 'done'}"
@@ -241,7 +240,7 @@ class Plan:
             units = self.items(up) if all_of_it else [self.item(up, item.key)]
             for unit in units:
                 names = (up.name, f"{up.name}/{unit.key}")
-                if unit.reason is not None and _TO_BE_MADE in (item.expected.upstream.get(name) for name in names):
+                if unit.reason is not None and TO_BE_MADE in (item.expected.upstream.get(name) for name in names):
                     return self.cause(unit)
         found = self.receipts(item.stage.name, item.key) if self.allow_missing and item.stage.per == "run" else None
         known = found.facts.get("missing") or [] if found else []
@@ -461,7 +460,7 @@ def explain(old: Receipt, new: Receipt, limit: int = 4) -> str:
         elif name not in new.upstream:
             words.append(f"{name} removed")
         elif old.upstream[name] != new.upstream[name]:
-            words.append(f"{name} {'is made again' if new.upstream[name] == _TO_BE_MADE else 'changed'}")
+            words.append(f"{name} {'is made again' if new.upstream[name] == TO_BE_MADE else 'changed'}")
     more = [f"and {len(words) - limit} more"] if len(words) > limit else []
     return ", ".join(words[:limit] + more) or "its receipt differs"
 

@@ -9,7 +9,8 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
@@ -24,9 +25,11 @@ from mdfpipe.running.engines import with_engine
 from mdfpipe.running.execution import Event, Executor, TogetherExecutor, Unit, executor_of
 from mdfpipe.running.plan import Item, Plan
 from mdfpipe.stages import Resources, Stage
+from mdfpipe.stages.crop import Crop
 from mdfpipe.stages.detect import Detect
 from mdfpipe.stages.embed import Embed
 from mdfpipe.stages.evaluate import Evaluate
+from mdfpipe.stages.label import Label
 from mdfpipe.stages.train import Train
 from mdfpipe.store.environment import commit
 from mdfpipe.store.files import given_path
@@ -93,7 +96,8 @@ class Call:
     """One call of the runner: what was asked for, and its outcome so far.
 
     found, before: the parts that were found damaged in this pass over the stages, and in the passes before it. keys:
-    of parts that this call made again in stages before those asked for.
+    of parts that this call made again in stages before those asked for. ahead: the rows of each part that was made with
+    those before it, by stage and key, until the stages before it are reviewed.
     """
 
     stages: list[Stage]
@@ -104,6 +108,7 @@ class Call:
     found: set[tuple[str, str]] = field(default_factory=set)
     before: set[tuple[str, str]] = field(default_factory=set)
     keys: set[str] = field(default_factory=set)
+    ahead: dict[tuple[str, str], int] = field(default_factory=dict)
 
     @property
     def retry(self) -> bool:
@@ -226,7 +231,7 @@ class Runner:
                 found.add((error.stage, error.key))
 
     def _due(self, stages: list[Stage], only: list[str] | None) -> list[str]:
-        lines = list[str]()
+        lines, shared = list[str](), dict[tuple[str, str], str]()
         plan = self.plan(retry=stages[0].name == "index")
         self._check_only(only, plan)
         for stage in [*self._before(stages), *stages]:
@@ -236,7 +241,11 @@ class Runner:
                 continue
             items = [item for item in plan.items(stage) if self._chosen(item, only)]
             items = items if stage in stages else [item for item in items if item.damaged]
-            lines += [f"{item}" + (f" (after {item.blocked})" if item.blocked else "") for item in items if item.reason]
+            for item in (item for item in items if item.reason):
+                shared |= {(up.stage.name, up.key): stage.name for up in self._then(item, plan, stages)}
+                first = shared.get((stage.name, item.key))
+                how = f" (with {first})" if first else f" (after {item.blocked})" if item.blocked else ""
+                lines.append(f"{item}{how}")
         return lines
 
     def execute(
@@ -357,9 +366,9 @@ class Runner:
             made = [item.found.facts for item in items if item.found is not None]
             settled, notes = with_engine(stage, made, self.data, self.resources)
             outcome.notes += notes
-        units = [Unit(settled, item.expected, plan.inputs(item), self.data) for item in ready]
-        if units:
-            call.listen(Event("stage", stage.name, "", total=len(units)))
+        units = [self._unit(item, settled, plan, call if only is None else None) for item in ready]
+        for name, total in Counter(one.stage.name for unit in units for one in (unit, *unit.then)).items():
+            call.listen(Event("stage", name, "", total=total))
         damaged = False
         for event in self._record(self.executor.run(units)):
             if event.kind == "damaged" and event.damaged is not None and event.failure is not None:
@@ -371,8 +380,11 @@ class Runner:
             outcome.workers_lost += event.kind == "left"
             outcome.given_again += event.kind == "again"
             if event.kind == "finished":
-                tally.ran, tally.rows = tally.ran + 1, tally.rows + event.rows
-                if event.key in broken:
+                of_stage = outcome.tallies.setdefault(event.stage, Tally())
+                of_stage.ran, of_stage.rows = of_stage.ran + 1, of_stage.rows + event.rows
+                if event.stage != stage.name:
+                    call.ahead[event.stage, event.key] = event.rows
+                elif event.key in broken:
                     outcome.mended.append(f"{stage.name}/{event.key}")
             elif event.kind == "failed" and event.failure is not None:
                 outcome.failures.append(event.failure)
@@ -385,6 +397,30 @@ class Runner:
             self._review(stage, plan, call)
         tally.failed = sum(failure.stage == stage.name for failure in outcome.failures)
         return damaged
+
+    def _unit(self, item: Item, settled: Stage, plan: Plan, call: Call | None) -> Unit:
+        """What a process is given for an item, with what it does next of the same video; for no call, nothing more.
+
+        settled: its stage, with the engine that all units of it take.
+        """
+        later = self._then(item, plan, call.stages, call.outcome.failed) if call else []
+        then = [Unit(one.stage, one.expected, plan.inputs(one), self.data) for one in later]
+        return Unit(settled, item.expected, plan.inputs(item), self.data, then=tuple(then))
+
+    def _then(
+        self, item: Item, plan: Plan, stages: list[Stage], failed: Set[tuple[str, str]] = frozenset()
+    ) -> list[Item]:
+        """The items of label and of crop of a video that share the pass of detect; empty where it is not shared.
+
+        A part of detect that is only damaged is likely to be made as it was, so that nothing else is due. Settings of
+        crop that choose among all frames of a video need its labels first.
+        """
+        if not isinstance(item.stage, Detect) or self.resources.separate or item.damaged:
+            return []
+        later = [plan.item(stage, item.key) for stage in stages if isinstance(stage, (Label, Crop))]
+        due = [i for i in later if i.reason is not None and i.problem is None and (i.stage.name, i.key) not in failed]
+        chooses = any(isinstance(one.stage, Crop) and one.stage.chooses for one in due)
+        return due if len(due) == 2 and not chooses else []
 
     def _record(self, events: Any) -> Any:
         """Pass events on, writing them to events.jsonl; of the progress, one line in five seconds for each unit."""
@@ -416,13 +452,30 @@ class Runner:
             outcome.notes += [line for line in review.notes if line not in outcome.notes]
         outcome.warnings += [line for line in review.lasting if line not in outcome.warnings]
         if review.stop:
+            self._take_back(stage, call)
             self.run.event("stopped", stage=stage.name, message=review.stop)
             raise DataError(f"{stage.name}: {review.stop}")
         if review.failures:
+            self._take_back(stage, call, review.failures)
             plan.forget(stage)
         for key, message in review.failures.items():
             self.run.discard(stage.name, key)
             self._fail(Failure(stage.name, key, "Review", message), call)
+
+    def _take_back(self, stage: Stage, call: Call, refused: Iterable[str] = ()) -> None:
+        """Remove parts of later stages that were made before the review of a stage: in this call, all or those of the
+        `refused` keys; and what a call that was killed has made from a part that is refused now.
+        """
+        later = [one.name for one in self.stages[self.stages.index(stage) + 1 :] if one.per == "video"]
+        contents = {key: found.content for key in refused if (found := self.run.receipt(stage.name, key))}
+        former = {(name, key): self.run.receipt(name, key) for name in later for key in contents}
+        made = {unit for unit in call.ahead if unit[0] in later and (unit[1] in contents or not contents)}
+        made |= {unit for unit, one in former.items() if one and one.upstream.get(stage.name) == contents[unit[1]]}
+        for name, key in made:
+            self.run.discard(name, key)
+            tally, rows = call.outcome.tallies.setdefault(name, Tally()), call.ahead.pop((name, key), None)
+            if rows is not None:
+                tally.ran, tally.rows = tally.ran - 1, tally.rows - rows
 
     def _fail(self, failure: Failure, call: Call) -> None:
         """A unit fails without having been run."""

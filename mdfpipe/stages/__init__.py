@@ -10,7 +10,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 import pyarrow as pa
 
@@ -21,6 +21,12 @@ from mdfpipe.store.run import Receipt, Run, faces_file, images_file
 from mdfpipe.store.tables import FACES, IMAGES
 from mdfpipe.store.urls import is_url
 
+if TYPE_CHECKING:
+    from mdfpipe.video.decoders import Decoder
+    from mdfpipe.video.frames import Boxes, Frames
+
+TO_BE_MADE = "to be made"
+"""In a receipt, in the place of the content of a part that is due."""
 INDEX = ("index", "videos")  # the stage and the key of the part to which the tables of faces and images belong
 
 
@@ -41,6 +47,9 @@ class Resources:
     trust_pickle: bool = False  # whether this call opens weights that are no mere tensors, and may run what they say
     per_device: int | None = None
     tensorboard: bool = False  # whether a training also writes its figures as TensorBoard's event files
+    separate: bool = (
+        False  # whether detect and crop each decode a video, and a stage begins when the one before it ends
+    )
 
     def __post_init__(self) -> None:
         for name in ("workers", "threads", "batch"):
@@ -134,6 +143,22 @@ class Inputs:
         return (stage, key) not in self.undone and self.run.receipt(stage, key) is not None
 
 
+class Sharing(Protocol):
+    """What is handed each frame that `detect` decodes, with its boxes, so that `crop` need not decode it again."""
+
+    def begin(self, decoder: Decoder, window: tuple[float, float] | None, stride: int) -> None:
+        """A decoder begins with the first frame; frames that another one gave before do not count.
+
+        window: the values of a video above 8 bits that are black and white. stride: every n-th frame comes.
+        """
+
+    def take(self, frames: Frames, boxes: list[Boxes]) -> None:
+        """The next batch of frames. boxes: those of each frame."""
+
+    def cut(self, cuts: Any, seen: Mapping[str, Any]) -> dict[str, Path] | None:
+        """The shards by modality, where these boxes were cut, and what became of each in `cuts`; else None."""
+
+
 @dataclass(frozen=True, eq=False)
 class Context:
     """Where a unit runs: the data root, the resources, a place for large files, and a way to show life."""
@@ -142,6 +167,7 @@ class Context:
     resources: Resources
     scratch: Callable[[str], Path]
     progress: Callable[[int, int | None], None] = lambda done, total: None
+    shared: Sharing | None = None  # of a video whose crops are cut while it is decoded for detect
 
 
 @dataclass(frozen=True, eq=False)
@@ -205,6 +231,11 @@ class Stage(Config):
         """`receipt` with the settings alone that were decisive for a unit of these facts: as the part keeps it."""
         names = self.without_effect(facts)
         return receipt.without(names) if names else receipt
+
+    def same(self, found: Receipt, expected: Receipt) -> bool:
+        """Whether a part that was found is the one that is expected: but for settings that had no effect on it."""
+        decided = self.decided(found, found.facts), self.decided(expected, found.facts)
+        return bool(found.content) and decided[0].fingerprint == decided[1].fingerprint
 
     def slice_of(self, upstream: Receipt, run: Run, key: str) -> str:
         """What of a run-level part decides the rows of one video: by default all of it."""

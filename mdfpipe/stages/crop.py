@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -17,30 +17,25 @@ from pydantic import Field, ValidationInfo, field_validator
 from mdfpipe.config import IF_SET
 from mdfpipe.errors import DecodeError
 from mdfpipe.machine.threads import use_threads
-from mdfpipe.stages import Context, Inputs, Made, Review, Stage
+from mdfpipe.stages import Context, Inputs, Made, Resources, Review, Stage
+from mdfpipe.stages.cutter import CODECS, MODALITIES, STATUSES, STORED, CropShape, Cutter
 from mdfpipe.store import images
 from mdfpipe.store.images import Image
 from mdfpipe.store.left_out import of_crops, without_crops
 from mdfpipe.store.naming import file_name
-from mdfpipe.store.shards import ShardWriter
-from mdfpipe.store.tables import CORNERS, CROPS, CropStatus, boxes_of, coded, item_ids, joined
-from mdfpipe.video import cropping
+from mdfpipe.store.tables import CORNERS, CROPS, FACES, CropStatus, boxes_of, coded, item_ids, joined
 from mdfpipe.video.ahead import ahead
 from mdfpipe.video.decoders import Decoder
 from mdfpipe.video.thinning import every_nth, spread_in_time
 
-_MODALITIES = ("body", "face")
-_CODECS = ("jpeg", "png")
-_STATUSES = tuple(status.value for status in CropStatus)
-_STORED = [("offset", "i8"), ("size", "i8"), ("crc32", "u4"), ("codec", "i1"), ("sharpness", "f4"), ("contrast", "f4")]
-_LARGEST_CROP = 4  # times the frame's longer side: a face that is larger is a damaged annotation
+_AS_STORED = ("offset", "size", "crc32", "sharpness", "contrast")
 
 
 @dataclass(eq=False)
-class _Cuts:
+class Cutouts:
     """The boxes to cut out, in the order of their rows, and what became of each; EMPTY until one is cut or left out.
 
-    crop_id, subject_id: (n,) text; frame: (n,) int64; modality: (n,) position in _MODALITIES; xyxy: (n, 4) float32.
+    crop_id, subject_id: (n,) text; frame: (n,) int64; modality: (n,) position in MODALITIES; xyxy: (n, 4) float32.
     """
 
     crop_id: pa.Array
@@ -48,68 +43,95 @@ class _Cuts:
     frame: NDArray[np.int64]
     modality: NDArray[np.int8]
     xyxy: NDArray[np.float32]
-    stored: NDArray[np.void] = field(init=False)  # (n,) of _STORED, zero for what is not stored
-    status: NDArray[np.int8] = field(init=False)
+    stored: NDArray[np.void] = field(init=False)  # (n,) of STORED
 
     def __post_init__(self) -> None:
-        self.stored = np.zeros(len(self.frame), _STORED)
-        self.status = np.full(len(self.frame), _STATUSES.index(CropStatus.EMPTY), np.int8)
+        self.stored = np.zeros(len(self.frame), list(STORED))
+        self.stored["status"] = STATUSES.index(CropStatus.EMPTY)
+
+    @property
+    def status(self) -> NDArray[np.int8]:
+        """(n,) position in STATUSES."""
+        status: NDArray[np.int8] = np.ascontiguousarray(self.stored["status"])
+        return status
+
+    def hand(self, cutter: Cutter, image: Image, rows: NDArray[np.intp]) -> None:
+        """Let the boxes of these rows be cut out of their frame."""
+        cutter.take(image, self.crop_id.take(pa.array(rows)).to_pylist(), self.modality[rows], self.xyxy[rows])
 
     def by_frame(self) -> dict[int, NDArray[np.intp]]:
         """The rows to cut out of each frame that has any, frames ascending."""
         order = np.argsort(self.frame, kind="stable")
-        order = order[self.status[order] == _STATUSES.index(CropStatus.EMPTY)]
+        order = order[self.status[order] == STATUSES.index(CropStatus.EMPTY)]
         frames, first = np.unique(self.frame[order], return_index=True)
         return dict(zip(frames.tolist(), np.split(order, first[1:]), strict=True)) if len(frames) else {}
 
     def by_subject(self, here: NDArray[np.bool_]) -> Iterator[NDArray[np.intp]]:
         """The rows `here` of each subject and modality, frames ascending."""
         subject = self.subject_id.dictionary_encode().indices.to_numpy()
-        group = subject.astype(np.int64) * len(_MODALITIES) + self.modality
+        group = subject.astype(np.int64) * len(MODALITIES) + self.modality
         order = np.lexsort((self.frame, group))
         order = order[here[order]]
         yield from np.split(order, np.flatnonzero(np.diff(group[order])) + 1) if len(order) else ()
 
     def leave_out(self, rows: NDArray[Any], status: CropStatus) -> None:
         """Note why these rows are not cut out."""
-        self.status[rows] = _STATUSES.index(status)
+        self.stored["status"][rows] = STATUSES.index(status)
 
     def subjects(self, here: NDArray[np.bool_]) -> set[tuple[str, str]]:
         """(modality, subject) of the rows `here`."""
         names = self.subject_id.filter(pa.array(here)).to_pylist()
-        return {(_MODALITIES[m], name) for m, name in zip(self.modality[here].tolist(), names, strict=True)}
+        return {(MODALITIES[m], name) for m, name in zip(self.modality[here].tolist(), names, strict=True)}
+
+    def in_order(self) -> NDArray[np.intp]:
+        """The rows to cut out, in the order in which they are cut."""
+        return np.concatenate([np.zeros(0, np.intp), *self.by_frame().values()])
+
+    def are_those_of(self, batches: Sequence[Cutouts]) -> bool:
+        """Whether the boxes to cut out are those of batches of frames, one after the other."""
+        order, theirs = self.in_order(), [batch.in_order() for batch in batches]
+
+        def same(name: str) -> bool:
+            found = [getattr(batch, name)[rows] for batch, rows in zip(batches, theirs, strict=True)]
+            own: NDArray[Any] = getattr(self, name)[order]
+            return own.tobytes() == np.concatenate([own[:0], *found]).tobytes()  # NaN equals NaN here
+
+        found = [batch.crop_id.take(pa.array(rows)) for batch, rows in zip(batches, theirs, strict=True)]
+        ids = pa.chunked_array([self.crop_id.take(pa.array(order))])
+        named_alike: bool = ids.equals(pa.chunked_array(found, ids.type))
+        return named_alike and all(map(same, ("frame", "modality", "xyxy")))
 
     def table(self, key: str, shards: dict[str, str], sizes: dict[str, tuple[int, int]]) -> pa.Table:
         """Rows of CROPS. shards: modality -> shard; sizes: modality -> (width, height) of its crops."""
-        here = self.status == _STATUSES.index(CropStatus.OK)
+        here = self.status == STATUSES.index(CropStatus.OK)
 
         def stored(values: pa.Array) -> pa.Array:
             return pc.if_else(pa.array(here), values, pa.scalar(None, values.type))
 
         def each(values: Mapping[str, Any], kind: pa.DataType) -> pa.Array:
-            return pa.array([values.get(m) for m in _MODALITIES], kind).take(pa.array(self.modality))
+            return pa.array([values.get(m) for m in MODALITIES], kind).take(pa.array(self.modality))
 
         columns = {
             "crop_id": self.crop_id,
             "video_id": pa.repeat(pa.scalar(key), len(here)),
             "frame": pa.array(self.frame),
-            "modality": coded(self.modality, _MODALITIES),
+            "modality": coded(self.modality, MODALITIES),
             "subject_id": self.subject_id,
             **{name: pa.array(np.ascontiguousarray(self.xyxy[:, n])) for n, name in enumerate(CORNERS)},
             "shard": stored(each(shards, pa.string())),
-            **{name: stored(pa.array(np.ascontiguousarray(self.stored[name]))) for name, _ in _STORED},
-            "codec": stored(pa.array(_CODECS).take(pa.array(np.ascontiguousarray(self.stored["codec"])))),
+            **{name: stored(pa.array(np.ascontiguousarray(self.stored[name]))) for name in _AS_STORED},
+            "codec": stored(pa.array(CODECS).take(pa.array(np.ascontiguousarray(self.stored["codec"])))),
             "width": each({m: size[0] for m, size in sizes.items()}, pa.int32()),
             "height": each({m: size[1] for m, size in sizes.items()}, pa.int32()),
             "box_height_px": pa.array(self.xyxy[:, 3] - self.xyxy[:, 1]),
-            "status": coded(self.status, _STATUSES),
+            "status": coded(self.status, STATUSES),
         }
         return pa.table([columns[name] for name in CROPS.names], schema=CROPS)
 
     def count(self) -> dict[str, int]:
         """Rows by modality and status."""
         pairs = Counter(zip(self.modality.tolist(), self.status.tolist(), strict=True))
-        return dict(sorted((f"{_MODALITIES[m]} {_STATUSES[s]}", count) for (m, s), count in pairs.items()))
+        return dict(sorted((f"{MODALITIES[m]} {STATUSES[s]}", count) for (m, s), count in pairs.items()))
 
 
 class Crop(Stage):
@@ -168,46 +190,72 @@ class Crop(Stage):
         sizes = {"body": (self.body_width_px, self.body_height_px)} if self.bodies else {}
         return sizes | ({"face": (self.face_size_px, self.face_size_px)} if self.faces else {})
 
+    @property
+    def chooses(self) -> bool:
+        """Whether it depends on all frames of a video which boxes are cut out of one."""
+        return bool(self.every or self.per_subject)
+
+    @property
+    def shape(self) -> CropShape:
+        """What a crop is like."""
+        return CropShape(self.sizes, self.face_margin)
+
+    def cutter(self, files: Mapping[str, Path], window: images.Window, resources: Resources) -> Cutter:
+        """What cuts boxes out of frames into one shard a modality. window: the values that are black and white."""
+        return Cutter(self.shape, files, window, threads=resources.threads, waiting=2 * resources.batch)
+
     def process(self, key: str, inputs: Inputs, context: Context) -> Made:
-        """Decode the video again, by the decoder that delivered it to detect, and cut out what is wanted."""
+        """Take the crops of the pass that detect shared, if these are what is wanted; else decode the video again."""
         use_threads(context.resources.threads)
         seen, sizes = inputs.facts("detect"), self.sizes
-        cuts, left_out = self._wanted(key, inputs, seen)
-        left_without = self._leave_out(cuts, seen["width"], seen["height"])
-        window = seen["window"] or images.EIGHT_BITS
+        bodies = inputs.table("detect")
+        labels = joined(inputs.table("label"), bodies["body_id"], "body_id", inputs.run.part("label", key), "detect")
+        faces = inputs.faces() if self.faces else FACES.empty_table()
+        cuts, left_out = self.wanted(key, bodies, labels, faces, seen)
+        left_without = self.leave_out(cuts, seen["width"], seen["height"])
+        shards = context.shared.cut(cuts, seen) if context.shared else None
+        if shards is None:
+            shards = self._decoded(cuts, inputs, seen, context)
         names = {modality: f"crop/{file_name(key)}.{modality}.tar" for modality in sizes}
-        files = {name: context.scratch(name) for name in names.values()}
+        facts = {"rows": cuts.count(), "window": seen["window"], **left_out, **left_without}
+        return Made(cuts.table(key, names, sizes), facts, {names[m]: path for m, path in shards.items()})
+
+    def _decoded(self, cuts: Cutouts, inputs: Inputs, seen: Mapping[str, Any], context: Context) -> dict[str, Path]:
+        """Decode the video for these boxes and cut them out: the shards by modality."""
+        shards = {modality: context.scratch(f"{inputs.video['video_id']}.{modality}.tar") for modality in self.sizes}
         by_frame = cuts.by_frame()
         missing = set(by_frame)
-        with ExitStack() as stack:
-            shards = {m: stack.enter_context(ShardWriter(files[name])) for m, name in names.items()}
+        with self.cutter(shards, seen["window"] or images.EIGHT_BITS, context.resources) as cutter:
             for frame, image in _frames(inputs, context, seen, by_frame):
                 missing.remove(frame)
-                for row in by_frame[frame].tolist():
-                    modality = _MODALITIES[cuts.modality[row]]
-                    self._cut(cuts, row, image, window, sizes[modality], shards[modality])
+                cuts.hand(cutter, image, by_frame[frame])
+            stored = cutter.finish()
         if missing:
             raise DecodeError(
                 f"frame {min(missing)}: delivered to detect, not to crop; has the video changed meanwhile?"
             )
-        facts = {"rows": cuts.count(), "window": seen["window"], **left_out, **left_without}
-        return Made(cuts.table(key, names, sizes), facts, files)
+        cuts.stored[cuts.in_order()] = stored
+        return shards
 
     def review(self, facts: dict[str, dict[str, Any]]) -> Review:
         """Say how many crops the settings leave out, and of which subjects every one."""
         return Review(notes=of_crops(facts), lasting=without_crops(facts))
 
-    def _wanted(self, key: str, inputs: Inputs, seen: dict[str, Any]) -> tuple[_Cuts, dict[str, int]]:
-        """The boxes to cut out: bodies, then faces; and how many faces are not cut out, by reason."""
+    def wanted(
+        self, key: str, bodies: pa.Table, labels: pa.Table, annotated: pa.Table, seen: Mapping[str, Any]
+    ) -> tuple[Cutouts, dict[str, int]]:
+        """The boxes to cut out, of a video or of some of its frames: bodies, then faces; and how many faces are not cut
+        out, by reason.
+
+        bodies: rows of BODIES; labels: those of LABELS, of the same bodies; annotated: of FACES. seen: `delivered` and
+        `stride` of the frames.
+        """
         names = ["crop_id", "subject_id", "frame", *CORNERS]
-        bodies = inputs.table("detect")
-        labels = joined(inputs.table("label"), bodies["body_id"], "body_id", inputs.run.part("label", key), "detect")
         chosen = pc.and_(pc.equal(labels["status"].cast(pa.string()), "labelled"), pa.scalar(self.bodies))
         bodies = bodies.append_column("subject_id", labels["subject_id"]).filter(chosen)
         bodies = bodies.rename_columns({"body_id": "crop_id"}).select(names)
         faces, left_out = bodies.slice(0, 0), {}
         if self.faces:
-            annotated = inputs.faces()
             frame = annotated["frame"].to_numpy()
             named = annotated["subject_id"].is_valid().to_numpy()
             delivered, visited = frame < seen["delivered"], frame % seen["stride"] == 0
@@ -222,15 +270,16 @@ class Crop(Stage):
         rows = pa.concat_tables([bodies, faces], promote_options="permissive")
         modality = np.repeat(np.arange(2, dtype=np.int8), [bodies.num_rows, faces.num_rows])
         crop_id, subject_id = rows["crop_id"].combine_chunks(), rows["subject_id"].combine_chunks()
-        return _Cuts(crop_id, subject_id, rows["frame"].to_numpy(), modality, boxes_of(rows)), left_out
+        return Cutouts(crop_id, subject_id, rows["frame"].to_numpy(), modality, boxes_of(rows)), left_out
 
-    def _leave_out(self, cuts: _Cuts, width: int, height: int) -> dict[str, dict[str, list[str]]]:
+    def leave_out(self, cuts: Cutouts, width: int, height: int) -> dict[str, dict[str, list[str]]]:
         """Note which boxes the settings leave out; return as a fact the subjects without a box that is high enough."""
         least = [self.min_height_px or 0.0, self.min_face_height_px or 0.0]
         if not any([*least, self.every, self.per_subject]):
             return {}
-        rows = range(len(cuts.frame))  # a damaged box takes nobody's place
-        whole = np.array([not isinstance(self._pixels(cuts, row, width, height), CropStatus) for row in rows], np.bool_)
+        boxes = zip(cuts.xyxy, cuts.modality.tolist(), strict=True)
+        found = [self.shape.pixels(xyxy, modality, width, height) for xyxy, modality in boxes]
+        whole = np.array([not isinstance(box, CropStatus) for box in found], np.bool_)  # damaged: takes nobody's place
         high = cuts.xyxy[:, 3] - cuts.xyxy[:, 1] >= np.array(least, np.float32)[cuts.modality]
         cuts.leave_out(whole & ~high, CropStatus.TOO_SMALL)
         for group in cuts.by_subject(whole & high):
@@ -240,31 +289,7 @@ class Crop(Stage):
             kept = spread_in_time(cuts.frame[group], self.per_subject or len(group))
             cuts.leave_out(group[~kept], CropStatus.OVER_LIMIT)
         lost = cuts.subjects(whole & ~high) - cuts.subjects(whole & high)
-        return {"left_without": {m: sorted(name for kind, name in lost if kind == m) for m in _MODALITIES}}
-
-    def _pixels(self, cuts: _Cuts, row: int, width: int, height: int) -> tuple[int, int, int, int] | CropStatus:
-        """The pixels to cut out of a frame for one box, (x1, y1, x2, y2), or why there are none."""
-        box = cropping.pixel_box(cuts.xyxy[row], width, height)
-        if box is None:
-            return CropStatus.EMPTY
-        if _MODALITIES[cuts.modality[row]] == "face":
-            box = cropping.square_box(cuts.xyxy[row], self.face_margin)
-        too_large = max(box[2] - box[0], box[3] - box[1]) > _LARGEST_CROP * max(width, height)
-        return CropStatus.TOO_LARGE if too_large else box
-
-    def _cut(
-        self, cuts: _Cuts, row: int, image: Image, window: images.Window, size: tuple[int, int], shard: ShardWriter
-    ) -> None:
-        """Cut out one box, store it, and note where and how good it is."""
-        box = self._pixels(cuts, row, image.shape[1], image.shape[0])
-        if isinstance(box, CropStatus):
-            cuts.status[row] = _STATUSES.index(box)
-            return
-        crop = images.resize(cropping.cut(image, box), *size)
-        data, codec = images.encode(crop)
-        place = shard.add(cuts.crop_id[row].as_py(), codec, data)
-        cuts.stored[row] = (*place, _CODECS.index(codec), *cropping.quality(crop, window))
-        cuts.status[row] = _STATUSES.index(CropStatus.OK)
+        return {"left_without": {m: sorted(name for kind, name in lost if kind == m) for m in MODALITIES}}
 
 
 def _frames(

@@ -262,6 +262,8 @@ class Detect(Stage):
         known = {span: part for span in spans if (part := plan.kept.get(span)) is not None}
         try:
             found.window = plan.kept.window(lambda: self._window(plan.decoders[0], plan))
+            if not known and len(spans) == len(plan.spans):  # else crop decodes the video itself
+                self._begin(plan, plan.decoders[0], found.window)
             for span, part in self._finished(plan, [s for s in spans if s not in known], found.window):
                 plan.kept.put(span, part)
                 known[span] = part
@@ -311,13 +313,21 @@ class Detect(Stage):
         shown = self.normalise.apply(frames.pixels, *(window or (0.0, 255.0)))
         boxes = plan.run(replace(frames, pixels=shown))
         rows.take(frames, boxes)
+        if plan.context.shared:
+            plan.context.shared.take(frames, boxes)
         plan.context.progress(int(frames.index[-1]) + 1, plan.declared)
+
+    def _begin(self, plan: _Planned, decoder: Decoder, window: tuple[float, float] | None) -> None:
+        """Frames are handed on from the first one, where crop shares the pass."""
+        if plan.context.shared:
+            plan.context.shared.begin(decoder, window, self.stride)
 
     def _pass(self, decoder: Decoder, plan: _Planned) -> _Found:
         """One pass by one decoder over the whole video; where it fails, what came before, and the trouble."""
         found, resources = _Found(decoder), plan.context.resources
         try:
             found.window = self._window(decoder, plan)
+            self._begin(plan, decoder, found.window)
             found.stream = decoder.frames(
                 plan.path, stride=self.stride, batch=resources.batch, threads=resources.threads
             )

@@ -59,19 +59,7 @@ class Label(LabelRules, Stage):
         xyxy, face_xyxy = boxes_of(bodies), clip_to_frame(boxes_of(faces), seen["width"], seen["height"])
         body_frame, face_frame = bodies["frame"].to_numpy(), faces["frame"].to_numpy()
         names, subject = _codes(faces["subject_id"])
-        labels = label_bodies(
-            body_frame,
-            xyxy,
-            face_frame,
-            face_xyxy,
-            subject,
-            rules=self,
-            body_score=bodies["score"].to_numpy(),
-            excluded={
-                LabelStatus.OFF_FRAME: inside_share(xyxy, seen["width"], seen["height"]) < self.min_inside,
-                LabelStatus.TOO_SMALL: xyxy[:, 3] - xyxy[:, 1] < self.min_height_px,
-            },
-        )
+        labels = self._labels(bodies, faces, seen["width"], seen["height"])
         named = labels.where(LabelStatus.LABELLED)
         facts: dict[str, Any] = {
             "rows": {status.value: count for status, count in labels.counts().items() if count},
@@ -92,6 +80,29 @@ class Label(LabelRules, Stage):
         if not facts.get("alignment", {}).get("offset"):  # a frame off is the better reason: `review` gives it
             self._refuse_short(face_frame, seen)
         return Made(_table(bodies, faces, labels), facts)
+
+    def rows_of(self, bodies: pa.Table, faces: pa.Table, width: int, height: int) -> pa.Table:
+        """Rows of LABELS of the bodies of some frames. bodies, faces: all rows of BODIES and of FACES of these frames.
+
+        The label of a body depends on the boxes and faces of its own frame, of width x height pixels, and on no others.
+        """
+        return _table(bodies, faces, self._labels(bodies, faces, width, height))
+
+    def _labels(self, bodies: pa.Table, faces: pa.Table, width: int, height: int) -> Labels:
+        xyxy = boxes_of(bodies)
+        return label_bodies(
+            bodies["frame"].to_numpy(),
+            xyxy,
+            faces["frame"].to_numpy(),
+            clip_to_frame(boxes_of(faces), width, height),
+            _codes(faces["subject_id"])[1],
+            rules=self,
+            body_score=bodies["score"].to_numpy(),
+            excluded={
+                LabelStatus.OFF_FRAME: inside_share(xyxy, width, height) < self.min_inside,
+                LabelStatus.TOO_SMALL: xyxy[:, 3] - xyxy[:, 1] < self.min_height_px,
+            },
+        )
 
     def _why_nobody(self, bodies: pa.Table, faces: pa.Table, seen: dict[str, Any]) -> str:
         """What would label the bodies of a video with faces and no labelled body; "" where nothing is known to."""

@@ -238,10 +238,12 @@ class Run:
         return found if found is not None and same and self.files_in_place(found) is None else None
 
     def discard(self, stage: str, key: str) -> None:
-        """Take a part back, so that it is due again."""
-        place = self.part(stage, key, change=True)
+        """Take a part back, with the files that belong to it, so that it is due again."""
+        place, former = self.part(stage, key, change=True), self.receipt(stage, key)
         with self._writing(place):
             place.unlink(missing_ok=True)
+            for name in former.files if former else ():
+                self.place(stage, name, change=True).unlink(missing_ok=True)
 
     def scratch(self, stage: str, name: str) -> Path:
         """A place for a temporary file of `stage`, on the same file system, cleared by the next `lock()`."""

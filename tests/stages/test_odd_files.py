@@ -11,6 +11,7 @@ import pytest
 
 from mdfpipe.errors import DecodeError
 from mdfpipe.running.execution import run_unit
+from mdfpipe.stages import Resources
 from mdfpipe.stages.crop import Crop
 from mdfpipe.stages.detect import Detect
 from mdfpipe.video.decoders import Decoder
@@ -165,6 +166,7 @@ def test_a_video_that_is_replaced_fails_until_the_next_call(
         patch.setattr(stage, "process", replacing)
         patch.setattr("tests.inline.run_unit", running)
         make, _ = runner(data.root, tmp_path / "run", study=data.root / "study.yaml")
+        make.resources = Resources(separate=True)
         (failure,) = make.execute().failures
     what = "is no longer there" if when == "gone" and kind == "film" else "has changed"
     assert failure.stage == stage.name

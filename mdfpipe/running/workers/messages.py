@@ -27,6 +27,7 @@ def of_unit(unit: Unit) -> dict[str, Any]:
         "undone": sorted(map(list, inputs.undone)),
         "annotated": dict(inputs.annotated),
         "share": unit.share,
+        "then": [of_unit(later) for later in unit.then],
     }
 
 
@@ -48,8 +49,9 @@ def to_unit(message: dict[str, Any], study: Study, run: Run, data: Path) -> Unit
         undone=frozenset((stage, key) for stage, key in message["undone"]),
         annotated=message["annotated"],
     )
-    share = message["share"]
-    return Unit(stage, replace(receipt, tells=tuple(receipt.tells)), inputs, data, tuple(share) if share else None)
+    then = tuple(to_unit(later, study, run, data) for later in message["then"])
+    share = tuple(message["share"]) if message["share"] else None
+    return Unit(stage, replace(receipt, tells=tuple(receipt.tells)), inputs, data, share, then)
 
 
 def _stage(study: Study, name: str, receipt: Receipt) -> Stage:
