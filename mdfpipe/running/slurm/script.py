@@ -27,7 +27,9 @@ wait "$running"
 code=$?
 if [ -n "$asked" ]; then
     wait "$running"
-    [ "$(squeue -h -j "$SLURM_JOB_ID" -o %T)" = RUNNING ] && scontrol requeue "$SLURM_JOB_ID"
+    job=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}  # the number alone may be the whole array
+    job=${job:-$SLURM_JOB_ID}
+    [ "$(squeue -h -j "$job" -o %T)" = RUNNING ] && scontrol requeue "$job"
 fi
 exit "$code"
 """
