@@ -21,9 +21,13 @@ WAIT_SECONDS = 60  # of a job for its leader, which has opened its gate before
 
 def refuse_without_slurm(o: dict[str, Any]) -> None:
     """Raise ConfigError where an option of jobs is given and no job is asked for."""
+    on_ray = o.get("on") == "ray"
     for name in ("jobs", "slurm", "profile", "detach"):
-        if o.get(name):
+        if o.get(name) and not (on_ray and name == "jobs"):
             raise ConfigError(f"--{name}: expected --on slurm with it; without that nothing is submitted")
+    for name in ("ray", "ray_needs"):
+        if o.get(name) and not on_ray:
+            raise ConfigError(f"--{name.replace('_', '-')}: expected --on ray with it")
 
 
 def asked_of(run: Run, resources: Resources, o: dict[str, Any]) -> Asked:

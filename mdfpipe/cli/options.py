@@ -57,12 +57,15 @@ PerDevice = Annotated[
 On = Annotated[
     str | None,
     typer.Option(
-        metavar="WHERE", help="Where units run: `slurm`, or `workers`, processes of `mdfpipe work`. Without it: here."
+        metavar="WHERE",
+        help="Where units run: `slurm`, `ray`, or `workers`, processes of `mdfpipe work`. Without it: here.",
     ),
 ]
 Jobs = Annotated[
     int | None,
-    typer.Option(min=1, help="With --on slurm: number of jobs that work. Without it: that of the profile, or 1."),
+    typer.Option(
+        min=1, help="With --on slurm or ray: number of jobs that work. Without it: that of the profile, or 1."
+    ),
 ]
 Slurm = Annotated[
     str,
@@ -80,6 +83,18 @@ ProfileFile = Annotated[
 ]
 Detach = Annotated[
     bool, typer.Option("--detach", help="With --on slurm: submit this command as a job, too, and return at once.")
+]
+Ray = Annotated[
+    str,
+    typer.Option(
+        "--ray",
+        metavar="ADDRESS",
+        help="With --on ray: address of the cluster. Without it: RAY_ADDRESS, or this machine's.",
+    ),
+]
+RayNeeds = Annotated[
+    str,
+    typer.Option(metavar="NEEDS", help='With --on ray: what each worker reserves, such as "num_gpus=1 num_cpus=8".'),
 ]
 Connect = Annotated[
     str | None,

@@ -106,12 +106,18 @@ def _elsewhere(run: Run, resources: Resources, asked: Asked | None, o: dict[str,
     slurm_jobs.refuse_without_slurm(o)
     if on is None:
         return None
-    if on != "workers":
-        raise ConfigError(f"--on {one_line(on, 40)}: expected slurm or workers")
+    if on not in ("ray", "workers"):
+        raise ConfigError(f"--on {one_line(on, 40)}: expected slurm, ray or workers")
     from mdfpipe.running.leading import JoinedExecutor
     from mdfpipe.running.workers.joined import Joined, Terms
 
     terms = Terms(Path(os.path.abspath(o["data"])), resources.trust_pickle, resources.tensorboard)  # noqa: PTH100
+    if on == "ray":
+        from mdfpipe.running.workers.ray import Asked as OnRay
+        from mdfpipe.running.workers.ray import RayWorkers
+
+        wish = OnRay.parse(o["jobs"] or 1, o["ray"], o["ray_needs"])
+        return JoinedExecutor(resources, RayWorkers(run, terms, connect or "tcp", wish, resources), on)
     return JoinedExecutor(resources, Joined(run, terms, connect or "tcp"))
 
 
@@ -135,6 +141,8 @@ def run_all(
     per_device: options.PerDevice = None,
     on: options.On = None,
     connect: options.Connect = None,
+    ray: options.Ray = "",
+    ray_needs: options.RayNeeds = "",
     jobs: options.Jobs = None,
     slurm: options.Slurm = "",
     profile: options.ProfileFile = None,
@@ -174,6 +182,8 @@ def detect(
     per_device: options.PerDevice = None,
     on: options.On = None,
     connect: options.Connect = None,
+    ray: options.Ray = "",
+    ray_needs: options.RayNeeds = "",
     jobs: options.Jobs = None,
     slurm: options.Slurm = "",
     profile: options.ProfileFile = None,
@@ -207,6 +217,8 @@ def label(
     per_device: options.PerDevice = None,
     on: options.On = None,
     connect: options.Connect = None,
+    ray: options.Ray = "",
+    ray_needs: options.RayNeeds = "",
     jobs: options.Jobs = None,
     slurm: options.Slurm = "",
     profile: options.ProfileFile = None,
@@ -242,6 +254,8 @@ def train(
     per_device: options.PerDevice = None,
     on: options.On = None,
     connect: options.Connect = None,
+    ray: options.Ray = "",
+    ray_needs: options.RayNeeds = "",
     jobs: options.Jobs = None,
     slurm: options.Slurm = "",
     profile: options.ProfileFile = None,
