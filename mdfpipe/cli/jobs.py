@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 WAIT_SECONDS = 60  # of a job for its leader, which has opened its gate before
 
 
-def refuse_without_slurm(o: dict[str, Any]) -> None:
-    """Raise ConfigError where an option of jobs is given and no job is asked for."""
+def refuse_others(o: dict[str, Any]) -> None:
+    """Raise ConfigError where an option belongs to another --on than that of the call."""
     on_ray = o.get("on") == "ray"
-    for name in ("jobs", "slurm", "profile", "detach"):
+    for name in () if o.get("on") == "slurm" else ("jobs", "slurm", "profile", "detach"):
         if o.get(name) and not (on_ray and name == "jobs"):
             raise ConfigError(f"--{name}: expected --on slurm with it; without that nothing is submitted")
     for name in ("ray", "ray_needs"):

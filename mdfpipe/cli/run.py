@@ -101,9 +101,9 @@ def _elsewhere(run: Run, resources: Resources, asked: Asked | None, o: dict[str,
         raise ConfigError(f"--connect {connect}: expected --on beside it; without --on nothing connects")
     if connect not in (None, "tcp", "files"):
         raise ConfigError(f"--connect {one_line(connect, 40)}: expected tcp or files")
+    slurm_jobs.refuse_others(o)
     if asked is not None:
         return slurm_jobs.slurm_executor(run, asked, resources, o["data"], connect or "tcp")
-    slurm_jobs.refuse_without_slurm(o)
     if on is None:
         return None
     if on not in ("ray", "workers"):

@@ -142,7 +142,8 @@ def test_a_killed_worker_and_a_killed_leader_lose_nothing(site: Site, connect: s
     ("options", "words"),
     [
         (("--connect", "files"), "--connect files: expected --on beside it"),
-        (("--on", "moon"), "--on moon: expected slurm or workers"),
+        (("--on", "moon"), "--on moon: expected slurm, ray or workers"),
+        (("--on", "workers", "--ray", "a:1"), "--ray: expected --on ray with it"),
         (("--on", "workers", "--connect", "mail"), "--connect mail: expected tcp or files"),
         (("--on", "workers", "--workers", "2"), "--workers 2 with --on workers: the workers are processes elsewhere"),
     ],
