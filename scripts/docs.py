@@ -65,6 +65,8 @@ ENVIRONMENT = {
     "MDFPIPE_DATA": "Data folder if `--data` is not given.",
     "MDFPIPE_WEIGHTS": "Another folder to search for weights; `--download-weights` stores them there.",
     "MDFPIPE_VIDEO_CACHE": "Folder of fetched remote videos. The default is `mdfpipe/videos` in `XDG_CACHE_HOME`.",
+    "RAY_ADDRESS": "Address of a Ray cluster if `--ray` is not given.",
+    "RAY_USAGE_STATS_ENABLED": "Set to `0` with `--on ray`: no report to the makers of Ray.",
     "XDG_CONFIG_HOME": "Folder of settings, `~/.config` if not set: profiles of sites are in `mdfpipe/` there.",
     "XDG_CACHE_HOME": "Folder of caches, `~/.cache` if not set. Only fetched remote videos are there.",
     "MDFPIPE_VIDEO_CACHE_GB": "Size limit of that folder in GB. The default is 100.",

@@ -113,8 +113,7 @@ def _elsewhere(run: Run, resources: Resources, asked: Asked | None, o: dict[str,
 
     terms = Terms(Path(os.path.abspath(o["data"])), resources.trust_pickle, resources.tensorboard)  # noqa: PTH100
     if on == "ray":
-        from mdfpipe.running.workers.ray import Asked as OnRay
-        from mdfpipe.running.workers.ray import RayWorkers
+        from mdfpipe.running.workers.ray import OnRay, RayWorkers
 
         wish = OnRay.parse(o["jobs"] or 1, o["ray"], o["ray_needs"])
         return JoinedExecutor(resources, RayWorkers(run, terms, connect or "tcp", wish, resources), on)

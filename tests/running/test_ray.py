@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from mdfpipe.errors import ConfigError
-from mdfpipe.running.workers.ray import Asked
+from mdfpipe.running.workers.ray import OnRay
 from tests.running.test_joined import Site, ended
 from tests.runs import DataSet, call_here, digests
 
@@ -99,4 +99,4 @@ def test_no_cluster_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize("needs", ["num_gpus", "num_gpus=-1", "=1", "num_gpus=many", "a b"])
 def test_needs_that_are_no_numbers(needs: str) -> None:
     with pytest.raises(ConfigError, match="expected NAME=NUMBER"):
-        Asked.parse(1, "", needs)
+        OnRay.parse(1, "", needs)

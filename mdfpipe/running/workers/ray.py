@@ -33,7 +33,7 @@ LOOK_SECONDS = 1.0  # between two looks at the actors
 
 
 @dataclass(frozen=True)
-class Asked:
+class OnRay:
     """What `--on ray` asks for. address: of a running cluster; "auto": that of RAY_ADDRESS, or of this machine."""
 
     jobs: int
@@ -41,10 +41,10 @@ class Asked:
     needs: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
-    def parse(cls, jobs: int, address: str, needs: str) -> Asked:
+    def parse(cls, jobs: int, address: str, needs: str) -> OnRay:
         """From options of a command. Raises ConfigError.
 
-        >>> Asked.parse(2, "", "num_gpus=1 num_cpus=8").needs
+        >>> OnRay.parse(2, "", "num_gpus=1 num_cpus=8").needs
         {'num_cpus': 8.0, 'num_gpus': 1.0}
         """
         found = {"num_cpus": NEEDS["num_cpus"]}
@@ -83,7 +83,7 @@ class _Actor:
 class RayWorkers(Joined):
     """Joined workers on a Ray cluster. `opened` asks Ray for them; those that it loses are asked for again."""
 
-    def __init__(self, run: Run, terms: Terms, connect: str, asked: Asked, resources: Resources) -> None:
+    def __init__(self, run: Run, terms: Terms, connect: str, asked: OnRay, resources: Resources) -> None:
         """resources: what each worker gets: threads and batch; its device is every GPU that Ray gives to it."""
         super().__init__(run, terms, connect)
         self.asked = asked
