@@ -46,7 +46,7 @@ class Inline:
 
 def runner(data: Path, run: Path, *overrides: str, study: Path = DEMO) -> tuple[Runner, Inline]:
     """A runner over a study, and the executor that remembers what ran."""
-    executor = Inline()
+    executor = Inline(Resources(separate=True))  # a unit for each stage: what ran can be counted
     return Runner(Study.load(study, list(overrides)), Run(run), data, executor.resources, executor), executor
 
 

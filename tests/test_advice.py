@@ -32,6 +32,33 @@ OF_OTHERS = {
         "--porcelain",
         "--debug",
     ),  # of YOLOX's exporter, git; taken before the others
+    *(
+        "--array",
+        "--chdir",
+        "--cpus-per-task",
+        "--error",
+        "--gpus-per-node",
+        "--gres",
+        "--head",
+        "--job-name",
+        "--kill-on-bad-exit",
+        "--me",
+        "--name",
+        "--nodes",
+        "--ntasks",
+        "--ntasks-per-node",
+        "--open-mode",
+        "--output",
+        "--parsable",
+        "--partition",
+        "--rdzv-backend",
+        "--rdzv-endpoint",
+        "--rdzv-id",
+        "--requeue",
+        "--signal",
+        "--test-only",
+        "--wrap",
+    ),  # of sbatch, srun, squeue, scancel, torchrun, ray
     *("--bar", "--ink", "--line", "--soft"),  # of style sheets
 }
 FILES = ("parquet", "json", "jsonl", "py", "yaml", "md", "tex", "tar", "csv", "jpg", "intra_op", "allow_spinning")

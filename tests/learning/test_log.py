@@ -147,7 +147,7 @@ def test_the_option_reaches_the_stages(
     class Stop(Exception):  # noqa: N818
         pass
 
-    def runner(pipeline: Any, run: Run, data: Path, resources: Resources, **more: Any) -> None:
+    def runner(pipeline: Any, run: Run, data: Path, resources: Resources, *_: Any, **more: Any) -> None:
         given.append(resources)
         raise Stop
 

@@ -207,8 +207,8 @@ def test_what_could_not_be_read_is_looked_at_again(copy: tuple[Path, Path], monk
     data, run = copy
     shutil.copyfile(data / "videos" / "VIS-500m_b.mp4", data / "videos" / "VIS-500m_c.mp4")
 
-    def broken(data: Path, name: str, *_: object) -> None:
-        raise DataError(f"{Path(name).name}: Permission denied")
+    def broken(path: Path, *_: object) -> None:
+        raise DataError(f"{path.name}: Permission denied")
 
     make, executor = runner(data, run)
     with monkeypatch.context() as patch:

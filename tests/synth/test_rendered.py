@@ -64,4 +64,5 @@ def test_the_demo_weights_say_what_they_are_and_so_does_a_copy(tmp_path: Path) -
 
     shutil.copy(DEMO, tmp_path / "mine.pt")
     for name in ("demo", "mine.pt"):
-        assert Yolo(weights=name).remarks(tmp_path, device="cpu", threads=1) == Remarks(rendered_only=True)
+        found = Yolo(weights=name).remarks(tmp_path, device="cpu", threads=1)
+        assert found == Remarks(rendered_only=True, engine=found.engine)
