@@ -110,8 +110,12 @@ def _under_engine(
 
     prepared: list[Any] = []
     network = run.network
-    kept = replace(network, run=lambda images: prepared.append(images.copy()) or network.run(images))
-    run.network = kept
+
+    def keep(images: Any) -> Any:
+        prepared.append(images.copy())
+        return network.run(images)
+
+    run.network = replace(network, run=keep)
     answers = [run(frames) for frames in held]
     run.network = network
     tasks = {
