@@ -25,8 +25,11 @@ def cluster() -> Iterator[Any]:
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     from ray.cluster_utils import Cluster
 
-    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-    made.add_node(num_cpus=1)
+    try:
+        made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+        made.add_node(num_cpus=1)
+    except Exception as error:  # a sandbox without the network interfaces, or the memory, that Ray needs
+        pytest.skip(f"NO RAY CLUSTER: workers on one are not tested here: {error}")
     yield made
     made.shutdown()
 
