@@ -40,8 +40,9 @@ class Asking(LocalExecutor):
 def test_a_worker_without_a_network_loads_no_torch(tmp_path: Path) -> None:
     data = DataSet(tmp_path / "data")
     data.good("a.mp4", 6)
-    executor = Asking(Resources(workers=1, threads=1))
-    runner = Runner(Study.load(data.write(), []), Run(tmp_path / "run"), data.root, executor=executor)
+    resources = Resources(workers=1, threads=1, separate=True)
+    executor = Asking(resources)
+    runner = Runner(Study.load(data.write(), []), Run(tmp_path / "run"), data.root, resources, executor)
     outcome = runner.execute(last="crop")
     assert outcome.complete
     without = {stage: sorted({*names} - {"pandas"}) for stage, names in executor.found.items()}
