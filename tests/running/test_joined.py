@@ -118,6 +118,20 @@ def test_two_joined_workers_make_the_bytes_of_a_local_run(site: Site, connect: s
     assert not (site.home / "run" / ".crew").exists()
 
 
+def test_a_worker_without_the_files_of_the_study_is_sent_away_and_the_run_goes_on(site: Site) -> None:
+    shutil.copytree(site.data.root, site.home / "copy")
+    for file in (site.home / "copy").glob("boxes*"):
+        file.unlink()
+    leader = site.lead("run", "--on", "workers")
+    poor = site.work("run", "node1", "--data", str(site.home / "copy"))
+    site.await_words("run", "its machine lacks what the unit needs")
+    site.work("run", "node2")
+    code, said = ended(leader)
+    assert code == 0, said
+    assert "boxes" in ended(poor)[1]
+    assert digests(site.home / "run") == site.local()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("connect", CONNECT)
 def test_a_killed_worker_and_a_killed_leader_lose_nothing(site: Site, connect: str) -> None:

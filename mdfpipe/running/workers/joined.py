@@ -46,6 +46,9 @@ from mdfpipe.store.run import Run
 from mdfpipe.study.study import KEPT
 
 TRIES = 3  # how often a unit is given: a unit that kills its worker must not kill them all
+OF_ITS_MACHINE = ("ConfigError", "MissingDependency")
+"""Errors of a unit that end its worker and not the run: the leader has found the same files and packages on its own."""
+
 HELLO_SECONDS = 20.0  # for a process to say who it is, and for what it wrote to become visible
 PATIENCE_SECONDS = 60.0  # between two lines about missing workers
 PARTING_SECONDS = 3.0  # for workers over files to read that the leader ends
@@ -127,6 +130,9 @@ class JoinedWorker:
         if "lost" in message:
             return [self._lost(one_line(message["words"], 500), message["exitcode"])]
         event = to_event(message["event"]) if "ended" in message else None
+        if event is not None and event.kind == "fatal" and event.failure and event.failure.kind in OF_ITS_MACHINE:
+            self.gone = f"its machine lacks what the unit needs: {event.failure.message}"
+            return []  # the unit is lost with it
         self.unit = None
         if event is None:
             return [UnitReport(Step.FAILED, unit, RuntimeError(one_line(message["words"], 2000)), self.name)]
