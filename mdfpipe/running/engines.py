@@ -47,7 +47,21 @@ def with_engine(
         return stage, []
     names = [(facts.get("engine") or {}).get("name", detector.native) for facts in made]
     name, notes = _engine(detector, names, data, resources)
-    return stage.model_copy(update={"detector": _with(detector, name)}), notes
+    return under(stage, name), notes
+
+
+def engine_of(stage: Stage) -> str | None:
+    """The engine that a stage names for its network; None where it has none."""
+    if isinstance(stage, Detect) and isinstance(stage.detector, NetworkDetector):
+        return stage.detector.engine
+    return None
+
+
+def under(stage: Stage, engine: str | None) -> Stage:
+    """The stage with its network under this engine, as `with_engine` gave it to the leader."""
+    if engine is None or not isinstance(stage, Detect) or not isinstance(stage.detector, NetworkDetector):
+        return stage
+    return stage.model_copy(update={"detector": _with(stage.detector, engine)})
 
 
 def _with(detector: NetworkDetector, engine: str) -> NetworkDetector:

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ import pytest
 from mdfpipe.errors import ConfigError, StoreError
 from mdfpipe.running import execution
 from mdfpipe.running.crew import Crew
+from mdfpipe.running.engines import engine_of, under
 from mdfpipe.running.execution import LocalExecutor, Unit
 from mdfpipe.running.workers import Loss, Step, UnitReport
 from mdfpipe.running.workers import joined as joined_file
@@ -276,6 +277,9 @@ def test_a_unit_of_every_stage_is_made_again_from_json(tmp_path: Path) -> None:
         )
         made = to_unit(json.loads(json.dumps(of_unit(unit))), study, run, tmp_path)
         assert made.stage == stage
+        if stage.name == "detect":  # under the engine that its leader has taken, whatever `auto` is here
+            settled = replace(unit, stage=under(stage, "openvino"))
+            assert engine_of(to_unit(of_unit(settled), study, run, tmp_path).stage) == "openvino"
         assert made.receipt.fingerprint == unit.receipt.fingerprint
         assert [vars(made.inputs)[name] for name in vars(inputs)] == list(vars(inputs).values())
         with pytest.raises(ConfigError, match="expected the settings of its leader, found others"):
