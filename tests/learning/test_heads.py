@@ -197,7 +197,7 @@ def test_gradient_reaches_scales_and_features_alone(kind: str) -> None:
     ("given", "message"),
     [
         (("multi", 10, None), "a ViT's tokens, fused by cat, got neither"),
-        (("multi", 10, 10), "a feature of two tokens of 10, got 10"),
+        (("multi", 10, 10), "a feature of 2 tokens of 10, got 10"),
         (("multi", 10, 5, [3]), r"local tokens of 0..2, got \[3\]"),
         (("double", 10), "multi, single or plain, got 'double'"),
     ],

@@ -11,7 +11,15 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from mdfpipe.errors import ConfigError
-from mdfpipe.learning.models.backbones.semantic_vit import PARTS, SIZES, PartAlignment, SemanticViT, Tokens, places
+from mdfpipe.learning.models.backbones.semantic_vit import (
+    PARTS,
+    SIZES,
+    Layout,
+    PartAlignment,
+    SemanticViT,
+    Tokens,
+    places,
+)
 from tests.learning.scalars import normal as noise
 from tests.learning.small_vit import HEIGHT, WIDTH, global_only, small, some_tokens
 
@@ -264,7 +272,14 @@ def test_fusion_ffn_by_hand(dropped: int | None) -> None:
     ("given", "message"),
     [
         ({"size": "huge"}, "base, small, tiny, mini"),
-        ({"fusion": "sum"}, "cat, ffn"),
+        ({"layout": Layout(fusion="sum")}, "fusion of cat, ffn, four, got 'sum'"),  # type: ignore[arg-type]
+        ({"layout": Layout(stem="conv"), "patch_px": 24}, "image sides"),
+        (
+            {"layout": Layout(stem="conv"), "patch_px": 12, "image_size": (96, 24)},
+            "stem conv: expected patches of 2, 4",
+        ),
+        ({"layout": Layout(stem="resnet"), "patch_px": 4}, "stem resnet: expected patches of 8, 16"),
+        ({"layout": Layout(local="band"), "image_size": (32, 32)}, "at least 3 rows of patches, got 2"),
         ({"image_size": (100, 32)}, "multiples of the patch of 16 px, got 100x32"),
         ({"image_size": (0, 32)}, "got 0x32"),
         ({"parts": ["head"]}, "face, torso, lower_body, got 'head'"),

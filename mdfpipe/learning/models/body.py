@@ -29,9 +29,10 @@ class BodyModel(nn.Module):
         self.backbone = backbone
         self.alignment = None
         if isinstance(backbone, SemanticViT):
-            self.neck = Neck(neck, width, width // 2, backbone.chosen)
+            apart = backbone.layout.fusion == "four"
+            self.neck = Neck(neck, width, backbone.size.width, backbone.chosen, apart=apart)
             if align_parts:
-                self.alignment = PartAlignment(width // 2, backbone.grid)
+                self.alignment = PartAlignment(backbone.size.width, backbone.grid)
         else:
             self.neck = Neck(neck, width)
         self.classifier = Classifier(width, classes) if classes else None

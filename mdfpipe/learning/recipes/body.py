@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AliasChoices, Field, model_validator
 
 from mdfpipe.config import Config
 from mdfpipe.errors import ConfigError
@@ -56,7 +56,8 @@ class Lora(Config):
     dropout: float = Field(0.0, ge=0, lt=1, description="before the low-rank term")
 
 
-_OF_A_VIT = ("patch_px", "drop_path", "fusion", "part_alignment", "lora")
+_OF_A_LAYOUT = ("stem", "local", "global_token", "fusion", "positions", "initialisation")  # as in Layout
+_OF_A_VIT = ("patch_px", "drop_path", "part_alignment", "lora", *_OF_A_LAYOUT)
 
 
 class Body(Recipe):
@@ -81,7 +82,26 @@ class Body(Recipe):
     parts: list[Part] = Field(
         default=["face", "torso", "lower_body"], description="local tokens in use, at training and at test"
     )
-    fusion: Literal["cat", "ffn"] = Field("cat", description="cat: eq. 8-9; ffn: eq. 4")
+    stem: Literal["patch", "conv", "resnet"] = Field(
+        "patch", description="from pixels to patches: a linear map, convolutions of stride 2, or the stages of a ResNet"
+    )
+    local: Literal["token", "band"] = Field(
+        "token", description="local tokens: free, or each sees only its band of the body and gets that band's mean"
+    )
+    global_token: Literal["token", "mean"] = Field(
+        "token",
+        validation_alias=AliasChoices("global_token", "global"),
+        description="the class token, or the mean of the patches; also written `global`",
+    )
+    fusion: Literal["cat", "ffn", "four"] = Field(
+        "cat", description="cat: eq. 8-9; ffn: eq. 4; four: all four tokens, one after the other"
+    )
+    positions: Literal["learned", "sincos"] = Field(
+        "learned", description="how position embeddings start: drawn, or as sines and cosines"
+    )
+    initialisation: Literal["normal", "mimetic"] = Field(
+        "normal", description="how the attention starts: drawn, or as in trained ViTs (Trockman and Kolter 2023)"
+    )
     neck: Literal["multi", "single", "plain"] = Field("multi", description="BN neck for each token, one, or none")
     part_alignment: float = Field(0.0, ge=0, description="weight of the term that ties local tokens to body bands")
     smoothing: float = Field(0.0, ge=0, lt=1, description="of the identity labels")
@@ -109,6 +129,8 @@ class Body(Recipe):
             raise ValueError(f"expected image sides that are multiples of patch_px {self.patch_px}")
         if not self.parts and self.fusion == "cat" and self.part_alignment:
             raise ValueError("part_alignment needs local tokens: parts is empty")
+        if self.local == "band" and self.part_alignment:
+            raise ValueError("part_alignment: local tokens of `local: band` see nothing but their band already")
         return self
 
     @property
@@ -123,11 +145,11 @@ class Body(Recipe):
             return 8 * self.width
         from mdfpipe.learning.models.backbones.semantic_vit import SIZES
 
-        return 2 * SIZES[self.backbone].width
+        return (4 if self.fusion == "four" else 2) * SIZES[self.backbone].width
 
     def model(self, classes: int, domains: Sequence[str]) -> nn.Module:
         """BodyModel: backbone, neck, classifier."""
-        from mdfpipe.learning.models.backbones.semantic_vit import SemanticViT
+        from mdfpipe.learning.models.backbones.semantic_vit import Layout, SemanticViT
         from mdfpipe.learning.models.backbones.striped_resnet import StripedResNet
         from mdfpipe.learning.models.body import BodyModel
 
@@ -139,8 +161,8 @@ class Body(Recipe):
             image_size=(self.image_height_px, self.image_width_px),
             patch_px=self.patch_px,
             drop_path=self.drop_path,
-            fusion=self.fusion,
             parts=self.parts,
+            layout=Layout(*(getattr(self, name) for name in _OF_A_LAYOUT)),
         )
         alone = self.neck == "multi" and self.fusion == "ffn"  # what an FFN makes is no longer token by token
         return BodyModel(vit, vit.width, classes, "single" if alone else self.neck, self.part_alignment > 0)
@@ -153,6 +175,8 @@ class Body(Recipe):
             raise ConfigError(
                 f"{source}: the striped ResNet has no public checkpoint; start from a system that was trained here"
             )
+        if self.stem != "patch":
+            raise ConfigError(f"{source}: no public checkpoint has a stem of {self.stem}: set stem=patch")
         return weights.load_vit(
             model.backbone, state, grid=model.backbone.grid, source=source, min_coverage=min_coverage
         )

@@ -2,20 +2,25 @@
 
 "Multi-Domain Biometric Recognition using Body Embeddings" (arXiv 2503.10931), section III; PASS (Zhu et al. 2022) has
 the same layout, and its tensors fit.
+
+The options `Layout` are ours, for training from scratch: with all of them as the paper has it, a small ViT learns much
+more slowly than a ResNet of the same cost (`scripts/bench learn`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
+from timm.layers.pos_embed_sincos import build_sincos2d_pos_embed
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional
 
 from mdfpipe.errors import ConfigError
+from mdfpipe.learning.models.backbones.stems import STEMS, stem_of
 
 PARTS = ("face", "torso", "lower_body")
 """The regions of the local tokens, in their order. Fine-tuning alone ties no token to a region (METHODS 1.1)."""
@@ -35,6 +40,35 @@ SIZES = {"base": Size(768, 12, 12), "small": Size(384, 12, 6), "tiny": Size(192,
 """base, small and tiny as everywhere; mini is ours, for training on a CPU."""
 
 
+class Layout(NamedTuple):
+    """What a SemanticViT is made of. The defaults are the paper's network.
+
+    stem: of STEMS. local: token: the local tokens attend to all others, which attend to them; band: a local token
+    attends to itself and to the patches of its band of the body (`band_rows`), nothing else attends to it, and it gets
+    the mean of the band's patches added. global_: token: the class token; mean: the mean of all patches. fusion: see
+    `SemanticViT.fuse`. positions: learned: drawn; sincos: see `start_sincos`. initialisation: of the attention;
+    normal: drawn; mimetic: see `start_mimetic`.
+    """
+
+    stem: Literal["patch", "conv", "resnet"] = "patch"
+    local: Literal["token", "band"] = "token"
+    global_: Literal["token", "mean"] = "token"
+    fusion: Literal["cat", "ffn", "four"] = "cat"
+    positions: Literal["learned", "sincos"] = "learned"
+    initialisation: Literal["normal", "mimetic"] = "normal"
+
+
+PAPER = Layout()
+CHOICES = {
+    "stem": STEMS,
+    "local": ("token", "band"),
+    "global_": ("token", "mean"),
+    "fusion": ("cat", "ffn", "four"),
+    "positions": ("learned", "sincos"),
+    "initialisation": ("normal", "mimetic"),
+}
+
+
 class Tokens(NamedTuple):
     """What the last LayerNorm gives: global_ (B, d); local (B, 3, d), in PARTS' order; patches (B, N, d), by rows."""
 
@@ -47,7 +81,7 @@ class SemanticViT(nn.Module):
     """`forward` gives the tokens, `fuse` makes the feature z of them. Order inside: global, local 1..3, patches.
 
     size: of SIZES; image_size: (height, width) in pixels, multiples of patch_px; drop_path: stochastic depth at the
-    last block, rising linearly from 0 at the first; fusion: see `fuse`; parts: the local tokens in use, of PARTS.
+    last block, rising linearly from 0 at the first; parts: the local tokens in use, of PARTS; layout: see Layout.
     `vit` is timm's VisionTransformer, whose `reg_token` holds the local tokens. Raises ConfigError.
     """
 
@@ -58,20 +92,21 @@ class SemanticViT(nn.Module):
         image_size: tuple[int, int] = (384, 128),
         patch_px: int = 16,
         drop_path: float = 0.0,
-        fusion: Literal["cat", "ffn"] = "cat",
         parts: Sequence[str] = PARTS,
+        layout: Layout = PAPER,
     ) -> None:
         super().__init__()
         if size not in SIZES:
             raise ConfigError(f"semantic ViT: expected a size of {', '.join(SIZES)}, got {size!r}")
-        if fusion not in ("cat", "ffn"):
-            raise ConfigError(f"semantic ViT: expected a fusion of cat, ffn, got {fusion!r}")
+        for name, known in CHOICES.items():
+            if (given := getattr(layout, name)) not in known:
+                raise ConfigError(f"semantic ViT: expected {name} of {', '.join(known)}, got {given!r}")
         if patch_px < 1 or any(side < patch_px or side % patch_px for side in image_size):
             raise ConfigError(
                 f"semantic ViT: expected image sides that are multiples of the patch of {patch_px} px, "
                 f"got {image_size[0]}x{image_size[1]}"
             )
-        self.size, self.image_size, self.patch_px, self.fusion = SIZES[size], image_size, patch_px, fusion
+        self.size, self.image_size, self.patch_px, self.layout = SIZES[size], image_size, patch_px, layout
         self.chosen = places(parts)
         self.vit = VisionTransformer(
             img_size=image_size,
@@ -91,12 +126,22 @@ class SemanticViT(nn.Module):
         # timm draws them at 1e-6: without position embeddings of their own they would stay equal
         assert self.vit.reg_token is not None
         nn.init.normal_(self.vit.reg_token, std=0.02)
-        self.ffn = _feed_forward(self.size.width) if fusion == "ffn" else None
+        self.ffn = _feed_forward(self.size.width) if layout.fusion == "ffn" else None
+        if layout.stem != "patch":
+            self.vit.patch_embed.proj = stem_of(layout.stem, self.size.width, patch_px)
+        if layout.positions == "sincos":
+            start_sincos(self.vit, self.grid)
+        if layout.initialisation == "mimetic":
+            start_mimetic(self.vit)
+        self.seen: Tensor | None
+        self.register_buffer("seen", _seen(self.grid) if layout.local == "band" else None, persistent=False)
+        if layout.local == "band" and not self.chosen:
+            self.vit.reg_token.requires_grad_(False)  # it gets no gradient, for which several processes would wait
 
     @property
     def width(self) -> int:
-        """Width of the feature z: 2 d."""
-        return 2 * self.size.width
+        """Width of the feature z: 2 d, or 4 d where all tokens are kept apart."""
+        return (1 + len(PARTS) if self.layout.fusion == "four" else 2) * self.size.width
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -110,23 +155,30 @@ class SemanticViT(nn.Module):
                 f"semantic ViT: expected images of {self.image_size[0]}x{self.image_size[1]}, "
                 f"got {images.shape[-2]}x{images.shape[-1]}: set the recipe's image size"
             )
-        found = self.vit.forward_features(images)
-        return Tokens(found[:, 0], found[:, 1 : 1 + len(PARTS)], found[:, 1 + len(PARTS) :])
+        given = (images,) if self.seen is None else (images, self.seen)
+        found = self.vit.forward_features(*given)
+        global_, local, patches = found[:, 0], found[:, 1 : 1 + len(PARTS)], found[:, 1 + len(PARTS) :]
+        if self.layout.local == "band":
+            local = local + band_targets(patches, self.grid)
+        if self.layout.global_ == "mean":
+            global_ = patches.mean(1)
+        return Tokens(global_, local, patches)
 
     def fuse(self, tokens: Tokens) -> Tensor:
-        """The feature z (B, 2 d), raw.
+        """The feature z (B, width), raw.
 
         cat: [z_g ; z_local], z_local the mean of the local tokens in use (eq. 8-9). It is divided by as many as remain,
         so that leaving one out does not weigh global against local again; of none it is 0.
         ffn: LayerNorm, linear, GELU, linear on [z_g ; z_1 ; z_2 ; z_3], with 0 for tokens not in use (eq. 4).
+        four: [z_g ; z_1 ; z_2 ; z_3], with 0 for tokens not in use.
         """
         chosen = self.chosen
-        if self.ffn is None:
+        if self.layout.fusion == "cat":
             local = tokens.local[:, chosen].mean(1) if chosen else torch.zeros_like(tokens.global_)
             return torch.cat([tokens.global_, local], dim=1)
         kept = [tokens.local[:, k] if k in chosen else torch.zeros_like(tokens.global_) for k in range(len(PARTS))]
-        fused: Tensor = self.ffn(torch.cat([tokens.global_, *kept], dim=1))
-        return fused
+        apart = torch.cat([tokens.global_, *kept], dim=1)
+        return apart if self.ffn is None else self.ffn(apart)
 
 
 class PartAlignment(nn.Module):
@@ -174,7 +226,7 @@ def band_rows(rows: int) -> tuple[range, range, range]:
     """
     if rows < len(PARTS):
         raise ConfigError(
-            f"part alignment: expected at least {len(PARTS)} rows of patches, got {rows}: smaller patches"
+            f"bands of the body: expected at least {len(PARTS)} rows of patches, got {rows}: smaller patches"
         )
     face = max(round(rows / 6), 1)
     torso = max(round(rows / 2), face + 1)
@@ -185,6 +237,53 @@ def band_targets(patches: Tensor, grid: tuple[int, int]) -> Tensor:
     """(B, 3, d) mean patch feature of each horizontal band. patches: (B, rows x columns, d), row by row."""
     by_row = patches.reshape(len(patches), *grid, -1).mean(2)
     return torch.stack([by_row[:, band.start : band.stop].mean(1) for band in band_rows(grid[0])], dim=1)
+
+
+@torch.no_grad()
+def start_sincos(vit: VisionTransformer, grid: tuple[int, int], base: float = 100.0, scale: float = 0.5) -> None:
+    """Start the position embeddings as sines and cosines of row and column (Dosovitskiy's 2-D form), times `scale`.
+
+    base: of the wavelengths; for grids of some ten rows much shorter ones than those of text (10,000). Those of the
+    tokens start at 0.
+    """
+    assert vit.pos_embed is not None
+    vit.pos_embed.zero_()
+    sines = build_sincos2d_pos_embed(list(grid), dim=vit.embed_dim, temperature=base)
+    vit.pos_embed[0, -len(sines) :] = scale * sines
+
+
+@torch.no_grad()
+def start_mimetic(vit: VisionTransformer) -> None:
+    """Start the attention as that of trained ViTs is (Trockman and Kolter 2023, "Mimetic initialization"); no biases.
+
+    In each head query and key have the same orthogonal rows, times .5, so that a patch attends to those like it. Value
+    and output multiply to -.4 I + .4 N, N Gaussian of variance 1 / d: each has the roots of its singular values.
+    """
+    width: int = vit.embed_dim
+    for block in vit.blocks:
+        attention: Any = block.attn
+        qkv, heads = attention.qkv.weight, attention.num_heads
+        rows = [nn.init.orthogonal_(qkv.new_empty(width // heads, width)) for _ in range(heads)]
+        qkv[:width] = qkv[width : 2 * width] = 0.5 * torch.cat(rows)
+        both = 0.4 * (torch.randn(width, width) / width**0.5 - torch.eye(width))
+        left, values, right = torch.linalg.svd(both)
+        qkv[2 * width :] = values.sqrt()[:, None] * right
+        attention.proj.weight.copy_(left * values.sqrt())
+        for bias in (attention.qkv.bias, attention.proj.bias):
+            bias.zero_()
+
+
+def _seen(grid: tuple[int, int]) -> Tensor:
+    """(4 + N, 4 + N) which token (column) each token (row) attends to, where local tokens keep to their band."""
+    rows, columns = grid
+    first = 1 + len(PARTS)
+    seen = torch.ones(first + rows * columns, first + rows * columns, dtype=torch.bool)
+    seen[:, 1:first] = False
+    seen[1:first] = False
+    for place, band in enumerate(band_rows(rows), start=1):
+        seen[place, place] = True
+        seen[place, first + band.start * columns : first + band.stop * columns] = True
+    return seen
 
 
 def places(parts: Sequence[str]) -> list[int]:

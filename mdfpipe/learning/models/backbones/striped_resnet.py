@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from mdfpipe.errors import ConfigError
+from mdfpipe.learning.models.parts.residual import NormedConvolution, residual_stage
 
 
 class StripedResNet(nn.Module):
@@ -26,13 +26,13 @@ class StripedResNet(nn.Module):
             raise ConfigError(f"striped ResNet: expected at least 1, got width {width}, {stripes=}, {features=}")
         self.stripes = stripes
         self.trunk = nn.Sequential(
-            _Normed(3, width, size=7, stride=2),
+            NormedConvolution(3, width, size=7, stride=2),
             nn.ReLU(inplace=True),
             nn.MaxPool2d(3, stride=2, padding=1),
-            _stage(width, width, stride=1),
-            _stage(width, 2 * width, stride=2),
-            _stage(2 * width, 4 * width, stride=2),
-            _stage(4 * width, 8 * width, stride=2),
+            residual_stage(width, width, stride=1),
+            residual_stage(width, 2 * width, stride=2),
+            residual_stage(2 * width, 4 * width, stride=2),
+            residual_stage(4 * width, 8 * width, stride=2),
         )
         self.project = nn.Linear(stripes * 8 * width, features, bias=False)
 
@@ -61,31 +61,3 @@ def stripe_rows(rows: int, stripes: int) -> list[range]:
     Stripes that do not fit evenly share a row.
     """
     return [range(i * rows // stripes, -(-(i + 1) * rows // stripes)) for i in range(stripes)]
-
-
-class _Normed(nn.Sequential):
-    """A convolution without a bias, and its BatchNorm."""
-
-    def __init__(self, given: int, made: int, size: int = 3, stride: int = 1) -> None:
-        convolution = nn.Conv2d(given, made, size, stride, padding=size // 2, bias=False)
-        nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")  # He et al. 2015
-        super().__init__(convolution, nn.BatchNorm2d(made))
-
-
-class _Block(nn.Module):
-    """ResNet's basic block (He et al. 2016): two 3x3 convolutions and a shortcut."""
-
-    def __init__(self, given: int, made: int, stride: int) -> None:
-        super().__init__()
-        self.first = _Normed(given, made, stride=stride)
-        self.second = _Normed(made, made)
-        same = given == made and stride == 1
-        self.shortcut = nn.Identity() if same else _Normed(given, made, size=1, stride=stride)
-
-    def forward(self, x: Tensor) -> Tensor:
-        residual = self.second(functional.relu(self.first(x), inplace=True))
-        return functional.relu(residual + self.shortcut(x), inplace=True)
-
-
-def _stage(given: int, made: int, stride: int) -> nn.Sequential:
-    return nn.Sequential(_Block(given, made, stride), _Block(made, made, 1))

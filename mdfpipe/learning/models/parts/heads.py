@@ -48,9 +48,10 @@ class Neck(nn.Module):
     multi: [BN_g(z_g) ; mean_k BN_k(z_k)] over the local tokens in use, from the tokens themselves (PASS's MULTI_NECK);
     single: BN(z); plain: z, as eq. 5 reads.
 
-    width: W; token_width: d of a token, None for a backbone or a fusion whose z is not [z_g ; mean_k z_k]; local: the
-    places of the local tokens in use. Every token has its BN, in use or not (`norms`: global, local 1..3), so that
-    the state has the same names for any choice of parts; those of tokens out of use are frozen. Raises ConfigError.
+    width: W; token_width: d of a token, None for a backbone or a fusion whose z is not made of tokens; local: the
+    places of the local tokens in use; apart: z is [z_g ; z_1 ; z_2 ; z_3], and so is h, with 0 for tokens out of use.
+    Every token has its BN, in use or not (`norms`: global, local 1..3), so that the state has the same names for any
+    choice of parts; those of tokens out of use are frozen. Raises ConfigError.
     """
 
     def __init__(
@@ -59,20 +60,23 @@ class Neck(nn.Module):
         width: int,
         token_width: int | None = None,
         local: Sequence[int] = range(LOCALS),
+        *,
+        apart: bool = False,
     ) -> None:
         super().__init__()
         if kind not in ("multi", "single", "plain"):
             raise ConfigError(f"neck: expected multi, single or plain, got {kind!r}")
         if kind == "multi" and token_width is None:
             raise ConfigError("neck multi: expected a ViT's tokens, fused by cat, got neither: take single or plain")
-        if kind == "multi" and width != 2 * (token_width or 0):
+        tokens = 1 + LOCALS if apart else 2
+        if kind == "multi" and width != tokens * (token_width or 0):
             raise ConfigError(
-                f"neck multi: expected a feature of two tokens of {token_width}, got {width}: take single"
+                f"neck multi: expected a feature of {tokens} tokens of {token_width}, got {width}: take single"
             )
         if not set(local) <= set(range(LOCALS)):
             raise ConfigError(f"neck: expected local tokens of 0..{LOCALS - 1}, got {list(local)}")
-        self.kind, self.local = kind, tuple(sorted(set(local)))
-        widths = {"multi": [width // 2] * (1 + LOCALS), "single": [width], "plain": []}[kind]
+        self.kind, self.local, self.apart = kind, tuple(sorted(set(local))), apart
+        widths = {"multi": [token_width or 0] * (1 + LOCALS), "single": [width], "plain": []}[kind]
         self.norms = nn.ModuleList(BNNeck(each) for each in widths)
         for place, norm in enumerate(self.norms):
             if kind == "multi" and place and place - 1 not in self.local:
@@ -87,12 +91,21 @@ class Neck(nn.Module):
             return z
         if self.kind == "single":
             single: Tensor = self.norms[0](z)
-            return single
+            return self._of_those_in_use(single) if self.apart else single
         if tokens is None or tokens.shape[1] != 1 + LOCALS:
             got = "none" if tokens is None else tokens.shape[1]
             raise ConfigError(
                 f"neck multi: expected {1 + LOCALS} tokens of each image, got {got}: take single or plain"
             )
         whole = self.norms[0](tokens[:, 0])
+        if self.apart:
+            none = torch.zeros_like(whole)
+            kept = [self.norms[1 + k](tokens[:, 1 + k]) if k in self.local else none for k in range(LOCALS)]
+            return torch.cat([whole, *kept], dim=1)
         parts = [self.norms[1 + k](tokens[:, 1 + k]) for k in self.local]
         return torch.cat([whole, torch.stack(parts).mean(0) if parts else torch.zeros_like(whole)], dim=1)
+
+    def _of_those_in_use(self, h: Tensor) -> Tensor:
+        """h (B, 4 d) with 0 for tokens out of use: one BN makes a constant of their 0."""
+        used = torch.tensor([1.0, *(float(k in self.local) for k in range(LOCALS))], device=h.device, dtype=h.dtype)
+        return h * used.repeat_interleave(h.shape[1] // (1 + LOCALS))

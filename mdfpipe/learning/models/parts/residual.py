@@ -1,0 +1,36 @@
+"""Residual blocks of plain ResNets (He et al. 2016)."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+class NormedConvolution(nn.Sequential):
+    """A convolution without a bias, and its BatchNorm."""
+
+    def __init__(self, given: int, made: int, size: int = 3, stride: int = 1) -> None:
+        convolution = nn.Conv2d(given, made, size, stride, padding=size // 2, bias=False)
+        nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")  # He et al. 2015
+        super().__init__(convolution, nn.BatchNorm2d(made))
+
+
+class BasicBlock(nn.Module):
+    """ResNet's basic block (He et al. 2016): two 3x3 convolutions and a shortcut."""
+
+    def __init__(self, given: int, made: int, stride: int) -> None:
+        super().__init__()
+        self.first = NormedConvolution(given, made, stride=stride)
+        self.second = NormedConvolution(made, made)
+        same = given == made and stride == 1
+        self.shortcut = nn.Identity() if same else NormedConvolution(given, made, size=1, stride=stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, given, H, W) to (B, made, H / stride, W / stride)."""
+        residual = self.second(functional.relu(self.first(x), inplace=True))
+        return functional.relu(residual + self.shortcut(x), inplace=True)
+
+
+def residual_stage(given: int, made: int, *, stride: int) -> nn.Sequential:
+    """(B, given, H, W) to (B, made, H / stride, W / stride): two basic blocks, the first of which has the stride."""
+    return nn.Sequential(BasicBlock(given, made, stride), BasicBlock(made, made, 1))

@@ -1,0 +1,148 @@
+"""Layouts of the semantic ViT that are ours: masks and bands against a transcription, how weights start, settings."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from mdfpipe.errors import ConfigError
+from mdfpipe.learning.models.backbones.semantic_vit import CHOICES, band_rows, band_targets
+from mdfpipe.learning.models.parts.heads import Neck
+from mdfpipe.learning.recipes import Recipe
+from tests.learning.scalars import normal as noise
+from tests.learning.small_vit import HEIGHT, WIDTH, small, some_tokens
+
+BANDS: dict[str, Any] = {"local": "band", "global_": "mean", "fusion": "four"}
+
+
+def transcribed(vit: Any, images: Tensor) -> Tensor:
+    """The tokens (B, 4 + N, d) after the last norm, attention by loops over who attends to whom."""
+    inner = vit.vit
+    x = inner._pos_embed(inner.patch_embed(images))
+    rows, columns = vit.grid
+    bands = [[4 + row * columns + column for row in band for column in range(columns)] for band in band_rows(rows)]
+    patches = list(range(4, x.shape[1]))
+    for block in inner.blocks:
+        normed = block.norm1(x)
+        width, heads = x.shape[2], block.attn.num_heads
+        q, k, v = block.attn.qkv(normed).chunk(3, dim=2)
+        made = torch.zeros_like(x)
+        for token in range(x.shape[1]):
+            others = [token, *bands[token - 1]] if 1 <= token <= 3 else [0, *patches]
+            for head in range(heads):
+                part = slice(head * width // heads, (head + 1) * width // heads)
+                logits = (k[:, others, part] @ q[:, token, part, None])[..., 0] / (width // heads) ** 0.5
+                made[:, token, part] = (logits.softmax(1)[..., None] * v[:, others, part]).sum(1)
+        x = x + block.attn.proj(made)
+        x = x + block.mlp(block.norm2(x))
+    return inner.norm(x)
+
+
+@torch.no_grad()
+def test_local_tokens_keep_to_their_band() -> None:
+    vit, images = small(**BANDS).double(), noise(2, 3, HEIGHT, WIDTH)
+    found, expected = vit(images), transcribed(vit, images)
+    patches = expected[:, 4:].reshape(2, *vit.grid, -1)
+    means = torch.stack([patches[:, band.start : band.stop].mean((1, 2)) for band in band_rows(vit.grid[0])], 1)
+    torch.testing.assert_close(found.patches, expected[:, 4:], rtol=0, atol=1e-12)
+    torch.testing.assert_close(found.local, expected[:, 1:4] + means, rtol=0, atol=1e-12)
+    torch.testing.assert_close(found.global_, expected[:, 4:].mean(1), rtol=0, atol=1e-12)
+    torch.testing.assert_close(means, band_targets(expected[:, 4:], vit.grid), rtol=0, atol=1e-12)
+    assert vit.fuse(found).shape == (2, 4 * 192)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [(name, value) for name, values in CHOICES.items() for value in values[1:]] + [("all", "")]
+)
+def test_gradient_reaches_every_parameter(name: str, value: str) -> None:
+    everything = {name: values[-1] for name, values in CHOICES.items()}
+    vit = small(**(everything if name == "all" else {name: value})).train()
+    z = vit.fuse(vit(noise(3, 3, HEIGHT, WIDTH, dtype=torch.float32)))
+    (z * noise(*z.shape, dtype=torch.float32)).sum().backward()
+    assert [name for name, p in vit.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0] == []
+
+
+@pytest.mark.parametrize(("stem", "patch_px"), [("conv", 8), ("conv", 16), ("resnet", 8), ("resnet", 16)])
+def test_a_stem_gives_a_vector_for_each_patch(stem: str, patch_px: int) -> None:
+    """And what is right of an image changes what is right in the grid, within the reach of the convolutions."""
+    vit = small(stem=stem, patch_px=patch_px, image_size=(96, 192))
+    images = noise(1, 3, 96, 192, dtype=torch.float32)
+    other = images.clone()
+    other[..., 176:] = 0
+    with torch.no_grad():
+        made, changed = (vit.vit.patch_embed(x).reshape(*vit.grid, -1) for x in (images, other))
+    different = (made != changed).any(2).any(0)
+    assert made.shape == (96 // patch_px, 192 // patch_px, 192)
+    assert different[-1]
+    assert not different[:1].any()
+
+
+def test_positions_start_as_sines() -> None:
+    """Row and column of a patch as sines and cosines of wavelengths that grow geometrically to 100, times .5."""
+    vit = small(positions="sincos")
+    rows, columns = vit.grid
+    assert vit.vit.pos_embed is not None
+    found = vit.vit.pos_embed[0].detach().numpy()
+    steps = 1 / 100 ** (np.arange(48) / 48)
+    expected = [
+        np.concatenate([f(place * steps) for place in (column, row) for f in (np.sin, np.cos)])
+        for row, column in itertools.product(range(rows), range(columns))
+    ]
+    assert not found[:4].any()
+    np.testing.assert_allclose(np.sort(found[4:], axis=1), 0.5 * np.sort(expected, axis=1), atol=1e-6)
+
+
+def test_attention_starts_as_in_trained_networks() -> None:
+    """Query and key alike and orthogonal in each head; value times output is -.4 I + .4 N, N of variance 1 / d."""
+    vit = small(initialisation="mimetic")
+    for block in vit.vit.blocks:
+        q, k, v = block.attn.qkv.weight.detach().double().chunk(3)
+        assert torch.equal(q, k)
+        for head in q.reshape(3, 64, 192):
+            torch.testing.assert_close(head @ head.T, 0.25 * torch.eye(64, dtype=torch.float64), rtol=0, atol=1e-5)
+        drawn = (block.attn.proj.weight.detach().double() @ v + 0.4 * torch.eye(192)) * 192**0.5 / 0.4
+        assert abs(float(drawn.mean())) < 0.03
+        assert float(drawn.std()) == pytest.approx(1, abs=0.03)
+        assert not block.attn.qkv.bias.any()
+    first, second = vit.vit.blocks[0], vit.vit.blocks[1]
+    assert not torch.equal(first.attn.qkv.weight, second.attn.qkv.weight)
+
+
+@pytest.mark.parametrize(
+    ("kind", "parts"), [("single", (0, 1, 2)), ("single", (1,)), ("multi", (0, 2)), ("multi", ()), ("plain", (0,))]
+)
+def test_the_neck_of_four_tokens(kind: Any, parts: tuple[int, ...]) -> None:
+    """Tokens out of use are 0 before it and after it."""
+    vit = small(fusion="four", parts=[("face", "torso", "lower_body")[k] for k in parts])
+    tokens = some_tokens(5)
+    z = vit.fuse(tokens)
+    both = torch.cat([tokens.global_[:, None], tokens.local], dim=1)
+    h = Neck(kind, 768, 192, parts, apart=True).double()(z, both).reshape(5, 4, 192)
+    used = [0, *(1 + k for k in parts)]
+    assert [bool(token.any()) for token in h.transpose(0, 1)] == [k in used for k in range(4)]
+    if kind != "plain":
+        standard = (both - both.mean(0)) / (both.var(0, unbiased=False) + 1e-5).sqrt()
+        torch.testing.assert_close(h[:, used], standard[:, used])
+
+
+def test_settings() -> None:
+    body = Recipe.variant("body")
+    assert body.model_validate({"global": "mean"}).model_dump()["global_token"] == "mean"  # type: ignore[attr-defined]
+    assert body.model_validate({"fusion": "four", "backbone": "mini"}).features == 768
+    for given, words in (
+        ({"backbone": "striped", "local": "band"}, "local: belongs to a ViT"),
+        ({"local": "band", "part_alignment": 0.5}, "see nothing but their band"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            body.model_validate(given)
+
+
+def test_public_weights_fit_a_stem_of_patches_only() -> None:
+    recipe = Recipe.variant("body").model_validate({**Recipe.variant("body").tiny, "stem": "conv"})
+    with pytest.raises(ConfigError, match=r"w\.pth: no public checkpoint has a stem of conv: set stem=patch"):
+        recipe.load(recipe.model(0, ["VIS"]), {}, "w.pth", 0.9)
