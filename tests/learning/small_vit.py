@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mdfpipe.learning.models.backbones.semantic_vit import Layout, SemanticViT, Tokens
+from mdfpipe.learning.models.backbones.semantic_vit import Design, SemanticViT, Tokens
 from tests.learning.scalars import normal as noise
 
 HEIGHT, WIDTH = 96, 32  # 6 x 2 patches
@@ -13,8 +13,8 @@ HEIGHT, WIDTH = 96, 32  # 6 x 2 patches
 
 def small(seed: int = 0, **more: object) -> SemanticViT:
     torch.manual_seed(seed)
-    layout = Layout(**{name: more.pop(name) for name in Layout._fields if name in more})  # type: ignore[arg-type]
-    given: dict[str, object] = {"image_size": (HEIGHT, WIDTH), "layout": layout, **more}
+    design = Design(**{name: more.pop(name) for name in Design._fields if name in more})  # type: ignore[arg-type]
+    given: dict[str, object] = {"image_size": (HEIGHT, WIDTH), "design": design, **more}
     return SemanticViT("mini", **given).eval()  # type: ignore[arg-type]
 
 

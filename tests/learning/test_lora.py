@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mdfpipe.errors import ConfigError
-from mdfpipe.learning.models.backbones.semantic_vit import Layout, SemanticViT
+from mdfpipe.learning.models.backbones.semantic_vit import Design, SemanticViT
 from mdfpipe.learning.models.backbones.striped_resnet import StripedResNet
 from mdfpipe.learning.models.parts.lora import apply_lora, merge_lora
 from tests.learning.small_vit import global_only
@@ -18,7 +18,7 @@ from tests.learning.small_vit import global_only
 
 def small(fusion: str = "cat") -> SemanticViT:
     torch.manual_seed(0)
-    return SemanticViT("mini", image_size=(48, 32), layout=Layout(fusion=fusion)).eval()  # type: ignore[arg-type]
+    return SemanticViT("mini", image_size=(48, 32), design=Design(fusion=fusion)).eval()  # type: ignore[arg-type]
 
 
 def images() -> Tensor:

@@ -14,7 +14,7 @@ from mdfpipe.errors import ConfigError
 from mdfpipe.learning.models.backbones.semantic_vit import (
     PARTS,
     SIZES,
-    Layout,
+    Design,
     PartAlignment,
     SemanticViT,
     Tokens,
@@ -134,7 +134,7 @@ def test_it_is_pass() -> None:
     torch.testing.assert_close(feature, torch.cat([expected[:, 0], thirds], dim=1), rtol=0, atol=1e-6)
 
 
-# -- layout
+# -- design
 
 
 @pytest.mark.parametrize(
@@ -272,14 +272,14 @@ def test_fusion_ffn_by_hand(dropped: int | None) -> None:
     ("given", "message"),
     [
         ({"size": "huge"}, "base, small, tiny, mini"),
-        ({"layout": Layout(fusion="sum")}, "fusion of cat, ffn, four, got 'sum'"),  # type: ignore[arg-type]
-        ({"layout": Layout(stem="conv"), "patch_px": 24}, "image sides"),
+        ({"design": Design(fusion="sum")}, "fusion of cat, ffn, four, got 'sum'"),  # type: ignore[arg-type]
+        ({"design": Design(stem="conv"), "patch_px": 24}, "image sides"),
         (
-            {"layout": Layout(stem="conv"), "patch_px": 12, "image_size": (96, 24)},
+            {"design": Design(stem="conv"), "patch_px": 12, "image_size": (96, 24)},
             "stem conv: expected patches of 2, 4",
         ),
-        ({"layout": Layout(stem="resnet"), "patch_px": 4}, "stem resnet: expected patches of 8, 16"),
-        ({"layout": Layout(local="band"), "image_size": (32, 32)}, "at least 3 rows of patches, got 2"),
+        ({"design": Design(stem="resnet"), "patch_px": 4}, "stem resnet: expected patches of 8, 16"),
+        ({"design": Design(local="band"), "image_size": (32, 32)}, "at least 3 rows of patches, got 2"),
         ({"image_size": (100, 32)}, "multiples of the patch of 16 px, got 100x32"),
         ({"image_size": (0, 32)}, "got 0x32"),
         ({"parts": ["head"]}, "face, torso, lower_body, got 'head'"),

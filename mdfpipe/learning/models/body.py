@@ -29,7 +29,7 @@ class BodyModel(nn.Module):
         self.backbone = backbone
         self.alignment = None
         if isinstance(backbone, SemanticViT):
-            apart = backbone.layout.fusion == "four"
+            apart = backbone.design.fusion == "four"
             self.neck = Neck(neck, width, backbone.size.width, backbone.chosen, apart=apart)
             if align_parts:
                 self.alignment = PartAlignment(backbone.size.width, backbone.grid)

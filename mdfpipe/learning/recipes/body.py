@@ -56,8 +56,8 @@ class Lora(Config):
     dropout: float = Field(0.0, ge=0, lt=1, description="before the low-rank term")
 
 
-_OF_A_LAYOUT = ("stem", "local", "global_token", "fusion", "positions", "initialisation")  # as in Layout
-_OF_A_VIT = ("patch_px", "drop_path", "part_alignment", "lora", *_OF_A_LAYOUT)
+_OF_A_DESIGN = ("stem", "local", "global_token", "fusion", "positions", "initialisation")  # as in Design
+_OF_A_VIT = ("patch_px", "drop_path", "part_alignment", "lora", *_OF_A_DESIGN)
 
 
 class Body(Recipe):
@@ -149,7 +149,7 @@ class Body(Recipe):
 
     def model(self, classes: int, domains: Sequence[str]) -> nn.Module:
         """BodyModel: backbone, neck, classifier."""
-        from mdfpipe.learning.models.backbones.semantic_vit import Layout, SemanticViT
+        from mdfpipe.learning.models.backbones.semantic_vit import Design, SemanticViT
         from mdfpipe.learning.models.backbones.striped_resnet import StripedResNet
         from mdfpipe.learning.models.body import BodyModel
 
@@ -162,7 +162,7 @@ class Body(Recipe):
             patch_px=self.patch_px,
             drop_path=self.drop_path,
             parts=self.parts,
-            layout=Layout(*(getattr(self, name) for name in _OF_A_LAYOUT)),
+            design=Design(*(getattr(self, name) for name in _OF_A_DESIGN)),
         )
         alone = self.neck == "multi" and self.fusion == "ffn"  # what an FFN makes is no longer token by token
         return BodyModel(vit, vit.width, classes, "single" if alone else self.neck, self.part_alignment > 0)

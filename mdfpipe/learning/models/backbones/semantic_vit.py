@@ -3,7 +3,7 @@
 "Multi-Domain Biometric Recognition using Body Embeddings" (arXiv 2503.10931), section III; PASS (Zhu et al. 2022) has
 the same layout, and its tensors fit.
 
-The options `Layout` are ours, for training from scratch: with all of them as the paper has it, a small ViT learns much
+The options `Design` are ours, for training from scratch: with all of them as the paper has it, a small ViT learns much
 more slowly than a ResNet of the same cost (`scripts/bench learn`).
 """
 
@@ -40,7 +40,7 @@ SIZES = {"base": Size(768, 12, 12), "small": Size(384, 12, 6), "tiny": Size(192,
 """base, small and tiny as everywhere; mini is ours, for training on a CPU."""
 
 
-class Layout(NamedTuple):
+class Design(NamedTuple):
     """What a SemanticViT is made of. The defaults are the paper's network.
 
     stem: of STEMS. local: token: the local tokens attend to all others, which attend to them; band: a local token
@@ -58,7 +58,7 @@ class Layout(NamedTuple):
     initialisation: Literal["normal", "mimetic"] = "normal"
 
 
-PAPER = Layout()
+PAPER = Design()
 CHOICES = {
     "stem": STEMS,
     "local": ("token", "band"),
@@ -81,7 +81,7 @@ class SemanticViT(nn.Module):
     """`forward` gives the tokens, `fuse` makes the feature z of them. Order inside: global, local 1..3, patches.
 
     size: of SIZES; image_size: (height, width) in pixels, multiples of patch_px; drop_path: stochastic depth at the
-    last block, rising linearly from 0 at the first; parts: the local tokens in use, of PARTS; layout: see Layout.
+    last block, rising linearly from 0 at the first; parts: the local tokens in use, of PARTS; design: see Design.
     `vit` is timm's VisionTransformer, whose `reg_token` holds the local tokens. Raises ConfigError.
     """
 
@@ -93,20 +93,20 @@ class SemanticViT(nn.Module):
         patch_px: int = 16,
         drop_path: float = 0.0,
         parts: Sequence[str] = PARTS,
-        layout: Layout = PAPER,
+        design: Design = PAPER,
     ) -> None:
         super().__init__()
         if size not in SIZES:
             raise ConfigError(f"semantic ViT: expected a size of {', '.join(SIZES)}, got {size!r}")
         for name, known in CHOICES.items():
-            if (given := getattr(layout, name)) not in known:
+            if (given := getattr(design, name)) not in known:
                 raise ConfigError(f"semantic ViT: expected {name} of {', '.join(known)}, got {given!r}")
         if patch_px < 1 or any(side < patch_px or side % patch_px for side in image_size):
             raise ConfigError(
                 f"semantic ViT: expected image sides that are multiples of the patch of {patch_px} px, "
                 f"got {image_size[0]}x{image_size[1]}"
             )
-        self.size, self.image_size, self.patch_px, self.layout = SIZES[size], image_size, patch_px, layout
+        self.size, self.image_size, self.patch_px, self.design = SIZES[size], image_size, patch_px, design
         self.chosen = places(parts)
         self.vit = VisionTransformer(
             img_size=image_size,
@@ -126,22 +126,22 @@ class SemanticViT(nn.Module):
         # timm draws them at 1e-6: without position embeddings of their own they would stay equal
         assert self.vit.reg_token is not None
         nn.init.normal_(self.vit.reg_token, std=0.02)
-        self.ffn = _feed_forward(self.size.width) if layout.fusion == "ffn" else None
-        if layout.stem != "patch":
-            self.vit.patch_embed.proj = stem_of(layout.stem, self.size.width, patch_px)
-        if layout.positions == "sincos":
+        self.ffn = _feed_forward(self.size.width) if design.fusion == "ffn" else None
+        if design.stem != "patch":
+            self.vit.patch_embed.proj = stem_of(design.stem, self.size.width, patch_px)
+        if design.positions == "sincos":
             start_sincos(self.vit, self.grid)
-        if layout.initialisation == "mimetic":
+        if design.initialisation == "mimetic":
             start_mimetic(self.vit)
         self.seen: Tensor | None
-        self.register_buffer("seen", _seen(self.grid) if layout.local == "band" else None, persistent=False)
-        if layout.local == "band" and not self.chosen:
+        self.register_buffer("seen", _seen(self.grid) if design.local == "band" else None, persistent=False)
+        if design.local == "band" and not self.chosen:
             self.vit.reg_token.requires_grad_(False)  # it gets no gradient, for which several processes would wait
 
     @property
     def width(self) -> int:
         """Width of the feature z: 2 d, or 4 d where all tokens are kept apart."""
-        return (1 + len(PARTS) if self.layout.fusion == "four" else 2) * self.size.width
+        return (1 + len(PARTS) if self.design.fusion == "four" else 2) * self.size.width
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -158,9 +158,9 @@ class SemanticViT(nn.Module):
         given = (images,) if self.seen is None else (images, self.seen)
         found = self.vit.forward_features(*given)
         global_, local, patches = found[:, 0], found[:, 1 : 1 + len(PARTS)], found[:, 1 + len(PARTS) :]
-        if self.layout.local == "band":
+        if self.design.local == "band":
             local = local + band_targets(patches, self.grid)
-        if self.layout.global_ == "mean":
+        if self.design.global_ == "mean":
             global_ = patches.mean(1)
         return Tokens(global_, local, patches)
 
@@ -173,7 +173,7 @@ class SemanticViT(nn.Module):
         four: [z_g ; z_1 ; z_2 ; z_3], with 0 for tokens not in use.
         """
         chosen = self.chosen
-        if self.layout.fusion == "cat":
+        if self.design.fusion == "cat":
             local = tokens.local[:, chosen].mean(1) if chosen else torch.zeros_like(tokens.global_)
             return torch.cat([tokens.global_, local], dim=1)
         kept = [tokens.local[:, k] if k in chosen else torch.zeros_like(tokens.global_) for k in range(len(PARTS))]

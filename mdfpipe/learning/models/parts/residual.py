@@ -15,7 +15,7 @@ class NormedConvolution(nn.Sequential):
         super().__init__(convolution, nn.BatchNorm2d(made))
 
 
-class BasicBlock(nn.Module):
+class ResidualBlock(nn.Module):
     """ResNet's basic block (He et al. 2016): two 3x3 convolutions and a shortcut."""
 
     def __init__(self, given: int, made: int, stride: int) -> None:
@@ -33,4 +33,4 @@ class BasicBlock(nn.Module):
 
 def residual_stage(given: int, made: int, *, stride: int) -> nn.Sequential:
     """(B, given, H, W) to (B, made, H / stride, W / stride): two basic blocks, the first of which has the stride."""
-    return nn.Sequential(BasicBlock(given, made, stride), BasicBlock(made, made, 1))
+    return nn.Sequential(ResidualBlock(given, made, stride), ResidualBlock(made, made, 1))

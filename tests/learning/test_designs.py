@@ -1,4 +1,4 @@
-"""Layouts of the semantic ViT that are ours: masks and bands against a transcription, how weights start, settings."""
+"""Designs of the semantic ViT that are ours: masks and bands against a transcription, how weights start, settings."""
 
 from __future__ import annotations
 
