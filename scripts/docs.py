@@ -101,6 +101,11 @@ TABLES = {
     "subjects": (tables.SUBJECTS, "index/subjects.parquet", "one row a subject and gallery"),
     "anomalies": (tables.ANOMALIES, "index/anomalies.parquet", "one row a kind of unusual annotation row"),
     "bodies": (tables.BODIES, "detect/VIDEO.parquet", "one row a detection, by frame, the best first"),
+    "tracks": (
+        tables.TRACKS,
+        "track/VIDEO.parquet",
+        "of a study with tracks: one row a detection, in the order of bodies",
+    ),
     "labels": (tables.LABELS, "label/VIDEO.parquet", "one row a detection, in the order of bodies"),
     "crops": (tables.CROPS, "crop/VIDEO.parquet", "one row a crop, by modality, frame and crop_id"),
     "manifest": (tables.MANIFEST, "manifest/manifest.parquet", "one row a usable crop, by video"),

@@ -21,8 +21,11 @@ if TYPE_CHECKING:
     from mdfpipe.store.run import Run
 
 
-def run_stages(first: str | None, last: str | None, o: dict[str, Any]) -> None:
-    """Run the stages of a verb and print the outcome. o: the options of its call, by name."""
+def run_stages(first: str | None, last: str | None, o: dict[str, Any], *, tracks: bool = False) -> None:
+    """Run the stages of a verb and print the outcome. o: the options of its call, by name.
+
+    tracks: whether the verb begins with the stage `track`, where the study has it.
+    """
     from mdfpipe.machine import arrow
 
     arrow.leave_pandas_out()
@@ -48,6 +51,7 @@ def run_stages(first: str | None, last: str | None, o: dict[str, Any]) -> None:
     study = Study.load(o["study"], o["set_"] or [])
     if o["strict"]:
         study = study.strict()
+    first = "track" if tracks and study.track is not None else first
     run = Run(o["run"])
     asked = slurm_jobs.asked_of(run, resources, o) if o.get("on") == "slurm" else None
     executor = _elsewhere(run, resources, asked, o)
@@ -231,9 +235,11 @@ def label(
 ) -> None:
     """Label bodies by faces, crop both, write the manifest.
 
+    It begins with the tracks of a study that has a section `track`.
+
     Example: mdfpipe label pipelines/real-walk.yaml --data DATA --run runs/walk --set label.min_overlap=0.7
     """
-    run_stages("label", "manifest", ctx.params)
+    run_stages("label", "manifest", ctx.params, tracks=True)
 
 
 @app.command()

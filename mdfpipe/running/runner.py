@@ -30,6 +30,7 @@ from mdfpipe.stages.detect import Detect
 from mdfpipe.stages.embed import Embed
 from mdfpipe.stages.evaluate import Evaluate
 from mdfpipe.stages.label import Label
+from mdfpipe.stages.track import Track
 from mdfpipe.stages.train import Train
 from mdfpipe.store.environment import commit
 from mdfpipe.store.files import given_path
@@ -204,7 +205,9 @@ class Runner:
         for option, name in (("--from", first), ("--until", last)):
             if name in ("train", "embed", "evaluate") and name not in names:
                 raise ConfigError(f"the study names no systems: there is nothing to {name}; add `systems:`")
-            if name in ("detect", "label") and name not in names:
+            if name == "track" and "detect" in names and name not in names:
+                raise ConfigError(f"{option} track: the study has no section track; add `track: {{use: bytetrack}}`")
+            if name in ("detect", "track", "label") and name not in names:
                 raise ConfigError(
                     f"the study's data set, {self.study.dataset.use}, holds images of one person each: there is "
                     f"nothing to {name}; `mdfpipe run` does the rest"
@@ -514,6 +517,8 @@ class Runner:
         for stage in stages:
             if isinstance(stage, Detect):
                 stage.detector.check(self.data)
+            elif isinstance(stage, Track):
+                stage.tracker.check(self.data)
             elif isinstance(stage, (Train, Evaluate)):
                 stage.identity(self.data, stage.key)
                 if isinstance(stage, Train) and self.resources.tensorboard:

@@ -22,8 +22,8 @@ from mdfpipe.store.naming import natural_key
 from mdfpipe.store.run import Failure, Receipt, Run, faces_file
 from mdfpipe.store.tables import ANOMALIES, FACES
 
-CHAIN: Final = ("detect", "label", "crop")
-"""The stages that make one part a video, in order: each made from the one before; for images, only the last."""
+CHAIN: Final = ("detect", "track", "label", "crop")
+"""The stages that make one part a video, in order; for images, only the last. Not every study has `track`."""
 TRAIN, EMBED = "train", "embed"
 """The stages of a system: train/SYSTEM makes one part, embed/SYSTEM one a video."""
 

@@ -21,7 +21,7 @@ from urllib.parse import quote
 from mdfpipe.errors import DataError, is_visible, one_line
 from mdfpipe.store.content import stand_in
 
-STAGES = ("index", "detect", "label", "crop", "manifest", "train", "embed", "evaluate")
+STAGES = ("index", "detect", "track", "label", "crop", "manifest", "train", "embed", "evaluate")
 """The folders of a run in which every file belongs to a part, or is the record of a failure."""
 
 LONGEST_PATH = 1000  # characters

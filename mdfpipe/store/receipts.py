@@ -222,6 +222,15 @@ class _OfDetect(TypedDict):
     engine: NotRequired[_Engine]
 
 
+class _OfTrack(TypedDict):
+    tracks: Count
+    longest: Count
+    rows: Counts
+    fps: float | None
+    remarks: NotRequired[Texts]
+    file: NotRequired[Counts]
+
+
 class _Alignment(TypedDict):
     verdict: str
     offset: int | None
@@ -330,6 +339,7 @@ class _OfEvaluate(TypedDict):
 _FACTS: Final[dict[str, Any]] = {
     "index": _OfIndex,
     "detect": _OfDetect,
+    "track": _OfTrack,
     "label": _OfLabel,
     "crop": _OfCrop,
     "manifest": _OfManifest,

@@ -231,6 +231,19 @@ BODIES = pa.schema(
     ]
 )
 
+TRACKS = pa.schema(
+    [
+        BODY_ID,
+        FRAME,
+        _column(
+            pa.int32(),
+            "track",
+            "track of the body, numbered from 0 within the video in the order of first boxes; null where it has none",
+            null=True,
+        ),
+    ]
+)
+
 LABELS = pa.schema(
     [
         BODY_ID,
@@ -461,6 +474,7 @@ def embeddings(width: int) -> pa.Schema:
 PARTS: Final = {
     "index": VIDEOS,
     "detect": BODIES,
+    "track": TRACKS,
     "label": LABELS,
     "crop": CROPS,
     "manifest": MANIFEST,

@@ -24,6 +24,7 @@ from mdfpipe.stages.gather import Gather
 from mdfpipe.stages.index import Index
 from mdfpipe.stages.label import Label
 from mdfpipe.stages.manifest import Manifest
+from mdfpipe.stages.track import Track
 from mdfpipe.stages.train import Train
 from mdfpipe.store.environment import FILE, read_environment
 from mdfpipe.store.run import Run
@@ -31,11 +32,12 @@ from mdfpipe.store.shipped import SHIPPED, find_study
 from mdfpipe.study import seeds
 from mdfpipe.study.sweep import Point, Sweep, made_for, points, spelled_out, with_points
 from mdfpipe.video.decoders.auto import Auto
+from mdfpipe.video.trackers import Tracker
 
 KEPT = "pipeline.yaml"
 """The study as a run folder keeps it."""
 
-_OF_VIDEOS = ("detect", "label", "crop")
+_OF_VIDEOS = ("detect", "track", "label", "crop")
 _TRUST = "trust_pickle"
 
 
@@ -45,6 +47,9 @@ class Study(Config):
     name: str = Field(pattern=NAME, description="name of the study")
     dataset: SerializeAsAny[Dataset] = Field(description="data set: videos, faces and subjects")
     detect: Detect | None = Field(default=None, description="detection of bodies; required for a data set of videos")
+    track: SerializeAsAny[Tracker] | None = Field(
+        default=None, description="tracks of bodies; without this section none are made; videos only"
+    )
     label: Label = Field(default=Label(), description="labelling of bodies by faces; videos only")
     crop: Crop = Field(default=Crop(), description="crops and their sizes; videos only")
     manifest: Manifest = Field(default=Manifest(), description="splits of subjects and roles of domains")
@@ -151,7 +156,8 @@ class Study(Config):
     def stages(self) -> tuple[Stage, ...]:
         """Every stage, in the order they run."""
         gather = Gather(orientation=getattr(self.dataset, "orientation", "display"))  # of a data set of images
-        crops = (self.detect, self.label, self.crop) if self.detect is not None else (gather,)
+        tracks = (Track(tracker=self.track),) if self.track is not None else ()
+        crops = (self.detect, *tracks, self.label, self.crop) if self.detect is not None else (gather,)
         systems = self.trainings
         order = ordered(systems)
         training = (Train(system=name, settings=systems[name]) for name in order)
@@ -214,6 +220,8 @@ class Study(Config):
     def _settings(self) -> dict[str, Any]:
         """Every setting that the study may name; of a sweep the values, and not the systems that are made of them."""
         found = self.model_dump(mode="json", exclude=set(_OF_VIDEOS) if self.dataset.holds_images else None)
+        if self.track is None:  # as before there were tracks
+            found.pop("track", None)
         made = made_for(self.swept, self.sweeps)
         return found | {"systems": {name: one for name, one in found["systems"].items() if name not in made}}
 

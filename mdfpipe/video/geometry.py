@@ -62,6 +62,21 @@ def iou(body: Array, face: Array) -> Array:
     return _ratio(shared, area(body) + area(face) - shared)
 
 
+def iou_matrix(a: Array, b: Array) -> Array:
+    """IoU of each of n boxes with each of m, whose edges are rows: (4, n), (4, m) -> (n, m) in 0..1.
+
+    As `iou`, with half as many calls: for the few boxes of a frame, calls are what costs time.
+    """
+    low, high = np.maximum(a[:2, :, None], b[:2, None]), np.minimum(a[2:, :, None], b[2:, None])
+    high -= low
+    sides = np.maximum(high, 0, out=high)
+    shared = sides[0] * sides[1]
+    own = [np.maximum(boxes[2:] - boxes[:2], 0) for boxes in (a, b)]
+    whole = np.add.outer(own[0][0] * own[0][1], own[1][0] * own[1][1])
+    whole -= shared
+    return _ratio(shared, whole)
+
+
 def iomin(body: Array, face: Array) -> Array:
     """Intersection over the smaller box, |B∩F| / min(|B|, |F|): (n, 4), (n, 4) -> (n,) in 0..1."""
     return _ratio(intersection(body, face), np.minimum(area(body), area(face)))

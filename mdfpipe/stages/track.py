@@ -1,0 +1,87 @@
+"""track: the boxes of one person in the frames of a video, linked. Only for a study that has a section `track`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pyarrow as pa
+from pydantic import Field, SerializeAsAny
+
+from mdfpipe.config import result_settings
+from mdfpipe.errors import some
+from mdfpipe.stages import Context, Inputs, Made, Review, Stage
+from mdfpipe.store.tables import CORNERS, TRACKS, boxes_of
+from mdfpipe.video.trackers import Linked, Tracker, VideoBoxes
+from mdfpipe.video.tracking import ASSUMED_FPS, frame_rate
+
+_READ = ["body_id", "frame", "pts_seconds", *CORNERS, "score"]
+
+
+class Track(Stage):
+    """The track of each body. Whole videos, from stored boxes: neither spans nor workers change it."""
+
+    name: ClassVar[str] = "track"
+    version: ClassVar[int] = 1
+    reads: ClassVar[tuple[str, ...]] = ("detect",)
+    schema: ClassVar[pa.Schema] = TRACKS
+    unit: ClassVar[str] = "bodies"
+    tells: ClassVar[tuple[str, ...]] = ("fps",)
+
+    tracker: SerializeAsAny[Tracker] = Field(description="the tracker")
+
+    def decisive(self) -> dict[str, Any]:
+        """The settings of the tracker, as the section of the study has them."""
+        return result_settings(self.tracker)
+
+    def identity(self, data: Path, key: str) -> dict[str, str]:
+        """The content of a file of tracks."""
+        return self.tracker.identity(data, key)
+
+    def process(self, key: str, inputs: Inputs, context: Context) -> Made:
+        """Link the bodies of one video."""
+        bodies, seen = inputs.table("detect", columns=_READ), inputs.facts("detect")
+        frame = bodies["frame"].to_numpy()
+        fps = frame_rate(frame, bodies["pts_seconds"].to_numpy())
+        boxes = VideoBoxes(
+            frame=frame,
+            xyxy=boxes_of(bodies),
+            score=bodies["score"].to_numpy(),
+            fps=fps or ASSUMED_FPS,
+            stride=seen["stride"],
+            frames=seen["delivered"],
+            size=(seen["width"], seen["height"]),
+        )
+        linked = self.tracker.link(boxes, context.data, key, context.progress)
+        track = pa.array(linked.track, pa.int32(), mask=linked.track < 0)
+        table = pa.table([bodies["body_id"], bodies["frame"], track], schema=TRACKS)
+        return Made(table, {**_counts(linked), "fps": fps, **linked.facts})
+
+    def review(self, facts: dict[str, dict[str, Any]]) -> Review:
+        """Say which videos give no times, and what files of tracks did not agree with."""
+        timeless = [key for key, found in facts.items() if found["fps"] is None and found["tracks"]]
+        notes = []
+        if timeless:
+            notes.append(
+                f"track: {len(timeless)} videos give no times, so {ASSUMED_FPS:g} frames a second are assumed: "
+                f"{some(timeless, 3)}"
+            )
+        said: dict[str, list[str]] = {}
+        for key, found in facts.items():
+            for line in found.get("remarks", []):
+                said.setdefault(line, []).append(key)
+        warnings = [f"track: {line} ({some(keys, 3)})" for line, keys in said.items()]
+        return Review(warnings=warnings, notes=notes)
+
+
+def _counts(linked: Linked) -> Mapping[str, Any]:
+    """How many tracks there are, the boxes of the longest, and the boxes with a track and without."""
+    has = linked.track[linked.track >= 0]
+    lengths = np.bincount(has)
+    return {
+        "tracks": int(np.count_nonzero(lengths)),
+        "longest": int(lengths.max(initial=0)),
+        "rows": {"tracked": len(has), "no_track": len(linked.track) - len(has)},
+    }
