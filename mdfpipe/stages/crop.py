@@ -6,13 +6,13 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from mdfpipe.config import IF_SET
 from mdfpipe.errors import DecodeError
@@ -26,7 +26,7 @@ from mdfpipe.store.naming import file_name
 from mdfpipe.store.tables import CORNERS, CROPS, FACES, CropStatus, boxes_of, coded, item_ids, joined
 from mdfpipe.video.ahead import ahead
 from mdfpipe.video.decoders import Decoder
-from mdfpipe.video.thinning import every_nth, spread_in_time
+from mdfpipe.video.thinning import every_nth, highest, spread_in_time
 
 _AS_STORED = ("offset", "size", "crc32", "sharpness", "contrast")
 
@@ -35,7 +35,8 @@ _AS_STORED = ("offset", "size", "crc32", "sharpness", "contrast")
 class Cutouts:
     """The boxes to cut out, in the order of their rows, and what became of each; EMPTY until one is cut or left out.
 
-    crop_id, subject_id: (n,) text; frame: (n,) int64; modality: (n,) position in MODALITIES; xyxy: (n, 4) float32.
+    crop_id, subject_id: (n,) text; frame: (n,) int64; modality: (n,) position in MODALITIES; xyxy: (n, 4) float32;
+    score: (n,) detector confidence, NaN for an annotated face.
     """
 
     crop_id: pa.Array
@@ -43,6 +44,7 @@ class Cutouts:
     frame: NDArray[np.int64]
     modality: NDArray[np.int8]
     xyxy: NDArray[np.float32]
+    score: NDArray[np.float32]
     stored: NDArray[np.void] = field(init=False)  # (n,) of STORED
 
     def __post_init__(self) -> None:
@@ -174,15 +176,28 @@ class Crop(Stage):
         None,
         ge=1,
         json_schema_extra=IF_SET,
-        description="most body crops of a subject in a video, and most face crops, evenly spread in time over what the "
-        "settings above leave; the others are over_limit; none: all",
+        description="most body crops of a subject in a video, and most face crops, of what the settings above leave; "
+        "the others are over_limit; none: all",
+    )
+    prefer: Literal["spread", "height", "score"] | None = Field(
+        None,
+        json_schema_extra=IF_SET,
+        description="which crops per_subject keeps. spread: evenly spread in time; height: the highest boxes in the "
+        "frame; score: bodies of the highest detector confidence, and faces, which have none, as height. Among equals, "
+        "the earlier one wins; none: spread",
     )
 
-    @field_validator("min_height_px", "min_face_height_px", "every")
+    @field_validator("min_height_px", "min_face_height_px", "every", "prefer")
     @classmethod
-    def _none_without_effect(cls, value: float | None, info: ValidationInfo) -> float | None:
-        """A value that leaves nothing out is that of no setting: a run is as it was."""
-        return None if value == (1 if info.field_name == "every" else 0) else value
+    def _none_without_effect(cls, value: float | str | None, info: ValidationInfo) -> float | str | None:
+        """A value that leaves nothing out, or is the default, is that of no setting: a run is as it was."""
+        return None if value == {"every": 1, "prefer": "spread"}.get(info.field_name or "", 0) else value
+
+    @model_validator(mode="after")
+    def _prefers_among_some(self) -> Self:
+        if self.prefer and not self.per_subject:
+            raise ValueError(f"prefer: {self.prefer} chooses what per_subject keeps; set per_subject, too")
+        return self
 
     @property
     def sizes(self) -> dict[str, tuple[int, int]]:
@@ -250,7 +265,7 @@ class Crop(Stage):
         bodies: rows of BODIES; labels: those of LABELS, of the same bodies; annotated: of FACES. seen: `delivered` and
         `stride` of the frames.
         """
-        names = ["crop_id", "subject_id", "frame", *CORNERS]
+        names = ["crop_id", "subject_id", "frame", *CORNERS, "score"]
         chosen = pc.and_(pc.equal(labels["status"].cast(pa.string()), "labelled"), pa.scalar(self.bodies))
         bodies = bodies.append_column("subject_id", labels["subject_id"]).filter(chosen)
         bodies = bodies.rename_columns({"body_id": "crop_id"}).select(names)
@@ -266,11 +281,12 @@ class Crop(Stage):
             }
             annotated = annotated.filter(pa.array(named & delivered & visited))
             crop_id = item_ids(key, annotated["frame"].to_numpy(), annotated["face_no"].to_numpy(), "f")
-            faces = annotated.append_column("crop_id", crop_id).select(names)
+            faces = annotated.append_column("crop_id", crop_id).select(names[:-1])
         rows = pa.concat_tables([bodies, faces], promote_options="permissive")
         modality = np.repeat(np.arange(2, dtype=np.int8), [bodies.num_rows, faces.num_rows])
         crop_id, subject_id = rows["crop_id"].combine_chunks(), rows["subject_id"].combine_chunks()
-        return Cutouts(crop_id, subject_id, rows["frame"].to_numpy(), modality, boxes_of(rows)), left_out
+        score = rows["score"].to_numpy().astype(np.float32, copy=False)
+        return Cutouts(crop_id, subject_id, rows["frame"].to_numpy(), modality, boxes_of(rows), score), left_out
 
     def leave_out(self, cuts: Cutouts, width: int, height: int) -> dict[str, dict[str, list[str]]]:
         """Note which boxes the settings leave out; return as a fact the subjects without a box that is high enough."""
@@ -286,10 +302,19 @@ class Crop(Stage):
             kept = every_nth(cuts.frame[group], self.every or 1)
             cuts.leave_out(group[~kept], CropStatus.SKIPPED_FRAME)
             group = group[kept]
-            kept = spread_in_time(cuts.frame[group], self.per_subject or len(group))
+            kept = self._kept(cuts, group)
             cuts.leave_out(group[~kept], CropStatus.OVER_LIMIT)
         lost = cuts.subjects(whole & ~high) - cuts.subjects(whole & high)
         return {"left_without": {m: sorted(name for kind, name in lost if kind == m) for m in MODALITIES}}
+
+    def _kept(self, cuts: Cutouts, group: NDArray[np.intp]) -> NDArray[np.bool_]:
+        """Which rows `group`, of one subject and modality, frames ascending, `per_subject` keeps."""
+        most = self.per_subject or len(group)
+        if self.prefer is None:
+            return spread_in_time(cuts.frame[group], most)
+        height = cuts.xyxy[group, 3] - cuts.xyxy[group, 1]
+        score = cuts.score[group]
+        return highest(height if self.prefer == "height" or np.isnan(score).all() else score, most)
 
 
 def _frames(

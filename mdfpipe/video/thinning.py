@@ -13,6 +13,13 @@ def every_nth(frame: NDArray[np.int64], n: int) -> NDArray[np.bool_]:
     return kept
 
 
+def highest(value: NDArray[np.float32], most: int) -> NDArray[np.bool_]:
+    """Rows (n,) of the `most` highest values, or all where there are no more; the first ones among equals."""
+    kept = np.zeros(len(value), np.bool_)
+    kept[np.argsort(-value, kind="stable")[:most]] = True
+    return kept
+
+
 def spread_in_time(frame: NDArray[np.int64], most: int) -> NDArray[np.bool_]:
     """Rows (n,) that are evenly spread in time: `most` of them, or all where there are no more. frame: (n,), ascending.
 

@@ -19,7 +19,7 @@ from mdfpipe.running.survey import survey
 from mdfpipe.store.run import Run
 from mdfpipe.study.study import Study
 from mdfpipe.video.decoders import Decoder
-from mdfpipe.video.thinning import spread_in_time
+from mdfpipe.video.thinning import highest, spread_in_time
 from tests.drawn import draw
 from tests.inline import DEMO, runner
 
@@ -194,6 +194,29 @@ def test_what_settings_leave_out_keeps_its_row_and_is_counted(
     assert len(run.table("manifest", "manifest")) == rows - counted.total()
 
 
+@pytest.mark.parametrize("prefer", ["height", "score"])
+def test_the_best_crops_are_kept_where_these_are_preferred(
+    prefer: str, drawn: Path, whole: Run, tmp_path: Path
+) -> None:
+    make, _ = runner(drawn, tmp_path / "run", "crop.per_subject=3", f"crop.prefer={prefer}")
+    assert make.execute().complete
+    run, key = Run(tmp_path / "run"), "videos/VIS-500m_a"
+    score = {row["body_id"]: row["score"] for row in whole.table("detect", key).to_pylist()}
+    groups: dict[tuple[str, str], list[tuple[float, int, str]]] = defaultdict(list)
+    for row in whole.table("crop", key).to_pylist():
+        value = score.get(row["crop_id"]) if prefer == "score" else None
+        value = np.float32(row["y2"]) - np.float32(row["y1"]) if value is None else value
+        groups[row["subject_id"], row["modality"]].append((-value, row["frame"], row["crop_id"]))
+    expected = {crop_id for group in groups.values() for *_, crop_id in sorted(group)[:3]}
+    assert {row["crop_id"] for row in run.table("crop", key).to_pylist() if row["status"] == "ok"} == expected
+
+
+def test_of_equal_values_the_first_are_kept_and_those_without_a_value_last() -> None:
+    value = np.array([1, 3, np.nan, 3, 2, 3], np.float32)
+    for most, kept in ((1, [1]), (2, [1, 3]), (4, [1, 3, 4, 5]), (5, [0, 1, 3, 4, 5]), (9, [0, 1, 2, 3, 4, 5])):
+        assert np.flatnonzero(highest(value, most)).tolist() == kept
+
+
 def test_a_subject_of_whom_nothing_is_high_enough_is_named_at_every_call(drawn: Path, tmp_path: Path) -> None:
     for _ in range(2):
         make, executor = runner(drawn, tmp_path / "run", "crop.min_height_px=115")
@@ -218,10 +241,10 @@ def test_without_them_a_run_is_as_it_was(drawn: Path, whole: Run, tmp_path: Path
     """Values that leave nothing out are those of no setting; other ones make crops due, and back again."""
     receipt = whole.receipt("crop", "videos/VIS-500m_a")
     assert receipt is not None
-    assert not receipt.settings.keys() & {"every", "per_subject", "min_height_px", "min_face_height_px"}
+    assert not receipt.settings.keys() & {"every", "per_subject", "prefer", "min_height_px", "min_face_height_px"}
     shutil.copytree(whole.path, tmp_path / "run")
     ran = []
-    for settings in (["every=1", "min_height_px=0", "min_face_height_px=0"], ["every=2"], []):
+    for settings in (["every=1", "min_height_px=0", "min_face_height_px=0", "prefer=spread"], ["every=2"], []):
         make, executor = runner(drawn, tmp_path / "run", *(f"crop.{one}" for one in settings))
         assert make.execute(None, "crop").complete
         ran.append(len(executor.ran))
@@ -241,6 +264,8 @@ def test_without_them_a_run_is_as_it_was(drawn: Path, whole: Run, tmp_path: Path
         ("min_height_px=-1", "crop.min_height_px: input should be greater than or equal to 0, got -1"),
         ("min_face_height_px=tall", "crop.min_face_height_px: input should be a valid number"),
         ("min_face_height_px=.inf", "crop.min_face_height_px: input should be a finite number"),
+        ("prefer=height", "crop: prefer: height chooses what per_subject keeps; set per_subject, too"),
+        ("prefer=best", "crop.prefer: input should be 'spread', 'height' or 'score', got 'best'"),
         ("evry=2", "crop.evry: unknown setting (did you mean every?)"),
     ],
 )
