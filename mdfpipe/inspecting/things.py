@@ -295,7 +295,9 @@ def describe_run(path: Path, found: Survey | None = None) -> Description:
         facts["images" if run.of_images and name == "frames" else name] = run.total(name)
     facts["subjects" if run.of_images else "subjects with bodies"] = len(run.subjects())
     for stage in CHAIN[-1:] if run.of_images else CHAIN:
-        facts[f"{stage}: parts"] = sum(stage in video.receipts for video in run.videos)
+        parts = sum(stage in video.receipts for video in run.videos)
+        if parts or stage != "track":  # which a study need not have
+            facts[f"{stage}: parts"] = parts
     if run.run.receipt(EVALUATE, METRICS) is not None:
         facts["numbers"] = standing(path, EVALUATE, METRICS).words
     if run.manifest is not None:

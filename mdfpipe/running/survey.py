@@ -102,7 +102,7 @@ class DomainCounts:
 
     def take(self, video: VideoState) -> None:
         """Count one video in."""
-        seen, label, crop = (video.facts(stage) for stage in CHAIN)
+        seen, label, crop = (video.facts(stage) for stage in ("detect", "label", "crop"))
         self.videos += 1
         self.failed += any(stage in CHAIN for stage in video.failures)
         self.finished += "crop" in video.receipts
