@@ -7,7 +7,7 @@ effect on a unit, by its receipt, is not compared. `Plan` alone decides whether 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import cached_property
@@ -60,6 +60,15 @@ class Item:
         return f"{self.stage.name}/{self.key}: {self.reason or 'done'}"
 
 
+@dataclass(frozen=True, eq=False)
+class _Pair:
+    """Settings of two receipts, and whether they are the same. While it is kept, no others have their `id`."""
+
+    one: dict[str, Any]
+    other: dict[str, Any]
+    same: bool
+
+
 @dataclass(eq=False)
 class Plan:
     """The state of a run folder under given stages and data root, read once; `forget` what was run."""
@@ -71,6 +80,7 @@ class Plan:
     retry: bool = False  # whether videos that could not be read make the index due again
     offline: bool = False  # what lies outside the run folder cannot be read: it is taken to be as the receipts say
     _items: dict[tuple[str, str], Item] = field(default_factory=dict)
+    _alike: dict[tuple[int, int, tuple[str, ...]], _Pair] = field(default_factory=dict)
     _failed: dict[str, frozenset[str]] = field(default_factory=dict)
 
     @cached_property
@@ -81,6 +91,11 @@ class Plan:
     @cached_property
     def _settings(self) -> dict[str, dict[str, Any]]:
         return {stage.name: stage.decisive() for stage in self.stages}
+
+    @cached_property
+    def _identities(self) -> dict[str, Callable[[str], dict[str, str]]]:
+        """What else each stage was made from, by key: what all videos share is looked up once."""
+        return {stage.name: stage.identities(self.data) for stage in self.stages}
 
     @cached_property
     def index(self) -> Item:
@@ -150,6 +165,7 @@ class Plan:
         self._items = {unit: item for unit, item in self._items.items() if unit[0] not in later}
         self._failed = {}
         self.receipts.forget(*later)
+        self.__dict__.pop("_identities", None)
         if stage.name == self.stages[0].name:
             for name in ("index", "catalogue", "annotated"):
                 self.__dict__.pop(name, None)
@@ -225,7 +241,7 @@ class Plan:
     def _identity(self, stage: Stage, key: str) -> dict[str, str]:
         """What else a stage was made from: files and settings outside the run folder."""
         try:
-            return stage.identity(self.data, key)
+            return self._identities[stage.name](key)
         except MdfError:
             if not self.offline:
                 raise
@@ -272,8 +288,18 @@ class Plan:
             return None if there else "never made"
         if not found.content:
             return _WITHOUT_CONTENT
-        before, now = stage.decided(found, found.facts), stage.decided(expected, found.facts)
-        return None if before.decides_as(now) else explain(before, now)
+        if found.made_as(expected) and self._same_settings(stage, found, expected):
+            return None
+        return explain(stage.decided(found, found.facts), stage.decided(expected, found.facts))
+
+    def _same_settings(self, stage: Stage, found: Receipt, expected: Receipt) -> bool:
+        """Whether the decisive settings of receipts that were made alike are the same; each pair is compared once."""
+        pair = (id(found.settings), id(expected.settings), stage.without_effect(found.facts))
+        known = self._alike.get(pair)
+        if known is None:
+            same = stage.decided(found, found.facts).decides_as(stage.decided(expected, found.facts))
+            known = self._alike[pair] = _Pair(found.settings, expected.settings, same)
+        return known.same
 
     def _damage(self, expected: Receipt, found: Receipt | None) -> str | None:
         """What is known to be damaged of a part, or of the files that belong to it. No table is read for that."""

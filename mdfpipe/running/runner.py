@@ -350,9 +350,9 @@ class Runner:
         items = [item for item in plan.items(stage) if self._chosen(item, call.only)]
         due = [item for item in items if item.reason is not None] if only is None else only
         tally.total, tally.already = len(items), max(len(items) - len(due) - tally.ran, 0)
+        if any(item.reason is None for item in items):
+            stage.tidy(self.run)
         for item in items:
-            if item.reason is None:
-                stage.tidy(self.run)
             if item.reason is None and plan.has_failed(stage.name, item.key):
                 self.run.forget_failure(stage.name, item.key)  # done under these settings, whatever failed under others
         ready = [item for item in due if item.blocked is None and (stage.name, item.key) not in outcome.failed]

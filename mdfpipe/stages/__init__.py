@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
@@ -244,6 +245,10 @@ class Stage(Config):
     def identity(self, data: Path, key: str) -> dict[str, str]:
         """Content hashes, by name, of what else decides the rows of `key`. Raises ConfigError."""
         return {}
+
+    def identities(self, data: Path) -> Callable[[str], dict[str, str]]:
+        """`identity` by key, for many keys at one time: it may look up once what they share."""
+        return partial(self.identity, data)
 
     @abstractmethod
     def process(self, key: str, inputs: Inputs, context: Context) -> Made:

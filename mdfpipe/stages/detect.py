@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import chain
@@ -132,6 +132,10 @@ class Detect(Stage):
     def identity(self, data: Path, key: str) -> dict[str, str]:
         """The content of weights or box files."""
         return self.detector.identity(data, key)
+
+    def identities(self, data: Path) -> Callable[[str], dict[str, str]]:
+        """The same for many videos."""
+        return self.detector.identities(data)
 
     def without_effect(self, facts: Mapping[str, Any]) -> tuple[str, ...]:
         """`incomplete` for a sound video; `normalise` for a video of 8 bits; the engine, where it is the one asked for

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Final, NotRequired, Self
 
 from annotated_types import Ge, Len
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic_core import from_json
 from typing_extensions import TypedDict
 
 from mdfpipe.store.hashing import fingerprint
@@ -51,10 +52,14 @@ class Receipt:
 
     def decides_as(self, other: Self) -> bool:
         """Whether both have one fingerprint; no hash is taken."""
-        mine, theirs = ((r.stage, r.version, r.key, r.upstream) for r in (self, other))
-        if mine != theirs:
+        if not self.made_as(other):
             return False
         return self.settings is other.settings or _text(self.settings) == _text(other.settings)
+
+    def made_as(self, other: Self) -> bool:
+        """Whether both have the same stage, version, key, and content of what they are made from."""
+        mine, theirs = ((r.stage, r.version, r.key, r.upstream) for r in (self, other))
+        return mine == theirs
 
     def without(self, names: Iterable[str]) -> Self:
         """The same, but for the settings of these dotted names.
@@ -85,10 +90,10 @@ def from_index(settings: str, rest: str) -> Receipt | None:
     Receipts with the same settings share them. Its fingerprint was compared when it was read.
     """
     try:
-        shared = _parsed_once(settings)
-        if not isinstance(shared, dict):
+        shared, parsed = _parsed_once(settings), from_json(rest)
+        if not (isinstance(shared, dict) and isinstance(parsed, dict)):
             return None
-        return _shaped(_parsed(rest) | {"settings": {}}, shared)[0]
+        return _shaped(parsed | {"settings": {}}, shared)[0]
     except (TypeError, ValueError):
         return None
 
@@ -98,7 +103,7 @@ def _shaped(parsed: Any, settings: dict[str, Any] | None = None) -> tuple[Receip
 
     Raises ValueError.
     """
-    fields = dict(_checked(_Receipt, parsed))
+    fields = _checked(_Receipt, parsed)
     claimed = fields.pop("fingerprint")
     fields["settings"] = fields["settings"] if settings is None else settings  # as they are: validation copies
     receipt = Receipt(**fields)
@@ -124,10 +129,10 @@ class Failure:
         return cls(**dict(_checked(_Failure, _parsed(data))))
 
 
-class _Receipt(BaseModel):
+class _Receipt(TypedDict):  # and no model: of 100,000 receipts, three times as fast
     """A Receipt as the footer of a part has it."""
 
-    model_config = ConfigDict(strict=True, extra="forbid")
+    __pydantic_config__ = ConfigDict(strict=True, extra="forbid")  # type: ignore[misc]
 
     fingerprint: str
     stage: str
@@ -137,8 +142,8 @@ class _Receipt(BaseModel):
     upstream: dict[str, str]
     files: dict[str, Annotated[tuple[Count, Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")]], Field(strict=False)]]
     facts: dict[str, Any]
-    tells: Annotated[tuple[str, ...], Field(strict=False)] = ()
-    content: str = ""
+    tells: NotRequired[Annotated[tuple[str, ...], Field(strict=False)]]
+    content: NotRequired[str]
 
 
 class _Failure(BaseModel):
@@ -375,14 +380,14 @@ def _without(settings: dict[str, Any], names: set[str]) -> dict[str, Any]:
 
 
 @cache
-def _adapter(kind: Any) -> TypeAdapter[Any]:
-    return TypeAdapter(kind)
+def _validator(kind: Any) -> Any:
+    return TypeAdapter(kind).validator.validate_python
 
 
 def _checked(kind: Any, found: Any, *, facts: bool = False) -> Any:
     """What was found, validated. facts: strictly, and names of its own may be missing. Raises ValueError."""
     try:
-        return _adapter(kind).validate_python(found, strict=facts or None)
+        return _validator(kind)(found, strict=facts or None)
     except ValidationError as error:
         errors = error.errors(include_url=False, include_input=False, include_context=False)
     for one in errors:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cache, partial
 from pathlib import Path
 from typing import ClassVar, TypeAlias
 
@@ -75,6 +76,10 @@ class Detector(Plugin):
         where a file is missing.
         """
 
+    def identities(self, data: Path) -> Callable[[str], dict[str, str]]:
+        """`identity` by video_id, for many videos at one time: it may look up once what they share."""
+        return partial(self.identity, data)
+
     def beyond(self, data: Path, video_id: str, delivered: int) -> int | None:
         """Count boxes made elsewhere for frames after the last delivered one; None where it has none
         for the video at all. A detector of frames returns 0.
@@ -127,6 +132,11 @@ class NetworkDetector(Detector):
     def identity(self, data: Path, video_id: str) -> dict[str, str]:
         """The hash of the weights. Raises ConfigError where they are missing."""
         return {"weights": file_sha256(self.find(data))}
+
+    def identities(self, data: Path) -> Callable[[str], dict[str, str]]:
+        """The same for every video."""
+        found = cache(partial(self.identity, data, ""))
+        return lambda video_id: found()
 
     def suits(self, made_by: Mapping[str, str] | None) -> bool:
         """Whether boxes are by the engine that is asked for. made_by: as a receipt has it; None: of an earlier version,

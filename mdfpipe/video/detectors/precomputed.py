@@ -10,10 +10,10 @@ and the column video_id may be absent. `score` may be absent or empty (1.0). A v
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cache, cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -78,6 +78,18 @@ class Precomputed(Detector):
         """
         path = self._path(data, video_id)
         return {"boxes": file_sha256(path) if self._per_video else self._read(data, video_id).sha256()}
+
+    def identities(self, data: Path) -> Callable[[str], dict[str, str]]:
+        """`identity` by video_id. A file of all videos is looked up once."""
+        if self._per_video:
+            return super().identities(data)
+        shared = cache(lambda: self._table(data, "")[1])
+
+        def identity(video_id: str) -> dict[str, str]:
+            table = shared()
+            return {"boxes": table.rows(table.named(video_id, data), self.frame_base).sha256()}
+
+        return identity
 
     def open(self, data: Path, video_id: str, *, device: str, threads: int) -> Detect:
         """A function that finds boxes by frame. Raises as `identity` does; device and threads do not matter."""
