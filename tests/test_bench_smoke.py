@@ -24,6 +24,7 @@ NAMES = {
     "label",
     "memory",
     "noop",
+    "pipeline",
     "plan",
     "scale",
     "step",
@@ -107,12 +108,16 @@ def test_step_measures_a_recipe():
     assert all(value > 0 for value in rows.values())
 
 
+SMALL_CLIP = ["--frames", "6", "--size", "192", "128", "--image-size", "192", "--batch", "2"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "counted"),
     [
         (("plan", "--videos", "20"), "20 made-up videos, from index to crop"),
         (("crop", "--frames", "4", "--threads", "1"), "4 frames, 24 crops"),
         (("label", "--bodies", "3000"), "3000 bodies"),
+        (("pipeline", *SMALL_CLIP, "--threads", "1", "--no-network"), "boxes, 24 labels, 48 crops"),
     ],
 )
 def test_what_is_timed_is_work(arguments: tuple[str, ...], counted: str):
@@ -121,6 +126,17 @@ def test_what_is_timed_is_work(arguments: tuple[str, ...], counted: str):
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     assert any(counted in note for note in report["notes"])
+    assert all(value > 0 for _, value, _ in report["rows"])
+
+
+@pytest.mark.slow
+def test_pipeline_makes_the_crops_of_the_script():
+    done = bench("pipeline", *SMALL_CLIP, "--rounds", "1", "--threads", "1", "--json")
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert len(report["targets"]) == 7
+    shared = [value for what, value, *_ in report["targets"] if "the script has, too" in what]
+    assert shared == [1, pytest.approx(1, abs=0.1)]
     assert all(value > 0 for _, value, _ in report["rows"])
 
 

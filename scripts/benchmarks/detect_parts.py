@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -65,6 +65,29 @@ def unit_of(options: argparse.Namespace, detector: Any, run: Path, video: Path) 
     from mdfpipe.video.decoders import Decoder
 
     return make_unit(Detect(detector=detector, decoder=Decoder.variant(options.decoder)()), run, video)
+
+
+def results_of_ultralytics(
+    options: argparse.Namespace, weights: str, least: float, folder: Path
+) -> Callable[[Any], Iterable[Any]]:
+    """ultralytics as its users call it, on the same weights in a checkpoint of its own form: results as they come."""
+    import torch
+
+    from mdfpipe.video import ultralytics as _ultralytics
+
+    place = folder / "ultralytics.pt"
+    network = _ultralytics.load(yolo(options, weights, "fp32", least).find(folder)).network
+    torch.save({"epoch": -1, "model": network, "ema": None, "train_args": {}}, place)
+    model = _ultralytics._library("ultralytics").YOLO(str(place), task="detect")
+    asked = {"conf": least, "classes": [0], "imgsz": options.image_size, "batch": options.batch, "device": "cpu"}
+    quiet = {"save": False, "verbose": False, "project": str(folder)}
+
+    def results(source: Any) -> Iterable[Any]:
+        given = str(source) if isinstance(source, Path) else source
+        found: Iterable[Any] = model.predict(given, stream=True, nms=False, rect=True, **asked, **quiet)
+        return found
+
+    return results
 
 
 def parts(

@@ -13,7 +13,18 @@ from statistics import median
 from typing import Any
 
 import numpy as np
-from benchmarks.detect_parts import FPS, OPENVINO, PRECISIONS, facts, over, parts, unit_of, weights_of, yolo
+from benchmarks.detect_parts import (
+    FPS,
+    OPENVINO,
+    PRECISIONS,
+    facts,
+    over,
+    parts,
+    results_of_ultralytics,
+    unit_of,
+    weights_of,
+    yolo,
+)
 from benchmarks.material import KEY, as_h264, do_unit, drawn_pictures, drawn_video, remuxed
 from benchmarks.measure import Report, Times, expect, in_turns, in_worker, profiled, ratio
 
@@ -174,24 +185,8 @@ def _some_boxes(options: argparse.Namespace, weights: str, folder: Path, video: 
 def _ultralytics_predict(
     options: argparse.Namespace, weights: str, least: float, folder: Path
 ) -> Callable[[Any], Found]:
-    """ultralytics as its users call it, on the same weights in a checkpoint of its own form."""
-    import torch
-
-    from mdfpipe.video import ultralytics as _ultralytics
-
-    place = folder / "ultralytics.pt"
-    network = _ultralytics.load(yolo(options, weights, "fp32", least).find(folder)).network
-    torch.save({"epoch": -1, "model": network, "ema": None, "train_args": {}}, place)
-    model = _ultralytics._library("ultralytics").YOLO(str(place), task="detect")
-    asked = {"conf": least, "classes": [0], "imgsz": options.image_size, "batch": options.batch, "device": "cpu"}
-    quiet = {"save": False, "verbose": False, "project": str(folder)}
-
-    def predict(source: Any) -> Found:
-        given = str(source) if isinstance(source, Path) else source
-        results = model.predict(given, stream=True, nms=False, rect=True, **asked, **quiet)
-        return [(result.boxes.xyxy.numpy(), result.boxes.conf.numpy()) for result in results]
-
-    return predict
+    results = results_of_ultralytics(options, weights, least, folder)
+    return lambda source: [(result.boxes.xyxy.numpy(), result.boxes.conf.numpy()) for result in results(source)]
 
 
 def _agreement(a: Found, b: Found, least_iou: float, score: float) -> float:

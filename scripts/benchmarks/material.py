@@ -56,6 +56,12 @@ def drawn_pictures(
     frames: int, width: int, height: int, fps: int, domain: str = "VIS-500m"
 ) -> tuple[Iterator[Any], Any]:
     """Pictures of the synthetic data set's own kind, before quantisation where they are thermal; and their optics."""
+    clip = walk(frames, width, height, fps, domain)
+    return (clip.frame(number)[0] for number in range(frames)), clip.optics
+
+
+def walk(frames: int, width: int, height: int, fps: int, domain: str = "VIS-500m", *, facing: bool = False) -> Any:
+    """A clip of four people. facing: all come towards the camera."""
     from mdfpipe.domains import Domain
     from mdfpipe.synth.people import draw_subject
     from mdfpipe.synth.scene import Clip
@@ -63,8 +69,7 @@ def drawn_pictures(
     place = Domain.parse(domain)
     scene = 2 if place.band.is_thermal else 1  # scene pixels across one sensor pixel
     people, size = [draw_subject(0, f"1000{n}") for n in range(1, 5)], (scene * height, scene * width)
-    clip = Clip(people, place, frames, fps=fps, size=size, seed=[0])
-    return (clip.frame(number)[0] for number in range(frames)), clip.optics
+    return Clip(people, place, frames, fps=fps, size=size, seed=[0], facing=facing)
 
 
 def as_h264(path: Path, pictures: Iterator[Any], fps: int) -> Path:
