@@ -232,6 +232,7 @@ _BOX_COLUMNS = {
     "width": "pixels (`box: xywh`)",
     "height": "pixels (`box: xywh`)",
     "score": "confidence, 0..1; 1 where the column is absent or empty",
+    "subject_id": "the person, where known: label names the body so; may be absent, or empty in a row",
 }
 
 

@@ -35,7 +35,7 @@ class VideoEntry:
     """One video as the annotation names it; in a data set of images, those of one folder and camera.
 
     video_id: see `name_videos`. path: POSIX, relative to the data root: a file, or a folder of frames, or of images; or
-    the URL of a file.
+    the URL of a file. subject_id: the one person of the video, where the data set names one.
     """
 
     video_id: str
@@ -43,6 +43,7 @@ class VideoEntry:
     domain: Domain
     session_id: str | None = None
     camera_id: str | None = None
+    subject_id: str | None = None
 
 
 @dataclass(frozen=True)

@@ -95,7 +95,7 @@ def views(survey: Survey, video: VideoState, frames: Iterable[int], overlaps: Ov
     if is_labelled:
         labels, part = survey.run.table("label", video.video_id), survey.run.part("label", video.video_id)
         labels = joined(labels, bodies["body_id"], "body_id", part, "detect").filter(picked).to_pylist()
-        rows = [label | row for row, label in zip(rows, labels, strict=True)]
+        rows = [row | label for row, label in zip(rows, labels, strict=True)]
     faces = faces_of(survey.run, video.video_id)
     found: dict[int, list[ViewedFace]] = {}
     for row in faces.filter(pc.is_in(faces["frame"], wanted)).to_pylist():
@@ -123,6 +123,8 @@ def _reason(row: dict[str, Any], faces: list[ViewedFace], settings: dict[str, An
     face = next((f for f in faces if f.face_no == row["face_no"]), None)
     who = one_line(face.name, 60) if face else "no face"
     best = f"{settings.get('measure', 'overlap')} {row['overlap']:.2f} with {who}"
+    if status is LabelStatus.LABELLED and row["face_no"] is None:
+        return "its id is given, with its box or by a video of one person"
     if status is LabelStatus.LABELLED:
         other = f"; next best {row['runner_up']:.2f}" if row["runner_up"] > 0 else ""
         return f"{best}, at least {least:g}{other}"
@@ -131,7 +133,9 @@ def _reason(row: dict[str, Any], faces: list[ViewedFace], settings: dict[str, An
     return {
         LabelStatus.NO_FACE: "no annotated face touches it",
         LabelStatus.BELOW_MIN_OVERLAP: f"{best} is its best, below the {least:g} that names a body",
-        LabelStatus.LOST_ASSIGNMENT: f"{best}, but another body has the better claim",
+        LabelStatus.LOST_ASSIGNMENT: f"{best}, but another body has the better claim"
+        if face
+        else "another body of its frame is the one person of the video",
         LabelStatus.UNNAMED_FACE: f"{best}, which the annotation does not name",
         LabelStatus.TOO_SMALL: f"{row['y2'] - row['y1']:.0f} px high, lower than {settings.get('min_height_px', 0):g}",
         LabelStatus.OFF_FRAME: f"less than {settings.get('min_inside', 0):.0%} of it is inside the frame",

@@ -26,7 +26,7 @@ from mdfpipe.store.results import KEY
 from mdfpipe.store.run import DAMAGED, Failure, Receipt, Run, faces_file, fingerprint, images_file
 from mdfpipe.study.study import KEPT, Study, open_run
 
-_OF_INDEX = ("catalogue", "media", "faces", "images")  # what a stage may read of it
+_OF_INDEX = ("catalogue", "media", "person", "faces", "images")  # what a stage may read of it
 _WITHOUT_CONTENT = "an earlier version of mdfpipe made it, which did not note its content"
 
 
@@ -205,6 +205,8 @@ class Plan:
         if name == "media":
             row = self.catalogue[key]
             return fingerprint(row["sha256"] or [row["stamp"], row["problem"]]), None
+        if name == "person":
+            return fingerprint(self.catalogue[key]["subject_id"]), None
         if name in ("faces", "images"):
             return self._content_of((faces_file if name == "faces" else images_file)(key)), None
         up = self._named(name)

@@ -204,7 +204,7 @@ class Stage(Config):
 
     name: ClassVar[str]
     version: ClassVar[int]  # raise it when the same settings and inputs give other rows
-    reads: ClassVar[tuple[str, ...]]  # "media", "faces", "images", "catalogue" of index, and names of stages
+    reads: ClassVar[tuple[str, ...]]  # of index "media", "person", "faces", "images", "catalogue"; and names of stages
     schema: ClassVar[pa.Schema]
     per: ClassVar[Literal["video", "run"]] = "video"
     unit: ClassVar[str] = "frames"  # what progress counts

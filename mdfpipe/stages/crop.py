@@ -267,8 +267,8 @@ class Crop(Stage):
         """
         names = ["crop_id", "subject_id", "frame", *CORNERS, "score"]
         chosen = pc.and_(pc.equal(labels["status"].cast(pa.string()), "labelled"), pa.scalar(self.bodies))
-        bodies = bodies.append_column("subject_id", labels["subject_id"]).filter(chosen)
-        bodies = bodies.rename_columns({"body_id": "crop_id"}).select(names)
+        bodies = bodies.rename_columns({"body_id": "crop_id"}).select([n for n in names if n != "subject_id"])
+        bodies = bodies.append_column("subject_id", labels["subject_id"]).filter(chosen).select(names)
         faces, left_out = bodies.slice(0, 0), {}
         if self.faces:
             frame = annotated["frame"].to_numpy()

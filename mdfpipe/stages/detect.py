@@ -54,6 +54,7 @@ class _Rows:
     score: list[NDArray[np.float32]] = field(default_factory=lambda: [np.zeros(0, np.float32)])
     index: list[NDArray[np.int64]] = field(default_factory=lambda: [np.zeros(0, np.int64)])
     pts: list[NDArray[np.float64]] = field(default_factory=lambda: [np.zeros(0)])
+    subject: list[pa.Array] = field(default_factory=list)  # who each box is, where a file of boxes says so
     size: tuple[int, int] = (0, 0)
     deep: bool = False  # whether a frame had more than 8 bits
 
@@ -64,6 +65,7 @@ class _Rows:
         self.counts += [len(b) for b in boxes]
         self.xyxy.append(np.concatenate([b.xyxy for b in boxes]))
         self.score.append(np.concatenate([b.score for b in boxes]))
+        self.subject.append(pa.concat_arrays([b.subjects for b in boxes]))
 
 
 @dataclass
@@ -107,7 +109,7 @@ class Detect(Stage):
     """Person boxes in every frame (or every `stride`-th)."""
 
     name: ClassVar[str] = "detect"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     reads: ClassVar[tuple[str, ...]] = ("media",)
     schema: ClassVar[pa.Schema] = BODIES
     tells: ClassVar[tuple[str, ...]] = _TOLD
@@ -221,7 +223,7 @@ class Detect(Stage):
             warnings.append(f"detect: {len(more)} videos have more frames than their header declares ({one})")
         said, stop = _boxes_said(facts)
         warnings += [*_left_out(facts), *said]
-        notes = [*_repeats_said(facts), *_whole_said(facts)]
+        notes = [*_repeats_said(facts), *_whole_said(facts), *_given_said(facts)]
         doubts: dict[str, list[str]] = {}
         for key, found in facts.items():
             for doubt in found.get("doubts", []):
@@ -404,6 +406,7 @@ class Detect(Stage):
             "spans": found.spans,
             **({"whole": plan.why_whole(found)} if found.delivered > self.span_frames and not found.spans else {}),
             "rows": {"bodies": found.table(plan.video["video_id"]).num_rows},
+            **_given(found.table(plan.video["video_id"])),
         }
 
 
@@ -483,6 +486,21 @@ def _boxes_said(facts: dict[str, dict[str, Any]]) -> tuple[list[str], str | None
     return warnings, stop
 
 
+def _given(bodies: pa.Table) -> dict[str, int]:
+    """How many bodies are named by a file of boxes; nothing where none is."""
+    count = bodies.num_rows - bodies["subject_id"].null_count
+    return {"given": count} if count else {}
+
+
+def _given_said(facts: dict[str, dict[str, Any]]) -> list[str]:
+    """How many bodies a file of boxes names, of all videos."""
+    given = {key: found["given"] for key, found in facts.items() if found.get("given")}
+    if not given:
+        return []
+    bodies = sum(facts[key]["rows"]["bodies"] for key in given)
+    return [f"detect: the file of boxes names {sum(given.values())} of {bodies} bodies in {len(given)} videos"]
+
+
 def _engines_said(facts: dict[str, dict[str, Any]]) -> list[str]:
     """That the parts were made by several engines, or versions of one, where they were."""
     by: dict[str, list[str]] = {}
@@ -530,7 +548,5 @@ def _table(key: str, found: _Rows) -> pa.Table:
     number = np.concatenate([np.zeros(0, np.int64), *(np.arange(n) for n in found.counts)])
     boxes, score = np.concatenate(found.xyxy), np.concatenate(found.score)
     body_id, video_id = item_ids(key, index, number), pa.repeat(pa.scalar(key), len(index))
-    columns = [body_id, video_id, index, pts, *boxes.T, score]
-    return pa.table(
-        [c if isinstance(c, pa.Array) else pa.array(np.ascontiguousarray(c)) for c in columns], schema=BODIES
-    )
+    columns = [body_id, video_id, index, pts, *boxes.T, score, pa.chunked_array(found.subject, pa.string())]
+    return pa.table([np.ascontiguousarray(c) if isinstance(c, np.ndarray) else c for c in columns], schema=BODIES)

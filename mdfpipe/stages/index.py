@@ -40,6 +40,7 @@ _MEASURED = (
     "films_behind",
     *("bytes", "sha256", "problem"),
 )
+_SAME_MEASURES = 3  # the first version that measured files as this one does
 _DEEPEST = 4  # folders below one of images whose files its stamp knows
 _IO_THREADS = 4  # reading and hashing wait for the disk, not for a core
 
@@ -48,7 +49,7 @@ class Index(Stage):
     """Which videos there are, in which domain, who is in them and where the faces are."""
 
     name: ClassVar[str] = "index"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     reads: ClassVar[tuple[str, ...]] = ()
     schema: ClassVar[pa.Schema] = VIDEOS
     per: ClassVar[Literal["video", "run"]] = "run"
@@ -181,7 +182,7 @@ class Index(Stage):
     def _known(self, inputs: Inputs) -> dict[str, dict[str, Any]]:
         """What the last index said, by the path of each video; of images by unit, of which several share a folder."""
         receipt = inputs.run.receipt("index", Index.table)
-        if receipt is None or receipt.version != Index.version or receipt.settings.get("decoder") != self._taken:
+        if receipt is None or receipt.version < _SAME_MEASURES or receipt.settings.get("decoder") != self._taken:
             return {}
         name = "video_id" if self.dataset.holds_images else "path"
         try:
@@ -277,6 +278,7 @@ def _describe(
         "range_m": entry.domain.range_m,
         "session_id": entry.session_id,
         "camera_id": entry.camera_id,
+        "subject_id": entry.subject_id,
         "stamp": now,
     }
     measured = dict.fromkeys(_MEASURED)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, TypeAlias
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pydantic import Field
 
@@ -17,7 +19,7 @@ from mdfpipe.stages.index import Index
 from mdfpipe.store.tables import LABELS, LabelStatus, boxes_of, coded
 from mdfpipe.video.alignment import advice, frame_offset_overlap
 from mdfpipe.video.geometry import clip_to_frame, inside_share
-from mdfpipe.video.labelling import STATUSES, LabelRules, Labels, label_bodies, silent_filter
+from mdfpipe.video.labelling import STATUSES, LabelRules, Labels, Mask, first_of_frame, label_bodies, silent_filter
 from mdfpipe.video.placement import LOOSE_PX
 
 # Ratios of two sizes of a picture, the usual ones first.
@@ -26,11 +28,11 @@ _Rows: TypeAlias = tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.int6
 
 
 class Label(LabelRules, Stage):
-    """The subject of each body, from the face inside it."""
+    """The subject of each body: the one given with its box, or that of a video of one person, or by the face inside."""
 
     name: ClassVar[str] = "label"
-    version: ClassVar[int] = 1
-    reads: ClassVar[tuple[str, ...]] = ("faces", "detect")
+    version: ClassVar[int] = 2
+    reads: ClassVar[tuple[str, ...]] = ("person", "faces", "detect")
     schema: ClassVar[pa.Schema] = LABELS
     unit: ClassVar[str] = "bodies"
 
@@ -46,9 +48,18 @@ class Label(LabelRules, Stage):
         description="for a video that ends before its annotation. fail: the video fails; keep: keep its frames",
     )
 
+    one_person: Literal["largest", "surest", "all"] = Field(
+        default="largest",
+        description="in a video of one person, as the data set says (use: folders), the bodies of a frame that are "
+        "named: the largest, the one with the best score, or all; the others are lost_assignment",
+    )
+
     def without_effect(self, facts: Mapping[str, Any]) -> tuple[str, ...]:
-        """`short` for a video that covers its annotation; `check_alignment` where faces were found to be in step."""
-        found = ("short",) if facts.get("faces_beyond_the_end", -1) == 0 else ()
+        """`short` for a video that covers its annotation; `check_alignment` where faces were found to be in step;
+        `one_person` where no frame of a video of one person has several bodies.
+        """
+        found: tuple[str, ...] = ("short",) if facts.get("faces_beyond_the_end", -1) == 0 else ()
+        found += ("one_person",) if facts.get("frames_of_several", -1) == 0 else ()
         measured = facts.get("alignment", {})
         return found + (("check_alignment",) if measured.get("offset", 1) in (0, None) else ())
 
@@ -58,18 +69,23 @@ class Label(LabelRules, Stage):
         faces = inputs.faces()
         xyxy, face_xyxy = boxes_of(bodies), clip_to_frame(boxes_of(faces), seen["width"], seen["height"])
         body_frame, face_frame = bodies["frame"].to_numpy(), faces["frame"].to_numpy()
-        names, subject = _codes(faces["subject_id"])
-        labels = self._labels(bodies, faces, seen["width"], seen["height"])
-        named = labels.where(LabelStatus.LABELLED)
+        _, subject = _codes(faces["subject_id"])
+        labels, given = self._labels(bodies, faces, seen["width"], seen["height"], inputs.video.get("subject_id"))
+        rows = _table(bodies, faces, labels, given)
+        named = labels.where(LabelStatus.LABELLED) & (labels.face >= 0)
+        subjects = Counter(rows["subject_id"].drop_null().to_pylist())
         facts: dict[str, Any] = {
             "rows": {status.value: count for status, count in labels.counts().items() if count},
             "faces": faces.num_rows,
             "faces_matched": int(np.unique(labels.face[named]).size),
             "faces_beyond_the_end": int((face_frame >= seen["delivered"]).sum()),
             "frames_annotated": 1 + int(np.count_nonzero(np.diff(face_frame))) if face_frame.size else 0,
-            "subjects": dict(sorted(Counter(names[code] for code in subject[labels.face[named]].tolist()).items())),
+            "of_one_person": inputs.video.get("subject_id") is not None,
+            "frames_of_several": int((np.unique(body_frame[given.open_], return_counts=True)[1] > 1).sum()),
+            "subjects": dict(sorted(subjects.items())),
+            **self._given_facts(bodies, faces, labels, given, seen),
         }
-        if len(faces) and not named.any():
+        if len(faces) and not subjects:
             facts["nobody"] = self._why_nobody(bodies, faces, seen)
         if self.check_alignment:
             base = inputs.facts("index", Index.table).get("frame_base", 0)
@@ -79,30 +95,78 @@ class Label(LabelRules, Stage):
             )
         if not facts.get("alignment", {}).get("offset"):  # a frame off is the better reason: `review` gives it
             self._refuse_short(face_frame, seen)
-        return Made(_table(bodies, faces, labels), facts)
+        return Made(rows, facts)
 
-    def rows_of(self, bodies: pa.Table, faces: pa.Table, width: int, height: int) -> pa.Table:
-        """Rows of LABELS of the bodies of some frames. bodies, faces: all rows of BODIES and of FACES of these frames.
+    def rows_of(self, bodies: pa.Table, faces: pa.Table, width: int, height: int, person: str | None) -> pa.Table:
+        """Rows of LABELS of the bodies of some frames. bodies, faces: all rows of BODIES and of FACES of these frames;
+        person: the one of the video, where the data set names one.
 
         The label of a body depends on the boxes and faces of its own frame, of width x height pixels, and on no others.
         """
-        return _table(bodies, faces, self._labels(bodies, faces, width, height))
+        return _table(bodies, faces, *self._labels(bodies, faces, width, height, person))
 
-    def _labels(self, bodies: pa.Table, faces: pa.Table, width: int, height: int) -> Labels:
-        xyxy = boxes_of(bodies)
-        return label_bodies(
-            bodies["frame"].to_numpy(),
+    def _labels(
+        self, bodies: pa.Table, faces: pa.Table, width: int, height: int, person: str | None
+    ) -> tuple[Labels, _Given]:
+        """The labels, and the ids that are given. A body of a given id takes part in no matching with faces."""
+        xyxy, frame = boxes_of(bodies), bodies["frame"].to_numpy()
+        out = {
+            LabelStatus.OFF_FRAME: inside_share(xyxy, width, height) < self.min_inside,
+            LabelStatus.TOO_SMALL: xyxy[:, 3] - xyxy[:, 1] < self.min_height_px,
+        }
+        given = self._given(bodies, xyxy, ~np.logical_or.reduce([*out.values()]), person)
+        named = given.subject_id.is_valid().to_numpy(zero_copy_only=False)
+        names, subject = _codes(faces["subject_id"])
+        labels = label_bodies(
+            frame,
             xyxy,
             faces["frame"].to_numpy(),
             clip_to_frame(boxes_of(faces), width, height),
-            _codes(faces["subject_id"])[1],
+            subject,
             rules=self,
             body_score=bodies["score"].to_numpy(),
-            excluded={
-                LabelStatus.OFF_FRAME: inside_share(xyxy, width, height) < self.min_inside,
-                LabelStatus.TOO_SMALL: xyxy[:, 3] - xyxy[:, 1] < self.min_height_px,
-            },
+            excluded={**out, LabelStatus.LABELLED: named, LabelStatus.LOST_ASSIGNMENT: given.open_ & ~named},
         )
+        if named.any() and names:
+            _leave_to_given(labels, frame, given.subject_id, names, subject)
+        return labels, given
+
+    def _given(self, bodies: pa.Table, xyxy: NDArray[np.float32], usable: Mask, person: str | None) -> _Given:
+        """The ids that are given: with the boxes, and in a video of one person. usable: bodies that may be named."""
+        ids = bodies["subject_id"].combine_chunks()
+        if person is None:
+            return _Given(ids, np.zeros(len(ids), np.bool_))
+        frame, nameless = bodies["frame"].to_numpy(), ~ids.is_valid().to_numpy(zero_copy_only=False)
+        there = np.isin(frame, frame[pc.fill_null(pc.equal(ids, person), False).to_numpy(zero_copy_only=False)])
+        open_ = usable & nameless
+        if self.one_person == "all":
+            chosen = open_
+        else:
+            area = (xyxy[:, 2] - xyxy[:, 0]) * (xyxy[:, 3] - xyxy[:, 1])
+            merit = area if self.one_person == "largest" else bodies["score"].to_numpy()
+            chosen = first_of_frame(frame, merit, open_ & ~there)
+        return _Given(pc.if_else(pa.array(chosen), pa.scalar(person), ids), open_)
+
+    def _given_facts(
+        self, bodies: pa.Table, faces: pa.Table, labels: Labels, given: _Given, seen: Mapping[str, Any]
+    ) -> dict[str, int]:
+        """How many labelled bodies have a given id, and how many of these hold the face of another subject."""
+        here = np.flatnonzero(labels.where(LabelStatus.LABELLED) & (labels.face < 0))
+        if not len(here):
+            return {}
+        rows, (names, subject) = pa.array(here), _codes(faces["subject_id"])
+        by_face = label_bodies(
+            bodies["frame"].to_numpy()[here],
+            boxes_of(bodies)[here],
+            faces["frame"].to_numpy(),
+            clip_to_frame(boxes_of(faces), seen["width"], seen["height"]),
+            subject,
+            rules=self,
+        )
+        matched = np.flatnonzero(by_face.where(LabelStatus.LABELLED))
+        face_of = pa.array(names, pa.string()).take(pa.array(subject[by_face.face[matched]]))
+        other = pc.not_equal(given.subject_id.take(rows).take(pa.array(matched)), face_of)
+        return {"given": len(here), "given_against_face": pc.sum(other).as_py() or 0}
 
     def _why_nobody(self, bodies: pa.Table, faces: pa.Table, seen: dict[str, Any]) -> str:
         """What would label the bodies of a video with faces and no labelled body; "" where nothing is known to."""
@@ -172,6 +236,7 @@ class Label(LabelRules, Stage):
             warnings.append(f"label: {key}: {faces}{f'; {why}' if why else ''}")
         if len(nobody) > 5:
             warnings.append(f"label: so it is in {len(nobody) - 5} videos more: {some(list(nobody)[5:], 10)}")
+        warnings += self._given_said(facts)
         verdicts = Counter(a["verdict"] for a in alignment.values())
         if verdicts["too_slow"]:
             warnings.append(
@@ -179,6 +244,31 @@ class Label(LabelRules, Stage):
                 f"{len(alignment)} videos: their scenes are too slow, or too steady, for one frame to make a difference"
             )
         return [warning for warning in warnings if warning]
+
+    def _given_said(self, facts: dict[str, dict[str, Any]]) -> list[str]:
+        """What makes one wonder at ids that are given."""
+        lines = []
+        if facts and not any(f["faces"] or f.get("given") or f.get("of_one_person") for f in facts.values()):
+            lines.append(
+                "label: no body is named: no video has annotated faces, boxes with ids (subject_id), or one person "
+                "(dataset.use=folders, {subject} in dataset.folders); crop and all stages after it need one of these"
+            )
+        against = {key: f["given_against_face"] for key, f in facts.items() if f.get("given_against_face")}
+        if against:
+            given = sum(facts[key]["given"] for key in against)
+            lines.append(
+                f"label: {sum(against.values())} of {given} bodies with a given id hold the face of another subject "
+                f"(videos: {some(list(against), 3)}); the given id is taken; are both of the same people?"
+            )
+        several = {key: f["frames_of_several"] for key, f in facts.items() if f.get("frames_of_several")}
+        if several:
+            key = max(several, key=lambda k: several[k])
+            taken = {"largest": "the largest is", "surest": "the one of the best score is", "all": "all are"}
+            lines.append(
+                f"label: {sum(several.values())} frames of {len(several)} videos of one person have several bodies "
+                f"(most in {key}: {several[key]}): {taken[self.one_person]} named (label.one_person)"
+            )
+        return lines
 
     def _refuse_short(self, frames: NDArray[np.int64], seen: dict[str, Any]) -> None:
         """Raise DataError where faces lie in frames that the video did not deliver, unless `short` is keep."""
@@ -209,10 +299,33 @@ def _suppositions(xyxy: NDArray[np.float32], width: int, height: int) -> Iterato
     yield "if faces had sizes in place of edges (dataset.box=xywh)", np.hstack([xyxy[:, :2], xyxy[:, 2:] + xyxy[:, :2]])
 
 
-def _table(bodies: pa.Table, faces: pa.Table, labels: Labels) -> pa.Table:
+@dataclass(frozen=True, eq=False)
+class _Given:
+    """Ids that are given and not found by a face. subject_id: (n,) text; null where none is given. open_: mask (n,) of
+    the bodies that could be the one person of their video.
+    """
+
+    subject_id: pa.Array
+    open_: Mask
+
+
+def _leave_to_given(
+    labels: Labels, frame: NDArray[np.int64], given: pa.Array, names: list[str], subject: NDArray[np.int64]
+) -> None:
+    """Take back, in place, the name of a body that has it by a face, where one of a given id has it in its frame."""
+    code = pc.index_in(given, pa.array(names, pa.string())).fill_null(-1).to_numpy(zero_copy_only=False)
+    labelled, by_face = labels.where(LabelStatus.LABELLED), labels.face >= 0
+    taken = labelled & ~by_face & (code >= 0)
+    rows = np.flatnonzero(labelled & by_face)
+    there = np.isin(frame[rows] * len(names) + subject[labels.face[rows]], frame[taken] * len(names) + code[taken])
+    labels.status[rows[there]] = STATUSES.index(LabelStatus.LOST_ASSIGNMENT)
+
+
+def _table(bodies: pa.Table, faces: pa.Table, labels: Labels, given: _Given) -> pa.Table:
     """Rows of LABELS in the order of the bodies."""
-    face = pa.array(labels.face, mask=labels.face < 0)
-    subject = faces["subject_id"].take(pa.array(labels.face, mask=~labels.where(LabelStatus.LABELLED)))
+    face, named = pa.array(labels.face, mask=labels.face < 0), labels.where(LabelStatus.LABELLED)
+    by_face = faces["subject_id"].take(pa.array(labels.face, mask=~named | (labels.face < 0))).combine_chunks()
+    subject = pc.if_else(pa.array(named & (labels.face < 0)), given.subject_id, by_face)
     overlaps = [pa.array(labels.overlap), pa.array(labels.runner_up)]
     columns = [bodies["body_id"], bodies["frame"], subject, faces["face_no"].take(face), *overlaps]
     return pa.table([*columns, coded(labels.status, STATUSES)], schema=LABELS)

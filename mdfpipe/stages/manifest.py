@@ -206,6 +206,7 @@ class Manifest(Stage):
         """Raise ProtocolError where a probe may be without a mate only because a gallery video was left out."""
         left_out = [v for v in inputs.missing if catalogue[v]["domain"] in self.protocol.gallery_domains]
         annotated = {s for v in left_out for s in inputs.faces(v, ["subject_id"])["subject_id"].to_pylist()}
+        annotated |= {catalogue[v]["subject_id"] for v in left_out}
         unmated = rows.subjects_of((rows.role == PROBE) & ~rows.mated)
         unknown = [subject for subject in unmated if subject in annotated]
         if unknown:

@@ -117,11 +117,13 @@ class SharedPass:
                 "frame": frame,
                 **{name: np.ascontiguousarray(plane) for name, plane in zip(CORNERS, corners, strict=True)},
                 "score": np.concatenate([found.score for found in boxes]),
+                "subject_id": pa.concat_arrays([found.subjects for found in boxes]),
             }
         )
         start, end = np.searchsorted(self._faces["frame"].to_numpy(), [first, last + 1])
         faces = self._faces.slice(start, end - start)
-        labels = self.label.rows_of(bodies, faces, frames.pixels.shape[2], frames.pixels.shape[1])
+        person = self.inputs.video.get("subject_id")
+        labels = self.label.rows_of(bodies, faces, frames.pixels.shape[2], frames.pixels.shape[1], person)
         seen = {"delivered": last + 1, "stride": self._seen["stride"]}
         cuts, _ = self.crop.wanted(self.key, bodies, labels, faces, seen)
         self.crop.leave_out(cuts, frames.pixels.shape[2], frames.pixels.shape[1])

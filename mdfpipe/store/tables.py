@@ -23,11 +23,11 @@ from mdfpipe.errors import DataError
 class LabelStatus(StrEnum):
     """What became of a detection when faces named the bodies. A closed set."""
 
-    LABELLED = "labelled"  # one face names it
+    LABELLED = "labelled"  # one face names it, or its id is given: with its box, or by a video of one person
     NO_FACE = "no_face"  # no annotated face touches it in this frame
     AMBIGUOUS = "ambiguous"  # faces of two or more subjects lie in it
     BELOW_MIN_OVERLAP = "below_min_overlap"  # its best face overlaps too little
-    LOST_ASSIGNMENT = "lost_assignment"  # another body has the better claim to its face
+    LOST_ASSIGNMENT = "lost_assignment"  # another body has the better claim to its face, or to the person of its video
     TOO_SMALL = "too_small"  # lower than label.min_height_px
     OFF_FRAME = "off_frame"  # more of it outside the frame than label.min_inside allows
     UNNAMED_FACE = "unnamed_face"  # its face is annotated without a subject
@@ -152,6 +152,7 @@ VIDEOS = pa.schema(
     [
         VIDEO_ID,
         _text("path", "file or frame folder, relative to the data root; or a URL"),
+        _text("subject_id", "the one person of the video, where the data set names one", null=True),
         _text("real_path", "where a symbolic link on the way to it leads; null without one", null=True),
         DOMAIN,
         BAND,
@@ -228,6 +229,7 @@ BODIES = pa.schema(
         _real("pts_seconds", "presentation time of the frame; NaN where the container has none"),
         *_box("body"),
         _single("score", "confidence of the detector, 0..1"),
+        _text("subject_id", "who it is, where a file of boxes says so", null=True),
     ]
 )
 
@@ -251,7 +253,7 @@ LABELS = pa.schema(
         _text("subject_id", "who it is; null unless status is labelled", null=True),
         _small(
             "face_no",
-            "the face it was matched with: greatest overlap, or assigned; null where none touches",
+            "the face it was matched with: greatest overlap, or assigned; null where none touches, or its id is given",
             null=True,
         ),
         _single("overlap", "overlap with that face, by label.measure"),

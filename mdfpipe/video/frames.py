@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 
@@ -51,11 +52,13 @@ class Frames:
 class Boxes:
     """The detections in one frame.
 
-    xyxy: (n, 4) float32, pixels of the decoded frame. score: (n,) float32 in 0..1.
+    xyxy: (n, 4) float32, pixels of the decoded frame. score: (n,) float32 in 0..1. subject_id: who each is, (n,) text
+    or None, where boxes made elsewhere say so; None where they do not.
     """
 
     xyxy: NDArray[np.float32]
     score: NDArray[np.float32]
+    subject_id: NDArray[np.object_] | None = None
 
     def __post_init__(self) -> None:
         for name, value in (("xyxy", self.xyxy), ("score", self.score)):
@@ -65,6 +68,8 @@ class Boxes:
             raise ValueError(f"xyxy: expected (n, 4) float32, got {self.xyxy.shape} {self.xyxy.dtype}")
         if self.score.shape != (len(self.xyxy),) or self.score.dtype != np.float32:
             raise ValueError(f"score: expected ({len(self.xyxy)},) float32, got {self.score.shape} {self.score.dtype}")
+        if self.subject_id is not None and self.subject_id.shape != (len(self.xyxy),):
+            raise ValueError(f"subject_id: expected ({len(self.xyxy)},), got {self.subject_id.shape}")
 
     @classmethod
     def none(cls) -> Boxes:
@@ -80,7 +85,13 @@ class Boxes:
         >>> Boxes(np.zeros((3, 4), np.float32), np.array([0.9, 0.2, 0.5], np.float32))[1:].score.tolist()
         [0.20000000298023224, 0.5]
         """
-        return Boxes(self.xyxy[chosen], self.score[chosen])
+        named = None if self.subject_id is None else self.subject_id[chosen]
+        return Boxes(self.xyxy[chosen], self.score[chosen], named)
+
+    @property
+    def subjects(self) -> pa.Array:
+        """Who each is, (n,) text; null where nothing says so."""
+        return pa.nulls(len(self), pa.string()) if self.subject_id is None else pa.array(self.subject_id, pa.string())
 
     def __repr__(self) -> str:
         return f"Boxes({len(self)})"

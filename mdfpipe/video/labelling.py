@@ -139,6 +139,22 @@ def label_bodies(
     return Labels(face, overlap, runner_up, status)
 
 
+def first_of_frame(frame: ArrayLike, merit: ArrayLike, open_: Mask) -> Mask:
+    """Mask (n,) of the one body of each frame that has the greatest merit among the open ones; the lower row if equal.
+
+    frame: (n,) integer; merit: (n,); open_: mask (n,) of the bodies that may be chosen.
+
+    >>> first_of_frame([0, 0, 1], [3.0, 5.0, 1.0], np.array([True, True, False])).tolist()
+    [False, True, False]
+    """
+    rows = np.flatnonzero(open_)
+    at, worth = np.asarray(frame)[rows], np.asarray(merit, np.float64)[rows]
+    order = np.lexsort((rows, -worth, at))
+    chosen = np.zeros(len(open_), np.bool_)
+    chosen[rows[order[np.flatnonzero(np.diff(at[order], prepend=-1))]]] = True
+    return chosen
+
+
 def silent_filter(rules: LabelRules, counts: Mapping[LabelStatus, int]) -> str | None:
     """A warning where the ambiguity filter measures IoU and never fired, with the reason; else None.
 

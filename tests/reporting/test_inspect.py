@@ -125,7 +125,7 @@ def test_a_table_of_ours_has_meanings_and_its_receipt(demo: Path) -> None:
     assert all(column.meaning for column in found.columns)
     assert found.receipt is not None
     assert found.receipt["settings"]["min_overlap"] == 0.5
-    assert set(found.receipt["made from"]) == {"detect", "faces"}
+    assert set(found.receipt["made from"]) == {"detect", "faces", "person"}
     assert found.observed["rows"] == found.counts["status"]
     assert "what became of it" in printed(found)
 

@@ -20,10 +20,10 @@ from tests.drawn import draw
 from tests.inline import runner
 
 GOLDEN: dict[str, tuple[int, str, dict[str, float]]] = {
-    "index": (3, "143b261d8aaccb04", {"range_m": 522.5, "fps": 21.0, "pixel_aspect": 1.75}),
+    "index": (4, "6462c8f0a0585799", {"range_m": 522.5, "fps": 21.0, "pixel_aspect": 1.75}),
     "detect": (
-        3,
-        "9f5716c3dc78ec66",
+        4,
+        "d67536aea4469832",
         {
             "pts_seconds": 0.927788889,
             "x1": 308.664834,
@@ -33,7 +33,7 @@ GOLDEN: dict[str, tuple[int, str, dict[str, float]]] = {
             "score": 1.79999995,
         },
     ),
-    "label": (1, "1a96830bfc44d462", {"overlap": 1.6, "runner_up": 0.0}),
+    "label": (2, "1a96830bfc44d462", {"overlap": 1.6, "runner_up": 0.0}),
     "crop": (
         2,
         "9de2e0a07bc698b9",

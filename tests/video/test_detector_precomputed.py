@@ -274,3 +274,29 @@ def test_sizes_where_edges_are_expected(tmp_path):
         DataError, match=r"column x2: expected more than x1, got '36' and 8 more .*set detector.box=xywh"
     ):
         look_up(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["csv", "numbers"])
+def test_boxes_may_name_their_people(tmp_path, kind):
+    rows = [("v", 1, 1, 1, 2, 2, 0.5, 12), ("v", 1, 3, 3, 4, 4, 0.9, None), ("w", 1, 0, 0, 2, 2, 1, 12)]
+    names = [*HEADER.strip().split(","), "Subject ID"]
+    if kind == "csv":
+        lines = [",".join("NA" if v is None else str(v) for v in row) for row in rows]
+        write(tmp_path, "\n".join([",".join(names), *lines]))
+    else:  # of pandas, which makes whole numbers with gaps floats
+        pq.write_table(pa.table({n: [r[i] for r in rows] for i, n in enumerate(names)}), tmp_path / "a.csv")
+    assert [b.subject_id.tolist() for b in look_up(tmp_path)] == [[], [None, "12"], [], []]
+    assert look_up(tmp_path, subjects=False)[1].subject_id is None
+    without = Precomputed(boxes="a.csv", subjects=False)
+    assert Precomputed(boxes="a.csv").identity(tmp_path, "v") != without.identity(tmp_path, "v")
+
+
+def test_a_person_has_one_box_a_frame(tmp_path):
+    write(tmp_path, HEADER.strip() + ",subject\nv,1,1,1,2,2,1,a\nv,2,1,1,2,2,1,a\nv,1,5,5,6,6,1,b\nv,1,3,3,4,4,1,a\n")
+    said = r"data rows 1 and 4: expected one box a person and frame, got two of 'a' in frame 1; .*subjects=false"
+    with pytest.raises(DataError, match=said):
+        look_up(tmp_path)
+    assert len(look_up(tmp_path, subjects=False)[1]) == 3
+    write(tmp_path, HEADER.strip() + f",subject\nv,1,1,1,2,2,1,{'x' * 300}\n")
+    with pytest.raises(DataError, match="column subject_id: expected names of at most 200"):
+        look_up(tmp_path)

@@ -93,6 +93,7 @@ def pattern_remarks(
         odd = [path for path in matched if not _is_nameable(path)]
         named = [path for path in passed if path in taken_by]
         pictures = [p for p in passed if p not in taken_by and PurePosixPath(p).suffix.lower() in PICTURE_SUFFIXES]
+        pictures = [p for p in pictures if str(PurePosixPath(p).parent) not in taken_by]  # else a frame of a video
         strays = [p for p in passed if p not in (*named, *known) and p not in pictures and holds_film(root / p)]
         said = []
         if odd:

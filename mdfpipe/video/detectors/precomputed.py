@@ -5,6 +5,7 @@
 
 One file for all videos, or one for each: `boxes: bodies/{video_id}.csv`, where `/` in a video_id is written `__`
 and the column video_id may be absent. `score` may be absent or empty (1.0). A video may also be written as its path.
+A column subject_id names the person of each box, where it is known; a person has one box a frame.
 """
 
 from __future__ import annotations
@@ -25,14 +26,24 @@ from mdfpipe.config import BY_CONTENT, NOT_A_RESULT, find_file
 from mdfpipe.errors import ConfigError, DataError, one_line, some
 from mdfpipe.store.hashing import file_sha256
 from mdfpipe.store.limits import refuse_large_table
-from mdfpipe.store.naming import VIDEO_SUFFIXES, file_name, named_alike, near_name, nearest, told_path
-from mdfpipe.store.subjects import is_missing
+from mdfpipe.store.naming import (
+    LONGEST_NAME,
+    VIDEO_SUFFIXES,
+    file_name,
+    is_name,
+    named_alike,
+    near_name,
+    nearest,
+    told_path,
+)
+from mdfpipe.store.subjects import SubjectNames, is_missing
 from mdfpipe.video.detectors import Detect, Detector
 from mdfpipe.video.frames import Boxes, Frames
 from mdfpipe.video.geometry import ranking
 
 LARGEST_FRAME = 2**53  # the last whole number that float64 counts to
 LARGEST_PIXEL = 1e7
+_TEXTS = {"video_id", "subject_id"}
 COLUMNS = {
     "video_id": ("video_id", "video", "file", "filename", "path", "video_name", "clip"),
     "frame": ("frame", "frame_num", "frame_number", "frame_no", "frame_id", "frame_index", "frame_idx"),
@@ -45,6 +56,7 @@ COLUMNS = {
     "width": ("width", "w", "bb_width", "bbox_width", "bbox_w"),
     "height": ("height", "h", "bb_height", "bbox_height", "bbox_h"),
     "score": ("score", "confidence", "conf", "probability", "prob", "det_score"),
+    "subject_id": ("subject_id", "subject", "person_id"),
 }
 """Headers that will do for each column, the first the best; in any case, without blanks, `_`, `-` and `.`."""
 
@@ -61,6 +73,7 @@ class Precomputed(Detector):
         description="fail a video whose boxes do not fit its picture: outside it, or relative",
     )
     min_score: float = Field(0.0, ge=0, le=1, description="least detector confidence; boxes below it are dropped")
+    subjects: bool = Field(True, description="whether a column subject_id of the file names the persons of its boxes")
 
     def check(self, data: Path) -> None:
         """Raise ConfigError where a file of all videos is missing, or is no table of boxes."""
@@ -94,12 +107,11 @@ class Precomputed(Detector):
     def open(self, data: Path, video_id: str, *, device: str, threads: int) -> Detect:
         """A function that finds boxes by frame. Raises as `identity` does; device and threads do not matter."""
         rows = self._read(data, video_id)
-        keep = rows.score >= np.float32(self.min_score)
-        rows = _Rows(rows.frame[keep], rows.xyxy[keep], rows.score[keep])
+        rows = rows.take(np.flatnonzero(rows.score >= np.float32(self.min_score)))
 
         def detect(frames: Frames) -> list[Boxes]:
             spans = np.searchsorted(rows.frame, np.stack([frames.index, frames.index + 1]))
-            return [Boxes(rows.xyxy[a:b], rows.score[a:b]) for a, b in spans.T]
+            return [rows.boxes(slice(a, b)) for a, b in spans.T]
 
         return detect
 
@@ -149,7 +161,8 @@ class Precomputed(Detector):
         path = self._path(data, video_id)
         stat = path.stat()
         sides = ("x1", "y1", "x2", "y2") if self.box == "xyxy" else ("x", "y", "width", "height")
-        return path, _table(path.absolute(), stat.st_size, stat.st_mtime_ns, sides, self._per_video)
+        state = (path.absolute(), stat.st_size, stat.st_mtime_ns)
+        return path, _table(*state, sides, self._per_video, self.subjects)
 
     def _read(self, data: Path, video_id: str) -> _Rows:
         path, table = self._table(data, video_id)
@@ -163,16 +176,31 @@ class Precomputed(Detector):
 
 @dataclass(frozen=True, eq=False)
 class _Rows:
-    """One video's boxes, by frame, best score first. frame: (n,) int64. xyxy: (n, 4) float32. score: (n,) float32."""
+    """One video's boxes, by frame, best score first. frame: (n,) int64. xyxy: (n, 4) float32. score: (n,) float32.
+
+    subject_id: (n,) text, or None for a box without one; None where the file has no ids.
+    """
 
     frame: NDArray[np.int64]
     xyxy: NDArray[np.float32]
     score: NDArray[np.float32]
+    subject_id: NDArray[np.object_] | None = None
+
+    def take(self, order: NDArray[np.intp]) -> _Rows:
+        """Some of the rows, by position."""
+        named = None if self.subject_id is None else self.subject_id[order]
+        return _Rows(self.frame[order], self.xyxy[order], self.score[order], named)
+
+    def boxes(self, here: slice) -> Boxes:
+        """Consecutive rows as the detections of a frame."""
+        return Boxes(self.xyxy[here], self.score[here], None if self.subject_id is None else self.subject_id[here])
 
     def sha256(self) -> str:
         digest = hashlib.sha256()
         for column, kind in ((self.frame, "<i8"), (self.xyxy, "<f4"), (self.score, "<f4")):
             digest.update(np.ascontiguousarray(column, dtype=kind).tobytes())
+        if self.subject_id is not None:
+            digest.update(repr(self.subject_id.tolist()).encode(errors="surrogateescape"))
         return digest.hexdigest()
 
 
@@ -181,7 +209,8 @@ class _Table:
     """A boxes file, its rows grouped by video. What is no number is NaN until a video asks for it: then an error.
 
     order: (n,) int64, the rows of the file, video by video. numbers: (n,) float64 each, in that order.
-    spans: video_id to its part of the order; None where the whole file is one video's.
+    spans: video_id to its part of the order; None where the whole file is one video's. subject_id: (n,) text or None,
+    in that order; None where the file has no ids.
     """
 
     path: Path
@@ -190,6 +219,7 @@ class _Table:
     numbers: dict[str, NDArray[np.float64]]
     order: NDArray[np.int64]
     spans: dict[str, tuple[int, int]] | None
+    subject_id: NDArray[np.object_] | None = None
 
     @cached_property
     def _alike(self) -> dict[str, list[str]]:
@@ -228,7 +258,14 @@ class _Table:
         if len(np.unique(frame)) < sum(len(np.unique(part.frame)) for part in parts):
             spellings = " and ".join(f"'{told_path(text, named[0])}'" for text in named)
             raise DataError(f"{self.path}: the same frames of one video are listed under {spellings}; keep one of them")
-        return _sorted(frame, np.concatenate([p.xyxy for p in parts]), np.concatenate([p.score for p in parts]))
+        named_by = [part.subject_id for part in parts if part.subject_id is not None]
+        whole = _Rows(
+            frame,
+            np.concatenate([p.xyxy for p in parts]),
+            np.concatenate([p.score for p in parts]),
+            np.concatenate(named_by) if named_by else None,
+        )
+        return _sorted(whole)
 
     def _span(self, span: slice, frame_base: int) -> _Rows:
         part = {name: column[span] for name, column in self.numbers.items()}
@@ -241,7 +278,27 @@ class _Table:
         self._refuse(frame >= LARGEST_FRAME, "frame", rows, "a frame number")
         self._refuse((score < 0) | (score > 1), "score", rows, "a score in 0..1")
         xyxy = self._xyxy(part, rows)
-        return _sorted(frame.astype(np.int64) - frame_base, xyxy, score.astype(np.float32))
+        named = None if self.subject_id is None else self.subject_id[span]
+        if named is not None:
+            self._refuse_twice(frame, named, rows)
+        return _sorted(_Rows(frame.astype(np.int64) - frame_base, xyxy, score.astype(np.float32), named))
+
+    def _refuse_twice(self, frame: NDArray[np.float64], named: NDArray[np.object_], rows: NDArray[np.int64]) -> None:
+        """Raise DataError where a person has two boxes in a frame."""
+        here = np.flatnonzero(named != None)  # noqa: E711
+        _, person = np.unique(named[here].astype(str), return_inverse=True)
+        order = here[np.lexsort((here, person, frame[here]))]
+        same = (np.diff(frame[order]) == 0) & (named[order][1:] == named[order][:-1])
+        if not same.any():
+            return
+        at = int(np.argmax(same))
+        first, second = order[at], order[at + 1]
+        more = f" and {int(same.sum()) - 1} more such boxes" if same.sum() > 1 else ""
+        raise DataError(
+            f"{self.path}: data rows {rows[first] + 1} and {rows[second] + 1}: expected one box a person and frame, "
+            f"got two of '{one_line(named[first], 60)}' in frame {frame[first]:.0f}{more}; keep one of them, or read "
+            "the boxes without names with detect.detector.subjects=false"
+        )
 
     def _xyxy(self, part: dict[str, NDArray[np.float64]], rows: NDArray[np.int64]) -> NDArray[np.float32]:
         sides = [part[name] for name in self.names]
@@ -300,14 +357,13 @@ def _as_numbers(column: Any) -> NDArray[np.float64]:
     return values
 
 
-def _sorted(frame: NDArray[np.int64], xyxy: NDArray[np.float32], score: NDArray[np.float32]) -> _Rows:
-    best = ranking(xyxy, score)
-    order = best[np.argsort(frame[best], kind="stable")]
-    return _Rows(frame[order], xyxy[order], score[order])
+def _sorted(rows: _Rows) -> _Rows:
+    best = ranking(rows.xyxy, rows.score)
+    return rows.take(best[np.argsort(rows.frame[best], kind="stable")])
 
 
 @lru_cache(maxsize=4)
-def _table(path: Path, size: int, mtime_ns: int, names: tuple[str, ...], per_video: bool) -> _Table:
+def _table(path: Path, size: int, mtime_ns: int, names: tuple[str, ...], per_video: bool, subjects: bool) -> _Table:
     """Parse a file once a process, while its size and modification time stay. Raises DataError."""
     columns = _load(path, names, per_video)
     order, spans = np.arange(columns.num_rows), None
@@ -315,8 +371,29 @@ def _table(path: Path, size: int, mtime_ns: int, names: tuple[str, ...], per_vid
         order, spans = _grouped(path, columns.column("video_id"))
     if "score" in columns.column_names and _is_empty(columns.column("score")):
         columns = columns.drop_columns(["score"])
-    numbers = {name: _as_numbers(columns.column(name))[order] for name in columns.column_names if name != "video_id"}
-    return _Table(path, names, per_video, numbers, order, spans)
+    numbers = {name: _as_numbers(columns.column(name))[order] for name in columns.column_names if name not in _TEXTS}
+    named = (
+        _names(columns.column("subject_id"), path)[order] if "subject_id" in columns.column_names and subjects else None
+    )
+    return _Table(path, names, per_video, numbers, order, spans, None if named is None or not named.any() else named)
+
+
+def _names(column: Any, path: Path) -> NDArray[np.object_]:
+    """Who each row is, (n,) text; None where a cell names no subject. Raises DataError for a text that is no name."""
+    import pyarrow as pa
+
+    with _as_data_error(path):
+        encoded = pa.chunked_array(column.cast(pa.string())).combine_chunks().dictionary_encode()
+    known = [SubjectNames().subject_id(text.strip(" ")) for text in encoded.dictionary.to_pylist()]
+    bad = next((text for text in known if text is not None and not is_name(text)), None)
+    if bad is not None:
+        raise DataError(
+            f"{path}: column subject_id: expected names of at most {LONGEST_NAME} printable characters, got "
+            f"'{one_line(bad, 60)}'; correct the file"
+        )
+    texts = np.array([*known, None], np.object_)
+    found: NDArray[np.object_] = texts[encoded.indices.fill_null(len(known)).to_numpy(zero_copy_only=False)]
+    return found
 
 
 def _grouped(path: Path, ids: Any) -> tuple[NDArray[np.int64], dict[str, tuple[int, int]]]:
@@ -368,8 +445,8 @@ def _load(path: Path, names: tuple[str, ...], per_video: bool) -> Any:
     from mdfpipe.store.parquet import open_table
     from mdfpipe.store.text_tables import read_blocks, read_layout
 
-    wanted = {name: COLUMNS[name] for name in ("video_id", "frame", *names, "score")}
-    optional = ("score", "video_id") if per_video else ("score",)
+    wanted = {name: COLUMNS[name] for name in ("video_id", "frame", *names, "score", "subject_id")}
+    optional = ("score", "subject_id", "video_id") if per_video else ("score", "subject_id")
     with _as_data_error(path), path.open("rb") as start:
         is_parquet = start.read(4) == b"PAR1"
     if not is_parquet:
@@ -378,7 +455,7 @@ def _load(path: Path, names: tuple[str, ...], per_video: bool) -> Any:
         kinds = {name: pa.string() for name in wanted if name in found}
         blocks = [
             pa.table({name: cells.cast(pa.string()) for name, cells in block.cells.items()})
-            for block in read_blocks(path, str(path), wanted, set(wanted) - {"video_id"}, optional)
+            for block in read_blocks(path, str(path), wanted, set(wanted) - _TEXTS, optional)
         ]
         # an empty table is of lists, for which Arrow loads pandas: 0.2 s
         return pa.concat_tables(blocks).select(list(kinds)) if blocks else pa.schema(list(kinds.items())).empty_table()
