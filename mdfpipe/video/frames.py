@@ -10,9 +10,9 @@ with the source's own values (a 14-bit source gives 0..16383).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
 
@@ -89,8 +89,10 @@ class Boxes:
         return Boxes(self.xyxy[chosen], self.score[chosen], named)
 
     @property
-    def subjects(self) -> pa.Array:
-        """Who each is, (n,) text; null where nothing says so."""
+    def subjects(self) -> Any:
+        """A pyarrow array (n,) of text: who each is; null where nothing says so."""
+        import pyarrow as pa  # not above: detectors load nothing heavy before they are asked for
+
         return pa.nulls(len(self), pa.string()) if self.subject_id is None else pa.array(self.subject_id, pa.string())
 
     def __repr__(self) -> str:
