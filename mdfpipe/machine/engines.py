@@ -50,10 +50,16 @@ def refuse_absent(engine: str, needed_by: str) -> None:
 def made_by(engine: str, precision: str) -> dict[str, str]:
     """What a receipt says of the engine that made a part."""
     try:
-        which = version(engine)
+        which = _installed(engine)
     except PackageNotFoundError:  # onnxruntime-gpu, say
         which = str(getattr(sys.modules.get(engine), "__version__", "")) or "unknown"
     return {"name": engine, "version": which, "precision": precision}
+
+
+@cache
+def _installed(engine: str) -> str:
+    """The version of a package. Its metadata are parsed for that, which takes 2 ms."""
+    return version(engine)
 
 
 # --- OpenVINO --------------------------------------------------------------------------------------------------------

@@ -96,7 +96,8 @@ class Event:
     unit), fatal (the run must stop), damaged (an input of the unit; damaged: stage and key of that part, which is due).
     device: where a unit starts, such as cuda:1. Kinds with joined workers: again (the unit of a lost worker waits for
     another), joined, left, refused (a process may not be a worker), waiting (there is no worker). worker: its name,
-    which is the key where there is no unit. words: why.
+    which is the key where there is no unit. words: why; of a unit that is finished, why its
+    video was decoded again.
     """
 
     kind: EventKind
@@ -139,13 +140,13 @@ def run_unit(unit: Unit, resources: Resources, tell: Callable[[Event], None]) ->
     """Do a unit, and those after it, in this process, and commit each part; the event that ends the last one.
 
     tell: receives the progress, and the ends of all but the last. Where detect, label and crop are done one after the
-    other, the video is decoded once.
+    other, the video is decoded once. A first part that a lost worker has committed stays as it is.
     """
     if not unit.then:
         return _run_one(unit, resources, tell)
     with ExitStack() as stack:
         shared = _shared(unit, resources, stack)
-        event = _run_one(unit, resources, tell, shared)
+        event = _made_before(unit) or _run_one(unit, resources, tell, shared)
         for later in unit.then:
             if event.kind != "finished":
                 break
@@ -153,7 +154,17 @@ def run_unit(unit: Unit, resources: Resources, tell: Callable[[Event], None]) ->
                 tell(event)
                 tell(Event("started", later.stage.name, later.key))
                 event = _run_one(following, resources, tell, shared)
+                if shared and isinstance(later.stage, Crop) and event.kind == "finished":
+                    event = replace(event, words=shared.again)
         return event
+
+
+def _made_before(unit: Unit) -> Event | None:
+    """The end of a unit whose part is what it should be; None of one that is to be done."""
+    found = unit.inputs.run.receipt(unit.stage.name, unit.key)
+    if found is None or _following(unit) is not None:
+        return None
+    return Event("finished", unit.stage.name, unit.key, rows=sum(found.facts["rows"].values()), facts=found.facts)
 
 
 def _following(unit: Unit) -> Unit | None:

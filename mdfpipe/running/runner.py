@@ -30,6 +30,7 @@ from mdfpipe.stages.detect import Detect
 from mdfpipe.stages.embed import Embed
 from mdfpipe.stages.evaluate import Evaluate
 from mdfpipe.stages.label import Label
+from mdfpipe.stages.shared_pass import BEFORE
 from mdfpipe.stages.track import Track
 from mdfpipe.stages.train import Train
 from mdfpipe.store.environment import commit
@@ -234,7 +235,7 @@ class Runner:
                 found.add((error.stage, error.key))
 
     def _due(self, stages: list[Stage], only: list[str] | None) -> list[str]:
-        lines, shared = list[str](), dict[tuple[str, str], str]()
+        lines, shared, alone = list[str](), dict[tuple[str, str], str](), dict[tuple[str, str], str]()
         plan = self.plan(retry=stages[0].name == "index")
         self._check_only(only, plan)
         for stage in [*self._before(stages), *stages]:
@@ -245,9 +246,11 @@ class Runner:
             items = [item for item in plan.items(stage) if self._chosen(item, only)]
             items = items if stage in stages else [item for item in items if item.damaged]
             for item in (item for item in items if item.reason):
-                shared |= {(up.stage.name, up.key): stage.name for up in self._then(item, plan, stages)}
-                first = shared.get((stage.name, item.key))
-                how = f" (with {first})" if first else f" (after {item.blocked})" if item.blocked else ""
+                later, why = self._then(item, plan, stages)
+                shared |= {(up.stage.name, up.key): stage.name for up in later}
+                alone |= {("crop", item.key): f"; decodes the video again: {why}"} if why else {}
+                first, again = shared.get((stage.name, item.key)), alone.get((stage.name, item.key), "")
+                how = f" (with {first})" if first else f" (after {item.blocked}{again})" if item.blocked else ""
                 lines.append(f"{item}{how}")
         return lines
 
@@ -372,17 +375,22 @@ class Runner:
         units = [self._unit(item, settled, plan, call if only is None else None) for item in ready]
         for name, total in Counter(one.stage.name for unit in units for one in (unit, *unit.then)).items():
             call.listen(Event("stage", name, "", total=total))
-        damaged = False
+        damaged, told, again = False, set[tuple[str, str]](), dict[str, list[str]]()
         for event in self._record(self.executor.run(units)):
             if event.kind == "damaged" and event.damaged is not None and event.failure is not None:
                 call.take(Damaged(event.failure.message, *event.damaged))
                 damaged = True
             elif event.failure is not None and (event.kind == "fatal" or stage.name == "index"):
                 raise DataError(event.failure.message)  # nothing can go on: one line, not one more for a video
+            if event.kind == "finished" and (event.stage, event.key) in told:
+                continue  # a worker that was lost had said so before
+            told |= {(event.stage, event.key)} if event.kind == "finished" else set()
             call.listen(event)
             outcome.workers_lost += event.kind == "left"
             outcome.given_again += event.kind == "again"
             if event.kind == "finished":
+                if event.words:
+                    again.setdefault(event.words, []).append(event.key)
                 of_stage = outcome.tallies.setdefault(event.stage, Tally())
                 of_stage.ran, of_stage.rows = of_stage.ran + 1, of_stage.rows + event.rows
                 if event.stage != stage.name:
@@ -393,6 +401,9 @@ class Runner:
                 outcome.failures.append(event.failure)
                 if call.strict:
                     break
+        for why, keys in again.items():
+            lines = outcome.notes if why == BEFORE else outcome.warnings
+            lines.append(f"crop decoded {some(keys, 3)} again: {why}")
         plan.retry = False
         if units:
             plan.forget(stage)
@@ -406,24 +417,31 @@ class Runner:
 
         settled: its stage, with the engine that all units of it take.
         """
-        later = self._then(item, plan, call.stages, call.outcome.failed) if call else []
+        later, why = self._then(item, plan, call.stages, call.outcome.failed) if call else ([], "")
+        if call and why and (line := f"crop decodes each video again: {why}") not in call.outcome.notes:
+            call.outcome.notes.append(line)
         then = [Unit(one.stage, one.expected, plan.inputs(one), self.data) for one in later]
         return Unit(settled, item.expected, plan.inputs(item), self.data, then=tuple(then))
 
     def _then(
         self, item: Item, plan: Plan, stages: list[Stage], failed: Set[tuple[str, str]] = frozenset()
-    ) -> list[Item]:
-        """The items of label and of crop of a video that share the pass of detect; empty where it is not shared.
+    ) -> tuple[list[Item], str]:
+        """The items of label and of crop of a video that share the pass of detect; and why they do not, if they could
+        under other settings.
 
         A part of detect that is only damaged is likely to be made as it was, so that nothing else is due. Settings of
         crop that choose among all frames of a video need its labels first.
         """
         if not isinstance(item.stage, Detect) or self.resources.separate or item.damaged:
-            return []
+            return [], ""
         later = [plan.item(stage, item.key) for stage in stages if isinstance(stage, (Label, Crop))]
         due = [i for i in later if i.reason is not None and i.problem is None and (i.stage.name, i.key) not in failed]
-        chooses = any(isinstance(one.stage, Crop) and one.stage.chooses for one in due)
-        return due if len(due) == 2 and not chooses else []
+        if len(due) < 2:
+            return [], ""
+        for one in due:
+            if isinstance(one.stage, Crop) and one.stage.chooses:
+                return [], "crop.every and crop.per_subject choose among all its frames"
+        return due, ""
 
     def _record(self, events: Any) -> Any:
         """Pass events on, writing them to events.jsonl; of the progress, one line in five seconds for each unit."""
@@ -434,7 +452,7 @@ class Runner:
                 if event.kind == "started":
                     detail = {"device": event.device} if event.device else {}
                 elif event.words:
-                    detail = {"words": event.words}
+                    detail = (detail if event.kind == "finished" else {}) | {"words": event.words}
                 elif event.failure is not None:  # of a part that is damaged, too
                     detail = {"kind": event.failure.kind, "message": event.failure.message}
                 detail |= {"worker": event.worker} if event.worker else {}

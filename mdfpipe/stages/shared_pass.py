@@ -3,21 +3,25 @@
 The label of a body depends on the boxes and faces of its own frame alone, so `detect` hands its frames on, with their
 boxes, and they are labelled and cut at once. The three stages then make their parts from their inputs as ever: `label`
 from the part of detect, `crop` from both. Only where `crop` finds that exactly the boxes that it wants were cut, from
-the frames that it would decode, does it take these crops; else it decodes the video itself. So no error here is a
-failure: a stage of its own comes across the same trouble and reports it.
+the frames that it would decode, does it take these crops; else it decodes the video itself, and `again` says why. So no
+error here is a failure: a stage of its own comes across the same trouble and reports it.
+
+Labels and crops are made in a thread of their own, so that the detector need not wait for them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Final, Self
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from mdfpipe.errors import one_line
 from mdfpipe.stages import Context, Inputs
 from mdfpipe.stages.crop import Crop, Cutouts
 from mdfpipe.stages.cutter import Cutter
@@ -27,6 +31,9 @@ from mdfpipe.store.tables import CORNERS, item_ids
 from mdfpipe.video.decoders import Decoder
 from mdfpipe.video.frames import Boxes, Frames
 
+BEFORE: Final = "all or some of their boxes were made before, by other workers or by one that was lost"
+"""Why crop decodes a video again that did not come here from its first frame on: no trouble."""
+
 
 class SharedPass:
     """Crops that are cut while `detect` decodes a video. Use as a context: what `crop` left is removed at its end."""
@@ -34,19 +41,22 @@ class SharedPass:
     def __init__(self, key: str, label: Label, crop: Crop, inputs: Inputs, context: Context) -> None:
         """label, crop: the stages that follow. inputs: of crop. context: gives places for its files."""
         self.key, self.label, self.crop, self.inputs, self.context = key, label, crop, inputs, context
-        self.trouble: Exception | None = None  # why nothing is cut here
+        self.again = BEFORE  # why crop decodes the video itself; "" where it need not
         self._files: dict[str, Path] = {}  # the shards by modality
         self._seen: dict[str, Any] = {}  # of the frames, as crop finds it in the part of detect
         self._cuts: list[Cutouts] = []  # of each batch, in the order in which they were cut
         self._cutter: Cutter | None = None
         self._open = ExitStack()
         self._faces: pa.Table | None = None  # in the order of their frames
+        self._thread = ThreadPoolExecutor(1, "shared-pass")
+        self._at_work: Future[None] | None = None  # the batch that is labelled and cut
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *error: object) -> None:
         self._drop()
+        self._thread.shutdown()
 
     def begin(self, decoder: Decoder, window: tuple[float, float] | None, stride: int) -> None:
         """A decoder begins with the first frame; what was cut of frames of another one is dropped.
@@ -55,6 +65,7 @@ class SharedPass:
         """
         self._drop()
         self._seen = {"decoder_settings": decoder.model_dump(mode="json"), "stride": stride, "window": window}
+        self.again = ""
         try:
             if self._faces is None:
                 faces = self.inputs.faces()
@@ -66,34 +77,46 @@ class SharedPass:
             self._give_up(error)
 
     def take(self, frames: Frames, boxes: list[Boxes]) -> None:
-        """Cut what will be wanted out of a batch of frames. boxes: those of each frame."""
-        if self._cutter is None:
-            return
+        """Cut what will be wanted out of a batch of frames, after the batch before it. boxes: those of each frame."""
         try:
-            cuts = self._wanted(frames, boxes)
-            self._cuts.append(cuts)
-            by_frame = cuts.by_frame()
-            for number, image in zip(frames.index.tolist(), frames.pixels, strict=True):
-                if number in by_frame:
-                    cuts.hand(self._cutter, image, by_frame[number])
+            self._wait()
         except Exception as error:
             self._give_up(error)
+        if self._cutter is not None:
+            self._at_work = self._thread.submit(self._cut_out, self._cutter, frames, boxes)
+
+    def _cut_out(self, cutter: Cutter, frames: Frames, boxes: list[Boxes]) -> None:
+        cuts = self._wanted(frames, boxes)
+        self._cuts.append(cuts)
+        by_frame = cuts.by_frame()
+        for number, image in zip(frames.index.tolist(), frames.pixels, strict=True):
+            if number in by_frame:
+                cuts.hand(cutter, image, by_frame[number])
+
+    def _wait(self) -> None:
+        """Wait for the batch at work. Raises what went wrong with it."""
+        at_work, self._at_work = self._at_work, None
+        if at_work is not None:
+            at_work.result()
 
     def cut(self, cuts: Cutouts, seen: Mapping[str, Any]) -> dict[str, Path] | None:
         """The shards by modality, where these boxes were cut; what became of each is then in `cuts`. None otherwise.
 
         seen: what detect tells of the video.
         """
-        if self._cutter is None or any(seen[name] != value for name, value in self._as_told().items()):
-            return None
         try:
+            self._wait()
+            if self._cutter is None:
+                return None
             stored = self._cutter.finish()
             self._open.close()
         except Exception as error:
             self._give_up(error)
             return None
         self._cutter = None
-        if not cuts.are_those_of(self._cuts):
+        as_seen = all(seen[name] == value for name, value in self._as_told().items())
+        if not (as_seen and cuts.are_those_of(self._cuts)):
+            self.again = "what was cut while detect ran is not what crop wants; please report this"
             return None
         cuts.stored[cuts.in_order()] = stored
         return self._files
@@ -130,11 +153,14 @@ class SharedPass:
         return cuts
 
     def _give_up(self, error: Exception) -> None:
-        self.trouble = error
+        why = one_line(error, 160)
+        self.again = f"cutting while detect ran failed: {type(error).__name__}{f': {why}' if why else ''}"
         self._drop()
 
     def _drop(self) -> None:
         """Forget what was cut, and remove it."""
+        with suppress(Exception):
+            self._wait()
         if self._cutter is not None:
             with suppress(Exception):
                 self._open.__exit__(InterruptedError, InterruptedError(), None)  # its shards need not be whole

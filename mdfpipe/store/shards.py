@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import io
 import os
 import tarfile
 import zlib
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Final, NamedTuple, Self
@@ -27,12 +27,40 @@ CHECKSUM: Final = "crc32"
 """The column of CROPS and MANIFEST that holds the checksums; tables of earlier versions have none."""
 
 
+_SIZE, _SUM = slice(124, 136), slice(148, 156)  # of a header, in bytes
+
+
 class Place(NamedTuple):
     """Place of the bytes of one image in a shard, and their CRC-32."""
 
     offset: int
     size: int
     crc32: int
+
+
+@cache
+def _blank() -> bytes:
+    """The header of a member without name and size."""
+    return _info("", 0).tobuf(tarfile.GNU_FORMAT)
+
+
+def _info(name: str, size: int) -> tarfile.TarInfo:
+    found = tarfile.TarInfo(name)
+    found.size, found.mode = size, 0o644
+    return found
+
+
+def _member(name: str, size: int) -> bytes:
+    """The header of a member as `tarfile` writes it; it takes as long as encoding a face if `tarfile` does."""
+    raw = name.encode()
+    if len(raw) > tarfile.LENGTH_NAME or not name.isascii() or size >= 8**11:
+        return _info(name, size).tobuf(tarfile.GNU_FORMAT, "utf-8", "surrogateescape")
+    head = bytearray(_blank())
+    head[: len(raw)] = raw
+    head[_SIZE] = b"%011o\0" % size
+    head[_SUM] = b" " * 8
+    head[_SUM] = b"%06o\0 " % sum(head)
+    return bytes(head)
 
 
 class ShardWriter:
@@ -51,16 +79,18 @@ class ShardWriter:
     def add(self, crop_id: str, codec: str, data: bytes) -> Place:
         """Append one image; gives the place of its bytes in the tar. Raises StoreError."""
         suffix = "jpg" if codec == "jpeg" else codec
-        member = tarfile.TarInfo(f"{file_name(crop_id).replace('.', '%2E')}.{suffix}")
-        member.size = len(data)
-        member.mode = 0o644
+        name = f"{file_name(crop_id).replace('.', '%2E')}.{suffix}"
+        rest = -len(data) % tarfile.BLOCKSIZE
         try:
-            self._tar.addfile(member, io.BytesIO(data))
+            head = _member(name, len(data))
+            self._file.write(head)
+            self._file.write(data)
+            self._file.write(bytes(rest))
         except OSError as error:
             raise StoreError(cannot_write(self.path, error)) from error
-        self._tar.members.clear()  # type: ignore[attr-defined] # it would keep every member, 350 bytes each
-        padded = -(-len(data) // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
-        return Place(self._tar.offset - padded, len(data), zlib.crc32(data))
+        offset = self._tar.offset + len(head)
+        self._tar.offset = offset + len(data) + rest  # closing it writes the end of the archive behind that
+        return Place(offset, len(data), zlib.crc32(data))
 
     def __enter__(self) -> Self:
         return self

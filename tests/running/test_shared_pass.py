@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +18,7 @@ from mdfpipe.running.runner import Outcome, Runner
 from mdfpipe.running.workers import messages
 from mdfpipe.stages import Resources
 from mdfpipe.stages.cutter import Cutter
-from mdfpipe.stages.shared_pass import SharedPass
+from mdfpipe.stages.shared_pass import BEFORE, SharedPass
 from mdfpipe.store.run import Run
 from mdfpipe.study.study import Study
 from mdfpipe.video.decoders import Decoder
@@ -99,16 +101,19 @@ def test_it_gives_the_files_of_the_stages_one_by_one(
 def test_crops_that_are_chosen_among_all_frames_are_cut_in_a_pass_of_their_own(
     drawn: Path, tmp_path: Path, settings: tuple[str, ...]
 ) -> None:
-    _, ran = made(drawn, tmp_path / "shared", *settings)
+    outcome, ran = made(drawn, tmp_path / "shared", *settings)
     assert f"crop/{VIDEO}" in ran
-    made(drawn, tmp_path / "separate", *settings, separate=True)
+    said = "crop decodes each video again: crop.every and crop.per_subject choose among all its frames"
+    assert outcome.notes.count(said) == 1
+    apart, _ = made(drawn, tmp_path / "separate", *settings, separate=True)
+    assert said not in apart.notes
     assert digests(tmp_path / "shared") == digests(tmp_path / "separate")
 
 
 def test_what_is_due_says_which_stages_share_a_pass(drawn: Path, tmp_path: Path) -> None:
-    def due(separate: bool) -> list[str]:
+    def due(separate: bool, *settings: str) -> list[str]:
         resources = Resources(separate=separate)
-        runner = Runner(Study.load(DEMO, []), Run(tmp_path / "run"), drawn, resources, Inline(resources))
+        runner = Runner(Study.load(DEMO, list(settings)), Run(tmp_path / "run"), drawn, resources, Inline(resources))
         if not (tmp_path / "run").exists():
             runner.execute(None, "index")
         return [line for line in runner.due(None, "crop") if VIDEO in line]
@@ -116,6 +121,9 @@ def test_what_is_due_says_which_stages_share_a_pass(drawn: Path, tmp_path: Path)
     never, reason = f"{VIDEO}: never made", f"{VIDEO}: never made"
     assert due(False) == [f"detect/{never}", f"label/{reason} (with detect)", f"crop/{reason} (with detect)"]
     assert due(True) == [f"detect/{never}", f"label/{reason} (after detect)", f"crop/{reason} (after detect)"]
+    again = "decodes the video again: crop.every and crop.per_subject choose among all its frames"
+    alone = [f"detect/{never}", f"label/{reason} (after detect)", f"crop/{reason} (after detect; {again})"]
+    assert due(False, "crop.every=2") == alone
 
 
 @pytest.mark.parametrize("last", ["detect", "label"])
@@ -151,12 +159,17 @@ def test_trouble_with_cutting_ahead_costs_a_second_pass_and_nothing_else(
     def once(self: Cutter, *more: object) -> object:
         calls["all"] += 1
         if calls["all"] == 1:
-            raise MemoryError
+            raise MemoryError("no room")
         return original(self, *more)
 
     monkeypatch.setattr(Cutter, place, once)
     outcome, _ = made(drawn, tmp_path / "run")
     assert outcome.complete
+    said = [line for line in outcome.warnings if line.startswith("crop decoded ")]
+    assert len(said) == 1
+    assert said[0].endswith(" again: cutting while detect ran failed: MemoryError: no room")
+    events = (tmp_path / "run" / "events.jsonl").read_text().splitlines()
+    assert [json.loads(line)["stage"] for line in events if "no room" in line] == ["crop"]
     assert sorted(decoded.values()) == [1, 1, 2, 3]  # videos of 16 bits are read for their window, too
     monkeypatch.undo()
     made(drawn, tmp_path / "separate", separate=True)
@@ -176,13 +189,40 @@ def test_crops_of_other_boxes_or_frames_are_not_taken(
 
     with monkeypatch.context() as patch:
         patch.setattr(SharedPass, "take", take)
-        made(drawn, tmp_path / "frames")
+        outcome, _ = made(drawn, tmp_path / "frames")
+    assert any("what was cut while detect ran is not what crop wants" in line for line in outcome.warnings)
     with monkeypatch.context() as patch:
         other = Decoder.variant("pyav")(stream=0)
         patch.setattr(SharedPass, "begin", lambda self, decoder, *more: begin(self, other, *more))
         made(drawn, tmp_path / "decoder")
     made(drawn, tmp_path / "separate", separate=True)
     assert digests(tmp_path / "frames") == digests(tmp_path / "decoder") == digests(tmp_path / "separate")
+
+
+def test_a_unit_given_again_goes_on_behind_the_boxes_that_were_committed(
+    drawn: Path, tmp_path: Path, decoded: Counter[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The worker is lost in label, after the leader has heard that detect is done; another gets the unit."""
+    original = Inline.run
+
+    def run(self: Inline, units: Iterable[execution.Unit]) -> Iterator[Event]:
+        for unit in units:
+            if unit.then and unit.key == VIDEO:
+                told: list[Event] = []
+                run_unit(replace(unit, then=unit.then[:1]), self.resources, told.append)
+                Run(tmp_path / "run").discard("label", VIDEO)
+                yield from (event for event in told if event.kind != "progress")
+            yield from original(self, [unit])
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Inline, "run", run)
+        outcome, _ = made(drawn, tmp_path / "run")
+    assert outcome.complete
+    assert decoded["VIS-500m_a"] == 2
+    assert f"crop decoded {VIDEO} again: {BEFORE}" in outcome.notes
+    separate, _ = made(drawn, tmp_path / "separate", separate=True)
+    assert outcome.tallies == separate.tallies
+    assert digests(tmp_path / "run") == digests(tmp_path / "separate")
 
 
 def test_parts_that_turn_out_to_be_current_are_left_alone(drawn: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import random
 import tarfile
 from pathlib import Path
@@ -39,6 +40,24 @@ def test_same_crops_same_bytes(tmp_path: Path) -> None:
     write(tmp_path / "a.tar")
     write(tmp_path / "b.tar")
     assert (tmp_path / "a.tar").read_bytes() == (tmp_path / "b.tar").read_bytes()
+
+
+@pytest.mark.parametrize(
+    "names", [["a/0/00"], ["v.1/000001/00f", "b/2/01", "b/3/01"], ["n" * 96, "n" * 97, "n" * 300], ["Grün/0/00", "b"]]
+)
+def test_it_is_byte_for_byte_the_tar_of_the_library(names: list[str], tmp_path: Path) -> None:
+    """Headers, also of names too long for one, padding and the end of the archive."""
+    contents = [bytes(range(256)) * 2 * number + b"x" * number for number in range(len(names))]
+    with ShardWriter(tmp_path / "a.tar") as shard:
+        places = [shard.add(name, "jpeg", data) for name, data in zip(names, contents, strict=True)]
+    with tarfile.open(tmp_path / "b.tar", "w", format=tarfile.GNU_FORMAT) as tar:
+        for name, data in zip(names, contents, strict=True):
+            member = tarfile.TarInfo(f"{name.replace('/', '__').replace('.', '%2E')}.jpg")
+            member.size, member.mode = len(data), 0o644
+            tar.addfile(member, io.BytesIO(data))
+    made = (tmp_path / "a.tar").read_bytes()
+    assert made == (tmp_path / "b.tar").read_bytes()
+    assert [made[place.offset : place.offset + place.size] for place in places] == contents
 
 
 def test_an_empty_shard_is_a_tar(tmp_path: Path) -> None:
