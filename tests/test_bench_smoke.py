@@ -28,6 +28,7 @@ NAMES = {
     "plan",
     "scale",
     "step",
+    "track",
     "train",
     "verify",
 }

@@ -16,6 +16,7 @@ from mdfpipe.errors import MdfError, MissingDependency
 from mdfpipe.learning.models.parts.lora import apply_lora, merge_lora
 from mdfpipe.reporting.atlas import project
 from mdfpipe.store import shipped
+from mdfpipe.video.trackers import Tracker
 from tests.runs import ROOT, DataSet, call_here
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -49,6 +50,7 @@ def tiny_vit() -> object:
     ("package", "extra", "use"),
     [
         ("peft", "lora", lambda: apply_lora(tiny_vit())),  # type: ignore[type-var]
+        ("trackers", "tracks", lambda: Tracker.model_validate({"use": "ocsort"}).check(ROOT)),
         ("sklearn", "maps", lambda: project(np.eye(9, dtype=np.float32))),
     ],
 )

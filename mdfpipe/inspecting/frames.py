@@ -38,7 +38,10 @@ class ViewedFace:
 
 @dataclass(frozen=True)
 class ViewedBody:
-    """A detected body. number: within the frame. status: None where `label` has not run. reason: in words."""
+    """A detected body. number: within the frame. status: None where `label` has not run. reason: in words.
+
+    track: of the video; None where it has none.
+    """
 
     number: int
     xyxy: XYXY
@@ -46,6 +49,7 @@ class ViewedBody:
     status: LabelStatus | None
     subject_id: str | None
     reason: str
+    track: int | None = None
 
     @property
     def colour(self) -> str:
@@ -54,10 +58,11 @@ class ViewedBody:
 
     @property
     def words(self) -> str:
-        """The words on its strip: the subject, or why there is none."""
+        """The words on its strip: the subject, or why there is none; and its track."""
+        track = "" if self.track is None else f" t{self.track}"
         if self.status is None:
-            return f"#{self.number} body {self.score:.2f}"
-        return f"#{self.number} {self.subject_id or self.status.value.replace('_', ' ')}"
+            return f"#{self.number} body {self.score:.2f}{track}"
+        return f"#{self.number} {self.subject_id or self.status.value.replace('_', ' ')}{track}"
 
 
 @dataclass(frozen=True)
@@ -92,6 +97,10 @@ def views(survey: Survey, video: VideoState, frames: Iterable[int], overlaps: Ov
     bodies = survey.run.table("detect", video.video_id)
     picked = pc.is_in(bodies["frame"], wanted)
     rows = bodies.filter(picked).to_pylist()
+    if "track" in video.receipts:
+        tracks, part = survey.run.table("track", video.video_id), survey.run.part("track", video.video_id)
+        tracks = joined(tracks, bodies["body_id"], "body_id", part, "detect").filter(picked)["track"].to_pylist()
+        rows = [row | {"track": track} for row, track in zip(rows, tracks, strict=True)]
     if is_labelled:
         labels, part = survey.run.table("label", video.video_id), survey.run.part("label", video.video_id)
         labels = joined(labels, bodies["body_id"], "body_id", part, "detect").filter(picked).to_pylist()
@@ -105,7 +114,7 @@ def views(survey: Survey, video: VideoState, frames: Iterable[int], overlaps: Ov
         status = LabelStatus(row["status"]) if is_labelled else None
         reason = _reason(row, found.get(row["frame"], []), settings, overlaps) if is_labelled else "label has not run"
         number = int(row["body_id"].rpartition("/")[2])
-        body = ViewedBody(number, _xyxy(row), row["score"], status, row.get("subject_id"), reason)
+        body = ViewedBody(number, _xyxy(row), row["score"], status, row.get("subject_id"), reason, row.get("track"))
         bodies_of.setdefault(row["frame"], []).append(body)
     return {
         n: FrameView(video.video_id, video.domain, n, tuple(bodies_of.get(n, ())), tuple(found.get(n, ())))

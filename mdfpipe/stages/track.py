@@ -68,11 +68,10 @@ class Track(Stage):
                 f"track: {len(timeless)} videos give no times, so {ASSUMED_FPS:g} frames a second are assumed: "
                 f"{some(timeless, 3)}"
             )
-        said: dict[str, list[str]] = {}
-        for key, found in facts.items():
-            for line in found.get("remarks", []):
-                said.setdefault(line, []).append(key)
-        warnings = [f"track: {line} ({some(keys, 3)})" for line, keys in said.items()]
+        told = {key: "; ".join(found["remarks"]) for key, found in facts.items() if found.get("remarks")}
+        warnings = [f"track: {key}: {words}" for key, words in list(told.items())[:3]]
+        if len(told) > 3:
+            warnings.append(f"track: so it is in {len(told) - 3} videos more: {some(list(told)[3:], 10)}")
         return Review(warnings=warnings, notes=notes)
 
 

@@ -11,7 +11,7 @@ BLAS, so that the links do not depend on the machine.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from typing import Any, Final
 
@@ -66,15 +66,20 @@ def link(
     """
     total = len(frame)
     live, found = _Live(rules, fps), np.full(total, -1, np.int64)
-    edges = np.flatnonzero(np.diff(frame, prepend=frame[:1] - 1, append=frame[-1:] + 1)).tolist()  # of frames
     before = 0
-    for first, last in pairwise(edges):
-        now = int(frame[first])
+    for now, first, last in in_frames(frame):
         live.pass_empty(now - before - 1)
         found[first:last] = live.take(xyxy[first:last], score[first:last])
         before = now
         progress(last, total)
     return live.renumbered(found)
+
+
+def in_frames(frame: NDArray[np.int64]) -> Iterator[tuple[int, int, int]]:
+    """Each frame that has boxes, and where they begin and end among all. frame: (n,) ascending."""
+    edges = np.flatnonzero(np.diff(frame, prepend=frame[:1] - 1, append=frame[-1:] + 1)).tolist()
+    for first, last in pairwise(edges):
+        yield int(frame[first]), first, last
 
 
 def frame_rate(frame: NDArray[np.int64], pts_seconds: NDArray[np.float64]) -> float | None:
@@ -89,6 +94,17 @@ def frame_rate(frame: NDArray[np.int64], pts_seconds: NDArray[np.float64]) -> fl
         return None
     fps = round(1.0 / float(np.median(steps[1][usable] / steps[0][usable])), 3)  # 10, and not 10.000000000000002
     return fps if PLAUSIBLE_FPS[0] <= fps <= PLAUSIBLE_FPS[1] else None
+
+
+def matched(overlap: NDArray[Any], least: float) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Pairs of row and column of overlaps (n, m), each at most once, that are largest in all; then those below `least`
+    are dropped.
+    """
+    from scipy.optimize import linear_sum_assignment
+
+    row, column = linear_sum_assignment(overlap, maximize=True)
+    good = overlap[row, column] >= least
+    return row[good], column[good]
 
 
 # Rows of the state, one column a track. Both edges of an axis, and both axes, have the same noise: one covariance.
@@ -141,22 +157,16 @@ class _Live:
 
     def _matched(self, overlap: NDArray[Any], is_high: NDArray[np.bool_]) -> tuple[NDArray[Any], NDArray[Any]]:
         """Pairs of track and box: high boxes with all tracks, then the others with the tracks that are left."""
+        least = self.rules.min_iou
         if is_high.all():
-            return self._pairs(overlap)
+            return matched(overlap, least)
         high, low = np.flatnonzero(is_high), np.flatnonzero(~is_high)
-        track, box = self._pairs(overlap[:, high])
+        track, box = matched(overlap[:, high], least)
         free = np.ones(len(overlap), np.bool_)
         free[track] = False
         rest = np.flatnonzero(free)
-        more, low_box = self._pairs(overlap[rest[:, None], low])
+        more, low_box = matched(overlap[rest[:, None], low], least)
         return np.concatenate([track, rest[more]]), np.concatenate([high[box], low[low_box]])
-
-    def _pairs(self, overlap: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
-        from scipy.optimize import linear_sum_assignment
-
-        row, column = linear_sum_assignment(overlap, maximize=True)
-        good = overlap[row, column] >= self.rules.min_iou
-        return row[good], column[good]
 
     def _predict(self) -> None:
         """One frame on: a constant velocity; a track that missed the frame before counts from 0 again."""

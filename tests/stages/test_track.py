@@ -42,6 +42,10 @@ def test_a_run_with_tracks(data: Path, tmp_path: Path) -> None:
     status = runs.call_here("status", folder, "--json").json
     assert next(s for s in status["stages"] if s["stage"] == "track")["done"] == 2
     assert "track" in runs.call_here("inspect", folder / "track/videos__a.parquet").out
+    assert "track: parts" in runs.call_here("inspect", folder).out
+    assert runs.call_here("inspect", folder, "--html", tmp_path / "run.html").code == 0
+    frame = ("inspect", folder, "--video", "videos/b", "--frame", "4", "--out", tmp_path / "frame.png")
+    assert "#0 s1 t0" in runs.call_here(*frame).out
     assert "sound" in runs.call_here("verify", folder).out
     again = runs.run(data, folder, "--until", "label", "--set", "track.min_boxes=3", "--dry-run")
     assert [line.split(" (")[0] for line in again.out.splitlines()] == [
@@ -67,7 +71,9 @@ def test_without_the_section_nothing_changes(data: Path, tmp_path: Path) -> None
     }
     assert runs.digests(folder) == before
     assert runs.call_here("run", *base, "--until", "label", "--json").tally("ran")["detect"] == 0
-    assert "out of date" not in runs.call_here("inspect", folder).err
+    said = runs.call_here("inspect", folder)
+    assert (said.code, said.err) == (0, "")
+    assert "track: parts" not in said.out
 
 
 def test_workers_spans_and_batches_change_nothing(data: Path, tmp_path: Path) -> None:
@@ -89,3 +95,29 @@ def test_a_stride_is_no_pause(data: Path, tmp_path: Path) -> None:
     more = ("--set", "detect.stride=3", "--set", "track.lost_seconds=0")
     assert runs.run(data, tmp_path / "run", "--until", "track", *more).code == 0
     assert tracks(tmp_path / "run", "a") == [0] * (runs.FRAMES // 3)
+
+
+def test_tracks_made_elsewhere(data: Path, tmp_path: Path) -> None:
+    boxes = [row.split(",") for row in (data / "boxes.csv").read_text().splitlines()[1:]]
+    for name in "ab":
+        rows = [row for row in boxes if row[0] == f"videos/{name}"]
+        lines = [
+            f"{int(f) + 1},7,{x1},{y1},{float(x2) - float(x1)},{float(y2) - float(y1)},1"
+            for _, f, x1, y1, x2, y2, _ in rows
+        ]
+        (data / f"videos__{name}.txt").write_text("\n".join(lines))
+    runs.write_study(data / "study.yaml", track={"use": "file", "path": "{video_id}.txt"})
+    folder = tmp_path / "run"
+    assert runs.run(data, folder, "--until", "track").code == 0
+    assert tracks(folder, "b") == [0] * (runs.FRAMES - 1)
+    assert runs.facts(folder, "track", "videos/b")["file"]["gaps"] == 1
+    with (data / "videos__b.txt").open("a") as file:
+        file.write("\n99,7,1,1,9,9,1")
+    due = runs.run(data, folder, "--until", "track", "--dry-run")
+    assert due.out.splitlines() == ["track/videos/b: tracks changed"]
+    made = runs.run(data, folder, "--until", "track", "--json")
+    assert made.json["warnings"] == ["track: videos/b: 1 rows are in frames after the last one"]
+    (data / "videos__a.txt").unlink()
+    made = runs.run(data, folder, "--until", "label", "--json")
+    assert made.code == 3
+    assert "videos/a: no tracks: track.path 'videos__a.txt' not found" in made.failures["track/videos/a"]

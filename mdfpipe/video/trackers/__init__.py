@@ -59,6 +59,15 @@ class Tracker(Plugin):
         """The track of each box. Raises DataError where the tracks cannot be of these boxes."""
 
 
+def few_tracked(track: NDArray[np.int64], score: NDArray[np.float32], least: float, setting: str) -> dict[str, Any]:
+    """A remark, as facts, where most boxes have no track because their detector confidence is below a setting."""
+    tracked, low = int((track >= 0).sum()), int((score < np.float32(least)).sum())
+    if 2 * tracked >= len(track) or 2 * low <= len(track):
+        return {}
+    words = f"only {tracked} of {len(track)} bodies have a track, since {low} have a confidence below {setting}"
+    return {"remarks": [f"{words}={least:g}: lower it"]}
+
+
 def renumbered(track: NDArray[np.int64]) -> NDArray[np.int64]:
     """Tracks (n,) numbered from 0 in the order of their first boxes; below 0 stays -1.
 
