@@ -30,6 +30,7 @@ XYXY: TypeAlias = tuple[float, float, float, float]
 Rectangle: TypeAlias = tuple[int, int, int, int]
 
 COLOURS: Final = {
+    LabelStatus.TRACK_CONFLICT: "#c2453d",
     LabelStatus.AMBIGUOUS: "#f28c28",
     LabelStatus.LOST_ASSIGNMENT: "#a06cd5",
     LabelStatus.BELOW_MIN_OVERLAP: "#e3c021",
@@ -37,6 +38,7 @@ COLOURS: Final = {
     LabelStatus.NO_FACE: "#7d8fb3",
     LabelStatus.OFF_FRAME: "#b5794f",
     LabelStatus.TOO_SMALL: "#e0679f",
+    LabelStatus.LABELLED_BY_TRACK: "#8fbf3f",
     LabelStatus.LABELLED: "#2fa36b",
 }
 """One colour for each status, in the order of interest: what went wrong first."""

@@ -139,7 +139,11 @@ def _reason(row: dict[str, Any], faces: list[ViewedFace], settings: dict[str, An
         return f"{best}, at least {least:g}{other}"
     if status is LabelStatus.AMBIGUOUS:
         return _why_ambiguous(row, faces, settings, overlaps)
+    nearest = f"of the nearest face of its track {row.get('track')}, {row.get('face_distance')} frames from here"
     return {
+        LabelStatus.LABELLED_BY_TRACK: f"the subject {nearest}",
+        LabelStatus.TRACK_CONFLICT: f"its track {row.get('track')} has faces of several subjects around this frame, or "
+        "another body of the frame has the better claim to its name",
         LabelStatus.NO_FACE: "no annotated face touches it",
         LabelStatus.BELOW_MIN_OVERLAP: f"{best} is its best, below the {least:g} that names a body",
         LabelStatus.LOST_ASSIGNMENT: f"{best}, but another body has the better claim"

@@ -24,7 +24,7 @@ from mdfpipe.inspecting.samples import PLAIN, CropChoice, DomainSample, Limits, 
 from mdfpipe.inspecting.things import funnel_row
 from mdfpipe.running.survey import Survey, VideoState, anomalies
 from mdfpipe.store.naming import natural_key
-from mdfpipe.store.tables import NOT_AS_PUBLISHED
+from mdfpipe.store.tables import NAMED, NOT_AS_PUBLISHED
 
 MEANINGS: Final = {
     "labelled": "one face names it",
@@ -35,6 +35,8 @@ MEANINGS: Final = {
     "too_small": "lower than label.min_height_px",
     "off_frame": "mostly outside the frame",
     "unnamed_face": "its face is annotated without a subject",
+    "labelled_by_track": "faces of its track in other frames name it",
+    "track_conflict": "its track has faces of several subjects, or another body of the frame has the better claim",
 }
 _PACKAGES: Final = ("av", "decord", "numpy", "onnxruntime", "opencv-python", "pyarrow", "scipy", "torch", "ultralytics")
 _COLOURS: Final = {status.value: colour for status, colour in COLOURS.items()}
@@ -129,7 +131,8 @@ def _content(page: Page) -> dict[str, Any]:
 
 def _tiles(survey: Survey) -> list[tuple[str, str, str]]:
     """(figure, what it is, what it is of) at the head of the page."""
-    bodies, labelled, failed = survey.total("bodies"), survey.statuses()["labelled"], len(survey.failures)
+    bodies, failed = survey.total("bodies"), len(survey.failures)
+    labelled = sum(survey.statuses()[status] for status in NAMED)
     crops = sum(domain.crops[f"{m} ok"] for domain in survey.domains.values() for m in ("body", "face"))
     domains, subjects = _many(len(survey.domains), "domain"), _many(len(survey.subjects()), "subject")
     frames = _count(survey.total("frames"))

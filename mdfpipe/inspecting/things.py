@@ -348,6 +348,7 @@ def funnel_row(domain: Any) -> dict[str, Any]:
         crops = {"crops": domain.crops.get("body ok", 0), "unreadable": domain.crops.get("body unreadable", 0)}
         return {**named, "images": domain.frames, **crops, **splits}
     left_out = sum(n for name, n in domain.crops.items() if name.rpartition(" ")[2] in CROPS_LEFT_OUT)
+    by_track = domain.by_status.get("labelled_by_track", 0)
     return {
         "domain": domain.domain,
         "videos": domain.videos,
@@ -357,6 +358,7 @@ def funnel_row(domain: Any) -> dict[str, Any]:
         "faces": domain.faces,
         "bodies": domain.bodies,
         "labelled": domain.by_status.get("labelled", 0),
+        **({"by track": by_track} if by_track else {}),
         "body crops": domain.crops.get("body ok", 0),
         "face crops": domain.crops.get("face ok", 0),
         **({"crops left out": left_out} if left_out else {}),

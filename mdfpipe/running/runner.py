@@ -430,7 +430,7 @@ class Runner:
         under other settings.
 
         A part of detect that is only damaged is likely to be made as it was, so that nothing else is due. Settings of
-        crop that choose among all frames of a video need its labels first.
+        crop that choose among all frames of a video need its labels first, and labels along tracks need all its boxes.
         """
         if not isinstance(item.stage, Detect) or self.resources.separate or item.damaged:
             return [], ""
@@ -441,6 +441,8 @@ class Runner:
         for one in due:
             if isinstance(one.stage, Crop) and one.stage.chooses:
                 return [], "crop.every and crop.per_subject choose among all its frames"
+            if isinstance(one.stage, Label) and one.stage.carries:
+                return [], "label.tracks names bodies along tracks, which all its boxes make"
         return due, ""
 
     def _record(self, events: Any) -> Any:

@@ -307,4 +307,5 @@ def _manifest(run: Run, judge: Judge) -> tuple[Receipt | None, list[str]]:
         return None, [f"manifest: out of date ({stale}), and left out; run it again"]
     missing = receipt.facts.get("missing", [])
     notes = [f"manifest: made without {len(missing)} videos ({some(missing)})"] if missing else []
-    return receipt, [*notes, *(f"manifest: {line}" for line in left_out.outside_of(receipt.facts))]
+    told = [*left_out.outside_of(receipt.facts), *left_out.by_track(receipt.facts)]
+    return receipt, [*notes, *(f"manifest: {line}" for line in told)]

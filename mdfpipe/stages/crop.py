@@ -23,11 +23,24 @@ from mdfpipe.store import images
 from mdfpipe.store.images import Image
 from mdfpipe.store.left_out import of_crops, without_crops
 from mdfpipe.store.naming import file_name
-from mdfpipe.store.tables import CORNERS, CROPS, FACES, CropStatus, boxes_of, coded, item_ids, joined
+from mdfpipe.store.tables import (
+    CORNERS,
+    CROPS,
+    FACES,
+    NAMED,
+    CropStatus,
+    LabelStatus,
+    NamedBy,
+    boxes_of,
+    coded,
+    item_ids,
+    joined,
+)
 from mdfpipe.video.ahead import ahead
 from mdfpipe.video.decoders import Decoder
 from mdfpipe.video.thinning import every_nth, highest, spread_in_time
 
+SOURCES = (NamedBy.FACE, NamedBy.TRACK, NamedBy.GIVEN)
 _AS_STORED = ("offset", "size", "crc32", "sharpness", "contrast")
 
 
@@ -36,7 +49,8 @@ class Cutouts:
     """The boxes to cut out, in the order of their rows, and what became of each; EMPTY until one is cut or left out.
 
     crop_id, subject_id: (n,) text; frame: (n,) int64; modality: (n,) position in MODALITIES; xyxy: (n, 4) float32;
-    score: (n,) detector confidence, NaN for an annotated face.
+    score: (n,) detector confidence, NaN for an annotated face. track: (n,) int32; named_by: (n,) int8, position in
+    SOURCES.
     """
 
     crop_id: pa.Array
@@ -45,6 +59,8 @@ class Cutouts:
     modality: NDArray[np.int8]
     xyxy: NDArray[np.float32]
     score: NDArray[np.float32]
+    track: pa.Array
+    named_by: NDArray[np.int8]
     stored: NDArray[np.void] = field(init=False)  # (n,) of STORED
 
     def __post_init__(self) -> None:
@@ -127,6 +143,8 @@ class Cutouts:
             "height": each({m: size[1] for m, size in sizes.items()}, pa.int32()),
             "box_height_px": pa.array(self.xyxy[:, 3] - self.xyxy[:, 1]),
             "status": coded(self.status, STATUSES),
+            "track": self.track,
+            "named_by": coded(self.named_by, SOURCES),
         }
         return pa.table([columns[name] for name in CROPS.names], schema=CROPS)
 
@@ -140,7 +158,7 @@ class Crop(Stage):
     """Crops of labelled bodies and of annotated faces, encoded once, straight from the decoded frame."""
 
     name: ClassVar[str] = "crop"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     reads: ClassVar[tuple[str, ...]] = ("media", "faces", "detect", "label")
     schema: ClassVar[pa.Schema] = CROPS
     tells: ClassVar[tuple[str, ...]] = ("window",)  # what reads 16-bit crops must know what is black and white
@@ -265,10 +283,13 @@ class Crop(Stage):
         bodies: rows of BODIES; labels: those of LABELS, of the same bodies; annotated: of FACES. seen: `delivered` and
         `stride` of the frames.
         """
-        names = ["crop_id", "subject_id", "frame", *CORNERS, "score"]
-        chosen = pc.and_(pc.equal(labels["status"].cast(pa.string()), "labelled"), pa.scalar(self.bodies))
-        bodies = bodies.rename_columns({"body_id": "crop_id"}).select([n for n in names if n != "subject_id"])
-        bodies = bodies.append_column("subject_id", labels["subject_id"]).filter(chosen).select(names)
+        names = ["crop_id", "subject_id", "frame", *CORNERS, "track", "named_by", "score"]
+        status = labels["status"].cast(pa.string())
+        chosen = pc.and_(pc.is_in(status, pa.array(NAMED, pa.string())), pa.scalar(self.bodies))
+        bodies = bodies.rename_columns({"body_id": "crop_id"}).select(["crop_id", "frame", *CORNERS, "score"])
+        for name in ("subject_id", "track"):
+            bodies = bodies.append_column(name, labels[name])
+        bodies = bodies.append_column("named_by", _named_by(status, labels["face_no"])).filter(chosen).select(names)
         faces, left_out = bodies.slice(0, 0), {}
         if self.faces:
             frame = annotated["frame"].to_numpy()
@@ -281,12 +302,15 @@ class Crop(Stage):
             }
             annotated = annotated.filter(pa.array(named & delivered & visited))
             crop_id = item_ids(key, annotated["frame"].to_numpy(), annotated["face_no"].to_numpy(), "f")
-            faces = annotated.append_column("crop_id", crop_id).select(names[:-1])
+            faces = annotated.append_column("crop_id", crop_id)
+            faces = faces.append_column("track", pa.nulls(len(faces), pa.int32()))
+            faces = faces.append_column("named_by", pa.array(np.zeros(len(faces), np.int8))).select(names[:-1])
         rows = pa.concat_tables([bodies, faces], promote_options="permissive")
         modality = np.repeat(np.arange(2, dtype=np.int8), [bodies.num_rows, faces.num_rows])
-        crop_id, subject_id = rows["crop_id"].combine_chunks(), rows["subject_id"].combine_chunks()
+        crop_id, subject_id, track = (rows[n].combine_chunks() for n in ("crop_id", "subject_id", "track"))
+        frame, named_by = rows["frame"].to_numpy(), rows["named_by"].to_numpy()
         score = rows["score"].to_numpy().astype(np.float32, copy=False)
-        return Cutouts(crop_id, subject_id, rows["frame"].to_numpy(), modality, boxes_of(rows), score), left_out
+        return Cutouts(crop_id, subject_id, frame, modality, boxes_of(rows), score, track, named_by), left_out
 
     def leave_out(self, cuts: Cutouts, width: int, height: int) -> dict[str, dict[str, list[str]]]:
         """Note which boxes the settings leave out; return as a fact the subjects without a box that is high enough."""
@@ -315,6 +339,13 @@ class Crop(Stage):
         height = cuts.xyxy[group, 3] - cuts.xyxy[group, 1]
         score = cuts.score[group]
         return highest(height if self.prefer == "height" or np.isnan(score).all() else score, most)
+
+
+def _named_by(status: pa.ChunkedArray, face_no: pa.ChunkedArray) -> pa.Array:
+    """(n,) int8, position in SOURCES: where the names of bodies are from. status, face_no: of their labels."""
+    by_track = pc.equal(status, LabelStatus.LABELLED_BY_TRACK).to_numpy()
+    sources = [SOURCES.index(NamedBy.TRACK), SOURCES.index(NamedBy.GIVEN)]
+    return pa.array(np.select([by_track, face_no.is_null().to_numpy()], sources, 0).astype(np.int8))
 
 
 def _frames(

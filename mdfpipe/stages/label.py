@@ -1,4 +1,4 @@
-"""label: bodies named by the annotated faces of their frame. Every detection keeps a row and a status."""
+"""label: bodies named by the annotated faces of their frame or track. Every detection keeps a row and a status."""
 
 from __future__ import annotations
 
@@ -16,23 +16,36 @@ from pydantic import Field
 from mdfpipe.errors import DataError, some
 from mdfpipe.stages import Context, Inputs, Made, Review, Stage
 from mdfpipe.stages.index import Index
-from mdfpipe.store.tables import LABELS, LabelStatus, boxes_of, coded
+from mdfpipe.store.tables import LABELS, LabelStatus, boxes_of, coded, joined
 from mdfpipe.video.alignment import advice, frame_offset_overlap
+from mdfpipe.video.carrying import NOBODY, Carried, CarryRules, carry, shared_names
 from mdfpipe.video.geometry import clip_to_frame, inside_share
-from mdfpipe.video.labelling import STATUSES, LabelRules, Labels, Mask, first_of_frame, label_bodies, silent_filter
+from mdfpipe.video.labelling import (
+    CODE,
+    STATUSES,
+    LabelRules,
+    Labels,
+    Mask,
+    first_of_frame,
+    label_bodies,
+    silent_filter,
+)
 from mdfpipe.video.placement import LOOSE_PX
 
 # Ratios of two sizes of a picture, the usual ones first.
 _FACTORS = (1 / 2, 2, 2 / 3, 3 / 2, 1 / 3, 3, 1 / 4, 4, 3 / 4, 4 / 3, 4 / 9, 9 / 4, 3 / 8, 8 / 3)
 _Rows: TypeAlias = tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.int64]]
+_MAY_BE_CARRIED = (LabelStatus.NO_FACE, LabelStatus.BELOW_MIN_OVERLAP, LabelStatus.LOST_ASSIGNMENT)
+"""The statuses of bodies that a track may name: no face of the frame says that they are somebody else."""
 
 
-class Label(LabelRules, Stage):
-    """The subject of each body: the one given with its box, or that of a video of one person, or by the face inside."""
+class Label(LabelRules, CarryRules, Stage):
+    """The subject of each body: the one given with its box, that of a video of one person, that of the face inside, or
+    that of faces of its track.
+    """
 
     name: ClassVar[str] = "label"
-    version: ClassVar[int] = 2
-    reads: ClassVar[tuple[str, ...]] = ("person", "faces", "detect")
+    version: ClassVar[int] = 3
     schema: ClassVar[pa.Schema] = LABELS
     unit: ClassVar[str] = "bodies"
 
@@ -54,6 +67,16 @@ class Label(LabelRules, Stage):
         "named: the largest, the one with the best score, or all; the others are lost_assignment",
     )
 
+    @property
+    def reads(self) -> tuple[str, ...]:  # type: ignore[override]
+        """Tracks only where they name bodies."""
+        return ("person", "faces", "detect", *(["track"] if self.carries else []))
+
+    @property
+    def carries(self) -> bool:
+        """Whether the name of a body may be from other frames than its own."""
+        return self.tracks == "carry"
+
     def without_effect(self, facts: Mapping[str, Any]) -> tuple[str, ...]:
         """`short` for a video that covers its annotation; `check_alignment` where faces were found to be in step;
         `one_person` where no frame of a video of one person has several bodies.
@@ -71,9 +94,14 @@ class Label(LabelRules, Stage):
         body_frame, face_frame = bodies["frame"].to_numpy(), faces["frame"].to_numpy()
         _, subject = _codes(faces["subject_id"])
         labels, given = self._labels(bodies, faces, seen["width"], seen["height"], inputs.video.get("subject_id"))
-        rows = _table(bodies, faces, labels, given)
+        names = _names(faces, labels, given)
         named = labels.where(LabelStatus.LABELLED) & (labels.face >= 0)
-        subjects = Counter(rows["subject_id"].drop_null().to_pylist())
+        track, carried = None, None
+        if self.carries:
+            track = self._tracks(key, bodies, inputs)
+            carried, names = self._carried(bodies, labels, track, names)
+        rows = _table(bodies, faces, labels, names, carried, track)
+        subjects = Counter(names.drop_null().to_pylist())
         facts: dict[str, Any] = {
             "rows": {status.value: count for status, count in labels.counts().items() if count},
             "faces": faces.num_rows,
@@ -85,6 +113,10 @@ class Label(LabelRules, Stage):
             "subjects": dict(sorted(subjects.items())),
             **self._given_facts(bodies, faces, labels, given, seen),
         }
+        if (shared := shared_names(body_frame, _codes(names)[1])).any():
+            facts["shared_names"] = {"bodies": int(shared.sum()), "frames": len(np.unique(body_frame[shared]))}
+        if carried:
+            facts["tracks"] = {"with_faces": carried.tracks, "of_several": carried.changing}
         if len(faces) and not subjects:
             facts["nobody"] = self._why_nobody(bodies, faces, seen)
         if self.check_alignment:
@@ -101,9 +133,11 @@ class Label(LabelRules, Stage):
         """Rows of LABELS of the bodies of some frames. bodies, faces: all rows of BODIES and of FACES of these frames;
         person: the one of the video, where the data set names one.
 
-        The label of a body depends on the boxes and faces of its own frame, of width x height pixels, and on no others.
+        Without tracks, the label of a body depends on the boxes and faces of its own frame alone, which is of
+        width x height pixels.
         """
-        return _table(bodies, faces, *self._labels(bodies, faces, width, height, person))
+        labels, given = self._labels(bodies, faces, width, height, person)
+        return _table(bodies, faces, labels, _names(faces, labels, given))
 
     def _labels(
         self, bodies: pa.Table, faces: pa.Table, width: int, height: int, person: str | None
@@ -168,6 +202,32 @@ class Label(LabelRules, Stage):
         other = pc.not_equal(given.subject_id.take(rows).take(pa.array(matched)), face_of)
         return {"given": len(here), "given_against_face": pc.sum(other).as_py() or 0}
 
+    def _tracks(self, key: str, bodies: pa.Table, inputs: Inputs) -> NDArray[np.int64]:
+        """(n,) the track of each body, -1 without one."""
+        tracks = inputs.table("track", columns=["body_id", "track"])
+        tracks = joined(tracks, bodies["body_id"], "body_id", inputs.run.part("track", key), "detect")
+        found: NDArray[np.int64] = tracks["track"].fill_null(NOBODY).to_numpy().astype(np.int64)
+        return found
+
+    def _carried(
+        self, bodies: pa.Table, labels: Labels, track: NDArray[np.int64], names: pa.Array
+    ) -> tuple[Carried, pa.Array]:
+        """What tracks name, and all names; the statuses follow, in place. names: (n,) null without one."""
+        seconds = bodies["pts_seconds"].fill_null(np.nan).to_numpy()
+        if self.most_seconds is not None and np.isnan(seconds).any():
+            raise DataError(
+                "label.most_seconds: expected a time for each frame, got frames without one in the video; limit the "
+                "distance by label.most_frames"
+            )
+        known, who = _codes(names)
+        may = np.isin(labels.status, [CODE[status] for status in _MAY_BE_CARRIED])
+        frame, score = bodies["frame"].to_numpy(), bodies["score"].to_numpy()
+        found = carry(frame, track, who, may, score, self, seconds)
+        labels.status[found.conflict] = CODE[LabelStatus.TRACK_CONFLICT]
+        labels.status[found.named] = CODE[LabelStatus.LABELLED_BY_TRACK]
+        by_track = pa.array(known, pa.string()).take(pa.array(found.subject, mask=~found.named))
+        return found, pc.coalesce(names, by_track)
+
     def _why_nobody(self, bodies: pa.Table, faces: pa.Table, seen: dict[str, Any]) -> str:
         """What would label the bodies of a video with faces and no labelled body; "" where nothing is known to."""
         names, subject = _codes(faces["subject_id"])
@@ -216,7 +276,8 @@ class Label(LabelRules, Stage):
             if len(agree) >= 2 and 2 * len(agree) > len(judged):
                 where = f"in {len(agree)} of the {len(judged)} videos that can tell"
                 return Review(warnings=warnings, stop=f"{where}, {_out_of_step(agree[0])}")
-        return Review({key: _out_of_step(a) for key, a in off.items()}, warnings)
+        failures = {key: _out_of_step(a) for key, a in off.items()}
+        return Review(failures, warnings, notes=self._of_tracks(facts))
 
     def _warnings(self, facts: dict[str, dict[str, Any]], alignment: dict[str, Any]) -> list[str]:
         counts: Counter[LabelStatus] = Counter()
@@ -237,6 +298,7 @@ class Label(LabelRules, Stage):
         if len(nobody) > 5:
             warnings.append(f"label: so it is in {len(nobody) - 5} videos more: {some(list(nobody)[5:], 10)}")
         warnings += self._given_said(facts)
+        warnings.append(self._of_shared_names(facts))
         verdicts = Counter(a["verdict"] for a in alignment.values())
         if verdicts["too_slow"]:
             warnings.append(
@@ -269,6 +331,38 @@ class Label(LabelRules, Stage):
                 f"(most in {key}: {several[key]}): {taken[self.one_person]} named (label.one_person)"
             )
         return lines
+
+    def _of_shared_names(self, facts: dict[str, dict[str, Any]]) -> str:
+        """A warning where two bodies of a frame have one name, but for videos of one person, which have their own."""
+        found = [f.get("shared_names", {}) for f in facts.values() if not f.get("of_one_person")]
+        bodies, frames = (sum(one.get(name, 0) for one in found) for name in ("bodies", "frames"))
+        advice = {
+            "per_detection": "label.assignment=mutual_best gives a face to one body",
+            "mutual_best": "two faces, or given ids, of a frame have one subject: mend the annotation",
+        }
+        return (
+            f"label: {bodies} bodies share their name with another body of their frame, in {frames} frames of "
+            f"{sum(map(bool, found))} videos; {advice.get(self.assignment, advice['mutual_best'])}"
+            if bodies
+            else ""
+        )
+
+    def _of_tracks(self, facts: dict[str, dict[str, Any]]) -> list[str]:
+        """A line on the bodies that tracks name, where they may."""
+        if not self.carries:
+            return []
+        rows = Counter[str]()
+        for each in facts.values():
+            rows.update(each["rows"])
+        tracks = [each.get("tracks", {}) for each in facts.values()]
+        with_faces, of_several = (sum(one.get(name, 0) for one in tracks) for name in ("with_faces", "of_several"))
+        by_face, by_track = rows[LabelStatus.LABELLED], rows[LabelStatus.LABELLED_BY_TRACK]
+        more = f" ({100 * by_track / by_face:.0f} % more)" if by_face else ""
+        what = "cut where these change" if self.conflict == "cut" else "left alone"
+        return [
+            f"label: {by_face} bodies named by a face of their frame, {by_track} by their track{more}; {of_several} of "
+            f"{with_faces} tracks with faces have faces of several subjects: {what}"
+        ]
 
     def _refuse_short(self, frames: NDArray[np.int64], seen: dict[str, Any]) -> None:
         """Raise DataError where faces lie in frames that the video did not deliver, unless `short` is keep."""
@@ -321,19 +415,45 @@ def _leave_to_given(
     labels.status[rows[there]] = STATUSES.index(LabelStatus.LOST_ASSIGNMENT)
 
 
-def _table(bodies: pa.Table, faces: pa.Table, labels: Labels, given: _Given) -> pa.Table:
-    """Rows of LABELS in the order of the bodies."""
-    face, named = pa.array(labels.face, mask=labels.face < 0), labels.where(LabelStatus.LABELLED)
+def _names(faces: pa.Table, labels: Labels, given: _Given) -> pa.Array:
+    """(n,) the subject of each body by its face or its given id, null without one."""
+    named = labels.where(LabelStatus.LABELLED)
     by_face = faces["subject_id"].take(pa.array(labels.face, mask=~named | (labels.face < 0))).combine_chunks()
-    subject = pc.if_else(pa.array(named & (labels.face < 0)), given.subject_id, by_face)
-    overlaps = [pa.array(labels.overlap), pa.array(labels.runner_up)]
-    columns = [bodies["body_id"], bodies["frame"], subject, faces["face_no"].take(face), *overlaps]
-    return pa.table([*columns, coded(labels.status, STATUSES)], schema=LABELS)
+    return pc.if_else(pa.array(named & (labels.face < 0)), given.subject_id, by_face)
 
 
-def _codes(subjects: pa.ChunkedArray) -> tuple[list[str], NDArray[np.int64]]:
+def _table(
+    bodies: pa.Table,
+    faces: pa.Table,
+    labels: Labels,
+    names: pa.Array,
+    carried: Carried | None = None,
+    track: NDArray[np.int64] | None = None,
+) -> pa.Table:
+    """Rows of LABELS in the order of the bodies. names: (n,); carried, track: (n,) where tracks name bodies."""
+    face = pa.array(labels.face, mask=labels.face < 0)
+    distance = np.where(labels.where(LabelStatus.LABELLED) & (labels.face >= 0), 0, NOBODY)
+    if carried is not None:
+        distance = np.where(carried.named, carried.distance, distance)
+    track = np.full(len(distance), NOBODY) if track is None else track
+    columns = {
+        "body_id": bodies["body_id"],
+        "frame": bodies["frame"],
+        "subject_id": names,
+        "face_no": faces["face_no"].take(face),
+        "overlap": pa.array(labels.overlap),
+        "runner_up": pa.array(labels.runner_up),
+        "status": coded(labels.status, STATUSES),
+        "track": pa.array(track.astype(np.int32), mask=track < 0),
+        "face_distance": pa.array(distance.astype(np.int32), mask=distance < 0),
+    }
+    return pa.table([columns[name] for name in LABELS.names], schema=LABELS)
+
+
+def _codes(subjects: pa.ChunkedArray | pa.Array) -> tuple[list[str], NDArray[np.int64]]:
     """The subjects' names, and each face's position in them; -1 for a face without a subject."""
-    encoded = subjects.combine_chunks().dictionary_encode()
+    whole = subjects.combine_chunks() if isinstance(subjects, pa.ChunkedArray) else subjects
+    encoded = whole.dictionary_encode()
     codes = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
     return encoded.dictionary.to_pylist(), codes
 

@@ -12,15 +12,16 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pydantic import Field
 
+from mdfpipe.config import Config
 from mdfpipe.errors import DataError, ProtocolError, some
 from mdfpipe.protocol import Protocol
 from mdfpipe.stages import Context, Inputs, Made, Review, Stage
 from mdfpipe.stages.index import Index
-from mdfpipe.store.left_out import CROPS_LEFT_OUT, outside_of
-from mdfpipe.store.tables import CORNERS, MANIFEST, SUBJECTS, coded
+from mdfpipe.store.left_out import CROPS_LEFT_OUT, by_track, outside_of
+from mdfpipe.store.tables import CORNERS, MANIFEST, SUBJECTS, NamedBy, coded
 
 _FROM_CROPS = ["crop_id", "subject_id", "modality", "video_id", "frame", *CORNERS]
-_STORED = ["shard", "offset", "size", "crc32", "codec", "sharpness", "contrast", "box_height_px"]
+_STORED = ["shard", "offset", "size", "crc32", "codec", "sharpness", "contrast", "box_height_px", "track"]
 _FROM_VIDEO = ["domain", "band", "session_id", "camera_id"]
 
 SPLITS = ("train", "test", "unused")
@@ -47,11 +48,38 @@ class _Rows(NamedTuple):
         return sorted(self.subjects[code] for code in np.unique(self.subject[here]))
 
 
+class TrackLabels(Config):
+    """Uses of crops whose names are carried along tracks (`label.tracks: carry`). Those left out are unused."""
+
+    train: bool = Field(default=True, description="in the train split")
+    gallery: bool = Field(default=True, description="in the test split as gallery")
+    probe: bool = Field(default=True, description="in the test split as probes")
+
+    def leave_out(self, carried: NDArray[np.bool_], split: Codes, role: Codes) -> dict[str, int]:
+        """Make carried rows unused where they are not wanted, in place; return how many, by use.
+
+        carried, split, role: (n,). A test row without a role may be compared either way: it needs both uses.
+        """
+        plain = (split == TEST) & (role == NONE)
+        uses = {
+            "train": (self.train, split == TRAIN),
+            "gallery": (self.gallery, (role == GALLERY) | plain),
+            "probe": (self.probe, (role == PROBE) | plain),
+        }
+        counts = {}
+        for use, (wanted, here) in uses.items():
+            unwanted = carried & here & (split != UNUSED) & (not wanted)
+            split[unwanted], role[unwanted] = UNUSED, NONE
+            if unwanted.any():
+                counts[use] = int(unwanted.sum())
+        return counts
+
+
 class Manifest(Stage):
     """The subject, domain, split and role of each crop."""
 
     name: ClassVar[str] = "manifest"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     reads: ClassVar[tuple[str, ...]] = ("catalogue", "crop")
     schema: ClassVar[pa.Schema] = MANIFEST
     per: ClassVar[Literal["video", "run"]] = "run"
@@ -59,6 +87,9 @@ class Manifest(Stage):
     tells: ClassVar[tuple[str, ...]] = ("failed",)
 
     protocol: Protocol = Field(default=_NO_ROLES, description="a protocol of manifests/ by name, or its content")
+    track_labels: TrackLabels = Field(
+        default=TrackLabels(), description="where crops take part whose names are carried along tracks"
+    )
 
     def process(self, key: str, inputs: Inputs, context: Context) -> Made:
         """Join the crops of every video, give each its split and role, refuse what would make a wrong number."""
@@ -82,6 +113,8 @@ class Manifest(Stage):
         split[~used] = UNUSED
         role = np.array([ROLES.index(self.protocol.role(name)) for name in domains], np.int8)[domain]
         role[split != TEST] = NONE
+        carried = pc.equal(rows["named_by"], NamedBy.TRACK).to_numpy()
+        without = self.track_labels.leave_out(carried, split, role)
         modalities, modality = _encoded(rows["modality"])
         coded_rows = _Rows(subjects, subject, domains, domain, split, role, _mated(subject, modality, role))
         present = {modalities[code]: modality == code for code in np.unique(modality)}
@@ -102,6 +135,8 @@ class Manifest(Stage):
             "domains_without_videos": sorted(set(self.protocol.domains) - filmed),
             "failed": self._failures(failed, splits),
             "domains_without_rows": sorted(filmed - set(domains)),
+            "named_by": dict(sorted(Counter(rows["named_by"].to_pylist()).items())),
+            "track_labels_left_out": without,
         }
         return Made(table, facts)
 
@@ -114,7 +149,7 @@ class Manifest(Stage):
                 notes.append(f"manifest: {kind}: {c['rows']} rows of {c['subjects']} subjects in {c['videos']} videos")
             if found["domains_without_rows"]:
                 warnings.append(f"manifest: no crop at all of {', '.join(found['domains_without_rows'])}")
-            notes += [f"manifest: {line}" for line in outside_of(found)]
+            notes += [f"manifest: {line}" for line in [*outside_of(found), *by_track(found)]]
             warnings += [f"manifest: {line}" for line in self._odd_domains(found)]
         return Review(warnings=warnings, notes=notes)
 
@@ -227,12 +262,14 @@ def _mated(subject: Codes, modality: Codes, role: Codes) -> NDArray[np.bool_]:
 def _rows_of(crops: pa.Table | None, video: dict[str, Any]) -> pa.Table:
     """Usable crops of one video, with the video's columns."""
     fields = [MANIFEST.field(name) for name in _FROM_CROPS + _FROM_VIDEO + _STORED]
+    fields.append(pa.field("named_by", pa.string()))
     if crops is None:
         return pa.schema(fields).empty_table()
     usable = crops.filter(pc.equal(crops["status"].cast(pa.string()), "ok"))
     columns = [usable[name] for name in _FROM_CROPS]
     columns += [pa.repeat(pa.scalar(video[name], pa.string()), usable.num_rows) for name in _FROM_VIDEO]
     columns += [usable[name] for name in _STORED]
+    columns.append(usable["named_by"].cast(pa.string()).fill_null(NamedBy.IMAGE))
     return pa.table(columns, schema=pa.schema(fields))
 
 
@@ -250,6 +287,7 @@ def _assemble(rows: pa.Table, by: _Rows) -> pa.Table:
         "role": coded(by.role, ROLES),
         "mated": pa.array(by.mated, mask=by.role != PROBE),
         "template_id": pa.nulls(rows.num_rows, pa.string()),
+        "named_by": coded(pc.index_in(rows["named_by"], pa.array([*NamedBy], pa.string())).to_numpy(), NamedBy),
     }
     return pa.table([made[name] if name in made else rows[name] for name in MANIFEST.names], schema=MANIFEST)
 

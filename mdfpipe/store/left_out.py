@@ -81,6 +81,19 @@ def outside_of(facts: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def by_track(facts: Mapping[str, Any]) -> list[str]:
+    """A line for the crops whose names are carried along tracks, if there are any. facts: of the receipt of a manifest.
+
+    >>> by_track({"named_by": {"face": 6, "track": 2}, "track_labels_left_out": {"probe": 1}})
+    ['2 of 8 rows are named by their track; manifest.track_labels leaves out 1 of probe']
+    """
+    rows = facts.get("named_by", {})
+    without = ", ".join(f"{count} of {use}" for use, count in facts.get("track_labels_left_out", {}).items())
+    more = f"; manifest.track_labels leaves out {without}" if without else ""
+    carried = rows.get("track", 0)
+    return [f"{carried} of {sum(rows.values())} rows are named by their track{more}"] if carried else []
+
+
 def of_training(facts: Mapping[str, Any]) -> list[str]:
     """A line for the subjects that domain-aware batches leave out, if there are any. facts: of a training's receipt."""
     found = facts.get("left_out")

@@ -31,6 +31,21 @@ class LabelStatus(StrEnum):
     TOO_SMALL = "too_small"  # lower than label.min_height_px
     OFF_FRAME = "off_frame"  # more of it outside the frame than label.min_inside allows
     UNNAMED_FACE = "unnamed_face"  # its face is annotated without a subject
+    LABELLED_BY_TRACK = "labelled_by_track"  # no face of the frame names it; faces of its track in other frames do
+    TRACK_CONFLICT = "track_conflict"  # its track has faces of several subjects, or another body has the better claim
+
+
+NAMED: Final = (LabelStatus.LABELLED, LabelStatus.LABELLED_BY_TRACK)
+"""The statuses of bodies that have a subject."""
+
+
+class NamedBy(StrEnum):
+    """Where the subject of a crop is from. A closed set."""
+
+    FACE = "face"  # an annotated face in its frame
+    TRACK = "track"  # annotated faces of its track, in other frames
+    GIVEN = "given"  # the file of boxes names the body
+    IMAGE = "image"  # the data set names the person of the image
 
 
 class EmbedStatus(StrEnum):
@@ -129,6 +144,8 @@ CROP_ID = _text(
     "crop_id",
     "body_id of a body; {video_id}/{frame:06d}/f{face_no:02d} of a face; in a data set of images the file's path there",
 )
+TRACK = _column(pa.int32(), "track", "number of its track within the video; null where it has none", null=True)
+NAMED_BY = _coded("named_by", "where subject_id is from: " + ", ".join(NamedBy), null=True)
 FACE_NO = _small("face_no", "number of the face within its frame, in the order of the annotation")
 MODALITY = _coded("modality", "body or face")
 DOMAIN = _text("domain", "band and range, such as SWIR-30m")
@@ -250,7 +267,7 @@ LABELS = pa.schema(
     [
         BODY_ID,
         FRAME,
-        _text("subject_id", "who it is; null unless status is labelled", null=True),
+        _text("subject_id", "who it is; null unless status is labelled or labelled_by_track", null=True),
         _small(
             "face_no",
             "the face it was matched with: greatest overlap, or assigned; null where none touches, or its id is given",
@@ -259,6 +276,13 @@ LABELS = pa.schema(
         _single("overlap", "overlap with that face, by label.measure"),
         _single("runner_up", "greatest overlap with a face of any other subject"),
         _coded("status", "what became of it: " + ", ".join(LabelStatus)),
+        TRACK,
+        _column(
+            pa.int32(),
+            "face_distance",
+            "frames to the nearest face of its track that names it; 0: a face of this frame; null without a name",
+            null=True,
+        ),
     ]
 )
 
@@ -275,6 +299,8 @@ CROPS = pa.schema(
         _column(pa.int32(), "height", "pixels of the crop"),
         *QUALITY,
         _coded("status", "ok, or why there is no crop: " + ", ".join(CropStatus)),
+        TRACK,
+        NAMED_BY,
     ]
 )
 
@@ -296,6 +322,8 @@ MANIFEST = pa.schema(
         _text("template_id", "template that the dataset assigns, where it does", null=True),
         *SHARD,
         *QUALITY,
+        TRACK,
+        NAMED_BY,
     ]
 )
 

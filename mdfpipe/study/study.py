@@ -97,6 +97,15 @@ class Study(Config):
         return self
 
     @model_validator(mode="after")
+    def _carried_labels_have_tracks(self) -> Self:
+        if self.label.carries and self.track is None:
+            raise ValueError(
+                "label.tracks: carry names bodies along tracks: expected the section track, found none; add it, or set "
+                "label.tracks to none"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _order_is_possible(self) -> Self:
         ordered(self.trainings)
         return self

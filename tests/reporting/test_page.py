@@ -169,6 +169,7 @@ def hostile_run(home: Path) -> Path:
     image = _all(
         CROPS,
         frame=0,
+        track=0,
         **box,
         offset=0,
         size=5,

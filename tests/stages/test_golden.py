@@ -33,10 +33,10 @@ GOLDEN: dict[str, tuple[int, str, dict[str, float]]] = {
             "score": 1.79999995,
         },
     ),
-    "label": (2, "1a96830bfc44d462", {"overlap": 1.6, "runner_up": 0.0}),
+    "label": (3, "c3684b3e7a7fbf2d", {"overlap": 1.6, "runner_up": 0.0}),
     "crop": (
-        2,
-        "9de2e0a07bc698b9",
+        3,
+        "c1bcdd85e1e1034c",
         {
             "x1": 295.353751,
             "y1": 169.554792,
@@ -48,8 +48,8 @@ GOLDEN: dict[str, tuple[int, str, dict[str, float]]] = {
         },
     ),
     "manifest": (
-        2,
-        "b75c5484b55dde99",
+        3,
+        "2633db3601948837",
         {
             "x1": 295.353751,
             "y1": 169.554792,

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from mdfpipe.config import validate
@@ -13,6 +14,7 @@ from mdfpipe.errors import ConfigError
 from mdfpipe.inspecting.things import describe_run
 from mdfpipe.protocol import Protocol, read_protocol
 from mdfpipe.running.runner import Outcome
+from mdfpipe.stages.manifest import GALLERY, NONE, PROBE, TEST, TRAIN, UNUSED, TrackLabels
 from mdfpipe.store.run import Run
 from mdfpipe.study.study import Study
 from tests.drawn import draw
@@ -255,3 +257,15 @@ def test_a_subject_table_beside_the_protocol(tmp_path: Path) -> None:
     (tmp_path / "p.csv").write_text("subject,split\n")
     with pytest.raises(ConfigError, match="expected the columns subject_id and split"):
         Study.load(DEMO, [f"manifest.protocol={tmp_path / 'p.yaml'}"])
+
+
+def test_names_along_tracks_are_kept_out_where_the_study_says_so() -> None:
+    splits, roles = [TRAIN, TEST, TEST, TEST, UNUSED] * 2, [NONE, GALLERY, PROBE, NONE, NONE] * 2
+    carried = np.arange(10) < 5
+    for use, unused in {"train": [0], "gallery": [1, 3], "probe": [2, 3]}.items():
+        split, role = np.array(splits), np.array(roles)
+        assert TrackLabels(**{use: False}).leave_out(carried, split, role) == {use: len(unused)}
+        assert np.flatnonzero(split != splits).tolist() == unused
+        assert {*split[unused]} == {UNUSED}
+        assert {*role[unused]} == {NONE}
+    assert TrackLabels().leave_out(carried, np.array(splits), np.array(roles)) == {}

@@ -1,0 +1,215 @@
+"""Names carried along tracks: bodies without a face take the name that faces give their track in other frames.
+
+Arrays in, arrays out, a whole video at once, without a loop over bodies. Bodies that a face names are the *votes* of
+their track. A *stretch* is a longest row of votes of one track, by frame, for one subject: a track whose votes agree is
+one stretch, a track whose votes change has several. A body is named by the nearest vote, if the votes before and behind
+it are of one stretch. Between two stretches the track may have changed over at any frame: no body is named there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from pydantic import Field
+
+from mdfpipe.config import Config
+
+I64 = NDArray[np.int64]
+Mask = NDArray[np.bool_]
+NOBODY = -1
+
+
+class CarryRules(Config):
+    """How tracks name bodies."""
+
+    tracks: Literal["none", "carry"] = Field(
+        "none",
+        description="carry: a track that faces name in some frames names its bodies in the other frames, too "
+        "(labelled_by_track; needs the section `track`); none: only faces name bodies",
+    )
+    conflict: Literal["cut", "refuse"] = Field(
+        "cut",
+        description="for a track whose faces name several subjects. cut: each of its stretches with faces of one "
+        "subject is named, no body between two stretches (track_conflict); refuse: none of its other bodies is named",
+    )
+    least_faces: int = Field(
+        2, ge=1, description="least number of bodies with a face that name the others of their track, or of a stretch"
+    )
+    least_purity: float = Field(
+        1.0,
+        gt=0.5,
+        le=1,
+        description="share of a track's bodies with a face from which the most frequent subject names the whole track; "
+        "below it `conflict` decides",
+    )
+    most_frames: int | None = Field(
+        None, ge=1, description="most frames from a named body to the nearest face of its track; none: any number"
+    )
+    most_seconds: float | None = Field(
+        None, gt=0, description="most seconds from a named body to the nearest face of its track; none: any number"
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Carried:
+    """What tracks name, for n bodies and t tracks.
+
+    subject: (n,) int64, code of the carried name, else -1. distance: (n,) int64, frames to the nearest face of the
+    track that names the body; 0 where a face of its own frame does; -1 without a name. conflict: (n,) bodies
+    that have no name because their track has faces of several subjects, or because another body of the frame has the
+    better claim to it. tracks: with at least one vote; changing: of these, with faces of several subjects.
+    """
+
+    subject: I64
+    distance: I64
+    conflict: Mask
+    tracks: int
+    changing: int
+
+    @property
+    def named(self) -> Mask:
+        """(n,) whether a track names the body."""
+        return np.asarray(self.subject >= 0, np.bool_)
+
+
+@dataclass(frozen=True, eq=False)
+class _Votes:
+    """The votes that count, by track and frame. row: of the body; stretch: number, from 0. strong: (stretches,)."""
+
+    row: I64
+    track: I64
+    frame: I64
+    stretch: I64
+    strong: Mask
+
+
+def carry(
+    frame: ArrayLike,
+    track: ArrayLike,
+    subject: ArrayLike,
+    may: ArrayLike,
+    score: ArrayLike,
+    rules: CarryRules,
+    seconds: ArrayLike | None = None,
+) -> Carried:
+    """Return the names that tracks carry to the bodies of one video.
+
+    frame: (n,) from 0; track: (n,), -1 where a body is of no track; subject: (n,) code of the subject that a face of
+    the frame names, -1 elsewhere; may: (n,) the bodies that a track may name, if no face does; score: (n,), breaks
+    ties; seconds: (n,) times of the frames, required by `most_seconds`. Rows in any order.
+
+    In one frame a name is carried to one body at most, and to none where a face gives it to a body of the frame: the
+    body nearer to its face has it, then the higher score, then the lower row. The earlier of two faces at one distance
+    counts. Raises ValueError for shapes that do not fit.
+
+    >>> found = carry([0, 1, 2, 3], [0, 0, 0, 0], [5, 5, -1, -1], [True] * 4, [1.0] * 4, CarryRules(tracks="carry"))
+    >>> found.subject, found.distance
+    (array([-1, -1,  5,  5]), array([0, 0, 1, 2]))
+    """
+    n = len(np.asarray(frame))
+    at, of, who = (_whole(name, v, n) for name, v in (("frame", frame), ("track", track), ("subject", subject)))
+    scores, free = np.asarray(score, np.float64), np.asarray(may, np.bool_)
+    for name, found in (("score", scores), ("may", free)):
+        if found.shape != (n,):
+            raise ValueError(f"{name}: expected ({n},), got {found.shape}")
+    votes, changing, refused = _votes(at, of, who, rules)
+    rows = np.flatnonzero(free & (who < 0) & (of >= 0))
+    nearest, between = _nearest(votes, at, of, rows)
+    conflict = np.zeros(n, np.bool_)
+    conflict[rows] = between | np.isin(of[rows], refused)
+    rows, nearest = rows[nearest >= 0], nearest[nearest >= 0]
+    if rules.most_frames is not None:
+        near = np.abs(at[rows] - at[nearest]) <= rules.most_frames
+        rows, nearest = rows[near], nearest[near]
+    if rules.most_seconds is not None:
+        times = np.asarray(seconds, np.float64)
+        near = np.abs(times[rows] - times[nearest]) <= rules.most_seconds
+        rows, nearest = rows[near], nearest[near]
+    names, apart = who[nearest], np.abs(at[rows] - at[nearest])
+    first = _first_of_frame(at, who, rows, names, apart, scores)
+    conflict[rows[~first]] = True
+    carried, distance = np.full(n, NOBODY, np.int64), np.where(who >= 0, 0, NOBODY)
+    carried[rows[first]], distance[rows[first]] = names[first], apart[first]
+    return Carried(carried, distance, conflict, len(np.unique(of[(who >= 0) & (of >= 0)])), changing)
+
+
+def shared_names(frame: ArrayLike, subject: ArrayLike) -> Mask:
+    """(n,) whether another body of the frame has the same name. frame: (n,); subject: (n,) codes, -1 without one.
+
+    >>> shared_names([0, 0, 0, 1], [3, 3, 4, 3]).tolist()
+    [True, True, False, False]
+    """
+    at, who = np.asarray(frame, np.int64), np.asarray(subject, np.int64)
+    claim = at * (int(who.max(initial=0)) + 1) + who
+    named = np.flatnonzero(who >= 0)
+    _, place, count = np.unique(claim[named], return_inverse=True, return_counts=True)
+    shared = np.zeros(len(at), np.bool_)
+    shared[named] = count[place] > 1
+    return shared
+
+
+def _whole(name: str, values: ArrayLike, n: int) -> I64:
+    array = np.asarray(values)
+    if array.shape != (n,) or (n and not np.issubdtype(array.dtype, np.integer)):
+        raise ValueError(f"{name}: expected ({n},) integers, got {array.shape} {array.dtype}")
+    return array.astype(np.int64, copy=False)
+
+
+def _votes(frame: I64, track: I64, subject: I64, rules: CarryRules) -> tuple[_Votes, int, I64]:
+    """The votes that count; how many tracks have votes for several subjects; and the tracks that are refused."""
+    row = np.flatnonzero((subject >= 0) & (track >= 0))
+    row = row[np.lexsort((row, frame[row], track[row]))]
+    tracks, number = np.unique(track[row], return_inverse=True)
+    codes = int(subject.max(initial=0)) + 1
+    pairs, pair, votes = np.unique(number * codes + subject[row], return_inverse=True, return_counts=True)
+    most, total = np.zeros(len(tracks), np.int64), np.bincount(number, minlength=len(tracks))
+    np.maximum.at(most, pairs // codes, votes)
+    several = np.bincount(pairs // codes, minlength=len(tracks)) > 1
+    pure = most >= rules.least_purity * total
+    counts = votes[pair] == most[number]  # of a pure track: the votes for its subject; above a half there is one
+    if rules.conflict == "cut":
+        counts |= ~pure[number]
+    else:
+        counts &= pure[number]
+    row = row[counts]
+    new = (np.diff(track[row], prepend=-1) != 0) | (np.diff(subject[row], prepend=-1) != 0)
+    stretch = np.cumsum(new) - 1
+    refused = tracks[several & ~pure] if rules.conflict == "refuse" else tracks[:0]
+    strong = np.bincount(stretch) >= rules.least_faces
+    return _Votes(row, track[row], frame[row], stretch, strong), int(several.sum()), refused
+
+
+def _nearest(votes: _Votes, frame: I64, track: I64, rows: I64) -> tuple[I64, Mask]:
+    """The body of the nearest vote of each of these bodies, -1 where none names it; and whether it is in between two
+    stretches. (r,), (r,).
+    """
+    m = len(votes.row)
+    if not m:
+        return np.full(len(rows), NOBODY, np.int64), np.zeros(len(rows), np.bool_)
+    span = int(max(frame.max(), 0)) + 1
+    behind = np.searchsorted(votes.track * span + votes.frame, track[rows] * span + frame[rows])
+    before = behind - 1
+    has_before = (before >= 0) & (votes.track[before] == track[rows])
+    has_behind = (behind < m) & (votes.track[np.minimum(behind, m - 1)] == track[rows])
+    before, behind = np.maximum(before, 0), np.minimum(behind, m - 1)
+    between = has_before & has_behind & (votes.stretch[before] != votes.stretch[behind])
+    back = frame[rows] - votes.frame[before]
+    ahead = votes.frame[behind] - frame[rows]
+    chosen = np.where(has_before & (~has_behind | (back <= ahead)), before, behind)
+    good = (has_before | has_behind) & ~between & votes.strong[votes.stretch[chosen]]
+    return np.where(good, votes.row[chosen], NOBODY), between
+
+
+def _first_of_frame(frame: I64, subject: I64, rows: I64, names: I64, apart: I64, score: NDArray[np.float64]) -> Mask:
+    """(r,) which of the bodies that are to take `names` have the best claim in their frame."""
+    by_face = np.flatnonzero(subject >= 0)
+    codes = int(max(subject.max(initial=0), names.max(initial=0))) + 1
+    claim = frame[rows] * codes + names
+    order = np.lexsort((rows, -score[rows], apart, claim))
+    first = np.zeros(len(rows), np.bool_)
+    first[order] = np.diff(claim[order], prepend=-1) != 0
+    taken: Mask = np.isin(claim, frame[by_face] * codes + subject[by_face])
+    return first & ~taken
