@@ -56,12 +56,19 @@ class Crew:
         """
         waiting, lost = deque(units), Counter[int]()
         looked = time.monotonic()
+        reports: list[UnitReport] = []  # of the last round: yielded once their workers are at their next units
         try:
             while True:
-                yield from self.workers.look(len(waiting) + len(self._busy()))
-                for worker in list(self.workers.present):
-                    if worker.unit is None and waiting:
-                        yield worker.give(function, waiting.popleft())
+                try:
+                    reports += self.workers.look(len(waiting) + len(self._busy()))
+                    for worker in list(self.workers.present):
+                        if worker.unit is None and waiting:
+                            reports.append(worker.give(function, waiting.popleft()))
+                except Exception:
+                    yield from reports
+                    raise
+                yield from reports
+                reports = []
                 busy = self._busy()
                 if not busy and not waiting:
                     return
@@ -70,22 +77,24 @@ class Crew:
                 # the rest of a longer gap is no worker's silence: Ctrl-Z stops all of them, or this process was busy
                 passed = min(time.monotonic() - looked, LONGEST_LOOK_SECONDS)
                 looked = time.monotonic()
-                for worker in busy:
-                    reports = list(worker.hear()) if worker.source is None or worker.source in ready else []
-                    if not reports and (report := worker.overdue(passed, self.deadline_seconds)) is not None:
-                        reports = [report]
-                    for report in reports:
-                        if report.kind is Step.LOST:
-                            lost[id(report.unit)] += 1
-                            if lost[id(report.unit)] < self.workers.tries:
-                                waiting.appendleft(report.unit)
-                                report = report._replace(kind=Step.AGAIN)
-                        yield report
+                for report in [one for worker in busy for one in self._heard(worker, ready, passed)]:
+                    if report.kind is Step.LOST:
+                        lost[id(report.unit)] += 1
+                        if lost[id(report.unit)] < self.workers.tries:
+                            waiting.appendleft(report.unit)
+                            report = report._replace(kind=Step.AGAIN)
+                    reports.append(report)
         finally:
             self._end(self._busy())
 
     def _busy(self) -> list[Worker]:
         return [worker for worker in self.workers.present if worker.unit is not None]
+
+    def _heard(self, worker: Worker, ready: list[Any], passed: float) -> list[UnitReport]:
+        """What a worker reports. With nothing from it for the deadline, its unit is lost."""
+        heard = list(worker.hear()) if worker.source is None or worker.source in ready else []
+        overdue = None if heard else worker.overdue(passed, self.deadline_seconds)
+        return heard if overdue is None else [overdue]
 
     def _ready(self, busy: list[Worker]) -> list[Any]:
         """Wait until a worker reports, comes or goes, or it is time to look again."""

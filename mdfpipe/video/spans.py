@@ -39,6 +39,11 @@ _RESTARTS: Final[dict[str, Callable[[bytes, bytes], bool]]] = {
 A codec that is not named here stays whole: GIF and APNG draw over what is there, others are untested.
 """
 
+_INEXACT_WITH_B: Final = {
+    "avi": "avi holds no presentation times",
+    "asf": "asf is entered by times other than those of its pictures",
+}
+
 
 @dataclass(frozen=True)
 class Span:
@@ -96,8 +101,8 @@ def cuts(path: Path, which: int | None = None) -> Cuts:
         table = _Table(stream.codec_context.name, bytes(stream.codec_context.extradata or b""))
         if table.codec not in _RESTARTS:
             return Cuts(whole=f"its codec is {table.codec}, for which seeking is not known to be exact")
-        if container.format.name == "avi" and stream.codec_context.has_b_frames:
-            return Cuts(whole="avi holds no presentation times, and it has B frames")
+        if stream.codec_context.has_b_frames and (why := _INEXACT_WITH_B.get(container.format.name)):
+            return Cuts(whole=f"{why}, and it has B frames")
         if cut := missing_end(path, container.format.name):
             return Cuts(whole=cut)
         try:

@@ -1,12 +1,18 @@
 """Detect by spans: the rows and facts of one pass, for one worker and for several, after a kill, in damaged videos."""
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 
+from mdfpipe.running.runner import Runner
+from mdfpipe.stages import Resources
 from mdfpipe.store.hashing import table_sha256
 from mdfpipe.store.run import Run
+from mdfpipe.study.study import Study
 from mdfpipe.video.decoders import Decoder
 from tests import clips
-from tests.inline import runner
+from tests.inline import Inline, runner
 from tests.runs import DataSet, Said, digests, facts, run
 
 FRAMES = 48
@@ -84,3 +90,48 @@ def test_several_workers_share_a_video_and_make_the_same_bytes(data, tmp_path):
     assert not (three / "detect" / ".spans").exists()
     started = [event["key"] for event in Run(three).events() if event["event"] == "started"]
     assert started.count("videos/open") > 2, started
+
+
+class InShares(Inline):
+    """Does these shares of each unit of detect, and then the unit."""
+
+    def __init__(self, shares):
+        super().__init__(Resources(separate=True))
+        self.shares = shares
+
+    def run(self, units):
+        units = list(units)
+        shares = [replace(unit, share=share) for unit in units if unit.stage.name == "detect" for share in self.shares]
+        yield from super().run([*shares, *units])
+
+
+@pytest.mark.parametrize(
+    ("shares", "alone"),
+    [
+        ([(n, 2) for n in range(2)], [3, 3]),
+        ([(n, 4) for n in (3, 0, 2, 1)], [2, 1, 1, 2]),
+        ([(n, 9) for n in range(9)], [0, 1, 1, 0, 1, 1, 0, 1, 1]),
+        ([(1, 3)], [2]),  # what lost shares leave, the unit that joins them does
+        ([(0, 1), (0, 1)], [6, 0]),
+    ],
+    ids=["two", "four", "more than spans", "one of three", "one, twice"],
+)
+def test_a_share_does_its_spans_once_and_the_unit_the_rest(data, tmp_path, monkeypatch, shares, alone):
+    given, read = Decoder.variant("pyav").read_span, []
+
+    def notes(self, path, cuts, span, wanted, threads):
+        read.append(span.number)
+        return given(self, path, cuts, span, wanted, threads)
+
+    monkeypatch.setattr(Decoder.variant("pyav"), "read_span", notes)
+    executor, before = InShares(shares), []
+    study = Study.load(data / "study.yaml", [SPANS])
+    made = Runner(study, Run(tmp_path / "shares"), data, executor.resources, executor)
+    made.execute(None, "index")
+    only = ["videos/open"]
+    made.execute(None, "detect", only=only, listen=lambda e: before.append(len(read)) if e.kind == "started" else None)
+    assert np.diff([*before, len(read)]).tolist() == [*alone, 6 - sum(alone)]
+    assert sorted(read) == list(range(6))
+    detect(data, tmp_path / "one", "--set", SPANS, "--only", "videos/open")
+    assert digests(tmp_path / "shares") == digests(tmp_path / "one")
+    assert not (tmp_path / "shares" / "detect" / ".spans").exists()

@@ -9,6 +9,7 @@ from tests import clips
 FRAMES, LONGEST, STRIDE = 48, 13, 2
 H264 = {"g": "8", "keyint_min": "8", "bf": "3", "b-pyramid": "normal", "sc_threshold": "0"}
 X265 = "log-level=none:keyint=8:min-keyint=8:bframes=3:scenecut=0"
+FIELDS = {"flags": "+ildct+ilme"}
 MADE = {
     "h264, closed": ("libx264", "yuv420p", H264),
     "h264, open": ("libx264", "yuv420p", {**H264, "x264-params": "open-gop=1"}),
@@ -20,9 +21,11 @@ MADE = {
     "h264, 10 bits": ("libx264", "gray10le", H264),
     "hevc, open": ("libx265", "yuv420p", {"x265-params": f"{X265}:open-gop=1"}),
     "hevc, closed, 12 bits": ("libx265", "gray12le", {"x265-params": f"{X265}:open-gop=0"}),
+    "h264, interlaced": ("libx264", "yuv420p", {**H264, **FIELDS, "x264-params": "tff=1:open-gop=1"}),
     "ffv1": ("ffv1", "gray16le", {"level": "3", "g": "1", "slicecrc": "1"}),
     "mpeg4": ("mpeg4", "yuv420p", {"g": "8", "bf": "2"}),
     "mpeg4, without B": ("mpeg4", "yuv420p", {"g": "8", "bf": "0"}),
+    "mpeg2, interlaced": ("mpeg2video", "yuv420p", {"g": "8", "bf": "2", **FIELDS}),
     "mpeg2": ("mpeg2video", "yuv420p", {"g": "8", "bf": "2"}),
     "mjpeg": ("mjpeg", "yuvj420p", {}),
     "vp9, alt-ref": ("libvpx-vp9", "yuv420p", {"g": "8", "auto-alt-ref": "1", "lag-in-frames": "6", "cpu-used": "8"}),
@@ -32,7 +35,9 @@ MADE = {
 KINDS = [
     *((made, "mkv") for made in MADE if made != "png"),
     *((made, "mp4") for made in MADE if made not in ("ffv1", "png", "vp8")),
-    *((made, "ts") for made in ("h264, closed", "h264, open", "hevc, open", "mpeg2", "mpeg4")),
+    *((made, "ts") for made in ("h264, closed", "h264, open", "h264, interlaced", "hevc, open")),
+    *((made, "ts") for made in ("mpeg2", "mpeg2, interlaced", "mpeg4")),
+    *((made, "webm") for made in ("vp8", "vp9, alt-ref")),
     *((made, "avi") for made in ("mpeg4, without B", "mjpeg", "ffv1")),
     ("png", "mov"),
 ]
@@ -94,6 +99,8 @@ def whole(tmp_path, kind):
     if kind == "cut open":
         opened = {**H264, "x264-params": "open-gop=1"}
         return clips.cut_open(clips.write_video(tmp_path / "a.mkv", 24, options=opened), tmp_path / "cut.mkv", 2)
+    if kind == "av1":
+        return clips.write_video(tmp_path / "a.mkv", 24, codec="libsvtav1", options={"g": "8", "preset": "12"})
     if kind == "damaged":
         path = clips.write_video(tmp_path / "a.mkv", **closed)
         return clips.flipped(path, tmp_path / "damaged.mkv", [0.5])
@@ -101,8 +108,8 @@ def whole(tmp_path, kind):
         return clips.truncated(clips.write_video(tmp_path / "a.mkv", **closed), tmp_path / "short.mkv", 0.7)
     if kind == "gif":
         return clips.write_video(tmp_path / "a.gif", 24, codec="gif", pixel_format="rgb8")
-    if kind == "avi with B frames":
-        return clips.write_video(tmp_path / "a.avi", 24, codec="mpeg4", options={"g": "8", "bf": "2"})
+    if kind in ("avi with B frames", "asf with B frames"):
+        return clips.write_video(tmp_path / f"a.{kind[:3]}", 24, codec="mpeg4", options={"g": "8", "bf": "2"})
     assert kind == "refreshed step by step"
     return clips.write_video(tmp_path / "a.ts", 24, options={"g": "8", "x264-params": "intra-refresh=1:bframes=0"})
 
@@ -115,7 +122,9 @@ def whole(tmp_path, kind):
         ("damaged", "checksum"),
         ("short", "file"),
         ("gif", "codec is gif"),
+        ("av1", "codec is libdav1d"),
         ("avi with B frames", "it has B frames"),
+        ("asf with B frames", "it has B frames"),
         ("refreshed step by step", ""),
     ],
 )
@@ -123,3 +132,31 @@ def test_a_video_in_which_seeking_may_differ_stays_whole(tmp_path, kind, why):
     cuts = Decoder.variant("pyav")().cuts(whole(tmp_path, kind))
     assert why in cuts.whole
     assert len(cuts.spans(8)) <= 1
+
+
+EDITS = {  # (frames shown, the first of them; -1: nothing is shown)
+    "a late start": ([(5, -1), (FRAMES, 0)], True),
+    "from a key picture on": ([(32, 16)], True),
+    "from within a group on": ([(38, 10)], False),
+    "the first 20": ([(20, 0)], False),
+    "a part left out": ([(16, 0), (16, 32)], False),
+    "two parts that follow each other": ([(16, 0), (32, 16)], False),
+    "the same twice": ([(24, 0), (24, 0)], False),
+    "another order": ([(24, 24), (24, 0)], False),
+    "a pause": ([(16, 0), (4, -1), (32, 16)], False),
+}
+
+
+@pytest.mark.parametrize("edits", EDITS)
+def test_a_video_with_an_edit_list_has_exact_spans_or_stays_whole(tmp_path, edits):
+    given, has_spans = EDITS[edits]
+    path = clips.write_video(tmp_path / "a.mp4", FRAMES, options=H264, size=(96, 64))
+    path = clips.edited(path, tmp_path / "edited.mp4", given)
+    decoder = Decoder.variant("pyav")()
+    cuts = decoder.cuts(path)
+    assert cuts.whole == ("" if has_spans else "an edit list leaves out a part of it")
+    one = taken([decoder.frames(path, stride=STRIDE)])
+    if has_spans:
+        assert len(one[1]) == sum(count for count, first in given if first >= 0) / STRIDE
+        for a, b in zip(one, taken(spans_of(decoder, path)), strict=True):
+            np.testing.assert_array_equal(a, b)
