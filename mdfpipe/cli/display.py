@@ -48,6 +48,7 @@ out = _Terminal(highlight=False, soft_wrap=True, emoji=False)  # `:x:` in a name
 err = _Terminal(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 
 
+_LOSSES = 10  # lines of status on units that were given again, the last ones
 QUIET_SECONDS = 5.0
 """How long a log stays silent about videos that end well. Failures are never held back."""
 
@@ -297,6 +298,8 @@ def _show_workers(status: Status) -> None:
         out.print(escape(f"worker {worker.name} ({worker.place}): {words}; {worker.finished} units done"))
     if status.workers_lost or status.given_again:
         out.print(f"{status.workers_lost} workers left before the end, {status.given_again} units given again")
+    for loss in status.losses[-_LOSSES:]:
+        out.print(escape(f"given again: {loss['unit']}, lost by {loss['words']}"))
 
 
 def show_synthesis(done: Synthesis) -> None:

@@ -72,6 +72,7 @@ class Status:
     that settings leave out, in words. unreadable: a line for each stage whose results are without crops that do not
     decode. lock: who works in it now, or "". workers: those that have joined it and are
     there now. workers_lost, given_again: of the last call, those that left before its end, and units given again.
+    losses: of the last call, each unit that was given again: unit, worker, and why (words, with host, job and device).
     """
 
     name: str
@@ -86,6 +87,7 @@ class Status:
     workers: list[WorkerStatus] = field(default_factory=list)
     workers_lost: int = 0
     given_again: int = 0
+    losses: list[dict[str, str]] = field(default_factory=list)
 
 
 def status(path: str | PathLike[str]) -> Status:
@@ -103,7 +105,7 @@ def status(path: str | PathLike[str]) -> Status:
         timings.active.clear()  # what a killed process was at, nobody is at
         timings.workers.clear()
     found.workers = list(timings.workers.values())
-    found.workers_lost, found.given_again = timings.lost, timings.again
+    found.workers_lost, found.given_again, found.losses = timings.lost, len(timings.losses), timings.losses
     environment = read_environment(path)
     workers = max(environment.workers if environment else 1, timings.most)
     for stage in study.stages:
@@ -184,7 +186,7 @@ _Unit: TypeAlias = tuple[str, str]  # stage, key
 class _Timings:
     """What the events tell. finished: seconds of the last finish of each unit. active: units started and not ended,
     with how far they are. device: where a unit started last. most: the most units at work at once, in the last call.
-    workers: joined workers that are there; lost, again: workers that left and units given again, in the last call.
+    workers: joined workers that are there; lost, losses: how many left, and the units given again, in the last call.
     """
 
     finished: dict[_Unit, float] = field(default_factory=dict)
@@ -193,20 +195,22 @@ class _Timings:
     most: int = 0
     workers: dict[str, WorkerStatus] = field(default_factory=dict)
     lost: int = 0
-    again: int = 0
+    losses: list[dict[str, str]] = field(default_factory=list)
 
     def of_worker(self, event: dict[str, Any]) -> None:
         """Take in what an event tells of a joined worker."""
         kind, unit = event["event"], f"{event.get('stage', '')}/{event.get('key', '')}"
         if kind == "call":
-            self.workers, self.lost, self.again = {}, 0, 0
+            self.workers, self.lost, self.losses = {}, 0, []
         elif kind == "joined":
             name = one_line(event.get("key", ""), 80)
             self.workers[name] = WorkerStatus(name, one_line(event.get("words", ""), 200))
         elif kind == "left":
             self.workers.pop(event.get("key", ""), None)
             self.lost += 1
-        self.again += kind == "again"
+        elif kind == "again":
+            by, why = one_line(event.get("worker", ""), 80), one_line(event.get("words", ""), 500)
+            self.losses.append({"unit": one_line(unit, 200), "worker": by, "words": why})
         worker = self.workers.get(event.get("worker", ""))
         if worker is None:
             return

@@ -36,6 +36,7 @@ _JOBS = {
     "AWS_BATCH_JOB_ID": "AWS Batch job",
     "JOB_ID": "Grid Engine job",  # the last: others use so plain a name, too
 }
+_TASK = ("SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID")
 
 
 class Life(enum.Enum):
@@ -154,7 +155,10 @@ def _began(pid: int) -> str | None:
 
 
 def _job() -> str:
-    jobs = ((kind, number) for name, kind in _JOBS.items() if (number := os.environ.get(name, "")))
+    found = {name: os.environ.get(name, "") for name in (*_JOBS, *_TASK)}
+    if all(found[name] for name in _TASK):  # as squeue names it, and its log
+        found["SLURM_JOB_ID"] = "_".join(found[name] for name in _TASK)
+    jobs = ((kind, found[name]) for name, kind in _JOBS.items() if found[name])
     return next((f"{kind} {re.sub(r'[^!-~]', '?', number)[:60]}" for kind, number in jobs), "")
 
 

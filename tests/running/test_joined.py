@@ -9,25 +9,34 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from mdfpipe.cli.display import Display
 from mdfpipe.errors import ConfigError, StoreError
 from mdfpipe.running import execution
 from mdfpipe.running.crew import Crew
 from mdfpipe.running.engines import engine_of, under
-from mdfpipe.running.execution import LocalExecutor, Unit
+from mdfpipe.running.execution import LocalExecutor, Unit, run_unit
+from mdfpipe.running.leading import JoinedExecutor
+from mdfpipe.running.runner import Runner
+from mdfpipe.running.status import status
 from mdfpipe.running.workers import Loss, Step, UnitReport
 from mdfpipe.running.workers import joined as joined_file
 from mdfpipe.running.workers import relay as relay_file
-from mdfpipe.running.workers.joined import Joined, Terms
-from mdfpipe.running.workers.messages import of_unit, to_unit
+from mdfpipe.running.workers.channels import TcpChannel, connected, proof, read_json
+from mdfpipe.running.workers.joined import Joined, Terms, key_of
+from mdfpipe.running.workers.messages import of_event, of_unit, to_unit
 from mdfpipe.stages import Inputs, Resources
+from mdfpipe.store.environment import code_version
+from mdfpipe.store.owner import Owner
 from mdfpipe.store.run import Receipt, Run
 from mdfpipe.study.study import Study
 from tests.running.test_execution import units
@@ -184,9 +193,9 @@ def test_a_worker_killed_at_work_and_then_its_leader(long: Site, connect: str) -
     workers = {process.pid: process for process in (site.work("run", "", "--wait", "0") for _ in range(2))}
     site.await_words("run", '"event": "started", "key": "videos/a", "stage": "detect"')
     begun = [line for line in site.events("run") if line["event"] == "started" and line["stage"] == "detect"]
-    status = call_here("status", site.home / "run")
-    assert f"worker {begun[0]['worker']} (" in status.out
-    assert "at detect/videos/a" in status.out
+    said = call_here("status", site.home / "run").out
+    assert f"worker {begun[0]['worker']} (" in said
+    assert "at detect/videos/a" in said
     victim = workers.pop(int(begun[0]["worker"].rpartition("-")[2]))
     os.kill(victim.pid, signal.SIGKILL)
     site.await_words("run", '"again"')
@@ -265,6 +274,74 @@ def test_a_second_leader_on_another_host_is_one_line(site: Site) -> None:
 
 
 # -- what becomes of a unit
+
+
+class Elsewhere(threading.Thread):
+    """A worker of another machine, as its messages show it. dies: at its first video; else it waits for that."""
+
+    def __init__(self, site: Site, name: str, device: str, death: threading.Event, *, dies: bool) -> None:
+        super().__init__(daemon=True)
+        self.site, self.name, self.device, self.death, self.dies = site, name, device, death, dies
+        self.place = site.home / "run" / ".crew"
+
+    def run(self) -> None:
+        while (leader := read_json(self.place / "leader.json")) is None:
+            time.sleep(0.01)
+        found = connected([("127.0.0.1", leader["addresses"][0][1])])
+        assert found is not None
+        channel, number = TcpChannel(found), self.name[-1]
+        (self.place / self.name).touch()
+        until = time.monotonic() + 60
+        while time.monotonic() < until:
+            wait([channel.source], timeout=1)
+            try:
+                messages = channel.receive()
+            except EOFError:
+                return
+            for message in messages:
+                if "challenge" in message:
+                    key = key_of(self.place)
+                    owner = replace(Owner.new(), host=f"node{number}", boot=number, job=f"Slurm job 7_{number}")
+                    hello = {"name": self.name, "owner": asdict(owner), "device": self.device, "mark": self.name}
+                    said = proof(key, "worker", message["challenge"], leader["secret"])
+                    channel.send({"hello": {**hello, "code": code_version(), "nonce": "n", "proof": said}})
+                elif "unit" in message:
+                    if message["stage"] == "detect" and self.dies:
+                        self.death.set()
+                        channel.close()
+                        return
+                    assert message["stage"] != "detect" or self.death.wait(30)
+                    run = Run(self.site.home / "run")
+                    unit = to_unit(message, Study.kept(run.path), run, self.site.data.root)
+                    event = run_unit(unit, Resources(threads=1), lambda event: None)
+                    channel.send({"ended": message["unit"], "event": of_event(event)})
+
+
+def test_a_lost_worker_is_named_with_host_job_and_device(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
+    death = threading.Event()
+    for dies, device in enumerate(("cuda:2", "cuda:3")):
+        Elsewhere(site, f"node{dies}-4{dies}", device, death, dies=bool(dies)).start()
+    run, resources = Run(site.home / "run"), Resources(threads=1)
+    executor = JoinedExecutor(resources, Joined(run, Terms(site.data.root)))
+    made = Runner(Study.load(site.study), run, site.data.root, resources, executor)
+    with Display() as display:
+        outcome = made.execute(None, "detect", listen=display)
+    assert (outcome.workers_lost, outcome.given_again, outcome.complete) == (1, 1, True)
+    place, why = "node1 (Slurm job 7_1) on cuda:3", "its connection ended"
+    lines = capsys.readouterr().err.splitlines()
+    assert f"joined  node1-41: {place}" in lines
+    assert f"left    node1-41: {place}: {why}" in lines
+    (again,) = (event for event in site.events("run") if event["event"] == "again")
+    assert (again["worker"], again["words"]) == ("node1-41", f"node1-41 ({place}): {why}")
+    key = f"detect/{again['key']}"
+    assert f"again   {key}: node1-41 ({place}): {why}" in lines
+    found = status(site.home / "run")
+    assert found.losses == [{"unit": key, "worker": "node1-41", "words": again["words"]}]
+    assert (found.workers_lost, found.given_again) == (1, 1)
+    said = call_here("status", site.home / "run").out
+    assert f"given again: {key}, lost by node1-41 ({place}): {why}" in said
+    local = {name: digest for name, digest in site.local().items() if name.startswith("detect/")}
+    assert digests(site.home / "run") == local
 
 
 def test_a_unit_of_every_stage_is_made_again_from_json(tmp_path: Path) -> None:

@@ -148,7 +148,7 @@ class JoinedWorker:
 
     def _lost(self, words: str, exitcode: int | None = None) -> UnitReport:
         assert self.unit is not None
-        report = UnitReport(Step.LOST, self.unit, Loss(f"{self.name}: {words}", exitcode), self.name)
+        report = UnitReport(Step.LOST, self.unit, Loss(f"{self.name} ({self.place}): {words}", exitcode), self.name)
         self.unit = None
         return report
 
@@ -232,7 +232,7 @@ class Joined:
             if worker.gone:
                 self.present.remove(worker)
                 self._gate.part(worker)
-                yield UnitReport(Step.LEFT, (), worker.gone, worker.name)
+                yield UnitReport(Step.LEFT, (), f"{worker.place}: {worker.gone}", worker.name)
         if wanted and not self.present and time.monotonic() - self._said >= PATIENCE_SECONDS:
             self._said = time.monotonic()
             yield UnitReport(Step.WAITING, (), self.waits_for())
