@@ -5,16 +5,34 @@ from __future__ import annotations
 import argparse
 import heapq
 import json
+import socket
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Sequence
+from contextlib import suppress
 from itertools import pairwise
+from multiprocessing.connection import wait
 from pathlib import Path
 from statistics import mean, median
 
 import numpy as np
 from benchmarks.measure import ROOT, Report, expect, mdfpipe
 from benchmarks.noop import many_videos
+
+from mdfpipe.running.crew import Crew
+from mdfpipe.running.execution import Event, Unit, run_unit
+from mdfpipe.running.runner import Runner
+from mdfpipe.running.workers import Step, UnitReport
+from mdfpipe.running.workers.channels import TcpChannel
+from mdfpipe.running.workers.joined import JoinedWorker
+from mdfpipe.running.workers.messages import of_event, to_unit
+from mdfpipe.running.workers.spawned import Spawned
+from mdfpipe.stages import Resources
+from mdfpipe.store.owner import Owner
+from mdfpipe.store.run import Run
+from mdfpipe.study.study import Study
 
 HOURS, FPS, SIGMA = 161.0, 30.0, 0.6  # of IJB-MDF: its hours, frames a second; SIGMA: of the logarithm of a length
 SPAN_SECONDS = 120.0
@@ -40,6 +58,9 @@ def bench(options: argparse.Namespace, report: Report, folder: Path) -> None:
     report.aim("spawned worker, a unit that does nothing", 1e3 * empty, "<=", 1.0, "ms")
     many_videos(folder / "data", options.videos)
     costs = {way: _of_real_units(folder, way, options.videos) for way in ("spawned", "joined")}
+    wall, processor = _joined(folder / "spawned", options.units)
+    report.aim("joined worker, a unit that does nothing", 1e3 * wall, "<=", 5.0, "ms")
+    report.add("joined worker, a unit that does nothing: processor time of both sides", 1e3 * processor, "ms")
     report.add("spawned worker, between two real units", 1e3 * costs["spawned"], "ms")
     report.aim("joined worker, between two real units", 1e3 * costs["joined"], "<=", 5.0, "ms")
     rate = options.gpu_fps
@@ -66,12 +87,6 @@ def _nothing(number: int, tell: object) -> int:
 
 def _spawned(units: int) -> float:
     """Seconds that the crew takes for a unit that does nothing, with one spawned worker."""
-    import time
-
-    from mdfpipe.running.crew import Crew
-    from mdfpipe.running.workers import Step
-    from mdfpipe.running.workers.spawned import Spawned
-
     with Crew(Spawned(1)) as crew:
         list(crew.run(_nothing, [(0,)]))
         started = time.perf_counter()
@@ -79,6 +94,53 @@ def _spawned(units: int) -> float:
         seconds = time.perf_counter() - started
     expect("units", done, list(range(units)))
     return seconds / units
+
+
+class _Alone:
+    """A joined worker that is there from the beginning."""
+
+    tries = 1
+    sources = ()
+    poll_seconds = 0.5
+
+    def __init__(self, worker: JoinedWorker) -> None:
+        self.present = [worker]
+
+    def look(self, wanted: int) -> Sequence[UnitReport]:
+        return ()
+
+    def close(self) -> None:
+        self.present[0].channel.close()
+
+
+def _joined(run_folder: Path, units: int) -> tuple[float, float]:
+    """Seconds, and seconds of a processor, of a unit that is sent to a joined worker and reported as done."""
+    study, run = Study.kept(run_folder), Run(run_folder)
+    runner = Runner(study, run, run_folder.parent / "data")
+    plan = runner.plan()
+    item = plan.items(next(stage for stage in study.stages if stage.name == "detect"))[0]
+    unit = Unit(item.stage, item.expected, plan.inputs(item), runner.data)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        there = TcpChannel(socket.create_connection(server.getsockname()))
+        worker = JoinedWorker(TcpChannel(server.accept()[0]), "bench", Owner.new(), "cpu", run)
+
+    def work() -> None:
+        with suppress(EOFError):
+            while True:
+                wait([there.source])
+                for message in there.receive():
+                    made = to_unit(message, study, run, runner.data)
+                    there.send({"ended": message["unit"], "event": of_event(Event("finished", "detect", made.key))})
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    with Crew(_Alone(worker)) as crew:
+        wall, processor = time.perf_counter(), time.process_time()
+        reports = list(crew.run(run_unit, [(unit, Resources())] * units))
+        wall, processor = time.perf_counter() - wall, time.process_time() - processor
+    thread.join(10)
+    expect("units", sum(report.kind is Step.DONE for report in reports), units)
+    return wall / units, processor / units
 
 
 def _of_real_units(folder: Path, way: str, videos: int) -> float:
@@ -95,6 +157,7 @@ def _of_real_units(folder: Path, way: str, videos: int) -> float:
         "crop",
         "--threads",
         "1",
+        "--separate",  # else units end within units
     ]
     if way == "joined":
         work = [sys.executable, "-m", "mdfpipe", "work", "--run", str(run), "--wait", "120", "--threads", "1"]

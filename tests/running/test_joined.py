@@ -48,12 +48,12 @@ CONNECT = ["tcp", "files"]
 class Site:
     """A data set, and commands over it that run beside each other."""
 
-    def __init__(self, home: Path, videos: str = "abc", frames: int = 12) -> None:
+    def __init__(self, home: Path, videos: str = "abc", frames: int = 12, **settings: Any) -> None:
         self.home, self.data = home, DataSet(home / "data")
         first = self.data.good("a.mp4", frames)
         if len(videos) > 1:
             self.data.copies(first, *(f"{name}.mp4" for name in videos[1:]))
-        self.study = self.data.write()
+        self.study = self.data.write(**settings)
         self.processes: list[subprocess.Popen[str]] = []
 
     def start(self, *arguments: str | Path, **env: str) -> subprocess.Popen[str]:
@@ -364,13 +364,17 @@ def test_a_unit_of_every_stage_is_made_again_from_json(tmp_path: Path) -> None:
 
 
 class Dying:
-    """Workers that lose their units: each `give` is a loss."""
+    """Workers that lose their units: each of the first five is a loss."""
 
     tries = 3
+    given = 0
     sources = ()
     poll_seconds = 0.0
     unit: tuple[Any, ...] | None = None
     source = None
+
+    def __init__(self, left: bool) -> None:
+        self.left = left
 
     @property
     def present(self) -> Sequence[Dying]:
@@ -386,7 +390,10 @@ class Dying:
     def hear(self) -> list[UnitReport]:
         unit, self.unit = self.unit, None
         assert unit is not None
-        return [UnitReport(Step.LOST, unit, Loss("gone", None), "dying")]
+        self.given += 1
+        if self.given > 5:
+            return [UnitReport(Step.DONE, unit, None, "dying")]
+        return [UnitReport(Step.LOST, unit, Loss("gone", None, self.left), "dying")]
 
     def overdue(self, passed: float, deadline_seconds: float) -> None:
         return None
@@ -400,10 +407,14 @@ class Dying:
     def close(self) -> None: ...
 
 
-def test_a_lost_unit_is_given_three_times(tmp_path: Path) -> None:
-    with Crew(Dying()) as crew:
+@pytest.mark.parametrize("left", [False, True])
+@pytest.mark.parametrize("saves", [False, True])
+def test_a_lost_unit_is_given_three_times(left: bool, saves: bool) -> None:
+    """One that saves its state is given as often as workers leave at their time limits."""
+    with Crew(Dying(left), saves=lambda number: saves) as crew:
         kinds = [report.kind for report in crew.run(print, [(1,)])]
-    assert kinds == [Step.BEGUN, Step.AGAIN, Step.BEGUN, Step.AGAIN, Step.BEGUN, Step.LOST]
+    lost = [Step.BEGUN, Step.AGAIN]
+    assert kinds == ([*lost * 5, Step.BEGUN, Step.DONE] if left and saves else [*lost * 2, Step.BEGUN, Step.LOST])
 
 
 @pytest.mark.parametrize("looks", [3, 10**9], ids=["late", "never"])

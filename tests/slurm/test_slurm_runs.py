@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,6 +22,11 @@ from tests.slurm import Cluster, until
 from tests.systems import STRIPED, body, copied, write_study
 from tests.systems import digests as trained_bytes
 
+SLOW: dict[str, Any] = {  # a network that finds nothing, at some 20 frames a second
+    "detect": {"detector": {"use": "yolo", "weights": "demo", "image_size": 640}},
+    "label": {"check_alignment": False},
+}
+SLOW_FRAMES = 300
 JOBS = ("--on", "slurm", "--jobs", "2", "--slurm", "-c 1")
 
 
@@ -29,8 +35,8 @@ def _no_profile_of_the_user(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "settings"))
 
 
-def sited(home: Path, *, videos: str, frames: int) -> Iterator[Site]:
-    site = Site(home, videos, frames)
+def sited(home: Path, *, videos: str, frames: int, **settings: Any) -> Iterator[Site]:
+    site = Site(home, videos, frames, **settings)
     yield site
     for process in site.processes:
         if process.poll() is None:
@@ -47,6 +53,12 @@ def site(tmp_path: Path) -> Iterator[Site]:
 def long_site(tmp_path: Path) -> Iterator[Site]:
     """Videos that take a second each: something can die meanwhile."""
     yield from sited(tmp_path, videos="abcdefgh", frames=600)
+
+
+@pytest.fixture
+def slow_site(tmp_path: Path) -> Iterator[Site]:
+    """Twelve videos that keep a core for a quarter of a minute each."""
+    yield from sited(tmp_path, videos="abcdefghijkl", frames=SLOW_FRAMES, **SLOW)
 
 
 def events(run: Path, kind: str) -> list[dict[str, str]]:
@@ -155,13 +167,26 @@ def test_a_detached_leader_is_a_job_and_survives_its_requeue(cluster: Cluster, l
 
 
 @pytest.mark.slow
-def test_a_time_limit_ends_no_run(cluster: Cluster, long_site: Site) -> None:
-    """Slurm's signal comes a minute before: here at once. The job leaves its unit and queues again."""
-    site = long_site
-    leader = site.lead("run", *JOBS[:4], "--slurm", "-c 1 -t 1 --signal=B:TERM@57")
-    code, said = ended(leader, 300)
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ("-t 1 --signal=B:TERM@30", "it was stopped"),  # asked to leave; the job queues again
+        ("-t 1 --signal=B:URG@1", "TIMEOUT"),  # not asked: Slurm ends it at its limit
+    ],
+    ids=["asked", "ended"],
+)
+def test_a_time_limit_ends_no_run(options: str, words: str, cluster: Cluster, slow_site: Site) -> None:
+    """Three jobs run at once and are at a video when their limit comes; the fourth begins after one of them."""
+    site = slow_site
+    leader = site.lead("run", *JOBS[:3], "4", "--slurm", f"-c 2 {options}")
+    code, said = ended(leader, 1500)
     assert code == 0, said
-    assert digests(site.home / "run") == site.local()
+    run = site.home / "run"
+    assert words in said, said
+    assert len({event["worker"] for event in events(run, "finished") if event["stage"] == "detect"}) > 3
+    assert events(run, "again"), said
+    assert digests(run) == site.local()
+    none_is_left(cluster)
 
 
 @pytest.mark.slow

@@ -36,8 +36,8 @@ class SlurmWorkers(Joined):
         self._guard = queue.Canceller()
         self._jobs: dict[str, QueuedJob] = {}
         self._submitted = self._looked = 0.0
-        self._has_joined = False
-        self._waiting = ""
+        self._was_useful = False  # whether any unit got on since the last submission
+        self._waiting = self._left = ""  # _left: why the last worker left
 
     def opened(self) -> None:
         """Cancel the jobs of a leader that was killed together with its guard."""
@@ -73,8 +73,10 @@ class SlurmWorkers(Joined):
         if wanted and not self._guard.numbers:
             yield from self._submit()
         self._said = time.monotonic()  # what the queue says is said below
+        self._was_useful |= any(worker.was_useful for worker in self.present)
         for report in super().look(wanted):
-            self._has_joined |= report.kind is Step.JOINED
+            if report.kind in (Step.LEFT, Step.REFUSED):
+                self._left = f"{report.worker}: {report.value}"
             yield report
         now = time.monotonic()
         if wanted and now - self._looked >= min(LONGEST_LOOK_SECONDS, 1 + (now - self._submitted) / 10):
@@ -85,7 +87,7 @@ class SlurmWorkers(Joined):
 
     def _submit(self) -> Iterator[UnitReport]:
         (self.run.path / LOGS).mkdir(exist_ok=True)
-        self._jobs, self._waiting, self._has_joined = {}, "", False
+        self._jobs, self._waiting, self._left, self._was_useful = {}, "", "", False
         if self.kind == "train":
             self._guard.watch(queue.submit(training_script(self.asked)))
         else:
@@ -123,7 +125,7 @@ class SlurmWorkers(Joined):
         ended = [job for job in found if not job.is_live]
         live = [job for job in found if job.is_live]
         if not live and not self.present:
-            if not self._has_joined:
+            if not self._was_useful:  # so it would go on for ever
                 raise MdfError(self._all_ended(ended))
             yield self._says(f"all jobs of {', '.join(self._guard.numbers)} have ended; others are submitted")
             self._guard.cancel()
@@ -151,8 +153,12 @@ class SlurmWorkers(Joined):
         return UnitReport(Step.WAITING, (), words)
 
     def _all_ended(self, ended: list[QueuedJob]) -> str:
-        """Why no job became a worker."""
+        """Why no job did anything."""
         numbers = ", ".join(self._guard.numbers)
+        if self._left:
+            return (
+                f"--on slurm: all jobs of {numbers} have ended, and no unit got on in one; the last one: {self._left}"
+            )
         if not ended:
             return f"--on slurm: Slurm does not know job {numbers} any more, and no worker joined from it"
         return (

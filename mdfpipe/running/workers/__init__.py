@@ -36,10 +36,14 @@ class UnitReport(NamedTuple):
 
 
 class Loss(NamedTuple):
-    """The end of a process that was at work. exitcode: negative for a signal; None if it was killed by its deadline."""
+    """The end of a process that was at work. exitcode: negative for a signal; None if it was killed by its deadline.
+
+    left: whether the worker itself left, after the unit had shown progress: at its time limit, say.
+    """
 
     words: str
     exitcode: int | None
+    left: bool = False
 
 
 class Worker(Protocol):
@@ -71,7 +75,10 @@ class Worker(Protocol):
 
 
 class Workers(Protocol):
-    """A way to get workers. tries: how often a unit is given if its workers are lost; then the unit failed."""
+    """A way to get workers. tries: how often a unit is given if its workers are lost; then the unit failed.
+
+    A unit that saves its state is given again as often as workers leave after it has shown progress.
+    """
 
     tries: int
 

@@ -74,6 +74,8 @@ class JoinedWorker:
         self._heard = self._looked = time.monotonic()
         self._pipeline = ""  # hash of the study that the run keeps; the leader has written it before the first unit
         self._silent_seconds = 0.0
+        self._has_progress = self._says_bye = False  # of the unit; of the worker
+        self.was_useful = False  # whether any unit got on here
 
     @property
     def place(self) -> str:
@@ -88,7 +90,7 @@ class JoinedWorker:
 
     def give(self, function: Callable[..., Any], unit: tuple[Any, ...]) -> UnitReport:
         """Send it a unit. It knows the one function there is: `run_unit`."""
-        self.unit, self._silent_seconds = unit, 0.0
+        self.unit, self._silent_seconds, self._has_progress = unit, 0.0, False
         self._number += 1
         self._pipeline = self._pipeline or bytes_sha256(self.run.path / KEPT)
         self.channel.send({"unit": self._number, "pipeline": self._pipeline, **of_unit(unit[0])})
@@ -119,13 +121,14 @@ class JoinedWorker:
 
     def _understood(self, message: dict[str, Any]) -> list[UnitReport]:
         if "bye" in message:
-            self.gone = one_line(message["bye"], 500)
+            self.gone, self._says_bye = one_line(message["bye"], 500), True
             return []
         number = next((message[kind] for kind in ("told", "ended", "lost", "error") if kind in message), None)
         if self.unit is None or number != self._number:
             return []  # a beat, or of a unit that was taken away
         unit, self._silent_seconds = self.unit, 0.0
         if "told" in message:
+            self._has_progress = self.was_useful = True
             return [UnitReport(Step.TOLD, unit, to_event(message["event"]), self.name)]
         if "lost" in message:
             return [self._lost(one_line(message["words"], 500), message["exitcode"])]
@@ -133,7 +136,7 @@ class JoinedWorker:
         if event is not None and event.kind == "fatal" and event.failure and event.failure.kind in OF_ITS_MACHINE:
             self.gone = f"its machine lacks what the unit needs: {event.failure.message}"
             return []  # the unit is lost with it
-        self.unit = None
+        self.unit, self.was_useful = None, True
         if event is None:
             return [UnitReport(Step.FAILED, unit, RuntimeError(one_line(message["words"], 2000)), self.name)]
         return [UnitReport(Step.DONE, unit, event, self.name)]
@@ -148,7 +151,8 @@ class JoinedWorker:
 
     def _lost(self, words: str, exitcode: int | None = None) -> UnitReport:
         assert self.unit is not None
-        report = UnitReport(Step.LOST, self.unit, Loss(f"{self.name} ({self.place}): {words}", exitcode), self.name)
+        loss = Loss(f"{self.name} ({self.place}): {words}", exitcode, self._says_bye and self._has_progress)
+        report = UnitReport(Step.LOST, self.unit, loss, self.name)
         self.unit = None
         return report
 
@@ -391,10 +395,15 @@ class Gate:
         hello = caller.hello
         name = one_line(hello["name"], 80)
         if not proves(self.key, hello["proof"], "worker", caller.nonce, self.secret):
-            self._refuse(caller, f"its key is not the one in {self.folder / KEY}", name)
+            self._refuse(
+                caller,
+                f"its key is not the one in {self.folder / KEY}; start it again: it may have read an earlier leader's",
+                name,
+            )
         elif hello["code"] != code_version():
             other = one_line(hello["code"], 80)
-            self._refuse(caller, f"it has another code version, {other}; the leader has {code_version()}", name)
+            words = f"it has another code version, {other}; the leader has {code_version()}; install the same on both"
+            self._refuse(caller, words, name)
         elif hello["mark"] in listed(self.folder):
             self._let_in(caller, name)
         elif late:

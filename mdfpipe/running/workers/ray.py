@@ -19,7 +19,7 @@ from typing import Any
 
 from mdfpipe.errors import ConfigError, MdfError, StoreError, not_loaded, one_line
 from mdfpipe.machine import devices
-from mdfpipe.running.workers import Step, UnitReport
+from mdfpipe.running.workers import UnitReport
 from mdfpipe.running.workers.joined import PATIENCE_SECONDS, Joined, Terms
 from mdfpipe.stages import Resources
 from mdfpipe.store.run import Run
@@ -93,7 +93,7 @@ class RayWorkers(Joined):
         )
         self._ray: Any = None
         self._actors: dict[Any, Any] = {}  # the result that an actor will give -> the actor
-        self._ended = 0  # actors that ended before any worker joined
+        self._ended = 0  # actors that ended since a unit got on in one
         self._last = ""  # why the last one ended
         self._looked = 0.0
 
@@ -123,11 +123,10 @@ class RayWorkers(Joined):
         self._actors[actor.work.remote(run, self.resources, WAIT_SECONDS)] = actor
 
     def look(self, wanted: int) -> Iterator[UnitReport]:
-        """Workers that came and went. Raises StoreError where actors end before they join."""
-        for report in super().look(wanted):
-            if report.kind is Step.JOINED:
-                self._ended = 0
-            yield report
+        """Workers that came and went. Raises StoreError where actors end before a unit gets on in them."""
+        if any(worker.was_useful for worker in self.present):
+            self._ended = 0
+        yield from super().look(wanted)
         if wanted and time.monotonic() - self._looked >= LOOK_SECONDS:
             self._looked = time.monotonic()
             self._replace()
@@ -146,8 +145,8 @@ class RayWorkers(Joined):
             self._ended += 1
             if self._ended > max(3, self.asked.jobs):
                 raise StoreError(
-                    f"--on ray: {self._ended} workers ended before one joined, the last because: {self._last}; the "
-                    f"nodes must have this version of mdfpipe and the folder {self.run.path}"
+                    f"--on ray: {self._ended} workers ended before a unit got on in one, the last one: {self._last}; "
+                    f"nodes must have this version of mdfpipe, {self.run.path} and {self.terms.data}"
                 )
             self._ask()
 

@@ -102,8 +102,9 @@ class Work:
             if time.monotonic() >= until:
                 if why:
                     raise StoreError(f"{why}; {self.done} units were done here, and no other leader came")
+                got = "found none" if self.path.is_dir() else "found no such folder on this machine"
                 raise StoreError(
-                    f"{self.path}: expected a leader, found none; start `mdfpipe run STUDY --data DATA --run RUN --on "
+                    f"{self.path}: expected a leader, {got}; start `mdfpipe run STUDY --data DATA --run RUN --on "
                     "workers` with this run folder, on a file system that both machines share, or give --wait"
                 )
             time.sleep(POLL_SECONDS)
