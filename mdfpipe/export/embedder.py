@@ -20,7 +20,7 @@ from mdfpipe import __version__
 from mdfpipe.errors import ConfigError, one_line, refuse_lack_of_memory
 from mdfpipe.export.graph import describe, trace
 from mdfpipe.learning.data.augment import IMAGENET_MEAN, IMAGENET_SPREAD
-from mdfpipe.learning.data.batches import CropBatch
+from mdfpipe.learning.embedders import EmbeddingNetwork
 from mdfpipe.learning.embedding import open_model
 from mdfpipe.learning.train.checkpoint import Checkpoint
 from mdfpipe.machine.engines import open_session
@@ -71,7 +71,7 @@ def export(checkpoint: Path, out: Path) -> ExportedEmbedder:
     """
     found = Checkpoint.load(checkpoint)
     recipe, network = open_model(checkpoint)
-    embedder = _Embedder(recipe, network).eval()
+    embedder = EmbeddingNetwork(recipe, network).eval()
     size = (recipe.image_height_px, recipe.image_width_px)
     _refuse_domains(embedder, size, len(found.domains), checkpoint)
     facts = _facts(found, recipe)
@@ -89,19 +89,7 @@ def export(checkpoint: Path, out: Path) -> ExportedEmbedder:
     return ExportedEmbedder(out, facts, worst, len(differences))
 
 
-class _Embedder(nn.Module):
-    """A recipe's `embed` as a network: images (B, 3, H, W) to vectors (B, D). domain: that of the images."""
-
-    def __init__(self, recipe: Recipe, network: nn.Module) -> None:
-        super().__init__()
-        self.recipe, self.network, self.domain = recipe, network, 0
-
-    def forward(self, images: Tensor) -> Tensor:
-        none = torch.zeros(images.shape[0], dtype=torch.int64)
-        return self.recipe.embed(self.network, CropBatch(images, none, none + self.domain, none, none, none, none))
-
-
-def _refuse_domains(embedder: _Embedder, size: tuple[int, int], domains: int, checkpoint: Path) -> None:
+def _refuse_domains(embedder: EmbeddingNetwork, size: tuple[int, int], domains: int, checkpoint: Path) -> None:
     """Raises ConfigError for a network that embeds the same image in another way in another domain."""
     images = _random(torch.Generator().manual_seed(1), size)
     vectors = []

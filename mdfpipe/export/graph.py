@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 from typing import Any
-
-from mdfpipe.errors import ConfigError, one_line
-
-OPSET = 17  # the newest that the exporter by tracing knows well; has LayerNormalization
 
 
 def trace(network: Any, shape: tuple[int, int, int, int], out: Path, *, output: str, free: dict[int, str]) -> None:
@@ -18,21 +13,10 @@ def trace(network: Any, shape: tuple[int, int, int, int], out: Path, *, output: 
     """
     import torch
 
-    with warnings.catch_warnings(), torch.inference_mode():
-        warnings.simplefilter("ignore")  # the exporter by tracing is to go one day; the other needs onnxscript
-        try:
-            torch.onnx.export(
-                network,
-                (torch.zeros(*shape),),
-                str(out),
-                opset_version=OPSET,
-                input_names=["images"],
-                output_names=[output],
-                dynamic_axes={"images": free, output: {0: "batch"}},
-                dynamo=False,
-            )
-        except torch.onnx.OnnxExporterError as error:
-            raise ConfigError(f"torch cannot express this network in ONNX (opset {OPSET}): {one_line(error)}") from None
+    from mdfpipe.tracing.graphs import TracedGraph, write_onnx
+
+    axes = {"images": free, output: {0: "batch"}}
+    write_onnx(TracedGraph(network, torch.zeros(*shape), (output,), axes), out)
 
 
 def describe(file: Path, facts: dict[str, str]) -> None:

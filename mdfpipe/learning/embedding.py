@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -19,50 +18,39 @@ from mdfpipe.learning.train.checkpoint import Checkpoint
 
 if TYPE_CHECKING:
     from mdfpipe.learning.data.crops import Crops
+    from mdfpipe.learning.embedders import Embedder
     from mdfpipe.learning.recipes import Recipe
-
-CPU_BATCH = 8
-"""Images that a network on a CPU is given at a time."""
-_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def embed(
-    recipe: Recipe,
-    model: nn.Module,
+    embedder: Embedder,
     crops: Crops,
     reader: CropReader,
     domains: Sequence[str] = (),
     *,
-    precision: str = "fp32",
     batch: int = 64,
     threads: int = 1,
     progress: Callable[[int], None] = lambda done: None,
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
-    """(rows (b,), vectors (b, D) float32) of the crops that decode, in order. The network must be in eval mode.
+    """(rows (b,), vectors (b, D) float32) of the crops that decode, in order.
 
     domains: those that the network was made for, as its checkpoint lists them; a recipe may have a stream for each.
     Raises DataError for crops of a domain that the recipe has no stream for.
 
-    A network's last bits depend on how many images it is given (here 2 and 3 differ from 4 and more). So on a CPU it is
-    always given CPU_BATCH, the last ones padded: the vectors are the same to the last bit for any `batch`, which counts
-    on an accelerator alone. There a single image is padded to two.
+    A network's last bits depend on how many images it is given. So on a CPU it is always given CPU_BATCH, the last ones
+    padded: the vectors are the same to the last bit for any `batch`, which counts on an accelerator alone. There a
+    single image is padded to two.
     """
-    device = next(model.parameters()).device
+    recipe, done = embedder.recipe, 0
     places = _places(recipe, crops, domains)
-    fixed = CPU_BATCH if device.type == "cpu" else None
-    done = 0
-    for taken in read_plain(crops, reader, recipe.augment, rows_per_batch=fixed or batch, threads=threads):
-        told = replace(taken, domain=places[taken.domain]).to(device)
-        given = replace(told, **{name: _padded(value, fixed or 2) for name, value in vars(told).items()})
-        images = given.images.contiguous(memory_format=torch.channels_last)
-        casting: Any = contextlib.nullcontext()
-        if precision in _TYPES:
-            casting = torch.autocast(device.type, _TYPES[precision])
-        with torch.inference_mode(), casting:
-            vectors = recipe.embed(model, replace(given, images=images))[: len(taken)]
+    for taken in read_plain(crops, reader, recipe.augment, rows_per_batch=embedder.fixed or batch, threads=threads):
+        told = replace(taken, domain=places[taken.domain])
+        least = embedder.fixed or 2
+        given = replace(told, **{name: _padded(value, least) for name, value in vars(told).items()})
+        vectors = embedder(given)[: len(taken)]
         done += len(taken)
         progress(done)
-        yield taken.row.numpy(), vectors.float().cpu().numpy()
+        yield taken.row.numpy(), vectors
 
 
 def _padded(values: Tensor, least: int) -> Tensor:

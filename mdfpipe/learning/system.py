@@ -21,6 +21,12 @@ if TYPE_CHECKING:
 
     from mdfpipe.learning.train.checkpoint import Checkpoint
 
+ONLY_EMBEDDING = ("keep", "splits", "engine")  # settings of a system that decide no weight
+ENGINE = (
+    "library that embeds, in torch's place: the vectors are the same up to rounding. auto: on a CPU OpenVINO, where it "
+    "is installed (extra `openvino`), its vectors of drawn pictures agree and there are 1,000 crops or more; what the "
+    "parts of a run have is kept; training runs under torch"
+)
 OWN = "run"
 """In `train_on`: the study's own manifest."""
 
@@ -58,6 +64,7 @@ class System(Config):
     validation: Validation = Field(default=Validation(), description="validation on held-out subjects")
     keep: Literal["last", "best"] = Field("last", description="weights for embedding")
     precision: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="precision of training and embedding")
+    engine: Literal["auto", "torch", "onnxruntime", "openvino", "tensorrt"] = Field("auto", description=ENGINE)
     seed: int = Field(0, ge=0, description="random seed of weights, batches and augmentation")
     seeds: list[Annotated[int, Field(ge=0)]] | None = Field(
         None,
@@ -111,7 +118,7 @@ class System(Config):
 
     def weight_settings(self) -> dict[str, Any]:
         """The settings that decide the weights: all but those that only decide how, and whose crops, are embedded."""
-        found = {name: value for name, value in result_settings(self).items() if name not in ("keep", "splits")}
+        found = {name: value for name, value in result_settings(self).items() if name not in ONLY_EMBEDDING}
         if not self.validation.subjects:  # a validation embeds, and decides which weights are best
             of_recipe = found["recipe"].items()
             found["recipe"] = {name: v for name, v in of_recipe if name not in self.recipe.only_embedding}

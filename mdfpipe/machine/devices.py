@@ -43,6 +43,11 @@ def _named(word: str, text: str) -> str:
     return f"cuda:{int(found[1] or 0)}"
 
 
+def gpu_of(device: str) -> int | None:
+    """The number of the GPU of a worker's device, as `own` gives it; None for the CPU."""
+    return None if device == CPU else int(device.partition(":")[2] or 0)
+
+
 def present(names: tuple[str, ...], count: Callable[[], int | None]) -> tuple[str, ...]:
     """The same devices, `cuda:all` as those that are here. Raises ConfigError where one is not.
 

@@ -6,11 +6,14 @@ of its own, which is kept from being imported, and onnxruntime's is switched off
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import io
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -20,7 +23,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from mdfpipe.errors import ConfigError, DataError, MissingDependency, not_loaded, one_line, refuse_lack_of_memory
+from mdfpipe.errors import ConfigError, DataError, MissingDependency, not_loaded, one_line, refuse_lack_of_memory, some
 
 EXTRAS: Final = {"onnxruntime": "onnx", "openvino": "openvino"}
 """The extra of mdfpipe that brings an engine; torch is always there, and TensorRT comes from NVIDIA."""
@@ -34,6 +37,58 @@ Between 2 and 8 the speed differs by a tenth, either way; and the next ones are 
 """
 
 Outputs = list[NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class EngineAsked:
+    """The engine that a network is asked to run under.
+
+    name: `auto`, or the one that is asked for; native: the one that it has where no other is; setting: where a study
+    asks for it; native_for: what needs the native one.
+    """
+
+    name: str
+    native: str
+    setting: str
+    native_for: str
+
+    def suits(self, made_by: Mapping[str, str] | None) -> bool:
+        """Whether rows are by the engine that is asked for. made_by: as a receipt has it; None: of an earlier version,
+        which had the native one alone.
+        """
+        return self.name in ("auto", (made_by or {}).get("name", self.native))
+
+    def on(self, gpu: int | None) -> str:
+        """The engine that runs the network on a GPU of this number, or the CPU. Raises MissingDependency, and
+        ConfigError for a GPU that it cannot use.
+        """
+        name = self.native if self.name == "auto" else self.name
+        if gpu is not None and name == "openvino":
+            raise ConfigError(
+                f"{self.setting} openvino: runs on the CPU here, got --device cuda:{gpu}; give --device cpu, or engine "
+                f"{self.native}"
+            )
+        refuse_absent(name, self.needed_by)
+        return name
+
+    @property
+    def needed_by(self) -> str:
+        """What needs the engine, as a message says it."""
+        return self.native_for if self.name in ("auto", self.native) else f"{self.setting} {self.name}"
+
+    def several(self, stage: str, rows: str, facts: Mapping[str, Mapping[str, Any]]) -> list[str]:
+        """That the parts of a stage were made by several engines, or versions of one, where they were."""
+        by: dict[str, list[str]] = {}
+        for key, found in facts.items():
+            if engine := found.get("engine"):
+                by.setdefault(" ".join(engine.values()), []).append(key)
+        if len(by) < 2:
+            return []
+        each = "; ".join(f"{name}: {len(keys)} ({some(keys, 2)})" for name, keys in sorted(by.items()))
+        return [
+            f"{stage}: several engines made the {rows}, which differ between them by rounding: {each}; name one in "
+            f"{self.setting} to have one, or delete the parts of the others"
+        ]
 
 
 def is_present(engine: str) -> bool:
@@ -160,6 +215,23 @@ def open_session(
     options.log_severity_level = 4  # errors arrive as exceptions
     content = model if isinstance(model, bytes) else model.read_bytes()
     return ort.InferenceSession(content, options, providers=list(providers))
+
+
+def providers(gpu: int | None, needed_by: str) -> list[Any]:
+    """Where onnxruntime runs a network: on the CPU, or on a GPU. Raises ConfigError where it has no CUDA."""
+    ort = onnxruntime(needed_by)
+    if gpu is None:
+        return ["CPUExecutionProvider"]
+    available = ort.get_available_providers()
+    if "CUDAExecutionProvider" not in available:
+        raise ConfigError(
+            f"device cuda:{gpu}: this onnxruntime has no CUDA (it has {', '.join(available)}); "
+            "install onnxruntime-gpu in its place, or ask for --device cpu"
+        )
+    with contextlib.suppress(Exception), contextlib.redirect_stdout(io.StringIO()):
+        ort.preload_dlls()  # finds CUDA and cuDNN where pip put them
+    fp32 = {"device_id": str(gpu), "use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}
+    return [("CUDAExecutionProvider", fp32), "CPUExecutionProvider"]
 
 
 class OnnxRuntime:

@@ -1,7 +1,7 @@
 """Which engine `engine: auto` is, for all units of a stage: decided here once, so that it travels with each unit.
 
-A stage keeps the engine that its parts have. A new one takes OpenVINO on a CPU where it is installed, if its
-boxes on a test picture are those of the engine that the detector has without it.
+A stage keeps the engine that its parts have. A new one takes OpenVINO on a CPU where it is installed, if what it gives
+on drawn pictures, boxes or vectors, is what the engine gives that the network has without it.
 """
 
 from __future__ import annotations
@@ -13,12 +13,14 @@ from typing import Any
 import numpy as np
 
 from mdfpipe.errors import MdfError, MissingDependency
-from mdfpipe.machine.engines import EXTRAS, is_present
+from mdfpipe.machine.engines import EXTRAS, EngineAsked, is_present, made_by
 from mdfpipe.running.crew import Crew
 from mdfpipe.running.workers import Step
 from mdfpipe.running.workers.spawned import Spawned
 from mdfpipe.stages import Resources, Stage
 from mdfpipe.stages.detect import Detect
+from mdfpipe.stages.embed import Embed
+from mdfpipe.store.run import Run
 from mdfpipe.store.trust import trusting
 from mdfpipe.video.detectors import NetworkDetector
 from mdfpipe.video.frames import Boxes, Frames
@@ -27,68 +29,56 @@ PREFERRED = "openvino"
 COMPARED = 50  # boxes of a picture, the best ones whatever their score
 TOLERANCE = {"fp32": (0.5, 0.002), "bf16": (4.0, 0.05), "fp16": (1.0, 0.02)}
 """Pixels of a box's edges, and score: more is no rounding. In bf16 and fp16, too, the other runs in fp32."""
+ALIKE = {"fp32": (0.99999, 0.001), "bf16": (0.995, 0.05), "fp16": (0.9995, 0.01)}
+"""Least cosine of two vectors of a picture, and the greatest difference of their lengths, as a share."""
+WORTH = 1000  # crops of a stage: with fewer, comparing and getting ready take longer than they save
 
 
 def with_engine(
-    stage: Stage, made: Sequence[Mapping[str, Any]], data: Path, resources: Resources
+    stage: Stage, made: Sequence[Mapping[str, Any]], run: Run, data: Path, resources: Resources
 ) -> tuple[Stage, list[str]]:
     """The stage as its units are done, with its engine named; and lines to report. made: the facts of parts that are.
 
     Raises MissingDependency where an engine that the study asks for is not installed.
     """
-    if not isinstance(stage, Detect) or not isinstance(stage.detector, NetworkDetector):
+    asked = stage.engine_asked
+    if asked is None:
         return stage, []
-    detector = stage.detector
-    if detector.engine != "auto":
-        if not is_present(detector.engine):
-            raise MissingDependency(
-                detector.engine, f"detect.detector.engine {detector.engine}", EXTRAS.get(detector.engine)
-            )
+    if asked.name != "auto":
+        if not is_present(asked.name):
+            raise MissingDependency(asked.name, f"{asked.setting} {asked.name}", EXTRAS.get(asked.name))
         return stage, []
-    names = [(facts.get("engine") or {}).get("name", detector.native) for facts in made]
-    name, notes = _engine(detector, names, data, resources)
-    return under(stage, name), notes
-
-
-def engine_of(stage: Stage) -> str | None:
-    """The engine that a stage names for its network; None where it has none."""
-    if isinstance(stage, Detect) and isinstance(stage.detector, NetworkDetector):
-        return stage.detector.engine
-    return None
-
-
-def under(stage: Stage, engine: str | None) -> Stage:
-    """The stage with its network under this engine, as `with_engine` gave it to the leader."""
-    if engine is None or not isinstance(stage, Detect) or not isinstance(stage.detector, NetworkDetector):
-        return stage
-    return stage.model_copy(update={"detector": _with(stage.detector, engine)})
-
-
-def _with(detector: NetworkDetector, engine: str) -> NetworkDetector:
-    return detector.model_copy(update={"engine": engine})
-
-
-def _engine(detector: NetworkDetector, names: Sequence[str], data: Path, resources: Resources) -> tuple[str, list[str]]:
-    """The engine of a stage whose parts were made by these, and lines to report."""
+    names = [(facts.get("engine") or {}).get("name", asked.native) for facts in made if facts.get("rows", True)]
     if names:
-        usual = max(sorted(set(names)), key=names.count)
-        runs = resources.device == "cpu" or usual != PREFERRED
-        if runs and (usual == detector.native or is_present(usual)):
-            return usual, []
-        why = "does not run on a GPU here" if is_present(usual) else "is not installed here"
-        line = f"detect: {usual} made {names.count(usual)} parts and {why}: {detector.native} makes the others"
-        return detector.native, [line]
-    if resources.device != "cpu" or not is_present(PREFERRED):
-        return detector.native, []
-    agrees, words = _compared(detector, data, resources)
-    return (PREFERRED if agrees else detector.native), ([f"detect: {words}"] if words else [])
+        name, notes = _of_parts(stage.name, asked, names, resources)
+    elif resources.device != "cpu" or not is_present(PREFERRED) or _is_small(stage, run):
+        name, notes = asked.native, []
+    else:
+        agrees, words = _compared(stage.under(PREFERRED), stage.under(asked.native), run, data, resources)
+        name, notes = (PREFERRED if agrees else asked.native), ([f"{stage.name}: {words}"] if words else [])
+    return stage.under(name), notes
 
 
-def _compared(detector: NetworkDetector, data: Path, resources: Resources) -> tuple[bool, str]:
+def _of_parts(stage: str, asked: EngineAsked, names: Sequence[str], resources: Resources) -> tuple[str, list[str]]:
+    """The engine of a stage whose parts were made by these, and lines to report."""
+    usual = max(sorted(set(names)), key=names.count)
+    runs = resources.device == "cpu" or usual != PREFERRED
+    if runs and (usual == asked.native or is_present(usual)):
+        return usual, []
+    why = "does not run on a GPU here" if is_present(usual) else "is not installed here"
+    line = f"{stage}: {usual} made {names.count(usual)} parts and {why}: {asked.native} makes the others"
+    return asked.native, [line]
+
+
+def _is_small(stage: Stage, run: Run) -> bool:
+    return isinstance(stage, Embed) and stage.count(run) < WORTH
+
+
+def _compared(asked: Stage, native: Stage, run: Run, data: Path, resources: Resources) -> tuple[bool, str]:
     """Whether the preferred engine agrees, and the line on it; asked in a process of its own, which may crash."""
-    asked = (_with(detector, PREFERRED), _with(detector, detector.native), data, resources)
+    unit = (asked, native, run, data, resources)
     with Crew(Spawned(1, threads=resources.threads), deadline_seconds=resources.deadline_seconds) as crew:
-        for kind, _, value, _ in crew.run(compare, [asked]):
+        for kind, _, value, _ in crew.run(compare, [unit]):
             if kind is Step.DONE:
                 agrees, words = value
                 return agrees, words
@@ -100,7 +90,21 @@ def _compared(detector: NetworkDetector, data: Path, resources: Resources) -> tu
 
 
 def compare(
-    asked: NetworkDetector, native: NetworkDetector, data: Path, resources: Resources, tell: Callable[[Any], None]
+    asked: Stage, native: Stage, run: Run, data: Path, resources: Resources, tell: Callable[[Any], None]
+) -> tuple[bool, str]:
+    """Whether a stage's network under one engine gives what it does under its native one, and a line on it."""
+    with trusting(resources.trust_pickle):
+        if isinstance(asked, Embed) and isinstance(native, Embed):
+            return compare_vectors(asked, native, run, resources)
+        if isinstance(asked, Detect) and isinstance(native, Detect):
+            one, other = asked.detector, native.detector
+            if isinstance(one, NetworkDetector) and isinstance(other, NetworkDetector):
+                return compare_boxes(one, other, data, resources)
+    return False, ""
+
+
+def compare_boxes(
+    asked: NetworkDetector, native: NetworkDetector, data: Path, resources: Resources
 ) -> tuple[bool, str]:
     """Whether a detector's boxes under one engine are those under its native one, and a line on it.
 
@@ -109,16 +113,15 @@ def compare(
     precision = getattr(asked, "precision", None) or "fp32"
     every: dict[str, Any] = {"min_score": 0.0, "max_detections": COMPARED}
     exact = {"precision": type(native).model_fields["precision"].default}
-    with trusting(resources.trust_pickle):
-        try:
-            expected = _boxes(native.model_copy(update=every | exact), data, resources.threads)
-        except MdfError:
-            return False, ""
-        try:
-            found = _boxes(asked.model_copy(update=every | {"max_detections": 4 * COMPARED}), data, resources.threads)
-        except MdfError as error:
-            return False, f"{asked.engine} is not taken: {error}"
-        engine = asked.remarks(data, device="cpu", threads=resources.threads).engine
+    try:
+        expected = _boxes(native.model_copy(update=every | exact), data, resources.threads)
+    except MdfError:
+        return False, ""
+    try:
+        found = _boxes(asked.model_copy(update=every | {"max_detections": 4 * COMPARED}), data, resources.threads)
+    except MdfError as error:
+        return False, f"{asked.engine} is not taken: {error}"
+    engine = asked.remarks(data, device="cpu", threads=resources.threads).engine
     pixels, score = _apart(expected, found)
     name, most = " ".join(engine.values()), TOLERANCE[precision]
     count = sum(len(boxes) for boxes in expected)
@@ -127,6 +130,36 @@ def compare(
         return True, f"{name} runs the network: {said} {pixels:.2g} pixels and {score:.2g} in score"
     limits = f"{pixels:.2g} pixels and {score:.2g} in score, allowed are {most[0]:g} and {most[1]:g}"
     return False, f"{name} is not taken, {native.engine} runs the network: {said} {limits}"
+
+
+def compare_vectors(asked: Embed, native: Embed, run: Run, resources: Resources) -> tuple[bool, str]:
+    """Whether a system's vectors under one engine are those under its native one, and a line on it.
+
+    Where the native one fails, so will the units, with their own lines: then there is nothing to say.
+    """
+    from mdfpipe.learning.embedders import agreement
+
+    settings = native.settings
+    exact = native.model_copy(update={"settings": settings.model_copy(update={"precision": "fp32"})})
+    try:
+        expected = exact.vectors_of_drawn(run, resources)
+    except MdfError:
+        return False, ""
+    try:
+        found = asked.vectors_of_drawn(run, resources)
+    except MdfError as error:
+        return False, f"{asked.settings.engine} is not taken, {settings.engine} embeds: {error}"
+    cosine, length = agreement(found, expected)
+    name = " ".join(made_by(asked.settings.engine, settings.precision).values())
+    least, most = ALIKE[settings.precision]
+    said = f"{len(found)} vectors of drawn pictures have a cosine of at least"
+    other = f"with those of {settings.engine}, fp32, and lengths that differ by at most"
+    if cosine >= least and length <= most:
+        return True, f"{name} embeds: {said} {cosine:.7f} {other} {length:.1e}"
+    return False, (
+        f"{name} is not taken, {settings.engine} embeds: {said} {cosine:.7f} {other} {length:.1e}; expected {least:g} "
+        f"and {most:g}"
+    )
 
 
 def _boxes(detector: NetworkDetector, data: Path, threads: int) -> list[Boxes]:

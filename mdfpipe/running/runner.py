@@ -370,7 +370,7 @@ class Runner:
         settled = stage
         if ready:
             made = [item.found.facts for item in items if item.found is not None]
-            settled, notes = with_engine(stage, made, self.data, self.resources)
+            settled, notes = with_engine(stage, made, self.run, self.data, self.resources)
             outcome.notes += notes
         units = [self._unit(item, settled, plan, call if only is None else None) for item in ready]
         for name, total in Counter(one.stage.name for unit in units for one in (unit, *unit.then)).items():

@@ -11,12 +11,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self
 
 import pyarrow as pa
 
 from mdfpipe.config import Config, result_settings
 from mdfpipe.errors import ConfigError, DataError
+from mdfpipe.machine.engines import EngineAsked
 from mdfpipe.store.hashing import stamp, stamp_of_files
 from mdfpipe.store.run import Receipt, Run, faces_file, images_file
 from mdfpipe.store.tables import FACES, IMAGES
@@ -237,6 +238,15 @@ class Stage(Config):
         """Whether a part that was found is the one that is expected: but for settings that had no effect on it."""
         decided = self.decided(found, found.facts), self.decided(expected, found.facts)
         return bool(found.content) and decided[0].fingerprint == decided[1].fingerprint
+
+    @property
+    def engine_asked(self) -> EngineAsked | None:
+        """The engine that its network is asked to run under; None where it runs no network that others could run."""
+        return None
+
+    def under(self, engine: str) -> Self:
+        """The same stage with its network under this engine, as the leader has decided for all units."""
+        return self
 
     def slice_of(self, upstream: Receipt, run: Run, key: str) -> str:
         """What of a run-level part decides the rows of one video: by default all of it."""

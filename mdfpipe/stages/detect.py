@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
-from typing import Any, ClassVar, Final, Literal
+from typing import Any, ClassVar, Final, Literal, Self
 
 import numpy as np
 import pyarrow as pa
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from pydantic import Field, SerializeAsAny
 
 from mdfpipe.errors import DataError, DecodeError, one_line, some
+from mdfpipe.machine.engines import EngineAsked
 from mdfpipe.machine.threads import use_threads
 from mdfpipe.stages import Context, Inputs, Made, Review, Stage
 from mdfpipe.stages.kept_spans import FinishedSpan, KeptSpans, SpanFacts, digest_of, joined, tidy
@@ -144,9 +145,18 @@ class Detect(Stage):
         or none is.
         """
         found = ("incomplete",) if facts.get("incomplete", "") is None else ()
-        if isinstance(self.detector, NetworkDetector) and self.detector.suits(facts.get("engine")):
+        if self.engine_asked and self.engine_asked.suits(facts.get("engine")):
             found = (*found, "detector.engine")
         return found + (_OF_DEEP if facts.get("deep") is False else ())
+
+    @property
+    def engine_asked(self) -> EngineAsked | None:
+        """The detector's, of one that is a network."""
+        return self.detector.engine_asked if isinstance(self.detector, NetworkDetector) else None
+
+    def under(self, engine: str) -> Self:
+        """The same stage with its detector under this engine."""
+        return self.model_copy(update={"detector": self.detector.model_copy(update={"engine": engine})})
 
     def process(self, key: str, inputs: Inputs, context: Context) -> Made:
         """Decode and detect; a decoder that fails is followed by the next, from the first frame."""
@@ -232,7 +242,8 @@ class Detect(Stage):
             warnings.append(f"detect: {doubt} ({len(keys)} of {len(facts)} videos: {some(keys, 3)})")
         lines = dict.fromkeys(line for found in facts.values() for line in found.get("weights", []))
         notes += [f"detect: {line}" for line in lines]
-        return Review(warnings=warnings, notes=notes, stop=stop, lasting=_engines_said(facts))
+        several = self.engine_asked.several(self.name, "boxes", facts) if self.engine_asked else []
+        return Review(warnings=warnings, notes=notes, stop=stop, lasting=several)
 
     def _remarks(self, path: str, context: Context) -> dict[str, Any]:
         """What is to be reported of the weights, in this video: lines to know, and doubts."""
@@ -499,21 +510,6 @@ def _given_said(facts: dict[str, dict[str, Any]]) -> list[str]:
         return []
     bodies = sum(facts[key]["rows"]["bodies"] for key in given)
     return [f"detect: the file of boxes names {sum(given.values())} of {bodies} bodies in {len(given)} videos"]
-
-
-def _engines_said(facts: dict[str, dict[str, Any]]) -> list[str]:
-    """That the parts were made by several engines, or versions of one, where they were."""
-    by: dict[str, list[str]] = {}
-    for key, found in facts.items():
-        if engine := found.get("engine"):
-            by.setdefault(" ".join(engine.values()), []).append(key)
-    if len(by) < 2:
-        return []
-    each = "; ".join(f"{name}: {len(keys)} ({some(keys, 2)})" for name, keys in sorted(by.items()))
-    return [
-        f"detect: several engines made the boxes, which differ between them by rounding: {each}; name one in "
-        "detect.detector.engine to have one, or delete the parts of the others"
-    ]
 
 
 def _repeats_said(facts: dict[str, dict[str, Any]]) -> list[str]:

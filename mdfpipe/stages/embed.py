@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 import pyarrow as pa
@@ -16,7 +17,9 @@ from mdfpipe.errors import DataError
 from mdfpipe.learning.data import crops as c
 from mdfpipe.learning.recipes import Recipe
 from mdfpipe.learning.system import System
-from mdfpipe.stages import Context, Inputs, Made, Review, Stage
+from mdfpipe.machine.devices import gpu_of
+from mdfpipe.machine.engines import EngineAsked, made_by
+from mdfpipe.stages import Context, Inputs, Made, Resources, Review, Stage
 from mdfpipe.stages.train import checkpoint_of_run, weights_of
 from mdfpipe.store.hashing import file_sha256
 from mdfpipe.store.images import recorded_window
@@ -25,8 +28,10 @@ from mdfpipe.store.run import Receipt, Run, fingerprint
 from mdfpipe.store.tables import EmbedStatus, chosen, coded, embeddings, joined
 
 if TYPE_CHECKING:
-    from torch import nn
+    from mdfpipe.learning.embedders import Embedder
 
+NATIVE = "torch"
+MANIFEST = ("manifest", "manifest")  # the stage and the key of its part
 CROPS_A_FRAME = 8  # of --batch: a crop is much smaller than a frame
 
 
@@ -54,9 +59,24 @@ class Embed(Stage):
         """Vectors as wide as the recipe's."""
         return embeddings(self.settings.recipe.features)
 
+    @property
+    def engine_asked(self) -> EngineAsked | None:
+        """The system's."""
+        return EngineAsked(self.settings.engine, NATIVE, f"systems.{self.system}.engine", self.name)
+
+    def under(self, engine: str) -> Self:
+        """The same stage with its network under this engine."""
+        return self.model_copy(update={"settings": self.settings.model_copy(update={"engine": engine})})
+
+    def without_effect(self, facts: Mapping[str, Any]) -> tuple[str, ...]:
+        """The engine, where it is the one asked for, or none is, or there is nothing to embed."""
+        asked = self.engine_asked
+        unused = not facts.get("rows", True) or (asked and asked.suits(facts.get("engine")))
+        return ("engine",) if unused else ()
+
     def decisive(self) -> dict[str, Any]:
         """Settings that decide the vectors, besides the weights."""
-        kept = ("recipe", "precision", "keep", "splits")
+        kept = ("recipe", "precision", "keep", "splits", "engine")
         return {name: value for name, value in result_settings(self.settings).items() if name in kept}
 
     def slice_of(self, upstream: Receipt, run: Run, key: str) -> str:
@@ -74,12 +94,11 @@ class Embed(Stage):
         from mdfpipe.learning.embedding import embed
 
         settings, resources, run = self.settings, context.resources, inputs.run
-        domain, wanted = self._wanted(run, run.receipt("manifest", "manifest"), key)
+        domain, wanted = self._wanted(run, run.receipt(*MANIFEST), key)
         if not len(wanted):
             return Made(self.schema.empty_table(), {"rows": {}})
-        path = checkpoint_of_run(run, self.system, settings.keep)
-        asked = json.dumps(settings.recipe.model_dump(mode="json"), sort_keys=True)
-        recipe, model, domains = _open(path, file_sha256(path), asked, resources.device, resources.threads)
+        path, embedder, domains = self._opened(run, resources)
+        recipe = embedder.recipe
         rows = inputs.table("crop", key)
         rows = joined(rows, wanted, "crop_id", run.part("crop", key), "the manifest", others=True)
         deep = recorded_window(run, key)  # as crop tells it
@@ -88,12 +107,10 @@ class Embed(Stage):
         vectors = np.zeros((len(crops), recipe.features), np.float32)
         usable = np.zeros(len(crops), bool)
         for at, found in embed(
-            recipe,
-            model,
+            embedder,
             crops,
             reader,
             domains,
-            precision=settings.precision,
             batch=CROPS_A_FRAME * resources.batch,
             threads=resources.threads,
             progress=lambda done: context.progress(done, len(crops)),
@@ -107,17 +124,47 @@ class Embed(Stage):
             raise DataError(f"{none}; delete the shard and run crop again")
         if not np.isfinite(vectors).all():
             raise DataError(f"{path}: gives vectors that are no numbers; was it trained to its end?")
-        return Made(self._table(crops.crop_id, vectors, usable), {"rows": _counts(usable), "bad": reader.bad})
+        made = made_by(settings.engine if settings.engine != "auto" else NATIVE, settings.precision)
+        facts = {"rows": _counts(usable), "bad": reader.bad, "engine": made}
+        return Made(self._table(crops.crop_id, vectors, usable), facts)
+
+    def count(self, run: Run) -> int:
+        """How many crops of all videos are embedded."""
+        found = self._chosen(run, run.receipt(*MANIFEST))
+        return sum(len(crops) for _, crops in found.values())
+
+    def vectors_of_drawn(self, run: Run, resources: Resources) -> np.ndarray[Any, Any]:
+        """(n, D) vectors of drawn pictures, through the stream of each domain that is embedded."""
+        from mdfpipe.learning.embedders import batch_of, drawn_images
+
+        _, embedder, domains = self._opened(run, resources)
+        recipe, named = embedder.recipe, {domain for domain, _ in self._chosen(run, run.receipt(*MANIFEST)).values()}
+        places = {recipe.embedded_as(name, domains) for name in named}  # None: the units say that it has no stream
+        streams = sorted({recipe.stream_at(place, domains) for place in places if place is not None})
+        images = drawn_images(recipe)
+        found = [embedder(batch_of(images, stream)) for stream in streams]
+        return np.concatenate([np.zeros((0, recipe.features), np.float32), *found])
+
+    def _opened(self, run: Run, resources: Resources) -> tuple[Path, Embedder, list[str]]:
+        """The checkpoint, the network under its engine, and the domains that it was made for."""
+        path = checkpoint_of_run(run, self.system, self.settings.keep)
+        how = self.settings.model_dump(mode="json", include={"recipe", "engine", "precision"})
+        asked = json.dumps([self.system, how], sort_keys=True)
+        return path, *_open(path, file_sha256(path), asked, resources.device, resources.threads)
 
     def _wanted(self, run: Run, manifest: Receipt | None, key: str) -> tuple[str, pa.Array]:
         """The domain of a video, and its crops that are embedded, sorted."""
+        return self._chosen(run, manifest).get(key, ("", pa.array([], pa.string())))
+
+    def _chosen(self, run: Run, manifest: Receipt | None) -> dict[str, tuple[str, pa.Array]]:
+        """As `_wanted`, of each video."""
         mark, settings = manifest.content if manifest else "", self.settings
-        found = _chosen(run.path, mark, settings.recipe.modality, tuple(settings.splits))
-        return found.get(key, ("", pa.array([], pa.string())))
+        return _chosen(run.path, mark, settings.recipe.modality, tuple(settings.splits))
 
     def review(self, facts: dict[str, dict[str, Any]]) -> Review:
-        """Say which crops gave no vector."""
-        return Review(lasting=of_stage(self.name, facts))
+        """Say which crops gave no vector, and that several engines made the others, where they did."""
+        several = self.engine_asked.several(self.name, "vectors", facts) if self.engine_asked else []
+        return Review(lasting=[*of_stage(self.name, facts), *several])
 
     def _table(self, crop_id: pa.Array, vectors: np.ndarray[Any, Any], usable: np.ndarray[Any, Any]) -> pa.Table:
         width = vectors.shape[1]
@@ -146,14 +193,31 @@ def _chosen(run: Path, manifest: str, modality: str, splits: tuple[str, ...]) ->
 
 
 @lru_cache(maxsize=1)
-def _open(path: Path, content: str, recipe: str, device: str, threads: int) -> tuple[Recipe, nn.Module, list[str]]:
-    """Recipe, network and its domains, opened once a process. content: sha256 of the checkpoint; recipe: its JSON."""
+def _open(path: Path, content: str, how: str, device: str, threads: int) -> tuple[Embedder, list[str]]:
+    """The network under its engine, and the domains that it was made for; opened once a process.
+
+    content: sha256 of the checkpoint; how: the system, its recipe, engine and precision as JSON.
+    """
     import torch
 
+    from mdfpipe.learning.embedders import TorchEmbedder, TracedEmbedder
     from mdfpipe.learning.embedding import network_of
     from mdfpipe.learning.train.checkpoint import Checkpoint
+    from mdfpipe.tracing import refuse_precision
 
     family: Any = Recipe  # abstract: validating picks the variant
+    system, given = json.loads(how)
+    precision, gpu = given["precision"], gpu_of(device)
+    asked = EngineAsked(given["engine"], NATIVE, f"systems.{system}.engine", f"embed/{system}")
+    engine = asked.on(gpu)
+    refuse_precision(engine, precision, asked)
     torch.set_num_threads(threads)
     found = Checkpoint.load(path)
-    return *network_of(found, path, family.model_validate(json.loads(recipe)), device), found.domains
+    place = device if engine == NATIVE else "cpu"
+    recipe, network = network_of(found, path, family.model_validate(given["recipe"]), place)
+    if engine == NATIVE:
+        return TorchEmbedder(recipe, network, precision), found.domains
+    traced = TracedEmbedder(
+        recipe, network, found.domains, engine, precision, asked, str(path), threads=threads, gpu=gpu
+    )
+    return traced, found.domains

@@ -255,6 +255,7 @@ class Train(Stage):
     ) -> Callable[[nn.Module], float]:
         """Rank-1 of the held-out subjects, from the enrolled domains to the others."""
         from mdfpipe.evaluation.measures.recognition import rank_one
+        from mdfpipe.learning.embedders import TorchEmbedder
         from mdfpipe.learning.embedding import embed
 
         held_out, recipe, resources = reader.crops, self.settings.recipe, context.resources
@@ -262,12 +263,10 @@ class Train(Stage):
 
         def validate(model: nn.Module) -> float:
             found = embed(
-                recipe,
-                model,
+                TorchEmbedder(recipe, model, self.settings.precision),
                 held_out,
                 reader,
                 given.crops.domains,
-                precision=self.settings.precision,
                 threads=resources.threads,
                 progress=living.alive,
             )

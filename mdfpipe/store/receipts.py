@@ -324,6 +324,7 @@ class _OfTrain(TypedDict):
 
 class _OfEmbed(TypedDict):
     rows: Counts
+    engine: NotRequired[_Engine]
     bad: NotRequired[dict[str, str]]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -104,7 +105,7 @@ def _embedding(shard: Path, places: Any, given: tuple[Any, ...], options: argpar
     network, batch, precision, threads = given
     recipe = _recipe(options, network, batch, 1)
     embedding = Embedding(recipe, shard, places, options.batches * batch, batch, threads, precision, options.device)
-    tasks = {
+    tasks: dict[str, Callable[[], Any]] = {
         "loader alone": embedding.drain,
         "network alone": embedding.network_alone(),
         "network alone, compiled": embedding.network_alone(compiled=True),

@@ -235,17 +235,40 @@ class Embedding:
         for _ in self.read():
             pass
 
-    def embed(self) -> int:
+    def under(self, engine: str) -> Any:
+        """The network as a stage runs it under this engine."""
+        from mdfpipe.learning.embedders import TorchEmbedder, TracedEmbedder
+        from mdfpipe.machine.engines import EngineAsked
+
+        if engine == "torch":
+            return TorchEmbedder(self.recipe, self.model, self.precision)
+        asked = EngineAsked(engine, "torch", "engine", "the benchmark")
+        given = (self.recipe, self.model, DOMAIN_NAMES, engine, self.precision, asked, "the benchmark")
+        return TracedEmbedder(*given, threads=self.threads)
+
+    def embed(self, embedder: Any = None) -> int:
         """All vectors, none kept; gives how many there were."""
+        return sum(len(found) for found in self.vectors(embedder))
+
+    def vectors(self, embedder: Any = None) -> Iterator[Any]:
+        """All vectors, some at a time; by default under torch."""
         from mdfpipe.learning.embedding import embed
 
-        made = embed(
-            *(self.recipe, self.model, self.crops, self.reader),
-            precision=self.precision,
-            batch=self.batch,
-            threads=self.threads,
-        )
-        return sum(len(rows) for rows, _ in made)
+        network = embedder or self.under("torch")
+        for _, found in embed(network, self.crops, self.reader, batch=self.batch, threads=self.threads):
+            yield found
+
+    def held(self, embedder: Any) -> Callable[[], None]:
+        """The network on batches in memory, as large as it is always given, and as many as there are crops."""
+        from mdfpipe.learning.embedders import batch_of, drawn_images
+
+        images = batch_of(drawn_images(self.recipe), 0)
+
+        def task() -> None:
+            for _ in range(-(-self.count // len(images))):
+                embedder(images)
+
+        return task
 
     def network_alone(self, *, compiled: bool = False) -> Callable[[], None]:
         """The network on batches in memory, as many as there are crops."""

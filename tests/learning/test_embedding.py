@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from mdfpipe.errors import DataError
 from mdfpipe.learning.data.crops import Crops, from_manifest
 from mdfpipe.learning.data.loader import CropReader
-from mdfpipe.learning.embedding import CPU_BATCH, embed, open_model
+from mdfpipe.learning.embedders import CPU_BATCH, TorchEmbedder
+from mdfpipe.learning.embedding import embed, open_model
 from mdfpipe.learning.recipes import Recipe
 from mdfpipe.learning.system import Start, System, checkpoint_of, predecessor, start
 from mdfpipe.learning.train.checkpoint import Checkpoint
@@ -88,7 +89,7 @@ def vectors(path: Path, recipe: Recipe, crops: Crops) -> np.ndarray:
     """As a stage makes them."""
     _, network = open_model(path, recipe)
     reader = CropReader(crops, 16, 16, recipe.depth)
-    found = embed(recipe, network, crops, reader, Checkpoint.load(path).domains)
+    found = embed(TorchEmbedder(recipe, network), crops, reader, Checkpoint.load(path).domains)
     return np.concatenate([part for _, part in found])
 
 
@@ -132,7 +133,7 @@ def test_what_looks_at_images_alone_embeds_any_domain(trained: Path, folder: Pat
     assert [toy.embedded_as(name, [MWIR, VIS]) for name in crops.domains] == [1, 0, 0]
     assert toy.embedded_as(VIS, []) == 0
     network = toy.model(3, ())
-    found = [part for _, part in embed(toy, network.eval(), crops, CropReader(crops, 16, 16, toy.depth))]
+    found = [part for _, part in embed(TorchEmbedder(toy, network.eval()), crops, CropReader(crops, 16, 16, toy.depth))]
     assert len(np.concatenate(found)) == len(crops)
 
 

@@ -9,6 +9,7 @@ import torch
 from mdfpipe.learning.data.batches import CropBatch
 from mdfpipe.learning.data.crops import Crops
 from mdfpipe.learning.data.loader import CropReader, Loader
+from mdfpipe.learning.embedders import TorchEmbedder
 from mdfpipe.learning.embedding import embed, open_model
 from mdfpipe.learning.recipes import Progress, Recipe
 from mdfpipe.learning.system import Start, System, checkpoint_of
@@ -78,12 +79,16 @@ def test_trains_embeds_saves_and_loads(recipe: Recipe, tmp_path: Path) -> None:
     checkpoint_of("it", system, fitted.last, Start(), **who).save(path)
     found, network = open_model(path)
     assert found == recipe
-    vectors = np.concatenate([v for _, v in embed(found, network, crops, reader, crops.domains, batch=7)])
+    vectors = np.concatenate(
+        [v for _, v in embed(TorchEmbedder(found, network), crops, reader, crops.domains, batch=7)]
+    )
     assert vectors.shape == (len(crops), recipe.features)
     assert vectors.dtype == np.float32
     assert np.isfinite(vectors).all()
     assert len(np.unique(vectors.round(5), axis=0)) > len(crops) // 2
-    again = np.concatenate([v for _, v in embed(*open_model(path), crops, reader, crops.domains, batch=64)])
+    again = np.concatenate(
+        [v for _, v in embed(TorchEmbedder(*open_model(path)), crops, reader, crops.domains, batch=64)]
+    )
     np.testing.assert_allclose(vectors, again, atol=1e-5 * np.abs(vectors).max())
 
 

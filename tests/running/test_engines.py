@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,17 +14,21 @@ import pytest
 
 from mdfpipe.domains import Domain
 from mdfpipe.errors import ConfigError, MissingDependency
+from mdfpipe.learning.embedders import agreement
+from mdfpipe.learning.system import System
 from mdfpipe.machine import engines
 from mdfpipe.running import engines as choice
 from mdfpipe.stages import Resources
 from mdfpipe.stages.detect import Detect
+from mdfpipe.stages.embed import Embed
+from mdfpipe.store.run import Run
 from mdfpipe.synth.people import draw_subject
 from mdfpipe.synth.scene import Clip
 from mdfpipe.video.detectors import Detector
 from mdfpipe.video.detectors.onnx import Onnx
 from mdfpipe.video.detectors.yolo import DEMO, Yolo
 from mdfpipe.video.frames import Boxes, Frames
-from tests import runs
+from tests import runs, systems
 from tests.video.networks import says
 
 HERE = Resources(threads=1)
@@ -103,7 +108,7 @@ def test_an_engine_that_is_missing_names_its_extra(
     monkeypatch.setitem(sys.modules, engine, None)
     detector = Yolo(weights="demo", engine=engine)
     with pytest.raises(MissingDependency, match=rf"detect.detector.engine {engine} needs .*pip install '?{extra}"):
-        choice.with_engine(Detect(detector=detector), [], tmp_path, HERE)
+        choice.with_engine(Detect(detector=detector), [], Run(tmp_path), tmp_path, HERE)
     with pytest.raises(MissingDependency, match=rf"detector.engine {engine} needs .*pip install '?{extra}"):
         detector.open(tmp_path, "v", device="cpu", threads=1)
 
@@ -155,7 +160,8 @@ def test_a_stage_goes_on_with_the_engine_of_its_parts(
 ) -> None:
     monkeypatch.setattr(choice, "is_present", lambda name: here)
     stage = Detect(detector=Yolo(weights="demo"))
-    settled, notes = choice.with_engine(stage, [facts(name) for name in made], Path(), Resources(device=device))
+    made_facts = [facts(name) for name in made]
+    settled, notes = choice.with_engine(stage, made_facts, Run(Path()), Path(), Resources(device=device))
     assert settled.detector.engine == taken  # type: ignore[attr-defined]
     assert len(notes) == bool(said)
     assert said in "".join(notes)
@@ -181,7 +187,6 @@ def test_an_engine_that_is_asked_for_makes_parts_of_others_due() -> None:
 @NEEDS_DEMO
 @pytest.mark.parametrize("apart", [0.0, 100.0])
 def test_auto_takes_openvino_where_its_boxes_agree(apart: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    said: list[bool] = []
     real = choice._boxes
 
     def found(detector: Any, data: Path, threads: int) -> list[Boxes]:
@@ -192,9 +197,8 @@ def test_auto_takes_openvino_where_its_boxes_agree(apart: float, monkeypatch: py
     monkeypatch.setattr(choice, "_boxes", found)
     monkeypatch.setattr(Yolo, "engine_on", lambda self, device: "torch")
     detector = Yolo(weights="demo", image_size=320)
-    agrees, line = choice.compare(
-        choice._with(detector, "openvino"), choice._with(detector, "torch"), Path(), HERE, said.append
-    )
+    openvino, native = (detector.model_copy(update={"engine": name}) for name in ("openvino", "torch"))
+    agrees, line = choice.compare_boxes(openvino, native, Path(), HERE)
     assert agrees == (apart == 0)
     assert ("is not taken, torch runs the network" in line) == (apart > 0)
     assert "100 best boxes on a test picture differ from those of torch" in line
@@ -230,6 +234,8 @@ def test_a_run_takes_openvino_by_itself_and_a_stage_goes_on_as_it_began(tmp_path
 def test_openvino_comes_without_its_telemetry() -> None:
     script = """
 import sys
+from mdfpipe.learning.embedders import agreement
+from mdfpipe.learning.system import System
 from mdfpipe.machine import engines
 ov = engines.openvino()
 import openvino.tools.ovc.telemetry_utils as utils
@@ -261,9 +267,9 @@ class Recorder:
 
 
 def test_tensorrt_is_called_as_its_api_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    module, calls = importlib.import_module("mdfpipe.video.tensorrt"), list[str]()
+    module, calls = importlib.import_module("mdfpipe.tracing.tensorrt"), list[str]()
     monkeypatch.setitem(sys.modules, "tensorrt", Recorder(calls))
-    module.TensorRT(b"onnx", "fp16", 0, "a.pt")._built((4, 384, 640, 3))
+    module.TensorRT(b"onnx", ["boxes"], "fp16", 0, "a.pt", "detect.detector.engine")._built((4, 384, 640, 3))
     shape = "(4, 384, 640, 3)"
     assert calls == [
         "trt.Logger(trt.Logger.ERROR)",
@@ -283,4 +289,107 @@ def test_tensorrt_is_called_as_its_api_has_it(monkeypatch: pytest.MonkeyPatch) -
         "Runtime.deserialize_cuda_engine(build_serialized_network)",
     ]
     with pytest.raises(ConfigError, match="tensorrt: runs on a GPU"):
-        module.TensorRT(b"onnx", "fp16", None, "a.pt")
+        module.TensorRT(b"onnx", ["boxes"], "fp16", None, "a.pt", "detect.detector.engine")
+
+
+# --- the embedder's ---
+
+
+def embedding(**settings: Any) -> Embed:
+    recipe = {"use": "face", "layers": 18, "width": 8, "image_height_px": 32, "image_width_px": 32}
+    return Embed(system="a", settings=System(recipe=recipe | {"schedule": {"length": 0}}, **settings))
+
+
+def of_embed(engine: str | None, rows: int = 1) -> dict[str, Any]:
+    made = {} if engine is None else {"engine": {"name": engine, "version": "1", "precision": "fp32"}}
+    return {"rows": {"ok": rows} if rows else {}} | made
+
+
+def test_parts_of_embed_are_due_and_said_as_those_of_detect() -> None:
+    for engine, due in (("auto", set()), ("torch", {"openvino"}), ("openvino", {None, "torch"})):
+        stage = embedding(engine=engine)
+        found = {name for name in (None, "torch", "openvino") if not stage.without_effect(of_embed(name))}
+        assert found == due
+        assert stage.without_effect(of_embed(None, rows=0)) == ("engine",)
+        assert "engine" not in stage.settings.weight_settings()
+    (line,) = embedding().review({"a": of_embed("torch"), "b": of_embed("openvino"), "c": of_embed(None, 0)}).lasting
+    assert line.startswith("embed/a: several engines made the vectors, which differ between them by rounding: openvino")
+    assert "name one in systems.a.engine" in line
+
+
+@pytest.mark.parametrize(
+    ("made", "crops", "agree", "taken"),
+    [
+        ([], 5000, True, "openvino"),
+        ([], 5000, False, "torch"),
+        ([], 999, True, "torch"),
+        ([("torch", 1)], 5000, True, "torch"),
+        ([(None, 1)], 5000, True, "torch"),  # of an earlier version
+        ([("openvino", 1), (None, 0)], 5, True, "openvino"),  # a video without crops was made by none
+    ],
+)
+def test_auto_of_embed(
+    made: list[tuple[str | None, int]], crops: int, agree: bool, taken: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(choice, "is_present", lambda name: True)
+    monkeypatch.setattr(Embed, "count", lambda self, run: crops)
+    monkeypatch.setattr(choice, "_compared", lambda *given: (agree, "so it is"))
+    found = [of_embed(*one) for one in made]
+    settled, notes = choice.with_engine(embedding(), found, Run(Path()), Path(), HERE)
+    assert settled.settings.engine == taken  # type: ignore[attr-defined]
+    assert notes == (["embed/a: so it is"] if not made and crops == 5000 else [])
+
+
+@pytest.mark.parametrize(
+    ("change", "agrees", "said"),
+    [
+        (0.0, True, r"^openvino .* fp32 embeds: 8 vectors of drawn .* at least 1\.0000000 with those of torch, fp32"),
+        (0.5, False, r"^openvino .* fp32 is not taken, torch embeds: .*; expected 0\.99999 and 0\.001$"),
+        (None, False, r"^openvino is not taken, torch embeds: the network is odd$"),
+    ],
+)
+def test_vectors_are_compared(
+    change: float | None, agrees: bool, said: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    drawn = np.random.default_rng(1).normal(size=(8, 4)).astype(np.float32)
+
+    def vectors(self: Embed, run: Run, resources: Resources) -> Any:
+        if self.settings.engine == "torch":
+            assert self.settings.precision == "fp32"
+            return drawn
+        if change is None:
+            raise ConfigError("the network is odd")
+        return drawn + np.float32(change)
+
+    monkeypatch.setattr(Embed, "vectors_of_drawn", vectors)
+    asked, native = embedding().under("openvino"), embedding().under("torch")
+    found, line = choice.compare_vectors(asked, native, Run(tmp_path), HERE)
+    assert found == agrees
+    assert re.search(said, line)
+
+
+@NEEDS_OPENVINO
+def test_a_run_embeds_under_openvino_by_itself(labelled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And goes on with it; torch makes those parts due, and nothing else."""
+    monkeypatch.setattr(choice, "WORTH", 1)
+    home, auto = systems.copied(labelled, tmp_path / "home"), {"a": {"recipe": systems.loaded()}}
+    torch = {"a": {"recipe": systems.loaded(), "engine": "torch"}}
+    outcome, ran = systems.train(home, auto)
+    assert outcome.complete
+    assert [
+        line for line in outcome.notes if line.startswith("embed/a: openvino ") and "fp32 embeds: 8 vectors" in line
+    ]
+    one = np.concatenate([systems.vectors(home, "a", video)[1] for video in systems.VIDEOS])
+    assert made_by(home) == {"openvino"}
+    assert systems.train(home, auto)[1] == []
+    outcome, ran = systems.train(home, torch)
+    assert ran == [f"embed/a/{video}" for video in systems.VIDEOS]
+    assert made_by(home) == {"torch"}
+    other = np.concatenate([systems.vectors(home, "a", video)[1] for video in systems.VIDEOS])
+    assert agreement(one, other) >= (0.999999, 0.0)
+    assert one.tobytes() != other.tobytes()
+    assert systems.train(home, auto)[1] == []  # what is there is kept
+
+
+def made_by(home: Path) -> set[str]:
+    return {runs.facts(home / "run", "embed/a", video)["engine"]["name"] for video in systems.VIDEOS}

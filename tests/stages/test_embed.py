@@ -21,7 +21,8 @@ from mdfpipe.inspecting.things import describe_run
 from mdfpipe.learning.data.batches import CropBatch
 from mdfpipe.learning.data.crops import from_crops
 from mdfpipe.learning.data.loader import CropReader
-from mdfpipe.learning.embedding import CPU_BATCH, embed, open_model
+from mdfpipe.learning.embedders import CPU_BATCH, TorchEmbedder
+from mdfpipe.learning.embedding import embed, open_model
 from mdfpipe.learning.recipes import Recipe
 from mdfpipe.learning.recipes.body import UNNAMED, Body
 from mdfpipe.running.plan import Plan
@@ -341,7 +342,7 @@ def test_vectors_do_not_depend_on_the_batch(embedded: Path, recipe: dict[str, An
     assert len(crops) == 16
     expected = None
     for batch in (16, 64, 7, 5, 2, 1, 15):
-        found = np.concatenate([v for _, v in embed(made, model, crops, reader, batch=batch)])
+        found = np.concatenate([v for _, v in embed(TorchEmbedder(made, model), crops, reader, batch=batch)])
         expected = found if expected is None else expected
         assert found.tobytes() == expected.tobytes(), batch
 
@@ -437,7 +438,7 @@ def test_memory_does_not_grow_with_the_crops(tmp_path: Path, monkeypatch: pytest
         crops = from_crops(table, tmp_path, "VIS-500m")
         reader = CropReader(crops, 80, 32, recipe.depth)
         largest = seen = 0
-        for rows, found in embed(recipe, model, crops, reader):
+        for rows, found in embed(TorchEmbedder(recipe, model), crops, reader):
             largest, seen = max(largest, pictures()), seen + len(rows)
             assert found.shape == (len(rows), 64)
         assert seen == count
@@ -457,7 +458,7 @@ def test_the_network_is_always_given_as_many_images(embedded: Path) -> None:
     table = run.table("crop", TEST)
     table = table.filter(pa.compute.equal(table["modality"].cast(pa.string()), "body")).slice(0, 9)
     crops = from_crops(table, run.path, "VIS-500m")
-    found = list(embed(recipe, model, crops, CropReader(crops, 80, 32, recipe.depth), batch=2))
+    found = list(embed(TorchEmbedder(recipe, model), crops, CropReader(crops, 80, 32, recipe.depth), batch=2))
     assert sizes == [CPU_BATCH, CPU_BATCH]
     assert [rows.tolist() for rows, _ in found] == [list(range(8)), [8]]
     assert [v.shape for _, v in found] == [(8, 64), (1, 64)]

@@ -158,6 +158,12 @@ class Recipe(Plugin):
         """
         return trained.index(domain) if domain in trained else 0
 
+    def stream_at(self, place: int, trained: Sequence[str]) -> int:
+        """The first place in `trained` whose crops `embed` treats as those of this place. By default 0 where
+        `embedded_as` is as it is here, since the network uses images alone; else the place itself.
+        """
+        return 0 if type(self).embedded_as is Recipe.embedded_as else place
+
     def adopt(self, model: Network, state: dict[str, Any]) -> dict[str, Any]:
         """The tensors of another system's checkpoint, by the names that this network has for them. By default: as they
         are named."""

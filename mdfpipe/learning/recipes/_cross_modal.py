@@ -95,6 +95,11 @@ class CrossModal(Recipe):
         """The place in `trained` whose stream takes the domain; None where no stream was trained for it."""
         return place_in(domain, trained, self.streams)
 
+    def stream_at(self, place: int, trained: Sequence[str]) -> int:
+        """The first place in `trained` of the same stream."""
+        names = self.stream_of(trained)
+        return names.index(names[place])
+
     def load(self, model: Network, state: dict[str, Any], source: str, min_coverage: float) -> LoadReport:
         """A torchvision ResNet into every stream and branch."""
         from mdfpipe.learning.models.weights import loading as weights

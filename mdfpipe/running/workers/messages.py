@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from mdfpipe.errors import ConfigError
-from mdfpipe.running.engines import engine_of, under
 from mdfpipe.running.execution import Event, Unit
 from mdfpipe.stages import Inputs, Stage
 from mdfpipe.stages.evaluate import Evaluate
@@ -28,7 +27,9 @@ def of_unit(unit: Unit) -> dict[str, Any]:
         "undone": sorted(map(list, inputs.undone)),
         "annotated": dict(inputs.annotated),
         "share": unit.share,
-        "engine": engine_of(unit.stage),  # what `auto` is for all units of the stage, whatever a machine has
+        "engine": asked.name
+        if (asked := unit.stage.engine_asked)
+        else None,  # what `auto` is for all units of the stage, whatever a machine has
         "then": [of_unit(later) for later in unit.then],
     }
 
@@ -43,7 +44,7 @@ def to_unit(message: dict[str, Any], study: Study, run: Run, data: Path) -> Unit
             f"{run.path}: {stage.name}: expected the settings of its leader, found others in pipeline.yaml; start the "
             "leader again"
         )
-    stage = under(stage, message["engine"])
+    stage = stage.under(message["engine"]) if message["engine"] else stage
     inputs = Inputs(
         run,
         video=message["video"],

@@ -6,7 +6,7 @@ Each file of this folder is one detector, named after itself.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path
@@ -18,7 +18,7 @@ from pydantic import Field
 
 from mdfpipe.config import BY_CONTENT, Plugin, find_file
 from mdfpipe.errors import ConfigError
-from mdfpipe.machine.engines import refuse_absent
+from mdfpipe.machine.engines import EngineAsked
 from mdfpipe.store.hashing import file_sha256
 from mdfpipe.video.frames import Boxes, Frames
 
@@ -138,22 +138,14 @@ class NetworkDetector(Detector):
         found = cache(partial(self.identity, data, ""))
         return lambda video_id: found()
 
-    def suits(self, made_by: Mapping[str, str] | None) -> bool:
-        """Whether boxes are by the engine that is asked for. made_by: as a receipt has it; None: of an earlier version,
-        which had the native one alone.
-        """
-        return self.engine in ("auto", (made_by or {}).get("name", self.native))
+    @property
+    def engine_asked(self) -> EngineAsked:
+        """The engine that is asked for."""
+        return EngineAsked(self.engine, self.native, "detect.detector.engine", f"the detector {self.use}")
 
     def engine_on(self, device: str) -> str:
         """The engine that runs the network. Raises MissingDependency, and ConfigError for a GPU that it cannot use."""
-        name = self.native if self.engine == "auto" else self.engine
-        if self.gpu(device) is not None and name == "openvino":
-            raise ConfigError(
-                f"detector.engine openvino: runs on the CPU here, got --device {device}; give --device cpu, or engine "
-                f"{self.native}"
-            )
-        refuse_absent(name, f"detector.engine {name}" if name != self.native else f"the detector {self.use}")
-        return name
+        return self.engine_asked.on(self.gpu(device))
 
     def refuse_class(self, path: Path, classes: int) -> None:
         """Raise ConfigError where a network has no class of this number."""

@@ -13,8 +13,6 @@ A, the number of anchors, is the number of cells of the grids of stride 8, 16 an
 
 from __future__ import annotations
 
-import contextlib
-import io
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -140,7 +138,7 @@ def _network(path: Path, sha256: str, gpu: int | None, threads: int, engine: str
     OpenVINO's, too, is described by onnxruntime, and refused as it would be there.
     """
     try:
-        session = engines.open_session(path, threads, providers(gpu), "the detector onnx")
+        session = engines.open_session(path, threads, engines.providers(gpu, "the detector onnx"), "the detector onnx")
     except Exception as error:  # onnxruntime's errors have no root of their own
         refuse_lack_of_memory(error)
         raise _unloadable(path, error) from None
@@ -198,23 +196,6 @@ def _described(path: Path, session: Any) -> _Network:
         return np.asarray(session.run(None, {inputs[0].name: tensor})[0])
 
     return _Network(path, answer, "onnxruntime", kinds[inputs[0].type], axes[0], axes[2], axes[3], note)
-
-
-def providers(gpu: int | None) -> list[Any]:
-    """Where onnxruntime runs a network: on the CPU, or on a GPU. Raises ConfigError where it has no CUDA."""
-    ort = engines.onnxruntime("the detector onnx")
-    if gpu is None:
-        return ["CPUExecutionProvider"]
-    available = ort.get_available_providers()
-    if "CUDAExecutionProvider" not in available:
-        raise ConfigError(
-            f"device cuda:{gpu}: this onnxruntime has no CUDA (it has {', '.join(available)}); "
-            "install onnxruntime-gpu in its place, or ask for --device cpu"
-        )
-    with contextlib.suppress(Exception), contextlib.redirect_stdout(io.StringIO()):
-        ort.preload_dlls()  # finds CUDA and cuDNN where pip put them
-    fp32 = {"device_id": str(gpu), "use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}
-    return [("CUDAExecutionProvider", fp32), "CPUExecutionProvider"]
 
 
 # --- the formats ---------------------------------------------------------------------------------------------------

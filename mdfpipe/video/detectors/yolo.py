@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,20 +27,21 @@ from pydantic import Field
 
 from mdfpipe.config import BY_CONTENT, IF_SET, NOT_A_RESULT, download_folder, find_file
 from mdfpipe.errors import ConfigError, DataError, not_loaded, one_line, refuse_lack_of_memory
-from mdfpipe.machine.engines import CHUNK, OnnxRuntime, OpenVino, Outputs, in_turn, made_by
+from mdfpipe.machine.engines import CHUNK, EngineAsked, Outputs, in_turn, made_by
 from mdfpipe.store.hashing import file_sha256
 from mdfpipe.store.shipped import demo_weights
 from mdfpipe.store.trust import is_trusted
-from mdfpipe.video import tracing
 from mdfpipe.video.detectors import ENGINE, RENDERED_ONLY, Detect, NetworkDetector, Remarks, rgb_of
-from mdfpipe.video.detectors.onnx import providers
 from mdfpipe.video.frames import Boxes, Frames
 from mdfpipe.video.geometry import ranking
 from mdfpipe.video.letterbox import STRIDE, Letterbox, Pictures, cells, fitting_input
-from mdfpipe.video.tensorrt import TensorRT
+
+if TYPE_CHECKING:
+    from mdfpipe.tracing.graphs import TracedGraph
 
 PUBLISHED = tuple(f"yolov10{variant}.pt" for variant in "nsmblx")  # by ultralytics, on GitHub
 DEMO = demo_weights()
+SIDES = (64, 96)  # of the input that is traced: any will do, both are free afterwards
 
 
 class Yolo(NetworkDetector):
@@ -128,7 +129,7 @@ class Yolo(NetworkDetector):
         how = self.model, self.weights_entry, self.precision, is_trusted()
         if engine == "torch":
             return _network(path, file_sha256(path), how, self.gpu(device))
-        return _traced(path, file_sha256(path), how, self.gpu(device), engine, threads)
+        return _traced(path, file_sha256(path), how, self.gpu(device), self.engine_asked, threads)
 
 
 # --- the network -----------------------------------------------------------------------------------------------------
@@ -273,24 +274,38 @@ def _network(path: Path, sha256: str, how: tuple[str, str | None, str, bool], gp
 
 @cache
 def _traced(
-    path: Path, sha256: str, how: tuple[str, str | None, str, bool], gpu: int | None, engine: str, threads: int
+    path: Path, sha256: str, how: tuple[str, str | None, str, bool], gpu: int | None, asked: EngineAsked, threads: int
 ) -> _Traced:
     """The network of `_network`, traced on the CPU in fp32 and given to an engine that runs it in its precision."""
+    from mdfpipe.tracing import refuse_precision, traced
+
     model, entry, precision, trust_pickle = how
-    if engine == "onnxruntime" and precision != "fp32":
-        raise ConfigError(
-            f"detector.precision {precision}: engine onnxruntime runs this network in fp32; take engine torch or "
-            "openvino, or precision fp32"
-        )
+    refuse_precision(asked.name, precision, asked)  # before it is loaded
     network = _network.__wrapped__(path, sha256, (model, entry, "fp32", trust_pickle), None)
-    run: Callable[[NDArray[Any]], Outputs]
-    if engine == "openvino":
-        run = OpenVino(tracing.openvino_model(network.module), precision, threads, str(path))
-    elif engine == "onnxruntime":
-        run = OnnxRuntime(tracing.onnx_model(network.module), threads, providers(gpu), str(path))
-    else:
-        run = TensorRT(tracing.onnx_model(network.module), precision, gpu, str(path))
-    return _Traced(network.head, run, network.remarks, engine)
+    graph = _graph(network.module)
+    run = traced(graph, asked.name, precision, threads=threads, gpu=gpu, where=str(path), asked=asked)
+    return _Traced(network.head, run, network.remarks, asked.name)
+
+
+def _graph(module: Any) -> TracedGraph:
+    """The network as one of uint8 RGB images (B, H, W, 3), so that the engine scales them, to boxes and scores."""
+    import torch
+
+    from mdfpipe.tracing.graphs import TracedGraph
+
+    class FromPixels(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = module
+
+        def forward(self, images: Any) -> Any:
+            answer = self.network(images.permute(0, 3, 1, 2).to(torch.float32) / 255)
+            return answer["boxes"], answer["scores"]
+
+    images = torch.zeros(2, *SIDES, 3, dtype=torch.uint8)
+    free = {0: "batch", 2: "anchors"}
+    axes = {"images": {0: "batch", 1: "height", 2: "width"}, "boxes": free, "scores": free}
+    return TracedGraph(FromPixels().eval(), images, ("boxes", "scores"), axes)
 
 
 def _quarantine() -> Any:

@@ -87,6 +87,9 @@ class Trunk(nn.Module):
         if not len(self.own):
             return images
         of = self.stream[domain]
+        if torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
+            traced: Tensor = list(self.own.values())[int(of[0])](images)  # images of one domain: nothing to choose
+            return traced
         rows = [torch.nonzero(of == number).flatten() for number in range(len(self.own))]
         parts = [module(images[chosen]) for chosen, module in zip(rows, self.own.values(), strict=True) if len(chosen)]
         found: Tensor = torch.cat(parts)[torch.argsort(torch.cat(rows))] if len(parts) > 1 else parts[0]

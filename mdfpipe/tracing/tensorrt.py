@@ -6,6 +6,7 @@ Written against the API of TensorRT 10 and never run by us: no machine of ours h
 from __future__ import annotations
 
 import importlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -18,17 +19,23 @@ MEMORY = 1 << 30  # bytes that it may work with while it builds
 
 
 class TensorRT:
-    """A network under TensorRT, built for each shape of its input, in minutes. model: an ONNX file, in bytes."""
+    """A network under TensorRT, built for each shape of its input, in minutes.
 
-    def __init__(self, model: bytes, precision: str, gpu: int | None, where: str) -> None:
+    model: an ONNX file, in bytes; outputs: their names; where: its weights; setting: what asks for it.
+    """
+
+    def __init__(
+        self, model: bytes, outputs: Sequence[str], precision: str, gpu: int | None, where: str, setting: str
+    ) -> None:
         """Raises MissingDependency, and ConfigError without a GPU or for a file that it does not read."""
         if gpu is None:
-            raise ConfigError("detector.engine tensorrt: runs on a GPU, got --device cpu; give --device cuda")
+            raise ConfigError(f"{setting} tensorrt: runs on a GPU, got --device cpu; give --device cuda")
         try:
             self.library = importlib.import_module("tensorrt")
         except ImportError as error:
             raise not_loaded(error, "tensorrt", "the engine tensorrt") from None
-        self.model, self.precision, self.device, self.where = model, precision, f"cuda:{gpu}", where
+        self.model, self.outputs, self.precision = model, tuple(outputs), precision
+        self.device, self.where = f"cuda:{gpu}", where
         self.logger = self.library.Logger(self.library.Logger.ERROR)
         self.contexts: dict[tuple[int, ...], tuple[Any, Any]] = {}
 
@@ -44,7 +51,7 @@ class TensorRT:
         context.set_input_shape("images", images.shape)
         context.set_tensor_address("images", given.data_ptr())
         outputs = []
-        for name in ("boxes", "scores"):
+        for name in self.outputs:
             outputs.append(torch.empty(tuple(context.get_tensor_shape(name)), dtype=torch.float32, device=self.device))
             context.set_tensor_address(name, outputs[-1].data_ptr())
         stream = torch.cuda.current_stream(self.device)
