@@ -32,7 +32,7 @@ _INDEX: Final = "index/videos.parquet"
 _RUN_LEVEL: Final = {"index": "videos", "evaluate": "metrics"}  # stage -> key
 _OF_VIDEOS: Final = ("detect", "track", "label", "crop")
 _OF_NO_PART: Final = (STATE, LOG)  # of a training that has not ended
-_NOT_READ: Final = ("failed", "report", ".spans", BOARD)
+_NOT_READ: Final = ("failed", "report", ".spans", ".hashes", BOARD)
 _UNSEALED: Final = "an earlier version of mdfpipe made it, without checksums: it is not verified"
 
 

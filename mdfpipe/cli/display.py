@@ -205,6 +205,8 @@ def _ended(event: Event) -> str:
         return f"[red]failed[/red]  {name}: {escape(event.failure.message)}"
     if event.stage == "synth":  # it has no rows: its key says what it drew
         return f"[green]done[/green]    synth: {event.rows} {event.key}, {event.seconds:.1f} s"
+    if event.stage == "hash":
+        return f"[green]done[/green]    videos hashed: {event.rows}, {event.words}, {event.seconds:.1f} s"
     return f"[green]done[/green]    {name}: {event.rows} rows, {event.seconds:.1f} s"
 
 

@@ -206,7 +206,7 @@ def _run_one(
     if unit.share is not None:
         with suppress(Exception), _context(unit, resources, progress) as context, trusting(resources.trust_pickle):
             _made(unit, context)  # what is wrong with it, the unit that joins the shares meets and reports
-        return Event("progress", stage.name, key)
+        return Event("progress", stage.name, key, seconds=time.monotonic() - started)
     try:
         before = run.state(stage.name, key)
         with _context(unit, resources, progress) as context:

@@ -23,12 +23,15 @@ from mdfpipe.learning.train.log import check_board
 from mdfpipe.learning.train.together import refuse_copies
 from mdfpipe.running.engines import with_engine
 from mdfpipe.running.execution import Event, Executor, TogetherExecutor, Unit, executor_of
+from mdfpipe.running.hashing import Hashing, is_for_people
 from mdfpipe.running.plan import Item, Plan
 from mdfpipe.stages import Resources, Stage
 from mdfpipe.stages.crop import Crop
 from mdfpipe.stages.detect import Detect
 from mdfpipe.stages.embed import Embed
 from mdfpipe.stages.evaluate import Evaluate
+from mdfpipe.stages.hashing import Hash
+from mdfpipe.stages.index import Index
 from mdfpipe.stages.label import Label
 from mdfpipe.stages.shared_pass import BEFORE
 from mdfpipe.stages.track import Track
@@ -251,6 +254,9 @@ class Runner:
                 alone |= {("crop", item.key): f"; decodes the video again: {why}"} if why else {}
                 first, again = shared.get((stage.name, item.key)), alone.get((stage.name, item.key), "")
                 how = f" (with {first})" if first else f" (after {item.blocked}{again})" if item.blocked else ""
+                if isinstance(stage, Index):
+                    hashing = Hashing(stage, self.run, self.data, item.expected.upstream)
+                    how = f" ({hashing})" if hashing.units else ""
                 lines.append(f"{item}{how}")
         return lines
 
@@ -372,6 +378,8 @@ class Runner:
             made = [item.found.facts for item in items if item.found is not None]
             settled, notes = with_engine(stage, made, self.run, self.data, self.resources)
             outcome.notes += notes
+        if isinstance(stage, Index) and ready:
+            self._hash(Hashing(stage, self.run, self.data, ready[0].expected.upstream), call)
         units = [self._unit(item, settled, plan, call if only is None else None) for item in ready]
         for name, total in Counter(one.stage.name for unit in units for one in (unit, *unit.then)).items():
             call.listen(Event("stage", name, "", total=total))
@@ -411,6 +419,17 @@ class Runner:
             self._review(stage, plan, call)
         tally.failed = sum(failure.stage == stage.name for failure in outcome.failures)
         return damaged
+
+    def _hash(self, hashing: Hashing, call: Call) -> None:
+        """Hash new videos on all workers; what fails there, the index reports."""
+        if not hashing.units:
+            return
+        call.listen(Event("stage", Hash.name, "", total=1))
+        for event in self._record(hashing.events(self.executor.run(hashing.units))):
+            call.outcome.workers_lost += event.kind == "left"
+            call.outcome.given_again += event.kind == "again"
+            if is_for_people(event):
+                call.listen(event)
 
     def _unit(self, item: Item, settled: Stage, plan: Plan, call: Call | None) -> Unit:
         """What a process is given for an item, with what it does next of the same video; for no call, nothing more.

@@ -14,9 +14,11 @@ from typing import Any, TypeAlias
 
 from mdfpipe.errors import MdfError, one_line
 from mdfpipe.machine.devices import CPU
+from mdfpipe.running.hashing import ALL
 from mdfpipe.running.plan import Item, Plan, made_without
 from mdfpipe.running.runner import Runner
 from mdfpipe.stages import Stage
+from mdfpipe.stages.hashing import Hash
 from mdfpipe.store.environment import read_environment
 from mdfpipe.store.files import given_path
 from mdfpipe.store.left_out import of_crops, of_stage, without_crops
@@ -115,7 +117,9 @@ def status(path: str | PathLike[str]) -> Status:
         if times and one.seconds > 0:
             one.rate_per_minute = 60.0 * len(times) / one.seconds
             one.eta_seconds = one.due * one.seconds / len(times) / max(1, min(workers, one.due))
-        one.active = [timings.now(unit) for unit in timings.active if unit[0] == stage.name]
+        own = [unit for unit in timings.active if unit[0] == stage.name]
+        hashing = [unit for unit in timings.active if unit == (Hash.name, ALL) and stage.name == "index"]
+        one.active = [timings.now(unit) for unit in (*own, *hashing)]
         one.devices = timings.on_devices(stage.name)
         found.stages.append(one)
     return found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -20,13 +19,14 @@ from mdfpipe.config import result_settings
 from mdfpipe.datasets import Anomaly, Dataset, Listing, VideoEntry
 from mdfpipe.errors import Damaged, DataError, StoreError, one_line
 from mdfpipe.stages import Context, Inputs, Made, Review, Stage
+from mdfpipe.stages.hashing import KeptHashes, ToHash, content_of, content_of_files, not_known
 from mdfpipe.store import left_out
 from mdfpipe.store.content import stand_in
 from mdfpipe.store.films import films_behind
 from mdfpipe.store.frames import check_links
 from mdfpipe.store.hashing import file_sha256, stamp, stamp_of_files
-from mdfpipe.store.naming import link_target, nearest
-from mdfpipe.store.run import Receipt, faces_file, images_file, write_table
+from mdfpipe.store.naming import Bounds, link_target, nearest
+from mdfpipe.store.run import Receipt, Run, faces_file, images_file, write_table
 from mdfpipe.store.tables import ANOMALIES, CORNERS, NOT_AS_PUBLISHED, SUBJECTS, VIDEOS, boxes_of
 from mdfpipe.store.urls import is_url
 from mdfpipe.store.video_cache import VideoCache, called
@@ -93,12 +93,13 @@ class Index(Stage):
     def process(self, key: str, inputs: Inputs, context: Context) -> Made:
         """Read the annotation; probe and hash the videos, or images, that are new or have changed."""
         listing = self.dataset.read(context.data)
-        known = self._known(inputs)
+        known, hashes = self._known(inputs), KeptHashes(inputs.run)
+        kept = hashes.all()
         total = len(listing.videos)
         rows: list[dict[str, Any]] = []
         with ThreadPoolExecutor(_IO_THREADS) as pool:
             waiting = [
-                pool.submit(_describe, entry, context.data, known, listing.images.get(entry.video_id), self)
+                pool.submit(_describe, entry, context.data, known, listing.images.get(entry.video_id), self, kept)
                 for entry in listing.videos
             ]
             for future in waiting:
@@ -124,7 +125,24 @@ class Index(Stage):
         if self.dataset.holds_images:
             facts["images"] = sum(table.num_rows for table in listing.images.values())
             facts["not_as_published"] = listing.differs
-        return Made(pa.Table.from_pylist(rows, VIDEOS), facts, self._write_tables(listing, context.scratch))
+        tables = self._write_tables(listing, context.scratch)
+        return Made(pa.Table.from_pylist(rows, VIDEOS), facts, tables, spent=hashes.spent())
+
+    def to_hash(self, run: Run, data: Path, stamps: Mapping[str, str]) -> list[ToHash]:
+        """The videos of the data root that are new or have changed, and whose content is not known yet.
+
+        stamps: of annotation files and videos, as `identity` gives them. None of a data set of images.
+        """
+        if self.dataset.holds_images:
+            return []
+        tables = set(_named(self.dataset.tables(data), data))
+        bounds = Bounds(data, "videos", self.dataset.links)
+        try:
+            known = self._known(Inputs(run))
+        except StoreError:  # the index cannot be read, either, and reports that
+            return []
+        videos = {name: now for name, now in stamps.items() if name not in tables and not is_url(name)}
+        return [video for video in not_known(videos, known, KeptHashes(run).all()) if _stays_in(bounds, video.path)]
 
     def _place_faces(self, rows: list[dict[str, Any]], listing: Listing) -> list[str]:
         """Compare the faces of each video with its picture: count odd ones; wrong ones become its problem.
@@ -259,11 +277,16 @@ def _odd_faces(found: Placement, faces: pa.Table, row: dict[str, Any]) -> Iterat
 
 
 def _describe(
-    entry: VideoEntry, data: Path, known: dict[str, dict[str, Any]], images: pa.Table | None, stage: Index
+    entry: VideoEntry,
+    data: Path,
+    known: dict[str, dict[str, Any]],
+    images: pa.Table | None,
+    stage: Index,
+    kept: Mapping[str, tuple[str, str]],
 ) -> dict[str, Any]:
     """The row of one video, or of one unit of images.
 
-    What was found out about an unchanged file is kept, unless it is a problem.
+    What was found out about an unchanged file is kept, unless it is a problem. kept: stamp and sha256 by path.
     """
     path, old = data / entry.path, known.get(entry.path if images is None else entry.video_id)
     names = images["path"].to_pylist() if images is not None else []
@@ -296,7 +319,8 @@ def _describe(
             _measure_images(names, data, measured)
         else:
             _check_there(data, entry.path)
-            _measure(path, stage, measured)
+            hashed = kept.get(entry.path, (None, None))
+            _measure(path, stage, measured, hashed[1] if hashed[0] == now else None)
     return row | measured
 
 
@@ -356,13 +380,22 @@ def _check_there(data: Path, name: str) -> None:
         raise DataError(f"{path.name}: expected a file or a folder of frames, found a pipe, socket or device")
 
 
-def _measure(path: Path, stage: Index, found: dict[str, Any]) -> None:
-    """Size, content and header of a video, into `found`."""
+def _stays_in(bounds: Bounds, path: str) -> bool:
+    """Whether a path leads nowhere out of the data root, where that is not allowed: then nothing of it is read."""
+    try:
+        bounds.check(path)
+    except DataError:
+        return False
+    return True
+
+
+def _measure(path: Path, stage: Index, found: dict[str, Any], sha256: str | None = None) -> None:
+    """Size, content and header of a video, into `found`. sha256: its content, where that is known."""
     from mdfpipe.video.probe import probe
 
     files = sorted(f for f in path.iterdir() if f.is_file()) if path.is_dir() else [path]
     found["bytes"] = sum(f.stat().st_size for f in files)
-    found["sha256"] = file_sha256(path) if files == [path] else _sha256_of((f.name, f) for f in files)
+    found["sha256"] = sha256 or content_of(path, file_sha256)
     info = probe(path, stage.decoder.stream)
     width, height = info.size(stage.decoder.orientation, path)
     turn = info.turn(stage.decoder.orientation, path)
@@ -382,13 +415,5 @@ def _measure(path: Path, stage: Index, found: dict[str, Any]) -> None:
 
 def _measure_images(names: list[str], data: Path, found: dict[str, Any]) -> None:
     """Content and size of the images of a unit, into `found`; how large each is, crop finds out."""
-    found |= {"n_frames": len(names), "sha256": _sha256_of((name, data / name) for name in names)}
+    found |= {"n_frames": len(names), "sha256": content_of_files(((n, data / n) for n in names), file_sha256)}
     found["bytes"] = sum((data / name).stat().st_size for name in names)
-
-
-def _sha256_of(files: Iterable[tuple[str, Path]]) -> str:
-    """The content of several files, with their names."""
-    digest = hashlib.sha256()
-    for name, file in files:
-        digest.update(f"{name}:{file_sha256(file)}\n".encode(errors="surrogateescape"))
-    return digest.hexdigest()

@@ -11,6 +11,7 @@ from mdfpipe.errors import ConfigError
 from mdfpipe.running.execution import Event, Unit
 from mdfpipe.stages import Inputs, Stage
 from mdfpipe.stages.evaluate import Evaluate
+from mdfpipe.stages.hashing import Hash
 from mdfpipe.store.run import Failure, Receipt, Run
 from mdfpipe.study.study import Study
 
@@ -59,7 +60,7 @@ def to_unit(message: dict[str, Any], study: Study, run: Run, data: Path) -> Unit
 
 
 def _stage(study: Study, name: str, receipt: Receipt) -> Stage:
-    stages: Sequence[Stage] = study.stages
+    stages: Sequence[Stage] = (*study.stages, Hash())
     if name == Evaluate.name:  # of the systems that the command names
         stages = study.evaluating(receipt.settings.get("systems", []))
     found = next((stage for stage in stages if stage.name == name), None)
