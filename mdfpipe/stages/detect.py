@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -177,6 +178,7 @@ class Detect(Stage):
             **self._facts(found, troubles, plan),
             **self._remarks(inputs.video["path"], context),
             "boxes_beyond_the_end": beyond,
+            **({"rows_left_out": left_out} if (left_out := self.detector.left_out(context.data, key)) else {}),
             **({"boxes_named": self.detector.unnamed(context.data, key)} if beyond is None else {}),
             **plan.placement,
         }
@@ -233,7 +235,7 @@ class Detect(Stage):
             warnings.append(f"detect: {len(more)} videos have more frames than their header declares ({one})")
         said, stop = _boxes_said(facts)
         warnings += [*_left_out(facts), *said]
-        notes = [*_repeats_said(facts), *_whole_said(facts), *_given_said(facts)]
+        notes = [*_repeats_said(facts), *_whole_said(facts), *_given_said(facts), *_rows_left_out_said(facts)]
         doubts: dict[str, list[str]] = {}
         for key, found in facts.items():
             for doubt in found.get("doubts", []):
@@ -258,6 +260,7 @@ class Detect(Stage):
         boxes = self.detector.known_boxes(data, video["video_id"])
         if boxes is None or not len(boxes) or not video["width"] or not video["height"]:
             return {}
+        self._check_size(video, data)
         found = place(boxes, video["width"], video["height"], sized=getattr(self.detector, "box", "") == "xywh")
         if found.wrong and getattr(self.detector, "check_boxes", True):
             raise DataError(
@@ -267,6 +270,16 @@ class Detect(Stage):
         counts = {"outside the picture": found.outside.sum(), "with a side below 2 px": found.tiny.sum()}
         words = [f"{count} of {len(boxes)} body boxes {what}" for what, count in counts.items() if count]
         return {"boxes_odd": "; ".join([*filter(None, [found.wrong or found.doubt]), *words])}
+
+    def _check_size(self, video: Mapping[str, Any], data: Path) -> None:
+        """Raise DataError where boxes made elsewhere are of pictures of another size, as their file says."""
+        size, own = self.detector.picture_size(data, video["video_id"]), (video["width"], video["height"])
+        if size is not None and size != own and getattr(self.detector, "check_boxes", True):
+            theirs, ours = (f"{width}x{height}" for width, height in (size, own))
+            raise DataError(
+                f"body boxes: expected boxes of pictures of {ours}, as the video has them, got {theirs} by their file; "
+                "scale them, or take them as they are with detect.detector.check_boxes=false"
+            )
 
     def _by_spans(self, plan: _Planned, spans: Sequence[Span]) -> _Found | None:
         """Do spans that are not kept yet, each for itself; None where one is not sound, so that one pass is needed.
@@ -503,13 +516,23 @@ def _given(bodies: pa.Table) -> dict[str, int]:
     return {"given": count} if count else {}
 
 
+def _rows_left_out_said(facts: dict[str, dict[str, Any]]) -> list[str]:
+    """How many rows of files of boxes were no box of a person, and why."""
+    counts, videos = Counter[str](), 0
+    for found in facts.values():
+        counts.update(found.get("rows_left_out", {}))
+        videos += "rows_left_out" in found
+    reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(counts.items()))
+    return [f"detect: left out of the files of boxes of {videos} videos: {reasons}"] if counts else []
+
+
 def _given_said(facts: dict[str, dict[str, Any]]) -> list[str]:
     """How many bodies a file of boxes names, of all videos."""
     given = {key: found["given"] for key, found in facts.items() if found.get("given")}
     if not given:
         return []
     bodies = sum(facts[key]["rows"]["bodies"] for key in given)
-    return [f"detect: the file of boxes names {sum(given.values())} of {bodies} bodies in {len(given)} videos"]
+    return [f"detect: the files of boxes name {sum(given.values())} of {bodies} bodies in {len(given)} videos"]
 
 
 def _repeats_said(facts: dict[str, dict[str, Any]]) -> list[str]:

@@ -94,7 +94,7 @@ def test_boxes_that_name_their_people(data: Path, tmp_path: Path) -> None:
     ]
     write_rows(data / "boxes.csv", NAMED, rows)
     said = run(data, tmp_path / "run", folders="*", **VISIBLE)
-    assert "detect: the file of boxes names 2 of 3 bodies in 2 videos" in said.out
+    assert "detect: the files of boxes name 2 of 3 bodies in 2 videos" in said.out
     assert mdfpipe.open(tmp_path / "run").table("detect")["subject_id"].to_pylist() == ["s7", None, "8"]
     assert named(tmp_path / "run") == {("s7", "labelled"): 1, (None, "no_face"): 1, ("8", "labelled"): 1}
     assert facts(tmp_path / "run", "label", WALKS[0])["given"] == 1

@@ -37,12 +37,27 @@ def make_precomputed(folder):
     return {"use": "precomputed", "boxes": "a.csv"}
 
 
+def make_mot(folder):
+    (folder / "v.txt").write_text("2,-1,1,2,3,4,0.25,-1,-1,-1\n2,-1,8,8,24,40,0.5,-1,-1,-1\n")
+    return {"use": "mot", "boxes": "{name}.txt"}
+
+
+def make_coco(folder):
+    boxes = [{"image_id": 1, "category_id": 0, "bbox": [1, 2, 3, 4 + n], "score": 0.5} for n in range(2)]
+    images, categories = [{"id": 1, "file_name": "v/1.jpg"}], [{"id": 0, "name": "person"}]
+    (folder / "a.json").write_text(json.dumps({"images": images, "annotations": boxes, "categories": categories}))
+    return {"use": "coco", "boxes": "a.json"}
+
+
 def make_yolo(folder):
     yolos.save(folder / "a.pt", yolos.network().half().state_dict())
     return {"use": "yolo", "weights": "a.pt", "image_size": 64, "min_score": 0.1}
 
 
-EXAMPLES = {"onnx": make_onnx, "precomputed": make_precomputed, "yolo": make_yolo}
+EXAMPLES = {
+    **{"onnx": make_onnx, "precomputed": make_precomputed, "yolo": make_yolo},
+    **{"mot": make_mot, "coco": make_coco},
+}
 
 
 @pytest.fixture(params=Detector.choices())

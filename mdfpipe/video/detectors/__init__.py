@@ -86,6 +86,14 @@ class Detector(Plugin):
         """
         return 0
 
+    def left_out(self, data: Path, video_id: str) -> dict[str, int]:
+        """How many rows of boxes made elsewhere are no box of a person, by reason."""
+        return {}
+
+    def picture_size(self, data: Path, video_id: str) -> tuple[int, int] | None:
+        """Width and height of the pictures that boxes made elsewhere are of, where their file says so."""
+        return None
+
     def remarks(self, data: Path, *, device: str, threads: int) -> Remarks:
         """What is to be reported of the weights that `open` loads for the same device and threads."""
         return Remarks()

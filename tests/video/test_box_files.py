@@ -1,0 +1,168 @@
+"""Boxes and ids in the forms of MOTChallenge and of COCO: conventions, what is left out, and bad files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mdfpipe.errors import DataError
+from mdfpipe.video.box_files import BoxFile
+from mdfpipe.video.detectors.coco import Coco
+from mdfpipe.video.detectors.mot import Mot
+from mdfpipe.video.frames import Boxes
+
+from .networks import plain
+
+GT = "1,7,10,20,5,6,1,1,0.8\n1,8,1,1,4,4,1,1,1\n3,7,11,20,5,6,1,1,1\n2,9,1,1,3,3,0,1,1\n2,4,1,1,3,3,1,3,1\n"
+VIDEO = "MOT17-02/img1"
+
+
+def look_up(detector: BoxFile, folder: Path, video: str = VIDEO, n: int = 4) -> list[Boxes]:
+    return detector.open(folder, video, device="cpu", threads=1)(plain(n))
+
+
+def mot(folder: Path, text: str = GT, **settings: Any) -> Mot:
+    (folder / "MOT17-02/gt").mkdir(parents=True, exist_ok=True)
+    (folder / "MOT17-02/gt/gt.txt").write_text(text)
+    return Mot(**({"boxes": "{folder}/gt/gt.txt"} | settings))
+
+
+def coco(folder: Path, change: dict[str, Any] | None = None, **settings: Any) -> Coco:
+    """Of two videos: one by its own number of frames, one of a folder of frames; a car, a crowd, a polygon."""
+    base = {"category_id": 3}
+    document: dict[str, Any] = {
+        "videos": [{"id": 5, "name": "clips/a.mp4"}],
+        "images": [
+            {"id": 1, "video_id": 5, "frame_id": 2, "width": 8, "height": 8},
+            {"id": 2, "file_name": "cam1/walk/img_000001.jpg", "width": 64, "height": 48},
+        ],
+        "annotations": [
+            {**base, "image_id": 1, "bbox": [1, 2, 3, 4], "score": 0.5, "track_id": 7},
+            {**base, "image_id": 1, "bbox": [0, 0, 9, 9], "attributes": {"track_id": 12}},
+            {**base, "image_id": 1, "category_id": 9, "bbox": [0, 0, 9, 9]},
+            {**base, "image_id": 1, "bbox": [0, 0, 9, 9], "iscrowd": 1, "segmentation": {"counts": [1]}},
+            {**base, "image_id": 2, "segmentation": [[1, 1, 5, 1, 5, 9]]},
+        ],
+        "categories": [{"id": 3, "name": "person"}, {"id": 9, "name": "car"}],
+    }
+    (folder / "instances.json").write_text(json.dumps({**document, **(change or {})}))
+    return Coco(**({"boxes": "instances.json"} | settings))
+
+
+def test_truth_of_motchallenge(tmp_path: Path) -> None:
+    detector = mot(tmp_path)
+    found = look_up(detector, tmp_path)
+    assert [len(boxes) for boxes in found] == [2, 0, 1, 0]  # a gap in the frames of an id is none of the boxes
+    assert dict(zip(found[0].subject_id.tolist(), found[0].xyxy.tolist(), strict=True)) == {
+        "MOT17-02__img1:7": [10, 20, 15, 26],
+        "MOT17-02__img1:8": [1, 1, 5, 5],
+    }
+    assert detector.left_out(tmp_path, VIDEO) == {"not to be counted (confidence 0)": 1, "of class 3": 1}
+    every = mot(tmp_path, classes=[], ids="dataset")
+    assert look_up(every, tmp_path)[1].subject_id.tolist() == ["4"]
+    assert look_up(mot(tmp_path, ids="none"), tmp_path)[0].subject_id is None
+    assert [len(b) for b in look_up(mot(tmp_path, frame_base=0), tmp_path)] == [0, 2, 0, 1]
+
+
+def test_detections_of_motchallenge(tmp_path: Path) -> None:
+    text = "1,-1,10,20,5,6,0.25,-1,-1,-1\n1,-1,1,1,4,4,0.75,-1,-1,-1\n"
+    found = look_up(mot(tmp_path, text, min_score=0.5), tmp_path)
+    assert (found[0].score.tolist(), found[0].subject_id) == ([0.75], None)
+    with pytest.raises(DataError, match=r"gt\.txt: row 1: expected a confidence in 0\.\.1, got 12 .*confidence=false"):
+        look_up(mot(tmp_path, text.replace("0.25", "12")), tmp_path)
+    assert look_up(mot(tmp_path, text.replace("0.25", "12"), confidence=False), tmp_path)[0].score.tolist() == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (
+            GT + "1,7,1,1,2,2,1,1,1\n",
+            r"rows 1 and 6: expected one box a person and frame, .*:7' in frame 1; .*ids=none",
+        ),
+        ("0,7,10,20,5,6,1,1,1\n", r"row 1, column frame: expected 1 or more \(frame_base is 1\), got '0'"),
+        ("1,7,10,20,5\n", "expected frame, id, left, top, width and height"),
+        ("1,7,10,20,0,6,1,1,1\n", "width: expected more than 0"),
+    ],
+)
+def test_bad_files_of_motchallenge_are_one_line(tmp_path: Path, text: str, words: str) -> None:
+    with pytest.raises(DataError, match=words):
+        look_up(mot(tmp_path, text), tmp_path)
+
+
+def test_the_pictures_of_a_sequence_have_its_size(tmp_path: Path) -> None:
+    detector = mot(tmp_path)
+    assert detector.picture_size(tmp_path, VIDEO) is None
+    place = tmp_path / "MOT17-02/seqinfo.ini"
+    place.write_text("[Sequence]\nname=MOT17-02\nimWidth=1920\nimHeight=1080\n")
+    (tmp_path / "MOT17-02/gt/gt.txt").write_text(GT + "\n")  # another state of the file: it is read again
+    assert detector.picture_size(tmp_path, VIDEO) == (1920, 1080)
+    place.write_text("[Sequence]\n")
+    (tmp_path / "MOT17-02/gt/gt.txt").write_text(GT + "\n\n")
+    with pytest.raises(DataError, match=r"seqinfo\.ini: expected imWidth and imHeight"):
+        detector.picture_size(tmp_path, VIDEO)
+
+
+def test_a_file_of_motchallenge_is_of_one_video() -> None:
+    with pytest.raises(ValueError, match=r"expected \{video_id\}, \{folder\} or \{name\}"):
+        Mot(boxes="gt.txt")
+
+
+def test_boxes_of_coco(tmp_path: Path) -> None:
+    detector = coco(tmp_path)
+    found = look_up(detector, tmp_path, "clips/a")
+    assert [len(boxes) for boxes in found] == [0, 0, 2, 0]
+    assert found[2].xyxy.tolist() == [[0, 0, 9, 9], [1, 2, 4, 6]]
+    assert found[2].score.tolist() == [1, 0.5]
+    assert found[2].subject_id.tolist() == ["clips__a.mp4:12", "clips__a.mp4:7"]
+    assert detector.left_out(tmp_path, "clips/a") == {"of another category": 1, "of a crowd (iscrowd)": 1}
+    assert detector.picture_size(tmp_path, "cam1/walk") == (64, 48)
+    walk = look_up(coco(tmp_path, frame_base=1), tmp_path, "cam1/walk")
+    assert walk[0].xyxy.tolist() == [[1, 1, 5, 9]]  # around its polygon
+    assert walk[0].subject_id.tolist() == [None]
+    assert detector.beyond(tmp_path, "clips/b", 4) is None
+    assert "instances.json names 2: " in detector.unnamed(tmp_path, "clips/b")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (
+            {"categories": [{"id": 3, "name": "human"}]},
+            r"expected the category 'person', got human; .*detector\.category",
+        ),
+        ({"annotations": "x"}, "expected a list of objects 'annotations', got 'x'"),
+        ({"images": []}, "annotation 1: expected the id of an image, got 1"),
+        ({"images": [{"id": 1, "file_name": "a.jpg"}]}, r"image 'a\.jpg': expected a video and a frame"),
+        (
+            {"annotations": [{"image_id": 1, "category_id": 3, "segmentation": {"counts": "x"}}]},
+            r"annotation 1: expected bbox: .*, got a mask \(RLE\)",
+        ),
+        (
+            {"annotations": [{"image_id": 1, "category_id": 3, "bbox": [1, 1, "x", 2]}]},
+            r"annotation 1, column width: expected a number, got .*1, 1, 'x', 2",
+        ),
+        (
+            {"annotations": [{"image_id": 1, "category_id": 3, "bbox": [1, 1, 2, 2], "track_id": 1}] * 2},
+            "annotations 1 and 2: expected one box a person and frame",
+        ),
+        (
+            {"images": [{"id": i, "file_name": f"v/{i}.jpg", "width": i, "height": 2} for i in (1, 2)]},
+            "images of v: expected one size, got 1x2 and 2x2",
+        ),
+    ],
+)
+def test_bad_files_of_coco_are_one_line(tmp_path: Path, change: dict[str, Any], words: str) -> None:
+    with pytest.raises(DataError, match=words) as caught:
+        look_up(coco(tmp_path, change), tmp_path, "clips/a")
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("text", ["[]", "{", "3"])
+def test_what_is_no_coco_is_one_line(tmp_path: Path, text: str) -> None:
+    (tmp_path / "instances.json").write_text(text)
+    with pytest.raises(DataError, match=r"instances\.json: expected "):
+        look_up(Coco(boxes="instances.json"), tmp_path)
