@@ -6,6 +6,7 @@ from .datasets import Dataset, Listing, VideoEntry
 from .domains import Band, Domain
 from .errors import ConfigError, DataError, DecodeError, MdfError, ProtocolError, StoreError
 from .evaluation.table import Table
+from .export.boxes import ExportedBoxes, export_boxes
 from .inspecting.inspection import inspect
 from .inspecting.run_view import RunView, open
 from .learning.data.batches import CropBatch, Draw, Sampler
@@ -38,10 +39,9 @@ __version__: str
 __all__ = [
     "Band", "Boxes", "Breakdown", "Checkpoint", "Comparison", "Config", "ConfigError", "CropBatch", "Crops",
     "DataError", "Dataset", "DecodeError", "Decoder", "Detector", "Domain", "Draw", "Evaluation", "Event",
-    "Executor", "Frames", "Group", "LabelRules", "Labels", "Listing", "Losses", "MdfError", "Outcome", "Plugin",
-    "Progress", "Protocol", "ProtocolError", "Receipt", "Recipe", "Report", "Resources", "Run", "RunView", "Runner",
-    "Sampler", "Scored", "Stage", "StoreError", "Study", "System", "Table", "VideoEntry", "average", "breakdown",
-    "compare",
-    "evaluate", "inspect", "label_bodies", "open", "read_table", "report", "run", "score", "status",
-    "studies", "synthesise", "verify",
+    "Executor", "ExportedBoxes", "Frames", "Group", "LabelRules", "Labels", "Listing", "Losses", "MdfError",
+    "Outcome", "Plugin", "Progress", "Protocol", "ProtocolError", "Receipt", "Recipe", "Report", "Resources",
+    "Run", "RunView", "Runner", "Sampler", "Scored", "Stage", "StoreError", "Study", "System", "Table",
+    "VideoEntry", "average", "breakdown", "compare", "evaluate", "export_boxes", "inspect", "label_bodies",
+    "open", "read_table", "report", "run", "score", "status", "studies", "synthesise", "verify",
 ]  # fmt: skip

@@ -152,11 +152,23 @@ def export(
     thing: Annotated[
         str,
         typer.Argument(
-            help="Detector: a study (.yaml), weights (.pt), or demo. Trained system: its checkpoint (.pt).",
+            help="Detector: a study (.yaml), weights (.pt), or demo. Trained system: its checkpoint (.pt). With "
+            "--as: a run folder.",
             show_default=False,
         ),
     ],
-    out: Annotated[Path, typer.Option(metavar="ONNX", help="ONNX file to write.", show_default=False)],
+    out: Annotated[Path, typer.Option(metavar="PLACE", help="ONNX file, or new folder.", show_default=False)],
+    form: Annotated[
+        Literal["mot", "coco", "yolo", "fiftyone"] | None,
+        typer.Option("--as", help="Write bodies and labels of a run in this form."),
+    ] = None,
+    every: Annotated[int, typer.Option(min=1, help="--as: each N-th frame of those that detect used.")] = 1,
+    min_score: Annotated[float, typer.Option(min=0, max=1, help="--as: least score of a box.")] = 0.0,
+    val: Annotated[float, typer.Option(min=0, max=0.99, help="--as yolo: share of videos to validate on.")] = 0.2,
+    ids: Annotated[
+        Literal["subject", "track"], typer.Option(help="--as mot and coco: what ids of boxes are.")
+    ] = "subject",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="--as: count and write nothing.")] = False,
     data: Annotated[Path, typer.Option(envvar="MDFPIPE_DATA", help="Another folder to search for weights.")] = Path(),
     image_size: Annotated[
         int | None, typer.Option(help="Detector only: side of the test picture in pixels; default 640.")
@@ -164,17 +176,31 @@ def export(
     force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
     trust_pickle: TrustPickle = False,
 ) -> None:
-    """Export a detector or a trained network as ONNX.
+    """Export a detector or a trained network as ONNX, or boxes and labels of a run.
 
     The boxes or vectors of the exported network are compared with the original before the file is written. An exported
     detector is used with `detector: {use: onnx}`.
 
+    With --as, boxes, subjects and tracks of a run become files of MOTChallenge, COCO, YOLO (with pictures and
+    data.yaml, to fine-tune a detector) or FiftyOne (with pictures).
+
     Example: mdfpipe export runs/study/train/body-finetuned/last.pt --out body.onnx
+
+    Example: mdfpipe export runs/study --as yolo --every 10 --out yolo
     """
     from mdfpipe.export import export as write_onnx
+    from mdfpipe.export import refuse_mixed
 
-    done = write_onnx(thing, out, data=data, image_size=image_size, force=force, trust_pickle=trust_pickle)
-    say("\n".join(done.lines))
+    refuse_mixed(thing, form, image_size=image_size, force=force)
+    if form is not None:
+        from mdfpipe.export.boxes import export_boxes
+
+        done = export_boxes(thing, out, form, every=every, min_score=min_score, val=val, ids=ids, dry_run=dry_run)
+        say("\n".join(done.lines))
+        return
+
+    written = write_onnx(thing, out, data=data, image_size=image_size, force=force, trust_pickle=trust_pickle)
+    say("\n".join(written.lines))
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""Export: PyTorch weights as one ONNX file, which is compared with them before it appears.
+"""Export: PyTorch weights as one ONNX file, which is compared with them before it appears; boxes of a run (`boxes`).
 
 A detector's file runs under the detector `onnx`, an embedder's wherever there is an onnxruntime: without torch, without
 pickle, without mdfpipe.
@@ -49,6 +49,17 @@ def export(
             f"--image-size {image_size}: {thing} is a trained system, its recipe says which: leave it out"
         )
     return embedder.export(checkpoint, out)
+
+
+def refuse_mixed(thing: str, form: str | None, *, image_size: int | None, force: bool) -> None:
+    """Raise ConfigError where a run folder has no form, or a form has options of ONNX."""
+    if form is None and Path(thing).is_dir():
+        raise ConfigError(
+            f"{thing}: expected a study, weights or a checkpoint, got a folder; boxes and labels of a run have a form: "
+            "--as mot, coco, yolo or fiftyone"
+        )
+    if form is not None and (image_size is not None or force):
+        raise ConfigError("--image-size and --force belong to ONNX files: leave them out with --as")
 
 
 def _checkpoint(thing: str, data: Path) -> Path | None:

@@ -5,8 +5,6 @@ Videos are decoded from their start, by the decoder that delivered them to `dete
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,15 +20,14 @@ from mdfpipe.inspecting import frames
 from mdfpipe.inspecting.frames import FrameView, Overlaps
 from mdfpipe.inspecting.page import Page, render
 from mdfpipe.inspecting.samples import CropChoice, FrameChoice, Limits, SubjectSample, sample, spread
+from mdfpipe.running.replay import data_root, frames_of
 from mdfpipe.running.survey import Survey, VideoState, survey
 from mdfpipe.store.environment import read_environment
 from mdfpipe.store.files import write_output
 from mdfpipe.store.images import decode, recorded_window
-from mdfpipe.store.naming import inside, safe_relative
+from mdfpipe.store.naming import inside
 from mdfpipe.store.run import Run
 from mdfpipe.store.shards import CHECKSUM, UNVERIFIED, read_crop
-from mdfpipe.store.urls import is_url
-from mdfpipe.store.video_cache import VideoCache, called
 from mdfpipe.study.study import open_run
 
 _THREADS = 2
@@ -55,7 +52,7 @@ def draw_frame(run: Path, video_id: str, frame: int, out: Path, show_people: boo
         raise DataError(f"{run}: --frame: its data set holds images of one person each, no frames; --sheet shows crops")
     _check_frame(run, video, frame)
     view = frames.views(found, video, [frame], _overlaps(video))[frame]
-    image = dict(_decoded(_data_root(run), video, [frame]))[frame]
+    image = dict(frames_of(data_root(run), video, [frame]))[frame]
     picture = frames.draw(view, image, video.window, show_people, _PICTURE_WIDTH)
     picture = figures.captioned(picture, view.title, view.legend())
     write_output(out, figures.encoded(picture, kind, quality=92))
@@ -69,7 +66,7 @@ def decoded_frame(run: Path, video_id: str, frame: int) -> NDArray[np.uint8] | N
     if not isinstance(frame, int | np.integer):
         raise DataError(f"{run}: frame: expected a whole number from 0, got {one_line(repr(frame), 80)}")
     _check_frame(run, video, frame)
-    return dict(_decoded(_data_root(run), video, [frame]))[frame]
+    return dict(frames_of(data_root(run), video, [frame]))[frame]
 
 
 def _check_frame(run: Path, video: VideoState, frame: int) -> None:
@@ -99,41 +96,6 @@ def _overlaps(video: VideoState) -> Overlaps | None:
         return None
     name = video.receipts["label"].settings.get("ambiguity_measure")
     return next((measure for known, measure in MEASURES.items() if known == name), None)
-
-
-def _data_root(run: Path) -> Path:
-    root = open_run(run)[2]
-    if not root.is_dir():
-        raise DataError(f"{run}: expected its videos under {root}, found no such folder; mount the data there again")
-    return root
-
-
-def _decoded(
-    data: Path, video: VideoState, wanted: Iterable[int]
-) -> Iterator[tuple[int, NDArray[np.uint8] | NDArray[np.uint16]]]:
-    """(frame number, pixels (H, W, C)) of the wanted frames, ascending. Raises DataError where one does not come."""
-    from mdfpipe.video.decoders import Decoder
-
-    left, name = set(wanted), str(video.row["path"])
-    decoder = Decoder.as_recorded(video.facts("detect"))
-    with contextlib.ExitStack() as stack:
-        if is_url(name):  # never fetched to be looked at
-            stamp, sha256 = str(video.row["stamp"]), video.row["sha256"]
-            path = stack.enter_context(VideoCache().at(name, stamp, sha256, fetch=False))
-            stack.enter_context(called(path, name))
-        else:  # index decided where links may lead
-            path = data / safe_relative(name, f"video {video.video_id}")
-        stream = iter(decoder.frames(path, wanted=frozenset(left).__contains__, batch=_BATCH, threads=_THREADS))
-        if hasattr(stream, "close"):
-            stack.callback(stream.close)
-        for batch in stream:
-            for number, image in zip(batch.index.tolist(), batch.pixels, strict=True):
-                left.remove(number)
-                yield number, image
-            if not left:
-                return
-    where = name if is_url(name) else data / name
-    raise DataError(f"{where}: frame {min(left)} was delivered to detect and is not delivered now; run detect again")
 
 
 # -- the contact sheet
@@ -253,7 +215,7 @@ def _pictures(
     for choice in chosen:
         by_video.setdefault(choice.video_id, []).append(choice.frame)
     try:
-        data = _data_root(survey.run.path) if by_video else Path()
+        data = data_root(survey.run.path) if by_video else Path()
     except MdfError as error:
         notes.append(f"no frame is shown: {error}")
         return {}
@@ -261,7 +223,7 @@ def _pictures(
         video = survey.video(video_id)
         try:
             views = frames.views(survey, video, wanted, _overlaps(video))
-            for number, image in _decoded(data, video, wanted):
+            for number, image in frames_of(data, video, wanted):
                 picture = frames.draw(views[number], image, video.window, show_people, _PAGE_WIDTH)
                 made[video_id, number] = (views[number], picture)
         except MdfError as error:

@@ -1,7 +1,8 @@
 """Boxes in the JSON of COCO: `images`, `annotations` with `bbox`, `categories`, and for videos `videos` and ids.
 
 An image belongs to a video by `video_id` and `frame_id` (or `frame_index`), or by its file: `cam1/walk/000017.jpg` is
-frame 17 of cam1/walk. The person of a box is its `track_id`, `instance_id` or `person_id`, also among `attributes`.
+frame 17 of cam1/walk. The person of a box is its `subject_id`, or else its `track_id`, `instance_id` or `person_id`,
+also among its `attributes`.
 """
 
 from __future__ import annotations
@@ -150,7 +151,7 @@ def _images(path: Path, document: Mapping[str, Any]) -> dict[Any, _Image]:
             )
         size = (image.get("width"), image.get("height"))
         sized = size if all(isinstance(side, int) and side > 0 for side in size) else None
-        found[image.get("id")] = _Image(video, float(number), sized)  # type: ignore[arg-type]
+        found[image.get("id")] = _Image(video, float(number), sized)
     return found
 
 
@@ -189,6 +190,9 @@ def _person(entry: Mapping[str, Any], ids: str, video: str) -> str | None:
     """The id of a box; None without one."""
     inner = entry.get("attributes")
     attributes: Mapping[str, Any] = inner if isinstance(inner, dict) else {}
+    name = entry.get("subject_id", attributes.get("subject_id"))
+    if name is not None and ids != "none":
+        return str(name)
     places = ((entry, name) for name in _PERSON), ((attributes, name) for name in _PERSON)
     found = next((where[name] for pairs in places for where, name in pairs if where.get(name) is not None), None)
     return None if found is None or ids == "none" else person_id(found, video if ids == "video" else "")
