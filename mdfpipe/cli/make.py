@@ -176,7 +176,7 @@ def export(
     force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
     trust_pickle: TrustPickle = False,
 ) -> None:
-    """Export a detector or a trained network as ONNX, or boxes and labels of a run.
+    """Export a detector or network as ONNX, or a run's boxes.
 
     The boxes or vectors of the exported network are compared with the original before the file is written. An exported
     detector is used with `detector: {use: onnx}`.

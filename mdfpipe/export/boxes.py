@@ -211,9 +211,10 @@ def export_boxes(
     else:
         _write(job, place, _WRITERS[form])
     left_out = {reason: count for reason, count in job.left_out.items() if count}
-    counts = {name: job.counts[name] for name in ("videos", "frames", "boxes", "named")}
-    about: dict[str, Any] = {"left_out": left_out, "pictures": dict(job.pictures), "dry_run": dry_run}
-    return ExportedBoxes(place, form, **counts, subjects=len(job.numbers), **about)
+    videos, frames, boxes, named = (job.counts[name] for name in ("videos", "frames", "boxes", "named"))
+    return ExportedBoxes(
+        *(place, form, videos, frames, boxes, named, len(job.numbers), left_out, dict(job.pictures), dry_run)
+    )
 
 
 def _write(job: _Export, place: Path, write: Callable[[_Export], None]) -> None:
