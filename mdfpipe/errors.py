@@ -150,6 +150,19 @@ def some(names: Iterable[str], limit: int = 5) -> str:
     return ", ".join(every[:limit]) + (f" and {len(every) - limit} more" if len(every) > limit else "")
 
 
+def counted(count: int, one: str, many: str | None = None) -> str:
+    """A count with its noun in the right number, and with its verb where both forms are given.
+
+    >>> counted(1, "video"), counted(2, "annotated body"), counted(0, "box"), counted(1, "video has", "videos have")
+    ('1 video', '2 annotated bodies', '0 boxes', '1 video has')
+    """
+    if count == 1:
+        return f"1 {one}"
+    if many is None and one.endswith("y") and one[-2] not in "aeiou":
+        many = f"{one[:-1]}ies"
+    return f"{count} {many or one + ('es' if one.endswith(('x', 's', 'ch', 'sh')) else 's')}"
+
+
 def cannot_write(place: Path, error: OSError) -> str:
     """One line for an OSError while writing: where, what, what to do."""
     advice = {

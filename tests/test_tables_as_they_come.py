@@ -140,7 +140,7 @@ def test_a_boxes_file_of_other_names_says_which_it_has(data: runs.DataSet) -> No
         row[0] = row[0].replace("videos/", "Video/")
     said = run(data)
     assert said.code != 0, said
-    assert "names 3 videos not at all (videos/a, videos/b, videos/c)" in text(said)
+    assert "does not name 3 videos (videos/a, videos/b, videos/c)" in text(said)
     assert "boxes.csv names 3: 'Video/a', 'Video/b', 'Video/c'; videos/a may be 'Video/a' (another" in text(said)
 
 

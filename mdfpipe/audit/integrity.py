@@ -16,7 +16,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Final
 
-from mdfpipe.errors import DataError, StoreError, one_line
+from mdfpipe.errors import DataError, StoreError, counted, one_line
 from mdfpipe.running.execution import Event
 from mdfpipe.stages.train import BOARD, LOG, STATE
 from mdfpipe.store.environment import FILE, read_environment
@@ -73,7 +73,7 @@ class Integrity:
     def lines(self) -> list[str]:
         """The same as lines of text."""
         speed = f" ({self.bytes / 1e6 / self.seconds:.0f} MB/s)" if self.seconds > 0.05 else ""
-        read = f"{self.parts} parts and {self.files} other files, {self.bytes / 1e6:.1f} MB"
+        read = f"{counted(self.parts, 'part')} and {counted(self.files, 'other file')}, {self.bytes / 1e6:.1f} MB"
         found = [f"{self.run}: {read} in {self.seconds:.1f} s{speed}"]
         found += [f"damaged  {one.path}: {one.what}" for one in self.damaged]
         found += [f"missing  {one.path}: {one.what}" for one in self.missing]

@@ -21,7 +21,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from mdfpipe.errors import one_line, unobeyed
+from mdfpipe.errors import counted, one_line, unobeyed
 from mdfpipe.inspecting.console import print_table
 from mdfpipe.machine.devices import CPU
 from mdfpipe.running.execution import Event
@@ -64,7 +64,7 @@ class _Count:
 
     def __str__(self) -> str:
         failed = f", {self.failed} failed" if self.failed else ""
-        return f"{self.ended - self.failed} of {self.total}{failed}, {self.rows} rows"
+        return f"{self.ended - self.failed} of {self.total}{failed}, {counted(self.rows, 'row')}"
 
 
 class Display:
@@ -207,7 +207,7 @@ def _ended(event: Event) -> str:
         return f"[green]done[/green]    synth: {event.rows} {event.key}, {event.seconds:.1f} s"
     if event.stage == "hash":
         return f"[green]done[/green]    videos hashed: {event.rows}, {event.words}, {event.seconds:.1f} s"
-    return f"[green]done[/green]    {name}: {event.rows} rows, {event.seconds:.1f} s"
+    return f"[green]done[/green]    {name}: {counted(event.rows, 'row')}, {event.seconds:.1f} s"
 
 
 def _of_workers(event: Event) -> str:
@@ -255,7 +255,7 @@ def show_outcome(outcome: Outcome) -> None:
     for line in outcome.notes:
         out.print(escape(line))
     if outcome.workers_lost or outcome.given_again:
-        out.print(f"{outcome.workers_lost} workers left before the end, {outcome.given_again} units given again")
+        out.print(_lost(outcome))
     for line in outcome.warnings:
         out.print(f"\n[yellow]warning[/yellow] {escape(line)}")
     for line in outcome.refused:
@@ -297,26 +297,35 @@ def _show_workers(status: Status) -> None:
     for worker in status.workers:
         rate = f", {worker.rate:g}/s" if worker.rate is not None else ""
         words = f"at {worker.unit}{rate}" if worker.unit else "idle"
-        out.print(escape(f"worker {worker.name} ({worker.place}): {words}; {worker.finished} units done"))
+        out.print(escape(f"worker {worker.name} ({worker.place}): {words}; {counted(worker.finished, 'unit')} done"))
     if status.workers_lost or status.given_again:
-        out.print(f"{status.workers_lost} workers left before the end, {status.given_again} units given again")
+        out.print(_lost(status))
     for loss in status.losses[-_LOSSES:]:
         out.print(escape(f"given again: {loss['unit']}, lost by {loss['words']}"))
+
+
+def _lost(found: Outcome | Status) -> str:
+    workers, units = counted(found.workers_lost, "worker"), counted(found.given_again, "unit")
+    return f"{workers} left before the end, {units} given again"
 
 
 def show_synthesis(done: Synthesis) -> None:
     """Print what was drawn."""
     data = done.dataset
     out.print(
-        f"{escape(str(data.folder))}: {data.videos} videos ({data.drawn} drawn now), {data.frames} frames, "
-        f"{data.subjects} subjects in two galleries, {data.bodies} bodies, {data.faces} annotated faces"
+        f"{escape(str(data.folder))}: {counted(data.videos, 'video')} ({data.drawn} drawn now), "
+        f"{counted(data.frames, 'frame')}, {counted(data.subjects, 'subject')} in two galleries, "
+        f"{counted(data.bodies, 'body')}, {counted(data.faces, 'annotated face')}"
     )
     if done.crops is not None:
         out.print(
-            f"{escape(str(done.crops))}: {done.crop_count} visible crops of {done.crop_subjects} further subjects"
+            f"{escape(str(done.crops))}: {counted(done.crop_count, 'visible crop')} of "
+            f"{counted(done.crop_subjects, 'further subject')}"
         )
     if done.faces is not None:
-        out.print(f"{escape(str(done.faces))}: {done.face_count} visible faces of {done.face_subjects} of them")
+        out.print(
+            f"{escape(str(done.faces))}: {counted(done.face_count, 'visible face')} of {done.face_subjects} of them"
+        )
     out.print("Rendered people, not real ones: nothing measured on them says how well real people are recognised.")
 
 
@@ -351,7 +360,9 @@ def show_demo(demo: Demo) -> None:
         "and says nothing\nabout how well real people are recognised.\n"
     )
     data = demo.synthesis.dataset
-    out.print(f"{data.videos} videos ({data.drawn} drawn now), {data.frames} frames, {data.subjects} subjects")
+    out.print(
+        f"{counted(data.videos, 'video')} ({data.drawn} drawn now), {data.frames} frames, {data.subjects} subjects"
+    )
     show_outcome(demo.outcome)
     if demo.truth is not None and demo.guard is not None:
         out.print()

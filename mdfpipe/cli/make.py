@@ -21,6 +21,7 @@ from mdfpipe.cli.options import (
     say,
     say_json,
 )
+from mdfpipe.errors import counted
 
 
 @app.command()
@@ -105,7 +106,8 @@ def reached(
             plain = {"reached": [row.model_dump(mode="json") for row in found]}
             say_json({"file": str(file), **plain, "published": [r.model_dump(mode="json") for r in rows()]})
         else:
-            nothing = f"{file}: no rows yet; `mdfpipe reached RUN` enters them. {FILE} has {len(rows())} rows of papers"
+            papers = f"{FILE} has {counted(len(rows()), 'row')} of papers"
+            nothing = f"{file}: no rows yet; `mdfpipe reached RUN` enters them. {papers}"
             say("\n".join(numbers.lines(found)) or nothing)
         return
     file = into or numbers.own_file()
@@ -118,7 +120,7 @@ def reached(
         return
     known = f"; {len(found) - len(new)} are there already" if len(new) < len(found) else ""
     would = "would enter" if dry_run else "entered"
-    beside(file, "\n".join([*numbers.lines(new), f"{file}: {would} {len(new)} rows{known}"]))
+    beside(file, "\n".join([*numbers.lines(new), f"{file}: {would} {counted(len(new), 'row')}{known}"]))
 
 
 @app.command()
@@ -144,7 +146,7 @@ def scores(
     from mdfpipe.reporting.scores import to_bob
 
     chosen = dict(part.partition("=")[::2] for part in where or [])
-    beside(out, f"wrote {out}: {to_bob(table, out, 4 if columns == 4 else 5, chosen)} lines")
+    beside(out, f"wrote {out}: {counted(to_bob(table, out, 4 if columns == 4 else 5, chosen), 'line')}")
 
 
 @app.command()

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mdfpipe.errors import ProtocolError
+from mdfpipe.errors import ProtocolError, counted
 from mdfpipe.evaluation.benchmark import DEPTH, BenchmarkOutcome, evaluate_benchmark, mean_and_spread
 from mdfpipe.evaluation.case import generator_of
 from mdfpipe.evaluation.comparing import F64, Array
@@ -189,7 +189,7 @@ def coverage(system: str, found: BenchmarkOutcome) -> str:
         words.append(
             f"{found.failed_queries} queries (misses) and {found.failed_gallery} gallery images (absent) have no vector"
         )
-    words += [f"{count} rows {why} left out" for why, count in found.left_out.items()]
+    words += [f"{counted(count, 'row')} {why} left out" for why, count in found.left_out.items()]
     return "; ".join(words)
 
 

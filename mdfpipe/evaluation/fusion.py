@@ -17,7 +17,7 @@ from typing import Any, Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from mdfpipe.errors import DataError, ProtocolError
+from mdfpipe.errors import DataError, ProtocolError, counted
 from mdfpipe.store.templates import Templates, unit
 
 Scale = Literal["z-norm", "min-max"]
@@ -204,8 +204,8 @@ def fit_score_fusion(
     shared = sorted(set(training_subjects) & set(test_subjects))
     if shared:
         raise ProtocolError(
-            f"fusion: {len(shared)} subjects ({', '.join(shared[:5])}) are in training and in test: weights would be "
-            "chosen on test subjects; choose them on the split train"
+            f"fusion: {counted(len(shared), 'subject')} ({', '.join(shared[:5])}) in training and in test: weights "
+            "would be chosen on test subjects; choose them on the split train"
         )
     if not scores or steps < 1:
         raise DataError(f"fusion: expected systems and a grid, got {len(scores)} systems and {steps} steps; name them")

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mdfpipe.errors import ProtocolError
+from mdfpipe.errors import ProtocolError, counted
 from mdfpipe.evaluation.adjusting import adjusted
 from mdfpipe.evaluation.benchmark import mean_and_spread
 from mdfpipe.evaluation.benchmark_table import measure_benchmark
@@ -236,7 +236,9 @@ class _Study:
         for system, found in list(searched.items()):
             lone = int((found.has & np.isneginf(found.nonmated)).sum())
             if lone:
-                entry["notes"].append(f"{case}: {system}: {lone} probes have no other subject in their gallery")
+                entry["notes"].append(
+                    f"{case}: {system}: {counted(lone, 'probe has', 'probes have')} no other subject in their gallery"
+                )
             if lone == int(found.has.sum()):
                 del searched[system]
         if searched:
@@ -396,7 +398,7 @@ class _Study:
         if same:
             a, b = (side[same[0]] for side in sides)
             raise ProtocolError(
-                f"{case}: {len(same)} videos are in gallery and probe (such as {a}"
+                f"{case}: {counted(len(same), 'video is', 'videos are')} in gallery and probe (such as {a}"
                 + (f", which is {b} under another name" if a != b else "")
                 + "): a video would match itself; correct the data set, or set allow_same_media: true"
             )

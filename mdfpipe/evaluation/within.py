@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mdfpipe.errors import ProtocolError
+from mdfpipe.errors import ProtocolError, counted
 from mdfpipe.evaluation.comparing import I64, Removal
 from mdfpipe.evaluation.pooling import Apart, Rule
 from mdfpipe.evaluation.vectors import MEDIA_KNOWN
@@ -51,7 +51,7 @@ def domains_within(rows: pa.Table, apart: Apart) -> tuple[list[str], list[str]]:
         each = own.group_by(["subject", "session"]).aggregate([]).group_by("subject").aggregate([([], "count_all")])
         people, several = each.num_rows, pc.sum(pc.greater(each["count_all"], 1)).as_py() or 0
         if not several:
-            nobody.append(f"{domain} ({people} subjects)")
+            nobody.append(f"{domain} ({counted(people, 'subject')})")
             continue
         found.append(domain)
         if several < people:

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.measure import Measurement
 from rich.table import Table
+from rich.text import Text
 
 from mdfpipe.errors import one_line
 from mdfpipe.inspecting.things import Description
@@ -27,7 +28,7 @@ def show_description(found: Description, console: Console) -> None:
         _pairs(found.observed, console)
     _funnel(found.funnel, console)
     for name, counts in found.counts.items():
-        shown = ", ".join(f"{_safe(value)} [bold]{n}[/bold]" for value, n in list(counts.items())[:_VALUES])
+        shown = ", ".join(f"{_safe(value)}: [bold]{n}[/bold]" for value, n in list(counts.items())[:_VALUES])
         left = f", and {len(counts) - _VALUES} more" if len(counts) > _VALUES else ""
         console.print(f"\n[bold]{_safe(name)}[/bold]  {shown or 'none'}{left}")
     _columns(found, console)
@@ -62,15 +63,16 @@ def _funnel(rows: list[dict[str, Any]], console: Console) -> None:
 
 
 def print_table(table: Table, console: Console, *, whole: bool = False) -> None:
-    """Print a table as wide as the terminal, or as its numbers need (whole: as every cell needs)."""
+    """Print a table as wide as the terminal, or as its numbers need (whole: as every cell needs); no line ends in
+    blanks.
+    """
     measured = Measurement.get(console, console.options.update(width=10_000), table)
     needed = measured.maximum if whole else measured.minimum
-    usual = console.width
-    console.width = max(usual or 80, needed)  # an option of `print` is never wider than the console
-    try:
-        console.print(table)
-    finally:
-        console.width = usual
+    options = console.options.update(width=max(console.width or 80, needed))
+    for line in console.render_lines(table, options, pad=False):
+        words = Text.assemble(*((segment.text, segment.style or "") for segment in line))
+        words.rstrip()
+        console.print(words, soft_wrap=True)
 
 
 def _columns(found: Description, console: Console) -> None:
@@ -109,7 +111,8 @@ def _lines(title: str, colour: str, lines: list[str], console: Console) -> None:
 
 def _plain(value: Any) -> str:
     if isinstance(value, dict):
-        return ", ".join(f"{name} {_plain(v)}" for name, v in value.items() if v != "") or "none"
+        each = {name: _plain(v) for name, v in value.items() if v != ""}
+        return ", ".join(f"{n} ({v})" if isinstance(value[n], dict) else f"{n}: {v}" for n, v in each.items()) or "none"
     if isinstance(value, list):
         return ", ".join(_plain(v) for v in value) or "none"
     if value is None:

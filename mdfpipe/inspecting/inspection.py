@@ -8,7 +8,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from mdfpipe.errors import ConfigError, DataError, MdfError, one_line
+from mdfpipe.errors import ConfigError, DataError, MdfError, counted, one_line
 from mdfpipe.inspecting.export import to_csv
 from mdfpipe.inspecting.pictures import draw_frame, draw_sheet, write_page
 from mdfpipe.inspecting.things import Description, describe_run, describe_shard, describe_table, describe_weight_file
@@ -80,10 +80,13 @@ def inspect_and_write(
         files.append(str(sheet))
     if html is not None:
         written = write_page(thing, html, show_people)
-        lines += [*written.notes, f"{written.frames} frames and {written.crops} crops in {written.bytes / 1e6:.1f} MB"]
+        lines += [
+            *written.notes,
+            f"{counted(written.frames, 'frame')} and {counted(written.crops, 'crop')} in {written.bytes / 1e6:.1f} MB",
+        ]
         files.append(str(html))
     if csv is not None:
-        lines.append(f"{to_csv(thing, csv)} rows")
+        lines.append(counted(to_csv(thing, csv), "row"))
         lines += [note for note in inspect(thing).notes if "OUT OF DATE" in note]
         files.append(str(csv))
     return Inspected(inspect(thing) if describe or not files else None, files, lines)

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from mdfpipe.errors import Damaged, DataError, one_line
+from mdfpipe.errors import Damaged, DataError, counted, one_line
 from mdfpipe.inspecting.export import reading
 from mdfpipe.inspecting.weights import describe_weights
 from mdfpipe.running.plan import standing
@@ -337,7 +337,7 @@ def _system(run: Survey, name: str) -> str:
         trained = "failed" if run.run.failure(*place) else "out of date" if run.run.receipt(*place) else "not trained"
     embedded = [v.facts(f"{EMBED}/{name}") for v in run.videos if f"{EMBED}/{name}" in v.receipts]
     vectors = sum(facts.get("rows", {}).get("ok", 0) for facts in embedded)
-    return f"{trained}; {vectors} vectors in {len(embedded)} of {len(run.videos)} videos"
+    return f"{trained}; {counted(vectors, 'vector')} in {len(embedded)} of {len(run.videos)} videos"
 
 
 def funnel_row(domain: Any) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from mdfpipe.errors import ConfigError, DataError, not_loaded, one_line
+from mdfpipe.errors import ConfigError, DataError, counted, not_loaded, one_line
 from mdfpipe.store.content import Content, Kind, content_of
 from mdfpipe.store.hashing import file_sha256
 from mdfpipe.store.limits import refuse_larger
@@ -91,7 +91,9 @@ def _torch(path: Path, content: Content) -> tuple[dict[str, Any], list[str]]:
         why = str(error).removeprefix(f"{path}: ").partition("; ")[0]
         return facts, [f"its tensors are not listed, nothing in it was opened: {why}"]
     sizes = list(sets.items())[:_SHOWN]
-    facts["sets of tensors"] = {one_line(n, 100) or "bare": f"{k} tensors, {size} numbers" for n, (k, size) in sizes}
+    facts["sets of tensors"] = {
+        one_line(n, 100) or "bare": f"{counted(k, 'tensor')}, {counted(size, 'number')}" for n, (k, size) in sizes
+    }
     facts |= {"declares": one_line(taken.note, 200)} if taken.note else {}
     return facts, [*taken.lines, *taken.doubts]
 

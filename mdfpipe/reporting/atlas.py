@@ -10,7 +10,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from mdfpipe.errors import not_loaded
+from mdfpipe.errors import counted, not_loaded
 from mdfpipe.inspecting.samples import spread
 from mdfpipe.reporting.similarity import enrolled_domains
 from mdfpipe.store.naming import natural_key
@@ -64,7 +64,7 @@ def atlas(system: str, templates: Templates, file: str) -> Map | None:
         MapPoint(
             shape(domains.index(templates.domain[n]), x, y),
             _colour(hue[people[n]]),
-            f"{templates.name[n]}, {templates.crops[n]} crops; {file}",
+            f"{templates.name[n]}, {counted(int(templates.crops[n]), 'crop')}; {file}",
         )
         for n, (x, y) in zip(rows, places.tolist(), strict=True)
     ]

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from mdfpipe.config import refuse_text
 from mdfpipe.domains import Domain
-from mdfpipe.errors import ConfigError, DataError, one_line
+from mdfpipe.errors import ConfigError, DataError, counted, one_line
 from mdfpipe.evaluation.case import generator_of
 from mdfpipe.evaluation.measures.groups import FEW_PROBES, GroupNumber, group_numbers
 from mdfpipe.evaluation.measures.metrics import NUMBERS
@@ -136,7 +136,7 @@ class Breakdown:
     stamps: list[str]
 
     def __repr__(self) -> str:
-        return f"Breakdown({self.groups.num_rows} numbers)"
+        return f"Breakdown({counted(self.groups.num_rows, 'number')})"
 
 
 def breakdown(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from mdfpipe.errors import counted
 from mdfpipe.store.results import NOTES, Number, Row, Verdict, counted_as, note_words, source
 
 MARKS: Final = {Verdict.BEST: "", Verdict.LEVEL: "≈", Verdict.WORSE: "", Verdict.UNTESTED: "?", None: ""}
@@ -154,7 +155,7 @@ def _untested(number: Number) -> str:
 def _described(row: Row) -> str:
     words = [f"{label(row['metric'])} of {row['_system']}, {row['gallery_domain']} to {row['probe_domain']}"]
     if "group" in row:
-        words.append(f"{row['by']} {row['group']}, {row['subjects']} subjects")
+        words.append(f"{row['by']} {row['group']}, {counted(row['subjects'], 'subject')}")
     if row["k"] is not None:
         words.append(f"{row['k']} of {row['n']}")
     if row["trials"] is not None:

@@ -13,7 +13,7 @@ from typing import Any, Final
 import numpy as np
 import pyarrow as pa
 
-from mdfpipe.errors import ConfigError, DataError, ProtocolError, one_line
+from mdfpipe.errors import ConfigError, DataError, ProtocolError, counted, one_line
 from mdfpipe.evaluation.benchmark import mean_and_spread
 from mdfpipe.evaluation.case import Case
 from mdfpipe.evaluation.comparing import F64
@@ -46,7 +46,8 @@ class Comparison:
     stamps: list[str]
 
     def __repr__(self) -> str:
-        return f"Comparison({self.metrics.num_rows} numbers, {self.comparisons.num_rows} differences)"
+        numbers = counted(self.metrics.num_rows, "number")
+        return f"Comparison({numbers}, {counted(self.comparisons.num_rows, 'difference')})"
 
 
 def several(command: str, runs: Sequence[str | PathLike[str]]) -> list[Path]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mdfpipe.domains import by_wavelength
+from mdfpipe.errors import counted
 from mdfpipe.reporting.cells import MARKS, label, percent
 from mdfpipe.store.results import AVERAGE, NOTES, Number, Results, Row, Verdict, counted_as, source
 
@@ -297,7 +298,7 @@ def _footnotes(numbers: Sequence[Number], comparisons: list[Row]) -> list[str]:
         untested = [number for number in numbers if number.verdict is Verdict.UNTESTED]
         if untested:
             names = ", ".join(dict.fromkeys(label(number.row["metric"]) for number in untested))
-            words.append(f"Not tested: {len(untested)} numbers, of {names}.")
+            words.append(f"Not tested: {counted(len(untested), 'number')}, of {names}.")
     if any(row["published"] is not None for row in rows):
         words.append("Published: the number of the paper that the study names, on its own data and probes.")
     read = [row for row in comparisons if "_file" in row]

@@ -18,7 +18,7 @@ from pydantic import Field, model_validator
 from mdfpipe import __version__
 from mdfpipe.config import NAME, Config, parse_yaml, read_yaml, validate
 from mdfpipe.datasets import Dataset
-from mdfpipe.errors import ConfigError, DataError, StoreError, cannot_write
+from mdfpipe.errors import ConfigError, DataError, StoreError, cannot_write, counted
 from mdfpipe.evaluation.measures.metrics import NUMBERS
 from mdfpipe.evaluation.published import Percent
 from mdfpipe.evaluation.published import rows as paper_rows
@@ -179,7 +179,9 @@ class _Opened:
         index = run.receipt(Index.name, Index.table)
         differs = list(index.facts.get("not_as_published") or []) if index else []
         missing = receipt.facts.get("missing") or []
-        doubts = [f"made without {len(missing)} videos that are not done"] if missing else []
+        doubts = (
+            [f"made without {counted(len(missing), 'video that is', 'videos that are')} not done"] if missing else []
+        )
         doubts += dict.fromkeys(stamp for table in results.tables for stamp in results.stamps_of(table))
         doubts += _compared(path)
         return cls(path, study, data, results, receipt.content, doubts, differs)

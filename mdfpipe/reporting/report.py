@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mdfpipe.errors import ConfigError, DataError, MdfError, StoreError, cannot_write, one_line
+from mdfpipe.errors import ConfigError, DataError, MdfError, StoreError, cannot_write, counted, one_line
 from mdfpipe.inspecting.pictures import environment_of, title_of
 from mdfpipe.reporting.comparison import side_by_side
 from mdfpipe.store.files import given_path, refuse_folder, write_atomically
@@ -130,8 +130,8 @@ def report(
         made.files.append(str(folder / name))
     numbers = sum(len(view.rows) for view in shown)
     tables = sum(bool(view.rows) for view in shown)
-    of_page = [f"{numbers} numbers in {tables} table{'s' * (tables != 1)}"]
-    of_page += [f"{len(page.shown)} crops"] if page.has_crops else []
+    of_page = [f"{counted(numbers, 'number')} in {counted(tables, 'table')}"]
+    of_page += [counted(len(page.shown), "crop")] if page.has_crops else []
     made.lines.append(", ".join([*of_page, f"{len(files['report.html'].encode()) / 1e6:.1f} MB"]))
     made.lines += [f"no table of numbers: {results.none}"] if results.none else []
     made.lines += [*results.stamps, *(stamp for view in shown for stamp in view.stamps if stamp not in results.stamps)]

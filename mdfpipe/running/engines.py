@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from mdfpipe.errors import MdfError, MissingDependency
+from mdfpipe.errors import MdfError, MissingDependency, counted
 from mdfpipe.machine.engines import EXTRAS, EngineAsked, is_present, made_by
 from mdfpipe.running.crew import Crew
 from mdfpipe.running.workers import Step
@@ -66,7 +66,7 @@ def _of_parts(stage: str, asked: EngineAsked, names: Sequence[str], resources: R
     if runs and (usual == asked.native or is_present(usual)):
         return usual, []
     why = "does not run on a GPU here" if is_present(usual) else "is not installed here"
-    line = f"{stage}: {usual} made {names.count(usual)} parts and {why}: {asked.native} makes the others"
+    line = f"{stage}: {usual} made {counted(names.count(usual), 'part')} and {why}: {asked.native} makes the others"
     return asked.native, [line]
 
 

@@ -14,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from mdfpipe.errors import Damaged, DataError, MdfError, one_line
+from mdfpipe.errors import Damaged, DataError, MdfError, counted, one_line
 from mdfpipe.stages import TO_BE_MADE, Inputs, Stage
 from mdfpipe.stages.evaluate import Evaluate
 from mdfpipe.stages.index import Index
@@ -110,7 +110,7 @@ class Plan:
             item = replace(item, reason=None, found=known)
         unreadable = item.found.facts["unreadable"] if item.found else []
         if unreadable and self.retry:  # no file changed, but a mount, a permission or a library may have
-            return replace(item, reason=f"{len(unreadable)} videos could not be read")
+            return replace(item, reason=f"{counted(len(unreadable), 'video')} could not be read")
         return item
 
     @cached_property

@@ -14,7 +14,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, Final
 
-from mdfpipe.errors import ConfigError, DataError, MdfError, MissingDependency, StoreError, one_line
+from mdfpipe.errors import ConfigError, DataError, MdfError, MissingDependency, StoreError, counted, one_line
 from mdfpipe.running.execution import Event
 from mdfpipe.store.environment import FILE
 from mdfpipe.store.files import given_path
@@ -57,7 +57,8 @@ class Pushed:
         verb = "would be copied" if self.dry_run else "copied"
         size = f"{self.sent_bytes / 1e6:.1f} MB"
         return [
-            f"{self.url}: {self.sent} files {verb} ({size}), {self.equal} there already, {len(self.refused)} refused",
+            f"{self.url}: {counted(self.sent, 'file')} {verb} ({size}), {self.equal} there already, "
+            f"{len(self.refused)} refused",
             *(f"refused: {line}" for line in self.refused),
         ]
 

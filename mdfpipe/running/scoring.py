@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 
 from mdfpipe.config import refuse_text, set_dotted, validate
 from mdfpipe.domains import Domain
-from mdfpipe.errors import ConfigError, DataError, MdfError, one_line
+from mdfpipe.errors import ConfigError, DataError, MdfError, counted, one_line
 from mdfpipe.evaluation import study
 from mdfpipe.evaluation.benchmarks import Benchmark
 from mdfpipe.evaluation.comparing import Measure
@@ -93,7 +93,7 @@ class Evaluation:
     stamps: list[str]
 
     def __repr__(self) -> str:
-        return f"Evaluation({self.metrics.num_rows} numbers of {self.searches.num_rows} searches)"
+        return f"Evaluation({counted(self.metrics.num_rows, 'number')} of {counted(self.searches.num_rows, 'search')})"
 
 
 def evaluate(
@@ -210,7 +210,9 @@ def _evaluated(
     found = study.evaluate(asked.tables.tables, systems, rows, known, data=data, keep=keep)
     outside = Counter(domain for domain in domains if not known.uses(domain))
     for entry in found.tables.values():
-        entry["notes"] += [f"{d}: {n} rows outside protocol {known.name}, unused" for d, n in sorted(outside.items())]
+        entry["notes"] += [
+            f"{d}: {counted(n, 'row')} outside protocol {known.name}, unused" for d, n in sorted(outside.items())
+        ]
     return found
 
 

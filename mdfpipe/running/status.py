@@ -12,7 +12,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from mdfpipe.errors import MdfError, one_line
+from mdfpipe.errors import MdfError, counted, one_line
 from mdfpipe.machine.devices import CPU
 from mdfpipe.running.hashing import ALL
 from mdfpipe.running.plan import Item, Plan, made_without
@@ -180,7 +180,7 @@ def _planned(stage: Stage, plan: Plan) -> list[tuple[Item, Failure | None]]:
 def _incomplete(facts: dict[str, Any]) -> str:
     """What is missing of a video that was kept all the same."""
     beyond = facts.get("faces_beyond_the_end")
-    return facts.get("incomplete") or (f"{beyond} faces in frames that were not delivered" if beyond else "")
+    return facts.get("incomplete") or (f"{counted(beyond, 'face')} in frames that were not delivered" if beyond else "")
 
 
 _Unit: TypeAlias = tuple[str, str]  # stage, key

@@ -15,7 +15,7 @@ from typing import Any, Final
 import pyarrow as pa
 
 from mdfpipe.domains import by_wavelength
-from mdfpipe.errors import DataError, some
+from mdfpipe.errors import DataError, counted, some
 from mdfpipe.running.plan import Judge
 from mdfpipe.store import left_out
 from mdfpipe.store.naming import natural_key
@@ -75,7 +75,7 @@ class VideoState:
             found.append(f"kept although {seen['incomplete']}")
         found += [f"fell back from {trouble}" for trouble in seen.get("fallback", [])]
         if label.get("faces_beyond_the_end"):
-            found.append(f"{label['faces_beyond_the_end']} faces lie beyond its last frame")
+            found.append(f"{counted(label['faces_beyond_the_end'], 'face lies', 'faces lie')} beyond its last frame")
         alignment = label.get("alignment") or {}
         if alignment.get("offset"):
             found.append(f"faces fit better at frame offset {alignment['offset']:+d}")
@@ -306,6 +306,6 @@ def _manifest(run: Run, judge: Judge) -> tuple[Receipt | None, list[str]]:
     if stale:
         return None, [f"manifest: out of date ({stale}), and left out; run it again"]
     missing = receipt.facts.get("missing", [])
-    notes = [f"manifest: made without {len(missing)} videos ({some(missing)})"] if missing else []
+    notes = [f"manifest: made without {counted(len(missing), 'video')} ({some(missing)})"] if missing else []
     told = [*left_out.outside_of(receipt.facts), *left_out.by_track(receipt.facts)]
     return receipt, [*notes, *(f"manifest: {line}" for line in told)]

@@ -15,7 +15,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pydantic import Field, SerializeAsAny
 
-from mdfpipe.errors import DataError, DecodeError, one_line, some
+from mdfpipe.errors import DataError, DecodeError, counted, one_line, some
 from mdfpipe.machine.engines import EngineAsked
 from mdfpipe.machine.threads import use_threads
 from mdfpipe.stages import Context, Inputs, Made, Review, Stage
@@ -232,7 +232,9 @@ class Detect(Stage):
         if more:
             key, first = next(iter(more.items()))
             one = f"{key}: {first['delivered']} delivered, {first['declared']} declared"
-            warnings.append(f"detect: {len(more)} videos have more frames than their header declares ({one})")
+            warnings.append(
+                f"detect: {counted(len(more), 'video has', 'videos have')} more frames than the header declares ({one})"
+            )
         said, stop = _boxes_said(facts)
         warnings += [*_left_out(facts), *said]
         notes = [*_repeats_said(facts), *_whole_said(facts), *_given_said(facts), *_rows_left_out_said(facts)]
@@ -462,12 +464,11 @@ class _Planned:
 
 
 _LEFT_OUT: Final = {
-    "leading": "{videos} videos begin within a group of pictures: {all} pictures before the first frame refer to what "
-    "was cut off and are left out, as players do ({first}: {count})",
-    "joins": "{videos} videos are several recordings one behind the other, with times that start again ({first}: "
-    "{after}); their frames are counted through",
-    "jumps": "{videos} videos are transport streams whose counter jumps before a key picture ({first}: {count} times): "
-    "segments were joined there, or whole pictures are missing",
+    "leading": "{begin} within a group of pictures: {refer}, as players do ({first}: {count})",
+    "joins": "{consist} of several recordings one behind the other, with times that start again ({first}: {after}); "
+    "frames are counted through",
+    "jumps": "{are} with a counter that jumps before a key picture ({first}: {times}): segments were joined there, or "
+    "whole pictures are missing",
 }
 """Lines on what a decoder left out or doubts, in the order in which they are printed."""
 
@@ -479,7 +480,21 @@ def _left_out(facts: dict[str, dict[str, Any]]) -> list[str]:
         counts = {key: f["left_out"][name] for key, f in facts.items() if f["left_out"].get(name)}
         if counts:
             first, count = next(iter(counts.items()))
-            said = words.format(videos=len(counts), all=sum(counts.values()), first=first, count=count, after=count + 1)
+            videos, pictures = len(counts), sum(counts.values())
+            said = words.format(
+                first=first,
+                count=count,
+                after=count + 1,
+                times=counted(count, "time"),
+                begin=counted(videos, "video begins", "videos begin"),
+                consist=counted(videos, "video consists", "videos consist"),
+                are=counted(videos, "video is a transport stream", "videos are transport streams"),
+                refer=counted(
+                    pictures,
+                    "picture before the first frame refers to what was cut off and is left out",
+                    "pictures before the first frame refer to what was cut off and are left out",
+                ),
+            )
             lines.append(f"detect: {said}")
     return lines
 
@@ -491,18 +506,18 @@ def _boxes_said(facts: dict[str, dict[str, Any]]) -> tuple[list[str], str | None
     if late:
         key, count = next(iter(late.items()))
         warnings.append(
-            f"detect: {len(late)} videos have boxes in frames after their last ({key}: {count} boxes from frame "
-            f"{facts[key]['delivered']} on); is detect.detector.frame_base right?"
+            f"detect: {counted(len(late), 'video has', 'videos have')} boxes in frames after the last ({key}: "
+            f"{counted(count, 'box')} from frame {facts[key]['delivered']} on); is detect.detector.frame_base right?"
         )
     odd = {k: f["boxes_odd"] for k, f in facts.items() if f.get("boxes_odd")}
     warnings += [f"detect: {k}: {words}" for k, words in list(odd.items())[:3]]
     if len(odd) > 3:
-        warnings.append(f"detect: so are boxes of {len(odd) - 3} other videos")
+        warnings.append(f"detect: so are boxes of {counted(len(odd) - 3, 'other video')}")
     without = [k for k, f in facts.items() if f["boxes_beyond_the_end"] is None]
     if without:
         shown = some([one_line(k, 80) for k in without], 3)
         named = facts[without[0]].get("boxes_named", "")
-        words = f"the boxes file names {len(without)} videos not at all ({shown}): no detections there"
+        words = f"the boxes file does not name {counted(len(without), 'video')} ({shown}): no detections there"
         if named and len(without) == len(facts):
             stop = f"{words}; {named}; write the video_ids of this data set"
         else:

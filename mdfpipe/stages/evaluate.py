@@ -207,7 +207,7 @@ class _Vectors:
         inside = pc.is_in(self.rows["split"].cast(pa.string()), pa.array(splits)).to_numpy()
         crops = self.rows["crop_id"].filter(pa.array(inside & self.unreadable)).to_pylist()
         rest = f"the numbers rest on the other {inside.sum() - len(crops)}"
-        return of_unreadable(self.stage, dict.fromkeys(crops, rest), " and have no vector")
+        return of_unreadable(self.stage, dict.fromkeys(crops, rest), ", left without a vector")
 
     def blocks(self) -> Iterator[F32]:
         """(n, D) of each video, in the order of the rows; zeros where there is no vector."""

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from mdfpipe.errors import DataError, one_line
+from mdfpipe.errors import DataError, counted, one_line
 from mdfpipe.machine.threads import use_threads
 from mdfpipe.stages import Context, Inputs, Made, Review, Stage
 from mdfpipe.store.images import EIGHT_BITS, SIXTEEN_BITS, has_alpha
@@ -92,7 +92,9 @@ class Gather(Stage):
         """Say which images do not decode, and how many are stored as their EXIF data say that they are shown."""
         warnings = []
         if turned := sum(found.get("turned", 0) for found in facts.values()):
-            warnings.append(f"crop: {turned} images are turned as their EXIF data say that they are shown")
+            warnings.append(
+                f"crop: {counted(turned, 'image is', 'images are')} turned as their EXIF data say that they are shown"
+            )
         return Review(warnings=warnings, lasting=of_stage(self.name, facts))
 
 

@@ -17,7 +17,7 @@ from pydantic import SerializeAsAny
 
 from mdfpipe.config import result_settings
 from mdfpipe.datasets import Anomaly, Dataset, Listing, VideoEntry
-from mdfpipe.errors import Damaged, DataError, StoreError, one_line
+from mdfpipe.errors import Damaged, DataError, StoreError, counted, one_line
 from mdfpipe.stages import Context, Inputs, Made, Review, Stage
 from mdfpipe.stages.hashing import KeptHashes, ToHash, content_of, content_of_files, not_known
 from mdfpipe.store import left_out
@@ -232,20 +232,23 @@ def _unusual(rows: list[dict[str, Any]], asked: int | None) -> Iterator[str]:
     if several := [row for row in rows if row["other_streams"] and asked is None]:
         row = several[0]
         yield (
-            f"{len(several)} videos hold several video streams: the default one, or else the largest, is taken "
+            f"{counted(len(several), 'video holds', 'videos hold')} several video streams: the default one, or else "
+            "the largest, is taken "
             f"({row['video_id']}: stream {row['stream']}, not {row['other_streams']}); detect.decoder.stream chooses"
         )
     if joined := [row for row in rows if row["films_behind"]]:
         row = joined[0]
         yield (
-            f"{len(joined)} files hold another film behind the first, as `cat` puts it there, which no decoder reads "
+            f"{counted(len(joined), 'file holds', 'files hold')} another film behind the first, as `cat` puts it "
+            "there, which no decoder reads "
             f"({row['video_id']}: {row['films_behind']}); name the files by themselves, or join them with a tool that "
             "knows the container: ffmpeg -f concat"
         )
     if oblong := [row for row in rows if row["pixel_aspect"] and not 0.99 < row["pixel_aspect"] < 1.01]:
         row = oblong[0]
         yield (
-            f"{len(oblong)} videos have pixels that are not square ({row['video_id']}: {row['pixel_aspect']:.3g} times "
+            f"{counted(len(oblong), 'video has', 'videos have')} pixels that are not square ({row['video_id']}: "
+            f"{row['pixel_aspect']:.3g} times "
             "as wide as high); players stretch them, boxes and crops are of the pixels as they are"
         )
 

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pydantic import Field
 
-from mdfpipe.errors import DataError, some
+from mdfpipe.errors import DataError, counted, some
 from mdfpipe.stages import Context, Inputs, Made, Review, Stage
 from mdfpipe.stages.index import Index
 from mdfpipe.store.tables import LABELS, LabelStatus, boxes_of, coded, joined
@@ -286,17 +286,20 @@ class Label(LabelRules, CarryRules, Stage):
         warnings = [silent_filter(self, counts)]
         if counts[LabelStatus.BELOW_MIN_OVERLAP] > counts[LabelStatus.LABELLED]:
             warnings.append(
-                f"label: {counts[LabelStatus.BELOW_MIN_OVERLAP]} bodies below label.min_overlap={self.min_overlap:g}, "
+                f"label: {counted(counts[LabelStatus.BELOW_MIN_OVERLAP], 'body')} below "
+                f"label.min_overlap={self.min_overlap:g}, "
                 f"{counts[LabelStatus.LABELLED]} labelled; 0.5 suits measures of containment, "
                 f"{self.measure} may want less"
             )
         nobody = {key: f["nobody"] for key, f in facts.items() if "nobody" in f}
         for key, why in list(nobody.items())[:5]:
             found = ", ".join(f"{count} {status}" for status, count in facts[key]["rows"].items()) or "none"
-            faces = f"{facts[key]['faces']} annotated faces and no labelled body (bodies: {found})"
+            faces = f"{counted(facts[key]['faces'], 'annotated face')} and no labelled body (bodies: {found})"
             warnings.append(f"label: {key}: {faces}{f'; {why}' if why else ''}")
         if len(nobody) > 5:
-            warnings.append(f"label: so it is in {len(nobody) - 5} videos more: {some(list(nobody)[5:], 10)}")
+            warnings.append(
+                f"label: so it is in {counted(len(nobody) - 5, 'video')} more: {some(list(nobody)[5:], 10)}"
+            )
         warnings += self._given_said(facts)
         warnings.append(self._of_shared_names(facts))
         verdicts = Counter(a["verdict"] for a in alignment.values())
@@ -373,8 +376,8 @@ class Label(LabelRules, CarryRules, Stage):
         advice = "if the annotation counts from 1 set dataset.frame_base=1; or " if from_one else ""
         raise DataError(
             f"short: annotated up to frame {frames.max()}, but {seen['decoder']} delivered {seen['delivered']} "
-            f"frames (0..{seen['delivered'] - 1}), so {beyond} faces have none; {advice}get the whole video, "
-            "or keep what there is with label.short=keep"
+            f"frames (0..{seen['delivered'] - 1}), so {counted(beyond, 'face has', 'faces have')} none; {advice}get "
+            "the whole video, or keep what there is with label.short=keep"
         )
 
 

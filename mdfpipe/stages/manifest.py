@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from mdfpipe.config import Config
-from mdfpipe.errors import DataError, ProtocolError, some
+from mdfpipe.errors import DataError, ProtocolError, counted, some
 from mdfpipe.protocol import Protocol
 from mdfpipe.stages import Context, Inputs, Made, Review, Stage
 from mdfpipe.stages.index import Index
-from mdfpipe.store.left_out import CROPS_LEFT_OUT, by_track, outside_of
+from mdfpipe.store.left_out import CROPS_LEFT_OUT, by_track, of_rows, outside_of
 from mdfpipe.store.tables import CORNERS, MANIFEST, SUBJECTS, NamedBy, coded
 
 _FROM_CROPS = ["crop_id", "subject_id", "modality", "video_id", "frame", *CORNERS]
@@ -146,7 +146,7 @@ class Manifest(Stage):
         for found in facts.values():
             for c in found["counts"]:
                 kind = " ".join(c[name] for name in ("split", "role", "domain", "modality") if c[name] != "none")
-                notes.append(f"manifest: {kind}: {c['rows']} rows of {c['subjects']} subjects in {c['videos']} videos")
+                notes.append(f"manifest: {kind}: {of_rows(c)}")
             if found["domains_without_rows"]:
                 warnings.append(f"manifest: no crop at all of {', '.join(found['domains_without_rows'])}")
             notes += [f"manifest: {line}" for line in [*outside_of(found), *by_track(found)]]
@@ -167,7 +167,7 @@ class Manifest(Stage):
             for name in found["domains_without_videos"]
         ]
         if found["no_role"]:
-            rows = ", ".join(f"{name} ({count} rows)" for name, count in found["no_role"].items())
+            rows = ", ".join(f"{name} ({counted(count, 'row')})" for name, count in found["no_role"].items())
             lines.append(
                 f"protocol {self.protocol.name} gives no role to {rows}, which train and enter tables of all pairs; "
                 "list the domains of the study in manifest.protocol.domains, with these or without them"
@@ -223,8 +223,10 @@ class Manifest(Stage):
                 known = ", ".join(sorted({row["domain"] for row in catalogue.values()}))
                 train = (here & (rows.split == TRAIN)).sum()
                 raise ProtocolError(
-                    f"protocol {self.protocol.name}: domain {name} has no {modality} row to test ({videos} videos, "
-                    f"{here.sum()} {modality} crops, {train} of them train); the data set has the domains {known}"
+                    f"protocol {self.protocol.name}: domain {name} has no {modality} row to test "
+                    f"({counted(videos, 'video')}, "
+                    f"{counted(int(here.sum()), f'{modality} crop')}, {train} of them train); the data set has the "
+                    f"domains {known}"
                 )
 
     def _refuse_no_mates(self, modality: str, of_modality: NDArray[np.bool_], rows: _Rows) -> None:

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mdfpipe.config import find_folder
-from mdfpipe.errors import DataError, one_line
+from mdfpipe.errors import DataError, counted, one_line
 from mdfpipe.learning.data import crops as c
 from mdfpipe.learning.data.crops import Crops
 from mdfpipe.learning.system import System
@@ -45,15 +45,18 @@ def material(name: str, settings: System, run: Run, data: Path) -> TrainingMater
         parts.append(_further(further_folder(name, folder, data), modality, number, f"{folder}/"))
     crops = c.join(parts)
     unverified = _unverified(parts, settings.further)
-    told = [f"{len(crops)} {modality} crops of {len(crops.subjects)} subjects in {', '.join(crops.domains)}"]
+    told = [
+        f"{counted(len(crops), f'{modality} crop')} of {counted(len(crops.subjects), 'subject')} in "
+        f"{', '.join(crops.domains)}"
+    ]
     told += unverified
     held_out = None
     if settings.validation.subjects:
         crops, held_out = c.hold_out(crops, settings.validation.subjects, settings.seed)
-        told.append(f"{len(held_out.subjects)} subjects held out for validation")
+        told.append(f"{counted(len(held_out.subjects), 'subject')} held out for validation")
     if settings.max_subjects is not None:
         crops = c.subset(crops, settings.max_subjects, settings.seed)
-        told.append(f"{len(crops.subjects)} subjects chosen by max_subjects")
+        told.append(f"{counted(len(crops.subjects), 'subject')} chosen by max_subjects")
     crops = crops.compact()
     if len(crops.subjects) < 2:
         raise DataError(
@@ -71,7 +74,7 @@ def _unverified(parts: Sequence[Crops], further: Sequence[str]) -> list[str]:
     for folder, crops in zip(further, parts[len(parts) - len(further) :], strict=True):
         count = int((crops.crc32 == c.UNKNOWN).sum())
         if count and crops.shards[0].suffix == ".tar":  # plain images have none
-            found.append(f"{count} crops of {folder} have no checksum: {UNVERIFIED}")
+            found.append(f"{counted(count, 'crop')} of {folder} without checksum: {UNVERIFIED}")
     return found
 
 

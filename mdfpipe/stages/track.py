@@ -11,7 +11,7 @@ import pyarrow as pa
 from pydantic import Field, SerializeAsAny
 
 from mdfpipe.config import result_settings
-from mdfpipe.errors import some
+from mdfpipe.errors import counted, some
 from mdfpipe.stages import Context, Inputs, Made, Review, Stage
 from mdfpipe.store.tables import CORNERS, TRACKS, boxes_of
 from mdfpipe.video.trackers import Linked, Tracker, VideoBoxes
@@ -65,8 +65,8 @@ class Track(Stage):
         notes = []
         if timeless:
             notes.append(
-                f"track: {len(timeless)} videos give no times, so {ASSUMED_FPS:g} frames a second are assumed: "
-                f"{some(timeless, 3)}"
+                f"track: {counted(len(timeless), 'video gives', 'videos give')} no times, so {ASSUMED_FPS:g} frames "
+                f"a second are assumed: {some(timeless, 3)}"
             )
         told = {key: "; ".join(found["remarks"]) for key, found in facts.items() if found.get("remarks")}
         warnings = [f"track: {key}: {words}" for key, words in list(told.items())[:3]]

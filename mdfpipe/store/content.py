@@ -17,7 +17,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Final
 
-from mdfpipe.errors import one_line
+from mdfpipe.errors import counted, one_line
 
 HEAD: Final = 4096  # bytes that are read; every pointer is shorter
 HEAD_OF_TAR: Final = 512  # bytes; all zero they end one
@@ -195,7 +195,7 @@ def _pickle(path: Path, head: bytes) -> Content:
 
 def _unknown(head: bytes, size: int) -> Content:
     if size < 16:
-        return _other(f"a file of {size} byte{'s' * (size > 1)}", "get it again")
+        return _other(f"a file of {counted(size, 'byte')}", "get it again")
     try:
         text = head.decode("utf-8") if size <= HEAD else head[:-4].decode("utf-8")
     except UnicodeDecodeError:

@@ -232,8 +232,12 @@ def _refuse(url: str, error: Exception) -> NoReturn:
         why = "no such file on the server; correct its name, or leave it out with dataset.leave_out"
     elif status in (401, 403, 407) or isinstance(error, PermissionError):
         why = f"the server refuses access{f' ({status})' if status else ''}; give it by ~/.netrc or the environment"
-    elif "Certificate" in name or "SSL" in name:
+    elif "Certificate" in name:
         why = f"the server's certificate is not trusted: {words}; name your site's certificates in SSL_CERT_FILE"
+    elif "SSL" in name:
+        why = (
+            f"the server does not speak TLS as expected: {words}; does its URL begin with http, or is a proxy between?"
+        )
     elif isinstance(error, TimeoutError):
         why = f"no answer for {_SILENCE:g} s; check the network, and give the same command again"
     elif "Redirect" in name:

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any, Final
 
+from mdfpipe.errors import counted
 from mdfpipe.store.naming import told_path
 from mdfpipe.store.tables import CropStatus
 
@@ -30,7 +31,10 @@ def of_index(facts: Mapping[str, Any]) -> list[str]:
         if one["count"]
     ]
     rows = facts.get("left_out_rows", 0)
-    return [*found, *([f"dataset.leave_out: {rows} annotation rows left out with their videos"] if rows else [])]
+    return [
+        *found,
+        *([f"dataset.leave_out: {counted(rows, 'annotation row')} left out with the videos"] if rows else []),
+    ]
 
 
 def of_nothing(facts: Mapping[str, Any]) -> list[str]:
@@ -51,9 +55,10 @@ def of_crops(facts: Mapping[str, Mapping[str, Any]]) -> list[str]:
     for one in facts.values():
         for name, count in one.get("rows", {}).items():
             rows[name.rpartition(" ")[2]] += count
-    counted = [f"{rows[status]} {status} ({by})" for status, by in CROPS_LEFT_OUT.items() if rows[status]]
+    found = [f"{rows[status]} {status} ({by})" for status, by in CROPS_LEFT_OUT.items() if rows[status]]
     left_out = sum(rows[status] for status in CROPS_LEFT_OUT)
-    return [f"crop: {left_out} of {rows.total()} crops left out by settings: {', '.join(counted)}"] if counted else []
+    crops = counted(rows.total(), "crop")
+    return [f"crop: {left_out} of {crops} left out by settings: {', '.join(found)}"] if found else []
 
 
 def without_crops(facts: Mapping[str, Mapping[str, Any]]) -> list[str]:
@@ -75,8 +80,8 @@ def without_crops(facts: Mapping[str, Mapping[str, Any]]) -> list[str]:
 def outside_of(facts: Mapping[str, Any]) -> list[str]:
     """A line for each domain that the protocol does not use. facts: of the receipt of a manifest."""
     return [
-        f"{one['domain']} is outside protocol {facts.get('protocol', '')}: {one['rows']} rows of {one['subjects']} "
-        f"subjects in {one['videos']} videos are unused; dataset.leave_out.domains keeps such videos from being decoded"
+        f"{one['domain']} is outside protocol {facts.get('protocol', '')}: {of_rows(one)} unused; "
+        "dataset.leave_out.domains keeps such videos from being decoded"
         for one in facts.get("outside", [])
     ]
 
@@ -92,6 +97,16 @@ def by_track(facts: Mapping[str, Any]) -> list[str]:
     more = f"; manifest.track_labels leaves out {without}" if without else ""
     carried = rows.get("track", 0)
     return [f"{carried} of {sum(rows.values())} rows are named by their track{more}"] if carried else []
+
+
+def of_rows(counts: Mapping[str, Any]) -> str:
+    """The rows, subjects and videos of a receipt in words.
+
+    >>> of_rows({"rows": 12, "subjects": 2, "videos": 1})
+    '12 rows of 2 subjects in 1 video'
+    """
+    rows, subjects, videos = (counted(counts[f"{one}s"], one) for one in ("row", "subject", "video"))
+    return f"{rows} of {subjects} in {videos}"
 
 
 def of_training(facts: Mapping[str, Any]) -> list[str]:
@@ -127,7 +142,8 @@ def of_unreadable(stage: str, found: Mapping[str, str], without: str) -> list[st
     videos = sorted({name.rpartition("/")[0].rpartition("/")[0] or name for name in found})
     more = f" and {len(videos) - _NAMED} more" if len(videos) > _NAMED else ""
     return [
-        f"{stage}: {len(found)} crops do not decode{without} ({crop}: {why}), of {', '.join(videos[:_NAMED])}{more}"
+        f"{stage}: {counted(len(found), 'crop does', 'crops do')} not decode{without} ({crop}: {why}), of "
+        f"{', '.join(videos[:_NAMED])}{more}"
     ]
 
 
@@ -138,9 +154,10 @@ def of_stage(stage: str, facts: Mapping[str, Any]) -> list[str]:
     found = {crop: why for one in facts.values() for crop, why in one.get(fact, {}).items()} if fact else {}
     if kind == "crop" and found:  # of a data set of images
         path, why = min(found.items())
-        return [f"crop: {len(found)} images do not decode and are left out ({path}: {why})"]
-    return of_unreadable(stage, found, ", left out" if kind == "train" else " and have no vector")
+        one, many = "image does not decode and is left out", "images do not decode and are left out"
+        return [f"crop: {counted(len(found), one, many)} ({path}: {why})"]
+    return of_unreadable(stage, found, ", left out" if kind == "train" else ", left without a vector")
 
 
 def _counted(facts: Mapping[str, Any], count: int) -> str:
-    return f"{count} {'image' if 'images' in facts else 'video'}{'' if count == 1 else 's'}"
+    return counted(count, "image" if "images" in facts else "video")

@@ -14,7 +14,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final
 
-from mdfpipe.errors import DataError
+from mdfpipe.errors import DataError, counted
 from mdfpipe.store.naming import file_part, natural_key
 from mdfpipe.store.run import Run
 from mdfpipe.store.tables import COMPARISONS, CURVES, METRICS, NumberNote
@@ -295,7 +295,10 @@ def read_results(run: Path, name: str = "") -> Results:
     left_out = receipt.facts.get("missing") or []
     if left_out:
         shown = ", ".join(left_out[:5]) + (f" and {len(left_out) - 5} more" if len(left_out) > 5 else "")
-        found.notes.append(f"{found.name}: made without {len(left_out)} videos that are not done ({shown})")
+        found.notes.append(
+            f"{found.name}: made without {counted(len(left_out), 'video that is', 'videos that are')} not done "
+            f"({shown})"
+        )
     _find_files(found)
     _without_trainings(found)
     return found

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import io
+
 import pytest
+from rich.console import Console
+from rich.table import Table
 
 from mdfpipe.cli import display
+from mdfpipe.inspecting.console import print_table
 from mdfpipe.running.execution import Event
 from mdfpipe.store.run import Failure
 
@@ -70,3 +75,16 @@ def test_what_ended_is_said_although_the_rest_waits(clock: Clock, capsys: pytest
 
 def test_a_terminal_has_bars_and_a_log_has_none() -> None:
     assert display.Display().terminal is display.err.is_terminal
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_no_line_of_a_table_ends_in_blanks(whole: bool) -> None:
+    table = Table("stage", "units", box=None, pad_edge=False, header_style="bold")
+    table.add_row("index", "1", "")
+    table.add_row("detect", "40", "waits for a video that is on another disk, and for one that is not there")
+    console = Console(file=io.StringIO(), width=30)
+    print_table(table, console, whole=whole)
+    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert [line for line in lines if line != line.rstrip()] == []
+    assert lines[:2] == ["stage   units", "index   1"]
+    assert (len(lines) == 3) == whole

@@ -186,7 +186,7 @@ def test_leaving_out_makes_only_the_index_due_and_no_video_that_stays(
     lines = [
         "dataset.leave_out, paths: videos/d: 1 video left out, such as videos/d.mp4",
         "dataset.leave_out, paths: videos/[cx].mp4: 1 video left out, such as videos/c.mp4",
-        "dataset.leave_out: 24 annotation rows left out with their videos",
+        "dataset.leave_out: 24 annotation rows left out with the videos",
     ]
     assert [f"index: {line}" for line in lines] == [note for note in done.notes if note.startswith("index: ")]
     odd = "dataset.leave_out, paths: typo: matches nothing here, where there is videos/a.mp4; check its spelling"

@@ -187,7 +187,7 @@ def test_a_failure_stays_the_last_unless_its_system_has_no_say() -> None:
 
 
 def test_weights_are_never_chosen_on_the_people_who_are_tested() -> None:
-    with pytest.raises(ProtocolError, match=r"2 subjects \(s1, s2\) are in training and in test"):
+    with pytest.raises(ProtocolError, match=r"2 subjects \(s1, s2\) in training and in test"):
         fit_score_fusion(
             training_scores(0), rank_1, training_subjects=["s1", "s2", "s3"], test_subjects=["s2", "s1", "s9"]
         )

@@ -416,7 +416,7 @@ def test_what_cannot_be_told_apart_is_no_number() -> None:
     few = [r for r in rows if r["subject_id"] == "P1" or (r["subject_id"], r["session_id"]) == ("P0", "s0")]
     few = [r for r in few if r["domain"] == GALLERY]
     found = done({"t": {"pairs": "within", "metrics": ["rank-1"]}}, [system("a", few)], few)
-    assert "VIS-500m > VIS-500m: a: 1 probes have no other subject in their gallery" in found.tables["t"]["notes"]
+    assert "VIS-500m > VIS-500m: a: 1 probe has no other subject in their gallery" in found.tables["t"]["notes"]
     name = f"{GALLERY}/P0/s1a"
     twin = {name: "x", f"{GALLERY}/P0/s0a": "x"}
     with pytest.raises(ProtocolError, match="content x: expected one session_id, got s0 and s1"):

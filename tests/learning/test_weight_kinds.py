@@ -294,5 +294,5 @@ def test_sets_that_nobody_knows_are_asked_for(tmp_path: Path) -> None:
 def test_inspect_names_the_sets_without_running_anything(tmp_path: Path) -> None:
     torch.save({"state_dict": ONE, "state_dict_ema": TWO}, path := tmp_path / "a.pth")
     facts, notes = describe_weights(path)
-    assert facts["sets of tensors"] == {"state_dict": "1 tensors, 1 numbers", "state_dict_ema": "1 tensors, 1 numbers"}
+    assert facts["sets of tensors"] == {"state_dict": "1 tensor, 1 number", "state_dict_ema": "1 tensor, 1 number"}
     assert any("the file also has averaged weights, `state_dict_ema`" in note for note in notes)

@@ -124,7 +124,7 @@ def test_bad_crops_have_no_vector_and_are_named(home: Path) -> None:
     facts = run.receipt("embed/a", TEST).facts  # type: ignore[union-attr]
     assert facts["rows"] == {"ok": len(rows) - 1, "unreadable": 1}
     why = f"expected an image of 8 or 16 bits, found {bad['size']} bytes that do not decode"
-    warned = f"embed/a: 1 crops do not decode and have no vector ({bad['crop_id']}: {why}), of {TEST}"
+    warned = f"embed/a: 1 crop does not decode, left without a vector ({bad['crop_id']}: {why}), of {TEST}"
     assert warned in outcome.warnings
     outcome, _ = train(home, {"a": system})  # nothing is due, and it is said again
     assert outcome.tallies["embed/a"].ran == 0

@@ -165,7 +165,7 @@ def test_numbers_whose_templates_lost_crops_carry_their_count(evaluated: Path, t
     assert runner(home, SYSTEMS, evaluate=TABLES)[0].execute("manifest", "embed").complete
     outcome, ran = evaluate(home)
     assert (outcome.complete, ran) == (True, ["evaluate/metrics"])
-    note = f"embed/a: 1 crops do not decode and have no vector ({row['crop_id']}: the numbers rest on the other "
+    note = f"embed/a: 1 crop does not decode, left without a vector ({row['crop_id']}: the numbers rest on the other "
     found = json.loads((run.path / "evaluate" / "metrics.json").read_text())
     for table in ("bodies", "all"):
         assert sum(line.startswith(note) for line in found["tables"][table]["notes"]) == 1
@@ -174,14 +174,14 @@ def test_numbers_whose_templates_lost_crops_carry_their_count(evaluated: Path, t
     assert {m["unusable_probes"] for m in own if m["probe_domain"] == "LWIR-30m"} == {1}
     again, ran = evaluate(home)
     assert ran == []
-    assert sum(w.startswith("embed/a: 1 crops do not decode") for w in again.warnings) == 1
+    assert sum(w.startswith("embed/a: 1 crop does not decode") for w in again.warnings) == 1
     study = write_study(home / "study.yaml", SYSTEMS, evaluate=TABLES)
     said = call_here("eval", study, "--data", home / "data", "--run", home / "run").calm()
     assert note in " ".join(said.out.split())
     reported = call_here("report", home / "run", "--out", tmp_path / "report").calm()
     assert reported.code == 0, reported
     for name in ("report.html", "tables.md", "tables.tex"):
-        assert "1 crops do not decode and have no vector" in (tmp_path / "report" / name).read_text()
+        assert "1 crop does not decode, left without a vector" in (tmp_path / "report" / name).read_text()
     rows = list(csv.DictReader((tmp_path / "report" / "tables" / "bodies.csv").read_text().splitlines()))
     assert {r["crops_without_vector"] for r in rows if (r["system"], r["probe_domain"]) == ("a", "LWIR-30m")} == {"1"}
 

@@ -139,7 +139,7 @@ def test_images_are_stored_as_they_are_shown(home: Path) -> None:
     turned = plain[:2] + b"\xff\xe1" + (len(block) + 2).to_bytes(2, "big") + block + plain[2:]
     (home / "data/cam1/0001/0001.jpg").write_bytes(turned)
     outcome, _, _ = run(pipeline("sysu"), home)
-    assert outcome.warnings.count("crop: 1 images are turned as their EXIF data say that they are shown") == 1
+    assert outcome.warnings.count("crop: 1 image is turned as their EXIF data say that they are shown") == 1
     row = rows(home, "cam1")["cam1/0001/0001.jpg"]
     assert (row["codec"], row["width"], row["height"], row["x2"], row["y2"]) == ("png", 90, 60, 90, 60)
     as_stored = cv2.imdecode(np.frombuffer(plain, np.uint8), cv2.IMREAD_UNCHANGED)

@@ -97,7 +97,7 @@ def test_domains_outside_of_the_protocol_are_unused_and_counted(copy: tuple[Path
     outside = [r for r in found if r["domain"] == "LWIR-30m"]
     subjects = len({r["subject_id"] for r in outside})
     line = (
-        f"manifest: LWIR-30m is outside protocol p: {len(outside)} rows of {subjects} subjects in 2 videos are unused; "
+        f"manifest: LWIR-30m is outside protocol p: {len(outside)} rows of {subjects} subjects in 2 videos unused; "
         "dataset.leave_out.domains keeps such videos from being decoded"
     )
     assert line in done.notes

@@ -100,8 +100,8 @@ def test_what_is_odd_is_recorded_and_said(made: tuple[Path, list[str], list[dict
     assert by_id["videos/oblong"]["pixel_aspect"] == pytest.approx(4 / 3, abs=0.01)
     said = "\n".join(warnings)
     for expected in (
-        "1 videos hold several video streams",
-        "1 videos have pixels that are not square (videos/oblong: 1.33 times as wide as high)",
-        "1 videos are several recordings one behind the other, with times that start again (videos/joined: 2)",
+        "1 video holds several video streams",
+        "1 video has pixels that are not square (videos/oblong: 1.33 times as wide as high)",
+        "1 video consists of several recordings one behind the other, with times that start again (videos/joined: 2)",
     ):
         assert expected in said

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from mdfpipe.errors import ConfigError, MdfError, one_line
+from mdfpipe.errors import ConfigError, MdfError, counted, one_line
 from mdfpipe.learning.train import together
 from mdfpipe.machine import devices
 from mdfpipe.running.execution import Event, Unit
@@ -133,7 +133,7 @@ class SlurmWorkers(Joined):
             return
         for job in ended:
             if job.number in before and before[job.number].is_live and job.state not in ("COMPLETED", "CANCELLED"):
-                yield self._says(f"{job} ({self._last_words(job)}); {len(live)} jobs are left")
+                yield self._says(f"{job} ({self._last_words(job)}); {counted(len(live), 'job is', 'jobs are')} left")
         reasons = Counter(job.reason for job in live if job.state == "PENDING")
         pending = ", ".join(f"{count} for {reason}" for reason, count in reasons.items())
         waiting = f"Slurm: {reasons.total()} of {len(found)} jobs are pending: {pending}" if pending else ""

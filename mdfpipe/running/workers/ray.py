@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mdfpipe.errors import ConfigError, MdfError, StoreError, not_loaded, one_line
+from mdfpipe.errors import ConfigError, MdfError, StoreError, counted, not_loaded, one_line
 from mdfpipe.machine import devices
 from mdfpipe.running.workers import UnitReport
 from mdfpipe.running.workers.joined import PATIENCE_SECONDS, Joined, Terms
@@ -145,7 +145,7 @@ class RayWorkers(Joined):
             self._ended += 1
             if self._ended > max(3, self.asked.jobs):
                 raise StoreError(
-                    f"--on ray: {self._ended} workers ended before a unit got on in one, the last one: {self._last}; "
+                    f"--on ray: {counted(self._ended, 'worker')} ended before a unit got on in one, the last one: {self._last}; "
                     f"nodes must have this version of mdfpipe, {self.run.path} and {self.terms.data}"
                 )
             self._ask()

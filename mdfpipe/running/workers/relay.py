@@ -16,7 +16,7 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
-from mdfpipe.errors import ConfigError, CopyError, MdfError, StoreError, one_line
+from mdfpipe.errors import ConfigError, CopyError, MdfError, StoreError, counted, one_line
 from mdfpipe.learning import gpus
 from mdfpipe.learning.train import together
 from mdfpipe.machine import devices
@@ -101,7 +101,8 @@ class Work:
                         ) from None
             if time.monotonic() >= until:
                 if why:
-                    raise StoreError(f"{why}; {self.done} units were done here, and no other leader came")
+                    done = counted(self.done, "unit was", "units were")
+                    raise StoreError(f"{why}; {done} done here, and no other leader came")
                 got = "found none" if self.path.is_dir() else "found no such folder on this machine"
                 raise StoreError(
                     f"{self.path}: expected a leader, {got}; start `mdfpipe run STUDY --data DATA --run RUN --on "
@@ -125,7 +126,7 @@ class Work:
                 for slot in slots:
                     slot.step()
                 if all(slot.stopped for slot in slots):
-                    self.say(f"{slots[0].stopped}; {self.done} units were done here")
+                    self.say(f"{slots[0].stopped}; {counted(self.done, 'unit was', 'units were')} done here")
                     return
         except BaseException as error:
             for slot in slots:
