@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
+import ssl
+import subprocess
 import threading
 import time
 from collections import Counter
@@ -10,6 +13,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+
+import pytest
 
 
 class Server:
@@ -19,20 +24,32 @@ class Server:
     of what is left, twice; `short`: always; `silent`; `page`: a login; anything with `://`: a redirect there.
     """
 
-    def __init__(self, folder: Path, port: int) -> None:
-        self.folder, self.port = folder, port
+    def __init__(self, folder: Path, port: int, protocol: str) -> None:
+        self.folder, self.port, self.protocol = folder, port, protocol
         self.faults: dict[str, str] = {}
         self.asked: list[tuple[str, str]] = []  # method, range
+        self.given: list[str] = []  # what was sent as Authorization, "" for nothing
         self.deaths: Counter[str] = Counter()
         self.etags = True
 
     def url(self, path: str) -> str:
-        return f"http://127.0.0.1:{self.port}/{path}"
+        return f"{self.protocol}://127.0.0.1:{self.port}/{path}"
+
+
+def certificate(folder: Path) -> Path:
+    """A certificate for 127.0.0.1 with its key, signed by itself. Skips the test where there is no openssl."""
+    if shutil.which("openssl") is None:
+        pytest.skip("needs openssl")
+    made = folder / "certificate.pem"
+    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=tests"
+    files = ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(folder / "key.pem"), "-out", str(made)]
+    subprocess.run([*command.split(), *files], check=True, capture_output=True)
+    return made
 
 
 @contextmanager
-def serving(folder: Path) -> Iterator[Server]:
-    """A server for as long as the context lasts."""
+def serving(folder: Path, certificate: Path | None = None) -> Iterator[Server]:
+    """A server for as long as the context lasts. certificate: beside its key.pem, of a server with TLS."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -45,6 +62,7 @@ def serving(folder: Path) -> Iterator[Server]:
             fault = server.faults.get(path, "")
             asked = self.headers.get("Range", "")
             server.asked.append((self.command, asked))
+            server.given.append(self.headers.get("Authorization", ""))
             file = server.folder / path
             if fault == "silent":
                 time.sleep(0.5)
@@ -83,8 +101,16 @@ def serving(folder: Path) -> Iterator[Server]:
         def log_message(self, *words: object) -> None:
             """Nothing: the test reads `asked`."""
 
-    web = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server = Server(folder, web.server_port)
+    class Web(ThreadingHTTPServer):
+        def handle_error(self, *of: object) -> None:
+            """Nothing: a client that does not trust the certificate hangs up."""
+
+    web = Web(("127.0.0.1", 0), Handler)
+    if certificate is not None:
+        tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        tls.load_cert_chain(certificate, certificate.with_name("key.pem"))
+        web.socket = tls.wrap_socket(web.socket, server_side=True, do_handshake_on_connect=False)
+    server = Server(folder, web.server_port, "http" if certificate is None else "https")
     thread = threading.Thread(target=web.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
     try:

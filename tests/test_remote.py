@@ -5,7 +5,11 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -20,7 +24,7 @@ from mdfpipe.store.video_cache import VideoCache
 from mdfpipe.study.study import Study
 from tests.drawn import draw
 from tests.inline import DEMO, Inline, runner
-from tests.remote import Server, serving
+from tests.remote import Server, certificate, serving
 from tests.runs import call_here
 
 
@@ -99,38 +103,144 @@ def test_a_small_cache_makes_room_and_the_run_ends_alike(
     assert len(failures) == 4
 
 
-@pytest.mark.parametrize(
-    ("fault", "says"),
-    [
-        ("404", "no such file on the server; correct its name"),
-        ("403", "the server refuses access (403)"),
-        ("500", "the server answers 500"),
-        ("short", "give the same command again: it resumes"),
-        ("silent", "no answer for 0.2 s"),
-        ("page", "expected a video, got a web page"),
-        ("ftp://127.0.0.1/a.mp4", "the server redirects"),
-        ("file:///etc/passwd", "the server redirects"),
-    ],
-)
-def test_an_error_is_one_line_of_one_video(
-    fault: str, says: str, remote: Path, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+FAULTS = [
+    ("404", "no such file on the server; correct its name"),
+    ("401", "the server refuses access (401); give it by ~/.netrc"),
+    ("403", "the server refuses access (403)"),
+    ("500", "the server answers 500"),
+    ("short", "give the same command again: it resumes"),
+    ("silent", "no answer for 0.2 s"),
+    ("page", "expected a video, got a web page"),
+    ("ftp://127.0.0.1/a.mp4", "the server redirects"),
+    ("file:///etc/passwd", "the server redirects"),
+    ("https://127.0.0.1:1/videos/VIS-500m_a.mp4", "cannot be fetched: ClientConnectorError: "),
+]
+
+
+@pytest.mark.parametrize(("fault", "says"), FAULTS)
+def test_an_error_is_one_line(fault: str, says: str, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fetching, "_SILENCE", 0.2)
-    fetching._clients.clear()
+    monkeypatch.setattr(fetching, "_clients", {})
     server.faults["videos/VIS-500m_a.mp4"] = fault
-    only = ["VIS-500m_a", "LWIR-30m_b"] if fault == "404" else ["VIS-500m_a"]
-    out = [name for name in ("VIS-500m_a", "VIS-500m_b", "LWIR-30m_a", "LWIR-30m_b") if name not in only]
-    (remote / "out.txt").write_text("".join(f"127.0.0.1/videos/{name}\n" for name in out))
-    failures, _ = run(remote, tmp_path / "run", "dataset.leave_out.file=out.txt")
-    assert [*failures] == ["detect/127.0.0.1/videos/VIS-500m_a"]
-    line = failures["detect/127.0.0.1/videos/VIS-500m_a"]
-    assert line.startswith(server.url("videos/VIS-500m_a.mp4") + ": ")
+    url, cache = server.url("videos/VIS-500m_a.mp4"), VideoCache()
+    with pytest.raises(DataError) as error, cache.at(url, cache.stamp(url)):
+        pass
+    line = str(error.value)
+    assert line.startswith(f"{url}: ")
     assert says in line
     assert "\n" not in line
-    if fault == "404":
-        server.faults.clear()  # the same command mends it
-        assert run(remote, tmp_path / "run", "dataset.leave_out.file=out.txt")[0] == {}
-    fetching._clients.clear()
+
+
+def test_an_error_is_of_one_video_and_gone_with_its_cause(remote: Path, server: Server, tmp_path: Path) -> None:
+    server.faults["videos/VIS-500m_a.mp4"] = "404"
+    (remote / "out.txt").write_text("127.0.0.1/videos/VIS-500m_b\n127.0.0.1/videos/LWIR-30m_a\n")
+    failures, executor = run(remote, tmp_path / "run", "dataset.leave_out.file=out.txt")
+    assert [*failures] == ["detect/127.0.0.1/videos/VIS-500m_a"]
+    assert failures["detect/127.0.0.1/videos/VIS-500m_a"].startswith(server.url("videos/VIS-500m_a.mp4: no such file"))
+    assert "detect/127.0.0.1/videos/LWIR-30m_b" in " ".join(executor.ran)
+    server.faults.clear()  # the same command mends it
+    assert run(remote, tmp_path / "run", "dataset.leave_out.file=out.txt")[0] == {}
+
+
+def test_a_certificate_that_is_not_trusted_is_one_line_and_one_that_is_named_works(
+    server: Server, tmp_path: Path
+) -> None:
+    path = "videos/LWIR-30m_a.mkv"
+    with pytest.raises(DataError, match=r"TLS as expected: .*; does its URL begin with http"):
+        VideoCache().stamp(server.url(path).replace("http", "https"))
+    named = certificate(tmp_path)
+    with serving(server.folder, named) as other:
+        with pytest.raises(
+            DataError, match=r"certificate is not trusted: .*; name your site's certificates in SSL_CERT"
+        ):
+            VideoCache().stamp(other.url(path))
+        assert other.asked == []
+        other.faults["step-down"] = server.url(path)
+        script = (
+            "import sys\nfrom mdfpipe.store.video_cache import VideoCache\n"
+            "cache, (url, less) = VideoCache(), sys.argv[1:]\n"
+            "with cache.at(url, cache.stamp(url)) as place: print(place.stat().st_size)\n"
+            "try: cache.stamp(less)\nexcept Exception as error: print(type(error).__name__, error)\n"
+        )
+        (tmp_path / "served" / "step-down").touch()
+        made = subprocess.run(
+            [sys.executable, "-c", script, other.url(path), other.url("step-down")],
+            capture_output=True,
+            text=True,
+            env=os.environ | {"SSL_CERT_FILE": str(named)},
+            check=False,
+        )
+    size, refused = made.stdout.splitlines() or [made.stderr, ""]
+    assert int(size) == (server.folder / path).stat().st_size
+    assert refused.startswith("DataError https://127.0.0.1:")
+    assert "redirects from https to 'http://127.0.0.1:" in refused
+
+
+def test_a_login_of_one_host_is_not_sent_to_another(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "netrc").write_text("machine 127.0.0.1 login ann password secret\n")
+    (tmp_path / "netrc").chmod(0o600)
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    path, cache = "videos/LWIR-30m_a.mkv", VideoCache()
+    with serving(server.folder) as other:
+        server.faults[path] = other.url(path).replace("127.0.0.1", "localhost")
+        url = server.url(path)
+        with cache.at(url, cache.stamp(url)) as place:  # a server may send elsewhere
+            assert place.read_bytes() == (server.folder / path).read_bytes()
+        assert set(server.given) == {"Basic YW5uOnNlY3JldA=="}
+        assert set(other.given) == {""}
+    server.faults[path] = "403"
+    with pytest.raises(DataError) as error:
+        cache.stamp(url)
+    assert "secret" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "missing", "install"),
+    [
+        ("s3://bucket/a.mp4", "s3fs", "pip install 'mdfpipe[remote]' s3fs"),
+        ("gs://bucket/a.mp4", "gcsfs", "pip install 'mdfpipe[remote]' gcsfs"),
+        ("sftp://host/a.mp4", "paramiko", "pip install 'mdfpipe[remote]' paramiko"),
+        ("https://127.0.0.1:1/a.mp4", "aiohttp", "pip install 'mdfpipe[remote]'"),
+        ("https://127.0.0.1:1/a.mp4", "fsspec", "pip install 'mdfpipe[remote]'"),
+        ("s3://bucket/a.mp4", "fsspec", "pip install 'mdfpipe[remote]' s3fs"),
+    ],
+)
+def test_a_package_that_is_missing_is_one_line(
+    url: str, missing: str, install: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, missing, None)
+    with pytest.raises(DataError) as error:
+        VideoCache().stamp(url)
+    line = str(error.value)
+    assert line.startswith(f"{url}: ")
+    assert line.endswith(f"needs more packages: {install}")
+    assert "\n" not in line
+
+
+def test_several_at_once_share_a_cache_that_holds_less_than_all(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What one reads stays until it is read; what makes room is fetched again; nothing of another one is removed."""
+    files = sorted((server.folder / "videos").iterdir())
+    sizes = sorted(file.stat().st_size for file in files)
+    monkeypatch.setenv("MDFPIPE_VIDEO_CACHE_GB", str(sum(sizes[-3:]) * 1.01 / 1e9))
+
+    def read(first: int) -> int:
+        cache = VideoCache()
+        for number in range(first, first + 3 * len(files)):
+            file = files[number * (1 + first) % len(files)]
+            url, data = server.url(f"videos/{file.name}"), file.read_bytes()
+            with cache.at(url, cache.stamp(url), hashlib.sha256(data).hexdigest()) as place:
+                time.sleep(0.002)
+                assert place.read_bytes() == data
+        return 3 * len(files)
+
+    with ThreadPoolExecutor(3) as pool:
+        assert sum(pool.map(read, (0, 1, 2))) == 9 * len(files)
+    assert fetched(server) > len(files)
+    assert not list((tmp_path / "cache").glob(".part-*"))
 
 
 @pytest.mark.parametrize("fault", ["dies", "no ranges", "no head", ""])
@@ -169,16 +279,18 @@ def test_a_video_that_was_replaced_makes_the_index_due(
     etags: bool, remote: Path, server: Server, tmp_path: Path
 ) -> None:
     server.etags = etags
-    assert run(remote, tmp_path / "run")[0] == {}
+    (remote / "out.txt").write_text("127.0.0.1/videos/VIS-500m_b\n127.0.0.1/videos/LWIR-30m_a\n")
+    settings = ["dataset.leave_out.file=out.txt"]
+    assert run(remote, tmp_path / "run", *settings)[0] == {}
     a, b = (server.folder / "videos" / f"VIS-500m_{name}.mp4" for name in "ab")
     size = a.stat().st_size
     a.write_bytes(b.read_bytes() if etags else b.read_bytes()[: size - 8].ljust(size, b"\0"))
     shutil.rmtree(tmp_path / "cache")
     key = "127.0.0.1/videos/VIS-500m_a"
-    failures, _ = run(remote, tmp_path / "run", "crop.face_margin=0.3")
+    failures, _ = run(remote, tmp_path / "run", *settings, "crop.face_margin=0.3")
     assert [*failures] == [f"crop/{key}"]
     assert "since it was indexed" in failures[f"crop/{key}"] or "when it was indexed" in failures[f"crop/{key}"]
-    _, executor = run(remote, tmp_path / "run", "crop.face_margin=0.3")
+    _, executor = run(remote, tmp_path / "run", *settings, "crop.face_margin=0.3")
     assert executor.ran[0] == "index/videos"
     assert f"detect/{key}" in executor.ran
 

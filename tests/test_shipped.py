@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -103,3 +107,21 @@ def test_a_shell_completes_commands_options_and_studies(
     said = call_here()
     assert (said.code, said.err) == (0, "")
     assert found in said.out.split()
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
+def test_bash_completes_with_what_is_installed_at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As at a prompt: the line of ~/.bashrc is read, and the function that it names is called at a press of the key."""
+    monkeypatch.setenv("_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION", "")  # put back after the test
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert call_here("--install-completion", "bash").code == 0
+    command = tmp_path / "mdfpipe"
+    command.write_text(f"#!{sys.executable}\nfrom mdfpipe.cli import main\nmain()\n")
+    command.chmod(0o755)
+    words = (
+        "source ~/.bashrc; COMP_WORDS=(mdfpipe ins); COMP_CWORD=1; "
+        f"$(complete -p mdfpipe | sed 's/.*-F //; s/ .*//') {command}; echo ${{COMPREPLY[@]}}"
+    )
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    made = subprocess.run(["bash", "--norc", "-c", words], capture_output=True, text=True, env=environment, check=False)
+    assert (made.stdout, made.stderr) == ("inspect\n", "")
