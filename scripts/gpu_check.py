@@ -7,7 +7,6 @@ one runs. Figures are ratios of one run on one machine: nothing is compared with
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import os
 import subprocess
@@ -20,17 +19,18 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 MEGABYTES = 64  # that a folder of wheels may have
-NEEDED = {  # module -> what to install; torch, torchvision and numpy come with the machine
-    "av": "av",
-    "decord": "decord",
-    "cv2": "opencv-python-headless",
-    "pyarrow": "pyarrow",
-    "pydantic": "pydantic",
-    "yaml": "PyYAML",
-    "typer": "typer",
-    "rich": "rich",
-    "pytest": "pytest",
+NEEDED = (
+    *("PIL", "annotated_types", "anyio", "av", "click", "cv2", "dateutil", "filelock", "fsspec", "h11"),
+    *("httpcore2", "httpx2", "huggingface_hub", "idna", "iniconfig", "lightning_fabric", "lightning_utilities"),
+    *("markdown_it", "mdurl", "packaging", "pandas", "pluggy", "pyarrow", "pydantic", "pydantic_core"),
+    *("pygments", "pytest", "rich", "safetensors", "scipy", "shellingham", "threadpoolctl", "timm", "tqdm"),
+    *("truststore", "typer", "typing_extensions", "typing_inspection", "ultralytics", "yaml"),
+)
+"""Modules that the steps import; torch, torchvision and numpy come with the machine."""
+PACKAGES = {"PIL": "pillow", "cv2": "opencv-python-headless<5", "dateutil": "python-dateutil", "yaml": "PyYAML"} | {
+    "markdown_it": "markdown-it-py"
 }
+"""The packages of modules, where they have other names."""
 
 
 @dataclass(frozen=True)
@@ -59,24 +59,40 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=8.0, help="the longest time of all steps together (8)")
     parser.add_argument("--wheels", type=Path, help="a folder made by --collect; what is missing is taken from it")
     parser.add_argument("--collect", type=Path, metavar="FOLDER", help="download wheels for --missing, and do no more")
-    parser.add_argument("--missing", nargs="+", default=list(NEEDED.values()), help="packages of --collect")
+    parser.add_argument(
+        "--missing", nargs="+", default=list(NEEDED), help="modules whose wheels --collect fetches (all)"
+    )
     parser.add_argument("--python", default="3.11", help="Python version of the machine, for --collect (3.11)")
     parser.add_argument("--out", type=Path, help="also write the figures to this JSON file")
     return parser.parse_args(given)
 
 
-def collect(folder: Path, packages: list[str], python: str) -> int:
-    """Download wheels of packages, without what they need, for Linux on x86; 1 where they are too large."""
+def collect(folder: Path, modules: list[str], python: str) -> int:
+    """Download the wheels of modules, without what they need, for Linux on x86; 1 where they are too large."""
+    packages = [PACKAGES.get(module, module) for module in modules]
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:"]
     command += ["--python-version", python, "--dest", str(folder), "-c", str(ROOT / "constraints.txt"), *packages]
     if subprocess.run(command, check=False).returncode:
         print(f"scripts/gpu-check: {folder}: pip could not download all of {', '.join(packages)}", file=sys.stderr)
         return 1
-    size = sum(file.stat().st_size for file in folder.glob("*.whl")) / 2**20
-    print(f"{folder}: {len(list(folder.glob('*.whl')))} wheels, {size:.1f} MiB of {MEGABYTES}")
-    if size > MEGABYTES:
-        print("scripts/gpu-check: name fewer packages with --missing: only those that lack there", file=sys.stderr)
-    return int(size > MEGABYTES)
+    sizes = {file.name.partition("-")[0]: file.stat().st_size / 2**20 for file in folder.glob("*.whl")}
+    print(f"{folder}: {len(sizes)} wheels, {sum(sizes.values()):.1f} MiB of {MEGABYTES}")
+    if sum(sizes.values()) <= MEGABYTES:
+        return 0
+    largest = ", ".join(f"{name} {sizes[name]:.1f}" for name in sorted(sizes, key=lambda name: -sizes[name])[:5])
+    print(
+        f"scripts/gpu-check: too large to carry at once ({largest}): name in --missing only what lacks there, which a "
+        "call without --wheels prints, or carry the folder in parts",
+        file=sys.stderr,
+    )
+    return 1
+
+
+def lacking(environment: dict[str, str]) -> list[str]:
+    """The modules of NEEDED that a process in this environment does not find."""
+    asked = "import importlib.util as u, sys; print(*(m for m in sys.argv[1:] if u.find_spec(m) is None))"
+    command = [sys.executable, "-c", asked, *NEEDED]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, check=True).stdout.split()
 
 
 def check(options: argparse.Namespace, folder: Path) -> int:
@@ -85,16 +101,22 @@ def check(options: argparse.Namespace, folder: Path) -> int:
     found_in = os.pathsep.join([str(ROOT), str(ROOT / "scripts"), str(folder / "own")])
     device = "cpu" if options.device == "cpu" else "cuda:0"
     environment = os.environ | {"PYTHONPATH": found_in, "DEVICE_OF_TESTS": device}
-    lacking = sorted(package for module, package in NEEDED.items() if importlib.util.find_spec(module) is None)
-    if lacking and not _installed(lacking, options.wheels, folder / "own"):
+    missing = lacking(environment)
+    if missing and options.wheels is not None and _installed(options.wheels, folder / "own"):
+        missing = lacking(environment)
+    if missing:
+        version, names = ".".join(map(str, sys.version_info[:2])), " ".join(missing)
         print(
-            f"scripts/gpu-check: this Python lacks {', '.join(lacking)}; carry wheels with --collect", file=sys.stderr
+            f"scripts/gpu-check: this Python lacks {names}; where there is a network, `scripts/gpu-check --collect "
+            f"wheels --python {version} --missing {names}` fetches them: carry the folder, and give --wheels wheels",
+            file=sys.stderr,
         )
         return 2
     if options.device == "cuda" and not _has_gpu(environment):
         print("scripts/gpu-check: torch sees no GPU; --device cpu --short tries the script out", file=sys.stderr)
         return 2
     found: dict[str, Any] = {}
+    print(_machine(environment), flush=True)
     steps = steps_of(options, folder)
     for number, step in enumerate(steps):
         left = until - time.monotonic()
@@ -129,7 +151,8 @@ def steps_of(options: argparse.Namespace, folder: Path) -> list[Step]:
     )
     learn = ["--json", "--device", options.device, "--rounds", "1", "--threads", "1" if short else "8"]
     small = ["--small", "--batches", "2", "--batch", "16"]
-    learn += [*small, "--precision", "fp32"] if short else ["--precision", "fp32", "fp16", "bf16"]
+    learn += [*small, "--precision", "fp32"] if short else ["--batch", "64", "--precision", "fp32", "fp16", "bf16"]
+    learn += ["--eager"] if gpu else []  # to compile three precisions takes longer than the step may
     network = [] if gpu else ["--network", "striped"]
     tests = ["tests/video/test_detector_cuda.py", "-q", "-rs", "-p", "no:cacheprovider"]
     workers = [sys.executable, __file__.replace("gpu_check", "gpu_workers"), options.device, "2" if short else "24"]
@@ -180,10 +203,20 @@ def _has_gpu(environment: dict[str, str]) -> bool:
     return subprocess.run([sys.executable, "-c", asked], env=environment, check=False).returncode == 0
 
 
-def _installed(packages: list[str], wheels: Path | None, place: Path) -> bool:
-    """Whether they could be unpacked into a folder of this call alone."""
-    if wheels is None:
-        return False
+def _machine(environment: dict[str, str]) -> str:
+    """The versions and the GPU on which the figures depend."""
+    asked = (
+        "import platform, torch\n"
+        "gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else 'no GPU'\n"
+        "print(f'Python {platform.python_version()}, torch {torch.__version__}, CUDA {torch.version.cuda}, {gpu}')"
+    )
+    return subprocess.run(
+        [sys.executable, "-c", asked], capture_output=True, text=True, env=environment, check=False
+    ).stdout.strip()
+
+
+def _installed(wheels: Path, place: Path) -> bool:
+    """Whether the wheels could be unpacked into a folder of this call alone."""
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--target", str(place)]
     return subprocess.run([*command, *map(str, wheels.glob("*.whl"))], check=False).returncode == 0
 

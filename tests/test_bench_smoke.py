@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import importlib
 import json
@@ -280,3 +281,26 @@ def test_gpu_check_has_a_step_for_each_thing_it_promises(monkeypatch: pytest.Mon
     assert sum(step.share for step in steps) == pytest.approx(1)
     found = script._done(script.Step("sleep", [sys.executable, "-c", "import time; time.sleep(9)"], 1.0), 0.2, {})
     assert found["problem"] == "not done in its 0 s"
+    on_gpu = script.steps_of(script.arguments([]), Path("folder"))
+    assert all("--eager" in step.command for step in on_gpu if step.name in ("train", "embed"))
+
+
+def test_gpu_check_names_what_lacks_and_how_to_carry_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(SCRIPT.parent)
+    script = importlib.import_module("gpu_check")
+    assert script.lacking(dict(os.environ)) == []
+    monkeypatch.setattr(script, "NEEDED", (*script.NEEDED, "nowhere_to_be_found"))
+    assert script.check(script.arguments(["--device", "cpu", "--short"]), tmp_path) == 2
+    assert (
+        "lacks nowhere_to_be_found; where there is a network, `scripts/gpu-check --collect" in capsys.readouterr().err
+    )
+    for name, size in (("large", 65), ("small", 1)):
+        with (tmp_path / f"{name}-1.0-py3-none-any.whl").open("wb") as file:
+            file.truncate(size << 20)
+    monkeypatch.setattr(script.subprocess, "run", lambda *_, **__: argparse.Namespace(returncode=0))
+    assert script.collect(tmp_path, ["large", "small"], "3.11") == 1
+    said = capsys.readouterr()
+    assert "2 wheels, 66.0 MiB of 64" in said.out
+    assert "too large to carry at once (large 65.0, small 1.0)" in said.err

@@ -7,11 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.detect_parts import FPS, PRECISIONS, facts, over, parts, random_weights
+from benchmarks.detect_parts import FPS, facts, over, parts, random_weights
 from benchmarks.material import drawn_video
 from benchmarks.measure import Report, Times, in_turns, in_worker, ratio
 
 SIZES = ((1280, 720), (1920, 1080))
+PRECISIONS = ("fp32", "fp16", "bf16")
 
 
 def measure(options: argparse.Namespace, report: Report, folder: Path) -> None:

@@ -33,6 +33,7 @@ def options(parser: argparse.ArgumentParser) -> None:
         "--crops", type=int, default=2_500, help=f"memory is taken of so many, and of {TIMES} times as many (2500)"
     )
     parser.add_argument("--device", default="cpu", help="cuda measures a GPU, with and without torch.compile")
+    parser.add_argument("--eager", action="store_true", help="leave torch.compile out")
     parser.add_argument("--small", action="store_true", help="crops and networks of a toy's size, to try it out")
 
 

@@ -22,6 +22,7 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=int, nargs="+", help="of the worker (1 2; cuda: 8)")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--device", default="cpu", help="cuda measures a GPU, with and without torch.compile")
+    parser.add_argument("--eager", action="store_true", help="leave torch.compile out")
     parser.add_argument("--small", action="store_true", help="crops and networks of a toy's size, to try it out")
 
 

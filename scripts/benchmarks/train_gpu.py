@@ -93,9 +93,10 @@ def _training(shard: Path, places: Any, given: tuple[Any, ...], options: argpars
     tasks = {
         "loader alone, from memory": lambda: training.drain(loader),
         "network alone": training.network_alone(held, device),
-        "network alone, compiled": training.network_alone(held, device, compiled=True),
         "training": lambda: rates.append(training.fit(loader, device)),
     }
+    if not options.eager:
+        tasks["network alone, compiled"] = training.network_alone(held, device, compiled=True)
     times = in_turns(options.rounds, **tasks)
     del times["training"]  # with its beginning and its state file; what counts are its own figures
     return training.images, times, rates[1:], flops_of_a_step(training, held[0], device), _card_peak()
@@ -108,9 +109,10 @@ def _embedding(shard: Path, places: Any, given: tuple[Any, ...], options: argpar
     tasks: dict[str, Callable[[], Any]] = {
         "loader alone": embedding.drain,
         "network alone": embedding.network_alone(),
-        "network alone, compiled": embedding.network_alone(compiled=True),
         "embed": embedding.embed,
     }
+    if not options.eager:
+        tasks["network alone, compiled"] = embedding.network_alone(compiled=True)
     return embedding.count, in_turns(options.rounds, **tasks)
 
 
