@@ -145,8 +145,8 @@ class RayWorkers(Joined):
             self._ended += 1
             if self._ended > max(3, self.asked.jobs):
                 raise StoreError(
-                    f"--on ray: {counted(self._ended, 'worker')} ended before a unit got on in one, the last one: {self._last}; "
-                    f"nodes must have this version of mdfpipe, {self.run.path} and {self.terms.data}"
+                    f"--on ray: {counted(self._ended, 'worker')} ended before a unit got on in one, the last one: "
+                    f"{self._last}; nodes must have this version of mdfpipe, {self.run.path} and {self.terms.data}"
                 )
             self._ask()
 
