@@ -17,7 +17,7 @@ from mdfpipe.store.tables import CORNERS, TRACKS, boxes_of
 from mdfpipe.video.trackers import Linked, Tracker, VideoBoxes
 from mdfpipe.video.tracking import ASSUMED_FPS, frame_rate
 
-_READ = ["body_id", "frame", "pts_seconds", *CORNERS, "score"]
+_READ = ["frame", "pts_seconds", *CORNERS, "score"]
 
 
 class Track(Stage):
@@ -42,10 +42,20 @@ class Track(Stage):
 
     def process(self, key: str, inputs: Inputs, context: Context) -> Made:
         """Link the bodies of one video."""
+        fps, boxes = self._boxes(inputs)
+        linked = self.tracker.link(boxes, context.data, key, context.progress)
+        del boxes  # a video may have millions: numbers and names are not in memory at the same time
+        ids = inputs.table("detect", columns=["body_id", "frame"])
+        track = pa.array(linked.track, pa.int32(), mask=linked.track < 0)
+        table = pa.table([ids["body_id"], ids["frame"], track], schema=TRACKS)
+        return Made(table, {**_counts(linked), "fps": fps, **linked.facts})
+
+    def _boxes(self, inputs: Inputs) -> tuple[float | None, VideoBoxes]:
+        """Frames a second by the times of the video, and its boxes."""
         bodies, seen = inputs.table("detect", columns=_READ), inputs.facts("detect")
         frame = bodies["frame"].to_numpy()
         fps = frame_rate(frame, bodies["pts_seconds"].to_numpy())
-        boxes = VideoBoxes(
+        return fps, VideoBoxes(
             frame=frame,
             xyxy=boxes_of(bodies),
             score=bodies["score"].to_numpy(),
@@ -54,10 +64,6 @@ class Track(Stage):
             frames=seen["delivered"],
             size=(seen["width"], seen["height"]),
         )
-        linked = self.tracker.link(boxes, context.data, key, context.progress)
-        track = pa.array(linked.track, pa.int32(), mask=linked.track < 0)
-        table = pa.table([bodies["body_id"], bodies["frame"], track], schema=TRACKS)
-        return Made(table, {**_counts(linked), "fps": fps, **linked.facts})
 
     def review(self, facts: dict[str, dict[str, Any]]) -> Review:
         """Say which videos give no times, and what files of tracks did not agree with."""
