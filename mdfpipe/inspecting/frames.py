@@ -97,14 +97,14 @@ def views(survey: Survey, video: VideoState, frames: Iterable[int], overlaps: Ov
     bodies = survey.run.table("detect", video.video_id)
     picked = pc.is_in(bodies["frame"], wanted)
     rows = bodies.filter(picked).to_pylist()
-    if "track" in video.receipts:
-        tracks, part = survey.run.table("track", video.video_id), survey.run.part("track", video.video_id)
-        tracks = joined(tracks, bodies["body_id"], "body_id", part, "detect").filter(picked)["track"].to_pylist()
-        rows = [row | {"track": track} for row, track in zip(rows, tracks, strict=True)]
     if is_labelled:
         labels, part = survey.run.table("label", video.video_id), survey.run.part("label", video.video_id)
         labels = joined(labels, bodies["body_id"], "body_id", part, "detect").filter(picked).to_pylist()
         rows = [row | label for row, label in zip(rows, labels, strict=True)]
+    if "track" in video.receipts:
+        tracks, part = survey.run.table("track", video.video_id), survey.run.part("track", video.video_id)
+        tracks = joined(tracks, bodies["body_id"], "body_id", part, "detect").filter(picked)["track"].to_pylist()
+        rows = [row | {"track": track} for row, track in zip(rows, tracks, strict=True)]
     faces = faces_of(survey.run, video.video_id)
     found: dict[int, list[ViewedFace]] = {}
     for row in faces.filter(pc.is_in(faces["frame"], wanted)).to_pylist():

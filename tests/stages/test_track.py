@@ -59,7 +59,7 @@ def test_without_the_section_nothing_changes(data: Path, tmp_path: Path) -> None
     base = (data / "plain.yaml", "--data", data, "--run", folder, "--threads", "1")
     assert runs.call_here("run", *base, "--until", "label").code == 0
     assert not (folder / "track").exists()
-    assert "track" not in (folder / "pipeline.yaml").read_text()
+    assert "\ntrack:" not in (folder / "pipeline.yaml").read_text()
     refused = runs.call_here("run", *base, "--from", "track")
     assert "the study has no section track; add `track: {use: bytetrack}`" in refused.line()
     before = runs.digests(folder)
