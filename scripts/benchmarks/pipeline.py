@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from benchmarks.by_hand import Crops, Faces, crops_by_hand, difference, names_of
 from benchmarks.detect_parts import FPS, PRECISIONS, results_of_ultralytics, weights_of, yolo
 from benchmarks.material import KEY, annotate, as_h264, do_unit, make_unit, walk
-from benchmarks.measure import Report, Times, expect, in_turns, in_worker, profiled, ratio
+from benchmarks.measure import Report, Times, by_thread, expect, in_turns, in_worker, profiled, ratio
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -134,7 +134,8 @@ def _measure(video: Path, people: list[tuple[int, Any]], options: argparse.Names
     found.times = in_turns(options.rounds, **tasks)
     if not options.no_network:
         expect("threads of torch at the end", torch.get_num_threads(), threads)
-    found.profile = [line for unit in units.values() for line in profiled(unit.all)] if options.profile else []
+    for how, unit in units.items() if options.profile else ():
+        found.profile += [f"{_all(how)}, {threads} threads:", *by_thread(unit.all), *profiled(unit.all)]
     return found
 
 
