@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import IO, Any, Final, Literal, get_args
 
 import numpy as np
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from mdfpipe.errors import ConfigError, DataError, StoreError
@@ -121,8 +122,12 @@ class _Export:
             raise DataError(f"{self.survey.run.path}: expected boxes, found none that are current; run detect first")
         if missing := len(everything) - len(self.videos):
             self.left_out["videos without current boxes"] = missing
-        names = {name for video in self.videos for name in video.facts("label").get("subjects", {})}
-        self.numbers = {name: number for number, name in enumerate(sorted(names), start=1)}
+        names = set[str | None]()
+        for video in self.videos:
+            if "label" in video.receipts:
+                labels = self.survey.run.table("label", video.video_id, ["subject_id"])
+                names.update(pc.unique(labels["subject_id"]).to_pylist())
+        self.numbers = {name: number for number, name in enumerate(sorted(filter(None, names)), start=1)}
 
     def bodies(self, video: VideoState, *, counting: bool = False) -> _Bodies:
         """The bodies of a video. counting: what is left out of it is counted, too."""
