@@ -141,4 +141,4 @@ def test_a_video_that_has_gone_leaves_nothing_behind(made: Path, tmp_path: Path)
     shutil.copytree(made / "run", tmp_path / "run")
     (tmp_path / "run/detect/videos__VIS-500m_b.parquet").unlink()
     said = mdfpipe.export_boxes(tmp_path / "run", tmp_path / "few", "mot", dry_run=True)
-    assert "left out: 1 videos without current boxes" in said.lines
+    assert "left out: videos without current boxes: 1" in said.lines

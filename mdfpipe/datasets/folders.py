@@ -21,7 +21,7 @@ from mdfpipe.datasets import Dataset, Listing, VideoEntry, name_videos
 from mdfpipe.datasets.reading.layout import check_root, find_tables, find_videos, is_pattern, pattern_remarks
 from mdfpipe.datasets.reading.leaving_out import Sieve
 from mdfpipe.datasets.reading.rules import DomainRule
-from mdfpipe.errors import DataError, one_line, some
+from mdfpipe.errors import DataError, counted, one_line, some
 from mdfpipe.store.naming import LONGEST_NAME, VIDEO_SUFFIXES, inside, is_name, safe_relative
 from mdfpipe.store.subjects import SubjectNames, alike, told_apart
 
@@ -216,7 +216,8 @@ class _Found:
         if not self.mixed:
             return []
         shown = some([one_line(path, 60) for path in self.mixed], 3)
-        return [f"{len(self.mixed)} folders hold videos and pictures ({shown}): their pictures are passed over"]
+        hold = counted(len(self.mixed), "folder holds", "folders hold")
+        return [f"{hold} videos and pictures ({shown}): their pictures are passed over"]
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ import numpy as np
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from mdfpipe.errors import ConfigError, DataError, StoreError
+from mdfpipe.errors import ConfigError, DataError, StoreError, counted
 from mdfpipe.running.replay import data_root, frames_of
 from mdfpipe.running.survey import Survey, VideoState, survey
 from mdfpipe.store.files import given_path
@@ -62,15 +62,18 @@ class ExportedBoxes:
     def lines(self) -> list[str]:
         """The same in words."""
         would = "would write" if self.dry_run else "wrote"
-        named = f"{self.named} of them named ({self.subjects} subjects)"
-        counts = f"{self.videos} videos, {self.frames} frames, {self.boxes} boxes, {named}"
+        counts = ", ".join(
+            counted(count, what)
+            for count, what in ((self.videos, "video"), (self.frames, "frame"), (self.boxes, "box"))
+        )
+        counts += f", {self.named} of them named ({counted(self.subjects, 'subject')})"
         lines = [f"{would} {self.out} ({self.form}): {counts}"]
         if self.pictures:
             each = ", ".join(f"{count}{f' {split}' if split else ''}" for split, count in self.pictures.items())
             lines.append(f"pictures: {each}; people are not pixelated in them")
         if self.form == "yolo" and not self.pictures.get("val"):
             lines.append("no video is left for val: data.yaml names the training pictures there")
-        lines += [f"left out: {count} {reason}" for reason, count in sorted(self.left_out.items())]
+        lines += [f"left out: {reason}: {count}" for reason, count in sorted(self.left_out.items())]
         return lines
 
 

@@ -538,7 +538,7 @@ def _rows_left_out_said(facts: dict[str, dict[str, Any]]) -> list[str]:
         counts.update(found.get("rows_left_out", {}))
         videos += "rows_left_out" in found
     reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(counts.items()))
-    return [f"detect: left out of the files of boxes of {videos} videos: {reasons}"] if counts else []
+    return [f"detect: left out of the files of boxes of {counted(videos, 'video')}: {reasons}"] if counts else []
 
 
 def _given_said(facts: dict[str, dict[str, Any]]) -> list[str]:
@@ -547,7 +547,8 @@ def _given_said(facts: dict[str, dict[str, Any]]) -> list[str]:
     if not given:
         return []
     bodies = sum(facts[key]["rows"]["bodies"] for key in given)
-    return [f"detect: the files of boxes name {sum(given.values())} of {bodies} bodies in {len(given)} videos"]
+    named = f"{sum(given.values())} of {counted(bodies, 'body')}"
+    return [f"detect: the files of boxes name {named} in {counted(len(given), 'video')}"]
 
 
 def _repeats_said(facts: dict[str, dict[str, Any]]) -> list[str]:

@@ -330,8 +330,9 @@ class Label(LabelRules, CarryRules, Stage):
             key = max(several, key=lambda k: several[k])
             taken = {"largest": "the largest is", "surest": "the one of the best score is", "all": "all are"}
             lines.append(
-                f"label: {sum(several.values())} frames of {len(several)} videos of one person have several bodies "
-                f"(most in {key}: {several[key]}): {taken[self.one_person]} named (label.one_person)"
+                f"label: {counted(sum(several.values()), 'frame')} of {counted(len(several), 'video')} of one person "
+                f"with several bodies (most in {key}: {several[key]}): {taken[self.one_person]} named "
+                "(label.one_person)"
             )
         return lines
 

@@ -67,7 +67,7 @@ def test_what_it_remarks_on(tmp_path: Path) -> None:
         "2 of 5 videos have no subject by dataset.folders '{subject}/*' (NA/d.m",
         "subjects_alike: 'Anna' and 'anna' are taken as different people",
         "'unknown' is taken as a person's name",
-        "1 folders hold videos and pictures (anna): their pictures are passed o",
+        "1 folder holds videos and pictures (anna): their pictures are passed o",
     ]
     kept = read(tmp_path, subject_names_kept=["NA"], subject_names_missing=["unknown"])
     assert [v.subject_id for v in kept.videos] == ["Anna", "NA", "anna", None, None]

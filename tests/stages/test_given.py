@@ -65,7 +65,7 @@ def named(home: Path) -> Counter[tuple[str, str]]:
 def test_a_video_of_one_person_names_its_bodies(data: Path, tmp_path: Path, rule: str, at: float | None) -> None:
     said = run(data, tmp_path / "run", label={"one_person": rule})
     assert said.code == 0, said
-    assert f"2 frames of 1 videos of one person have several bodies (most in {WALKS[0]}: 2)" in said.err + said.out
+    assert f"2 frames of 1 video of one person with several bodies (most in {WALKS[0]}: 2)" in said.err + said.out
     found = named(tmp_path / "run")
     if at is None:
         assert found == {("anna", "labelled"): 6, ("bo", "labelled"): 4}
@@ -134,7 +134,7 @@ def test_a_data_set_of_motchallenge_or_coco(tmp_path: Path, form: str) -> None:
     assert said.code == 0, said
     assert named(tmp_path / "run") == {("S1__img1:7", "labelled"): 2}
     assert mdfpipe.open(tmp_path / "run").table("detect")["frame"].to_pylist() == [0, 2]
-    assert ("left out of the files of boxes of 1 videos: 1 not to be counted" in said.out) == (form == "mot")
+    assert ("left out of the files of boxes of 1 video: 1 not to be counted" in said.out) == (form == "mot")
 
 
 def test_boxes_of_pictures_of_another_size_fail_their_video(tmp_path: Path) -> None:
