@@ -11,6 +11,7 @@ import difflib
 import importlib
 import os
 import pkgutil
+import re
 from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
@@ -195,12 +196,37 @@ _TAGS = frozenset(f"tag:yaml.org,2002:{name}" for name in ("str", "int", "float"
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """Safe YAML of text, numbers, lists and mappings: a date is text, and no key may appear twice."""
+    """Safe YAML 1.2 of text, numbers, lists and mappings; no key may appear twice.
 
-    yaml_implicit_resolvers = {  # noqa: RUF012 - as PyYAML has it
-        first: [(tag, pattern) for tag, pattern in known if not tag.endswith(":timestamp")]
-        for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
+    PyYAML reads YAML 1.1, where `no` is false, 010 is 8, 1:30 is 90 and 1e-5 is text. Here a word is what the core
+    schema of YAML 1.2 says, and a date is text.
+    """
+
+    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}
+
+
+class _Writer(yaml.SafeDumper):
+    """Quotes every text that YAML 1.1 or YAML 1.2 would read as something else."""
+
+
+for _tag, _pattern, _first in (
+    ("null", "~|null|Null|NULL|", ["~", "n", "N", ""]),
+    ("bool", "true|True|TRUE|false|False|FALSE", [*"tTfF"]),
+    ("int", "[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+", [*"-+0123456789"]),
+    (
+        "float",
+        r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+        [*"-+.0123456789"],
+    ),
+    ("merge", "<<", ["<"]),
+):
+    for _kind in (_StrictLoader, _Writer):
+        _kind.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), _first)
+
+
+def _whole_number(loader: _StrictLoader, node: yaml.ScalarNode) -> int:
+    text = str(loader.construct_scalar(node))
+    return int(text, {"0o": 8, "0x": 16}.get(text[:2], 10))
 
 
 def _mapping(loader: _StrictLoader, node: yaml.MappingNode) -> dict[Any, Any]:
@@ -225,6 +251,7 @@ def _no_such_tag(loader: _StrictLoader, node: yaml.Node) -> Any:
 
 
 _StrictLoader.yaml_constructors = {tag: yaml.SafeLoader.yaml_constructors[tag] for tag in _TAGS}
+_StrictLoader.add_constructor("tag:yaml.org,2002:int", _whole_number)
 _StrictLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
 _StrictLoader.add_constructor(None, _no_such_tag)
 
@@ -245,6 +272,11 @@ def parse_yaml(text: str) -> Any:
         raise ValueError(one_line(error)) from None
     except (KeyError, TypeError, OverflowError) as error:  # `!!bool maybe`
         raise ValueError(f"a value does not suit its tag: {one_line(error, 80)}") from None
+
+
+def yaml_text(value: Any, **how: Any) -> str:
+    """Write a value as YAML, from which `parse_yaml` reads the same value. how: options of `yaml.dump`."""
+    return str(yaml.dump(value, Dumper=_Writer, sort_keys=False, allow_unicode=True, **how))
 
 
 def _values(node: yaml.Node, known: dict[int, int]) -> int:

@@ -20,7 +20,7 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 MEGABYTES = 64  # that a folder of wheels may have
 NEEDED = (
-    *("PIL", "annotated_types", "anyio", "av", "click", "cv2", "dateutil", "filelock", "fsspec", "h11"),
+    *("PIL", "annotated_doc", "annotated_types", "anyio", "av", "cv2", "dateutil", "filelock", "fsspec", "h11"),
     *("httpcore2", "httpx2", "huggingface_hub", "idna", "iniconfig", "lightning_fabric", "lightning_utilities"),
     *("markdown_it", "mdurl", "packaging", "pandas", "pluggy", "pyarrow", "pydantic", "pydantic_core"),
     *("pygments", "pytest", "rich", "safetensors", "scipy", "shellingham", "threadpoolctl", "timm", "tqdm"),

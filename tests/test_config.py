@@ -7,7 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from mdfpipe.config import LARGEST_YAML, find_file, read_yaml, result_settings, set_dotted, validate
+from mdfpipe.config import (
+    LARGEST_YAML,
+    find_file,
+    parse_yaml,
+    read_yaml,
+    result_settings,
+    set_dotted,
+    validate,
+    yaml_text,
+)
 from mdfpipe.errors import ConfigError
 from mdfpipe.study.study import Study
 
@@ -40,8 +49,8 @@ def test_defaults_are_written_out_and_read_back(tmp_path: Path) -> None:
         ("detect.strid=2", "detect.strid: unknown setting (did you mean stride?)"),
         ("detect.stride=0", "detect.stride: input should be greater than or equal to 1, got 0"),
         ("detect.stride=two", "detect.stride: input should be a valid integer"),
-        ("detect.detector.use=onyx", "expected one of onnx, precomputed, yolo, got 'onyx' (did you mean onnx?)"),
-        ("detect.detector={}", "detect.detector: expected `use:` with one of onnx, precomputed, yolo"),
+        ("detect.detector.use=onyx", "of coco, mot, onnx, precomputed, yolo, got 'onyx' (did you mean onnx?)"),
+        ("detect.detector={}", "detect.detector: expected `use:` with one of coco, mot, onnx, precomputed, yolo"),
         ("detect.detector.boxs=a.csv", "detect.detector.boxs: unknown setting (did you mean boxes?)"),
         ("systems.a.recipe={use: di2l, gama: 2}", "systems.a.recipe.gama: unknown setting (did you mean gamma?)"),
         ("systems.a={recipe: {use: dfw}, split: []}", "systems.a.split: unknown setting (did you mean splits?)"),
@@ -98,6 +107,21 @@ def test_what_is_no_settings_or_not_safe_is_one_line(tmp_path: Path, text: str, 
         read_yaml(study(tmp_path, text))
     assert said in str(caught.value)
     assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        *[(word, word) for word in ("no", "yes", "on", "off", "1:30", "1_000", "2001-01-01", "0b1", "1e", "=")],
+        *[("010", 10), ("0o17", 15), ("0x1f", 31), ("-3", -3), ("1e-5", 1e-5), ("1.", 1.0), (".5", 0.5)],
+        *[("true", True), ("False", False), ("~", None), ("", None), ("null", None), (".inf", float("inf"))],
+    ],
+)
+def test_plain_words_are_read_as_yaml_1_2_says(text: str, value: object) -> None:
+    found = parse_yaml(f"a: {text}")
+    assert found == {"a": value}
+    assert type(found["a"]) is type(value)
+    assert parse_yaml(yaml_text([value, text, {text: text}])) == [value, text, {text: text}]
 
 
 def test_a_date_is_text(tmp_path: Path) -> None:

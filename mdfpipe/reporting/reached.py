@@ -12,11 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Self
 
-import yaml
 from pydantic import Field, model_validator
 
 from mdfpipe import __version__
-from mdfpipe.config import NAME, Config, parse_yaml, read_yaml, validate
+from mdfpipe.config import NAME, Config, parse_yaml, read_yaml, validate, yaml_text
 from mdfpipe.datasets import Dataset
 from mdfpipe.errors import ConfigError, DataError, StoreError, cannot_write, counted
 from mdfpipe.evaluation.measures.metrics import NUMBERS
@@ -373,7 +372,7 @@ def _as_yaml(row: ReachedRow) -> str:
 
 
 def _flow(value: Any) -> str:
-    text = yaml.safe_dump(value, default_flow_style=True, width=1 << 20, allow_unicode=True, sort_keys=False)
+    text = yaml_text(value, default_flow_style=True, width=1 << 20)
     return text.removesuffix("...\n").strip()
 
 

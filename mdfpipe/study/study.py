@@ -6,10 +6,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-import yaml
 from pydantic import Field, SerializeAsAny, model_validator
 
-from mdfpipe.config import NAME, Config, read_yaml, refuse_text, set_dotted, validate
+from mdfpipe.config import NAME, Config, read_yaml, refuse_text, set_dotted, validate, yaml_text
 from mdfpipe.datasets import Dataset
 from mdfpipe.errors import ConfigError, DataError, one_line
 from mdfpipe.evaluation.table import Table
@@ -224,7 +223,7 @@ class Study(Config):
 
     def to_yaml(self) -> str:
         """Every setting, defaults written out."""
-        return yaml.safe_dump(self._settings(), sort_keys=False, allow_unicode=True)
+        return yaml_text(self._settings())
 
     def _settings(self) -> dict[str, Any]:
         """Every setting that the study may name; of a sweep the values, and not the systems that are made of them."""

@@ -18,7 +18,7 @@ from mdfpipe.store.images import stretching, top_bits
 from mdfpipe.video.frames import Frames
 from mdfpipe.video.spans import Cuts
 
-_FEWEST = 16  # key pictures: a video with fewer is short, or gains little
+_FEWEST = 32  # key pictures: of 16, one of a moment with something hot moved white by 79 % of the range
 Pixels = NDArray[np.uint8] | NDArray[np.uint16]
 
 
@@ -38,7 +38,7 @@ class Normalise(Config):
         64,
         ge=1,
         description="video_percentile: from so many key pictures at most, evenly spaced, where there are more frames "
-        "and at least 16 key pictures at which the video can be entered; null: from all pixels, in a first pass",
+        "and at least 32 key pictures at which the video can be entered; null: from all pixels, in a first pass",
     )
     low_percentile: float = Field(0.5, ge=0, le=100, description="percentile that becomes black")
     high_percentile: float = Field(99.5, ge=0, le=100, description="percentile that becomes white")

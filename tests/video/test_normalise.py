@@ -11,6 +11,7 @@ from mdfpipe.store.images import stretching
 from mdfpipe.video.decoders import Decoder
 from mdfpipe.video.frames import Frames
 from mdfpipe.video.normalise import Normalise, histogram_percentile
+from mdfpipe.video.spans import Cuts
 from tests import clips
 
 
@@ -124,3 +125,32 @@ def test_stretching_never_falls():
 def test_settings_that_are_refused(settings, expected):
     with pytest.raises(ConfigError, match=expected):
         validate(Normalise, settings, "normalise")
+
+
+@pytest.mark.parametrize(
+    ("entries", "frames", "settings", "chosen"),
+    [
+        (range(900), 900, {}, [int((n + 0.5) * 900 / 64) for n in range(64)]),  # each picture is a key picture
+        (range(0, 960, 30), 960, {}, [*range(0, 960, 30)]),  # 32 of them: as many as there are
+        (range(0, 930, 30), 930, {}, []),  # fewer: from all frames
+        (range(64), 64, {}, []),  # not longer than the sample
+        (range(900), 900, {"sampled_frames": 4}, [112, 337, 562, 787]),  # as few as a study asks for
+        (range(900), 900, {"sampled_frames": None}, []),
+        (range(900), 900, {"policy": "native8"}, []),
+    ],
+)
+def test_frames_are_sampled_evenly_where_a_video_can_be_entered_often_enough(entries, frames, settings, chosen):
+    assert Normalise.model_validate(settings).chosen(Cuts(frames, np.array(entries))) == chosen
+
+
+@pytest.mark.parametrize("drift", [0.0, 0.3])
+def test_black_and_white_of_a_sample_are_those_of_all_frames_within_a_hundredth(drift):
+    """A scene with something hot in a twentieth of its frames, and a sensor that drifts by a share of the range."""
+    generator = np.random.default_rng(0)
+    pixels = generator.normal(7000, 100, (600, 24, 32, 1)) + np.linspace(0, drift * 500, 600)[:, None, None, None]
+    pixels[200:230, 4:9, 4:9] += 800
+    clip = pixels.astype(np.uint16)
+    normalise = Normalise()
+    exact = normalise.window([batch(clip)])
+    sampled = normalise.window([batch(clip[normalise.chosen(Cuts(600, np.arange(600)))])])
+    assert np.abs(np.subtract(sampled, exact)).max() <= 0.01 * (exact[1] - exact[0])
