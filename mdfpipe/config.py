@@ -202,7 +202,7 @@ class _StrictLoader(yaml.SafeLoader):
     schema of YAML 1.2 says, and a date is text.
     """
 
-    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}
+    yaml_implicit_resolvers = {}  # noqa: RUF012 - as PyYAML has it
 
 
 class _Writer(yaml.SafeDumper):
