@@ -79,7 +79,7 @@ class Crew:
                 looked = time.monotonic()
                 for report in [one for worker in busy for one in self._heard(worker, ready, passed)]:
                     if report.kind is Step.LOST:
-                        lost[id(report.unit)] += not (report.value.left and self.saves(*report.unit))
+                        lost[id(report.unit)] += report.value.counts
                         if lost[id(report.unit)] < self.workers.tries:
                             waiting.appendleft(report.unit)
                             report = report._replace(kind=Step.AGAIN)

@@ -439,7 +439,8 @@ class LocalExecutor:
                 elif kind is Step.LOST and unit.share is not None:  # the unit that joins the shares does it
                     event = Event("progress", unit.stage.name, unit.key)
                 elif kind is Step.LOST:
-                    event = _lost(at.get(unit.key, unit), value.words, done.get(unit.key, 0))
+                    made = at.get(unit.key, unit)
+                    event = _lost(made, value.words, done.get(unit.key, 0), _MORE_TIME if value.left else "")
                 else:
                     event = replace(value, worker=worker) if worker else value
                     done[unit.key] = event.done or done.get(unit.key, 0)
@@ -532,12 +533,15 @@ class TogetherExecutor(LocalExecutor):
                 unit.stage.process(unit.key, unit.inputs, context)
 
 
-def _lost(unit: Unit, what: str, done: int) -> Event:
+_MORE_TIME = "no job was there long enough for it: ask for more time, or for shorter spans (detect.span_frames)"
+
+
+def _lost(unit: Unit, what: str, done: int, advice: str = "") -> Event:
     """A unit failed because its worker is gone."""
     stage, run = unit.stage, unit.inputs.run
     run.clear(stage.name)  # what it left unfinished takes up the disk
     where = f" after {stage.unit[:-1]} {done}" if done else ""
-    failure = Failure(stage.name, unit.key, "WorkerLost", f"{what}{where}; {_advice(stage)}")
+    failure = Failure(stage.name, unit.key, "WorkerLost", f"{what}{where}; {advice or _advice(stage)}")
     with suppress(StoreError):
         run.record_failure(failure)
     return Event("failed", stage.name, unit.key, failure=failure)

@@ -23,7 +23,7 @@ from mdfpipe.cli.display import Display
 from mdfpipe.errors import ConfigError, StoreError
 from mdfpipe.running import execution
 from mdfpipe.running.crew import Crew
-from mdfpipe.running.execution import LocalExecutor, Unit, run_unit
+from mdfpipe.running.execution import Event, LocalExecutor, Unit, run_unit
 from mdfpipe.running.leading import JoinedExecutor
 from mdfpipe.running.runner import Runner
 from mdfpipe.running.status import status
@@ -31,14 +31,14 @@ from mdfpipe.running.workers import Loss, Step, UnitReport
 from mdfpipe.running.workers import joined as joined_file
 from mdfpipe.running.workers import relay as relay_file
 from mdfpipe.running.workers.channels import TcpChannel, connected, proof, read_json
-from mdfpipe.running.workers.joined import Joined, Terms, key_of
+from mdfpipe.running.workers.joined import Joined, JoinedWorker, Terms, key_of
 from mdfpipe.running.workers.messages import of_event, of_unit, to_unit
 from mdfpipe.stages import Inputs, Resources
 from mdfpipe.store.environment import code_version
 from mdfpipe.store.owner import Owner
 from mdfpipe.store.run import Receipt, Run
 from mdfpipe.study.study import Study
-from tests.running.test_execution import units
+from tests.running.test_execution import Odd, units
 from tests.runs import ROOT, DataSet, call_here, digests
 
 CONNECT = ["tcp", "files"]
@@ -47,12 +47,12 @@ CONNECT = ["tcp", "files"]
 class Site:
     """A data set, and commands over it that run beside each other."""
 
-    def __init__(self, home: Path, videos: str = "abc", frames: int = 12, **settings: Any) -> None:
+    def __init__(self, home: Path, videos: Sequence[str] = "abc", frames: int = 12) -> None:
         self.home, self.data = home, DataSet(home / "data")
         first = self.data.good("a.mp4", frames)
         if len(videos) > 1:
             self.data.copies(first, *(f"{name}.mp4" for name in videos[1:]))
-        self.study = self.data.write(**settings)
+        self.study = self.data.write()
         self.processes: list[subprocess.Popen[str]] = []
 
     def start(self, *arguments: str | Path, **env: str) -> subprocess.Popen[str]:
@@ -393,7 +393,7 @@ class Dying:
         self.given += 1
         if self.given > 5:
             return [UnitReport(Step.DONE, unit, None, "dying")]
-        return [UnitReport(Step.LOST, unit, Loss("gone", None, self.left), "dying")]
+        return [UnitReport(Step.LOST, unit, Loss("gone", None, self.left, not self.left), "dying")]
 
     def overdue(self, passed: float, deadline_seconds: float) -> None:
         return None
@@ -408,13 +408,66 @@ class Dying:
 
 
 @pytest.mark.parametrize("left", [False, True])
-@pytest.mark.parametrize("saves", [False, True])
-def test_a_lost_unit_is_given_three_times(left: bool, saves: bool) -> None:
-    """One that saves its state is given as often as workers leave at their time limits."""
-    with Crew(Dying(left), saves=lambda number: saves) as crew:
+def test_a_lost_unit_is_given_three_times(left: bool) -> None:
+    """One whose workers leave at the end of their time is given as often as that happens."""
+    with Crew(Dying(left)) as crew:
         kinds = [report.kind for report in crew.run(print, [(1,)])]
     lost = [Step.BEGUN, Step.AGAIN]
-    assert kinds == ([*lost * 5, Step.BEGUN, Step.DONE] if left and saves else [*lost * 2, Step.BEGUN, Step.LOST])
+    assert kinds == ([*lost * 5, Step.BEGUN, Step.DONE] if left else [*lost * 2, Step.BEGUN, Step.LOST])
+
+
+class Together(Odd):
+    together = True
+
+
+class Silent:
+    """A channel whose other side says these messages, one each time."""
+
+    source = None
+
+    def __init__(self, *messages: dict[str, Any]) -> None:
+        self.messages = list(messages)
+
+    def send(self, message: dict[str, Any]) -> bool:
+        return True
+
+    def receive(self) -> list[dict[str, Any]]:
+        if not self.messages:
+            raise EOFError
+        return [self.messages.pop(0)]
+
+    def close(self) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("number", "together", "progress", "end", "counts"),
+    [
+        (1, False, True, "bye", True),  # it had all the time of its worker
+        (2, False, False, "bye", False),  # it had the rest of it
+        (2, False, True, "", True),  # its worker was killed: perhaps by this unit
+        (1, True, True, "bye", False),  # a training has saved its state
+        (1, True, False, "bye", True),  # it had none yet
+    ],
+)
+def test_only_what_may_be_the_units_fault_counts(
+    tmp_path: Path, number: int, together: bool, progress: bool, end: str, counts: bool
+) -> None:
+    told = {"told": number, "event": of_event(Event("progress", "odd", "a", 1, 2))}
+    first = [{"ended": 1, "event": of_event(Event("finished", "odd", "b"))}] * (number - 1)
+    channel = Silent(*first, *[told] * progress, *[{"bye": "SIGTERM"}] * bool(end))
+    run = Run(tmp_path)
+    (tmp_path / "pipeline.yaml").touch()
+    worker = JoinedWorker(channel, "n1-4", replace(Owner.new(), host="n1", boot="1"), "cpu", run)
+    (unit,) = units(run, "a")
+    if together:
+        unit = replace(unit, stage=Together())
+    for _ in first:
+        worker.give(print, (unit,))
+        worker.hear()
+    worker.give(print, (unit,))
+    reports = [report for _ in range(1 + progress) for report in worker.hear()]
+    why = "SIGTERM" if end else "its connection ended"
+    assert reports[-1].value == Loss(f"n1-4 (n1 on cpu): {why}", None, bool(end), counts)
 
 
 @pytest.mark.parametrize("looks", [3, 10**9], ids=["late", "never"])

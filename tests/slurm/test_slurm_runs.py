@@ -9,9 +9,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -22,11 +21,6 @@ from tests.slurm import Cluster, until
 from tests.systems import STRIPED, body, copied, write_study
 from tests.systems import digests as trained_bytes
 
-SLOW: dict[str, Any] = {  # a network that finds nothing, at some 20 frames a second
-    "detect": {"detector": {"use": "yolo", "weights": "demo", "image_size": 640}},
-    "label": {"check_alignment": False},
-}
-SLOW_FRAMES = 300
 JOBS = ("--on", "slurm", "--jobs", "2", "--slurm", "-c 1")
 
 
@@ -35,8 +29,8 @@ def _no_profile_of_the_user(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "settings"))
 
 
-def sited(home: Path, *, videos: str, frames: int, **settings: Any) -> Iterator[Site]:
-    site = Site(home, videos, frames, **settings)
+def sited(home: Path, *, videos: Sequence[str], frames: int) -> Iterator[Site]:
+    site = Site(home, videos, frames)
     yield site
     for process in site.processes:
         if process.poll() is None:
@@ -57,8 +51,8 @@ def long_site(tmp_path: Path) -> Iterator[Site]:
 
 @pytest.fixture
 def slow_site(tmp_path: Path) -> Iterator[Site]:
-    """Twelve videos that keep a core for a quarter of a minute each."""
-    yield from sited(tmp_path, videos="abcdefghijkl", frames=SLOW_FRAMES, **SLOW)
+    """More than a minute of work for three jobs, in many short videos."""
+    yield from sited(tmp_path, videos=["a", *(f"v{number}" for number in range(160))], frames=300)
 
 
 def events(run: Path, kind: str) -> list[dict[str, str]]:
@@ -104,7 +98,7 @@ def test_what_dies_changes_no_byte(dies: str, connect: str, cluster: Cluster, lo
     else:
         node = cluster.call("squeue", "-h", "-r", "-j", f"{number}_0", "-o", "%N")
         cluster.kill_node(node)
-    code, said = ended(leader, 200)
+    code, said = ended(leader, 500)
     if dies == "a node":
         cluster.start_node(node)
         cluster.await_idle()
@@ -115,17 +109,21 @@ def test_what_dies_changes_no_byte(dies: str, connect: str, cluster: Cluster, lo
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("signal_", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    ("signal_", "connect"),
+    [(signal.SIGKILL, "tcp"), (signal.SIGTERM, "tcp"), (signal.SIGINT, "tcp"), (signal.SIGKILL, "files")],
+)
 def test_a_leader_that_dies_leaves_no_job_and_another_goes_on(
-    signal_: signal.Signals, cluster: Cluster, long_site: Site
+    signal_: signal.Signals, connect: str, cluster: Cluster, long_site: Site
 ) -> None:
     site = long_site
-    leader = site.lead("run", *JOBS)
+    options = (*JOBS, "--connect", connect)
+    leader = site.lead("run", *options)
     site.await_words("run", '"stage": "detect"')
     leader.send_signal(signal_)
     assert ended(leader)[0] in (-9, 143, 130)
     none_is_left(cluster)
-    code, said = ended(site.lead("run", *JOBS), 200)
+    code, said = ended(site.lead("run", *options), 500)
     assert code == 0, said
     assert digests(site.home / "run") == site.local()
     none_is_left(cluster)
@@ -170,7 +168,7 @@ def test_a_detached_leader_is_a_job_and_survives_its_requeue(cluster: Cluster, l
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ("-t 1 --signal=B:TERM@30", "it was stopped"),  # asked to leave; the job queues again
+        ("-t 1 --signal=B:TERM@30", "SIGTERM"),  # asked to leave; the job queues again
         ("-t 1 --signal=B:URG@1", "TIMEOUT"),  # not asked: Slurm ends it at its limit
     ],
     ids=["asked", "ended"],

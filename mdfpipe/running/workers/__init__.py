@@ -38,12 +38,14 @@ class UnitReport(NamedTuple):
 class Loss(NamedTuple):
     """The end of a process that was at work. exitcode: negative for a signal; None if it was killed by its deadline.
 
-    left: whether the worker itself left, after the unit had shown progress: at its time limit, say.
+    left: whether the worker itself left, as at the end of its job's time. counts: whether it may be the unit's fault:
+    not where a worker left that had given the unit the rest of its time only, or had let it save its state.
     """
 
     words: str
     exitcode: int | None
     left: bool = False
+    counts: bool = True
 
 
 class Worker(Protocol):
@@ -75,10 +77,7 @@ class Worker(Protocol):
 
 
 class Workers(Protocol):
-    """A way to get workers. tries: how often a unit is given if its workers are lost; then the unit failed.
-
-    A unit that saves its state is given again as often as workers leave after it has shown progress.
-    """
+    """A way to get workers. tries: how often a unit is given if its workers are lost; then the unit failed."""
 
     tries: int
 

@@ -151,7 +151,10 @@ class JoinedWorker:
 
     def _lost(self, words: str, exitcode: int | None = None) -> UnitReport:
         assert self.unit is not None
-        loss = Loss(f"{self.name} ({self.place}): {words}", exitcode, self._says_bye and self._has_progress)
+        saved = self._has_progress and self.unit[0].stage.together
+        left = self._says_bye
+        counts = not (left and (saved or self._number > 1))
+        loss = Loss(f"{self.name} ({self.place}): {words}", exitcode, left, counts)
         report = UnitReport(Step.LOST, self.unit, loss, self.name)
         self.unit = None
         return report

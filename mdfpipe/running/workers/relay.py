@@ -129,8 +129,11 @@ class Work:
                     self.say(f"{slots[0].stopped}; {counted(self.done, 'unit was', 'units were')} done here")
                     return
         except BaseException as error:
+            why = one_line(error, 300)
+            if not isinstance(error, MdfError):
+                why = f"it was stopped ({why or type(error).__name__})"
             for slot in slots:
-                slot.say_bye(one_line(error, 300) or "it was stopped")
+                slot.say_bye(why)
             raise
         finally:
             _end(slots)
