@@ -79,7 +79,7 @@ class Site:
     def events(self, run: str) -> list[dict[str, Any]]:
         return [json.loads(line) for line in (self.home / run / "events.jsonl").read_text().splitlines()]
 
-    def await_words(self, run: str, words: str, seconds: float = 30) -> None:
+    def await_words(self, run: str, words: str, seconds: float = 150) -> None:
         """Wait until the events of a run have these words."""
         until = time.monotonic() + seconds
         place = self.home / run / "events.jsonl"
@@ -88,7 +88,7 @@ class Site:
             time.sleep(0.05)
 
 
-def ended(process: subprocess.Popen[str], seconds: float = 60) -> tuple[int, str]:
+def ended(process: subprocess.Popen[str], seconds: float = 150) -> tuple[int, str]:
     said = process.communicate(timeout=seconds)[0]
     return process.returncode, said
 
@@ -306,6 +306,9 @@ class Elsewhere(threading.Thread):
                     channel.send({"hello": {**hello, "code": code_version(), "nonce": "n", "proof": said}})
                 elif "unit" in message:
                     if message["stage"] == "detect" and self.dies:
+                        half = self.site.home / "run" / "detect" / f".part-{owner.label}-4-{'0' * 16}-a.parquet"
+                        half.parent.mkdir(exist_ok=True)
+                        half.touch()
                         self.death.set()
                         channel.close()
                         return

@@ -41,7 +41,7 @@ from mdfpipe.store.environment import code_version
 from mdfpipe.store.files import bytes_of, write_atomically, write_synced
 from mdfpipe.store.hashing import bytes_sha256
 from mdfpipe.store.lock import BEAT, LEASE, LOOK
-from mdfpipe.store.owner import Life, Owner
+from mdfpipe.store.owner import TEMPORARY, Life, Owner, is_left_over, is_of
 from mdfpipe.store.run import Run
 from mdfpipe.study.study import KEPT
 
@@ -190,7 +190,7 @@ class Joined:
         self.run, self.terms, self.connect = run, terms, connect
         self.folder = run.path / FOLDER
         self.present: list[JoinedWorker] = []
-        self.lost = 0  # workers that left at work
+        self._lost: list[Owner] = []  # workers that left
         self._gate: Gate | None = None
         self._said = -PATIENCE_SECONDS
 
@@ -238,6 +238,7 @@ class Joined:
                 worker.hear()
             if worker.gone:
                 self.present.remove(worker)
+                self._lost.append(worker.owner)
                 self._gate.part(worker)
                 yield UnitReport(Step.LEFT, (), f"{worker.place}: {worker.gone}", worker.name)
         if wanted and not self.present and time.monotonic() - self._said >= PATIENCE_SECONDS:
@@ -263,6 +264,17 @@ class Joined:
             worker.channel.close()
         self.present = []
         shutil.rmtree(self.folder, ignore_errors=True)
+        if self._lost:
+            self._clear()
+
+    def _clear(self) -> None:
+        """Remove what lost workers left unfinished. Nothing of another machine is at work here any more."""
+        here = Owner.new().label
+        elsewhere = {owner.label: owner for owner in self._lost if owner.label != here}.values()
+        for path in self.run.path.rglob(f"{TEMPORARY}*"):
+            if is_left_over(path.name) or any(is_of(path.name, owner) for owner in elsewhere):
+                with contextlib.suppress(OSError):
+                    path.unlink(missing_ok=True)
 
 
 @dataclass(eq=False)
