@@ -413,6 +413,7 @@ class Judge:
 
     def __init__(self, path: Path) -> None:
         self.unread, self._plan, self.receipts = "", None, Ledger(Run(path))
+        self._failed: dict[str, frozenset[str]] = {}
         try:
             study, run, data = open_run(path)
             self._plan = Plan(study.stages, run, data, made_without(run), offline=True)
@@ -423,6 +424,13 @@ class Judge:
     def __call__(self, stage: str, key: str) -> str:
         """Why the part of a stage for a key is not current; "" where it is."""
         return "" if self._plan is None else _stale(self._plan, stage, key)
+
+    def failure(self, stage: str, key: str) -> Failure | None:
+        """Why a unit failed when it was last tried; the records of a stage are listed once."""
+        run = self.receipts.run
+        if stage not in self._failed:
+            self._failed[stage] = run.failed(stage)
+        return run.failure(stage, key) if file_name(key) in self._failed[stage] else None
 
 
 def _asked_for(study: Study, run: Run, stage: str, key: str) -> tuple[tuple[Stage, ...], str]:

@@ -256,7 +256,7 @@ def anomalies(run: Run) -> list[dict[str, Any]]:
 def _state(run: Run, row: dict[str, Any], systems: list[str], judge: Judge, chain: tuple[str, ...]) -> VideoState:
     found = VideoState(row)
     for stage in (*chain, *(f"{EMBED}/{name}" for name in systems)):
-        receipt, failure = judge.receipts(stage, row["video_id"]), run.failure(stage, row["video_id"])
+        receipt, failure = judge.receipts(stage, row["video_id"]), judge.failure(stage, row["video_id"])
         stale = receipt is None or judge(stage, row["video_id"])
         if failure is not None and stale:
             found.failures[stage] = failure

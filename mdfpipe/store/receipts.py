@@ -358,7 +358,9 @@ _FACTS: Final[dict[str, Any]] = {
 def lacking(stage: str, facts: Mapping[str, Any]) -> str:
     """The first of the facts that every part of a stage has and this one does not; "" where it has all."""
     kind = _FACTS.get(stage.partition("/")[0])
-    return min(kind.__required_keys__ - facts.keys(), default="") if kind is not None else ""
+    if kind is None or kind.__required_keys__ <= facts.keys():
+        return ""
+    return str(min(kind.__required_keys__ - facts.keys()))
 
 
 def checked_event(line: bytes) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from mdfpipe.video.geometry import ranking
 
 LARGEST_FRAME = 2**53  # the last whole number that float64 counts to
 LARGEST_PIXEL = 1e7
+_CHECKED_ROWS = 1 << 20  # at a time
 
 
 class BoxFile(Detector):
@@ -266,14 +267,10 @@ class BoxTable:
     def _span(self, span: slice, frame_base: int) -> BoxRows:
         part = {name: column[span] for name, column in self.numbers.items()}
         rows = self.order[span]
-        for name, column in part.items():
-            self._refuse(~np.isfinite(column), name, rows, "a number")
+        if self._lowest_frame < frame_base:
+            self._check(part, rows, frame_base)
         frame, score = part["frame"], part.get("score", np.ones(len(rows)))
-        self._refuse(frame != np.floor(frame), "frame", rows, "a whole number")
-        self._refuse(frame < frame_base, "frame", rows, f"{frame_base} or more (frame_base is {frame_base})")
-        self._refuse(frame >= LARGEST_FRAME, "frame", rows, "a frame number")
-        self._refuse((score < 0) | (score > 1), "score", rows, "a score in 0..1")
-        xyxy = self._xyxy(part, rows)
+        xyxy = self._xyxy(part)
         named = None if self.subject_id is None else self.subject_id[span]
         if named is not None:
             self._refuse_twice(frame, named, rows)
@@ -296,21 +293,41 @@ class BoxTable:
             f"the boxes without ids with {self.unread}"
         )
 
-    def _xyxy(self, part: dict[str, NDArray[np.float64]], rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        sides = [part[name] for name in self.names]
-        for name, side in zip(self.names, sides, strict=True):
-            self._refuse(np.abs(side) > LARGEST_PIXEL, name, rows, "a position in pixels")
-        sized = self.names[2] == "width"
-        if sized:
-            sides[2:] = [sides[0] + sides[2], sides[1] + sides[3]]
-        xyxy = np.stack(sides, axis=1).astype(np.float32)
+    @cached_property
+    def _lowest_frame(self) -> float:
+        """The lowest frame number of the file; -1 where a cell is bad, so that the cells of each video are checked."""
+        try:
+            for start in range(0, len(self.order), _CHECKED_ROWS):
+                span = slice(start, start + _CHECKED_ROWS)
+                self._check({name: column[span] for name, column in self.numbers.items()}, self.order[span], 0)
+        except DataError:
+            return -1.0
+        return float(self.numbers["frame"].min(initial=LARGEST_FRAME))
+
+    def _check(self, part: dict[str, NDArray[np.float64]], rows: NDArray[np.int64], frame_base: int) -> None:
+        """Raise DataError that names row, column and value of a bad cell. rows: those of the file."""
+        for name, column in part.items():
+            self._refuse(~np.isfinite(column), name, rows, "a number")
+        frame, score = part["frame"], part.get("score", np.ones(len(rows)))
+        self._refuse(frame != np.floor(frame), "frame", rows, "a whole number")
+        self._refuse(frame < frame_base, "frame", rows, f"{frame_base} or more (frame_base is {frame_base})")
+        self._refuse(frame >= LARGEST_FRAME, "frame", rows, "a frame number")
+        self._refuse((score < 0) | (score > 1), "score", rows, "a score in 0..1")
+        for name in self.names:
+            self._refuse(np.abs(part[name]) > LARGEST_PIXEL, name, rows, "a position in pixels")
+        xyxy, sized = self._xyxy(part), self.names[2] == "width"
         for low, high in ((0, 2), (1, 3)):
             more = "0" if sized else self.names[low]
             bad = ~(xyxy[:, high] > xyxy[:, low])
             many = not sized and bad.sum() * 5 >= len(bad)  # a size, read as an edge, is often less than the other edge
             advice = "are the last two width and height? set detector.box=xywh" if many else ""
             self._refuse(bad, self.names[high], rows, f"more than {more}", advice)
-        return xyxy
+
+    def _xyxy(self, part: dict[str, NDArray[np.float64]]) -> NDArray[np.float32]:
+        sides = [part[name] for name in self.names]
+        if self.names[2] == "width":
+            sides[2:] = [sides[0] + sides[2], sides[1] + sides[3]]
+        return np.stack(sides, axis=1).astype(np.float32)
 
     def _refuse(
         self, bad: NDArray[np.bool_], name: str, rows: NDArray[np.int64], expected: str, advice: str = ""

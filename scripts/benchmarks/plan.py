@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import pstats
 import resource
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -48,6 +49,19 @@ def bench(options: argparse.Namespace, report: Report, folder: Path) -> None:
     report.add("of a call, each 1,000 videos", 1e3 * median(times) / options.videos, "s")
     limit = 30.0 if options.videos > 10_000 else 4.0
     report.aim("nothing due, processor time of a call", median(times), "<=", limit, "s")
+    looks = (("run --dry-run", [*call[:-1], "--dry-run"]), ("status", ["status", run, "--json"]))
+    for name, other in looks:
+        before = _of_children()
+        _, output = mdfpipe(*other)
+        seconds = _of_children() - before
+        if name == "status":
+            done = {one["stage"]: one["done"] for one in json.loads(output)["stages"]}
+            expect("units done", [done[stage] for stage in FACTS], [1, *[options.videos] * 3])
+        else:
+            expect("what is due", output.strip(), "nothing is due")
+        report.add(f"mdfpipe {name}, processor time", seconds, "s")
+    for what, number in looked_up(call, run, folder).items():
+        report.add(f"a call: {what}", number, "")
     report.notes.append(f"{options.videos} made-up videos, from index to crop; {options.rounds} calls")
     if options.profile:
         mdfpipe(*call, profile=folder / "profile")
@@ -56,12 +70,33 @@ def bench(options: argparse.Namespace, report: Report, folder: Path) -> None:
 
 def _call(call: list[str | Path], videos: int) -> float:
     """Processor seconds of a call. Ends here unless it found everything done."""
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    before = _of_children()
     _, output = mdfpipe(*call)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    seconds = _of_children() - before
     tallies = json.loads(output)["tallies"]
     expect("units already done", [t["already"] for t in tallies.values()], [1, videos, videos, videos])
-    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return seconds
+
+
+def _of_children() -> float:
+    """Processor seconds of the processes that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def looked_up(call: Sequence[str | Path], run: Path, folder: Path) -> dict[str, int]:
+    """What a call with nothing due asks of the file system, Python's own files included."""
+    mdfpipe(*call, profile=folder / "looks")
+    figures: dict[tuple[str, int, str], tuple[int, ...]] = vars(pstats.Stats(str(folder / "looks")))["stats"]
+    calls = {name: found[1] for (_, _, name), found in figures.items()}
+    kinds = [f"<built-in method posix.{name}>" for name in ("stat", "lstat")]
+    kinds.append("<method 'stat' of 'posix.DirEntry' objects>")
+    index = [*(run / ".receipts").glob("*"), *(run / "index").glob("*.parquet")]
+    return {
+        "stat calls": sum(calls.get(kind, 0) for kind in kinds),
+        "files opened": calls.get("<built-in method posix.open>", 0) + calls.get("<built-in method io.open>", 0),
+        "bytes of index files": sum(file.stat().st_size for file in index),
+    }
 
 
 def made_up(folder: Path, videos: int) -> tuple[Path, Path, Path]:
