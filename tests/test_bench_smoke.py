@@ -261,6 +261,8 @@ def test_scale_measures_the_crew_and_simulates_clusters():
     assert rows["157 videos, 1 workers, in order: efficiency"] > 0.9
     assert rows["157 videos, 64 workers, in order: efficiency"] < rows["157 videos, 1 workers, in order: efficiency"]
     assert rows["10,000 hours: GPU hours"] == pytest.approx(1000)
+    assert rows["10,000 hours: read to hash new videos, once"] == pytest.approx(22_500)
+    assert rows["10,000 hours: 9,752 videos, a call with nothing due: stat calls"] > 9752
 
 
 def test_simulated_workers_end_when_the_last_one_does(monkeypatch: pytest.MonkeyPatch):

@@ -81,8 +81,8 @@ def bench(options: argparse.Namespace, report: Report, folder: Path) -> None:
         f"{options.units} empty units; {options.videos} drawn videos of 6 frames by one worker, detect, label and crop",
         f"simulated: lognormal lengths, {options.draws} draws, {FPS:g} frames/s of video, "
         f"{rate:g} frames/s a worker, spans of {SPAN_SECONDS:g} s; nothing ran on several machines",
-        f"assumed: {HOURS:g} hours in 157 videos; the logarithms of their lengths have a sigma of {SIGMA:g}, which was "
-        "fitted to the efficiencies of the design (64 workers: .51 in order, .63 longest first), not to measured lengths",
+        f"assumed: {HOURS:g} hours in 157 videos, and a sigma of {SIGMA:g} of the logarithms of their lengths, which "
+        "was fitted to the efficiencies of the design (64 workers: .51 in order, .63 longest first), not to lengths",
     ]
 
 
@@ -260,7 +260,7 @@ def _reads(options: argparse.Namespace, report: Report, folder: Path) -> None:
         place.mkdir()
         study, data, run = made_up(place, number)
         time.sleep(3)  # younger parts get no entry in an index
-        call = ["run", study, "--data", data, "--run", run, "--until", "crop", "--json"]
+        call: list[str | Path] = ["run", study, "--data", data, "--run", run, "--until", "crop", "--json"]
         mdfpipe(*call)
         made.append(looked_up(call, run, place))
     videos = options.hours * 157 / HOURS
