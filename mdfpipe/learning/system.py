@@ -89,6 +89,10 @@ class System(Config):
             raise ValueError("weights_entry needs weights: it says which of the file's entries to take")
         if self.keep == "best" and not (self.validation.subjects and self.trains):
             raise ValueError("keep: best needs validation.subjects, and a recipe.schedule.length above 0")
+        if self.engine == "onnxruntime" and self.precision != "fp32":
+            raise ValueError(
+                f"engine onnxruntime embeds in fp32, got precision {self.precision}; take engine torch or openvino"
+            )
         if not self.train_on:
             raise ValueError("train_on is empty; for a system that is not trained set recipe.schedule.length to 0")
         if len(set(self.train_on)) < len(self.train_on):

@@ -305,6 +305,11 @@ def of_embed(engine: str | None, rows: int = 1) -> dict[str, Any]:
     return {"rows": {"ok": rows} if rows else {}} | made
 
 
+def test_a_precision_that_an_engine_lacks_is_refused_before_the_training() -> None:
+    with pytest.raises(ValueError, match="engine onnxruntime embeds in fp32, got precision bf16; take engine torch or"):
+        embedding(engine="onnxruntime", precision="bf16")
+
+
 def test_parts_of_embed_are_due_and_said_as_those_of_detect() -> None:
     for engine, due in (("auto", set()), ("torch", {"openvino"}), ("openvino", {None, "torch"})):
         stage = embedding(engine=engine)
