@@ -1,6 +1,6 @@
 """Bodies and labels of a run in the forms of other tools: MOTChallenge, COCO, YOLO with its pictures, FiftyOne.
 
-    mot        OUT/VIDEO/gt/gt.txt, OUT/VIDEO/seqinfo.ini, OUT/subjects.csv
+    mot        OUT/VIDEO/gt/gt.txt, OUT/VIDEO/seqinfo.ini, OUT/subjects.csv (who an id is)
     coco       OUT/instances.json
     yolo       OUT/data.yaml, OUT/images/train/VIDEO_000017.jpg, OUT/labels/train/VIDEO_000017.txt; val likewise
     fiftyone   OUT/labels.json, OUT/data/VIDEO_000017.jpg
@@ -281,6 +281,8 @@ def _mot(job: _Export) -> None:
             f"seqLength={video.facts('detect')['delivered']}\nimWidth={width}\nimHeight={height}\nimExt=.jpg\n",
             encoding="utf-8",
         )
+    if job.ids == "track":
+        return
     with (job.out / "subjects.csv").open("w", encoding="utf-8", newline="") as file:
         csv.writer(file, lineterminator="\n").writerows(
             [("id", "subject_id"), *((number, name) for name, number in job.numbers.items())]

@@ -278,10 +278,11 @@ class BoxTable:
 
     def _refuse_twice(self, frame: NDArray[np.float64], named: NDArray[np.object_], rows: NDArray[np.int64]) -> None:
         """Raise DataError where a person has two boxes in a frame."""
-        here = np.flatnonzero(named != None)  # noqa: E711
-        _, person = np.unique(named[here].astype(str), return_inverse=True)
-        order = here[np.lexsort((here, person, frame[here]))]
-        same = (np.diff(frame[order]) == 0) & (named[order][1:] == named[order][:-1])
+        import pyarrow as pa  # not above: detectors load nothing heavy before they are asked for
+
+        person = pa.array(named, pa.string()).dictionary_encode().indices.fill_null(-1).to_numpy()
+        order = np.lexsort((np.arange(len(person)), person, frame))
+        same = (np.diff(frame[order]) == 0) & (np.diff(person[order]) == 0) & (person[order][1:] >= 0)
         if not same.any():
             return
         at = int(np.argmax(same))
