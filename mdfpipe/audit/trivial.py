@@ -30,6 +30,7 @@ CELL, BINS = 16, 9  # of HOG: pixels of a cell's side, orientations in half a tu
 TIMES_CHANCE: Final = 3.0
 CONFIDENCE: Final = 0.95
 POOLED: Final = "pooled"
+USUAL: Final = "VIS-500m"  # the gallery domain of synthetic data
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
@@ -244,7 +245,7 @@ class Guard:
         return f"the guard is broken: {words} ({rule})" if broken else f"the guard holds: {', '.join(GUARDED)} {rule}"
 
 
-def guard(run: Run, gallery_domain: str = "VIS-500m") -> Guard:
+def guard(run: Run, gallery_domain: str = USUAL) -> Guard:
     """What the baselines recognise among the body crops of the run's manifest, in the splits train and test.
 
     A gallery is the templates of one split in `gallery_domain`; every other domain is searched in it. Raises DataError

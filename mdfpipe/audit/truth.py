@@ -1,6 +1,6 @@
-"""Truth: how right the bodies and names of a run on synthetic data are.
+"""Truth: how right the bodies and names of a run are, on data where the place of every person is known.
 
-`DATA/truth/bodies.parquet` holds the place of every person. No stage reads it.
+`DATA/truth/bodies.parquet` of `mdfpipe synth`, or another table of people, holds the places. No stage reads it.
 
 A body *counts* if its face is annotated and at least half of it is visible: only such a body can get a name. Every
 other body is *free*: a detection on it is neither right nor wrong. Only frames that `detect` used are measured.
@@ -17,13 +17,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
+from pyarrow import csv
 
 from mdfpipe.domains import by_wavelength
 from mdfpipe.errors import DataError, StoreError, one_line
+from mdfpipe.running.survey import faces_of
 from mdfpipe.stages import Context, Inputs, Resources
 from mdfpipe.stages.index import Index
 from mdfpipe.store.run import Receipt, Run, read_table
-from mdfpipe.store.tables import TRUTH, LabelStatus, boxes_of, joined
+from mdfpipe.store.tables import CORNERS, TRUTH, LabelStatus, boxes_of, joined
 from mdfpipe.study.study import Study
 from mdfpipe.video.geometry import iou
 from mdfpipe.video.labelling import LabelRules
@@ -31,6 +33,8 @@ from mdfpipe.video.labelling import LabelRules
 TRUTH_FILE: Final = "truth/bodies.parquet"
 ASSIGNMENTS: Final[tuple[str, ...]] = get_args(LabelRules.model_fields["assignment"].annotation)
 
+SCENES: Final = ("crowded", "uncrowded", "all")
+_NEEDED: Final = ("video_id", "frame", "subject_id", *CORNERS)
 FOUND: Final = 0.5  # least IoU of a detection with the body that it finds
 NAMED: Final = 0.3  # least IoU of a labelled box with the body whose name it has: less than FOUND, as boxes err
 COUNTS: Final = 0.5  # least visible share of a body that counts
@@ -66,8 +70,9 @@ class Counts:
     """Counts of some videos; they add up.
 
     true, false, free: detections on a body that counts, on no body (or on a body that a better detection has), and on
-    a free one. bodies: bodies that count. labelled, right, other, nobody: bodies that `label` named, and of these,
-    those that are that subject, another subject, or no subject.
+    a free one. bodies: bodies that count. labelled, right, other, nobody: bodies that a face or a given id named,
+    and of these, those that are that subject, another subject, or no subject. carried, carried_right: bodies that
+    tracks named, and those that are that subject.
     """
 
     videos: int = 0
@@ -80,6 +85,8 @@ class Counts:
     right: int = 0
     other: int = 0
     nobody: int = 0
+    carried: int = 0
+    carried_right: int = 0
 
     def __add__(self, more: Counts) -> Counts:
         return Counts(*(getattr(self, f.name) + getattr(more, f.name) for f in fields(self)))
@@ -104,9 +111,19 @@ class Counts:
         """Share of labelled bodies with the right subject."""
         return Share(self.right, self.labelled)
 
+    @property
+    def by_track(self) -> Share:
+        """Share of bodies named by their track with the right subject."""
+        return Share(self.carried_right, self.carried)
+
+    @property
+    def more(self) -> str:
+        """How many bodies tracks name for 100 that faces name."""
+        return f"+{100 * self.carried / self.labelled:.1f} %" if self.labelled else "-"
+
     def plain(self) -> dict[str, Any]:
         """The same for JSON."""
-        shares = {name: getattr(self, name).plain() for name in ("precision", "recall", "names")}
+        shares = {name: getattr(self, name).plain() for name in ("precision", "recall", "names", "by_track")}
         return asdict(self) | {"detections": self.detections} | shares
 
 
@@ -129,6 +146,9 @@ class Truth:
         """The same as a table of text."""
         cells: list[tuple[Any, ...]] = [("", "videos", "detections", "precision", "recall", "labelled right")]
         cells += [(name, c.videos, c.detections, c.precision, c.recall, c.names) for name, c in self.rows.items()]
+        if any(c.carried for c in self.rows.values()):
+            more = [("by track right", "more names"), *((c.by_track, c.more) for c in self.rows.values())]
+            cells = [(*row, *added) for row, added in zip(cells, more, strict=True)]
         return _aligned(cells) + [f"not counted: {video}: {why}" for video, why in self.left_out.items()]
 
 
@@ -136,41 +156,48 @@ class Truth:
 class Assignment:
     """What one way to assign faces would label under the run's other settings.
 
-    scenes: "all" or "crowded". names: labelled bodies with the right subject. loses: how many fewer bodies are labelled
-    than by per_detection.
+    scenes: "all" or "crowded". names: named bodies with the right subject. loses: how many fewer bodies are named than
+    by per_detection. shared: named bodies that share their name with another body of their frame. tracks: whether names
+    are carried along tracks.
     """
 
     assignment: str
     scenes: str
     names: Share
     loses: int
+    shared: int = 0
+    tracks: bool = False
 
     @property
     def wrong(self) -> Share:
-        """Share of labelled bodies with the wrong subject."""
+        """Share of named bodies with the wrong subject."""
         return Share(self.names.n - self.names.k, self.names.n)
 
     def plain(self) -> dict[str, Any]:
         """The same for JSON."""
         rest = {"labelled": self.names.n, "wrong": self.wrong.plain(), "loses": self.loses}
+        rest |= {"shared": self.shared, "tracks": self.tracks}
         return {"assignment": self.assignment, "scenes": self.scenes} | rest
 
 
 def assignment_lines(rows: Iterable[Assignment]) -> list[str]:
     """The rows of `assignments` as a table of text."""
-    cells: list[tuple[Any, ...]] = [("scenes", "assignment", "labelled", "wrong", "loses")]
-    return _aligned(cells + [(r.scenes, r.assignment, r.names.n, r.wrong, r.loses) for r in rows])
+    cells: list[tuple[Any, ...]] = [("scenes", "assignment", "tracks", "named", "wrong", "twice in a frame", "loses")]
+    cells += [
+        (r.scenes, r.assignment, "carry" if r.tracks else "none", r.names.n, r.wrong, r.shared, r.loses) for r in rows
+    ]
+    return _aligned(cells)
 
 
-def measure(run: Run, data: Path) -> Truth:
-    """How right the detections and labels of `run` are, by the truth under the data root `data`.
+def measure(run: Run, data: Path, truth: Path | None = None) -> Truth:
+    """How right the detections and labels of `run` are, by the truth under the data root `data` or in the file `truth`.
 
     Raises DataError without truth, or without any of the run's videos in it; StoreError if a part cannot be read.
     """
     rows: dict[str, Counts] = {}
-    scenes = dict.fromkeys(("crowded", "uncrowded", "all"), Counts())
+    scenes = dict.fromkeys(SCENES, Counts())
     left_out: dict[str, str] = {}
-    for video in _videos(run, data, left_out):
+    for video in _videos(run, truth or data / TRUTH_FILE, left_out):
         found = _judge_detections(video)
         labels = _labels(run, video, left_out)
         if labels is not None:
@@ -181,31 +208,45 @@ def measure(run: Run, data: Path) -> Truth:
     return Truth({name: rows[name] for name in sorted(rows, key=by_wavelength)} | scenes, left_out)
 
 
-def assignments(run: Run, data: Path) -> list[Assignment]:
-    """What each of ASSIGNMENTS would label, in all scenes and in the crowded ones.
+def assignments(run: Run, data: Path, truth: Path | None = None) -> list[Assignment]:
+    """What each of ASSIGNMENTS would label, in all scenes and in the crowded ones; in a run with tracks, also with
+    names carried along them.
 
     Labels are made again in memory, under the settings in the run's `pipeline.yaml`. Nothing is written. Raises as
     `measure`, and ConfigError where the settings cannot be read.
     """
-    settings = Study.kept(run.path).label
-    ways = {  # what is checked of the data, is checked by the run
-        name: settings.model_copy(update={"assignment": name, "check_alignment": False, "short": "keep"})
+    study = Study.kept(run.path)
+    checks = {"check_alignment": False, "short": "keep"}  # what is checked of the data, is checked by the run
+    ways = {
+        (name, carry): study.label.model_copy(update={"assignment": name, "tracks": carry, **checks})
+        for carry in (["none"] if study.track is None else ["none", "carry"])
         for name in ASSIGNMENTS
     }
     index = run.receipt("index", Index.table)
     annotated = {name: digest for name, (_, digest) in index.files.items()} if index else {}
     context = Context(data, Resources(), Path)
-    counts = {(scenes, name): Counts() for scenes in ("all", "crowded") for name in ASSIGNMENTS}
-    for video in _videos(run, data, {}):
-        inputs = Inputs(run, video={"video_id": video.video_id}, annotated=annotated)
+    counts = {(scenes, *way): Counts() for scenes in ("all", "crowded") for way in ways}
+    shared = dict.fromkeys(counts, 0)
+    catalogue = {row["video_id"]: row for row in run.table("index", Index.table).to_pylist()}
+    for video in _videos(run, truth or data / TRUTH_FILE, {}):
+        inputs = Inputs(run, video=catalogue[video.video_id], annotated=annotated)
         for name, way in ways.items():
-            found = _judge_labels(video, way.process(video.video_id, inputs, context).table)
+            if way.carries and not inputs.is_done("track", video.video_id):
+                continue
+            made = way.process(video.video_id, inputs, context)
+            found = _judge_labels(video, made.table)
             for scenes in ("all", "crowded") if video.crowded else ("all",):
-                counts[scenes, name] += found
-    return [
-        Assignment(name, scenes, c.names, counts[scenes, "per_detection"].labelled - c.labelled)
-        for (scenes, name), c in counts.items()
-    ]
+                counts[scenes, *name] += found
+                shared[scenes, *name] += made.facts.get("shared_names", {}).get("bodies", 0)
+    rows = []
+    for (scenes, name, carry), c in counts.items():
+        all_of_it, names = (
+            counts[scenes, "per_detection", carry],
+            Share(c.right + c.carried_right, c.labelled + c.carried),
+        )
+        loses = all_of_it.labelled + all_of_it.carried - names.n
+        rows.append(Assignment(name, scenes, names, loses, shared[scenes, name, carry], carry == "carry"))
+    return rows
 
 
 # -- one video
@@ -236,12 +277,12 @@ class _Video:
     names: pa.Array
 
 
-def _videos(run: Run, data: Path, left_out: dict[str, str]) -> Iterator[_Video]:
+def _videos(run: Run, place: Path, left_out: dict[str, str]) -> Iterator[_Video]:
     """The videos of the run that have detections and a truth, in the order of the index; the others in `left_out`.
 
     Raises DataError where the data have no truth, or none of any video of the run.
     """
-    truth = _read_truth(data / TRUTH_FILE)
+    truth = _read_truth(place)
     if run.receipt("index", Index.table) is None:
         raise DataError(f"{run.path}: expected a run folder with an index, found none; run `mdfpipe detect` first")
     names = pc.unique(truth["subject_id"])
@@ -249,7 +290,7 @@ def _videos(run: Run, data: Path, left_out: dict[str, str]) -> Iterator[_Video]:
     catalogue = run.table("index", Index.table, ["video_id", "domain"]).to_pylist()
     if not any(row["video_id"] in starts for row in catalogue):
         raise DataError(
-            f"{data / TRUTH_FILE}: expected bodies of the {len(catalogue)} videos of {run.path}, found none of them; "
+            f"{place}: expected bodies of the {len(catalogue)} videos of {run.path}, found none of them; "
             "give the data root that the run was made from"
         )
     for row in catalogue:
@@ -258,9 +299,9 @@ def _videos(run: Run, data: Path, left_out: dict[str, str]) -> Iterator[_Video]:
         if receipt is None or not {"delivered", "stride"} <= receipt.facts.keys():
             left_out[key] = "detect is not done"
         elif key not in starts:
-            left_out[key] = f"{TRUTH_FILE} has no body of it"
+            left_out[key] = f"{place.name} has no body of it"
         else:
-            bodies = truth.slice(starts[key], sizes[key])
+            bodies = _with_faces(truth.slice(starts[key], sizes[key]), run, key)
             detections = run.table("detect", key, ["body_id", "frame", "x1", "y1", "x2", "y2", "score"])
             yield _join(row, receipt, detections, bodies, names)
 
@@ -269,17 +310,45 @@ def _read_truth(place: Path) -> pa.Table:
     """The truth, by video and frame. Raises DataError."""
     if not place.is_file():
         raise DataError(
-            f"{place}: expected the truth of a synthetic data set, found no such file; give as data root a folder that "
-            "`mdfpipe synth` wrote"
+            f"{place}: expected a table of the true bodies, found no such file; give as data root a folder that "
+            "`mdfpipe synth` wrote, or a table of your own with --truth"
         )
     try:
-        table = read_table(place, TRUTH.names).cast(TRUTH)
+        table = _as_truth(csv.read_csv(place) if place.suffix.lower() == ".csv" else read_table(place))
     except MemoryError:  # Arrow's is one of its errors, too
         raise
     except (StoreError, pa.ArrowException, ValueError) as error:
-        wanted, got = ", ".join(TRUTH.names), one_line(error)
-        raise DataError(f"{place}: expected the columns {wanted}, got: {got}; write the data set again") from None
+        wanted, got = ", ".join(_NEEDED), one_line(error)
+        raise DataError(f"{place}: expected the columns {wanted}, got: {got}; write the table again") from None
     return table.take(pc.sort_indices(table, [("video_id", "ascending"), ("frame", "ascending")]))
+
+
+def _as_truth(table: pa.Table) -> pa.Table:
+    """Rows of TRUTH. A table without these columns has people who are wholly visible, in scenes that are no crowds, and
+    `face_annotated` is null. Raises ValueError.
+    """
+    columns = []
+    for name in TRUTH.names:
+        kind = TRUTH.field(name).type
+        if name in table.column_names:
+            columns.append(table[name].cast(kind))
+        elif name in _NEEDED:
+            raise ValueError(f"no column {name}")
+        else:
+            empty = {"visible": 1.0, "crowded": False, "domain": ""}.get(name)
+            columns.append(pa.repeat(pa.scalar(empty, kind), table.num_rows))
+    return pa.table(columns, names=TRUTH.names)
+
+
+def _with_faces(bodies: pa.Table, run: Run, key: str) -> pa.Table:
+    """True bodies of a video; where the truth lacks `face_annotated`, it is from the annotated faces of the run."""
+    if not bodies["face_annotated"].null_count:
+        return bodies
+    faces = faces_of(run, key)
+    there = set(zip(faces["frame"].to_pylist(), faces["subject_id"].to_pylist(), strict=True))
+    rows = zip(bodies["frame"].to_pylist(), bodies["subject_id"].to_pylist(), strict=True)
+    annotated = pa.array([row in there for row in rows], pa.bool_())
+    return bodies.set_column(TRUTH.get_field_index("face_annotated"), "face_annotated", annotated)
 
 
 def _slices(video_id: pa.ChunkedArray) -> tuple[dict[str, int], dict[str, int]]:
@@ -371,13 +440,22 @@ def _labels(run: Run, video: _Video, left_out: dict[str, str]) -> pa.Table | Non
 
 
 def _judge_labels(video: _Video, labels: pa.Table) -> Counts:
-    """Compare the name of every labelled body with that of the true body that it overlaps most."""
-    rows = np.flatnonzero(pc.equal(labels["status"].cast(pa.string()), LabelStatus.LABELLED.value).to_numpy())
+    """Compare the name of every named body with that of the true body that it overlaps most."""
+    status = labels["status"].cast(pa.string())
+    rows = np.flatnonzero(
+        pc.is_in(status, pa.array([LabelStatus.LABELLED, LabelStatus.LABELLED_BY_TRACK], pa.string())).to_numpy()
+    )
+    by_track = pc.equal(status, LabelStatus.LABELLED_BY_TRACK).to_numpy()[rows]
     best = video.overlap[rows].argmax(axis=1)
     on = video.overlap[rows, best] >= NAMED
     same = _codes(labels["subject_id"].take(pa.array(rows)), video.names) == video.subject[video.pair[rows, best]]
     return Counts(
-        labelled=len(rows), right=int((on & same).sum()), other=int((on & ~same).sum()), nobody=int((~on).sum())
+        labelled=int((~by_track).sum()),
+        right=int((on & same & ~by_track).sum()),
+        other=int((on & ~same & ~by_track).sum()),
+        nobody=int((~on & ~by_track).sum()),
+        carried=int(by_track.sum()),
+        carried_right=int((on & same & by_track).sum()),
     )
 
 

@@ -329,14 +329,17 @@ def show_synthesis(done: Synthesis) -> None:
     out.print("Rendered people, not real ones: nothing measured on them says how well real people are recognised.")
 
 
-def show_truth(truth: Truth, assignments: Iterable[Assignment], guard: Guard, splits: bool = True) -> None:
-    """Print how correct a synthetic run is and how far trivial features get (splits: in each split, else pooled)."""
+def show_truth(truth: Truth, assignments: Iterable[Assignment], guard: Guard | None, splits: bool = True) -> None:
+    """Print how correct a run is and how far trivial features get (splits: in each split, else pooled)."""
     from mdfpipe.audit.truth import assignment_lines
 
     out.print("[bold]Against the truth[/bold]  (IoU >= 0.5; recall of half-visible bodies with an annotated face)")
     out.print(escape("\n".join(truth.lines())))
     out.print("\n[bold]Ways to assign faces[/bold]")
     out.print(escape("\n".join(assignment_lines(assignments))))
+    if guard is None:
+        out.print("\nTrivial features: not measured; they need a manifest of two domains.")
+        return
     out.print("\n[bold]Trivial features[/bold]  (sanity check: nearest neighbour, one template per subject and domain)")
     out.print(escape("\n".join(guard.lines(splits))))
 

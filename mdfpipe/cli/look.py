@@ -195,26 +195,46 @@ def push(
 
 @app.command()
 def truth(
-    run: Annotated[Path, typer.Argument(help="Run folder on data from `mdfpipe synth`.", show_default=False)],
+    run: Annotated[Path, typer.Argument(help="Run folder on data with known people.", show_default=False)],
+    truth: Annotated[
+        Path | None,
+        typer.Option(
+            "--truth",
+            help="Table of the true bodies, Parquet or CSV: video_id, frame, subject_id, x1, y1, x2, y2. "
+            "Default: truth/bodies.parquet of the data, as `mdfpipe synth` writes it.",
+            show_default=False,
+        ),
+    ] = None,
+    gallery: Annotated[
+        str | None,
+        typer.Option(
+            help="Gallery domain of the trivial features; default VIS-500m, or the first.", show_default=False
+        ),
+    ] = None,
     json_: Json = False,
 ) -> None:
-    """Measure a synthetic run against its ground truth.
+    """Measure a run against known people.
 
-    Recall and precision of bodies, share of correct labels, and how far trivial image features get (a sanity check on
-    the data).
+    Recall and precision of bodies, share of correct names by face and by track, what each assignment would name, and
+    how far trivial image features get (a sanity check on the data; it needs a manifest of two domains).
 
     Example: mdfpipe truth demo/run
     """
-    from mdfpipe.audit.trivial import guard
-    from mdfpipe.audit.truth import assignments, measure
+    from mdfpipe.audit.trivial import USUAL, guard
+    from mdfpipe.audit.truth import SCENES, assignments, measure
     from mdfpipe.cli.display import show_truth
     from mdfpipe.store.run import Run
     from mdfpipe.study.study import open_run
 
     data = open_run(run)[2]
-    found, ways, looks = measure(Run(run), data), assignments(Run(run), data), guard(Run(run))
+    found, ways = measure(Run(run), data, truth), assignments(Run(run), data, truth)
+    domains = [name for name in found.rows if name not in SCENES]
+    looks = None
+    if gallery is not None or (len(domains) > 1 and Run(run).receipt("manifest", "manifest") is not None):
+        looks = guard(Run(run), gallery or (USUAL if USUAL in domains else domains[0]))
     if json_:
-        document = {"truth": found.plain(), "assignments": [w.plain() for w in ways], "guard": looks.plain()}
+        document = {"truth": found.plain(), "assignments": [w.plain() for w in ways]}
+        document["guard"] = looks.plain() if looks else None
         say_json(document)
     else:
         show_truth(found, ways, looks)

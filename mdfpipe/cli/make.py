@@ -208,7 +208,7 @@ def export(
 @app.command()
 def synth(
     out: Annotated[Path, typer.Argument(help="Folder for the data set.", show_default=False)],
-    preset: Annotated[str, typer.Option(help="Size: tiny, demo, study, bench (long videos).")] = "demo",
+    preset: Annotated[str, typer.Option(help="Size: tiny, demo, study, away, bench (long videos).")] = "demo",
     subjects: Annotated[int | None, typer.Option(help="Subjects per gallery; default from the preset.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Random seed of people and places.")] = 0,
     crops: Annotated[

@@ -35,7 +35,7 @@ from mdfpipe.video.placement import LOOSE_PX
 # Ratios of two sizes of a picture, the usual ones first.
 _FACTORS = (1 / 2, 2, 2 / 3, 3 / 2, 1 / 3, 3, 1 / 4, 4, 3 / 4, 4 / 3, 4 / 9, 9 / 4, 3 / 8, 8 / 3)
 _Rows: TypeAlias = tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.int64]]
-_MAY_BE_CARRIED = (LabelStatus.NO_FACE, LabelStatus.BELOW_MIN_OVERLAP, LabelStatus.LOST_ASSIGNMENT)
+_MAY_BE_CARRIED = (LabelStatus.NO_FACE, LabelStatus.BELOW_MIN_OVERLAP)
 """The statuses of bodies that a track may name: no face of the frame says that they are somebody else."""
 
 

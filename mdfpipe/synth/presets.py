@@ -20,7 +20,8 @@ class Preset:
     """subjects: of each gallery. Each walks in `sessions` videos of each domain, `group` people in a video of `frames`.
 
     crowds: further videos of each domain and gallery, with `crowd` people close together in `crowd_frames` frames.
-    scale: of the frames, 1 = 640x360 in VIS and SWIR, 256x144 in MWIR and LWIR.
+    scale: of the frames, 1 = 640x360 in VIS and SWIR, 256x144 in MWIR and LWIR. away: all come towards the camera, turn
+    round before the middle of a video, and walk away from it.
     """
 
     subjects: int
@@ -32,12 +33,14 @@ class Preset:
     crowd_frames: int = 8
     fps: int = 6
     scale: int = 1
+    away: bool = False
 
 
 PRESETS = {
     "tiny": Preset(subjects=4, sessions=2, frames=6, crowds=0),
     "demo": Preset(subjects=24, sessions=2, frames=11),
     "study": Preset(subjects=100, sessions=4, frames=10, crowds=4, crowd_frames=12),
+    "away": Preset(subjects=24, sessions=2, frames=20, crowd_frames=16, fps=10, away=True),
     "bench": Preset(subjects=6, sessions=1, frames=900, group=6, crowds=0, fps=25, scale=2),
 }
 
@@ -46,7 +49,8 @@ PRESETS = {
 class Cast:
     """One video before it is drawn. deep: in 16 bits (thermal only). sighting: number of its first person.
 
-    facing: all come towards the camera (the first session, so that every subject shows a face in every domain).
+    facing: all come towards the camera (the first session, so that every subject shows a face in every domain). away:
+    all turn round before the middle.
     """
 
     name: str  # path under the data root, without suffix
@@ -58,6 +62,7 @@ class Cast:
     crowded: bool
     facing: bool
     sighting: int
+    away: bool = False
 
     @property
     def path(self) -> str:
@@ -103,7 +108,9 @@ def casts(preset: Preset, seed: int) -> Iterator[Cast]:
                 for number, group in enumerate(groups, start=1):
                     name = f"videos/{domain}/G{gallery}-{chr(97 + session)}{number:02d}"
                     deep = domain.band.is_thermal and session % 2 == 0
-                    yield Cast(name, domain, gallery, group, preset.frames, deep, False, session == 0, sighting)
+                    yield Cast(
+                        name, domain, gallery, group, preset.frames, deep, False, session == 0, sighting, preset.away
+                    )
                     sighting += len(group)
             for number in range(1, preset.crowds + 1):
                 generator = np.random.default_rng(seed_of(seed, "crowd", domain, gallery, number))
@@ -111,5 +118,5 @@ def casts(preset: Preset, seed: int) -> Iterator[Cast]:
                 crowd = tuple(ids[i] for i in chosen)
                 name = f"videos/{domain}/G{gallery}-crowd{number:02d}"
                 deep = domain.band.is_thermal and number % 2 == 0
-                yield Cast(name, domain, gallery, crowd, preset.crowd_frames, deep, True, False, sighting)
+                yield Cast(name, domain, gallery, crowd, preset.crowd_frames, deep, True, False, sighting, preset.away)
                 sighting += len(crowd)

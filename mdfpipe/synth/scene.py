@@ -78,7 +78,8 @@ class Clip:
     """`frames` pictures of `subjects`, at least one, in one domain.
 
     size: (height, width) of the scene in pixels; thermal sensors deliver half of it. crowded: people are closer
-    together. facing: all come towards the camera, and turn at its edges only. seed: integers of this clip.
+    together. facing: all come towards the camera, and turn at its edges only. away: all come towards it, and turn round
+    before the middle. seed: integers of this clip.
     """
 
     def __init__(
@@ -92,12 +93,13 @@ class Clip:
         seed: Sequence[int],
         crowded: bool = False,
         facing: bool = False,
+        away: bool = False,
     ) -> None:
         self.domain, self.size, self.seed = domain, size, list(seed)
         generator = np.random.default_rng(self.seed)
         self.optics = Optics.draw(domain.band, generator)
         self.background = background(domain.band, size, generator)
-        self.walks = self._walks(subjects, frames, fps, crowded, facing, generator)
+        self.walks = self._walks(subjects, frames, fps, crowded, facing, away, generator)
         self.things = _things(domain, size, self.walks, generator)
         roll = float(np.clip(generator.normal(0, ROLL_DEGREES), -2 * ROLL_DEGREES, 2 * ROLL_DEGREES))
         self.roll = cv2.getRotationMatrix2D((size[1] / 2, size[0] / 2), roll, 1.0)
@@ -115,6 +117,7 @@ class Clip:
         fps: float,
         crowded: bool,
         facing: bool,
+        away: bool,
         generator: np.random.Generator,
     ) -> list[_Walk]:
         """A path for each subject. At mid-clip they are side by side, closer than a body's width if crowded."""
@@ -124,7 +127,7 @@ class Clip:
         places += generator.uniform(-0.5, 0.5, count) * (width - 0.3) / count
         zoom = generator.uniform(0.50, 0.66) * (0.8 if crowded else 1.0)
         return [
-            _walk(subject, far, frames, fps, width, float(x), zoom, facing, generator)
+            _walk(subject, far, frames, fps, width, float(x), zoom, facing, away, generator)
             for subject, x in zip(subjects, generator.permutation(places), strict=True)
         ]
 
@@ -262,6 +265,7 @@ def _walk(
     middle: float,
     zoom: float,
     facing: bool,
+    away: bool,
     generator: np.random.Generator,
 ) -> _Walk:
     """A walker who turns back near the camera, far from it, and at the frame's edges.
@@ -270,8 +274,8 @@ def _walk(
     height of a body. Both in frame heights.
     """
     drift = generator.normal(0, np.radians(28))
-    heading = drift + (np.pi if generator.random() < 0.2 and not facing else 0.0)
-    turns = generator.random() < 0.15 and not facing
+    heading = drift + (np.pi if generator.random() < 0.2 and not facing and not away else 0.0)
+    turns = (generator.random() < 0.15 and not facing) or away
     turns_at = int(generator.uniform(-0.2, 0.3) * frames) if turns else frames  # from mid-clip on
     speed, tempo = SPEED * generator.uniform(0.8, 1.2), STRIDES * generator.uniform(0.9, 1.1)
     start = generator.uniform(0, 2 * np.pi)
@@ -303,7 +307,7 @@ def _walk(
             x += sign * speed / fps * np.sin(yaw)
         return path
 
-    half = frames // 2
+    half = frames // 4 if away else frames // 2  # who turns round early shows a back for longer than a face
     before, after = simulate(half + 1, -1.0, heading, heading), simulate(frames - half, 1.0, heading, heading)
     path = np.array([*before[:0:-1], *after], np.float32)
     phase = start + 2 * np.pi * tempo / fps * np.arange(frames)

@@ -87,6 +87,8 @@ def write_dataset(
     if seed < 0:
         raise ConfigError(f"--seed {seed}: expected 0 or more")
     what = {"preset": preset, **asdict(chosen), "seed": seed, "version": VERSION}
+    if not chosen.away:  # as before there was such a preset
+        del what["away"]
     videos = list(casts(chosen, seed))
     with folder.claimed(out, what, FOLDERS) as lease, folder.writing(out):
         missing = [cast for cast in videos if not folder.drawn(out, cast.name, cast.path)]
@@ -133,6 +135,7 @@ def _draw_video(out: Path, cast: Cast, preset: Preset, seed: int, tell: Callable
             seed=seed_of(seed, cast.name),
             crowded=cast.crowded,
             facing=cast.facing,
+            away=cast.away,
         )
 
         def pictures() -> Iterator[NDArray[Any]]:

@@ -101,8 +101,9 @@ def carry(
     the frame names, -1 elsewhere; may: (n,) the bodies that a track may name, if no face does; score: (n,), breaks
     ties; seconds: (n,) times of the frames, required by `most_seconds`. Rows in any order.
 
-    In one frame a name is carried to one body at most, and to none where a face gives it to a body of the frame: the
-    body nearer to its face has it, then the higher score, then the lower row. The earlier of two faces at one distance
+    In one frame a name is carried to one body at most, and to none where a face gives it to a body of the frame; there
+    the track is of another subject, so that the name is not carried beyond that frame either. Of several bodies the one
+    nearer to its face has it, then the higher score, then the lower row. The earlier of two faces at one distance
     counts. Raises ValueError for shapes that do not fit.
 
     >>> found = carry([0, 1, 2, 3], [0, 0, 0, 0], [5, 5, -1, -1], [True] * 4, [1.0] * 4, CarryRules(tracks="carry"))
@@ -121,6 +122,9 @@ def carry(
     conflict = np.zeros(n, np.bool_)
     conflict[rows] = between | np.isin(of[rows], refused)
     rows, nearest = rows[nearest >= 0], nearest[nearest >= 0]
+    beyond = _beyond_others(at, of, who, rows, nearest)
+    conflict[rows[beyond]] = True
+    rows, nearest = rows[~beyond], nearest[~beyond]
     if rules.most_frames is not None:
         near = np.abs(at[rows] - at[nearest]) <= rules.most_frames
         rows, nearest = rows[near], nearest[near]
@@ -129,7 +133,7 @@ def carry(
         near = np.abs(times[rows] - times[nearest]) <= rules.most_seconds
         rows, nearest = rows[near], nearest[near]
     names, apart = who[nearest], np.abs(at[rows] - at[nearest])
-    first = _first_of_frame(at, who, rows, names, apart, scores)
+    first = _first_of_frame(at, rows, names, apart, scores)
     conflict[rows[~first]] = True
     carried, distance = np.full(n, NOBODY, np.int64), np.where(who >= 0, 0, NOBODY)
     carried[rows[first]], distance[rows[first]] = names[first], apart[first]
@@ -203,13 +207,24 @@ def _nearest(votes: _Votes, frame: I64, track: I64, rows: I64) -> tuple[I64, Mas
     return np.where(good, votes.row[chosen], NOBODY), between
 
 
-def _first_of_frame(frame: I64, subject: I64, rows: I64, names: I64, apart: I64, score: NDArray[np.float64]) -> Mask:
+def _first_of_frame(frame: I64, rows: I64, names: I64, apart: I64, score: NDArray[np.float64]) -> Mask:
     """(r,) which of the bodies that are to take `names` have the best claim in their frame."""
-    by_face = np.flatnonzero(subject >= 0)
-    codes = int(max(subject.max(initial=0), names.max(initial=0))) + 1
-    claim = frame[rows] * codes + names
+    claim = frame[rows] * (int(names.max(initial=0)) + 1) + names
     order = np.lexsort((rows, -score[rows], apart, claim))
     first = np.zeros(len(rows), np.bool_)
     first[order] = np.diff(claim[order], prepend=-1) != 0
-    taken: Mask = np.isin(claim, frame[by_face] * codes + subject[by_face])
-    return first & ~taken
+    return first
+
+
+def _beyond_others(frame: I64, track: I64, subject: I64, rows: I64, nearest: I64) -> Mask:
+    """(r,) bodies in whose frame, or between it and the nearest vote, a face gives the name to another body: there the
+    track is of another subject. nearest: (r,) body of the vote.
+    """
+    by_face = np.flatnonzero(subject >= 0)
+    codes, span = int(subject.max(initial=0)) + 1, int(frame.max(initial=0)) + 1
+    claim = frame[rows] * codes + subject[nearest]
+    taken = rows[np.isin(claim, frame[by_face] * codes + subject[by_face])]
+    barriers = np.sort(track[taken] * span + frame[taken])
+    here, there = track[rows] * span + frame[rows], track[rows] * span + frame[nearest]
+    first, last = np.minimum(here, there), np.maximum(here, there)
+    return np.asarray(np.searchsorted(barriers, last, "right") > np.searchsorted(barriers, first), np.bool_)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,12 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pyarrow.csv import write_csv
 
 from mdfpipe.audit import truth
 from mdfpipe.audit.truth import Counts, Share, assignment_lines, assignments, measure
 from mdfpipe.errors import DataError
-from mdfpipe.store.run import Receipt, Run, write_table
+from mdfpipe.store.run import Receipt, Run, read_table, write_table
 from mdfpipe.store.tables import BODIES, LABELS, TRUTH, VIDEOS
 from tests.drawn import CAST, draw
 from tests.drawn import VIDEOS as DRAWN
@@ -342,6 +344,41 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (data / "truth").mkdir()
     write_table(data / truth.TRUTH_FILE, table(TRUTH, rows))
     return data
+
+
+def test_names_along_tracks_are_counted_apart(drawn: Path, tmp_path: Path) -> None:
+    data, run = shutil.copytree(drawn, tmp_path / "data"), Run(tmp_path / "run")
+    lines = (data / "faces.csv").read_text().splitlines(keepends=True)
+    place = lines[0].split(",").index("FRAME_NUM")
+    (data / "faces.csv").write_text("".join([lines[0], *(n for n in lines[1:] if int(n.split(",")[place]) < 4)]))
+    tracks = ("track={use: bytetrack}", "label.tracks=carry", "label.assignment=mutual_best")
+    make, _ = runner(data, run.path, *tracks)
+    assert make.execute(last="label").complete
+    found = measure(run, data)
+    labels = [run.table("label", f"videos/{name}").to_pylist() for name, _, _ in DRAWN]
+    by_track = sum(row["status"] == "labelled_by_track" for rows in labels for row in rows)
+    assert found.rows["all"].carried == by_track > 0
+    assert "by track right" in found.lines()[0]
+    assert f"+{100 * by_track / found.rows['all'].labelled:.1f} %" in found.lines()[-1]
+    rows = {(r.assignment, r.tracks): r for r in assignments(run, data) if r.scenes == "all"}
+    assert rows["mutual_best", True].names.n == rows["mutual_best", False].names.n + by_track
+    assert rows["mutual_best", True].shared == 0 < rows["per_detection", False].shared
+
+
+def test_a_table_of_ones_own_is_a_truth(drawn: Path, tmp_path: Path) -> None:
+    make, _ = runner(drawn, tmp_path / "run")
+    assert make.execute(last="label").complete
+    known = read_table(drawn / truth.TRUTH_FILE).drop_columns(["visible", "face_annotated", "crowded", "domain"])
+    write_csv(known, tmp_path / "people.csv")
+    found = measure(Run(tmp_path / "run"), drawn, tmp_path / "people.csv")
+    usual = measure(Run(tmp_path / "run"), drawn)
+    assert found.rows["all"] == usual.rows["all"]
+    assert found.rows["crowded"] == Counts()
+    write_csv(known.drop_columns(["x1"]), tmp_path / "without.csv")
+    with pytest.raises(
+        DataError, match="expected the columns video_id, frame, subject_id, x1, y1, x2, y2, got: no column"
+    ):
+        measure(Run(tmp_path / "run"), drawn, tmp_path / "without.csv")
 
 
 def test_a_drawn_run_is_right(drawn: Path, tmp_path: Path) -> None:

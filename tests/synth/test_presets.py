@@ -10,7 +10,7 @@ from mdfpipe.domains import Band
 from mdfpipe.synth.presets import DOMAINS, GALLERIES, PRESETS, casts, seed_of, subject_ids
 
 
-@pytest.mark.parametrize("name", ["tiny", "demo", "study"])
+@pytest.mark.parametrize("name", ["tiny", "demo", "study", "away"])
 def test_each_subject_walks_once_in_each_session_of_each_domain(name: str) -> None:
     preset = PRESETS[name]
     videos = list(casts(preset, seed=3))

@@ -200,6 +200,15 @@ def test_one_frame_and_one_person_are_a_clip() -> None:
     assert len(seen) <= 1
 
 
+def test_people_who_walk_away_turn_round_before_the_middle() -> None:
+    cast = next(cast for cast in casts(PRESETS["away"], 0) if not cast.facing)
+    subjects = [draw_subject(0, name) for name in cast.subjects]
+    made = Clip(subjects, cast.domain, 20, fps=10, size=(72, 128), seed=seed_of(0, cast.name), away=cast.away)
+    back = np.cos(np.stack([walk.yaw for walk in made.walks])) < 0  # (people, frames)
+    assert not back[:, :4].any()
+    assert back[:, 16:].all()
+
+
 def test_the_bench_is_the_same_scene_at_twice_the_size() -> None:
     cast = next(casts(PRESETS["bench"], 0))
     assert cast.scene_size(PRESETS["bench"].scale) == (720, 1280)

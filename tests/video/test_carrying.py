@@ -78,10 +78,15 @@ def test_shapes_are_checked() -> None:
         carry([0], [0], [1], [True], [], rules())
 
 
+def open_at(rows: list[Row], frame: int, track: int) -> bool:
+    return any(row[:2] == (frame, track) and row[2] < 0 and row[3] for row in rows)
+
+
 def transcription(rows: list[Row], how: CarryRules, fps: float = 2.0) -> tuple[list[int], list[int], list[bool]]:
     """The rule as its settings tell it, body by body."""
     subject, distance = [-1] * len(rows), [0 if who >= 0 else -1 for _, _, who, _, _ in rows]
     conflict, wishes = [False] * len(rows), []
+    taken = {(frame, who) for frame, _, who, _, _ in rows if who >= 0}
     for i, (frame, track, who, may, score) in enumerate(rows):
         if who >= 0 or track < 0 or not may:
             continue
@@ -107,11 +112,15 @@ def transcription(rows: list[Row], how: CarryRules, fps: float = 2.0) -> tuple[l
             continue
         n, (at, _, name) = min(before[-1:] + behind[:1], key=lambda vote: abs(vote[1][0] - frame))
         apart = abs(at - frame)
-        if len(stretches[n]) < how.least_faces or apart > (how.most_frames or 99):
+        if len(stretches[n]) < how.least_faces:
+            continue
+        if any((f, name) in taken for f in range(min(at, frame), max(at, frame) + 1) if open_at(rows, f, track)):
+            conflict[i] = True
+            continue
+        if apart > (how.most_frames or 99):
             continue
         if apart / fps <= (how.most_seconds or 99):
             wishes.append((apart, -score, i, frame, name))
-    taken = {(frame, who) for frame, _, who, _, _ in rows if who >= 0}
     for apart, _, i, frame, name in sorted(wishes):
         conflict[i] = (frame, name) in taken
         if not conflict[i]:
