@@ -239,13 +239,11 @@ def assignments(run: Run, data: Path, truth: Path | None = None) -> list[Assignm
                 counts[scenes, *name] += found
                 shared[scenes, *name] += made.facts.get("shared_names", {}).get("bodies", 0)
     rows = []
-    for (scenes, name, carry), c in counts.items():
-        all_of_it, names = (
-            counts[scenes, "per_detection", carry],
-            Share(c.right + c.carried_right, c.labelled + c.carried),
-        )
-        loses = all_of_it.labelled + all_of_it.carried - names.n
-        rows.append(Assignment(name, scenes, names, loses, shared[scenes, name, carry], carry == "carry"))
+    for (scenes, assignment, carry), c in counts.items():
+        each = counts[scenes, "per_detection", carry]
+        names = Share(c.right + c.carried_right, c.labelled + c.carried)
+        loses, twice = each.labelled + each.carried - names.n, shared[scenes, assignment, carry]
+        rows.append(Assignment(assignment, scenes, names, loses, twice, carry == "carry"))
     return rows
 
 

@@ -233,8 +233,8 @@ def truth(
     if gallery is not None or (len(domains) > 1 and Run(run).receipt("manifest", "manifest") is not None):
         looks = guard(Run(run), gallery or (USUAL if USUAL in domains else domains[0]))
     if json_:
-        document = {"truth": found.plain(), "assignments": [w.plain() for w in ways]}
-        document["guard"] = looks.plain() if looks else None
+        of_looks = looks.plain() if looks else None
+        document = {"truth": found.plain(), "assignments": [w.plain() for w in ways], "guard": of_looks}
         say_json(document)
     else:
         show_truth(found, ways, looks)

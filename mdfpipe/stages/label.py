@@ -18,7 +18,7 @@ from mdfpipe.stages import Context, Inputs, Made, Review, Stage
 from mdfpipe.stages.index import Index
 from mdfpipe.store.tables import LABELS, LabelStatus, boxes_of, coded, joined
 from mdfpipe.video.alignment import advice, frame_offset_overlap
-from mdfpipe.video.carrying import NOBODY, Carried, CarryRules, carry, shared_names
+from mdfpipe.video.carrying import NOBODY, Carried, CarryRules, carry, meeting, shared_names
 from mdfpipe.video.geometry import clip_to_frame, inside_share
 from mdfpipe.video.labelling import (
     CODE,
@@ -99,7 +99,7 @@ class Label(LabelRules, CarryRules, Stage):
         track, carried = None, None
         if self.carries:
             track = self._tracks(key, bodies, inputs)
-            carried, names = self._carried(bodies, labels, track, names)
+            carried, names = self._carried(bodies, labels, track, names, seen["stride"])
         rows = _table(bodies, faces, labels, names, carried, track)
         subjects = Counter(names.drop_null().to_pylist())
         facts: dict[str, Any] = {
@@ -210,7 +210,7 @@ class Label(LabelRules, CarryRules, Stage):
         return found
 
     def _carried(
-        self, bodies: pa.Table, labels: Labels, track: NDArray[np.int64], names: pa.Array
+        self, bodies: pa.Table, labels: Labels, track: NDArray[np.int64], names: pa.Array, stride: int
     ) -> tuple[Carried, pa.Array]:
         """What tracks name, and all names; the statuses follow, in place. names: (n,) null without one."""
         seconds = bodies["pts_seconds"].fill_null(np.nan).to_numpy()
@@ -222,7 +222,8 @@ class Label(LabelRules, CarryRules, Stage):
         known, who = _codes(names)
         may = np.isin(labels.status, [CODE[status] for status in _MAY_BE_CARRIED])
         frame, score = bodies["frame"].to_numpy(), bodies["score"].to_numpy()
-        found = carry(frame, track, who, may, score, self, seconds)
+        doubt = meeting(frame, boxes_of(bodies), self.most_overlap)
+        found = carry(frame, track, who, may, score, self, seconds, doubt, stride)
         labels.status[found.conflict] = CODE[LabelStatus.TRACK_CONFLICT]
         labels.status[found.named] = CODE[LabelStatus.LABELLED_BY_TRACK]
         by_track = pa.array(known, pa.string()).take(pa.array(found.subject, mask=~found.named))

@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from pydantic import Field
 
 from mdfpipe.config import Config
+from mdfpipe.video.geometry import iou
 
 I64 = NDArray[np.int64]
 Mask = NDArray[np.bool_]
@@ -47,6 +48,19 @@ class CarryRules(Config):
     )
     most_frames: int | None = Field(
         None, ge=1, description="most frames from a named body to the nearest face of its track; none: any number"
+    )
+    most_overlap: float = Field(
+        0.1,
+        ge=0,
+        le=1,
+        description="IoU with another body of the frame above which a track may change over: names are carried up to "
+        "such a frame, and not beyond; 1: never",
+    )
+    most_gap: int | None = Field(
+        None,
+        ge=0,
+        description="most frames between two boxes of a track over which names are carried, of those that "
+        "detect visits; none: any number",
     )
     most_seconds: float | None = Field(
         None, gt=0, description="most seconds from a named body to the nearest face of its track; none: any number"
@@ -94,16 +108,20 @@ def carry(
     score: ArrayLike,
     rules: CarryRules,
     seconds: ArrayLike | None = None,
+    doubt: ArrayLike | None = None,
+    stride: int = 1,
 ) -> Carried:
     """Return the names that tracks carry to the bodies of one video.
 
     frame: (n,) from 0; track: (n,), -1 where a body is of no track; subject: (n,) code of the subject that a face of
     the frame names, -1 elsewhere; may: (n,) the bodies that a track may name, if no face does; score: (n,), breaks
-    ties; seconds: (n,) times of the frames, required by `most_seconds`. Rows in any order.
+    ties; seconds: (n,) times of the frames, required by `most_seconds`; doubt: (n,) bodies at which a track may have
+    changed over to another person: no name is carried to them, nor beyond; stride: frames from one to the next. Rows in
+    any order.
 
     In one frame a name is carried to one body at most, and to none where a face gives it to a body of the frame; there
-    the track is of another subject, so that the name is not carried beyond that frame either. Of several bodies the one
-    nearer to its face has it, then the higher score, then the lower row. The earlier of two faces at one distance
+    the track is of another subject, so that the name is not carried beyond that frame either. Among several bodies the
+    one nearer to its face has it, then the higher score, then the lower row. The earlier of two faces at one distance
     counts. Raises ValueError for shapes that do not fit.
 
     >>> found = carry([0, 1, 2, 3], [0, 0, 0, 0], [5, 5, -1, -1], [True] * 4, [1.0] * 4, CarryRules(tracks="carry"))
@@ -122,7 +140,9 @@ def carry(
     conflict = np.zeros(n, np.bool_)
     conflict[rows] = between | np.isin(of[rows], refused)
     rows, nearest = rows[nearest >= 0], nearest[nearest >= 0]
-    beyond = _beyond_others(at, of, who, rows, nearest)
+    unsure = np.zeros(n, np.bool_) if doubt is None else np.asarray(doubt, np.bool_)
+    longest = None if rules.most_gap is None else stride * (rules.most_gap + 1)
+    beyond = _beyond_others(at, of, who, rows, nearest, unsure, longest)
     conflict[rows[beyond]] = True
     rows, nearest = rows[~beyond], nearest[~beyond]
     if rules.most_frames is not None:
@@ -138,6 +158,27 @@ def carry(
     carried, distance = np.full(n, NOBODY, np.int64), np.where(who >= 0, 0, NOBODY)
     carried[rows[first]], distance[rows[first]] = names[first], apart[first]
     return Carried(carried, distance, conflict, len(np.unique(of[(who >= 0) & (of >= 0)])), changing)
+
+
+def meeting(frame: ArrayLike, xyxy: ArrayLike, most: float) -> Mask:
+    """(n,) whether the IoU with another body of the frame is above `most`. frame: (n,); xyxy: (n, 4).
+
+    >>> meeting([0, 0, 1], [[0, 0, 4, 9], [1, 0, 5, 9], [0, 0, 4, 9]], 0.5).tolist()
+    [True, True, False]
+    """
+    at, boxes = np.asarray(frame), np.asarray(xyxy, np.float32)
+    order = np.argsort(at, kind="stable")
+    at, boxes = at[order], boxes[order]
+    met = np.zeros(len(at), np.bool_)
+    for step in range(1, len(at)):  # the n-th next body of every frame at once
+        pairs = np.flatnonzero(at[step:] == at[:-step])
+        if not len(pairs):
+            break
+        near = pairs[iou(boxes[pairs], boxes[pairs + step]) > most]
+        met[near] = met[near + step] = True
+    found = np.zeros(len(at), np.bool_)
+    found[order] = met
+    return found
 
 
 def shared_names(frame: ArrayLike, subject: ArrayLike) -> Mask:
@@ -216,15 +257,25 @@ def _first_of_frame(frame: I64, rows: I64, names: I64, apart: I64, score: NDArra
     return first
 
 
-def _beyond_others(frame: I64, track: I64, subject: I64, rows: I64, nearest: I64) -> Mask:
-    """(r,) bodies in whose frame, or between it and the nearest vote, a face gives the name to another body: there the
-    track is of another subject. nearest: (r,) body of the vote.
+def _beyond_others(
+    frame: I64, track: I64, subject: I64, rows: I64, nearest: I64, doubt: Mask, longest: int | None
+) -> Mask:
+    """(r,) bodies to which their vote does not reach: in their frame, or on the way to it, a face gives the name to
+    another body, so that the track is of another subject there, or the track is in doubt, or has two boxes that are
+    more than `longest` frames apart. nearest: (r,) body of the vote.
     """
     by_face = np.flatnonzero(subject >= 0)
     codes, span = int(subject.max(initial=0)) + 1, int(frame.max(initial=0)) + 1
     claim = frame[rows] * codes + subject[nearest]
     taken = rows[np.isin(claim, frame[by_face] * codes + subject[by_face])]
-    barriers = np.sort(track[taken] * span + frame[taken])
-    here, there = track[rows] * span + frame[rows], track[rows] * span + frame[nearest]
-    first, last = np.minimum(here, there), np.maximum(here, there)
-    return np.asarray(np.searchsorted(barriers, last, "right") > np.searchsorted(barriers, first), np.bool_)
+    key = 2 * (track * span + frame)  # even: in a frame; odd: before it
+    barriers = [key[taken], key[doubt & (track >= 0)]]
+    if longest is not None:
+        order = np.lexsort((frame, track))
+        apart = np.diff(frame[order], prepend=0) > longest
+        barriers.append(key[order[apart & (np.diff(track[order], prepend=-1) == 0) & (track[order] >= 0)]] - 1)
+    places = np.sort(np.concatenate(barriers))
+    here, there = key[rows], key[nearest]
+    ahead = np.searchsorted(places, here, "right") > np.searchsorted(places, there, "right")  # behind its vote
+    back = np.searchsorted(places, there) > np.searchsorted(places, here)
+    return np.where(here > there, ahead, back)

@@ -199,7 +199,7 @@ def test_groups_add_up_and_what_is_left_out_is_told(made: Made) -> None:
     assert found.rows["crowded"] + found.rows["uncrowded"] == found.rows["all"]
     assert found.rows["all"].names == Share(2, 2)
     assert found.left_out == {
-        "v3": "truth/bodies.parquet has no body of it",
+        "v3": "bodies.parquet has no body of it",
         "v4": "detect is not done",
         "v5": "names: label is not done",
     }
@@ -228,7 +228,7 @@ def test_no_detection_and_no_body(made: Made, labelled: bool) -> None:
 
 
 def test_what_cannot_be_measured_is_refused_with_its_reason(made: Made, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="expected the truth of a synthetic data set, found no such file"):
+    with pytest.raises(DataError, match="expected a table of the true bodies, found no such file"):
         measure(made.run, tmp_path)
     made.add("v", [], [body(0, "a", BODY)]).measure()
     with pytest.raises(DataError, match="expected a run folder with an index"):

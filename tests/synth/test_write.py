@@ -281,7 +281,7 @@ def test_a_folder_that_is_not_ours_is_refused(tmp_path: Path, prepare: object, w
 
 
 def test_wrong_sizes_are_one_clear_error(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="expected one of tiny, demo, study, bench"):
+    with pytest.raises(ConfigError, match="expected one of tiny, demo, study, away, bench"):
         write_dataset(tmp_path / "out", "huge")
     for subjects in (-1, 1, 10_000):
         with pytest.raises(ConfigError, match="expected 2 to 9999"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from typing import Any
 
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from mdfpipe.video.carrying import CarryRules, carry, shared_names
 
+DOUBT = 0.125  # the score by which these tests mark a body at which a track is in doubt
 Row = tuple[int, int, int, bool, float]  # frame, track, subject by face, may be named, score
 
 
@@ -21,7 +23,7 @@ def rules(**given: Any) -> CarryRules:
 
 def carried(rows: list[Row], how: CarryRules, fps: float = 2.0) -> tuple[list[int], list[int], list[bool], int, int]:
     columns = [np.array(column) for column in zip(*rows, strict=True)] if rows else [np.zeros(0, np.int64)] * 5
-    found = carry(*columns, how, columns[0] / fps)
+    found = carry(*columns, how, columns[0] / fps, columns[4] == DOUBT)
     return found.subject.tolist(), found.distance.tolist(), found.conflict.tolist(), found.tracks, found.changing
 
 
@@ -78,10 +80,6 @@ def test_shapes_are_checked() -> None:
         carry([0], [0], [1], [True], [], rules())
 
 
-def open_at(rows: list[Row], frame: int, track: int) -> bool:
-    return any(row[:2] == (frame, track) and row[2] < 0 and row[3] for row in rows)
-
-
 def transcription(rows: list[Row], how: CarryRules, fps: float = 2.0) -> tuple[list[int], list[int], list[bool]]:
     """The rule as its settings tell it, body by body."""
     subject, distance = [-1] * len(rows), [0 if who >= 0 else -1 for _, _, who, _, _ in rows]
@@ -114,7 +112,11 @@ def transcription(rows: list[Row], how: CarryRules, fps: float = 2.0) -> tuple[l
         apart = abs(at - frame)
         if len(stretches[n]) < how.least_faces:
             continue
-        if any((f, name) in taken for f in range(min(at, frame), max(at, frame) + 1) if open_at(rows, f, track)):
+        way = [row for row in rows if row[1] == track and min(at, frame) <= row[0] <= max(at, frame) and row[0] != at]
+        others = any((row[0], name) in taken and row[2] < 0 and row[3] for row in way)
+        frames = sorted({row[0] for row in way} | {at})
+        gaps = [after - before - 1 for before, after in itertools.pairwise(frames)]
+        if others or any(row[4] == DOUBT for row in way) or max(gaps) > (99 if how.most_gap is None else how.most_gap):
             conflict[i] = True
             continue
         if apart > (how.most_frames or 99):
@@ -138,7 +140,7 @@ def scenes(draw: st.DrawFn) -> list[Row]:
         if place in seen and place[1] >= 0:
             continue
         seen.add(place)
-        who, may, score = draw(st.tuples(st.integers(-2, 2), st.integers(0, 4), st.sampled_from([0.25, 0.5])))
+        who, may, score = draw(st.tuples(st.integers(-2, 2), st.integers(0, 4), st.sampled_from([DOUBT, 0.25, 0.5])))
         rows.append((*place, max(who, -1), may > 0, score))
     return rows
 
@@ -150,6 +152,7 @@ some_rules = st.builds(
     least_purity=st.sampled_from([0.6, 0.75, 1.0]),
     most_frames=st.sampled_from([None, 1, 3]),
     most_seconds=st.sampled_from([None, 1.0, 1.5]),
+    most_gap=st.sampled_from([None, 0, 2]),
 )
 
 
@@ -175,5 +178,5 @@ def test_many_bodies_at_once() -> None:
         for frame in np.flatnonzero(rng.random(80) < 0.7).tolist()
     ]
     rows = [rows[i] for i in rng.permutation(len(rows))]
-    for how in (rules(), rules(conflict="refuse", least_purity=0.7), rules(most_frames=4, least_faces=1)):
+    for how in (rules(), rules(conflict="refuse", least_purity=0.7, most_gap=1), rules(most_frames=4, least_faces=1)):
         assert carried(rows, how)[:3] == transcription(rows, how)
