@@ -237,7 +237,7 @@ def test_what_cannot_be_measured_is_refused_with_its_reason(made: Made, tmp_path
     with pytest.raises(DataError, match=r"expected bodies of the 1 videos .* found none of them; give the data root"):
         measure(made.run, made.data)
     write_table(made.data / truth.TRUTH_FILE, pa.table({"video_id": ["v"]}))
-    with pytest.raises(DataError, match=r"expected the columns video_id, domain, frame, .*; write the data set again"):
+    with pytest.raises(DataError, match=r"expected the columns video_id, frame, subject_id, .*; write the table again"):
         measure(made.run, made.data)
 
 
@@ -351,7 +351,7 @@ def test_names_along_tracks_are_counted_apart(drawn: Path, tmp_path: Path) -> No
     lines = (data / "faces.csv").read_text().splitlines(keepends=True)
     place = lines[0].split(",").index("FRAME_NUM")
     (data / "faces.csv").write_text("".join([lines[0], *(n for n in lines[1:] if int(n.split(",")[place]) < 4)]))
-    tracks = ("track={use: bytetrack}", "label.tracks=carry", "label.assignment=mutual_best")
+    tracks = ("track={use: bytetrack}", "label.tracks=carry", "label.assignment=mutual_best", "label.most_overlap=1")
     make, _ = runner(data, run.path, *tracks)
     assert make.execute(last="label").complete
     found = measure(run, data)
