@@ -142,6 +142,7 @@ def commit_detections(run: Any, frame: Any, bodies: Any, width: int, height: int
     body_id = [f"{KEY}/{f:06d}/{n:02d}" for f, n in zip(frame.tolist(), number.tolist(), strict=True)]
     planes = list(np.ascontiguousarray(bodies.T))
     columns = [body_id, [KEY] * len(frame), frame, frame / 10.0, *planes, np.full(len(frame), 0.9, np.float32)]
+    columns.append([None] * len(frame))  # no file of boxes says who it is
     table = pa.table([pa.array(c, f.type) for c, f in zip(columns, BODIES, strict=True)], schema=BODIES)
     seen = {"width": width, "height": height, "delivered": int(frame[-1]) + 1, "decoder": decoder}
     facts = {**seen, "stride": 1, "window": None}
