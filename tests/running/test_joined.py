@@ -449,7 +449,7 @@ class Silent:
         (2, False, False, "bye", False),  # it had the rest of it
         (2, False, True, "", True),  # its worker was killed: perhaps by this unit
         (1, True, True, "bye", False),  # a training has saved its state
-        (1, True, False, "bye", True),  # it had none yet
+        (1, False, False, "bye", False),  # its machine lacks a folder, say
     ],
 )
 def test_only_what_may_be_the_units_fault_counts(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -216,18 +217,58 @@ def test_jobs_that_die_at_once_are_one_line_with_the_end_of_their_log(cluster: C
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.getuid() != 0, reason="a folder is hidden from nodes by root alone")
-def test_nodes_that_lack_the_run_folder_are_one_line(cluster: Cluster, site: Site) -> None:
+@pytest.mark.parametrize(
+    ("hidden", "words"),
+    [
+        ("", "expected a run folder on a file system that n"),
+        ("deep", "no unit got on in one; the last one: .*: its machine has no folder .*/deep/data"),
+    ],
+    ids=["the run folder", "the data"],
+)
+def test_nodes_that_lack_a_folder_are_one_line(hidden: str, words: str, cluster: Cluster, site: Site) -> None:
     nodes = ("n1", "n2", "n3")
+    (site.home / "deep").mkdir()
+    data = site.data.root.rename(site.home / "deep" / "data")
     for node in nodes:
         cluster.kill_node(node)
-        cluster.start_node(node, hidden=site.home)
+        cluster.start_node(node, hidden=site.home / hidden)
     cluster.await_idle()
-    done = call("run", site.study, "--data", site.data.root, "--run", site.home / "run", *JOBS)
-    for node in nodes:
-        cluster.kill_node(node)
-        cluster.start_node(node)
-    cluster.await_idle()
-    assert "expected a run folder on a file system that n" in done.line()
+    try:
+        done = call("run", data / "study.yaml", "--data", data, "--run", site.home / "run", *JOBS, timeout=500)
+    finally:
+        for node in nodes:
+            cluster.kill_node(node)
+            cluster.start_node(node)
+        cluster.await_idle()
+    assert done.code == 2
+    assert re.search(words, done.err.splitlines()[-1]), done
+
+
+@pytest.mark.slow
+def test_nodes_with_another_mdfpipe_are_one_line(cluster: Cluster, site: Site) -> None:
+    shutil.copytree(ROOT / "mdfpipe", site.home / "other" / "mdfpipe")
+    with (site.home / "other" / "mdfpipe" / "errors.py").open("a") as file:
+        file.write("# of another version\n")
+    python, profile = site.home / "python", site.home / "site.yaml"
+    python.write_text(f'#!/bin/sh\nPYTHONPATH={site.home}/other exec {sys.executable} -P "$@"\n')
+    python.chmod(0o755)
+    profile.write_text(f"python: {python}\n")
+    given = ("run", site.study, "--data", site.data.root, "--run", site.home / "run", *JOBS, "--profile", profile)
+    done = call(*given, timeout=500)
+    assert done.code == 2
+    line = done.err.splitlines()[-1]
+    assert "no unit got on in one" in line
+    assert "it has another code version, " in line
+    assert line.endswith("install the same on both")
+
+
+@pytest.mark.slow
+def test_an_option_that_sbatch_does_not_know_is_one_line(cluster: Cluster, site: Site) -> None:
+    profile = site.home / "site.yaml"
+    profile.write_text("options: ['--nice-nodes=1']\n")
+    given = ("run", site.study, "--data", site.data.root, "--run", site.home / "run", *JOBS, "--profile", profile)
+    assert "the queue refuses the job: unrecognized option '--nice-nodes=1'" in call(*given, timeout=500).line()
+    none_is_left(cluster)
 
 
 # -- trainings

@@ -39,7 +39,7 @@ class Loss(NamedTuple):
     """The end of a process that was at work. exitcode: negative for a signal; None if it was killed by its deadline.
 
     left: whether the worker itself left, as at the end of its job's time. counts: whether it may be the unit's fault:
-    not where a worker left that had given the unit the rest of its time only, or had let it save its state.
+    not where a worker left before it showed progress, or gave it the rest of its time only, or let it save its state.
     """
 
     words: str

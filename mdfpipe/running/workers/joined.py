@@ -151,9 +151,9 @@ class JoinedWorker:
 
     def _lost(self, words: str, exitcode: int | None = None) -> UnitReport:
         assert self.unit is not None
-        saved = self._has_progress and self.unit[0].stage.together
         left = self._says_bye
-        counts = not (left and (saved or self._number > 1))
+        had_all_its_time = self._has_progress and self._number == 1 and not self.unit[0].stage.together
+        counts = not left or had_all_its_time
         loss = Loss(f"{self.name} ({self.place}): {words}", exitcode, left, counts)
         report = UnitReport(Step.LOST, self.unit, loss, self.name)
         self.unit = None
