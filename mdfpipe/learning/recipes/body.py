@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import AliasChoices, Field, model_validator
 
-from mdfpipe.config import Config
+from mdfpipe.config import IF_SET, Config
 from mdfpipe.errors import ConfigError
 from mdfpipe.learning.data.batches import CropBatch, Sampler
 from mdfpipe.learning.recipes import Losses, Network, Progress, Recipe
@@ -57,7 +57,7 @@ class Lora(Config):
 
 
 _OF_A_DESIGN = ("stem", "local", "global_token", "fusion", "positions", "initialisation")  # as in Design
-_OF_A_VIT = ("patch_px", "drop_path", "part_alignment", "lora", *_OF_A_DESIGN)
+_OF_A_VIT = ("patch_px", "blocks", "drop_path", "part_alignment", "lora", *_OF_A_DESIGN)
 
 
 class Body(Recipe):
@@ -77,6 +77,9 @@ class Body(Recipe):
         "base", description="SemanticViT of this size, or the striped ResNet"
     )
     patch_px: int = Field(16, ge=4, description="side of a patch of the ViT")
+    blocks: int | None = Field(
+        None, ge=1, json_schema_extra=IF_SET, description="blocks of the ViT; none: as many as its size has"
+    )
     drop_path: float = Field(0.1, ge=0, lt=1, description="stochastic depth of the ViT, at its last block")
     width: int = Field(32, ge=8, description="channels of the first stage of the striped ResNet")
     parts: list[Part] = Field(
@@ -162,6 +165,7 @@ class Body(Recipe):
             patch_px=self.patch_px,
             drop_path=self.drop_path,
             parts=self.parts,
+            depth=self.blocks,
             design=Design(*(getattr(self, name) for name in _OF_A_DESIGN)),
         )
         alone = self.neck == "multi" and self.fusion == "ffn"  # what an FFN makes is no longer token by token

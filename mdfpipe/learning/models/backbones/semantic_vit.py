@@ -81,7 +81,8 @@ class SemanticViT(nn.Module):
     """`forward` gives the tokens, `fuse` makes the feature z of them. Order inside: global, local 1..3, patches.
 
     size: of SIZES; image_size: (height, width) in pixels, multiples of patch_px; drop_path: stochastic depth at the
-    last block, rising linearly from 0 at the first; parts: the local tokens in use, of PARTS; design: see Design.
+    last block, rising linearly from 0 at the first; parts: the local tokens in use, of PARTS; design: see Design; depth: blocks, by default
+    those of its size.
     `vit` is timm's VisionTransformer, whose `reg_token` holds the local tokens. Raises ConfigError.
     """
 
@@ -94,6 +95,7 @@ class SemanticViT(nn.Module):
         drop_path: float = 0.0,
         parts: Sequence[str] = PARTS,
         design: Design = PAPER,
+        depth: int | None = None,
     ) -> None:
         super().__init__()
         if size not in SIZES:
@@ -107,6 +109,7 @@ class SemanticViT(nn.Module):
                 f"got {image_size[0]}x{image_size[1]}"
             )
         self.size, self.image_size, self.patch_px, self.design = SIZES[size], image_size, patch_px, design
+        self.size = self.size._replace(depth=depth or self.size.depth)
         self.chosen = places(parts)
         self.vit = VisionTransformer(
             img_size=image_size,
