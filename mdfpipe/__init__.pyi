@@ -11,6 +11,7 @@ from .inspecting.inspection import inspect
 from .inspecting.run_view import RunView, open
 from .learning.data.batches import CropBatch, Draw, Sampler
 from .learning.data.crops import Crops
+from .learning.own_images import Embedder
 from .learning.recipes import Losses, Progress, Recipe
 from .learning.system import System
 from .learning.train.checkpoint import Checkpoint
@@ -38,7 +39,7 @@ __version__: str
 
 __all__ = [
     "Band", "Boxes", "Breakdown", "Checkpoint", "Comparison", "Config", "ConfigError", "CropBatch", "Crops",
-    "DataError", "Dataset", "DecodeError", "Decoder", "Detector", "Domain", "Draw", "Evaluation", "Event",
+    "DataError", "Dataset", "DecodeError", "Decoder", "Detector", "Domain", "Draw", "Embedder", "Evaluation", "Event",
     "Executor", "ExportedBoxes", "Frames", "Group", "LabelRules", "Labels", "Listing", "Losses", "MdfError",
     "Outcome", "Plugin", "Progress", "Protocol", "ProtocolError", "Receipt", "Recipe", "Report", "Resources",
     "Run", "RunView", "Runner", "Sampler", "Scored", "Stage", "StoreError", "Study", "System", "Table",

@@ -206,6 +206,64 @@ def export(
 
 
 @app.command()
+def embed(
+    images: Annotated[
+        list[Path], typer.Argument(metavar="FOLDER", help="Folder of images; several; or images.", show_default=False)
+    ],
+    weights: Annotated[
+        Path, typer.Option(metavar="FILE", help="Checkpoint: RUN/train/SYSTEM/last.pt.", show_default=False)
+    ],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="Parquet file to write.", show_default=False)],
+    domain: Annotated[
+        str | None, typer.Option(help="Domain of the images, if the network has a stream for each.")
+    ] = None,
+    recipe: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Recipe of public weights: body, face, ...")
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="Setting of --recipe, e.g. image_height_px=256; repeatable."),
+    ] = None,
+    device: Annotated[str, typer.Option(metavar="DEVICE", help="Where the network runs: cpu or cuda:0.")] = "cpu",
+    precision: Annotated[Literal["fp32", "bf16", "fp16"], typer.Option(help="Precision of the network.")] = "fp32",
+    batch: Annotated[int, typer.Option(min=1, help="Images of a batch on a GPU.")] = 64,
+    threads: Threads = 2,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Count the images and write nothing.")] = False,
+    trust_pickle: TrustPickle = False,
+    json_: Json = False,
+) -> None:
+    """Embed images of any folder with trained weights.
+
+    The table has a row for each image: path, status and vector. Its footer names the weights.
+
+    Example: mdfpipe embed photos --weights runs/study/train/body-finetuned/last.pt --out vectors.parquet
+    """
+    from mdfpipe.cli.display import Display
+    from mdfpipe.running.own_images import embed_folders
+
+    with Display() as display:
+        done = embed_folders(
+            images,
+            weights,
+            out,
+            domain=domain,
+            recipe=recipe,
+            assignments=set_ or (),
+            device=device,
+            precision=precision,
+            batch=batch,
+            threads=threads,
+            dry_run=dry_run,
+            trust_pickle=trust_pickle,
+            listen=display,
+        )
+    if json_:
+        say_json(done)
+    else:
+        say("\n".join(done.lines()))
+
+
+@app.command()
 def synth(
     out: Annotated[Path, typer.Argument(help="Folder for the data set.", show_default=False)],
     preset: Annotated[str, typer.Option(help="Size: tiny, demo, study, away, bench (long videos).")] = "demo",

@@ -1,4 +1,4 @@
-"""Embedder: a recipe's network as a function from images to vectors, under torch or under another engine."""
+"""A recipe's network as a function from images to vectors, under torch or under another engine."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ CPU_BATCH: Final = 8
 _TYPES: Final = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-class Embedder(Protocol):
+class ImagesToVectors(Protocol):
     """Images to vectors. fixed: how many it is always given, because its last bits depend on it; None: any number."""
 
     @property

@@ -18,12 +18,12 @@ from mdfpipe.learning.train.checkpoint import Checkpoint
 
 if TYPE_CHECKING:
     from mdfpipe.learning.data.crops import Crops
-    from mdfpipe.learning.embedders import Embedder
+    from mdfpipe.learning.embedders import ImagesToVectors
     from mdfpipe.learning.recipes import Recipe
 
 
 def embed(
-    embedder: Embedder,
+    embedder: ImagesToVectors,
     crops: Crops,
     reader: CropReader,
     domains: Sequence[str] = (),

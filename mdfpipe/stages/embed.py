@@ -28,7 +28,7 @@ from mdfpipe.store.run import Receipt, Run, fingerprint
 from mdfpipe.store.tables import EmbedStatus, chosen, coded, embeddings, joined
 
 if TYPE_CHECKING:
-    from mdfpipe.learning.embedders import Embedder
+    from mdfpipe.learning.embedders import ImagesToVectors
 
 NATIVE = "torch"
 MANIFEST = ("manifest", "manifest")  # the stage and the key of its part
@@ -145,7 +145,7 @@ class Embed(Stage):
         found = [embedder(batch_of(images, stream)) for stream in streams]
         return np.concatenate([np.zeros((0, recipe.features), np.float32), *found])
 
-    def _opened(self, run: Run, resources: Resources) -> tuple[Path, Embedder, list[str]]:
+    def _opened(self, run: Run, resources: Resources) -> tuple[Path, ImagesToVectors, list[str]]:
         """The checkpoint, the network under its engine, and the domains that it was made for."""
         path = checkpoint_of_run(run, self.system, self.settings.keep)
         how = self.settings.model_dump(mode="json", include={"recipe", "engine", "precision"})
@@ -193,7 +193,7 @@ def _chosen(run: Path, manifest: str, modality: str, splits: tuple[str, ...]) ->
 
 
 @lru_cache(maxsize=1)
-def _open(path: Path, content: str, how: str, device: str, threads: int) -> tuple[Embedder, list[str]]:
+def _open(path: Path, content: str, how: str, device: str, threads: int) -> tuple[ImagesToVectors, list[str]]:
     """The network under its engine, and the domains that it was made for; opened once a process.
 
     content: sha256 of the checkpoint; how: the system, its recipe, engine and precision as JSON.

@@ -73,9 +73,7 @@ class CropReader:
         crops = self.crops
         shard = crops.shards[crops.shard[row]]
         try:
-            place = Place(int(crops.offset[row]), int(crops.size[row]), int(crops.crc32[row]))
-            data = self._files.read(shard, place)
-            stored = decode_at(data, self.height, self.width)
+            stored = self.stored(row)
         except Spoilt as error:
             crop_id = crops.crop_id[row].as_py()
             if crops.source[row] == OWN and shard not in self._as_made:
@@ -97,6 +95,13 @@ class CropReader:
         if len(self._slot):
             self._keep(row, image)
         return image
+
+    def stored(self, row: int) -> NDArray[Any]:
+        """(H, W, 3) uint8 or uint16 BGR, or (H, W) uint16, as stored or, of a JPEG, smaller. Raises Spoilt."""
+        crops = self.crops
+        place = Place(int(crops.offset[row]), int(crops.size[row]), int(crops.crc32[row]))
+        data = self._files.read(crops.shards[crops.shard[row]], place)
+        return decode_at(data, self.height, self.width)
 
     def refuse_dead_shards(self, alive: Callable[[], None] = lambda: None) -> None:
         """Raise DataError where none of a shard's crops decodes, so that a whole video would be missing."""

@@ -81,8 +81,8 @@ class SemanticViT(nn.Module):
     """`forward` gives the tokens, `fuse` makes the feature z of them. Order inside: global, local 1..3, patches.
 
     size: of SIZES; image_size: (height, width) in pixels, multiples of patch_px; drop_path: stochastic depth at the
-    last block, rising linearly from 0 at the first; parts: the local tokens in use, of PARTS; design: see Design; depth: blocks, by default
-    those of its size.
+    last block, rising linearly from 0 at the first; parts: the local tokens in use, of PARTS;
+    design: see Design; depth: blocks, by default those of its size.
     `vit` is timm's VisionTransformer, whose `reg_token` holds the local tokens. Raises ConfigError.
     """
 

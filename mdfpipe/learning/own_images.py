@@ -1,0 +1,301 @@
+"""Vectors of one's own images: the network of a checkpoint over arrays, files or folders, without a run folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import Any, Final, TypeAlias
+
+import numpy as np
+import pyarrow as pa
+import torch
+from numpy.typing import NDArray
+
+from mdfpipe.config import validate
+from mdfpipe.errors import ConfigError, DataError, counted, one_line, some
+from mdfpipe.learning.data.crops import UNKNOWN, Crops
+from mdfpipe.learning.data.loader import CropReader
+from mdfpipe.learning.embedders import TorchEmbedder
+from mdfpipe.learning.embedding import embed, network_of
+from mdfpipe.learning.recipes import Recipe
+from mdfpipe.learning.train.checkpoint import Checkpoint
+from mdfpipe.machine.devices import own
+from mdfpipe.store.files import bytes_of, given_path, refuse_loss
+from mdfpipe.store.hashing import file_sha256
+from mdfpipe.store.images import SIXTEEN_BITS, decode_at
+from mdfpipe.store.naming import IMAGE_SUFFIXES
+from mdfpipe.store.owner import temporary
+from mdfpipe.store.parquet import TableWriter
+from mdfpipe.store.shards import Spoilt
+from mdfpipe.store.tables import EmbedStatus, coded
+
+Picture: TypeAlias = Any
+"""An array (H, W), (H, W, 1) or (H, W, 3) of uint8 or uint16, RGB; the path of an image file; or an image of Pillow."""
+
+_ROWS: Final = 4096  # images between two writes: memory does not grow with their number
+
+
+class Embedder:
+    """The network of a checkpoint. Called with images it returns their vectors.
+
+    weights: a checkpoint of `mdfpipe train`, or a public one together with recipe, the settings of its network with
+    `use` among them. domain: that of the images, which a network with a stream for each domain needs. device, precision
+    (fp32, bf16, fp16), threads: as for the stage embed; the vectors are those of that stage for the same crop.
+
+    Raises ConfigError where the weights do not fit the recipe, or there is no stream for the domain.
+    """
+
+    def __init__(
+        self,
+        weights: str | PathLike[str],
+        *,
+        recipe: Mapping[str, Any] | None = None,
+        domain: str | None = None,
+        device: str = "cpu",
+        precision: str = "fp32",
+        batch: int = 64,
+        threads: int = 1,
+        trust_pickle: bool = False,
+    ) -> None:
+        self.weights = given_path("weights", weights)
+        if not self.weights.is_file():
+            raise ConfigError(f"weights: {self.weights}: expected a file, found none")
+        if precision not in ("fp32", "bf16", "fp16"):
+            raise ConfigError(f"precision: expected fp32, bf16 or fp16, got {one_line(precision, 40)}")
+        torch.set_num_threads(threads)
+        place = own(device)
+        if Checkpoint.is_one(self.weights):
+            found = Checkpoint.load(self.weights)
+            self.recipe, network = network_of(found, self.weights, _recipe(recipe), place)
+            self.trained: list[str] = found.domains
+        elif recipe is None:
+            raise ConfigError(
+                f"{self.weights}: expected a checkpoint of `mdfpipe train`, got another file; with public weights "
+                "name their recipe, such as body or face"
+            )
+        else:
+            self.recipe, network = _public(self.weights, recipe, trust_pickle, place)
+            self.trained = []
+        self.domain = _stream(self.recipe, self.trained, domain, self.weights)
+        self.batch, self.threads = batch, threads
+        self._run = TorchEmbedder(self.recipe, network, precision)
+
+    @property
+    def features(self) -> int:
+        """D, the length of a vector."""
+        return self.recipe.features
+
+    def __call__(self, images: Picture) -> NDArray[np.float32]:
+        """(B, D) vectors of several images, raw: their length may carry quality. One image alone gives (1, D).
+
+        A JPEG file of at least twice the network's size is decoded at a half or less, as crops are; an array is not.
+
+        Raises DataError that names the first image that cannot be read.
+        """
+        given = [images] if _is_one(images) else list(images)
+        reader = PictureReader(given, self.recipe, self.domain, strict=True)
+        vectors = np.zeros((len(given), self.features), np.float32)
+        for rows, found in self._embedded(reader):
+            vectors[rows] = found
+        return vectors
+
+    def write(
+        self, files: Sequence[Path], names: Sequence[str], out: Path, progress: Callable[[int, int], None]
+    ) -> tuple[int, dict[str, str]]:
+        """Write path, status and vector of each file to the Parquet file `out`, which appears when it is whole.
+
+        names: what the column path says. Returns the number of vectors, and why others are missing, by name. Raises
+        DataError where no file can be read, StoreError where `out` cannot be written.
+        """
+        refuse_loss(out, self.weights, *files)
+        vector = pa.list_(pa.float32(), self.features)
+        fields = [
+            pa.field("path", pa.string(), nullable=False),
+            pa.field("status", pa.dictionary(pa.int8(), pa.string()), nullable=False),
+            pa.field("vector", vector),
+        ]
+        schema = pa.schema(fields, metadata={b"mdfpipe.weights": json.dumps(self.facts()).encode()})
+        done, bad, unfinished = 0, dict[str, str](), temporary(out.absolute())
+        try:
+            with TableWriter(unfinished, schema) as writer:
+                for start in range(0, len(files), _ROWS):
+                    part = list(files[start : start + _ROWS])
+                    reader = PictureReader(part, self.recipe, self.domain)
+                    vectors, good = np.zeros((len(part), self.features), np.float32), np.zeros(len(part), bool)
+                    for rows, found in self._embedded(reader):
+                        vectors[rows], good[rows] = found, True
+                        progress(start + int(rows[-1]) + 1, len(files))
+                    values = pa.FixedSizeListArray.from_arrays(
+                        pa.array(vectors.ravel()), self.features, mask=pa.array(~good)
+                    )
+                    named = list(names[start : start + _ROWS])
+                    columns = [pa.array(named, pa.string()), coded(~good, EmbedStatus), values]
+                    writer.write(pa.table(columns, schema=schema))
+                    done += int(good.sum())
+                    bad |= {named[int(crop_id)]: why for crop_id, why in reader.bad.items()}
+            progress(len(files), len(files))
+            if not done:
+                name, why = next(iter(bad.items()))
+                raise DataError(f"none of {counted(len(files), 'image')} can be read; {name}: {why}")
+            unfinished.replace(out)
+        finally:
+            unfinished.unlink(missing_ok=True)
+        return done, bad
+
+    def facts(self) -> dict[str, Any]:
+        """What the vectors are of: weights, their sha256, recipe, domain, size of the images."""
+        return {
+            "weights": self.weights.name,
+            "sha256": file_sha256(self.weights),
+            "recipe": self.recipe.use,
+            "domain": self.domain,
+            "height_px": self.recipe.image_height_px,
+            "width_px": self.recipe.image_width_px,
+            "precision": self._run.precision,
+            "distance": type(self.recipe).distance,
+        }
+
+    def _embedded(self, reader: PictureReader) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+        for rows, found in embed(self._run, reader.crops, reader, self.trained, batch=self.batch, threads=self.threads):
+            if not np.isfinite(found).all():
+                raise DataError(f"{self.weights}: gives vectors that are no numbers; was it trained to its end?")
+            yield rows, found
+
+
+class PictureReader(CropReader):
+    """Reads arrays, files and images of Pillow as a CropReader reads crops. crop_id: the place in `pictures`."""
+
+    def __init__(self, pictures: Sequence[Picture], recipe: Recipe, domain: str, *, strict: bool = False) -> None:
+        n, zeros = len(pictures), np.zeros(len(pictures), np.int64)
+        self.pictures = pictures
+        crops = Crops(
+            crop_id=pa.array([str(number) for number in range(n)], pa.string()),
+            subject=zeros,
+            domain=zeros,
+            video=zeros,
+            shard=zeros,
+            offset=zeros,
+            size=zeros,
+            crc32=np.full(n, UNKNOWN, np.int64),
+            source=np.ones(n, np.int64),  # none of a run folder
+            window=np.tile(np.array([SIXTEEN_BITS], np.float32), (n, 1)),
+            subjects=("",),
+            domains=(domain,),
+            videos=("",),
+            shards=(Path(),),
+        )
+        super().__init__(crops, recipe.image_height_px, recipe.image_width_px, recipe.depth)
+        self._refuses = strict
+
+    def stored(self, row: int) -> NDArray[Any]:
+        """As CropReader.stored. Raises Spoilt, or DataError where it is strict."""
+        picture = self.pictures[row]
+        try:
+            if isinstance(picture, (str, PathLike)):
+                try:
+                    return decode_at(bytes_of(Path(picture)), self.height, self.width)
+                except OSError as error:
+                    raise Spoilt(f"cannot be read: {error.strerror or one_line(error)}") from None
+            return as_stored(picture)
+        except Spoilt as error:
+            if not self._refuses:
+                raise
+            name = picture if isinstance(picture, (str, PathLike)) else f"image {row}"
+            raise DataError(f"{name}: {error}") from None
+
+
+def as_stored(picture: Any) -> NDArray[Any]:
+    """(H, W, 3) BGR of uint8, or (H, W) or (H, W, 3) of uint16, from RGB or an image of Pillow. Raises Spoilt."""
+    if hasattr(picture, "convert") and getattr(picture, "mode", "") not in ("L", "RGB", "I;16"):
+        picture = picture.convert("RGB")
+    pixels = np.asarray(picture)
+    if pixels.dtype not in (np.uint8, np.uint16):
+        raise Spoilt(f"expected pixels of uint8 or uint16, got {pixels.dtype}; scale them first")
+    if pixels.ndim == 3 and pixels.shape[2] == 1:
+        pixels = pixels[..., 0]
+    if pixels.ndim not in (2, 3) or (pixels.ndim == 3 and pixels.shape[2] != 3) or not pixels.size:
+        raise Spoilt(f"expected an image of (H, W) or (H, W, 3), got {pixels.shape}")
+    if pixels.ndim == 2:
+        return np.repeat(pixels[..., None], 3, axis=2) if pixels.dtype == np.uint8 else np.ascontiguousarray(pixels)
+    return np.ascontiguousarray(pixels[..., ::-1])
+
+
+@dataclass(frozen=True)
+class FoundImages:
+    """Image files below folders. names: below their folder, sorted; others: files that are no images by suffix."""
+
+    files: list[Path]
+    names: list[str]
+    others: int
+
+    @classmethod
+    def below(cls, places: Iterable[str | PathLike[str]]) -> FoundImages:
+        """The images of these folders, all folders below them, and files; hidden ones are left out.
+
+        Raises DataError for a place that does not exist, or where there is no image.
+        """
+        given = [given_path("images", place) for place in places]
+        files, names, others = [], [], 0
+        for place in given:
+            if not place.exists():
+                raise DataError(f"{place}: expected a folder or an image, found nothing")
+            below = sorted(place.rglob("*")) if place.is_dir() else [place]
+            for path in below:
+                inside = path.relative_to(place).parts
+                if any(part.startswith(".") for part in inside) or not path.is_file():
+                    continue
+                if path.suffix.lower() not in IMAGE_SUFFIXES:
+                    others += 1
+                    continue
+                files.append(path)
+                names.append("/".join(inside) if len(given) == 1 and inside else path.as_posix())
+        if not files:
+            kinds = ", ".join(sorted(IMAGE_SUFFIXES))
+            raise DataError(f"{some([str(p) for p in given], 3)}: expected images ({kinds}), found none")
+        return cls(files, names, others)
+
+
+def _is_one(images: Any) -> bool:
+    if isinstance(images, (str, PathLike)) or hasattr(images, "convert"):
+        return True
+    return isinstance(images, np.ndarray) and (images.ndim == 2 or (images.ndim == 3 and images.shape[2] in (1, 3)))
+
+
+def _recipe(given: Mapping[str, Any] | None) -> Recipe | None:
+    if given is None:
+        return None
+    settings = dict(given)
+    try:
+        kind = Recipe.variant(str(settings.pop("use", "")))
+    except ValueError as error:
+        raise ConfigError(f"recipe: use: {error}") from None
+    return validate(kind, settings, "recipe")
+
+
+def _public(path: Path, given: Mapping[str, Any], trust_pickle: bool, device: str) -> tuple[Recipe, Any]:
+    """The recipe and the network of a public checkpoint. Raises ConfigError."""
+    from mdfpipe.learning.models.weights.loading import read_state
+
+    recipe = _recipe(given)
+    assert recipe is not None
+    model = recipe.model(0, [])
+    recipe.load(model, read_state(path, trust_pickle=trust_pickle), str(path), 0.9)
+    return recipe, model.to(device).to(memory_format=torch.channels_last).eval()
+
+
+def _stream(recipe: Recipe, trained: Sequence[str], domain: str | None, weights: Path) -> str:
+    """The domain of the images, "" where the network uses images alone. Raises ConfigError."""
+    streams = {recipe.stream_at(place, trained) for place in range(len(trained))}
+    if domain is None:
+        if len(streams) > 1:
+            raise ConfigError(
+                f"{weights}: has a stream for each of {', '.join(trained)}: say which domain the images are of "
+                "(--domain)"
+            )
+        return trained[0] if trained else ""
+    if recipe.embedded_as(domain, trained) is None:
+        raise ConfigError(f"{weights}: domain {domain}: expected one of {', '.join(trained)}")
+    return domain

@@ -1,0 +1,87 @@
+"""Vectors of folders of one's own images as a file: `mdfpipe embed`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from os import PathLike
+from typing import TYPE_CHECKING, Any
+
+from mdfpipe.config import set_dotted
+from mdfpipe.errors import ConfigError, counted
+from mdfpipe.running.execution import Event
+from mdfpipe.store.files import given_path
+
+if TYPE_CHECKING:
+    from mdfpipe.learning.own_images import FoundImages
+
+SHOWN = 5  # files that gave no vector, in words; the table and --json have them all
+
+
+@dataclass
+class EmbeddedImages:
+    """Result of `embed_folders`. vectors: written; bad: why others have none, by path; others: files of other kinds."""
+
+    out: str
+    images: int
+    features: int
+    vectors: int = 0
+    bad: dict[str, str] = field(default_factory=dict)
+    others: int = 0
+    dry_run: bool = False
+
+    def lines(self) -> list[str]:
+        """The result in words."""
+        verb = (
+            "would be embedded" if self.dry_run else f"-> {counted(self.vectors, 'vector')} of {self.features} numbers"
+        )
+        found = [f"{self.out}: {counted(self.images, 'image')} {verb}"]
+        found += [f"no vector: {name}: {why}" for name, why in list(self.bad.items())[:SHOWN]]
+        if len(self.bad) > SHOWN:
+            found.append(f"no vector: {len(self.bad) - SHOWN} more; column status names them")
+        if self.others:
+            found.append(f"left out: {counted(self.others, 'file that is no image', 'files that are no images')}")
+        return found
+
+
+def embed_folders(
+    images: Sequence[str | PathLike[str]],
+    weights: str | PathLike[str],
+    out: str | PathLike[str],
+    *,
+    recipe: str | None = None,
+    assignments: Sequence[str] = (),
+    dry_run: bool = False,
+    listen: Callable[[Event], None] = lambda event: None,
+    **settings: Any,
+) -> EmbeddedImages:
+    """Embed the images of folders, and write path, status and vector of each to a Parquet file.
+
+    recipe: the name of that of public weights; assignments: NAME=VALUE, settings of it; settings: those of Embedder.
+    Raises ConfigError, DataError where there is no image, or none can be read, StoreError.
+    """
+    from mdfpipe.learning.own_images import Embedder, FoundImages
+
+    if assignments and recipe is None:
+        raise ConfigError("--set changes settings of public weights: name their recipe with --recipe")
+    given: dict[str, Any] | None = None if recipe is None else {"use": recipe}
+    for assignment in assignments:
+        set_dotted(given or {}, assignment)
+    place = given_path("out", out)
+    found: FoundImages = FoundImages.below(images)
+    embedder = Embedder(weights, recipe=given, **settings)
+    done = EmbeddedImages(str(place), len(found.files), embedder.features, others=found.others, dry_run=dry_run)
+    if dry_run:
+        return done
+    began = time.monotonic()
+    listen(Event("stage", "embed", "", total=1))
+    listen(Event("started", "embed", "images"))
+    done.vectors, done.bad = embedder.write(
+        found.files,
+        found.names,
+        place,
+        lambda at, total: listen(Event("progress", "embed", "images", at, total)),
+    )
+    listen(Event("finished", "embed", "images", rows=done.vectors, seconds=time.monotonic() - began))
+    return done

@@ -1,0 +1,127 @@
+"""Vectors of one's own images: those of the stage embed for the same pixels, files of every kind, what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pyarrow.compute as pc
+import pytest
+
+import mdfpipe
+from mdfpipe.learning.data.crops import from_crops
+from mdfpipe.learning.data.loader import CropReader
+from mdfpipe.learning.embedders import TorchEmbedder
+from mdfpipe.learning.embedding import embed, open_model
+from mdfpipe.store.run import Run
+from mdfpipe.store.shards import read_crop
+from tests.runs import call_here
+from tests.systems import STRIPED, copied, train
+
+VIDEOS = {"8 bits": "videos/VIS-500m_b", "16 bits": "videos/LWIR-30m_b"}
+
+
+@pytest.fixture(scope="module")
+def home(labelled: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with a trained system `a`, and its crops of two videos as files of a folder."""
+    home = copied(labelled, tmp_path_factory.mktemp("own") / "home")
+    assert train(home, {"a": {"recipe": STRIPED}})[0].complete
+    return home
+
+
+@pytest.fixture(scope="module")
+def weights(home: Path) -> Path:
+    return home / "run" / "train" / "a" / "last.pt"
+
+
+def crops_of(home: Path, video: str) -> Any:
+    table = Run(home / "run").table("crop", video)
+    return table.filter(pc.equal(table["modality"].cast("string"), "body")).slice(0, 5)
+
+
+@pytest.mark.parametrize("kind", VIDEOS)
+def test_vectors_are_those_of_the_stage(kind: str, home: Path, weights: Path, tmp_path: Path) -> None:
+    """To the last bit: files of the same bytes, any number of images at a time; arrays of the same pixels."""
+    rows = crops_of(home, VIDEOS[kind])
+    recipe, network = open_model(weights)
+    crops = from_crops(rows, home / "run", "VIS-500m")
+    reader = CropReader(crops, recipe.image_height_px, recipe.image_width_px, recipe.depth)
+    expected = np.concatenate([found for _, found in embed(TorchEmbedder(recipe, network), crops, reader)])
+    files, arrays = [], []
+    for row in rows.to_pylist():
+        data = read_crop(home / "run" / row["shard"], row["offset"], row["size"], row["crc32"])
+        files.append(tmp_path / f"{len(files)}.{row['codec']}")
+        files[-1].write_bytes(data)
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH)
+        arrays.append(pixels[..., ::-1] if pixels.ndim == 3 else pixels)
+    embedder = mdfpipe.Embedder(weights)
+    order = np.argsort(crops.crop_id.to_pylist())
+    np.testing.assert_array_equal(embedder(files), expected[np.argsort(order)])
+    # a JPEG of twice the network's size is decoded at half of it, as the stage does; an array is not
+    apart = np.abs(embedder(arrays) - expected[np.argsort(order)]).max() / np.abs(expected).max()
+    assert apart == 0 if kind == "16 bits" else 0 < apart < 0.1
+    np.testing.assert_array_equal(embedder(str(files[0])), embedder(files)[:1])
+
+
+def test_a_folder(home: Path, weights: Path, tmp_path: Path) -> None:
+    """Every image has a row, in the order of the paths; others are counted."""
+    folder = tmp_path / "photos"
+    (folder / "b").mkdir(parents=True)
+    generator = np.random.default_rng(0)
+    for name, kind in (
+        ("b/one.png", np.uint8),
+        ("a.jpg", np.uint8),
+        ("deep.tiff", np.uint16),
+        (".hidden.png", np.uint8),
+    ):
+        cv2.imwrite(str(folder / name), generator.integers(0, 255, (90, 40, 3)).astype(kind))
+    (folder / "torn.jpg").write_bytes((folder / "a.jpg").read_bytes()[:200])
+    (folder / "notes.txt").write_text("no image")
+    out = tmp_path / "v.parquet"
+    said = call_here(
+        "embed", str(folder), "--weights", str(weights), "--out", str(out), "--threads", "1", "--json", folder=tmp_path
+    )
+    assert said.code == 0, said.err
+    told = json.loads(said.out)
+    assert (told["images"], told["vectors"], told["others"], list(told["bad"])) == (4, 3, 1, ["torn.jpg"])
+    table = mdfpipe.read_table(out)
+    assert table["path"].to_pylist() == ["a.jpg", "b/one.png", "deep.tiff", "torn.jpg"]
+    assert table["status"].to_pylist() == ["ok", "ok", "ok", "unreadable"]
+    found = mdfpipe.Embedder(weights)([folder / "a.jpg", folder / "b" / "one.png", folder / "deep.tiff"])
+    np.testing.assert_array_equal(np.stack(table["vector"].to_pylist()[:3]), found)
+    facts = json.loads(table.schema.metadata[b"mdfpipe.weights"])
+    assert (facts["weights"], facts["recipe"], len(facts["sha256"])) == ("last.pt", "body", 64)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (lambda e: e(["missing.png"]), r"missing\.png: cannot be read: No such file"),
+        (lambda e: e([np.zeros((4, 4), np.float32)]), "image 0: expected pixels of uint8 or uint16, got float32"),
+        (lambda e: e([np.zeros((4, 4, 3), np.uint8), np.zeros((4, 4, 2), np.uint8)]), r"image 1: .* got \(4, 4, 2\)"),
+        (lambda e: mdfpipe.Embedder("missing.pt"), "missing.pt: expected a file, found none"),
+        (lambda e: mdfpipe.Embedder(__file__), "expected a checkpoint of `mdfpipe train`, got another file"),
+        (lambda e: mdfpipe.Embedder(__file__, recipe={"use": "boddy"}), "expected one of body, .* got 'boddy'"),
+        (lambda e: mdfpipe.Embedder(e.weights, precision="int8"), "expected fp32, bf16 or fp16, got int8"),
+    ],
+)
+def test_what_is_refused(given: Any, words: str, weights: Path) -> None:
+    with pytest.raises(mdfpipe.MdfError, match=words):
+        given(mdfpipe.Embedder(weights))
+
+
+def test_no_image_at_all(weights: Path, tmp_path: Path) -> None:
+    (tmp_path / "readme.md").write_text("-")
+    out = tmp_path / "v.parquet"
+    call = ("--weights", str(weights), "--out", str(out))
+    for place, words in ((tmp_path, "expected images"), (tmp_path / "no", "expected a folder or an image")):
+        said = call_here("embed", str(place), *call, folder=tmp_path)
+        assert said.code == 2
+        assert words in said.err
+    (tmp_path / "torn.png").write_bytes(b"\x89PNG")
+    said = call_here("embed", str(tmp_path), *call, folder=tmp_path)
+    assert "none of 1 image can be read; torn.png:" in said.err
+    assert not out.exists()
