@@ -23,6 +23,7 @@ NAMES = {
     "eval",
     "help",
     "label",
+    "learn",
     "memory",
     "noop",
     "pipeline",

@@ -7,30 +7,26 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import numpy as np
 import pyarrow as pa
-import torch
 from numpy.typing import NDArray
 
 from mdfpipe.config import validate
 from mdfpipe.errors import ConfigError, DataError, counted, one_line, some
-from mdfpipe.learning.data.crops import UNKNOWN, Crops
-from mdfpipe.learning.data.loader import CropReader
-from mdfpipe.learning.embedders import TorchEmbedder
-from mdfpipe.learning.embedding import embed, network_of
 from mdfpipe.learning.recipes import Recipe
 from mdfpipe.learning.train.checkpoint import Checkpoint
 from mdfpipe.machine.devices import own
-from mdfpipe.store.files import bytes_of, given_path, refuse_loss
+from mdfpipe.store.files import given_path, refuse_loss
 from mdfpipe.store.hashing import file_sha256
-from mdfpipe.store.images import SIXTEEN_BITS, decode_at
 from mdfpipe.store.naming import IMAGE_SUFFIXES
 from mdfpipe.store.owner import temporary
 from mdfpipe.store.parquet import TableWriter
-from mdfpipe.store.shards import Spoilt
 from mdfpipe.store.tables import EmbedStatus, coded
+
+if TYPE_CHECKING:
+    from mdfpipe.learning.pictures import PictureReader
 
 Picture: TypeAlias = Any
 """An array (H, W), (H, W, 1) or (H, W, 3) of uint8 or uint16, RGB; the path of an image file; or an image of Pillow."""
@@ -60,6 +56,11 @@ class Embedder:
         threads: int = 1,
         trust_pickle: bool = False,
     ) -> None:
+        import torch
+
+        from mdfpipe.learning.embedders import TorchEmbedder
+        from mdfpipe.learning.embedding import network_of
+
         self.weights = given_path("weights", weights)
         if not self.weights.is_file():
             raise ConfigError(f"weights: {self.weights}: expected a file, found none")
@@ -95,6 +96,8 @@ class Embedder:
 
         Raises DataError that names the first image that cannot be read.
         """
+        from mdfpipe.learning.pictures import PictureReader
+
         given = [images] if _is_one(images) else list(images)
         reader = PictureReader(given, self.recipe, self.domain, strict=True)
         vectors = np.zeros((len(given), self.features), np.float32)
@@ -110,6 +113,8 @@ class Embedder:
         names: what the column path says. Returns the number of vectors, and why others are missing, by name. Raises
         DataError where no file can be read, StoreError where `out` cannot be written.
         """
+        from mdfpipe.learning.pictures import PictureReader
+
         refuse_loss(out, self.weights, *files)
         vector = pa.list_(pa.float32(), self.features)
         fields = [
@@ -159,68 +164,12 @@ class Embedder:
         }
 
     def _embedded(self, reader: PictureReader) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+        from mdfpipe.learning.embedding import embed
+
         for rows, found in embed(self._run, reader.crops, reader, self.trained, batch=self.batch, threads=self.threads):
             if not np.isfinite(found).all():
                 raise DataError(f"{self.weights}: gives vectors that are no numbers; was it trained to its end?")
             yield rows, found
-
-
-class PictureReader(CropReader):
-    """Reads arrays, files and images of Pillow as a CropReader reads crops. crop_id: the place in `pictures`."""
-
-    def __init__(self, pictures: Sequence[Picture], recipe: Recipe, domain: str, *, strict: bool = False) -> None:
-        n, zeros = len(pictures), np.zeros(len(pictures), np.int64)
-        self.pictures = pictures
-        crops = Crops(
-            crop_id=pa.array([str(number) for number in range(n)], pa.string()),
-            subject=zeros,
-            domain=zeros,
-            video=zeros,
-            shard=zeros,
-            offset=zeros,
-            size=zeros,
-            crc32=np.full(n, UNKNOWN, np.int64),
-            source=np.ones(n, np.int64),  # none of a run folder
-            window=np.tile(np.array([SIXTEEN_BITS], np.float32), (n, 1)),
-            subjects=("",),
-            domains=(domain,),
-            videos=("",),
-            shards=(Path(),),
-        )
-        super().__init__(crops, recipe.image_height_px, recipe.image_width_px, recipe.depth)
-        self._refuses = strict
-
-    def stored(self, row: int) -> NDArray[Any]:
-        """As CropReader.stored. Raises Spoilt, or DataError where it is strict."""
-        picture = self.pictures[row]
-        try:
-            if isinstance(picture, (str, PathLike)):
-                try:
-                    return decode_at(bytes_of(Path(picture)), self.height, self.width)
-                except OSError as error:
-                    raise Spoilt(f"cannot be read: {error.strerror or one_line(error)}") from None
-            return as_stored(picture)
-        except Spoilt as error:
-            if not self._refuses:
-                raise
-            name = picture if isinstance(picture, (str, PathLike)) else f"image {row}"
-            raise DataError(f"{name}: {error}") from None
-
-
-def as_stored(picture: Any) -> NDArray[Any]:
-    """(H, W, 3) BGR of uint8, or (H, W) or (H, W, 3) of uint16, from RGB or an image of Pillow. Raises Spoilt."""
-    if hasattr(picture, "convert") and getattr(picture, "mode", "") not in ("L", "RGB", "I;16"):
-        picture = picture.convert("RGB")
-    pixels = np.asarray(picture)
-    if pixels.dtype not in (np.uint8, np.uint16):
-        raise Spoilt(f"expected pixels of uint8 or uint16, got {pixels.dtype}; scale them first")
-    if pixels.ndim == 3 and pixels.shape[2] == 1:
-        pixels = pixels[..., 0]
-    if pixels.ndim not in (2, 3) or (pixels.ndim == 3 and pixels.shape[2] != 3) or not pixels.size:
-        raise Spoilt(f"expected an image of (H, W) or (H, W, 3), got {pixels.shape}")
-    if pixels.ndim == 2:
-        return np.repeat(pixels[..., None], 3, axis=2) if pixels.dtype == np.uint8 else np.ascontiguousarray(pixels)
-    return np.ascontiguousarray(pixels[..., ::-1])
 
 
 @dataclass(frozen=True)
@@ -277,6 +226,8 @@ def _recipe(given: Mapping[str, Any] | None) -> Recipe | None:
 
 def _public(path: Path, given: Mapping[str, Any], trust_pickle: bool, device: str) -> tuple[Recipe, Any]:
     """The recipe and the network of a public checkpoint. Raises ConfigError."""
+    import torch
+
     from mdfpipe.learning.models.weights.loading import read_state
 
     recipe = _recipe(given)

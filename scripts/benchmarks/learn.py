@@ -113,8 +113,7 @@ def _cost_of_a_step(folder: Path, network: dict[str, dict[str, Any]], data: Path
     for steps in (FEW, MORE):
         study = _written(folder / f"cost-{name}-{steps}.yaml", network, 1, {name: steps})
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        call = ["train", study, "--data", data, "--run", run, "--workers", "1", "--threads", "1"]
-        mdfpipe(*call)
+        mdfpipe("train", study, "--data", data, "--run", run, "--workers", "1", "--threads", "1")
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         used.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
     return max(used[1] - used[0], 1e-3) / (MORE - FEW)
