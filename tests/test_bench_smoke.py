@@ -223,7 +223,7 @@ from benchmarks.train_parts import stored_size
 torch.compile = lambda model: model
 assert [train_gpu.peak_of(n) for n in ("NVIDIA H100 80GB HBM3", "NVIDIA H100 PCIe", "NVIDIA L4")] == [989, 756, 121]
 assert train_gpu.peak_of("Tesla P4") is None
-options = argparse.Namespace(device="cpu", small=True, batches=2, rounds=1)
+options = argparse.Namespace(device="cpu", small=True, batches=2, rounds=1, eager=False)
 places = pictures(Path({str(tmp_path)!r}) / "mini.tar", stored_size("mini", True), 4)
 given = (Path({str(tmp_path)!r}) / "mini.tar", places, ("mini", 16, "fp32", 1), options)
 images, times, rates, flops, peak = train_gpu._training(*given)

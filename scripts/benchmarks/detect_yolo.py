@@ -114,7 +114,8 @@ def _against_network(report: Report, tag: str, how: str, seen: dict[str, Any]) -
     short = times[f"first {seen['first']} frames, {how}"]
     behind = [(a - b) / (frames - seen["first"]) for a, b in zip(stage.wall, short.wall, strict=True)]
     each = [seconds / frames for seconds in network.wall]
-    report.add(f"{tag}: the same behind the first {seen['first']} frames, {how}", ratio(each, behind), "")
+    if min(behind) > 0:  # a difference, which on a busy machine or over a few frames says nothing
+        report.add(f"{tag}: the same behind the first {seen['first']} frames, {how}", ratio(each, behind), "")
     of = "network alone" if bound == 1 else "what the cores allow of the network"
     report.aim(f"{tag}: detect stage, {how} / {of}", share / bound, ">=", 0.9)
 
