@@ -21,6 +21,7 @@ from .reporting.breakdown import Breakdown, breakdown
 from .reporting.comparison import Comparison, average, compare
 from .reporting.report import Report, report
 from .running.execution import Event, Executor
+from .running.faces import FoundFaces, find_faces, merge_faces
 from .running.runner import Outcome, Runner, run
 from .running.scoring import Evaluation, Scored, evaluate, score
 from .running.status import status
@@ -39,10 +40,11 @@ __version__: str
 
 __all__ = [
     "Band", "Boxes", "Breakdown", "Checkpoint", "Comparison", "Config", "ConfigError", "CropBatch", "Crops",
-    "DataError", "Dataset", "DecodeError", "Decoder", "Detector", "Domain", "Draw", "Embedder", "Evaluation", "Event",
-    "Executor", "ExportedBoxes", "Frames", "Group", "LabelRules", "Labels", "Listing", "Losses", "MdfError",
-    "Outcome", "Plugin", "Progress", "Protocol", "ProtocolError", "Receipt", "Recipe", "Report", "Resources",
-    "Run", "RunView", "Runner", "Sampler", "Scored", "Stage", "StoreError", "Study", "System", "Table",
-    "VideoEntry", "average", "breakdown", "compare", "evaluate", "export_boxes", "inspect", "label_bodies",
-    "open", "read_table", "report", "run", "score", "status", "studies", "synthesise", "verify",
+    "DataError", "Dataset", "DecodeError", "Decoder", "Detector", "Domain", "Draw", "Embedder", "Evaluation",
+    "Event", "Executor", "ExportedBoxes", "FoundFaces", "Frames", "Group", "LabelRules", "Labels", "Listing",
+    "Losses", "MdfError", "Outcome", "Plugin", "Progress", "Protocol", "ProtocolError", "Receipt", "Recipe",
+    "Report", "Resources", "Run", "RunView", "Runner", "Sampler", "Scored", "Stage", "StoreError", "Study",
+    "System", "Table", "VideoEntry", "average", "breakdown", "compare", "evaluate", "export_boxes",
+    "find_faces", "inspect", "label_bodies", "merge_faces", "open", "read_table", "report", "run", "score",
+    "status", "studies", "synthesise", "verify",
 ]  # fmt: skip

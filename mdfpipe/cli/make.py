@@ -12,6 +12,7 @@ from mdfpipe.cli.options import (
     AllowStale,
     By,
     Columns,
+    Deadline,
     Json,
     Threads,
     TrustPickle,
@@ -261,6 +262,71 @@ def embed(
         say_json(done)
     else:
         say("\n".join(done.lines()))
+
+
+@app.command()
+def faces(
+    data: Annotated[
+        Path, typer.Argument(help="Folder that holds the videos; with --merge also a face table.", show_default=False)
+    ] = Path(),
+    weights: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Weights of YuNet, face_detection_yunet_*.onnx.", show_default=False),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Face table; default DATA/faces.csv.")] = None,
+    merge: Annotated[
+        list[str] | None,
+        typer.Option(metavar="ID=ID", help="Change ids of the face table: 3=17 makes id 17 id 3; repeatable."),
+    ] = None,
+    videos: Annotated[
+        list[str] | None,
+        typer.Option(metavar="PATTERN", help="Only these videos of DATA, such as clips/*.mp4; repeatable."),
+    ] = None,
+    min_score: Annotated[float, typer.Option(min=0, max=1, help="Least confidence of a face.")] = 0.6,
+    stride: Annotated[int, typer.Option(min=1, help="Look at each N-th frame.")] = 1,
+    workers: Workers = 1,
+    threads: Threads = 1,
+    deadline: Deadline = 300.0,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite a face table whose ids were merged.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List what would run and why, and run nothing.")] = False,
+    json_: Json = False,
+) -> None:
+    """Find faces in videos; write a face table.
+
+    Faces are linked to tracks, and each track of a video gets an id of its own. Studies of `dataset: {use: ijb}` read
+    the table. Every number that rests on it is marked as of detected faces. The same command resumes; its work is in
+    the folder faces.run beside the table.
+
+    Example: mdfpipe faces data --weights face_detection_yunet_2023mar.onnx
+
+    Example: mdfpipe faces data --merge 3=17 --merge anna=3
+    """
+    from mdfpipe.cli.display import Display
+    from mdfpipe.running import faces as finding
+    from mdfpipe.stages import Resources
+
+    if merge:
+        finding.refuse_both(weights)
+        changed = finding.merge_faces(out or data, merge)
+        lines = [f"{name}: {counted(count, 'face')}" for name, count in changed.items()]
+        say_json(changed) if json_ else say("\n".join(lines))
+        return
+    with Display() as display:
+        found = finding.find_faces(
+            data,
+            weights=finding.given_weights(weights),
+            out=out,
+            videos=videos or (),
+            min_score=min_score,
+            stride=stride,
+            force=force,
+            dry_run=dry_run,
+            resources=Resources(workers, threads=threads, deadline_seconds=deadline),
+            listen=display,
+        )
+    say_json(found, complete=found.complete) if json_ else say("\n".join(found.lines))
+    if not found.complete:
+        raise typer.Exit(3)
 
 
 @app.command()

@@ -87,7 +87,8 @@ class Listing:
     subject may be in several. anomalies: rows that were changed or left out, by kind. images: of a data set of
     images, by video_id, a table of `store.tables.IMAGES`, sorted by path, which is by frame. differs: how the counts of
     a published data set differ from the published ones, a line each. left_out: what each rule of `leave_out` kept out;
-    left_out_rows: annotation rows of these videos. remarks: what else one should know, a line each.
+    left_out_rows: annotation rows of these videos. remarks: what else one should know, a line each. detected: by
+    video_id, the faces that a detector found, as their table says, and nobody annotated.
     """
 
     videos: list[VideoEntry]
@@ -98,6 +99,7 @@ class Listing:
     differs: list[str] = field(default_factory=list)
     left_out: list[LeftOut] = field(default_factory=list)
     left_out_rows: int = 0
+    detected: dict[str, int] = field(default_factory=dict)
     remarks: list[str] = field(default_factory=list)
 
 

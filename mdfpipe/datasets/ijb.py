@@ -9,6 +9,8 @@ root, also through a symlink, is refused. URLs are refused unless `remote` allow
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -38,6 +40,7 @@ from mdfpipe.datasets.reading.faces import (
     read_frames,
     subject_codes,
 )
+from mdfpipe.datasets.reading.found_faces import DETECTED, SOURCE
 from mdfpipe.datasets.reading.layout import check_root, find_tables, find_videos, is_pattern, pattern_remarks
 from mdfpipe.datasets.reading.leaving_out import Sieve
 from mdfpipe.datasets.reading.rules import DomainRule, TextRule
@@ -72,6 +75,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "ijbs": {"columns": {"subject": "SUBJECT_ID", "file": "FILENAME"}, "faces": ["videos_ground_truth/*.csv"]},
     "custom": {"columns": {}},
 }
+_OPTIONAL = ("source",)
 _BOX_COLUMNS = {name for kind in BoxKind for name in kind.columns}
 
 
@@ -258,7 +262,7 @@ class Ijb(Dataset):
         numeric = {"frame", *BoxKind(self.box).columns}
         for table in find_tables(root, self.faces, "faces", self.links):
             scan.starts.append((table, scan.total))
-            for block in read_blocks(root / table, table, self._wanted(), numeric):
+            for block in read_blocks(root / table, table, self._wanted(), numeric, _OPTIONAL):
                 self._scan_block(block, scan)
         self._refuse_sizes_as_edges(scan)
         videos = self._entries(root, scan)
@@ -277,6 +281,7 @@ class Ijb(Dataset):
             scan.tally.anomalies(),
             left_out=scan.sieve.listed(),
             left_out_rows=scan.left_out_rows,
+            detected=scan.found(paths),
             remarks=remarks + pattern_remarks(root, self._patterns, scan.sieve.drops, self.links, usual, paths),
         )
 
@@ -310,6 +315,7 @@ class Ijb(Dataset):
     def _wanted(self) -> dict[str, str]:
         columns = {n: h for n, h in self.columns.model_dump().items() if h is not None}
         rules = {"domain": self.domain, "session": self.session, "camera": self.camera}
+        columns |= dict.fromkeys(_OPTIONAL, SOURCE)
         return columns | {f"{n} rule": r.column for n, r in rules.items() if r is not None and r.column is not None}
 
     def _videos_of(self, column: Any, block: Block) -> Any:
@@ -346,6 +352,9 @@ class Ijb(Dataset):
         if "subject" in block.cells:
             subject = subject_codes(block, scan.subjects, scan.tally, self._names)
             scan.tally.add(AnomalyKind.MISSING_SUBJECT, (subject < 0) & kept, block.example)
+        if "source" in block.cells:
+            found = pc.equal(block.cells["source"].cast(pa.string()), DETECTED).to_numpy(zero_copy_only=False)
+            scan.detected.update(video[found & kept].tolist())
         row = scan.starts[-1][1] + block.first_row - 2 + np.arange(len(block), dtype=np.int64)
         scan.parts.append(FaceRows(video, frame, subject, xyxy, row).take(kept))
         scan.total += len(block)
@@ -439,7 +448,8 @@ class _Scan:
     """What the tables have said so far.
 
     sieve: which videos are left out; left_out_rows: rows of these. starts: each table with the place of its first row
-    among all rows. cells: by rule, then by video number, what the rule's column says of the video.
+    among all rows. cells: by rule, then by video number, what the rule's column says of the video. detected: by
+    video number, the faces that a detector found.
     """
 
     places: FramePlaces
@@ -452,6 +462,13 @@ class _Scan:
     starts: list[tuple[str, int]] = field(default_factory=list)
     total: int = 0
     cells: dict[str, dict[int, str]] = field(default_factory=dict)
+    detected: Counter[int] = field(default_factory=Counter)
+
+    def found(self, names: Mapping[str, str]) -> dict[str, int]:
+        """How many faces of each video a detector found. names: video_id by path."""
+        paths = self.videos.texts()
+        counts = {names[paths[number]]: count for number, count in self.detected.items() if paths[number] in names}
+        return dict(sorted(counts.items()))
 
     def note_rules(self, block: Block, video: NDArray[np.int32]) -> None:
         """Take what the columns of the rules say of each video. Raises DataError where two rows differ."""

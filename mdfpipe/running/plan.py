@@ -240,7 +240,8 @@ class Plan:
                     {k: v for k, v in row.items() if k not in ("stamp", "bytes", "real_path")}
                     for row in self.catalogue.values()
                 ]
-                upstream[name] = fingerprint([lasting, self._content_of(Index.subjects_file)])
+                sources = [self._content_of(Index.sources_file)] * (Index.sources_file in self.annotated)
+                upstream[name] = fingerprint([lasting, self._content_of(Index.subjects_file), *sources])
                 continue
             up = self._named(name)
             if up.per == "run":

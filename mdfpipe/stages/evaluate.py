@@ -32,7 +32,18 @@ from mdfpipe.store.left_out import of_training, of_unreadable
 from mdfpipe.store.parquet import TableWriter
 from mdfpipe.store.results import KEY, STAGE, results_of, score_file, template_file
 from mdfpipe.store.run import fingerprint, write_table
-from mdfpipe.store.tables import COMPARISONS, CURVES, METRICS, SCORES, SEARCHES, SUBJECTS, EmbedStatus, chosen, places
+from mdfpipe.store.tables import (
+    COMPARISONS,
+    CURVES,
+    METRICS,
+    SCORES,
+    SEARCHES,
+    SUBJECTS,
+    EmbedStatus,
+    NumberNote,
+    chosen,
+    places,
+)
 from mdfpipe.store.templates import F32, table_of
 
 
@@ -120,6 +131,9 @@ class Evaluate(Stage):
                 keep=scores.keep,
                 progress=context.progress,
             )
+        if Index.sources_file in inputs.annotated:
+            for row in found.metrics:
+                row["notes"] = [*(row["notes"] or []), NumberNote.DETECTED_FACES]
         trainings = {name: inputs.facts(f"train/{name}", "training") for name in self.systems}
         notes = {name: [*(told.get("notes") or []), *of_training(told)] for name, told in trainings.items()}
         failed = inputs.facts("manifest", "manifest").get("failed") or []

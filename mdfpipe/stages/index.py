@@ -17,6 +17,7 @@ from pydantic import SerializeAsAny
 
 from mdfpipe.config import result_settings
 from mdfpipe.datasets import Anomaly, Dataset, Listing, VideoEntry
+from mdfpipe.datasets.reading.found_faces import DETECTED
 from mdfpipe.errors import Damaged, DataError, StoreError, counted, one_line
 from mdfpipe.stages import Context, Inputs, Made, Review, Stage
 from mdfpipe.stages.hashing import KeptHashes, ToHash, content_of, content_of_files, not_known
@@ -27,7 +28,7 @@ from mdfpipe.store.frames import check_links
 from mdfpipe.store.hashing import file_sha256, stamp, stamp_of_files
 from mdfpipe.store.naming import Bounds, link_target, nearest
 from mdfpipe.store.run import Receipt, Run, faces_file, images_file, write_table
-from mdfpipe.store.tables import ANOMALIES, CORNERS, NOT_AS_PUBLISHED, SUBJECTS, VIDEOS, boxes_of
+from mdfpipe.store.tables import ANOMALIES, CORNERS, FACE_SOURCES, NOT_AS_PUBLISHED, SUBJECTS, VIDEOS, boxes_of
 from mdfpipe.store.urls import is_url
 from mdfpipe.store.video_cache import VideoCache, called
 from mdfpipe.video.decoders import Decoder
@@ -57,6 +58,7 @@ class Index(Stage):
     table: ClassVar[str] = "videos"
     tells: ClassVar[tuple[str, ...]] = ("frame_base",)
     subjects_file: ClassVar[str] = "index/subjects.parquet"
+    sources_file: ClassVar[str] = "index/face_sources.parquet"
     anomalies_file: ClassVar[str] = "index/anomalies.parquet"
 
     dataset: SerializeAsAny[Dataset]
@@ -122,6 +124,8 @@ class Index(Stage):
             "unreadable": unreadable,
             "remarks": remarks,
         }
+        if listing.detected:
+            facts["detected_faces"] = sum(listing.detected.values())
         if self.dataset.holds_images:
             facts["images"] = sum(table.num_rows for table in listing.images.values())
             facts["not_as_published"] = listing.differs
@@ -182,6 +186,12 @@ class Index(Stage):
             notes += [f"index: {line}" for line in left_out.of_index(found)]
             lines = [*left_out.of_nothing(found), *found["remarks"], *found["unusual"]]
             warnings += [f"index: {line}" for line in lines]
+            if detected := found.get("detected_faces"):
+                notes.append(
+                    f"index: source: {DETECTED}: a face detector found {detected} of "
+                    f"{counted(found['faces'], 'face')}, and nobody annotated them; every number "
+                    "that rests on them is marked"
+                )
             kinds = ", ".join(f"{count} {kind}" for kind, count in found["anomalies"].items())
             if "images" in found:
                 warnings += [f"index: not as published: {'; '.join(found['not_as_published'])}"] * bool(
@@ -215,6 +225,9 @@ class Index(Stage):
         anomalies += [{"kind": NOT_AS_PUBLISHED, "count": 1, "example": line} for line in listing.differs]
         tables = {faces_file(video_id): faces for video_id, faces in listing.faces.items()}
         tables |= {images_file(video_id): images for video_id, images in listing.images.items()}
+        if listing.detected:
+            sources = [{"video_id": v, "source": DETECTED, "faces": n} for v, n in listing.detected.items()]
+            tables[self.sources_file] = pa.Table.from_pylist(sources, FACE_SOURCES)
         tables[self.subjects_file] = pa.Table.from_pylist(subjects, SUBJECTS)
         tables[self.anomalies_file] = pa.Table.from_pylist(anomalies, ANOMALIES)
         files = {}

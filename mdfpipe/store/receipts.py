@@ -189,6 +189,7 @@ class _OfIndex(TypedDict):
     anomalies: Counts
     left_out: NotRequired[list[_LeftOutRule]]
     left_out_rows: NotRequired[Count]
+    detected_faces: NotRequired[Count]
     unusual: Texts
     unreadable: Texts
     remarks: Texts

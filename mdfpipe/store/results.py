@@ -97,6 +97,7 @@ NOTES: Final[dict[NumberNote, tuple[str, str]]] = {
     NumberNote.FAILURES: ("", "no interval: failures to enrol have no score"),
     NumberNote.MANY_SCORES: ("", "no interval: too many scores"),
     NumberNote.MEAN: ("", "no interval: a mean"),
+    NumberNote.DETECTED_FACES: ("¶", "source: detected; people are named by faces that a detector found"),
 }
 """The mark after the number of each note, and its words. Without a mark, the words are in the cell."""
 

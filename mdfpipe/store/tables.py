@@ -79,6 +79,7 @@ class NumberNote(StrEnum):
     FAILURES = "failures"  # no interval: failures to enrol count as misses and have no score that could be drawn
     MANY_SCORES = "many_scores"  # no interval: too many scores for a bootstrap
     MEAN = "mean"  # no interval: a mean over galleries or runs
+    DETECTED_FACES = "detected_faces"  # names of people are from faces that a detector found, not from annotation
 
 
 class CropStatus(StrEnum):
@@ -227,6 +228,15 @@ SUBJECTS = pa.schema(
         _text("gallery", "the gallery that lists it"),
     ]
 )
+
+FACE_SOURCES = pa.schema(
+    [
+        VIDEO_ID,
+        _text("source", "detected: a face detector found them, and nobody annotated them"),
+        _whole("faces", "how many"),
+    ]
+)
+"""Faces that are not annotated, by video; there is no table where all are."""
 
 NOT_AS_PUBLISHED = "not_as_published"  # the kind of an anomaly: a benchmark's count that differs from the published one
 

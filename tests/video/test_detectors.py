@@ -23,6 +23,7 @@ from .networks import frames, plain, says, v10_rows
 
 REPOSITORY = Path(__file__).parents[2]
 ASSETS = Path(os.environ.get("MDFPIPE_TEST_ASSETS") or REPOSITORY.parent / "shared" / "assets")
+YUNET = ASSETS / "weights" / "face_detection_yunet_2023mar.onnx"
 WEIGHTS = ASSETS / "weights" / "yolox_nano_416.onnx"
 needs_assets = pytest.mark.skipif(not WEIGHTS.is_file(), reason=f"the real inputs are not at {ASSETS}")
 
@@ -54,9 +55,14 @@ def make_yolo(folder):
     return {"use": "yolo", "weights": "a.pt", "image_size": 64, "min_score": 0.1}
 
 
+def make_yunet(folder):
+    """A network of its file format that finds nothing would say little: the real one, on the picture of `plain`."""
+    return {"use": "yunet", "weights": str(YUNET), "min_score": 0.0, "max_detections": 3}
+
+
 EXAMPLES = {
     **{"onnx": make_onnx, "precomputed": make_precomputed, "yolo": make_yolo},
-    **{"mot": make_mot, "coco": make_coco},
+    **{"mot": make_mot, "coco": make_coco, "yunet": make_yunet},
 }
 
 
@@ -64,6 +70,8 @@ EXAMPLES = {
 def example(request, tmp_path):
     if request.param not in EXAMPLES:
         pytest.fail(f"detector {request.param}: add an example to EXAMPLES, so that the contract is tested")
+    if request.param == "yunet" and not YUNET.is_file():
+        pytest.skip(f"REAL INPUTS NOT TESTED: no {YUNET}")
     settings = EXAMPLES[request.param](tmp_path)
     return validate(Detector, settings, "detector"), tmp_path
 

@@ -1,0 +1,138 @@
+"""The face table that `mdfpipe faces` writes: a CSV in the columns of IJB-C, whose rows say that they were detected.
+
+SUBJECT_ID    id of the face; empty for a face of no track
+FILENAME      path of the video under the data root
+FRAME_NUM     frame index, 0-based
+FACE_X, FACE_Y, FACE_WIDTH, FACE_HEIGHT    box, pixels
+SCORE         confidence of the detector
+FOUND_ID      id as it was found, before any merge; empty for a face of no track
+SOURCE        detected
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+import pyarrow as pa
+
+from mdfpipe.errors import ConfigError, DataError, one_line, some
+from mdfpipe.store.files import opened, writing
+from mdfpipe.store.naming import is_name
+from mdfpipe.store.subjects import is_missing
+from mdfpipe.store.tables import boxes_of
+
+DETECTED: Final = "detected"
+"""What the column SOURCE says of a face that a detector found. A table without the column is annotated."""
+SOURCE: Final = "SOURCE"
+_HEADER: Final = (
+    *("SUBJECT_ID", "FILENAME", "FRAME_NUM", "FACE_X", "FACE_Y", "FACE_WIDTH", "FACE_HEIGHT"),
+    *("SCORE", "FOUND_ID", SOURCE),
+)
+_SUBJECT, _FILE, _FRAME, _FOUND = (_HEADER.index(n) for n in ("SUBJECT_ID", "FILENAME", "FRAME_NUM", "FOUND_ID"))
+
+
+def lines_of(path: str, faces: pa.Table, ids: Sequence[str]) -> Iterator[tuple[str, ...]]:
+    """The rows of one video. faces: rows of BODIES, by frame; ids: of each, "" for none."""
+    xyxy = boxes_of(faces).astype(float).round(2)
+    columns = (faces["frame"].to_pylist(), faces["score"].to_pylist(), xyxy.tolist(), ids)
+    for frame, score, (x1, y1, x2, y2), name in zip(*columns, strict=True):
+        box = (f"{value:.2f}" for value in (x1, y1, x2 - x1, y2 - y1))
+        yield (name, path, str(frame), *box, f"{score:.4f}", name, DETECTED)
+
+
+def write(out: Path, rows: Iterable[Sequence[str]], *sources: Path) -> None:
+    """Write a face table; it appears whole or not at all. Raises as `store.files.writing`."""
+    with writing(out, *sources) as file:
+        text = io.TextIOWrapper(file, encoding="utf-8", newline="", write_through=True)
+        try:
+            csv.writer(text, lineterminator="\n").writerows([_HEADER])
+            csv.writer(text, lineterminator="\n").writerows(rows)
+        finally:
+            text.detach()
+
+
+def refuse_annotated(table: Path, *, force: bool = False) -> None:
+    """Raise ConfigError where a table is there that `mdfpipe faces` did not write, or, without force, whose ids were
+    merged since.
+    """
+    if not os.path.lexists(table):
+        return
+    if table.is_dir():
+        raise ConfigError(f"{table}: expected a file for the face table, got a folder; name a file with --out")
+    header, rows = _opened(table)
+    if header != list(_HEADER):
+        raise ConfigError(
+            f"{table}: there is a face table that `mdfpipe faces` did not write, and it is never overwritten; write "
+            "elsewhere with --out, or move it"
+        )
+    merged = next((row for row in rows if row[_SUBJECT] != row[_FOUND]), None)
+    if merged is not None and not force:
+        raise ConfigError(
+            f"{table}: ids in it were merged (id {one_line(merged[_FOUND], 40)} is {one_line(merged[_SUBJECT], 40)}), "
+            "which would be lost; keep it, write elsewhere with --out, or undo all merges with --force"
+        )
+
+
+def merge(table: Path, merges: Mapping[str, str]) -> Counter[str]:
+    """Give ids other names, all at one time: id -> name. Gives the faces of each name that was asked for.
+
+    Raises DataError where the table is not of `mdfpipe faces`, has no such id, or would have a name twice in a frame.
+    """
+    for name in merges.values():
+        if is_missing(name) or not is_name(name):
+            raise ConfigError(f"--merge {name!r:.60}: expected a name that the face table can hold")
+    header, found = _opened(table)
+    if header != list(_HEADER):
+        raise DataError(
+            f"{table}: expected a face table of `mdfpipe faces` (with columns FOUND_ID and SOURCE), got "
+            f"{one_line(', '.join(header), 100)}; its ids are the subjects of its rows: correct these"
+        )
+    known, counts, places = dict[str, None](), Counter[str](), Counter[tuple[str, ...]]()
+    for row in found:
+        known[row[_SUBJECT]] = None
+        name = merges.get(row[_SUBJECT], row[_SUBJECT])
+        if name in merges.values():
+            counts[name] += 1
+            places[name, row[_FILE], row[_FRAME]] += 1
+    for old in merges:
+        if not old or old not in known:
+            raise DataError(
+                f"{table}: no id {old!r:.60}; it has {some([name for name in known if name], 10) or 'none'}"
+            )
+    twice = next((place for place, count in places.items() if count > 1), None)
+    if twice is not None:
+        name, video, frame = (one_line(text, 80) for text in twice)
+        raise DataError(
+            f"{table}: {name} would be two faces of frame {frame} of {video}, so these ids are different people; "
+            "merge others"
+        )
+    write(table, ([merges.get(row[_SUBJECT], row[_SUBJECT]), *row[1:]] for row in _opened(table)[1]))
+    return counts
+
+
+def _opened(table: Path) -> tuple[list[str], Iterator[list[str]]]:
+    """The header of a face table, and its rows as they are read. Raises DataError."""
+    try:
+        rows = _rows(table)
+        return next(rows, []), rows
+    except OSError as error:
+        raise DataError(f"{table}: cannot be read: {error.strerror}; make it with mdfpipe faces DATA") from None
+
+
+def _rows(table: Path) -> Iterator[list[str]]:
+    width = 0
+    with opened(table) as file, io.TextIOWrapper(file, "utf-8-sig", newline="") as text:
+        try:
+            for number, row in enumerate(csv.reader(text), 1):
+                width = width or len(row)
+                if len(row) != width:
+                    raise DataError(f"{table} row {number}: expected {width} fields as in the header, got {len(row)}")
+                yield row
+        except (csv.Error, UnicodeDecodeError) as error:
+            raise DataError(f"{table}: expected a table as CSV in UTF-8: {one_line(error, 120)}") from None
