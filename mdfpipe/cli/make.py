@@ -295,7 +295,7 @@ def faces(
 
     Faces are linked to tracks, and each track of a video gets an id of its own. Studies of `dataset: {use: ijb}` read
     the table. Every number that rests on it is marked as of detected faces. The same command resumes; its work is in
-    the folder faces.run beside the table.
+    the folder faces.run next to the table.
 
     Example: mdfpipe faces data --weights face_detection_yunet_2023mar.onnx
 

@@ -88,7 +88,7 @@ class Listing:
     images, by video_id, a table of `store.tables.IMAGES`, sorted by path, which is by frame. differs: how the counts of
     a published data set differ from the published ones, a line each. left_out: what each rule of `leave_out` kept out;
     left_out_rows: annotation rows of these videos. remarks: what else one should know, a line each. detected: by
-    video_id, the faces that a detector found, as their table says, and nobody annotated.
+    video_id, the faces that a detector found, as their table says.
     """
 
     videos: list[VideoEntry]

@@ -1,7 +1,7 @@
 """`mdfpipe faces`: find the faces of videos, link them to tracks, and write them as a face table.
 
-Stages do the work, in a run folder beside the table: index, detect (with `use: yunet`) and track. So a call that was
-killed goes on, workers share videos by their spans, and a video that fails does not stop the others.
+Stages do the work, in a run folder next to the table: index, detect (with `use: yunet`) and track. So a call that was
+killed resumes, workers share videos by their spans, and a video that fails does not stop the others.
 """
 
 from __future__ import annotations
@@ -189,7 +189,7 @@ def _written(table: Path, run: Run, outcome: Outcome) -> FoundFaces:
 
 
 def _of_video(key: str, path: str, run: Run, found: FoundFaces) -> Iterator[Sequence[str]]:
-    """The rows of one video, which are counted. Ids go on from those of the videos before it."""
+    """The rows of one video, which are counted. Ids continue those of the videos before it."""
     faces: pa.Table = run.table("detect", key, [*BODIES.names])
     track = run.table("track", key)["track"]
     first = found.ids + 1

@@ -189,7 +189,7 @@ class Index(Stage):
             if detected := found.get("detected_faces"):
                 notes.append(
                     f"index: source: {DETECTED}: a face detector found {detected} of "
-                    f"{counted(found['faces'], 'face')}, and nobody annotated them; every number "
+                    f"{counted(found['faces'], 'face')}, which are not annotated; every number "
                     "that rests on them is marked"
                 )
             kinds = ", ".join(f"{count} {kind}" for kind, count in found["anomalies"].items())

@@ -232,7 +232,7 @@ SUBJECTS = pa.schema(
 FACE_SOURCES = pa.schema(
     [
         VIDEO_ID,
-        _text("source", "detected: a face detector found them, and nobody annotated them"),
+        _text("source", "detected: a face detector found them, and they are not annotated"),
         _whole("faces", "how many"),
     ]
 )

@@ -136,15 +136,15 @@ def test_the_table_says_which_faces_are_detected(tmp_path: Path) -> None:
 
 @needs_assets
 def test_from_a_clip_to_a_report_in_three_commands(
-    found: tuple[Path, Said], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
     """And every output says that people are named by detected faces."""
-    monkeypatch.setenv("MDFPIPE_WEIGHTS", str(ASSETS / "weights"))
     data, run = tmp_path / "data", tmp_path / "run"
     data.mkdir()
     shutil.copy(WALK, data)
     assert find(data).code == 0
-    said = call_here("run", "real-walk", "--data", data, "--run", run, "--threads", "1")
+    weights = f"detect.detector.weights={ASSETS / 'weights' / 'yolox_nano_416.onnx'}"
+    said = call_here("run", "real-walk", "--data", data, "--run", run, "--threads", "1", "--set", weights)
     assert said.code == 0, said
     assert "source: detected: a face detector found 70 of 70 faces" in said.out
     assert call_here("report", run).code == 0

@@ -46,7 +46,7 @@ class Yunet(Detector):
         return Remarks()
 
     def open(self, data: Path, video_id: str, *, device: str, threads: int) -> Detect:
-        """The network as a function; it runs on the CPU, whatever the device."""
+        """The network as a function; it runs on the CPU, with any device."""
         import cv2
 
         network = self._loaded(data)
