@@ -34,7 +34,7 @@ _LAST = "track"
 class FoundFaces:
     """What was found. table: the file written, None of a dry run. videos, faces, ids: counts; nameless: faces of no
     track, which have no id. without: videos without a face. failed: why a video has none, by video_id. due: of a dry
-    run, a line for each unit of work.
+    run, a line for each unit of work. warnings: of the stages.
     """
 
     table: Path | None
@@ -47,6 +47,7 @@ class FoundFaces:
     failed: dict[str, str] = field(default_factory=dict)
     source: str = found_faces.DETECTED
     due: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
 
     @property
     def complete(self) -> bool:
@@ -65,6 +66,7 @@ class FoundFaces:
         ]
         if self.without:
             said.append(f"no face found in {counted(len(self.without), 'video')}: {some(self.without, 5)}")
+        said += [f"warning {line}" for line in self.warnings]
         said += [f"failed: {key}: {why}" for key, why in self.failed.items()]
         if self.ids > 1:
             said.append(f"one id a track and video: `mdfpipe faces --merge 1=2 {self.table}` makes id 2 id 1")
@@ -98,11 +100,11 @@ def find_faces(
     table = given_path("out", out) if out is not None else root / TABLE
     found_faces.refuse_annotated(table, force=force)
     file = find_file(str(given_path("weights", weights)), root, "weights").absolute()
-    study = _study(root, file, videos, min_score, stride)
+    run = Run(table.with_suffix(".run"))
+    study = _study(root, file, videos, min_score, stride, run.path)
     if not study.dataset.present(root):
         asked = f"videos that match {', '.join(videos)}" if videos else "videos"
         raise DataError(f"{root}: expected {asked}, found none; name the folder that holds them, or --videos PATTERN")
-    run = Run(table.with_suffix(".run"))
     runner = Runner(study, run, root, resources)
     if dry_run:
         return FoundFaces(None, run.path, due=runner.due(None, _LAST))
@@ -148,10 +150,11 @@ def refuse_both(weights: Path | None) -> None:
         raise ConfigError("--merge: changes a face table that is there; leave --weights out")
 
 
-def _study(root: Path, weights: Path, videos: Sequence[str], min_score: float, stride: int) -> Study:
-    """The study whose stages find the faces. The domain of its videos is never used."""
+def _study(root: Path, weights: Path, videos: Sequence[str], min_score: float, stride: int, own: Path) -> Study:
+    """The study whose stages find the faces, in the run folder `own`. The domain of its videos is never used."""
     everywhere = ["videos/**/*"] if (root / "videos").is_dir() else ["**/*"]
-    runs = sorted(path.parent.relative_to(root).as_posix() for path in root.rglob(KEPT)) if not videos else []
+    there = {path.parent for path in root.rglob(KEPT)} - {root, own} if not videos else set()
+    runs = sorted(path.relative_to(root).as_posix() for path in there)
     settings: dict[str, Any] = {
         "name": "faces",
         "dataset": {
@@ -159,7 +162,7 @@ def _study(root: Path, weights: Path, videos: Sequence[str], min_score: float, s
             "faces": [],
             "videos": list(videos) or everywhere,
             "domain": {"constant": "VIS"},
-            "leave_out": {"paths": [run for run in runs if run != "."]},
+            "leave_out": {"paths": runs},
         },
         "detect": {
             "detector": {"use": "yunet", "weights": str(weights), "min_score": min_score},
@@ -178,6 +181,7 @@ def _written(table: Path, run: Run, outcome: Outcome) -> FoundFaces:
     if others or (failed and len(failed) == len(catalogue)):
         raise DataError(f"no face table is written: {(others or [f'{k}: {why}' for k, why in failed.items()])[0]}")
     found = FoundFaces(table, run.path, len(catalogue) - len(failed), failed=failed)
+    found.warnings = [line for line in outcome.warnings if "dataset.leave_out" not in line]  # no rule of the caller
 
     def rows() -> Iterator[Sequence[str]]:
         for key, path in sorted(catalogue.items()):

@@ -75,6 +75,7 @@ def test_the_same_command_goes_on_and_gives_the_same_bytes(found: tuple[Path, Sa
     assert said.code == 3, said
     assert (data / "faces.csv").read_bytes() == before
     told = said.json
+    assert told["warnings"] == []
     assert (told["faces"], told["ids"], told["source"], list(told["failed"])) == (82, 4, "detected", ["broken"])
 
 
