@@ -19,7 +19,7 @@ from mdfpipe.running.slurm.queue import QueuedJob, RefusedError
 from mdfpipe.running.slurm.script import LOGS, Asked, JobKind, job_name, training_script, workers_script
 from mdfpipe.running.workers import Step, UnitReport
 from mdfpipe.running.workers.channels import listed
-from mdfpipe.running.workers.joined import PATIENCE_SECONDS, Joined, Terms
+from mdfpipe.running.workers.joined import PATIENCE_SECONDS, TRIES, Joined, Terms
 from mdfpipe.stages import Resources
 from mdfpipe.store.run import Run
 
@@ -36,7 +36,8 @@ class SlurmWorkers(Joined):
         self._guard = queue.Canceller()
         self._jobs: dict[str, QueuedJob] = {}
         self._submitted = self._looked = 0.0
-        self._was_useful = False  # whether any unit got on since the last submission
+        self._fruitless = 0  # submissions whose jobs ended before any unit got on in one
+        self._has_joined = False  # a worker, since the last submission
         self._waiting = self._left = ""  # _left: why the last worker left
 
     def opened(self) -> None:
@@ -73,8 +74,10 @@ class SlurmWorkers(Joined):
         if wanted and not self._guard.numbers:
             yield from self._submit()
         self._said = time.monotonic()  # what the queue says is said below
-        self._was_useful |= any(worker.was_useful for worker in self.present)
+        if any(worker.was_useful for worker in self.present):
+            self._fruitless = 0
         for report in super().look(wanted):
+            self._has_joined |= report.kind is Step.JOINED
             if report.kind in (Step.LEFT, Step.REFUSED):
                 self._left = f"{report.worker}: {report.value}"
             yield report
@@ -87,7 +90,7 @@ class SlurmWorkers(Joined):
 
     def _submit(self) -> Iterator[UnitReport]:
         (self.run.path / LOGS).mkdir(exist_ok=True)
-        self._jobs, self._waiting, self._left, self._was_useful = {}, "", "", False
+        self._jobs, self._waiting, self._left, self._has_joined = {}, "", "", False
         if self.kind == "train":
             self._guard.watch(queue.submit(training_script(self.asked)))
         else:
@@ -125,7 +128,8 @@ class SlurmWorkers(Joined):
         ended = [job for job in found if not job.is_live]
         live = [job for job in found if job.is_live]
         if not live and not self.present:
-            if not self._was_useful:  # so it would go on for ever
+            self._fruitless += 1  # perhaps for ever, where each worker lacks something
+            if not self._has_joined or self._fruitless >= TRIES:
                 raise MdfError(self._all_ended(ended))
             yield self._says(f"all jobs of {', '.join(self._guard.numbers)} have ended; others are submitted")
             self._guard.cancel()
