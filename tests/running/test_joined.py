@@ -122,7 +122,7 @@ def test_two_joined_workers_make_the_bytes_of_a_local_run(site: Site, connect: s
     for worker in workers:
         code, said = ended(worker)
         assert code == 0, said
-        assert said.splitlines()[-1].endswith("units were done here")
+        assert said.splitlines()[-1].endswith(" done here")
     assert digests(site.home / "run") == site.local()
     assert not (site.home / "run" / ".crew").exists()
 
