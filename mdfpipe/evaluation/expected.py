@@ -21,13 +21,14 @@ def of_splits(rows: pa.Table, splits: Sequence[str]) -> pa.Table:
 
 
 def expected(rows: pa.Table, modality: str, rule: Rule, *, thirds: bool = False) -> pa.Table:
-    """Every subject of the rows, as rows of one modality; for templates and crops, that modality's own."""
-    if rule.column in ("template_id", "crop_id"):
+    """Every subject of the rows, as rows of one modality; for templates, tracks and crops, that modality's own."""
+    if rule.column in ("template_id", "track", "crop_id"):
         rows = rows.filter(pc.equal(rows["modality"].cast(pa.string()), modality))
     if thirds:
         rows, middle = by_thirds(rows)
         rows = rows.filter(pa.array(~middle))
-    plain = pa.table({name: rows[name].cast(pa.string()) for name in filter(None, (*KEY, rule.column))})
+    names = [*KEY, *{"": [], "track": ["video_id", "track"]}.get(rule.column, [rule.column])]
+    plain = pa.table({name: rows[name].cast(pa.string()) for name in names})
     return plain.append_column("modality", pa.array([modality] * rows.num_rows, pa.string()))
 
 

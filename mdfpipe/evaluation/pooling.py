@@ -18,13 +18,14 @@ from typing import Any, Final, Literal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from mdfpipe.errors import DataError
-from mdfpipe.store.templates import B8, F32, I64, Templates, Text
+from mdfpipe.errors import DataError, counted
+from mdfpipe.store.templates import B8, F32, I64, Templates, Text, items_of
 
 By = Literal["subject", "template_id", "sighting"]
-Sighting = Literal["video_id", "session_id", "camera_id", "crop_id"]
+Sighting = Literal["video_id", "track", "session_id", "camera_id", "crop_id"]
 Apart = Literal["session_id", "video_id", "camera_id"]
 Pooling = Literal["mean", "media_mean", "norm_weighted", "quality_weighted"]
 FailurePolicy = Literal["miss", "exclude"]
@@ -47,7 +48,8 @@ class Rule:
     """How crops become templates. A template never mixes modalities, splits or roles.
 
     by: one per `subject`, domain and modality (the paper's subject-specific modelling); per `template_id` of the data
-    set; or per `sighting`: what one video (or session, camera, crop) shows of a subject in a domain.
+    set; or per `sighting`: what one video (or track, session, camera, crop) shows of a subject in a domain. Rows of no
+    track are together one template of their video.
     pooling: `mean` of the crops (the paper); `media_mean`: the mean of each video, then over videos (IJB-B, IJB-C);
     `norm_weighted`: the sum of norm times unit vector over the sum of norms (AdaFace, whose norm tells quality; of
     vectors as they come from the network it points where `mean` does); `quality_weighted`: by a column of the manifest.
@@ -129,12 +131,25 @@ def _key_columns(rule: Rule) -> list[str]:
     return [*_COLUMNS, rule.column] if rule.column else [*_COLUMNS]
 
 
+def without_track(rows: pa.Table, modality: str) -> str:
+    """A line that counts the rows of a modality that are of no track, if there are any."""
+    own = rows.filter(pc.equal(rows["modality"].cast(pa.string()), modality))
+    nowhere = own.filter(pc.is_null(own["track"]))
+    if not nowhere.num_rows:
+        return ""
+    people = nowhere.select(["subject_id", "domain", "video_id"]).group_by(["subject_id", "domain", "video_id"])
+    return (
+        f"{nowhere.num_rows} of {counted(own.num_rows, f'{modality} row')} are of no track: what a video has of them "
+        f"of a subject is one template, {people.aggregate([]).num_rows} in all"
+    )
+
+
 def _check_columns(rows: pa.Table, wanted: list[str]) -> None:
     for name in wanted:
         if name not in rows.column_names:
             known = ", ".join(rows.column_names)
             raise DataError(f"templates: expected a column {name}, got {known}; give rows of a manifest")
-        if empty := rows[name].null_count:
+        if (empty := rows[name].null_count) and name != "track":
             raise DataError(
                 f"templates: {name} is empty in {empty} of {rows.num_rows} rows, and the rule needs it; fill it in, or "
                 "choose another rule"
@@ -145,7 +160,7 @@ def _grouped(rows: pa.Table, expected: pa.Table | None, rule: Rule) -> tuple[I64
     """The template of each row, and the templates without vectors. Those of `expected` are there even without a row."""
     names = _key_columns(rule)
     tables = [rows] if expected is None else [rows, expected]
-    coded = [_coded([table[name] for table in tables]) for name in names]
+    coded = [_coded([items_of(table, name) for table in tables]) for name in names]
     order = [2, 1, 4, 3, 0, *range(5, len(names))]  # modality, domain, role, split, subject, item
     sizes = [max(len(coded[position][0]), 1) for position in order]
     joined = np.ravel_multi_index([coded[position][1] for position in order], sizes)

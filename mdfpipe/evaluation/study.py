@@ -24,7 +24,7 @@ from mdfpipe.evaluation.expected import by_thirds, chosen_rows, expected, of_spl
 from mdfpipe.evaluation.fusion import fuse_templates
 from mdfpipe.evaluation.measures.differences import Counted, compare, compare_scores, members
 from mdfpipe.evaluation.measures.metrics import mean_of_rows
-from mdfpipe.evaluation.pooling import Rule, pool
+from mdfpipe.evaluation.pooling import Rule, pool, without_track
 from mdfpipe.evaluation.rejection import Qualities, qualities, rejection
 from mdfpipe.evaluation.score_fusion import Scorer, fused_scorer
 from mdfpipe.evaluation.seeds import Seeds, case_bounds, lines_of, mean_bounds, mean_curves, mean_row, with_bounds
@@ -166,8 +166,21 @@ class _Study:
             self.found.tables[name]["notes"].append(
                 "gallery and probe may be of one video: these numbers say nothing about recognition"
             )
+        if table.rule.column == "track":
+            self._count_tracks(name, table)
         for system in chosen if not table.benchmark else ():
             self.found.templates.setdefault(system, self.templates(system, table))
+
+    def _count_tracks(self, name: str, table: Table) -> None:
+        """Note the rows of no track. Raises ProtocolError where no row has one."""
+        rows = of_splits(self.manifest, table.splits)
+        if "track" not in rows.column_names or rows["track"].null_count == rows.num_rows:
+            raise ProtocolError(
+                f"sighting: track: expected rows with a track, found none in {counted(rows.num_rows, 'row')}; give the "
+                "study a section `track:`, or set sighting: video_id"
+            )
+        own = dict.fromkeys(self.systems[one].modality for one in self.chosen(table))
+        self.found.tables[name]["notes"] += filter(None, (without_track(rows, modality) for modality in own))
 
     def _rows(self, table: Table) -> list[pa.Table]:
         """The rows of every system that a table needs."""

@@ -95,7 +95,9 @@ class Table(Config):
         default=list(DEFAULT_METRICS), min_length=1, description="rank-1, map, fnir@fpir=0.01, tar@far=1e-3, eer, ..."
     )
     by: By = Field("subject", description="a template is all of a subject in a domain, a template_id, or a sighting")
-    sighting: Sighting = Field("video_id", description="what a sighting is: a video, session, camera or single crop")
+    sighting: Sighting = Field(
+        "video_id", description="what a sighting is: a video, track, session, camera or single crop"
+    )
     pooling: Pooling = Field("mean", description="pooling of the vectors of a template")
     normalise_first: bool = Field(False, description="scale crops to length 1 before pooling")
     quality: str = Field("box_height_px", description="the manifest's column for quality_weighted")

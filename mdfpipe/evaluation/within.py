@@ -13,7 +13,7 @@ from mdfpipe.errors import ProtocolError, counted
 from mdfpipe.evaluation.comparing import I64, Removal
 from mdfpipe.evaluation.pooling import Apart, Rule
 from mdfpipe.evaluation.vectors import MEDIA_KNOWN
-from mdfpipe.store.templates import Templates
+from mdfpipe.store.templates import Templates, items_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,7 +81,7 @@ def refuse_media_of_two(rows: pa.Table, media: Mapping[str, str], apart: Apart) 
 
 def _sessions(rows: pa.Table, column: str, apart: Apart, advice: str) -> dict[str, str]:
     """The one session of each value of a column."""
-    named = pa.table({name: rows[name].cast(pa.string()) for name in dict.fromkeys((column, apart))})
+    named = pa.table({name: items_of(rows, name) for name in dict.fromkeys((column, apart))})
     found: dict[str, str] = {}
     for row in named.group_by(named.column_names).aggregate([]).to_pylist():
         if found.setdefault(row[column], row[apart]) != row[apart]:

@@ -35,7 +35,7 @@ from mdfpipe.store.parquet import read_table
 from mdfpipe.store.results import FEWEST_SUBJECTS, KEY, PLACE, STAGE, Number, Results, Row, note_words
 from mdfpipe.store.run import Run
 from mdfpipe.store.tables import SEARCHES, NumberNote
-from mdfpipe.store.templates import read_templates
+from mdfpipe.store.templates import items_of, read_templates
 from mdfpipe.store.text_tables import read_blocks, read_layout
 
 FILE: Final = f"{STAGE}/searches.parquet"
@@ -60,7 +60,7 @@ _OF_MANIFEST: Final = {
     "contrast": "contrast",
 }
 _KEYS: Final = ("template", "probe", "video_id", "subject_id")
-_ITEMS: Final = {name.removesuffix("_id"): name for name in ("video_id", "session_id", "camera_id", "crop_id")}
+_ITEMS: Final = {name.removesuffix("_id"): name for name in ("video_id", "track", "session_id", "camera_id", "crop_id")}
 _SEVERAL: Final = "several"
 Values = NDArray[Any]
 """(n,) the value of each probe: text or numbers; None or NaN where it is unknown."""
@@ -279,7 +279,7 @@ class _Source:
         if modality not in ("fused", "mixed"):
             rows = rows.filter(pc.equal(rows["modality"], modality))
         rows = rows.filter(pc.equal(rows["domain"], case.place[1]))
-        item = [rows[_ITEMS.get(case.unit, case.unit)]] if case.unit != "subject" else []
+        item = [items_of(rows, _ITEMS.get(case.unit, case.unit))] if case.unit != "subject" else []
         key = pc.binary_join_element_wise(rows["subject_id"], rows["domain"], *item, rows["split"], "/")
         made = pa.table({"key": key, "value": rows[column]}).drop_null()
         if pa.types.is_floating(made["value"].type):

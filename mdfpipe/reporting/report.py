@@ -47,6 +47,7 @@ _COLUMNS = [
     "domain",
     "modality",
     "video_id",
+    "track",
     "session_id",
     "camera_id",
     "split",
@@ -262,8 +263,8 @@ class PageCrops:
         modality = who.modality if who.modality in _HEIGHT else "body"
         rows = self._rows.get((who.subject, who.domain, modality, who.split), [])
         if who.item:
-            items = ("template_id", "video_id", "session_id", "camera_id", "crop_id")
-            rows = [row for row in rows if who.item in (row[name] for name in items)]
+            items = ("template_id", "video_id", "of_track", "session_id", "camera_id", "crop_id")
+            rows = [row for row in rows if who.item in (row.get(name) for name in items)]
         own = [row for row in rows if row["role"] == who.role]
         if own or not rows:
             return own[len(own) // 2] if own else None
@@ -315,6 +316,8 @@ class PageCrops:
         return self._windows[video_id]
 
     def _read(self) -> dict[tuple[str, str, str, str], list[dict[str, Any]]]:
+        from mdfpipe.store.templates import items_of
+
         try:
             table = Run(self.run).table("manifest", "manifest", _COLUMNS)
         except StoreError as error:
@@ -324,7 +327,10 @@ class PageCrops:
             self.notes.append(f"crops without checksums: {UNVERIFIED}")
         plain = {name: table[name] for name in table.column_names}
         plain |= {name: table[name].cast(pa.string()) for name in ("modality", "split", "role")}
-        table = pa.table(plain).filter(pc.is_valid(plain["shard"]))
+        table = pa.table(plain)
+        if "track" in table.column_names:
+            table = table.append_column("of_track", items_of(table, "track"))
+        table = table.filter(pc.is_valid(table["shard"]))
         found: dict[tuple[str, str, str, str], list[dict[str, Any]]] = {}
         for row in table.to_pylist():
             key = (row["subject_id"], row["domain"], row["modality"], row["split"])

@@ -45,6 +45,7 @@ DEFAULTS: dict[str, tuple[Any, pa.DataType]] = {
     "template_id": (None, pa.string()),
     "session_id": (None, pa.string()),
     "camera_id": (None, pa.string()),
+    "track": (None, pa.int32()),
     "frame": (0, pa.int64()),
     "box_height_px": (None, pa.float64()),
 }
@@ -56,6 +57,7 @@ ACCEPTED = {
     "stamp `media unknown`: it is not checked that gallery and probe are of different videos",
     "session_id": "session of the recording; for `apart` and `sighting`; of Market-1501 the session",
     "camera_id": "camera; for `apart` and `sighting`; a benchmark needs it, as a number such as `3` or `cam3`",
+    "track": "number of its track within the video; for `sighting: track`",
     "modality": "`body` (default), `face` or another; one for each system",
     "template_id": "template of the data set; for `by: template_id`",
     "frame": "number of the frame, default 0; for `pairs: thirds`",

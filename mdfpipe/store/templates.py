@@ -30,7 +30,8 @@ class Templates:
     """T templates. Those that were pooled are sorted by modality, domain, role, split, subject and item.
 
     vectors: (T, D) float32, pooled, of any length (`unit` makes it 1); zeros where nothing was enrolled.
-    subject, domain, modality, split, role: (T,) text. item: (T,) template_id or sighting, empty where by subject.
+    subject, domain, modality, split, role: (T,) text. item: (T,) template_id or sighting, empty where by subject; of a
+    track as `items_of` names it.
     crops, media: (T,) how many vectors, of how many videos, were pooled. unusable: (T,) crops without a usable vector.
     """
 
@@ -103,6 +104,17 @@ def unit(vectors: F32) -> F32:
     length = np.sqrt((wide * wide).sum(axis=1, keepdims=True))
     divided: F32 = (wide / np.where(length > 0, length, 1)).astype(np.float32)
     return divided
+
+
+def items_of(rows: pa.Table, column: str) -> pa.ChunkedArray:
+    """(N,) the item of each row of a manifest where a template is one value of a column, as text.
+
+    A track is a number within its video: VIDEO#3, and VIDEO# for all rows of a video that are of no track.
+    """
+    if column != "track":
+        return rows[column].cast(pa.string())
+    number = pc.fill_null(rows["track"].cast(pa.string()), "")
+    return pc.binary_join_element_wise(rows["video_id"].cast(pa.string()), number, "#")
 
 
 # -- on disk

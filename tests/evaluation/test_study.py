@@ -352,6 +352,33 @@ def test_a_domain_is_searched_within_itself(settings: dict[str, Any], apart: str
     assert number(found, "map", gallery_domain=GALLERY)["value"] == pytest.approx(np.mean([one[1] for one in mated]))
 
 
+def test_a_track_is_a_template_and_rows_of_no_track_are_counted() -> None:
+    """Two tracks and a crop of no track in each video; faces have no track, and miss none of the bodies' tracks."""
+    rows = rows_of(PEOPLE, (GALLERY, *PROBES), ("body", "face"), crops=5)
+    rows = [r | {"track": (7, 7, 12, 12, None)[r["frame"]] if r["modality"] == "body" else None} for r in rows]
+    by = [[r for r in rows if r["modality"] == one] for one in ("body", "face")]
+    settings = {"by": "sighting", "sighting": "track", "metrics": ["rank-1"]}
+    found = done({"t": settings}, [system("a", by[0]), system("f", by[1])], rows)
+    body, face = (number(found, system=one, probe_domain=PROBES[0]) for one in ("a", "f"))
+    assert (body["n"], body["n_gallery"], body["failed_probes"], body["templates"]) == (36, 36, 0, "track")
+    assert (face["n"], face["n_gallery"], face["failed_probes"]) == (12, 12, 0)
+    items = {r["template"].split("#")[1].split("/")[0] for r in found.searches if r["system"] == "a"}
+    assert items == {"7", "12", ""}
+    assert found.tables["t"]["notes"] == [
+        "36 of 180 body rows are of no track: what a video has of them of a subject is one template, 36 in all",
+        "180 of 180 face rows are of no track: what a video has of them of a subject is one template, 36 in all",
+    ]
+    apart = {"pairs": "within", "apart": "session_id", **settings}
+    twice = [r | {"session_id": f"{n}", "video_id": f"{r['video_id']}/{n}"} for r in by[0] for n in range(2)]
+    twice = [r | {"crop_id": f"{r['crop_id']}/{r['session_id']}"} for r in twice]
+    within = number(done({"t": apart}, [system("a", twice)], twice), gallery_domain=GALLERY)
+    assert (within["n"], within["n_unmated"], within["templates"]) == (72, 0, "track")
+    without = [{**r, "track": None} for r in by[0]]
+    for none in (without, ROWS):
+        with pytest.raises(ProtocolError, match="table t: sighting: track: expected rows with a track, found none in"):
+            done({"t": settings}, [system("a", none)], none)
+
+
 def test_verification_within_a_domain_leaves_out_pairs_of_one_session(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = in_sessions()
     body, kept = system("a", rows, noise=0.9), []

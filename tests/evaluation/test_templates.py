@@ -33,7 +33,7 @@ def table(rows: list[dict[str, Any]]) -> pa.Table:
     """Rows with the manifest's types; a test names what matters."""
     usual = {"subject_id": "s1", "domain": "VIS-500m", "modality": "body", "video_id": "v1", "split": "test"}
     usual |= {"role": "gallery", "box_height_px": 1.0}
-    names = [*usual, "session_id", "template_id", "sharpness"]
+    names = [*usual, "session_id", "template_id", "sharpness", "track"]
     columns = []
     for name in names:
         field = MANIFEST.field(name)
@@ -136,6 +136,44 @@ def test_by_sighting_and_by_template_id() -> None:
     assert by_template.item.tolist() == ["10", "7", "9"]
     assert by_template.vectors[:, 0].tolist() == [6, 3, 8]
     assert by_template.name[0] == "s1/VIS-500m/10/test/gallery/body"
+
+
+@pytest.mark.parametrize("pooling", POOLINGS)
+def test_by_track_as_a_plain_loop_has_it(pooling: Pooling) -> None:
+    """A template for each subject and track of a video; all of no track is one. Videos may have # in their names."""
+    random = np.random.default_rng(4)
+    rows = [
+        {
+            "subject_id": f"s{random.integers(2)}",
+            "video_id": ("v", "v#1", "v#")[random.integers(3)],
+            "track": (None, 0, 1, 10)[random.integers(4)],
+            "box_height_px": float(random.integers(1, 9)),
+        }
+        for _ in range(90)
+    ]
+    vectors = random.normal(size=(90, 3)).astype(np.float32)
+    rule = Rule(by="sighting", sighting="track", pooling=pooling)
+    found = pooled(rows, vectors.tolist(), rule)
+    own = defaultdict(list)
+    for row, vector in zip(rows, vectors.astype(float), strict=True):
+        weight = row["box_height_px"] if pooling == "quality_weighted" else 1.0
+        own[row["subject_id"], row["video_id"], row["track"]].append((weight, vector))
+    wanted = {
+        (subject, f"{video}#{'' if track is None else track}"): (
+            len(one),
+            sum(w * v for w, v in one)
+            / (sum(np.linalg.norm(v) for _, v in one) if pooling == "norm_weighted" else sum(w for w, _ in one)),
+        )
+        for (subject, video, track), one in own.items()
+    }
+    assert len(wanted) == len(own) == len(found) == len(set(found.name))
+    for subject, item, crops, vector in zip(found.subject, found.item, found.crops, found.vectors, strict=True):
+        count, mean = wanted[subject, item]
+        assert crops == count
+        np.testing.assert_allclose(vector, mean, rtol=1e-5, atol=1e-6)
+    order = random.permutation(90)
+    again = pooled([rows[n] for n in order], vectors[order].tolist(), rule)
+    assert (again.name, again.vectors.tobytes()) == (found.name, found.vectors.tobytes())
 
 
 # -- failure to enrol

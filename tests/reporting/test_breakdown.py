@@ -49,6 +49,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "video_id": f"{domain}/{subject}/{video}",
             "session_id": f"day{n % 2}",
             "camera_id": "left" if video else "right",
+            "track": video or None,
             "box_height_px": float(20 + 3 * n + 30 * video),
             "vector": (
                 np.eye(40)[n] + (domain != "VIS-500m") * HARD[CLOTHES[subject]] * random.normal(size=40)
@@ -63,6 +64,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         json.dumps({"gallery_domains": ["VIS-500m"], "probe_domains": list(DOMAINS[1:]), "unlisted": "test"})
     )
     by_video = ["tables.recognition.title=t", "tables.videos.by=sighting"]
+    by_video += ["tables.tracks={by: sighting, sighting: track, metrics: [rank-1]}"]
     score(folder / "a.parquet", str(folder / "p.yaml"), folder / "run", by_video)
     manifest = [
         {name: value for name, value in row.items() if name != "vector"}
@@ -166,6 +168,7 @@ def test_no_group_is_ranked_without_a_test() -> None:
         ("session", "recognition", {"day0": 20, "day1": 20}),
         ("camera", "recognition", {"several": 40}),
         ("camera", "videos", {"left": 40, "right": 40}),
+        ("camera", "tracks", {"left": 40, "right": 40}),
         ("height=50,100", "videos", {"below 50": 10, "50 to 100": 33, "100 or more": 37}),
         ("height", "recognition", {"below 64.25": 10, "64.25 to 93.5": 10, "93.5 to 122.8": 10, "122.8 or more": 10}),
         ("sharpness", "recognition", {"1": 40}),
