@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from mdfpipe.drawing.tags import GAP, Rectangle, leader, placed
 from mdfpipe.errors import one_line
 from mdfpipe.store.images import stretched
 from mdfpipe.store.tables import LabelStatus
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 
 Picture: TypeAlias = NDArray[np.uint8]
 XYXY: TypeAlias = tuple[float, float, float, float]
-Rectangle: TypeAlias = tuple[int, int, int, int]
 
 COLOURS: Final = {
     LabelStatus.TRACK_CONFLICT: "#c2453d",
@@ -143,28 +143,64 @@ def _pixelate(picture: Picture, box: XYXY, blocks: int) -> None:
 
 
 def draw_boxes(picture: Picture, marks: Sequence[Mark], scale: float = 1.0) -> Picture:
-    """A copy with every box outlined and its words on a filled strip, inside the picture, strips not over each other.
+    """A copy with every box outlined and its words on a filled strip: no strip over another, a line to a box apart.
 
-    scale: pixels of the picture for each pixel of the frame that the marks' boxes are in.
+    scale: pixels of the picture for each pixel of the frame that the marks' boxes are in. Strips that find no room are
+    in rows below the picture, which is then higher.
     """
     from PIL import Image, ImageDraw
 
-    canvas = Image.fromarray(picture)
+    height, width = picture.shape[:2]
+    boxes = [_clipped(mark.xyxy, scale, (width, height)) for mark in marks]
+    strips = [_Strip.of(mark, width) for mark in marks]
+    written = [n for n, strip in enumerate(strips) if strip.words]
+    faces = [box for mark, box in zip(marks, boxes, strict=True) if mark.is_face]
+    # Boxes without words are covered as reluctantly as those with words.
+    order = written + [n for n in range(len(marks)) if n not in set(written)]
+    places = placed([boxes[n] for n in order], [strips[n].size for n in written], (width, height), faces)
+    lowest = max([height, *(place[3] + GAP for place in places if place[1] >= height)])
+    canvas = Image.new("RGB", (width, lowest), "#14181f")
+    canvas.paste(Image.fromarray(picture), (0, 0))
     pen = ImageDraw.Draw(canvas)
-    line = max(2, round(picture.shape[1] / 420))
-    boxes = [_clipped(mark.xyxy, scale, canvas.size) for mark in marks]
+    line = max(2, round(width / 420))
     for mark, (x1, y1, x2, y2) in zip(marks, boxes, strict=True):
         wide = max(line - 1, 1) if mark.is_face else line
         # A thin dark edge, so that a box shows on light and on dark ground.
         pen.rectangle((x1 - 1, y1 - 1, x2, y2), outline="#10141a", width=wide + 2)
         pen.rectangle((x1, y1, x2 - 1, y2 - 1), outline=mark.colour, width=wide)
-    faces = [box for mark, box in zip(marks, boxes, strict=True) if mark.is_face]
-    taken: list[Rectangle] = []
-    for mark, box in zip(marks, boxes, strict=True):
-        if mark.words:
-            size = text_size(picture.shape[1]) - (2 if mark.is_face else 0)
-            taken.append(_strip(pen, mark, box, font(max(size, 10)), (taken, faces), canvas.size))
+    for n, place in zip(written, places, strict=True):
+        if (to := leader(place, boxes[n])) is not None:
+            pen.line(to, fill="#10141a", width=line + 2)
+            pen.line(to, fill=marks[n].colour, width=line)
+    for n, place in zip(written, places, strict=True):
+        strips[n].write(pen, place, marks[n].colour)
     return np.asarray(canvas).copy()
+
+
+@dataclass(frozen=True)
+class _Strip:
+    """The words of a mark as they fit a picture, their font, and the size of the strip around them."""
+
+    words: str
+    letters: Any
+    size: tuple[int, int] = (0, 0)
+    corner: tuple[int, int] = (0, 0)
+
+    @classmethod
+    def of(cls, mark: Mark, width: int) -> _Strip:
+        from PIL import Image, ImageDraw
+
+        letters = font(max(text_size(width) - (2 if mark.is_face else 0), 10))
+        pen = ImageDraw.Draw(Image.new("RGB", (1, 1)))
+        words = _that_fits(pen, one_line(mark.words, 60), letters, width - 16)
+        left, top, right, bottom = (int(v) for v in pen.textbbox((0, 0), words, font=letters))
+        return cls(words, letters, (right - left + 10, bottom - top + 8), (left, top))
+
+    def write(self, pen: ImageDraw.ImageDraw, place: Rectangle, colour: str) -> None:
+        """Fill the strip at its place, with a dark edge, and write its words."""
+        x1, y1, x2, y2 = place
+        pen.rectangle((x1, y1, x2 - 1, y2 - 1), fill=colour, outline="#10141a")
+        pen.text((x1 + 5 - self.corner[0], y1 + 4 - self.corner[1]), self.words, font=self.letters, fill=ink_on(colour))
 
 
 def _clipped(box: XYXY, scale: float, size: tuple[int, int]) -> Rectangle:
@@ -179,53 +215,10 @@ def text_size(width: int) -> int:
     return max(15, round(width / 56))
 
 
-def _strip(
-    pen: ImageDraw.ImageDraw,
-    mark: Mark,
-    box: Rectangle,
-    letters: ImageFont.FreeTypeFont | ImageFont.ImageFont,
-    others: tuple[list[Rectangle], list[Rectangle]],
-    size: tuple[int, int],
-) -> Rectangle:
-    """Write a mark's words on a filled strip near its box; return the place of the strip.
-
-    others: strips, which are never covered; faces, which are covered only if there is no other room.
-    """
-    words = _that_fits(pen, one_line(mark.words, 60), letters, size[0] - 12)
-    left, top, right, bottom = pen.textbbox((0, 0), words, font=letters)
-    width, height = int(right - left) + 10, int(bottom - top) + 8
-    places = _places(box, width, height, size, mark.is_face)
-    strips, faces = others
-    free = [place for place in places if not any(_touch(place, other) for other in strips)]
-    clear = [place for place in free if not any(_touch(place, face) for face in faces)]
-    place = next(iter(clear or free or places))
-    pen.rectangle((place[0], place[1], place[2] - 1, place[3] - 1), fill=mark.colour)
-    pen.text((place[0] + 5 - left, place[1] + 4 - top), words, font=letters, fill=ink_on(mark.colour))
-    return place
-
-
 def _that_fits(pen: ImageDraw.ImageDraw, words: str, letters: Any, width: int) -> str:
     while len(words) > 2 and pen.textlength(words, font=letters) > width:
         words = words[:-2] + "…"
     return words
-
-
-def _places(box: Rectangle, width: int, height: int, size: tuple[int, int], is_face: bool) -> list[Rectangle]:
-    """Places of a strip within the picture, the best first: at its box, then further and further down and up."""
-    x1, y1, x2, y2 = box
-    if is_face:
-        near = [(x1, y2), (x2 + 2, y1), (x1 - width - 2, y1), (x1, y1 - height)]
-    else:
-        near = [(x1, y1 - height), (x1, y1), (x2 - width, y1 - height), (x1, y2 - height), (x1, y2)]
-    step = height + 1
-    far = [(x, y1 + sign * n * step) for n in range(1, 60) for sign in (1, -1) for x in (x1, x2 + 2)]
-    right, bottom = max(size[0] - width, 0), max(size[1] - height, 0)
-    corners = [(min(max(x, 0), right), y) for x, y in (*near, *far) if 0 <= y <= bottom]
-    return [(x, y, x + width, y + height) for x, y in corners or [(0, 0)]]
-
-
-def _touch(a: Rectangle, b: Rectangle) -> bool:
-    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 
 def ink_on(colour: str) -> str:
@@ -234,8 +227,8 @@ def ink_on(colour: str) -> str:
     >>> ink_on("#ffffff"), ink_on("#303060")
     ('#10141a', '#ffffff')
     """
-    red, green, blue = bytes.fromhex(colour[1:])
-    return "#10141a" if 0.299 * red + 0.587 * green + 0.114 * blue > 100 else "#ffffff"
+    red, green, blue = ((value / 255) ** 2.2 for value in bytes.fromhex(colour[1:]))
+    return "#10141a" if 0.2126 * red + 0.7152 * green + 0.0722 * blue > 0.2 else "#ffffff"
 
 
 def captioned(picture: Picture, title: str, legend: Sequence[tuple[str, str]]) -> Picture:

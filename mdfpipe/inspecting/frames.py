@@ -57,6 +57,16 @@ class ViewedBody:
         return COLOURS[self.status] if self.status else UNLABELLED
 
     @property
+    def ink(self) -> str:
+        """The colour of words on its colour."""
+        return figures.ink_on(self.colour)
+
+    @property
+    def standing(self) -> str:
+        """Its status in words."""
+        return self.status.value.replace("_", " ") if self.status else f"body {self.score:.2f}"
+
+    @property
     def words(self) -> str:
         """The words on its strip: the subject, or why there is none; and its track."""
         track = "" if self.track is None else f" t{self.track}"
@@ -79,6 +89,11 @@ class FrameView:
     def title(self) -> str:
         """Where it is, in one line."""
         return f"{self.domain} · {self.video_id} · frame {self.frame}"
+
+    def tagged_faces(self) -> list[ViewedFace]:
+        """The faces that need a tag of their own: all but those in a body of the same name."""
+        named = [(body.subject_id, body.xyxy) for body in self.bodies if body.subject_id is not None]
+        return [f for f in self.faces if not any(f.subject_id == name and _holds(box, f.xyxy) for name, box in named)]
 
     def legend(self) -> list[tuple[str, str]]:
         """(words, colour) of what is drawn in it."""
@@ -171,11 +186,17 @@ def _why_ambiguous(
 
 
 def draw(
-    view: FrameView, image: NDArray[Any], window: tuple[float, float] | None, show_people: bool, width: tuple[int, int]
+    view: FrameView,
+    image: NDArray[Any],
+    window: tuple[float, float] | None,
+    show_people: bool,
+    width: tuple[int, int],
+    numbers: bool = False,
 ) -> Picture:
     """The frame with its boxes, names and statuses, (H, W, 3); people hidden unless `show_people`.
 
-    image: the decoded frame, (H, W, C). width: the least and the greatest width of the picture, pixels.
+    image: the decoded frame, (H, W, C). width: the least and the greatest width of the picture, pixels. numbers: tags
+    are numbers that a legend explains: of bodies `3`, of `tagged_faces` `f3`.
     """
     picture, scale = figures.fitted(figures.to_display(image, window), *width)
     bodies = [_scaled(body.xyxy, scale) for body in view.bodies]
@@ -183,8 +204,10 @@ def draw(
     if not show_people:
         alone = [figures.presumed_body(face) for face in faces if not any(_holds(body, face) for body in bodies)]
         picture = figures.hidden(picture, [*alone, *bodies], faces)
-    marks = [Mark(face.xyxy, one_line(face.name, 40), FACE_COLOUR, is_face=True) for face in view.faces]
-    marks = [Mark(body.xyxy, body.words, body.colour) for body in view.bodies] + marks
+    tagged = view.tagged_faces() if numbers else view.faces
+    names = {face.face_no: f"f{face.face_no}" if numbers else one_line(face.name, 40) for face in tagged}
+    marks = [Mark(body.xyxy, str(body.number) if numbers else body.words, body.colour) for body in view.bodies]
+    marks += [Mark(face.xyxy, names.get(face.face_no, ""), FACE_COLOUR, is_face=True) for face in view.faces]
     return figures.draw_boxes(picture, marks, scale)
 
 

@@ -42,6 +42,15 @@ _PACKAGES: Final = ("av", "decord", "numpy", "onnxruntime", "opencv-python", "py
 _COLOURS: Final = {status.value: colour for status, colour in COLOURS.items()}
 
 
+@dataclass(frozen=True)
+class DrawnFrame:
+    """A frame on the page: what is in it, its picture in the text, and the picture that opens, (H, W, 3) each."""
+
+    view: FrameView
+    small: Picture
+    full: Picture
+
+
 @dataclass
 class Page:
     """What one page shows. frames, people: by domain, in the order of the page; crops have their modality."""
@@ -53,7 +62,7 @@ class Page:
     show_people: bool
     environment: dict[str, Any]
     notes: list[str]
-    frames: dict[str, list[tuple[FrameView, Picture]]]
+    frames: dict[str, list[DrawnFrame]]
     people: dict[str, list[tuple[SubjectSample, list[tuple[str, CropChoice, Picture]]]]]
 
 

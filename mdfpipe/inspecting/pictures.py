@@ -17,8 +17,8 @@ from mdfpipe.drawing import pixels as figures
 from mdfpipe.drawing.pixels import Picture
 from mdfpipe.errors import ConfigError, DataError, MdfError, one_line
 from mdfpipe.inspecting import frames
-from mdfpipe.inspecting.frames import FrameView, Overlaps
-from mdfpipe.inspecting.page import Page, render
+from mdfpipe.inspecting.frames import Overlaps
+from mdfpipe.inspecting.page import DrawnFrame, Page, render
 from mdfpipe.inspecting.samples import CropChoice, FrameChoice, Limits, SubjectSample, sample, spread
 from mdfpipe.running.replay import data_root, frames_of
 from mdfpipe.running.survey import Survey, VideoState, survey
@@ -208,10 +208,10 @@ def environment_of(run: Path) -> dict[str, Any]:
 
 def _pictures(
     survey: Survey, chosen: list[FrameChoice], show_people: bool, notes: list[str]
-) -> dict[tuple[str, int], tuple[FrameView, Picture]]:
-    """By video and frame, the view and picture of every chosen frame that can be decoded."""
+) -> dict[tuple[str, int], DrawnFrame]:
+    """By video and frame, the view and pictures of every chosen frame that can be decoded."""
     by_video: dict[str, list[int]] = {}
-    made = {}
+    made: dict[tuple[str, int], DrawnFrame] = {}
     for choice in chosen:
         by_video.setdefault(choice.video_id, []).append(choice.frame)
     try:
@@ -224,8 +224,11 @@ def _pictures(
         try:
             views = frames.views(survey, video, wanted, _overlaps(video))
             for number, image in frames_of(data, video, wanted):
-                picture = frames.draw(views[number], image, video.window, show_people, _PAGE_WIDTH)
-                made[video_id, number] = (views[number], picture)
+                small, full = (
+                    frames.draw(views[number], image, video.window, show_people, width, numbers=True)
+                    for width in (_PAGE_WIDTH, _PICTURE_WIDTH)
+                )
+                made[video_id, number] = DrawnFrame(views[number], small, full)
         except MdfError as error:
             notes.append(f"{video_id}: not all of its frames are shown: {one_line(error)}")
     return made

@@ -23,7 +23,7 @@ from mdfpipe.store.run import Failure, Receipt, Run, read_receipt, read_table, w
 from mdfpipe.store.tables import ANOMALIES, BODIES, CROPS, FACES, LABELS, VIDEOS
 
 VIDEO = "videos/VIS-500m_a"
-_TAGS = """html head meta title style body main header h1 h2 h3 p strong nav a div b span section table thead tbody
+_TAGS = """html head meta title style body main header h1 h2 h3 p strong nav a div b span section table thead tbody bdi
 tr th td ul li i figure img figcaption article svg line g path use defs clippath rect text
 details summary pre dl dt dd footer"""
 ALLOWED = set(_TAGS.split())
@@ -69,6 +69,9 @@ def test_the_page_is_self_contained_and_says_what_it_must(demo: Path, tmp_path: 
     for wanted in ("VIS-500m", "LWIR-30m", "ambiguous", "labelled", "min_overlap", "sharpness", "s01", "numpy"):
         assert wanted in words
     assert "ioa_face above 0.75" in words
+    opened = re.findall(r'class="open" href="#([^"]+)"', text)
+    assert len(opened) == written.frames > 0
+    assert set(opened) <= set(re.findall(r'<figure class="card frame" id="([^"]+)"', text))
     assert (written.bytes, written.notes) == (len(text.encode()), [])
     assert written.bytes < 3_000_000
 
