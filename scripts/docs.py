@@ -425,6 +425,34 @@ def _shown(value: object) -> str:
     return "none" if value is None else f"`{str(value).lower() if isinstance(value, bool) else value}`"
 
 
+VENDOR = [
+    "",
+    "### A vendor's network in the same table",
+    "",
+    "Any network that gives one vector an image is a system, from its ONNX file (extra `onnx`):",
+    "",
+    "```yaml",
+    "systems:",
+    "  vendor:",
+    "    weights: net.onnx",
+    "    recipe:",
+    "      use: onnx",
+    "      image_height_px: 256",
+    "      image_width_px: 128",
+    "      dimensions: 512",
+    "      augment: {normalise: imagenet, colour: rgb}",
+    "```",
+    "",
+    "Nothing is trained: the stage `train` checks the file and keeps its bytes in `last.pt`, the stage `embed` runs it",
+    "under onnxruntime on the CPU, also with `--device cuda`. Layout and batch are the graph's; a size or a length of",
+    "vectors that is not as set is an error that says what to set. `mean` and `std` take the place of",
+    "`augment.normalise`, `output` names one of several outputs, `embeds: face` takes face crops. Vectors are compared",
+    "by the cosine. Operators that onnxruntime does not bring are refused: no code of the file runs. In Python,",
+    '`mdfpipe.Embedder("net.onnx", recipe={"use": "onnx"})` embeds images of your own.',
+]
+"""Lines of recipes.md on networks in ONNX files."""
+
+
 def recipes() -> str:
     """Every recipe: its source, what differs, numbers, cost, defaults; and which public weights it takes."""
     lines = [
@@ -447,8 +475,9 @@ def recipes() -> str:
         "",
         "**None of these files was available.** Loading is tested on state dicts with the public key names and shapes,",
         "not on the files themselves.",
+        *VENDOR,
     ]
-    for choice in Recipe.choices():
+    for choice in Recipe.methods():
         lines += _recipe(choice)
     return "\n".join(lines) + "\n"
 

@@ -42,7 +42,7 @@ def overview() -> list[str]:
     """A row a recipe and benchmark: what its paper reached there, and what it costs."""
     columns = "recipe|paper|benchmark|protocol|published, %|parameters, M|G MAC, image|G MAC, pair|a step"
     lines = ["## Overview", "", ABOUT, *_head(columns)]
-    for choice in Recipe.choices():
+    for choice in Recipe.methods():
         first: dict[str, published.PublishedRow] = {}
         for row in published.of(choice):
             first.setdefault(row.benchmark, row)

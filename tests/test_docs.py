@@ -105,8 +105,8 @@ def test_a_section_given_in_part_keeps_the_rest_and_the_page_says_what_that_is()
 def test_every_recipe_has_a_section_with_its_source_and_its_defaults() -> None:
     page = (ROOT / "docs" / "recipes.md").read_text()
     overview, _, *sections = page.split("\n## ")[1:]
-    assert [section.partition(":")[0] for section in sections] == Recipe.choices()
-    for section, choice in zip(sections, Recipe.choices(), strict=True):
+    assert [section.partition(":")[0] for section in sections] == Recipe.methods()
+    for section, choice in zip(sections, Recipe.methods(), strict=True):
         assert "**Differs" in section
         for name in Recipe.variant(choice).model_fields:
             assert f"| {name} |" in section or f"| {name}." in section, f"{choice}.{name}"
@@ -117,7 +117,7 @@ def test_every_recipe_has_a_section_with_its_source_and_its_defaults() -> None:
 def test_numbers_on_the_page_are_the_published_ones() -> None:
     page = (ROOT / "docs" / "recipes.md").read_text()
     overview, _, *sections = page.split("\n## ")[1:]
-    for section, choice in zip(sections, Recipe.choices(), strict=True):
+    for section, choice in zip(sections, Recipe.methods(), strict=True):
         lines = [line.split(" | ") for line in section.splitlines() if line.count("|") == 7][2:]
         rows = published.of(choice)
         assert len(lines) == len(rows)
@@ -139,7 +139,7 @@ def test_the_public_weights_on_the_page_are_those_of_the_code() -> None:
     assert [name for name in named if f'"{name}"' not in code] == []
 
 
-@pytest.mark.parametrize("choice", Recipe.choices())
+@pytest.mark.parametrize("choice", Recipe.methods())
 def test_every_key_of_a_line_of_metrics_is_explained(choice: str, tmp_path: Path) -> None:
     from mdfpipe.learning.data.crops import from_manifest
     from mdfpipe.learning.data.loader import CropReader, Loader

@@ -96,7 +96,7 @@ def test_what_cannot_be_is_said_in_one_line(systems: dict[str, Any], said: str) 
 # -- what decides weights, and what only vectors
 
 
-@pytest.mark.parametrize("name", Recipe.choices())
+@pytest.mark.parametrize("name", Recipe.methods())
 def test_fields_that_only_embedding_looks_at_exist_and_train_nothing(name: str) -> None:
     kind = Recipe.variant(name)
     assert set(kind.only_embedding) <= kind.model_fields.keys()

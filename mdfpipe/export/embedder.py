@@ -71,6 +71,8 @@ def export(checkpoint: Path, out: Path) -> ExportedEmbedder:
     """
     found = Checkpoint.load(checkpoint)
     recipe, network = open_model(checkpoint)
+    if recipe.native != "torch":
+        raise ConfigError(f"{checkpoint}: expected a network of torch, got one that came from an ONNX file: take that")
     embedder = EmbeddingNetwork(recipe, network).eval()
     size = (recipe.image_height_px, recipe.image_width_px)
     _refuse_domains(embedder, size, len(found.domains), checkpoint)

@@ -80,6 +80,8 @@ class Embedder:
         else:
             self.recipe, network = _public(self.weights, recipe, trust_pickle, place)
             self.trained = []
+        if self.recipe.native != "torch" and precision != "fp32":
+            raise ConfigError(f"precision {precision}: recipe {self.recipe.use} runs as its file has it; leave it out")
         self.domain = _stream(self.recipe, self.trained, domain, self.weights)
         self.batch, self.threads = batch, threads
         self._run = TorchEmbedder(self.recipe, network, precision)
@@ -228,12 +230,10 @@ def _public(path: Path, given: Mapping[str, Any], trust_pickle: bool, device: st
     """The recipe and the network of a public checkpoint. Raises ConfigError."""
     import torch
 
-    from mdfpipe.learning.models.weights.loading import read_state
-
     recipe = _recipe(given)
     assert recipe is not None
     model = recipe.model(0, [])
-    recipe.load(model, read_state(path, trust_pickle=trust_pickle), str(path), 0.9)
+    recipe.load(model, recipe.read(path, None, trust_pickle=trust_pickle).tensors, str(path), 0.9)
     return recipe, model.to(device).to(memory_format=torch.channels_last).eval()
 
 

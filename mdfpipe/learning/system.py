@@ -93,6 +93,8 @@ class System(Config):
             raise ValueError(
                 f"engine onnxruntime embeds in fp32, got precision {self.precision}; take engine torch or openvino"
             )
+        if self.recipe.native != "torch":
+            self._refuse_other_than_embedding()
         if not self.train_on:
             raise ValueError("train_on is empty; for a system that is not trained set recipe.schedule.length to 0")
         if len(set(self.train_on)) < len(self.train_on):
@@ -104,6 +106,16 @@ class System(Config):
                 "seeds: nothing is trained or drawn here: every seed would give the same numbers; leave it out"
             )
         return self
+
+    def _refuse_other_than_embedding(self) -> None:
+        """Raise ValueError for a network that is not torch's, where settings want more than its vectors."""
+        what = f"recipe {self.recipe.use}"
+        if self.weights is None:
+            raise ValueError(f"{what}: expected weights, the file of the network, got none")
+        if self.engine != "auto":
+            raise ValueError(f"{what}: runs under {self.recipe.native}, got engine {self.engine}; leave engine out")
+        if self.precision != "fp32":
+            raise ValueError(f"{what}: runs as its file has it, got precision {self.precision}; leave precision out")
 
     @property
     def trains(self) -> bool:
@@ -190,8 +202,6 @@ def predecessor(parent: Path | None, weights: Path | None) -> Checkpoint | None:
 
 def start(system: System, model: nn.Module, before: Checkpoint | None, weights: Path | None) -> Start:
     """Load what the system starts from into its network: its `predecessor`, or a public file. Raises ConfigError."""
-    from mdfpipe.learning.models.weights.loading import take
-
     if before is not None:
         if system.weights_entry is not None:
             raise ConfigError(
@@ -201,7 +211,7 @@ def start(system: System, model: nn.Module, before: Checkpoint | None, weights: 
         return _take_over(system, model, before, weights.name if weights else f"system {before.system}")
     if weights is None:
         return Start(lines=["random weights"])
-    taken = take(weights, system.weights_entry, trust_pickle=is_trusted())
+    taken = system.recipe.read(weights, system.weights_entry, trust_pickle=is_trusted())
     report = system.recipe.load(model, taken.tensors, weights.name, system.min_coverage)
     several = {"entry": taken.entry} if taken.lines or taken.doubts else {}
     begun = {"system": weights.name, "format": report.format, **several}

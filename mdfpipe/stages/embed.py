@@ -61,7 +61,9 @@ class Embed(Stage):
 
     @property
     def engine_asked(self) -> EngineAsked | None:
-        """The system's."""
+        """The system's; none where its recipe's network runs under one library only."""
+        if self.settings.recipe.native != NATIVE:
+            return None
         return EngineAsked(self.settings.engine, NATIVE, f"systems.{self.system}.engine", self.name)
 
     def under(self, engine: str) -> Self:
@@ -124,7 +126,7 @@ class Embed(Stage):
             raise DataError(f"{none}; delete the shard and run crop again")
         if not np.isfinite(vectors).all():
             raise DataError(f"{path}: gives vectors that are no numbers; was it trained to its end?")
-        made = made_by(settings.engine if settings.engine != "auto" else NATIVE, settings.precision)
+        made = made_by(settings.engine if settings.engine != "auto" else recipe.native, settings.precision)
         facts = {"rows": _counts(usable), "bad": reader.bad, "engine": made}
         return Made(self._table(crops.crop_id, vectors, usable), facts)
 

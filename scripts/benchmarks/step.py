@@ -27,7 +27,7 @@ def options(parser: argparse.ArgumentParser) -> None:
 def bench(options: argparse.Namespace, report: Report, folder: Path) -> None:
     from mdfpipe.learning.recipes import Recipe
 
-    for name in options.recipe or Recipe.choices():
+    for name in options.recipe or Recipe.methods():
         shard = folder / f"{modality(name)}.tar"
         places = pictures(shard, stored_size(name, options.small))
         given = (name, shard, places, options.precision, options.threads, options.rounds, options.small)

@@ -105,7 +105,7 @@ def _made(given: dict[str, Any]) -> list[Any]:
     return [p for name, p in net.named_parameters() if not name.startswith("classifier.")]
 
 
-@pytest.mark.parametrize("name", Recipe.choices())
+@pytest.mark.parametrize("name", Recipe.methods())
 def test_every_recipe_has_a_cost(name: str) -> None:
     found = cost_of(name, **Recipe.variant(name).tiny)
     assert found.parameters > 1000

@@ -37,7 +37,7 @@ CASES = [
     ("onnxruntime", "face", {}),
     ("onnxruntime", "idkl", {}),
 ]
-assert {use for _, use, _ in CASES} == set(Recipe.choices())
+assert {use for _, use, _ in CASES} == set(Recipe.methods())
 
 
 def made(recipe: Recipe) -> nn.Module:

@@ -28,7 +28,7 @@ def test_a_row_is_sound_and_its_settings_are_the_recipes(row: PublishedRow) -> N
     assert ranks == sorted(ranks)
 
 
-@pytest.mark.parametrize("recipe", Recipe.choices())
+@pytest.mark.parametrize("recipe", Recipe.methods())
 def test_every_recipe_has_rows_and_the_published_method_comes_first(recipe: str) -> None:
     rows = published.of(recipe)
     assert rows

@@ -24,7 +24,7 @@ def first_batch(recipe: Recipe, crops: Crops) -> CropBatch:
     return next(iter(Loader(crops, reader, recipe.augment, seed=0, threads=1).batches(draws, 0, 0)))
 
 
-ALL = [(name, {}) for name in Recipe.choices()]
+ALL = [(name, {}) for name in Recipe.methods()]
 SOME_PARTS = [("body", {"parts": ["torso"]}), ("body", {"parts": []})]
 
 

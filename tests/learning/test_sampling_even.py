@@ -169,7 +169,7 @@ def test_what_each_recipe_draws_evenly_over(settings: dict[str, Any], evenly: Ev
     assert abs(share - (0.95 if evenly == "crops" else 0.5)) < 0.1, share
 
 
-@pytest.mark.parametrize("use", [name for name in Recipe.choices() if name != "face"])
+@pytest.mark.parametrize("use", [name for name in Recipe.methods() if name != "face"])
 def test_how_crops_are_drawn_decides_weights(use: str) -> None:
     """So that a training made under another draw is due, and its reason names the setting."""
     before, after = (

@@ -11,6 +11,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
 from pydantic import Field, model_validator
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from mdfpipe.learning.data.crops import Crops
     from mdfpipe.learning.losses.ranking import Mined
     from mdfpipe.learning.models.weights.loading import LoadReport
+    from mdfpipe.weightfiles import Taken
 
 
 Network: TypeAlias = Any
@@ -77,6 +79,7 @@ class Recipe(Plugin):
     modality: ClassVar[Literal["body", "face"]] = "body"
     tiny: ClassVar[dict[str, Any]] = {}  # settings with which it runs in a second: the contract tests take them
     distance: ClassVar[Literal["cosine", "euclidean"]] = "cosine"  # between embeddings at test
+    native: ClassVar[str] = "torch"  # the library that runs its network; with another one nothing is trained
     only_embedding: ClassVar[tuple[str, ...]] = ()  # fields that only `embed` uses: they decide no weight
 
     image_height_px: int = Field(384, ge=16, le=2048, description="height of the network's input")
@@ -107,6 +110,17 @@ class Recipe(Plugin):
 
         What it has for each of the `domains` is named after it: a system that starts from another takes it by name.
         """
+
+    @classmethod
+    def methods(cls) -> list[str]:
+        """The names of the recipes that train, sorted."""
+        return [name for name in cls.choices() if cls.variant(name).native == "torch"]
+
+    def read(self, path: Path, entry: str | None, *, trust_pickle: bool) -> Taken:
+        """The tensors in a public checkpoint, for `load`; as `weights.loading.take`. Raises ConfigError."""
+        from mdfpipe.learning.models.weights.loading import take
+
+        return take(path, entry, trust_pickle=trust_pickle)
 
     @abstractmethod
     def load(self, model: Network, state: dict[str, Any], source: str, min_coverage: float) -> LoadReport:

@@ -50,6 +50,9 @@ def take(path: Path, entry: str | None = None, *, trust_pickle: bool = False) ->
 # --- what was done ---------------------------------------------------------------------------------------------------
 
 
+ONNX = "an ONNX network"
+
+
 @dataclass(frozen=True)
 class LoadReport:
     """What a checkpoint did to a network.
@@ -74,6 +77,8 @@ class LoadReport:
     def lines(self) -> list[str]:
         """For people, one fact a line; the first says the whole."""
         said = [f"{self.source}: {self.format}, {len(self.loaded)} tensors, {_share(self.coverage)} of the weights"]
+        if self.format == ONNX:
+            said = [f"{self.source}: {self.format}, kept whole"]
         if self.colour:
             said.append(f"colour order {self.colour}")
         said += [f"{name}: resized from {_by(old)} to {_by(new)} patches" for name, old, new in self.resized]
