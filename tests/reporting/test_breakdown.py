@@ -20,12 +20,13 @@ from mdfpipe.evaluation.measures.groups import group_numbers, holm
 from mdfpipe.evaluation.measures.intervals import wilson
 from mdfpipe.reporting.breakdown import break_down, document, lines
 from mdfpipe.reporting.comparison import side_by_side
-from mdfpipe.reporting.report import report
+from mdfpipe.reporting.report import PageCrops, report
+from mdfpipe.reporting.retrieval import Who
 from mdfpipe.running.scoring import score
 from mdfpipe.stages.evaluate import metrics_table
 from mdfpipe.store.results import Verdict
 from mdfpipe.store.run import Receipt, Run, write_table
-from mdfpipe.store.tables import SEARCHES
+from mdfpipe.store.tables import MANIFEST, SEARCHES
 from tests.evaluation.test_calibration import both
 from tests.evaluation.test_seeds import evaluated
 from tests.evaluation.test_study import PROBES, done
@@ -392,3 +393,19 @@ def test_twenty_thousand_probes_take_little_memory() -> None:
     assert len(found["map"]) == 20
     assert peak < 200 << 20
     assert len(list(lines([]))) == 2
+
+
+def test_the_report_shows_a_track_by_a_crop_of_it(tmp_path: Path) -> None:
+    """The middle crop of track 0, of track 3, and of what is of no track; none of a track that is not there."""
+    columns = {"subject_id": "s1", "domain": "VIS-5m", "modality": "body", "split": "test", "role": "probe"}
+    columns |= {"video_id": "v", "shard": "s", "band": "VIS", "codec": "jpeg"}
+    kinds = {one.name: one.type.value_type if pa.types.is_dictionary(one.type) else one.type for one in MANIFEST}
+    texts = {name for name, kind in kinds.items() if pa.types.is_string(kind)}
+    made = {name: pa.array([columns.get(name, "" if name in texts else False)] * 5) for name in kinds}
+    made = {name: column if name in texts else column.cast(kinds[name]) for name, column in made.items()}
+    made |= {"crop_id": pa.array([*"01234"]), "track": pa.array([None, 0, 0, 0, 3], pa.int32())}
+    Run(tmp_path).commit(Receipt("manifest", 1, "manifest", {}, {}), pa.table(made).cast(MANIFEST), {})
+    crops = PageCrops(tmp_path, False, [])
+    for item, crop in {"v#": "0", "v#0": "2", "v#3": "4", "v#9": None}.items():
+        row = crops.row(Who("", "s1", "VIS-5m", item, "test", "probe", "body"))
+        assert (row and row["crop_id"]) == crop
