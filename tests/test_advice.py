@@ -173,7 +173,10 @@ def test_settings_of_a_decoder_need_no_use(setting: str) -> None:
 
 def test_variants_that_messages_name_exist() -> None:
     families = [m for name, f in Study.model_fields.items() for m in sections(f.annotation)]
-    names = {PACKAGE / folder for folder in ("video/detectors", "video/decoders", "datasets", "learning/recipes")}
+    names = {
+        PACKAGE / folder
+        for folder in ("video/detectors", "video/decoders", "video/trackers", "datasets", "learning/recipes")
+    }
     there = {path.stem for folder in names for path in folder.glob("[a-z]*.py")}
     assert families
     wrong = [
