@@ -231,8 +231,8 @@ def ink_on(colour: str) -> str:
     return "#10141a" if 0.2126 * red + 0.7152 * green + 0.0722 * blue > 0.2 else "#ffffff"
 
 
-def captioned(picture: Picture, title: str, legend: Sequence[tuple[str, str]]) -> Picture:
-    """The picture with a bar below it: a title, and (words, colour) of what was drawn."""
+def captioned(picture: Picture, title: str, legend: Sequence[tuple[str, str]], note: str = "") -> Picture:
+    """The picture with a bar below it: a title, (words, colour) of what was drawn, and a note in a row of its own."""
     from PIL import Image, ImageDraw
 
     width = picture.shape[1]
@@ -246,13 +246,26 @@ def captioned(picture: Picture, title: str, legend: Sequence[tuple[str, str]]) -
             x, y = pad, y + row
         places.append((x, y, words, colour))
         x += wide
-    bar = Image.new("RGB", (width, (y + row if legend else row) + pad), "#14181f")
+    lowest = y + row if legend else row
+    bar = Image.new("RGB", (width, lowest + (row if note else 0) + pad), "#14181f")
     pen = ImageDraw.Draw(bar)
     pen.text((pad, pad), _that_fits(pen, one_line(title, 200), letters, width - 2 * pad), font=letters, fill="#f4f4f0")
+    pen.text((pad, lowest + pad - 1), _that_fits(pen, note, letters, width - 2 * pad), font=letters, fill="#c9ced8")
     for x, y, words, colour in places:
         pen.rectangle((x, y + pad, x + size - 1, y + pad + size - 1), fill=colour)
         pen.text((x + round(size * 1.5), y + pad - 1), words, font=letters, fill="#c9ced8")
     return np.concatenate([picture, np.asarray(bar)], axis=0)
+
+
+def headed(picture: Picture, words: str) -> Picture:
+    """The picture with a white row of words above it, cut to its width."""
+    from PIL import Image, ImageDraw
+
+    letters = font(12)
+    row = Image.new("RGB", (picture.shape[1], 18), "#ffffff")
+    pen = ImageDraw.Draw(row)
+    pen.text((2, 1), _that_fits(pen, one_line(words, 200), letters, row.width - 4), font=letters, fill="#14181f")
+    return np.concatenate([np.asarray(row), picture], axis=0)
 
 
 @cache

@@ -30,6 +30,7 @@ from mdfpipe.store.run import Run
 from mdfpipe.store.shards import CHECKSUM, UNVERIFIED, read_crop
 from mdfpipe.study.study import open_run
 
+NOT_HIDDEN = "Not pixelated: people that neither detector nor annotation found"
 _THREADS = 2
 _BATCH = 4
 _PICTURE_WIDTH = (960, 1920)  # least and greatest, pixels
@@ -54,7 +55,7 @@ def draw_frame(run: Path, video_id: str, frame: int, out: Path, show_people: boo
     view = frames.views(found, video, [frame], _overlaps(video))[frame]
     image = dict(frames_of(data_root(run), video, [frame]))[frame]
     picture = frames.draw(view, image, video.window, show_people, _PICTURE_WIDTH)
-    picture = figures.captioned(picture, view.title, view.legend())
+    picture = figures.captioned(picture, view.title, view.legend(), "" if show_people else NOT_HIDDEN)
     write_output(out, figures.encoded(picture, kind, quality=92))
     lines = [f"{body.words}: {body.reason}" for body in view.bodies]
     return lines or ["no body was detected in this frame"]
@@ -104,11 +105,13 @@ def _overlaps(video: VideoState) -> Overlaps | None:
 def draw_sheet(run: Path, out: Path, subjects: int = 6, each: int = 3, show_people: bool = False) -> list[str]:
     """Draw a contact sheet into a PNG or JPEG: a row for each of some subjects, `each` body crops of each domain.
 
-    Return lines on what is shown. The crops of one subject and domain are spread over its videos and frames.
+    Return lines on what is shown: for each subject and domain, video, frame and status of its crops from left to
+    right. The crops of one subject and domain are spread over its videos and frames.
     Raises ConfigError, DataError, StoreError.
     """
     kind = _kind(out, "--sheet")
-    names = ["crop_id", "subject_id", "domain", "modality", "video_id", "shard", "offset", "size", CHECKSUM]
+    names = ["crop_id", "subject_id", "domain", "modality", "video_id", "frame", "shard", "offset", "size"]
+    names += [CHECKSUM, "named_by"]
     found: dict[str, dict[str, list[dict[str, Any]]]] = {}
     table = Run(run).table("manifest", "manifest", names)
     unverified = CHECKSUM not in table.column_names
@@ -122,17 +125,26 @@ def draw_sheet(run: Path, out: Path, subjects: int = 6, each: int = 3, show_peop
     width, gap = _CROP_HEIGHT // 3, 6
     blank = np.full((_CROP_HEIGHT, width, 3), 235, np.uint8)
     blocks = []
+    lines = [f"rows: {', '.join(chosen)}; {each} body crops of each domain: {', '.join(domains)}"]
     for domain in domains:
         rows = []
         for subject in chosen:
-            crops = [_sheet_crop(run, row, width, show_people) for row in spread(found[subject].get(domain, []), each)]
-            rows.append(np.concatenate([*crops, *[blank] * (each - len(crops))], axis=1))
+            shown = spread(found[subject].get(domain, []), each)
+            crops = [_sheet_crop(run, row, width, show_people) for row in shown]
+            rows.append(figures.headed(np.concatenate([*crops, *[blank] * (each - len(crops))], axis=1), subject))
+            lines.append(f"{subject}, {domain}: {'; '.join(map(_tile, shown)) or 'no crop'}")
         block = np.concatenate([np.pad(row, ((0, gap), (0, 0), (0, 0)), constant_values=255) for row in rows])
         block = figures.captioned(block, domain, [])
         blocks.append(np.pad(block, ((0, 0), (0, 2 * gap), (0, 0)), constant_values=255))
     write_output(out, figures.encoded(np.concatenate(blocks, axis=1)[:, : -2 * gap], kind, quality=92))
-    lines = [f"rows: {', '.join(chosen)}; {each} body crops of each domain: {', '.join(domains)}"]
     return lines + [f"crops without checksums: {UNVERIFIED}"] * unverified
+
+
+def _tile(row: dict[str, Any]) -> str:
+    """The video, frame and status of a crop of the sheet, in words."""
+    status = "labelled by track" if row.get("named_by") == "track" else "labelled"
+    frame = "" if row["frame"] is None else f" frame {row['frame']}"
+    return f"{row['video_id']}{frame} {status}"
 
 
 def _sheet_crop(run: Path, row: dict[str, Any], width: int, show_people: bool) -> Picture:

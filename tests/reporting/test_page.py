@@ -16,8 +16,10 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from mdfpipe.drawing import pixels
 from mdfpipe.errors import Damaged, DataError, StoreError
 from mdfpipe.inspecting.inspection import draw_frame, inspect, write_page
+from mdfpipe.inspecting.pictures import draw_sheet
 from mdfpipe.inspecting.samples import Limits
 from mdfpipe.store.run import Failure, Receipt, Run, read_receipt, read_table, write_table
 from mdfpipe.store.tables import ANOMALIES, BODIES, CROPS, FACES, LABELS, VIDEOS
@@ -319,3 +321,22 @@ def test_faces_beyond_what_is_known_do_not_matter(own: Path, tmp_path: Path) -> 
     write_table(path, FACES.empty_table())
     with pytest.raises(Damaged, match="is not the file that was made"):
         draw_frame(own, VIDEO, 4, tmp_path / "a.png")
+
+
+def test_a_sheet_names_its_people(demo: Path, tmp_path: Path) -> None:
+    rows, *lines = draw_sheet(demo, tmp_path / "sheet.png", subjects=2)
+    names = rows.removeprefix("rows: ").partition(";")[0].split(", ")
+    assert [line.partition(",")[0] for line in lines] == names * 2
+    tile = r"videos/\S+ frame \d+ labelled"
+    assert all(re.fullmatch(rf"\w+, \S+: {tile}; {tile}; {tile}", line) for line in lines)
+    named, blank = (pixels.headed(np.zeros((5, 168, 3), np.uint8), words) for words in (names[0], ""))
+    assert named.shape == (23, 168, 3)
+    assert not np.array_equal(named, blank)
+
+
+def test_a_drawn_frame_says_who_is_not_hidden(demo: Path, tmp_path: Path) -> None:
+    for name, shown in (("hidden", False), ("shown", True)):
+        draw_frame(demo, VIDEO, 0, tmp_path / f"{name}.png", show_people=shown)
+    drawn = [io.BytesIO((tmp_path / f"{name}.png").read_bytes()) for name in ("hidden", "shown")]
+    hidden, whole = (Image.open(file).height for file in drawn)
+    assert hidden > whole
