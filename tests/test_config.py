@@ -49,7 +49,7 @@ def test_defaults_are_written_out_and_read_back(tmp_path: Path) -> None:
         ("detect.strid=2", "detect.strid: unknown setting (did you mean stride?)"),
         ("detect.stride=0", "detect.stride: input should be greater than or equal to 1, got 0"),
         ("detect.stride=two", "detect.stride: input should be a valid integer"),
-        ("detect.detector.use=onyx", "of coco, mot, onnx, precomputed, yolo, got 'onyx' (did you mean onnx?)"),
+        ("detect.detector.use=onyx", "of coco, mot, onnx, precomputed, yolo, yunet, got 'onyx' (did you mean onnx?)"),
         ("detect.detector={}", "detect.detector: expected `use:` with one of coco, mot, onnx, precomputed, yolo"),
         ("detect.detector.boxs=a.csv", "detect.detector.boxs: unknown setting (did you mean boxes?)"),
         ("systems.a.recipe={use: di2l, gama: 2}", "systems.a.recipe.gama: unknown setting (did you mean gamma?)"),

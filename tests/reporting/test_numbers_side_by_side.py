@@ -243,7 +243,7 @@ def marked() -> list[dict[str, Any]]:
         metric(system, probe, name, value=None if note == "unresolved" else 0.5, n_false=50, notes=[note], **bounds)
         for system, probe in product(("a_b", "seeds"), PROBES)
         for name, note in zip(
-            (*[f"rank-{k}" for k in range(1, 11)], "fnir@fpir=0.01"), reversed(NumberNote), strict=True
+            (*[f"rank-{k}" for k in range(1, len(NumberNote))], "fnir@fpir=0.01"), reversed(NumberNote), strict=True
         )
         for bounds in [{"low": 0.4, "high": 0.6} if note.startswith(("few", "no_w", "lost")) else {}]
     ]
