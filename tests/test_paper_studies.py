@@ -188,7 +188,7 @@ def filmed(folder: Path, subjects: dict[str, int]) -> Run:
     listed = [{"subject_id": f"s{number}", "gallery": "1" if number % 2 else "2"} for number in range(4)]
     write_table(folder / "index" / "subjects.parquet", whole(SUBJECTS, listed))
     for domain, count in subjects.items():
-        common = {"modality": "body", "video_id": domain, "status": "ok"}
+        common = {"modality": "body", "video_id": domain, "status": "ok", "named_by": "face"}
         rows = [{"crop_id": f"{domain}/{n}", "subject_id": f"s{n}", **common} for n in range(count)]
         run.commit(Receipt("crop", 1, domain, {}, {}), whole(CROPS, rows), {})
     return run
