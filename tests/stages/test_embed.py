@@ -376,6 +376,7 @@ def command(home: Path, *more: str) -> subprocess.Popen[bytes]:
     )
 
 
+@pytest.mark.slow
 def test_killed_while_it_embeds_it_ends_with_the_same_bytes(embedded: Path, tmp_path: Path) -> None:
     """Killed as soon as a part is there, again and again: one more each time."""
     before = digests(embedded / "run", "train", "embed")

@@ -80,6 +80,7 @@ def deadly(name: str, number: int) -> Any:
     return pipeline("sysu")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="needs /proc")
 def test_killed_at_any_moment_it_ends_with_the_same_bytes(tmp_path: Path) -> None:
     made.write_sysu(tmp_path / "data", train=2, val=1, test=2, images=2, cameras=(1, 2, 3))
