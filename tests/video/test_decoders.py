@@ -3,18 +3,13 @@
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 from mdfpipe.errors import DecodeError
 from mdfpipe.video.ahead import ahead
-from mdfpipe.video.decoders import Decoder, FrameStream
+from mdfpipe.video.decoders import Decoder
 from mdfpipe.video.packets import packets
 from tests import clips
 from tests.video.decoded import ASSETS, needs_assets, read
@@ -296,29 +291,3 @@ def test_real_mp4(name):
     assert len(pixels) == 1394
     assert (pixels[1300].shape, pixels[1].__class__) == ((432, 768, 3), type(None))
     assert times[[0, 1, -1]] == pytest.approx([0, 0.1, 139.3])
-
-
-@pytest.mark.parametrize("hold", ["batch", "frame", "tensor", "memory", "thread"])
-def test_what_somebody_holds_of_a_batch_stays_as_it_is(hold: str) -> None:
-    """Memory of batches is used again, and only once nothing refers to it."""
-    pictures = [(np.full((32, 8, 3), n, np.uint8), float(n)) for n in range(40)]
-    held, places, batches = [], set(), list[int]()
-    with ThreadPoolExecutor(1) as pool:
-        for frames in FrameStream(iter(pictures), Path("made"), 4, lambda delivered: None):
-            places.add(frames.pixels.ctypes.data)
-            if len(batches) % 3 == 0:
-                kinds: dict[str, Callable[[Any], Any]] = {
-                    "batch": lambda pixels: pixels,
-                    "frame": lambda pixels: pixels[1:2, ::2],
-                    "tensor": lambda pixels: pytest.importorskip("torch").from_numpy(pixels),
-                    "memory": memoryview,
-                    "thread": lambda pixels: pool.submit(lambda given: (time.sleep(0.01), given.copy())[1], pixels),
-                }
-                held.append((frames.index.tolist(), kinds[hold](frames.pixels)))
-            batches.append(int(frames.index[0]))
-            del frames
-    assert batches == list(range(0, 40, 4))
-    assert len(places) < len(batches)
-    for index, kept in held:
-        values = np.asarray(kept.result() if hold == "thread" else kept)
-        assert values[:, 0, 0, 0].tolist() == (index[1:2] if hold == "frame" else index)

@@ -5,12 +5,11 @@ Each file of this folder is one way to decode, named after itself; `auto` picks 
 
 from __future__ import annotations
 
-import sys
 from abc import abstractmethod
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Final, Literal, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -151,64 +150,6 @@ class Decoder(Plugin):
         return FrameStream(self.read_span(path, cuts, span, chosen, threads), path, batch, alive, last, span.first)
 
 
-def _references(places: list[NDArray[Any]]) -> list[int]:
-    """How many references there are to each; Python's versions count differently, so only with `_UNUSED` it says much.
-
-    >>> _references([np.empty(1)]) == [_UNUSED]
-    True
-    """
-    return [sys.getrefcount(place) for place in places]
-
-
-_UNUSED: Final = _references([np.empty(0)])[0]
-
-
-class _Filling:
-    """The batch that is filled, in memory that is used again: fresh pages take longer than the copy into them.
-
-    Memory is free again once nothing refers to it: every view of it, in any thread, keeps a reference to it.
-    """
-
-    _PLACES: Final = 12  # of batches: as many as may wait for a detector and to be cut out
-
-    def __init__(self, size: int) -> None:
-        self.size = size
-        self.index: list[int] = []
-        self._pts: list[float] = []
-        self._places: list[NDArray[Any]] = []
-
-    def fits(self, image: Pixels) -> bool:
-        """Whether a frame can be in this batch."""
-        alike = not self.index or (image.shape, image.dtype) == (self._place.shape[1:], self._place.dtype)
-        return alike and (not self.index or len(self.index) < len(self._place))
-
-    def add(self, image: Pixels, number: int, seconds: float) -> None:
-        """Copy a frame that fits."""
-        if not self.index:
-            room = most(0) // max(image.nbytes, 1)  # a batch of pictures may ask for no more memory than a file may
-            self._place = self._free((max(int(min(self.size, room)), 1), *image.shape), image.dtype)
-        self._place[len(self.index)] = image
-        self.index.append(number)
-        self._pts.append(seconds)
-
-    def given(self) -> Frames:
-        """The batch, which is over."""
-        pixels: Pixels = self._place[: len(self.index)]
-        frames = Frames(pixels, np.array(self.index, np.int64), np.array(self._pts, np.float64))
-        self.index.clear()
-        self._pts.clear()
-        del self._place
-        return frames
-
-    def _free(self, shape: tuple[int, ...], kind: np.dtype[Any]) -> NDArray[Any]:
-        for place, count in zip(self._places, _references(self._places), strict=True):
-            if (place.shape, place.dtype) == (shape, kind) and count == _UNUSED:
-                return place
-        place = np.empty(shape, kind)
-        self._places = [*self._places[-self._PLACES + 1 :], place]
-        return place
-
-
 @dataclass
 class FrameStream:
     """An iterator of `Frames` that counts what the decoder delivered.
@@ -231,26 +172,32 @@ class FrameStream:
     ends: tuple[Pixels | None, Pixels | None] = field(default=(None, None), repr=False)
 
     def __iter__(self) -> Iterator[Frames]:
-        filling = _Filling(self.batch)
+        pixels: list[Pixels] = []
+        index: list[int] = []
+        pts: list[float] = []
+        room, held = most(0), 0  # a batch of pictures may ask for no more memory than a file may
         try:
             for image, seconds in self._source():
                 if image is not None:
-                    if not filling.fits(image):
-                        yield filling.given()  # a stream may change size midway
+                    if pixels and (image.shape != pixels[0].shape or held + image.nbytes > room):
+                        yield self._take(pixels, index, pts)  # a stream may change size midway
+                    held = image.nbytes + (held if pixels else 0)
                     self.duplicates += self._repeats(image)
-                    filling.add(image, self.first + self.delivered, seconds)
+                    pixels.append(image)
+                    index.append(self.first + self.delivered)
+                    pts.append(seconds)
                 self.delivered += 1
                 self.alive(self.delivered)
                 if self.last is not None and self.first + self.delivered > self.last:
                     break
-                if len(filling.index) == self.batch:
-                    yield filling.given()
+                if len(pixels) == self.batch:
+                    yield self._take(pixels, index, pts)
         except Exception:
-            if filling.index:  # what came before the damage is given first, then the damage
-                yield filling.given()
+            if pixels:  # what came before the damage is given first, then the damage
+                yield self._take(pixels, index, pts)
             raise
-        if filling.index:
-            yield filling.given()
+        if pixels:
+            yield self._take(pixels, index, pts)
 
     def _source(self) -> Iterator[tuple[Pixels | None, float]]:
         """What the decoder gives; an unexpected error of its library is a failure of this file."""
@@ -264,6 +211,14 @@ class FrameStream:
             why = f"unexpected error: {type(error).__name__}: {one_line(error)}"
             raise DecodeError(f"{self.path}: cannot be decoded: {why}") from error
         self.told = {reason: count for reason, count in (told or {}).items() if count}
+
+    @staticmethod
+    def _take(pixels: list[Pixels], index: list[int], pts: list[float]) -> Frames:
+        stacked: Pixels = np.stack(pixels)  # type: ignore[assignment]
+        frames = Frames(stacked, np.array(index, np.int64), np.array(pts, np.float64))
+        for taken in (pixels, index, pts):
+            taken.clear()
+        return frames
 
     def _repeats(self, image: Pixels) -> bool:
         last, self.ends = self.ends[1], (image if self.ends[0] is None else self.ends[0], image)
