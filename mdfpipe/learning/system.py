@@ -208,6 +208,11 @@ def start(system: System, model: nn.Module, before: Checkpoint | None, weights: 
                 f"{weights}: weights_entry {system.weights_entry!r:.60}: a checkpoint of mdfpipe has one set of "
                 "weights; leave it out"
             )
+        if system.recipe.native != "torch":
+            raise ConfigError(
+                f"{weights}: recipe {system.recipe.use}: expected the file of a network, got a checkpoint of mdfpipe; "
+                f"name the file that system {before.system} was made of"
+            )
         return _take_over(system, model, before, weights.name if weights else f"system {before.system}")
     if weights is None:
         return Start(lines=["random weights"])

@@ -206,13 +206,15 @@ def open_session(
 ) -> Any:
     """An onnxruntime session of a model. Raises MissingDependency, and what onnxruntime raises.
 
-    From bytes: what is loaded is what was hashed, so a second file with the weights is refused.
+    From bytes: what is loaded is what was hashed. A second file with the weights is refused, wherever it is.
     """
     ort = onnxruntime(*filter(None, [needed_by]))
     options = ort.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # leaves the core to the decoder, or torch
     options.log_severity_level = 4  # errors arrive as exceptions
+    # of bytes, onnxruntime takes a second file from the working folder, if one of that name is there
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", os.devnull)
     content = model if isinstance(model, bytes) else model.read_bytes()
     return ort.InferenceSession(content, options, providers=list(providers))
 

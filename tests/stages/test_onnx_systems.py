@@ -125,6 +125,9 @@ def test_a_system_of_a_study_gives_the_vectors_of_the_network_that_was_exported(
         export(home / "run" / "train" / "vendor" / "last.pt", tmp_path / "again.onnx")
     means(net)
     assert any("vendor" in line for line in due(home, systems))
+    weights = str(home / "run" / "train" / "vendor" / "last.pt")
+    failure = train(home, {"vendor": {**vendor, "weights": weights}})[0].failures[0]
+    assert "expected the file of a network, got a checkpoint of mdfpipe" in failure.message
 
 
 def two_outputs(path: Path) -> Path:
@@ -192,7 +195,10 @@ REFUSED: list[tuple[Any, dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("make", "settings", "words"), REFUSED)
-def test_each_fault_is_one_clear_line(make: Any, settings: dict[str, Any], words: str, tmp_path: Path) -> None:
+def test_each_fault_is_one_clear_line(
+    make: Any, settings: dict[str, Any], words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # in which a second file lies, if there is one
     with pytest.raises(mdfpipe.MdfError, match=words) as caught:
         mdfpipe.Embedder(make(tmp_path / "net.onnx"), recipe={**MEANS, **settings})
     assert "\n" not in str(caught.value)
