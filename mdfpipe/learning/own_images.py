@@ -212,7 +212,9 @@ class FoundImages:
 def _is_one(images: Any) -> bool:
     if isinstance(images, (str, PathLike)) or hasattr(images, "convert"):
         return True
-    return isinstance(images, np.ndarray) and (images.ndim == 2 or (images.ndim == 3 and images.shape[2] in (1, 3)))
+    if not isinstance(images, np.ndarray):
+        return False
+    return images.ndim == 2 or (images.ndim == 3 and images.shape[2] <= 4)  # of 4: refused, and no stack of grey ones
 
 
 def _recipe(given: Mapping[str, Any] | None) -> Recipe | None:

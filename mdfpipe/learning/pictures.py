@@ -64,7 +64,8 @@ class PictureReader(CropReader):
 
 def as_stored(picture: Any) -> NDArray[Any]:
     """(H, W, 3) BGR of uint8, or (H, W) or (H, W, 3) of uint16, from RGB or an image of Pillow. Raises Spoilt."""
-    if hasattr(picture, "convert") and getattr(picture, "mode", "") not in ("L", "RGB", "I;16"):
+    mode = str(getattr(picture, "mode", "L"))
+    if mode not in ("L", "RGB") and mode[0] not in "IF":  # the conversion clips pixels of more than 8 bits
         picture = picture.convert("RGB")
     pixels = np.asarray(picture)
     if pixels.dtype not in (np.uint8, np.uint16):

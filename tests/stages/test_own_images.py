@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import pyarrow.compute as pc
 import pytest
+from PIL import Image
 
 import mdfpipe
 from mdfpipe.learning.data.crops import from_crops
@@ -101,6 +102,8 @@ def test_a_folder(home: Path, weights: Path, tmp_path: Path) -> None:
     [
         (lambda e: e(["missing.png"]), r"missing\.png: cannot be read: No such file"),
         (lambda e: e([np.zeros((4, 4), np.float32)]), "image 0: expected pixels of uint8 or uint16, got float32"),
+        (lambda e: e(np.zeros((8, 6, 4), np.uint8)), r"image 0: .* got \(8, 6, 4\)"),  # and no eight images
+        (lambda e: e(Image.new("I", (4, 4), 40000)), "expected pixels of uint8 or uint16, got int32"),
         (lambda e: e([np.zeros((4, 4, 3), np.uint8), np.zeros((4, 4, 2), np.uint8)]), r"image 1: .* got \(4, 4, 2\)"),
         (lambda e: mdfpipe.Embedder("missing.pt"), "missing.pt: expected a file, found none"),
         (lambda e: mdfpipe.Embedder(__file__), "expected a checkpoint of `mdfpipe train`, got another file"),
