@@ -22,7 +22,8 @@ from mdfpipe.store.text_tables import numbers
 
 NEEDED: Final = ("frame", "id", "left", "top", "width", "height")
 _ALL: Final = (*NEEDED, "confidence", "class")
-_LARGEST = {"frame": 2**53, "id": 2**53}  # the last whole number that float64 counts to
+_WHOLE: Final = ("frame", "id", "class")
+_LARGEST = 2**53  # the last whole number that float64 counts to
 _LARGEST_PIXEL = 1e7
 _HEADER = re.compile(rb"[\"\s]*[A-DF-Za-df-z_#][^\n]*\n")  # a first line that begins with a word
 
@@ -33,7 +34,7 @@ class MotRows:
 
     frame: as the file counts. id: below 0 where a row has none. xyxy: (n, 4) float32, pixels. confidence: of truth, 0
     marks what is not to be counted; 1 where the file has no such column. kind: the class, 1 is a person; 1 where there
-    is no such column. row: the line in the file, from 1.
+    is no such column. row: the line in the file, from 1, without empty lines.
     """
 
     frame: NDArray[np.int64]
@@ -54,8 +55,8 @@ def read_mot(path: Path) -> MotRows:
         values, absent, garbage = numbers(pc.utf8_trim_whitespace(column.combine_chunks()))
         _refuse(garbage | (absent if name in NEEDED else False), path, row, name, column, "a number")
         columns[name] = np.where(absent, 1.0, values)
-    for name in ("frame", "id"):
-        wrong = (columns[name] != np.floor(columns[name])) | (np.abs(columns[name]) > _LARGEST[name])
+    for name in (name for name in _WHOLE if name in columns):
+        wrong = (columns[name] != np.floor(columns[name])) | (np.abs(columns[name]) > _LARGEST)
         _refuse(wrong, path, row, name, named[name], "a whole number")
     _refuse(columns["frame"] < 0, path, row, "frame", named["frame"], "0 or more")
     for name in NEEDED[2:]:

@@ -7,7 +7,7 @@ from abc import abstractmethod
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cache, cached_property
+from functools import cache, cached_property, lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
@@ -18,7 +18,17 @@ from pydantic import Field
 from mdfpipe.config import BY_CONTENT, NOT_A_RESULT, find_file
 from mdfpipe.errors import ConfigError, DataError, one_line, some
 from mdfpipe.store.hashing import file_sha256
-from mdfpipe.store.naming import VIDEO_SUFFIXES, file_name, named_alike, near_name, nearest, told_path
+from mdfpipe.store.naming import (
+    LONGEST_NAME,
+    VIDEO_SUFFIXES,
+    file_name,
+    is_name,
+    named_alike,
+    near_name,
+    nearest,
+    told_path,
+)
+from mdfpipe.store.subjects import SubjectNames
 from mdfpipe.video.detectors import Detect, Detector
 from mdfpipe.video.frames import Boxes, Frames
 from mdfpipe.video.geometry import ranking
@@ -358,11 +368,23 @@ def _sorted(rows: BoxRows) -> BoxRows:
     return rows.take(best[np.argsort(rows.frame[best], kind="stable")])
 
 
+@lru_cache(maxsize=1 << 14)
+def subject_name(text: str, where: str) -> str | None:
+    """The person that a text of a file names; None where it names none. Raises DataError for what is no name."""
+    found = SubjectNames().subject_id(text.strip(" "))
+    if found is not None and not is_name(found):
+        raise DataError(
+            f"{where}: expected names of at most {LONGEST_NAME} printable characters, got '{one_line(found, 60)}'; "
+            "correct the file"
+        )
+    return found
+
+
 def person_id(number: object, video_id: str) -> str:
     """The name of a person that a file gives by a number, within a video unless that is "".
 
-    >>> person_id(7, "MOT17-02/img1"), person_id(7.0, "")
-    ('MOT17-02__img1:7', '7')
+    >>> person_id(7, "MOT17-02/img1"), person_id(7.0, ""), person_id("v1.0", "")
+    ('MOT17-02__img1:7', '7', 'v1.0')
     """
-    text = str(number).removesuffix(".0")
+    text = f"{number:.0f}" if isinstance(number, float) and number.is_integer() else str(number)
     return f"{file_name(video_id)}:{text}" if video_id else text

@@ -86,6 +86,7 @@ def test_detections_of_motchallenge(tmp_path: Path) -> None:
         ("0,7,10,20,5,6,1,1,1\n", r"row 1, column frame: expected 1 or more \(frame_base is 1\), got '0'"),
         ("1,7,10,20,5\n", "expected frame, id, left, top, width and height"),
         ("1,7,10,20,0,6,1,1,1\n", "width: expected more than 0"),
+        ("1,7,10,20,5,6,1,1.5,1\n", "class: expected a whole number, got '1.5'"),
     ],
 )
 def test_bad_files_of_motchallenge_are_one_line(tmp_path: Path, text: str, words: str) -> None:
@@ -98,10 +99,8 @@ def test_the_pictures_of_a_sequence_have_its_size(tmp_path: Path) -> None:
     assert detector.picture_size(tmp_path, VIDEO) is None
     place = tmp_path / "MOT17-02/seqinfo.ini"
     place.write_text("[Sequence]\nname=MOT17-02\nimWidth=1920\nimHeight=1080\n")
-    (tmp_path / "MOT17-02/gt/gt.txt").write_text(GT + "\n")  # another state of the file: it is read again
     assert detector.picture_size(tmp_path, VIDEO) == (1920, 1080)
     place.write_text("[Sequence]\n")
-    (tmp_path / "MOT17-02/gt/gt.txt").write_text(GT + "\n\n")
     with pytest.raises(DataError, match=r"seqinfo\.ini: expected imWidth and imHeight"):
         detector.picture_size(tmp_path, VIDEO)
 
@@ -153,12 +152,61 @@ def test_boxes_of_coco(tmp_path: Path) -> None:
             {"images": [{"id": i, "file_name": f"v/{i}.jpg", "width": i, "height": 2} for i in (1, 2)]},
             "images of v: expected one size, got 1x2 and 2x2",
         ),
+        ({"images": [{"id": 1, "file_name": f"{name}/1.jpg"} for name in "vw"]}, "image 2: expected an id .* 1 again"),
+        ({"images": [{"id": [1], "file_name": "v/1.jpg"}]}, "image 1: expected an id of its own, got none"),
+        (
+            {"images": [{"id": n, "file_name": f"clips/a/{'9' * 5000}.jpg"} for n in (1, 2)]},
+            "annotation 1, column frame: expected a number, got 'inf'",
+        ),
+        ({"videos": ["clips/a.mp4"]}, "expected a list of objects 'videos'"),
+        ({"annotations": [{"image_id": [1], "category_id": 3}]}, "annotation 1: expected the id of an image"),
+        (
+            {"annotations": [{"image_id": 1, "category_id": 3, "bbox": [10**400, 1, 2, 2]}]},
+            "annotation 1, column x: expected a number",
+        ),
+        (
+            {"annotations": [{"image_id": 1, "category_id": 3, "bbox": [1, 1, 2, 2], "score": "0.5"}]},
+            "annotation 1, column score: expected a number, got '0.5'",
+        ),
+        (
+            {"annotations": [{"image_id": 1, "category_id": 3, "bbox": [1, 1, 2, 2], "subject_id": "a\x1b[31m"}]},
+            "ids of boxes: expected names of at most 200 printable characters",
+        ),
     ],
 )
 def test_bad_files_of_coco_are_one_line(tmp_path: Path, change: dict[str, Any], words: str) -> None:
     with pytest.raises(DataError, match=words) as caught:
         look_up(coco(tmp_path, change), tmp_path, "clips/a")
     assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [
+        ({"track_id": 2**40 + 1}, "v:1099511627777"),
+        ({"track_id": 7.0}, "v:7"),
+        ({"track_id": "v1.0"}, "v:v1.0"),
+        ({"track_id": -1}, None),
+        ({"track_id": "NA"}, None),
+        ({"subject_id": 12}, "12"),
+        ({"subject_id": " anna "}, "anna"),
+        ({"subject_id": "NA"}, None),
+        ({"subject_id": ""}, None),
+    ],
+)
+def test_who_a_box_of_coco_is(tmp_path: Path, given: dict[str, Any], name: str | None) -> None:
+    """Ids of images and categories may be text, and two categories may have one name."""
+    change = {
+        "images": [{"id": "a", "file_name": "v/0.jpg"}],
+        "annotations": [
+            {"image_id": "a", "category_id": "p", "bbox": [-1, -1, 4, 4], "subject_id": "other"},
+            {"image_id": "a", "category_id": "q", "bbox": [0, 0, 2, 2], **given},
+        ],
+        "categories": [{"id": "p", "name": "person"}, {"id": "q", "name": "person"}],
+    }
+    found = look_up(coco(tmp_path, change), tmp_path, "v", 1)[0]
+    assert found.xyxy.tolist() == [[-1, -1, 3, 3], [0, 0, 2, 2]]
+    assert found.subject_id.tolist() == ["other", name]
 
 
 @pytest.mark.parametrize("text", ["[]", "{", "3"])

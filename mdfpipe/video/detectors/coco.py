@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from mdfpipe.errors import DataError, one_line, some
-from mdfpipe.video.box_files import BoxFile, BoxTable, person_id
+from mdfpipe.video.box_files import BoxFile, BoxTable, person_id, subject_name
 
 _FRAME: Final = ("frame_id", "frame_index", "frame_number", "frame_num", "mot_frame_id")
 _PERSON: Final = ("track_id", "instance_id", "person_id")
@@ -69,10 +69,10 @@ def _table(path: Path, size: int, mtime_ns: int, category: str, ids: str) -> Box
     """Read a file once a process, while its size and modification time stay. Raises DataError."""
     document = _document(path)
     images = _images(path, document)
-    person = _category(path, document, category)
+    persons = _categories(path, document, category)
     found = _Boxes()
     for number, entry in enumerate(document["annotations"]):
-        _take(path, number, entry, images, person, ids, found)
+        _take(path, number, entry, images, persons, ids, found)
     texts = sorted({image.video for image in images.values()})
     at = {text: n for n, text in enumerate(texts)}
     codes = np.array([at[text] for text in found.video], np.int64)
@@ -85,7 +85,8 @@ def _table(path: Path, size: int, mtime_ns: int, category: str, ids: str) -> Box
     place[order] = np.arange(len(order))
 
     def cell(name: str, row: int) -> object:
-        return document["annotations"][row].get("bbox")
+        entry = document["annotations"][row]
+        return images[entry["image_id"]].frame if name == "frame" else entry.get("score" if name == "score" else "bbox")
 
     return BoxTable(
         path,
@@ -114,34 +115,39 @@ def _document(path: Path) -> dict[str, Any]:
             f"{path}: expected an object with images, annotations and categories, got {what}; put the images and "
             "categories of the data set into it"
         )
-    for name in ("images", "annotations", "categories"):
+    for name in ("images", "annotations", "categories", *(["videos"] if found.get("videos") else [])):
         if not isinstance(found.get(name), list) or not all(isinstance(one, dict) for one in found[name]):
             raise DataError(f"{path}: expected a list of objects {name!r}, got {one_line(repr(found.get(name)), 60)}")
     return found
 
 
-def _category(path: Path, document: Mapping[str, Any], name: str) -> Any:
-    """The id of the category of persons. Raises DataError that lists the categories."""
-    known = {str(one.get("name")): one.get("id") for one in document["categories"]}
+def _categories(path: Path, document: Mapping[str, Any], name: str) -> list[Any]:
+    """The ids of the category of persons. Raises DataError that lists the categories."""
+    known = [str(one.get("name")) for one in document["categories"]]
     if name not in known:
         raise DataError(
             f"{path}: expected the category {name!r}, got {some([one_line(text, 40) for text in known], 8) or 'none'}; "
             "name the one of persons in detect.detector.category"
         )
-    return known[name]
+    return [one.get("id") for one in document["categories"] if str(one.get("name")) == name]
 
 
 def _images(path: Path, document: Mapping[str, Any]) -> dict[Any, _Image]:
     """The images by their id. Raises DataError for one whose video or frame cannot be known."""
-    videos = {one.get("id"): str(one.get("name") or one.get("file_name")) for one in document.get("videos") or []}
+    videos = {
+        _id(one): str(name) for one in document.get("videos") or [] if (name := one.get("name") or one.get("file_name"))
+    }
     found: dict[Any, _Image] = {}
-    for image in document["images"]:
-        name = str(image.get("file_name", ""))
+    for place, image in enumerate(document["images"], start=1):
+        name, number_of = str(image.get("file_name") or ""), _id(image)
+        if number_of is None or number_of in found:
+            got = "none" if number_of is None else f"{number_of!r:.40} again"
+            raise DataError(f"{path}: image {place}: expected an id of its own, got {got}; correct the file")
         number = next((image[key] for key in _FRAME if key in image), None)
-        video = videos.get(image.get("video_id"))
+        video = videos.get(_id(image, "video_id"))
         folder, digits = str(PurePosixPath(name).parent), re.findall(r"[0-9]+", PurePosixPath(name).stem)
         if number is None and digits:
-            number = int(digits[-1])
+            number = float(digits[-1])
         if video is None and folder != ".":
             video = folder
         if video is None or not isinstance(number, int | float):
@@ -151,21 +157,41 @@ def _images(path: Path, document: Mapping[str, Any]) -> dict[Any, _Image]:
             )
         size = (image.get("width"), image.get("height"))
         sized = size if all(isinstance(side, int) and side > 0 for side in size) else None
-        found[image.get("id")] = _Image(video, float(number), sized)
+        found[number_of] = _Image(video, _number(number), sized)
     return found
 
 
+def _id(entry: Mapping[str, Any], name: str = "id") -> Any:
+    """The id that an entry has under a name; None where it is no text and no number."""
+    found = entry.get(name)
+    return found if isinstance(found, str | int | float) else None
+
+
+def _number(value: Any) -> float:
+    """The value as a float; NaN for what is no number, or too large for one."""
+    try:
+        return float(value) if isinstance(value, int | float) else float("nan")
+    except OverflowError:
+        return float("nan")
+
+
 def _take(
-    path: Path, number: int, entry: dict[str, Any], images: Mapping[Any, _Image], person: Any, ids: str, found: _Boxes
+    path: Path,
+    number: int,
+    entry: dict[str, Any],
+    images: Mapping[Any, _Image],
+    persons: list[Any],
+    ids: str,
+    found: _Boxes,
 ) -> None:
     """Take an annotation, or count why not. Raises DataError where it is not what it must be."""
-    image = images.get(entry.get("image_id"))
+    image = images.get(_id(entry, "image_id"))
     if image is None:
         raise DataError(
             f"{path}: annotation {number + 1}: expected the id of an image, got {entry.get('image_id')!r:.40}; add the "
             "image, or remove the annotation"
         )
-    if entry.get("category_id") != person:
+    if entry.get("category_id") not in persons:
         found.left_out[image.video]["of another category"] += 1
         return
     if entry.get("iscrowd"):
@@ -179,23 +205,28 @@ def _take(
             f"{one_line(shape, 60)}; write its box as bbox"
         )
     score = entry.get("score")
-    cells = (image.frame, *box, 1.0 if score is None else score)
-    found.cells.append(tuple(float(c) if isinstance(c, int | float) else float("nan") for c in cells))
+    found.cells.append((image.frame, *map(_number, box), 1.0 if score is None else _number(score)))
     found.video.append(image.video)
     found.entry.append(number)
-    found.person.append(_person(entry, ids, image.video))
+    found.person.append(_person(path, entry, ids, image.video))
 
 
-def _person(entry: Mapping[str, Any], ids: str, video: str) -> str | None:
-    """The id of a box; None without one."""
+def _person(path: Path, entry: Mapping[str, Any], ids: str, video: str) -> str | None:
+    """The id of a box; None without one. As in files of MOTChallenge, a number below 0 is none. Raises DataError."""
+    if ids == "none":
+        return None
+    where = f"{path}: ids of boxes"
     inner = entry.get("attributes")
     attributes: Mapping[str, Any] = inner if isinstance(inner, dict) else {}
     name = entry.get("subject_id", attributes.get("subject_id"))
-    if name is not None and ids != "none":
-        return str(name)
+    if name is not None:
+        return subject_name(str(name), where)
     places = ((entry, name) for name in _PERSON), ((attributes, name) for name in _PERSON)
-    found = next((where[name] for pairs in places for where, name in pairs if where.get(name) is not None), None)
-    return None if found is None or ids == "none" else person_id(found, video if ids == "video" else "")
+    found = next((one[name] for pairs in places for one, name in pairs if one.get(name) is not None), None)
+    if found is None or (isinstance(found, int | float) and found < 0):
+        return None
+    text = subject_name(person_id(found, ""), where)
+    return None if text is None else person_id(text, video if ids == "video" else "")
 
 
 def _around(polygons: Any) -> list[float] | None:

@@ -47,6 +47,10 @@ class Mot(BoxFile):
             raise ValueError("expected {video_id}, {folder} or {name}: a file of MOTChallenge is of one video")
         return value
 
+    def picture_size(self, data: Path, video_id: str) -> tuple[int, int] | None:
+        """Width and height as `seqinfo.ini` has them. Raises DataError."""
+        return _picture_size(self._path(data, video_id))
+
     def table(self, path: Path, video_id: str) -> BoxTable:
         """The boxes of a file. Raises DataError that names file, row and column."""
         stat = path.stat()
@@ -84,7 +88,7 @@ def _table(
     }
     names = np.array([known[n] if n >= 0 and ids != "none" else None for n in rows.id[kept].tolist()], np.object_)
     numbers = {"frame": rows.frame[kept].astype(np.float64), **dict(zip(_SIDES, sides, strict=True)), "score": score}
-    order, size_of = rows.row[kept] - 1, _picture_size(path)
+    order = rows.row[kept] - 1
 
     def cell(name: str, row: int) -> object:
         return f"{numbers[name][int(np.argmax(order == row))]:g}"
@@ -98,9 +102,8 @@ def _table(
         cell,
         names if names.astype(bool).any() else None,
         {"": {reason: count for reason, count in left_out.items() if count}},
-        {"": size_of} if size_of else {},
-        "detect.detector.ids=none",
-        "row",
+        unread="detect.detector.ids=none",
+        row="row",
     )
 
 

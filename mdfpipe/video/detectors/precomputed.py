@@ -22,9 +22,8 @@ from pydantic import Field
 
 from mdfpipe.errors import DataError, one_line
 from mdfpipe.store.limits import refuse_large_table
-from mdfpipe.store.naming import LONGEST_NAME, is_name
-from mdfpipe.store.subjects import SubjectNames, is_missing
-from mdfpipe.video.box_files import BoxFile, BoxTable
+from mdfpipe.store.subjects import is_missing
+from mdfpipe.video.box_files import BoxFile, BoxTable, subject_name
 
 _TEXTS = {"video_id", "subject_id"}
 COLUMNS = {
@@ -105,13 +104,7 @@ def _names(column: Any, path: Path) -> NDArray[np.object_]:
 
     with _as_data_error(path):
         encoded = pa.chunked_array(column.cast(pa.string())).combine_chunks().dictionary_encode()
-    known = [SubjectNames().subject_id(text.strip(" ")) for text in encoded.dictionary.to_pylist()]
-    bad = next((text for text in known if text is not None and not is_name(text)), None)
-    if bad is not None:
-        raise DataError(
-            f"{path}: column subject_id: expected names of at most {LONGEST_NAME} printable characters, got "
-            f"'{one_line(bad, 60)}'; correct the file"
-        )
+    known = [subject_name(text, f"{path}: column subject_id") for text in encoded.dictionary.to_pylist()]
     texts = np.array([*known, None], np.object_)
     found: NDArray[np.object_] = texts[encoded.indices.fill_null(len(known)).to_numpy(zero_copy_only=False)]
     return found
