@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from rich.console import Console
 from rich.markup import escape
@@ -12,7 +12,9 @@ from rich.table import Table
 from rich.text import Text
 
 from mdfpipe.errors import one_line
-from mdfpipe.inspecting.things import Description
+
+if TYPE_CHECKING:
+    from mdfpipe.inspecting.things import Description
 
 _VALUES: Final = 12  # values of a column that are named
 _ROWS: Final = 40  # failures and notes that are named

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -16,13 +16,8 @@ from pydantic import Field, model_validator
 
 from mdfpipe.config import NAME, Config, find_file
 from mdfpipe.errors import ConfigError, StoreError, cannot_write
-from mdfpipe.evaluation import study
 from mdfpipe.evaluation.benchmarks import FILE_ADVICE
-from mdfpipe.evaluation.case import Case, Searched
-from mdfpipe.evaluation.comparing import I64
-from mdfpipe.evaluation.score_fusion import MOST_PAIRS
 from mdfpipe.evaluation.table import Table
-from mdfpipe.evaluation.vectors import Evaluated, SystemVectors
 from mdfpipe.learning.system import System
 from mdfpipe.protocol import Protocol
 from mdfpipe.stages import Context, Inputs, Made, Review, Stage
@@ -45,6 +40,11 @@ from mdfpipe.store.tables import (
     places,
 )
 from mdfpipe.store.templates import F32, table_of
+
+if TYPE_CHECKING:
+    from mdfpipe.evaluation.case import Case, Searched
+    from mdfpipe.evaluation.comparing import I64
+    from mdfpipe.evaluation.vectors import Evaluated, SystemVectors
 
 
 class Tables(Config):
@@ -107,6 +107,9 @@ class Evaluate(Stage):
 
     def process(self, key: str, inputs: Inputs, context: Context) -> Made:
         """Search, measure and compare; write the numbers, and what they came from."""
+        from mdfpipe.evaluation.score_fusion import MOST_PAIRS
+        from mdfpipe.evaluation.study import evaluate
+
         run = inputs.run
         manifest = run.table("manifest", "manifest")
         manifest = manifest.sort_by([("video_id", "ascending"), ("crop_id", "ascending")])
@@ -119,7 +122,7 @@ class Evaluate(Stage):
         catalogue = inputs.table("index", Index.table).to_pylist()
         media = {row["video_id"]: row["sha256"] for row in catalogue if row["sha256"]}
         with ScoreFiles(context.scratch) as scores:
-            found = study.evaluate(
+            found = evaluate(
                 self.settings.tables,
                 systems,
                 manifest,
@@ -156,6 +159,8 @@ class Evaluate(Stage):
 
     def _system(self, inputs: Inputs, name: str, vectors: _Vectors) -> SystemVectors:
         """One system, as the tables know it."""
+        from mdfpipe.evaluation.vectors import SystemVectors
+
         said = inputs.facts(f"train/{name}", "training").get("subjects")  # of it, and of what it starts from
         known = None if said is None else frozenset(said)
         recipe = self.systems[name].recipe
@@ -259,6 +264,8 @@ class ScoreFiles:
 
     def keep(self, table: str, system: str, case: Case, found: Searched) -> None:
         """Add the scores of a case."""
+        from mdfpipe.evaluation.score_fusion import MOST_PAIRS
+
         name = score_file(table, system)
         if self._of.setdefault(name.lower(), (table, system)) != (table, system):
             one, other = (" of ".join(pair[::-1]) for pair in (self._of[name.lower()], (table, system)))
