@@ -12,7 +12,9 @@ import pytest
 import yaml
 
 import mdfpipe
+from mdfpipe.export import boxes
 from mdfpipe.store.images import decode
+from mdfpipe.store.tables import boxes_of
 from tests.drawn import draw
 from tests.inline import DEMO
 from tests.runs import Said, call_here
@@ -113,14 +115,12 @@ def test_a_dry_run_counts_what_is_written(made: Path, tmp_path: Path) -> None:
         assert not (tmp_path / form).exists()
         done = mdfpipe.export_boxes(made / "run", tmp_path / form, form, **settings)  # type: ignore[arg-type]
         assert [line.replace("would write", "wrote") for line in said.lines] == done.lines
-    assert not list(tmp_path.glob("*.unfinished"))
+    assert not list(tmp_path.glob(".part-*"))
 
 
 def test_a_name_is_given_once_a_frame(made: Path, tmp_path: Path) -> None:
-    from mdfpipe.export.boxes import _once_a_frame
-
     frame, number = np.array([0, 0, 0, 1, 1, 1]), np.array([3, -1, 3, 3, -1, -1])
-    assert _once_a_frame(frame, number)[0].tolist() == [3, -1, -1, 3, -1, -1]
+    assert boxes._once_a_frame(frame, number)[0].tolist() == [3, -1, -1, 3, -1, -1]
 
 
 @pytest.mark.parametrize(
@@ -129,6 +129,7 @@ def test_a_name_is_given_once_a_frame(made: Path, tmp_path: Path) -> None:
         (["--as", "mot", "--out", "{data}"], "expected a new or empty folder"),
         (["--as", "mot", "--out", "x", "--force"], "belong to ONNX files"),
         (["--out", "x.onnx"], "--as mot, coco, yolo or fiftyone"),
+        (["--as", "mot", "--out", "x", "--ids", "track"], "--ids track: expected tracks, found none"),
     ],
 )
 def test_what_cannot_be_is_one_line(made: Path, tmp_path: Path, arguments: list[str], words: str) -> None:
@@ -136,9 +137,45 @@ def test_what_cannot_be_is_one_line(made: Path, tmp_path: Path, arguments: list[
     assert words in call_here("export", made / "run", *given, folder=tmp_path).line()
 
 
+def test_options_of_boxes_write_no_onnx_file(tmp_path: Path) -> None:
+    said = call_here("export", "demo", "--out", tmp_path / "x.onnx", "--dry-run", folder=tmp_path)
+    assert "belong to boxes" in said.line()
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_video_that_has_gone_leaves_nothing_behind(made: Path, tmp_path: Path) -> None:
-    shutil.copytree(made / "data", tmp_path / "data")
+    video = made / "data/videos"
+    video.rename(video.with_name("away"))
+    try:
+        with pytest.raises(mdfpipe.MdfError, match=r"_a\.mkv: no such file"):
+            mdfpipe.export_boxes(made / "run", tmp_path / "out", "fiftyone")
+    finally:
+        video.with_name("away").rename(video)
+    assert not list(tmp_path.iterdir())
+
+
+def test_parts_that_lack_and_boxes_beside_the_picture_are_counted(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     shutil.copytree(made / "run", tmp_path / "run")
     (tmp_path / "run/detect/videos__VIS-500m_b.parquet").unlink()
-    said = mdfpipe.export_boxes(tmp_path / "run", tmp_path / "few", "mot", dry_run=True)
-    assert "left out: videos without current boxes: 1" in said.lines
+    (tmp_path / "run/label/videos__VIS-500m_a.parquet").unlink()
+    lines = mdfpipe.export_boxes(tmp_path / "run", tmp_path / "few", "mot", dry_run=True).lines
+    assert "left out: videos without current boxes: 1" in lines
+    assert "left out: names in videos without current labels: 1" in lines
+    whole = mdfpipe.export_boxes(made / "run", tmp_path / "few", "fiftyone", dry_run=True)
+    monkeypatch.setattr(boxes, "boxes_of", lambda rows: boxes_of(rows) - [[900, 0, 900, 0]])
+    beside = mdfpipe.export_boxes(made / "run", tmp_path / "few", "fiftyone", dry_run=True)
+    assert (beside.boxes, beside.named) == (0, 0)
+    assert beside.left_out == {"boxes without a pixel in the picture": whole.boxes}
+
+
+def test_an_empty_folder_is_taken_and_a_neighbour_is_kept(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out.unfinished").mkdir()
+    monkeypatch.chdir(tmp_path / "out")
+    mdfpipe.export_boxes(made / "run", ".", "coco")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "out.unfinished"]
+    assert (tmp_path / "out/instances.json").is_file()

@@ -194,7 +194,8 @@ def export(
     from mdfpipe.export import export as write_onnx
     from mdfpipe.export import refuse_mixed
 
-    refuse_mixed(thing, form, image_size=image_size, force=force)
+    of_boxes = dry_run or (every, min_score, val, ids) != (1, 0.0, 0.2, "subject")
+    refuse_mixed(thing, form, image_size=image_size, force=force, of_boxes=of_boxes)
     if form is not None:
         from mdfpipe.export.boxes import export_boxes
 

@@ -51,13 +51,15 @@ def export(
     return embedder.export(checkpoint, out)
 
 
-def refuse_mixed(thing: str, form: str | None, *, image_size: int | None, force: bool) -> None:
-    """Raise ConfigError where a run folder has no form, or a form has options of ONNX."""
+def refuse_mixed(thing: str, form: str | None, *, image_size: int | None, force: bool, of_boxes: bool) -> None:
+    """Raise ConfigError where a run folder has no form, a form has options of ONNX, or ONNX has those of boxes."""
     if form is None and Path(thing).is_dir():
         raise ConfigError(
             f"{thing}: expected a study, weights or a checkpoint, got a folder; boxes and labels of a run have a form: "
             "--as mot, coco, yolo or fiftyone"
         )
+    if form is None and of_boxes:
+        raise ConfigError("--every, --min-score, --val, --ids and --dry-run belong to boxes: give --as, too")
     if form is not None and (image_size is not None or force):
         raise ConfigError("--image-size and --force belong to ONNX files: leave them out with --as")
 

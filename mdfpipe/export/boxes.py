@@ -31,12 +31,15 @@ from mdfpipe.running.survey import Survey, VideoState, survey
 from mdfpipe.store.files import given_path
 from mdfpipe.store.images import encode
 from mdfpipe.store.naming import file_name
+from mdfpipe.store.owner import temporary
 from mdfpipe.store.tables import boxes_of, joined
 from mdfpipe.study.study import open_run
 from mdfpipe.video.normalise import Normalise
 
 Form = Literal["mot", "coco", "yolo", "fiftyone"]
 FORMS: Final = get_args(Form)
+Ids = Literal["subject", "track"]
+IDS: Final = get_args(Ids)
 _PICTURED: Final = ("yolo", "fiftyone")
 
 
@@ -112,6 +115,7 @@ class _Export:
     min_score: float
     val: float
     ids: str
+    pictured: bool
     videos: list[VideoState] = field(default_factory=list)
     numbers: dict[str, int] = field(default_factory=dict)
     counts: Counter[str] = field(default_factory=Counter)
@@ -125,11 +129,14 @@ class _Export:
             raise DataError(f"{self.survey.run.path}: expected boxes, found none that are current; run detect first")
         if missing := len(everything) - len(self.videos):
             self.left_out["videos without current boxes"] = missing
-        names = set[str | None]()
-        for video in self.videos:
-            if "label" in video.receipts:
-                labels = self.survey.run.table("label", video.video_id, ["subject_id"])
-                names.update(pc.unique(labels["subject_id"]).to_pylist())
+        if self.ids == "track" and not any("track" in video.receipts for video in self.videos):
+            raise DataError(f"{self.survey.run.path}: --ids track: expected tracks, found none that are current")
+        names, labelled = set[str | None](), [video for video in self.videos if "label" in video.receipts]
+        if missing := len(self.videos) - len(labelled):
+            self.left_out["names in videos without current labels"] = missing
+        for video in labelled:
+            labels = self.survey.run.table("label", video.video_id, ["subject_id"])
+            names.update(pc.unique(labels["subject_id"]).to_pylist())
         self.numbers = {name: number for number, name in enumerate(sorted(filter(None, names)), start=1)}
 
     def bodies(self, video: VideoState, *, counting: bool = False) -> _Bodies:
@@ -148,8 +155,9 @@ class _Export:
             track = tracks["track"].fill_null(-1).to_numpy().astype(np.int64)
         frame, score = bodies["frame"].to_numpy(), bodies["score"].to_numpy()
         step = seen["stride"] * self.every
-        here, sure = frame % step == 0, score >= np.float32(self.min_score)
-        kept = np.flatnonzero(here & sure)
+        here, sure, xyxy = frame % step == 0, score >= np.float32(self.min_score), boxes_of(bodies).astype(np.float64)
+        inside = _inside(xyxy, *self.size(video)) if self.pictured else np.ones(len(frame), np.bool_)
+        kept = np.flatnonzero(here & sure & inside)
         named, twice = _once_a_frame(
             frame[kept], np.array([self.numbers.get(name or "", -1) for name in subject])[kept]
         )
@@ -157,12 +165,13 @@ class _Export:
         if counting:
             self.left_out["boxes in frames between"] += int((~here).sum())
             self.left_out["boxes below the least score"] += int((here & ~sure).sum())
+            self.left_out["boxes without a pixel in the picture"] += int((here & sure & ~inside).sum())
             self.left_out["names of a second box in a frame (the box is kept)"] += twice
         rows, names = kept.tolist(), [None, *self.numbers]  # numbers are in their order
         return _Bodies(
             np.arange(0, seen["delivered"], step, dtype=np.int64),
             frame[kept],
-            boxes_of(bodies)[kept].astype(np.float64),
+            xyxy[kept],
             score[kept],
             [names[max(one, 0)] for one in named.tolist()],
             [status[row] for row in rows],
@@ -189,7 +198,7 @@ def export_boxes(
     every: int = 1,
     min_score: float = 0.0,
     val: float = 0.2,
-    ids: Literal["subject", "track"] = "subject",
+    ids: Ids = "subject",
     dry_run: bool = False,
 ) -> ExportedBoxes:
     """Write the bodies of a run, with subjects and tracks where it has them, into the new folder `out`.
@@ -202,6 +211,8 @@ def export_boxes(
     place, folder = given_path("out", out), given_path("run", run)
     if form not in FORMS:
         raise ConfigError(f"--as {form}: expected one of {', '.join(FORMS)}")
+    if ids not in IDS:
+        raise ConfigError(f"--ids {ids}: expected one of {', '.join(IDS)}")
     if every < 1 or not 0 <= min_score <= 1 or not 0 <= val < 1:
         raise ConfigError(
             f"export: expected every of 1 or more, min_score in 0..1 and val in 0..1 (without 1), got {every}, "
@@ -212,8 +223,7 @@ def export_boxes(
     found = survey(folder)
     if found.of_images:
         raise DataError(f"{folder}: its data set holds images of one person each: there are no boxes to export")
-    unfinished = place.with_name(f"{place.name}.unfinished")
-    job = _Export(found, unfinished, every, min_score, val, ids)
+    job = _Export(found, temporary(place.absolute()), every, min_score, val, ids, form in _PICTURED)
     if dry_run:
         _count(job, form)
     else:
@@ -228,12 +238,9 @@ def export_boxes(
 def _write(job: _Export, place: Path, write: Callable[[_Export], None]) -> None:
     """Write all into a folder that gets its name at the end."""
     try:
-        shutil.rmtree(job.out, ignore_errors=True)
         job.out.mkdir(parents=True)
         write(job)
-        if place.exists():
-            place.rmdir()
-        job.out.rename(place)
+        job.out.rename(place.absolute())  # an empty folder gives way
     except OSError as error:
         raise StoreError(f"{error.filename or place}: cannot be written: {error.strerror or error}") from None
     finally:
@@ -246,9 +253,7 @@ def _count(job: _Export, form: str) -> None:
     for video in job.videos:
         bodies = job.bodies(video, counting=True)
         job.count(bodies)
-        if form in _PICTURED:
-            inside = _inside(bodies.xyxy, *job.size(video))[1]
-            job.left_out["boxes without a pixel in the picture"] += int((~inside).sum())
+        if job.pictured:
             job.pictures[splits.get(video.video_id, "")] += len(bodies.frames)
 
 
@@ -275,10 +280,11 @@ def _mot(job: _Export) -> None:
         rows = zip(*(column.tolist() for column in columns), map(str, bodies.score), strict=True)
         with (folder / "gt" / "gt.txt").open("w", encoding="ascii", newline="\n") as file:
             file.writelines(f"{f},{i},{a!r},{b!r},{w!r},{h!r},{s},1,1\n" for f, i, a, b, w, h, s in rows)
-        width, height = job.size(video)
+        (width, height), fps = job.size(video), video.row["fps"]
+        rate = f"frameRate={fps:g}\n" if fps else ""
         (folder / "seqinfo.ini").write_text(
-            f"[Sequence]\nname={name}\nimDir=img1\nframeRate={video.row['fps'] or 25:g}\n"
-            f"seqLength={video.facts('detect')['delivered']}\nimWidth={width}\nimHeight={height}\nimExt=.jpg\n",
+            f"[Sequence]\nname={name}\nimDir=img1\n{rate}seqLength={video.facts('detect')['delivered']}\n"
+            f"imWidth={width}\nimHeight={height}\nimExt=.jpg\n",
             encoding="utf-8",
         )
     if job.ids == "track":
@@ -355,10 +361,15 @@ def _attributes(bodies: _Bodies, row: int) -> dict[str, Any]:
 # -- forms with pictures
 
 
-def _inside(xyxy: NDArray[np.float64], width: int, height: int) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """The boxes clipped to the picture, as shares of its sides, (n, 4); and which have an area there, (n,)."""
-    shares = np.clip(xyxy / (width, height, width, height), 0, 1)
-    return shares, (shares[:, 2] > shares[:, 0]) & (shares[:, 3] > shares[:, 1])
+def _shares(xyxy: NDArray[np.float64], width: int, height: int) -> NDArray[np.float64]:
+    """The boxes clipped to the picture, as shares of its sides, (n, 4)."""
+    return np.clip(xyxy / (width, height, width, height), 0, 1)
+
+
+def _inside(xyxy: NDArray[np.float64], width: int, height: int) -> NDArray[np.bool_]:
+    """Which boxes have an area in the picture, (n,)."""
+    shares = _shares(xyxy, width, height)
+    return (shares[:, 2] > shares[:, 0]) & (shares[:, 3] > shares[:, 1])
 
 
 def _splits(job: _Export) -> dict[str, str]:
@@ -376,16 +387,12 @@ def _pictured(job: _Export, video: VideoState, data: Path, normalise: Normalise,
     """The bodies of each exported frame of a video, whose picture was put into `folder`."""
     bodies, name = job.bodies(video, counting=True), file_name(video.video_id)
     job.count(bodies)
-    shares, inside = _inside(bodies.xyxy, *job.size(video))
-    job.left_out["boxes without a pixel in the picture"] += int((~inside).sum())
-    spans = dict(bodies.by_frame())
+    shares, spans = _shares(bodies.xyxy, *job.size(video)), dict(bodies.by_frame())
     for frame, pixels in frames_of(data, video, spans):
         rgb = normalise.apply(pixels[None], *(video.window or (0.0, 255.0)))[0]
         stem = f"{name}_{frame:06d}"
         (folder / f"{stem}.jpg").write_bytes(encode(rgb)[0])
-        here = spans[frame]
-        rows = [row for row in range(here.start, here.stop) if inside[row]]
-        yield _Pictured(stem, frame, bodies, shares, rows)
+        yield _Pictured(stem, frame, bodies, shares, range(spans[frame].start, spans[frame].stop))
 
 
 @dataclass(frozen=True, eq=False)
@@ -396,7 +403,7 @@ class _Pictured:
     frame: int
     bodies: _Bodies
     shares: NDArray[np.float64]
-    rows: list[int]
+    rows: range
 
 
 def _yolo(job: _Export) -> None:
