@@ -127,7 +127,7 @@ def test_a_video_with_faces_and_no_labelled_body_is_named(data: runs.DataSet) ->
     rewrite(data, "faces", scaled(0.5), "b")
     said = run(data)
     assert said.code == 0, said
-    assert "label: videos/b: 12 annotated faces and no labelled body (bodies: " in text(said)
+    assert "label: videos/b: 12 faces and no labelled body (bodies: " in text(said)
     assert (
         "12 of 12 bodies would be labelled by faces times 2: are faces annotated on a picture 0.5 times the size, or "
         "bodies on one 2 times?"

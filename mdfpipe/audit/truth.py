@@ -25,7 +25,7 @@ from mdfpipe.running.survey import faces_of
 from mdfpipe.stages import Context, Inputs, Resources
 from mdfpipe.stages.index import Index
 from mdfpipe.store.run import Receipt, Run, read_table
-from mdfpipe.store.tables import CORNERS, TRUTH, LabelStatus, boxes_of, joined
+from mdfpipe.store.tables import CORNERS, NAMED, TRUTH, LabelStatus, boxes_of, joined
 from mdfpipe.study.study import Study
 from mdfpipe.video.geometry import iou
 from mdfpipe.video.labelling import LabelRules
@@ -36,7 +36,7 @@ ASSIGNMENTS: Final[tuple[str, ...]] = get_args(LabelRules.model_fields["assignme
 SCENES: Final = ("crowded", "uncrowded", "all")
 _NEEDED: Final = ("video_id", "frame", "subject_id", *CORNERS)
 FOUND: Final = 0.5  # least IoU of a detection with the body that it finds
-NAMED: Final = 0.3  # least IoU of a labelled box with the body whose name it has: less than FOUND, as boxes err
+NAMED_BY_IOU: Final = 0.3  # least IoU of a labelled box with the body whose name it has: less than FOUND, as boxes err
 COUNTS: Final = 0.5  # least visible share of a body that counts
 SEEN: Final = 0.1  # a body with a smaller visible share cannot be found
 
@@ -312,13 +312,19 @@ def _read_truth(place: Path) -> pa.Table:
             "`mdfpipe synth` wrote, or a table of your own with --truth"
         )
     try:
-        table = _as_truth(csv.read_csv(place) if place.suffix.lower() == ".csv" else read_table(place))
+        table = _as_truth(_read_csv(place) if place.suffix.lower() == ".csv" else read_table(place))
     except MemoryError:  # Arrow's is one of its errors, too
         raise
     except (StoreError, pa.ArrowException, ValueError) as error:
         wanted, got = ", ".join(_NEEDED), one_line(error)
         raise DataError(f"{place}: expected the columns {wanted}, got: {got}; write the table again") from None
     return table.take(pc.sort_indices(table, [("video_id", "ascending"), ("frame", "ascending")]))
+
+
+def _read_csv(place: Path) -> pa.Table:
+    """The table; names stay text, so that subject 007 is not subject 7."""
+    texts = {field.name: pa.string() for field in TRUTH if pa.types.is_string(field.type)}
+    return csv.read_csv(place, convert_options=csv.ConvertOptions(column_types=texts))
 
 
 def _as_truth(table: pa.Table) -> pa.Table:
@@ -330,6 +336,8 @@ def _as_truth(table: pa.Table) -> pa.Table:
         kind = TRUTH.field(name).type
         if name in table.column_names:
             columns.append(table[name].cast(kind))
+            if name in _NEEDED and pc.any(pc.is_null(columns[-1], nan_is_null=True)).as_py():
+                raise ValueError(f"rows without {name}")
         elif name in _NEEDED:
             raise ValueError(f"no column {name}")
         else:
@@ -440,12 +448,10 @@ def _labels(run: Run, video: _Video, left_out: dict[str, str]) -> pa.Table | Non
 def _judge_labels(video: _Video, labels: pa.Table) -> Counts:
     """Compare the name of every named body with that of the true body that it overlaps most."""
     status = labels["status"].cast(pa.string())
-    rows = np.flatnonzero(
-        pc.is_in(status, pa.array([LabelStatus.LABELLED, LabelStatus.LABELLED_BY_TRACK], pa.string())).to_numpy()
-    )
+    rows = np.flatnonzero(pc.is_in(status, pa.array(NAMED, pa.string())).to_numpy())
     by_track = pc.equal(status, LabelStatus.LABELLED_BY_TRACK).to_numpy()[rows]
     best = video.overlap[rows].argmax(axis=1)
-    on = video.overlap[rows, best] >= NAMED
+    on = video.overlap[rows, best] >= NAMED_BY_IOU
     same = _codes(labels["subject_id"].take(pa.array(rows)), video.names) == video.subject[video.pair[rows, best]]
     return Counts(
         labelled=int((~by_track).sum()),

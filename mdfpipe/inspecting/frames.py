@@ -24,7 +24,7 @@ Overlaps: TypeAlias = Callable[[NDArray[np.float32], NDArray[np.float32]], NDArr
 
 @dataclass(frozen=True)
 class ViewedFace:
-    """An annotated face. subject_id: None if the annotation does not name it."""
+    """A face of the face tables. subject_id: None if they do not name it."""
 
     face_no: int
     subject_id: str | None
@@ -100,7 +100,7 @@ class FrameView:
         found = Counter(body.status for body in self.bodies)
         entries = [(f"{s.value.replace('_', ' ')} {found[s]}", colour) for s, colour in COLOURS.items() if found[s]]
         entries += [(f"body, not labelled yet {found[None]}", UNLABELLED)] if found[None] else []
-        return entries + ([(f"annotated face {len(self.faces)}", FACE_COLOUR)] if self.faces else [])
+        return entries + ([(f"face {len(self.faces)}", FACE_COLOUR)] if self.faces else [])
 
 
 def views(survey: Survey, video: VideoState, frames: Iterable[int], overlaps: Overlaps | None) -> dict[int, FrameView]:
@@ -159,12 +159,12 @@ def _reason(row: dict[str, Any], faces: list[ViewedFace], settings: dict[str, An
         LabelStatus.LABELLED_BY_TRACK: f"the subject {nearest}",
         LabelStatus.TRACK_CONFLICT: f"its track {row.get('track')} has faces of several subjects around this frame, or "
         "another body of the frame has the better claim to its name",
-        LabelStatus.NO_FACE: "no annotated face touches it",
+        LabelStatus.NO_FACE: "no face touches it",
         LabelStatus.BELOW_MIN_OVERLAP: f"{best} is its best, below the {least:g} that names a body",
         LabelStatus.LOST_ASSIGNMENT: f"{best}, but another body has the better claim"
         if face
         else "another body of its frame is the one person of the video",
-        LabelStatus.UNNAMED_FACE: f"{best}, which the annotation does not name",
+        LabelStatus.UNNAMED_FACE: f"{best}, which has no subject",
         LabelStatus.TOO_SMALL: f"{row['y2'] - row['y1']:.0f} px high, lower than {settings.get('min_height_px', 0):g}",
         LabelStatus.OFF_FRAME: f"less than {settings.get('min_inside', 0):.0%} of it is inside the frame",
     }[status]

@@ -27,14 +27,14 @@ from mdfpipe.store.naming import natural_key
 from mdfpipe.store.tables import NAMED, NOT_AS_PUBLISHED
 
 MEANINGS: Final = {
-    "labelled": "one face names it",
-    "no_face": "no annotated face touches it",
+    "labelled": "one face, or a given id, names it",
+    "no_face": "no face touches it",
     "ambiguous": "faces of two or more subjects lie in it",
     "below_min_overlap": "its best face overlaps too little",
-    "lost_assignment": "another body has the better claim to its face",
+    "lost_assignment": "another body has the better claim to its face, or is the one person of the video",
     "too_small": "lower than label.min_height_px",
     "off_frame": "mostly outside the frame",
-    "unnamed_face": "its face is annotated without a subject",
+    "unnamed_face": "its face has no subject",
     "labelled_by_track": "faces of its track in other frames name it",
     "track_conflict": "its track has faces of several subjects, or another body of the frame has the better claim",
 }

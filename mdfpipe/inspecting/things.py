@@ -354,7 +354,7 @@ def funnel_row(domain: Any) -> dict[str, Any]:
         "videos": domain.videos,
         "failed": domain.failed,
         "frames": domain.frames,
-        "annotated": domain.annotated,
+        "with a face": domain.annotated,
         "faces": domain.faces,
         "bodies": domain.bodies,
         "labelled": domain.by_status.get("labelled", 0),

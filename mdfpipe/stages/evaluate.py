@@ -30,11 +30,13 @@ from mdfpipe.store.run import fingerprint, write_table
 from mdfpipe.store.tables import (
     COMPARISONS,
     CURVES,
+    FACE_SOURCES,
     METRICS,
     SCORES,
     SEARCHES,
     SUBJECTS,
     EmbedStatus,
+    NamedBy,
     NumberNote,
     chosen,
     places,
@@ -134,9 +136,12 @@ class Evaluate(Stage):
                 keep=scores.keep,
                 progress=context.progress,
             )
-        if Index.sources_file in inputs.annotated:
+        if by_detected := _named_by_detected_faces(inputs, manifest):
+            without = {name for name, one in self.systems.items() if one.recipe.modality not in by_detected}
+            without |= {name for name, trainings in self.seeds.items() if without.issuperset(trainings)}
             for row in found.metrics:
-                row["notes"] = [*(row["notes"] or []), NumberNote.DETECTED_FACES]
+                if row["system"] not in without:  # a fusion is of several modalities
+                    row["notes"] = [*(row["notes"] or []), NumberNote.DETECTED_FACES]
         trainings = {name: inputs.facts(f"train/{name}", "training") for name in self.systems}
         notes = {name: [*(told.get("notes") or []), *of_training(told)] for name, told in trainings.items()}
         failed = inputs.facts("manifest", "manifest").get("failed") or []
@@ -239,6 +244,17 @@ class _Vectors:
             there = np.flatnonzero(column.is_valid().to_numpy(zero_copy_only=False))
             vectors[there] = column.drop_null().flatten().to_numpy().reshape(-1, self.width)
             yield vectors[at]
+
+
+def _named_by_detected_faces(inputs: Inputs, manifest: pa.Table) -> set[str]:
+    """Modalities with a used crop whose subject is from faces, in a video where a detector found some."""
+    if Index.sources_file not in inputs.annotated:
+        return set()
+    videos = inputs.of_index(Index.sources_file, FACE_SOURCES, ["video_id"])["video_id"].combine_chunks()
+    named, split, modality = (manifest[name].cast(pa.string()) for name in ("named_by", "split", "modality"))
+    there = pc.and_(pc.is_in(manifest["video_id"], videos), pc.not_equal(split, "unused"))
+    by_face = pc.is_in(named, pa.array([NamedBy.FACE, NamedBy.TRACK], pa.string()))
+    return set(modality.filter(pc.and_(there, by_face)).to_pylist())
 
 
 # -- what is written

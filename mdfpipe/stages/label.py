@@ -295,7 +295,7 @@ class Label(LabelRules, CarryRules, Stage):
         nobody = {key: f["nobody"] for key, f in facts.items() if "nobody" in f}
         for key, why in list(nobody.items())[:5]:
             found = ", ".join(f"{count} {status}" for status, count in facts[key]["rows"].items()) or "none"
-            faces = f"{counted(facts[key]['faces'], 'annotated face')} and no labelled body (bodies: {found})"
+            faces = f"{counted(facts[key]['faces'], 'face')} and no labelled body (bodies: {found})"
             warnings.append(f"label: {key}: {faces}{f'; {why}' if why else ''}")
         if len(nobody) > 5:
             warnings.append(
@@ -361,12 +361,14 @@ class Label(LabelRules, CarryRules, Stage):
             rows.update(each["rows"])
         tracks = [each.get("tracks", {}) for each in facts.values()]
         with_faces, of_several = (sum(one.get(name, 0) for one in tracks) for name in ("with_faces", "of_several"))
-        by_face, by_track = rows[LabelStatus.LABELLED], rows[LabelStatus.LABELLED_BY_TRACK]
-        more = f" ({100 * by_track / by_face:.0f} % more)" if by_face else ""
+        by_track, given = rows[LabelStatus.LABELLED_BY_TRACK], sum(each.get("given", 0) for each in facts.values())
+        named = rows[LabelStatus.LABELLED]
+        more = f" ({100 * by_track / named:.0f} % more)" if named else ""
+        ids = f", {given} by a given id" if given else ""
         what = "cut where these change" if self.conflict == "cut" else "left alone"
         return [
-            f"label: {by_face} bodies named by a face of their frame, {by_track} by their track{more}; {of_several} of "
-            f"{with_faces} tracks with faces have faces of several subjects: {what}"
+            f"label: {named - given} bodies named by a face of their frame{ids}, {by_track} by their track{more}; "
+            f"{of_several} of {with_faces} tracks with names have names of several subjects: {what}"
         ]
 
     def _refuse_short(self, frames: NDArray[np.int64], seen: dict[str, Any]) -> None:

@@ -290,7 +290,8 @@ LABELS = pa.schema(
         _column(
             pa.int32(),
             "face_distance",
-            "frames to the nearest face of its track that names it; 0: a face of this frame; null without a name",
+            "frames to the nearest body of its track that a face or a given id names; 0: a face of this frame names "
+            "it; null without a name, and where its id is given",
             null=True,
         ),
     ]

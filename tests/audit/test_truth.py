@@ -317,6 +317,16 @@ def test_as_the_slow_transcription(seed: int, tmp_path_factory: pytest.TempPathF
     assert {name: getattr(found, name) for name in names} == {name: expected[name] for name in names}
 
 
+def test_names_of_a_csv_stay_text_and_gaps_are_refused(made: Made, tmp_path: Path) -> None:
+    made.add("010", [seen(0, BODY, name="007")], [body(0, "007", BODY)]).measure()
+    own, row = tmp_path / "people.csv", "010,0,007,10,10,30,70,true\n"
+    own.write_text(f"video_id,frame,subject_id,x1,y1,x2,y2,face_annotated\n{row}")
+    assert measure(made.run, made.data, own).rows["all"].names == Share(1, 1)
+    own.write_text(own.read_text() + "010,0,008,,10,30,70,true\n")
+    with pytest.raises(DataError, match="got: rows without x1"):
+        measure(made.run, made.data, own)
+
+
 # -- on a drawn run
 
 

@@ -21,7 +21,8 @@ from mdfpipe.reporting.report import report
 from mdfpipe.running.plan import Currency, Standing, current, standing
 from mdfpipe.store.run import Run
 from mdfpipe.store.tables import COMPARISONS, CURVES, METRICS, SCORES, SEARCHES, TEMPLATES
-from tests.runs import Said, call_here
+from tests.drawn import CAST, VIDEOS, draw
+from tests.runs import Said, call_here, write_rows
 from tests.stages.test_embed import commit_spoilt
 from tests.systems import FACE, STRIPED, copied, digests, loaded, runner, train, vectors, write_study
 
@@ -479,3 +480,26 @@ def test_what_eval_needs(tmp_path: Path) -> None:
     pickled = tmp_path / "pickled.npz"
     np.savez(pickled, vector=np.array([{"a": 1}], object), subject_id=np.array(["a"]), domain=np.array(["VIS-500m"]))
     assert "expected a Parquet or NPZ file of vectors" in score(tmp_path, pickled).line(2)
+
+
+def test_numbers_are_marked_where_detected_faces_name_their_crops(tmp_path: Path) -> None:
+    """Bodies of given ids rest on no face: their numbers have no mark, those of faces and of a fusion have it."""
+    draw(tmp_path / "data", frames=8)
+    faces = (tmp_path / "data/faces.csv").read_text().splitlines()
+    lines = [f"{faces[0]},SOURCE", *(f"{line},detected" for line in faces[1:])]
+    (tmp_path / "data/faces.csv").write_text("\n".join(lines) + "\n")
+    boxes = [
+        [f"videos/{video}", frame, *person.box(frame), 0.9, person.subject_id]
+        for video, _, names in VIDEOS
+        for person in (one for one in CAST if one.subject_id in names)
+        for frame in range(8)
+    ]
+    write_rows(tmp_path / "data/boxes.csv", "video_id,frame,x1,y1,x2,y2,score,subject_id", boxes)
+    systems = {name: SYSTEMS[name] for name in ("a", "f")}
+    tables = {"all": {**TABLES["tables"]["all"], "published": {}}}
+    make, _ = runner(tmp_path, systems, evaluate={"tables": tables})
+    assert make.execute().complete
+    marked: dict[str, set[bool]] = {}
+    for row in Run(tmp_path / "run").table("evaluate", "metrics").to_pylist():
+        marked.setdefault(row["system"], set()).add("detected_faces" in (row["notes"] or []))
+    assert marked == {"a": {False}, "f": {True}, "a+f": {True}}
