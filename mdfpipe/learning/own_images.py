@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 
 from mdfpipe.config import validate
 from mdfpipe.errors import ConfigError, DataError, counted, one_line, some
+from mdfpipe.learning import gpus
 from mdfpipe.learning.recipes import Recipe
 from mdfpipe.learning.train.checkpoint import Checkpoint
-from mdfpipe.machine.devices import own
+from mdfpipe.machine.devices import ALL, named, present
 from mdfpipe.store.files import given_path, refuse_loss
 from mdfpipe.store.hashing import file_sha256
 from mdfpipe.store.naming import IMAGE_SUFFIXES
@@ -66,8 +67,10 @@ class Embedder:
             raise ConfigError(f"weights: {self.weights}: expected a file, found none")
         if precision not in ("fp32", "bf16", "fp16"):
             raise ConfigError(f"precision: expected fp32, bf16 or fp16, got {one_line(precision, 40)}")
+        if threads < 1 or batch < 1:
+            raise ConfigError(f"expected threads and batch of 1 or more, got {threads} and {batch}")
+        place = _place(device)
         torch.set_num_threads(threads)
-        place = own(device)
         if Checkpoint.is_one(self.weights):
             found = Checkpoint.load(self.weights)
             self.recipe, network = network_of(found, self.weights, _recipe(recipe), place)
@@ -215,6 +218,14 @@ def _is_one(images: Any) -> bool:
     if not isinstance(images, np.ndarray):
         return False
     return images.ndim == 2 or (images.ndim == 3 and images.shape[2] <= 4)  # of 4: refused, and no stack of grey ones
+
+
+def _place(device: str) -> str:
+    """The device, cpu or cuda:N as torch numbers it in this process. Raises ConfigError."""
+    names = named(str(device))
+    if len(names) > 1 or names == (ALL,):
+        raise ConfigError(f"--device {device}: expected one device, got several; name one, such as cuda:0")
+    return present(names, gpus.count)[0]
 
 
 def _recipe(given: Mapping[str, Any] | None) -> Recipe | None:

@@ -108,6 +108,10 @@ def test_a_folder(home: Path, weights: Path, tmp_path: Path) -> None:
         (lambda e: mdfpipe.Embedder("missing.pt"), "missing.pt: expected a file, found none"),
         (lambda e: mdfpipe.Embedder(__file__), "expected a checkpoint of `mdfpipe train`, got another file"),
         (lambda e: mdfpipe.Embedder(__file__, recipe={"use": "boddy"}), "expected one of body, .* got 'boddy'"),
+        (lambda e: mdfpipe.Embedder(e.weights, device="gpu"), "--device gpu: expected cpu, cuda, cuda:N"),
+        (lambda e: mdfpipe.Embedder(e.weights, device="cuda:0,cuda:1"), "expected one device, got several"),
+        (lambda e: mdfpipe.Embedder(e.weights, device="cuda:99"), "no cuda:99 here"),
+        (lambda e: mdfpipe.Embedder(e.weights, threads=0), "expected threads and batch of 1 or more, got 0 and 64"),
         (lambda e: mdfpipe.Embedder(e.weights, precision="int8"), "expected fp32, bf16 or fp16, got int8"),
     ],
 )
