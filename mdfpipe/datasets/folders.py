@@ -22,7 +22,7 @@ from mdfpipe.datasets.reading.layout import check_root, find_tables, find_videos
 from mdfpipe.datasets.reading.leaving_out import Sieve
 from mdfpipe.datasets.reading.rules import DomainRule
 from mdfpipe.errors import DataError, counted, one_line, some
-from mdfpipe.store.naming import LONGEST_NAME, VIDEO_SUFFIXES, inside, is_name, safe_relative
+from mdfpipe.store.naming import LONGEST_NAME, VIDEO_SUFFIXES, is_name, safe_relative
 from mdfpipe.store.subjects import SubjectNames, alike, told_apart
 
 NAMES: Final = ("subject", "domain", "band", "range", "session", "camera")
@@ -123,8 +123,6 @@ class Folders(Dataset):
             sieve.refuse_all(root)
             raise DataError(f"{root}: expected videos, found none that {', '.join(self.videos)} names")
         names = name_videos(found.videos, sieve.dropped)
-        for path in found.videos:
-            inside(root, path, "video", self.links)
         told = {path: self._told(path) for path in found.videos}
         domains = self._rule.domains(root, {path: _domain(of) for path, of in told.items()}, self.links)
         subjects = {path: self._subject(path, of) for path, of in told.items()}

@@ -46,6 +46,7 @@ def test_a_pattern_names_subject_domain_session_and_camera(tmp_path: Path) -> No
         ("{subject}/*", "a.mp4", (None, "VIS", None, None)),
         ("{subject}-*-{camera}", "001-nm-01.avi", ("001", "VIS", None, "01")),
         ("set/*/{subject}", "set/x/7/clip.mp4", ("7", "VIS", None, None)),
+        ("{subject}-x", "a/b-x/c.mp4", (None, "VIS", None, None)),
         ("*", "anna/c.mp4", (None, "VIS", None, None)),
     ],
 )
@@ -63,11 +64,12 @@ def test_what_it_remarks_on(tmp_path: Path) -> None:
     make(tmp_path, "Anna/a.mp4", "anna/b.mp4", "anna/thumb.png", "unknown/c.mp4", "NA/d.mp4", "e.mp4")
     found = read(tmp_path)
     assert [v.video_id for v in found.videos] == ["Anna/a", "NA/d", "anna/b", "e", "unknown/c"]
-    assert [line.split(";")[0][:70] for line in found.remarks[:4]] == [
+    assert [line.split(";")[0][:70] for line in found.remarks] == [
         "2 of 5 videos have no subject by dataset.folders '{subject}/*' (NA/d.m",
         "subjects_alike: 'Anna' and 'anna' are taken as different people",
         "'unknown' is taken as a person's name",
         "1 folder holds videos and pictures (anna): their pictures are passed o",
+        "videos: **/* passes over anna/thumb.png: single pictures are no videos",
     ]
     kept = read(tmp_path, subject_names_kept=["NA"], subject_names_missing=["unknown"])
     assert [v.subject_id for v in kept.videos] == ["Anna", "NA", "anna", None, None]
@@ -104,3 +106,12 @@ def test_settings_that_cannot_be(tmp_path: Path, settings: dict[str, Any], words
 def test_a_domain_that_is_none_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"domain: 1 of 1 videos have no domain, the first is a/x/v\.mp4 \(.*'x'"):
         read(make(tmp_path, "a/x/v.mp4"), folders="{subject}/{domain}", domain=None)
+
+
+@pytest.mark.parametrize("videos", [["**/*"], ["bo/x.mp4"]])
+def test_a_link_that_leads_out_is_refused_unless_it_is_allowed(tmp_path: Path, videos: list[str]) -> None:
+    make(tmp_path, "data/anna/a.mp4", "elsewhere/x.mp4")
+    (tmp_path / "data/bo").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(DataError, match=r"bo/x\.mp4 is a symlink to .* outside the data root"):
+        read(tmp_path / "data", videos=videos)
+    assert told(read(tmp_path / "data", videos=videos, links="follow"))["bo/x"][0] == "bo"

@@ -73,6 +73,8 @@ def test_detections_of_motchallenge(tmp_path: Path) -> None:
     assert (found[0].score.tolist(), found[0].subject_id) == ([0.75], None)
     with pytest.raises(DataError, match=r"gt\.txt: row 1: expected a confidence in 0\.\.1, got 12 .*confidence=false"):
         look_up(mot(tmp_path, text.replace("0.25", "12")), tmp_path)
+    unsure = look_up(mot(tmp_path, text.replace("0.25", "0")), tmp_path)  # without an id, 0 is a score
+    assert unsure[0].score.tolist() == [0.75, 0]
     assert look_up(mot(tmp_path, text.replace("0.25", "12"), confidence=False), tmp_path)[0].score.tolist() == [1, 1]
 
 
