@@ -130,6 +130,8 @@ def test_a_name_is_given_once_a_frame(made: Path, tmp_path: Path) -> None:
         (["--as", "mot", "--out", "x", "--force"], "belong to ONNX files"),
         (["--out", "x.onnx"], "--as mot, coco, yolo or fiftyone"),
         (["--as", "mot", "--out", "x", "--ids", "track"], "--ids track: expected tracks, found none"),
+        (["--as", "yolo", "--out", "x", "--ids", "track"], "only mot and coco have ids"),
+        (["--as", "coco", "--out", "x", "--val", "0.3"], "only yolo has videos to validate on"),
     ],
 )
 def test_what_cannot_be_is_one_line(made: Path, tmp_path: Path, arguments: list[str], words: str) -> None:

@@ -218,6 +218,10 @@ def export_boxes(
             f"export: expected every of 1 or more, min_score in 0..1 and val in 0..1 (without 1), got {every}, "
             f"{min_score:g} and {val:g}"
         )
+    if ids != "subject" and form in _PICTURED:
+        raise ConfigError(f"--ids {ids}: only mot and coco have ids of boxes, {form} has none; leave it out")
+    if val != 0.2 and form != "yolo":
+        raise ConfigError(f"--val {val:g}: only yolo has videos to validate on, {form} has none; leave it out")
     if place.exists() and (not place.is_dir() or any(place.iterdir())):
         raise ConfigError(f"--out {place}: expected a new or empty folder, found something there; name another")
     found = survey(folder)
