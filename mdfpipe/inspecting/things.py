@@ -100,9 +100,12 @@ def describe_table(path: Path) -> Description:
         name = next((name for name, ours in OURS.items() if ours.names == file.schema_arrow.names), None)
         rows, groups = file.metadata.num_rows, file.metadata.num_row_groups
         counts, notes = _count_values(file)
+        weights = (file.schema_arrow.metadata or {}).get(b"mdfpipe.weights")
     receipt = read_receipt(path)
     kind: Kind = "manifest" if name == "manifest" else "table"
     what = f"the table {name} of mdfpipe" if name else "a Parquet table that mdfpipe did not write"
+    if name is None and weights:
+        what = f"vectors of images, which `mdfpipe embed` wrote: {one_line(weights.decode('utf-8', 'replace'), 400)}"
     facts: dict[str, Any] = {"rows": rows, "columns": len(columns), "row groups": groups, "bytes": path.stat().st_size}
     found = Description(kind, str(path), what, facts, counts, columns=columns, notes=notes)
     if receipt is not None:

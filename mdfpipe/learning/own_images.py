@@ -78,7 +78,7 @@ class Embedder:
         elif recipe is None:
             raise ConfigError(
                 f"{self.weights}: expected a checkpoint of `mdfpipe train`, got another file; with public weights "
-                "name their recipe, such as body or face"
+                "name their recipe, such as body or face, and with an ONNX file the recipe onnx"
             )
         else:
             self.recipe, network = _public(self.weights, recipe, trust_pickle, place)

@@ -9,7 +9,7 @@ from os import PathLike
 from typing import TYPE_CHECKING, Any
 
 from mdfpipe.config import set_dotted
-from mdfpipe.errors import ConfigError, counted
+from mdfpipe.errors import ConfigError, counted, one_line
 from mdfpipe.running.execution import Event
 from mdfpipe.store.files import given_path
 
@@ -69,6 +69,9 @@ def embed_folders(
     for assignment in assignments:
         set_dotted(given or {}, assignment)
     place = given_path("out", out)
+    if place.suffix.lower() != ".parquet" or place.is_dir():
+        got = "a folder" if place.is_dir() else one_line(place.suffix, 40) or "no suffix"
+        raise ConfigError(f"--out {place}: expected a file whose name ends in .parquet, got {got}; name another")
     found: FoundImages = FoundImages.below(images)
     embedder = Embedder(weights, recipe=given, **settings)
     done = EmbeddedImages(str(place), len(found.files), embedder.features, others=found.others, dry_run=dry_run)

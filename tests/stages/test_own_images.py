@@ -95,6 +95,7 @@ def test_a_folder(home: Path, weights: Path, tmp_path: Path) -> None:
     np.testing.assert_array_equal(np.stack(table["vector"].to_pylist()[:3]), found)
     facts = json.loads(table.schema.metadata[b"mdfpipe.weights"])
     assert (facts["weights"], facts["recipe"], len(facts["sha256"])) == ("last.pt", "body", 64)
+    assert "which `mdfpipe embed` wrote" in call_here("inspect", str(out)).out.splitlines()[0]
 
 
 @pytest.mark.parametrize(
@@ -128,6 +129,11 @@ def test_no_image_at_all(weights: Path, tmp_path: Path) -> None:
         said = call_here("embed", str(place), *call, folder=tmp_path)
         assert said.code == 2
         assert words in said.err
+    (tmp_path / "faces.csv").write_text("1,2")
+    for name, got in (("faces.csv", ".csv"), ("", "a folder")):
+        said = call_here("embed", str(tmp_path), *call[:3], str(tmp_path / name), folder=tmp_path)
+        assert f"ends in .parquet, got {got}" in said.line()
+    assert (tmp_path / "faces.csv").read_text() == "1,2"
     (tmp_path / "torn.png").write_bytes(b"\x89PNG")
     said = call_here("embed", str(tmp_path), *call, folder=tmp_path)
     assert "none of 1 image can be read; torn.png:" in said.err
