@@ -69,7 +69,10 @@ class FoundFaces:
         said += [f"warning {line}" for line in self.warnings]
         said += [f"failed: {key}: {why}" for key, why in self.failed.items()]
         if self.ids > 1:
-            said.append(f"one id a track and video: `mdfpipe faces --merge 1=2 {self.table}` makes id 2 id 1")
+            said.append(
+                "one id a track and video; if ids A and B are one person, "
+                f"`mdfpipe faces --merge A=B {self.table}` makes id B id A"
+            )
         return said
 
 
@@ -101,6 +104,8 @@ def find_faces(
     found_faces.refuse_annotated(table, force=force)
     file = find_file(str(given_path("weights", weights)), root, "weights").absolute()
     run = Run(table.with_suffix(".run"))
+    if run.path == table:
+        raise ConfigError(f"--out {table}: expected a name for the face table, got that of its work; name a .csv")
     study = _study(root, file, videos, min_score, stride, run.path)
     if not study.dataset.present(root):
         asked = f"videos that match {', '.join(videos)}" if videos else "videos"

@@ -110,6 +110,7 @@ def test_ids_are_merged_and_what_was_merged_is_not_lost(found: tuple[Path, Said]
         ((), "expected --weights FILE"),
         (("--weights", WEIGHTS, "--videos", "*.avi"), "expected videos that match *.avi, found none"),
         (("--weights", WEIGHTS, "--merge", "1=2"), "leave --weights out"),
+        (("--weights", WEIGHTS, "--out", "faces.run"), "expected a name for the face table"),
         (("--weights", WEIGHTS, "--out", ASSETS / "real-walk" / "faces.csv", "--force"), "is never overwritten"),
     ],
 )
