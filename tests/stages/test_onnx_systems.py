@@ -226,6 +226,8 @@ def test_one_of_several_outputs_and_a_missing_onnxruntime(tmp_path: Path, monkey
     images = drawn_images(recipe)
     found = TorchEmbedder(recipe, network)(batch_of(images, 0))
     np.testing.assert_allclose(found, torch.amax(images, (2, 3)).numpy(), rtol=1e-5)
+    with pytest.raises(mdfpipe.MdfError, match="precision fp16: recipe onnx runs as its file has it"):
+        mdfpipe.Embedder(weights, recipe={**MEANS, "output": "w"}, precision="fp16")
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(mdfpipe.MdfError, match=r"onnx"):
         mdfpipe.Embedder(weights, recipe={**MEANS, "output": "w"})

@@ -17,6 +17,8 @@ from mdfpipe.learning.data.crops import from_crops
 from mdfpipe.learning.data.loader import CropReader
 from mdfpipe.learning.embedders import TorchEmbedder
 from mdfpipe.learning.embedding import embed, open_model
+from mdfpipe.learning.own_images import _stream
+from mdfpipe.learning.recipes import Recipe
 from mdfpipe.store.run import Run
 from mdfpipe.store.shards import read_crop
 from tests.runs import call_here
@@ -138,3 +140,31 @@ def test_no_image_at_all(weights: Path, tmp_path: Path) -> None:
     said = call_here("embed", str(tmp_path), *call, folder=tmp_path)
     assert "none of 1 image can be read; torn.png:" in said.err
     assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("recipe", "domain", "expected"),
+    [
+        ("body", None, "VIS-500m"),
+        ("body", "NIR-5m", "NIR-5m"),
+        ("di2l", "LWIR-30m", "LWIR-30m"),
+        ("di2l", None, "has a stream for each of VIS-500m, LWIR-30m: say which"),
+        ("di2l", "NIR-5m", "domain NIR-5m: expected one of VIS-500m, LWIR-30m"),
+    ],
+)
+def test_which_stream_embeds(recipe: str, domain: str | None, expected: str) -> None:
+    """A network with a stream for each domain needs one of its domains; another takes any."""
+    try:
+        found = _stream(Recipe.variant(recipe)(), ["VIS-500m", "LWIR-30m"], domain, Path("last.pt"))
+    except mdfpipe.ConfigError as error:
+        found = str(error)
+    assert expected in found
+
+
+def test_a_table_does_not_take_the_place_of_an_image_or_of_the_weights(weights: Path, tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((40, 20, 3), np.uint8))
+    for out in (tmp_path / "a.png", weights):
+        before = out.read_bytes()
+        said = call_here("embed", str(tmp_path), "--weights", str(weights), "--out", str(out), folder=tmp_path)
+        assert "would destroy what it is made from" in said.err
+        assert out.read_bytes() == before
