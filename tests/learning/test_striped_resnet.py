@@ -187,3 +187,24 @@ def test_too_low_an_image() -> None:
 def test_wrong_settings(settings: dict[str, int]) -> None:
     with pytest.raises(ConfigError, match="expected at least 1"):
         StripedResNet(**settings)
+
+
+def test_bf16_on_a_cpu_does_not_depend_on_what_is_in_memory() -> None:
+    """Images of 96x32 leave maps of width 2 and 1: see `SAFE_WIDTH`. What the network is given lies in freed NaN."""
+    images = torch.randn(8, 3, 96, 32, generator=torch.Generator().manual_seed(0))
+
+    def gradients() -> list[Tensor]:
+        torch.manual_seed(0)
+        net = StripedResNet().to(memory_format=torch.channels_last).train()
+        for kind in (torch.float32, torch.bfloat16):
+            dirty = [torch.full((size,), float("nan"), dtype=kind) for size in (1_000, 30_000, 200_000, 1_000_000)]
+            del dirty
+        with torch.autocast("cpu", torch.bfloat16):
+            net(images.contiguous(memory_format=torch.channels_last)).float().square().sum().backward()
+        return [p.grad for p in net.parameters() if p.grad is not None]
+
+    first = gradients()
+    for _ in range(5):
+        for one, other in zip(first, gradients(), strict=True):
+            assert torch.isfinite(one).all()
+            torch.testing.assert_close(one, other, rtol=0, atol=0)

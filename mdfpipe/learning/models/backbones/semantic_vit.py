@@ -3,8 +3,7 @@
 "Multi-Domain Biometric Recognition using Body Embeddings" (arXiv 2503.10931), section III; PASS (Zhu et al. 2022) has
 the same layout, and its tensors fit.
 
-The options `Design` are ours, for training from scratch: with all of them as the paper has it, a small ViT learns much
-more slowly than a ResNet of the same cost (`scripts/bench learn`).
+The options `Design` are ours, for training from scratch. `scripts/bench learn` compares networks of such options.
 """
 
 from __future__ import annotations

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+SAFE_WIDTH = 3
+"""Width of a map from which torch 2.14 on a CPU computes convolutions of stride 2 in bf16 rightly. On narrower ones
+it reads memory that nothing has written: outputs and gradients differ from run to run, and some are NaN.
+"""
 
 
 class NormedConvolution(nn.Sequential):
@@ -13,6 +19,18 @@ class NormedConvolution(nn.Sequential):
         convolution = nn.Conv2d(given, made, size, stride, padding=size // 2, bias=False)
         nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")  # He et al. 2015
         super().__init__(convolution, nn.BatchNorm2d(made))
+        self.stride = stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, given, H, W) to (B, made, H / stride, W / stride); in float32 where bf16 cannot be trusted."""
+        narrow = self.stride > 1 and x.shape[3] < SAFE_WIDTH
+        if narrow and x.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
+            with torch.autocast("cpu", enabled=False):
+                x = self[0](x.float())
+        else:
+            x = self[0](x)
+        made: Tensor = self[1](x)
+        return made
 
 
 class ResidualBlock(nn.Module):
