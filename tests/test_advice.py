@@ -61,7 +61,20 @@ OF_OTHERS = {
     ),  # of sbatch, srun, squeue, scancel, torchrun, ray
     *("--bar", "--ink", "--line", "--soft"),  # of style sheets
 }
-FILES = ("parquet", "json", "jsonl", "py", "yaml", "md", "tex", "tar", "csv", "jpg", "intra_op", "allow_spinning")
+FILES = (
+    "parquet",
+    "json",
+    "jsonl",
+    "py",
+    "yaml",
+    "md",
+    "tex",
+    "tar",
+    "csv",
+    "jpg",
+    "allow_spinning",
+    "model_external_initializers_file_folder_path",
+)
 
 
 def texts() -> Iterator[tuple[str, str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -163,8 +164,13 @@ def test_which_stream_embeds(recipe: str, domain: str | None, expected: str) -> 
 
 def test_a_table_does_not_take_the_place_of_an_image_or_of_the_weights(weights: Path, tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "a.png"), np.zeros((40, 20, 3), np.uint8))
-    for out in (tmp_path / "a.png", weights):
+    copy = tmp_path / "weights.parquet"
+    shutil.copy(weights, copy)
+    for out, words in (
+        (tmp_path / "a.png", "expected a file whose name ends in .parquet"),
+        (copy, "would destroy what it is made from"),
+    ):
         before = out.read_bytes()
-        said = call_here("embed", str(tmp_path), "--weights", str(weights), "--out", str(out), folder=tmp_path)
-        assert "would destroy what it is made from" in said.err
+        said = call_here("embed", str(tmp_path), "--weights", str(copy), "--out", str(out), folder=tmp_path)
+        assert words in said.err
         assert out.read_bytes() == before

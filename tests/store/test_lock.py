@@ -64,7 +64,9 @@ def flock(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> st
 
 def record(run: Run, of: Owner, number: int = 7) -> Path:
     place = run.path / f".lock-{number:06d}"
-    place.write_text(json.dumps({**asdict(of), "flock": 0}))
+    whole = run.path / "record"  # as with `link`: a record is never seen half written
+    whole.write_text(json.dumps({**asdict(of), "flock": 0}))
+    whole.replace(place)
     return place
 
 
