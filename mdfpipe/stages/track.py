@@ -66,13 +66,13 @@ class Track(Stage):
         )
 
     def review(self, facts: dict[str, dict[str, Any]]) -> Review:
-        """Say which videos give no times, and what files of tracks did not agree with."""
+        """Say which videos give no frame rate, and what files of tracks did not agree with."""
         timeless = [key for key, found in facts.items() if found["fps"] is None and found["tracks"]]
         notes = []
         if timeless:
             notes.append(
-                f"track: {counted(len(timeless), 'video gives', 'videos give')} no times, so {ASSUMED_FPS:g} frames "
-                f"a second are assumed: {some(timeless, 3)}"
+                f"track: {counted(len(timeless), 'video has', 'videos have')} no usable times of three frames with "
+                f"bodies, so {ASSUMED_FPS:g} frames a second are assumed: {some(timeless, 3)}"
             )
         told = {key: "; ".join(found["remarks"]) for key, found in facts.items() if found.get("remarks")}
         warnings = [f"track: {key}: {words}" for key, words in list(told.items())[:3]]

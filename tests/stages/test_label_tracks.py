@@ -79,6 +79,17 @@ def test_tracks_name_those_who_turn_away_and_the_manifest_may_leave_them_out(dat
     assert any("manifest.track_labels leaves out" in note and "of probe" in note for note in outcome.notes)
 
 
+def test_no_name_is_carried_beyond_a_frame_in_which_bodies_meet(data: Path, tmp_path: Path) -> None:
+    carried = {}
+    for most in (0.1, 1):
+        run, _ = made(data, tmp_path, *TRACKS, f"label.most_overlap={most}", last="label")
+        labels = [row for row in run.table("label", DOUBLED).to_pylist() if row["frame"] >= LAST]
+        carried[most] = {row["body_id"] for row in labels if row["status"] == "labelled_by_track"}
+        conflicts = {row["body_id"] for row in labels if row["status"] == "track_conflict"}
+        assert bool(conflicts) == (most < 1)
+    assert carried[0.1] < carried[1]
+
+
 def test_without_tracks_as_faces_alone_name(data: Path, tmp_path: Path) -> None:
     run, outcome = made(data, tmp_path, "label.assignment=mutual_best", last="label")
     labels: list[dict[str, Any]] = run.table("label", VIDEO).to_pylist()

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mdfpipe.video.carrying import CarryRules, carry, shared_names
+from mdfpipe.video.carrying import CarryRules, carry, meeting, shared_names
+from mdfpipe.video.geometry import iou
 
 DOUBT = 0.125  # the score by which these tests mark a body at which a track is in doubt
 Row = tuple[int, int, int, bool, float]  # frame, track, subject by face, may be named, score
@@ -180,3 +181,13 @@ def test_many_bodies_at_once() -> None:
     rows = [rows[i] for i in rng.permutation(len(rows))]
     for how in (rules(), rules(conflict="refuse", least_purity=0.7, most_gap=1), rules(most_frames=4, least_faces=1)):
         assert carried(rows, how)[:3] == transcription(rows, how)
+
+
+def test_bodies_that_meet_against_every_pair() -> None:
+    rng = np.random.default_rng(5)
+    frame, corner = rng.integers(0, 8, 40), rng.uniform(0, 60, (40, 2))
+    boxes = np.hstack([corner, corner + rng.uniform(5, 40, (40, 2))]).astype(np.float32)
+    overlap = iou(boxes[:, None], boxes[None]) * (frame[:, None] == frame) * ~np.eye(40, dtype=bool)
+    for most in (0.0, 0.1, 0.5, 1.0):
+        assert meeting(frame, boxes, most).tolist() == (overlap > most).any(axis=1).tolist()
+    assert meeting(frame[:0], boxes[:0], 0.1).tolist() == []
