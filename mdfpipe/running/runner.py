@@ -383,16 +383,17 @@ class Runner:
         units = [self._unit(item, settled, plan, call if only is None else None) for item in ready]
         for name, total in Counter(one.stage.name for unit in units for one in (unit, *unit.then)).items():
             call.listen(Event("stage", name, "", total=total))
-        damaged, told, again = False, set[tuple[str, str]](), dict[str, list[str]]()
+        damaged, ended, again = False, set[tuple[str, str]](), dict[str, list[str]]()
         for event in self._record(self.executor.run(units)):
             if event.kind == "damaged" and event.damaged is not None and event.failure is not None:
                 call.take(Damaged(event.failure.message, *event.damaged))
                 damaged = True
             elif event.failure is not None and (event.kind == "fatal" or stage.name == "index"):
                 raise DataError(event.failure.message)  # nothing can go on: one line, not one more for a video
-            if event.kind == "finished" and (event.stage, event.key) in told:
-                continue  # a worker that was lost had said so before
-            told |= {(event.stage, event.key)} if event.kind == "finished" else set()
+            if event.kind == "finished":
+                if (event.stage, event.key) in ended:
+                    continue  # a worker that was lost had said so before
+                ended.add((event.stage, event.key))
             call.listen(event)
             outcome.workers_lost += event.kind == "left"
             outcome.given_again += event.kind == "again"

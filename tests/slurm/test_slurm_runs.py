@@ -221,7 +221,7 @@ def test_jobs_that_die_at_once_are_one_line_with_the_end_of_their_log(cluster: C
     ("hidden", "words"),
     [
         ("", "expected a run folder on a file system that n"),
-        ("deep", "no unit got on in one; the last one: .*: its machine has no folder .*/deep/data"),
+        ("deep", "no unit made progress in any; the last one: .*: its machine has no folder .*/deep/data"),
     ],
     ids=["the run folder", "the data"],
 )
@@ -257,7 +257,7 @@ def test_nodes_with_another_mdfpipe_are_one_line(cluster: Cluster, site: Site) -
     done = call(*given, timeout=500)
     assert done.code == 2
     line = done.err.splitlines()[-1]
-    assert "no unit got on in one" in line
+    assert "no unit made progress in any" in line
     assert "it has another code version, " in line
     assert line.endswith("install the same on both")
 

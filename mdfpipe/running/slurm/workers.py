@@ -36,7 +36,7 @@ class SlurmWorkers(Joined):
         self._guard = queue.Canceller()
         self._jobs: dict[str, QueuedJob] = {}
         self._submitted = self._looked = 0.0
-        self._fruitless = 0  # submissions whose jobs ended before any unit got on in one
+        self._fruitless = 0  # submissions in a row in whose jobs no unit made progress
         self._has_joined = False  # a worker, since the last submission
         self._waiting = self._left = ""  # _left: why the last worker left
 
@@ -128,7 +128,7 @@ class SlurmWorkers(Joined):
         ended = [job for job in found if not job.is_live]
         live = [job for job in found if job.is_live]
         if not live and not self.present:
-            self._fruitless += 1  # perhaps for ever, where each worker lacks something
+            self._fruitless += 1  # without a limit they would be submitted for ever, where each worker lacks something
             if not self._has_joined or self._fruitless >= TRIES:
                 raise MdfError(self._all_ended(ended))
             yield self._says(f"all jobs of {', '.join(self._guard.numbers)} have ended; others are submitted")
@@ -157,11 +157,12 @@ class SlurmWorkers(Joined):
         return UnitReport(Step.WAITING, (), words)
 
     def _all_ended(self, ended: list[QueuedJob]) -> str:
-        """Why no job did anything."""
+        """Why the jobs ended and did nothing."""
         numbers = ", ".join(self._guard.numbers)
         if self._left:
             return (
-                f"--on slurm: all jobs of {numbers} have ended, and no unit got on in one; the last one: {self._left}"
+                f"--on slurm: all jobs of {numbers} have ended, and no unit made progress in any; the last one: "
+                f"{self._left}"
             )
         if not ended:
             return f"--on slurm: Slurm does not know job {numbers} any more, and no worker joined from it"

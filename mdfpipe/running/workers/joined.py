@@ -75,7 +75,7 @@ class JoinedWorker:
         self._pipeline = ""  # hash of the study that the run keeps; the leader has written it before the first unit
         self._silent_seconds = 0.0
         self._has_progress = self._says_bye = False  # of the unit; of the worker
-        self.was_useful = False  # whether any unit got on here
+        self.was_useful = False  # whether any unit made progress here
 
     @property
     def place(self) -> str:

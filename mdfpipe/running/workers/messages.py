@@ -18,7 +18,7 @@ from mdfpipe.study.study import Study
 
 def of_unit(unit: Unit) -> dict[str, Any]:
     """A unit as a worker elsewhere can make it again."""
-    inputs = unit.inputs
+    inputs, asked = unit.inputs, unit.stage.engine_asked
     return {
         "stage": unit.stage.name,
         "receipt": asdict(unit.receipt),
@@ -28,9 +28,7 @@ def of_unit(unit: Unit) -> dict[str, Any]:
         "undone": sorted(map(list, inputs.undone)),
         "annotated": dict(inputs.annotated),
         "share": unit.share,
-        "engine": asked.name
-        if (asked := unit.stage.engine_asked)
-        else None,  # what `auto` is for all units of the stage, whatever a machine has
+        "engine": asked.name if asked else None,  # what `auto` is for all units of the stage, whatever a machine has
         "then": [of_unit(later) for later in unit.then],
     }
 

@@ -93,7 +93,7 @@ class RayWorkers(Joined):
         )
         self._ray: Any = None
         self._actors: dict[Any, Any] = {}  # the result that an actor will give -> the actor
-        self._ended = 0  # actors that ended since a unit got on in one
+        self._ended = 0  # actors that ended since a unit made progress in one
         self._last = ""  # why the last one ended
         self._looked = 0.0
 
@@ -123,7 +123,7 @@ class RayWorkers(Joined):
         self._actors[actor.work.remote(run, self.resources, WAIT_SECONDS)] = actor
 
     def look(self, wanted: int) -> Iterator[UnitReport]:
-        """Workers that came and went. Raises StoreError where actors end before a unit gets on in them."""
+        """Workers that came and went. Raises StoreError where actors end and no unit makes progress in them."""
         if any(worker.was_useful for worker in self.present):
             self._ended = 0
         yield from super().look(wanted)
@@ -145,7 +145,7 @@ class RayWorkers(Joined):
             self._ended += 1
             if self._ended > max(3, self.asked.jobs):
                 raise StoreError(
-                    f"--on ray: {counted(self._ended, 'worker')} ended before a unit got on in one, the last one: "
+                    f"--on ray: {counted(self._ended, 'worker')} ended before a unit made progress, the last one: "
                     f"{self._last}; nodes must have this version of mdfpipe, {self.run.path} and {self.terms.data}"
                 )
             self._ask()
