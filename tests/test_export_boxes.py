@@ -14,6 +14,7 @@ import yaml
 import mdfpipe
 from mdfpipe.export import boxes
 from mdfpipe.store.images import decode
+from mdfpipe.store.run import Run
 from mdfpipe.store.tables import boxes_of
 from tests.drawn import draw
 from tests.inline import DEMO
@@ -64,6 +65,19 @@ def test_motchallenge_and_back(made: Path, tmp_path: Path) -> None:
     number = dict(line.split(",")[::-1] for line in (out / "subjects.csv").read_text().splitlines())
     assert people(found, "detect") == {body: number[name] for body, name in people(before, "label").items()}
     assert "seqLength=8\nimWidth=320\nimHeight=240\n" in (out / "videos__VIS-500m_a/seqinfo.ini").read_text()
+
+
+def test_ids_of_tracks(made: Path, tmp_path: Path) -> None:
+    shutil.copytree(made / "run", tmp_path / "run")
+    call = ("run", DEMO, "--data", made / "data", "--run", tmp_path / "run", "--until", "track", "--threads", "1")
+    assert call_here(*call, "--set", "track.use=bytetrack").code == 0
+    export(tmp_path / "run", "--as", "mot", "--out", tmp_path / "mot", "--ids", "track")
+    rows = (tmp_path / "mot/videos__VIS-500m_a/gt/gt.txt").read_text().splitlines()
+    ids = [int(row.split(",")[1]) for row in rows]
+    tracks = Run(tmp_path / "run").table("track", "videos/VIS-500m_a")["track"].fill_null(-1).to_pylist()
+    assert ids == tracks
+    assert max(ids) >= 1
+    assert not (tmp_path / "mot/subjects.csv").exists()
 
 
 def test_coco_and_back(made: Path, tmp_path: Path) -> None:
