@@ -41,6 +41,9 @@ METRICS = {
     "hardest positives in another domain, of hardest negatives in the same) with their chances pos_other_chance, "
     "neg_same_chance; d_pos, d_neg (mean distances); positive, negative: lists of anchor, mined, count, mean_distance",
     "validation/rank-1": "Rank-1 of the held-out subjects, in the epochs that are validated",
+    "validation/NAME": "a share that the recipe measures on 256 of their crops: part_match (local tokens that are "
+    "nearest to their own band of the body, by what differs between images), part_attention (attention of a local "
+    "token on its own band, bands of any height weighed alike), chance 1/3 for both, of `body`",
     "images_per_second": "crops trained on a second, of all processes",
     "seconds": "how long the epoch took, or the rest of it after a resume",
 }

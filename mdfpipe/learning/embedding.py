@@ -17,6 +17,7 @@ from mdfpipe.learning.data.loader import CropReader, read_plain
 from mdfpipe.learning.train.checkpoint import Checkpoint
 
 if TYPE_CHECKING:
+    from mdfpipe.learning.data.batches import CropBatch
     from mdfpipe.learning.data.crops import Crops
     from mdfpipe.learning.embedders import ImagesToVectors
     from mdfpipe.learning.recipes import Recipe
@@ -42,15 +43,22 @@ def embed(
     single image is padded to two.
     """
     recipe, done = embedder.recipe, 0
-    places = _places(recipe, crops, domains)
-    for taken in read_plain(crops, reader, recipe.augment, rows_per_batch=embedder.fixed or batch, threads=threads):
-        told = replace(taken, domain=places[taken.domain])
+    for told in as_embedded(recipe, crops, reader, domains, batch=embedder.fixed or batch, threads=threads):
         least = embedder.fixed or 2
         given = replace(told, **{name: _padded(value, least) for name, value in vars(told).items()})
-        vectors = embedder(given)[: len(taken)]
-        done += len(taken)
+        vectors = embedder(given)[: len(told)]
+        done += len(told)
         progress(done)
-        yield taken.row.numpy(), vectors
+        yield told.row.numpy(), vectors
+
+
+def as_embedded(
+    recipe: Recipe, crops: Crops, reader: CropReader, domains: Sequence[str], *, batch: int, threads: int
+) -> Iterator[CropBatch]:
+    """Batches of the crops that decode, as at test, their domains as the recipe embeds them. Raises as `embed`."""
+    places = _places(recipe, crops, domains)
+    for taken in read_plain(crops, reader, recipe.augment, rows_per_batch=batch, threads=threads):
+        yield replace(taken, domain=places[taken.domain])
 
 
 def _padded(values: Tensor, least: int) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 STATE: Final = "state.pt"  # what a killed training goes on from
 LOG: Final = "state.jsonl"
 BOARD = "tensorboard"  # event files, of those who ask for them; no part of what is made
+MEASURED = 256  # held-out crops of which a recipe measures what its network does
 CHECKPOINT = {"last": "last.pt", "best": "best.pt"}
 
 
@@ -244,6 +245,7 @@ class Train(Stage):
             device=resources.device,
             threads=resources.threads,
             validate=validate,
+            measure=self._measuring(given, readers[1], living, context) if given.held_out else lambda model: {},
             every=settings.validation.every,
             patience=settings.validation.patience,
             notes=notes,
@@ -280,6 +282,29 @@ class Train(Stage):
             return rank_one(rows.take(at), np.concatenate([v for _, v in parts]), enrolled, recipe.distance)
 
         return validate
+
+    def _measuring(
+        self, given: TrainingMaterial, reader: CropReader, living: _Living, context: Context
+    ) -> Callable[[nn.Module], dict[str, float]]:
+        """What the recipe measures on MEASURED held-out crops, evenly spread."""
+        import torch
+
+        from mdfpipe.learning.embedders import CPU_BATCH
+        from mdfpipe.learning.embedding import as_embedded
+
+        count, recipe, resources = len(reader.crops), self.settings.recipe, context.resources
+        crops = reader.crops.take(np.unique(np.linspace(0, count - 1, min(count, MEASURED)).astype(np.int64)))
+
+        def measure(model: nn.Module) -> dict[str, float]:
+            device = next(model.parameters()).device
+            own = self._reader(crops, context)
+            with torch.inference_mode(), closing(own):
+                batches = as_embedded(
+                    recipe, crops, own, given.crops.domains, batch=CPU_BATCH, threads=max(resources.threads, 1)
+                )
+                return recipe.measure(model, (batch.to(device) for batch in living.each(batches)))
+
+        return measure
 
     def _finished(self, model: nn.Module, weights: dict[str, Tensor]) -> dict[str, Tensor]:
         """The weights as a plain network of the recipe has them."""
@@ -327,9 +352,13 @@ class _Living:
     def batches(self, *given: Any) -> Generator[CropBatch, None, None]:
         """As the loader's."""
         with closing(self.loader.batches(*given)) as found:
-            for batch in found:
-                self.alive()
-                yield batch
+            yield from self.each(found)
+
+    def each(self, batches: Iterable[CropBatch]) -> Generator[CropBatch, None, None]:
+        """These batches, each of them a sign of life."""
+        for batch in batches:
+            self.alive()
+            yield batch
 
 
 def checkpoint_path(run: Run, system: str, which: str) -> Path:

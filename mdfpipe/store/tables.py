@@ -342,7 +342,7 @@ TRAINING = pa.schema(
     [
         _column(pa.int32(), "epoch", "epoch, from 0"),
         _whole("step", "steps done when it was measured"),
-        _text("figure", "what: loss/NAME, rate, accuracy, validation/rank-1, mining/NAME"),
+        _text("figure", "what: loss/NAME, rate, accuracy, validation/NAME, mining/NAME"),
         _text("anchor_domain", "of mined pairs: the anchor's domain", null=True),
         _text("mined_domain", "of mined pairs: the domain of what was mined for it", null=True),
         _real("value", "its mean over the epoch"),

@@ -11,7 +11,13 @@ import torch
 from torch import Tensor
 
 from mdfpipe.errors import ConfigError
-from mdfpipe.learning.models.backbones.semantic_vit import CHOICES, band_rows, band_targets
+from mdfpipe.learning.models.backbones.semantic_vit import (
+    CHOICES,
+    band_rows,
+    band_shares,
+    band_targets,
+    part_figures,
+)
 from mdfpipe.learning.models.parts.heads import Neck
 from mdfpipe.learning.recipes import Recipe
 from tests.learning.scalars import normal as noise
@@ -20,13 +26,16 @@ from tests.learning.small_vit import HEIGHT, WIDTH, small, some_tokens
 BANDS: dict[str, Any] = {"local": "band", "global_": "mean", "fusion": "four"}
 
 
-def transcribed(vit: Any, images: Tensor) -> Tensor:
-    """The tokens (B, 4 + N, d) after the last norm, attention by loops over who attends to whom."""
+def transcribed(vit: Any, images: Tensor) -> tuple[Tensor, Tensor]:
+    """The tokens (B, 4 + N, d) after the last norm, and (B, 4, N) what the first four attend to among the patches, the
+    mean over heads and blocks: attention by loops over who attends to whom.
+    """
     inner = vit.vit
     x = inner._pos_embed(inner.patch_embed(images))
     rows, columns = vit.grid
     bands = [[4 + row * columns + column for row in band for column in range(columns)] for band in band_rows(rows)]
-    patches = list(range(4, x.shape[1]))
+    patches, everything = list(range(4, x.shape[1])), list(range(x.shape[1]))
+    is_band, looks = vit.design.local == "band", torch.zeros(len(images), 4, x.shape[1], dtype=x.dtype)
     for block in inner.blocks:
         normed = block.norm1(x)
         width, heads = x.shape[2], block.attn.num_heads
@@ -34,19 +43,23 @@ def transcribed(vit: Any, images: Tensor) -> Tensor:
         made = torch.zeros_like(x)
         for token in range(x.shape[1]):
             others = [token, *bands[token - 1]] if 1 <= token <= 3 else [0, *patches]
+            others = others if is_band else everything
             for head in range(heads):
                 part = slice(head * width // heads, (head + 1) * width // heads)
                 logits = (k[:, others, part] @ q[:, token, part, None])[..., 0] / (width // heads) ** 0.5
-                made[:, token, part] = (logits.softmax(1)[..., None] * v[:, others, part]).sum(1)
+                weights = logits.softmax(1)
+                made[:, token, part] = (weights[..., None] * v[:, others, part]).sum(1)
+                if token < 4:
+                    looks[:, token, others] += weights
         x = x + block.attn.proj(made)
         x = x + block.mlp(block.norm2(x))
-    return inner.norm(x)
+    return inner.norm(x), looks[..., 4:] / looks[..., 4:].sum(2, keepdim=True)
 
 
 @torch.no_grad()
 def test_local_tokens_keep_to_their_band() -> None:
     vit, images = small(**BANDS).double(), noise(2, 3, HEIGHT, WIDTH)
-    found, expected = vit(images), transcribed(vit, images)
+    found, (expected, _) = vit(images), transcribed(vit, images)
     patches = expected[:, 4:].reshape(2, *vit.grid, -1)
     means = torch.stack([patches[:, band.start : band.stop].mean((1, 2)) for band in band_rows(vit.grid[0])], 1)
     torch.testing.assert_close(found.patches, expected[:, 4:], rtol=0, atol=1e-12)
@@ -54,6 +67,28 @@ def test_local_tokens_keep_to_their_band() -> None:
     torch.testing.assert_close(found.global_, expected[:, 4:].mean(1), rtol=0, atol=1e-12)
     torch.testing.assert_close(means, band_targets(expected[:, 4:], vit.grid), rtol=0, atol=1e-12)
     assert vit.fuse(found).shape == (2, 4 * 192)
+
+
+@pytest.mark.parametrize("design", [{}, {"local": "band"}, {"global_": "mean"}], ids=str)
+def test_what_tokens_attend_to(design: dict[str, str]) -> None:
+    """Against the transcription; watching changes no token and leaves no hook."""
+    vit, images = small(**design).double(), noise(2, 3, HEIGHT, WIDTH)
+    with torch.no_grad():
+        plain, (_, looks) = vit(images), transcribed(vit, images)
+    tokens, attention = vit.attended(images)
+    assert all(torch.equal(a, b) for a, b in zip(tokens, plain, strict=True))
+    if "global_" in design:
+        looks[:, 0] = 1 / looks.shape[2]
+    torch.testing.assert_close(attention, looks, rtol=0, atol=1e-6, check_dtype=False)
+    assert not any(module._forward_pre_hooks for module in vit.modules())
+    own = band_shares(attention[:, 1:], vit.grid).diagonal(dim1=1, dim2=2)
+    assert bool((own == 1).all()) == (design.get("local") == "band")
+    figures = part_figures(vit, [noise(4, 3, HEIGHT, WIDTH), noise(2, 3, HEIGHT, WIDTH, seed=1)])
+    assert figures.keys() == {"part_match", "part_attention"}
+    assert (figures["part_attention"] == 1) == (design.get("local") == "band")
+    if "local" in design:
+        assert figures["part_match"] > 0.9
+    assert part_figures(vit, [images]) == part_figures(small(parts=[]), [images, images]) == {}
 
 
 @pytest.mark.parametrize(

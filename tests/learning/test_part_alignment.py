@@ -6,7 +6,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from mdfpipe.learning.models.backbones.semantic_vit import PartAlignment, Tokens, band_rows, band_targets
+from mdfpipe.learning.models.backbones.semantic_vit import (
+    PartAlignment,
+    Tokens,
+    band_rows,
+    band_shares,
+    band_targets,
+    match_shares,
+)
 from tests.learning.scalars import normal as noise
 from tests.learning.small_vit import some_tokens
 
@@ -101,6 +108,22 @@ def test_match_counts_the_tokens_that_lie_nearest_to_their_own_band() -> None:
     torch.testing.assert_close(found, torch.tensor([1.0, 1 / 3]))
 
 
+def test_match_counts_what_differs_between_images() -> None:
+    """Whatever is the same of every image says nothing; tokens that follow another band match none or one."""
+    bands, constant = noise(40, 3, 16), 9 * noise(3, 16, seed=1)
+    for order, expected in (((0, 1, 2), [1, 1, 1]), ((1, 0, 2), [0, 0, 1]), ((2, 2, 2), [0, 0, 1])):
+        assert match_shares(0.1 * bands[:, order] + constant, bands + 5).tolist() == expected
+    chance = match_shares(noise(3000, 3, 16, seed=2), noise(3000, 3, 16, seed=3))
+    torch.testing.assert_close(chance, torch.full((3,), 1 / 3), rtol=0, atol=0.03)
+
+
+def test_bands_of_any_height_weigh_alike() -> None:
+    even, top = torch.full((12,), 1 / 12), torch.tensor([0.5, 0.5] + [0.0] * 10)
+    face_and_torso = torch.tensor([0.25, 0.25, *[0.125] * 4, *[0.0] * 6])  # 1 and 2 of 6 rows
+    found = band_shares(torch.stack([even, top, face_and_torso]), (6, 2))
+    torch.testing.assert_close(found, torch.tensor([[1 / 3] * 3, [1, 0, 0], [2 / 3, 1 / 3, 0]]))
+
+
 def test_tokens_are_unnamed_until_they_were_measured_or_came_with_a_name() -> None:
     from mdfpipe.learning.recipes.body import UNNAMED, Body
 
@@ -111,3 +134,6 @@ def test_tokens_are_unnamed_until_they_were_measured_or_came_with_a_name() -> No
     assert aligned.notes([], {"part_match": 0.4}) == [f"{UNNAMED} (40% of them match their own band, chance 33 %)"]
     assert aligned.notes([], {"part_match": 0.95}) == []
     assert vit.notes([{"figures": {"part_match": 0.95}}], {}) == []
+    assert vit.notes([], {"validation/part_match": 0.4})[0].endswith("(40% of them match their own band, chance 33 %)")
+    assert aligned.notes([], {"part_match": 0.95, "validation/part_match": 0.4}) != []  # held-out crops decide
+    assert Body(local="band").notes([], {}) == []

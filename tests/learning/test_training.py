@@ -248,7 +248,8 @@ class Judge:
 def test_best_is_what_was_best(ema: float | None, toys: Crops, tmp_path: Path) -> None:
     recipe = tiny("toy", optimiser={"rate": 0.01, "ema": ema}, schedule={"length": 5, "warm_up": 0})
     judge = Judge(0.1, 0.5, 0.5, 0.3, 0.2)
-    fitted = fit(job(toys, recipe, tmp_path / "a.pt", validate=judge, every=1))
+    measure = {"measure": lambda model: {"own": float(model.training)}}
+    fitted = fit(job(toys, recipe, tmp_path / "a.pt", validate=judge, every=1, **measure))
     assert fitted.best is not None
     assert fitted.best_epoch == 1
     assert fitted.stopped == ""
@@ -256,6 +257,7 @@ def test_best_is_what_was_best(ema: float | None, toys: Crops, tmp_path: Path) -
     assert same(fitted.last, judge.shown[4])
     assert not same(fitted.best, fitted.last)
     assert [line["validation/rank-1"] for line in fitted.lines] == judge.scores
+    assert [line["validation/own"] for line in fitted.lines] == [0.0] * 5
     unseen = fit(job(toys, recipe, tmp_path / "b.pt"))  # looking changes nothing
     assert same(unseen.last, fitted.last)
     assert unseen.best is None

@@ -55,7 +55,7 @@ def backbone(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def test_a_system_is_four_files_and_a_second_call_does_nothing(home: Path) -> None:
-    systems = {"a.b-1": {"recipe": STRIPED, "validation": {"subjects": 1}, "train_on": ["further"]}}
+    systems = {"a.b-1": {"recipe": VIT, "validation": {"subjects": 1}, "train_on": ["further"]}}
     write_run(home / "further")
     systems["a.b-1"]["train_on"] = [str(home / "further")]
     outcome, ran = train(home, systems)
@@ -67,6 +67,7 @@ def test_a_system_is_four_files_and_a_second_call_does_nothing(home: Path) -> No
     assert rows.schema.equals(TRAINING)
     figures = set(rows["figure"].to_pylist())
     assert {"loss/identity", "loss/triplet", "rate", "accuracy", "validation/rank-1"} <= figures
+    assert {"validation/part_match", "validation/part_attention"} <= figures
     assert any(name.startswith("mining/") for name in figures)
     assert np.isfinite(rows["value"].to_numpy()).all()
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]

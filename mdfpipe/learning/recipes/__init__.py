@@ -9,7 +9,7 @@ on one image into `forward`.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
@@ -186,6 +186,11 @@ class Recipe(Plugin):
     def parameter_groups(self, model: Network) -> list[Group]:
         """What is trained, at which rate; what requires no gradient is frozen. By default everything alike."""
         return [Group([p for p in model.parameters() if p.requires_grad])]
+
+    def measure(self, model: Network, batches: Iterable[CropBatch]) -> dict[str, float]:
+        """Shares (0..1) that show whether the network does what it is made for, for the log of each validation: name ->
+        value. model: in eval mode; batches: of held-out crops, as at test. By default: none."""
+        return {}
 
     def notes(self, history: list[dict[str, Any]], figures: dict[str, float]) -> list[str]:
         """What a reader of this system's numbers should know, given what it comes from and the figures of its last

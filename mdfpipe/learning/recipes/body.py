@@ -16,7 +16,7 @@ visible-only crops are ours, for machines without an accelerator and for trainin
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import AliasChoices, Field, model_validator
@@ -236,12 +236,22 @@ class Body(Recipe):
         """Backbone and head; of each matrices, biases and other vectors apart."""
         return by_part(model, head_rate=self.head_rate, bias_rate=self.bias_rate, decay_vectors=self.decay_vectors)
 
+    def measure(self, model: Network, batches: Iterable[CropBatch]) -> dict[str, float]:
+        """Whether local tokens hold and attend to their band: see `part_figures`."""
+        from mdfpipe.learning.models.backbones.semantic_vit import SemanticViT, part_figures
+
+        if not isinstance(model.backbone, SemanticViT):
+            return {}
+        predictor = model.alignment and model.alignment.predictor
+        return part_figures(model.backbone, (batch.images for batch in batches), predictor)
+
     def notes(self, history: list[dict[str, Any]], figures: dict[str, float]) -> list[str]:
         """Local tokens that nothing ever tied to the body (METHODS 1.1), or of which that was measured not to hold."""
-        if not self.tokens or any(entry.get("format") == "PASS" for entry in history):
+        if not self.tokens or self.local == "band" or any(entry.get("format") == "PASS" for entry in history):
             return []
-        measured = [entry.get("figures", {}).get("part_match") for entry in history] + [figures.get("part_match")]
-        match = next((share for share in reversed(measured) if share is not None), None)
+        measured = [entry.get("figures", {}) for entry in history] + [figures]
+        shares = [each.get("validation/part_match", each.get("part_match")) for each in measured]
+        match = next((share for share in reversed(shares) if share is not None), None)
         if match is None:
             return [UNNAMED]
         return [f"{UNNAMED} ({match:.0%} of them match their own band, chance 33 %)"] if match < NAMED else []

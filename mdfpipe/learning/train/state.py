@@ -33,7 +33,8 @@ _REMEDY = "lower optimiser.rate, clip with optimiser.clip_norm, or train in fp32
 class Job:
     """One training. state: file that a killed training continues from; fingerprint: what decides the result.
 
-    validate: gives Rank-1 (or any figure that should be large) of the network as it is; every, patience: epochs between
+    validate: gives Rank-1 (or any figure that should be large) of the network as it is; measure: further shares for the
+    log, name -> value, each time it is validated; every, patience: epochs between
     two validations (there is one at the end, too), and how many of them in a row may bring nothing better (0: no early
     stop). save_seconds: between two states. notes: what to know of it, before it begins.
     """
@@ -49,6 +50,7 @@ class Job:
     device: str = "cpu"
     threads: int = 1
     validate: Callable[[nn.Module], float] | None = None
+    measure: Callable[[nn.Module], dict[str, float]] = lambda model: {}
     every: int = 0
     patience: int = 0
     save_seconds: float = 120.0
@@ -202,27 +204,29 @@ class State:
         if mining.get("anchors"):
             line["mining"] = mining
         if job.validate is not None and job.every and (last or (epoch + 1) % job.every == 0):
-            line["validation/rank-1"] = self._validate(epoch, last)
+            line |= {f"validation/{name}": value for name, value in self._validate(epoch, last).items()}
         self.lines.append(line)
         self.books = Books()
         if self.fabric.is_global_zero:
             job.log({**line, **speed})
         self.save()
 
-    def _validate(self, epoch: int, last: bool) -> float:
-        job, score = self.job, torch.zeros(1, dtype=torch.float64)
+    def _validate(self, epoch: int, last: bool) -> dict[str, float]:
+        """rank-1, and, in the process that writes the log, what the job measures."""
+        job, score, measured = self.job, torch.zeros(1, dtype=torch.float64), dict[str, float]()
         assert job.validate is not None
         if self.fabric.is_global_zero:
             self.network.eval()
             with _swapped(self.network, self.ema):
                 score[0] = job.validate(self.network)
+                measured = job.measure(self.network)
             self.network.train()
         value = float(self.fabric.broadcast(score).item())
         if value > self.best_score:
             self.best_score, self.best_epoch, self.best = value, epoch, self.kept()
         elif job.patience and not last and epoch - self.best_epoch >= job.patience * job.every:
             self.stopped = f"validation has not risen since epoch {self.best_epoch}"
-        return value
+        return {"rank-1": value, **measured}
 
     def save(self) -> None:
         """Write the state file. Raises OSError."""

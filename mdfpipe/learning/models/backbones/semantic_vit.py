@@ -8,7 +8,8 @@ The options `Design` are ours, for training from scratch. `scripts/bench learn` 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
@@ -166,6 +167,35 @@ class SemanticViT(nn.Module):
             global_ = patches.mean(1)
         return Tokens(global_, local, patches)
 
+    @torch.no_grad()
+    def attended(self, images: Tensor) -> tuple[Tokens, Tensor]:
+        """The tokens, and (B, 4, N) what the global and the three local ones attend to among the patches, sum 1.
+
+        It is the mean over heads and blocks; attention to other tokens is left out. A global token that is the mean of
+        the patches weighs all alike.
+        """
+        first, found = 1 + len(PARTS), list[Tensor]()
+
+        def keep(attention: Any, given: tuple[Tensor, ...]) -> None:
+            """The rows of the tokens alone, which the fused attention of torch does not give."""
+            x = given[0]
+            qkv = attention.qkv(x).reshape(*x.shape[:2], 3, attention.num_heads, -1).permute(2, 0, 3, 1, 4)
+            q, k = attention.q_norm(qkv[0, :, :, :first]), attention.k_norm(qkv[1])
+            logits = (q.float() * attention.scale) @ k.float().transpose(2, 3)
+            if self.seen is not None:
+                logits = logits.masked_fill(~self.seen[:first], -torch.inf)
+            found.append(logits.softmax(-1).mean(1)[..., first:])
+
+        with ExitStack() as stack:
+            for block in self.vit.blocks:
+                attention: Any = block.attn
+                stack.callback(attention.register_forward_pre_hook(keep).remove)
+            tokens = self(images)
+        mean = torch.stack(found).mean(0)
+        if self.design.global_ == "mean":
+            mean[:, 0] = 1.0
+        return tokens, mean / mean.sum(-1, keepdim=True)
+
     def fuse(self, tokens: Tokens) -> Tensor:
         """The feature z (B, width), raw.
 
@@ -239,6 +269,49 @@ def band_targets(patches: Tensor, grid: tuple[int, int]) -> Tensor:
     """(B, 3, d) mean patch feature of each horizontal band. patches: (B, rows x columns, d), row by row."""
     by_row = patches.reshape(len(patches), *grid, -1).mean(2)
     return torch.stack([by_row[:, band.start : band.stop].mean(1) for band in band_rows(grid[0])], dim=1)
+
+
+def band_shares(attention: Tensor, grid: tuple[int, int]) -> Tensor:
+    """(..., 3) which share of the attention (..., rows x columns) is on each band, bands weighed alike: 1/3 is chance.
+
+    Bands are of different heights, so each counts by the mean attention to one of its patches.
+    """
+    means = attention.reshape(*attention.shape[:-1], *grid).mean(-1)
+    bands = torch.stack([means[..., band.start : band.stop].mean(-1) for band in band_rows(grid[0])], dim=-1)
+    return bands / bands.sum(-1, keepdim=True)
+
+
+@torch.no_grad()
+def match_shares(local: Tensor, bands: Tensor) -> Tensor:
+    """(3,) of each local token the share of images in which it is nearest to its own band; 1/3 is chance.
+
+    local, bands: (B, 3, d), B > 2. Both are taken from their mean over the images, so that only what differs from image
+    to image counts: a token that holds the same of every image matches by chance.
+    """
+    said, target = (functional.normalize(x.float() - x.float().mean(0, keepdim=True), dim=2) for x in (local, bands))
+    nearest = (said @ target.transpose(1, 2)).argmax(dim=2)
+    return (nearest == torch.arange(len(PARTS), device=nearest.device)).float().mean(0)
+
+
+def part_figures(vit: SemanticViT, images: Iterable[Tensor], predictor: nn.Module | None = None) -> dict[str, float]:
+    """part_match and part_attention of a ViT in eval mode, 0..1, means over its local tokens in use; 1/3 is chance.
+
+    part_match: see `match_shares`; part_attention: the share of a token's attention on its own band (`band_shares`).
+    images: batches; predictor: that of `PartAlignment`, applied to the tokens. Empty where there are less than three
+    images, no local token is in use, or the grid is too low for bands.
+    """
+    if not vit.chosen or vit.grid[0] < len(PARTS):
+        return {}
+    local, bands, shares = list[Tensor](), list[Tensor](), list[Tensor]()
+    for batch in images:
+        tokens, attention = vit.attended(batch)
+        local.append(tokens.local if predictor is None else predictor(tokens.local))
+        bands.append(band_targets(tokens.patches, vit.grid))
+        shares.append(band_shares(attention[:, 1:], vit.grid).diagonal(dim1=1, dim2=2))
+    if sum(map(len, local)) < 3:
+        return {}
+    match, attention = match_shares(torch.cat(local), torch.cat(bands)), torch.cat(shares).mean(0)
+    return {"part_match": float(match[vit.chosen].mean()), "part_attention": float(attention[vit.chosen].mean())}
 
 
 @torch.no_grad()
