@@ -6,12 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from lightning_fabric.utilities.distributed import _set_num_threads_if_needed
 
 from mdfpipe.cli import main
 from mdfpipe.errors import ConfigError
 from mdfpipe.learning.data.crops import Crops
 from mdfpipe.learning.recipes import Recipe
 from mdfpipe.learning.train import together as own
+from mdfpipe.learning.train.fabric import without_settings_of_its_own
 from mdfpipe.learning.train.loop import fit, make_fabric
 from mdfpipe.learning.train.state import Fitted
 from tests.learning.trained import Child, Interrupted, Toy, crops_in, job, result, same, saving_always, tiny, together
@@ -232,6 +235,20 @@ def test_a_training_is_the_same_in_every_cluster(
     assert (fabric.world_size, fabric.global_rank, type(fabric.strategy).__name__) == (1, 0, "SingleDeviceStrategy")
     recipe = tiny("toy", schedule={"length": 1, "warm_up": 0})
     assert fit(job(crops_in(tmp_path / "toy", recipe), recipe, tmp_path / "one.pt")).step > 0
+
+
+def test_fabric_leaves_the_threads_of_a_training_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With one process on each node it would take every core, and results would differ from those of one node."""
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with without_settings_of_its_own():
+            _set_num_threads_if_needed(1)
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)
+    assert "OMP_NUM_THREADS" not in os.environ
 
 
 @pytest.mark.usefixtures("no_cluster")

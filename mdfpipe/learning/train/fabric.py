@@ -60,7 +60,7 @@ def make_fabric(device: str, precision: str) -> Fabric:
         "precision": PRECISIONS[precision],
         "plugins": [Processes()],
     }
-    with _without_settings_of_its_own():
+    with without_settings_of_its_own():
         if processes() > 1:
             nodes = processes() // local_processes()
             fabric = Fabric(devices=local_processes(), num_nodes=nodes, strategy="ddp", **common)
@@ -72,12 +72,20 @@ def make_fabric(device: str, precision: str) -> Fabric:
 
 
 @contextlib.contextmanager
-def _without_settings_of_its_own() -> Iterator[None]:
-    """Hide LT_DEVICES, LT_PRECISION and so on, with which Fabric overrides what it is given."""
-    hidden = {name: value for name, value in os.environ.items() if name.startswith("LT_")}
-    for name in hidden:
-        del os.environ[name]
+def without_settings_of_its_own() -> Iterator[None]:
+    """Hide LT_DEVICES, LT_PRECISION and so on, with which Fabric overrides what it is given.
+
+    Also OMP_NUM_THREADS: where it is not set and several processes train, Fabric sets it, and torch's threads, to
+    the number of cores.
+    """
+    before = dict(os.environ)
+    for name in before:
+        if name.startswith("LT_"):
+            del os.environ[name]
+    os.environ.setdefault("OMP_NUM_THREADS", str(torch.get_num_threads()))
     try:
         yield
     finally:
-        os.environ.update(hidden)
+        os.environ.update(before)
+        if "OMP_NUM_THREADS" not in before:
+            del os.environ["OMP_NUM_THREADS"]
