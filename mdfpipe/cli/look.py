@@ -93,7 +93,10 @@ def status(
 @app.command()
 def inspect(
     thing: Annotated[
-        Path, typer.Argument(help="Run folder, table, manifest, shard, video or weight file.", show_default=False)
+        Path,
+        typer.Argument(
+            help="Run folder, table, manifest, face table, shard, video or weight file.", show_default=False
+        ),
     ],
     video: Annotated[str | None, typer.Option(metavar="VIDEO", help="Run: the video of --frame.")] = None,
     frame: Annotated[int | None, typer.Option(min=0, help="Run: draw this frame into --out.")] = None,
@@ -102,7 +105,10 @@ def inspect(
         Path | None,
         typer.Option(metavar="PICTURE", help="Run: a picture of crops of six subjects, one column per domain."),
     ] = None,
-    html: Annotated[Path | None, typer.Option(metavar="PAGE", help="Run: write one self-contained HTML page.")] = None,
+    html: Annotated[
+        Path | None,
+        typer.Option(metavar="PAGE", help="Run, or table of `mdfpipe faces`: write one self-contained HTML page."),
+    ] = None,
     csv: Annotated[
         Path | None, typer.Option(metavar="CSV", help="Table: write its rows as CSV; - is standard output.")
     ] = None,
@@ -116,6 +122,8 @@ def inspect(
     Print counts, columns, receipt and failures; or draw a frame, a sheet of crops, a page; or write a CSV.
 
     Example: mdfpipe inspect runs/walk --html walk.html
+
+    Example: mdfpipe inspect data/faces.csv --html ids.html --show-people
     """
     from mdfpipe.cli.display import out as console
     from mdfpipe.inspecting.inspection import inspect_and_write

@@ -268,7 +268,10 @@ def embed(
 @app.command()
 def faces(
     data: Annotated[
-        Path, typer.Argument(help="Folder that holds the videos; with --merge also a face table.", show_default=False)
+        Path,
+        typer.Argument(
+            help="Folder that holds the videos; with --merge or --split also a face table.", show_default=False
+        ),
     ] = Path(),
     weights: Annotated[
         Path | None,
@@ -279,6 +282,10 @@ def faces(
         list[str] | None,
         typer.Option(metavar="ID=ID", help="Change ids of the face table: 3=17 makes id 17 id 3; repeatable."),
     ] = None,
+    split: Annotated[
+        list[str] | None,
+        typer.Option(metavar="ID@FRAME", help="Cut a track: 17@57 gives it the id 17@57 from frame 57 on; repeatable."),
+    ] = None,
     videos: Annotated[
         list[str] | None,
         typer.Option(metavar="PATTERN", help="Only these videos of DATA, such as clips/*.mp4; repeatable."),
@@ -288,7 +295,7 @@ def faces(
     workers: Workers = 1,
     threads: Threads = 1,
     deadline: Deadline = 300.0,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite a face table whose ids were merged.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite a face table whose ids were changed.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List what would run and why, and run nothing.")] = False,
     json_: Json = False,
 ) -> None:
@@ -301,14 +308,16 @@ def faces(
     Example: mdfpipe faces data --weights face_detection_yunet_2023mar.onnx
 
     Example: mdfpipe faces data --merge 3=17 --merge anna=3
+
+    Example: mdfpipe faces data --split 17@57
     """
     from mdfpipe.cli.display import Display
     from mdfpipe.running import faces as finding
     from mdfpipe.stages import Resources
 
-    if merge:
+    if merge or split:
         finding.refuse_both(weights)
-        changed = finding.merge_faces(out or data, merge)
+        changed = finding.merge_faces(out or data, merge or (), splits=split or ())
         lines = [f"{name}: {counted(count, 'face')}" for name, count in changed.items()]
         say_json(changed) if json_ else say("\n".join(lines))
         return

@@ -10,6 +10,7 @@ from typing import Any
 
 from mdfpipe.errors import ConfigError, DataError, MdfError, counted, one_line
 from mdfpipe.inspecting.export import to_csv
+from mdfpipe.inspecting.face_page import describe_faces, face_table, write_face_page
 from mdfpipe.inspecting.pictures import draw_frame, draw_sheet, write_page
 from mdfpipe.inspecting.things import Description, describe_run, describe_shard, describe_table, describe_weight_file
 from mdfpipe.inspecting.weights import SUFFIXES
@@ -27,7 +28,8 @@ from mdfpipe.study.study import open_run
 __all__ = ["Inspected", "draw_frame", "inspect", "inspect_and_write", "to_csv", "write_page"]
 
 KINDS = (
-    "a run folder, a Parquet table, a shard (.tar), a video or folder of frames, or weights (.onnx, .pt, .safetensors)"
+    "a run folder, a Parquet table, a face table of mdfpipe faces, a shard (.tar), a video or folder of frames, or "
+    "weights (.onnx, .pt, .safetensors)"
 )
 
 
@@ -65,9 +67,11 @@ def inspect_and_write(
         raise ConfigError(
             f"inspect: expected --video, --frame and --out together, got no {' and no '.join(absent)}; add it"
         )
-    if (out or sheet or html) and not is_run(thing):
+    found = face_table(thing)
+    if (out or sheet or (html and not found)) and not is_run(thing):
         option = "--frame" if out else "--sheet" if sheet else "--html"
-        raise ConfigError(f"inspect {thing}: {option} needs a run folder; name one with an index")
+        faces = ", or a face table of `mdfpipe faces`" if option == "--html" else ""
+        raise ConfigError(f"inspect {thing}: {option} needs a run folder with an index{faces}; name one")
     for made in (out, sheet, html, csv):
         if made is not None and not is_standard_output(made):
             _refuse_overwriting(thing, made)
@@ -78,7 +82,10 @@ def inspect_and_write(
     if sheet is not None:
         lines += draw_sheet(thing, sheet, show_people=show_people)
         files.append(str(sheet))
-    if html is not None:
+    if html is not None and found is not None:
+        lines += write_face_page(found, html, show_people)
+        files.append(str(html))
+    elif html is not None:
         written = write_page(thing, html, show_people)
         lines += [
             *written.notes,
@@ -116,6 +123,8 @@ def inspect(thing: str | PathLike[str]) -> Description:
         with thing.open("rb") as file:
             start = file.read(4)
         suffix = thing.suffix.lower()
+        if face_table(thing):
+            return describe_faces(thing)
         if start == b"PAR1" or suffix == ".parquet":
             return _with_standing(describe_table(thing), thing)
         weights = content_of(thing).kind not in (Kind.OTHER, Kind.PICKLE)
@@ -195,6 +204,8 @@ def _inspect_folder(folder: Path) -> Description:
         data = str(environment.data) if environment else "unknown"
         found.facts = {"study": study, "data": data} | found.facts
         return found
+    if (table := face_table(folder)) is not None:
+        return describe_faces(table)
     if any(f.suffix.lower() in IMAGE_SUFFIXES for f in folder.iterdir()):
         return _inspect_video(folder)
     raise DataError(f"{folder}: expected {KINDS}, got a folder with neither an index nor images; name one of these")

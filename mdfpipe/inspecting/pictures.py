@@ -187,6 +187,10 @@ def write_page(run: Path, out: Path, show_people: bool = False, limits: Limits |
     limits, found = limits or Limits(), survey(run)
     samples, notes = sample(found, limits)
     each, subjects = limits.frames_each(len(samples)), limits.subjects_each(len(samples))
+    if found.index.facts.get("detected_faces"):
+        notes.append(
+            "people are named by faces that a detector found: `mdfpipe inspect FACES.csv --html` shows wrong ids"
+        )
     chosen = {name: one.frames(each) for name, one in samples.items()}
     made = _pictures(found, [choice for choices in chosen.values() for choice in choices], show_people, notes)
     shown = {

@@ -73,6 +73,7 @@ class FoundFaces:
                 "one id a track and video; if ids A and B are one person, "
                 f"`mdfpipe faces --merge A=B {self.table}` makes id B id A"
             )
+            said.append(f"`mdfpipe inspect {self.table} --html ids.html --show-people` shows which ids may be wrong")
         return said
 
 
@@ -116,12 +117,21 @@ def find_faces(
     return _written(table, run, runner.execute(None, _LAST, listen=listen))
 
 
-def merge_faces(table: str | PathLike[str], merges: Sequence[str]) -> Mapping[str, int]:
+def merge_faces(
+    table: str | PathLike[str], merges: Sequence[str] = (), *, splits: Sequence[str] = ()
+) -> Mapping[str, int]:
     """Make ids of a face table of `find_faces` one: "3=17" gives the faces of id 17 the id 3, "anna=17" that name.
 
-    Gives the number of faces of each such id. All merges are done, or none. `find_faces(..., force=True)` undoes them.
+    splits: "17@57" gives the faces of the track 17, as it was found, the id "17@57" from frame 57 on; merges come after
+    that. Gives the number of faces of each such id. All changes are made, or none. `find_faces(..., force=True)` undoes
+    them.
     """
-    path, asked = given_path("table", table), dict[str, str]()
+    path, asked, cuts = given_path("table", table), dict[str, str](), dict[str, list[int]]()
+    for text in splits:
+        name, _, frame = (part.strip() for part in str(text).rpartition("@"))
+        if not name or not frame.isdecimal() or len(frame) > 18:
+            raise ConfigError(f"--split {text!r:.60}: expected an id and a frame, as in 17@57: from frame 57 on")
+        cuts.setdefault(name, []).append(int(frame))
     for text in merges:
         name, equals, old = (part.strip() for part in str(text).partition("="))
         if not (name and equals and old) or name == old:
@@ -136,7 +146,7 @@ def merge_faces(table: str | PathLike[str], merges: Sequence[str]) -> Mapping[st
             seen.add(name)
             name = asked[name]
         asked[old] = name
-    return found_faces.merge(path / TABLE if path.is_dir() else path, asked)
+    return found_faces.change(path / TABLE if path.is_dir() else path, asked, cuts)
 
 
 def given_weights(weights: Path | None) -> Path:
@@ -144,15 +154,15 @@ def given_weights(weights: Path | None) -> Path:
     if weights is None:
         raise ConfigError(
             "mdfpipe faces: expected --weights FILE (YuNet's, face_detection_yunet_*.onnx of OpenCV's model zoo), or "
-            "--merge 3=17 to change ids of a face table"
+            "--merge 3=17 or --split 17@57 to change ids of a face table"
         )
     return weights
 
 
 def refuse_both(weights: Path | None) -> None:
-    """Raise ConfigError where a call both finds faces and merges ids."""
+    """Raise ConfigError where a call both finds faces and changes ids."""
     if weights is not None:
-        raise ConfigError("--merge: changes a face table that is there; leave --weights out")
+        raise ConfigError("--merge and --split change a face table that is there; leave --weights out")
 
 
 def _study(root: Path, weights: Path, videos: Sequence[str], min_score: float, stride: int, own: Path) -> Study:

@@ -14,11 +14,17 @@ import pytest
 
 import mdfpipe
 from mdfpipe.datasets.ijb import Ijb
+from mdfpipe.inspecting.face_ids import FaceIds
+from mdfpipe.inspecting.face_page import FaceLimits, write_face_page
 from mdfpipe.store.run import Run
 from mdfpipe.video.decoders.auto import Auto
+from mdfpipe.video.trackers import Tracker
 from tests import clips
 from tests.real import ASSETS, needs_assets
+from tests.reporting.test_page import Reader, check_self_contained, detail, pictures
 from tests.runs import Said, call_here
+from tests.video.crowds import crowd
+from tests.video.test_trackers import boxes_of
 
 WEIGHTS = ASSETS / "weights" / "face_detection_yunet_2023mar.onnx"
 WALK = ASSETS / "real-walk" / "videos" / "face-demographics-walking.gif"
@@ -88,9 +94,10 @@ def test_ids_are_merged_and_what_was_merged_is_not_lost(found: tuple[Path, Said]
     assert (said.code, said.out) == (0, "anna: 41 faces\n")
     assert Counter(row["SUBJECT_ID"] for row in rows_of(table)) == {"anna": 41, "2": 6, "4": 35}
     assert [row["FOUND_ID"] for row in rows_of(table)] == [row["FOUND_ID"] for row in rows_of(data / "faces.csv")]
-    assert "ids in it were merged" in find(data, "--out", table).line()
+    assert "ids in it were changed" in find(data, "--out", table).line()
     for merge, words in {
         "2=99": "no id '99'; it has anna, 2, 4",
+        "2=3": "no id '3'; its faces have the id 'anna' now",
         "4=anna": "4 would be two faces of frame",
         "4": "expected two ids, as in 3=17",
         "nan=4": "expected a name",
@@ -166,3 +173,144 @@ def test_python_gives_the_same(tmp_path: Path) -> None:
     done = mdfpipe.find_faces(tmp_path, weights=WEIGHTS, stride=5, resources=mdfpipe.Resources(threads=1))
     assert (done.faces, done.ids, done.complete, done.table) == (14, 2, True, tmp_path / "faces.csv")
     assert mdfpipe.merge_faces(tmp_path, ["left=1"]) == {"left": 7}
+    assert mdfpipe.merge_faces(tmp_path, ["left=2@20"], splits=["1@20", "2@20"]) == {"left": 7, "1@20": 3}
+
+
+# -- ids that may be wrong
+
+Walks = dict[str, list[tuple[int, float, float, float]]]
+
+
+def table_of(place: Path, walks: Walks) -> Path:
+    """A face table by hand: of each track, (frame, x, y, height) of its faces, in the video `<a>&.mp4`."""
+    rows = [
+        f"{name},<a>&.mp4,{frame},{x},{y},{0.8 * height},{height},0.9,{name},detected"
+        for name, faces in walks.items()
+        for frame, x, y, height in faces
+    ]
+    place.write_text("\n".join([HEADER, *rows]) + "\n")
+    return place
+
+
+def walk(frames: range, x: float, height: float = 30, speed: float = 3) -> list[tuple[int, float, float, float]]:
+    return [(frame, x + speed * (frame - frames[0]), 50 + frame % 2, height + frame % 3) for frame in frames]
+
+
+WRONG: dict[str, tuple[Walks, str]] = {
+    "nothing": ({"1": walk(range(40), 0), "2": walk(range(40), 400)}, ""),
+    "a pause": ({"1": walk(range(20), 0), "2": walk(range(30, 50), 90)}, "--merge 1=2"),
+    "a longer second half": ({"1": walk(range(9), 0), "2": walk(range(9, 50), 30)}, "--merge 2=1"),
+    "too late": ({"1": walk(range(20), 0), "2": walk(range(200, 220), 60)}, ""),
+    "too far": ({"1": walk(range(20), 0), "2": walk(range(22, 50), 400)}, ""),
+    "another size": ({"1": walk(range(20), 0), "2": walk(range(22, 50), 60, height=60)}, ""),
+    "both in a frame": ({"1": walk(range(20), 0) + walk(range(30, 32), 900), "2": walk(range(31, 50), 960)}, ""),
+    "a jump": ({"1": walk(range(20), 0) + walk(range(20, 40), 300)}, "--split 1@20"),
+    "a growth": ({"1": walk(range(20), 0) + walk(range(20, 40), 60, height=60)}, "--split 1@20"),
+    "a fast walk": ({"1": walk(range(40), 0, speed=25)}, ""),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_a_sign_of_a_wrong_id_is_gone_once_it_is_mended(case: str, tmp_path: Path) -> None:
+    walks, mend = WRONG[case]
+    table = table_of(tmp_path / "faces.csv", walks)
+    ids = FaceIds(table)
+    doubts = [*ids.doubles(), *ids.mixtures()] if case != "both in a frame" else ids.doubles()
+    assert [" ".join(doubt.mend) for doubt in doubts] == [mend] * bool(mend)
+    if mend:
+        assert call_here("faces", tmp_path, *doubts[0].mend).code == 0
+        assert not FaceIds(table).doubles() + FaceIds(table).mixtures()
+    in_order = [one.name for one in ids.ids(9, 2, doubts)]
+    assert sorted(in_order) == sorted(walks)
+    assert in_order[0] in (doubts[0].ids if mend else max(walks, key=lambda name: len(walks[name])))
+
+
+def test_signs_are_few_and_mostly_right_in_a_crowd(tmp_path: Path) -> None:
+    """Tracks of crowds with known people: which ids are of several people, and which pairs are one person."""
+    counted = Counter[str]()
+    tracker = Tracker.model_validate({"use": "bytetrack", "high_score": 0.6, "new_score": 0.6})
+    for seed in range(3):
+        found = crowd(seed, 600, 20, missed=0.2, speed=5)
+        track = tracker.link(boxes_of(found, fps=25.0), tmp_path, "v", lambda done, total: None).track
+        walks: Walks = {}
+        people: dict[str, Counter[int]] = {}
+        rows = zip(found.frame.tolist(), found.xyxy.tolist(), track.tolist(), found.person.tolist(), strict=True)
+        for frame, (x1, y1, _, y2), number, who in rows:
+            if number >= 0:
+                walks.setdefault(str(number), []).append((frame, x1, y1, y2 - y1))
+                people.setdefault(str(number), Counter())[who] += 1
+        ids = FaceIds(table_of(tmp_path / "faces.csv", walks))
+        mixed = {name for name, counts in people.items() if sum(n >= 5 for n in counts.values()) > 1}
+        doubted = {doubt.ids[0] for doubt in ids.mixtures()}
+        main = {name: counts.most_common(1)[0][0] for name, counts in people.items()}
+        one = [main[doubt.ids[0]] == main[doubt.ids[1]] for doubt in ids.doubles()]
+        counted += Counter(mixed=len(mixed), right=len(doubted & mixed), wrong=len(doubted - mixed))
+        counted += Counter(pairs=len(one), one=sum(one))
+    assert counted == {"mixed": 5, "right": 4, "pairs": 4, "one": 3}  # and no other id is doubted
+
+
+def mixed_up(table: Path) -> None:
+    """Make wrong ids in the table: a pause of one walker and another id behind it, then an exchange."""
+    lines = table.read_text().splitlines()
+    kept = [lines[0]]
+    for row in (line.split(",") for line in lines[1:]):
+        who, frame = row[0], int(row[2])
+        if row[1] == "walk.gif" and not (who == "3" and 12 <= frame < 15):
+            name = {"3": "3" if frame < 12 else "5" if frame < 25 else "4", "4": "4" if frame < 25 else "6"}[who]
+            kept.append(",".join([name, *row[1:8], name, row[9]]))
+        elif row[1] != "walk.gif":
+            kept.append(",".join(row).replace("deep.tiff", "gone.tiff"))
+    table.write_text("\n".join(kept) + "\n")
+
+
+@needs_assets
+def test_the_page_of_ids_shows_what_is_wrong_and_how_to_mend_it(found: tuple[Path, Said], tmp_path: Path) -> None:
+    data = Path(shutil.copytree(found[0], tmp_path / "data"))
+    assert "--html ids.html --show-people` shows which ids may be wrong" in found[1].out
+    mixed_up(data / "faces.csv")
+    evil = "<script>'&"
+    assert call_here("faces", data, "--merge", f"{evil}=4").code == 0
+    page = tmp_path / "ids.html"
+    said = call_here("inspect", data, "--html", page)
+    assert (said.code, said.out.splitlines()[:2]) == (
+        0,
+        ["gone.tiff: no pictures: it is no video of faces.run", "6 ids: 1 likely double, 1 likely mixture"],
+    )
+    read = check_self_contained(page.read_text())
+    words = " ".join(read.text)
+    assert f"mdfpipe faces {data} --merge 3=5" in words
+    assert f"mdfpipe faces {data} --split 4@25" in words
+    assert evil in words
+    assert "script" not in read.tags
+    hidden = pictures(page)
+    assert call_here("inspect", data / "faces.csv", "--html", page, "--show-people").code == 0
+    shown = pictures(page)
+    assert len(shown) == len(hidden) == 2 * 6 + 4 * 8
+    assert np.mean([detail(one) for one in shown]) > 2 * np.mean([detail(one) for one in hidden])
+    few = FaceLimits(doubles=0, mixtures=0, ids=2, faces=3, reach_frames=20)
+    write_face_page(data / "faces.csv", page, show_people=True, limits=few)
+    words = " ".join(Reader(page.read_text()).text)
+    assert len(pictures(page)) < 6
+    assert all(one in words for one in ("2 of 6 ids", "1 more are not shown", "after frame 20 of a video: no picture"))
+    plain = call_here("inspect", data / "faces.run" / ".." / "faces.csv", "--json").json["description"]["facts"]
+    assert (plain["faces"], plain["ids"], plain["likely two people with one id"]) == (79, 6, 1)
+    shutil.rmtree(data / "faces.run")
+    assert "in faces.run next to it" in call_here("inspect", data, "--html", page).line()
+    shutil.copy(ASSETS / "real-walk" / "faces.csv", data)
+    assert "needs a run folder with an index, or a face table" in call_here("inspect", data, "--html", page).line()
+
+
+@pytest.mark.parametrize(
+    ("split", "words"),
+    [
+        ("1", "expected an id and a frame"),
+        ("1@x", "expected an id"),
+        ("7@3", "of the track 7"),
+        ("1@0", "found none on one side"),
+    ],
+)
+def test_a_split_that_cannot_be_is_one_line(split: str, words: str, tmp_path: Path) -> None:
+    table = table_of(tmp_path / "faces.csv", {"1": walk(range(9), 0)})
+    before = table.read_bytes()
+    assert words in call_here("faces", table, "--split", split).line()
+    assert table.read_bytes() == before

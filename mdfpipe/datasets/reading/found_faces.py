@@ -5,7 +5,7 @@ FILENAME      path of the video under the data root
 FRAME_NUM     frame index, 0-based
 FACE_X, FACE_Y, FACE_WIDTH, FACE_HEIGHT    box, pixels
 SCORE         confidence of the detector
-FOUND_ID      id as it was found, before any merge; empty for a face of no track
+FOUND_ID      id as it was found, before any merge or split; empty for a face of no track
 SOURCE        detected
 """
 
@@ -14,12 +14,14 @@ from __future__ import annotations
 import csv
 import io
 import os
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
 import pyarrow as pa
+import pyarrow.csv as pacsv
 
 from mdfpipe.errors import ConfigError, DataError, one_line, some
 from mdfpipe.store.files import opened, writing
@@ -59,7 +61,7 @@ def write(out: Path, rows: Iterable[Sequence[str]], *sources: Path) -> None:
 
 def refuse_annotated(table: Path, *, force: bool = False) -> None:
     """Raise ConfigError where a table is there that `mdfpipe faces` did not write, or, without force, whose ids were
-    merged since.
+    merged or split since.
     """
     if not os.path.lexists(table):
         return
@@ -74,37 +76,71 @@ def refuse_annotated(table: Path, *, force: bool = False) -> None:
     merged = next((row for row in rows if row[_SUBJECT] != row[_FOUND]), None)
     if merged is not None and not force:
         raise ConfigError(
-            f"{table}: ids in it were merged (id {one_line(merged[_FOUND], 40)} is {one_line(merged[_SUBJECT], 40)}), "
-            "which would be lost; keep it, write elsewhere with --out, or undo all merges with --force"
+            f"{table}: ids in it were changed (id {one_line(merged[_FOUND], 40)} is {one_line(merged[_SUBJECT], 40)}), "
+            "which would be lost; keep it, write elsewhere with --out, or undo all changes with --force"
         )
 
 
-def merge(table: Path, merges: Mapping[str, str]) -> Counter[str]:
-    """Give ids other names, all at one time: id -> name. Gives the faces of each name that was asked for.
+def is_found(table: Path) -> bool:
+    """Whether a file is a table that `mdfpipe faces` wrote, by its header."""
+    try:
+        return table.is_file() and _opened(table)[0] == list(_HEADER)
+    except DataError:
+        return False
 
-    Raises DataError where the table is not of `mdfpipe faces`, has no such id, or would have a name twice in a frame.
+
+def read(table: Path) -> pa.Table:
+    """All rows, the columns as the file names them: names as dictionaries, frames as int64, the others as float64.
+
+    Raises DataError where the table is not of `mdfpipe faces`, or has no number where one is due.
+    """
+    header, _ = _opened(table)
+    _refuse_others(table, header)
+    names = dict.fromkeys(("SUBJECT_ID", "FILENAME", "FOUND_ID", SOURCE), pa.dictionary(pa.int32(), pa.string()))
+    kinds = dict.fromkeys(_HEADER, pa.float64()) | names | {"FRAME_NUM": pa.int64()}
+    convert = pacsv.ConvertOptions(column_types=kinds, strings_can_be_null=False, null_values=[])
+    try:
+        found = pacsv.read_csv(table, None, pacsv.ParseOptions(newlines_in_values=True), convert)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise DataError(f"{table}: expected rows as `mdfpipe faces` writes them: {one_line(error, 160)}") from None
+    return found.unify_dictionaries().combine_chunks()
+
+
+def change(table: Path, merges: Mapping[str, str], splits: Mapping[str, Sequence[int]]) -> Counter[str]:
+    """Cut tracks, then give ids other names, all at one time. Gives the faces of each name that was asked for.
+
+    merges: id -> name. splits: id as it was found -> the frames from which on its faces are the id "ID@FRAME".
+    Raises DataError where the table is not of `mdfpipe faces`, has no such id, would have a name twice in a frame, or
+    has no face of a split track on one side of a cut; ConfigError for a name that it cannot hold.
     """
     for name in merges.values():
         if is_missing(name) or not is_name(name):
             raise ConfigError(f"--merge {name!r:.60}: expected a name that the face table can hold")
     header, found = _opened(table)
-    if header != list(_HEADER):
-        raise DataError(
-            f"{table}: expected a face table of `mdfpipe faces` (with columns FOUND_ID and SOURCE), got "
-            f"{one_line(', '.join(header), 100)}; its ids are the subjects of its rows: correct these"
-        )
-    known, counts, places = dict[str, None](), Counter[str](), Counter[tuple[str, ...]]()
+    _refuse_others(table, header)
+    cuts = {name: sorted(set(frames)) for name, frames in splits.items()}
+    ids, now, counts = dict[str, None](), dict[str, str](), Counter[str]()
+    places, parts = Counter[tuple[str, ...]](), Counter[tuple[str, int]]()
+    wanted = {*merges.values(), *(_piece(name, frame) for name, frames in splits.items() for frame in frames)}
     for row in found:
-        known[row[_SUBJECT]] = None
-        name = merges.get(row[_SUBJECT], row[_SUBJECT])
-        if name in merges.values():
+        before, part = _cut(row, cuts)
+        parts[row[_FOUND], part] += row[_FOUND] in splits
+        ids[before] = None
+        now.setdefault(row[_FOUND], before)
+        if (name := merges.get(before, before)) in wanted:
             counts[name] += 1
             places[name, row[_FILE], row[_FRAME]] += 1
-    for old in merges:
-        if not old or old not in known:
+    for name, frames in cuts.items():
+        if empty := [part for part in range(len(frames) + 1) if not parts[name, part]]:
             raise DataError(
-                f"{table}: no id {old!r:.60}; it has {some([name for name in known if name], 10) or 'none'}"
+                f"{table}: --split {name}@{frames[max(empty[0] - 1, 0)]}: expected faces of the track {name:.60} "
+                "(column FOUND_ID) before that frame and from it on, found none on one side; choose another frame"
             )
+    for old in merges:
+        if not old or old not in ids:
+            has = f"it has {some([name for name in ids if name], 10) or 'none'}"
+            said = f"its faces have the id {now[old]!r:.60} now" if old and old in now else has
+            raise DataError(f"{table}: no id {old!r:.60}; {said}")
     twice = next((place for place, count in places.items() if count > 1), None)
     if twice is not None:
         name, video, frame = (one_line(text, 80) for text in twice)
@@ -112,8 +148,39 @@ def merge(table: Path, merges: Mapping[str, str]) -> Counter[str]:
             f"{table}: {name} would be two faces of frame {frame} of {video}, so these ids are different people; "
             "merge others"
         )
-    write(table, ([merges.get(row[_SUBJECT], row[_SUBJECT]), *row[1:]] for row in _opened(table)[1]))
+    write(table, ([merges.get(own := _cut(row, cuts)[0], own), *row[1:]] for row in _opened(table)[1]))
     return counts
+
+
+def _cut(row: Sequence[str], cuts: Mapping[str, Sequence[int]]) -> tuple[str, int]:
+    """The id of a row once its track is cut, and how many cuts are before it. cuts: by id as it was found, ascending.
+    Raises DataError.
+    """
+    frames = cuts.get(row[_FOUND])
+    if frames is None:
+        return row[_SUBJECT], 0
+    try:
+        part = bisect_right(frames, int(row[_FRAME]))
+    except ValueError:
+        raise DataError(f"FRAME_NUM: expected a whole number, got {row[_FRAME]!r:.60}; correct it") from None
+    return (_piece(row[_FOUND], frames[part - 1]) if part else row[_SUBJECT]), part
+
+
+def _piece(name: str, frame: int) -> str:
+    """The id of what is cut from a track.
+
+    >>> _piece("3", 57)
+    '3@57'
+    """
+    return f"{name}@{frame}"
+
+
+def _refuse_others(table: Path, header: Sequence[str]) -> None:
+    if header != list(_HEADER):
+        raise DataError(
+            f"{table}: expected a face table of `mdfpipe faces` (with columns FOUND_ID and SOURCE), got "
+            f"{one_line(', '.join(header), 100)}; its ids are the subjects of its rows: correct these"
+        )
 
 
 def _opened(table: Path) -> tuple[list[str], Iterator[list[str]]]:
