@@ -50,7 +50,7 @@ METRICS = {
 """Keys of a line of metrics.jsonl. All but the last two are also in the training table."""
 
 PUBLIC = {
-    "PASS": ("body, its ViT", "local tokens and their positions included, so no note that they are unnamed"),
+    "PASS": ("body, its ViT", "local tokens and positions included: upper, middle and lower half, not body parts"),
     "TransReID": ("body, its ViT", "sie_embed is left out"),
     "TransReID-SSL": ("body, its ViT", "also with the convolution stem of its ICS networks"),
     "DINO": ("body, its ViT", "of student and teacher the teacher; its projection is left out"),

@@ -39,9 +39,9 @@ THREE_COLUMNS = {
     },
     "table-3": {
         "body-finetuned": "77.78/77.78/77.78",
-        "body-no-face": "76.19/73.02/69.84",
-        "body-no-torso": "79.37/76.19/66.67",
-        "body-no-lower-body": "79.37/74.60/73.02",
+        "body-no-upper": "76.19/73.02/69.84",  # the paper: no face
+        "body-no-middle": "79.37/76.19/66.67",  # no torso
+        "body-no-lower": "79.37/74.60/73.02",  # no lower body
     },
     "table-5": {
         "body-pretrained": "38.10/9.52/11.11",
@@ -50,6 +50,7 @@ THREE_COLUMNS = {
     },
     "table-6": {"body-random": "79.37/73.02/71.43", "body-finetuned": "77.78/77.78/77.78"},
 }
+UNPUBLISHED = {"body-vis"}  # rows of ours in the paper's tables
 TABLE_FOUR = """
 VIS-500m  -,26.95,5.00,3.55
 SWIR-30m  42.55,-,12.85,10.36
@@ -100,7 +101,7 @@ def test_every_published_number_stands_beside_its_own(paper: Study) -> None:
     assert list(tables) == TABLES
     assert {name: table.published for name, table in tables.items()} == published()
     for name, rows in published().items():
-        assert sorted(tables[name].systems) == sorted(rows)
+        assert {*tables[name].systems} - UNPUBLISHED == {*rows}
         for system, numbers in rows.items():
             for where, value in numbers.items():
                 gallery, _, probe = where.rpartition(">")
@@ -141,7 +142,7 @@ def test_what_the_systems_are(paper: Study) -> None:
     trained = sorted(name for name, system in systems.items() if system.trains)
     sizes = (8, 16, 32, 48, 96)
     small = [f"body-{kind}{n}" for n in sizes for kind in ("", "lora-")]
-    assert trained == sorted(["face-finetuned", "body-finetuned", "body-vis-swir", "body-random", *small])
+    assert trained == sorted(["face-finetuned", "body-finetuned", "body-vis", "body-vis-swir", "body-random", *small])
     weights = {name: system.weights for name, system in systems.items() if system.weights}
     assert weights == {
         "body-pretrained": "pass_vit_base_full.pth",
@@ -150,12 +151,14 @@ def test_what_the_systems_are(paper: Study) -> None:
     full = settings(systems["body-finetuned"])
     assert full["recipe"]["batches"]["sampler"] == "domain_aware"
     assert full["recipe"]["triplet"]["margin"] == 0
-    assert changed(full, systems["body-vis-swir"]) == {"train_domains": ["VIS-500m", "SWIR-30m"]}
+    for name, domains in (("body-vis", ["VIS-500m"]), ("body-vis-swir", ["VIS-500m", "SWIR-30m"])):
+        crops = 8 // len(domains)  # so that batches are as large as those of four domains
+        assert changed(full, systems[name]) == {"train_domains": domains, "recipe.batches.crops": crops}
     assert changed(full, systems["body-random"]) == {"recipe.batches.sampler": "random"}
-    for left_out in ("face", "torso", "lower_body"):
-        system = systems[f"body-no-{left_out.replace('_', '-')}"]
+    for left_out in ("upper", "middle", "lower"):
+        system = systems[f"body-no-{left_out}"]
         assert (system.start_from, system.trains) == ("body-finetuned", False)
-        assert system.recipe.model_dump()["parts"] == [p for p in ("face", "torso", "lower_body") if p != left_out]
+        assert system.recipe.model_dump()["parts"] == [p for p in ("upper", "middle", "lower") if p != left_out]
     for n in sizes:
         random = {"recipe.batches.sampler": "random", "max_subjects": n}
         assert changed(full, systems[f"body-{n}"]) == random
@@ -254,9 +257,10 @@ def test_the_synthetic_studies_have_the_tables_of_the_paper(name: str, paper: St
     for key, table in made.evaluate.tables.items():
         own, usual = table.model_dump(), paper.evaluate.tables[key].model_dump()
         assert own.pop("published") == {}
+        assert usual.pop("title").startswith(own.pop("title"))
         systems = own.pop("systems"), usual.pop("systems")
         assert own == {name: value for name, value in usual.items() if name != "published"}, key
-        assert key == "table-7" or len(systems[0]) == len(systems[1])
+        assert key == "table-7" or len(systems[0]) == len({*systems[1]} - UNPUBLISHED)
     sizes = [made.systems[n].max_subjects for n in made.evaluate.tables["table-7"].systems]
     assert sizes == sorted(sizes, key=lambda n: n or 0)
     loras = ["lora" in n for n in made.evaluate.tables["table-7"].systems]

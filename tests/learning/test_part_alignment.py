@@ -6,6 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from mdfpipe.config import validate
+from mdfpipe.errors import ConfigError
 from mdfpipe.learning.models.backbones.semantic_vit import (
     PartAlignment,
     Tokens,
@@ -14,6 +16,7 @@ from mdfpipe.learning.models.backbones.semantic_vit import (
     band_targets,
     match_shares,
 )
+from mdfpipe.learning.recipes import Recipe
 from tests.learning.scalars import normal as noise
 from tests.learning.small_vit import some_tokens
 
@@ -130,6 +133,16 @@ def test_tokens_are_unnamed_until_they_were_measured_or_came_with_a_name() -> No
     vit, aligned = Body(), Body(part_alignment=0.5)
     assert Body(backbone="striped").notes([], {}) == []
     assert vit.notes([{"format": "PASS"}], {}) == []
+    for parts, left_out in (
+        (["torso", "lower_body"], "upper"),
+        (["upper", "lower"], "middle"),
+        ([], "upper and middle"),
+    ):
+        (said,) = Body(parts=parts).notes([{"format": "PASS"}, {"system": "body"}], {})  # type: ignore[arg-type]
+        assert said.startswith(f"without its {left_out}")
+        assert said.endswith("and not for face, torso and lower body")
+    with pytest.raises(ConfigError, match="parts"):
+        validate(Recipe, {"use": "body", "parts": ["face", "lower"]}, "study.yaml")  # type: ignore[arg-type]
     assert vit.notes([{"format": "DINO"}], {}) == [UNNAMED]
     assert aligned.notes([], {"part_match": 0.4}) == [f"{UNNAMED} (40% of them match their own band, chance 33 %)"]
     assert aligned.notes([], {"part_match": 0.95}) == []

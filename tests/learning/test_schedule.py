@@ -14,6 +14,26 @@ from mdfpipe.errors import ConfigError
 from mdfpipe.learning.train.schedule import Group, Optimiser, Schedule
 
 
+def test_the_body_learns_at_the_rates_of_pass() -> None:
+    """Its `create_scheduler` and `do_train`: timm's scheduler, stepped at the start of each epoch, the first as 1."""
+    from timm.scheduler import CosineLRScheduler
+
+    from mdfpipe.learning.recipes.body import Body
+
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=4e-4)
+    passes = CosineLRScheduler(optimizer, 120, lr_min=0.002 * 4e-4, warmup_t=20, warmup_lr_init=0.01 * 4e-4)
+    recipe = Body()
+    shares = []
+    for epoch in range(1, 121):
+        passes.step(epoch)
+        shares.append(recipe.schedule.share(7 * epoch, 7))  # at its end: ours moves with every step
+        assert recipe.optimiser.rate * shares[-1] == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-9), epoch
+    assert [round(shares[epoch - 1], 3) for epoch in (20, 60, 100)] == [0.933, 0.501, 0.069]
+    rates = {group.name: group.rate for group in recipe.parameter_groups(nn.Sequential(nn.Linear(2, 2)))}
+    assert rates == {"head matrices": 1, "head biases": 2}
+    assert (recipe.triplet.margin, recipe.augment.erased_up_to) == (0, pytest.approx(1 / 3))  # the hinge: the paper's
+
+
 def pass_rate(epoch: float, base: float, epochs: int, warm_up: int) -> float:
     """PASS's `create_scheduler`, with the cosine counted from the end of the warm-up."""
     lr_min, first = 0.002 * base, 0.01 * base

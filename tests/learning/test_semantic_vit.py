@@ -228,6 +228,8 @@ def test_gradient_reaches_every_parameter(fusion: str, parts: tuple[str, ...]) -
         (["face", "torso", "lower_body"], [1, 2, 40, 50]),
         (["lower_body", "face"], [1, 2, 45, 55]),  # over 2, not over 3
         (["torso"], [1, 2, 30, 40]),
+        (["middle"], [1, 2, 30, 40]),  # the same token, by PASS's name
+        (["lower", "upper"], [1, 2, 45, 55]),
         ([], [1, 2, 0, 0]),
     ],
 )
@@ -282,7 +284,7 @@ def test_fusion_ffn_by_hand(dropped: int | None) -> None:
         ({"design": Design(local="band"), "image_size": (32, 32)}, "at least 3 rows of patches, got 2"),
         ({"image_size": (100, 32)}, "multiples of the patch of 16 px, got 100x32"),
         ({"image_size": (0, 32)}, "got 0x32"),
-        ({"parts": ["head"]}, "face, torso, lower_body, got 'head'"),
+        ({"parts": ["head"]}, "lower_body, or of upper, middle, lower, got 'head'"),
         ({"parts": "face"}, "got 'f'"),
         ({"parts": ["face", "face"]}, "each part once"),
     ],

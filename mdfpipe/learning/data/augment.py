@@ -2,8 +2,9 @@
 
 In this order: the auxiliary view (one colour channel for all three), flip, shift, scale and crop in one resampling, a
 copy of lower resolution, colour jitter and grey, polarity, normalisation, erasing. Defaults are PASS's (flip 0.5, pad
-10 and crop, erasing 0.5 with a noise of its own for each pixel); what carries from visible to infrared bands (SYNTH 9)
-is off by default. What is drawn comes from the generator alone: `generator_of` makes it depend on (seed, epoch, crop).
+10 and crop, erasing 0.5 with a noise of its own for each pixel), except the erased area; what carries from visible to
+infrared bands (SYNTH 9) is off by default. What is drawn comes from the generator alone: `generator_of` makes it depend
+on (seed, epoch, crop).
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from mdfpipe.config import Config
+from mdfpipe.config import IF_SET, Config
 from mdfpipe.learning.data.batches import AUXILIARY, PLAIN
 
 U8 = NDArray[np.uint8]
@@ -47,6 +48,13 @@ class Augment(Config):
     pad_px: int = Field(10, ge=0, description="black border to crop from, at 384 pixels height; scaled with the input")
     uncropped: float = Field(0.0, ge=0, le=1, description="probability of not padding and cropping (DI2L: 0.5)")
     erasing: float = Field(0.5, ge=0, le=1, description="probability of replacing a rectangle by noise")
+    erased_up_to: float | None = Field(
+        None,
+        gt=ERASED_AREA[0],
+        le=1,
+        json_schema_extra=IF_SET,
+        description="largest share of the area that erasing takes (timm, PASS: 1/3); none: 0.4 (Zhong et al.)",
+    )
     shift_x: float = Field(0.0, ge=0, lt=1, description="sideways by up to this share of the width")
     shift_y: float = Field(0.0, ge=0, lt=1, description="up or down by up to this share of the height")
     scale: float = Field(0.0, ge=0, lt=1, description="larger or smaller by up to this share")
@@ -136,7 +144,7 @@ class Augment(Config):
             picture = _without_feet(picture, generator)
         made = self.plain(picture, out)
         if generator.random() < self.erasing:
-            _erase(made, generator)
+            _erase(made, generator, self.erased_up_to or ERASED_AREA[1])
         if channel is not None and self.auxiliary_last:
             made[:] = made[channel].copy()
         return made
@@ -309,15 +317,15 @@ def _noise_bank() -> F32:
     return bank
 
 
-def _erase(made: F32, generator: np.random.Generator) -> None:
+def _erase(made: F32, generator: np.random.Generator, most: float) -> None:
     """Standard normal noise in place of a rectangle of a normalised (3, h, w) crop, in place.
 
-    Its share of the area is uniform in ERASED_AREA, its height by width uniform in the logarithm in ERASED_ASPECT; one
-    that does not fit is drawn again, ERASING_TRIES times at most.
+    Its share of the area is uniform between the least of ERASED_AREA and `most`, its height by width uniform in the
+    logarithm in ERASED_ASPECT; one that does not fit is drawn again, ERASING_TRIES times at most.
     """
     height, width = made.shape[1:]
     for _ in range(ERASING_TRIES):
-        area = generator.uniform(*ERASED_AREA) * height * width
+        area = generator.uniform(ERASED_AREA[0], most) * height * width
         aspect = np.exp(generator.uniform(*np.log(ERASED_ASPECT)))
         h, w = round(np.sqrt(area * aspect)), round(np.sqrt(area / aspect))
         if 0 < h <= height and 0 < w <= width:

@@ -3,30 +3,40 @@
 "Multi-Domain Biometric Recognition using Body Embeddings" (arXiv 2503.10931), Table I: fine-tuned 77.78 % Rank-1 in
 SWIR, MWIR and LWIR against a VIS-500m gallery (k of 63); pretrained 38.10, 9.52 and 11.11 %.
 
-**Differs.** Eq. 5 and 6 cannot be meant as printed (softmax over the batch, distances without a condition on the
-subject): cross-entropy over the training subjects and batch-hard triplets are what the text describes. P, K, optimiser
-and schedule are not given: P 8, K 2 are ours, the rest is PASS's. Ours are also turns of subjects, so that each comes
-up equally often, and in domain-aware batches a subject's crops of a domain by different videos as far as there are
-(`batches.evenly_over: crops` is a plain draw). The paper compares with random sampling and does not define it: P
-subjects with D K crops each is our reading (`sampler: random`), a plain draw over a subject's crops of any
-domain and video, as PASS draws; subjects that lack a domain take part. `backbone: striped` (a small ResNet with
-horizontal stripes), the supervised contrastive term, the polarity augmentation and joint training on further,
-visible-only crops are ours, for machines without an accelerator and for training from scratch; all are off by default.
+**Differs.** The paper's network is SemReID (arXiv 2311.17074), pre-trained with prompts for face, torso and lower body.
+No code or weights of it were found. PASS (Zhu et al., ECCV 2022) takes its place: it has the same layout and was
+pre-trained on LUPerson, too, but its local tokens were trained for the upper, middle and lower half of the picture,
+which overlap (`parts: [upper, middle, lower]`). So the numbers published for the pretrained network are another
+network's. Eq. 5 and 6 cannot be meant as printed (softmax over the batch, distances without a condition on the
+subject): cross-entropy over the training subjects and batch-hard triplets are what the text describes. The hinge at 0
+is the paper's (PASS: `margin: soft`). P, K, optimiser and schedule are not given. P 8 and K 2 are ours: 64 crops of
+four domains. K does not follow the number of domains; studies of fewer domains raise it. The rest is PASS's: SGD and
+its rates, a cosine counted from the first epoch, flip, crop, erasing. Its rate holds for an epoch and is the one that
+ours reaches at the end of it, step by step. One network takes all domains, where the paper says "parallel streams" and
+draws one. Crops above 8 bits become 8 bits between their own percentiles 1 and 99 (`depth`), on which the paper is
+silent. Ours are also turns of subjects, so that each comes up equally often, and in domain-aware batches a subject's
+crops of a domain by different videos as far as there are (`batches.evenly_over: crops` is a plain draw). The paper
+compares with random sampling and does not define it: P subjects with D K crops each is our reading (`sampler: random`),
+a plain draw over a subject's crops of any domain and video, as PASS draws; subjects that lack a domain take part.
+`backbone: striped` (a small ResNet with horizontal stripes), the supervised contrastive term, the polarity augmentation
+and joint training on further, visible-only crops are ours, for machines without an accelerator and for training from
+scratch; all are off by default.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, get_args
 
 from pydantic import AliasChoices, Field, model_validator
 
 from mdfpipe.config import IF_SET, Config
 from mdfpipe.errors import ConfigError
+from mdfpipe.learning.data.augment import Augment
 from mdfpipe.learning.data.batches import CropBatch, Sampler
 from mdfpipe.learning.recipes import Losses, Network, Progress, Recipe
 from mdfpipe.learning.recipes._batches import Batches
-from mdfpipe.learning.train.schedule import Group, by_part
+from mdfpipe.learning.train.schedule import Group, Schedule, by_part
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -35,6 +45,9 @@ if TYPE_CHECKING:
     from mdfpipe.learning.models.weights.loading import LoadReport
 
 Part = Literal["face", "torso", "lower_body"]
+Half = Literal["upper", "middle", "lower"]
+"""What PASS trained the same tokens for: rows 0 to 50, 25 to 75 and 50 to 100 % of the picture."""
+_PARTS: list[Part] = ["face", "torso", "lower_body"]
 
 
 class Triplet(Config):
@@ -82,8 +95,9 @@ class Body(Recipe):
     )
     drop_path: float = Field(0.1, ge=0, lt=1, description="stochastic depth of the ViT, at its last block")
     width: int = Field(32, ge=8, description="channels of the first stage of the striped ResNet")
-    parts: list[Part] = Field(
-        default=["face", "torso", "lower_body"], description="local tokens in use, at training and at test"
+    parts: list[Part] | list[Half] = Field(
+        default=_PARTS,
+        description="local tokens in use, at training and at test; [upper, middle, lower] are PASS's names of the same",
     )
     stem: Literal["patch", "conv", "resnet"] = Field(
         "patch", description="from pixels to patches: a linear map, convolutions of stride 2, or the stages of a ResNet"
@@ -113,8 +127,13 @@ class Body(Recipe):
     temperature: float = Field(0.1, gt=0, description="of the contrastive term")
     batches: Batches = Field(default=Batches(), description="sampling of batches")
     lora: Lora | None = Field(None, description="train low-rank terms instead of the backbone")
-    bias_rate: float = Field(1.0, gt=0, description="rate of biases, times the others' (PASS: 2)")
+    bias_rate: float = Field(2.0, gt=0, description="rate of biases, times the others'")
     head_rate: float = Field(1.0, gt=0, description="rate of neck and classifier, times the backbone's")
+    schedule: Schedule = Field(
+        default=Schedule(cosine_from="start"),
+        description="length of the training and schedule of the learning rate",
+    )
+    augment: Augment = Field(default=Augment(erased_up_to=1 / 3), description="augmentation of training crops")
     decay_vectors: bool = Field(True, description="weight decay also of biases and of the scales of norms")
     test_feature: Literal["raw", "neck"] = Field(
         "raw", description="embedded feature: z (the paper), or h after the neck"
@@ -246,9 +265,15 @@ class Body(Recipe):
         return part_figures(model.backbone, (batch.images for batch in batches), predictor)
 
     def notes(self, history: list[dict[str, Any]], figures: dict[str, float]) -> list[str]:
-        """Local tokens that nothing ever tied to the body (METHODS 1.1), or of which that was measured not to hold."""
-        if not self.tokens or self.local == "band" or any(entry.get("format") == "PASS" for entry in history):
+        """What is known of the local tokens: that nothing ever tied them to the body (METHODS 1.1), or that this was
+        measured not to hold; which of PASS's are left out.
+        """
+        if not self.tokens or self.local == "band":
             return []
+        if any(entry.get("format") == "PASS" for entry in history):
+            both = zip(get_args(Part), get_args(Half), strict=True)
+            out = [half for part, half in both if not {part, half} & {*self.parts}]
+            return [f"without its {' and '.join(out)} part: {TRAINED_FOR_HALVES}"] if out else []
         measured = [entry.get("figures", {}) for entry in history] + [figures]
         shares = [each.get("validation/part_match", each.get("part_match")) for each in measured]
         match = next((share for share in reversed(shares) if share is not None), None)
@@ -257,6 +282,10 @@ class Body(Recipe):
         return [f"{UNNAMED} ({match:.0%} of them match their own band, chance 33 %)"] if match < NAMED else []
 
 
+TRAINED_FOR_HALVES = (
+    "PASS trained its local tokens for the upper, middle and lower half of the picture, which overlap, and not for "
+    "face, torso and lower body"
+)
 NAMED = 0.9
 """Share of local tokens that must lie nearest to their own band before they are called by its name (ours)."""
 UNNAMED = (

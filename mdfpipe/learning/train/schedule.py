@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from mdfpipe.config import Config
+from mdfpipe.config import IF_SET, Config
 
 if TYPE_CHECKING:
     import torch
@@ -101,7 +101,8 @@ class Schedule(Config):
     says so.
 
     cosine falls from the top to `floor` times it; steps multiplies by `factor` at each milestone; constant stays.
-    During the warm-up the rate rises linearly from `warm_up_from` times the top.
+    During the warm-up the rate rises linearly from `warm_up_from` times the top. A cosine from the start
+    (PASS) begins below the top where the warm-up ends.
     """
 
     length: float = Field(120, ge=0, description="epochs (or steps) in all; 0: nothing is trained")
@@ -110,6 +111,11 @@ class Schedule(Config):
     warm_up: float = Field(20, ge=0, description="epochs (or steps) of rising rate")
     warm_up_from: float = Field(0.01, ge=0, le=1, description="share of the top at which the warm-up begins")
     floor: float = Field(0.002, ge=0, le=1, description="share of the top at which cosine ends")
+    cosine_from: Literal["start", "warm_up"] | None = Field(
+        None,
+        json_schema_extra=IF_SET,
+        description="where cosine begins, start: of the training; none: at the end of the warm-up",
+    )
     milestones: list[float] = Field(default=[], description="when the rate falls, of shape steps")
     factor: float = Field(0.1, gt=0, lt=1, description="of shape steps, at each milestone")
 
@@ -137,5 +143,6 @@ class Schedule(Config):
             return self.factor ** sum(step >= milestone * scale for milestone in self.milestones)
         if self.shape == "constant":
             return 1.0
-        done = min((step - warm) / max(total - warm, 1), 1.0)
+        begun = 0.0 if self.cosine_from == "start" else warm
+        done = min((step - begun) / max(total - begun, 1), 1.0)
         return self.floor + (1 - self.floor) * 0.5 * (1 + math.cos(math.pi * done))

@@ -24,6 +24,8 @@ from mdfpipe.learning.models.backbones.stems import STEMS, stem_of
 
 PARTS = ("face", "torso", "lower_body")
 """The regions of the local tokens, in their order. Fine-tuning alone ties no token to a region (METHODS 1.1)."""
+HALVES = ("upper", "middle", "lower")
+"""The names of the same tokens in networks from PASS, which trained them for overlapping halves of the picture."""
 EPS = 1e-6
 """Epsilon of every LayerNorm, as in PASS."""
 
@@ -81,7 +83,7 @@ class SemanticViT(nn.Module):
     """`forward` gives the tokens, `fuse` makes the feature z of them. Order inside: global, local 1..3, patches.
 
     size: of SIZES; image_size: (height, width) in pixels, multiples of patch_px; drop_path: stochastic depth at the
-    last block, rising linearly from 0 at the first; parts: the local tokens in use, of PARTS;
+    last block, rising linearly from 0 at the first; parts: the local tokens in use, of PARTS or of HALVES;
     design: see Design; depth: blocks, by default those of its size.
     `vit` is timm's VisionTransformer, whose `reg_token` holds the local tokens. Raises ConfigError.
     """
@@ -362,13 +364,14 @@ def _seen(grid: tuple[int, int]) -> Tensor:
 
 
 def places(parts: Sequence[str]) -> list[int]:
-    """Places of these parts in PARTS, ascending. Raises ConfigError for one that is unknown or named twice."""
+    """Places of these parts in PARTS or HALVES, ascending. Raises ConfigError for one unknown or named twice."""
+    names = HALVES if set(parts) & set(HALVES) else PARTS
     for part in parts:
-        if part not in PARTS:
-            raise ConfigError(f"parts: expected some of {', '.join(PARTS)}, got {part!r}")
+        if part not in names:
+            raise ConfigError(f"parts: expected some of {', '.join(PARTS)}, or of {', '.join(HALVES)}, got {part!r}")
     if len(set(parts)) < len(parts):
         raise ConfigError(f"parts: expected each part once, got {', '.join(parts)}")
-    return sorted(PARTS.index(part) for part in parts)
+    return sorted(names.index(part) for part in parts)
 
 
 def _feed_forward(width: int) -> nn.Sequential:
