@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pydantic import Field, field_validator, model_validator
 
-from mdfpipe.config import NOT_A_RESULT, Config
+from mdfpipe.config import IF_SET, NOT_A_RESULT, Config
 from mdfpipe.datasets import AnomalyTally, Dataset, Listing, VideoEntry, name_videos
 from mdfpipe.datasets.reading.faces import (
     AnomalyKind,
@@ -50,6 +50,8 @@ from mdfpipe.store.subjects import SubjectNames, alike, is_missing, told_apart
 from mdfpipe.store.text_tables import Block, read_blocks
 from mdfpipe.store.urls import allowed_start, is_url, plain_url, shown
 
+_Text = Annotated[str, Field(coerce_numbers_to_str=True)]
+
 
 class Columns(Config):
     """Our names -> headers of the face tables; matched exactly, or else in any case. `null` unsets a preset's."""
@@ -67,6 +69,23 @@ class Columns(Config):
     y2: str | None = Field(None, description="bottom edge, pixels (box: xyxy, xyxy_inclusive)")
 
 
+class PublishedCounts(Config):
+    """What a paper counts in its data set."""
+
+    subjects: int | None = Field(None, ge=0, description="subjects of all galleries")
+    galleries: dict[_Text, int] = Field(default={}, description="subjects by gallery")
+    videos: dict[str, int] = Field(default={}, description="videos by domain")
+
+    def differing(self, listing: Listing) -> list[str]:
+        """A line for each count that the data set has another number of."""
+        domains = Counter(str(video.domain) for video in listing.videos)
+        galleries = Counter(name for names in listing.galleries.values() for name in names)
+        wanted = {"subjects": (self.subjects, len(listing.galleries))} if self.subjects is not None else {}
+        wanted |= {f"subjects of gallery {name}": (count, galleries[name]) for name, count in self.galleries.items()}
+        wanted |= {f"videos of {name}": (count, domains[name]) for name, count in self.videos.items()}
+        return [f"published {a:,} {what}, found {b:,}" for what, (a, b) in wanted.items() if a != b]
+
+
 _BOX = {"x": "FACE_X", "y": "FACE_Y", "width": "FACE_WIDTH", "height": "FACE_HEIGHT"}
 PRESETS: dict[str, dict[str, Any]] = {
     "ijba": {"columns": {"subject": "SUBJECT_ID", "file": "FILE", "frame": "FRAME", **_BOX}},
@@ -77,9 +96,6 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 _OPTIONAL = ("source",)
 _BOX_COLUMNS = {name for kind in BoxKind for name in kind.columns}
-
-
-_Text = Annotated[str, Field(coerce_numbers_to_str=True)]
 
 
 class Ijb(Dataset):
@@ -141,6 +157,9 @@ class Ijb(Dataset):
     galleries: dict[_Text, list[str]] = Field(
         default_factory=dict,
         description='gallery name to the tables (paths or patterns) that list its subjects: {"1": [gallery_G1.csv]}',
+    )
+    published: PublishedCounts | None = Field(
+        None, json_schema_extra=IF_SET, description="counts in print: the index warns where the data has others"
     )
     check_boxes: bool = Field(
         True,
@@ -274,7 +293,7 @@ class Ijb(Dataset):
         usual = type(self).model_fields["videos"].default
         named = (AnomalyKind.SUBJECTS_ALIKE, AnomalyKind.SUBJECT_PERHAPS_NOBODY)
         remarks = [f"{kind}: {scan.tally.examples[kind]}" for kind in named if kind in scan.tally.examples]
-        return Listing(
+        listing = Listing(
             videos,
             faces,
             galleries,
@@ -284,6 +303,7 @@ class Ijb(Dataset):
             detected=scan.found(paths),
             remarks=remarks + pattern_remarks(root, self._patterns, scan.sieve.drops, self.links, usual, paths),
         )
+        return replace(listing, differs=self.published.differing(listing) if self.published else [])
 
     def _sieve(self, root: Path) -> Sieve:
         """What `leave_out` keeps out by path, or by a domain that the path alone tells."""

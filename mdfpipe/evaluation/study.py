@@ -159,7 +159,7 @@ class _Study:
             "benchmark": table.benchmark is not None,
             "same_media": table.allow_same_media,
             "coverage": [],
-            "notes": notes,
+            "notes": [*notes, *table.other_rows],
             "stamps": [] if table.benchmark else media_unknown([of_splits(r, table.splits) for r in self._rows(table)]),
         }
         if table.allow_same_media:
@@ -298,6 +298,8 @@ class _Study:
             if self.keep is not None:
                 self.keep(name, system, case, found)
         lines = lines_of(searched, self.seeds)
+        for line, (one, *_) in lines.items():
+            entry["notes"] += table.other_n(line, case.gallery_domain, case.probe_domain, rows[one][0]["n"])
         self._add(
             table, rows, lambda metric, line: case_bounds(metric, [searched[one] for one in line], f"{name}/{case}")
         )

@@ -123,6 +123,20 @@ class Table(Config):
         default={},
         description="numbers of a paper, %: by system, by probe domain or GALLERY>PROBE, rank-1 or by metric",
     )
+    published_n: dict[str, int | dict[str, int]] = Field(
+        default={},
+        description="probes that those numbers are of: by system, or by system and GALLERY>PROBE or probe domain; a "
+        "note says where a table has others",
+    )
+    also_published: dict[str, dict[str, dict[MetricName, float]]] = Field(
+        default={},
+        description="rows of the paper without a system here, %: by name, pair and metric; printed as notes",
+    )
+    published_mining: dict[str, dict[Literal["pos_other", "neg_same"], tuple[float, float]]] = Field(
+        default={},
+        description="hardest positives from another domain, hardest negatives from the same, first and last, % (the "
+        "paper's): by system; a note prints both",
+    )
     published_protocol: str = Field(
         "", description="of a benchmark: the full name of the protocol that the paper's numbers were measured under"
     )
@@ -217,6 +231,26 @@ class Table(Config):
         if len(set(self.systems)) < len(self.systems) or set(self.systems) & set(self.fusions):
             raise ValueError("systems and fusions: expected each name once")
         return self
+
+    def other_n(self, system: str, gallery: str, probe: str, n: int) -> list[str]:
+        """A line where a number is of another count of probes than the published one."""
+        found = self.published_n.get(system)
+        if isinstance(found, dict):
+            found = found.get(f"{gallery}{SPLIT_AT}{probe}", found.get(probe))
+        told = f"{gallery} > {probe}: {system}: the published number is of {found} probes, this one of {n}"
+        return [] if found is None or found == n else [told]
+
+    @property
+    def other_rows(self) -> list[str]:
+        """A line for each published row without a system."""
+        found = []
+        for name, pairs in self.also_published.items():
+            numbers = "; ".join(
+                f"{pair} " + ", ".join(f"{metric} {value:g}" for metric, value in of.items())
+                for pair, of in pairs.items()
+            )
+            found.append(f"published for {name}, which has no system here: {numbers}")
+        return found
 
     def paper(self, system: str, gallery: str, probe: str, metric: str) -> float | None:
         """The published number, 0..1, where there is one."""

@@ -61,6 +61,11 @@ class System(Config):
     max_subjects: int | None = Field(
         None, ge=2, description="largest number of training subjects, a seeded, nested choice"
     )
+    complete_first: bool | None = Field(
+        None,
+        json_schema_extra=IF_SET,
+        description="with max_subjects: choose subjects with crops in every domain before the others; none: regardless",
+    )
     validation: Validation = Field(default=Validation(), description="validation on held-out subjects")
     keep: Literal["last", "best"] = Field("last", description="weights for embedding")
     precision: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="precision of training and embedding")
@@ -95,6 +100,8 @@ class System(Config):
             )
         if self.recipe.native != "torch":
             self._refuse_other_than_embedding()
+        if self.complete_first and self.max_subjects is None:
+            raise ValueError("complete_first needs max_subjects: it says which subjects come first")
         if not self.train_on:
             raise ValueError("train_on is empty; for a system that is not trained set recipe.schedule.length to 0")
         if len(set(self.train_on)) < len(self.train_on):

@@ -11,6 +11,7 @@ import numpy as np
 from mdfpipe.domains import by_wavelength
 from mdfpipe.drawing.plots import Line, Picture, legend, lines_plot
 from mdfpipe.errors import StoreError
+from mdfpipe.stages.evaluate import MINED
 from mdfpipe.store.results import Results, Row, source
 from mdfpipe.store.run import Run
 
@@ -186,12 +187,6 @@ class TrainingView:
     notes: list[str] = field(default_factory=list)
 
 
-_MINED: Final = {
-    "pos_other": "hardest positives from another domain than their anchor",
-    "neg_same": "hardest negatives from their anchor's domain",
-}
-
-
 def trainings(results: Results) -> tuple[list[TrainingView], list[str]]:
     """Every training of the run that has epochs; and what could not be read."""
     found, notes = [], []
@@ -213,7 +208,7 @@ def _training(system: str, rows: list[dict[str, Any]], file: str) -> TrainingVie
             plain.setdefault(row["figure"], []).append((row["step"], row["value"]))
     losses = [name for name in plain if name.startswith("loss/")]
     shares = [name for name in ("accuracy", *(n for n in plain if n.startswith("validation/"))) if name in plain]
-    mined = [f"mining/{name}" for name in _MINED if f"mining/{name}" in plain]
+    mined = [f"mining/{name}" for name in MINED if f"mining/{name}" in plain]
     distances = [name for name in plain if name in ("mining/d_pos", "mining/d_neg")]
     wanted: list[tuple[str, list[str], str, bool]] = [
         ("losses", losses, "loss", False),
@@ -252,7 +247,7 @@ def _mined(rows: list[dict[str, Any]], plain: Mapping[str, list[tuple[float, flo
         return None
     domains = sorted({row[side] for row in pairs for side in ("anchor_domain", "mined_domain")})
     share = []
-    for name, meaning in _MINED.items():
+    for name, meaning in MINED.items():
         value, chance = (sorted(plain.get(f"mining/{name}{end}", []))[-1:] for end in ("", "_chance"))
         if value and chance:
             share.append((meaning, f"{100 * value[0][1]:.1f} %", f"{100 * chance[0][1]:.1f} %"))

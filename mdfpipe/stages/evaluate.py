@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -47,6 +47,13 @@ if TYPE_CHECKING:
     from mdfpipe.evaluation.case import Case, Searched
     from mdfpipe.evaluation.comparing import I64
     from mdfpipe.evaluation.vectors import Evaluated, SystemVectors
+
+
+MINED: Final = {
+    "pos_other": "hardest positives from another domain than their anchor",
+    "neg_same": "hardest negatives from their anchor's domain",
+}
+"""Meaning of the shares of hard mining, by figure."""
 
 
 class Tables(Config):
@@ -151,6 +158,8 @@ class Evaluate(Stage):
             trained = [own for name in entry["systems"] for own in entry["seeds"].get(name, [name])]
             entry["notes"] += [line for one in _parts_of(trained, table) for line in vectors[one].lost(table.splits)]
             entry["notes"] += [f"{s}: {line}" for s in trained for line in notes.get(s, [])]
+            for line, published in table.published_mining.items():
+                entry["notes"] += [_mined(inputs, own, published) for own in entry["seeds"].get(line, [line])]
             entry["notes"] += [f"scores are not kept, above {MOST_PAIRS} pairs: {name}" for name in scores.left_out]
         files = write_beside(found, scores, context.scratch)
         facts = {"none": found.nothing, "tables": found.tables, "missing": list(inputs.missing)}
@@ -181,6 +190,18 @@ class Evaluate(Stage):
                 notes += [f"evaluate: {name}: {line}" for line in entry["notes"] if line not in said]
                 said.update(entry["notes"])
         return Review(notes=notes)
+
+
+def _mined(inputs: Inputs, system: str, published: Mapping[Any, tuple[float, float]]) -> str:
+    """What hard mining chose in a training's first and last epoch, with the published shares."""
+    rows = inputs.table(f"train/{system}", "training", ["epoch", "figure", "value", "anchor_domain"])
+    rows = rows.filter(pc.is_null(rows["anchor_domain"])).sort_by("epoch").to_pylist()
+    told = []
+    for name, (first, last) in published.items():
+        own = [100 * row["value"] for row in rows if row["figure"] == f"mining/{name}"]
+        shown = f"{own[0]:.1f} and {own[-1]:.1f} %" if own else "unknown"
+        told.append(f"{MINED[name]} {shown} (published {first:g} and {last:g} %)")
+    return f"{system}: hard mining, first and last epoch: {', '.join(told)}"
 
 
 def _parts_of(systems: Sequence[str], table: Table) -> list[str]:

@@ -128,6 +128,7 @@ class Index(Stage):
             facts["detected_faces"] = sum(listing.detected.values())
         if self.dataset.holds_images:
             facts["images"] = sum(table.num_rows for table in listing.images.values())
+        if self.dataset.holds_images or listing.differs:
             facts["not_as_published"] = listing.differs
         tables = self._write_tables(listing, context.scratch)
         return Made(pa.Table.from_pylist(rows, VIDEOS), facts, tables, spent=hashes.spent())
@@ -193,10 +194,9 @@ class Index(Stage):
                     "that rests on them is marked"
                 )
             kinds = ", ".join(f"{count} {kind}" for kind, count in found["anomalies"].items())
+            if differs := found.get("not_as_published"):
+                warnings.append(f"index: not as published: {'; '.join(differs)}")
             if "images" in found:
-                warnings += [f"index: not as published: {'; '.join(found['not_as_published'])}"] * bool(
-                    found["not_as_published"]
-                )
                 warnings += [f"index: unusual files: {kinds} (`mdfpipe inspect RUN` shows one of each)"] * bool(kinds)
             elif kinds:
                 who = "; if somebody is called NA, None or the like: dataset.subject_names_kept"

@@ -55,7 +55,8 @@ def material(name: str, settings: System, run: Run, data: Path) -> TrainingMater
         crops, held_out = c.hold_out(crops, settings.validation.subjects, settings.seed)
         told.append(f"{counted(len(held_out.subjects), 'subject')} held out for validation")
     if settings.max_subjects is not None:
-        crops = c.subset(crops, settings.max_subjects, settings.seed)
+        first = bool(settings.complete_first)
+        crops = c.subset(crops, settings.max_subjects, settings.seed, complete_first=first)
         told.append(f"{counted(len(crops.subjects), 'subject')} chosen by max_subjects")
     crops = crops.compact()
     if len(crops.subjects) < 2:

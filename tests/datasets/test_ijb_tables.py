@@ -49,6 +49,19 @@ def test_custom_columns_and_corner_boxes(root: Root, box: str, right: int) -> No
     assert boxes(listing) == [(0, 0, "S1", 10, 20, right, 60.5 + right - 40)]
 
 
+def test_counts_in_print_are_compared(root: Root) -> None:
+    home = root(faces_csv=ijbc(GOOD), g_csv="SUBJECT_ID\n1\n2\n")
+    counts = {"subjects": 251, "galleries": {"1": 2, "2": 125}, "videos": {"VIS": 2, "SWIR-30m": 42}}
+    galleries = {"1": ["g.csv"]}
+    found = reader(domain={"constant": "VIS"}, galleries=galleries, published=counts).read(home)
+    assert found.differs == [
+        "published 251 subjects, found 2",
+        "published 125 subjects of gallery 2, found 0",
+        "published 42 videos of SWIR-30m, found 0",
+    ]
+    assert reader(galleries=galleries).read(home).differs == []
+
+
 def test_xywh_adds_no_one_and_keeps_fractions(root: Root) -> None:
     home = root(faces_csv=ijbc("1,videos/a.mp4,1,0,-2.5,1e1,.5,+4."))
     assert boxes(reader().read(home)) == [(0, 0, "1", -2.5, 10, -2, 14)]

@@ -184,6 +184,22 @@ def test_subsets_are_nested(seed: int, few: int, more: int) -> None:
     assert small.rows().equals(subset(crops, few, seed).rows())
 
 
+@settings(max_examples=10, deadline=None)
+@given(st.integers(0, 99), st.integers(1, 24))
+def test_subsets_may_begin_with_subjects_of_every_domain(seed: int, few: int) -> None:
+    """Still nested, and the others follow where there are too few."""
+    rows = [
+        (f"{s}/{domain}", f"{s:03d}", domain, f"{s}", "jpeg", "train", "body")
+        for s in range(24)
+        for domain in (["VIS", "LWIR"] if s % 3 else ["LWIR"])
+    ]
+    crops = body(table(rows))
+    small = subset(crops, few, seed, complete_first=True)
+    whole = [name for name in small.subjects if int(name) % 3]
+    assert (len(small.subjects), len(whole)) == (few, min(few, 16))
+    assert {*small.subjects} <= {*subset(crops, min(few + 3, 24), seed, complete_first=True).subjects}
+
+
 def test_subsets_depend_on_the_seed() -> None:
     assert len({subset(many(24), 8, seed).subjects for seed in range(5)}) == 5
 

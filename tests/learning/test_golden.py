@@ -20,9 +20,10 @@ from mdfpipe.store.run import Run
 from tests.systems import FACE, STRIPED, VIT, body, copied, train, vectors
 
 LONG = {"length": 6, "unit": "steps", "warm_up": 0}
+FORMER: dict[str, Any] = {"bias_rate": 1, "augment": {"erased_up_to": None}}  # before these defaults were PASS's
 SYSTEMS: dict[str, Any] = {
-    "striped": {"recipe": body(STRIPED, schedule=LONG, optimiser={"rate": 3e-4})},
-    "vit": {"recipe": body(VIT, schedule=LONG, optimiser={"rate": 0.02})},
+    "striped": {"recipe": body(STRIPED, schedule=LONG, optimiser={"rate": 3e-4}, **FORMER)},
+    "vit": {"recipe": body(VIT, schedule=LONG, optimiser={"rate": 0.02}, **FORMER)},
     "face": {"recipe": body(FACE, schedule=LONG, optimiser={"rate": 3e-4})},
 }
 VIDEO = "videos/VIS-500m_b"

@@ -41,6 +41,26 @@ def test_names_its_source(recipe: Recipe) -> None:
     assert "Table" in head
 
 
+def test_a_face_template_is_a_plain_mean_of_features_of_length_one() -> None:
+    """Without it, a mean of raw features is a mean by their lengths, whatever the table calls it."""
+    plain, raw = tiny("face", flip_fusion=False, unit_length=True), tiny("face", flip_fusion=False)
+    seed_everything(0)
+    model = raw.model(2, ["VIS"]).eval()
+    images = torch.randn(3, 3, raw.image_height_px, raw.image_width_px) * torch.tensor([1.0, 2, 3])[:, None, None, None]
+    batch = CropBatch(images, *(torch.zeros(3, dtype=torch.int64) for _ in range(6)))
+    with torch.inference_mode():
+        long, unit = raw.embed(model, batch), plain.embed(model, batch)
+        mirrored = tiny("face", unit_length=True).embed(model, batch)
+    lengths = long.norm(dim=1, keepdim=True)
+    torch.testing.assert_close(unit, long / lengths)
+    torch.testing.assert_close(mirrored.norm(dim=1), torch.ones(3))
+    assert lengths.max() > 1.01 * lengths.min()
+    assert (
+        System.model_validate({"recipe": plain}).weight_settings()
+        == System.model_validate({"recipe": raw}).weight_settings()
+    )
+
+
 def test_every_weight_learns_within_three_steps(recipe: Recipe, tmp_path: Path) -> None:
     crops = crops_in(tmp_path / "run", recipe)
     seed_everything(0)

@@ -214,13 +214,19 @@ def join(parts: Sequence[Crops]) -> Crops:
 # -- fewer subjects
 
 
-def subset(crops: Crops, max_subjects: int, seed: int) -> Crops:
+def subset(crops: Crops, max_subjects: int, seed: int, *, complete_first: bool = False) -> Crops:
     """At most `max_subjects` subjects of the study's own, and all of further manifests; no others in `subjects`.
 
     Nested: for one seed the first 8 are among the first 16, and stay so when other subjects come or go.
+    complete_first: those with crops in every domain come before the others.
     """
     own = crops.source == 0
-    chosen = _shuffled(crops, own, f"subset/{seed}")[:max_subjects]
+    order = _shuffled(crops, own, f"subset/{seed}")
+    if complete_first:
+        domains = len(np.unique(crops.domain[own]))
+        whole = np.array([len(np.unique(crops.domain[own & (crops.subject == s)])) == domains for s in order], bool)
+        order = np.concatenate([order[whole], order[~whole]])
+    chosen = order[:max_subjects]
     return crops.take(~own | np.isin(crops.subject, chosen)).compact()
 
 
