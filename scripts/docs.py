@@ -55,6 +55,7 @@ PUBLIC = {
     "TransReID-SSL": ("body, its ViT", "also with the convolution stem of its ICS networks"),
     "DINO": ("body, its ViT", "of student and teacher the teacher; its projection is left out"),
     "timm ViT": ("body, its ViT", "distilled ones without their second token"),
+    "SOLIDER": ("body, a Swin of timm", "its layout of Swin; the tensors of its semantic weight are left out"),
     "AdaFace": ("face", "Lightning checkpoints; takes BGR, the recipe's default"),
     "CVLFace": ("face", "takes RGB: set `augment.colour: rgb`, or it is refused"),
     "ImageNet ResNet": (
@@ -428,6 +429,43 @@ def _shown(value: object) -> str:
     return "none" if value is None else f"`{str(value).lower() if isinstance(value, bool) else value}`"
 
 
+TIMM = [
+    "",
+    "### Any ViT of timm",
+    "",
+    "`body` takes a vision transformer of timm as its backbone, by its name:",
+    "",
+    "```yaml",
+    "systems:",
+    "  dino:",
+    "    weights: dinov2.safetensors",
+    "    recipe:",
+    "      use: body",
+    "      backbone: {use: timm, name: vit_base_patch14_dinov2}",
+    "      image_height_px: 378",
+    "      image_width_px: 126",
+    "```",
+    "",
+    "Nothing is downloaded: the weights come from a file, under the names of timm or of the network's authors, or are",
+    "drawn at random. Local tokens are the means of three bands of the last feature map. The global token is the mean",
+    "of the map, or with `global: token` the class token of the network. Image size and `augment.normalise` are those",
+    "of timm's data config unless they are set. `fusion`, `neck`, `parts`, `lora`, `drop_path` and ONNX export work;",
+    "`stem`, `positions`, `initialisation`, `blocks` and `part_alignment` are refused. `options` changes sizes:",
+    "`depth`, `depths`, `embed_dim`, `mlp_ratio`, `num_heads`, `patch_size`, `window_size`. Tested with small members,",
+    "drawn at random, of these families:",
+    "",
+    "| family | a name in timm | licence of the public weights |",
+    "|---|---|---|",
+    "| DINOv2 | `vit_base_patch14_reg4_dinov2` | Apache 2.0 |",
+    "| DINOv3 | `vit_base_patch16_dinov3` | DINOv3 License: Meta's own, to be accepted before the download |",
+    "| EVA-02 | `eva02_base_patch14_224` | MIT |",
+    "| CLIP | `vit_base_patch16_clip_224.openai` | MIT; its model card does not recommend deployment |",
+    "| SigLIP | `vit_base_patch16_siglip_224` | Apache 2.0 |",
+    "| Swin | `swin_base_patch4_window7_224` | MIT |",
+]
+"""Lines of recipes.md on backbones of timm."""
+
+
 VENDOR = [
     "",
     "### A vendor's network in the same table",
@@ -478,6 +516,7 @@ def recipes() -> str:
         "",
         "**None of these files was available.** Loading is tested on state dicts with the public key names and shapes,",
         "not on the files themselves.",
+        *TIMM,
         *VENDOR,
     ]
     for choice in Recipe.methods():

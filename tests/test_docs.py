@@ -132,10 +132,11 @@ def test_numbers_on_the_page_are_the_published_ones() -> None:
 
 
 def test_the_public_weights_on_the_page_are_those_of_the_code() -> None:
-    page = (ROOT / "docs" / "recipes.md").read_text().partition("## Public weights")[2].partition("\n## ")[0]
+    page = (ROOT / "docs" / "recipes.md").read_text().partition("## Public weights")[2].partition("\n### ")[0]
     named = re.findall(r"^\| ([\w -]+?) \|", page, re.MULTILINE)[1:]
-    code = (ROOT / "mdfpipe" / "learning" / "models" / "weights" / "public.py").read_text()
-    assert len(named) == 8
+    weights = ROOT / "mdfpipe" / "learning" / "models" / "weights"
+    code = "".join((weights / f"{name}.py").read_text() for name in ("public", "timm_layouts"))
+    assert len(named) == 9
     assert [name for name in named if f'"{name}"' not in code] == []
 
 

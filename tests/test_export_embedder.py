@@ -32,6 +32,7 @@ RECIPES = {
     "ffn": VIT | {"fusion": "ffn", "parts": ["torso"]},
     "neck": VIT | {"test_feature": "neck", "part_alignment": 0.5},
     "no parts": VIT | {"parts": []},
+    "bands": VIT | {"local": "band", "global": "mean", "fusion": "four", "stem": "conv"},
     "striped": STRIPED | {"schedule": {"length": 0}},
     "striped, flipped": STRIPED | {"flip_fusion": True, "schedule": {"length": 0}},
     "face": FACE | {"schedule": {"length": 0}},

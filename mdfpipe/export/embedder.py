@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from mdfpipe import __version__
 from mdfpipe.errors import ConfigError, one_line, refuse_lack_of_memory
 from mdfpipe.export.graph import describe, trace
-from mdfpipe.learning.data.augment import IMAGENET_MEAN, IMAGENET_SPREAD
+from mdfpipe.learning.data.augment import CLIP_MEAN, CLIP_SPREAD, IMAGENET_MEAN, IMAGENET_SPREAD
 from mdfpipe.learning.embedders import EmbeddingNetwork
 from mdfpipe.learning.embedding import open_model
 from mdfpipe.learning.train.checkpoint import Checkpoint
@@ -32,10 +32,11 @@ if TYPE_CHECKING:
 INPUTS = 5  # random ones of the check,
 BATCHES = (1, 2, 3)  # each in batches of these sizes
 TOLERANCE = 1e-4  # of the greatest magnitude in the vectors: two float32 implementations differ by some 1e-6
+_LIKE = "(v / 255 - mean) / spread, of v in 0..255; of red, green, blue: mean {}, spread {}"
 NORMALISED = {
     "half": "v / 127.5 - 1, of v in 0..255",
-    "imagenet": f"(v / 255 - mean) / spread, of v in 0..255; of red, green, blue: mean {IMAGENET_MEAN}, "
-    f"spread {IMAGENET_SPREAD}",
+    "imagenet": _LIKE.format(IMAGENET_MEAN, IMAGENET_SPREAD),
+    "clip": _LIKE.format(CLIP_MEAN, CLIP_SPREAD),
     "standardise": "(v - mean) / max(spread, 1), of v in 0..255; mean and spread of each crop, all channels together",
 }
 

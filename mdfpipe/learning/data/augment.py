@@ -26,6 +26,7 @@ F32 = NDArray[np.float32]
 
 REFERENCE_HEIGHT = 384  # pixels of the input that `pad_px` is given for (PASS: 10 at 384x128)
 IMAGENET_MEAN, IMAGENET_SPREAD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of red, green, blue in 0..1
+CLIP_MEAN, CLIP_SPREAD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # likewise
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as OpenCV's grey
 ERASED_AREA, ERASED_ASPECT = (0.02, 0.4), (0.3, 3.3)  # Zhong et al., "Random Erasing Data Augmentation", section 4
 ERASING_TRIES = 10
@@ -84,8 +85,8 @@ class Augment(Config):
     auxiliary_last: bool = Field(
         False, description="an auxiliary view gets one channel for all last, normalised and erased (CAJ), not first"
     )
-    normalise: Literal["half", "imagenet", "standardise"] = Field(
-        "half", description="half: 0..255 to -1..1; imagenet: its mean and spread; standardise: each crop's own"
+    normalise: Literal["half", "imagenet", "clip", "standardise"] = Field(
+        "half", description="half: 0..255 to -1..1; imagenet, clip: its mean and spread; standardise: each crop's own"
     )
     colour: Literal["rgb", "bgr"] = Field("rgb", description="order of the channels (AdaFace: bgr)")
 
@@ -99,9 +100,10 @@ class Augment(Config):
         made = np.empty((3, *picture.shape[:2]), np.float32) if out is None else out
         if self.normalise == "half":
             factors, terms = [1 / 127.5] * 3, [-1.0] * 3
-        elif self.normalise == "imagenet":
-            factors = [1 / (255 * spread) for spread in IMAGENET_SPREAD]
-            terms = [-mean / spread for mean, spread in zip(IMAGENET_MEAN, IMAGENET_SPREAD, strict=True)]
+        elif self.normalise in ("imagenet", "clip"):
+            usual = (IMAGENET_MEAN, IMAGENET_SPREAD) if self.normalise == "imagenet" else (CLIP_MEAN, CLIP_SPREAD)
+            factors = [1 / (255 * spread) for spread in usual[1]]
+            terms = [-mean / spread for mean, spread in zip(*usual, strict=True)]
         else:
             mean, spread = _moments(picture)
             factors, terms = [1 / max(spread, 1.0)] * 3, [-mean / max(spread, 1.0)] * 3

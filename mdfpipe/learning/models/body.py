@@ -7,14 +7,14 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from mdfpipe.learning.models.backbones.semantic_vit import PartAlignment, SemanticViT
+from mdfpipe.learning.models.backbones.semantic_vit import PartAlignment, SemanticViT, TokenBackbone
 from mdfpipe.learning.models.parts.heads import Classifier, Neck
 
 
 class BodyModel(nn.Module):
     """`forward` gives what one image alone decides; neck and classifier are for the losses.
 
-    backbone: SemanticViT, or any module that gives (B, width); classes: 0 = no classifier.
+    backbone: a TokenBackbone, or any module that gives (B, width); classes: 0 = no classifier.
     """
 
     def __init__(
@@ -28,18 +28,18 @@ class BodyModel(nn.Module):
         super().__init__()
         self.backbone = backbone
         self.alignment = None
-        if isinstance(backbone, SemanticViT):
+        if isinstance(backbone, TokenBackbone):
             apart = backbone.design.fusion == "four"
-            self.neck = Neck(neck, width, backbone.size.width, backbone.chosen, apart=apart)
-            if align_parts:
+            self.neck = Neck(neck, width, backbone.token_width, backbone.chosen, apart=apart)
+            if align_parts and isinstance(backbone, SemanticViT):
                 self.alignment = PartAlignment(backbone.size.width, backbone.grid)
         else:
             self.neck = Neck(neck, width)
         self.classifier = Classifier(width, classes) if classes else None
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """z (B, width) before the neck; of a ViT tokens (B, 4, d); of aligned parts alignment and part_match (B,)."""
-        if not isinstance(self.backbone, SemanticViT):
+        """z (B, width) before the neck; of a TokenBackbone tokens (B, 4, d); of aligned parts alignment, match (B,)."""
+        if not isinstance(self.backbone, TokenBackbone):
             return {"z": self.backbone(images)}
         tokens = self.backbone(images)
         found = {"z": self.backbone.fuse(tokens), "tokens": torch.cat([tokens.global_[:, None], tokens.local], dim=1)}

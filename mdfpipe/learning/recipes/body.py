@@ -25,29 +25,32 @@ scratch; all are off by default.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, get_args
 
-from pydantic import AliasChoices, Field, model_validator
+from pydantic import AliasChoices, Field, field_validator, model_validator
 
 from mdfpipe.config import IF_SET, Config
-from mdfpipe.errors import ConfigError
+from mdfpipe.errors import ConfigError, one_line
 from mdfpipe.learning.data.augment import Augment
 from mdfpipe.learning.data.batches import CropBatch, Sampler
 from mdfpipe.learning.recipes import Losses, Network, Progress, Recipe
 from mdfpipe.learning.recipes._batches import Batches
+from mdfpipe.learning.recipes._timm import Timm, completed
 from mdfpipe.learning.train.schedule import Group, Schedule, by_part
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from mdfpipe.learning.data.crops import Crops
+    from mdfpipe.learning.models.backbones.timm_vit import MapLayout
     from mdfpipe.learning.models.weights.loading import LoadReport
 
 Part = Literal["face", "torso", "lower_body"]
 Half = Literal["upper", "middle", "lower"]
 """What PASS trained the same tokens for: rows 0 to 50, 25 to 75 and 50 to 100 % of the picture."""
 _PARTS: list[Part] = ["face", "torso", "lower_body"]
+BACKBONES = ("base", "small", "tiny", "mini", "striped")
 
 
 class Triplet(Config):
@@ -70,6 +73,7 @@ class Lora(Config):
 
 
 _OF_A_DESIGN = ("stem", "local", "global_token", "fusion", "positions", "initialisation")  # as in Design
+_OF_OUR_VIT = ("patch_px", "blocks", "part_alignment", "stem", "positions", "initialisation")
 _OF_A_VIT = ("patch_px", "blocks", "drop_path", "part_alignment", "lora", *_OF_A_DESIGN)
 
 
@@ -86,8 +90,8 @@ class Body(Recipe):
         "batches": {"subjects": 2, "crops": 2},
     }
 
-    backbone: Literal["base", "small", "tiny", "mini", "striped"] = Field(
-        "base", description="SemanticViT of this size, or the striped ResNet"
+    backbone: Literal["base", "small", "tiny", "mini", "striped"] | Timm = Field(
+        "base", description="SemanticViT of this size, the striped ResNet, or `{use: timm, name: ...}`: a ViT of timm"
     )
     patch_px: int = Field(16, ge=4, description="side of a patch of the ViT")
     blocks: int | None = Field(
@@ -140,13 +144,37 @@ class Body(Recipe):
     )
     flip_fusion: bool = Field(False, description="also embed the mirrored crop and average both")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _has_what_timm_says(cls, value: Any) -> Any:
+        return completed(value) if isinstance(value, dict) else value
+
+    @field_validator("backbone", mode="before")
+    @classmethod
+    def _is_one_kind(cls, value: Any) -> Any:
+        """A name or a section, so that an error speaks of the one that was meant."""
+        if isinstance(value, Mapping):
+            return Timm.model_validate(dict(value))
+        if isinstance(value, Timm) or value in BACKBONES:
+            return value
+        raise ValueError(
+            f"expected {', '.join(BACKBONES)} or {{use: timm, name: ...}}, got {one_line(repr(value), 80)}"
+        )
+
     @model_validator(mode="after")
     def _is_sound(self) -> Self:
         if self.backbone == "striped":
-            fields = type(self).model_fields
-            given = [name for name in _OF_A_VIT if getattr(self, name) != fields[name].default]
-            if given:
+            if given := self._given(_OF_A_VIT):
                 raise ValueError(f"{', '.join(given)}: belongs to a ViT; the striped ResNet has no tokens")
+        elif isinstance(self.backbone, Timm):
+            if given := self._given(_OF_OUR_VIT):
+                raise ValueError(f"{', '.join(given)}: a backbone of timm has its own; leave it out")
+            if self.local == "token":
+                raise ValueError("local: a backbone of timm has no local tokens, but means of bands: set local=band")
+            try:
+                self._timm_layout(self.backbone)
+            except ConfigError as error:
+                raise ValueError(str(error)) from None
         elif self.image_height_px % self.patch_px or self.image_width_px % self.patch_px:
             raise ValueError(f"expected image sides that are multiples of patch_px {self.patch_px}")
         if not self.parts and self.fusion == "cat" and self.part_alignment:
@@ -154,6 +182,10 @@ class Body(Recipe):
         if self.local == "band" and self.part_alignment:
             raise ValueError("part_alignment: local tokens of `local: band` see nothing but their band already")
         return self
+
+    def _given(self, names: Sequence[str]) -> list[str]:
+        """Those of the settings that are not at their default."""
+        return [name for name in names if getattr(self, name) != type(self).model_fields[name].default]
 
     @property
     def tokens(self) -> bool:
@@ -165,39 +197,59 @@ class Body(Recipe):
         """D of the embedding."""
         if not self.tokens:
             return 8 * self.width
+        times = 4 if self.fusion == "four" else 2
+        if isinstance(self.backbone, Timm):
+            return times * self._timm_layout(self.backbone).width
         from mdfpipe.learning.models.backbones.semantic_vit import SIZES
 
-        return (4 if self.fusion == "four" else 2) * SIZES[self.backbone].width
+        return times * SIZES[self.backbone].width
+
+    def _timm_layout(self, backbone: Timm) -> MapLayout:
+        """What the network gives for images of this size. Raises ConfigError where it cannot be the backbone."""
+        from mdfpipe.learning.models.backbones.timm_vit import layout
+
+        size = (self.image_height_px, self.image_width_px)
+        return layout(backbone.name, backbone.options, size, global_=self.global_token)
 
     def model(self, classes: int, domains: Sequence[str]) -> nn.Module:
         """BodyModel: backbone, neck, classifier."""
-        from mdfpipe.learning.models.backbones.semantic_vit import Design, SemanticViT
+        from mdfpipe.learning.models.backbones.semantic_vit import Design, SemanticViT, TokenBackbone
         from mdfpipe.learning.models.backbones.striped_resnet import StripedResNet
         from mdfpipe.learning.models.body import BodyModel
 
         if not self.tokens:
             striped = StripedResNet(width=self.width, features=self.features)
             return BodyModel(striped, self.features, classes, "plain" if self.neck == "plain" else "single")
-        vit = SemanticViT(
-            self.backbone,
-            image_size=(self.image_height_px, self.image_width_px),
-            patch_px=self.patch_px,
-            drop_path=self.drop_path,
-            parts=self.parts,
-            depth=self.blocks,
-            design=Design(*(getattr(self, name) for name in _OF_A_DESIGN)),
-        )
+        size, design = (self.image_height_px, self.image_width_px), Design(*(getattr(self, n) for n in _OF_A_DESIGN))
+        vit: TokenBackbone
+        if isinstance(self.backbone, Timm):
+            from mdfpipe.learning.models.backbones.timm_vit import TimmViT
+
+            name, options, drop_path = self.backbone.name, self.backbone.options, self.drop_path
+            vit = TimmViT(name, options, image_size=size, drop_path=drop_path, parts=self.parts, design=design)
+        else:
+            vit = SemanticViT(
+                self.backbone,
+                image_size=size,
+                patch_px=self.patch_px,
+                drop_path=self.drop_path,
+                parts=self.parts,
+                depth=self.blocks,
+                design=design,
+            )
         alone = self.neck == "multi" and self.fusion == "ffn"  # what an FFN makes is no longer token by token
         return BodyModel(vit, vit.width, classes, "single" if alone else self.neck, self.part_alignment > 0)
 
     def load(self, model: Network, state: dict[str, Any], source: str, min_coverage: float) -> LoadReport:
-        """PASS, TransReID, TransReID-SSL, DINO and timm checkpoints into the ViT."""
+        """PASS, TransReID, TransReID-SSL, DINO and timm checkpoints into the ViT; into one of timm what fits that."""
         from mdfpipe.learning.models.weights import loading as weights
 
         if not self.tokens:
             raise ConfigError(
                 f"{source}: the striped ResNet has no public checkpoint; start from a system that was trained here"
             )
+        if isinstance(self.backbone, Timm):
+            return weights.load_timm(model.backbone, state, source=source, min_coverage=min_coverage)
         if self.stem != "patch":
             raise ConfigError(f"{source}: no public checkpoint has a stem of {self.stem}: set stem=patch")
         return weights.load_vit(

@@ -79,7 +79,40 @@ class Tokens(NamedTuple):
     patches: Tensor
 
 
-class SemanticViT(nn.Module):
+class TokenBackbone(nn.Module):
+    """A network that gives Tokens, and the feature z of them.
+
+    token_width: d; chosen: the places of the local tokens in use; ffn: for fusion ffn.
+    """
+
+    design: Design
+    token_width: int
+    chosen: list[int]
+    ffn: nn.Module | None
+
+    @property
+    def width(self) -> int:
+        """Width of the feature z: 2 d, or 4 d where all tokens are kept apart."""
+        return (1 + len(PARTS) if self.design.fusion == "four" else 2) * self.token_width
+
+    def fuse(self, tokens: Tokens) -> Tensor:
+        """The feature z (B, width), raw.
+
+        cat: [z_g ; z_local], z_local the mean of the local tokens in use (eq. 8-9). It is divided by as many as remain,
+        so that leaving one out does not weigh global against local again; of none it is 0.
+        ffn: LayerNorm, linear, GELU, linear on [z_g ; z_1 ; z_2 ; z_3], with 0 for tokens not in use (eq. 4).
+        four: [z_g ; z_1 ; z_2 ; z_3], with 0 for tokens not in use.
+        """
+        chosen = self.chosen
+        if self.design.fusion == "cat":
+            local = tokens.local[:, chosen].mean(1) if chosen else torch.zeros_like(tokens.global_)
+            return torch.cat([tokens.global_, local], dim=1)
+        kept = [tokens.local[:, k] if k in chosen else torch.zeros_like(tokens.global_) for k in range(len(PARTS))]
+        apart = torch.cat([tokens.global_, *kept], dim=1)
+        return apart if self.ffn is None else self.ffn(apart)
+
+
+class SemanticViT(TokenBackbone):
     """`forward` gives the tokens, `fuse` makes the feature z of them. Order inside: global, local 1..3, patches.
 
     size: of SIZES; image_size: (height, width) in pixels, multiples of patch_px; drop_path: stochastic depth at the
@@ -112,6 +145,7 @@ class SemanticViT(nn.Module):
             )
         self.size, self.image_size, self.patch_px, self.design = SIZES[size], image_size, patch_px, design
         self.size = self.size._replace(depth=depth or self.size.depth)
+        self.token_width = self.size.width
         self.chosen = places(parts)
         self.vit = VisionTransformer(
             img_size=image_size,
@@ -131,7 +165,7 @@ class SemanticViT(nn.Module):
         # timm draws them at 1e-6: without position embeddings of their own they would stay equal
         assert self.vit.reg_token is not None
         nn.init.normal_(self.vit.reg_token, std=0.02)
-        self.ffn = _feed_forward(self.size.width) if design.fusion == "ffn" else None
+        self.ffn = feed_forward(self.size.width) if design.fusion == "ffn" else None
         if design.stem != "patch":
             self.vit.patch_embed.proj = stem_of(design.stem, self.size.width, patch_px)
         if design.positions == "sincos":
@@ -142,11 +176,6 @@ class SemanticViT(nn.Module):
         self.register_buffer("seen", _seen(self.grid) if design.local == "band" else None, persistent=False)
         if design.local == "band" and not self.chosen:
             self.vit.reg_token.requires_grad_(False)  # it gets no gradient, for which several processes would wait
-
-    @property
-    def width(self) -> int:
-        """Width of the feature z: 2 d, or 4 d where all tokens are kept apart."""
-        return (1 + len(PARTS) if self.design.fusion == "four" else 2) * self.size.width
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -197,22 +226,6 @@ class SemanticViT(nn.Module):
         if self.design.global_ == "mean":
             mean[:, 0] = 1.0
         return tokens, mean / mean.sum(-1, keepdim=True)
-
-    def fuse(self, tokens: Tokens) -> Tensor:
-        """The feature z (B, width), raw.
-
-        cat: [z_g ; z_local], z_local the mean of the local tokens in use (eq. 8-9). It is divided by as many as remain,
-        so that leaving one out does not weigh global against local again; of none it is 0.
-        ffn: LayerNorm, linear, GELU, linear on [z_g ; z_1 ; z_2 ; z_3], with 0 for tokens not in use (eq. 4).
-        four: [z_g ; z_1 ; z_2 ; z_3], with 0 for tokens not in use.
-        """
-        chosen = self.chosen
-        if self.design.fusion == "cat":
-            local = tokens.local[:, chosen].mean(1) if chosen else torch.zeros_like(tokens.global_)
-            return torch.cat([tokens.global_, local], dim=1)
-        kept = [tokens.local[:, k] if k in chosen else torch.zeros_like(tokens.global_) for k in range(len(PARTS))]
-        apart = torch.cat([tokens.global_, *kept], dim=1)
-        return apart if self.ffn is None else self.ffn(apart)
 
 
 class PartAlignment(nn.Module):
@@ -269,7 +282,7 @@ def band_rows(rows: int) -> tuple[range, range, range]:
 
 def band_targets(patches: Tensor, grid: tuple[int, int]) -> Tensor:
     """(B, 3, d) mean patch feature of each horizontal band. patches: (B, rows x columns, d), row by row."""
-    by_row = patches.reshape(len(patches), *grid, -1).mean(2)
+    by_row = patches.reshape(-1, *grid, patches.shape[2]).mean(2)
     return torch.stack([by_row[:, band.start : band.stop].mean(1) for band in band_rows(grid[0])], dim=1)
 
 
@@ -374,7 +387,7 @@ def places(parts: Sequence[str]) -> list[int]:
     return sorted(names.index(part) for part in parts)
 
 
-def _feed_forward(width: int) -> nn.Sequential:
+def feed_forward(width: int) -> nn.Sequential:
     """Eq. 4; its sizes are ours (METHODS 1.1)."""
     given, made = (1 + len(PARTS)) * width, 2 * width
     return nn.Sequential(nn.LayerNorm(given, eps=EPS), nn.Linear(given, made), nn.GELU(), nn.Linear(made, made))

@@ -13,8 +13,8 @@ from mdfpipe.errors import ConfigError, not_loaded
 if TYPE_CHECKING:
     from peft.tuners.lora import Linear
 
-PROJECTIONS = r"(?:.*\.)?attn\.(?:qkv|proj)"
-"""Names of what gets low-rank terms: query, key and value in one, and the output, of every attention layer."""
+PROJECTIONS = r"(?:.*\.)?attn\.(?:qkv|[qkv]_proj|proj)"
+"""Names of what gets low-rank terms: query, key and value, in one or apart, and the output, of each attention layer."""
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -36,6 +36,12 @@ def apply_lora(network: Network, rank: int = 8, alpha: float = 16, dropout: floa
         raise ConfigError("lora: the network has low-rank terms already: merge them first")
     if not any(re.fullmatch(PROJECTIONS, name) for name, _ in network.named_modules()):
         raise ConfigError(f"lora: expected a network with self-attention, got a {type(network).__name__}: take a ViT")
+    past = [type(m).__name__ for m in network.modules() if getattr(m, "qkv", None) and _has_own_bias(m)]
+    if past:
+        raise ConfigError(
+            f"lora: the attention of this network ({past[0]}) takes the weights of query, key and value past low-rank "
+            "terms: train it without lora"
+        )
     settings = LoraConfig(
         r=rank,
         lora_alpha=alpha,  # type: ignore[arg-type]  # any number, whatever its hint says
@@ -66,6 +72,11 @@ def merge_lora(network: Network) -> Network:
         vars(network).pop("peft_config", None)
         network.requires_grad_(True)
     return network
+
+
+def _has_own_bias(attention: nn.Module) -> bool:
+    """Whether timm's attention adds a bias that is not its projection's, and so calls no projection."""
+    return getattr(attention, "q_bias", None) is not None and not getattr(attention, "qkv_bias_separate", False)
 
 
 def _adapted(network: nn.Module) -> dict[str, Linear]:

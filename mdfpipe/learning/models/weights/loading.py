@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from mdfpipe import weightfiles
 from mdfpipe.errors import ConfigError, some
 from mdfpipe.learning.models.backbones.trunk import fill
-from mdfpipe.learning.models.weights import public
+from mdfpipe.learning.models.weights import public, timm_layouts
 from mdfpipe.learning.models.weights.public import Converted, ConvStem, Grid
 from mdfpipe.weightfiles import Taken
 
@@ -126,6 +126,14 @@ def load_vit(
     with named(source), _stems(model, state):
         converted = public.with_local_tokens(public.vit(state, grid, source_hw_ratio), drawn)
         return _place(model, converted, "vit.", _below(model, "vit."), min_coverage, source)
+
+
+def load_timm(
+    model: nn.Module, state: Mapping[str, Tensor], *, min_coverage: float = 0.9, source: str = "checkpoint"
+) -> LoadReport:
+    """A checkpoint for timm's own network into a TimmViT: see `timm_layouts`. Raises ConfigError."""
+    with named(source):
+        return _place(model, timm_layouts.converted(state, model), "vit.", _below(model, "vit."), min_coverage, source)
 
 
 def load_iresnet(
