@@ -281,15 +281,16 @@ def font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
 
 
 def encoded(picture: Picture, kind: str, quality: int = 82) -> bytes:
-    """The picture as "PNG" or "JPEG"; the same picture gives the same bytes."""
+    """The picture as "PNG", "JPEG" or "WEBP"; the same picture gives the same bytes."""
     from PIL import Image
 
     buffer = io.BytesIO()
-    options: dict[str, Any] = {"quality": quality, "subsampling": 0, "optimize": True} if kind == "JPEG" else {}
+    options: dict[str, Any] = {} if kind == "PNG" else {"quality": quality}
+    options |= {"subsampling": 0, "optimize": True} if kind == "JPEG" else {}
     Image.fromarray(picture).save(buffer, kind, **options)
     return buffer.getvalue()
 
 
-def data_uri(picture: Picture, quality: int = 82) -> str:
-    """The picture as a JPEG that a page embeds."""
-    return "data:image/jpeg;base64," + base64.b64encode(encoded(picture, "JPEG", quality)).decode()
+def data_uri(picture: Picture, quality: int = 80) -> str:
+    """The picture as a WebP that a page embeds: two thirds of a JPEG or less, and the lines of boxes stay sharp."""
+    return "data:image/webp;base64," + base64.b64encode(encoded(picture, "WEBP", quality)).decode()

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from mdfpipe.drawing import pixels as figures
 from mdfpipe.drawing.pixels import COLOURS, FACE_COLOUR, UNLABELLED, XYXY, Mark, Picture
-from mdfpipe.errors import one_line
+from mdfpipe.errors import counted, one_line
 from mdfpipe.running.survey import Survey, VideoState, faces_of
 from mdfpipe.store.tables import LabelStatus, joined
 
@@ -154,11 +154,12 @@ def _reason(row: dict[str, Any], faces: list[ViewedFace], settings: dict[str, An
         return f"{best}, at least {least:g}{other}"
     if status is LabelStatus.AMBIGUOUS:
         return _why_ambiguous(row, faces, settings, overlaps)
-    nearest = f"of the nearest face of its track {row.get('track')}, {row.get('face_distance')} frames from here"
+    away = counted(row.get("face_distance") or 0, "frame")
+    nearest = f"of the nearest face of its track {row.get('track')}, {away} from here"
     return {
         LabelStatus.LABELLED_BY_TRACK: f"the subject {nearest}",
-        LabelStatus.TRACK_CONFLICT: f"its track {row.get('track')} has faces of several subjects around this frame, or "
-        "another body of the frame has the better claim to its name",
+        LabelStatus.TRACK_CONFLICT: f"faces of several subjects in its track {row.get('track')} around this frame, or "
+        "another body has the better claim",
         LabelStatus.NO_FACE: "no face touches it",
         LabelStatus.BELOW_MIN_OVERLAP: f"{best} is its best, below the {least:g} that names a body",
         LabelStatus.LOST_ASSIGNMENT: f"{best}, but another body has the better claim"

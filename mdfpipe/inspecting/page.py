@@ -72,7 +72,7 @@ def render(page: Page) -> str:
 
 
 def templates() -> Any:
-    """The jinja environment of all pages: escapes everything, knows `count`, `words` and `jpeg`."""
+    """The jinja environment of all pages: escapes everything, knows `count`, `words` and `embedded`."""
     import jinja2
 
     folder = resources.files("mdfpipe.drawing") / "templates"
@@ -83,7 +83,7 @@ def templates() -> Any:
     environment.filters |= {
         "count": _count,
         "words": lambda name: str(name).replace("_", " "),
-        "jpeg": figures.data_uri,
+        "embedded": figures.data_uri,
     }
     return environment
 

@@ -306,7 +306,7 @@ class PageCrops:
         small = figures.scaled_to(picture, width, height)
         small = small if self.show_people else figures.hidden_crop(small, blocks)
         small = small if heat is None else overlaid(small, heat)
-        return Shown(figures.data_uri(small, 82), width, height, title)
+        return Shown(figures.data_uri(small), width, height, title)
 
     def _window(self, video_id: str) -> tuple[float, float] | None:
         from mdfpipe.store.images import recorded_window

@@ -55,8 +55,8 @@ def check_self_contained(text: str) -> Reader:
     for name, value in page.attributes:
         assert not name.startswith("on"), name
         if name in ("src", "href", "xlink:href", "action", "data", "srcset"):
-            assert value.startswith(("data:image/jpeg;base64,", "#")), value[:80]
-    outside_images = re.sub(r"data:image/jpeg;base64,[A-Za-z0-9+/=]+", "", text)
+            assert value.startswith(("data:image/webp;base64,", "#")), value[:80]
+    outside_images = re.sub(r"data:image/webp;base64,[A-Za-z0-9+/=]+", "", text)
     assert "url(" not in outside_images.replace("url(#", "")
     assert "@import" not in outside_images
     return page
@@ -94,7 +94,7 @@ def test_the_same_run_gives_the_same_page_wherever_it_lies(demo: Path, tmp_path:
 
 
 def pictures(page: Path) -> list[NDArray[np.uint8]]:
-    found = re.findall(r'src="data:image/jpeg;base64,([^"]+)"', page.read_text())
+    found = re.findall(r'src="data:image/webp;base64,([^"]+)"', page.read_text())
     return [np.asarray(Image.open(io.BytesIO(base64.b64decode(data))).convert("RGB")) for data in found]
 
 

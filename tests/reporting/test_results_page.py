@@ -21,7 +21,7 @@ from mdfpipe.store.tables import SEARCHES, TEMPLATES
 from tests.reporting.evaluated import PROBES, RATES, SUBJECTS, curves, entry, evaluate, metric, searches, templates
 from tests.reporting.test_page import EVIL, Reader, detail
 
-DATA = r"data:image/(?:jpeg|png);base64,[A-Za-z0-9+/=]+"
+DATA = r"data:image/(?:webp|png);base64,[A-Za-z0-9+/=]+"
 _TAGS = """html head meta title style body main header h1 h2 h3 h4 p strong nav a div b span section table thead tbody
 tr th td ul li i figure img figcaption article svg line g text path use defs clippath rect details summary pre dl dt dd
 small sup"""
@@ -120,7 +120,7 @@ def test_it_lies_in_the_run_by_default_and_can_be_made_again(own: Path) -> None:
 
 
 def crops(text: str) -> list[NDArray[np.uint8]]:
-    found = re.findall(r'src="data:image/jpeg;base64,([^"]+)"', text)
+    found = re.findall(r'src="data:image/webp;base64,([^"]+)"', text)
     return [np.asarray(Image.open(io.BytesIO(base64.b64decode(data))).convert("RGB")) for data in found]
 
 
