@@ -109,6 +109,14 @@ def inspect(
         Path | None,
         typer.Option(metavar="PAGE", help="Run, or table of `mdfpipe faces`: write one self-contained HTML page."),
     ] = None,
+    crops: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="CROPS",
+            help="Checkpoint: --sheet or --html shows what it attends to in these crops: a run folder, or a folder of "
+            "SUBJECT/IMAGE files.",
+        ),
+    ] = None,
     csv: Annotated[
         Path | None, typer.Option(metavar="CSV", help="Table: write its rows as CSV; - is standard output.")
     ] = None,
@@ -136,6 +144,7 @@ def inspect(
         sheet=sheet,
         html=html,
         csv=csv,
+        crops=crops,
         show_people=show_people,
         describe=json_,
     )

@@ -46,6 +46,8 @@ UNLABELLED: Final = "#7d8fb3"
 FACE_COLOUR: Final = "#f4f4f0"
 
 BODY_BLOCKS, FACE_BLOCKS = 4, 3  # blocks along the shorter side of a hidden region, at most
+RAMP: Final = ("#440154", "#472c7a", "#3b518b", "#2c718e", "#21908d", "#27ad81", "#5cc863", "#aadc32", "#fde725")
+"""Colours from the least to the most (viridis)."""
 LEAST_BLOCK = 8  # pixels of the picture as it is shown
 BODY_MARGIN, FACE_MARGIN = 0.08, 0.3  # of the box's own size, hidden around it
 
@@ -266,6 +268,26 @@ def headed(picture: Picture, words: str) -> Picture:
     pen = ImageDraw.Draw(row)
     pen.text((2, 1), _that_fits(pen, one_line(words, 200), letters, row.width - 4), font=letters, fill="#14181f")
     return np.concatenate([np.asarray(row), picture], axis=0)
+
+
+def ramped(shares: NDArray[Any]) -> Picture:
+    """Values 0..1 (h, w) in the colours of the ramp: (h, w, 3)."""
+    ramp = np.array([[int(c[n : n + 2], 16) for n in (1, 3, 5)] for c in RAMP], float)
+    at = np.clip(shares, 0, 1) * (len(ramp) - 1)
+    colours = [np.interp(at, np.arange(len(ramp)), ramp[:, c]) for c in range(3)]
+    shown: Picture = np.rint(np.stack(colours, axis=-1)).astype(np.uint8)
+    return shown
+
+
+def overlaid(picture: Picture, heat: NDArray[Any]) -> Picture:
+    """A picture (H, W, 3) with heat (h, w), 0..1, laid over it; the warmer, the less of the picture shows through."""
+    import cv2
+
+    height, width = picture.shape[:2]
+    whole = np.clip(cv2.resize(heat.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR), 0, 1)
+    share = 0.35 + 0.3 * whole[..., None]
+    mixed: Picture = np.rint((1 - share) * picture + share * ramped(whole)).astype(np.uint8)
+    return mixed
 
 
 @cache

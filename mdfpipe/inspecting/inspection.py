@@ -11,13 +11,13 @@ from typing import Any
 from mdfpipe.errors import ConfigError, DataError, MdfError, counted, one_line
 from mdfpipe.inspecting.export import to_csv
 from mdfpipe.inspecting.face_page import describe_faces, face_table, write_face_page
-from mdfpipe.inspecting.pictures import draw_frame, draw_sheet, write_page
+from mdfpipe.inspecting.pictures import draw_frame, draw_sheet, picture_kind, write_page
 from mdfpipe.inspecting.things import Description, describe_run, describe_shard, describe_table, describe_weight_file
 from mdfpipe.inspecting.weights import SUFFIXES
 from mdfpipe.running.plan import standing
 from mdfpipe.store.content import Kind, content_of, stand_in
 from mdfpipe.store.environment import read_environment
-from mdfpipe.store.files import given_path, is_standard_output
+from mdfpipe.store.files import given_path, is_standard_output, write_output
 from mdfpipe.store.films import films_behind
 from mdfpipe.store.frames import frame_files, in_order
 from mdfpipe.store.naming import IMAGE_SUFFIXES
@@ -54,10 +54,13 @@ def inspect_and_write(
     sheet: Path | None = None,
     html: Path | None = None,
     csv: Path | None = None,
+    crops: Path | None = None,
     show_people: bool = False,
     describe: bool = False,
 ) -> Inspected:
     """Make the picture, the page, the CSV that are asked for; else describe the thing.
+
+    crops: of a checkpoint; the picture and the page then show what its network attends to in them.
 
     Raises ConfigError for options that do not fit together, DataError, StoreError.
     """
@@ -67,6 +70,8 @@ def inspect_and_write(
         raise ConfigError(
             f"inspect: expected --video, --frame and --out together, got no {' and no '.join(absent)}; add it"
         )
+    if crops is not None:
+        return _attention(thing, crops, [out, csv], sheet, html, show_people, describe)
     found = face_table(thing)
     if (out or sheet or (html and not found)) and not is_run(thing):
         option = "--frame" if out else "--sheet" if sheet else "--html"
@@ -97,6 +102,38 @@ def inspect_and_write(
         lines += [note for note in inspect(thing).notes if "OUT OF DATE" in note]
         files.append(str(csv))
     return Inspected(inspect(thing) if describe or not files else None, files, lines)
+
+
+def _attention(
+    checkpoint: Path,
+    crops: Path,
+    others: list[Path | None],
+    sheet: Path | None,
+    html: Path | None,
+    show_people: bool,
+    describe: bool,
+) -> Inspected:
+    """Write what the network of a checkpoint attends to in some crops."""
+    from mdfpipe.drawing.pixels import encoded
+    from mdfpipe.inspecting.attended import attention_of, attention_page, attention_sheet
+
+    where = f"inspect {checkpoint}: --crops"
+    if not checkpoint.is_file() or not _is_ours(checkpoint):
+        raise ConfigError(f"{where}: expected a checkpoint of mdfpipe, such as RUN/train/SYSTEM/last.pt; name one")
+    if (sheet is None and html is None) or any(others):
+        raise ConfigError(f"{where}: expected --sheet PICTURE or --html PAGE, or both, and no other output; add one")
+    kind = picture_kind(sheet, "--sheet") if sheet is not None else ""
+    for made in (sheet, html):
+        if made is not None and not is_standard_output(made):
+            _refuse_overwriting(checkpoint, made)
+            _refuse_overwriting(crops, made)
+    found = attention_of(checkpoint, given_path("crops", crops), show_people)
+    if sheet is not None:
+        write_output(sheet, encoded(attention_sheet(found), kind, quality=92))
+    if html is not None:
+        write_output(html, attention_page(found, show_people).encode())
+    files = [str(made) for made in (sheet, html) if made is not None]
+    return Inspected(inspect(checkpoint) if describe else None, files, found.lines())
 
 
 def _refuse_overwriting(thing: Path, made: Path) -> None:

@@ -46,7 +46,7 @@ def draw_frame(run: Path, video_id: str, frame: int, out: Path, show_people: boo
 
     Raises DataError if the video or frame does not exist, or is not decoded any more; StoreError.
     """
-    kind = _kind(out, "--out")
+    kind = picture_kind(out, "--out")
     found = survey(run)
     video = found.video(video_id)
     if found.of_images:
@@ -109,7 +109,7 @@ def draw_sheet(run: Path, out: Path, subjects: int = 6, each: int = 3, show_peop
     right. The crops of one subject and domain are spread over its videos and frames.
     Raises ConfigError, DataError, StoreError.
     """
-    kind = _kind(out, "--sheet")
+    kind = picture_kind(out, "--sheet")
     names = ["crop_id", "subject_id", "domain", "modality", "video_id", "frame", "shard", "offset", "size"]
     names += [CHECKSUM, "named_by"]
     found: dict[str, dict[str, list[dict[str, Any]]]] = {}
@@ -156,7 +156,8 @@ def _sheet_crop(run: Path, row: dict[str, Any], width: int, show_people: bool) -
     return picture if show_people else figures.hidden_crop(picture, figures.BODY_BLOCKS)
 
 
-def _kind(out: Path, option: str) -> str:
+def picture_kind(out: Path, option: str) -> str:
+    """PNG or JPEG, by the name of a file. Raises ConfigError."""
     kind = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}.get(out.suffix.lower())
     if kind is None:
         raise ConfigError(

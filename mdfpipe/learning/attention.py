@@ -1,4 +1,5 @@
-"""Attention of a network: HiResCAM of its last feature map, with respect to a vector's similarity to a given one.
+"""Attention of a network: HiResCAM of its last feature map, with respect to a vector's similarity to a given one; and,
+where it has tokens, what these attend to.
 
 A convolutional network gives its last map of more than one place. A vision transformer gives the patch tokens that
 enter its last block, because nothing uses those that leave it.
@@ -13,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -24,11 +25,32 @@ from torch.nn import functional
 from mdfpipe.errors import DataError
 from mdfpipe.learning.data.loader import CropReader, read_plain
 from mdfpipe.learning.embedding import network_of
+from mdfpipe.learning.models.backbones.semantic_vit import HALVES, PARTS, SemanticViT, band_shares
 from mdfpipe.learning.train.checkpoint import Checkpoint
 
 if TYPE_CHECKING:
+    from mdfpipe.learning.data.batches import CropBatch
     from mdfpipe.learning.data.crops import Crops
     from mdfpipe.learning.recipes import Recipe
+
+
+class TokenMaps(NamedTuple):
+    """What the tokens of a network attend to in one image.
+
+    names: global, unless that is the mean of the patches, and the local tokens in use. maps: (n, rows, columns), each
+    of sum 1, the mean over heads and blocks. shares: (n, 3) of the attention on face, torso and lower body, these bands
+    weighed alike. own: the place of each token's own band, None of the global one and of PASS's halves.
+    """
+
+    names: tuple[str, ...]
+    maps: NDArray[np.float32]
+    shares: NDArray[np.float32]
+    own: tuple[int | None, ...]
+
+    def pictures(self) -> Iterator[tuple[str, str, NDArray[np.float32]]]:
+        """(name, share on its own band in words or "", map with 1 where it attends most) of each token."""
+        for name, heat, shares, own in zip(self.names, self.maps, self.shares, self.own, strict=True):
+            yield name.replace("_", " "), "" if own is None else f"{shares[own]:.0%}", heat / heat.max()
 
 
 class Watcher:
@@ -46,6 +68,10 @@ class Watcher:
         """Attention map of one crop: see `look`."""
         return look(self.recipe, self.model, crops, wanted, self.domains)
 
+    def tokens(self, crops: Crops) -> TokenMaps | None:
+        """What the tokens attend to in one crop: see `token_maps`."""
+        return token_maps(self.recipe, self.model, crops, self.domains)
+
 
 def look(
     recipe: Recipe, model: nn.Module, crops: Crops, wanted: NDArray[np.float32], domains: Sequence[str] = ()
@@ -58,6 +84,44 @@ def look(
     """
     if len(wanted) != recipe.features:
         raise DataError(f"attention: expected a vector of {recipe.features} numbers, got {len(wanted)}")
+    batch = _first(recipe, crops, domains)
+    if batch is None:
+        return None
+    if hasattr(recipe, "flip_fusion"):
+        recipe = recipe.model_copy(update={"flip_fusion": False})
+    images = batch.images.requires_grad_()  # whatever is frozen: the maps then have a gradient
+    told = replace(batch, images=images)
+    with _one_thread(), torch.enable_grad(), _watched(model) as maps:
+        vector = recipe.embed(model, told).float()
+        similarity = functional.cosine_similarity(vector, torch.from_numpy(wanted)[None].float()).sum()
+        if not maps:
+            raise DataError("attention: expected a network with a feature map or patch tokens, found neither")
+        activation, grid = maps[-1]
+        (gradient,) = torch.autograd.grad(similarity, activation)
+    return cam(activation.detach(), gradient, grid)
+
+
+def token_maps(recipe: Recipe, model: nn.Module, crops: Crops, domains: Sequence[str] = ()) -> TokenMaps | None:
+    """What the tokens of the network attend to in one crop; None where it does not decode, the network has no such
+    tokens, or too few rows of patches for bands of the body. The network must be in eval mode.
+    """
+    vit: Any = next((module for module in model.modules() if isinstance(module, SemanticViT)), None)
+    batch = _first(recipe, crops, domains) if vit is not None and vit.grid[0] >= len(PARTS) else None
+    if batch is None:
+        return None
+    with _one_thread():
+        attention = vit.attended(batch.images)[1][0]
+    own: list[int | None] = [*([None] if vit.design.global_ == "token" else []), *vit.chosen]
+    rows = attention[[0 if place is None else 1 + place for place in own]]
+    are_halves = bool(set(getattr(recipe, "parts", ())) & set(HALVES))
+    names = tuple("global" if place is None else (HALVES if are_halves else PARTS)[place] for place in own)
+    shares: NDArray[np.float32] = band_shares(rows, vit.grid).numpy()
+    bands = tuple(None if are_halves else place for place in own)
+    return TokenMaps(names, rows.reshape(len(rows), *vit.grid).numpy(), shares, bands)
+
+
+def _first(recipe: Recipe, crops: Crops, domains: Sequence[str]) -> CropBatch | None:
+    """One crop as the network is given it; None where it does not decode. Raises DataError without a stream for it."""
     places = [recipe.embedded_as(name, domains) for name in crops.domains]
     if None in places:
         raise DataError(f"attention: the network has no stream for {crops.domains[places.index(None)]}")
@@ -68,18 +132,7 @@ def look(
         reader.close()
     if batch is None:
         return None
-    if hasattr(recipe, "flip_fusion"):
-        recipe = recipe.model_copy(update={"flip_fusion": False})
-    images = batch.images.requires_grad_()  # whatever is frozen: the maps then have a gradient
-    told = replace(batch, images=images, domain=torch.tensor(places, dtype=torch.int64)[batch.domain])
-    with _one_thread(), torch.enable_grad(), _watched(model) as maps:
-        vector = recipe.embed(model, told).float()
-        similarity = functional.cosine_similarity(vector, torch.from_numpy(wanted)[None].float()).sum()
-        if not maps:
-            raise DataError("attention: expected a network with a feature map or patch tokens, found neither")
-        activation, grid = maps[-1]
-        (gradient,) = torch.autograd.grad(similarity, activation)
-    return cam(activation.detach(), gradient, grid)
+    return replace(batch, domain=torch.tensor(places, dtype=torch.int64)[batch.domain])
 
 
 def cam(activation: Tensor, gradient: Tensor, grid: tuple[int, int] | None) -> NDArray[np.float32]:

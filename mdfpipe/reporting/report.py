@@ -28,8 +28,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from mdfpipe.drawing.pixels import Picture
+    from mdfpipe.inspecting.attended import Attended, Shown
     from mdfpipe.learning.recipes import Recipe
-    from mdfpipe.reporting.results_page import Attended, ResultsPage, Shown
+    from mdfpipe.reporting.results_page import ResultsPage
     from mdfpipe.reporting.retrieval import Who
     from mdfpipe.reporting.sweeps import Swept
     from mdfpipe.reporting.written import LatexCells
@@ -297,15 +298,14 @@ class PageCrops:
     def on_page(self, picture: Picture, modality: str, title: str, heat: NDArray[np.float32] | None = None) -> Shown:
         """A picture at the page's size, hidden unless people are shown; with heat (h, w), 0..1, over it."""
         from mdfpipe.drawing import pixels as figures
-        from mdfpipe.reporting.results_page import Shown
-        from mdfpipe.reporting.similarity import overlaid
+        from mdfpipe.inspecting.attended import Shown
 
         height = _HEIGHT[modality]
         width = max(round(picture.shape[1] * height / picture.shape[0]), 1)
         blocks = figures.BODY_BLOCKS if modality == "body" else figures.FACE_BLOCKS
         small = figures.scaled_to(picture, width, height)
         small = small if self.show_people else figures.hidden_crop(small, blocks)
-        small = small if heat is None else overlaid(small, heat)
+        small = small if heat is None else figures.overlaid(small, heat)
         return Shown(figures.data_uri(small), width, height, title)
 
     def _window(self, video_id: str) -> tuple[float, float] | None:
@@ -347,10 +347,10 @@ def attended(run: Path, system: str, templates: Templates, crops: PageCrops) -> 
     Raises ConfigError, DataError, StoreError.
     """
     from mdfpipe.domains import by_wavelength
+    from mdfpipe.inspecting.attended import Attended
     from mdfpipe.inspecting.samples import spread
     from mdfpipe.learning.attention import Watcher
     from mdfpipe.learning.data.crops import from_crops
-    from mdfpipe.reporting.results_page import Attended
     from mdfpipe.reporting.retrieval import People
     from mdfpipe.store.images import recorded_window
 
@@ -379,7 +379,12 @@ def attended(run: Path, system: str, templates: Templates, crops: PageCrops) -> 
         if heat is not None:
             picture, kind, name = crops.picture(row), row["modality"], row["crop_id"]
             pair = crops.on_page(picture, kind, name), crops.on_page(picture, kind, name, heat)
-            found.append(Attended(f"{templates.subject[n]}, {row['domain']}", *pair))
+            maps = watcher.tokens(one) if watcher else None
+            tokens = tuple(
+                (token, own, crops.on_page(picture, kind, f"{name}: {token}", heat))
+                for token, own, heat in (maps.pictures() if maps else ())
+            )
+            found.append(Attended(f"{templates.subject[n]}, {row['domain']}", *pair, tokens))
     return found
 
 

@@ -15,6 +15,7 @@ from typing import Any
 from mdfpipe.domains import by_wavelength
 from mdfpipe.drawing import pixels as figures
 from mdfpipe.drawing.plots import Picture, legend
+from mdfpipe.inspecting.attended import Attended, Shown
 from mdfpipe.inspecting.page import templates, versions
 from mdfpipe.inspecting.things import funnel_row
 from mdfpipe.reporting.atlas import SIDE, Map
@@ -22,32 +23,13 @@ from mdfpipe.reporting.cells import MARKS, cell_of, told
 from mdfpipe.reporting.curves import Family, TrainingView
 from mdfpipe.reporting.grids import TableView
 from mdfpipe.reporting.retrieval import Searches
-from mdfpipe.reporting.similarity import RAMP, HeatMap, painted
+from mdfpipe.reporting.similarity import HeatMap, painted
 from mdfpipe.reporting.sweeps import SweepView
 from mdfpipe.running.survey import Survey
 from mdfpipe.store.results import Results, Verdict
 from mdfpipe.store.templates import Templates
 
 MOST_TILES = 4
-
-
-@dataclass(frozen=True)
-class Shown:
-    """A crop on the page: the picture as a data URI, its size in pixels, which crop it is."""
-
-    source: str
-    width: int
-    height: int
-    title: str
-
-
-@dataclass(frozen=True)
-class Attended:
-    """A crop, and the same with an attention map over it."""
-
-    domain: str
-    plain: Shown
-    heated: Shown
 
 
 @dataclass
@@ -103,12 +85,13 @@ def _content(page: ResultsPage) -> dict[str, Any]:
         "tables": [_table(view, page) for view in page.views],
         "sweeps": page.sweeps,
         "heat_maps": [_heated(one) for one in page.heat_maps],
-        "ramp": ", ".join(RAMP),
+        "ramp": ", ".join(figures.RAMP),
         "searches": _by_table(page),
         "shown": page.shown,
         "maps": page.maps,
         "side": SIDE,
         "attention": page.attention,
+        "token_maps": any(one.tokens for crops in page.attention.values() for one in crops),
         "trainings": page.trainings,
         "funnel": _funnel(page),
         "failures": page.survey.failures[:50] if page.survey else [],

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from mdfpipe.domains import by_wavelength
+from mdfpipe.drawing.pixels import ramped
 from mdfpipe.drawing.plots import PALETTE, Bars, Picture, histograms, shares
 from mdfpipe.errors import StoreError, one_line
 from mdfpipe.inspecting.samples import spread
@@ -27,8 +28,6 @@ F64 = NDArray[np.float64]
 
 MOST_SUBJECTS, MOST_DOMAINS, MOST_SYSTEMS = 60, 6, 8  # on the heat maps of one page
 BINS: Final = 60
-RAMP: Final = ("#440154", "#472c7a", "#3b518b", "#2c718e", "#21908d", "#27ad81", "#5cc863", "#aadc32", "#fde725")
-"""Colours from the least similar to the most (viridis)."""
 
 
 def enrolled_domains(templates: Templates) -> list[str]:
@@ -120,26 +119,6 @@ def painted(panel: Panel, low: float, high: float) -> NDArray[np.uint8]:
     picture = ramped(np.where(known, (panel.values - low) / (high - low), 0.0))
     picture[~known] = 128
     return picture
-
-
-def ramped(shares: NDArray[Any]) -> NDArray[np.uint8]:
-    """Values 0..1 (h, w) in the colours of the ramp: (h, w, 3)."""
-    ramp = np.array([[int(c[n : n + 2], 16) for n in (1, 3, 5)] for c in RAMP], float)
-    at = np.clip(shares, 0, 1) * (len(ramp) - 1)
-    colours = [np.interp(at, np.arange(len(ramp)), ramp[:, c]) for c in range(3)]
-    shown: NDArray[np.uint8] = np.rint(np.stack(colours, axis=-1)).astype(np.uint8)
-    return shown
-
-
-def overlaid(picture: NDArray[np.uint8], heat: NDArray[Any]) -> NDArray[np.uint8]:
-    """A picture (H, W, 3) with heat (h, w), 0..1, laid over it; the warmer, the less of the picture shows through."""
-    import cv2
-
-    height, width = picture.shape[:2]
-    whole = np.clip(cv2.resize(heat.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR), 0, 1)
-    share = 0.35 + 0.3 * whole[..., None]
-    mixed: NDArray[np.uint8] = np.rint((1 - share) * picture + share * ramped(whole)).astype(np.uint8)
-    return mixed
 
 
 # -- distributions

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mdfpipe.errors import ConfigError, DataError
+from mdfpipe.learning.attention import TokenMaps
 from mdfpipe.reporting.report import report
 from mdfpipe.store.run import read_table, write_table
 from mdfpipe.store.tables import SEARCHES, TEMPLATES
@@ -165,6 +166,10 @@ class Top:
         assert wanted.any()
         return np.array([[1, 0], [0, 0]], np.float32)
 
+    def tokens(self, crops: object) -> TokenMaps:
+        maps = np.array([[[0, 0], [0.2, 0.8]], [[0.5, 0.5], [0, 0]]], np.float32)
+        return TokenMaps(("global", "lower_body"), maps, np.array([[0, 0, 1], [0.5, 0.1, 0.4]], np.float32), (None, 2))
+
 
 @pytest.mark.parametrize("show_people", [False, True])
 def test_what_a_network_looks_at_lies_over_its_crop(
@@ -180,12 +185,15 @@ def test_what_a_network_looks_at_lies_over_its_crop(
     captions = re.findall('<figcaption class="from">([^<]*)<', section)
     assert captions == ["s03, VIS-500m", "s03, LWIR-30m", "s04, VIS-500m", "s04, LWIR-30m"]
     pictures = crops(section)
-    assert len(pictures) == 8
-    for plain, heated in zip(pictures[::2], pictures[1::2], strict=True):
+    assert len(pictures) == 16
+    assert re.findall("<small>([^<]*)</small>", section)[:5] == ["crop", "evidence", "global", "lower body", "40%"]
+    for plain, heated, whole, local in zip(*(pictures[n::4] for n in range(4)), strict=True):
+        half = len(plain) // 2
+        assert (local[:half].astype(int) - whole[:half])[..., 1].mean() > 40  # above its own map is warm, below not
         warm = heated[..., 1].astype(int) - plain[..., 1]
         height, width = warm.shape
         assert warm[: height // 4, : width // 4].mean() > warm[3 * height // 4 :, 3 * width // 4 :].mean() + 40
-    hidden = [detail(picture) for picture in pictures[::2]]
+    hidden = [detail(picture) for picture in pictures[::4]]
     assert (max(hidden) < 0.12) is not show_people
 
 
