@@ -29,10 +29,10 @@ STRIPED = {"use": "body", "backbone": "striped", "width": 8, "image_height_px": 
 FACE = {"use": "face", "layers": 18, "width": 8, "image_height_px": 32, "image_width_px": 32}
 RECIPES = {
     "vit": VIT,
-    "ffn": VIT | {"fusion": "ffn", "parts": ["torso"]},
-    "neck": VIT | {"test_feature": "neck", "part_alignment": 0.5},
-    "no parts": VIT | {"parts": []},
-    "bands": VIT | {"local": "band", "global": "mean", "fusion": "four", "stem": "conv"},
+    "ffn": VIT | {"fusion": "ffn", "parts": ["torso"], "stem": "conv", "global": "mean"},
+    "neck": VIT | {"test_feature": "neck", "part_alignment": 0.5, "stem": "resnet"},
+    "no parts": VIT | {"parts": [], "local": "band", "fusion": "four"},
+    "bands": VIT | {"local": "band", "global": "mean", "fusion": "four", "test_feature": "neck", "stem": "resnet"},
     "striped": STRIPED | {"schedule": {"length": 0}},
     "striped, flipped": STRIPED | {"flip_fusion": True, "schedule": {"length": 0}},
     "face": FACE | {"schedule": {"length": 0}},

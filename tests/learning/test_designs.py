@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from mdfpipe.errors import ConfigError
+from mdfpipe.learning.embedders import batch_of
 from mdfpipe.learning.models.backbones.semantic_vit import (
     CHOICES,
     band_rows,
@@ -19,7 +21,8 @@ from mdfpipe.learning.models.backbones.semantic_vit import (
     part_figures,
 )
 from mdfpipe.learning.models.parts.heads import Neck
-from mdfpipe.learning.recipes import Recipe
+from mdfpipe.learning.recipes import Progress, Recipe
+from tests.learning.published import State, pass_state, plain_vit
 from tests.learning.scalars import normal as noise
 from tests.learning.small_vit import HEIGHT, WIDTH, small, some_tokens
 
@@ -177,7 +180,111 @@ def test_settings() -> None:
             body.model_validate(given)
 
 
-def test_public_weights_fit_a_stem_of_patches_only() -> None:
-    recipe = Recipe.variant("body").model_validate({**Recipe.variant("body").tiny, "stem": "conv"})
-    with pytest.raises(ConfigError, match=r"w\.pth: no public checkpoint has a stem of conv: set stem=patch"):
-        recipe.load(recipe.model(0, ["VIS"]), {}, "w.pth", 0.9)
+def public_state(kind: str) -> State:
+    """A checkpoint of this kind, of the width of the mini ViT and two blocks."""
+    torch.manual_seed(1)
+    if kind == "PASS":
+        return pass_state(192)
+    state = plain_vit(192, patches=196 if kind == "timm ViT" else 128)
+    if kind == "TransReID":
+        state |= {"sie_embed": torch.ones(6, 1, 192), "bottleneck.weight": torch.ones(192)}
+        state |= {"classifier.weight": torch.ones(9, 192)}
+    return state
+
+
+@pytest.mark.parametrize("kind", ["PASS", "TransReID", "TransReID-SSL", "timm ViT"])
+@pytest.mark.parametrize(
+    ("option", "value", "note"),
+    [
+        ("stem", "conv", None),
+        ("stem", "resnet", None),
+        (
+            "local",
+            "band",
+            "local: band: the checkpoint's local tokens are taken, trained to see every patch",
+        ),
+        ("global", "mean", "global: mean: the checkpoint's class token is taken, and is no part of the feature"),
+        ("fusion", "ffn", "fusion: ffn is new: as it was drawn"),
+        ("fusion", "four", ""),
+        ("positions", "sincos", "positions: sincos has no effect: the checkpoint's own are taken"),
+        ("initialisation", "mimetic", "initialisation: mimetic has no effect: the checkpoint's own are taken"),
+    ],
+)
+def test_public_weights_with_each_option(option: str, value: str, note: str | None, kind: str) -> None:
+    """A stem is refused by the name of its setting; whatever else is loaded, the report says what was left."""
+    recipe = Recipe.variant("body").model_validate({**Recipe.variant("body").tiny, "blocks": 2, option: value})
+    model, state = recipe.model(0, ["VIS"]), public_state(kind)
+    before = model.backbone.vit.reg_token.clone()
+    if note is None:
+        with pytest.raises(ConfigError, match=rf"w\.pth: no public checkpoint has a stem of {value}: set stem=patch"):
+            recipe.load(model, state, "w.pth", 0.9)
+        return
+    report = recipe.load(model, state, "w.pth", 0.9)
+    new = [] if kind == "PASS" else ["local tokens are new: as they were drawn"]
+    told = [note] if note and (option != "local" or kind == "PASS") else []
+    assert list(report.notes) == [*new, *told]
+    assert (report.format, set(report.notes) <= set(report.lines())) == (kind, True)
+    heads = {"sie_embed", "bottleneck.weight", "classifier.weight"}
+    assert set(report.ignored) == (heads if kind == "TransReID" else set())
+    vit = model.backbone.vit
+    assert torch.equal(vit.blocks[0].attn.qkv.weight, state["blocks.0.attn.qkv.weight"])
+    assert torch.equal(vit.pos_embed[:, :1], state["cls_pos" if kind == "PASS" else "pos_embed"][:, :1])
+    assert not torch.equal(vit.pos_embed[:, 4:], torch.zeros_like(vit.pos_embed[:, 4:]))
+    assert torch.equal(vit.reg_token[:, 1:2], state["part_token2"] if kind == "PASS" else before[:, 1:2])
+
+
+PAIRS = [
+    {
+        "stem": stem,
+        "fusion": fusion,
+        "local": ("token", "band")[(i + j) % 2],
+        "global": ("token", "mean")[(i // 2 + j) % 2],
+        **({"positions": "sincos", "initialisation": "mimetic"} if i == 1 else {}),
+    }
+    for i, stem in enumerate(("patch", "conv", "resnet"))
+    for j, fusion in enumerate(("cat", "ffn", "four"))
+]
+"""Designs among which any two values of two options meet."""
+
+
+@pytest.mark.parametrize("design", PAIRS, ids=lambda design: " ".join(design.values()))
+def test_low_rank_terms_part_masks_and_measures_of_each_design(design: dict[str, str]) -> None:
+    settings = {**Recipe.variant("body").tiny, "blocks": 1, "lora": {"rank": 2}, **design}
+    recipe = Recipe.variant("body").model_validate(settings)
+    torch.manual_seed(0)
+    model = recipe.model(2, ["VIS"])
+    images, subject = noise(6, 3, 64, 32, dtype=torch.float32), torch.tensor([0, 0, 0, 1, 1, 1])
+    batch = replace(batch_of(images, 0), subject=subject)
+    plain = {name: value.clone() for name, value in model.state_dict().items()}
+    recipe.before_training(model)
+    optimizer = recipe.optimiser.make(recipe.parameter_groups(model))
+    for group in optimizer.param_groups:
+        group["lr"] = 0.05
+    for step in range(2):
+        model.train()
+        losses = recipe.losses(model, recipe.forward(model, batch), batch, Progress(step, 2, 0, 1))
+        torch.stack(list(losses.terms.values())).sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    trained = {name.replace(".base_layer", ""): value for name, value in model.state_dict().items()}
+    moved = {n for n, value in plain.items() if n.startswith("backbone.") and not torch.equal(value, trained[n])}
+    assert {name.split(".")[1] for name in moved} == ({"ffn"} if design["fusion"] == "ffn" else set())
+    with torch.no_grad():
+        vectors = recipe.embed(model.eval(), batch)
+        assert recipe.measure(model, [batch]).keys() == {"part_match", "part_attention"}
+        recipe.after_training(model)
+        torch.testing.assert_close(recipe.embed(model, batch), vectors, rtol=0, atol=2e-4)
+    merged = model.state_dict()
+    assert list(merged) == list(plain)
+    assert any(not torch.equal(merged[name], plain[name]) for name in merged if "attn.qkv" in name)
+    body = {name: value for name, value in merged.items() if not name.startswith("classifier.")}
+    for parts in (["face", "torso", "lower_body"], ["torso"], []):  # Table III, and the global token alone
+        masked = Recipe.variant("body").model_validate({**settings, "parts": parts})
+        network = masked.model(0, ["VIS"]).eval()
+        network.load_state_dict(body)
+        with torch.no_grad():
+            found = masked.embed(network, batch)
+        assert found.shape == vectors.shape == (6, recipe.features)
+        assert bool(found.isfinite().all())
+        assert (float((found - vectors).abs().max()) < 2e-4) == (len(parts) == 3)
+        assert bool(masked.measure(network, [batch])) == bool(parts)

@@ -26,6 +26,7 @@ scratch; all are off by default.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, get_args
 
 from pydantic import AliasChoices, Field, field_validator, model_validator
@@ -252,9 +253,25 @@ class Body(Recipe):
             return weights.load_timm(model.backbone, state, source=source, min_coverage=min_coverage)
         if self.stem != "patch":
             raise ConfigError(f"{source}: no public checkpoint has a stem of {self.stem}: set stem=patch")
-        return weights.load_vit(
+        report = weights.load_vit(
             model.backbone, state, grid=model.backbone.grid, source=source, min_coverage=min_coverage
         )
+        return replace(report, notes=(*report.notes, *self._beside(report)))
+
+    def _beside(self, report: LoadReport) -> list[str]:
+        """Options that a public checkpoint leaves without effect, or was not trained for."""
+        said = {
+            "positions: sincos": self.positions == "sincos",
+            "initialisation: mimetic": self.initialisation == "mimetic",
+        }
+        notes = [f"{option} has no effect: the checkpoint's own are taken" for option, asked in said.items() if asked]
+        if self.local == "band" and "vit.reg_token" in report.loaded:
+            notes.append("local: band: the checkpoint's local tokens are taken, trained to see every patch")
+        if self.global_token == "mean":  # noqa: S105 - no password
+            notes.append("global: mean: the checkpoint's class token is taken, and is no part of the feature")
+        if self.fusion == "ffn":
+            notes.append("fusion: ffn is new: as it was drawn")
+        return notes
 
     def before_training(self, model: Network) -> None:
         """Freeze the backbone behind low-rank terms, where that is asked for."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from types import MethodType
 from typing import TYPE_CHECKING, TypeVar
 
 from torch import nn
@@ -23,9 +24,10 @@ def apply_lora(network: Network, rank: int = 8, alpha: float = 16, dropout: floa
     """Give the attention projections low-rank terms, in place, and freeze the rest of the ViT; returns the network.
 
     network: a SemanticViT, or any module with timm's blocks in it. A (r, in) is Gaussian, B (out, r) zero, so nothing
-    changes before the first step. rank: r; alpha: the term is scaled by alpha / r; dropout: before the term. State
-    names change until `merge_lora`. A fusion by `ffn` stays trainable: like the classifier it is new, and in no public
-    checkpoint. Raises ConfigError where there is no attention, or where it has low-rank terms already.
+    changes before the first step. rank: r; alpha: the term is scaled by alpha / r; dropout: before the term. Batch
+    norms of a stem keep and use their statistics. State names change until `merge_lora`. A fusion by `ffn` stays
+    trainable: like the classifier it is new, and in no public checkpoint. Raises ConfigError where there is no
+    attention, or where it has low-rank terms already.
     """
     try:
         from peft import LoraConfig, inject_adapter_in_model
@@ -53,6 +55,9 @@ def apply_lora(network: Network, rank: int = 8, alpha: float = 16, dropout: floa
     inject_adapter_in_model(settings, network)
     for layer in _adapted(network).values():
         layer.train(network.training)  # peft leaves their dropout on
+    for norm in _norms(network):
+        norm.eval()
+        vars(norm)["train"] = MethodType(_stay, norm)  # also where the loop calls `train` of the whole network
     if isinstance(fusion := getattr(network, "ffn", None), nn.Module):
         fusion.requires_grad_(True)
     return network
@@ -70,6 +75,9 @@ def merge_lora(network: Network) -> Network:
         setattr(network.get_submodule(parent), own, layer.get_base_layer())
     if found:
         vars(network).pop("peft_config", None)
+        for norm in _norms(network):
+            vars(norm).pop("train", None)
+            norm.train(network.training)
         network.requires_grad_(True)
     return network
 
@@ -77,6 +85,16 @@ def merge_lora(network: Network) -> Network:
 def _has_own_bias(attention: nn.Module) -> bool:
     """Whether timm's attention adds a bias that is not its projection's, and so calls no projection."""
     return getattr(attention, "q_bias", None) is not None and not getattr(attention, "qkv_bias_separate", False)
+
+
+def _stay(norm: nn.Module, mode: bool = True) -> nn.Module:
+    """In the place of `train`: a frozen norm stays as it is."""
+    return norm
+
+
+def _norms(network: nn.Module) -> list[nn.Module]:
+    """Norms with running statistics: of a stem of convolutions."""
+    return [module for module in network.modules() if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d)]
 
 
 def _adapted(network: nn.Module) -> dict[str, Linear]:
