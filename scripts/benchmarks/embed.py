@@ -11,13 +11,14 @@ from typing import Any
 
 from benchmarks.measure import Report, expect, in_turns, in_worker, profiled, ratio
 from benchmarks.train_material import crops_of, pictures
-from benchmarks.train_parts import NETWORKS, Embedding, keep_to, recipe_of, stored_size
+from benchmarks.train_parts import NETWORKS, VITS, Embedding, keep_to, recipe_of, stored_size
 
 from benchmarks import train_gpu
 from mdfpipe.running.engines import ALIKE
 
 TINY = (32, 16)  # height and width of the crops that memory is measured with
 ENGINES = ("torch", "openvino", "onnxruntime")
+BARE = "timm's bare ViT"  # of the same size, with as many tokens
 TIMES = 20  # the longer row of crops against the shorter one
 
 
@@ -73,6 +74,9 @@ def _report(report: Report, tag: str, precision: str, found: tuple[int, Any, Any
     count, times, others, profile = found
     for what, measured in times.items():
         report.add(f"{tag}: {what}", measured.rate(count), "images/s")
+    if BARE in times:
+        bare, whole = times[BARE].cpu, times["embed, torch"].cpu
+        report.aim(f"{tag}: embed, torch / {BARE}, processor time", ratio(bare, whole), ">=", 0.9)
     loader = times["loader alone"].wall
     least, most = ALIKE[precision]
     for engine in [name.removeprefix("embed, ") for name in times if name.startswith("embed, ")]:
@@ -111,6 +115,8 @@ def _turns(shard: Path, places: Any, given: tuple[Any, ...], options: argparse.N
             others[engine] = (seconds, *agreement(found, exact))
         tasks[f"network alone, {engine}"] = embedding.held(embedder)
         tasks[f"embed, {engine}"] = partial(embedding.embed, embedder)
+    if network in VITS:
+        tasks[BARE] = embedding.bare()
     times = in_turns(options.rounds, **tasks)
     return embedding.count, times, others, profiled(embedding.embed) if options.profile else []
 

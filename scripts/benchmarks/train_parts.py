@@ -270,6 +270,35 @@ class Embedding:
 
         return task
 
+    def bare(self) -> Callable[[], None]:
+        """timm's own ViT of the size of the body's, with registers for its local tokens, on batches as `held`."""
+        import torch
+        from timm.models.vision_transformer import VisionTransformer
+
+        from mdfpipe.learning.embedders import drawn_images
+        from mdfpipe.learning.models.backbones.semantic_vit import PARTS, SIZES
+
+        recipe, size = self.recipe, SIZES[self.recipe.backbone]
+        images = drawn_images(recipe).contiguous(memory_format=torch.channels_last)
+        network = VisionTransformer(
+            img_size=(recipe.image_height_px, recipe.image_width_px),
+            patch_size=recipe.patch_px,
+            embed_dim=size.width,
+            depth=size.depth,
+            num_heads=size.heads,
+            reg_tokens=len(PARTS),
+            num_classes=0,
+            global_pool="",
+        )
+        network = network.to(memory_format=torch.channels_last).eval()
+
+        def task() -> None:
+            for _ in range(-(-self.count // len(images))):
+                with torch.inference_mode(), casting("cpu", self.precision):
+                    network(images)
+
+        return task
+
     def network_alone(self, *, compiled: bool = False) -> Callable[[], None]:
         """The network on batches in memory, as many as there are crops."""
         import torch
