@@ -127,7 +127,11 @@ TABLES = {
     ),
     "comparisons": (tables.COMPARISONS, "evaluate/comparisons.parquet", "one row a pair of systems and a metric"),
     "curves": (tables.CURVES, "evaluate/curves.parquet", "one row a point of a curve"),
-    "searches": (tables.SEARCHES, "evaluate/searches.parquet", "one row a probe, by table, pair of domains and system"),
+    "searches": (
+        tables.SEARCHES,
+        "evaluate/searches.parquet",
+        "one row a probe, by table, pair of domains and system (`lists.parquet`: of a benchmark's first trial)",
+    ),
     "scores": (tables.SCORES, "evaluate/scores/TABLE.SYSTEM.parquet", "one row a comparison of two templates"),
     "templates": (tables.TEMPLATES, "evaluate/templates/SYSTEM.parquet", "one row a template"),
     "truth": (

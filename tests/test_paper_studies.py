@@ -5,21 +5,26 @@ from __future__ import annotations
 import json
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
 from mdfpipe.config import read_yaml
 from mdfpipe.errors import ConfigError
+from mdfpipe.evaluation.study import evaluate
+from mdfpipe.evaluation.vectors import SystemVectors
 from mdfpipe.learning.system import System
 from mdfpipe.running.runner import Runner
 from mdfpipe.running.synthesis import synthesise
 from mdfpipe.stages import Context, Inputs, Resources
+from mdfpipe.stages.material import material
 from mdfpipe.store.run import Receipt, Run, write_table
-from mdfpipe.store.tables import CROPS, SUBJECTS, VIDEOS
+from mdfpipe.store.tables import CROPS, SUBJECTS, VIDEOS, chosen
 from mdfpipe.study.study import Study
 from mdfpipe.synth.presets import PRESETS
 from tests.inline import Inline
@@ -156,6 +161,7 @@ def test_what_the_systems_are(paper: Study) -> None:
         "body-pretrained": "pass_vit_base_full.pth",
         "face-pretrained": "adaface_ir101_webface12m.ckpt",
     }
+    assert sum(system.trains for system in paper.trainings.values()) == 5 + 3 * len(small)
     full = settings(systems["body-finetuned"])
     assert full["recipe"]["batches"]["sampler"] == "domain_aware"
     assert full["recipe"]["triplet"]["margin"] == 0
@@ -184,10 +190,9 @@ def test_what_the_systems_are(paper: Study) -> None:
         assert changed(full, systems[f"body-lora-{n}"]) == random | lora
 
 
-@pytest.mark.parametrize("study", [IJBMDF / "paper.yaml", PIPELINES / "synthetic" / "paper.yaml"])
-def test_what_lies_beside_the_four_domains_has_no_part(study: Path, tmp_path: Path) -> None:
+def test_what_lies_beside_the_four_domains_has_no_part(tmp_path: Path) -> None:
     """A further domain, whose subjects may be anybody: the same rows train and are searched as without it."""
-    stage = Study.load(study).manifest
+    stage = Study.load(PIPELINES / "synthetic" / "paper.yaml").manifest
     made = {}
     for name, domains in (("four", ("VIS-500m", *INFRARED)), ("six", ("VIS-500m", *INFRARED, "NIR", "VIS-300m"))):
         run = filmed(tmp_path / name, {domain: 6 if domain == "NIR" else 4 for domain in domains})
@@ -215,7 +220,7 @@ def filmed(folder: Path, subjects: dict[str, int]) -> Run:
     return run
 
 
-def whole(schema: pa.Schema, rows: list[dict[str, str]]) -> pa.Table:
+def whole(schema: pa.Schema, rows: list[dict[str, Any]]) -> pa.Table:
     """A table of texts, with "" and 0 where the rows say nothing."""
     columns = []
     for field in schema:
@@ -240,6 +245,161 @@ def changed(usual: dict[str, Any], system: System | dict[str, Any], under: str =
         elif a != b:
             found[under + name] = a
     return found
+
+
+# -- the whole paper on six made-up domains, against counts of our own
+
+
+OTHERS = ("NIR-30m", "VIS-300m")
+FOUR = ("VIS-500m", *INFRARED)
+
+
+@pytest.fixture(scope="module")
+def six(tmp_path_factory: pytest.TempPathFactory, paper: Study) -> tuple[Run, dict[tuple[str, str, str], Counter[str]]]:
+    """A run up to the manifest, and the crops by (subject, domain, modality), counted by video.
+
+    People are in one to three videos a domain, of unequal lengths; many lack a domain, and some are seen by one of face
+    and body alone. Two domains are not the protocol's.
+    """
+    run, there = Run(tmp_path_factory.mktemp("six")), dict[tuple[str, str, str], Counter[str]]()
+    rows: dict[str, list[dict[str, Any]]] = {}
+    for d, domain in enumerate((*FOUR, *OTHERS)):
+        for s in range(60):
+            if (domain == "VIS-500m" and s % 3 == 1) or (domain == "MWIR-30m" and s % 7 == 2):
+                continue
+            for v in range(1 + (s + d) % 3):
+                video = f"{domain}_{(s + v) % 5}"
+                for modality in ("body", "face"):
+                    lost = {"body": s % 11 == 5 and d == 1, "face": (s + 2 * d) % 5 == 0}[modality]
+                    for n in range(0 if lost else 1 + (s + 2 * v + d) % (9 if d else 4)):
+                        there.setdefault((f"s{s:02d}", domain, modality), Counter())[video] += 1
+                        named = {"crop_id": f"{video}/{s}/{n}/{modality}", "subject_id": f"s{s:02d}", "video_id": video}
+                        more = {
+                            "modality": modality,
+                            "status": "ok",
+                            "named_by": "face",
+                            "shard": "a.tar",
+                            "codec": "jpeg",
+                        }
+                        rows.setdefault(video, []).append(named | more)
+    videos = [{"video_id": v, "domain": v.rpartition("_")[0], "band": v.partition("-")[0]} for v in sorted(rows)]
+    run.commit(Receipt("index", 1, "videos", {}, {}), whole(VIDEOS, videos), {})
+    listed = [{"subject_id": f"s{s:02d}", "gallery": "1" if s % 2 else "2"} for s in range(60)]
+    write_table(run.path / "index" / "subjects.parquet", whole(SUBJECTS, listed))
+    for video, own in rows.items():
+        run.commit(Receipt("crop", 1, video, {}, {}), whole(CROPS, own), {})
+    context = Context(run.path, Resources(), lambda name: run.path / name)
+    made = paper.manifest.process("manifest", Inputs(run, videos=tuple(sorted(rows))), context)
+    settings = {"protocol": paper.manifest.protocol.model_dump(mode="json")}
+    run.commit(Receipt("manifest", 1, "manifest", settings, {}), made.table, made.files)
+    return run, there
+
+
+def people(there: Any, modality: str, gallery: int | None = None) -> dict[str, dict[str, int]]:
+    """subject -> domain of the protocol -> crops. gallery: 1 trains, 2 tests."""
+    found: dict[str, dict[str, int]] = {}
+    for (subject, domain, kind), videos in there.items():
+        if kind == modality and domain in FOUR and gallery in (None, 1 if int(subject[1:]) % 2 else 2):
+            found.setdefault(subject, {})[domain] = videos.total()
+    return found
+
+
+def test_every_training_has_the_batches_of_its_row(six: Any, paper: Study) -> None:
+    run, there = six
+    train = people(there, "body", 1)
+    whole_ones = {name for name, of in train.items() if len(of) == 4}
+    assert 10 < len(whole_ones) < len(train) == 30
+    subsets: dict[int, set[str]] = {}
+    for name, system in paper.systems.items():
+        if not system.trains or system.recipe.modality == "face":
+            continue
+        domains = system.train_domains or FOUR
+        for seed in (system.seeds or [0])[:2]:
+            given = material(name, system.model_copy(update={"seed": seed, "seeds": None}), run, run.path)
+            crops, subjects = given.crops, set(given.crops.subjects)
+            own = {s: {d: n for d, n in of.items() if d in domains} for s, of in train.items()}
+            own = {s: of for s, of in own.items() if of}
+            if system.max_subjects:
+                own = {s: own[s] for s in subjects}
+                assert len(subjects) == min(system.max_subjects, 30)
+                assert whole_ones <= subjects or subjects <= whole_ones
+                if seed == 0:
+                    subsets[system.max_subjects] = subjects
+            assert Counter(crops.subjects[s] for s in crops.subject) == {s: sum(of.values()) for s, of in own.items()}
+            sampler = system.recipe.sampler(crops, seed)
+            aware = name in ("body-finetuned", "body-vis", "body-vis-swir")
+            eligible = {s for s, of in own.items() if len(of) == len(domains)} if aware else set(own)
+            total = sum(sum(own[s].values()) for s in eligible)
+            draws = [draw.row for draw in sampler.epoch(0)]
+            assert {len(rows) for rows in draws} == {64}, name
+            assert len(draws) == -(-total // 64), name
+            drawn = Counter[str]()
+            for rows in draws:
+                who = Counter(crops.subjects[s] for s in crops.subject[rows])
+                where = Counter(crops.domains[d] for d in crops.domain[rows])
+                assert set(who.values()) == {8}
+                assert set(who) <= eligible
+                if aware:
+                    assert set(where.values()) == {64 // len(domains)}
+                drawn += where
+            if name == "body-random":  # as the subjects' crops have the domains, and not evenly
+                wanted = [sum(of.get(d, 0) / sum(of.values()) for of in own.values()) / len(own) for d in crops.domains]
+                many = [draw.row for epoch in range(1, 9) for draw in sampler.epoch(epoch)]
+                found = np.bincount(crops.domain[np.concatenate(many)], minlength=4) / (64 * len(many))
+                assert found == pytest.approx(wanted, abs=0.03)
+                assert max(wanted) > 1.5 * min(wanted)
+    assert subsets[8] < subsets[16] < subsets[32] == subsets[96]
+
+
+def test_every_table_has_the_paper_s_rows_and_the_denominators_of_the_people(six: Any, paper: Study) -> None:
+    run, there = six
+    manifest = run.table("manifest", "manifest").sort_by([("video_id", "ascending"), ("crop_id", "ascending")])
+    systems = []
+    for number, (name, system) in enumerate(paper.systems.items()):
+        rows = chosen(manifest, system.recipe.modality, system.splits)
+        who = np.array([int(s[1:]) for s in rows["subject_id"].to_pylist()])
+        vectors = np.random.default_rng(number).standard_normal((60, 5))[who].astype(np.float32)
+        learned = frozenset(people(there, "body", 1)) if system.trains else frozenset()
+        blocks = partial(iter, [vectors])
+        systems.append(
+            SystemVectors(name, system.recipe.modality, "cosine", rows, np.ones(len(who), bool), blocks, learned)
+        )
+    tables = {n: t.model_copy(update={"metrics": ["rank-1"]}) for n, t in paper.evaluate.tables.items()}
+    found = evaluate(tables, systems, manifest, paper.manifest.protocol)
+    body, face = people(there, "body", 2), people(there, "face", 2)
+
+    def both(of: dict[str, dict[str, int]], a: str, b: str) -> set[str]:
+        return {name for name, domains in of.items() if a in domains and b in domains}
+
+    expected: dict[tuple[str, ...], int] = {}
+    for name, table in tables.items():
+        for system in [*table.systems, *table.fusions]:
+            if name == "table-4":
+                every = people(there, "body")
+                expected |= {(name, system, a, b): len(both(every, a, b)) for a in FOUR for b in FOUR if a != b}
+                continue
+            for b in INFRARED:
+                own = both(face if system.startswith("face") else body, "VIS-500m", b)
+                if name == "table-1-common":
+                    own = both(face, "VIS-500m", b) & both(body, "VIS-500m", b)
+                expected[name, system, "VIS-500m", b] = len(own)
+    numbers = {
+        (r["table"], r["system"], r["gallery_domain"], r["probe_domain"]): r["n"]
+        for r in found.metrics
+        if r["probe_domain"] != "pooled"
+    }
+    assert numbers == expected
+    assert len({n for (name, *_), n in expected.items() if name == "table-1"}) > 3  # face and body are of other probes
+    for row in found.metrics:
+        assert (row["published"] is not None) == (
+            row["table"] != "table-1-common" and row["system"] not in UNPUBLISHED and row["probe_domain"] != "pooled"
+        ), row
+    said = [note for entry in found.tables.values() for note in entry["notes"] if "the published number is of" in note]
+    counted = {f"{a} > {b}: {s}: the published number" for (t, s, a, b) in expected if t != "table-1-common"}
+    assert {note.partition(" is of")[0] for note in said} <= counted
+    assert "SWIR-30m > MWIR-30m: body-pretrained: the published number is of 249 probes, this one of " in "\n".join(
+        said
+    )
 
 
 # -- what is shared

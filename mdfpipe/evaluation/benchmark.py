@@ -16,6 +16,7 @@ import pyarrow as pa
 from mdfpipe.errors import DataError, ProtocolError
 from mdfpipe.evaluation.benchmarks import Benchmark, BenchmarkImages, Direction, Trial
 from mdfpipe.evaluation.comparing import BLOCK_BYTES, F32, F64, I64, Array, Flags, Measure
+from mdfpipe.evaluation.listing import Listing
 from mdfpipe.evaluation.measures.placing import Placing, shares
 from mdfpipe.evaluation.rerank import Rerank
 from mdfpipe.evaluation.table import depth_of
@@ -32,7 +33,7 @@ class BenchmarkOutcome:
     precision, penalty: (T, Q) average precision, and mates / place of the last one. valid: (T, Q) the queries that
     count: those that have a mate in the protocol's gallery, whether or not either of them has a vector.
     failed_queries, failed_gallery: images without a vector, each once; such a query is a miss, such a gallery image is
-    in no list. left_out: why -> rows that have no part in the protocol.
+    in no list. listing: the lists of the first trial. left_out: why -> rows that have no part in the protocol.
     """
 
     protocol: str
@@ -49,6 +50,7 @@ class BenchmarkOutcome:
     gallery_identities: I64
     failed_queries: int
     failed_gallery: int
+    listing: Listing
     left_out: dict[str, int] = field(default_factory=dict)
 
     @property
@@ -113,21 +115,25 @@ class _Run:
     ) -> None:
         self.benchmark, self.images, self.direction = benchmark, images, direction
         self.vectors, self.usable, self.measure, self.rerank = vectors, usable, measure, rerank
+        self._square: F32 | None = None
 
     def outcome(self) -> BenchmarkOutcome:
         """Search every trial."""
         trials, person = self.direction.trials, self.images.person
         placed = [self._placing(trial) for trial in trials]
+        listing = Listing(trials[0], placed[0].order, person)
         with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
             self.pool = pool
             for _, pairs in groupby(zip(trials, placed, strict=True), key=lambda pair: pair[0].queries.tobytes()):
                 for block, first, shown in self._blocks(list(pairs)):
                     work = [
-                        (placing, block, places, first, at)
+                        (placing, block, places, first, at, listing if placing is placed[0] else None)
                         for places, placing in shown
                         for at in range(0, block.shape[1], placing.chunk)
                     ]
                     list(pool.map(lambda one: _look(*one), work))
+        if self._square is not None:
+            listing.as_distances(self._square)
         for trial, placing in zip(trials, placed, strict=True):
             if not placing.valid.any():
                 raise ProtocolError(f"{self.benchmark.label}: no query has a mate in the gallery")
@@ -150,6 +156,7 @@ class _Run:
             np.array([len(np.unique(person[trial.gallery])) for trial in trials]),
             int((~self.usable[np.unique(queries)]).sum()),
             int((~self.usable[np.unique(np.concatenate([trial.gallery for trial in trials]))]).sum()),
+            listing,
             dict(self.direction.left_out),
         )
 
@@ -177,6 +184,8 @@ class _Run:
         gallery, probes = self._sides(union, queries)
         shown = [(np.searchsorted(union, trial.gallery)[placing.order], placing) for trial, placing in pairs]
         square = np.einsum("ij,ij->i", gallery, gallery) if self.measure == "euclidean" else None
+        if square is not None and self._square is None:  # the first queries are those of the first trial
+            self._square = np.einsum("ij,ij->i", probes, probes)
         step = max(BLOCK_BYTES // (4 * len(union)), 1)
         for first in range(0, len(queries), step):
             block = gallery @ probes[first : first + step].T
@@ -215,8 +224,11 @@ class _Run:
         return own
 
 
-def _look(placing: Placing, block: F32, places: I64, first: int, at: int) -> None:
-    placing.look(np.ascontiguousarray(block[:, at : at + placing.chunk][places]), first + at)
+def _look(placing: Placing, block: F32, places: I64, first: int, at: int, listing: Listing | None) -> None:
+    scores = np.ascontiguousarray(block[:, at : at + placing.chunk][places])
+    placing.look(scores, first + at)
+    if listing is not None:
+        listing.take(scores, first + at)
 
 
 def mean_and_spread(values: Sequence[float] | F64) -> tuple[float, float | None]:

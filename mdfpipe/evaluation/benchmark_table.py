@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
 
 from mdfpipe.errors import ProtocolError, counted
 from mdfpipe.evaluation.benchmark import DEPTH, BenchmarkOutcome, evaluate_benchmark, mean_and_spread
 from mdfpipe.evaluation.case import generator_of
-from mdfpipe.evaluation.comparing import F64, Array
+from mdfpipe.evaluation.comparing import F32, F64, Array, Flags
 from mdfpipe.evaluation.expected import chosen_rows, refuse_trained
+from mdfpipe.evaluation.listing import MOST_VALUES, images_as_templates
 from mdfpipe.evaluation.measures.differences import Counted, difference
 from mdfpipe.evaluation.measures.intervals import mean_of, over_subjects, subject_codes
 from mdfpipe.evaluation.seeds import Seeds, lines_of, mean_bounds, mean_curves, mean_row, with_bounds
@@ -60,6 +62,7 @@ def measure_benchmark(
         ]
         curves_of[system.name] = [{"table": name, "system": system.name} | row for one in made for row in curve(one)]
         found.tables[name]["coverage"] += [coverage(system.name, one) for one in made]
+        _keep(name, system, rows, vectors, system.usable[inside], made, found)
         outcomes[system.name] = made
     lines = lines_of(outcomes, seeds)
     for line, trainings in lines.items():
@@ -74,6 +77,30 @@ def measure_benchmark(
         found.curves += [row for one in trainings for row in curves_of[one]]
     of_lines = {line: [outcomes[one] for one in trainings] for line, trainings in lines.items()}
     found.comparisons += [{"table": name} | row for row in comparisons(table, of_lines, name)]
+
+
+def _keep(
+    table: str,
+    system: SystemVectors,
+    rows: pa.Table,
+    vectors: F32,
+    usable: Flags,
+    outcomes: Sequence[BenchmarkOutcome],
+    found: Evaluated,
+) -> None:
+    """Keep the lists of each first trial, and every image as a template unless they are too many."""
+    images = images_as_templates(rows, vectors, usable, system.modality)
+    if vectors.size <= MOST_VALUES:
+        found.templates.setdefault(system.name, images)
+    else:
+        found.tables[table]["notes"].append(
+            f"{system.name}: no templates are kept, as {len(vectors)} vectors of {vectors.shape[1]} are above "
+            f"{MOST_VALUES} values"
+        )
+    for one in outcomes:
+        place = {"table": table, "system": system.name, **place_of(one)}
+        first = one.rank[0], one.precision[0], one.penalty[0], one.valid[0]
+        found.lists += one.listing.rows(images, first, place)
 
 
 def _seed(table: str, one: BenchmarkOutcome) -> str:

@@ -47,13 +47,15 @@ def media_unknown(rows: Sequence[pa.Table]) -> list[str]:
 class Evaluated:
     """Rows of METRICS, COMPARISONS, CURVES and SEARCHES; what is to be known of each table.
 
-    templates: of each system, as the first table that has it pools them.
+    templates: of each system, as the first table that has it pools them; of a benchmark its images. lists: of
+    benchmarks, as SEARCHES.
     """
 
     metrics: list[dict[str, Any]] = field(default_factory=list)
     comparisons: list[dict[str, Any]] = field(default_factory=list)
     curves: list[dict[str, Any]] = field(default_factory=list)
     searches: list[dict[str, Any]] = field(default_factory=list)
+    lists: list[dict[str, Any]] = field(default_factory=list)
     tables: dict[str, dict[str, Any]] = field(default_factory=dict)
     templates: dict[str, Templates] = field(default_factory=dict)
 

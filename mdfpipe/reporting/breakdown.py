@@ -173,7 +173,9 @@ def break_down(results: Results, by: Sequence[str], columns: Path | None = None)
         raise DataError(f"{results.run}: expected numbers to break down, found none: {results.none}")
     cases = _cases(results)
     if not cases:
-        raise DataError(f"{results.run}: expected stored searches, found none: benchmarks keep no searches")
+        raise DataError(
+            f"{results.run}: expected stored searches, found none: benchmarks keep the lists of one trial only"
+        )
     source = _Source(results, theirs)
     found = []
     for one in asked:

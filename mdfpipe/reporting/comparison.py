@@ -85,8 +85,8 @@ def side_by_side(
     """The evaluation of a run, or of several as one: systems are then called RUN/SYSTEM, after the runs' folders.
 
     Each system of a run is compared with each of another one, in every table that both have under one protocol, on the
-    probes that both count. Only means over probes are: benchmarks keep no searches, and measures of open-set searches
-    and of pairs need all scores. What is not compared is untested.
+    probes that both count. Only means over probes are: benchmarks keep lists of one trial, and measures of open-set
+    searches and of pairs need all scores. What is not compared is untested.
 
     Tables of one name under two protocols are refused, by the protocols' content: ProtocolError. allow_mixed: they
     are side by side with a stamp, and nothing is compared across. Numbers that are out of date are refused as well:

@@ -152,7 +152,7 @@ def _fill(page: ResultsPage, run: Path) -> None:
     """Everything on the page besides the numbers; what fails leaves a note."""
     from mdfpipe.reporting import curves
     from mdfpipe.reporting.atlas import atlas
-    from mdfpipe.reporting.retrieval import FILE, People, choose
+    from mdfpipe.reporting.retrieval import People, choose
     from mdfpipe.reporting.similarity import heat_map, score_pictures
     from mdfpipe.reporting.sweeps import sweep_views
     from mdfpipe.store.templates import read_templates
@@ -183,10 +183,9 @@ def _fill(page: ResultsPage, run: Path) -> None:
         page.maps += [made for made in [atlas(*of)] if made]
     if len(ordered) > _MOST_SYSTEMS:
         notes.append(f"heat maps and maps: {len(ordered) - _MOST_SYSTEMS} more systems are left out")
-    if (run / FILE).is_file():
-        people = People(page.templates.values())
-        for chosen in _tried(notes, partial(choose, run, people)):
-            page.searches = chosen
+    people = People(page.templates.values())
+    for chosen in _tried(notes, partial(choose, run, people)):
+        page.searches = chosen
     if not page.has_crops:
         return
     crops = PageCrops(run, page.show_people, notes)

@@ -14,7 +14,7 @@ from mdfpipe.store.run import Run
 from mdfpipe.store.tables import SEARCHES
 from mdfpipe.store.templates import Templates
 
-FILE: Final = "evaluate/searches.parquet"
+FILES: Final = ("evaluate/searches.parquet", "evaluate/lists.parquet")  # the second of benchmarks, where there are any
 MOST_LISTS: Final = 60  # on a page
 MOST_EACH: Final = 4  # of one system and pair of domains
 TOP: Final = 5
@@ -109,9 +109,12 @@ def choose(run: Path, people: People) -> list[Searches]:
     """
     columns = [name for name in _COLUMNS if name != "_row"]
     groups: dict[tuple[str, str, str, str, str], list[dict[str, Any]]] = {}
-    for n, row in enumerate(Run(run).table_beside(STAGE, KEY, FILE, SEARCHES, columns).to_pylist()):
-        case = (row["table"], row["system"], row["gallery_domain"], row["probe_domain"], row["gallery"])
-        groups.setdefault(case, []).append(row | {"_row": n})
+    for file in FILES:
+        if not (run / file).is_file():
+            continue
+        for n, row in enumerate(Run(run).table_beside(STAGE, KEY, file, SEARCHES, columns).to_pylist()):
+            case = (row["table"], row["system"], row["gallery_domain"], row["probe_domain"], row["gallery"])
+            groups.setdefault(case, []).append(row | {"_row": f"{file}, row {n}"})
     each = min(max(MOST_LISTS // max(len(groups), 1), ALWAYS), MOST_EACH)
     found = []
     for case, rows in groups.items():
@@ -154,4 +157,4 @@ def _search(row: Mapping[str, Any], people: People) -> Search:
         Found(who, score, who.subject == row["subject_id"])
         for who, score in zip((people[name] for name in row["top"][:TOP]), row["top_score"], strict=False)
     ]
-    return Search(probe, row["rank"], row["mated_score"], top, f"{FILE}, row {row['_row']}")
+    return Search(probe, row["rank"], row["mated_score"], top, row["_row"])

@@ -363,6 +363,7 @@ def tables_beside(found: Evaluated) -> dict[str, pa.Table]:
         "comparisons": pa.Table.from_pylist(found.comparisons, schema=COMPARISONS),
         "curves": pa.Table.from_pylist(found.curves, schema=CURVES),
         "searches": pa.Table.from_pylist(found.searches, schema=SEARCHES),
+        **({"lists": pa.Table.from_pylist(found.lists, schema=SEARCHES)} if found.lists else {}),
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,12 +12,13 @@ import pytest
 from mdfpipe.config import validate
 from mdfpipe.errors import ConfigError, ProtocolError
 from mdfpipe.evaluation.benchmark import evaluate_benchmark
+from mdfpipe.evaluation.benchmarks import BenchmarkImages
 from mdfpipe.evaluation.measures.intervals import mean_of, paired_bootstrap, subject_codes
 from mdfpipe.evaluation.study import evaluate
 from mdfpipe.evaluation.table import Table
 from mdfpipe.evaluation.vectors import Evaluated, SystemVectors
 from mdfpipe.protocol import Protocol
-from mdfpipe.store.tables import COMPARISONS, CURVES, METRICS
+from mdfpipe.store.tables import COMPARISONS, CURVES, METRICS, SEARCHES
 from tests.evaluation.made_images import INFRARED, VISIBLE, rows_of, tree
 
 SYSU = {"use": "sysu", "galleries": "seeded"}
@@ -74,6 +76,65 @@ def test_a_row_a_number() -> None:
         kept = pa.Table.from_pylist(made, schema=schema)
         kept.validate(full=True)
         assert all(field.nullable or not kept[field.name].null_count for field in schema)
+
+
+@pytest.mark.parametrize("measure", ["cosine", "euclidean"])
+@pytest.mark.parametrize("settings", [{}, {"benchmark": {"use": "llcm_idkl_full"}}, {"rerank": {"k1": 4, "k2": 2}}])
+def test_lists_are_those_of_the_first_trial(settings: dict[str, Any], measure: str) -> None:
+    """Against every score computed and sorted here; images without a vector are in no list."""
+    lost = (0, 5, len(IMAGES) - 1)
+    one = replace(system("a", 0.5, lost=lost), measure=measure)  # type: ignore[arg-type]
+    table = validate(Table, {"benchmark": SYSU} | settings, "t")
+    found = done(settings, [one])
+    assert table.benchmark is not None
+    vectors = np.concatenate(list(one.blocks())).astype(np.float64)
+    templates = found.templates["a"]
+    assert (len(templates), templates.failed) == (len(IMAGES), 3)
+    assert templates.item.tolist() == one.rows["crop_id"].to_pylist()
+    images = BenchmarkImages.of(one.rows)
+    removal = table.benchmark.removal
+    at = {name: n for n, name in enumerate(templates.name)}
+    lists = [row for row in found.lists if row["table"] == "t"]
+    outcomes = evaluate_benchmark(table.benchmark, one.rows, vectors.astype(np.float32), one.usable, one.measure)
+    for direction, outcome in zip(table.benchmark.directions(images, None), outcomes, strict=True):
+        trial = direction.trials[0]
+        own = [row for row in lists if row["probe_domain"] == direction.probe_domain]
+        assert [at[row["template"]] for row in own] == trial.queries.tolist()
+        for n, row in enumerate(own):
+            query = trial.queries[n]
+            there = trial.gallery[np.isin(trial.gallery, lost, invert=True)]
+            if removal is not None:
+                out = removal.matches(images.camera[query], images.camera[there])
+                there = there[~(out & ((removal.of == "everyone") | (images.person[there] == images.person[query])))]
+            mates = images.person[there] == images.person[query]
+            if query in lost or not mates.any():
+                assert (row["rank"], row["mated_score"]) == (None, None)
+                assert row["status"] in ("no_probe", "no_mate", "unmated")
+                continue
+            top = [at[name] for name in row["top"]]
+            assert row["top_score"] == sorted(row["top_score"], reverse=True)
+            assert len(top) == min(10, len(there))
+            assert {*top} <= {*there.tolist()}
+            assert (images.person[top[0]] == images.person[query]) == (row["mated_score"] >= row["nonmated_score"])
+            if table.rerank is None:
+                a, b = vectors[query], vectors[there]
+                far = -np.linalg.norm(b - a, axis=1)
+                near = b @ a / np.linalg.norm(a) / np.linalg.norm(b, axis=1)
+                scores = near if measure == "cosine" else far
+                assert row["top_score"] == pytest.approx(sorted(scores, reverse=True)[:10], abs=1e-4)
+                assert row["mated_score"] == pytest.approx(scores[mates].max(), abs=1e-4)
+                assert row["nonmated_score"] == pytest.approx(scores[~mates].max(), abs=1e-4)
+                assert (row["rank"], row["average_precision"]) == (outcome.rank[0, n], outcome.precision[0, n])
+    kept = pa.Table.from_pylist(found.lists, schema=SEARCHES)
+    assert all(field.nullable or not kept[field.name].null_count for field in SEARCHES)
+    assert not found.searches  # a breakdown by group is of all trials or of none
+
+
+def test_too_many_vectors_are_no_templates(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mdfpipe.evaluation.benchmark_table.MOST_VALUES", 100)
+    found = done({}, [system("a", 0.5)])
+    assert not found.templates
+    assert "a: no templates are kept, as" in found.tables["t"]["notes"][0]
 
 
 def test_two_systems_are_drawn_alike() -> None:

@@ -20,6 +20,7 @@ from mdfpipe.learning.recipes import Recipe
 from mdfpipe.reporting import reached
 from mdfpipe.running.runner import Runner
 from mdfpipe.store.run import Run
+from mdfpipe.store.templates import read_templates
 from mdfpipe.study.study import Study
 from tests.datasets import made_benchmarks as made
 from tests.evaluation.made_images import benchmark, permutations
@@ -245,6 +246,12 @@ def test_its_report_and_comparison(home: Path) -> None:
     page = next((home / "page").rglob("*.html")).read_text()
     assert page.count("sysu all-search single-shot, official galleries, 10 trials") > 1
     assert "re-ranked (k1 4, k2 2, lambda 0.3)" in page
+    assert "evaluate/lists.parquet, row" in page  # lists of retrieved images, a map and heat maps, as of templates
+    assert page.count('class="search"') >= 8
+    assert 'href="#map"' in page
+    assert 'href="#similarity"' in page
+    kept = read_templates(home / "run/evaluate/templates/one.parquet")
+    assert (len(kept), kept.failed) == (72, 0)
 
 
 def test_the_split_is_that_of_the_data_set() -> None:
