@@ -27,7 +27,7 @@ from mdfpipe.store.templates import B8, F32, I64, Templates, Text, items_of
 By = Literal["subject", "template_id", "sighting"]
 Sighting = Literal["video_id", "track", "session_id", "camera_id", "crop_id"]
 Apart = Literal["session_id", "video_id", "camera_id"]
-Pooling = Literal["mean", "media_mean", "norm_weighted", "quality_weighted"]
+Pooling = Literal["mean", "media_mean", "norm_weighted", "quality_weighted", "quality_aware"]
 FailurePolicy = Literal["miss", "exclude"]
 
 LARGEST: Final = 2.0**13  # value of a vector
@@ -52,8 +52,9 @@ class Rule:
     track are together one template of their video.
     pooling: `mean` of the crops (the paper); `media_mean`: the mean of each video, then over videos (IJB-B, IJB-C);
     `norm_weighted`: the sum of norm times unit vector over the sum of norms (AdaFace, whose norm tells quality; of
-    vectors as they come from the network it points where `mean` does); `quality_weighted`: by a column of the manifest.
-    normalise_first: crops to length 1 before `mean`, `media_mean`, `quality_weighted`; `norm_weighted` always does.
+    vectors as they come from the network it points where `mean` does); `quality_weighted`: by a column of the manifest;
+    `quality_aware`: by several quality components, learned on training subjects (`quality.py`).
+    normalise_first: crops to length 1 before `mean`, `media_mean`, `quality_weighted`; the others always do.
     quality: the column for `quality_weighted`. sighting: what a sighting is.
     """
 
@@ -81,14 +82,16 @@ def pool(
     *,
     usable: B8 | None = None,
     norms: F32 | None = None,
+    log_weights: F64 | None = None,
     expected: pa.Table | None = None,
 ) -> Templates:
     """Templates of vectors that come in blocks of any size, (b, D) float32, in the order of `rows`. Raises DataError.
 
     rows: columns of the manifest: subject_id, domain, modality, split, role, video_id, and what the rule asks for.
     usable: (N,) whether a row has a vector; what the others bring is not looked at. norms: (N,) for `norm_weighted`,
-    the lengths of vectors that were stored with length 1. expected: rows of what should exist, with the same key
-    columns: a template without a usable vector failed to enrol.
+    the lengths of vectors that were stored with length 1. log_weights: (N,) for `quality_aware`, logarithms of the
+    weights. expected: rows of what should exist, with the same key columns: a template without a usable vector failed
+    to enrol.
     """
     quality = [rule.quality] if rule.pooling == "quality_weighted" else []
     _check_columns(rows, [*_key_columns(rule), "video_id", *quality])
@@ -97,7 +100,10 @@ def pool(
     group, templates = _grouped(rows, expected, rule)
     is_usable = np.ones(rows.num_rows, bool) if usable is None else _per_row("usable", usable, rows).astype(bool)
     media = _media(rows, group, is_usable)
-    weight = _weights(rows, rule, group, media, is_usable, norms)
+    if rule.pooling == "quality_aware":
+        weight = _of_logarithms(log_weights, rows, group, is_usable)
+    else:
+        weight = _weights(rows, rule, group, media, is_usable, norms)
     sums, lengths = _summed(blocks, group, is_usable, weight, rule, norms is not None, len(templates))
     if rule.pooling == "norm_weighted" and norms is None:
         weight = lengths
@@ -131,8 +137,47 @@ def _key_columns(rule: Rule) -> list[str]:
     return [*_COLUMNS, rule.column] if rule.column else [*_COLUMNS]
 
 
-def without_track(rows: pa.Table, modality: str) -> str:
-    """A line that counts the rows of a modality that are of no track, if there are any."""
+def evenly(rows: pa.Table, group: I64, most: int) -> tuple[I64, B8]:
+    """(N,) rows sorted by group and time; and in that order, which are the `most` of each group that are evenly spread
+    over its crops, or all where there are no more.
+    """
+    order = np.lexsort((_codes(rows, "crop_id"), rows["frame"].to_numpy(), _codes(rows, "video_id"), group))
+    return order, _spread(group[order], most)
+
+
+def best(rows: pa.Table, group: I64, most: int, quality: F64) -> tuple[I64, B8]:
+    """The same with the crops of the highest quality (N,) first, of which each group keeps `most`."""
+    order = np.lexsort((_codes(rows, "crop_id"), rows["frame"].to_numpy(), -quality, group))
+    place, _ = _places(group[order])
+    return order, place < most
+
+
+def tracks(rows: pa.Table) -> I64:
+    """(N,) the track of each row and who it shows in it, a number. What a video has of a subject of no track is one."""
+    names = (*_COLUMNS, "video_id")
+    coded = [_codes(rows, name) for name in names]
+    track = pc.fill_null(rows["track"], -1).to_numpy().astype(np.int64)
+    found: I64 = np.unique(np.stack([*coded, track], axis=1), axis=0, return_inverse=True)[1].reshape(-1)
+    return found
+
+
+def _places(group: I64) -> tuple[I64, I64]:
+    """(N,) the place of each row in its group, from 0, and the group's size. group: ascending."""
+    starts = np.flatnonzero(np.diff(group, prepend=-1))
+    sizes = np.diff(np.append(starts, len(group)))
+    return np.arange(len(group)) - np.repeat(starts, sizes), np.repeat(sizes, sizes)
+
+
+def _spread(group: I64, most: int) -> B8:
+    """Whether a row is in the middle of one of `most` equal shares of its group, or the group has no more."""
+    place, size = _places(group)
+    share = -((size - 2 * place * most) // (2 * size))  # the first one whose middle is not before this place
+    kept: B8 = (size <= most) | (2 * size * share < 2 * (place + 1) * most - size)
+    return kept
+
+
+def without_track(rows: pa.Table, modality: str, what: str) -> str:
+    """A line that counts the rows of a modality that are of no track, if there are any. what: they are in a video."""
     own = rows.filter(pc.equal(rows["modality"].cast(pa.string()), modality))
     nowhere = own.filter(pc.is_null(own["track"]))
     if not nowhere.num_rows:
@@ -140,7 +185,7 @@ def without_track(rows: pa.Table, modality: str) -> str:
     people = nowhere.select(["subject_id", "domain", "video_id"]).group_by(["subject_id", "domain", "video_id"])
     return (
         f"{nowhere.num_rows} of {counted(own.num_rows, f'{modality} row')} are of no track: what a video has of them "
-        f"of a subject is one template, {people.aggregate([]).num_rows} in all"
+        f"of a subject {what}, {people.aggregate([]).num_rows} in all"
     )
 
 
@@ -188,6 +233,13 @@ def _refuse_mixed(templates: Templates) -> None:
         )
 
 
+def _codes(rows: pa.Table, name: str) -> I64:
+    """(N,) numbers that sort as the texts of a column do."""
+    ranks = pc.rank(rows[name].cast(pa.string()), sort_keys="ascending", tiebreaker="dense")
+    codes: I64 = ranks.to_numpy().astype(np.int64)
+    return codes
+
+
 def _coded(columns: list[pa.ChunkedArray]) -> tuple[Text, I64]:
     """Sorted values, and the code of every row of all columns: codes do not depend on the order of rows."""
     plain = [column.cast(pa.string()) for column in columns]
@@ -233,6 +285,20 @@ def _weights(rows: pa.Table, rule: Rule, group: I64, media: _Media, usable: B8, 
     return np.ones(len(group))
 
 
+def _of_logarithms(given: F64 | None, rows: pa.Table, group: I64, usable: B8) -> F64:
+    """The weights of these logarithms, over the greatest of their template."""
+    if given is None:
+        raise DataError("templates: quality_aware: expected weights learned on training subjects, got none; pass them")
+    wrong = (usable & ~np.isfinite(_per_row("log_weights", given, rows))).sum()
+    if wrong:
+        raise DataError(f"templates: log_weights: expected finite ones, got {wrong} that are not; leave those rows out")
+    logs = np.where(usable, given, -np.inf)
+    greatest = np.full(group.max(initial=0) + 1, -np.inf)
+    np.maximum.at(greatest, group, logs)
+    weight: F64 = np.exp(logs - np.where(np.isfinite(greatest), greatest, 0)[group])
+    return weight
+
+
 def _scaled(what: str, given: F64, group: I64, usable: B8) -> F64:
     """Weights over the greatest of their template; equal weights in a template where all are 0."""
     wrong = given[usable & ~(np.isfinite(given) & (given >= 0))]
@@ -254,7 +320,7 @@ def _summed(
     """The weighted sum of each template, (T, D), exact on the grid; and the length of each row's vector."""
     if len(group) and np.bincount(group).max() > MOST_CROPS:
         raise DataError(f"templates: a template of more than {MOST_CROPS} crops; pool by sighting, or thin the frames")
-    to_unit = has_norms if rule.pooling == "norm_weighted" else rule.normalise_first
+    to_unit = has_norms if rule.pooling == "norm_weighted" else rule.normalise_first or rule.pooling == "quality_aware"
     coarse, fine = np.zeros((templates, 0)), np.zeros((templates, 0))
     lengths, done = np.zeros(len(group)), 0
     for block in blocks:
@@ -279,6 +345,16 @@ def _summed(
         raise DataError(f"templates: expected {len(group)} vectors, one a row, got {done}; do they belong together?")
     coarse += fine
     return coarse, lengths
+
+
+def lengths(blocks: Iterable[F32], usable: B8) -> F64:
+    """(N,) the lengths of vectors that come in blocks; 0 of rows that are not usable. Raises DataError."""
+    found, done = np.zeros(len(usable)), 0
+    for block in blocks:
+        at = np.flatnonzero(usable[done : done + len(block)])
+        found[done + at] = _lengths(block[at].astype(np.float64), done + at)
+        done += len(block)
+    return found
 
 
 def _lengths(vectors: F64, rows: I64) -> F64:

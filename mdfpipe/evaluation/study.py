@@ -20,11 +20,13 @@ from mdfpipe.evaluation.adjusting import adjusted
 from mdfpipe.evaluation.benchmark import mean_and_spread
 from mdfpipe.evaluation.benchmark_table import measure_benchmark
 from mdfpipe.evaluation.case import Case, Searched, curves, measure_case, measure_together, search_case
+from mdfpipe.evaluation.comparing import F64, I64
 from mdfpipe.evaluation.expected import by_thirds, chosen_rows, expected, of_splits, refuse_trained
 from mdfpipe.evaluation.fusion import fuse_templates
 from mdfpipe.evaluation.measures.differences import Counted, compare, compare_scores, members
 from mdfpipe.evaluation.measures.metrics import mean_of_rows
-from mdfpipe.evaluation.pooling import Rule, pool, without_track
+from mdfpipe.evaluation.pooling import Rule, best, evenly, lengths, pool, tracks, without_track
+from mdfpipe.evaluation.quality import Learned, learn
 from mdfpipe.evaluation.rejection import Qualities, qualities, rejection
 from mdfpipe.evaluation.score_fusion import Scorer, fused_scorer
 from mdfpipe.evaluation.seeds import Seeds, case_bounds, lines_of, mean_bounds, mean_curves, mean_row, with_bounds
@@ -33,7 +35,7 @@ from mdfpipe.evaluation.vectors import Evaluated, SystemVectors, media_unknown
 from mdfpipe.evaluation.within import Sessions, domains_within, refuse_media_of_two, sessions_of
 from mdfpipe.protocol import Protocol
 from mdfpipe.store.results import AVERAGE, POOLED
-from mdfpipe.store.templates import Templates
+from mdfpipe.store.templates import B8, Templates
 
 ALL, FUSED = "all", "fused"
 
@@ -108,7 +110,10 @@ class _Study:
         self.systems = {system.name: system for system in systems}
         self.manifest, self.protocol, self.galleries, self.media, self.keep = manifest, protocol, galleries, media, keep
         self.found = Evaluated()
-        self._templates: dict[tuple[str, tuple[str, ...], Rule, bool, str], Templates] = {}
+        self._templates: dict[tuple[Any, ...], Templates] = {}
+        self._pooled: dict[tuple[Any, ...], tuple[pa.Table, B8, int]] = {}
+        self._norms: dict[str, F64] = {}
+        self._learned: dict[tuple[str, Rule], tuple[Learned, F64]] = {}
         self._searched: dict[Case, dict[str, tuple[Searched, dict[str, Any]]]] = {}
 
     # -- what is to be done
@@ -167,25 +172,53 @@ class _Study:
                 "gallery and probe may be of one video: these numbers say nothing about recognition"
             )
         if table.rule.column == "track":
-            self._count_tracks(name, table)
+            self._count_tracks(name, table, "sighting: track", "is one template")
+        elif table.per_track:
+            self._count_tracks(name, table, "per_track", "counts as one track")
+        if not table.benchmark:
+            self._count_crops(name, table)
         for system in chosen if not table.benchmark else ():
             self.found.templates.setdefault(system, self.templates(system, table))
 
-    def _count_tracks(self, name: str, table: Table) -> None:
-        """Note the rows of no track. Raises ProtocolError where no row has one."""
+    def _count_tracks(self, name: str, table: Table, setting: str, what: str) -> None:
+        """Note the rows of no track; what: they are in a video. Raises ProtocolError where no row has one."""
         rows = of_splits(self.manifest, table.splits)
         if "track" not in rows.column_names or rows["track"].null_count == rows.num_rows:
             raise ProtocolError(
-                f"sighting: track: expected rows with a track, found none in {counted(rows.num_rows, 'row')}; give the "
-                "study a section `track:`, or set sighting: video_id"
+                f"{setting}: expected rows with a track, found none in {counted(rows.num_rows, 'row')}; give the "
+                f"study a section `track:`, or {'leave it out' if setting == 'per_track' else 'set sighting: video_id'}"
             )
         own = dict.fromkeys(self.systems[one].modality for one in self.chosen(table))
-        self.found.tables[name]["notes"] += filter(None, (without_track(rows, modality) for modality in own))
+        self.found.tables[name]["notes"] += filter(None, (without_track(rows, modality, what) for modality in own))
+
+    def _count_crops(self, name: str, table: Table) -> None:
+        """Note which weights were learned, and how many crops the limit of a track leaves out."""
+        entry = self.found.tables[name]
+        for system in self._parts(table) if table.pooling == "quality_aware" else ():
+            self._refuse_learned(system, table)
+            learned, _ = self.learned(system, table.rule)
+            entry.setdefault("learned", {})[system] = learned.facts
+            rows, inside, _ = self.pooled_rows(system, table, tuple(table.splits), "")
+            inside = inside & self.systems[system].usable
+            lacking = learned.lacking(rows.filter(pa.array(inside)), self.norms(system)[inside])
+            entry["notes"] += [f"{system}: {line}" for line in (*learned.lines, *lacking)]
+        for system in self._parts(table) if table.per_track else ():
+            _, inside, excluded = self.pooled_rows(system, table, tuple(table.splits), "")
+            usable = excluded + int((inside & self.systems[system].usable).sum())
+            how = "evenly spread in time" if table.pooling in ("mean", "media_mean") else "those of the highest weight"
+            entry["notes"].append(
+                f"{system}: {excluded} of {counted(usable, 'crop')} excluded: at most {table.per_track} of a track are "
+                f"pooled, {how}"
+            )
+
+    def _parts(self, table: Table) -> list[str]:
+        """Every system that a table needs."""
+        parts = [name for fusion in table.fusions.values() for name in fusion.systems]
+        return list(dict.fromkeys([*self.chosen(table), *parts]))
 
     def _rows(self, table: Table) -> list[pa.Table]:
         """The rows of every system that a table needs."""
-        parts = [name for fusion in table.fusions.values() for name in fusion.systems]
-        return [self.systems[name].rows for name in dict.fromkeys([*self.chosen(table), *parts])]
+        return [self.systems[name].rows for name in self._parts(table)]
 
     def chosen(self, table: Table) -> list[str]:
         """The systems of a table."""
@@ -200,7 +233,7 @@ class _Study:
         """Every template of a system in the splits of a table. within: as domains are searched within themselves."""
         wanted = tuple(splits or table.splits)
         rule, apart = (table.rule_within, table.apart) if within else (table.rule, "")
-        key = (system, wanted, rule, table.pairs == "thirds", apart)
+        key = (system, wanted, rule, table.per_track, table.pairs == "thirds", apart)
         if key not in self._templates:
             self._templates[key] = self._pool(self.systems[system], table, wanted, rule, apart)
         return self._templates[key]
@@ -210,7 +243,6 @@ class _Study:
         own = of_splits(self.manifest, splits)
         own = own.filter(pc.is_valid(own[apart])) if apart else own
         there = expected(own, system.modality, rule, thirds=table.pairs == "thirds")
-        inside = pc.is_in(system.rows["split"].cast(pa.string()), pa.array(splits)).to_numpy()
         for split in splits:
             has = pc.any(pc.equal(system.rows["split"].cast(pa.string()), split)).as_py()
             if not has and pc.any(pc.equal(there["split"], split)).as_py():
@@ -218,14 +250,88 @@ class _Study:
                     f"{system.name} has no vectors of split {split}: add it to systems.{system.name}.splits and embed "
                     "again, or take it from the table's splits"
                 )
-        rows = system.rows
-        if apart:
-            inside = inside & pc.is_valid(rows[apart]).to_numpy()
-        if table.pairs == "thirds":
-            rows, middle = by_thirds(rows)
-            inside = inside & ~middle
-        blocks = chosen_rows(system.blocks(), inside)
-        return pool(rows.filter(pa.array(inside)), blocks, rule, usable=system.usable[inside], expected=there)
+        rows, inside, _ = self.pooled_rows(system.name, table, splits, apart)
+        weights = None
+        if rule.pooling == "quality_aware":
+            weights = self.learned(system.name, table.rule)[1][inside]
+        return pool(
+            rows.filter(pa.array(inside)),
+            chosen_rows(system.blocks(), inside),
+            rule,
+            usable=system.usable[inside],
+            log_weights=weights,
+            expected=there,
+        )
+
+    def pooled_rows(self, name: str, table: Table, splits: tuple[str, ...], apart: str) -> tuple[pa.Table, B8, int]:
+        """The rows of a system, which of them (N,) are pooled, and how many usable ones are over the limit of a track.
+
+        apart: the column that every row of a domain has where the domain is searched within itself.
+        """
+        key = (name, splits, table.rule, table.per_track, table.pairs == "thirds", apart)
+        if key not in self._pooled:
+            system = self.systems[name]
+            rows = system.rows
+            inside = np.array(pc.is_in(rows["split"].cast(pa.string()), pa.array(splits)), bool)
+            if apart:
+                inside = inside & pc.is_valid(rows[apart]).to_numpy()
+            if table.pairs == "thirds":
+                rows, middle = by_thirds(rows)
+                inside = inside & ~middle
+            excluded = np.zeros(0, np.int64)
+            if table.per_track:
+                excluded = self._excluded(name, table, rows, np.flatnonzero(inside & system.usable), table.per_track)
+                inside[excluded] = False
+            self._pooled[key] = rows, inside, len(excluded)
+        return self._pooled[key]
+
+    def _excluded(self, name: str, table: Table, rows: pa.Table, at: I64, most: int) -> I64:
+        """Which of the rows `at` of a system are more than `most` of their track."""
+        own = rows.take(pa.array(at))
+        if table.pooling in ("mean", "media_mean"):
+            order, kept = evenly(own, tracks(own), most)
+        else:
+            if table.pooling == "quality_aware":
+                quality = self.learned(name, table.rule)[1][at]
+            elif table.pooling == "norm_weighted":
+                quality = self.norms(name)[at]
+            else:
+                quality = own[table.quality].to_numpy().astype(np.float64)
+            order, kept = best(own, tracks(own), most, quality)
+        return at[order[~kept]]
+
+    def norms(self, name: str) -> F64:
+        """(N,) the lengths of a system's vectors."""
+        if name not in self._norms:
+            self._norms[name] = lengths(self.systems[name].blocks(), self.systems[name].usable)
+        return self._norms[name]
+
+    def learned(self, name: str, rule: Rule) -> tuple[Learned, F64]:
+        """What was learned for a system's pooling, on training subjects; the logarithms of its rows' weights, (N,)."""
+        if (name, rule) not in self._learned:
+            system, norms = self.systems[name], self.norms(name)
+            here = system.usable & pc.equal(system.rows["split"].cast(pa.string()), "train").to_numpy()
+            own = system.rows.filter(pa.array(here))
+            found = learn(own, lambda: chosen_rows(system.blocks(), here), norms[here], rule)
+            self._learned[name, rule] = found, found.log_weights(system.rows, norms)
+        return self._learned[name, rule]
+
+    def _refuse_learned(self, name: str, table: Table) -> None:
+        """Raise ProtocolError where weights of crops would be learned on tested subjects, or on no vectors."""
+        what, rows = "pooling: quality_aware", self.systems[name].rows
+        learned, tested = (
+            set(of_splits(rows, splits)["subject_id"].unique().to_pylist()) for splits in (["train"], table.splits)
+        )
+        if not learned:
+            raise ProtocolError(
+                f"{what}: {name} has no vectors of training subjects, on which weights are learned: add train to "
+                f"systems.{name}.splits and embed again, or pool by mean or norm_weighted"
+            )
+        if both := sorted(learned & tested):
+            raise ProtocolError(
+                f"{what}: expected training subjects that are not tested, got {len(both)} that are "
+                f"({', '.join(both[:5])}); take their split from the table, or pool by mean or norm_weighted"
+            )
 
     # -- one pair of domains
 
@@ -279,7 +385,7 @@ class _Study:
                 "failure": table.failure,
                 "unmated": "exclude" if found.scorer.sessions and table.unmated == "refuse" else table.unmated,
                 "templates": (table.rule_within if found.scorer.sessions else table.rule).unit,
-                "pooling": table.pooling + (", crops normalised first" if table.normalise_first else ""),
+                "pooling": table.pooled_as,
                 "distance": (found.scorer.measure if found.scorer.given is None else "fused scores") + table.adjusted,
                 "rule": found.scorer.removal.name if found.scorer.removal else "none",
                 "rerank": "off",
@@ -383,13 +489,10 @@ class _Study:
         return Scorer(system.modality, gallery, probes, system.measure, system.trained, sessions=sessions)
 
     def _qualities(self, name: str, table: Table, case: Case, scorer: Scorer) -> Qualities:
-        system = self.systems[name]
-        rows, inside = system.rows, system.usable
-        if table.pairs == "thirds":
-            rows, middle = by_thirds(rows)
-            inside = inside & ~middle
-        rule = table.rule_within if case.within(table) else table.rule
-        return qualities(rows, inside, rule, (scorer.gallery, scorer.probes))
+        within = case.within(table)
+        rows, inside, _ = self.pooled_rows(name, table, tuple(table.splits), table.apart if within else "")
+        rule = table.rule_within if within else table.rule
+        return qualities(rows, inside & self.systems[name].usable, rule, (scorer.gallery, scorer.probes))
 
     def _sessions(self, templates: Templates, table: Table, domain: str, splits: Sequence[str]) -> Sessions | None:
         """What tells gallery and probes apart where both are of one domain."""

@@ -6,9 +6,17 @@ import re
 from dataclasses import replace
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, SerializeAsAny, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    SerializeAsAny,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
-from mdfpipe.config import NAME, Config
+from mdfpipe.config import IF_SET, NAME, Config
 from mdfpipe.evaluation.benchmarks import Benchmark
 from mdfpipe.evaluation.fusion import Scale
 from mdfpipe.evaluation.measures.closed_set import CLOSED_SET
@@ -42,12 +50,12 @@ SPLIT_AT = ">"
 """Between the gallery's domain and the probe's, in the names of published numbers."""
 OF_TEMPLATES = (
     *("fusions", "pairs", "galleries", "by", "sighting", "pooling", "normalise_first", "quality", "failure"),
-    *("unmated", "same_probes", "norm", "calibrate", "allow_same_media"),
+    *("unmated", "same_probes", "norm", "calibrate", "allow_same_media", "per_track"),
 )
 """Settings of probes, galleries and their templates."""
 WITHIN = ("all", "within")
 """The choices of `pairs` that search domains within themselves."""
-OF_METHOD = ("fusions", "pooling", "normalise_first", "quality", "same_probes", "norm", "calibrate")
+OF_METHOD = ("fusions", "pooling", "normalise_first", "quality", "per_track", "same_probes", "norm", "calibrate")
 """Those of them that are a method's own: numbers that differ in them may be compared."""
 
 
@@ -98,9 +106,20 @@ class Table(Config):
     sighting: Sighting = Field(
         "video_id", description="what a sighting is: a video, track, session, camera or single crop"
     )
-    pooling: Pooling = Field("mean", description="pooling of the vectors of a template")
+    pooling: Pooling = Field(
+        "mean",
+        description="pooling of the vectors of a template: mean, media_mean (each video first), norm_weighted, "
+        "quality_weighted (by one column), quality_aware (weights learned on training subjects)",
+    )
     normalise_first: bool = Field(False, description="scale crops to length 1 before pooling")
     quality: str = Field("box_height_px", description="the manifest's column for quality_weighted")
+    per_track: int | None = Field(
+        None,
+        ge=1,
+        json_schema_extra=IF_SET,
+        description="most crops of a subject in a track that are pooled: those of the highest weight, or with mean and "
+        "media_mean evenly spread over the track; none: all",
+    )
     failure: FailurePolicy = Field("miss", description="treatment of a template without any usable vector")
     unmated: Unmated = Field("refuse", description="treatment of a probe whose subject is not enrolled")
     same_probes: bool = Field(True, description="evaluate every system on the probes that all systems have")
@@ -140,6 +159,20 @@ class Table(Config):
     published_protocol: str = Field(
         "", description="of a benchmark: the full name of the protocol that the paper's numbers were measured under"
     )
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without a limit a table is as it was before there was one, and so is what was made of it."""
+        found: dict[str, Any] = plain(self)
+        if self.per_track is None:
+            found.pop("per_track", None)
+        return found
+
+    @property
+    def pooled_as(self) -> str:
+        """How crops are pooled, in words."""
+        first = ", crops normalised first" if self.normalise_first else ""
+        return self.pooling + first + (f", at most {self.per_track} a track" if self.per_track else "")
 
     @property
     def rule(self) -> Rule:

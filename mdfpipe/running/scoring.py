@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from os import PathLike
@@ -49,6 +49,7 @@ DEFAULTS: dict[str, tuple[Any, pa.DataType]] = {
     "frame": (0, pa.int64()),
     "box_height_px": (None, pa.float64()),
 }
+COMPONENTS: dict[str, tuple[Any, pa.DataType]] = {name: (None, pa.float64()) for name in ("sharpness", "score")}
 ACCEPTED = {
     "subject_id": "who it is; needed",
     "domain": "`BAND` or `BAND-RANGE`, such as `VIS-500m`; needed",
@@ -61,7 +62,9 @@ ACCEPTED = {
     "modality": "`body` (default), `face` or another; one for each system",
     "template_id": "template of the data set; for `by: template_id`",
     "frame": "number of the frame, default 0; for `pairs: thirds`",
-    "box_height_px": "height of the person in the video, px; for `pooling: quality_weighted`",
+    "box_height_px": "height of the person in the video, px; for `pooling: quality_weighted` and `quality_aware`",
+    "sharpness": "sharpness of the crop; read for `pooling: quality_aware` only",
+    "score": "confidence of the detector, 0..1; read for `pooling: quality_aware` only",
     "system": "system that the vector is from, where a file holds several; default the file's name",
     "file": "path of the image in the data set, or `crop_id`; needed for a benchmark alone",
 }
@@ -112,7 +115,9 @@ def evaluate(
     """
     asked = _asked(protocol, settings)
     source = Path(vectors) if isinstance(vectors, str | PathLike) else vectors
-    rows = read_vectors(source, images=asked.of_images, names=asked.protocol.names)
+    rows = read_vectors(
+        source, images=asked.of_images, names=asked.protocol.names, components=asked.tables.weigh_by_quality
+    )
     name = source.stem if isinstance(source, Path) else "vectors"
     found = _evaluated(asked, *rows, name, distance, Path(data) if data is not None else None, None)
     beside = tables_beside(found)
@@ -145,7 +150,8 @@ def score(
     out, data = given_path("out", out), given_path("data", data) if data is not None else None
     refuse_folder(out)
     asked = _asked(protocol, settings or [])
-    rows = read_vectors(file, images=asked.of_images, names=asked.protocol.names)
+    weighed = asked.tables.weigh_by_quality
+    rows = read_vectors(file, images=asked.of_images, names=asked.protocol.names, components=weighed)
     run = Run(out)
     place = partial(run.scratch, Evaluate.name)
     with run.lock():
@@ -230,12 +236,17 @@ def benchmark_of(protocol: str) -> dict[str, Any] | None:
 
 
 def read_vectors(
-    source: pd.DataFrame | pa.Table | Path, *, images: bool = False, names: SubjectNames = _ANY_NAME
+    source: pd.DataFrame | pa.Table | Path,
+    *,
+    images: bool = False,
+    names: SubjectNames = _ANY_NAME,
+    components: bool = False,
 ) -> tuple[pa.Table, F32, B8]:
     """Rows with all columns that a table may ask for; vectors (N, D); and which rows have one (N,). Raises DataError.
 
     source: a DataFrame, a table, or a Parquet or NPZ file. images: each row is an image of a benchmark, has a unique
-    name, and may lack a vector (zeros). names: how cells name subjects.
+    name, and may lack a vector (zeros). names: how cells name subjects. components: whether the columns for
+    quality-aware pooling are read.
     """
     file = source if isinstance(source, Path) else Path("vectors")  # what messages call it
     if isinstance(source, Path) and not source.is_file():
@@ -256,13 +267,23 @@ def read_vectors(
         raise
     except Exception as error:  # the parsers answer damage with whatever they stumble over
         raise DataError(f"{file}: expected {words[isinstance(source, Path)]}: {one_line(error)}") from None
-    return _checked(table, vectors, usable, file, images, names)
+    columns = DEFAULTS | (COMPONENTS if components else {})
+    return _checked(table, vectors, usable, file, images, names, columns)
 
 
 def _checked(
-    table: pa.Table, vectors: np.ndarray[Any, Any], usable: B8, file: Path, images: bool, names: SubjectNames
+    table: pa.Table,
+    vectors: np.ndarray[Any, Any],
+    usable: B8,
+    file: Path,
+    images: bool,
+    names: SubjectNames,
+    columns: Mapping[str, tuple[Any, pa.DataType]],
 ) -> tuple[pa.Table, F32, B8]:
-    """The rows with every column that a table may ask for, and the vectors as float32. Raises DataError."""
+    """The rows with every column that a table may ask for, and the vectors as float32. Raises DataError.
+
+    columns: those that may be missing, with their defaults and kinds.
+    """
     missing = [name for name in NEEDED if name not in table.column_names]
     if missing or vectors.ndim != 2 or len(vectors) != table.num_rows:
         raise DataError(
@@ -295,7 +316,7 @@ def _checked(
         videos = pc.if_else(pc.equal(videos, ""), None, videos)
     made["video_id"] = pc.coalesce(videos, pc.binary_join_element_wise("row ", made["crop_id"], ""))
     made[MEDIA_KNOWN] = pc.is_valid(videos)
-    for name, one in DEFAULTS.items():
+    for name, one in columns.items():
         default = pa.chunked_array([pa.repeat(pa.scalar(*one), count)])
         there = name in table.column_names
         made[name] = _column(table, name, default.type, file) if there else default

@@ -63,6 +63,11 @@ class Tables(Config):
         default={"recognition": Table()}, min_length=1, description="tables, by name"
     )
 
+    @property
+    def weigh_by_quality(self) -> bool:
+        """Whether a table learns weights of crops from their quality."""
+        return any(table.pooling == "quality_aware" for table in self.tables.values())
+
     @model_validator(mode="after")
     def _files_differ(self) -> Tables:
         lowered = [name.lower() for name in self.tables]
@@ -84,6 +89,7 @@ class Evaluate(Stage):
     systems: dict[str, System] = Field(description="the systems whose vectors there are")
     protocol: Protocol = Field(description="whose splits and roles the manifest holds")
     seeds: dict[str, list[str]] = Field(default={}, description="trainings of systems and fusions with several seeds")
+    reads_boxes: bool = Field(False, description="whether a detector's confidence weighs crops (`quality_aware`)")
 
     @property
     def key(self) -> str:
@@ -92,8 +98,10 @@ class Evaluate(Stage):
 
     @property
     def reads(self) -> tuple[str, ...]:  # type: ignore[override]
-        """Who is who, and what each system made of it."""
-        return ("catalogue", "manifest", *(f"{kind}/{name}" for name in self.systems for kind in ("train", "embed")))
+        """Who is who, and what each system made of it; boxes only where their confidence is asked for."""
+        boxes = ["detect"] if self.reads_boxes else []
+        made = (f"{kind}/{name}" for name in self.systems for kind in ("train", "embed"))
+        return ("catalogue", "manifest", *boxes, *made)
 
     def decisive(self) -> dict[str, Any]:
         """The tables, and the systems by name only: see `identity`."""
@@ -177,10 +185,10 @@ class Evaluate(Stage):
 
         said = inputs.facts(f"train/{name}", "training").get("subjects")  # of it, and of what it starts from
         known = None if said is None else frozenset(said)
-        recipe = self.systems[name].recipe
-        return SystemVectors(
-            name, recipe.modality, recipe.distance, vectors.rows, vectors.usable, vectors.blocks, known
-        )
+        recipe, rows = self.systems[name].recipe, vectors.rows
+        if self.reads_boxes and recipe.modality == "body":
+            rows = rows.append_column("score", _scores(inputs, rows))
+        return SystemVectors(name, recipe.modality, recipe.distance, rows, vectors.usable, vectors.blocks, known)
 
     def review(self, facts: dict[str, dict[str, Any]]) -> Review:
         """Say why there is no number, and what to know of those that there are."""
@@ -234,10 +242,8 @@ class _Vectors:
         self.unreadable = np.zeros(rows.num_rows, bool)
         self.usable = np.zeros(rows.num_rows, bool)
         self._places: list[tuple[str, I64 | None, int]] = []
-        videos = rows["video_id"].to_numpy(zero_copy_only=False)
-        starts = np.flatnonzero(np.append(True, videos[1:] != videos[:-1])[: len(videos)]).tolist()
-        for start, end in zip(starts, [*starts[1:], len(videos)], strict=False):
-            video, at = str(videos[start]), None
+        for video, start, end in _by_video(rows):
+            at = None
             if inputs.is_done(stage, video):
                 part = self.run.table(stage, video, ["crop_id", "status"])
                 own = rows["crop_id"].slice(start, end - start)
@@ -265,6 +271,28 @@ class _Vectors:
             there = np.flatnonzero(column.is_valid().to_numpy(zero_copy_only=False))
             vectors[there] = column.drop_null().flatten().to_numpy().reshape(-1, self.width)
             yield vectors[at]
+
+
+def _scores(inputs: Inputs, rows: pa.Table) -> pa.ChunkedArray:
+    """(N,) the detector's confidence in the body of each row; null in a video that is left out. rows: by video."""
+    found = [pa.array([], pa.float32())]
+    for video, start, end in _by_video(rows):
+        if not inputs.is_done("detect", video):
+            found.append(pa.nulls(end - start, pa.float32()))
+            continue
+        boxes = inputs.table("detect", video, ["body_id", "score"])
+        own = rows["crop_id"].slice(start, end - start)
+        at = places(boxes["body_id"], own, inputs.run.part("detect", video), "the manifest", others=True)
+        found += boxes["score"].take(pa.array(at)).chunks
+    return pa.chunked_array(found, pa.float32())
+
+
+def _by_video(rows: pa.Table) -> Iterator[tuple[str, int, int]]:
+    """Each video of rows that are sorted by video, its first row, and the one behind its last."""
+    videos = rows["video_id"].to_numpy(zero_copy_only=False)
+    starts = np.flatnonzero(np.append(True, videos[1:] != videos[:-1])[: len(videos)]).tolist()
+    for start, end in zip(starts, [*starts[1:], len(videos)], strict=False):
+        yield str(videos[start]), start, end
 
 
 def _named_by_detected_faces(inputs: Inputs, manifest: pa.Table) -> set[str]:

@@ -192,7 +192,9 @@ class Study(Config):
         if not chosen or not tables:
             return ()
         settings = self.evaluate.model_copy(update={"tables": tables})
-        return (Evaluate(settings=settings, systems=chosen, protocol=self.manifest.protocol, seeds=groups),)
+        boxes = self.detect is not None and settings.weigh_by_quality
+        protocol = self.manifest.protocol
+        return (Evaluate(settings=settings, systems=chosen, protocol=protocol, seeds=groups, reads_boxes=boxes),)
 
     @classmethod
     def load(cls, study: Path | str, overrides: list[str] | None = None) -> Study:

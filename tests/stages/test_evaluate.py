@@ -16,6 +16,7 @@ import pytest
 
 import mdfpipe
 from mdfpipe.errors import ConfigError, DataError
+from mdfpipe.evaluation import quality
 from mdfpipe.inspecting.run_view import open as open_run_view
 from mdfpipe.reporting.report import report
 from mdfpipe.running.plan import Currency, Standing, current, standing
@@ -185,6 +186,33 @@ def test_numbers_whose_templates_lost_crops_carry_their_count(evaluated: Path, t
         assert "1 crop does not decode, left without a vector" in (tmp_path / "report" / name).read_text()
     rows = list(csv.DictReader((tmp_path / "report" / "tables" / "bodies.csv").read_text().splitlines()))
     assert {r["crops_without_vector"] for r in rows if (r["system"], r["probe_domain"]) == ("a", "LWIR-30m")} == {"1"}
+
+
+def test_weights_of_crops_are_learned_and_shown(
+    evaluated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Confidence is read from the boxes; a table that does not ask for it has the receipt that it had."""
+    home = copied(evaluated, tmp_path / "home")
+    before = Run(home / "run").receipt("evaluate", "metrics")
+    assert before is not None
+    assert not [name for name in before.upstream if name.startswith("detect/")]
+    table = {"systems": ["a"], "unmated": "exclude", "metrics": ["rank-1"], "pooling": "quality_aware"}
+    tables = {"tables": {"bodies": table}}
+    few = evaluate(home, tables=tables)[0].failures[0].message
+    assert "table bodies: pooling: quality_aware: expected 5 or more training subjects" in few
+    monkeypatch.setattr(quality, "FOLDS", 2)
+    assert evaluate(home, tables=tables)[0].complete
+    receipt = Run(home / "run").receipt("evaluate", "metrics")
+    assert receipt is not None
+    rows = [r for r in Run(home / "run").table("manifest", "manifest").to_pylist() if r["modality"] == "body"]
+    videos = {row["video_id"] for row in rows}
+    assert {f"detect/{video}" for video in videos} == {n for n in receipt.upstream if n.startswith("detect/")}
+    learned = receipt.facts["tables"]["bodies"]["learned"]["a"]
+    assert learned["unused"]["score"] == "it is the same in all crops of a template"  # 0.9 in the file of boxes
+    document = json.loads((home / "run" / "evaluate" / "metrics.json").read_text())
+    assert document["tables"]["bodies"]["learned"] == {"a": learned}
+    report(home / "run", out=home / "page")
+    assert f"learned on {learned['subjects']} training subjects" in (home / "page" / "report.html").read_text()
 
 
 def test_who_was_trained_on_is_not_tested(labelled: Path, tmp_path: Path) -> None:
