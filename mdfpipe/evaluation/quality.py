@@ -28,7 +28,6 @@ import pyarrow.compute as pc
 
 from mdfpipe.errors import ProtocolError, counted
 from mdfpipe.evaluation.comparing import F64, I64
-from mdfpipe.evaluation.expected import chosen_rows
 from mdfpipe.evaluation.pooling import SHORTEST, Rule, evenly, members, pool
 from mdfpipe.store.templates import B8, F32, Templates, unit
 
@@ -120,8 +119,8 @@ def learn(rows: pa.Table, blocks: Callable[[], Iterable[F32]], norms: F64, rule:
     """
     centres = pool(rows, blocks(), Rule(normalise_first=True))
     group, names = members(rows, rule)
-    first = np.unique(group, return_index=True)[1]
-    subject, domain = (_text(rows, name)[first] for name in ("subject_id", "domain"))
+    first = rows.take(pa.array(np.unique(group, return_index=True)[1]))
+    subject, domain = (_text(first, name) for name in ("subject_id", "domain"))
     counts = np.bincount(group)
     wanted = [f"{a}\n{b}" for a, b in zip(subject, domain, strict=True)]
     target = _targets(centres, dict.fromkeys(wanted))
@@ -134,8 +133,8 @@ def learn(rows: pa.Table, blocks: Callable[[], Iterable[F32]], norms: F64, rule:
             "mean or norm_weighted"
         )
     at = _sample(rows, group, np.flatnonzero(fit), centres.vectors.shape[1])
-    vectors = unit(_held(blocks(), at, rows.num_rows))
-    towards = np.array([target[wanted[group[row]]] for row in at])
+    vectors = _held(blocks(), at, rows.num_rows, centres.vectors.shape[1])
+    vectors /= norms[at, None].astype(np.float32)
     who = np.unique(subject[group[at]], return_inverse=True)[1]
     own = rows.take(pa.array(at))
     logs = {name: component(own, norms[at], name) for name in LEAST}
@@ -143,13 +142,13 @@ def learn(rows: pa.Table, blocks: Callable[[], Iterable[F32]], norms: F64, rule:
     used = [name for name in LEAST if name not in unused]
     average = {name: round(float(np.nanmean(logs[name])), 6) for name in used}
     filled = np.array([np.where(np.isnan(logs[n]), average[n], logs[n]) for n in used]).reshape(len(used), -1).T
-    found = _fitted(_Sets.of(group[at], who, vectors, towards, filled))
+    found = _fitted(_Sets.of(group[at], who, vectors, [target[wanted[one]] for one in np.unique(group[at])], filled))
     exponents = dict(zip(used, found.exponents.tolist(), strict=True))
     return Learned(
         {name: exponents.get(name, 0.0) for name in LEAST},
         average,
         unused,
-        len(people),
+        int(who.max()) + 1,
         len(np.unique(group[at])),
         len(at),
         found.ridge,
@@ -196,14 +195,14 @@ def _sample(rows: pa.Table, group: I64, fit: I64, width: int) -> I64:
     return at[order[kept]]
 
 
-def _held(blocks: Iterable[F32], at: I64, count: int) -> F32:
+def _held(blocks: Iterable[F32], at: I64, count: int, width: int) -> F32:
     """(n, D) the vectors of the rows `at`, in that order."""
-    order = np.argsort(at)
-    wanted = np.zeros(count, bool)
-    wanted[at] = True
-    found = np.concatenate([*chosen_rows(blocks, wanted)])
-    held = np.empty_like(found)
-    held[order] = found
+    place, held, done = np.full(count, -1), np.zeros((len(at), width), np.float32), 0
+    place[at] = np.arange(len(at))
+    for block in blocks:
+        own = place[done : done + len(block)]
+        held[own[own >= 0]] = block[own >= 0]
+        done += len(block)
     return held
 
 
@@ -234,8 +233,8 @@ class _Sets:
     who: I64
 
     @classmethod
-    def of(cls, group: I64, who: I64, vectors: F32, target: F64, z: F64) -> _Sets:
-        """The sets of rows that are sorted by template."""
+    def of(cls, group: I64, who: I64, vectors: F32, targets: list[F64], z: F64) -> _Sets:
+        """The sets of rows that are sorted by template. vectors: (N, D) of length 1; targets: (D,) of each template."""
         starts = np.flatnonzero(np.diff(group, prepend=-1))
         sizes = np.diff(np.append(starts, len(group)))
         row, place = np.repeat(np.arange(len(starts)), sizes), np.arange(len(group)) - np.repeat(starts, sizes)
@@ -243,10 +242,9 @@ class _Sets:
         empty = (np.zeros(shape, bool), np.zeros(shape), np.zeros((*shape, shape[1])))
         made = cls(np.zeros((*shape, z.shape[1])), *empty, who[starts])
         made.z[row, place], made.there[row, place] = z, True
-        made.towards[row, place] = np.einsum("nd,nd->n", vectors.astype(np.float64), target)
-        for n, (start, size) in enumerate(zip(starts.tolist(), sizes.tolist(), strict=True)):
+        for n, (start, size, target) in enumerate(zip(starts.tolist(), sizes.tolist(), targets, strict=True)):
             own = vectors[start : start + size].astype(np.float64)
-            made.gram[n, :size, :size] = own @ own.T
+            made.towards[n, :size], made.gram[n, :size, :size] = own @ target, own @ own.T
         return made
 
     def of_subjects(self, chosen: B8) -> _Sets:
