@@ -205,7 +205,7 @@ class _Study:
         for system in self._parts(table) if table.per_track else ():
             _, inside, excluded = self.pooled_rows(system, table, tuple(table.splits), "")
             usable = excluded + int((inside & self.systems[system].usable).sum())
-            how = "evenly spread in time" if table.pooling in ("mean", "media_mean") else "those of the highest weight"
+            how = "those of the highest weight" if self._prefers(system, table) else "evenly spread in time"
             entry["notes"].append(
                 f"{system}: {excluded} of {counted(usable, 'crop')} excluded: at most {table.per_track} of a track are "
                 f"pooled, {how}"
@@ -288,7 +288,7 @@ class _Study:
     def _excluded(self, name: str, table: Table, rows: pa.Table, at: I64, most: int) -> I64:
         """Which of the rows `at` of a system are more than `most` of their track."""
         own = rows.take(pa.array(at))
-        if table.pooling in ("mean", "media_mean"):
+        if not self._prefers(name, table):
             order, kept = evenly(own, tracks(own), most)
         else:
             if table.pooling == "quality_aware":
@@ -299,6 +299,12 @@ class _Study:
                 quality = own[table.quality].to_numpy().astype(np.float64)
             order, kept = best(own, tracks(own), most, quality)
         return at[order[~kept]]
+
+    def _prefers(self, name: str, table: Table) -> bool:
+        """Whether some crops of a system weigh more than others of their video."""
+        if table.pooling == "quality_aware":
+            return any(self.learned(name, table.rule)[0].exponents.values())
+        return table.pooling not in ("mean", "media_mean")
 
     def norms(self, name: str) -> F64:
         """(N,) the lengths of a system's vectors."""

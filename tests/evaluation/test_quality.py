@@ -224,6 +224,13 @@ def test_noise_alone_gives_equal_weights() -> None:
     found = learned_on(rows, vectors)
     assert (found.ridge, set(found.exponents.values())) == (None, {0.0})
     assert "all crops have one weight" in found.lines[0]
+    limited = {one: {"pooling": one, "per_track": 2, "normalise_first": True} for one in ("mean", "quality_aware")}
+    of = {
+        one: done({"t": table | {"metrics": ["rank-1"]}}, [system(rows, vectors)], rows)
+        for one, table in limited.items()
+    }
+    assert of["mean"].templates["a"].vectors.tobytes() == of["quality_aware"].templates["a"].vectors.tobytes()
+    assert of["mean"].tables["t"]["notes"][-1] == of["quality_aware"].tables["t"]["notes"][-1]  # evenly spread
 
 
 def changed(what: str) -> tuple[Rows, NDArray[np.float32]]:
