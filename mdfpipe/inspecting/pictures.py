@@ -131,7 +131,9 @@ def draw_sheet(run: Path, out: Path, subjects: int = 6, each: int = 3, show_peop
         for subject in chosen:
             shown = spread(found[subject].get(domain, []), each)
             crops = [_sheet_crop(run, row, width, show_people) for row in shown]
-            rows.append(figures.headed(np.concatenate([*crops, *[blank] * (each - len(crops))], axis=1), subject))
+            tiles = [*crops, *[blank] * (each - len(crops))]
+            apart = [np.pad(tile, ((0, 0), (0, 2), (0, 0)), constant_values=255) for tile in tiles]
+            rows.append(figures.headed(np.concatenate(apart, axis=1)[:, :-2], subject))
             lines.append(f"{subject}, {domain}: {'; '.join(map(_tile, shown)) or 'no crop'}")
         block = np.concatenate([np.pad(row, ((0, gap), (0, 0), (0, 0)), constant_values=255) for row in rows])
         block = figures.captioned(block, domain, [])
