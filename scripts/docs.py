@@ -40,6 +40,12 @@ METRICS = {
     "mining": "what batch-hard mining chose, where it chose anything: anchors, skipped, pos_other, neg_same (shares of "
     "hardest positives in another domain, of hardest negatives in the same) with their chances pos_other_chance, "
     "neg_same_chance; d_pos, d_neg (mean distances); positive, negative: lists of anchor, mined, count, mean_distance",
+    "validation/pos_other": "of `body`: as in mining, of 256 held-out crops as one batch, with its chance",
+    "validation/neg_same": "of `body`: the same",
+    "validation/apart": "of `dfw`: distance of the places that branches attend to, over the diagonal of the input",
+    "validation/compactness": "of `lccrf`: distance of a feature to the mean of its subject's others, over the sum of "
+    "that and the distance to the nearest mean of another subject; 1/2: no nearer to its own",
+    "validation/attention_peak": "of `di2l`: greatest weight by which a stripe takes others; 1 / parts: all alike",
     "validation/rank-1": "Rank-1 of the held-out subjects, in the epochs that are validated",
     "validation/NAME": "a share that the recipe measures on 256 of their crops: part_match (local tokens that are "
     "nearest to their own band of the body, by what differs between images), part_attention (attention of a local "

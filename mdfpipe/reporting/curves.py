@@ -207,7 +207,8 @@ def _training(system: str, rows: list[dict[str, Any]], file: str) -> TrainingVie
         if row["anchor_domain"] is None and np.isfinite(row["value"]):
             plain.setdefault(row["figure"], []).append((row["step"], row["value"]))
     losses = [name for name in plain if name.startswith("loss/")]
-    shares = [name for name in ("accuracy", *(n for n in plain if n.startswith("validation/"))) if name in plain]
+    validated = [name for name in plain if name.startswith("validation/") and not name.endswith("_chance")]
+    shares = [name for name in ("accuracy", *validated) if name in plain]
     mined = [f"mining/{name}" for name in MINED if f"mining/{name}" in plain]
     distances = [name for name in plain if name in ("mining/d_pos", "mining/d_neg")]
     wanted: list[tuple[str, list[str], str, bool]] = [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing, suppress
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
@@ -302,7 +303,9 @@ class Train(Stage):
                 batches = as_embedded(
                     recipe, crops, own, given.crops.domains, batch=CPU_BATCH, threads=max(resources.threads, 1)
                 )
-                return recipe.measure(model, (batch.to(device) for batch in living.each(batches)))
+                there = (batch.to(device) for batch in living.each(batches))
+                first = next(there, None)
+                return {} if first is None else recipe.measure(model, chain([first], there))
 
         return measure
 

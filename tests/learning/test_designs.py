@@ -271,7 +271,9 @@ def test_low_rank_terms_part_masks_and_measures_of_each_design(design: dict[str,
     assert {name.split(".")[1] for name in moved} == ({"ffn"} if design["fusion"] == "ffn" else set())
     with torch.no_grad():
         vectors = recipe.embed(model.eval(), batch)
-        assert recipe.measure(model, [batch]).keys() == {"part_match", "part_attention"}
+        measured = recipe.measure(model, [batch])
+        assert {"part_match", "part_attention", "neg_same"} <= measured.keys()
+        assert measured["neg_same"] == measured["neg_same_chance"] == 1  # one domain
         recipe.after_training(model)
         torch.testing.assert_close(recipe.embed(model, batch), vectors, rtol=0, atol=2e-4)
     merged = model.state_dict()
@@ -287,4 +289,4 @@ def test_low_rank_terms_part_masks_and_measures_of_each_design(design: dict[str,
         assert found.shape == vectors.shape == (6, recipe.features)
         assert bool(found.isfinite().all())
         assert (float((found - vectors).abs().max()) < 2e-4) == (len(parts) == 3)
-        assert bool(masked.measure(network, [batch])) == bool(parts)
+        assert ("part_match" in masked.measure(network, [batch])) == bool(parts)

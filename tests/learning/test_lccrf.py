@@ -390,3 +390,16 @@ def test_two_processes_train_as_one_network(tmp_path: Path) -> None:
     losses = {name: value for name, value in first.lines[-1].items() if name.startswith("loss/")}
     assert losses.keys() >= {"loss/identity", "loss/eat", "loss/compactness", "loss/cmkd"}
     assert all(math.isfinite(value) and value > 0 for value in losses.values())
+
+
+def test_how_far_subjects_are_spread() -> None:
+    """By hand: two subjects at 0 and 10, images 1 on either side; points are 0; one subject says nothing."""
+    from mdfpipe.learning.losses.lccrf import spread
+
+    subject = torch.tensor([0, 0, 1, 1])
+    v = torch.tensor([[-1.0], [1.0], [9.0], [11.0]])
+    assert spread(v, subject) == pytest.approx(2 / (2 + 10))  # to its other image 2; to the other mean 11, 9, 9, 11
+    assert spread(torch.tensor([[0.0], [0.0], [5.0], [5.0]]), subject) == 0
+    assert spread(v, torch.zeros(4, dtype=torch.int64)) is None
+    chance = spread(torch.randn(400, 8, generator=torch.Generator().manual_seed(0)), torch.arange(400) % 2)
+    assert chance == pytest.approx(0.5, abs=0.02)

@@ -237,3 +237,24 @@ def cross_modality_distillation(maps: Tensor, matches: Matches, *, relative: boo
     squares = mean_squares(compared)[place[: len(matches.anchor)], place[len(matches.anchor) :]]
     found = 2 * mean_of_means(squares, matches.part, matches.parts)
     return found / mean_square(compared).clamp_min(SMALLEST) if relative else found
+
+
+@torch.no_grad()
+def spread(v: Tensor, subject: Tensor) -> float | None:
+    """0..1 how far subjects are spread: d / (d + e), d the mean distance of an image to the mean of its subject's other
+    images, e that to the nearest mean of another subject. 0: each is one point; 1/2: no nearer to its own.
+
+    v: (N, D); subject: (N,). None of fewer than two subjects with two images.
+    """
+    v = v.double()
+    place = torch.unique(subject, return_inverse=True)[1]
+    count = torch.bincount(place)
+    sums = torch.zeros(len(count), v.shape[1], dtype=v.dtype, device=v.device).index_add_(0, place, v)
+    known = count[place] > 1
+    if int((count > 1).sum()) < 2:
+        return None
+    own = (sums[place] - v)[known] / (count[place] - 1)[known, None]
+    others = torch.cdist(v[known], sums / count[:, None])
+    others = others.scatter(1, place[known, None], torch.inf)
+    within, apart = float((v[known] - own).norm(dim=1).mean()), float(others.amin(1).mean())
+    return within / max(within + apart, 1e-12)

@@ -12,13 +12,25 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mdfpipe.errors import DataError
-from mdfpipe.learning.losses.ranking import Mined
+from mdfpipe.learning.losses.ranking import Mined, mine
 
 KINDS = ("positive", "negative")
 STATE = {*KINDS, "skipped", "pos_other_chance", "neg_same_chance"}
 
 Cells = dict[tuple[int, int], tuple[int, float]]
 """(anchor domain, mined domain) -> (pairs, sum of their distances)."""
+
+
+def shares(features: Tensor, subject: Tensor, domain: Tensor) -> dict[str, float]:
+    """pos_other and neg_same with their chances, as `MiningStatistics.result`, of all these images as one batch.
+
+    Empty where no image has both a positive and a negative.
+    """
+    statistics = MiningStatistics()
+    statistics.add(mine(features, subject), domain, subject)
+    found = statistics.result([""] * (1 + int(domain.max())))
+    names = (name + end for name in ("pos_other", "neg_same") for end in ("", "_chance"))
+    return {name: found[name] for name in names if found[name] is not None}
 
 
 class MiningStatistics:

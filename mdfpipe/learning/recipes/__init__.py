@@ -188,8 +188,10 @@ class Recipe(Plugin):
         return [Group([p for p in model.parameters() if p.requires_grad])]
 
     def measure(self, model: Network, batches: Iterable[CropBatch]) -> dict[str, float]:
-        """Shares (0..1) that show whether the network does what it is made for, for the log of each validation: name ->
-        value. model: in eval mode; batches: of held-out crops, as at test. By default: none."""
+        """Shares (0..1) that show whether the network does what it is made for, for the log of validations, by name.
+
+        model: in eval mode, without gradients; batches: of held-out crops, as at test, one or more. By default: none.
+        """
         return {}
 
     def notes(self, history: list[dict[str, Any]], figures: dict[str, float]) -> list[str]:

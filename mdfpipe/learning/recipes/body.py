@@ -25,7 +25,7 @@ scratch; all are off by default.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, get_args
 
@@ -325,13 +325,31 @@ class Body(Recipe):
         return by_part(model, head_rate=self.head_rate, bias_rate=self.bias_rate, decay_vectors=self.decay_vectors)
 
     def measure(self, model: Network, batches: Iterable[CropBatch]) -> dict[str, float]:
-        """Whether local tokens hold and attend to their band: see `part_figures`."""
+        """How often hard mining on these crops crosses domains, as `MiningStatistics` has it; and of a ViT with local
+        tokens whether they hold and attend to their band: see `part_figures`.
+        """
+        import torch
+
+        from mdfpipe.learning.losses.mining import shares
         from mdfpipe.learning.models.backbones.semantic_vit import SemanticViT, part_figures
 
-        if not isinstance(model.backbone, SemanticViT):
-            return {}
-        predictor = model.alignment and model.alignment.predictor
-        return part_figures(model.backbone, (batch.images for batch in batches), predictor)
+        features: list[Tensor] = []
+        labels: list[CropBatch] = []
+
+        def images() -> Iterator[Tensor]:
+            for batch in batches:
+                features.append(self.feature(model, batch.images, batch.domain))
+                labels.append(batch)
+                yield batch.images
+
+        figures: dict[str, float] = {}
+        if isinstance(model.backbone, SemanticViT) and model.backbone.chosen:
+            figures = part_figures(model.backbone, images(), model.alignment and model.alignment.predictor)
+        else:
+            for _ in images():
+                pass
+        subject, domain = (torch.cat([getattr(batch, name) for batch in labels]) for name in ("subject", "domain"))
+        return figures | shares(torch.cat(features), subject, domain)
 
     def notes(self, history: list[dict[str, Any]], figures: dict[str, float]) -> list[str]:
         """What is known of the local tokens: that nothing ever tied them to the body (METHODS 1.1), or that this was

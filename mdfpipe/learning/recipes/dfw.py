@@ -32,6 +32,7 @@ another domain.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
@@ -47,6 +48,8 @@ from mdfpipe.learning.streams import DomainPairs
 from mdfpipe.learning.train.schedule import Optimiser, Schedule
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from torch import Tensor, nn
 
     from mdfpipe.learning.losses.ranking import Mined
@@ -193,6 +196,22 @@ class Dfw(CrossModal):
             "apart_hard_px": (float(hard.sum()), count),
         }
         return overlap(first, second, self.overlap.separation_px * self.image_height_px / HEIGHT_OF_S), figures
+
+    def measure(self, model: Network, batches: Iterable[CropBatch]) -> dict[str, float]:
+        """apart: the distance of the places that branches attend to, by the hard arg-max, over the input's diagonal."""
+        import torch
+
+        from mdfpipe.learning.losses.dfw import apart, hard_centre
+
+        if not self.segmented:
+            return {}
+        found: list[Tensor] = []
+        for batch in batches:
+            response = model(batch.images, batch.domain)["response"]
+            cell = (self.image_height_px / response.shape[2], self.image_width_px / response.shape[3])
+            found.append(apart(hard_centre(response[:, 0], cell), hard_centre(response[:, 1], cell)))
+        diagonal = math.hypot(self.image_height_px, self.image_width_px)
+        return {"apart": float(torch.cat(found).mean()) / diagonal}
 
     def feature(self, model: Network, images: Tensor, domain: Tensor) -> Tensor:
         """(B, D) of all branches side by side."""

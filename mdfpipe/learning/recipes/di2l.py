@@ -41,6 +41,8 @@ from mdfpipe.learning.streams import is_visible
 from mdfpipe.learning.train.schedule import Optimiser, Schedule
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from torch import Tensor, nn
 
     from mdfpipe.learning.data.crops import Crops
@@ -148,6 +150,26 @@ class DI2L(CrossModal):
         }
         weight = identity.focal_weight(logits.detach(), batch.subject, self.gamma)
         return Losses(terms, figures | _by_domain(weight, batch, model.domains), mined)
+
+    def measure(self, model: Network, batches: Iterable[CropBatch]) -> dict[str, float]:
+        """attention_peak: the greatest of the weights by which a stripe takes others; 1 / parts where all are alike."""
+        import torch
+        from torch.nn.functional import adaptive_avg_pool2d
+
+        if not self.dpa:
+            return {}
+        found: list[Tensor] = []
+
+        def keep(aggregation: Any, given: tuple[Tensor, ...]) -> None:
+            found.append(aggregation.attention(adaptive_avg_pool2d(given[0], (self.parts, 1))).amax(2).mean(1))
+
+        hook = model.aggregation.register_forward_pre_hook(keep)
+        try:
+            for batch in batches:
+                self.feature(model, batch.images, batch.domain)
+        finally:
+            hook.remove()
+        return {"attention_peak": float(torch.cat(found).mean())}
 
 
 def _by_domain(weight: Tensor, batch: CropBatch, domains: Sequence[str]) -> dict[str, tuple[float, float]]:

@@ -48,6 +48,8 @@ from mdfpipe.learning.streams import DomainPairs, is_visible
 from mdfpipe.learning.train.schedule import Optimiser, Schedule
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from torch import Tensor, nn
 
     from mdfpipe.learning.data.crops import Crops
@@ -274,6 +276,16 @@ class Lccrf(CrossModal):
 
         found = super().embed(model, batch)
         return normalize(found) if self.normalise else found
+
+    def measure(self, model: Network, batches: Iterable[CropBatch]) -> dict[str, float]:
+        """compactness of the test features of each subject: see `lccrf.spread`."""
+        import torch
+
+        from mdfpipe.learning.losses.lccrf import spread
+
+        found = [(self.embed(model, batch), batch.subject) for batch in batches]
+        value = spread(*(torch.cat(each) for each in zip(*found, strict=True)))
+        return {} if value is None else {"compactness": value}
 
 
 def _walked(domains: Sequence[str]) -> list[str]:
