@@ -130,6 +130,7 @@ OPTIONS: dict[str, tuple[dict[str, Any], set[str]]] = {
     ),
     "pooled": ({"cmkd": {"of": "pooled", "relative": True}}, ROWS["all"][1]),
     "batch": ({"tuples": "batch"}, ROWS["all"][1]),
+    "by role": ({"normalised": "by_role"}, ROWS["all"][1]),
     "random": ({"tuples": "batch", "batches": {"sampler": "random"}}, ROWS["all"][1]),
     "vis_ir": ({"streams": "vis_ir", "pairs": "vis_ir"}, ROWS["all"][1]),
     "grouped": ({"pairs": "grouped"}, ROWS["all"][1]),
@@ -258,6 +259,35 @@ def test_what_the_classifier_is_given() -> None:
     kept = changed != 0
     assert 0.4 < kept.float().mean() < 0.6
     torch.testing.assert_close(changed[kept], torch.where(v > 0, 2 * v, torch.exp(2 * v) - 1)[kept])
+
+
+def test_roles_may_be_normalised_by_themselves() -> None:
+    """Six passes of a batch, as the released code has them: a shift between domains is gone, the neck's included."""
+    recipe, rows = tiny("lccrf", normalised="by_role"), walked(3, 2)
+    torch.manual_seed(0)
+    model: Any = recipe.model(5, TWO).train()
+    batch = replace(batch_of(rows), images=torch.randn(18, 3, 64, 32))
+    found = recipe.forward(model, batch)
+    plain = {n: b for n, b in model.state_dict().items() if n.endswith("num_batches_tracked") and ".shared." in n}
+    assert {int(count) for count in plain.values()} == {6}
+    for domain, role in ((0, ANCHOR), (1, NEGATIVE)):
+        of = torch.tensor([row["domain"] == domain and row["role"] == role for row in rows])
+        alone = model(batch.images[of], batch.domain[of], "elements", True)
+        for name, value in alone.items():
+            torch.testing.assert_close(found[name][of], value, rtol=1e-4, atol=1e-5)
+    shift = torch.where(batch.domain == 0, 5.0, 0.0)[:, None]
+    z = normal(18, 256).float()
+    by_role, together = (tiny("lccrf", normalised=kind) for kind in ("by_role", "together"))
+    moved = [
+        r.losses(model, {**found, "z": z + by * shift}, batch, NOW).terms["eat"]
+        for by in (0, 1)
+        for r in (by_role, together)
+    ]
+    torch.testing.assert_close(moved[0], moved[2], rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(moved[1], moved[3], rtol=1e-2)
+    few = {name: value[1:] for name, value in found.items()}  # of one role a single image is left
+    part = torch.tensor([0, *[1] * 16])
+    assert torch.isfinite(model.necked(few["z"], part)).all()
 
 
 def test_settings_of_the_network_reach_it() -> None:

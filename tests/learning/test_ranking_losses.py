@@ -229,6 +229,30 @@ def test_weighted_triplet_is_its_definition(phi: Any, itself: bool) -> None:
         assert found.item() == pytest.approx(expected, rel=1e-5)
 
 
+def test_weighted_triplet_with_the_lineages_epsilon() -> None:
+    """AGW's weights, as its code computes them: at large distances those of negatives vanish, and the loss jumps."""
+    for spread in (1.5, 9.0):
+        features = spread * normal(8, 4, seed=5)
+        d, terms = distances(features, features).tolist(), []
+        for i, own in enumerate(ALONE.tolist()):
+            sums = []
+            for sign, chosen in (
+                (1, lambda s, i=i, own=own: s[0] != i and s[1] == own),
+                (-1, lambda s, own=own: s[1] != own),
+            ):
+                taken = [(d[i][j], chosen((j, other))) for j, other in enumerate(ALONE.tolist())]
+                top = max(sign * x * there for x, there in taken)
+                e = [math.exp(sign * x - top) * there for x, there in taken]
+                sums.append(sum(x * w for (x, _), w in zip(taken, e, strict=True)) / (sum(e) + 1e-6))
+            if sum(other == own for other in ALONE.tolist()) > 1:
+                x = sums[0] - sums[1]
+                terms.append(math.log1p(math.exp(math.copysign(x * x, x))))
+        found = weighted_triplet(distances(features, features), ALONE, epsilon=1e-6).item()
+        assert found == pytest.approx(sum(terms) / len(terms), rel=1e-6)
+        plain = weighted_triplet(distances(features, features), ALONE).item()
+        assert (found == pytest.approx(plain, rel=1e-3)) == (spread == 1.5)
+
+
 @settings(max_examples=40, deadline=None)
 @given(st.data())
 def test_weighted_triplet_of_any_subjects(data: st.DataObject) -> None:

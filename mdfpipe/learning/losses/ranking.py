@@ -6,6 +6,7 @@ that one can still differentiate.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -88,19 +89,26 @@ def triplet(mined: Mined, margin: float | Literal["soft"] = 0.0) -> Tensor:
 
 
 def weighted_triplet(
-    distance: Tensor, subject: Tensor, phi: Literal["square", "identity"] = "square", *, itself: bool = False
+    distance: Tensor,
+    subject: Tensor,
+    phi: Literal["square", "identity"] = "square",
+    *,
+    itself: bool = False,
+    epsilon: float = 0.0,
 ) -> Tensor:
     """Weighted regularised triplet loss, a scalar (DI2L eq. 6, METHODS 3.2): the mean over anchors of
     log(1 + exp(phi(x))), x = sum_j w_j d_j over positives less sum_k w_k d_k over negatives.
 
     w is the softmax of d over an anchor's positives, of -d over its negatives, and takes part in the gradient. phi:
     sign(x) x^2 (DI2L, CAJ), or x (AGW). distance: (B, B); subject: (B,) int64. An anchor without a positive or a
-    negative is left out. itself: an image is a positive of its own, at its distance from itself (CAJ).
+    negative is left out. itself: an image is a positive of its own, at its distance from itself (CAJ). epsilon: added
+    to the sums that weights are divided by (AGW and CAJ: 1e-6), which are sums of exp(-d) for negatives: of distances
+    of 14 or more, their weights then add up to less than 1.
     """
     apart = precise(distance)
     same = subject[:, None] == subject[None, :]
     mates = same if itself else same & ~torch.eye(len(subject), dtype=torch.bool, device=subject.device)
-    x = _weighted(apart, apart, mates) - _weighted(apart, -apart, ~same)
+    x = _weighted(apart, apart, mates, epsilon) - _weighted(apart, -apart, ~same, epsilon)
     return _mean(functional.softplus(x * x.abs() if phi == "square" else x), mates.any(1) & ~same.all(1))
 
 
@@ -125,10 +133,14 @@ def _chosen(distance: Tensor, place: Tensor, there: Tensor) -> Tensor:
     return torch.where(there, distance.gather(1, place[:, None]).squeeze(1), 0.0)
 
 
-def _weighted(distance: Tensor, evidence: Tensor, chosen: Tensor) -> Tensor:
+def _weighted(distance: Tensor, evidence: Tensor, chosen: Tensor, epsilon: float) -> Tensor:
     """(B,) mean of the chosen distances of each row, weighted by the softmax of their evidence; 0 of none."""
     # a finite number in place of the others: of a row of infinities softmax is not a number
-    weight = evidence.masked_fill(~chosen, torch.finfo(evidence.dtype).min).softmax(1)
+    masked = evidence.masked_fill(~chosen, torch.finfo(evidence.dtype).min)
+    weight = masked.softmax(1)
+    if epsilon:  # AGW takes the row's largest evidence off first, where what is not chosen counts as 0
+        top = torch.where(chosen, evidence, 0.0).amax(1, keepdim=True)
+        weight = weight * (masked.logsumexp(1, keepdim=True) - top - math.log(epsilon)).sigmoid()
     return torch.where(chosen, weight * distance, 0.0).sum(1)
 
 

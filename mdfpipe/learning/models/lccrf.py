@@ -7,6 +7,7 @@ from typing import Final, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from mdfpipe.errors import ConfigError
 from mdfpipe.learning.losses.lccrf import compactness_of_map
@@ -63,13 +64,41 @@ class LccrfNet(nn.Module):
         self.classifier = Classifier(channels[4], classes) if classes else None
 
     def forward(
-        self, images: Tensor, domain: Tensor, maps: MapOf | None = None, compactness: bool = False
+        self,
+        images: Tensor,
+        domain: Tensor,
+        maps: MapOf | None = None,
+        compactness: bool = False,
+        part: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """z (B, D) float32, before the neck; and for training what is asked for.
 
         maps: M at the end of the streams, (B, C, h, w) as it is, or pooled by GeM to (B, C). compactness: (B,) of the
-        last map.
+        last map. part: (B,) int64; images of one number go through the network by themselves, so that each BN takes
+        their statistics alone.
         """
+        if part is None:
+            return self._once(images, domain, maps, compactness)
+        found = [self._once(images[of], domain[of], maps, compactness) for of in _each(part)]
+        order = torch.cat(_each(part)).argsort()
+        return {name: torch.cat([each[name] for each in found])[order] for name in found[0]}
+
+    def necked(self, z: Tensor, part: Tensor | None = None) -> Tensor:
+        """z behind the neck; images of one part by themselves, as in `forward`.
+
+        A single one, which has no spread, takes the running statistics.
+        """
+        if part is None:
+            whole: Tensor = self.neck(z)
+            return whole
+        norm = self.neck
+        running = norm.running_mean, norm.running_var, norm.weight, norm.bias
+        found = [
+            norm(z[of]) if len(of) > 1 else functional.batch_norm(z[of], *running, eps=norm.eps) for of in _each(part)
+        ]
+        return torch.cat(found)[torch.cat(_each(part)).argsort()]
+
+    def _once(self, images: Tensor, domain: Tensor, maps: MapOf | None, compactness: bool) -> dict[str, Tensor]:
         m = self.backbone.begin(images, domain)
         x = m
         for stage in SHARED:
@@ -91,6 +120,11 @@ class LccrfNet(nn.Module):
         if not isinstance(stage, nn.Sequential):
             raise ConfigError(f"trunk: expected stage {number} to be a sequence of residual blocks, got {stage}")
         return stage
+
+
+def _each(part: Tensor) -> list[Tensor]:
+    """The places of each number, in ascending order of the numbers."""
+    return [(part == number).nonzero().flatten() for number in torch.unique(part)]
 
 
 def _place(stage: int, block: int) -> str:

@@ -1,8 +1,8 @@
 """di2l: a further image of one colour channel, attending stripes, focal identity loss, weighted triplets.
 
 "Person Re-Identification Method Based on Information-Balanced Identity Learning" (DI2L; no arXiv number), Table 2, of
-SYSU-MM01, all search, single-shot: 70.42 % Rank-1 and 68.32 % mAP; without the focal loss 71.46 and 68.18; without
-part aggregation, too (which is CAJ), 69.88 and 66.89. Table 1, of RegDB: 87.24 and 81.76.
+SYSU-MM01, all search, single-shot: 70.42 % Rank-1 and 68.32 % mAP; without the focal loss 71.46 and 68.18; without part
+aggregation, too (which is CAJ), 69.88 and 66.89. Table 1, of RegDB: 87.24 and 81.76.
 
 **Differs.** The paper's gamma <= 0 would stress easy images, while its best is 2: gamma is 0 or more. Eq. 5 adds up
 over all identities, which would raise every probability: the image's own subject is meant (`focal_over: all` is the
@@ -12,16 +12,23 @@ negative are left out; the weights take part in the gradient. "Aggregated togeth
 under learned gates. Ours, where the paper says nothing: three parts, u and v of a quarter of the width, scaled by its
 root (`scaled: false`: as printed), no bias in u, v, z; stage 0 as what each stream has for itself, GeM of power 3,
 weight decay, momentum, warm-up and ten times the rate for neck and classifier (all as CAJ has them); a border of 10
-pixels to crop from, which is `pad_px: 13` at 384 rows; erasing with noise; the feature after the neck and its cosine
-at test; subjects in turns, so that each comes up equally often. A subject's images of a domain are a plain sample, as
-in the paper; `batches.evenly_over: videos` (ours) spreads them over videos or cameras.
-A crop is cropped with probability 0.5 (`augment.uncropped`), as printed. The auxiliary image takes its channel before
-normalisation (`augment.auxiliary_last`: CAJ's after); CAJ's grey one, and its operation on infrared images, are not
-here. The non-local blocks are two, after stages 2 and 3; `non_local: {inner: one, norm: mean}` is what AGW's
-released code computes in each of its five. "No additional learnable parameters" is not so: the parts have 6.3 million.
-The running text has other numbers than the tables, which are taken. For more than two domains: a stream each or as
-`streams` says, auxiliary images of every visible domain, further visible-only manifests included, in the stream of
-their own; the losses need labels only, so `pairs` is refused.
+pixels to crop from, which is `pad_px: 13` at 384 rows; erasing with noise; the feature after the neck and its cosine at
+test; subjects in turns, so that each comes up equally often. A subject's images of a domain are a plain sample, as in
+the paper; `batches.evenly_over: videos` (ours) spreads them over videos or cameras. A crop is cropped with probability
+0.5 (`augment.uncropped`), as printed. The auxiliary image takes its channel before normalisation
+(`augment.auxiliary_last`: CAJ's after); CAJ's grey one, and its operation on infrared images, are not here. AGW's and
+CAJ's code divides the weights of eq. 6 by a sum + 1e-6 (`epsilon: 1e-6`): with distances of 14 or more, which
+unnormalised features have, those of negatives add up to less than 1, and the loss jumps; here it is eq. 6. The
+non-local blocks are two, after stages 2 and 3; `non_local: {inner: one, norm: mean}` is what AGW's released code
+computes in each of its five. "No additional learnable parameters" is not so: the parts have 6.3 million. The running
+text has other numbers than the tables, which are taken. CAJ's numbers, which are the table's first row, come with the
+feature averaged with that of the mirrored image (`flip_fusion`), by the test command of its README, and its epoch was
+picked on the test set; what DI2L's own rows were measured by is not said. The last weights count here. An epoch counts
+the crops of all domains: 534 batches of SYSU-MM01, where AGW and CAJ count 696, by the larger of the two domains, so
+that 120 epochs are 64,080 steps and not 83,520. Their length is `schedule: {length: 156, warm_up: 13, milestones: [26,
+65]}`; RegDB has 65 batches by both. For more than two domains: a stream each or as `streams` says, auxiliary images of
+every visible domain, further visible-only manifests included, in the stream of their own; the losses need labels only,
+so `pairs` is refused.
 """
 
 from __future__ import annotations
@@ -79,6 +86,9 @@ class DI2L(CrossModal):
     )
     phi: Literal["square", "identity"] = Field("square", description="of a triplet's gap x: sign(x) x^2, or x (AGW)")
     positive_itself: bool = Field(False, description="an image is a positive of its own in triplets (CAJ)")
+    epsilon: float = Field(
+        0.0, ge=0, le=1, description="added to the sums that the weights of triplets are divided by (AGW, CAJ: 1e-6)"
+    )
     backbone_rate: float = Field(
         0.1, gt=0, description="rate of all but neck and classifier, times the schedule's (paper: 0.01; the rest CAJ's)"
     )
@@ -142,7 +152,7 @@ class DI2L(CrossModal):
             terms = {"identity": identity.cross_entropy(logits, batch.subject)}
         mined = ranking.mine(z, batch.subject)
         terms["triplet"] = ranking.weighted_triplet(
-            mined.distance, batch.subject, self.phi, itself=self.positive_itself
+            mined.distance, batch.subject, self.phi, itself=self.positive_itself, epsilon=self.epsilon
         )
         figures = {
             "accuracy": identity.right(logits, batch.subject),

@@ -11,22 +11,26 @@ eq. 6 the same cosine twice: misprints, taken as eq. 16 has them. The margin is 
 an outer hinge it is a factor of the loss and nothing else, so it is 1 (`eat.hinge: true` lets it matter). Eq. 18, the
 compactness term, has no gradient, or a vanishing one, whichever cosine is meant, and sums up to 89,000: taken are the
 columns of the last map against their mean, as a mean (ours); `eat.compactness: element` is the sentence about elements
-and their mean, `literal` the equation, `none` the released code, which has no such term and yet converges. Eq. 5 is
-a mean over elements, not a sum over some 800,000; `cmkd.of: pooled` compares GeM of the maps, which asks for no two
-crops to agree pixel by pixel, and `cmkd.relative` divides by the mean of M^2 (both ours). `eat.form: released` is what
-the code trains with: two of the four terms, a hinge, the exponential of the mean. The paper does not say what remains
+and their mean, `literal` the equation, `none` the released code, which has no such term and yet converges. Eq. 5 is a
+mean over elements, not a sum over some 800,000; `cmkd.of: pooled` compares GeM of the maps, which asks for no two crops
+to agree pixel by pixel, and `cmkd.relative` divides by the mean of M^2 (both ours). `eat.form: released` is what the
+code trains with: two of the four terms, a hinge, the exponential of the mean. The paper does not say what remains
 without the angular loss; here the compactness term goes with it, and the identity loss (and distillation) stay. The
 place of the non-local blocks is not stated: two, after stages 2 and 3 (ours); `non_local: {place: agw, inner: one,
 norm: mean}` is the code's. `classifier_input: dropout_elu` is the code's, too. Where the paper says nothing, these are
 the code's: images of 384x128, flip, a border of 10 pixels to crop from, GeM of power 3, V after the neck for angular
 and identity losses, the length of the warm-up, weight decay, the rate of biases, and the walk over all visible images
-as anchors. A tuple is of a subject with crops in every domain; its positive is any other crop (the paper draws at
-random; `batches.evenly_over: videos`, ours, takes another video or camera where there is one), and the subject of each
-negative is drawn before its crop, as the code does; subjects that lack a domain give negatives only, unless `tuples:
-batch` (ours), which takes all positives and negatives of a batch, and draws by `batches.sampler: random` where that is
-asked for. At test V is compared by Euclidean distance and not brought to unit length (`normalise: true` does). For more
-domains: means over ordered pairs, times two (METHODS 4.6); distillation leaves out pairs that share a stream. Crops of
-further manifests count for the identity loss alone.
+as anchors. The code passes anchors, positives and negatives of each modality through the network one after the other,
+so that each of the six has batch norms of its own, the neck's included, which takes out the shift between modalities
+(`normalised: by_role`); here all 48 images are normalised together. Its erased rectangles have one colour, here noise.
+On SYSU-MM01 its walk chooses the person alone, here the anchor, too. Its RegDB weights are the best of every 200 steps
+on a split that is tested; here the last ones count. A tuple is of a subject with crops in every domain; its positive is
+any other crop (the paper draws at random; `batches.evenly_over: videos`, ours, takes another video or camera where
+there is one), and the subject of each negative is drawn before its crop, as the code does; subjects that lack a domain
+give negatives only, unless `tuples: batch` (ours), which takes all positives and negatives of a batch, and draws by
+`batches.sampler: random` where that is asked for. At test V is compared by Euclidean distance and not brought to unit
+length (`normalise: true` does). For more domains: means over ordered pairs, times two (METHODS 4.6); distillation
+leaves out pairs that share a stream. Crops of further manifests count for the identity loss alone.
 """
 
 from __future__ import annotations
@@ -55,7 +59,7 @@ if TYPE_CHECKING:
     from mdfpipe.learning.data.crops import Crops
     from mdfpipe.learning.losses.lccrf import Triples
 
-CROPS = 2
+CROPS, ROLES = 2, 3
 
 
 class Eat(Config):
@@ -119,6 +123,11 @@ class Lccrf(CrossModal):
     smoothing: float = Field(0.1, ge=0, lt=1, description="of the identity labels")
     classifier_input: Literal["plain", "dropout_elu"] = Field(
         "plain", description="V, or V through dropout 0.5 and ELU (released); each process draws its own dropout"
+    )
+    normalised: Literal["together", "by_role"] = Field(
+        "together",
+        description="batch norm over all images of a batch, or over anchors, positives and negatives of each domain by "
+        "themselves (released)",
     )
     normalise: bool = Field(False, description="embed V at unit length; false: as the paper's code compares it")
     bias_rate: float = Field(2.0, gt=0, description="rate of biases, times the others' (released)")
@@ -201,8 +210,13 @@ class Lccrf(CrossModal):
             batch.domain,
             maps=self.cmkd.of if self.cmkd is not None else None,
             compactness=self.eat is not None and self.eat.compactness == "map",
+            part=self._part(batch),
         )
         return found
+
+    def _part(self, batch: CropBatch) -> Tensor | None:
+        """(B,) a number for each domain and role, where these are normalised by themselves."""
+        return batch.domain * ROLES + batch.role if self.normalised == "by_role" else None
 
     def losses(self, model: Network, features: dict[str, Tensor], batch: CropBatch, progress: Progress) -> Losses:
         """L_ID, L_EAT and C, L_CMKD; figures: accuracy, cosines of positives and negatives, mean square of maps."""
@@ -212,7 +226,7 @@ class Lccrf(CrossModal):
         from mdfpipe.learning.losses.identity import right
         from mdfpipe.learning.losses.ranking import precise
 
-        v = model.neck(features["z"])
+        v = model.necked(features["z"], self._part(batch))
         anchors = batch.role == ANCHOR
         given = v[anchors]
         if self.classifier_input == "dropout_elu":
