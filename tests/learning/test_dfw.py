@@ -141,7 +141,7 @@ OPTIONS = [
     {"weakening": {"form": "elementwise"}},
     {"weakening": {"form": "literal"}},
     {"weakening": {"factor": "proportion"}},
-    {"weakening": {"threshold": 0.8, "factor": "proportion", "training_only": True}},
+    {"weakening": {"threshold": 0.8, "factor": "proportion", "training_only": True, "behind": [3]}},
     {"hc_triplet": "never", "overlap": {"weight": 0.0}},
     {"segmented": False, "hc_triplet": "always"},
     {"triplet_margin": "soft", "gem_power": 1.0, "tie_noise": 0.0},
@@ -156,6 +156,8 @@ def test_options_train_in_four_domains(given: dict[str, Any]) -> None:
     assert all(torch.isfinite(term) and term.ndim == 0 for term in losses.terms.values())
     assert ("hetero_centre" in losses.terms) == (given.get("hc_triplet") != "never")
     assert ("overlap" in losses.terms) == (recipe.segmented and recipe.overlap.weight > 0)
+    weakened = {name for name in losses.figures if name.startswith(("spread/", "strong/"))}
+    assert weakened == {f"{kind}/stage{n}" for kind in ("spread", "strong") for n in recipe.weakening.behind}
     streams = {"vis_ir": 2, "shared": 1}.get(recipe.streams, 4)
     assert len(net.backbone.own) == streams
 
@@ -219,6 +221,7 @@ def test_defaults_are_the_papers() -> None:
     assert (recipe.batches.subjects, recipe.batches.crops, recipe.batches.sampler) == (6, 6, "domain_aware")
     assert (recipe.optimiser.method, recipe.optimiser.rate, recipe.optimiser.weight_decay) == ("sgd", 0.1, 5e-4)
     assert (recipe.weakening.threshold, recipe.weakening.factor, recipe.weakening.form) == ("mean", 0.5, "mask")
+    assert (recipe.weakening.behind, recipe.overlap.warm_up) == ([2, 3], 0)
     assert (recipe.overlap.weight, recipe.overlap.separation_px, recipe.schedule.length) == (0.5, 100, 60)
     rates = [recipe.schedule.share(epoch, 1) for epoch in (0, 10, 19, 20, 49, 50, 59)]
     assert rates == pytest.approx([0.1, 1, 1, 0.1, 0.1, 0.01, 0.01])
@@ -234,7 +237,8 @@ def test_sweeps_are_plain_settings_and_out_of_range_is_refused() -> None:
     recipe: Any = validate(kind, given, "here")
     assert (recipe.weakening.factor, recipe.weakening.threshold) == (0.2, "mean")  # the rest stays
     assert (recipe.overlap.weight, recipe.overlap.separation_px, recipe.overlap.temperature) == (1, 120, 0.05)
-    for wrong in ({"threshold": 1.5}, {"factor": "e"}, {"form": "sum"}):
+    wrongs: list[dict[str, Any]] = [{"threshold": 1.5}, {"factor": "e"}, {"form": "sum"}]
+    for wrong in (*wrongs, {"behind": []}, {"behind": [3, 3]}, {"behind": [1]}):
         with pytest.raises(ConfigError):
             validate(kind, {"weakening": wrong}, "here")
 

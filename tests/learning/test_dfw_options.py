@@ -10,7 +10,7 @@ import torch
 from mdfpipe.learning.losses.dfw import hetero_centre_triplet, soft_centre
 from mdfpipe.learning.losses.ranking import mine, triplet
 from mdfpipe.learning.models.parts.layers import gem
-from mdfpipe.learning.recipes import Losses, Recipe
+from mdfpipe.learning.recipes import Losses, Progress, Recipe
 from mdfpipe.learning.streams import DomainPairs
 from tests.learning.made_dfw import FOUR, WHERE, made_batch, slow_centre
 from tests.learning.scalars import normal
@@ -102,3 +102,32 @@ def test_what_is_ours_among_the_defaults() -> None:
     assert (recipe.hc_margin, recipe.triplet_margin, recipe.gem_power, recipe.tie_noise) == (0.3, 0.3, 3.0, 0.01)
     assert (recipe.overlap.temperature, recipe.hc_triplet, recipe.test_feature) == (0.05, "with_sln", "raw")
     assert (recipe.optimiser.momentum, recipe.streams, recipe.weakening.training_only) == (0.9, "per_domain", False)
+
+
+def test_the_penalty_may_rise_from_nothing() -> None:
+    given = features()
+    whole = losses(given).terms["overlap"].item()
+    recipe = tiny("dfw", overlap={"warm_up": 0.5})
+    torch.manual_seed(0)
+    net = recipe.model(3, FOUR).train()
+    found = [recipe.losses(net, given, BATCH, Progress(step, 8, 0, 1)).terms["overlap"].item() for step in (0, 1, 4, 7)]
+    assert found == pytest.approx([0, whole / 4, whole, whole])
+
+
+@pytest.mark.parametrize("behind", [[2, 3], [3], [2]])
+def test_it_weakens_behind_the_stages_that_are_named(behind: list[int]) -> None:
+    recipe = tiny("dfw", weakening={"behind": behind, "factor": 0.0})
+    torch.manual_seed(0)
+    net = recipe.model(3, FOUR).train()
+    seen: dict[int, torch.Tensor] = {}
+    for stage in (3, 4):
+        layer = net.backbone.shared.layer3 if stage == 3 else net.backbone.branches["first"].layer4
+        layer.register_forward_pre_hook(lambda module, x, stage=stage: seen.update({stage - 1: x[0].detach()}))
+    made = recipe.forward(net, BATCH)
+    assert {stage for stage, x in seen.items() if (x == 0).all(1).any()} == set(behind)  # whole places are 0
+    assert made["weakened"].shape == (24, len(behind), 2)
+    found = recipe.losses(net, made, BATCH, WHERE).figures
+    for n, stage in enumerate(behind):
+        for kind, name in enumerate(("spread", "strong")):
+            assert found[f"{name}/stage{stage}"] == pytest.approx((float(made["weakened"][:, n, kind].sum()), 24))
+    assert "weakened" not in recipe.forward(net.eval(), BATCH)

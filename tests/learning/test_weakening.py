@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mdfpipe.learning.models.dfw import Weakening
+from mdfpipe.learning.models.dfw import Weakening, response
 from tests.learning.scalars import normal
 
 FORMS = ["mask", "gate", "elementwise", "literal"]
@@ -53,6 +53,27 @@ def test_weakening_against_scalars(threshold: Any, factor: Any, form: Any) -> No
     found = Weakening(threshold, factor, form)(x)
     wanted = [slow_weakening(image, threshold, factor, form) for image in x]
     torch.testing.assert_close(found, torch.tensor(wanted, dtype=torch.float64), rtol=0, atol=1e-9)
+
+
+def ranks_kept(x: Tensor, form: Any) -> float:
+    """Rank correlation of the response before and after, mean over images."""
+    before, after = (response(y).flatten(1).argsort(1).argsort(1).double() for y in (x, Weakening(form=form)(x)))
+    return float(
+        torch.stack([torch.corrcoef(torch.stack(pair))[0, 1] for pair in zip(before, after, strict=True)]).mean()
+    )
+
+
+def test_the_mask_turns_the_order_of_even_maps_round_and_the_gate_keeps_it() -> None:
+    """One channel, so that f = 2F; spread over mean 0.2, as behind stages 2 and 3 of a small network."""
+    even = 1 + 0.2 * normal(8, 1, 18, 9).clamp(-2.5, 2.5)
+    assert ranks_kept(even, "mask") < -0.3
+    assert ranks_kept(even, "gate") > 0.85
+    uneven = normal(8, 1, 18, 9).exp()
+    assert ranks_kept(uneven, "mask") > 0.4
+    facts = Weakening().facts(even)
+    torch.testing.assert_close(facts[:, 0], even.flatten(1).std(1, correction=0) / even.flatten(1).mean(1))
+    torch.testing.assert_close(facts[:, 1], (even >= even.mean((2, 3), keepdim=True)).double().mean((1, 2, 3)))
+    assert float(Weakening(0.8, "proportion").facts(even)[:, 1].max()) < 0.2
 
 
 def test_weakening_by_hand() -> None:

@@ -6,19 +6,33 @@ Engineering, manuscript D-23-00104R1). Table 1: 64.24 % Rank-1 and 62.04 % mAP o
 15.150 G FLOPs a pair of images and about 58 minutes of training; its baseline 10.301 and 45.
 
 **Differs.** *What cannot be meant as printed.* Eq. 3, sigmoid(f M), has one channel where stages 3 and 4 need 512 and
-1024: `weakening.form: mask` multiplies the map by M; gate, elementwise and literal (one channel for all) are options. A
-threshold in 0..1 (M_D2) is compared with the response brought to 0..1 in its image. The place of a maximum has no
-gradient, so that eq. 5 could train nothing: a soft arg-max is penalised (`overlap.temperature`), the hard one logged.
-Distances are in pixels of the input (S = 100 exceeds any on the map); S is for a height of 288 and scaled with the
-input; eq. 5 is a mean over images. Two equal branches have no distance to follow, so that one gets a little noise
+1024: `weakening.form: mask` multiplies the map by M; gate, elementwise and literal (one channel for all) are options.
+The mask leaves the sigmoid out, and where strong places are less than about twice the mean (at 0.5; five times at 0.2)
+it turns their order round: on maps whose standard deviation is 0.2 of the mean, the rank correlation of f before and
+after is -.38, by the gate +.9. The gate, F sigmoid(f M), is as in CBAM's spatial attention and fits the paper's small
+gains; it saturates where f is large. Neither can be shown to be the paper's: both are rows of the studies of its Table
+1, and the log has the standard deviation over the mean of f and the share of strong places of each stage (`spread`,
+`strong`). A threshold in 0..1 (M_D2) is compared with the response brought to 0..1 in its image. The place of a maximum
+has no gradient, so that eq. 5 could train nothing: a soft arg-max is penalised (`overlap.temperature`), the hard one
+logged. Distances are in pixels of the input (S = 100 exceeds any on the map); S is for a height of 288 and scaled with
+the input; eq. 5 is a mean over images. Two equal branches have no distance to follow, so that one gets a little noise
 before the training (`tie_noise`). Eq. 6 lacks its hinges, and is a mean here, not a sum; negatives are the nearest
 centres, not drawn at random as the reply to the reviewers has it. GeM runs over channels in eq. 4, over space for the
-embedding. The 26.71 M parameters of Table 2 cannot be: two last stages have 38.70 M.
+embedding. The slope of the soft arg-max is steep: at the start the gradient of the penalty on the last stages was some
+eight times that of the triplet term (24 against 3, at height 64; steeper at 288), where the authors' arg-max had none.
+`overlap.warm_up` lets its weight rise, `overlap.weight` scales it; results on drawn patterns did not depend on it.
+
+*Unclear.* Algorithm 1 weakens behind stages 2 and 3, which is the default; the text and Fig. 2b have one weakened map,
+behind stage 3 (`weakening.behind: [3]`). DFW has no weights here, and so nothing to "initialize randomly" (line 1) or
+to "update by back-propagating" (line 10): a learned one, and one set of stage-4 weights that runs twice, would fit the
+26.71 M parameters of Table 2 (2.97 M more than the baseline) and its operations, too. Two last stages, as the text has
+them, have 38.70 M and fit the operations alone.
 
 *What the paper does not give, and is ours:* the size of the input (288x144, and stages 0-1 for each stream: what its
 parameters and FLOPs need), margins (0.3), p of GeM (3), the schedule (backbone at a tenth of the rate, warm-up of 10
-epochs, a tenth at 20, a hundredth at 50), momentum and weight decay, padding (10 pixels at 288) and erasing (0.5), the
-test feature (the branches' features side by side, before their necks; cosine), weakening at test as in training
+epochs, a tenth at 20, a hundredth at 50), momentum, weight decay, padding (10 pixels at 288) and erasing (0.5), the
+test feature (the branches' features side by side, before their necks; cosine; the released code of the hetero-centre
+triplet embeds features before and after the necks, and its momentum is Nesterov's), weakening at test as in training
 (`weakening.training_only`), the hetero-centre term only with two branches (`hc_triplet`), subjects in turns, so that
 each comes up equally often. A subject's images of a domain are a plain sample, as in the paper; `batches.evenly_over:
 videos` (ours) spreads them over videos or cameras.
@@ -34,9 +48,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from mdfpipe.config import Config
 from mdfpipe.learning.data.augment import Augment
@@ -60,7 +74,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class Weaken(Config):
-    """Dynamic feature weakening behind shared stages 2 and 3 (DFW eq. 1-3).
+    """Dynamic feature weakening behind shared stages (DFW eq. 1-3).
 
     M_D1 is threshold mean and a number as factor, M_D2 a number and proportion, M_D3 mean and proportion.
     """
@@ -72,9 +86,20 @@ class Weaken(Config):
         0.5, description="alpha, times what is strong (SYSU .5, RegDB .2), or the proportion e of places that are"
     )
     form: Literal["mask", "gate", "elementwise", "literal"] = Field(
-        "mask", description="F*M; F*sigmoid(f*M); sigmoid(F*M); literal, eq. 3: sigmoid(f*M) for every channel"
+        "mask",
+        description="F*M, without the sigmoid of eq. 3; F*sigmoid(f*M), as spatial attention has it; sigmoid(F*M); "
+        "literal, eq. 3: sigmoid(f*M) for every channel",
+    )
+    behind: list[Literal[2, 3]] = Field(
+        default=[2, 3], min_length=1, description="stages that it follows: both (Algorithm 1), or [3] (text, Fig. 2b)"
     )
     training_only: bool = Field(False, description="no weakening at test (ours: the paper does not say)")
+
+    @model_validator(mode="after")
+    def _is_sound(self) -> Self:
+        if len(set(self.behind)) < len(self.behind):
+            raise ValueError(f"behind: expected each stage once, got {self.behind}")
+        return self
 
 
 class Overlap(Config):
@@ -83,6 +108,9 @@ class Overlap(Config):
     weight: float = Field(0.5, ge=0, description="lambda of eq. 7 (SYSU .5, RegDB 1)")
     separation_px: float = Field(100.0, ge=0, description="S, px of an input of height 288, scaled with the input")
     temperature: float = Field(0.05, gt=0, description="of the soft arg-max over a response of 0..1 (ours)")
+    warm_up: float = Field(
+        0.0, ge=0, le=1, description="share of the training during which its weight rises from 0 (ours)"
+    )
 
 
 class Dfw(CrossModal):
@@ -130,12 +158,14 @@ class Dfw(CrossModal):
         """SegmentedNet: trunk, weakening, a neck and a classifier for each branch."""
         from mdfpipe.learning.models.dfw import SegmentedNet, Weakening
 
+        weaken = self.weakening
         return SegmentedNet(
             self.backbone,
             self.stream_of(domains),
             classes,
             segmented=self.segmented,
-            weakening=None if self.weakening is None else Weakening(**self.weakening.model_dump()),
+            weakening=None if weaken is None else Weakening(**weaken.model_dump(exclude={"behind"})),
+            behind=() if weaken is None else weaken.behind,
             power=self.gem_power,
             pairs=DomainPairs.of(domains, self.pairs),
         )
@@ -160,9 +190,14 @@ class Dfw(CrossModal):
             penalty, distances = self._overlap(features["response"])
             figures |= distances
             if self.overlap.weight:
-                terms["overlap"] = self.overlap.weight * penalty
+                warm = self.overlap.warm_up
+                terms["overlap"] = self.overlap.weight * penalty * (min(progress.share / warm, 1.0) if warm else 1.0)
                 whole = torch.stack(list(terms.values())).detach().sum()
                 figures["overlap_share"] = (float(terms["overlap"].detach() / whole.clamp_min(1e-12)), 1.0)
+        if "weakened" in features:
+            count, sums = float(len(z)), features["weakened"].sum(0).tolist()
+            for stage, (spread, strong) in zip(model.behind, sums, strict=True):
+                figures |= {f"spread/stage{stage}": (spread, count), f"strong/stage{stage}": (strong, count)}
         return Losses(terms, figures, mined)
 
     def _identify(
