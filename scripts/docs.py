@@ -32,8 +32,9 @@ METRICS = {
     "loss/NAME": "mean of a loss term of the recipe, weighted as it is minimised",
     "NAME": "mean of a figure that the recipe logs: accuracy of `body`, of `dfw`, of `di2l`, of `idkl`, of `lccrf`; "
     "norm, norm_mean, norm_spread of `face`; apart_px, apart_hard_px (distance of the places that branches attend "
-    "to, by the soft and the hard arg-max, pixels of the input), overlap_share (the penalty in the whole loss) of "
-    "`dfw`; "
+    "to, by the soft and the hard arg-max, pixels of the input), overlap_share (the penalty in the whole loss), "
+    "spread/STAGE and strong/STAGE (of what is weakened: standard deviation over mean of the response f, and the share "
+    "of places that reach the threshold) of `dfw`; "
     "focal_weight/DOMAIN (how much an image counts, (1 - p)^gamma), with_triplet (share of images) of `di2l`; "
     "accuracy_specific, discriminator_loss and confuser_loss with their chance_loss, mdr_paired (share of images) of "
     "`idkl`; cosine_positive, cosine_negative, map_square of `lccrf`",
@@ -49,7 +50,9 @@ METRICS = {
     "validation/rank-1": "Rank-1 of the held-out subjects, in the epochs that are validated",
     "validation/NAME": "a share that the recipe measures on 256 of their crops: part_match (local tokens that are "
     "nearest to their own band of the body, by what differs between images), part_attention (attention of a local "
-    "token on its own band, bands of any height weighed alike), chance 1/3 for both, of `body`",
+    "token on its own band, bands of any height weighed alike), chance 1/3 for both, of `body`; "
+    "domain_probe (images whose domain a new ridge regression finds in the test feature, fitted on the other half of "
+    "the subjects, domains weighed alike, chance 1 / domains) of `idkl`",
     "images_per_second": "crops trained on a second, of all processes",
     "seconds": "how long the epoch took, or the rest of it after a resume",
 }

@@ -142,7 +142,10 @@ def test_what_a_study_does_not_say_is_the_recipes(name: str, studies: dict[str, 
     """Nothing but recipe, weights of ImageNet or LUPerson, and that test images alone are embedded."""
     for system in studies[name].systems.values():
         weights = WEIGHTS[isinstance(system.recipe, CrossModal)]
-        assert system == System(recipe=system.recipe, weights=weights, splits=["test"])
+        begun = {"start_from": system.start_from} if system.start_from else {"weights": weights}
+        assert system == System(recipe=system.recipe, splits=["test"], **begun)
+        if system.start_from:  # the same weights, tested otherwise
+            assert system.recipe.schedule.length == 0
 
 
 # -- what is shared

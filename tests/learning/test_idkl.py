@@ -121,6 +121,21 @@ def run(recipe: Any, domains: Sequence[str], subject: Tensor, domain: Tensor) ->
 BASE = {"identity", "triplet", "specific_identity", "specific_triplet", "discriminators", "confusers"}
 IP = {"purified_identity", "purified_triplet", "enhancing", "reducing"}
 OFF = {"weight": 0}
+RELEASED: dict[str, Any] = {
+    "specific_identity": "purified",
+    "adversary": {
+        "discriminators": 1.0,
+        "discriminate": "purified",
+        "confuser": "shuffled",
+        "dropout": 0.5,
+        "rate": 1.0,
+    },
+    "ip": {"mask": "full", "affine": True, "enhancing": "released", "unit": False, "hinge": "relu", "detach": False},
+    "affinity": {"temperature": 1.0, "sign": 1, "unit": False},
+    "tgsa": {"cross": False, "kl": "symmetric"},
+    "csa": {"kl": "symmetric"},
+    "mdr": {"kl": "symmetric"},
+}
 ROWS: dict[str, tuple[dict[str, Any], set[str]]] = {
     "L_b": ({"ip": OFF, "tgsa": OFF, "csa": OFF, "mdr": OFF}, BASE),
     "L_b + tgsa": ({"ip": OFF, "csa": OFF, "mdr": OFF}, BASE | {"tgsa"}),
@@ -141,7 +156,11 @@ OPTIONS: dict[str, tuple[dict[str, Any], set[str]]] = {
     "teacher first": ({"csa": {"kl": "teacher_first", "detach_teacher": True}}, ROWS["all"][1]),
     "symmetric": ({"csa": {"kl": "symmetric"}}, ROWS["all"][1]),
     "class": ({"mdr": {"pairing": "class"}}, ROWS["all"][1]),
-    "one adversary": ({"adversary": {"depths": ["neck"], "confuser": "shuffled"}}, ROWS["all"][1]),
+    "three of each": ({"adversary": {"depths": ["stage3", "stage4", "neck"]}}, ROWS["all"][1]),
+    "shuffled": ({"adversary": {"confuser": "shuffled"}}, ROWS["all"][1]),
+    "discriminators": ({"adversary": {"confusers": 0, "depths": ["stage3"]}}, ROWS["all"][1] - {"confusers"}),
+    "confusers": ({"adversary": {"discriminators": 0, "depths": ["stage3"]}}, ROWS["all"][1] - {"discriminators"}),
+    "released": (RELEASED, ROWS["all"][1] - {"specific_identity", "specific_triplet"}),
     "no adversary": ({"adversary": {"depths": []}}, ROWS["all"][1] - {"discriminators", "confusers"}),
     "ramp": ({"adversary": {"ramp": True, "strength": 2}}, ROWS["all"][1]),
     "soft": ({"margin": "soft"}, ROWS["all"][1]),
@@ -161,7 +180,7 @@ def test_rows_and_options_have_their_terms(name: str, domains: list[str]) -> Non
     assert (model.training_only.purifier is None) == (name in ("L_b", "L_b + tgsa"))
 
 
-@pytest.mark.parametrize("name", ["L_b", "L_b + ip", "mask full", "purified alone", "one adversary", "no adversary"])
+@pytest.mark.parametrize("name", ["L_b", "L_b + ip", "mask full", "released", "confusers", "no adversary"])
 def test_rows_and_options_train_every_weight(name: str) -> None:
     """A step through the whole network, in which each weight takes part."""
     torch.manual_seed(0)
@@ -178,7 +197,7 @@ def test_rows_and_options_train_every_weight(name: str) -> None:
 
 def test_the_total_is_eq_21() -> None:
     """Each term from the parts it is made of, over two domains; visible light first, whatever the order of names."""
-    recipe = tiny("idkl", adversary={"dropout": 0.0})
+    recipe = tiny("idkl", adversary={"dropout": 0.0, "discriminators": 1.0})
     subject, domain = grid(3, 2, 2)
     made, model, features = run(recipe, TWO, subject, domain)
     only = model.training_only
@@ -240,7 +259,8 @@ def test_of_two_domains_the_order_of_names_makes_no_difference() -> None:
 @pytest.mark.parametrize("pairs", ["all", "vis_ir", "grouped"])
 def test_terms_of_four_domains_are_means(pairs: Any) -> None:
     pairing = "class" if pairs == "grouped" else "index"
-    recipe = tiny("idkl", pairs=pairs, mdr={"pairing": pairing}, adversary={"dropout": 0.0})
+    adversary = {"dropout": 0.0, "depths": ["stage3", "stage4", "neck"]}
+    recipe = tiny("idkl", pairs=pairs, mdr={"pairing": pairing}, adversary=adversary)
     subject, domain = grid(3, 4, 2)
     made, model, f = run(recipe, FOUR, subject, domain)
     group = torch.where(domain == 3, 1, 0) if pairs == "grouped" else domain
@@ -340,7 +360,7 @@ def shared_gradient(recipe: Any, where: Progress) -> Tensor:
 
 
 def test_confusers_deceive_by_turned_gradients() -> None:
-    without = {"adversary": {"dropout": 0.0, "depths": ["stage4"]}}
+    without = {"adversary": {"strength": 1.0, "depths": ["stage4"]}}
     start, late = Progress(0, 10, 0, 1), Progress(5, 10, 0, 1)
     plain = shared_gradient(tiny("idkl", **without), start)
     twice = shared_gradient(tiny("idkl", adversary=without["adversary"] | {"strength": 2.0}), start)
@@ -355,9 +375,20 @@ def test_confusers_deceive_by_turned_gradients() -> None:
 def test_weights_scale_their_terms() -> None:
     """The three lambdas, for sweeps."""
     subject, domain = grid(3, 2, 2)
-    plain = run(tiny("idkl"), TWO, subject, domain)[0].terms
-    given = {"ip": {"weight": 0.3}, "tgsa": {"weight": 1.2}, "csa": {"weight": 0.4}, "mdr": {"weight": 2.0}}
+    plain_made = run(tiny("idkl"), TWO, subject, domain)[0]
+    plain = plain_made.terms
+    given: dict[str, Any] = {
+        "ip": {"weight": 0.3},
+        "tgsa": {"weight": 1.2},
+        "csa": {"weight": 0.4},
+        "mdr": {"weight": 2.0},
+    }
     scaled = run(tiny("idkl", **given), TWO, subject, domain)[0].terms
+    given["adversary"] = {"discriminators": 0.5, "confusers": 3.0}
+    both, figures = run(tiny("idkl", **given), TWO, subject, domain)[0], plain_made.figures
+    for name, factor in (("discriminators", 5.0), ("confusers", 3.0)):  # times 0.1 and 1
+        assert float(both.terms[name]) == pytest.approx(factor * float(plain[name]), rel=1e-5)
+        assert both.figures[f"{name[:-1]}_loss"] == pytest.approx(figures[f"{name[:-1]}_loss"], rel=1e-5)  # of a head
     factors = {**dict.fromkeys(IP, 3.0), "tgsa": 2.0, "csa": 0.5, "mdr": 2.0, **dict.fromkeys(BASE, 1.0)}
     for name, factor in factors.items():
         assert float(scaled[name]) == pytest.approx(factor * float(plain[name]), rel=1e-5), name
@@ -373,4 +404,5 @@ def test_trains_where_crops_do_not_decode(tmp_path: Path) -> None:
     fitted = fit(job(crops, recipe, tmp_path / "state.pt"))
     assert all(math.isfinite(value) for value in fitted.lines[-1].values() if isinstance(value, float))
     assert {"chance_loss", "confuser_loss", "discriminator_loss"} <= fitted.lines[-1].keys()
+    assert "validation/domain_probe" not in fitted.lines[-1]
     assert 0.5 < fitted.lines[-1]["mdr_paired"] < 1

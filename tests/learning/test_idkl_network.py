@@ -53,6 +53,11 @@ def test_configurations_keep_what_is_given() -> None:
         ({"specific_identity": "purified", "ip": OFF}, "ip.weight is 0"),
         ({"batches": {"sampler": "random"}}, "set mdr.pairing to class"),
         ({"adversary": {"depths": ["neck", "neck"]}}, "each once"),
+        ({"adversary": {"discriminate": "purified"}, "ip": OFF}, "adversary.discriminate purified: .* ip.weight is 0"),
+        (
+            {"adversary": {"discriminate": "purified", "depths": ["stage3", "neck"]}},
+            "no purified feature behind stage3",
+        ),
         ({"affinity": {"sign": 0}}, "sign"),
     ],
 )
@@ -91,7 +96,7 @@ def test_a_pass_beside_the_main_one_leaves_the_running_statistics_alone() -> Non
 
 def test_weights_and_vectors_of_a_resnet_50() -> None:
     """Stages 3 and 4 twice (METHODS 0: 7,098,368 and 14,964,736); vectors only, no maps."""
-    recipe = validate(Recipe.variant("idkl"), {}, "idkl")
+    recipe = idkl(adversary={"depths": ["stage3", "neck"]})
     with torch.device("meta"):
         model = recipe.model(395, TWO)
         found = model.train()(torch.zeros(2, 3, 384, 128))

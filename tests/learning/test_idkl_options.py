@@ -36,9 +36,18 @@ def terms_of(**given: Any) -> tuple[dict[str, float], dict[str, Tensor], dict[st
     return {name: term.item() for name, term in made.terms.items()}, f, logits
 
 
-def structures(f: dict[str, Tensor], tau: float = 0.1, sign: Any = -1, cross: bool = True) -> float:
+def structures(f: dict[str, Tensor], *settings: Any, cross: bool = True) -> float:
     pairs = [(f["purified"][of], f["shared"][of]) for of in (VIS, IR)]
-    return 0.6 * sum(float(of_idkl.structure(a, b, tau, sign, cross=cross)) for a, b in pairs)
+    return 0.6 * sum(float(of_idkl.structure(a, b, *settings, cross=cross)) for a, b in pairs)
+
+
+def slow_affinity(a: Tensor, b: Tensor) -> Tensor:
+    """Eq. 15 as it is printed: of raw features, plus the distance."""
+    return torch.stack([torch.cdist(a, b)[n, torch.arange(len(b)) != n].softmax(0) for n in range(len(a))])
+
+
+def both_ways(p: Tensor, q: Tensor) -> float:
+    return float(((p - q) * (p.log() - q.log())).sum(1).mean())
 
 
 def discrepancy(f: dict[str, Tensor], z: Tensor, *settings: Any) -> float:
@@ -60,7 +69,11 @@ def test_forms_of_the_distillations() -> None:
 
     cases: list[tuple[dict[str, Any], str, float]] = [
         ({"affinity": {"temperature": 0.5}}, "tgsa", structures(f, 0.5)),
-        ({"affinity": {"sign": 1}}, "tgsa", structures(f, sign=1)),
+        ({"affinity": {"sign": 1}}, "tgsa", structures(f, 0.1, 1)),
+        ({"affinity": {"unit": False}}, "tgsa", structures(f, 0.1, -1, False)),
+        ({"affinity": {"unit": False}}, "mdr", discrepancy(f, z, "index", 0.1, -1, False)),
+        ({"tgsa": {"kl": "symmetric"}}, "tgsa", structures(f, 0.1, -1, True, "symmetric")),
+        ({"mdr": {"kl": "symmetric"}}, "mdr", discrepancy(f, z, "index", 0.1, -1, True, "symmetric")),
         ({"affinity": {"temperature": 0.5}}, "mdr", discrepancy(f, z, "index", 0.5)),
         ({"affinity": {"sign": 1}}, "mdr", discrepancy(f, z, "index", 0.1, 1)),
         ({"mdr": {"pairing": "class"}}, "mdr", discrepancy(f, z, "class")),
@@ -74,6 +87,37 @@ def test_forms_of_the_distillations() -> None:
         found = terms_of(**given)[0][name]
         assert found == pytest.approx(wanted, rel=2e-5), given
         assert found != pytest.approx(usual[name], rel=2e-4), given  # such features tell the forms apart
+
+
+def test_alignment_as_released_and_eq_15_as_printed() -> None:
+    """Written out: TGSA within branches, both ways, over unscaled distances of raw features."""
+    terms, f, logits = terms_of(
+        affinity={"temperature": 1.0, "sign": 1, "unit": False},
+        tgsa={"cross": False, "kl": "symmetric"},
+        csa={"kl": "symmetric"},
+    )
+    wanted = sum(
+        both_ways(*(slow_affinity(f[name][of], f[name][of]) for name in ("shared", "purified"))) for of in (VIS, IR)
+    )
+    assert terms["tgsa"] == pytest.approx(0.6 * wanted, rel=1e-4)
+    wanted = sum(both_ways(logits["shared"][of].softmax(1), logits["purified"][of].softmax(1)) for of in (VIS, IR))
+    assert terms["csa"] == pytest.approx(0.8 * wanted, rel=1e-4)
+
+
+@pytest.mark.parametrize("detach", [True, False])
+def test_purification_as_released(detach: bool) -> None:
+    """exp(relu(H - H)) - 1 of features before any neck; with detach: false also a gradient to what is compared with."""
+    recipe = tiny("idkl", ip={"enhancing": "released", "detach": detach})
+    model, features = headed(recipe, 3, TWO), vectors(12, recipe)
+    torch.nn.init.normal_(model.training_only.classifier.weight)
+    terms = recipe.losses(model, features, labels(SUBJECT, DOMAIN), Progress(0, 1, 0, 1)).terms
+    classify = model.training_only.classifier
+    excess = [torch.distributions.Categorical(logits=classify(features[n])).entropy() for n in ("enhanced", "specific")]
+    wanted = 0.1 * ((excess[0] - excess[1]).clamp_min(0).exp() - 1).mean()
+    assert terms["enhancing"].item() == pytest.approx(wanted.item(), rel=1e-4)
+    assert wanted.item() > 0
+    (terms["enhancing"] + terms["reducing"]).backward()
+    assert ((features["specific"].grad is None), (features["instance"].grad is None)) == (detach, detach)
 
 
 def test_the_margin_is_that_of_every_triplet() -> None:
@@ -102,7 +146,7 @@ def test_csa_may_spare_the_purified_branch(detached: bool) -> None:
 
 
 def test_shuffled_confusers_are_told_another_order_and_turn_nothing_round() -> None:
-    adversary = {"confuser": "shuffled", "depths": ["stage4"], "dropout": 0.0}
+    adversary = {"confuser": "shuffled", "depths": ["stage4"], "discriminators": 1.0}
     recipe = tiny("idkl", adversary=adversary)
     model, features = headed(recipe, 3, TWO), vectors(12, recipe)
     torch.manual_seed(5)
@@ -117,6 +161,32 @@ def test_shuffled_confusers_are_told_another_order_and_turn_nothing_round() -> N
     torch.testing.assert_close(found, torch.autograd.grad(wanted, features["shared"])[0])
     true = model.training_only.discriminators.loss({"stage4": features["specific"]}, DOMAIN)
     torch.testing.assert_close(terms["discriminators"], true)  # these are told the truth
+
+
+def test_discriminators_may_take_the_purified_feature() -> None:
+    for depth in ("stage4", "neck"):
+        recipe = tiny("idkl", adversary={"discriminate": "purified", "depths": [depth], "discriminators": 1.0})
+        model, f = headed(recipe, 3, TWO), vectors(12, recipe)
+        terms = recipe.losses(model, f, labels(SUBJECT, DOMAIN), Progress(0, 1, 0, 1)).terms
+        given = (
+            f["purified"] if depth == "stage4" else without_running(model.training_only.purified_neck, f["purified"])
+        )
+        torch.testing.assert_close(
+            terms["discriminators"], model.training_only.discriminators.loss({depth: given}, DOMAIN)
+        )
+
+
+def test_adversaries_have_a_rate_of_their_own_and_none_where_their_weight_is_0() -> None:
+    model = tiny("idkl").model(3, TWO)
+    groups = tiny("idkl", adversary={"rate": 7.0}).parameter_groups(model)
+    fast = {id(p) for group in groups if group.rate == 7 for p in group.parameters}
+    only = model.training_only
+    assert fast == {id(p) for part in (only.discriminators, only.confusers) for p in part.parameters()}
+    assert {group.rate for group in tiny("idkl", adversary={"rate": 1.0}).parameter_groups(model)} == {1.0}
+    for left, out in (("discriminators", "confusers"), ("confusers", "discriminators")):
+        made = tiny("idkl", adversary={out: 0.0}).model(3, TWO).training_only
+        assert len(getattr(made, left)) == len(tiny("idkl").adversary.depths)  # type: ignore[attr-defined]
+        assert len(getattr(made, out)) == 0
 
 
 def test_settings_of_the_network_reach_it() -> None:

@@ -61,7 +61,7 @@ def test_some_numbers_as_the_papers_print_them() -> None:
 
 def test_ablation_rows_of_dfw_leave_out_what_they_do_not_name() -> None:
     for row in published.of("dfw"):
-        if row.table != "1":
+        if row.table != "1":  # or ours
             continue
         recipe = validate(Recipe.variant("dfw"), dict(row.settings), row.row)
         used = [recipe.weakening is not None, recipe.segmented, recipe.augment.erasing > 0]  # type: ignore[attr-defined]

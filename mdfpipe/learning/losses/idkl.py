@@ -5,7 +5,7 @@ reduction (MDR, eq. 20), as METHODS 5.2 reads them: means instead of sums, Kullb
 distributions, none of which depends on the size of the batch. They are computed as logarithms.
 
 Purification (eq. 10 and 11) compares what a mask lets through with what there was before it, whose own value gets no
-gradient: the cheap way to improve would be to make the other one worse.
+gradient by default: the cheap way to improve would be to make the other one worse.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from torch.nn import functional
 from mdfpipe.learning.losses.ranking import NEAREST, distances, precise
 
 Sign: TypeAlias = Literal[-1, 1]
+Kl: TypeAlias = Literal["paper", "teacher_first", "symmetric"]
+"""In which order a divergence takes its two distributions: as printed, the other way round, or both, added."""
 NOTHING = -1e9
 """The logarithm of a share that is left out: exp gives 0, and differences of two are no NaN."""
 
@@ -29,39 +31,67 @@ def divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
     return (log_p.exp() * (log_p - log_q)).sum(1).mean()
 
 
-def closeness(a: Tensor, b: Tensor, temperature: float, sign: Sign) -> Tensor:
-    """(N, M) sign * Euclidean distance / temperature of features made unit length, (N, D) and (M, D).
+def diverging(log_p: Tensor, log_q: Tensor, kl: Kl = "paper") -> Tensor:
+    """`divergence` as printed, with q first, or the sum of both (released code): a scalar."""
+    if kl == "symmetric":
+        return divergence(log_p, log_q) + divergence(log_q, log_p)
+    return divergence(log_p, log_q) if kl == "paper" else divergence(log_q, log_p)
 
-    sign +1 is eq. 15 as printed, in which the farthest image weighs most.
+
+def closeness(a: Tensor, b: Tensor, temperature: float, sign: Sign, unit: bool = True) -> Tensor:
+    """(N, M) sign * Euclidean distance / temperature of features, (N, D) and (M, D), made unit length if `unit`.
+
+    Eq. 15 as printed is sign +1, in which the farthest image weighs most, temperature 1, not unit.
     """
     with torch.autocast(a.device.type, enabled=False):
-        return sign * distances(functional.normalize(precise(a)), functional.normalize(precise(b))) / temperature
+        a, b = precise(a), precise(b)
+        if unit:
+            a, b = functional.normalize(a), functional.normalize(b)
+        return sign * distances(a, b) / temperature
 
 
-def affinity(a: Tensor, b: Tensor, temperature: float, sign: Sign = -1) -> Tensor:
+def affinity(a: Tensor, b: Tensor, temperature: float, sign: Sign = -1, unit: bool = True) -> Tensor:
     """(N, N - 1) logarithms of A (IDKL eq. 15): how the images of b, but for its i-th, share image i of a.
 
     a, b: (N, D), whose rows i belong together. Column i is left out, also where b is not a: so supports agree.
     """
-    near = closeness(a, b, temperature, sign)
+    near = closeness(a, b, temperature, sign, unit)
     rows = len(near)
     # without the diagonal: what follows each of its elements, up to the next
     others = near.flatten()[1:].view(rows - 1, rows + 1)[:, :-1].reshape(rows, rows - 1)
     return others.log_softmax(1)
 
 
-def structure(a: Tensor, b: Tensor, temperature: float = 0.1, sign: Sign = -1, *, cross: bool = True) -> Tensor:
+def structure(
+    a: Tensor,
+    b: Tensor,
+    temperature: float = 0.1,
+    sign: Sign = -1,
+    unit: bool = True,
+    kl: Kl = "paper",
+    *,
+    cross: bool = True,
+) -> Tensor:
     """T(a; b) of TGSA (IDKL eq. 16), a scalar: KL(A_aa | A_bb) + KL(A_aa | A_ab) + KL(A_ab | A_bb), means over rows.
 
     a, b: (N, D), N >= 2, whose rows i belong together: an image in two branches, or two images of a subject. Without
     cross, the first alone.
     """
-    aa, bb = (affinity(x, x, temperature, sign) for x in (a, b))
-    return _triplet(aa, affinity(a, b, temperature, sign), bb) if cross else divergence(aa, bb)
+    aa, bb = (affinity(x, x, temperature, sign, unit) for x in (a, b))
+    if not cross:
+        return diverging(aa, bb, kl)
+    return _triplet(aa, affinity(a, b, temperature, sign, unit), bb, kl)
 
 
 def structure_of_subjects(
-    a: Tensor, b: Tensor, subject_a: Tensor, subject_b: Tensor, temperature: float = 0.1, sign: Sign = -1
+    a: Tensor,
+    b: Tensor,
+    subject_a: Tensor,
+    subject_b: Tensor,
+    temperature: float = 0.1,
+    sign: Sign = -1,
+    unit: bool = True,
+    kl: Kl = "paper",
 ) -> Tensor:
     """T(a; b) between subjects, which needs neither order nor equal counts (METHODS 5.2, pairing by class).
 
@@ -77,11 +107,11 @@ def structure_of_subjects(
         left_out = (of_x & thin[:, None]).to(x.dtype).T @ of_y.to(x.dtype) > 0  # (N, M): both of one thin subject
         if x is y:
             left_out = left_out | torch.eye(len(x), dtype=torch.bool, device=x.device)
-        shares = closeness(x, y, temperature, sign).masked_fill(left_out, NOTHING).log_softmax(1)
+        shares = closeness(x, y, temperature, sign, unit).masked_fill(left_out, NOTHING).log_softmax(1)
         columns = shares[:, None, :].masked_fill(~of_y, NOTHING).logsumexp(2)  # (N, P)
         return average(columns, of_x)
 
-    return _triplet(between(a, a, of_a, of_a), between(a, b, of_a, of_b), between(b, b, of_b, of_b))
+    return _triplet(between(a, a, of_a, of_a), between(a, b, of_a, of_b), between(b, b, of_b, of_b), kl)
 
 
 def average(log_p: Tensor, of: Tensor) -> Tensor:
@@ -91,21 +121,14 @@ def average(log_p: Tensor, of: Tensor) -> Tensor:
 
 
 def class_semantic_alignment(
-    student: Tensor,
-    teacher: Tensor,
-    kl: Literal["paper", "teacher_first", "symmetric"] = "paper",
-    detach_teacher: bool = False,
+    student: Tensor, teacher: Tensor, kl: Kl = "paper", detach_teacher: bool = False
 ) -> Tensor:
     """CSA (IDKL eq. 19) of the images of one domain, a scalar. student, teacher: (N, C) logits of the same images.
 
-    paper: KL(student | teacher); teacher_first: KL(teacher | student); symmetric: the mean of the two.
+    paper: KL(student | teacher); teacher_first: KL(teacher | student); symmetric: the sum of the two.
     """
     own, other = precise(student).log_softmax(1), precise(teacher).log_softmax(1)
-    if detach_teacher:
-        other = other.detach()
-    if kl == "symmetric":
-        return (divergence(own, other) + divergence(other, own)) / 2
-    return divergence(own, other) if kl == "paper" else divergence(other, own)
+    return diverging(own, other.detach() if detach_teacher else other, kl)
 
 
 def counterparts(subject_a: Tensor, subject_b: Tensor) -> tuple[Tensor, Tensor]:
@@ -126,6 +149,8 @@ def modality_discrepancy(
     pairing: Literal["index", "class"] = "index",
     temperature: float = 0.1,
     sign: Sign = -1,
+    unit: bool = True,
+    kl: Kl = "paper",
 ) -> tuple[Tensor, int] | None:
     """MDR (IDKL eq. 20) between two domains, the first of which is the visible one: T(a; b) + KL(p_a | p_b).
 
@@ -140,7 +165,7 @@ def modality_discrepancy(
             return None
         a, b = (x[at] for x, at in zip(features, rows, strict=True))
         p, q = (precise(x)[at].log_softmax(1) for x, at in zip(logits, rows, strict=True))
-        return structure(a, b, temperature, sign) + divergence(p, q), 2 * len(a)
+        return structure(a, b, temperature, sign, unit, kl) + diverging(p, q, kl), 2 * len(a)
     in_both = [torch.isin(own, other) for own, other in (subjects, subjects[::-1])]
     if not bool(in_both[0].any()):
         return None
@@ -151,11 +176,12 @@ def modality_discrepancy(
         average(precise(x)[here].log_softmax(1), who == of)
         for x, here, of in zip(logits, in_both, (of_a, of_b), strict=True)
     )
-    return structure_of_subjects(a, b, of_a, of_b, temperature, sign) + divergence(p, q), len(a) + len(b)
+    found = structure_of_subjects(a, b, of_a, of_b, temperature, sign, unit, kl) + diverging(p, q, kl)
+    return found, len(a) + len(b)
 
 
-def _triplet(aa: Tensor, ab: Tensor, bb: Tensor) -> Tensor:
-    return divergence(aa, bb) + divergence(aa, ab) + divergence(ab, bb)
+def _triplet(aa: Tensor, ab: Tensor, bb: Tensor, kl: Kl) -> Tensor:
+    return diverging(aa, bb, kl) + diverging(aa, ab, kl) + diverging(ab, bb, kl)
 
 
 # -- purification
@@ -167,12 +193,21 @@ def entropy(logits: Tensor) -> Tensor:
     return -(log_p.exp() * log_p).sum(1)
 
 
-def discrimination_enhancing(enhanced: Tensor, specific: Tensor) -> Tensor:
+def discrimination_enhancing(
+    enhanced: Tensor,
+    specific: Tensor,
+    *,
+    detach: bool = True,
+    form: Literal["softplus", "released"] = "softplus",
+) -> Tensor:
     """L_e (IDKL eq. 10), a scalar: the mean over images of softplus(H(enhanced) - sg[H(specific)]), ln 2 where equal.
 
     enhanced, specific: (B, C) logits of one classifier, for the feature behind the mask and the one before it.
+    released: exp(relu(.)) - 1, 0 where equal. Without detach the reference has a gradient, too.
     """
-    return functional.softplus(entropy(enhanced) - entropy(specific).detach()).mean()
+    before = entropy(specific)
+    excess = entropy(enhanced) - (before.detach() if detach else before)
+    return (functional.softplus(excess) if form == "softplus" else excess.relu().expm1()).mean()
 
 
 def discrepancy_reducing(
@@ -184,13 +219,14 @@ def discrepancy_reducing(
     *,
     unit: bool = True,
     hinge: Literal["softplus", "relu"] = "softplus",
+    detach: bool = True,
 ) -> Tensor:
     """L_r (IDKL eq. 11), a scalar: how much farther apart a subject's centres in two domains are behind the mask.
 
     reduced, instance: (B, D) features behind the mask and before it; subject, group: (B,) int64; pairs: of groups. For
     each subject with images in both, hinge(|c_reduced| apart - sg[|c_instance| apart]); the mean over these subjects,
     then over the pairs that have any. unit: features count by their direction, else shrinking the mask to zero would
-    do. With hinge relu and not unit it is what the released code has. Without any subject it is 0.
+    do. With hinge relu, neither unit nor detach it is what the released code has. Without any subject it is 0.
     """
     if unit:
         reduced, instance = functional.normalize(precise(reduced)), functional.normalize(precise(instance))
@@ -202,7 +238,7 @@ def discrepancy_reducing(
             continue
         member = subject == both[:, None]
         apart, before = (_apart(x, member & (group == a), member & (group == b)) for x in (reduced, instance))
-        excess = apart - before.detach()
+        excess = apart - (before.detach() if detach else before)
         found.append((functional.softplus(excess) if hinge == "softplus" else excess.relu()).mean())
     return torch.stack(found).mean() if found else precise(reduced).sum() * 0
 

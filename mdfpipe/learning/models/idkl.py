@@ -161,7 +161,8 @@ class TrainingOnly(nn.Module):
     """What a network of IDKL has while it is trained: heads of the specific branch, purifier, adversaries.
 
     specific_neck: of the raw specific feature; purified_neck: of the purified one, where there is a purifier;
-    classifier: C_sp, of both. depths: where discriminators (specific branch) and confusers (shared branch) sit.
+    classifier: C_sp, of both. discriminators (of the specific branch) and confusers (of the shared one): where they
+    sit, at these depths or nowhere.
     """
 
     def __init__(
@@ -169,7 +170,8 @@ class TrainingOnly(nn.Module):
         channels: Sequence[int],
         classes: int,
         groups: int,
-        depths: Sequence[str],
+        discriminators: Sequence[str],
+        confusers: Sequence[str],
         purifier: Purifier | None,
         adversary: dict[str, Any],
     ) -> None:
@@ -179,9 +181,11 @@ class TrainingOnly(nn.Module):
         self.purified_neck = BNNeck(width) if purifier is not None else None
         self.classifier = Classifier(width, classes)
         self.purifier = purifier
-        widths = {name: channels[SPLIT] if name == "stage3" else width for name in depths}
-        self.discriminators = DomainClassifiers(widths, groups, **adversary)
-        self.confusers = DomainClassifiers(widths, groups, **adversary)
+        widths = {"stage3": channels[SPLIT], "stage4": width, "neck": width}
+        self.discriminators, self.confusers = (
+            DomainClassifiers({name: widths[name] for name in depths}, groups, **adversary)
+            for depths in (discriminators, confusers)
+        )
 
 
 class IdklNet(nn.Module):
@@ -189,7 +193,8 @@ class IdklNet(nn.Module):
     the losses.
 
     pairs: of domains, which the losses bring together, a visible one first; classes: 0 = the shared branch and its neck
-    alone; purifier, adversary: settings of `Purifier` (None: there is none) and `DomainClassifiers`.
+    alone; discriminators, confusers: the depths of each, stage3, stage4 or neck; purifier, adversary: settings of
+    `Purifier` (None: there is none) and `DomainClassifiers`.
     """
 
     def __init__(
@@ -197,8 +202,9 @@ class IdklNet(nn.Module):
         kind: Kind,
         pairs: DomainPairs,
         classes: int,
-        depths: Sequence[str],
         *,
+        discriminators: Sequence[str],
+        confusers: Sequence[str],
         power: float,
         purifier: dict[str, Any] | None,
         adversary: dict[str, Any],
@@ -207,14 +213,17 @@ class IdklNet(nn.Module):
         branches = ("shared", "specific") if classes else ("shared",)
         self.backbone = Trunk(kind, ["all"], own=0, split=SPLIT, branches=branches)
         channels = self.backbone.channels
-        self.pairs, self.depths = pairs, tuple(depths)
+        self.pairs = pairs
+        self.noted = {"specific": "stage3" in discriminators, "shared": "stage3" in confusers}
         self.pool = GeM(power)
         self.neck = BNNeck(channels[-1])
         self.classifier = Classifier(channels[-1], classes) if classes else None
         self.training_only = None
         if classes:
             made = None if purifier is None else Purifier(channels[-1], power=power, **purifier)
-            self.training_only = TrainingOnly(channels, classes, pairs.groups, self.depths, made, adversary)
+            self.training_only = TrainingOnly(
+                channels, classes, pairs.groups, discriminators, confusers, made, adversary
+            )
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """shared (B, C); in training also specific, what a purifier gives (B, C), and, where adversaries sit there,
@@ -234,12 +243,7 @@ class IdklNet(nn.Module):
             found[f"{name}_stage3"] = self.pool(behind)
             return behind
 
-        return self.backbone.branch(name, x, {3: note} if "stage3" in self.depths else None)
-
-    def at_depths(self, name: str, features: dict[str, Tensor], necked: Tensor) -> dict[str, Tensor]:
-        """The vectors that the adversaries of a branch get. necked: its feature after its neck."""
-        known = {"stage4": features[name], "neck": necked}
-        return {depth: known[depth] if depth in known else features[f"{name}_{depth}"] for depth in self.depths}
+        return self.backbone.branch(name, x, {3: note} if self.noted[name] else None)
 
 
 def without_running(neck: BNNeck, z: Tensor) -> Tensor:

@@ -138,4 +138,9 @@ class CrossModal(Recipe):
             decay_vectors=self.decay_vectors,
             bias_decay=getattr(self, "bias_decay", None),
             backbone=self.below,
+            others=self.rates(),
         )
+
+    def rates(self) -> dict[str, float]:
+        """Rates of further parts, by how their names begin, times the schedule's. By default there are none."""
+        return {}

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import Field, model_validator
@@ -34,9 +36,10 @@ def by_part(
     decay_vectors: bool = True,
     bias_decay: float | None = None,
     backbone: tuple[str, ...] = ("backbone.",),
+    others: Mapping[str, float] = MappingProxyType({}),
 ) -> list[Group]:
     """What requires a gradient: backbone (how its names begin) and the rest (head), of each matrices, biases and other
-    vectors apart.
+    vectors apart. others: further parts, how their names begin, and their rates.
 
     Biases learn bias_rate times as fast, and decay by bias_decay; without decay_vectors they and other vectors do not.
     """
@@ -50,6 +53,7 @@ def by_part(
         if not value.requires_grad:
             continue
         part, rate = ("backbone", backbone_rate) if name.startswith(backbone) else ("head", head_rate)
+        part, rate = next(((begin, own) for begin, own in others.items() if name.startswith(begin)), (part, rate))
         kind = "biases" if name.endswith(".bias") else "matrices" if value.ndim > 1 else "vectors"
         made = Group([], rate * (bias_rate if kind == "biases" else 1.0), decay[kind], f"{part} {kind}")
         groups.setdefault(made.name, made).parameters.append(value)
