@@ -60,7 +60,10 @@ METRICS = {
 
 PUBLIC = {
     "PASS": ("body, its ViT", "local tokens and positions included: upper, middle and lower half, not body parts"),
-    "TransReID": ("body, its ViT", "sie_embed is left out"),
+    "TransReID": (
+        "body, its ViT",
+        "sie_embed is left out, or loaded where `side_information` is set and its number of rows fits",
+    ),
     "TransReID-SSL": ("body, its ViT", "also with the convolution stem of its ICS networks"),
     "DINO": ("body, its ViT", "of student and teacher the teacher; its projection is left out"),
     "timm ViT": ("body, its ViT", "distilled ones without their second token"),

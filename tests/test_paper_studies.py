@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections import Counter
 from dataclasses import replace
 from functools import partial
@@ -19,6 +20,7 @@ from mdfpipe.errors import ConfigError
 from mdfpipe.evaluation.study import evaluate
 from mdfpipe.evaluation.vectors import SystemVectors
 from mdfpipe.learning.system import System
+from mdfpipe.learning.train.checkpoint import Checkpoint
 from mdfpipe.running.runner import Runner
 from mdfpipe.running.synthesis import synthesise
 from mdfpipe.stages import Context, Inputs, Resources
@@ -521,6 +523,31 @@ def test_what_tables_share_is_done_once_and_a_second_call_does_nothing(tiny: tup
         "evaluate": 1,
     }
     assert tiny_run(home) == []
+
+
+# -- side information, and ranges
+
+
+def test_side_information_and_ranges(tiny: tuple[Path, list[str]], tmp_path: Path) -> None:
+    """The tiny form runs on the same crops; the studies of IJB-MDF ask for the same tables."""
+    shutil.copytree(tiny[0] / "run", tmp_path / "run", ignore=shutil.ignore_patterns("train", "embed", "evaluate"))
+    study = Study.load(PIPELINES / "synthetic" / "tiny-side-information.yaml")
+    executor = Inline(Resources(threads=1))
+    outcome = Runner(study, Run(tmp_path / "run"), tiny[0] / "data", executor.resources, executor).execute()
+    assert outcome.complete, (outcome.failures, outcome.refused)
+    assert not any(unit.startswith(("detect", "crop")) for unit in executor.ran)
+    document = json.loads((tmp_path / "run" / "evaluate" / "metrics.json").read_text())
+    found = Counter((r["table"], r["system"]) for r in document["metrics"] if r["metric"] == "rank-1")
+    systems = ("body-finetuned", "body-domain", "body-camera", "body-both")
+    assert found == {("cross-range", "body-finetuned"): 16, **{("side-information", name): 4 for name in systems}}
+    both = Checkpoint.load(tmp_path / "run" / "train" / "body-both" / "last.pt")
+    named = sorted(name.removeprefix("side.") for name in both.model if name.startswith("side."))
+    bands = ["LWIR", "MWIR", "SWIR", "VIS"]
+    assert named == [f"camera.of {b}" for b in bands] + [f"domain.of {d}" for d in sorted(("VIS-500m", *INFRARED))]
+    for name in ("side-information", "cross-range"):
+        table = Study.load(IJBMDF / f"{name}.yaml").evaluate.tables[name]
+        assert table.pairs == study.evaluate.tables[name].pairs
+        assert name == "cross-range" or table.systems == study.evaluate.tables[name].systems
 
 
 # -- extends

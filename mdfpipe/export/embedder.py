@@ -110,7 +110,8 @@ def _refuse_domains(embedder: EmbeddingNetwork, size: tuple[int, int], domains: 
 def _facts(found: Checkpoint, recipe: Recipe) -> dict[str, str]:
     """What who runs the file has to know, by name."""
     augment = recipe.augment
-    return {
+    more = {"camera": "not known: the mean of those that were trained on"} if recipe.uses_cameras else {}
+    return more | {
         "mdfpipe": __version__,
         "system": found.system,
         "recipe": recipe.use,

@@ -109,8 +109,10 @@ def token_maps(recipe: Recipe, model: nn.Module, crops: Crops, domains: Sequence
     batch = _first(recipe, crops, domains) if vit is not None and vit.grid[0] >= len(PARTS) else None
     if batch is None:
         return None
-    with _one_thread():
-        attention = vit.attended(batch.images)[1][0]
+    beside: Any = getattr(model, "side", None)
+    with _one_thread(), torch.no_grad():
+        side = None if beside is None else beside(batch.domain, batch.camera)
+        attention = vit.attended(batch.images, side)[1][0]
     own: list[int | None] = [*([None] if vit.design.global_ == "token" else []), *vit.chosen]
     rows = attention[[0 if place is None else 1 + place for place in own]]
     are_halves = bool(set(getattr(recipe, "parts", ())) & set(HALVES))

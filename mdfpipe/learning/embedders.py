@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 CPU_BATCH: Final = 8
 """Images that a network on a CPU, or under another engine than torch, is given at a time."""
+MOST_GRAPHS: Final = 16
+"""Graphs that are kept: of streams, or of cameras."""
 _TYPES: Final = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -88,7 +90,7 @@ class TracedEmbedder:
     where: str
     threads: int = 1
     gpu: int | None = None
-    runs: dict[int, Run] = field(default_factory=dict)
+    runs: dict[tuple[int, int], Run] = field(default_factory=dict)
 
     @property
     def fixed(self) -> int | None:
@@ -99,24 +101,28 @@ class TracedEmbedder:
         """(B, D) vectors of a batch, each image through the stream of its domain. Raises ConfigError."""
         images = batch.images.contiguous().numpy()
         streams = np.array([self.recipe.stream_at(place, self.domains) for place in batch.domain.tolist()])
+        cameras = batch.camera.numpy() if self.recipe.uses_cameras else np.full(len(images), -1)
         vectors = np.empty((len(images), self.recipe.features), np.float32)
-        for stream in np.unique(streams).tolist():
-            (found,) = self.of_stream(stream)(images)
+        for stream, camera in sorted({*zip(streams.tolist(), cameras.tolist(), strict=True)}):
+            (found,) = self.of_stream(stream, camera)(images)
             if found.shape != vectors.shape:
                 raise ConfigError(
                     f"{self.where}: expected vectors of {vectors.shape} from {self.engine}, got {found.shape}: the "
                     f"network of {self.recipe.use} cannot be traced; take engine torch"
                 )
-            vectors[streams == stream] = found[streams == stream]
+            own = (streams == stream) & (cameras == camera)
+            vectors[own] = found[own]
         return vectors
 
-    def of_stream(self, stream: int) -> Run:
-        """The graph of a stream. Raises ConfigError and MissingDependency."""
-        if stream not in self.runs:
+    def of_stream(self, stream: int, camera: int = -1) -> Run:
+        """The graph of a stream, for a camera. Raises ConfigError and MissingDependency."""
+        if (stream, camera) not in self.runs:
+            if len(self.runs) >= MOST_GRAPHS:  # cameras may be many; a video has one
+                self.runs.clear()
             size = (self.recipe.image_height_px, self.recipe.image_width_px)
-            module = EmbeddingNetwork(self.recipe, self.network, stream).eval()
+            module = EmbeddingNetwork(self.recipe, self.network, stream, camera).eval()
             graph = TracedGraph(module, torch.zeros(CPU_BATCH, 3, *size), ("vectors",))
-            self.runs[stream] = traced(
+            self.runs[stream, camera] = traced(
                 graph,
                 self.engine,
                 self.precision,
@@ -125,25 +131,25 @@ class TracedEmbedder:
                 where=self.where,
                 asked=self.asked,
             )
-        return self.runs[stream]
+        return self.runs[stream, camera]
 
 
 class EmbeddingNetwork(nn.Module):
-    """A recipe's `embed` as a network: images (B, 3, H, W) to vectors (B, D). domain: the place of theirs."""
+    """A recipe's `embed` as a network: images (B, 3, H, W) to vectors (B, D). domain, camera: as in a CropBatch."""
 
-    def __init__(self, recipe: Recipe, network: nn.Module, domain: int = 0) -> None:
+    def __init__(self, recipe: Recipe, network: nn.Module, domain: int = 0, camera: int = -1) -> None:
         super().__init__()
-        self.recipe, self.network, self.domain = recipe, network, domain
+        self.recipe, self.network, self.domain, self.camera = recipe, network, domain, camera
 
     def forward(self, images: Tensor) -> Tensor:
         """Vectors of images."""
-        return self.recipe.embed(self.network, batch_of(images, self.domain))
+        return self.recipe.embed(self.network, batch_of(images, self.domain, self.camera))
 
 
-def batch_of(images: Tensor, domain: int) -> CropBatch:
-    """Images as a batch of crops of one domain."""
+def batch_of(images: Tensor, domain: int, camera: int = -1) -> CropBatch:
+    """Images as a batch of crops of one domain and camera."""
     none = torch.zeros(images.shape[0], dtype=torch.int64)
-    return CropBatch(images, none, none + domain, none, none, none, none)
+    return CropBatch(images, none, none + domain, none, none, none, none, none + camera)
 
 
 def drawn_images(recipe: Recipe) -> Tensor:

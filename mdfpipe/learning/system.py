@@ -236,8 +236,8 @@ def _take_over(system: System, model: nn.Module, found: Checkpoint, what: str) -
     from mdfpipe.weightfiles import refuse_unusable
 
     fit_stems(model, found.model)
-    own, heads = model.state_dict(), system.recipe.head
     given = system.recipe.adopt(model, found.model)
+    own, heads = model.state_dict(), system.recipe.head
     wanted = {name for name in own if not name.startswith(heads)}
     same = {n: t for n, t in given.items() if n in wanted and t.shape == own[n].shape}
     backbone = [name for name in wanted if name.startswith("backbone.")]

@@ -87,7 +87,7 @@ class Embed(Stage):
         """
         if upstream.stage == "manifest":
             domain, crops = self._wanted(run, upstream, key)
-            return fingerprint([domain, crops.to_pylist()])
+            return fingerprint([domain, crops.to_pylist(), *self._camera(run, upstream, key).values()])
         return weights_of(upstream, self.settings.keep)
 
     def process(self, key: str, inputs: Inputs, context: Context) -> Made:
@@ -104,7 +104,8 @@ class Embed(Stage):
         rows = inputs.table("crop", key)
         rows = joined(rows, wanted, "crop_id", run.part("crop", key), "the manifest", others=True)
         deep = recorded_window(run, key)  # as crop tells it
-        crops = c.from_crops(rows, run.path, domain, windows={key: deep} if deep else None)
+        camera = self._camera(run, run.receipt(*MANIFEST), key)
+        crops = c.from_crops(rows, run.path, domain, windows={key: deep} if deep else None, camera=camera)
         reader = CropReader(crops, recipe.image_height_px, recipe.image_width_px, recipe.depth, strict=settings.strict)
         vectors = np.zeros((len(crops), recipe.features), np.float32)
         usable = np.zeros(len(crops), bool)
@@ -158,6 +159,13 @@ class Embed(Stage):
         """The domain of a video, and its crops that are embedded, sorted."""
         return self._chosen(run, manifest).get(key, ("", pa.array([], pa.string())))
 
+    def _camera(self, run: Run, manifest: Receipt | None, key: str) -> dict[str, str]:
+        """The video's camera, where the network uses it and the data set names it."""
+        if not self.settings.recipe.uses_cameras or manifest is None:
+            return {}
+        camera = _cameras(run.path, manifest.content).get(key)
+        return {key: camera} if camera is not None else {}
+
     def _chosen(self, run: Run, manifest: Receipt | None) -> dict[str, tuple[str, pa.Array]]:
         """As `_wanted`, of each video."""
         mark, settings = manifest.content if manifest else "", self.settings
@@ -192,6 +200,14 @@ def _chosen(run: Path, manifest: str, modality: str, splits: tuple[str, ...]) ->
     ends = np.cumsum(np.bincount(videos.indices.to_numpy(), minlength=len(videos.dictionary))).tolist()
     parts = zip(videos.dictionary.to_pylist(), [0, *ends], ends, strict=False)
     return {name: (domains[begin].as_py(), crops[begin:end]) for name, begin, end in parts}
+
+
+@lru_cache(maxsize=8)
+def _cameras(run: Path, manifest: str) -> dict[str, str]:
+    """video_id -> its camera, where there is one. manifest: its content, read once for each."""
+    pairs = Run(run).table("manifest", "manifest", ["video_id", "camera_id"]).group_by(["video_id", "camera_id"])
+    rows = pairs.aggregate([]).to_pylist()
+    return {row["video_id"]: row["camera_id"] for row in rows if row["camera_id"] is not None}
 
 
 @lru_cache(maxsize=1)

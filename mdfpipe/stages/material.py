@@ -92,20 +92,27 @@ def _left_out(crops: Crops, lacking: Mapping[str, Sequence[str]]) -> dict[str, A
 # -- the study's own crops
 
 
-def training_rows(run: Run, manifest: Receipt, modality: str, domains: list[str] | None) -> str:
-    """A fingerprint of the manifest's training crops, their pixels by the content of the crop parts they lie in."""
-    return _training_rows(run.path, manifest.fingerprint, modality, None if domains is None else tuple(domains))
+def training_rows(
+    run: Run, manifest: Receipt, modality: str, domains: list[str] | None, *, cameras: bool = False
+) -> str:
+    """A fingerprint of the manifest's training crops, their pixels by the content of the crop parts they lie in.
+
+    cameras: whether they count, too.
+    """
+    named = None if domains is None else tuple(domains)
+    return _training_rows(run.path, manifest.fingerprint, modality, named, cameras)
 
 
 @lru_cache(maxsize=16)
-def _training_rows(run: Path, manifest: str, modality: str, domains: tuple[str, ...] | None) -> str:
+def _training_rows(run: Path, manifest: str, modality: str, domains: tuple[str, ...] | None, cameras: bool) -> str:
     receipt = Run(run).receipt("manifest", "manifest")
     try:
         crops = _own(Run(run), modality, domains)
     except DataError as error:  # the training itself will say so
         return fingerprint([manifest, one_line(error)])
     made_from = receipt.upstream if receipt else {}
-    return fingerprint([crops.fingerprint(), {video: made_from.get(f"crop/{video}") for video in crops.videos}])
+    more = [dict(sorted(crops.camera.items()))] if cameras else []
+    return fingerprint([crops.fingerprint(), {video: made_from.get(f"crop/{video}") for video in crops.videos}, *more])
 
 
 def gallery_domains(manifest: Receipt | None) -> list[str]:

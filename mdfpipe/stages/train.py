@@ -94,7 +94,8 @@ class Train(Stage):
         if upstream.stage != "manifest":
             return weights_of(upstream, "last")
         settings = self.settings
-        rows = training_rows(run, upstream, settings.recipe.modality, settings.train_domains)
+        recipe = settings.recipe
+        rows = training_rows(run, upstream, recipe.modality, settings.train_domains, cameras=recipe.uses_cameras)
         return fingerprint([rows, gallery_domains(upstream)]) if settings.validation.subjects else rows
 
     def process(self, key: str, inputs: Inputs, context: Context) -> Made:
@@ -184,7 +185,7 @@ class Train(Stage):
         seed_everything(settings.seed, "weights")
         if crops:
             refuse_untrained_domains(self.name, settings, inputs.run, crops.domains)
-            model = settings.recipe.model(len(crops.subjects), crops.domains)
+            model = settings.recipe.network(crops)
         else:
             model = settings.recipe.model(0, before.domains if before else ())
         return model, start(settings, model, before, weights)

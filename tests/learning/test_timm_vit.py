@@ -137,7 +137,7 @@ def test_size_and_normalisation_are_those_of_timm() -> None:
         ({"backbone": {"use": "timm", "name": "vit_base_patch14_dinov2.x"}}, "tags: vit_base_patch14_dinov2.lvd142m"),
         ({"backbone": {"use": "timm", "name": "resnet50"}}, "resnet50.*take a ViT or Swin"),
         ({"backbone": "bse"}, r"backbone: expected base, .* or \{use: timm, name: \.\.\.\}, got 'bse'"),
-        ({"stem": "conv", "blocks": 2}, "blocks, stem: a backbone of timm has its own"),
+        ({"stem": "conv", "blocks": 2}, "blocks, stem: a backbone of timm does not take it"),
         ({"positions": "sincos"}, "positions: a backbone of timm"),
         ({"initialisation": "mimetic"}, "initialisation: a backbone of timm"),
         ({"part_alignment": 0.1}, "part_alignment: a backbone of timm"),

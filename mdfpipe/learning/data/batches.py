@@ -72,7 +72,8 @@ class CropBatch:
 
     images: (B, 3, H, W) float32; subject: (B,) int64 class, 0..C-1; domain: (B,) int64 position in the domains that are
     trained on; source: (B,) int64, 0 = the study's own manifest, 1.. = further ones; view, role: (B,) int64; row: (B,)
-    int64 position in the `Crops`. images may be empty (0 images) where a batch was gathered: labels only.
+    int64 position in the `Crops`; camera: (B,) int64 `camera_code`, -1 where it is not known. images may be empty (0
+    images) where a batch was gathered: labels only.
     """
 
     images: Tensor
@@ -82,6 +83,11 @@ class CropBatch:
     view: Tensor
     role: Tensor
     row: Tensor
+    camera: Tensor = field(default_factory=lambda: _none())
+
+    def __post_init__(self) -> None:
+        if len(self.camera) != len(self.subject):
+            object.__setattr__(self, "camera", self.subject.new_full(self.subject.shape, -1))
 
     def __len__(self) -> int:
         return len(self.subject)
@@ -89,3 +95,9 @@ class CropBatch:
     def to(self, device: torch.device) -> CropBatch:
         """The same on another device."""
         return replace(self, **{name: value.to(device, non_blocking=True) for name, value in vars(self).items()})
+
+
+def _none() -> Tensor:
+    import torch
+
+    return torch.zeros(0, dtype=torch.int64)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ class Crops:
     crop_id: (n,) strings; subject, domain, video, shard: (n,) int64 into subjects, domains, videos, shards (absolute
     paths); offset, size: (n,) int64 bytes in the shard; crc32: (n,) int64, of these bytes, or UNKNOWN; source: (n,)
     int64, 0 = the study's own manifest, 1.. = further ones; window: (n, 2) float32, the values of black and
-    white. subjects are sorted.
+    white. subjects are sorted. camera: of a video, where the data set names it.
     """
 
     crop_id: pa.StringArray
@@ -52,6 +53,7 @@ class Crops:
     domains: tuple[str, ...]
     videos: tuple[str, ...]
     shards: tuple[Path, ...]
+    camera: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         n = len(self.crop_id)
@@ -74,6 +76,16 @@ class Crops:
     def __repr__(self) -> str:
         counts = ", ".join(f"{len(getattr(self, f'{name}s'))} {name}s" for name in _POINTERS)
         return f"Crops({len(self)} rows; {counts}; sources {sorted(set(self.source.tolist()))})"
+
+    @property
+    def cameras(self) -> list[str]:
+        """The cameras of these rows, sorted."""
+        return sorted({self.camera[self.videos[v]] for v in np.unique(self.video) if self.videos[v] in self.camera})
+
+    @cached_property
+    def camera_of_video(self) -> I64:
+        """(videos,) int64 `camera_code` of the camera of each video."""
+        return np.array([camera_code(self.camera.get(video)) for video in self.videos], np.int64)
 
     def take(self, rows: NDArray[Any]) -> Crops:
         """These rows (positions, or n booleans), in this order; subjects, domains, videos and shards stay."""
@@ -99,7 +111,9 @@ class Crops:
         return pa.table({"crop_id": self.crop_id, **columns})
 
     def fingerprint(self) -> str:
-        """A hash of what the rows say: ids, subjects, domains, where in which shard, windows. Folders do not enter."""
+        """A hash of what the rows say: ids, subjects, domains, where in which shard, windows. Neither folders enter nor
+        cameras, which few networks use.
+        """
         bare = self.compact()
         digest = hashlib.sha256()
         names = (bare.subjects, bare.domains, bare.videos, tuple(path.name for path in bare.shards))
@@ -108,6 +122,13 @@ class Crops:
         for name in _COLUMNS:
             digest.update(np.ascontiguousarray(getattr(bare, name)).tobytes())
         return digest.hexdigest()
+
+
+def camera_code(camera: str | None) -> int:
+    """A number of 63 bits for the name of a camera, the same everywhere; -1 for none."""
+    if camera is None:
+        return UNKNOWN
+    return int.from_bytes(hashlib.blake2b(camera.encode(), digest_size=8).digest()) >> 1
 
 
 _POINTERS = ("subject", "domain", "video", "shard")
@@ -148,14 +169,23 @@ def from_manifest(
                 f"{rows.num_rows} rows{_chosen_by(filters, name)}, which have {_tally(column)}"
             )
         rows = kept
-    return _from_rows(rows, rows["domain"], folder, domains, windows or {}, source, prefix)
+    found = _from_rows(rows, rows["domain"], folder, domains, windows or {}, source, prefix)
+    pairs = rows.group_by(["video_id", "camera_id"]).aggregate([]) if "camera_id" in rows.column_names else None
+    named = zip(*(pairs[name].to_pylist() for name in ("video_id", "camera_id")), strict=True) if pairs else ()
+    return replace(found, camera={video: camera for video, camera in named if camera is not None})
 
 
 def from_crops(
-    table: pa.Table, folder: Path, domain: str, *, windows: Mapping[str, tuple[float, float]] | None = None
+    table: pa.Table,
+    folder: Path,
+    domain: str,
+    *,
+    windows: Mapping[str, tuple[float, float]] | None = None,
+    camera: Mapping[str, str] | None = None,
 ) -> Crops:
     """The rows of a CROPS table (of one video, say) below `folder`, all of one domain. Raises DataError."""
-    return _from_rows(table, pa.repeat(domain, table.num_rows), folder, [domain], windows or {}, 0, "")
+    found = _from_rows(table, pa.repeat(domain, table.num_rows), folder, [domain], windows or {}, 0, "")
+    return replace(found, camera=camera or {})
 
 
 def from_folder(folder: Path, *, source: int, prefix: str = "") -> Crops:
@@ -208,7 +238,8 @@ def join(parts: Sequence[Crops]) -> Crops:
         changed |= {name: np.concatenate(columns), f"{name}s": tuple(values)}
     for name in set(_COLUMNS) - set(_POINTERS):
         changed[name] = np.concatenate([getattr(part, name) for part in parts])
-    return Crops(crop_id=pa.concat_arrays([part.crop_id for part in parts]), **changed)
+    camera = {video: name for part in parts for video, name in part.camera.items()}
+    return Crops(crop_id=pa.concat_arrays([part.crop_id for part in parts]), camera=camera, **changed)
 
 
 # -- fewer subjects

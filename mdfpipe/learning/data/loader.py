@@ -307,6 +307,7 @@ class _Started:
             view=_whole(draw.view[good]),
             role=_whole(draw.role[good]),
             row=_whole(row),
+            camera=_whole(crops.camera_of_video[crops.video[row]]),
         )
         return batch, len(draw)
 

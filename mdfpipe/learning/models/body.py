@@ -9,12 +9,14 @@ from torch import Tensor, nn
 
 from mdfpipe.learning.models.backbones.semantic_vit import PartAlignment, SemanticViT, TokenBackbone
 from mdfpipe.learning.models.parts.heads import Classifier, Neck
+from mdfpipe.learning.models.parts.side_information import SideInformation
 
 
 class BodyModel(nn.Module):
     """`forward` gives what one image alone decides; neck and classifier are for the losses.
 
-    backbone: a TokenBackbone, or any module that gives (B, width); classes: 0 = no classifier.
+    backbone: a TokenBackbone, or any module that gives (B, width); classes: 0 = no classifier; side: for a
+    SemanticViT.
     """
 
     def __init__(
@@ -24,8 +26,10 @@ class BodyModel(nn.Module):
         classes: int,
         neck: Literal["multi", "single", "plain"],
         align_parts: bool = False,
+        side: SideInformation | None = None,
     ) -> None:
         super().__init__()
+        self.side = side
         self.backbone = backbone
         self.alignment = None
         if isinstance(backbone, TokenBackbone):
@@ -37,11 +41,14 @@ class BodyModel(nn.Module):
             self.neck = Neck(neck, width)
         self.classifier = Classifier(width, classes) if classes else None
 
-    def forward(self, images: Tensor) -> dict[str, Tensor]:
+    def forward(self, images: Tensor, domain: Tensor | None = None, camera: Tensor | None = None) -> dict[str, Tensor]:
         """z (B, width) before the neck; of a TokenBackbone tokens (B, 4, d); of aligned parts alignment, match (B,)."""
         if not isinstance(self.backbone, TokenBackbone):
             return {"z": self.backbone(images)}
-        tokens = self.backbone(images)
+        if self.side is None:
+            tokens = self.backbone(images)
+        else:
+            tokens = self.backbone(images, self.side(domain, camera))
         found = {"z": self.backbone.fuse(tokens), "tokens": torch.cat([tokens.global_[:, None], tokens.local], dim=1)}
         if self.alignment is not None and self.training:
             found["alignment"] = self.alignment(tokens).expand(len(images))

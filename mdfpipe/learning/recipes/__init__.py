@@ -111,6 +111,15 @@ class Recipe(Plugin):
         What it has for each of the `domains` is named after it: a system that starts from another takes it by name.
         """
 
+    def network(self, crops: Crops) -> nn.Module:
+        """The network to train on these crops: `model` of their subjects and domains. Raises ConfigError."""
+        return self.model(len(crops.subjects), crops.domains)
+
+    @property
+    def uses_cameras(self) -> bool:
+        """Whether the camera of a crop decides its vector. By default: no."""
+        return False
+
     @classmethod
     def methods(cls) -> list[str]:
         """The names of the recipes that train, sorted."""
@@ -179,8 +188,8 @@ class Recipe(Plugin):
         return 0 if type(self).embedded_as is Recipe.embedded_as else place
 
     def adopt(self, model: Network, state: dict[str, Any]) -> dict[str, Any]:
-        """The tensors of another system's checkpoint, by the names that this network has for them. By default: as they
-        are named."""
+        """The tensors of another system's checkpoint, by the names that this network has for them, and a place in it
+        for those that only a checkpoint names. By default: as they are named."""
         return state
 
     def parameter_groups(self, model: Network) -> list[Group]:

@@ -74,8 +74,9 @@ class Lora(Config):
 
 
 _OF_A_DESIGN = ("stem", "local", "global_token", "fusion", "positions", "initialisation")  # as in Design
-_OF_OUR_VIT = ("patch_px", "blocks", "part_alignment", "stem", "positions", "initialisation")
-_OF_A_VIT = ("patch_px", "blocks", "drop_path", "part_alignment", "lora", *_OF_A_DESIGN)
+_OF_SIDE = ("side_information", "side_coefficient")
+_OF_OUR_VIT = ("patch_px", "blocks", "part_alignment", "stem", "positions", "initialisation", *_OF_SIDE)
+_OF_A_VIT = ("patch_px", "blocks", "drop_path", "part_alignment", "lora", *_OF_SIDE, *_OF_A_DESIGN)
 
 
 class Body(Recipe):
@@ -124,6 +125,14 @@ class Body(Recipe):
     initialisation: Literal["normal", "mimetic"] = Field(
         "normal", description="how the attention starts: drawn, or as in trained ViTs (Trockman and Kolter 2023)"
     )
+    side_information: Literal["domain", "camera", "both"] | None = Field(
+        None,
+        json_schema_extra=IF_SET,
+        description="embedding that is added to every token (SIE): of a crop's domain, its camera, both; none: nothing",
+    )
+    side_coefficient: float | None = Field(
+        None, gt=0, json_schema_extra=IF_SET, description="factor of that embedding; none: 3, as in TransReID"
+    )
     neck: Literal["multi", "single", "plain"] = Field("multi", description="BN neck for each token, one, or none")
     part_alignment: float = Field(0.0, ge=0, description="weight of the term that ties local tokens to body bands")
     smoothing: float = Field(0.0, ge=0, lt=1, description="of the identity labels")
@@ -150,6 +159,11 @@ class Body(Recipe):
     def _has_what_timm_says(cls, value: Any) -> Any:
         return completed(value) if isinstance(value, dict) else value
 
+    @field_validator("side_information", mode="before")
+    @classmethod
+    def _is_none(cls, value: Any) -> Any:
+        return None if value == "none" else value
+
     @field_validator("backbone", mode="before")
     @classmethod
     def _is_one_kind(cls, value: Any) -> Any:
@@ -169,7 +183,7 @@ class Body(Recipe):
                 raise ValueError(f"{', '.join(given)}: belongs to a ViT; the striped ResNet has no tokens")
         elif isinstance(self.backbone, Timm):
             if given := self._given(_OF_OUR_VIT):
-                raise ValueError(f"{', '.join(given)}: a backbone of timm has its own; leave it out")
+                raise ValueError(f"{', '.join(given)}: a backbone of timm does not take it; leave it out")
             if self.local == "token":
                 raise ValueError("local: a backbone of timm has no local tokens, but means of bands: set local=band")
             try:
@@ -178,6 +192,8 @@ class Body(Recipe):
                 raise ValueError(str(error)) from None
         elif self.image_height_px % self.patch_px or self.image_width_px % self.patch_px:
             raise ValueError(f"expected image sides that are multiples of patch_px {self.patch_px}")
+        if self.side_coefficient is not None and self.side_information is None:
+            raise ValueError("side_coefficient: expected side_information, whose factor it is, got none")
         if not self.parts and self.fusion == "cat" and self.part_alignment:
             raise ValueError("part_alignment needs local tokens: parts is empty")
         if self.local == "band" and self.part_alignment:
@@ -212,8 +228,22 @@ class Body(Recipe):
         size = (self.image_height_px, self.image_width_px)
         return layout(backbone.name, backbone.options, size, global_=self.global_token)
 
-    def model(self, classes: int, domains: Sequence[str]) -> nn.Module:
-        """BodyModel: backbone, neck, classifier."""
+    @property
+    def uses_cameras(self) -> bool:
+        """Whether the camera of a crop is added to its tokens."""
+        return self.side_information in ("camera", "both")
+
+    def network(self, crops: Crops) -> nn.Module:
+        """`model`, with the cameras of these crops where it uses them. Raises ConfigError where they name none."""
+        if self.uses_cameras and not crops.cameras:
+            raise ConfigError(
+                f"side_information {self.side_information}: expected crops whose camera the data set names, got none: "
+                "give dataset.camera, or take side_information domain"
+            )
+        return self.model(len(crops.subjects), crops.domains, crops.cameras if self.uses_cameras else ())
+
+    def model(self, classes: int, domains: Sequence[str], cameras: Sequence[str] = ()) -> nn.Module:
+        """BodyModel: backbone, neck, classifier. A checkpoint names its cameras itself."""
         from mdfpipe.learning.models.backbones.semantic_vit import Design, SemanticViT, TokenBackbone
         from mdfpipe.learning.models.backbones.striped_resnet import StripedResNet
         from mdfpipe.learning.models.body import BodyModel
@@ -239,7 +269,19 @@ class Body(Recipe):
                 design=design,
             )
         alone = self.neck == "multi" and self.fusion == "ffn"  # what an FFN makes is no longer token by token
-        return BodyModel(vit, vit.width, classes, "single" if alone else self.neck, self.part_alignment > 0)
+        side = None
+        if self.side_information is not None:
+            from mdfpipe.learning.models.parts.side_information import COEFFICIENT, SideInformation
+
+            coefficient = self.side_coefficient or COEFFICIENT
+            side = SideInformation(self.side_information, vit.token_width, domains, cameras, coefficient)
+        return BodyModel(vit, vit.width, classes, "single" if alone else self.neck, self.part_alignment > 0, side)
+
+    def adopt(self, model: Network, state: dict[str, Any]) -> dict[str, Any]:
+        """The same, and a place for the cameras of a checkpoint."""
+        if model.side is not None:
+            model.side.add_cameras(state, "side.")
+        return state
 
     def load(self, model: Network, state: dict[str, Any], source: str, min_coverage: float) -> LoadReport:
         """PASS, TransReID, TransReID-SSL, DINO and timm checkpoints into the ViT; into one of timm what fits that."""
@@ -256,7 +298,8 @@ class Body(Recipe):
         report = weights.load_vit(
             model.backbone, state, grid=model.backbone.grid, source=source, min_coverage=min_coverage
         )
-        return replace(report, notes=(*report.notes, *self._beside(report)))
+        report = replace(report, notes=(*report.notes, *self._beside(report)))
+        return report if model.side is None else model.side.take(state, report)
 
     def _beside(self, report: LoadReport) -> list[str]:
         """Options that a public checkpoint leaves without effect, or was not trained for."""
@@ -314,9 +357,37 @@ class Body(Recipe):
             figures["part_match"] = (float(features["part_match"].sum()), float(len(z)))
         return Losses(terms, figures, mined)
 
-    def feature(self, model: Network, images: Tensor, domain: Tensor) -> Tensor:
-        """z before the neck (METHODS 1.6), or h after it, of the parts in use."""
-        given = model(images)
+    def forward(self, model: Network, batch: CropBatch) -> dict[str, Tensor]:
+        """The tokens and the feature z of the images; with their domain and camera, where these are added to them."""
+        if self.side_information is None:
+            return super().forward(model, batch)
+        found: dict[str, Tensor] = model(batch.images, batch.domain, batch.camera)
+        return found
+
+    def embed(self, model: Network, batch: CropBatch) -> Tensor:
+        """As every recipe; with the camera of each crop where it is added to the tokens."""
+        if not self.uses_cameras:
+            return super().embed(model, batch)
+        images = [batch.images, batch.images.flip(3)] if self.flip_fusion else [batch.images]
+        found = [self.feature(model, each, batch.domain, batch.camera) for each in images]
+        return found[0] if len(found) == 1 else (found[0] + found[1]) / 2
+
+    def embedded_as(self, domain: str, trained: Sequence[str]) -> int | None:
+        """The domain's place; of one that was not trained -1 where domains are added to the tokens: their mean."""
+        if self.side_information in ("domain", "both"):
+            return trained.index(domain) if domain in trained else -1
+        return super().embedded_as(domain, trained)
+
+    def stream_at(self, place: int, trained: Sequence[str]) -> int:
+        """The place itself where domains are added to the tokens, else 0."""
+        return place if self.side_information in ("domain", "both") else 0
+
+    def feature(self, model: Network, images: Tensor, domain: Tensor, camera: Tensor | None = None) -> Tensor:
+        """z before the neck (METHODS 1.6), or h after it, of the parts in use. camera: none is one that is unknown."""
+        if self.side_information is None:
+            given = model(images)
+        else:
+            given = model(images, domain, domain.new_full(domain.shape, -1) if camera is None else camera)
         z: Tensor = given["z"].float()
         return z if self.test_feature == "raw" else model.neck(z, given.get("tokens"))
 
@@ -336,11 +407,12 @@ class Body(Recipe):
         features: list[Tensor] = []
         labels: list[CropBatch] = []
 
-        def images() -> Iterator[Tensor]:
+        def images() -> Iterator[Tensor | tuple[Tensor, Tensor]]:
             for batch in batches:
-                features.append(self.feature(model, batch.images, batch.domain))
+                features.append(self.feature(model, batch.images, batch.domain, batch.camera))
                 labels.append(batch)
-                yield batch.images
+                side = model.side and model.side(batch.domain, batch.camera)
+                yield batch.images if side is None else (batch.images, side)
 
         figures: dict[str, float] = {}
         if isinstance(model.backbone, SemanticViT) and model.backbone.chosen:

@@ -182,15 +182,20 @@ class SemanticViT(TokenBackbone):
         """Rows and columns of patches."""
         return self.image_size[0] // self.patch_px, self.image_size[1] // self.patch_px
 
-    def forward(self, images: Tensor) -> Tokens:
-        """images: (B, 3, H, W), normalised as the checkpoint wants it. Raises ConfigError at another H or W."""
+    def forward(self, images: Tensor, side: Tensor | None = None) -> Tokens:
+        """images: (B, 3, H, W), normalised as the checkpoint wants it; side: (B, 1, d) added to every token after the
+        positions. Raises ConfigError at another H or W.
+        """
         if images.shape[-2:] != self.image_size:
             raise ConfigError(
                 f"semantic ViT: expected images of {self.image_size[0]}x{self.image_size[1]}, "
                 f"got {images.shape[-2]}x{images.shape[-1]}: set the recipe's image size"
             )
-        given = (images,) if self.seen is None else (images, self.seen)
-        found = self.vit.forward_features(*given)
+        if side is None:
+            given = (images,) if self.seen is None else (images, self.seen)
+            found = self.vit.forward_features(*given)
+        else:
+            found = self._features_with(images, side)
         global_, local, patches = found[:, 0], found[:, 1 : 1 + len(PARTS)], found[:, 1 + len(PARTS) :]
         if self.design.local == "band":
             local = local + band_targets(patches, self.grid)
@@ -198,8 +203,17 @@ class SemanticViT(TokenBackbone):
             global_ = patches.mean(1)
         return Tokens(global_, local, patches)
 
+    def _features_with(self, images: Tensor, side: Tensor) -> Tensor:
+        """As timm's `forward_features`, which takes nothing between positions and blocks."""
+        vit: Any = self.vit
+        x = vit.norm_pre(vit.patch_drop(vit._pos_embed(vit.patch_embed(images)) + side))
+        for block in vit.blocks:
+            x = block(x) if self.seen is None else block(x, attn_mask=self.seen)
+        found: Tensor = vit.norm(x)
+        return found
+
     @torch.no_grad()
-    def attended(self, images: Tensor) -> tuple[Tokens, Tensor]:
+    def attended(self, images: Tensor, side: Tensor | None = None) -> tuple[Tokens, Tensor]:
         """The tokens, and (B, 4, N) what the global and the three local ones attend to among the patches, sum 1.
 
         It is the mean over heads and blocks; attention to other tokens is left out. A global token that is the mean of
@@ -221,7 +235,7 @@ class SemanticViT(TokenBackbone):
             for block in self.vit.blocks:
                 attention: Any = block.attn
                 stack.callback(attention.register_forward_pre_hook(keep).remove)
-            tokens = self(images)
+            tokens = self(images, side)
         mean = torch.stack(found).mean(0)
         if self.design.global_ == "mean":
             mean[:, 0] = 1.0
@@ -308,18 +322,20 @@ def match_shares(local: Tensor, bands: Tensor) -> Tensor:
     return (nearest == torch.arange(len(PARTS), device=nearest.device)).float().mean(0)
 
 
-def part_figures(vit: SemanticViT, images: Iterable[Tensor], predictor: nn.Module | None = None) -> dict[str, float]:
+def part_figures(
+    vit: SemanticViT, images: Iterable[Tensor | tuple[Tensor, Tensor]], predictor: nn.Module | None = None
+) -> dict[str, float]:
     """part_match and part_attention of a ViT in eval mode, 0..1, means over its local tokens in use; 1/3 is chance.
 
     part_match: see `match_shares`; part_attention: the share of a token's attention on its own band (`band_shares`).
-    images: batches; predictor: that of `PartAlignment`, applied to the tokens. Empty where there are less than three
-    images, no local token is in use, or the grid is too low for bands.
+    images: batches, or pairs with the side information of each; predictor: that of `PartAlignment`, applied to the
+    tokens. Empty where there are less than three images, no local token is in use, or the grid is too low for bands.
     """
     if not vit.chosen or vit.grid[0] < len(PARTS):
         return {}
     local, bands, shares = list[Tensor](), list[Tensor](), list[Tensor]()
     for batch in images:
-        tokens, attention = vit.attended(batch)
+        tokens, attention = vit.attended(*batch) if isinstance(batch, tuple) else vit.attended(batch)
         local.append(tokens.local if predictor is None else predictor(tokens.local))
         bands.append(band_targets(tokens.patches, vit.grid))
         shares.append(band_shares(attention[:, 1:], vit.grid).diagonal(dim1=1, dim2=2))
