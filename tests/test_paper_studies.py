@@ -24,6 +24,7 @@ from mdfpipe.learning.train.checkpoint import Checkpoint
 from mdfpipe.running.runner import Runner
 from mdfpipe.running.synthesis import synthesise
 from mdfpipe.stages import Context, Inputs, Resources
+from mdfpipe.stages.evaluate import _mined
 from mdfpipe.stages.material import material
 from mdfpipe.store.run import Receipt, Run, write_table
 from mdfpipe.store.tables import CROPS, SUBJECTS, VIDEOS, chosen
@@ -506,6 +507,18 @@ def test_every_table_gets_its_rows(tiny: tuple[Path, list[str]]) -> None:
     same = [r for r in rank_one if r["system"] == "body-finetuned" and r["table"] in ("table-3", "table-5", "table-6")]
     assert len(same) == 9
     assert len({(r["probe_domain"], r["value"], r["n"], r["k"]) for r in same}) == 3
+
+
+def test_hard_mining_is_printed_with_the_paper_s(tiny: tuple[Path, list[str]]) -> None:
+    """Shares of the first and the last epoch, from the log of the training."""
+    table = Study.load(IJBMDF / "table-6.yaml").evaluate.tables["table-6"]
+    log = Run(tiny[0] / "run").table("train/body-finetuned", "training").to_pylist()
+    said = _mined(Inputs(Run(tiny[0] / "run")), "body-finetuned", table.published_mining["body-finetuned"])
+    for name, published in (("pos_other", "92 and 88 %"), ("neg_same", "87 and 45 %")):
+        own = [row["value"] for row in log if row["figure"] == f"mining/{name}" and row["anchor_domain"] is None]
+        assert f"{100 * own[0]:.1f} and {100 * own[-1]:.1f} % (published {published})" in said
+    other = _mined(Inputs(Run(tiny[0] / "run")), "body-no-face", table.published_mining["body-finetuned"])
+    assert "unknown (published 92" in other
 
 
 def test_what_tables_share_is_done_once_and_a_second_call_does_nothing(tiny: tuple[Path, list[str]]) -> None:

@@ -28,6 +28,14 @@ def index(run: Run, data: Path, version: int = Index.version) -> dict[str, dict[
     return {row["video_id"]: row for row in made.table.to_pylist()}
 
 
+def test_counts_in_print_that_differ_are_a_warning(run: Run, data: Path) -> None:
+    dataset = {"use": "ijb", "faces": [], "videos": ["*"], "domain": {"constant": "VIS"}}
+    for count, said in ((2, []), (42, ["index: not as published: published 42 videos of VIS, found 2"])):
+        stage = validate(Index, {"dataset": {**dataset, "published": {"videos": {"VIS": count}}}}, "index")
+        made: Made = stage.process(Index.table, Inputs(run), context(data, run.path / f"scratch{count}"))
+        assert stage.review({Index.table: made.facts}).warnings == said
+
+
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
     (tmp_path / "data").mkdir()
