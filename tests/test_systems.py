@@ -103,7 +103,7 @@ def test_fields_that_only_embedding_looks_at_exist_and_train_nothing(name: str) 
     recipe = validate(kind, dict(kind.tiny), name)
     plain = System(recipe=recipe)
     for field in kind.only_embedding:
-        other = {"raw": "neck", "neck": "raw", True: False, False: True}[getattr(recipe, field)]
+        other = {"raw": "neck", "neck": "raw", True: False, False: True, None: True}[getattr(recipe, field)]
         changed = System(recipe=recipe.model_copy(update={field: other}))
         assert Train(system="a", settings=changed).decisive() == Train(system="a", settings=plain).decisive()
         assert Embed(system="a", settings=changed).decisive() != Embed(system="a", settings=plain).decisive()
