@@ -1,0 +1,45 @@
+"""The study that switches every term off alone: what each row changes, and that its seeds start from one network."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from mdfpipe.study.study import Study
+from tests.benchmark_studies import PIPELINES
+
+SWITCHED = {
+    "di2l": {"dpa", "focal", "non-local", "auxiliary"},
+    "lccrf": {"eat", "compactness", "non-local", "cmkd"},
+    "idkl": {"discriminators", "confusers", "ip", "tgsa", "csa", "mdr"},
+    "dfw": {"weakening", "segmented", "overlap", "hetero-centre"},
+    "body": {"triplet", "contrastive", "smoothing"},
+    "face": {"margin"},
+}
+
+
+@pytest.mark.parametrize("form", ["ablations", "ablations-two"])
+def test_every_row_changes_one_setting_of_its_method(form: str) -> None:
+    study = Study.load(PIPELINES / "synthetic" / f"{form}.yaml")
+    rows = {name: system for name, system in study.systems.items() if name != "pretrained"}
+    assert {
+        name: {n.partition("-no-")[2] for n in rows if n.startswith(f"{name}-no-")} for name in SWITCHED
+    } == SWITCHED
+    assert {name for name in rows if "-no-" not in name} == {*SWITCHED, "dfw-with-gate", "body-with-random-batches"}
+    for name, system in rows.items():
+        method = name.split("-")[0]
+        if name != method:
+            found, plain = (flat(each.model_dump(mode="json")) for each in (system, rows[method]))
+            section = {key.split(".")[1] for key in found.keys() | plain.keys() if found.get(key) != plain.get(key)}
+            assert len(section) == 1, name
+        begun = None if method in ("body", "face") else "pretrained"
+        assert (system.seeds, system.start_from) == ([0, 1, 2], begun), name
+
+
+def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        inner = flat(value, f"{prefix}{name}.") if isinstance(value, dict) and value else {f"{prefix}{name}": value}
+        found |= inner
+    return found
