@@ -10,6 +10,7 @@ from mdfpipe.learning.models.backbones.trunk import Trunk, fill
 from mdfpipe.learning.models.parts.layers import GeM, NonLocal, gem
 from mdfpipe.learning.models.weights import loading as weights
 from mdfpipe.learning.streams import DomainPairs, place_in, stream_names
+from mdfpipe.tracing.graphs import TracedGraph, onnx_model
 
 DOMAINS = ["LWIR-30m", "SWIR-30m", "VIS-500m"]
 
@@ -174,3 +175,17 @@ def test_non_local_against_scalars(inner: str, norm: str) -> None:
             z = scale * (w @ y + bias) / np.sqrt(1 + block.bn.eps)
             wanted = x[n].flatten(1)[:, i].numpy() + z
             np.testing.assert_allclose(found[n].reshape(4, 6)[:, i], wanted, atol=1e-9)
+
+
+@pytest.mark.parametrize("inner", ["half", "one"])
+def test_non_local_is_exported_for_any_number_of_images(inner: str) -> None:
+    import onnxruntime
+
+    block = NonLocal(4, inner=inner, norm="mean").eval()  # type: ignore[arg-type]
+    nn.init.ones_(block.bn.weight)
+    free = {"images": {0: "batch"}, "map": {0: "batch"}}
+    file = onnx_model(TracedGraph(block, torch.zeros(2, 4, 3, 2), ("map",), free))
+    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    x = torch.randn(5, 4, 3, 2, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        np.testing.assert_allclose(session.run(None, {"images": x.numpy()})[0], block(x).numpy(), atol=1e-5)

@@ -71,5 +71,6 @@ class NonLocal(nn.Module):
         alike = u.transpose(1, 2) @ v  # (B, places, places): of i over j
         weight = alike.softmax(dim=2) if self.norm == "softmax" else alike / alike.shape[2]
         seen = (weight @ g.transpose(1, 2)).transpose(1, 2)
-        found: Tensor = x + self.bn(self.w(seen.reshape(len(x), -1, *x.shape[2:])))
+        rows = seen.reshape(-1, seen.shape[1], *x.shape[2:])  # in an exported graph the batch is of any size
+        found: Tensor = x + self.bn(self.w(rows))
         return found
