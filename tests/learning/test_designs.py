@@ -26,6 +26,7 @@ from tests.learning.published import State, pass_state, plain_vit
 from tests.learning.scalars import normal as noise
 from tests.learning.small_vit import HEIGHT, WIDTH, small, some_tokens
 
+STRIPED: dict[str, Any] = {"backbone": "striped", "width": 8, "image_height_px": 96}
 BANDS: dict[str, Any] = {"local": "band", "global_": "mean", "fusion": "four"}
 
 
@@ -166,6 +167,17 @@ def test_the_neck_of_four_tokens(kind: Any, parts: tuple[int, ...]) -> None:
     if kind != "plain":
         standard = (both - both.mean(0)) / (both.var(0, unbiased=False) + 1e-5).sqrt()
         torch.testing.assert_close(h[:, used], standard[:, used])
+
+
+@pytest.mark.parametrize("changes", [{"image_height_px": 32}, {"parts": []}, STRIPED], ids=str)
+def test_a_network_without_bands_measures_mining_alone(changes: dict[str, Any]) -> None:
+    recipe = Recipe.variant("body").model_validate({**Recipe.variant("body").tiny, **changes})
+    batch = replace(
+        batch_of(noise(4, 3, recipe.image_height_px, 32, dtype=torch.float32), 0), subject=torch.tensor([0, 0, 1, 1])
+    )
+    with torch.no_grad():
+        found = recipe.measure(recipe.model(2, ["VIS"]).eval(), [batch])
+    assert found == {"pos_other": 0, "pos_other_chance": 0, "neg_same": 1, "neg_same_chance": 1}
 
 
 def test_settings() -> None:

@@ -415,11 +415,11 @@ class Body(Recipe):
                 yield batch.images if side is None else (batch.images, side)
 
         figures: dict[str, float] = {}
-        if isinstance(model.backbone, SemanticViT) and model.backbone.chosen:
-            figures = part_figures(model.backbone, images(), model.alignment and model.alignment.predictor)
-        else:
-            for _ in images():
-                pass
+        given = images()
+        if isinstance(model.backbone, SemanticViT):
+            figures = part_figures(model.backbone, given, model.alignment and model.alignment.predictor)
+        for _ in given:  # where there are no parts to look at, nothing has asked for the images yet
+            pass
         subject, domain = (torch.cat([getattr(batch, name) for batch in labels]) for name in ("subject", "domain"))
         return figures | shares(torch.cat(features), subject, domain)
 
