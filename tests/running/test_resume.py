@@ -106,7 +106,7 @@ def check(
 def test_killed_at_random_moments_it_ends_with_the_same_bytes(
     data: Path, tmp_path: Path, undisturbed: tuple[dict[str, str], float], kill: Callable[..., None]
 ) -> None:
-    check(data, tmp_path, undisturbed, kill, 3)
+    check(data, tmp_path, undisturbed, kill, 2)
 
 
 @pytest.mark.slow
