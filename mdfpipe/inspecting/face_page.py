@@ -38,9 +38,9 @@ class FaceLimits:
 
 def face_table(thing: Path) -> Path | None:
     """The table of found faces that `thing` is, or has, or was made in; None where there is none."""
-    places = [thing / TABLE, thing.with_suffix(".csv")] if thing.is_dir() else [thing]
-    if thing.is_dir() and thing.suffix != ".run":
-        places = places[:1]
+    places = [thing / TABLE] if thing.is_dir() else [thing]
+    if thing.is_dir() and thing.suffix == ".run":
+        places.append(thing.with_suffix(".csv"))
     return next((place for place in places if found_faces.is_found(place)), None)
 
 
@@ -105,7 +105,7 @@ def write_face_page(table: Path, out: Path, show_people: bool = False, limits: F
         "notes": notes,
     }
     text = str(templates().get_template("ids.html.j2").render(content)) + "\n"
-    write_output(out, text.encode())
+    write_output(out, text.encode(), table, *(data / path for path in states))
     hidden = [] if show_people else ["faces are hidden; with --show-people they are not"]
     signs = f"{counted(len(doubles), 'likely double')}, {counted(len(mixtures), 'likely mixture')}"
     return [

@@ -80,6 +80,8 @@ def inspect_and_write(
     for made in (out, sheet, html, csv):
         if made is not None and not is_standard_output(made):
             _refuse_overwriting(thing, made)
+            if found is not None:
+                _refuse_overwriting(found, made)
     files, lines = [], []
     if out is not None and video is not None and frame is not None:
         lines += draw_frame(thing, video, frame, out, show_people)

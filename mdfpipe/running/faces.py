@@ -122,9 +122,9 @@ def merge_faces(
 ) -> Mapping[str, int]:
     """Make ids of a face table of `find_faces` one: "3=17" gives the faces of id 17 the id 3, "anna=17" that name.
 
-    splits: "17@57" gives the faces of the track 17, as it was found, the id "17@57" from frame 57 on; merges come after
-    that. Gives the number of faces of each such id. All changes are made, or none. `find_faces(..., force=True)` undoes
-    them.
+    splits: "17@57" gives the faces of the track 17, as it was found, the id "17@57" from frame 57 on, up to the next
+    face that has another id already; merges come after that. Gives the number of faces of each such id. All changes are
+    made, or none. `find_faces(..., force=True)` undoes them.
     """
     path, asked, cuts = given_path("table", table), dict[str, str](), dict[str, list[int]]()
     for text in splits:

@@ -225,6 +225,22 @@ def test_a_sign_of_a_wrong_id_is_gone_once_it_is_mended(case: str, tmp_path: Pat
     assert in_order[0] in (doubts[0].ids if mend else max(walks, key=lambda name: len(walks[name])))
 
 
+def test_a_cut_leaves_other_cuts_and_names_as_they_are(tmp_path: Path) -> None:
+    """A track of three people is mended by what is advised, in any order of cuts."""
+    jumps = walk(range(20), 0) + walk(range(20, 40), 300) + walk(range(40, 60), 900)
+    table = table_of(tmp_path / "faces.csv", {"1": jumps, "2": walk(range(60), 2000)})
+    advised = []
+    while (doubts := FaceIds(table).mixtures()) and len(advised) < 4:
+        advised.append(doubts[0].mend[1])
+        assert call_here("faces", table, *doubts[0].mend).out == f"{advised[-1]}: 20 faces\n"
+    assert advised == ["1@40", "1@20"]
+    assert call_here("faces", table, "--merge", "anna=1@40", "--merge", "1=1@20").code == 0
+    assert call_here("faces", table, "--split", "1@30", "--split", "1@10").out == "1@10: 20 faces\n1@30: 10 faces\n"
+    counts = Counter(row["SUBJECT_ID"] for row in rows_of(table))
+    assert counts == {"1": 10, "1@10": 20, "1@30": 10, "anna": 20, "2": 60}
+    assert call_here("faces", table, "--split", "1@40").out == "1@40: 20 faces\n"  # that cut itself, again
+
+
 def test_signs_are_few_and_mostly_right_in_a_crowd(tmp_path: Path) -> None:
     """Tracks of crowds with known people: which ids are of several people, and which pairs are one person."""
     counted = Counter[str]()
@@ -294,10 +310,26 @@ def test_the_page_of_ids_shows_what_is_wrong_and_how_to_mend_it(found: tuple[Pat
     assert all(one in words for one in ("2 of 6 ids", "1 more are not shown", "after frame 20 of a video: no picture"))
     plain = call_here("inspect", data / "faces.run" / ".." / "faces.csv", "--json").json["description"]["facts"]
     assert (plain["faces"], plain["ids"], plain["likely two people with one id"]) == (79, 6, 1)
+    table, link = data / "faces.csv", tmp_path / "link.html"
+    for thing, source in ((data, table), (data / "faces.run", table), (data, found[0] / "walk.gif")):
+        before = source.read_bytes()
+        link.unlink(missing_ok=True)
+        link.symlink_to(source)
+        for out in (source, link):
+            assert "would" in call_here("inspect", thing, "--html", out).line()
+            assert source.read_bytes() == before
     shutil.rmtree(data / "faces.run")
     assert "in faces.run next to it" in call_here("inspect", data, "--html", page).line()
     shutil.copy(ASSETS / "real-walk" / "faces.csv", data)
     assert "needs a run folder with an index, or a face table" in call_here("inspect", data, "--html", page).line()
+
+
+def test_any_folder_is_asked_for_a_face_table(tmp_path: Path) -> None:
+    (tmp_path / ".run").mkdir()
+    for place in (".", "/", "..", ".run"):
+        assert "a folder with neither an index nor images" in call_here("inspect", place, folder=tmp_path).line()
+    table_of(tmp_path / "faces.csv", {"1": walk(range(9), 0)})
+    assert call_here("inspect", ".", "--json", folder=tmp_path).json["description"]["facts"]["ids"] == 1
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import os
 from bisect import bisect_right
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
@@ -85,7 +86,7 @@ def is_found(table: Path) -> bool:
     """Whether a file is a table that `mdfpipe faces` wrote, by its header."""
     try:
         return table.is_file() and _opened(table)[0] == list(_HEADER)
-    except DataError:
+    except (DataError, OSError):  # OSError: a folder that may not be searched
         return False
 
 
@@ -109,7 +110,8 @@ def read(table: Path) -> pa.Table:
 def change(table: Path, merges: Mapping[str, str], splits: Mapping[str, Sequence[int]]) -> Counter[str]:
     """Cut tracks, then give ids other names, all at one time. Gives the faces of each name that was asked for.
 
-    merges: id -> name. splits: id as it was found -> the frames from which on its faces are the id "ID@FRAME".
+    merges: id -> name. splits: id as it was found -> the frames from which on its faces are the id "ID@FRAME", up to
+    the first face that has another id already.
     Raises DataError where the table is not of `mdfpipe faces`, has no such id, would have a name twice in a frame, or
     has no face of a split track on one side of a cut; ConfigError for a name that it cannot hold.
     """
@@ -119,23 +121,17 @@ def change(table: Path, merges: Mapping[str, str], splits: Mapping[str, Sequence
     header, found = _opened(table)
     _refuse_others(table, header)
     cuts = {name: sorted(set(frames)) for name, frames in splits.items()}
+    ends = _ends(table, cuts) if cuts else {}
     ids, now, counts = dict[str, None](), dict[str, str](), Counter[str]()
-    places, parts = Counter[tuple[str, ...]](), Counter[tuple[str, int]]()
+    places = Counter[tuple[str, ...]]()
     wanted = {*merges.values(), *(_piece(name, frame) for name, frames in splits.items() for frame in frames)}
     for row in found:
-        before, part = _cut(row, cuts)
-        parts[row[_FOUND], part] += row[_FOUND] in splits
+        before = _cut(row, cuts, ends)
         ids[before] = None
         now.setdefault(row[_FOUND], before)
         if (name := merges.get(before, before)) in wanted:
             counts[name] += 1
             places[name, row[_FILE], row[_FRAME]] += 1
-    for name, frames in cuts.items():
-        if empty := [part for part in range(len(frames) + 1) if not parts[name, part]]:
-            raise DataError(
-                f"{table}: --split {name}@{frames[max(empty[0] - 1, 0)]}: expected faces of the track {name:.60} "
-                "(column FOUND_ID) before that frame and from it on, found none on one side; choose another frame"
-            )
     for old in merges:
         if not old or old not in ids:
             has = f"it has {some([name for name in ids if name], 10) or 'none'}"
@@ -148,22 +144,46 @@ def change(table: Path, merges: Mapping[str, str], splits: Mapping[str, Sequence
             f"{table}: {name} would be two faces of frame {frame} of {video}, so these ids are different people; "
             "merge others"
         )
-    write(table, ([merges.get(own := _cut(row, cuts)[0], own), *row[1:]] for row in _opened(table)[1]))
+    write(table, ([merges.get(own := _cut(row, cuts, ends), own), *row[1:]] for row in _opened(table)[1]))
     return counts
 
 
-def _cut(row: Sequence[str], cuts: Mapping[str, Sequence[int]]) -> tuple[str, int]:
-    """The id of a row once its track is cut, and how many cuts are before it. cuts: by id as it was found, ascending.
-    Raises DataError.
+def _ends(table: Path, cuts: Mapping[str, Sequence[int]]) -> dict[tuple[str, int], float]:
+    """The first frame of each part of a cut track that an earlier cut or merge gave another id; infinite without one.
+    Parts: (id as it was found, number of cuts before). Raises DataError where a part has no face.
     """
+    faces: dict[tuple[str, int], list[tuple[int, str]]] = defaultdict(list)
+    for row in _opened(table)[1]:
+        if row[_FOUND] in cuts and row[_SUBJECT]:
+            frame = _frame(row)
+            faces[row[_FOUND], bisect_right(cuts[row[_FOUND]], frame)].append((frame, row[_SUBJECT]))
+    for name, frames in cuts.items():
+        if empty := [part for part in range(len(frames) + 1) if (name, part) not in faces]:
+            raise DataError(
+                f"{table}: --split {name}@{frames[max(empty[0] - 1, 0)]}: expected faces of the track {name:.60} "
+                "(column FOUND_ID) before that frame and from it on, found none on one side; choose another frame"
+            )
+    ends = {}
+    for part, own in faces.items():
+        own.sort()
+        ends[part] = next((frame for frame, who in own if who != own[0][1]), math.inf)
+    return ends
+
+
+def _cut(row: Sequence[str], cuts: Mapping[str, Sequence[int]], ends: Mapping[tuple[str, int], float]) -> str:
+    """The id of a row once its track is cut. cuts: by id as it was found, ascending. ends: as `_ends`."""
     frames = cuts.get(row[_FOUND])
-    if frames is None:
-        return row[_SUBJECT], 0
+    if frames is None or not row[_SUBJECT]:
+        return row[_SUBJECT]
+    part = bisect_right(frames, frame := _frame(row))
+    return _piece(row[_FOUND], frames[part - 1]) if part and frame < ends[row[_FOUND], part] else row[_SUBJECT]
+
+
+def _frame(row: Sequence[str]) -> int:
     try:
-        part = bisect_right(frames, int(row[_FRAME]))
+        return int(row[_FRAME])
     except ValueError:
         raise DataError(f"FRAME_NUM: expected a whole number, got {row[_FRAME]!r:.60}; correct it") from None
-    return (_piece(row[_FOUND], frames[part - 1]) if part else row[_SUBJECT]), part
 
 
 def _piece(name: str, frame: int) -> str:
