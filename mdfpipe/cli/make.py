@@ -19,6 +19,7 @@ from mdfpipe.cli.options import (
     Workers,
     app,
     beside,
+    given_besides,
     say,
     say_json,
 )
@@ -267,6 +268,7 @@ def embed(
 
 @app.command()
 def faces(
+    context: typer.Context,
     data: Annotated[
         Path,
         typer.Argument(
@@ -316,7 +318,7 @@ def faces(
     from mdfpipe.stages import Resources
 
     if merge or split:
-        finding.refuse_both(weights)
+        finding.refuse_both(given_besides(context, "data", "out", "merge", "split", "json_"))
         changed = finding.merge_faces(out or data, merge or (), splits=split or ())
         lines = [f"{name}: {counted(count, 'face')}" for name, count in changed.items()]
         say_json(changed) if json_ else say("\n".join(lines))

@@ -167,6 +167,13 @@ def beside(made: Path | list[Path | None], text: str) -> None:
         say(text)
 
 
+def given_besides(context: typer.Context, *names: str) -> list[str]:
+    """The options on the command line other than these parameters."""
+    sources = ((option, context.get_parameter_source(str(option.name))) for option in context.command.params)
+    given = [option for option, source in sources if source is not None and source.name == "COMMANDLINE"]
+    return [option.opts[0] for option in given if option.name not in names]
+
+
 def say_json(value: Any, **more: Any) -> None:
     """A document on standard output: a value, or a dataclass with what is added to it."""
     document = asdict(value) if is_dataclass(value) and not isinstance(value, type) else value

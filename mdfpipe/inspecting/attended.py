@@ -111,12 +111,15 @@ def attention_of(checkpoint: Path, crops: Path, show_people: bool = False) -> At
         raise DataError(f"{crops}: expected crops that are stored, found none")
     notes = list(said["notes"])
     wanted = _others(watcher, chosen, notes)
-    panels = []
+    panels, failed = [], list[str]()
     for row in range(len(chosen)):
         try:
             panels.append(_panels(watcher, chosen.take(np.array([row])), wanted.get(row), crops, show_people))
         except MdfError as error:
-            notes.append(one_line(error))
+            failed.append(one_line(error))
+    if not panels:
+        raise DataError(f"{crops}: {counted(len(failed), 'crop')}, of which none can be shown: {failed[0]}")
+    notes += failed
     if all(one.maps is None for one in panels):
         notes.append("no maps of tokens: this network has none that attend to patches")
     about = {

@@ -29,7 +29,7 @@ MOST_STEP: Final = 1.0  # sizes of a face that it may move: in a pause, for each
 USUAL_STEPS, USUAL_GROWTHS = 3.0, 6.0  # this many of the track's usual changes of place and size are no jump
 MOST_GROWTH: Final = 1.25  # of two heights of a face of one track, one behind the other
 MOST_RATIO: Final = 1.5  # of two heights of a face, before and after a pause
-_ASSUMED_FPS: Final = 25.0
+ASSUMED_FPS: Final = 25.0
 _BEFORE: Final = 5  # faces that give the speed at the end of a track
 
 
@@ -83,7 +83,7 @@ class FaceIds:
         self.height: F64 = np.maximum(height, 1.0)
         self.score: F64 = rows["SCORE"].to_numpy()
         self.found = found
-        self.fps = np.array([(fps or {}).get(path) or _ASSUMED_FPS for path in self.paths])
+        self.fps = np.array([(fps or {}).get(path) or ASSUMED_FPS for path in self.paths])
         self.span = int(self.frame.max(initial=0)) + 1
         named = [name != "" for name in self.names]
         self.is_named = np.array(named, np.bool_)[self.who] if len(self.who) else np.zeros(0, np.bool_)

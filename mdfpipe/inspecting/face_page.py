@@ -13,7 +13,7 @@ from mdfpipe.datasets.reading import found_faces
 from mdfpipe.drawing import pixels as figures
 from mdfpipe.drawing.pixels import Picture
 from mdfpipe.errors import DataError, MdfError, counted, one_line
-from mdfpipe.inspecting.face_ids import Doubt, Face, FaceId, FaceIds
+from mdfpipe.inspecting.face_ids import ASSUMED_FPS, Doubt, Face, FaceId, FaceIds
 from mdfpipe.inspecting.page import templates
 from mdfpipe.inspecting.things import Description
 from mdfpipe.running.faces import TABLE
@@ -46,7 +46,11 @@ def face_table(thing: Path) -> Path | None:
 
 def describe_faces(table: Path) -> Description:
     """Counts of a face table and of the signs that its ids are wrong. Raises DataError."""
-    ids = FaceIds(table)
+    notes = ["--html PAGE --show-people shows the faces of each id, and the command that mends a wrong one"]
+    try:
+        ids = _ids(table, survey(table.with_suffix(".run")), notes)
+    except MdfError:
+        ids = _ids(table, None, notes)
     facts: dict[str, Any] = {
         "faces": len(ids.frame),
         "ids": ids.count,
@@ -56,7 +60,6 @@ def describe_faces(table: Path) -> Description:
         "likely two people with one id": len(ids.mixtures()),
         "bytes": table.stat().st_size,
     }
-    notes = ["--html PAGE --show-people shows the faces of each id, and the command that mends a wrong one"]
     what = "a face table of mdfpipe faces; source: detected"
     return Description("table", str(table), what, facts, notes=notes)
 
@@ -74,14 +77,13 @@ def write_face_page(table: Path, out: Path, show_people: bool = False, limits: F
             f"{one_line(error, 160)}; run the same `mdfpipe faces` again, or move that folder there"
         ) from None
     states = {str(video.row["path"]): video for video in found.videos}
-    fps = {path: rate for path, video in states.items() if (rate := video.facts("track").get("fps"))}
-    ids = FaceIds(table, fps)
+    notes: list[str] = []
+    ids = _ids(table, found, notes)
     doubles, mixtures = ids.doubles(), ids.mixtures()
     shown = doubles[: limits.doubles], mixtures[: limits.mixtures]
     people = ids.ids(limits.ids, limits.faces, [*shown[0], *shown[1]])
     faces = dict.fromkeys(face for person in people for face in person.shown)
     faces |= dict.fromkeys(face for doubts in shown for doubt in doubts for _, side in doubt.sides for face in side)
-    notes: list[str] = []
     pictures = _pictures(found, data, faces, show_people, limits.reach_frames, notes)
     content = {
         "name": table.parent.resolve().name,
@@ -114,6 +116,18 @@ def write_face_page(table: Path, out: Path, show_people: bool = False, limits: F
         f"{counted(len(pictures), 'picture')} in {len(text) / 1e6:.2f} MB",
         *hidden,
     ]
+
+
+def _ids(table: Path, work: Survey | None, notes: list[str]) -> FaceIds:
+    """The ids of a table, with the frame rates of its videos as its run folder has them; a note on those it lacks."""
+    rates = {str(v.row["path"]): fps for v in (work.videos if work else ()) if (fps := v.facts("track").get("fps"))}
+    ids = FaceIds(table, rates)
+    if lacking := sum(path not in rates for path in ids.paths):
+        notes.append(
+            f"{counted(lacking, 'video')} without a frame rate in {table.with_suffix('.run').name}: pauses are "
+            f"measured at {ASSUMED_FPS:g} frames a second"
+        )
+    return ids
 
 
 def _card(doubt: Doubt, table: Path) -> dict[str, Any]:

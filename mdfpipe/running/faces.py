@@ -159,10 +159,10 @@ def given_weights(weights: Path | None) -> Path:
     return weights
 
 
-def refuse_both(weights: Path | None) -> None:
-    """Raise ConfigError where a call both finds faces and changes ids."""
-    if weights is not None:
-        raise ConfigError("--merge and --split change a face table that is there; leave --weights out")
+def refuse_both(others: Sequence[str]) -> None:
+    """Raise ConfigError where a call that changes ids has options of one that finds faces."""
+    if others:
+        raise ConfigError(f"--merge and --split change a face table that is there; leave {some(others, 9)} out")
 
 
 def _study(root: Path, weights: Path, videos: Sequence[str], min_score: float, stride: int, own: Path) -> Study:

@@ -109,6 +109,18 @@ def test_a_folder_of_images(tmp_path: Path) -> None:
     assert printed.count("bob/3.png") == 1
 
 
+def test_crops_of_which_none_decodes_are_one_line(tmp_path: Path) -> None:
+    for subject in ("ann", "bob"):
+        (tmp_path / "images" / subject).mkdir(parents=True)
+        (tmp_path / "images" / subject / "0.png").write_bytes(b"no image")
+    path = checkpoint(tmp_path, VIT, ("VIS",))
+    for output in (tmp_path / "a.html", tmp_path / "a.png"):
+        option = "--html" if output.suffix == ".html" else "--sheet"
+        said = call_here("inspect", path, "--crops", tmp_path / "images", option, output)
+        assert "2 crops, of which none can be shown: " in said.line()
+        assert not output.exists()
+
+
 def test_what_cannot_be_shown(crops: Path, tmp_path: Path) -> None:
     path = checkpoint(tmp_path, VIT)
     (tmp_path / "none").mkdir()

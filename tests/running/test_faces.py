@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import shutil
+import tracemalloc
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -14,8 +16,12 @@ import pytest
 
 import mdfpipe
 from mdfpipe.datasets.ijb import Ijb
+from mdfpipe.datasets.reading import found_faces
+from mdfpipe.errors import DataError
+from mdfpipe.inspecting import face_page
 from mdfpipe.inspecting.face_ids import FaceIds
-from mdfpipe.inspecting.face_page import FaceLimits, write_face_page
+from mdfpipe.inspecting.face_page import FaceLimits, describe_faces, write_face_page
+from mdfpipe.inspecting.things import Description
 from mdfpipe.store.run import Run
 from mdfpipe.video.decoders.auto import Auto
 from mdfpipe.video.trackers import Tracker
@@ -288,7 +294,7 @@ def test_the_page_of_ids_shows_what_is_wrong_and_how_to_mend_it(found: tuple[Pat
     assert call_here("faces", data, "--merge", f"{evil}=4").code == 0
     page = tmp_path / "ids.html"
     said = call_here("inspect", data, "--html", page)
-    assert (said.code, said.out.splitlines()[:2]) == (
+    assert (said.code, said.out.splitlines()[1:3]) == (
         0,
         ["gone.tiff: no pictures: it is no video of faces.run", "6 ids: 1 likely double, 1 likely mixture"],
     )
@@ -322,6 +328,46 @@ def test_the_page_of_ids_shows_what_is_wrong_and_how_to_mend_it(found: tuple[Pat
     assert "in faces.run next to it" in call_here("inspect", data, "--html", page).line()
     shutil.copy(ASSETS / "real-walk" / "faces.csv", data)
     assert "needs a run folder with an index, or a face table" in call_here("inspect", data, "--html", page).line()
+
+
+@pytest.mark.parametrize("change", [("--merge", "1=2"), ("--split", "1@9")])
+def test_what_a_change_of_ids_would_not_heed_is_refused(change: tuple[str, str], tmp_path: Path) -> None:
+    table = table_of(tmp_path / "faces.csv", {"1": walk(range(20), 0), "2": walk(range(30, 50), 90)})
+    before = table.read_bytes()
+    for more in (("--dry-run",), ("--force",), ("--stride", "1"), ("--workers", "2"), ("--videos", "a")):
+        assert f"leave {more[0]} out" in call_here("faces", tmp_path, *change, *more).line()
+        assert table.read_bytes() == before
+    assert list(call_here("faces", ".", *change, "--out", table, "--json").json) == [{"1=2": "1"}.get(change[1], "1@9")]
+
+
+def test_a_file_of_one_long_line_is_no_face_table(tmp_path: Path) -> None:
+    """It is not read as a whole to know that."""
+    for start in ("", HEADER, '"'):
+        with (tmp_path / "long").open("wb") as file:
+            file.write(start.encode())
+            file.truncate(1 << 28)
+        tracemalloc.start()
+        assert not found_faces.is_found(tmp_path / "long")
+        with pytest.raises(DataError, match="first line above 4096 characters"):
+            found_faces.change(tmp_path / "long", {"a": "b"}, {})
+        assert tracemalloc.get_traced_memory()[1] < 1 << 22
+        tracemalloc.stop()
+
+
+def test_signs_go_by_the_frame_rates_of_the_videos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also without a page; a rate that is not known is a note."""
+    table = table_of(tmp_path / "faces.csv", {"1": walk(range(20), 0), "2": walk(range(170, 190), 40)})
+    found: dict[float | None, Description] = {None: describe_faces(table)}
+    for fps in (50.0, 25.0):
+        video = SimpleNamespace(row={"path": "<a>&.mp4"}, facts={"track": {"fps": fps}}.__getitem__)
+        monkeypatch.setattr(face_page, "survey", lambda run, video=video: SimpleNamespace(videos=[video]))
+        found[fps] = describe_faces(table)
+    assert [one.facts["likely one person with two ids"] for one in found.values()] == [0, 1, 0]
+    assert [one.notes[1:] for one in found.values()] == [
+        ["1 video without a frame rate in faces.run: pauses are measured at 25 frames a second"],
+        [],
+        [],
+    ]
 
 
 def test_any_folder_is_asked_for_a_face_table(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ import os
 from bisect import bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Final
 
@@ -37,6 +38,7 @@ _HEADER: Final = (
     *("SUBJECT_ID", "FILENAME", "FRAME_NUM", "FACE_X", "FACE_Y", "FACE_WIDTH", "FACE_HEIGHT"),
     *("SCORE", "FOUND_ID", SOURCE),
 )
+_LONGEST_HEADER: Final = 4096
 _SUBJECT, _FILE, _FRAME, _FOUND = (_HEADER.index(n) for n in ("SUBJECT_ID", "FILENAME", "FRAME_NUM", "FOUND_ID"))
 
 
@@ -216,7 +218,12 @@ def _rows(table: Path) -> Iterator[list[str]]:
     width = 0
     with opened(table) as file, io.TextIOWrapper(file, "utf-8-sig", newline="") as text:
         try:
-            for number, row in enumerate(csv.reader(text), 1):
+            first = text.readline(_LONGEST_HEADER)
+            if len(first) == _LONGEST_HEADER:  # a file of another kind may be one line as long as it is
+                raise DataError(
+                    f"{table}: expected a table as CSV, got a first line above {_LONGEST_HEADER} characters"
+                )
+            for number, row in enumerate(csv.reader(chain([first] if first else [], text)), 1):
                 width = width or len(row)
                 if len(row) != width:
                     raise DataError(f"{table} row {number}: expected {width} fields as in the header, got {len(row)}")
