@@ -247,6 +247,19 @@ def test_a_cut_leaves_other_cuts_and_names_as_they_are(tmp_path: Path) -> None:
     assert call_here("faces", table, "--split", "1@40").out == "1@40: 20 faces\n"  # that cut itself, again
 
 
+def test_a_cut_between_two_faces_is_made_once(tmp_path: Path) -> None:
+    table = table_of(tmp_path / "faces.csv", {"1": walk(range(20), 0) + walk(range(25, 40), 75)})
+    for _ in range(2):
+        assert call_here("faces", table, "--split", "1@22").out == "1@22: 15 faces\n"
+    assert call_here("faces", table, "--merge", "anna=1@22").code == 0
+    before = table.read_bytes()
+    for frame in (22, 23):
+        said = call_here("faces", table, "--split", f"1@{frame}")
+        assert said.line().endswith("id 1 before it, id anna from frame 25 on; choose another frame, or 1@25")
+        assert table.read_bytes() == before
+    assert call_here("faces", table, "--split", "1@25").out == "1@25: 15 faces\n"
+
+
 def test_signs_are_few_and_mostly_right_in_a_crowd(tmp_path: Path) -> None:
     """Tracks of crowds with known people: which ids are of several people, and which pairs are one person."""
     counted = Counter[str]()

@@ -113,9 +113,10 @@ def change(table: Path, merges: Mapping[str, str], splits: Mapping[str, Sequence
     """Cut tracks, then give ids other names, all at one time. Gives the faces of each name that was asked for.
 
     merges: id -> name. splits: id as it was found -> the frames from which on its faces are the id "ID@FRAME", up to
-    the first face that has another id already.
+    the next face that has another id.
     Raises DataError where the table is not of `mdfpipe faces`, has no such id, would have a name twice in a frame, or
-    has no face of a split track on one side of a cut; ConfigError for a name that it cannot hold.
+    has no face of a split track on one side of a cut, or a cut there already; ConfigError for a name that it cannot
+    hold.
     """
     for name in merges.values():
         if is_missing(name) or not is_name(name):
@@ -152,7 +153,7 @@ def change(table: Path, merges: Mapping[str, str], splits: Mapping[str, Sequence
 
 def _ends(table: Path, cuts: Mapping[str, Sequence[int]]) -> dict[tuple[str, int], float]:
     """The first frame of each part of a cut track that an earlier cut or merge gave another id; infinite without one.
-    Parts: (id as it was found, number of cuts before). Raises DataError where a part has no face.
+    Parts: (id as it was found, number of cuts before). Raises DataError where a part has no face, or is one already.
     """
     faces: dict[tuple[str, int], list[tuple[int, str]]] = defaultdict(list)
     for row in _opened(table)[1]:
@@ -166,9 +167,16 @@ def _ends(table: Path, cuts: Mapping[str, Sequence[int]]) -> dict[tuple[str, int
                 "(column FOUND_ID) before that frame and from it on, found none on one side; choose another frame"
             )
     ends = {}
-    for part, own in faces.items():
+    for (name, part), own in sorted(faces.items()):
         own.sort()
-        ends[part] = next((frame for frame, who in own if who != own[0][1]), math.inf)
+        first, who = own[0]
+        ends[name, part] = next((frame for frame, other in own if other != who), math.inf)
+        cut, before = (cuts[name][part - 1], faces[name, part - 1][-1][1]) if part else (first, who)
+        if who not in (before, _piece(name, cut)) and first != cut:  # else that cut again, which undoes a merge
+            raise DataError(
+                f"{table}: --split {name}@{cut}: there is a cut at that place already: id {one_line(before, 40)} "
+                f"before it, id {one_line(who, 40)} from frame {first} on; choose another frame, or {name:.60}@{first}"
+            )
     return ends
 
 
