@@ -189,6 +189,14 @@ def without_track(rows: pa.Table, modality: str, what: str) -> str:
     )
 
 
+def column_weights(rows: pa.Table, column: str) -> F64:
+    """(N,) the weights of rows with vectors by one column. Raises DataError."""
+    _check_columns(rows, [column])
+    given: F64 = rows[column].to_numpy().astype(np.float64)
+    _refuse_wrong_weights(f"quality column {column}", given)
+    return given
+
+
 def _check_columns(rows: pa.Table, wanted: list[str]) -> None:
     for name in wanted:
         if name not in rows.column_names:
@@ -301,17 +309,21 @@ def _of_logarithms(given: F64 | None, rows: pa.Table, group: I64, usable: B8) ->
 
 def _scaled(what: str, given: F64, group: I64, usable: B8) -> F64:
     """Weights over the greatest of their template; equal weights in a template where all are 0."""
-    wrong = given[usable & ~(np.isfinite(given) & (given >= 0))]
-    if len(wrong):
-        raise DataError(
-            f"templates: {what}: expected weights, finite and 0 or more, got {wrong[0]} ({len(wrong)} rows)"
-        )
+    _refuse_wrong_weights(what, given[usable])
     weight = np.where(usable, given, 0)
     greatest = np.zeros(group.max(initial=0) + 1)
     np.maximum.at(greatest, group, weight)
     of_row = greatest[group]
     scaled: F64 = np.divide(weight, of_row, out=np.ones(len(group)), where=of_row > 0)
     return scaled
+
+
+def _refuse_wrong_weights(what: str, given: F64) -> None:
+    wrong = given[~(np.isfinite(given) & (given >= 0))]
+    if len(wrong):
+        raise DataError(
+            f"templates: {what}: expected weights, finite and 0 or more, got {wrong[0]} ({len(wrong)} rows)"
+        )
 
 
 def _summed(

@@ -25,7 +25,7 @@ from mdfpipe.evaluation.expected import by_thirds, chosen_rows, expected, of_spl
 from mdfpipe.evaluation.fusion import fuse_templates
 from mdfpipe.evaluation.measures.differences import Counted, compare, compare_scores, members
 from mdfpipe.evaluation.measures.metrics import mean_of_rows
-from mdfpipe.evaluation.pooling import Rule, best, evenly, lengths, pool, tracks, without_track
+from mdfpipe.evaluation.pooling import Rule, best, column_weights, evenly, lengths, pool, tracks, without_track
 from mdfpipe.evaluation.quality import Learned, learn
 from mdfpipe.evaluation.rejection import Qualities, qualities, rejection
 from mdfpipe.evaluation.score_fusion import Scorer, fused_scorer
@@ -233,7 +233,7 @@ class _Study:
         """Every template of a system in the splits of a table. within: as domains are searched within themselves."""
         wanted = tuple(splits or table.splits)
         rule, apart = (table.rule_within, table.apart) if within else (table.rule, "")
-        key = (system, wanted, rule, table.per_track, table.pairs == "thirds", apart)
+        key = (system, wanted, rule, table.rule, table.per_track, table.pairs == "thirds", apart)
         if key not in self._templates:
             self._templates[key] = self._pool(self.systems[system], table, wanted, rule, apart)
         return self._templates[key]
@@ -296,7 +296,7 @@ class _Study:
             elif table.pooling == "norm_weighted":
                 quality = self.norms(name)[at]
             else:
-                quality = own[table.quality].to_numpy().astype(np.float64)
+                quality = column_weights(own, table.quality)
             order, kept = best(own, tracks(own), most, quality)
         return at[order[~kept]]
 

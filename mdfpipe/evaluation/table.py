@@ -259,6 +259,11 @@ class Table(Config):
                 "pairs: thirds compares a video with itself, which says nothing about recognition: set "
                 "allow_same_media: true to look at it all the same"
             )
+        if self.per_track and (self.by == "template_id" or (self.by, self.sighting) == ("sighting", "crop_id")):
+            raise ValueError(
+                f"per_track: {self.by if self.by != 'sighting' else self.sighting} makes several templates of a track, "
+                "and the limit would leave some without a crop; take per_track out, or choose another `by`"
+            )
         if self.apart != "session_id" and self.pairs not in WITHIN:
             raise ValueError(f"apart: expected pairs: {' or '.join(WITHIN)} in the same table, got {self.pairs}")
         if len(set(self.systems)) < len(self.systems) or set(self.systems) & set(self.fusions):

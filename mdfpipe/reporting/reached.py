@@ -216,9 +216,10 @@ def _benchmark(opened: Sequence[_Opened], on: str) -> str:
     if on in papers.values() and on != name and (name or on in own):
         raise ConfigError(f"--on {on}: expected the data set of {opened[0].path}, whose layout is {use}: correct --on")
     differs = next(((one.path, one.differs) for one in opened if one.differs), None)
-    if differs and (on or name) == name:
+    if differs and (on in papers.values() or (name and not on)):
+        place, found = differs
         raise ConfigError(
-            f"{differs[0]}: expected {name} as it is published, got other counts ({differs[1][0]}): these numbers are "
+            f"{place}: expected {on or name} as it is published, got other counts ({found[0]}): these numbers are "
             "not of that benchmark; name the data by --on with a name of your own"
         )
     if on or name or drawn:

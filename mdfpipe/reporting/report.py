@@ -373,6 +373,7 @@ def attended(run: Path, system: str, templates: Templates, crops: PageCrops) -> 
             run,
             row["domain"],
             windows={row["video_id"]: deep} if deep else None,
+            camera={row["video_id"]: row["camera_id"]} if row.get("camera_id") else None,
         )
         heat = watcher.look(one, templates.vectors[n]) if watcher and len(one) else None
         if heat is not None:

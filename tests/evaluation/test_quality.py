@@ -378,5 +378,37 @@ def test_a_limit_needs_tracks_and_none_is_no_setting() -> None:
         ProtocolError, match="t: per_track: expected rows with a track, found none in 210 rows; give the"
     ):
         done({"t": {"per_track": 2}}, [system(rows, vectors)], rows)
+    for parts in ({"by": "template_id"}, {"by": "sighting", "sighting": "crop_id"}):
+        with pytest.raises(
+            ValueError, match=f"per_track: {list(parts.values())[-1]} makes several templates of a track"
+        ):
+            Table(per_track=2, **parts)  # type: ignore[arg-type]
     assert "per_track" not in Table().model_dump(mode="json")
     assert Table(per_track=2).model_dump(mode="json")["per_track"] == 2
+
+
+def test_an_unknown_column_and_wrong_weights_are_one_line_with_a_limit_too() -> None:
+    rows, vectors = drawn()
+    table = {"pooling": "quality_weighted", "per_track": 2, "metrics": ["rank-1"]}
+    with pytest.raises(DataError, match="expected a column nonsense, got "):
+        done({"t": {**table, "quality": "nonsense"}}, [system(rows, vectors)], rows)
+    at = next(n for n, row in enumerate(rows) if row["split"] == "test")
+    rows[at]["box_height_px"] = -1.0
+    with pytest.raises(DataError, match="quality column box_height_px: expected weights, finite and 0 or more, got -1"):
+        done({"t": table}, [system(rows, vectors)], rows)
+
+
+def test_a_table_has_its_own_weights_beside_another() -> None:
+    """Within a domain two tables may pool by the same rule; each has the weights that its own `by` gives."""
+    rows, vectors = drawn()
+    rows = [{**row, "video_id": f"{row['video_id']}-{n % 2}"} for n, row in enumerate(rows)]  # two of each subject
+    ways = {
+        name: {"pooling": "quality_aware", "pairs": "within", "apart": "video_id", "metrics": ["map"], **by}
+        for name, by in (("a", {"by": "subject"}), ("b", {"by": "sighting", "sighting": "video_id"}))
+    }
+    both = done(ways, [system(rows, vectors)], rows)
+    assert len({str(table["learned"]) for table in both.tables.values()}) == 2
+    for name in ways:
+        alone = done({name: ways[name]}, [system(rows, vectors)], rows)
+        assert len(alone.metrics) > 0
+        assert [r["value"] for r in alone.metrics] == [r["value"] for r in both.metrics if r["table"] == name]

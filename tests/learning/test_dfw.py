@@ -238,7 +238,7 @@ def test_sweeps_are_plain_settings_and_out_of_range_is_refused() -> None:
     assert (recipe.weakening.factor, recipe.weakening.threshold) == (0.2, "mean")  # the rest stays
     assert (recipe.overlap.weight, recipe.overlap.separation_px, recipe.overlap.temperature) == (1, 120, 0.05)
     wrongs: list[dict[str, Any]] = [{"threshold": 1.5}, {"factor": "e"}, {"form": "sum"}]
-    for wrong in (*wrongs, {"behind": []}, {"behind": [3, 3]}, {"behind": [1]}):
+    for wrong in (*wrongs, {"behind": []}, {"behind": [3, 3]}, {"behind": [3, 2]}, {"behind": [1]}):
         with pytest.raises(ConfigError):
             validate(kind, {"weakening": wrong}, "here")
 

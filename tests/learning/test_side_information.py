@@ -58,6 +58,25 @@ def test_what_is_added() -> None:
     assert torch.equal(camera(*asked([0, 2], ["c_1", "c_1"]))[0], camera(*asked([1], ["c_1"]))[0])
 
 
+@pytest.mark.parametrize("kind", ["domain", "camera", "both"])
+def test_a_network_without_embeddings_is_one_line(kind: str) -> None:
+    """One that no training made: it knows neither domains nor cameras."""
+    recipe: Any = tiny("body", side_information=kind)
+    model = recipe.model(0, ())
+    state = dict(recipe.model(0, ()).backbone.vit.state_dict())
+    assert (
+        recipe.load(model, state, "w.pth", 0.9).notes[-1] == "side information: as it was drawn, there is no sie_embed"
+    )
+    with pytest.raises(ConfigError, match=f"side_information: {kind}: expected a network that was trained with it"):
+        model.side(*asked([0], ["c.1"]))
+
+
+def test_cameras_are_in_the_order_of_their_numbers(tmp_path: Path) -> None:
+    crops = crops_in(tmp_path / "run", tiny("body"))
+    names = [f"cam{n}" for n in range(1, 1 + len(crops.videos))]
+    assert replace(crops, camera=dict(zip(crops.videos, reversed(names), strict=True))).cameras == names
+
+
 @torch.no_grad()
 def test_every_token_gets_it_after_the_positions() -> None:
     """Against timm's own network whose positions hold it; without it nothing changes."""

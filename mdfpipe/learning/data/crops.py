@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from mdfpipe.domains import Band
 from mdfpipe.errors import DataError, one_line
 from mdfpipe.store.images import EIGHT_BITS, SIXTEEN_BITS
-from mdfpipe.store.naming import IMAGE_SUFFIXES, safe_relative
+from mdfpipe.store.naming import IMAGE_SUFFIXES, natural_key, safe_relative
 from mdfpipe.store.shards import CHECKSUM
 
 I64 = NDArray[np.int64]
@@ -79,8 +79,9 @@ class Crops:
 
     @property
     def cameras(self) -> list[str]:
-        """The cameras of these rows, sorted."""
-        return sorted({self.camera[self.videos[v]] for v in np.unique(self.video) if self.videos[v] in self.camera})
+        """The cameras of these rows, sorted; those with numbers by their number, as TransReID counts them."""
+        found = {self.camera[self.videos[v]] for v in np.unique(self.video) if self.videos[v] in self.camera}
+        return sorted(found, key=natural_key)
 
     @cached_property
     def camera_of_video(self) -> I64:

@@ -97,8 +97,8 @@ class Weaken(Config):
 
     @model_validator(mode="after")
     def _is_sound(self) -> Self:
-        if len(set(self.behind)) < len(self.behind):
-            raise ValueError(f"behind: expected each stage once, got {self.behind}")
+        if self.behind != sorted(set(self.behind)):
+            raise ValueError(f"behind: expected each stage once, in ascending order, got {self.behind}")
         return self
 
 

@@ -15,6 +15,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from mdfpipe.errors import ConfigError
 from mdfpipe.learning.data.crops import camera_code
 from mdfpipe.learning.models.weights.loading import LoadReport
 
@@ -45,7 +46,10 @@ class SideInformation(nn.Module):
         self.camera = _drawn(cameras if kind != "domain" else (), width)
 
     def forward(self, domain: Tensor, camera: Tensor) -> Tensor:
-        """domain: (B,) places in the domains, -1 for another; camera: (B,) codes of their names (`camera_code`)."""
+        """domain: (B,) places in the domains, -1 for another; camera: (B,) codes of their names (`camera_code`).
+
+        Raises ConfigError where there is no embedding, as in a network that was never trained.
+        """
         places = torch.arange(len(self.domain), device=domain.device)
         codes = torch.tensor([camera_code(_named(name)) for name in self.camera], device=camera.device)
         found = [
@@ -53,6 +57,11 @@ class SideInformation(nn.Module):
             for table, asked, known in ((self.domain, domain, places), (self.camera, camera, codes))
             if len(table)
         ]
+        if not found:
+            raise ConfigError(
+                f"side_information: {self.kind}: expected a network that was trained with it, got one without an "
+                "embedding; train it, or set side_information: none"
+            )
         return self.coefficient * torch.stack(found).sum(0)[:, None]
 
     def _load_from_state_dict(self, state_dict: Mapping[str, Tensor], prefix: str, *rest: Any) -> None:
@@ -72,7 +81,7 @@ class SideInformation(nn.Module):
         given = next((tensor for name, tensor in state.items() if name.endswith("sie_embed")), None)
         rows = [] if given is None else list(given.reshape(-1, given.shape[-1]))
         own = [*self.domain.values(), *self.camera.values()]
-        if self.kind == "both" or [row.shape for row in rows] != [value.shape for value in own]:
+        if not own or self.kind == "both" or [row.shape for row in rows] != [value.shape for value in own]:
             fits = f"sie_embed has {len(rows)} embeddings, which do not fit {len(own)} of {self.kind}"
             note = f"side information: as it was drawn, {fits if rows else 'there is no sie_embed'}"
             return replace(report, notes=(*report.notes, note))
