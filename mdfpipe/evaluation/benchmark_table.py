@@ -88,15 +88,20 @@ def _keep(
     outcomes: Sequence[BenchmarkOutcome],
     found: Evaluated,
 ) -> None:
-    """Keep the lists of each first trial, and every image as a template unless they are too many."""
+    """Keep every image as a template, and the lists of each first trial: none of both where images are too many."""
     images = images_as_templates(rows, vectors, usable, system.modality)
-    if vectors.size <= MOST_VALUES:
-        found.templates.setdefault(system.name, images)
-    else:
+    if vectors.size > MOST_VALUES:
         found.tables[table]["notes"].append(
-            f"{system.name}: no templates are kept, as {len(vectors)} vectors of {vectors.shape[1]} are above "
-            f"{MOST_VALUES} values"
+            f"{system.name}: no templates and no lists are kept, as {len(vectors)} vectors of {vectors.shape[1]} are "
+            f"above {MOST_VALUES} values"
         )
+        return
+    kept = found.templates.setdefault(system.name, images)
+    if not np.isin(images.name, kept.name).all():
+        found.tables[table]["notes"].append(
+            f"{system.name}: no lists are kept, as another table has other templates of it"
+        )
+        return
     for one in outcomes:
         place = {"table": table, "system": system.name, **place_of(one)}
         first = one.rank[0], one.precision[0], one.penalty[0], one.valid[0]

@@ -17,7 +17,7 @@ from mdfpipe.store.tables import SearchStatus
 from mdfpipe.store.templates import Templates
 
 TOP: Final = 10  # images of a list, as many as SEARCHES has
-MOST_VALUES: Final = 50_000_000  # of vectors of a system that are kept, 200 MB: every public benchmark has fewer
+MOST_VALUES: Final = 50_000_000  # of vectors of a system that are kept, 200 MB
 
 
 class Listing:

@@ -363,7 +363,10 @@ def attended(run: Path, system: str, templates: Templates, crops: PageCrops) -> 
     subjects = spread(sorted({templates.subject[n] for n, _ in rows}, key=natural_key), _ATTENDED_SUBJECTS)
     chosen = [(n, row) for n, row in rows if templates.subject[n] in subjects]
     chosen.sort(key=lambda one: (natural_key(one[1]["subject_id"]), by_wavelength(one[1]["domain"])))
-    chosen = chosen[:_MOST_ATTENDED]
+    firsts: dict[tuple[str, str], tuple[int, dict[str, Any]]] = {}  # a benchmark has a template for each image
+    for n, row in chosen:
+        firsts.setdefault((row["subject_id"], row["domain"]), (n, row))
+    chosen = list(firsts.values())[:_MOST_ATTENDED]
     watcher, found = Watcher(weights, recipe) if chosen else None, []
     for n, row in chosen:
         table = Run(run).table("crop", row["video_id"])
