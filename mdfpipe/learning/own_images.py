@@ -41,6 +41,7 @@ class Embedder:
     weights: a checkpoint of `mdfpipe train`, or a public one together with recipe, the settings of its network with
     `use` among them. domain: that of the images, which a network with a stream for each domain needs. device, precision
     (fp32, bf16, fp16), threads: as for the stage embed; the vectors are those of that stage for the same crop.
+    A network with side information of the camera gets the mean of its cameras: these images have none.
 
     Raises ConfigError where the weights do not fit the recipe, or there is no stream for the domain.
     """
