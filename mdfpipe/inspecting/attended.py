@@ -89,7 +89,7 @@ class Attention:
         subjects = sorted({one.subject for one in self.panels}, key=natural_key)
         found = [f"{counted(len(self.panels), 'crop')} of {', '.join(subjects)}"]
         found += [
-            f"{token}: attention on {', '.join(f'{b} {s:.0%}' for b, s in zip(_bands(), shares, strict=True))}"
+            f"{token}: attention on {', '.join(f'{b} {100 * s:.0f} %' for b, s in zip(_bands(), shares, strict=True))}"
             for token, domain, shares, _ in self.shares
             if domain == "all"
         ]

@@ -63,6 +63,7 @@ class Watcher:
         found = Checkpoint.load(checkpoint)
         self.domains = found.domains
         self.recipe, self.model = network_of(found, checkpoint, recipe)
+        self.has_halves = any(entry.get("format") == "PASS" for entry in found.history)
 
     def look(self, crops: Crops, wanted: NDArray[np.float32]) -> NDArray[np.float32] | None:
         """Attention map of one crop: see `look`."""
@@ -70,7 +71,7 @@ class Watcher:
 
     def tokens(self, crops: Crops) -> TokenMaps | None:
         """What the tokens attend to in one crop: see `token_maps`."""
-        return token_maps(self.recipe, self.model, crops, self.domains)
+        return token_maps(self.recipe, self.model, crops, self.domains, has_halves=self.has_halves)
 
 
 def look(
@@ -101,9 +102,12 @@ def look(
     return cam(activation.detach(), gradient, grid)
 
 
-def token_maps(recipe: Recipe, model: nn.Module, crops: Crops, domains: Sequence[str] = ()) -> TokenMaps | None:
+def token_maps(
+    recipe: Recipe, model: nn.Module, crops: Crops, domains: Sequence[str] = (), *, has_halves: bool = False
+) -> TokenMaps | None:
     """What the tokens of the network attend to in one crop; None where it does not decode, the network has no such
-    tokens, or too few rows of patches for bands of the body. The network must be in eval mode.
+    tokens, or too few rows of patches for bands of the body. The network must be in eval mode. has_halves: its local
+    tokens are from PASS, whatever `parts` calls them.
     """
     vit: Any = next((module for module in model.modules() if isinstance(module, SemanticViT)), None)
     batch = _first(recipe, crops, domains) if vit is not None and vit.grid[0] >= len(PARTS) else None
@@ -115,7 +119,7 @@ def token_maps(recipe: Recipe, model: nn.Module, crops: Crops, domains: Sequence
         attention = vit.attended(batch.images, side)[1][0]
     own: list[int | None] = [*([None] if vit.design.global_ == "token" else []), *vit.chosen]
     rows = attention[[0 if place is None else 1 + place for place in own]]
-    are_halves = bool(set(getattr(recipe, "parts", ())) & set(HALVES))
+    are_halves = has_halves or bool(set(getattr(recipe, "parts", ())) & set(HALVES))
     names = tuple("global" if place is None else (HALVES if are_halves else PARTS)[place] for place in own)
     shares: NDArray[np.float32] = band_shares(rows, vit.grid).numpy()
     bands = tuple(None if are_halves else place for place in own)

@@ -102,7 +102,7 @@ class Training:
         self.images = sum(map(len, self.draws))
         self.state = shard.with_name(f"state-{os.getpid()}.pt")
         seed_everything(0)
-        self.model = recipe.model(len(self.crops.subjects), self.crops.domains)
+        self.model = recipe.network(self.crops)
 
     def loader(self, cache: int) -> Any:
         from mdfpipe.learning.data.loader import CropReader, Loader

@@ -360,6 +360,10 @@ def test_batches_are_tuples_with_further_crops_beside(tmp_path: Path) -> None:
     [
         ({"streams": "shared"}, "set cmkd to null, or streams"),
         ({"batches": {"sampler": "random"}}, "set tuples to batch"),
+        (
+            {"batches": {"sampler": "random", "crops": 4}, "tuples": "batch", "normalised": "by_role"},
+            "set normalised to together",
+        ),
         ({"batches": {"crops": 4}}, "set batches.subjects to the number of tuples"),
         ({"eat": {"form": "released", "hinge": True}}, "leave clamp_positive and hinge out"),
     ],

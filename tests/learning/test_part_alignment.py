@@ -144,9 +144,9 @@ def test_tokens_are_unnamed_until_they_were_measured_or_came_with_a_name() -> No
     with pytest.raises(ConfigError, match="parts"):
         validate(Recipe, {"use": "body", "parts": ["face", "lower"]}, "study.yaml")  # type: ignore[arg-type]
     assert vit.notes([{"format": "DINO"}], {}) == [UNNAMED]
-    assert aligned.notes([], {"part_match": 0.4}) == [f"{UNNAMED} (40% of them match their own band, chance 33 %)"]
+    assert aligned.notes([], {"part_match": 0.4}) == [f"{UNNAMED} (40 % of them match their own band, chance 33 %)"]
     assert aligned.notes([], {"part_match": 0.95}) == []
     assert vit.notes([{"figures": {"part_match": 0.95}}], {}) == []
-    assert vit.notes([], {"validation/part_match": 0.4})[0].endswith("(40% of them match their own band, chance 33 %)")
+    assert vit.notes([], {"validation/part_match": 0.4})[0].endswith("(40 % of them match their own band, chance 33 %)")
     assert aligned.notes([], {"part_match": 0.95, "validation/part_match": 0.4}) != []  # held-out crops decide
     assert Body(local="band").notes([], {}) == []

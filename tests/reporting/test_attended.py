@@ -68,7 +68,7 @@ def test_a_panel_for_each_token(kind: str, crops: Path, tmp_path: Path) -> None:
     assert ("no maps of tokens" in text) == (not names)
     for name in names:
         (line,) = (line for line in done.lines if line.startswith(f"{name}: attention on "))
-        own = {"face": "face 100%", "torso": "torso 100%", "lower body": "lower body 100%"}.get(name)
+        own = {"face": "face 100 %", "torso": "torso 100 %", "lower body": "lower body 100 %"}.get(name)
         assert (own is not None and own in line) == (kind == "bands")
     pixels = np.asarray(Image.open(io.BytesIO(sheet.read_bytes())))
     assert pixels.shape[1] == 3 * ((120 + 2) * (2 + len(names)) + 12) - 12

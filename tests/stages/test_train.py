@@ -17,6 +17,9 @@ from torch import Tensor
 
 from mdfpipe.errors import ConfigError
 from mdfpipe.inspecting.things import describe_run
+from mdfpipe.learning.attention import Watcher
+from mdfpipe.learning.data.crops import from_folder
+from mdfpipe.learning.models.backbones.semantic_vit import HALVES, PARTS
 from mdfpipe.learning.recipes.body import UNNAMED
 from mdfpipe.learning.train import checkpoint as files
 from mdfpipe.store.run import Run
@@ -143,6 +146,12 @@ def test_a_pass_checkpoint_names_its_parts_and_others_do_not(home: Path) -> None
     notes = {name: facts(home, name)["notes"] for name in systems}
     assert notes == {"named": [], "tuned": [], "unnamed": [UNNAMED], "of_unnamed": [UNNAMED]}
     assert any(line.startswith("train/named: pass.pth: PASS, ") for line in outcome.notes)
+    (home / "crops" / "P1").mkdir(parents=True)
+    cv2.imwrite(str(home / "crops/P1/a.png"), np.zeros((96, 32, 3), np.uint8))
+    for name, tokens in (("tuned", HALVES), ("unnamed", PARTS)):
+        maps = Watcher(home / "run" / "train" / name / "last.pt").tokens(from_folder(home / "crops", source=0))
+        assert maps is not None
+        assert maps.names == ("global", *tokens)
     assert outcome.warnings == [f"train/{name}: {UNNAMED}" for name in ("unnamed", "of_unnamed")]
 
 

@@ -438,7 +438,7 @@ class Body(Recipe):
         match = next((share for share in reversed(shares) if share is not None), None)
         if match is None:
             return [UNNAMED]
-        return [f"{UNNAMED} ({match:.0%} of them match their own band, chance 33 %)"] if match < NAMED else []
+        return [f"{UNNAMED} ({100 * match:.0f} % of them match their own band, chance 33 %)"] if match < NAMED else []
 
 
 TRAINED_FOR_HALVES = (

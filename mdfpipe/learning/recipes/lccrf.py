@@ -154,6 +154,11 @@ class Lccrf(CrossModal):
                 f"tuples: own needs batches of tuples, and batches.sampler: {self.batches.sampler} has none: set "
                 "tuples to batch, or leave the sampler out"
             )
+        if self.normalised == "by_role" and self.batches.sampler != "domain_aware":
+            raise ValueError(
+                f"normalised: by_role: expected batches of tuples, whose images have roles, got batches.sampler: "
+                f"{self.batches.sampler}; set normalised to together, or leave the sampler out"
+            )
         if self.batches.sampler == "domain_aware" and self.batches.crops != CROPS:
             raise ValueError(
                 f"batches.crops: {self.batches.crops}: a tuple has an anchor, a positive and a negative of each "
