@@ -107,7 +107,7 @@ def token_maps(
 ) -> TokenMaps | None:
     """What the tokens of the network attend to in one crop; None where it does not decode, the network has no such
     tokens, or too few rows of patches for bands of the body. The network must be in eval mode. has_halves: its local
-    tokens are from PASS, whatever `parts` calls them.
+    tokens are from PASS, also where `parts` has other names.
     """
     vit: Any = next((module for module in model.modules() if isinstance(module, SemanticViT)), None)
     batch = _first(recipe, crops, domains) if vit is not None and vit.grid[0] >= len(PARTS) else None
