@@ -286,7 +286,10 @@ def faces(
     ] = None,
     split: Annotated[
         list[str] | None,
-        typer.Option(metavar="ID@FRAME", help="Cut a track: 17@57 gives it the id 17@57 from frame 57 on; repeatable."),
+        typer.Option(
+            metavar="ID@FRAME",
+            help="Cut a track: 17@57 is its id from frame 57 on; 17 undoes all its cuts and merges; repeatable.",
+        ),
     ] = None,
     videos: Annotated[
         list[str] | None,
@@ -319,9 +322,12 @@ def faces(
 
     if merge or split:
         finding.refuse_both(given_besides(context, "data", "out", "merge", "split", "json_"))
-        changed = finding.merge_faces(out or data, merge or (), splits=split or ())
-        lines = [f"{name}: {counted(count, 'face')}" for name, count in changed.items()]
-        say_json(changed) if json_ else say("\n".join(lines))
+        made: list[str] = []
+        changed = finding.merge_faces(out or data, merge or (), splits=split or (), say=made.append)
+        if json_:
+            say_json({"faces": changed, "already": made})
+            return
+        say("\n".join([*(f"{name}: {counted(count, 'face')}" for name, count in changed.items()), *made]))
         return
     with Display() as display:
         found = finding.find_faces(

@@ -118,19 +118,30 @@ def find_faces(
 
 
 def merge_faces(
-    table: str | PathLike[str], merges: Sequence[str] = (), *, splits: Sequence[str] = ()
+    table: str | PathLike[str],
+    merges: Sequence[str] = (),
+    *,
+    splits: Sequence[str] = (),
+    say: Callable[[str], None] = lambda line: None,
 ) -> Mapping[str, int]:
     """Make ids of a face table of `find_faces` one: "3=17" gives the faces of id 17 the id 3, "anna=17" that name.
 
     splits: "17@57" gives the faces of the track 17, as it was found, the id "17@57" from frame 57 on, up to the next
-    face that has another id already; merges come after that. Gives the number of faces of each such id. All changes are
-    made, or none. `find_faces(..., force=True)` undoes them.
+    face that has another id already; "17" gives its faces the id 17 again, whatever was cut and merged; merges come
+    after that. say: gets a line on each change that was made before. Returns the number of faces of each id that is
+    new or changed. All changes are made, or none. `find_faces(..., force=True)` undoes them.
     """
     path, asked, cuts = given_path("table", table), dict[str, str](), dict[str, list[int]]()
+    undone = dict.fromkeys(name for text in splits if (name := str(text).strip()) and "@" not in name)
     for text in splits:
-        name, _, frame = (part.strip() for part in str(text).rpartition("@"))
+        name, at, frame = (part.strip() for part in str(text).rpartition("@"))
+        if not at and frame in undone:
+            continue
         if not name or not frame.isdecimal() or len(frame) > 18:
-            raise ConfigError(f"--split {text!r:.60}: expected an id and a frame, as in 17@57: from frame 57 on")
+            raise ConfigError(
+                f"--split {text!r:.60}: expected an id and a frame, as in 17@57: from frame 57 on; or an id alone, 17, "
+                "which undoes the cuts and merges of its track"
+            )
         cuts.setdefault(name, []).append(int(frame))
     for text in merges:
         name, equals, old = (part.strip() for part in str(text).partition("="))
@@ -146,7 +157,10 @@ def merge_faces(
             seen.add(name)
             name = asked[name]
         asked[old] = name
-    return found_faces.change(path / TABLE if path.is_dir() else path, asked, cuts)
+    counts, made = found_faces.change(path / TABLE if path.is_dir() else path, asked, cuts, undone)
+    for line in made:
+        say(line)
+    return counts
 
 
 def given_weights(weights: Path | None) -> Path:

@@ -244,20 +244,39 @@ def test_a_cut_leaves_other_cuts_and_names_as_they_are(tmp_path: Path) -> None:
     assert call_here("faces", table, "--split", "1@30", "--split", "1@10").out == "1@10: 20 faces\n1@30: 10 faces\n"
     counts = Counter(row["SUBJECT_ID"] for row in rows_of(table))
     assert counts == {"1": 10, "1@10": 20, "1@30": 10, "anna": 20, "2": 60}
-    assert call_here("faces", table, "--split", "1@40").out == "1@40: 20 faces\n"  # that cut itself, again
+    assert call_here("faces", table, "--split", "1").out == "1: 60 faces\n"  # undoes all of it
+    assert Counter(row["SUBJECT_ID"] for row in rows_of(table)) == {"1": 60, "2": 60}
 
 
-def test_a_cut_between_two_faces_is_made_once(tmp_path: Path) -> None:
-    table = table_of(tmp_path / "faces.csv", {"1": walk(range(20), 0) + walk(range(25, 40), 75)})
-    for _ in range(2):
-        assert call_here("faces", table, "--split", "1@22").out == "1@22: 15 faces\n"
-    assert call_here("faces", table, "--merge", "anna=1@22").code == 0
-    before = table.read_bytes()
-    for frame in (22, 23):
-        said = call_here("faces", table, "--split", f"1@{frame}")
-        assert said.line().endswith("id 1 before it, id anna from frame 25 on; choose another frame, or 1@25")
-        assert table.read_bytes() == before
-    assert call_here("faces", table, "--split", "1@25").out == "1@25: 15 faces\n"
+def test_a_change_of_ids_that_was_made_before_changes_nothing(tmp_path: Path) -> None:
+    """Repeated, a cut does not undo the merge behind it; a list of changes can be given again."""
+    table = table_of(
+        tmp_path / "faces.csv", {"1": walk(range(20), 0) + walk(range(25, 40), 75), "2": walk(range(9), 9)}
+    )
+    changes = ("--split", "1@22", "--merge", "anna=1@22", "--merge", "bob=2")
+    assert call_here("faces", table, *changes[:2]).out == "1@22: 15 faces\n"
+    with_cut, states = "(id 1 before it, id {} from frame 25 on); nothing changed", []
+    for who, given in (("1@22", changes[:2]), ("anna", changes)):
+        if given == changes:
+            assert call_here("faces", table, *changes).out.startswith(
+                "anna: 15 faces\nbob: 9 faces\n1@22: the track 1 is"
+            )
+        states.append(table.stat().st_mtime_ns)
+        said = call_here("faces", table, *given)
+        assert (said.code, with_cut.format(who) in said.out, len(said.out.splitlines())) == (0, True, len(given) // 2)
+        assert call_here("faces", table, *given, "--json").json == {"faces": {}, "already": said.out.splitlines()}
+        assert table.stat().st_mtime_ns == states[-1]  # it was not written
+    assert said.out.splitlines()[1:] == [
+        "1@22: its faces have the id anna already; nothing changed",
+        "2: its faces have the id bob already; nothing changed",
+    ]
+    for frame in (22, 23, 25):
+        assert with_cut.format("anna") in call_here("faces", table, "--split", f"1@{frame}").out
+        assert table.stat().st_mtime_ns == states[-1]
+    assert "id 'anna' now" in call_here("faces", table, "--merge", "carl=1@22").line()
+    assert call_here("faces", table, "--split", "1", "--split", "1@9").out == "1: 9 faces\n1@9: 26 faces\n"
+    assert call_here("faces", table, "--split", "1").out == "1: 35 faces\n"
+    assert call_here("faces", table, "--split", "1").out == "1: has its own id already; nothing changed\n"
 
 
 def test_signs_are_few_and_mostly_right_in_a_crowd(tmp_path: Path) -> None:
@@ -350,7 +369,8 @@ def test_what_a_change_of_ids_would_not_heed_is_refused(change: tuple[str, str],
     for more in (("--dry-run",), ("--force",), ("--stride", "1"), ("--workers", "2"), ("--videos", "a")):
         assert f"leave {more[0]} out" in call_here("faces", tmp_path, *change, *more).line()
         assert table.read_bytes() == before
-    assert list(call_here("faces", ".", *change, "--out", table, "--json").json) == [{"1=2": "1"}.get(change[1], "1@9")]
+    changed = call_here("faces", ".", *change, "--out", table, "--json").json["faces"]
+    assert list(changed) == [{"1=2": "1"}.get(change[1], "1@9")]
 
 
 def test_a_file_of_one_long_line_is_no_face_table(tmp_path: Path) -> None:
@@ -394,7 +414,8 @@ def test_any_folder_is_asked_for_a_face_table(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("split", "words"),
     [
-        ("1", "expected an id and a frame"),
+        ("@1", "expected an id and a frame"),
+        ("7", "expected a track of the column FOUND_ID"),
         ("1@x", "expected an id"),
         ("7@3", "of the track 7"),
         ("1@0", "found none on one side"),

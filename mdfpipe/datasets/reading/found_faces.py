@@ -17,7 +17,7 @@ import math
 import os
 from bisect import bisect_right
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Final
@@ -109,37 +109,49 @@ def read(table: Path) -> pa.Table:
     return found.unify_dictionaries().combine_chunks()
 
 
-def change(table: Path, merges: Mapping[str, str], splits: Mapping[str, Sequence[int]]) -> Counter[str]:
-    """Cut tracks, then give ids other names, all at one time. Gives the faces of each name that was asked for.
+def change(
+    table: Path, merges: Mapping[str, str], splits: Mapping[str, Sequence[int]], undone: Collection[str] = ()
+) -> tuple[Counter[str], list[str]]:
+    """Give tracks their own ids again, then cut tracks, then give ids other names, all at one time.
 
     merges: id -> name. splits: id as it was found -> the frames from which on its faces are the id "ID@FRAME", up to
-    the next face that has another id.
+    the next face that has another id. undone: ids as they were found. Returns the faces of each name that was asked
+    for, and a line for each change that is made already; where all are, nothing is written.
+
     Raises DataError where the table is not of `mdfpipe faces`, has no such id, would have a name twice in a frame, or
-    has no face of a split track on one side of a cut, or a cut there already; ConfigError for a name that it cannot
-    hold.
+    has no face of a split track on one side of a cut; ConfigError for a name that it cannot hold.
     """
     for name in merges.values():
         if is_missing(name) or not is_name(name):
             raise ConfigError(f"--merge {name!r:.60}: expected a name that the face table can hold")
-    header, found = _opened(table)
-    _refuse_others(table, header)
+    _refuse_others(table, _opened(table)[0])
+    again = {name for name in undone if _has_own_id(table, name)}
+    notes = [f"{one_line(name, 40)}: has its own id already; nothing changed" for name in undone if name in again]
+
+    def rows() -> Iterator[list[str]]:
+        for row in _opened(table)[1]:
+            yield [row[_FOUND], *row[1:]] if row[_FOUND] in undone else row
+
     cuts = {name: sorted(set(frames)) for name, frames in splits.items()}
-    ends = _ends(table, cuts) if cuts else {}
-    ids, now, counts = dict[str, None](), dict[str, str](), Counter[str]()
-    places = Counter[tuple[str, ...]]()
-    wanted = {*merges.values(), *(_piece(name, frame) for name, frames in splits.items() for frame in frames)}
-    for row in found:
+    ends, made = _ends(table, rows(), cuts) if cuts else ({}, {})
+    notes += made.values()
+    pieces = {_piece(name, frame): name for name, frames in splits.items() for frame in frames}
+    ids, counts, places = dict[str, None](), Counter[str](), Counter[tuple[str, ...]]()
+    wanted = {*merges.values(), *(pieces.keys() - made.keys()), *(name for name in undone if name not in again)}
+    for row in rows():
         before = _cut(row, cuts, ends)
         ids[before] = None
-        now.setdefault(row[_FOUND], before)
         if (name := merges.get(before, before)) in wanted:
             counts[name] += 1
             places[name, row[_FILE], row[_FRAME]] += 1
-    for old in merges:
-        if not old or old not in ids:
+    for old, name in merges.items():
+        if old and old in ids:
+            continue
+        now = _id_today(rows(), old) if old else None
+        if now != name:
             has = f"it has {some([name for name in ids if name], 10) or 'none'}"
-            said = f"its faces have the id {now[old]!r:.60} now" if old and old in now else has
-            raise DataError(f"{table}: no id {old!r:.60}; {said}")
+            raise DataError(f"{table}: no id {old!r:.60}; {f'its faces have the id {now!r:.60} now' if now else has}")
+        notes.append(f"{one_line(old, 40)}: its faces have the id {one_line(name, 40)} already; nothing changed")
     twice = next((place for place, count in places.items() if count > 1), None)
     if twice is not None:
         name, video, frame = (one_line(text, 80) for text in twice)
@@ -147,16 +159,36 @@ def change(table: Path, merges: Mapping[str, str], splits: Mapping[str, Sequence
             f"{table}: {name} would be two faces of frame {frame} of {video}, so these ids are different people; "
             "merge others"
         )
-    write(table, ([merges.get(own := _cut(row, cuts, ends), own), *row[1:]] for row in _opened(table)[1]))
-    return counts
+    if len(notes) == len(merges) + len(pieces) + len(undone):
+        return Counter(), notes
+    write(table, ([merges.get(own := _cut(row, cuts, ends), own), *row[1:]] for row in rows()))
+    return counts, notes
 
 
-def _ends(table: Path, cuts: Mapping[str, Sequence[int]]) -> dict[tuple[str, int], float]:
+def _has_own_id(table: Path, name: str) -> bool:
+    """Whether all faces of a track have the id that was found. Raises DataError where there is no such track."""
+    own = [row[_SUBJECT] == name for row in _opened(table)[1] if name and row[_FOUND] == name]
+    if not own:
+        raise DataError(f"{table}: --split {name!r:.60}: expected a track of the column FOUND_ID, found none; name one")
+    return all(own)
+
+
+def _id_today(rows: Iterable[Sequence[str]], old: str) -> str | None:
+    """The id that the first face of a track, or of what was cut from it, has in these rows; None for another id."""
+    track, at, frame = old.rpartition("@")
+    track, first = (track, int(frame)) if at and frame.isdecimal() else (old, 0)
+    return next((row[_SUBJECT] for row in rows if row[_FOUND] == track and _frame(row) >= first), None)
+
+
+def _ends(
+    table: Path, rows: Iterable[Sequence[str]], cuts: Mapping[str, Sequence[int]]
+) -> tuple[dict[tuple[str, int], float], dict[str, str]]:
     """The first frame of each part of a cut track that an earlier cut or merge gave another id; infinite without one.
-    Parts: (id as it was found, number of cuts before). Raises DataError where a part has no face, or is one already.
+    Parts: (id as it was found, number of cuts before). A part that has another id than what is before it is left as it
+    is, and has a line, by the id that was asked for. Raises DataError where a part has no face.
     """
     faces: dict[tuple[str, int], list[tuple[int, str]]] = defaultdict(list)
-    for row in _opened(table)[1]:
+    for row in rows:
         if row[_FOUND] in cuts and row[_SUBJECT]:
             frame = _frame(row)
             faces[row[_FOUND], bisect_right(cuts[row[_FOUND]], frame)].append((frame, row[_SUBJECT]))
@@ -166,18 +198,19 @@ def _ends(table: Path, cuts: Mapping[str, Sequence[int]]) -> dict[tuple[str, int
                 f"{table}: --split {name}@{frames[max(empty[0] - 1, 0)]}: expected faces of the track {name:.60} "
                 "(column FOUND_ID) before that frame and from it on, found none on one side; choose another frame"
             )
-    ends = {}
+    ends, made = dict[tuple[str, int], float](), dict[str, str]()
     for (name, part), own in sorted(faces.items()):
         own.sort()
         first, who = own[0]
         ends[name, part] = next((frame for frame, other in own if other != who), math.inf)
-        cut, before = (cuts[name][part - 1], faces[name, part - 1][-1][1]) if part else (first, who)
-        if who not in (before, _piece(name, cut)) and first != cut:  # else that cut again, which undoes a merge
-            raise DataError(
-                f"{table}: --split {name}@{cut}: there is a cut at that place already: id {one_line(before, 40)} "
-                f"before it, id {one_line(who, 40)} from frame {first} on; choose another frame, or {name:.60}@{first}"
+        if part and (before := faces[name, part - 1][-1][1]) != who:
+            ends[name, part], piece = -math.inf, _piece(name, cuts[name][part - 1])
+            made[piece] = (
+                f"{piece}: the track {name:.60} is cut there already (id {one_line(before, 40)} before it, id "
+                f"{one_line(who, 40)} from frame {first} on); nothing changed; --split {name:.60} undoes its cuts and "
+                "merges"
             )
-    return ends
+    return ends, made
 
 
 def _cut(row: Sequence[str], cuts: Mapping[str, Sequence[int]], ends: Mapping[tuple[str, int], float]) -> str:
