@@ -14,10 +14,11 @@ import torch
 
 from mdfpipe import __version__
 from mdfpipe.errors import ConfigError, MissingDependency
-from mdfpipe.export import embedder, export
+from mdfpipe.export import embedder, export, graph
 from mdfpipe.learning.data.augment import Augment
 from mdfpipe.learning.data.batches import CropBatch
 from mdfpipe.learning.embedding import open_model
+from mdfpipe.learning.recipes import Recipe
 from mdfpipe.learning.recipes.body import Body
 from mdfpipe.learning.recipes.face import Face
 from mdfpipe.learning.system import Start, System, checkpoint_of
@@ -34,9 +35,7 @@ RECIPES = {
     "no parts": VIT | {"parts": [], "local": "band", "fusion": "four"},
     "bands": VIT | {"local": "band", "global": "mean", "fusion": "four", "test_feature": "neck", "stem": "resnet"},
     "striped": STRIPED | {"schedule": {"length": 0}},
-    "striped, flipped": STRIPED | {"flip_fusion": True, "schedule": {"length": 0}},
     "face": FACE | {"schedule": {"length": 0}},
-    "face, not flipped": FACE | {"flip_fusion": False, "schedule": {"length": 0}},
 }
 
 
@@ -48,11 +47,11 @@ def _one_thread():
     torch.set_num_threads(before)
 
 
-def checkpoint(path, recipe, *, classes=4, seed=0, change=lambda network: None, **more):
+def checkpoint(path, recipe, *, classes=4, seed=0, domains=("VIS",), change=lambda network: None, **more):
     """A checkpoint as `mdfpipe train` writes it, of a network whose every weight and statistic is drawn."""
     torch.manual_seed(seed)
     system = System(recipe=recipe)
-    network = system.recipe.model(classes, ["VIS"])
+    network = system.recipe.model(classes, list(domains))
     with torch.no_grad():
         for name, value in network.state_dict().items():
             if name.endswith("running_var"):
@@ -298,6 +297,36 @@ def test_a_network_without_finite_weights(tmp_path):
     with pytest.raises(ConfigError, match=r"expected finite weights, got NaN or infinity in backbone.project.weight"):
         export(str(path), tmp_path / "a.onnx")
     assert not (tmp_path / "a.onnx").exists()
+
+
+@pytest.mark.parametrize("use", ["di2l", "dfw", "idkl", "lccrf"])
+def test_a_network_with_streams_is_exported_where_it_has_one(use, tmp_path):
+    """Else the error names the setting."""
+    tiny = {"use": use, **Recipe.variant(use).tiny} | ({"cmkd": None} if use == "lccrf" else {})
+    more = {"domains": ["VIS", "LWIR"], "trained_domains": ["VIS", "LWIR"]}
+
+    def start(network):  # blocks that change what goes through them
+        for name, value in network.named_parameters():
+            if "non_local" in name and name.endswith("bn.weight"):
+                torch.nn.init.normal_(value)
+
+    path = checkpoint(tmp_path / "last.pt", tiny | {"streams": "shared"}, change=start, **more)
+    done = export(str(path), tmp_path / "a.onnx")
+    assert (done.compared, done.difference < 1e-5) == (15, True)
+    if use != "idkl":
+        path = checkpoint(tmp_path / "last.pt", tiny | {"streams": "per_domain"}, **more)
+        with pytest.raises(ConfigError, match=r"the domain of a crop \(streams: per_domain\), .*embed --domain DOMAIN"):
+            export(str(path), tmp_path / "b.onnx")
+
+
+def test_a_network_that_onnx_lacks_is_one_line(tmp_path, capfd):
+    class Odd(torch.nn.Module):
+        def forward(self, images):
+            return torch.linalg.lu(images)[1]
+
+    with pytest.raises(ConfigError, match="torch cannot express this network in ONNX"):
+        graph.trace(Odd(), (1, 3, 4, 4), tmp_path / "a.onnx", output="vectors", free={0: "batch"})
+    assert capfd.readouterr() == ("", "")
 
 
 def test_a_network_that_looks_at_the_domain(tmp_path, monkeypatch):

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 INPUTS = 5  # random ones of the check,
 BATCHES = (1, 2, 3)  # each in batches of these sizes
 TOLERANCE = 1e-4  # of the greatest magnitude in the vectors: two float32 implementations differ by some 1e-6
+_OF_DOMAINS = ("streams", "side_information")  # settings of a recipe by which a domain may decide the vector
 _LIKE = "(v / 255 - mean) / spread, of v in 0..255; of red, green, blue: mean {}, spread {}"
 NORMALISED = {
     "half": "v / 127.5 - 1, of v in 0..255",
@@ -101,9 +102,11 @@ def _refuse_domains(embedder: EmbeddingNetwork, size: tuple[int, int], domains: 
             vectors.append(embedder(images).numpy())
     *others, first = vectors
     if any(_difference(other, first) > TOLERANCE for other in others):
+        recipe = embedder.recipe
+        own = [f" ({name}: {value})" for name in _OF_DOMAINS if (value := getattr(recipe, name, None))]
         raise ConfigError(
-            f"{checkpoint}: its vectors depend on the domain of a crop, which the exported file would not receive: "
-            "expected a network that uses the image alone; embed with `mdfpipe train`"
+            f"{checkpoint}: its vectors depend on the domain of a crop{''.join(own)}, which the exported file would "
+            "not receive: expected a network that uses the image alone; embed with `mdfpipe embed --domain DOMAIN`"
         )
 
 

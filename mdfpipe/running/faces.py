@@ -127,7 +127,7 @@ def merge_faces(
     """Make ids of a face table of `find_faces` one: "3=17" gives the faces of id 17 the id 3, "anna=17" that name.
 
     splits: "17@57" gives the faces of the track 17, as it was found, the id "17@57" from frame 57 on, up to the next
-    face that has another id already; "17" gives its faces the id 17 again, whatever was cut and merged; merges come
+    face that has another id already; "17" gives its faces the id 17 again, without its cuts and merges; merges come
     after that. say: gets a line on each change that was made before. Returns the number of faces of each id that is
     new or changed. All changes are made, or none. `find_faces(..., force=True)` undoes them.
     """

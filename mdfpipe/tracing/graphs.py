@@ -78,7 +78,15 @@ def write_onnx(graph: TracedGraph, out: Path | io.BytesIO) -> None:
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """Without the warning that tracing is to be removed: the other exporter needs the package onnxscript."""
+    """Without the warning that tracing is to be removed (the other exporter needs the package onnxscript), and without
+    the whole graph, which torch prints where it cannot express one.
+    """
+    prints: Any = torch._C
+    before = prints._jit_onnx_log
     with warnings.catch_warnings(), torch.inference_mode():
         warnings.simplefilter("ignore")
-        yield
+        prints._jit_onnx_log = lambda *words: None
+        try:
+            yield
+        finally:
+            prints._jit_onnx_log = before

@@ -45,7 +45,10 @@ class PartAggregation(nn.Module):
                 f"part aggregation: expected a map whose rows divide into {self.parts} parts, got {x.shape[2]}; "
                 "change the parts, or the height of the image"
             )
-        stripes = functional.adaptive_avg_pool2d(x, (self.parts, 1))  # (B, C, p, 1)
+        if torch.onnx.is_in_onnx_export():  # the exporter knows no size of a map behind a residual block
+            stripes = functional.avg_pool2d(x, (int(x.shape[2]) // self.parts, int(x.shape[3])))
+        else:
+            stripes = functional.adaptive_avg_pool2d(x, (self.parts, 1))  # (B, C, p, 1)
         seen = self.attention(stripes).to(x.dtype) @ self.z(stripes).flatten(2).transpose(1, 2)  # (B, p, C)
         gathered: Tensor = self.pool(x) + (self.gate.softmax(0)[:, None] * precise(seen)).sum(1)
         return gathered
