@@ -11,8 +11,7 @@ import importlib
 import io
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -253,26 +252,3 @@ class OnnxRuntime:
                 f"{self.where}: onnxruntime does not run the network on an input of {images.shape}: "
                 f"{one_line(error, 160)}; try engine torch"
             ) from None
-
-
-# --- one after the other ---------------------------------------------------------------------------------------------
-
-
-def in_turn(run: Callable[[NDArray[Any]], Outputs], inputs: Iterable[NDArray[Any]]) -> Iterator[Outputs]:
-    """The outputs of inputs, in order. While one is run, the next one is made and the answer before it is read.
-
-    So `inputs` may use two buffers in turn, and no fewer.
-    """
-    running: Future[Outputs] | None = None
-    for given in inputs:
-        found = running.result() if running else None
-        running = _thread().submit(run, given)
-        if found is not None:
-            yield found
-    if running:
-        yield running.result()
-
-
-@cache
-def _thread() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(1, "network")

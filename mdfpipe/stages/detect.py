@@ -1,4 +1,7 @@
-"""detect: the bodies in every frame of a video. Decodes ahead while the detector works."""
+"""detect: the bodies in every frame of a video.
+
+One thread decodes and prepares batches for the network, one runs the network, one reads its answers and stores them.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
-from typing import Any, ClassVar, Final, Literal, Self
+from typing import Any, ClassVar, Final, Literal, Self, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -23,7 +26,7 @@ from mdfpipe.stages.kept_spans import FinishedSpan, KeptSpans, SpanFacts, digest
 from mdfpipe.store.run import Run
 from mdfpipe.store.tables import BODIES, item_ids
 from mdfpipe.synth.folder import rendered
-from mdfpipe.video.ahead import ahead
+from mdfpipe.video.ahead import ahead, in_turn
 from mdfpipe.video.decoders import Decoder, FrameStream
 from mdfpipe.video.decoders.auto import Auto
 from mdfpipe.video.detectors import Detect as RunDetector
@@ -34,6 +37,7 @@ from mdfpipe.video.packets import packets
 from mdfpipe.video.placement import place
 from mdfpipe.video.spans import Cuts, Span
 
+T = TypeVar("T")
 _TOLD = ("decoder", "decoder_settings", "delivered", "stride", "width", "height", "window")
 _OF_DEEP = tuple(
     f"normalise.{name}" for name in ("policy", "sampled_frames", "low_percentile", "high_percentile", "low", "high")
@@ -312,7 +316,7 @@ class Detect(Stage):
         """The spans, one after the other; the next one is decoded while the detector is at the end of one."""
         resources = plan.context.resources
 
-        def batches() -> Iterator[tuple[Span, FrameStream, Frames | None]]:
+        def batches() -> Iterator[tuple[tuple[Span, FrameStream], Frames | None]]:
             for span in spans:
                 stream = plan.decoders[0].frames(
                     plan.path,
@@ -322,28 +326,45 @@ class Detect(Stage):
                     threads=resources.threads,
                 )
                 for frames in stream:
-                    yield span, stream, frames
-                yield span, stream, None
+                    yield (span, stream), frames
+                yield (span, stream), None
 
         rows = _Rows()
-        for span, stream, frames in ahead(batches()):
+        for (span, stream), frames, boxes in self._boxes(batches(), window, plan):
             if frames is not None:
-                self._detected(frames, rows, window, plan)
+                self._take(frames, boxes, rows, plan)
                 continue
             ends = digest_of(stream.ends[0]), digest_of(stream.ends[1])
             facts = SpanFacts(span.first, span.first + stream.delivered, stream.duplicates, ends, rows.size, rows.deep)
             yield span, FinishedSpan(_table(plan.video["video_id"], rows), facts)
             rows = _Rows()
 
-    def _detected(self, frames: Frames, rows: _Rows, window: tuple[float, float] | None, plan: _Planned) -> None:
-        """Run the detector on a batch. Raises DecodeError where frames are not of the size of those before."""
+    def _boxes(
+        self, batches: Iterable[tuple[T, Frames | None]], window: tuple[float, float] | None, plan: _Planned
+    ) -> Iterator[tuple[T, Frames | None, list[Boxes]]]:
+        """Batches with their boxes, in order; without, where there is no frame. The caller's thread reads answers."""
+
+        def prepared() -> Iterator[tuple[T, Frames | None, Any]]:
+            for belongs_to, frames in batches:
+                if frames is None:
+                    yield belongs_to, None, None
+                else:
+                    shown = self.normalise.apply(frames.pixels, *(window or (0.0, 255.0)))
+                    yield belongs_to, frames, plan.run.prepare(replace(frames, pixels=shown))
+
+        def answer(item: tuple[T, Frames | None, Any]) -> Any:
+            return None if item[1] is None else plan.run.run(item[2])
+
+        for (belongs_to, frames, _), found in in_turn(answer, ahead(prepared(), 2)):
+            yield belongs_to, frames, [] if frames is None else plan.run.read(frames, found)
+
+    def _take(self, frames: Frames, boxes: list[Boxes], rows: _Rows, plan: _Planned) -> None:
+        """Keep the boxes of a batch. Raises DecodeError where frames are not of the size of those before."""
         size = (frames.pixels.shape[2], frames.pixels.shape[1])
         if rows.counts and size != rows.size:
             was, now = ("x".join(map(str, s)) for s in (rows.size, size))
             raise DecodeError(f"frame {frames.index[0]}: expected {was} pixels as before, got {now}")
         rows.size, rows.deep = size, rows.deep or frames.pixels.dtype != np.uint8
-        shown = self.normalise.apply(frames.pixels, *(window or (0.0, 255.0)))
-        boxes = plan.run(replace(frames, pixels=shown))
         rows.take(frames, boxes)
         if plan.context.shared:
             plan.context.shared.take(frames, boxes)
@@ -363,8 +384,9 @@ class Detect(Stage):
             found.stream = decoder.frames(
                 plan.path, stride=self.stride, batch=resources.batch, threads=resources.threads
             )
-            for frames in ahead(found.stream):
-                self._detected(frames, found.rows, found.window, plan)
+            for _, frames, boxes in self._boxes(((None, frames) for frames in found.stream), found.window, plan):
+                if frames is not None:
+                    self._take(frames, boxes, found.rows, plan)
         except DecodeError as error:
             found.trouble = one_line(error)
         return found

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache, cached_property, lru_cache
 from pathlib import Path, PurePosixPath
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -89,15 +89,9 @@ class BoxFile(Detector):
         return identity
 
     def open(self, data: Path, video_id: str, *, device: str, threads: int) -> Detect:
-        """A function that finds boxes by frame. Raises as `identity` does; device and threads do not matter."""
+        """What finds boxes by frame. Raises as `identity` does; device and threads do not matter."""
         rows = self._read(data, video_id)
-        rows = rows.take(np.flatnonzero(rows.score >= np.float32(self.min_score)))
-
-        def detect(frames: Frames) -> list[Boxes]:
-            spans = np.searchsorted(rows.frame, np.stack([frames.index, frames.index + 1]))
-            return [rows.boxes(slice(a, b)) for a, b in spans.T]
-
-        return detect
+        return _ByFrame(rows.take(np.flatnonzero(rows.score >= np.float32(self.min_score))))
 
     def beyond(self, data: Path, video_id: str, delivered: int) -> int | None:
         """How many boxes of the video lie in frames that it does not have; None where the file does not name it."""
@@ -203,6 +197,16 @@ class BoxRows:
         if self.subject_id is not None:
             digest.update(repr(self.subject_id.tolist()).encode(errors="surrogateescape"))
         return digest.hexdigest()
+
+
+@dataclass(frozen=True, eq=False)
+class _ByFrame(Detect):
+    rows: BoxRows
+
+    def read(self, frames: Frames, answer: Any) -> list[Boxes]:
+        """The boxes of each frame, by its number."""
+        spans = np.searchsorted(self.rows.frame, np.stack([frames.index, frames.index + 1]))
+        return [self.rows.boxes(slice(a, b)) for a, b in spans.T]
 
 
 @dataclass(frozen=True, eq=False)

@@ -81,7 +81,7 @@ def cells(sizes: tuple[tuple[int, int], ...], strides: tuple[int, ...]) -> NDArr
 
 
 class Pictures:
-    """Makes batches of letterboxed frames as they are, (B, rows, columns, 3) uint8 RGB, in memory that is used again.
+    """Makes batches of letterboxed frames as they are, (B, rows, columns, 3) uint8 RGB, in memory that comes back.
 
     Only the inside of the letterbox is written for a frame; the grey around it is painted once. A quarter of the bytes
     of float32, and the order of torch's `channels_last`: scaled on the device, they are the numbers of `NetworkInputs`
@@ -90,27 +90,33 @@ class Pictures:
 
     def __init__(self, letterbox: Letterbox) -> None:
         self.letterbox = letterbox
-        self._batch = self._blank(0)
+        self._free: list[NDArray[Any]] = []
 
     def of(self, pixels: NDArray[np.uint8], size: int) -> NDArray[Any]:
         """A batch of `size` of the frames (n, H, W, 3) uint8 RGB; what exceeds n repeats the first frame.
 
-        The array is valid until the next call.
+        Whoever no longer needs the array may give it back to `take_back`, in any thread.
         """
-        if len(self._batch) < size:
-            self._batch = self._blank(size)
+        batch = self._free.pop() if self._free else self._blank(size)
+        if len(batch) != size:
+            batch = self._blank(size)
         box = self.letterbox
-        inside = self._inside(slice(box.top, box.top + box.inner[0]), slice(box.left, box.left + box.inner[1]))
+        rows, columns = (slice(at, at + side) for at, side in zip((box.top, box.left), box.inner, strict=True))
+        inside = self._inside(batch, rows, columns)
         for image, place in zip(pixels, inside, strict=False):
             self._draw(image, place)
         inside[len(pixels) : size] = inside[0]
-        return self._batch[:size]
+        return batch
+
+    def take_back(self, batch: NDArray[Any]) -> None:
+        """Use the memory of a batch of `of` again; it must not be read any more."""
+        self._free.append(batch)
 
     def _blank(self, size: int) -> NDArray[Any]:
         return np.full((size, *self.letterbox.input, 3), PAD, np.uint8)
 
-    def _inside(self, rows: slice, columns: slice) -> NDArray[Any]:
-        return self._batch[:, rows, columns]
+    def _inside(self, batch: NDArray[Any], rows: slice, columns: slice) -> NDArray[Any]:
+        return batch[:, rows, columns]
 
     def _draw(self, image: NDArray[np.uint8], place: NDArray[Any]) -> None:
         import cv2
@@ -140,8 +146,8 @@ class NetworkInputs(Pictures):
         grey = np.float32(PAD) / np.float32(255) if self.unit else PAD
         return np.full((size, 3, *self.letterbox.input), grey, self.dtype)
 
-    def _inside(self, rows: slice, columns: slice) -> NDArray[Any]:
-        return self._batch[:, :, rows, columns]
+    def _inside(self, batch: NDArray[Any], rows: slice, columns: slice) -> NDArray[Any]:
+        return batch[:, :, rows, columns]
 
     def _draw(self, image: NDArray[np.uint8], place: NDArray[Any]) -> None:
         import cv2

@@ -129,8 +129,6 @@ def _under_engine(
     run: Any, how: str, held: list[Any], unit: Any, batch: int, threads: int
 ) -> tuple[dict[str, Callable[[], Any]], list[Any], Any]:
     """The same under another engine; what its network is given is kept by the way."""
-    from mdfpipe.machine.engines import in_turn
-
     prepared: list[Any] = []
     network = run.network
 
@@ -144,6 +142,6 @@ def _under_engine(
     tasks = {
         f"detect stage, {how}": lambda: do_unit(unit, batch=batch, threads=threads, device="cpu"),
         f"detector alone, {how}": lambda: [run(frames) for frames in held],
-        f"network alone, {how}": lambda: list(in_turn(network.run, prepared)),
+        f"network alone, {how}": lambda: [network.run(images) for images in prepared],
     }
     return tasks, held, answers

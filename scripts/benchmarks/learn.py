@@ -107,7 +107,7 @@ def _costs(folder: Path, networks: dict[str, dict[str, Any]], data: Path, run: P
 
 
 def _cost_of_a_step(folder: Path, network: dict[str, dict[str, Any]], data: Path, run: Path) -> float:
-    """Processor seconds: the difference of two short trainings, which both start, read and save; no vectors are made."""
+    """Processor seconds: the difference of two short trainings, which both start, read and save."""
     (name,) = network
     used = []
     for steps in (FEW, MORE):

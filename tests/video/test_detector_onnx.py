@@ -196,9 +196,9 @@ def test_input_size(tmp_path, shape, image_size, frame, expected):
     tells_its_input(tmp_path / "a.onnx", shape=shape)
     detect = Onnx(weights="a.onnx", image_size=image_size).open(tmp_path, "v", device="cpu", threads=1)
     detect(plain(2, frame))
-    assert detect.letterbox.input == expected
+    assert detect.fitted.letterbox.input == expected
     detect(plain(2, (64, 64)))  # another frame size on the way
-    assert detect.letterbox.frame == (64, 64)
+    assert detect.fitted.letterbox.frame == (64, 64)
 
 
 def test_a_size_that_the_network_does_not_take(tmp_path):

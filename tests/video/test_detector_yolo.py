@@ -157,7 +157,7 @@ def test_the_best_ones_are_kept_and_a_frame_size_may_change(weights):
     run = detect.open(weights[1][0].parent, "v", device="cpu", threads=1)
     assert [len(b) for b in run(yolos.patches(2))] == [7, 7]
     assert [len(b) for b in run(yolos.patches(1, (64, 64)))] == [7]
-    assert run.inputs[0].letterbox.input == (128, 128)
+    assert run.pictures.letterbox.input == (128, 128)
     assert run(frames(np.zeros((0, 64, 64, 3)))) == []
     with pytest.raises(ValueError, match="expected uint8 RGB frames"):
         run(Frames(np.zeros((1, 64, 64, 1), np.uint16), np.arange(1), np.zeros(1)))

@@ -5,12 +5,12 @@ Each file of this folder is one detector, named after itself.
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path
-from typing import ClassVar, TypeAlias
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,8 +22,29 @@ from mdfpipe.machine.engines import EngineAsked
 from mdfpipe.store.hashing import file_sha256
 from mdfpipe.video.frames import Boxes, Frames
 
-Detect: TypeAlias = Callable[[Frames], list[Boxes]]
-"""Frames (uint8 RGB, one batch) to one `Boxes` a frame, in pixels of the frame, best score first."""
+
+class Detect(ABC):
+    """Frames (uint8 RGB, one batch) to one `Boxes` a frame, in pixels of the frame, best score first.
+
+    In three steps, each of which may have a thread of its own, so that a batch is prepared and another one read while
+    the network runs on a third.
+    """
+
+    def prepare(self, frames: Frames) -> Any:
+        """What the network is given for a batch; it is given to `run` once."""
+        return None
+
+    def run(self, prepared: Any) -> Any:
+        """The answer of the network."""
+        return None
+
+    @abstractmethod
+    def read(self, frames: Frames, answer: Any) -> list[Boxes]:
+        """The boxes of a batch in the answer; of the frames, the index and the size count."""
+
+    def __call__(self, frames: Frames) -> list[Boxes]:
+        """The boxes of one batch, one step after the other."""
+        return self.read(frames, self.run(self.prepare(frames)))
 
 
 RENDERED_ONLY = "synthetic data only"
@@ -108,7 +129,7 @@ class Detector(Plugin):
 
     @abstractmethod
     def open(self, data: Path, video_id: str, *, device: str, threads: int) -> Detect:
-        """A function from one batch of frames to one `Boxes` a frame. Models are cached within a process.
+        """What finds the boxes of one batch of frames after the other. Models are cached within a process.
 
         device: "cpu", "cuda", "cuda:1", ...; threads: of this process; neither changes a result by more than rounding.
         """

@@ -27,7 +27,7 @@ from pydantic import AfterValidator, Field
 from mdfpipe.config import IF_SET
 from mdfpipe.errors import ConfigError, DataError, one_line, refuse_lack_of_memory
 from mdfpipe.machine import engines
-from mdfpipe.machine.engines import CHUNK, in_turn
+from mdfpipe.machine.engines import CHUNK
 from mdfpipe.store.content import Kind, content_of
 from mdfpipe.store.hashing import file_sha256
 from mdfpipe.video.detectors import ENGINE, RENDERED_ONLY, Detect, NetworkDetector, Remarks, rgb_of
@@ -274,40 +274,71 @@ _KINDS: dict[Format, _Kind] = {
 # --- frames in, boxes out ------------------------------------------------------------------------------------------
 
 
-class _Persons:
-    """The function that `Onnx.open` gives. Its buffers are made for a frame size and used again."""
+@dataclass(frozen=True, eq=False)
+class _Fitted:
+    """How frames of one size are given to the network, and its answers read."""
+
+    frame: Size
+    kind: _Kind
+    inputs: NetworkInputs
+    grid: Floats
+
+    @property
+    def letterbox(self) -> Letterbox:
+        """Where a frame is in the input."""
+        return self.inputs.letterbox
+
+
+_Prepared: TypeAlias = tuple[_Fitted, list[NDArray[Any]]]
+
+
+class _Persons(Detect):
+    """What `Onnx.open` gives. Its memory is of a frame size and used again."""
 
     def __init__(self, detector: Onnx, network: _Network) -> None:
         self.detector, self.network = detector, network
-        self.frame: Size | None = None
+        self.fitted: _Fitted | None = None
 
-    def __call__(self, frames: Frames) -> list[Boxes]:
+    def prepare(self, frames: Frames) -> _Prepared | None:
+        """The inputs of the network; None for no frame."""
         pixels = rgb_of(frames)
         if not len(frames):
-            return []
-        if self.frame != pixels.shape[1:3]:
-            self._prepare((pixels.shape[1], pixels.shape[2]))
+            return None
+        frame = (pixels.shape[1], pixels.shape[2])
+        if self.fitted is None or self.fitted.frame != frame:
+            self.fitted = self._fit(frame)
         # A batch of one differs from others in the last bits: it is run as two where the network lets it.
         size = self.network.batch or (CHUNK if self.network.engine == "openvino" else max(2, len(frames)))
-        starts = range(0, len(frames), size)
-        inputs = (self.inputs[at // size % 2].of(pixels[at : at + size], size) for at in starts)
-        boxes: list[Boxes] = []
-        for start, (output,) in zip(starts, in_turn(lambda tensor: [self.network.run(tensor)], inputs), strict=True):
-            index = frames.index[start : start + size].tolist()
-            boxes += [self._boxes(raw, frame) for raw, frame in zip(output, index, strict=False)]
-        return boxes
+        parts = [pixels[at : at + size] for at in range(0, len(frames), size)]
+        return self.fitted, [self.fitted.inputs.of(part, size) for part in parts]
 
-    def _prepare(self, frame: Size) -> None:
+    def run(self, prepared: _Prepared | None) -> tuple[_Fitted, list[NDArray[Any]]] | None:
+        """The raw output of each input."""
+        if prepared is None:
+            return None
+        fitted, inputs = prepared
+        outputs = [self.network.run(tensor) for tensor in inputs]
+        for tensor in inputs:
+            fitted.inputs.take_back(tensor)
+        return fitted, outputs
+
+    def read(self, frames: Frames, answer: tuple[_Fitted, list[NDArray[Any]]] | None) -> list[Boxes]:
+        """The boxes of each frame."""
+        if answer is None:
+            return []
+        fitted, outputs = answer
+        rows = (raw for output in outputs for raw in output)
+        return [self._boxes(raw, frame, fitted) for raw, frame in zip(rows, frames.index.tolist(), strict=False)]
+
+    def _fit(self, frame: Size) -> _Fitted:
         detector, size = self.detector, self._input_size(frame)
-        kind = self.kind = _KINDS[self._format(size)]
+        kind = _KINDS[self._format(size)]
         bgr = kind.bgr if detector.colour == "auto" else detector.colour == "bgr"
         unit = kind.unit if detector.values == "auto" else detector.values == "0..1"
         centred = kind.centred if detector.align == "auto" else detector.align == "centre"
-        self.letterbox = Letterbox.fit(frame, size, centred=centred)
-        self.inputs = [NetworkInputs(self.letterbox, self.network.dtype, bgr=bgr, unit=unit) for _ in range(2)]
+        inputs = NetworkInputs(Letterbox.fit(frame, size, centred=centred), self.network.dtype, bgr=bgr, unit=unit)
         levels = tuple((size[0] // stride, size[1] // stride) for stride in STRIDES)
-        self.grid = cells(levels, STRIDES).astype(np.float32)
-        self.frame = frame
+        return _Fitted(frame, kind, inputs, cells(levels, STRIDES).astype(np.float32))
 
     def _input_size(self, frame: Size) -> Size:
         wanted, fixed = self.detector.image_size, (self.network.height, self.network.width)
@@ -352,17 +383,17 @@ class _Persons:
             self.detector.refuse_class(network.path, classes)
         return fits[0]
 
-    def _boxes(self, raw: NDArray[Any], frame: int) -> Boxes:
+    def _boxes(self, raw: NDArray[Any], frame: int, fitted: _Fitted) -> Boxes:
         detector = self.detector
         try:
-            xyxy, score = self.kind.read(raw, detector, self.grid)
+            xyxy, score = fitted.kind.read(raw, detector, fitted.grid)
         except ValueError as error:
             raise ConfigError(f"{self.network.path}: frame {frame}: {error}") from None
-        xyxy = self.letterbox.to_frame(xyxy)
+        xyxy = fitted.letterbox.to_frame(xyxy)
         if not np.isfinite(xyxy).all():
             raise DataError(
                 f"{self.network.path}: frame {frame}: expected finite boxes, got NaN or infinity; export again"
             )
-        order = suppress(xyxy, score, detector.nms_iou) if self.kind.nms else ranking(xyxy, score)
+        order = suppress(xyxy, score, detector.nms_iou) if fitted.kind.nms else ranking(xyxy, score)
         order = order[: detector.max_detections]
         return Boxes(xyxy[order], score[order])

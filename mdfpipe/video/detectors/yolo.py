@@ -15,7 +15,7 @@ The network runs under torch, or is traced there and runs under another engine, 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -27,7 +27,7 @@ from pydantic import Field
 
 from mdfpipe.config import BY_CONTENT, IF_SET, NOT_A_RESULT, download_folder, find_file
 from mdfpipe.errors import ConfigError, DataError, not_loaded, one_line, refuse_lack_of_memory
-from mdfpipe.machine.engines import CHUNK, EngineAsked, Outputs, in_turn, made_by
+from mdfpipe.machine.engines import CHUNK, EngineAsked, Outputs, made_by
 from mdfpipe.store.hashing import file_sha256
 from mdfpipe.store.shipped import demo_weights
 from mdfpipe.store.trust import is_trusted
@@ -193,14 +193,15 @@ class _Network:
         """The weight file."""
         return self.head.path
 
-    def candidates(
-        self, inputs: Sequence[Pictures], pixels: NDArray[np.uint8], person: int, min_score: float
-    ) -> Candidates:
-        """The candidates of frames, of any number. Raises DataError where it cannot run (out of memory, say)."""
+    def inputs(self, pictures: Pictures, pixels: NDArray[np.uint8]) -> list[NDArray[Any]]:
+        """What it is given for frames of any number."""
+        return [pictures.of(pixels, max(2, len(pixels)))]  # a batch of one differs from others in the last bits
+
+    def candidates(self, inputs: list[NDArray[Any]], person: int, min_score: float) -> Candidates:
+        """The candidates of `inputs`. Raises DataError where it cannot run (out of memory, say)."""
         import torch
 
-        # A batch of one differs from others in the last bits: it is run as two.
-        images = inputs[0].of(pixels, max(2, len(pixels)))
+        (images,) = inputs
         with torch.inference_mode():
             try:
                 planes = torch.from_numpy(images).to(self.device).permute(0, 3, 1, 2)  # a view: channels_last
@@ -231,14 +232,15 @@ class _Traced:
         """The weight file."""
         return self.head.path
 
-    def candidates(
-        self, inputs: Sequence[Pictures], pixels: NDArray[np.uint8], person: int, min_score: float
-    ) -> Candidates:
-        """The candidates of frames, of any number. Raises DataError where it cannot run (out of memory, say)."""
-        starts = range(0, len(pixels), CHUNK)
-        images = (inputs[at // CHUNK % 2].of(pixels[at : at + CHUNK], CHUNK) for at in starts)
+    def inputs(self, pictures: Pictures, pixels: NDArray[np.uint8]) -> list[NDArray[Any]]:
+        """What it is given for frames of any number."""
+        return [pictures.of(pixels[at : at + CHUNK], CHUNK) for at in range(0, len(pixels), CHUNK)]
+
+    def candidates(self, inputs: list[NDArray[Any]], person: int, min_score: float) -> Candidates:
+        """The candidates of `inputs`. Raises DataError where it cannot run (out of memory, say)."""
         parts = []
-        for start, (boxes, scores) in zip(starts, in_turn(self.run, images), strict=True):
+        for start, images in zip(range(0, len(inputs) * CHUNK, CHUNK), inputs, strict=True):
+            boxes, scores = self.run(images)
             logit = scores[:, person].astype(np.float32, copy=False)
             image, anchor = (~(logit < _least(min_score))).nonzero()
             values = np.concatenate([logit[image, anchor][:, None], boxes[image, :, anchor]], axis=1)
@@ -319,29 +321,47 @@ def _quarantine() -> Any:
 # --- frames in, boxes out --------------------------------------------------------------------------------------------
 
 
-class _Persons:
-    """The function that `Yolo.open` gives. Its buffers are made for a frame size and used again."""
+_Prepared: TypeAlias = tuple[Pictures, list[NDArray[Any]]]
+
+
+class _Persons(Detect):
+    """What `Yolo.open` gives. Its memory is of a frame size and used again."""
 
     def __init__(self, detector: Yolo, network: _Network | _Traced) -> None:
         self.detector, self.network = detector, network
-        self.inputs: list[Pictures] = []
+        self.pictures: Pictures | None = None
 
-    def __call__(self, frames: Frames) -> list[Boxes]:
-        detector = self.detector
+    def prepare(self, frames: Frames) -> _Prepared | None:
+        """The letterboxed frames; None for no frame."""
         pixels = rgb_of(frames)
         if not len(frames):
-            return []
+            return None
         size = (pixels.shape[1], pixels.shape[2])
-        if not self.inputs or self.inputs[0].letterbox.frame != size:
-            letterbox = Letterbox.fit(size, fitting_input(size, detector.image_size), centred=True)
-            self.inputs = [Pictures(letterbox) for _ in range(2)]
-        letterbox, least = self.inputs[0].letterbox, detector.min_score
-        found = self.network.candidates(self.inputs, pixels, detector.person_class, least)
-        image, xyxy, score = self.network.head.persons(found, letterbox.input, least)
+        if self.pictures is None or self.pictures.letterbox.frame != size:
+            letterbox = Letterbox.fit(size, fitting_input(size, self.detector.image_size), centred=True)
+            self.pictures = Pictures(letterbox)
+        return self.pictures, self.network.inputs(self.pictures, pixels)
+
+    def run(self, prepared: _Prepared | None) -> tuple[Letterbox, Candidates] | None:
+        """The candidates of all frames."""
+        if prepared is None:
+            return None
+        pictures, inputs = prepared
+        found = self.network.candidates(inputs, self.detector.person_class, self.detector.min_score)
+        for images in inputs:
+            pictures.take_back(images)
+        return pictures.letterbox, found
+
+    def read(self, frames: Frames, answer: tuple[Letterbox, Candidates] | None) -> list[Boxes]:
+        """The boxes of each frame."""
+        if answer is None:
+            return []
+        letterbox, found = answer
+        image, xyxy, score = self.network.head.persons(found, letterbox.input, self.detector.min_score)
         xyxy = letterbox.to_frame(xyxy)
         boxes = []
         for number in range(len(frames)):
             mine = np.flatnonzero(image == number)
-            best = mine[ranking(xyxy[mine], score[mine])][: detector.max_detections]
+            best = mine[ranking(xyxy[mine], score[mine])][: self.detector.max_detections]
             boxes.append(Boxes(xyxy[best], score[best]))
         return boxes

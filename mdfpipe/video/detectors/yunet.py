@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,7 @@ class Yunet(Detector):
 
         network = self._loaded(data)
         cv2.setNumThreads(threads)
-        return partial(_faces, network)
+        return _Faces(network)
 
     def _loaded(self, data: Path) -> Any:
         path = find_file(self.weights, data, "weights").absolute()
@@ -80,12 +81,28 @@ def _short(error: Exception) -> str:
     return one_line(str(getattr(error, "err", "") or error), 120)
 
 
-def _faces(network: Any, frames: Frames) -> list[Boxes]:
+@dataclass(frozen=True, eq=False)
+class _Faces(Detect):
     """The faces of each frame, best score first, inside the frame."""
-    pixels = rgb_of(frames)
-    height, width = pixels.shape[1:3]
-    network.setInputSize((width, height))
-    return [_boxes(network, np.ascontiguousarray(one[..., ::-1]), width, height) for one in pixels]
+
+    network: Any
+
+    def prepare(self, frames: Frames) -> list[Any]:
+        """The pictures, BGR."""
+        return [np.ascontiguousarray(one[..., ::-1]) for one in rgb_of(frames)]
+
+    def run(self, prepared: list[Any]) -> list[Boxes]:
+        """The boxes of each picture."""
+        found = []
+        for one in prepared:
+            height, width = one.shape[:2]
+            self.network.setInputSize((width, height))
+            found.append(_boxes(self.network, one, width, height))
+        return found
+
+    def read(self, frames: Frames, answer: list[Boxes]) -> list[Boxes]:
+        """The boxes, which the network gives as they are."""
+        return answer
 
 
 def _boxes(network: Any, bgr: Any, width: int, height: int) -> Boxes:
