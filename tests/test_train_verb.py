@@ -213,6 +213,29 @@ def test_a_system_that_fails_lets_the_others_go_on(made: Path, tmp_path: Path) -
     assert said.tally("blocked")["embed/no-face"] == 4
 
 
+def test_trainings_that_wait_for_nothing_run_at_once(made: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "home"
+    shutil.copytree(made, folder)
+    alone = {path.relative_to(folder): path.read_bytes() for path in sorted((folder / "run").glob("train/*/*.pt"))}
+    for stage in ("train", "embed"):
+        shutil.rmtree(folder / "run" / stage)
+    (folder / "run" / "events.jsonl").unlink()
+    said = again(folder, "--system", "tuned", "--system", "face", "--workers", "2", "--threads", "1", "--json")
+    assert said.code == 0, said
+    events = [json.loads(line) for line in (folder / "run" / "events.jsonl").read_text().splitlines()]
+    order = [
+        (e["event"], e["stage"]) for e in events if e["event"] in ("started", "finished") and "train" in e["stage"]
+    ]
+    assert {stage for _, stage in order[:2]} == {"train/visible", "train/face"}
+    assert [kind for kind, _ in order[:2]] == ["started", "started"]
+    assert order[4:] == [("started", "train/tuned"), ("finished", "train/tuned")]  # after what it starts from
+    now = {path.relative_to(folder): path.read_bytes() for path in sorted((folder / "run").glob("train/*/*.pt"))}
+    assert len(now) == 3
+    assert now.items() <= alone.items()
+    assert {said.tally("ran")[f"train/{name}"] for name in ("visible", "tuned", "face")} == {1}
+    assert again(folder, "--system", "tuned", "--system", "face", "--dry-run").out == "nothing is due\n"
+
+
 def test_one_subject_is_no_training(made: Path) -> None:
     """s01 alone: nothing can be told apart."""
     alone = [

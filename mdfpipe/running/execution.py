@@ -407,7 +407,11 @@ class LocalExecutor:
         if not (waiting := list(units)):
             return
         self.spawned.names, self.spawned.size = self._here
-        yield from self._in_shares(waiting, self.spawned.size)
+        # A training takes what memory its GPU has, so that each GPU has one at a time.
+        is_trained = waiting[0].stage.together and self.spawned.names[0] != devices.CPU
+        at_once = len(self.spawned.names) if is_trained else len(waiting)
+        for begin in range(0, len(waiting), at_once):
+            yield from self._in_shares(waiting[begin : begin + at_once], self.spawned.size)
 
     def _in_shares(self, units: Sequence[Unit], workers: int) -> Iterator[Event]:
         """What becomes of the units, of long videos in shares first."""
@@ -550,7 +554,10 @@ def _lost(unit: Unit, what: str, done: int, advice: str = "") -> Event:
 def _advice(stage: Stage) -> str:
     """What to try where a worker died or hung."""
     if stage.together:
-        return "the same command resumes from its last state; try a smaller batch of the recipe, or a longer --deadline"
+        return (
+            "the same command resumes from its last state; try fewer --workers, a smaller batch of the recipe, or a "
+            "longer --deadline"
+        )
     if stage.unit in ("crops", "images"):
         return "try a smaller --batch, fewer --workers, or a longer --deadline"
     if stage.name == "detect":

@@ -381,6 +381,8 @@ class Runner:
         if isinstance(stage, Index) and ready:
             self._hash(Hashing(stage, self.run, self.data, ready[0].expected.upstream), call)
         units = [self._unit(item, settled, plan, call if only is None else None) for item in ready]
+        if units and only is None:
+            units += self._beside(stage, plan, call)
         for name, total in Counter(one.stage.name for unit in units for one in (unit, *unit.then)).items():
             call.listen(Event("stage", name, "", total=total))
         damaged, ended, again = False, set[tuple[str, str]](), dict[str, list[str]]()
@@ -420,6 +422,15 @@ class Runner:
             self._review(stage, plan, call)
         tally.failed = sum(failure.stage == stage.name for failure in outcome.failures)
         return damaged
+
+    def _beside(self, stage: Stage, plan: Plan, call: Call) -> list[Unit]:
+        """The trainings after one that wait for nothing: workers that it leaves idle do them meanwhile."""
+        if not stage.together:
+            return []
+        later = (one for one in call.stages[call.stages.index(stage) + 1 :] if one.together)
+        items = [plan.run_item(one) for one in later if plan.allow_missing or not plan.missing(one)]
+        due = [item for item in items if item.reason and not (item.blocked or item.problem or item.damaged)]
+        return [self._unit(i, i.stage, plan, None) for i in due if (i.stage.name, i.key) not in call.outcome.failed]
 
     def _hash(self, hashing: Hashing, call: Call) -> None:
         """Hash new videos on all workers; what fails there, the index reports."""

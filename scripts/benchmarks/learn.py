@@ -23,7 +23,7 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seeds", type=int, default=3, help="trainings of each network (3)")
     parser.add_argument("--preset", default="study", help="drawn people (study)")
     parser.add_argument("--people", type=int, default=2000, help="further people in visible light (2000)")
-    parser.add_argument("--workers", type=int, default=2, help="trainings at once, of one thread each (2)")
+    parser.add_argument("--workers", type=int, default=2, help="trainings at once, each with one thread (2)")
     parser.add_argument("--folder", type=Path, help="work in this folder, and go on there with what it has")
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mdfpipe.errors import DecodeError
-from mdfpipe.video.ahead import ahead
+from mdfpipe.video.ahead import ahead, in_turn
 from mdfpipe.video.decoders import Decoder
 from mdfpipe.video.packets import packets
 from tests import clips
@@ -162,6 +162,25 @@ def test_deep_colour(tmp_path):
     assert (pixels[0].dtype, pixels[0].shape) == (np.uint16, (clips.HEIGHT, clips.WIDTH, 3))
     assert np.abs((pixels[0] >> 8).astype(int) - clips.picture(0)).mean() < 10
     assert "use pyav" in read("decord", path)[2]
+
+
+def test_in_turn_gives_what_comes_before_an_error_of_either_side():
+    def source():
+        yield from range(3)
+        raise ValueError("of the source")
+
+    def refused(item):
+        if item == 2:
+            raise ValueError("of the work")
+        return 10 * item
+
+    for run, last in ((lambda item: 10 * item, 2), (refused, 1)):
+        found = []
+        with pytest.raises(ValueError, match="of the source" if last == 2 else "of the work"):
+            for pair in in_turn(run, source()):
+                found.append(pair)
+        assert found == [(item, 10 * item) for item in range(last + 1)]
+    assert list(in_turn(refused, [])) == []
 
 
 def test_ahead_keeps_the_order_gives_an_error_in_its_place_and_ends():
