@@ -95,7 +95,7 @@ class Pictures:
     def of(self, pixels: NDArray[np.uint8], size: int) -> NDArray[Any]:
         """A batch of `size` of the frames (n, H, W, 3) uint8 RGB; what exceeds n repeats the first frame.
 
-        Whoever no longer needs the array may give it back to `take_back`, in any thread.
+        An array that is no longer needed may go back to `take_back`, in any thread.
         """
         batch = self._free.pop() if self._free else self._blank(size)
         if len(batch) != size:
