@@ -76,7 +76,9 @@ def inspect_and_write(
     if (out or sheet or (html and not found)) and not is_run(thing):
         option = "--frame" if out else "--sheet" if sheet else "--html"
         faces = ", or a face table of `mdfpipe faces`" if option == "--html" else ""
-        raise ConfigError(f"inspect {thing}: {option} needs a run folder with an index{faces}; name one")
+        with_crops = option != "--frame" and thing.is_file() and _is_ours(thing)
+        also = ", or --crops with a checkpoint" if with_crops else ""
+        raise ConfigError(f"inspect {thing}: {option} needs a run folder with an index{faces}{also}; name one")
     for made in (out, sheet, html, csv):
         if made is not None and not is_standard_output(made):
             _refuse_overwriting(thing, made)
@@ -118,10 +120,14 @@ def _attention(
     """Write what the network of a checkpoint attends to in some crops."""
     from mdfpipe.drawing.pixels import encoded
     from mdfpipe.inspecting.attended import attention_of, attention_page, attention_sheet
+    from mdfpipe.learning.data.crops import images_of
 
     where = f"inspect {checkpoint}: --crops"
     if not checkpoint.is_file() or not _is_ours(checkpoint):
-        raise ConfigError(f"{where}: expected a checkpoint of mdfpipe, such as RUN/train/SYSTEM/last.pt; name one")
+        got = content_of(checkpoint).what
+        raise ConfigError(
+            f"{where}: expected a checkpoint of mdfpipe, such as RUN/train/SYSTEM/last.pt, got {got}; name one"
+        )
     if (sheet is None and html is None) or any(others):
         raise ConfigError(f"{where}: expected --sheet PICTURE or --html PAGE, or both, and no other output; add one")
     kind = picture_kind(sheet, "--sheet") if sheet is not None else ""
@@ -129,6 +135,8 @@ def _attention(
         if made is not None and not is_standard_output(made):
             _refuse_overwriting(checkpoint, made)
             _refuse_overwriting(crops, made)
+            if made.exists() and any(made.samefile(image) for image in images_of(crops)):
+                raise ConfigError(f"{where}: writing {made} would overwrite a crop; name another file")
     found = attention_of(checkpoint, given_path("crops", crops), show_people)
     if sheet is not None:
         write_output(sheet, encoded(attention_sheet(found), kind, quality=92))

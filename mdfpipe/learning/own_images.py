@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
@@ -14,16 +15,18 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from mdfpipe.config import validate
-from mdfpipe.errors import ConfigError, DataError, counted, one_line, some
+from mdfpipe.domains import Domain
+from mdfpipe.errors import ConfigError, DataError, StoreError, counted, one_line, some
 from mdfpipe.learning import gpus
 from mdfpipe.learning.recipes import Recipe
 from mdfpipe.learning.train.checkpoint import Checkpoint
 from mdfpipe.machine.devices import ALL, named, present
+from mdfpipe.store.content import Kind, content_of
 from mdfpipe.store.files import given_path, refuse_loss
 from mdfpipe.store.hashing import file_sha256
 from mdfpipe.store.naming import IMAGE_SUFFIXES
 from mdfpipe.store.owner import temporary
-from mdfpipe.store.parquet import TableWriter
+from mdfpipe.store.parquet import TableWriter, read_metadata
 from mdfpipe.store.tables import EmbedStatus, coded
 
 if TYPE_CHECKING:
@@ -32,6 +35,7 @@ if TYPE_CHECKING:
 Picture: TypeAlias = Any
 """An array (H, W), (H, W, 1) or (H, W, 3) of uint8 or uint16, RGB; the path of an image file; or an image of Pillow."""
 
+_FOOTER: Final = b"mdfpipe.weights"  # names what the vectors of a file are of
 _ROWS: Final = 4096  # images between two writes: memory does not grow with their number
 
 
@@ -65,7 +69,8 @@ class Embedder:
 
         self.weights = given_path("weights", weights)
         if not self.weights.is_file():
-            raise ConfigError(f"weights: {self.weights}: expected a file, found none")
+            got = "a folder" if self.weights.is_dir() else "none"
+            raise ConfigError(f"weights: {self.weights}: expected a file, found {got}")
         if precision not in ("fp32", "bf16", "fp16"):
             raise ConfigError(f"precision: expected fp32, bf16 or fp16, got {one_line(precision, 40)}")
         if threads < 1 or batch < 1:
@@ -77,16 +82,13 @@ class Embedder:
             self.recipe, network = network_of(found, self.weights, _recipe(recipe), place)
             self.trained: list[str] = found.domains
         elif recipe is None:
-            raise ConfigError(
-                f"{self.weights}: expected a checkpoint of `mdfpipe train`, got another file; with public weights "
-                "name their recipe, such as body or face, and with an ONNX file the recipe onnx"
-            )
+            raise ConfigError(_no_checkpoint(self.weights))
         else:
             self.recipe, network = _public(self.weights, recipe, trust_pickle, place)
             self.trained = []
         if self.recipe.native != "torch" and precision != "fp32":
             raise ConfigError(f"precision {precision}: recipe {self.recipe.use} runs as its file has it; leave it out")
-        self.domain = _stream(self.recipe, self.trained, domain, self.weights)
+        self.domain = _stream(self.recipe, self.trained, _known(domain, self.trained), self.weights)
         self.batch, self.threads = batch, threads
         self._run = TorchEmbedder(self.recipe, network, precision)
 
@@ -94,6 +96,17 @@ class Embedder:
     def features(self) -> int:
         """D, the length of a vector."""
         return self.recipe.features
+
+    @property
+    def notes(self) -> list[str]:
+        """What a reader of the vectors should know: side information that these images lack, a line each."""
+        found = []
+        if self.recipe.embedded_as(self.domain, self.trained) == -1:
+            known = ", ".join(self.trained)
+            found.append(f"{self.domain} is none of the domains trained on ({known}): the mean of theirs is taken")
+        if self.recipe.uses_cameras:
+            found.append("the network knows cameras, and images have none: the mean of its cameras is taken")
+        return found
 
     def __call__(self, images: Picture) -> NDArray[np.float32]:
         """(B, D) vectors of several images, raw: their length may carry quality. One image alone gives (1, D).
@@ -121,15 +134,16 @@ class Embedder:
         """
         from mdfpipe.learning.pictures import PictureReader
 
-        refuse_loss(out, self.weights, *files)
+        refuse_others(out, self.weights, *files)
         vector = pa.list_(pa.float32(), self.features)
         fields = [
             pa.field("path", pa.string(), nullable=False),
             pa.field("status", pa.dictionary(pa.int8(), pa.string()), nullable=False),
             pa.field("vector", vector),
         ]
-        schema = pa.schema(fields, metadata={b"mdfpipe.weights": json.dumps(self.facts()).encode()})
-        done, bad, unfinished = 0, dict[str, str](), temporary(out.absolute())
+        schema = pa.schema(fields, metadata={_FOOTER: json.dumps(self.facts()).encode()})
+        place = Path(os.path.realpath(out))  # a link stays
+        done, bad, unfinished = 0, dict[str, str](), temporary(place)
         try:
             with TableWriter(unfinished, schema) as writer:
                 for start in range(0, len(files), _ROWS):
@@ -146,12 +160,14 @@ class Embedder:
                     columns = [pa.array(named, pa.string()), coded(~good, EmbedStatus), values]
                     writer.write(pa.table(columns, schema=schema))
                     done += int(good.sum())
-                    bad |= {named[int(crop_id)]: why for crop_id, why in reader.bad.items()}
+                    bad |= {named[int(row)]: reader.bad[row] for row in sorted(reader.bad, key=int)}
             progress(len(files), len(files))
             if not done:
                 name, why = next(iter(bad.items()))
                 raise DataError(f"none of {counted(len(files), 'image')} can be read; {name}: {why}")
-            unfinished.replace(out)
+            unfinished.replace(place)
+        except StoreError as error:
+            raise StoreError(str(error).replace(str(unfinished), str(out))) from None
         finally:
             unfinished.unlink(missing_ok=True)
         return done, bad
@@ -180,45 +196,91 @@ class Embedder:
 
 @dataclass(frozen=True)
 class FoundImages:
-    """Image files below folders. names: below their folder, sorted; others: files that are no images by suffix."""
+    """Image files below folders. names: below their folder, sorted; others: files that are no images by suffix; again:
+    images that are given twice; unnamed: images whose names are no text, which no table can hold.
+    """
 
     files: list[Path]
     names: list[str]
     others: int
+    again: int = 0
+    unnamed: int = 0
 
     @classmethod
     def below(cls, places: Iterable[str | PathLike[str]]) -> FoundImages:
-        """The images of these folders, all folders below them, and files; hidden ones are left out.
+        """The images of these folders, all folders below them, and files; hidden ones are left out, links are followed.
 
-        Raises DataError for a place that does not exist, or where there is no image.
+        Raises DataError for a place that does not exist or cannot be read, or where there is no image.
         """
         given = [given_path("images", place) for place in places]
-        files, names, others = [], [], 0
+        found, others, again, unnamed = dict[str, Path](), 0, 0, 0
         for place in given:
             if not place.exists():
                 raise DataError(f"{place}: expected a folder or an image, found nothing")
-            below = sorted(place.rglob("*")) if place.is_dir() else [place]
+            try:
+                below = [*_below(place)] if place.is_dir() else [place]
+            except OSError as error:
+                raise DataError(f"{error.filename}: cannot be read: {error.strerror}") from None
             for path in below:
                 inside = path.relative_to(place).parts
-                if any(part.startswith(".") for part in inside) or not path.is_file():
-                    continue
+                name = "/".join(inside) if len(given) == 1 and inside else path.as_posix()
                 if path.suffix.lower() not in IMAGE_SUFFIXES:
                     others += 1
-                    continue
-                files.append(path)
-                names.append("/".join(inside) if len(given) == 1 and inside else path.as_posix())
-        if not files:
+                elif not _is_text(name):
+                    unnamed += 1
+                elif found.setdefault(name, path) is not path:
+                    again += 1
+        if not found:
             kinds = ", ".join(sorted(IMAGE_SUFFIXES))
-            raise DataError(f"{some([str(p) for p in given], 3)}: expected images ({kinds}), found none")
-        return cls(files, names, others)
+            lacking = f"; {counted(unnamed, 'image has a name', 'images have names')} that are no UTF-8 text: rename"
+            places = some([one_line(p, 120) for p in given], 3)
+            raise DataError(f"{places}: expected images ({kinds}), found none{lacking if unnamed else ''}")
+        return cls([*found.values()], [*found], others, again, unnamed)
+
+
+def _below(folder: Path, above: tuple[Path, ...] = ()) -> Iterator[Path]:
+    """All that is below a folder but folders and what is hidden, sorted; links that lead round are not followed."""
+    real = Path(os.path.realpath(folder))
+    if real in above:
+        return
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith("."):
+            continue
+        if path.is_dir():
+            yield from _below(path, (*above, real))
+        else:
+            yield path
+
+
+def _is_text(name: str) -> bool:
+    """Whether a name can be written: one of bytes that are no UTF-8 cannot."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def refuse_others(out: Path, *sources: Path) -> None:
+    """Raise ConfigError where vectors cannot be written to `out`, or would take the place of what is no such file."""
+    refuse_loss(out, *sources)
+    if not out.parent.is_dir():
+        raise ConfigError(f"{out}: expected a place in a folder that is there, found no {out.parent}; make it")
+    if not out.is_file() or not out.stat().st_size:
+        return
+    try:
+        is_ours = _FOOTER in read_metadata(out)[0]
+    except (OSError, pa.ArrowException):
+        is_ours = False
+    if not is_ours:
+        raise ConfigError(f"{out}: there is a file that `mdfpipe embed` did not write; name another, or move it")
 
 
 def _is_one(images: Any) -> bool:
     if isinstance(images, (str, PathLike)) or hasattr(images, "convert"):
         return True
-    if not isinstance(images, np.ndarray):
-        return False
-    return images.ndim == 2 or (images.ndim == 3 and images.shape[2] <= 4)  # of 4: refused, and no stack of grey ones
+    shape = tuple(getattr(images, "shape", ()))  # of torch's tensors, too
+    return len(shape) == 2 or (len(shape) == 3 and shape[2] <= 4)  # of 4: refused, and no stack of grey ones
 
 
 def _place(device: str) -> str:
@@ -229,9 +291,34 @@ def _place(device: str) -> str:
     return present(names, gpus.count)[0]
 
 
+def _no_checkpoint(path: Path) -> str:
+    """What a file is where a checkpoint was expected, and what to do."""
+    content = content_of(path)
+    recipe = "onnx" if content.kind is Kind.ONNX else "such as body or face"
+    advice = f"with public weights name their recipe, {recipe}"
+    return (
+        f"{path}: expected a checkpoint of `mdfpipe train`, got {content.what}; "
+        f"{content.advice if content.kind is Kind.OTHER else advice}"
+    )
+
+
+def _known(domain: object, trained: Sequence[str]) -> str | None:
+    """A domain as data sets have it. Raises ConfigError for what is none."""
+    if domain is None or domain in trained:
+        return domain  # type: ignore[return-value]
+    try:
+        return str(Domain.parse(str(domain)))
+    except DataError as error:
+        raise ConfigError(f"--{error}") from None
+
+
 def _recipe(given: Mapping[str, Any] | None) -> Recipe | None:
     if given is None:
         return None
+    if not isinstance(given, Mapping):
+        raise ConfigError(
+            f"recipe: expected settings with their `use`, such as {{'use': 'body'}}, got {one_line(repr(given), 40)}"
+        )
     settings = dict(given)
     try:
         kind = Recipe.variant(str(settings.pop("use", "")))

@@ -15,6 +15,7 @@ from mdfpipe.errors import DataError, one_line
 from mdfpipe.learning.data.crops import UNKNOWN, Crops
 from mdfpipe.learning.data.loader import CropReader
 from mdfpipe.learning.recipes import Recipe
+from mdfpipe.store.content import stand_in
 from mdfpipe.store.files import bytes_of
 from mdfpipe.store.images import SIXTEEN_BITS, decode_at
 from mdfpipe.store.shards import Spoilt
@@ -50,10 +51,7 @@ class PictureReader(CropReader):
         picture = self.pictures[row]
         try:
             if isinstance(picture, (str, PathLike)):
-                try:
-                    return decode_at(bytes_of(Path(picture)), self.height, self.width)
-                except OSError as error:
-                    raise Spoilt(f"cannot be read: {error.strerror or one_line(error)}") from None
+                return self._of_file(Path(picture))
             return as_stored(picture)
         except Spoilt as error:
             if not self._refuses:
@@ -61,13 +59,26 @@ class PictureReader(CropReader):
             name = picture if isinstance(picture, (str, PathLike)) else f"image {row}"
             raise DataError(f"{name}: {error}") from None
 
+    def _of_file(self, path: Path) -> NDArray[Any]:
+        try:
+            return decode_at(bytes_of(path), self.height, self.width)
+        except (OSError, ValueError) as error:  # ValueError: no name of a file
+            if (instead := stand_in(path)) is not None:
+                raise Spoilt(f"expected an image, got {instead}") from None
+            raise Spoilt(f"cannot be read: {getattr(error, 'strerror', None) or one_line(error)}") from None
+        except Spoilt as error:
+            raise Spoilt(f"expected an image, got {instead}" if (instead := stand_in(path)) else str(error)) from None
+
 
 def as_stored(picture: Any) -> NDArray[Any]:
     """(H, W, 3) BGR of uint8, or (H, W) or (H, W, 3) of uint16, from RGB or an image of Pillow. Raises Spoilt."""
-    mode = str(getattr(picture, "mode", "L"))
-    if mode not in ("L", "RGB") and mode[0] not in "IF":  # the conversion clips pixels of more than 8 bits
-        picture = picture.convert("RGB")
-    pixels = np.asarray(picture)
+    mode = str(getattr(picture, "mode", "L")) if hasattr(picture, "convert") else "L"
+    try:
+        if mode not in ("L", "RGB") and mode[0] not in "IF":  # the conversion clips pixels of more than 8 bits
+            picture = picture.convert("RGB")
+        pixels = np.asarray(picture)
+    except (OSError, ValueError, TypeError, SyntaxError) as error:  # a file that Pillow reads only now, a GPU's tensor
+        raise Spoilt(f"cannot be read: {one_line(error, 120)}") from None
     if pixels.dtype not in (np.uint8, np.uint16):
         raise Spoilt(f"expected pixels of uint8 or uint16, got {pixels.dtype}; scale them first")
     if pixels.ndim == 3 and pixels.shape[2] == 1:

@@ -10,6 +10,7 @@ import contextlib
 import importlib
 import io
 import os
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -35,6 +36,7 @@ CHUNK: Final = 4
 Between 2 and 8 the speed differs by a tenth, either way; and the next ones are prepared while it works.
 """
 
+_LONGEST_REASON: Final = 300  # characters of onnxruntime's own words
 Outputs = list[NDArray[np.float32]]
 
 
@@ -216,6 +218,14 @@ def open_session(
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", os.devnull)
     content = model if isinstance(model, bytes) else model.read_bytes()
     return ort.InferenceSession(content, options, providers=list(providers))
+
+
+def reason_of(error: Exception) -> str:
+    """Why onnxruntime does not take a model, in its own words: whole sentences, without the place in its source."""
+    said = " ".join(str(error).split())
+    words = re.sub(r"^\[ONNXRuntimeError\][ :\d]+[A-Z_]+ : (\S+:\d+ .*?\) (?=[A-Z]))?", "", said)
+    whole = [words[: m.end()] for m in re.finditer(r"[.;](?= |$)|$", words) if m.end() <= _LONGEST_REASON]
+    return one_line((whole or [type(error).__name__])[-1].rstrip(".; "))
 
 
 def providers(gpu: int | None, needed_by: str) -> list[Any]:

@@ -21,7 +21,9 @@ SHOWN = 5  # files that gave no vector, in words; the table and --json have them
 
 @dataclass
 class EmbeddedImages:
-    """Result of `embed_folders`. vectors: written; bad: why others have none, by path; others: files of other kinds."""
+    """Result of `embed_folders`. vectors: written; bad: why others have none, by path; others: files of other kinds;
+    again: images given twice; unnamed: images whose names are no text; notes: what a reader of the vectors should know.
+    """
 
     out: str
     images: int
@@ -29,6 +31,9 @@ class EmbeddedImages:
     vectors: int = 0
     bad: dict[str, str] = field(default_factory=dict)
     others: int = 0
+    again: int = 0
+    unnamed: int = 0
+    notes: list[str] = field(default_factory=list)
     dry_run: bool = False
 
     def lines(self) -> list[str]:
@@ -37,9 +42,14 @@ class EmbeddedImages:
             "would be embedded" if self.dry_run else f"-> {counted(self.vectors, 'vector')} of {self.features} numbers"
         )
         found = [f"{self.out}: {counted(self.images, 'image')} {verb}"]
-        found += [f"no vector: {name}: {why}" for name, why in list(self.bad.items())[:SHOWN]]
+        found += [f"no vector: {one_line(name, 120)}: {why}" for name, why in list(self.bad.items())[:SHOWN]]
         if len(self.bad) > SHOWN:
             found.append(f"no vector: {len(self.bad) - SHOWN} more; column status names them")
+        if self.unnamed:
+            found.append(f"left out: {counted(self.unnamed, 'image')} whose name is no UTF-8 text; rename")
+        if self.again:
+            found.append(f"left out: {counted(self.again, 'image')} given twice")
+        found += [f"note: {note}" for note in self.notes]
         if self.others:
             found.append(f"left out: {counted(self.others, 'file that is no image', 'files that are no images')}")
         return found
@@ -61,7 +71,7 @@ def embed_folders(
     recipe: the name of that of public weights; assignments: NAME=VALUE, settings of it; settings: those of Embedder.
     Raises ConfigError, DataError where there is no image, or none can be read, StoreError.
     """
-    from mdfpipe.learning.own_images import Embedder, FoundImages
+    from mdfpipe.learning.own_images import Embedder, FoundImages, refuse_others
 
     if assignments and recipe is None:
         raise ConfigError("--set changes settings of public weights: name their recipe with --recipe")
@@ -72,9 +82,11 @@ def embed_folders(
     if place.suffix.lower() != ".parquet" or place.is_dir():
         got = "a folder" if place.is_dir() else one_line(place.suffix, 40) or "no suffix"
         raise ConfigError(f"--out {place}: expected a file whose name ends in .parquet, got {got}; name another")
+    refuse_others(place, given_path("weights", weights))
     found: FoundImages = FoundImages.below(images)
     embedder = Embedder(weights, recipe=given, **settings)
-    done = EmbeddedImages(str(place), len(found.files), embedder.features, others=found.others, dry_run=dry_run)
+    done = EmbeddedImages(str(place), len(found.files), embedder.features, dry_run=dry_run, notes=embedder.notes)
+    done.others, done.again, done.unnamed = found.others, found.again, found.unnamed
     if dry_run:
         return done
     began = time.monotonic()

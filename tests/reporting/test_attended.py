@@ -107,6 +107,11 @@ def test_a_folder_of_images(tmp_path: Path) -> None:
     assert "2 crops of ann, bob" in printed  # of one domain two of each subject, and one of bob's does not decode
     assert "no evidence for ann, bob: one crop cannot be compared with itself" in printed
     assert printed.count("bob/3.png") == 1
+    crop = tmp_path / "images" / "ann" / "0.png"
+    before = crop.read_bytes()
+    said = call_here("inspect", path, "--crops", tmp_path / "images", "--sheet", crop)
+    assert "would overwrite a crop; name another file" in said.line()
+    assert crop.read_bytes() == before
 
 
 def test_crops_of_which_none_decodes_are_one_line(tmp_path: Path) -> None:

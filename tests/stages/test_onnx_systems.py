@@ -138,8 +138,27 @@ def two_outputs(path: Path) -> Path:
     return graph(path, ["n", 3, 32, 16], nodes, outputs=("v", "w"))
 
 
-def single(path: Path, kind: str, **more: Any) -> Path:
-    return graph(path, ["n", 3, 32, 16], [helper.make_node(kind, ["images"], ["v"], **more)])
+def single(path: Path, kind: str, outputs: tuple[str, ...] = ("v",), **more: Any) -> Path:
+    return graph(path, ["n", 3, 32, 16], [helper.make_node(kind, ["images"], ["v"], **more)], outputs=outputs)
+
+
+def no_input(path: Path) -> Path:
+    node = helper.make_node("Constant", [], ["v"], value=numpy_helper.from_array(np.ones((2, 3), np.float32)))
+    made = helper.make_graph([node], "tiny", [], [helper.make_tensor_value_info("v", TensorProto.FLOAT, None)])
+    onnx.save(helper.make_model(made, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    return path
+
+
+def still(path: Path, kinds: tuple[str, ...], **values: float) -> Path:
+    """Means that other nodes then change, each with a value where there is one of its turn."""
+    more = [numpy_helper.from_array(np.float32(value), name) for name, value in values.items()]
+    nodes, name, left = [helper.make_node("ReduceMean", ["images"], ["m"], axes=[2, 3], keepdims=0)], "m", [*values]
+    for number, kind in enumerate(kinds):
+        last = number + 1 == len(kinds)
+        inputs = [name] if kind.startswith("Random") else [name, left.pop(0)]
+        name = "v" if last else f"n{number}"
+        nodes.append(helper.make_node(kind, inputs, [name]))
+    return graph(path, ["n", 3, 32, 16], nodes, more=more)
 
 
 def no_numbers(path: Path) -> Path:
@@ -182,10 +201,14 @@ REFUSED: list[tuple[Any, dict[str, Any], str]] = [
     (lambda p: single(p, "ReduceMean", axes=[2, 3], keepdims=1), {}, r"got \(1, 3, 1, 1\) of float32; name the output"),
     (two_outputs, {}, "expected one output, or recipe.output with one of 2, got v, w"),
     (two_outputs, {"output": "x"}, "expected an output 'x', got v, w; set recipe.output"),
+    (no_input, {}, "expected one input of images, .* got none; export"),
+    (lambda p: single(p, "ReduceMean", outputs=(), axes=[2, 3]), {}, "expected an output with vectors, got none"),
+    (lambda p: still(p, ("Mul", "Add"), zero=0, one=1), {}, "gives a grey and a noisy image the same vector"),
+    (lambda p: still(p, ("RandomUniformLike", "Add"), one=1), {}, "gives an image another vector at another time"),
     (no_numbers, {}, "gives vectors of a grey image that are no numbers"),
     (lambda p: single(p, "RunMe", domain="vendor"), {}, "expected an ONNX network of standard operators .*RunMe"),
     (second_file, {"dimensions": 64}, "whose weights lie in a second file"),
-    (torn, {}, "net.onnx: expected an ONNX network"),
+    (torn, {}, "net.onnx: an ONNX network, truncated or damaged"),
     (text, {}, "net.onnx: expected an ONNX network, got "),
     (means, {"schedule": {"length": 3}}, "expected schedule.length 0, got 3: an ONNX network is not trained"),
     (means, {"mean": [0, 0, 0]}, "expected mean and std, or neither"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import cv2
 import numpy as np
 import pyarrow.compute as pc
 import pytest
+import torch
 from PIL import Image
 
 import mdfpipe
@@ -18,8 +20,9 @@ from mdfpipe.learning.data.crops import from_crops
 from mdfpipe.learning.data.loader import CropReader
 from mdfpipe.learning.embedders import TorchEmbedder
 from mdfpipe.learning.embedding import embed, open_model
-from mdfpipe.learning.own_images import _stream
+from mdfpipe.learning.own_images import FoundImages, _stream
 from mdfpipe.learning.recipes import Recipe
+from mdfpipe.running.own_images import embed_folders
 from mdfpipe.store.run import Run
 from mdfpipe.store.shards import read_crop
 from tests.runs import call_here
@@ -101,6 +104,36 @@ def test_a_folder(home: Path, weights: Path, tmp_path: Path) -> None:
     assert "which `mdfpipe embed` wrote" in call_here("inspect", str(out)).out.splitlines()[0]
 
 
+def test_images_as_they_lie_about(home: Path, weights: Path, tmp_path: Path) -> None:
+    """Links are followed, but not round; what cannot be read or named is counted; images given twice have one row."""
+    folder = tmp_path / "photos"
+    (folder / "real").mkdir(parents=True)
+    cv2.imwrite(str(folder / "real" / "a.png"), np.zeros((9, 9, 3), np.uint8))
+    (folder / "linked").symlink_to("real")
+    (folder / "real" / "round").symlink_to("..")
+    (folder / "gone.png").symlink_to("nowhere.png")
+    (folder / "lfs.png").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:aa\nsize 12\n")
+    shutil.copy(folder / "real" / "a.png", os.fsencode(folder) + b"/\xff.png")  # no UTF-8
+    found = FoundImages.below([folder])
+    assert found.names == ["gone.png", "lfs.png", "linked/a.png", "real/a.png"]
+    assert (found.others, found.again, found.unnamed) == (0, 0, 1)
+    assert FoundImages.below([folder, folder / "real" / "a.png"]).again == 1
+    out = tmp_path / "v.parquet"
+    done = embed_folders([folder], weights, out)
+    assert (done.vectors, done.unnamed) == (2, 1)
+    assert "a link to nowhere.png" in done.bad["gone.png"]
+    assert "a Git LFS pointer" in done.bad["lfs.png"]
+    assert "left out: 1 image whose name is no UTF-8 text; rename" in done.lines()
+    grey = torch.zeros(9, 9, 3, dtype=torch.uint8)
+    torn = tmp_path / "torn.jpg"
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3)).astype(np.uint8)).save(torn)
+    torn.write_bytes(torn.read_bytes()[:1500])
+    embedder = mdfpipe.Embedder(weights)
+    np.testing.assert_array_equal(embedder(grey), embedder(grey.numpy()))
+    with pytest.raises(mdfpipe.MdfError, match="image 0: cannot be read: "):
+        embedder(Image.open(torn))
+
+
 @pytest.mark.parametrize(
     ("given", "words"),
     [
@@ -110,7 +143,10 @@ def test_a_folder(home: Path, weights: Path, tmp_path: Path) -> None:
         (lambda e: e(Image.new("I", (4, 4), 40000)), "expected pixels of uint8 or uint16, got int32"),
         (lambda e: e([np.zeros((4, 4, 3), np.uint8), np.zeros((4, 4, 2), np.uint8)]), r"image 1: .* got \(4, 4, 2\)"),
         (lambda e: mdfpipe.Embedder("missing.pt"), "missing.pt: expected a file, found none"),
-        (lambda e: mdfpipe.Embedder(__file__), "expected a checkpoint of `mdfpipe train`, got another file"),
+        (lambda e: mdfpipe.Embedder(__file__), "expected a checkpoint of `mdfpipe train`, got a text that begins"),
+        (lambda e: mdfpipe.Embedder(e.weights, recipe="body"), "expected settings with their `use`, .* got 'body'"),
+        (lambda e: mdfpipe.Embedder(e.weights, domain="infrared"), "--domain: expected <BAND> or .* got 'infrared'"),
+        (lambda e: e("a\0b"), "cannot be read: embedded null byte"),
         (lambda e: mdfpipe.Embedder(__file__, recipe={"use": "boddy"}), "expected one of body, .* got 'boddy'"),
         (lambda e: mdfpipe.Embedder(e.weights, device="gpu"), "--device gpu: expected cpu, cuda, cuda:N"),
         (lambda e: mdfpipe.Embedder(e.weights, device="cuda:0,cuda:1"), "expected one device, got several"),
@@ -137,6 +173,12 @@ def test_no_image_at_all(weights: Path, tmp_path: Path) -> None:
         said = call_here("embed", str(tmp_path), *call[:3], str(tmp_path / name), folder=tmp_path)
         assert f"ends in .parquet, got {got}" in said.line()
     assert (tmp_path / "faces.csv").read_text() == "1,2"
+    assert "found no " in call_here("embed", str(tmp_path), *call[:3], str(tmp_path / "no" / "v.parquet")).line()
+    own = tmp_path / "own.parquet"
+    own.write_bytes(b"PAR1")
+    said = call_here("embed", str(tmp_path), *call[:3], str(own), folder=tmp_path)
+    assert "there is a file that `mdfpipe embed` did not write" in said.line()
+    assert own.read_bytes() == b"PAR1"
     (tmp_path / "torn.png").write_bytes(b"\x89PNG")
     said = call_here("embed", str(tmp_path), *call, folder=tmp_path)
     assert "none of 1 image can be read; torn.png:" in said.err

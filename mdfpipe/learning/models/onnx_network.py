@@ -11,10 +11,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mdfpipe.errors import ConfigError, MdfError, one_line, refuse_lack_of_memory
-from mdfpipe.machine.engines import open_session
+from mdfpipe.machine.engines import open_session, reason_of
 
 NEEDED_BY = "recipe onnx"
 _KINDS: dict[str, Any] = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
+
+_SAME = 0.01  # of the greatest magnitude: float16 rounds with the number of images
 
 Layout: TypeAlias = Literal["auto", "nchw", "nhwc"]
 
@@ -115,8 +117,8 @@ class _Graph:
     def _input(self) -> tuple[str, Any, int | None, bool]:
         """Name, type, batch and whether the channels come last, of the only input. Raises ConfigError."""
         inputs, wanted = self.session.get_inputs(), self.wanted
-        got = one_line(", ".join(f"{i.name} {i.shape} {i.type}" for i in inputs), 160)
-        axes = [axis if isinstance(axis, int) and axis > 0 else None for axis in inputs[0].shape or []]
+        got = one_line(", ".join(f"{i.name} {i.shape} {i.type}" for i in inputs), 160) or "none"
+        axes = [axis if isinstance(axis, int) and axis > 0 else None for one in inputs[:1] for axis in one.shape or []]
         if len(inputs) != 1 or len(axes) != 4 or inputs[0].type not in _KINDS:
             raise ConfigError(
                 f"{self.source}: expected one input of images, four axes of float32 or float16, got {got}; export the "
@@ -140,19 +142,21 @@ class _Graph:
     def _output(self) -> str:
         """The name of the output with the vectors. Raises ConfigError."""
         names = [output.name for output in self.session.get_outputs()]
-        name = self.wanted.output or names[0]
+        name = self.wanted.output or next(iter(names), "")
         if name not in names or (self.wanted.output is None and len(names) > 1):
-            asked = f"one output, or recipe.output with one of {len(names)}"
+            asked = f"one output, or recipe.output with one of {len(names)}" if names else "an output with vectors"
             if self.wanted.output is not None:
                 asked = f"an output {self.wanted.output!r:.60}"
             raise ConfigError(
-                f"{self.source}: expected {asked}, got {one_line(', '.join(names), 160)}; set recipe.output to one of "
-                "them"
+                f"{self.source}: expected {asked}, got {one_line(', '.join(names), 160) or 'none'}; set "
+                "recipe.output to one of them, or export the network again"
             )
         return name
 
     def _try(self) -> None:
-        """Embed two grey images; where a free axis allows but one image at a time, note that. Raises ConfigError."""
+        """Embed two grey images, and a grey with a noisy one; where a free axis allows but one image at a time, note
+        that. Raises ConfigError where vectors are no numbers, of different images the same, or of one image not.
+        """
         images = np.zeros((2, 3, *self.wanted.size), np.float32)
         try:
             found = self(images)
@@ -166,6 +170,18 @@ class _Graph:
                 f"{self.source}: gives vectors of a grey image that are no numbers (NaN or infinity); was it trained "
                 "to its end, and exported in float32?"
             )
+        images[1] = np.random.default_rng(0).uniform(-1, 1, images[1].shape)
+        other = self(images)
+        if not np.abs(other[0] - found[0]).max() <= _SAME * max(np.abs(found[0]).max(), 1e-6):
+            raise ConfigError(
+                f"{self.source}: gives an image another vector at another time, or beside another image; export the "
+                "network in evaluation mode, without dropout and with the stored statistics of its batch norms"
+            )
+        if np.array_equal(*other) and np.array_equal(*self(127.5 * (images + 1))):  # the second: it may round
+            raise ConfigError(
+                f"{self.source}: gives a grey and a noisy image the same vector; name another output in recipe.output, "
+                "or export the network again"
+            )
 
 
 def _unloadable(source: str, error: Exception) -> str:
@@ -175,7 +191,9 @@ def _unloadable(source: str, error: Exception) -> str:
             f"{source}: expected an ONNX network in one file, got one whose weights lie in a second file; save it with "
             "its weights inside, with Python: onnx.save(onnx.load(FILE), NEW)"
         )
+    if "INVALID_PROTOBUF" in said or "No graph" in said:
+        return f"{source}: an ONNX network, truncated or damaged: onnxruntime cannot read it; get it again"
     return (
         f"{source}: expected an ONNX network of standard operators that this onnxruntime runs, it says: "
-        f"{one_line(said, 200)}; export the network again"
+        f"{reason_of(error)}; export the network again"
     )

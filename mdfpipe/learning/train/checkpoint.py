@@ -122,9 +122,12 @@ class Checkpoint:
         if path.is_file() and content_of(path).kind is Kind.TORCH:
             _check(path)
         try:
-            return load(path).get("format") == FORMAT
+            said = load(path).get("format")
         except (ConfigError, DataError):
             return False
+        if said != FORMAT and str(said).startswith(FORMAT.rpartition(" ")[0]):
+            raise DataError(f"{path}: expected a {FORMAT}, got a {said:.60}; use the version that wrote it")
+        return bool(said == FORMAT)
 
     def open_recipe(self) -> Recipe:
         """The recipe that the checkpoint was made with. Raises ConfigError."""

@@ -13,7 +13,6 @@ A, the number of anchors, is the number of cells of the grids of stride 8, 16 an
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
@@ -40,7 +39,6 @@ Size: TypeAlias = tuple[int, int]  # height, width
 Floats: TypeAlias = NDArray[np.float32]
 
 STRIDES = (8, 16, 32)
-LONGEST_REASON = 300  # characters of onnxruntime's own words, in whole sentences
 NOTE = "note"  # in a file's metadata: what its weights say of themselves
 DEFAULT_SIZE = 640
 LARGEST_LOG_SIZE = 12.0  # exp(12) cells are no box: such values are pixels already
@@ -171,12 +169,9 @@ def _unloadable(path: Path, error: Exception) -> ConfigError:
             f"{path}: an ONNX model, truncated or damaged: onnxruntime cannot read its {path.stat().st_size} bytes; "
             "get it again"
         )
-    words = re.sub(r"^\[ONNXRuntimeError\][ :\d]+[A-Z_]+ : (\S+:\d+ .*?\) (?=[A-Z]))?", "", said)
-    whole = [words[: m.end()] for m in re.finditer(r"[.;](?= |$)|$", words) if m.end() <= LONGEST_REASON]
-    why = (whole or [type(error).__name__])[-1].rstrip(".; ")
     return ConfigError(
-        f"{path}: expected an ONNX model that this onnxruntime runs, it says: {one_line(why)}; export the detector "
-        "again with a lower opset and the standard operators, or install a newer onnxruntime"
+        f"{path}: expected an ONNX model that this onnxruntime runs, it says: {engines.reason_of(error)}; "
+        "export the detector again with a lower opset and the standard operators, or install a newer onnxruntime"
     )
 
 
