@@ -11,18 +11,20 @@ from tests.benchmark_studies import PIPELINES
 
 SWITCHED = {
     "di2l": {"dpa", "focal", "non-local", "auxiliary"},
-    "lccrf": {"eat", "compactness", "non-local", "cmkd"},
+    "lccrf": {"angular", "compactness", "non-local", "cmkd"},
     "idkl": {"discriminators", "confusers", "ip", "tgsa", "csa", "mdr"},
     "dfw": {"weakening", "segmented", "overlap", "hetero-centre"},
     "body": {"triplet", "contrastive", "smoothing"},
+    "vit": {"stem", "band", "four", "mimetic"},
     "face": {"margin"},
 }
+STARTS = {"body": "body-pretrained", "face": "face-pretrained", "vit": None}
 
 
 @pytest.mark.parametrize("form", ["ablations", "ablations-two"])
 def test_every_row_changes_one_setting_of_its_method(form: str) -> None:
     study = Study.load(PIPELINES / "synthetic" / f"{form}.yaml")
-    rows = {name: system for name, system in study.systems.items() if name != "pretrained"}
+    rows = {name: system for name, system in study.systems.items() if not name.endswith("pretrained")}
     assert {
         name: {n.partition("-no-")[2] for n in rows if n.startswith(f"{name}-no-")} for name in SWITCHED
     } == SWITCHED
@@ -33,8 +35,12 @@ def test_every_row_changes_one_setting_of_its_method(form: str) -> None:
             found, plain = (flat(each.model_dump(mode="json")) for each in (system, rows[method]))
             section = {key.split(".")[1] for key in found.keys() | plain.keys() if found.get(key) != plain.get(key)}
             assert len(section) == 1, name
-        begun = None if method in ("body", "face") else "pretrained"
-        assert (system.seeds, system.start_from) == ([0, 1, 2], begun), name
+        assert (system.seeds, system.start_from) == ([0, 1, 2], STARTS.get(method, "pretrained")), name
+        assert bool(system.validation.subjects) == (method != "face"), "figures of what its terms claim"
+    tables = {name: table.systems for name, table in study.evaluate.tables.items()}
+    assert {name: [n for n in systems if n in rows] for name, systems in tables.items()} == {
+        method: [n for n in rows if n.split("-")[0] == method] for method in SWITCHED
+    }
 
 
 def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

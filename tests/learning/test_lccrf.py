@@ -199,6 +199,8 @@ def test_weights_scale_their_terms() -> None:
     scaled, _ = terms_of(**given)
     factors = {"identity": 1.0, "eat": 0.5, "compactness": 3.0, "cmkd": 0.25}
     assert scaled == pytest.approx({name: factors[name] * value for name, value in plain.items()}, rel=1e-5)
+    alone, _ = terms_of(eat={"weight": 0})
+    assert alone == {name: value for name, value in plain.items() if name != "eat"}
 
 
 def test_options_reach_their_losses() -> None:
@@ -366,6 +368,7 @@ def test_batches_are_tuples_with_further_crops_beside(tmp_path: Path) -> None:
         ),
         ({"batches": {"crops": 4}}, "set batches.subjects to the number of tuples"),
         ({"eat": {"form": "released", "hinge": True}}, "leave clamp_positive and hinge out"),
+        ({"eat": {"weight": 0, "compactness": "none"}}, "set eat to null"),
     ],
 )
 def test_what_means_nothing_is_refused(settings: dict[str, Any], problem: str) -> None:

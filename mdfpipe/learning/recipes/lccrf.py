@@ -65,7 +65,7 @@ CROPS, ROLES = 2, 3
 class Eat(Config):
     """The enumerate angular triplet loss, and the compactness term (eq. 15-19)."""
 
-    weight: float = Field(1.0, gt=0, description="of the angular loss")
+    weight: float = Field(1.0, ge=0, description="of the angular loss; 0 leaves compactness alone")
     form: Literal["enumerate", "released"] = Field("enumerate", description="the paper's, or the released code's expAT")
     margin: float = Field(1.0, ge=0, description="zeta")
     clamp_positive: bool = Field(False, description="cosines of positives not below 0, as printed")
@@ -79,6 +79,8 @@ class Eat(Config):
     def _is_sound(self) -> Self:
         if self.form == "released" and (self.clamp_positive or self.hinge):
             raise ValueError("form released has a hinge and unclamped positives: leave clamp_positive and hinge out")
+        if not self.weight and self.compactness == "none":
+            raise ValueError("weight 0 and compactness none leave no term: set eat to null")
         return self
 
 
@@ -274,7 +276,8 @@ class Lccrf(CrossModal):
             loss = lccrf.enumerate_angular_triplet(
                 cosine, triples, margin=eat.margin, clamp_positive=eat.clamp_positive, hinge=eat.hinge
             )
-        found.terms["eat"] = eat.weight * loss
+        if eat.weight:
+            found.terms["eat"] = eat.weight * loss
         seen, count = cosine.detach(), float(len(triples.anchor))
         found.figures["cosine_positive"] = (float(seen[triples.anchor, triples.positive].sum()), count)
         found.figures["cosine_negative"] = (float(seen[triples.anchor, triples.negative].sum()), count)
