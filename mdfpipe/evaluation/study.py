@@ -366,17 +366,18 @@ class _Study:
                 )
             if lone == int(found.has.sum()):
                 del searched[system]
-        if searched:
-            entry["notes"] += [
-                f"{case}: {system} has no number: it has no probe and mate to compare"
-                for system in asked
-                if system not in searched
-            ]
         if not searched:
             entry["notes"].append(f"{case}: no probe has a mate in the gallery, nothing is measured")
             return
-        if table.same_probes and table.failure == "exclude":
-            _common(searched)
+        absent = [system for system in asked if system not in searched]
+        if table.same_probes and table.failure == "exclude" and (absent or not _common(searched)):
+            why = f": {', '.join(absent)} can compare none" if absent else ""
+            entry["notes"].append(
+                f"{case}: no system has a number, as no probe is common to all{why}; same_probes: false scores each "
+                "system on its own"
+            )
+            return
+        entry["notes"] += [f"{case}: {system} has no number: it has no probe and mate to compare" for system in absent]
         entry["coverage"] += [f"{case}: {system}: {found.line}" for system, found in searched.items()]
         rows: dict[str, list[dict[str, Any]]] = {}
         drawn: dict[str, list[dict[str, Any]]] = {}
@@ -592,12 +593,13 @@ class _Study:
 # -- several systems
 
 
-def _common(searched: Mapping[str, Searched]) -> None:
-    """Leave out, everywhere, the probes that one system does not have."""
+def _common(searched: Mapping[str, Searched]) -> int:
+    """Leave out, everywhere, the probes that one system does not have. Returns how many all have."""
     names = [set(np.array(found.key)[found.has].tolist()) for found in searched.values()]
     both = set.intersection(*names)
     for found in searched.values():
         found.leave_out(~np.isin(found.key, sorted(both)))
+    return len(both)
 
 
 def _joined(trained: Sequence[frozenset[str] | None]) -> frozenset[str] | None:

@@ -80,7 +80,7 @@ class Evaluate(Stage):
     """Every number of the study."""
 
     name: ClassVar[str] = STAGE
-    version: ClassVar[int] = 9
+    version: ClassVar[int] = 10
     schema: ClassVar[pa.Schema] = METRICS
     per: ClassVar[Literal["video", "run"]] = "run"
     unit: ClassVar[str] = "pairs of domains"

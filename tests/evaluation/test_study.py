@@ -238,6 +238,34 @@ def test_a_system_without_a_number_is_named() -> None:
     assert number(found, probe_domain="LWIR-30m", system="body")["n"] == 12
 
 
+@pytest.mark.parametrize("lost", ["all of a system", "other people of each"])
+def test_where_no_probe_is_common_no_system_has_a_number(lost: str) -> None:
+    """Under `failure: exclude`: a pair of domains that one system lacks, or in which systems have different people."""
+    rows = rows_of(PEOPLE, (GALLERY, *PROBES), ["body", "face"])
+    without = {"face": PEOPLE, "body": []} if lost == "all of a system" else {"face": PEOPLE[:6], "body": PEOPLE[6:]}
+    systems = []
+    for name, who in without.items():
+        own = [r for r in rows if r["modality"] == name]
+        gone = {r["crop_id"]: None for r in own if r["domain"] == "LWIR-30m" and r["subject_id"] in who}
+        systems.append(system(name, own, gone, noise=0.1))
+    fused = {"fused": {"systems": ["body", "face"], "by": "feature"}}
+    table = {"failure": "exclude", "metrics": ["rank-1"], "fusions": fused}
+    found = done({"t": table}, systems, rows)
+    assert {r["probe_domain"] for r in found.metrics} == {"SWIR-30m"}  # there is nothing to pool it with
+    assert {r["n"] for r in found.metrics} == {12}
+    (note,) = found.tables["t"]["notes"]
+    why = "face, fused can compare none" if lost == "all of a system" else "fused can compare none"
+    assert note == (
+        f"VIS-500m > LWIR-30m: no system has a number, as no probe is common to all: {why}; same_probes: false scores "
+        "each system on its own"
+    )
+    apart = done({"t": table | {"same_probes": False}}, systems, rows)
+    counts = {r["system"]: r["n"] for r in apart.metrics if r["probe_domain"] == "LWIR-30m"}
+    assert counts == ({"body": 12} if lost == "all of a system" else {"face": 6, "body": 6})
+    none = done({"t": table | {"fusions": {}}}, systems[::-1], rows).tables["t"]["notes"]
+    assert none == [note.replace(f": {why};", ": face can compare none;" if "face" in why else ";")]
+
+
 def test_probes_without_a_mate_are_refused_excluded_or_missed() -> None:
     rows = [r for r in ROWS if not (r["subject_id"] in ("P3", "P7") and r["domain"] == GALLERY)]
     body = system("a", rows, noise=0.0)
