@@ -133,6 +133,20 @@ def test_what_is_timed_is_work(arguments: tuple[str, ...], counted: str):
 
 
 @pytest.mark.slow
+def test_networks_with_side_information_can_be_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The crops of the benchmarks name cameras."""
+    from mdfpipe.config import validate
+    from mdfpipe.learning.recipes.body import Body
+
+    monkeypatch.syspath_prepend(SCRIPT.parent)
+    parts: Any = importlib.import_module("benchmarks.train_parts")
+    places = importlib.import_module("benchmarks.train_material").pictures(tmp_path / "a.tar", (64, 32), 4)
+    recipe = validate(Body, {**Body.tiny, "side_information": "both"}, "body")
+    training = parts.Training(recipe, tmp_path / "a.tar", places, 1, 1, "fp32")
+    training.network_alone(training.read(training.loader(0)))()
+    assert parts.Embedding(recipe, tmp_path / "a.tar", places, 4, 4, 1, "fp32").embed() == 4
+
+
 def test_pipeline_makes_the_crops_of_the_script():
     done = bench("pipeline", *SMALL_CLIP, "--rounds", "1", "--threads", "1", "--json")
     assert done.returncode == 0, done.stderr

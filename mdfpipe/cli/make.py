@@ -218,7 +218,17 @@ def embed(
     ],
     out: Annotated[Path, typer.Option(metavar="FILE", help="Parquet file to write.", show_default=False)],
     domain: Annotated[
-        str | None, typer.Option(help="Domain of the images, if the network has a stream for each.")
+        str | None, typer.Option(help="Domain of the images, if the network has a stream or side information of each.")
+    ] = None,
+    camera: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Camera of the images, if the network has side information of it."),
+    ] = None,
+    camera_from: Annotated[
+        str | None,
+        typer.Option(
+            metavar="REGEX", help="Camera of each image: the first group, or the whole match, in its path below FOLDER."
+        ),
     ] = None,
     recipe: Annotated[
         str | None, typer.Option(metavar="NAME", help="Recipe of public weights: body, face, ...")
@@ -239,7 +249,12 @@ def embed(
 
     The table has a row for each image: path, status and vector. Its footer names the weights.
 
+    A network with side information of cameras takes the mean of its cameras for an image of another, or of none. The
+    output counts these images.
+
     Example: mdfpipe embed photos --weights runs/study/train/body-finetuned/last.pt --out vectors.parquet
+
+    Example: mdfpipe embed photos --weights last.pt --out vectors.parquet --camera-from '_c([0-9]+)_'
     """
     from mdfpipe.cli.display import Display
     from mdfpipe.running.own_images import embed_folders
@@ -250,6 +265,8 @@ def embed(
             weights,
             out,
             domain=domain,
+            camera=camera,
+            camera_from=camera_from,
             recipe=recipe,
             assignments=set_ or (),
             device=device,

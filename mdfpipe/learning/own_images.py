@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
@@ -43,11 +44,14 @@ class Embedder:
     """The network of a checkpoint. Called with images it returns their vectors.
 
     weights: a checkpoint of `mdfpipe train`, or a public one together with recipe, the settings of its network with
-    `use` among them. domain: that of the images, which a network with a stream for each domain needs. device, precision
-    (fp32, bf16, fp16), threads: as for the stage embed; the vectors are those of that stage for the same crop.
-    A network with side information of the camera gets the mean of its cameras: these images have none.
+    `use` among them. domain: that of the images, which a network needs with a stream or side information of each
+    domain. camera: that of the images, for a network with side information of cameras; those that it knows are in
+    `cameras`. device, precision (fp32, bf16, fp16), threads: as for the stage embed; the vectors are those of that
+    stage for the same crop. Images of a camera or domain that such a network was not trained on get the mean of all:
+    see `means`.
 
-    Raises ConfigError where the weights do not fit the recipe, or there is no stream for the domain.
+    Raises ConfigError where the weights do not fit the recipe, there is no stream for the domain, or the network does
+    not use the camera.
     """
 
     def __init__(
@@ -56,6 +60,7 @@ class Embedder:
         *,
         recipe: Mapping[str, Any] | None = None,
         domain: str | None = None,
+        camera: str | None = None,
         device: str = "cpu",
         precision: str = "fp32",
         batch: int = 64,
@@ -89,6 +94,10 @@ class Embedder:
         if self.recipe.native != "torch" and precision != "fp32":
             raise ConfigError(f"precision {precision}: recipe {self.recipe.use} runs as its file has it; leave it out")
         self.domain = _stream(self.recipe, self.trained, _known(domain, self.trained), self.weights)
+        side: Any = network.side if self.recipe.uses_cameras else None
+        self.cameras: list[str] = [] if side is None else side.cameras
+        self.camera = camera
+        self._refuse_camera([camera])
         self.batch, self.threads = batch, threads
         self._run = TorchEmbedder(self.recipe, network, precision)
 
@@ -97,20 +106,10 @@ class Embedder:
         """D, the length of a vector."""
         return self.recipe.features
 
-    @property
-    def notes(self) -> list[str]:
-        """What a reader of the vectors should know: side information that these images lack, a line each."""
-        found = []
-        if self.recipe.embedded_as(self.domain, self.trained) == -1:
-            known = ", ".join(self.trained)
-            found.append(f"{self.domain} is none of the domains trained on ({known}): the mean of theirs is taken")
-        if self.recipe.uses_cameras:
-            found.append("the network knows cameras, and images have none: the mean of its cameras is taken")
-        return found
-
-    def __call__(self, images: Picture) -> NDArray[np.float32]:
+    def __call__(self, images: Picture, cameras: Sequence[str | None] | None = None) -> NDArray[np.float32]:
         """(B, D) vectors of several images, raw: their length may carry quality. One image alone gives (1, D).
 
+        cameras: that of each image, None where it is not known; by default they are all of `camera`.
         A JPEG file of at least twice the network's size is decoded at a half or less, as crops are; an array is not.
 
         Raises DataError that names the first image that cannot be read.
@@ -118,19 +117,24 @@ class Embedder:
         from mdfpipe.learning.pictures import PictureReader
 
         given = [images] if _is_one(images) else list(images)
-        reader = PictureReader(given, self.recipe, self.domain, strict=True)
+        reader = PictureReader(given, self.recipe, self.domain, self._cameras(cameras, len(given)), strict=True)
         vectors = np.zeros((len(given), self.features), np.float32)
         for rows, found in self._embedded(reader):
             vectors[rows] = found
         return vectors
 
     def write(
-        self, files: Sequence[Path], names: Sequence[str], out: Path, progress: Callable[[int, int], None]
+        self,
+        files: Sequence[Path],
+        names: Sequence[str],
+        out: Path,
+        progress: Callable[[int, int], None],
+        cameras: Sequence[str | None] | None = None,
     ) -> tuple[int, dict[str, str]]:
         """Write path, status and vector of each file to the Parquet file `out`, which appears when it is whole.
 
-        names: what the column path says. Returns the number of vectors, and why others are missing, by name. Raises
-        DataError where no file can be read, StoreError where `out` cannot be written.
+        names: what the column path says; cameras: as of a call. Returns the number of vectors, and why others are
+        missing, by name. Raises DataError where no file can be read, StoreError where `out` cannot be written.
         """
         from mdfpipe.learning.pictures import PictureReader
 
@@ -141,14 +145,16 @@ class Embedder:
             pa.field("status", pa.dictionary(pa.int8(), pa.string()), nullable=False),
             pa.field("vector", vector),
         ]
-        schema = pa.schema(fields, metadata={_FOOTER: json.dumps(self.facts()).encode()})
+        of = self._cameras(cameras, len(files))
+        facts = self.facts() | ({"cameras": Counter(camera or "" for camera in of)} if self.recipe.uses_cameras else {})
+        schema = pa.schema(fields, metadata={_FOOTER: json.dumps(facts).encode()})
         place = Path(os.path.realpath(out))  # a link stays
         done, bad, unfinished = 0, dict[str, str](), temporary(place)
         try:
             with TableWriter(unfinished, schema) as writer:
                 for start in range(0, len(files), _ROWS):
                     part = list(files[start : start + _ROWS])
-                    reader = PictureReader(part, self.recipe, self.domain)
+                    reader = PictureReader(part, self.recipe, self.domain, of[start : start + _ROWS])
                     vectors, good = np.zeros((len(part), self.features), np.float32), np.zeros(len(part), bool)
                     for rows, found in self._embedded(reader):
                         vectors[rows], good[rows] = found, True
@@ -184,6 +190,46 @@ class Embedder:
             "precision": self._run.precision,
             "distance": type(self.recipe).distance,
         }
+
+    def means(self, images: int, cameras: Sequence[str | None] | None = None) -> list[str]:
+        """A line on each reason why so many images get the mean of all cameras or domains as their side information.
+
+        cameras: as of a call.
+        """
+        lines = []
+        if self.recipe.embedded_as(self.domain, self.trained) == -1:
+            known = _some(self.trained)
+            lines.append(f"{self.domain} is none of the domains trained on ({known}): the mean of theirs is taken")
+        if not self.recipe.uses_cameras:
+            return lines
+        given = self._cameras(cameras, images)
+        if lacking := given.count(None):
+            lines.append(f"{counted(lacking, 'image')} without a camera: the mean of {_some(self.cameras)} is taken")
+        if count := Counter(camera for camera in given if camera is not None and camera not in self.cameras):
+            lines.append(
+                f"{counted(count.total(), 'image')} of {counted(len(count), 'camera')} not trained on "
+                f"({_some([*count])}): the mean of {_some(self.cameras)} is taken"
+            )
+        return lines
+
+    def _cameras(self, given: Sequence[str | None] | None, images: int) -> list[str | None]:
+        """The camera of each image. Raises ConfigError."""
+        if given is None:
+            return [self.camera] * images
+        if isinstance(given, str) or len(given) != images:
+            raise ConfigError(
+                f"cameras: expected one for each of {counted(images, 'image')}, or None where it is not known, got "
+                f"{one_line(given, 40) if isinstance(given, str) else len(given)}"
+            )
+        self._refuse_camera(given)
+        return list(given)
+
+    def _refuse_camera(self, cameras: Iterable[str | None]) -> None:
+        named = next((camera for camera in cameras if camera is not None), None)
+        if named is not None and not self.recipe.uses_cameras:
+            raise ConfigError(
+                f"{self.weights}: camera {one_line(named, 40)}: its network uses no cameras; leave it out"
+            )
 
     def _embedded(self, reader: PictureReader) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
         from mdfpipe.learning.embedding import embed
@@ -276,6 +322,10 @@ def refuse_others(out: Path, *sources: Path) -> None:
         raise ConfigError(f"{out}: there is a file that `mdfpipe embed` did not write; name another, or move it")
 
 
+def _some(names: Sequence[str]) -> str:
+    return some([one_line(name, 40) for name in names], 6)
+
+
 def _is_one(images: Any) -> bool:
     if isinstance(images, (str, PathLike)) or hasattr(images, "convert"):
         return True
@@ -344,8 +394,8 @@ def _stream(recipe: Recipe, trained: Sequence[str], domain: str | None, weights:
     if domain is None:
         if len(streams) > 1:
             raise ConfigError(
-                f"{weights}: has a stream for each of {', '.join(trained)}: say which domain the images are of "
-                "(--domain)"
+                f"{weights}: has a stream or side information for each of {', '.join(trained)}: name the domain of the "
+                "images (--domain)"
             )
         return trained[0] if trained else ""
     if recipe.embedded_as(domain, trained) is None:

@@ -22,16 +22,27 @@ from mdfpipe.store.shards import Spoilt
 
 
 class PictureReader(CropReader):
-    """Reads arrays, files and images of Pillow as a CropReader reads crops. crop_id: the place in `pictures`."""
+    """Reads arrays, files and images of Pillow as a CropReader reads crops. crop_id: the place in `pictures`. cameras:
+    that of each, None where it is not known.
+    """
 
-    def __init__(self, pictures: Sequence[Any], recipe: Recipe, domain: str, *, strict: bool = False) -> None:
+    def __init__(
+        self,
+        pictures: Sequence[Any],
+        recipe: Recipe,
+        domain: str,
+        cameras: Sequence[str | None],
+        *,
+        strict: bool = False,
+    ) -> None:
         n, zeros = len(pictures), np.zeros(len(pictures), np.int64)
+        place = {camera: number for number, camera in enumerate(dict.fromkeys([None, *cameras]))}  # a video each
         self.pictures = pictures
         crops = Crops(
             crop_id=pa.array([str(number) for number in range(n)], pa.string()),
             subject=zeros,
             domain=zeros,
-            video=zeros,
+            video=np.array([place[camera] for camera in cameras], np.int64),
             shard=zeros,
             offset=zeros,
             size=zeros,
@@ -40,8 +51,9 @@ class PictureReader(CropReader):
             window=np.tile(np.array([SIXTEEN_BITS], np.float32), (n, 1)),
             subjects=("",),
             domains=(domain,),
-            videos=("",),
+            videos=tuple(map(str, place.values())),
             shards=(Path(),),
+            camera={str(number): camera for camera, number in place.items() if camera is not None},
         )
         super().__init__(crops, recipe.image_height_px, recipe.image_width_px, recipe.depth)
         self._refuses = strict

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
-from mdfpipe.config import set_dotted
+from mdfpipe.config import set_dotted, validate
+from mdfpipe.datasets.reading.rules import TextRule
 from mdfpipe.errors import ConfigError, counted, one_line
 from mdfpipe.running.execution import Event
 from mdfpipe.store.files import given_path
@@ -62,13 +63,16 @@ def embed_folders(
     *,
     recipe: str | None = None,
     assignments: Sequence[str] = (),
+    camera_from: str | None = None,
     dry_run: bool = False,
     listen: Callable[[Event], None] = lambda event: None,
     **settings: Any,
 ) -> EmbeddedImages:
     """Embed the images of folders, and write path, status and vector of each to a Parquet file.
 
-    recipe: the name of that of public weights; assignments: NAME=VALUE, settings of it; settings: those of Embedder.
+    recipe: the name of that of public weights; assignments: NAME=VALUE, settings of it; camera_from: a regular
+    expression that is searched in the path of each image below its folder, and whose first group, or whole match, is
+    its camera; settings: those of Embedder.
     Raises ConfigError, DataError where there is no image, or none can be read, StoreError.
     """
     from mdfpipe.learning.own_images import Embedder, FoundImages, refuse_others
@@ -83,9 +87,18 @@ def embed_folders(
         got = "a folder" if place.is_dir() else one_line(place.suffix, 40) or "no suffix"
         raise ConfigError(f"--out {place}: expected a file whose name ends in .parquet, got {got}; name another")
     refuse_others(place, given_path("weights", weights))
+    cameras: list[str | None] | None = None
+    rule = None if camera_from is None else validate(TextRule, {"regex": camera_from}, "--camera-from")
+    if rule and settings.get("camera") is not None:
+        raise ConfigError("--camera is that of all images, --camera-from has one for each: give one of them")
     found: FoundImages = FoundImages.below(images)
+    if rule:
+        cameras = [rule.text(name, None) for name in found.names]
     embedder = Embedder(weights, recipe=given, **settings)
-    done = EmbeddedImages(str(place), len(found.files), embedder.features, dry_run=dry_run, notes=embedder.notes)
+    means = embedder.means(len(found.files), cameras)
+    if means and cameras is None and embedder.camera is None and embedder.cameras:
+        means[-1] += "; name it with --camera or --camera-from"
+    done = EmbeddedImages(str(place), len(found.files), embedder.features, dry_run=dry_run, notes=means)
     done.others, done.again, done.unnamed = found.others, found.again, found.unnamed
     if dry_run:
         return done
@@ -97,6 +110,7 @@ def embed_folders(
         found.names,
         place,
         lambda at, total: listen(Event("progress", "embed", "images", at, total)),
+        cameras,
     )
     listen(Event("finished", "embed", "images", rows=done.vectors, seconds=time.monotonic() - began))
     return done

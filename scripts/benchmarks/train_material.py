@@ -37,7 +37,9 @@ def pictures(shard: Path, size: tuple[int, int], count: int = 96) -> list[Place]
 
 
 def crops_of(shard: Path, places: list[Place], count: int, subjects: int, domains: tuple[str, ...] = DOMAINS) -> Any:
-    """`Crops` of `count` rows over these pictures, again and again: subjects and domains in turn."""
+    """`Crops` of `count` rows over these pictures, again and again: subjects and domains in turn, a camera a video of
+    each.
+    """
     import numpy as np
     import pyarrow as pa
 
@@ -47,6 +49,7 @@ def crops_of(shard: Path, places: list[Place], count: int, subjects: int, domain
     row = np.arange(count)
     subject, domain = row % subjects, row // subjects % len(domains)
     cell = subject * len(domains) + domain
+    videos = tuple(f"{n:09d}" for n in range(subjects * len(domains) * VIDEOS))
     place = np.array(places, np.int64)[row % len(places)]
     return Crops(
         crop_id=pa.array([f"{n:09d}" for n in range(count)], pa.string()),
@@ -61,6 +64,7 @@ def crops_of(shard: Path, places: list[Place], count: int, subjects: int, domain
         window=np.tile(np.array(EIGHT_BITS, np.float32), (count, 1)),
         subjects=tuple(f"{n:06d}" for n in range(subjects)),
         domains=domains,
-        videos=tuple(f"{n:09d}" for n in range(subjects * len(domains) * VIDEOS)),
+        videos=videos,
         shards=(shard,),
+        camera={video: f"c{n % VIDEOS}" for n, video in enumerate(videos)},
     )

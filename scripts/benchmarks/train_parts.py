@@ -222,7 +222,7 @@ class Embedding:
         self.crops = crops_of(shard, places, count, min(count, 100))
         self.reader = CropReader(self.crops, recipe.image_height_px, recipe.image_width_px, recipe.depth)
         seed_everything(0)
-        self.model = recipe.model(0, DOMAIN_NAMES).to(device).to(memory_format=torch.channels_last).eval()
+        self.model = recipe.network(self.crops).to(device).to(memory_format=torch.channels_last).eval()
 
     def read(self) -> Iterator[Any]:
         """The batches, as `embed` reads them."""

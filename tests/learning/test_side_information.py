@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from mdfpipe import Embedder, read_table
 from mdfpipe.config import validate
 from mdfpipe.errors import ConfigError
 from mdfpipe.export import export
@@ -28,6 +31,7 @@ from mdfpipe.learning.train.loop import fit
 from mdfpipe.machine.engines import EngineAsked
 from tests.learning.made import DOMAINS
 from tests.learning.trained import crops_in, job, tiny
+from tests.runs import Said, call_here
 
 CAMERAS = ["c.1", "c_1"]
 
@@ -146,6 +150,68 @@ def test_an_exported_network_has_the_mean_of_its_cameras(tmp_path: Path) -> None
         else:
             with pytest.raises(ConfigError, match="its vectors depend on the domain of a crop"):
                 export(str(path), tmp_path / "b.onnx")
+
+
+def test_cameras_of_own_images(tmp_path: Path) -> None:
+    """By name, by path, for each image; those that the network does not know get the mean, and are counted."""
+    generator = np.random.default_rng(0)
+    places = {"a.c.1_.png": "c.1", "a.c9_.png": "c9", "a.c_1_.png": "c_1", "b.png": None}
+    recipes = {"both": tiny("body", side_information="both"), "none": tiny("body")}
+    for name, recipe in recipes.items():
+        torch.manual_seed(0)
+        model: Any = recipe.model(0, DOMAINS, CAMERAS)
+        if model.side is not None:
+            for value in model.side.parameters():
+                torch.nn.init.normal_(value)
+        who = {"subjects": ["a"], "trained_domains": list(DOMAINS)}
+        checkpoint_of("it", System(recipe=recipe), model.state_dict(), Start(), **who).save(tmp_path / f"{name}.pt")
+    folder, out = tmp_path / "own", tmp_path / "v.parquet"
+    folder.mkdir()
+    for name in places:
+        cv2.imwrite(str(folder / name), generator.integers(0, 255, (64, 32, 3)).astype(np.uint8))
+    files = [folder / name for name in places]
+
+    def embed_own(*more: str, weights: str = "both") -> Said:
+        call = ("embed", folder, "--weights", tmp_path / f"{weights}.pt", "--out", out, "--threads", "1")
+        return call_here(*call, *more, folder=tmp_path)
+
+    def vectors() -> Any:
+        return np.stack(read_table(out)["vector"].to_pylist())
+
+    said = embed_own("--domain", DOMAINS[1], "--camera-from", r"\.(.+)_\.")
+    assert said.out.splitlines()[1:] == [
+        "note: 1 image without a camera: the mean of c.1, c_1 is taken",
+        "note: 1 image of 1 camera not trained on (c9): the mean of c.1, c_1 is taken",
+    ]
+    found = vectors()
+    facts = json.loads(read_table(out).schema.metadata[b"mdfpipe.weights"])
+    assert (facts["cameras"], facts["domain"]) == ({"c.1": 1, "c_1": 1, "c9": 1, "": 1}, DOMAINS[1])
+    both = Embedder(tmp_path / "both.pt", domain=DOMAINS[1])
+    assert both.cameras == CAMERAS
+    np.testing.assert_array_equal(both(files, cameras=list(places.values())), found)
+    one = Embedder(tmp_path / "both.pt", domain=DOMAINS[1], camera="c_1")
+    assert one.means(4) == []
+    of_one = one(files)
+    np.testing.assert_array_equal(of_one[2], found[2])
+    assert (np.abs(of_one - found).max(1) > 1e-3 * np.abs(found).max()).tolist() == [True, True, False, True]
+    assert embed_own("--domain", DOMAINS[1], "--camera", "c_1").out.count("\n") == 1
+    np.testing.assert_array_equal(vectors(), of_one)
+    named = embed_own("--domain", "NIR-5m", "--dry-run").out.splitlines()[1:]
+    assert named == [
+        "note: NIR-5m is none of the domains trained on (VIS-500m, SWIR-30m, MWIR-30m): the mean of theirs is taken",
+        "note: 4 images without a camera: the mean of c.1, c_1 is taken; name it with --camera or --camera-from",
+    ]
+    assert embed_own("--domain", "NIR-5m", weights="none").out.count("\n") == 1
+    for more, words, weights in (
+        (("--camera", "c_1"), "camera c_1: its network uses no cameras; leave it out", "none"),
+        (("--camera-from", "c"), "uses no cameras", "none"),
+        (("--camera-from", "c", "--camera", "c"), "give one of them", "both"),
+        (("--camera-from", "("), "--camera-from", "both"),
+        ((), "has a stream or side information for each of VIS-500m, SWIR-30m, MWIR-30m", "both"),
+    ):
+        assert words in embed_own(*more, weights=weights).line()
+    with pytest.raises(ConfigError, match=r"expected one for each of 4 images, or None .*, got 1"):
+        both(files, cameras=["c_1"])
 
 
 def test_another_engine_has_a_graph_for_each_domain_and_camera() -> None:

@@ -191,7 +191,7 @@ def test_no_image_at_all(weights: Path, tmp_path: Path) -> None:
         ("body", None, "VIS-500m"),
         ("body", "NIR-5m", "NIR-5m"),
         ("di2l", "LWIR-30m", "LWIR-30m"),
-        ("di2l", None, "has a stream for each of VIS-500m, LWIR-30m: say which"),
+        ("di2l", None, "has a stream or side information for each of VIS-500m, LWIR-30m: name the domain"),
         ("di2l", "NIR-5m", "domain NIR-5m: expected one of VIS-500m, LWIR-30m"),
     ],
 )

@@ -45,13 +45,18 @@ class SideInformation(nn.Module):
         self.domain = _drawn(domains if kind != "camera" else (), width)
         self.camera = _drawn(cameras if kind != "domain" else (), width)
 
+    @property
+    def cameras(self) -> list[str]:
+        """The names of the cameras that have an embedding."""
+        return [_named(name) for name in self.camera]
+
     def forward(self, domain: Tensor, camera: Tensor) -> Tensor:
         """domain: (B,) places in the domains, -1 for another; camera: (B,) codes of their names (`camera_code`).
 
         Raises ConfigError where there is no embedding, as in a network that was never trained.
         """
         places = torch.arange(len(self.domain), device=domain.device)
-        codes = torch.tensor([camera_code(_named(name)) for name in self.camera], device=camera.device)
+        codes = torch.tensor([camera_code(name) for name in self.cameras], device=camera.device)
         found = [
             _mean_of(table, asked[:, None] == known)
             for table, asked, known in ((self.domain, domain, places), (self.camera, camera, codes))
