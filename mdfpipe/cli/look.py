@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from mdfpipe.cli.options import Json, app, beside, say, say_json
+from mdfpipe.cli.options import Json, TrustPickle, app, beside, say, say_json
 from mdfpipe.errors import DataError
 
 
@@ -120,6 +120,15 @@ def inspect(
     csv: Annotated[
         Path | None, typer.Option(metavar="CSV", help="Table: write its rows as CSV; - is standard output.")
     ] = None,
+    weights: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Face table: --html ranks pairs of ids across videos by this face network, a checkpoint or weights of "
+            "recipe face.",
+        ),
+    ] = None,
+    trust_pickle: TrustPickle = False,
     show_people: Annotated[
         bool, typer.Option("--show-people", help="Show people; by default they are pixelated.")
     ] = False,
@@ -132,6 +141,8 @@ def inspect(
     Example: mdfpipe inspect runs/walk --html walk.html
 
     Example: mdfpipe inspect data/faces.csv --html ids.html --show-people
+
+    Example: mdfpipe inspect data/faces.csv --html ids.html --show-people --weights runs/study/train/face/last.pt
     """
     from mdfpipe.cli.display import out as console
     from mdfpipe.inspecting.inspection import inspect_and_write
@@ -145,6 +156,8 @@ def inspect(
         html=html,
         csv=csv,
         crops=crops,
+        weights=weights,
+        trust_pickle=trust_pickle,
         show_people=show_people,
         describe=json_,
     )

@@ -1,12 +1,12 @@
 """Ids of faces that a detector found, and signs that they are wrong: two ids of one person, one id of two people.
 
 Signs are of places and sizes in the table alone; no picture is compared. So they find neither one person in two videos
-nor someone who comes back elsewhere.
+nor someone who comes back elsewhere. For these, vectors of a face network rank pairs of ids.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -54,6 +54,15 @@ class FaceId:
     score: float
     doubts: int
     shown: list[Face]
+
+
+@dataclass(frozen=True)
+class VideoIds:
+    """Some ids of a video: name, the face of the highest score, in how many videos it is. left: how many others."""
+
+    path: str
+    ids: list[tuple[str, Face, int]]
+    left: int
 
 
 @dataclass(frozen=True)
@@ -130,6 +139,78 @@ class FaceIds:
             score = float(np.median(self.score[own]))
             made.append(FaceId(name, len(own), tracks, videos, score, doubted.get(name, 0), shown))
         return made
+
+    @cached_property
+    def _videos_of(self) -> dict[int, list[int]]:
+        """The videos of each id, by its place in `names`."""
+        found: dict[int, list[int]] = {}
+        rows = self._by_id[0]
+        pairs = np.unique(self.who[rows] * len(self.paths) + self.path[rows]) if len(rows) else rows
+        for pair in pairs.tolist():
+            found.setdefault(pair // len(self.paths), []).append(pair % len(self.paths))
+        return found
+
+    @property
+    def shared(self) -> int:
+        """How many ids are in several videos."""
+        return sum(len(videos) > 1 for videos in self._videos_of.values())
+
+    @property
+    def videos(self) -> int:
+        """How many videos have ids."""
+        return len({video for videos in self._videos_of.values() for video in videos})
+
+    def by_video(self, most: int, each: int, reach: int) -> list[VideoIds]:
+        """At most `each` ids of at most `most` videos, those of many faces first. The face of an id is one before frame
+        `reach` where there is one. Nothing of a table with one video.
+        """
+        if self.videos < 2:
+            return []
+        rows = self._by_id[0]
+        order = rows[np.lexsort((-self.score[rows], self.frame[rows] >= reach, self.who[rows], self.path[rows]))]
+        _, starts, counts = np.unique(
+            self.path[order] * len(self.names) + self.who[order], return_index=True, return_counts=True
+        )
+        own: dict[int, list[tuple[int, int]]] = {}
+        for row, count in zip(order[starts].tolist(), counts.tolist(), strict=True):
+            own.setdefault(int(self.path[row]), []).append((-count, row))
+        made = []
+        for video in sorted(own, key=lambda video: self.paths[video])[:most]:
+            best = [row for _, row in sorted(own[video])[:each]]
+            ids = [
+                (self.names[self.who[row]], self.face(row), len(self._videos_of[int(self.who[row])])) for row in best
+            ]
+            made.append(VideoIds(self.paths[video], ids, len(own[video]) - len(best)))
+        return made
+
+    def alike(self, people: Sequence[FaceId], vectors: Mapping[str, F64], most: int) -> list[Doubt]:
+        """Pairs of these ids that are in several videos together, the most similar first. Left out are pairs that are
+        one by pairs before them, and those that would then have two faces in a frame. vectors: of length 1, by the name
+        of an id.
+        """
+        known = [one for one in people if one.name in vectors]
+        if len(known) < 2:
+            return []
+        every = np.stack([vectors[one.name] for one in known])
+        similar, code = every @ every.T, {name: number for number, name in enumerate(self.names)}
+        rows = [self._rows_of(code[one.name]) for one in known]
+        group = [set((self.path[own] * self.span + self.frame[own]).tolist()) for own in rows]  # of ids that are one
+        a, b = np.triu_indices(len(known), 1)
+        found: list[Doubt] = []
+        for pair in np.argsort(-similar[a, b], kind="stable").tolist():
+            places = int(a[pair]), int(b[pair])
+            one, two = pair_of = [known[place] for place in places]
+            in_videos = {video for each in pair_of for video in self._videos_of[code[each.name]]}
+            first, second = (group[place] for place in places)
+            if len(found) == most or len(in_videos) < 2 or not first.isdisjoint(second):
+                continue
+            both = first | second
+            group = [both if own is first or own is second else own for own in group]
+            keep, gone = sorted(pair_of, key=lambda each: -each.faces)
+            words = f"ids {one.name} and {two.name} have the similarity {similar[places]:.2f}"
+            sides = tuple((each.name, spread(each.shown, 3)) for each in pair_of)
+            found.append(Doubt((one.name, two.name), words, ("--merge", f"{keep.name}={gone.name}"), sides))
+        return found
 
     def face(self, row: int) -> Face:
         """One face of the table."""

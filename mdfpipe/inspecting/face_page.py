@@ -4,24 +4,31 @@ from __future__ import annotations
 
 import shlex
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
 
 from mdfpipe.datasets.reading import found_faces
 from mdfpipe.drawing import pixels as figures
 from mdfpipe.drawing.pixels import Picture
 from mdfpipe.errors import DataError, MdfError, counted, one_line
-from mdfpipe.inspecting.face_ids import ASSUMED_FPS, Doubt, Face, FaceId, FaceIds
+from mdfpipe.inspecting.face_ids import ASSUMED_FPS, F64, Doubt, Face, FaceId, FaceIds
 from mdfpipe.inspecting.page import templates
 from mdfpipe.inspecting.things import Description
 from mdfpipe.running.faces import TABLE
 from mdfpipe.running.replay import data_root, frames_of
 from mdfpipe.running.survey import Survey, survey
 from mdfpipe.store.files import write_output
+from mdfpipe.video.cropping import cut, square_box
+
+if TYPE_CHECKING:
+    from mdfpipe.learning.own_images import Embedder
 
 _SIDE: Final = 76  # pixels of a picture on the page
+CROP_MARGIN: Final = 0.1  # as the stage crop cuts faces by default
 _MARGIN: Final = 0.5  # of the face's longer side, around it
 
 
@@ -29,6 +36,9 @@ _MARGIN: Final = 0.5  # of the face's longer side, around it
 class FaceLimits:
     """How much the page shows. reach_frames: later faces are not shown, as a video is decoded from its start."""
 
+    alike: int = 40
+    videos: int = 40
+    ids_of_video: int = 10
     doubles: int = 40
     mixtures: int = 40
     ids: int = 120
@@ -51,10 +61,12 @@ def describe_faces(table: Path) -> Description:
         ids = _ids(table, survey(table.with_suffix(".run")), notes)
     except MdfError:
         ids = _ids(table, None, notes)
+    notes += _apart(ids)
     facts: dict[str, Any] = {
         "faces": len(ids.frame),
         "ids": ids.count,
         "videos": len(ids.paths),
+        "ids in several videos": ids.shared,
         "faces without an id": ids.nameless,
         "likely one person with two ids": len(ids.doubles()),
         "likely two people with one id": len(ids.mixtures()),
@@ -64,9 +76,16 @@ def describe_faces(table: Path) -> Description:
     return Description("table", str(table), what, facts, notes=notes)
 
 
-def write_face_page(table: Path, out: Path, show_people: bool = False, limits: FaceLimits = FaceLimits()) -> list[str]:
+def write_face_page(
+    table: Path,
+    out: Path,
+    show_people: bool = False,
+    limits: FaceLimits = FaceLimits(),
+    embedder: Embedder | None = None,
+) -> list[str]:
     """Write one self-contained page about the ids of a face table; return lines on it. The same table gives the same
-    page. Videos that cannot be read leave a note instead of pictures. Raises DataError, StoreError.
+    page. embedder: a network of faces, which ranks pairs of ids across videos. Videos that cannot be read leave a note
+    instead of pictures. Raises DataError, StoreError.
     """
     run = table.with_suffix(".run")
     try:
@@ -82,9 +101,15 @@ def write_face_page(table: Path, out: Path, show_people: bool = False, limits: F
     doubles, mixtures = ids.doubles(), ids.mixtures()
     shown = doubles[: limits.doubles], mixtures[: limits.mixtures]
     people = ids.ids(limits.ids, limits.faces, [*shown[0], *shown[1]])
+    videos = ids.by_video(limits.videos, limits.ids_of_video, limits.reach_frames)
     faces = dict.fromkeys(face for person in people for face in person.shown)
     faces |= dict.fromkeys(face for doubts in shown for doubt in doubts for _, side in doubt.sides for face in side)
-    pictures = _pictures(found, data, faces, show_people, limits.reach_frames, notes)
+    faces |= dict.fromkeys(face for video in videos for _, face, _ in video.ids)
+    crops: dict[Face, Picture] | None = None if embedder is None else {}
+    pictures = _pictures(found, data, faces, show_people, limits.reach_frames, notes, crops)
+    alike: list[Doubt] = []
+    if embedder is not None and crops is not None:
+        alike = ids.alike(people, _vectors(embedder, people, crops), limits.alike)
     content = {
         "name": table.parent.resolve().name,
         "show_people": show_people,
@@ -96,6 +121,12 @@ def write_face_page(table: Path, out: Path, show_people: bool = False, limits: F
             (len(mixtures), "likely mixture", "one id of two people"),
         ],
         "count": ids.count,
+        "shared": ids.shared,
+        "videos": videos,
+        "videos_left": ids.videos - len(videos) if videos else 0,
+        "alike": [_card(doubt, table) for doubt in alike],
+        "network": embedder.weights.name if embedder else "",
+        "compared": len(people),
         "doubles": [_card(doubt, table) for doubt in shown[0]],
         "doubles_left": len(doubles) - len(shown[0]),
         "mixtures": [_card(doubt, table) for doubt in shown[1]],
@@ -110,9 +141,11 @@ def write_face_page(table: Path, out: Path, show_people: bool = False, limits: F
     write_output(out, text.encode(), table, *(data / path for path in states))
     hidden = [] if show_people else ["faces are hidden; with --show-people they are not"]
     signs = f"{counted(len(doubles), 'likely double')}, {counted(len(mixtures), 'likely mixture')}"
+    signs += f", {counted(len(alike), 'pair')} ranked across videos" if embedder else ""
     return [
         *notes,
         f"{counted(ids.count, 'id')}: {signs}",
+        *_apart(ids),
         f"{counted(len(pictures), 'picture')} in {len(text) / 1e6:.2f} MB",
         *hidden,
     ]
@@ -128,6 +161,26 @@ def _ids(table: Path, work: Survey | None, notes: list[str]) -> FaceIds:
             f"measured at {ASSUMED_FPS:g} frames a second"
         )
     return ids
+
+
+def _apart(ids: FaceIds) -> list[str]:
+    """A line where no id is in two videos."""
+    if ids.videos < 2 or ids.shared:
+        return []
+    return [
+        f"no id is in two of the {ids.videos} videos: ids of different videos are different people until `mdfpipe "
+        "faces --merge` makes them one"
+    ]
+
+
+def _vectors(embedder: Embedder, people: Iterable[FaceId], crops: Mapping[Face, Picture]) -> dict[str, F64]:
+    """The mean of the unit vectors of each id's faces, of length 1, by its name; of ids whose faces have crops."""
+    faces = list(crops)
+    found = embedder([crops[face] for face in faces]).astype(np.float64) if faces else np.zeros((0, 1))
+    found /= np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-12)
+    unit = dict(zip(faces, found, strict=True))
+    means = {one.name: np.mean(own, axis=0) for one in people if (own := [unit[f] for f in one.shown if f in unit])}
+    return {name: mean / max(float(np.linalg.norm(mean)), 1e-12) for name, mean in means.items()}
 
 
 def _card(doubt: Doubt, table: Path) -> dict[str, Any]:
@@ -154,9 +207,15 @@ def _command(table: Path, options: tuple[str, ...]) -> str:
 
 
 def _pictures(
-    found: Survey, data: Path, faces: Iterable[Face], show_people: bool, reach: int, notes: list[str]
+    found: Survey,
+    data: Path,
+    faces: Iterable[Face],
+    show_people: bool,
+    reach: int,
+    notes: list[str],
+    crops: dict[Face, Picture] | None = None,
 ) -> dict[Face, Picture]:
-    """The picture of every face whose video can be decoded."""
+    """The picture of every face whose video can be decoded. crops: gets each as the stage crop cuts it, by default."""
     wanted: dict[str, dict[int, list[Face]]] = defaultdict(lambda: defaultdict(list))
     beyond = 0
     for face in faces:
@@ -174,8 +233,12 @@ def _pictures(
             continue
         try:
             for number, image in frames_of(data, video, frames):
+                shown = figures.to_display(image, video.window)
                 for face in frames[number]:
-                    made[face] = _picture(face, figures.to_display(image, video.window), show_people)
+                    made[face] = _picture(face, shown, show_people)
+                    if crops is not None:
+                        box = square_box(np.array(face.xyxy, np.float32), CROP_MARGIN)
+                        crops[face] = np.ascontiguousarray(cut(shown, box))
         except MdfError as error:
             notes.append(f"{one_line(path, 120)}: not all pictures: {one_line(error)}")
     return made

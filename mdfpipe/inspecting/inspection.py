@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import zipfile
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mdfpipe.errors import ConfigError, DataError, MdfError, counted, one_line
 from mdfpipe.inspecting.export import to_csv
@@ -24,6 +25,9 @@ from mdfpipe.store.naming import IMAGE_SUFFIXES
 from mdfpipe.store.results import KEY, STAGE
 from mdfpipe.store.run import refuse_damaged
 from mdfpipe.study.study import open_run
+
+if TYPE_CHECKING:
+    from mdfpipe.learning.own_images import Embedder
 
 __all__ = ["Inspected", "draw_frame", "inspect", "inspect_and_write", "to_csv", "write_page"]
 
@@ -55,12 +59,15 @@ def inspect_and_write(
     html: Path | None = None,
     csv: Path | None = None,
     crops: Path | None = None,
+    weights: Path | None = None,
+    trust_pickle: bool = False,
     show_people: bool = False,
     describe: bool = False,
 ) -> Inspected:
     """Make the picture, the page, the CSV that are asked for; else describe the thing.
 
-    crops: of a checkpoint; the picture and the page then show what its network attends to in them.
+    crops: of a checkpoint; the picture and the page then show what its network attends to in them. weights: of a face
+    network, which ranks ids of a face table across videos.
 
     Raises ConfigError for options that do not fit together, DataError, StoreError.
     """
@@ -73,6 +80,10 @@ def inspect_and_write(
     if crops is not None:
         return _attention(thing, crops, [out, csv], sheet, html, show_people, describe)
     found = face_table(thing)
+    if weights is not None and (found is None or html is None):
+        raise ConfigError(
+            f"inspect {thing}: --weights needs --html PAGE and a face table of `mdfpipe faces`; leave it out"
+        )
     if (out or sheet or (html and not found)) and not is_run(thing):
         option = "--frame" if out else "--sheet" if sheet else "--html"
         faces = ", or a face table of `mdfpipe faces`" if option == "--html" else ""
@@ -92,7 +103,8 @@ def inspect_and_write(
         lines += draw_sheet(thing, sheet, show_people=show_people)
         files.append(str(sheet))
     if html is not None and found is not None:
-        lines += write_face_page(found, html, show_people)
+        embedder = None if weights is None else _face_network(weights, trust_pickle)
+        lines += write_face_page(found, html, show_people, embedder=embedder)
         files.append(str(html))
     elif html is not None:
         written = write_page(thing, html, show_people)
@@ -106,6 +118,17 @@ def inspect_and_write(
         lines += [note for note in inspect(thing).notes if "OUT OF DATE" in note]
         files.append(str(csv))
     return Inspected(inspect(thing) if describe or not files else None, files, lines)
+
+
+def _face_network(weights: Path, trust_pickle: bool) -> Embedder:
+    """A network of faces: a checkpoint of `mdfpipe train`, or public weights of the recipe face. Raises ConfigError."""
+    from mdfpipe.learning.own_images import Embedder
+
+    recipe = None if weights.is_file() and _is_ours(weights) else {"use": "face"}
+    found = Embedder(weights, recipe=recipe, threads=os.cpu_count() or 1, trust_pickle=trust_pickle)
+    if found.recipe.modality != "face":
+        raise ConfigError(f"--weights {weights}: expected a network of faces, got one of bodies; name another")
+    return found
 
 
 def _attention(

@@ -69,8 +69,9 @@ class FoundFaces:
         said += [f"warning {line}" for line in self.warnings]
         said += [f"failed: {key}: {why}" for key, why in self.failed.items()]
         if self.ids > 1:
+            more = ", so one person in two videos is two subjects" if self.videos - len(self.without) > 1 else ""
             said.append(
-                "one id a track and video; if ids A and B are one person, "
+                f"one id a track and video{more}; if ids A and B are one person, "
                 f"`mdfpipe faces --merge A=B {self.table}` makes id B id A"
             )
             said.append(f"`mdfpipe inspect {self.table} --html ids.html --show-people` shows which ids may be wrong")

@@ -126,6 +126,12 @@ class Index(Stage):
         }
         if listing.detected:
             facts["detected_faces"] = sum(listing.detected.values())
+            of_video = [
+                set(listing.faces[video]["subject_id"].unique().to_pylist()) - {None} for video in listing.detected
+            ]
+            count = Counter(who for people in of_video for who in people)
+            if sum(map(bool, of_video)) > 1 and set(count.values()) == {1}:
+                facts["ids_apart"] = len(count)
         if self.dataset.holds_images:
             facts["images"] = sum(table.num_rows for table in listing.images.values())
         if self.dataset.holds_images or listing.differs:
@@ -192,6 +198,11 @@ class Index(Stage):
                     f"index: source: {DETECTED}: a face detector found {detected} of "
                     f"{counted(found['faces'], 'face')}, which are not annotated; every number "
                     "that rests on them is marked"
+                )
+            if apart := found.get("ids_apart"):
+                warnings.append(
+                    f"index: none of the {apart} ids of found faces is in two videos, so that one person in two videos "
+                    "is two subjects; make them one with `mdfpipe faces --merge`"
                 )
             kinds = ", ".join(f"{count} {kind}" for kind, count in found["anomalies"].items())
             if differs := found.get("not_as_published"):

@@ -231,6 +231,43 @@ def test_a_sign_of_a_wrong_id_is_gone_once_it_is_mended(case: str, tmp_path: Pat
     assert in_order[0] in (doubts[0].ids if mend else max(walks, key=lambda name: len(walks[name])))
 
 
+def test_ids_of_several_videos(tmp_path: Path) -> None:
+    """Each video's ids with their best faces; pairs across videos by similarity, none that merges before it made."""
+    rows = [
+        f"{who},{video}.mp4,{frame},10,10,20,20,{0.5 + 0.01 * frame},{who},detected"
+        for video, people in (("b", "12"), ("a", "3"), ("c", "45"))
+        for who in people
+        for frame in range(9 - int(who))
+    ]
+    table = tmp_path / "faces.csv"
+    table.write_text("\n".join([HEADER, *rows]) + "\n")
+    ids = FaceIds(table)
+    words = (
+        "no id is in two of the 3 videos: ids of different videos are different people until `mdfpipe faces --merge`"
+    )
+    assert any(note.startswith(words) for note in describe_faces(table).notes)
+    found = ids.by_video(2, 1, reach=4)
+    assert [(one.path, one.left, [(n, f.frame, of) for n, f, of in one.ids]) for one in found] == [
+        ("a.mp4", 0, [("3", 3, 1)]),
+        ("b.mp4", 1, [("1", 3, 1)]),
+    ]
+    towards = {"1": 0, "3": 10, "4": 30, "2": 31, "5": 100}  # degrees
+    vectors = {who: np.array([np.cos(np.radians(d)), np.sin(np.radians(d))]) for who, d in towards.items()}
+    pairs = ids.alike(ids.ids(9, 3, []), vectors, 9)
+    # 1 and 2, and 4 and 5, share frames, so that no more of them are joined than these
+    assert [" ".join(one.mend) for one in pairs] == ["--merge 2=4", "--merge 1=3", "--merge 3=5"]
+    assert pairs[0].words == "ids 2 and 4 have the similarity 1.00"
+    assert [(name, len(faces)) for name, faces in pairs[0].sides] == [("2", 3), ("4", 3)]
+    assert call_here("faces", table, "--merge", "1=3").code == 0
+    assert FaceIds(table).shared == 1
+    said = call_here("faces", table, "--merge", "3=5")  # the next one, in a call of its own
+    assert said.out == "1: 18 faces\n3: its faces have the id 1 now, which is given\n"
+    assert describe_faces(table).facts["ids in several videos"] == 1
+    assert not any("no id is in two" in note for note in describe_faces(table).notes)
+    one_video = FaceIds(table_of(tmp_path / "one.csv", {"1": walk(range(9), 0), "2": walk(range(9), 99)}))
+    assert (one_video.by_video(9, 9, 9), one_video.alike(one_video.ids(9, 3, []), vectors, 9)) == ([], [])
+
+
 def test_a_cut_leaves_other_cuts_and_names_as_they_are(tmp_path: Path) -> None:
     """A track of three people is mended by what is advised, in any order of cuts."""
     jumps = walk(range(20), 0) + walk(range(20, 40), 300) + walk(range(40, 60), 900)
@@ -339,9 +376,9 @@ def test_the_page_of_ids_shows_what_is_wrong_and_how_to_mend_it(found: tuple[Pat
     hidden = pictures(page)
     assert call_here("inspect", data / "faces.csv", "--html", page, "--show-people").code == 0
     shown = pictures(page)
-    assert len(shown) == len(hidden) == 2 * 6 + 4 * 8
+    assert len(shown) == len(hidden) == 2 * 6 + 4 * 8 + 4
     assert np.mean([detail(one) for one in shown]) > 2 * np.mean([detail(one) for one in hidden])
-    few = FaceLimits(doubles=0, mixtures=0, ids=2, faces=3, reach_frames=20)
+    few = FaceLimits(doubles=0, mixtures=0, videos=0, ids=2, faces=3, reach_frames=20)
     write_face_page(data / "faces.csv", page, show_people=True, limits=few)
     words = " ".join(Reader(page.read_text()).text)
     assert len(pictures(page)) < 6

@@ -114,9 +114,10 @@ def change(
 ) -> tuple[Counter[str], list[str]]:
     """Give tracks their own ids again, then cut tracks, then give ids other names, all at one time.
 
-    merges: id -> name. splits: id as it was found -> the frames from which on its faces are the id "ID@FRAME", up to
-    the next face that has another id. undone: ids as they were found. Returns the faces of each name that was asked
-    for, and a line for each change that is made already; where all are, nothing is written.
+    merges: id -> name; the name of a track whose faces have another id now stands for that. splits: id as it was found
+    -> the frames from which on its faces are the id "ID@FRAME", up to the next face that has another id. undone: ids as
+    they were found. Returns the faces of each name that was asked for, and a line for each change that is made already;
+    where all are, nothing is written.
 
     Raises DataError where the table is not of `mdfpipe faces`, has no such id, would have a name twice in a frame, or
     has no face of a split track on one side of a cut; ConfigError for a name that it cannot hold.
@@ -132,6 +133,12 @@ def change(
         for row in _opened(table)[1]:
             yield [row[_FOUND], *row[1:]] if row[_FOUND] in undone else row
 
+    there = {row[_SUBJECT] for row in rows()} if merges else set()
+    merges, followed = dict(merges), []
+    for old, name in merges.items():  # 3=5 once 3 is 1: 5 is to be 1, too
+        if name not in there and (now := _id_today(rows(), name)) and now != name:
+            merges[old] = now
+            followed.append(f"{one_line(name, 40)}: its faces have the id {one_line(now, 40)} now, which is given")
     cuts = {name: sorted(set(frames)) for name, frames in splits.items()}
     ends, made = _ends(table, rows(), cuts) if cuts else ({}, {})
     notes += made.values()
@@ -162,7 +169,7 @@ def change(
     if len(notes) == len(merges) + len(pieces) + len(undone):
         return Counter(), notes
     write(table, ([merges.get(own := _cut(row, cuts, ends), own), *row[1:]] for row in rows()))
-    return counts, notes
+    return counts, notes + followed
 
 
 def _has_own_id(table: Path, name: str) -> bool:
