@@ -114,7 +114,7 @@ def change(
 ) -> tuple[Counter[str], list[str]]:
     """Give tracks their own ids again, then cut tracks, then give ids other names, all at one time.
 
-    merges: id -> name; the name of a track whose faces have another id now stands for that. splits: id as it was found
+    merges: id -> name; of a track whose faces have another id now, that id is meant. splits: id as it was found
     -> the frames from which on its faces are the id "ID@FRAME", up to the next face that has another id. undone: ids as
     they were found. Returns the faces of each name that was asked for, and a line for each change that is made already;
     where all are, nothing is written.
