@@ -192,7 +192,7 @@ def _inputs() -> list[str]:
     return [
         "## input tables",
         "",
-        "Face tables, gallery tables, domain tables and box files are text in UTF-8, with or without BOM, with a",
+        "Face, gallery, domain and truth tables and box files are text in UTF-8, with or without BOM, with a",
         "header. Commas, semicolons, tabs or bars separate the columns, whichever finds most of the wanted",
         "headers; behind semicolons a number may have a decimal comma. A header is matched exactly, or else in",
         "any case, or else without blanks, `_`, `-` and `.`. Box files may also be Parquet.",
@@ -242,7 +242,8 @@ def _inputs() -> list[str]:
         "",
         "`detector: {use: coco, boxes: FILE}`: JSON with `images`, `annotations` and `categories`. An image belongs to",
         "a video of `videos` by `video_id` and `frame_id` (or `frame_index`, `frame_number`), or by `file_name`, whose",
-        "folder is the video and whose last number is the frame. A box is `bbox`, or the one around the polygons of",
+        "folder is the video: the frame is the place of the file in it, or, of a video that is no folder, the last",
+        "number of its name. A box is `bbox`, or the one around the polygons of",
         "`segmentation`; masks (RLE) alone are refused. `iscrowd` and other categories are left out and counted. The",
         "file is read as a whole (0.4 GB of memory for 500,000 boxes); MOTChallenge and Parquet are lighter.",
         "",

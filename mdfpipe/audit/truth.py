@@ -9,7 +9,7 @@ other body is *free*: a detection on it is neither right nor wrong. Only frames 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Final, get_args
 
@@ -17,24 +17,29 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
-from pyarrow import csv
 
 from mdfpipe.domains import by_wavelength
-from mdfpipe.errors import DataError, StoreError, one_line
+from mdfpipe.errors import DataError, counted, one_line, some
 from mdfpipe.running.survey import faces_of
 from mdfpipe.stages import Context, Inputs, Resources
 from mdfpipe.stages.index import Index
-from mdfpipe.store.run import Receipt, Run, read_table
+from mdfpipe.store.run import Receipt, Run
 from mdfpipe.store.tables import CORNERS, NAMED, TRUTH, LabelStatus, boxes_of, joined
 from mdfpipe.study.study import Study
+from mdfpipe.video.box_files import BoxTable
+from mdfpipe.video.detectors.precomputed import COLUMNS, box_table, read_columns
 from mdfpipe.video.geometry import iou
 from mdfpipe.video.labelling import LabelRules
+from mdfpipe.video.placement import place as placed
 
 TRUTH_FILE: Final = "truth/bodies.parquet"
 ASSIGNMENTS: Final[tuple[str, ...]] = get_args(LabelRules.model_fields["assignment"].annotation)
 
 SCENES: Final = ("crowded", "uncrowded", "all")
 _NEEDED: Final = ("video_id", "frame", "subject_id", *CORNERS)
+_MORE: Final = ("visible", "crowded", "face_annotated")  # a table of the user's need not have them
+_YES: Final = frozenset({"true", "1", "1.0", "yes"})
+_NO: Final = frozenset({"false", "0", "0.0", "no"})
 FOUND: Final = 0.5  # least IoU of a detection with the body that it finds
 NAMED_BY_IOU: Final = 0.3  # least IoU of a labelled box with the body whose name it has: less than FOUND, as boxes err
 COUNTS: Final = 0.5  # least visible share of a body that counts
@@ -197,7 +202,7 @@ def measure(run: Run, data: Path, truth: Path | None = None) -> Truth:
     rows: dict[str, Counts] = {}
     scenes = dict.fromkeys(SCENES, Counts())
     left_out: dict[str, str] = {}
-    for video in _videos(run, truth or data / TRUTH_FILE, left_out):
+    for video in _videos(run, data, truth or data / TRUTH_FILE, left_out):
         found = _judge_detections(video)
         labels = _labels(run, video, left_out)
         if labels is not None:
@@ -228,7 +233,7 @@ def assignments(run: Run, data: Path, truth: Path | None = None) -> list[Assignm
     counts = {(scenes, *way): Counts() for scenes in ("all", "crowded") for way in ways}
     shared = dict.fromkeys(counts, 0)
     catalogue = {row["video_id"]: row for row in run.table("index", Index.table).to_pylist()}
-    for video in _videos(run, truth or data / TRUTH_FILE, {}):
+    for video in _videos(run, data, truth or data / TRUTH_FILE, {}):
         inputs = Inputs(run, video=catalogue[video.video_id], annotated=annotated)
         for name, way in ways.items():
             if way.carries and not inputs.is_done("track", video.video_id):
@@ -275,75 +280,112 @@ class _Video:
     names: pa.Array
 
 
-def _videos(run: Run, place: Path, left_out: dict[str, str]) -> Iterator[_Video]:
+def _videos(run: Run, data: Path, place: Path, left_out: dict[str, str]) -> Iterator[_Video]:
     """The videos of the run that have detections and a truth, in the order of the index; the others in `left_out`.
 
-    Raises DataError where the data have no truth, or none of any video of the run.
+    Raises DataError where the data have no truth, none of any video of the run, or one that cannot be of its pictures.
     """
-    truth = _read_truth(place)
+    truth, boxes = _read_truth(place)
     if run.receipt("index", Index.table) is None:
         raise DataError(f"{run.path}: expected a run folder with an index, found none; run `mdfpipe detect` first")
     names = pc.unique(truth["subject_id"])
     starts, sizes = _slices(truth["video_id"])
     catalogue = run.table("index", Index.table, ["video_id", "domain"]).to_pylist()
-    if not any(row["video_id"] in starts for row in catalogue):
+    written = {row["video_id"]: boxes.named(row["video_id"], data) for row in catalogue}
+    known = {text for texts in written.values() for text in texts}
+    if not known & starts.keys():
+        has = some([one_line(text, 60) for text in starts], 3) or "no row"
+        such = one_line(catalogue[0]["video_id"], 60) if catalogue else "none"
         raise DataError(
-            f"{place}: expected bodies of the {len(catalogue)} videos of {run.path}, found none of them; "
-            "give the data root that the run was made from"
+            f"{place}: expected bodies of the {counted(len(catalogue), 'video')} of {run.path} (such as {such}), found "
+            f"{has}; name videos as the run does, or give the data root that it was made from"
         )
+    if others := [one_line(text, 60) for text in starts if text not in known]:
+        left_out[f"{counted(len(others), 'video')} of {place.name}"] = f"not in the run: {some(others, 3)}"
     for row in catalogue:
         key = row["video_id"]
         receipt = run.receipt("detect", key)
         if receipt is None or not {"delivered", "stride"} <= receipt.facts.keys():
             left_out[key] = "detect is not done"
-        elif key not in starts:
+        elif not written[key]:
             left_out[key] = f"{place.name} has no body of it"
         else:
-            bodies = _with_faces(truth.slice(starts[key], sizes[key]), run, key)
+            own = pa.concat_tables([truth.slice(starts[text], sizes[text]) for text in written[key]])
+            own = own.take(pc.sort_indices(own, [("frame", "ascending")])) if len(written[key]) > 1 else own
+            _refuse_placement(own, receipt, place, key)
+            if late := int(pc.sum(pc.greater_equal(own["frame"], receipt.facts["delivered"])).as_py() or 0):
+                left_out[f"{key}, frames"] = (
+                    f"{counted(late, 'true body')} in frames after its last; frames of {place.name} count from 0"
+                )
+            bodies = _with_faces(own, run, key)
             detections = run.table("detect", key, ["body_id", "frame", "x1", "y1", "x2", "y2", "score"])
             yield _join(row, receipt, detections, bodies, names)
 
 
-def _read_truth(place: Path) -> pa.Table:
-    """The truth, by video and frame. Raises DataError."""
+def _read_truth(place: Path) -> tuple[pa.Table, BoxTable]:
+    """The truth as rows of TRUTH, by video (as the file writes it) and frame, and the same as a file of boxes.
+
+    A table without `visible`, `crowded` and `face_annotated` has people who are wholly visible, in scenes that are no
+    crowds, and `face_annotated` is null. Raises DataError that names row and column.
+    """
     if not place.is_file():
         raise DataError(
             f"{place}: expected a table of the true bodies, found no such file; give as data root a folder that "
             "`mdfpipe synth` wrote, or a table of your own with --truth"
         )
-    try:
-        table = _as_truth(_read_csv(place) if place.suffix.lower() == ".csv" else read_table(place))
-    except MemoryError:  # Arrow's is one of its errors, too
-        raise
-    except (StoreError, pa.ArrowException, ValueError) as error:
-        wanted, got = ", ".join(_NEEDED), one_line(error)
-        raise DataError(f"{place}: expected the columns {wanted}, got: {got}; write the table again") from None
-    return table.take(pc.sort_indices(table, [("video_id", "ascending"), ("frame", "ascending")]))
-
-
-def _read_csv(place: Path) -> pa.Table:
-    """The table; names stay text, so that subject 007 is not subject 7."""
-    texts = {field.name: pa.string() for field in TRUTH if pa.types.is_string(field.type)}
-    return csv.read_csv(place, convert_options=csv.ConvertOptions(column_types=texts))
-
-
-def _as_truth(table: pa.Table) -> pa.Table:
-    """Rows of TRUTH. A table without these columns has people who are wholly visible, in scenes that are no crowds, and
-    `face_annotated` is null. Raises ValueError.
-    """
-    columns = []
-    for name in TRUTH.names:
-        kind = TRUTH.field(name).type
-        if name in table.column_names:
-            columns.append(table[name].cast(kind))
-            if name in _NEEDED and pc.any(pc.is_null(columns[-1], nan_is_null=True)).as_py():
-                raise ValueError(f"rows without {name}")
-        elif name in _NEEDED:
-            raise ValueError(f"no column {name}")
+    wanted = {name: COLUMNS[name] for name in _NEEDED} | {name: (name,) for name in _MORE}
+    columns = read_columns(place, wanted, _MORE)
+    boxes = replace(box_table(place, columns, CORNERS), unread="", resized="write x2 and y2 as edges")
+    boxes.check()
+    spans, names = boxes.spans or {}, boxes.subject_id
+    named = np.ones(0, np.bool_) if not len(boxes.order) else np.array([] if names is None else names, np.bool_)
+    if not named.all() or len(named) < len(boxes.order):
+        row = int(boxes.order[int(np.argmin(named))]) + 1 if len(named) else 1
+        raise DataError(f"{place}: data row {row}, column subject_id: expected a person, got none; correct the file")
+    more = {name: _cells(place, columns, name)[boxes.order] for name in _MORE if name in columns.column_names}
+    video = np.repeat(np.array([*spans], np.object_), [b - a for a, b in spans.values()])
+    order = np.lexsort((np.arange(len(video)), boxes.numbers["frame"]))
+    order = order[np.argsort(video[order].astype(str), kind="stable")]
+    found: dict[str, Any] = {"video_id": video, "domain": np.full(len(video), "", np.object_), "subject_id": names}
+    found |= {**boxes.numbers, "visible": np.ones(len(video)), "crowded": np.zeros(len(video), np.bool_)} | more
+    arrays = []
+    for column in TRUTH:
+        values = found.get(column.name)
+        if values is None or not len(video):
+            arrays.append(pa.nulls(len(video), column.type))
         else:
-            empty = {"visible": 1.0, "crowded": False, "domain": ""}.get(name)
-            columns.append(pa.repeat(pa.scalar(empty, kind), table.num_rows))
-    return pa.table(columns, names=TRUTH.names)
+            arrays.append(pa.array(values[order]).cast(column.type))
+    return pa.table(arrays, names=TRUTH.names), boxes
+
+
+def _cells(place: Path, columns: pa.Table, name: str) -> NDArray[Any]:
+    """A column that need not be there, in the order of the file: shares, or yes and no. Raises DataError."""
+    texts = [str(value).strip().lower() for value in columns[name].to_pylist()]
+    if name == "visible":
+        values = np.array([_share_of(text) for text in texts])
+        bad = ~((values >= 0) & (values <= 1))
+    else:
+        values = np.array([text in _YES for text in texts], np.bool_)
+        bad = np.array([text not in _YES | _NO for text in texts], np.bool_)
+    if bad.any():
+        row, wanted = int(np.argmax(bad)), "a share of 0..1" if name == "visible" else "true or false"
+        got = one_line(repr(texts[row]), 40)
+        raise DataError(f"{place}: data row {row + 1}, column {name}: expected {wanted}, got {got}; correct the file")
+    return values
+
+
+def _share_of(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return float("nan")
+
+
+def _refuse_placement(bodies: pa.Table, receipt: Receipt, place: Path, key: str) -> None:
+    """Raise DataError where the bodies cannot be of the pictures of their video: relative, or of another size."""
+    width, height = receipt.facts.get("width"), receipt.facts.get("height")
+    if width and height and (wrong := placed(boxes_of(bodies), width, height).wrong):
+        raise DataError(f"{place}: bodies of {one_line(key, 80)}: {wrong}; correct the file")
 
 
 def _with_faces(bodies: pa.Table, run: Run, key: str) -> pa.Table:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache, cached_property, lru_cache
 from pathlib import Path, PurePosixPath
@@ -17,6 +17,7 @@ from pydantic import Field
 
 from mdfpipe.config import BY_CONTENT, NOT_A_RESULT, find_file
 from mdfpipe.errors import ConfigError, DataError, one_line, some
+from mdfpipe.store.frames import frame_files
 from mdfpipe.store.hashing import file_sha256
 from mdfpipe.store.naming import (
     LONGEST_NAME,
@@ -84,7 +85,7 @@ class BoxFile(Detector):
 
         def identity(video_id: str) -> dict[str, str]:
             table = shared()
-            return {"boxes": table.rows(table.named(video_id, data), self.frame_base).sha256()}
+            return {"boxes": self._rows(table, table.named(video_id, data), data, video_id).sha256()}
 
         return identity
 
@@ -165,7 +166,14 @@ class BoxFile(Detector):
         if others:
             other = one_line(min(others), 80)
             raise DataError(f"{path}: expected boxes of {video_id} only, got boxes of {other} too; correct the file")
-        return table.rows(named, self.frame_base)
+        return self._rows(table, named, data, video_id)
+
+    def _rows(self, table: BoxTable, named: list[str], data: Path, video_id: str) -> BoxRows:
+        """The boxes of a video. Where the file names pictures and the video is their folder, a frame is its place."""
+        folder, places = data / video_id, None
+        if table.file is not None and folder.is_dir():
+            places = {name: place for place, name in enumerate(frame_files(folder))}
+        return table.rows(named, self.frame_base, places)
 
 
 @dataclass(frozen=True, eq=False)
@@ -217,7 +225,9 @@ class BoxTable:
     spans: video_id to its part of the order; None where the whole file is one video's. cell: what the file has in a
     column and row. subject_id: (n,) text or None, in that order; None where the file has no ids. left_out: what is no
     box of a person, by video and reason. sizes: width and height of a picture by video, where the file has them.
-    unread: setting that reads the file without ids. row: what a row is called.
+    unread: setting that reads the file without ids, if there is one. row: what a row is called. resized: what to do
+    where x2 and y2 are sizes. file: (n,) names of pictures whose boxes they are, in that order, "" for those that a
+    number of the frame tells; None where all are.
     """
 
     path: Path
@@ -231,6 +241,8 @@ class BoxTable:
     sizes: dict[str, tuple[int, int]] = field(default_factory=dict)
     unread: str = "detect.detector.subjects=false"
     row: str = "data row"
+    resized: str = "set detector.box=xywh"
+    file: NDArray[np.object_] | None = None
 
     @cached_property
     def _alike(self) -> dict[str, list[str]]:
@@ -257,12 +269,15 @@ class BoxTable:
         texts = [text for text in self._alike.get(stem, []) if named_alike(text)[0] == stem]
         return texts if stem != video_id and len(_files_of(data / stem)) < 2 else []
 
-    def rows(self, named: list[str], frame_base: int) -> BoxRows:
-        """The boxes of one video. Raises DataError that names file, row, column and value of a bad cell."""
+    def rows(self, named: list[str], frame_base: int, places: Mapping[str, int] | None = None) -> BoxRows:
+        """The boxes of one video. places: of the pictures in its folder, where it is one.
+
+        Raises DataError that names file, row, column and value of a bad cell.
+        """
         spans = [(0, len(self.order))]
         if self.spans is not None:
             spans = [self.spans[text] for text in named if text in self.spans] or [(0, 0)]
-        parts = [self._span(slice(*span), frame_base) for span in spans]
+        parts = [self._span(slice(*span), frame_base, places) for span in spans]
         if len(parts) == 1:
             return parts[0]
         frame = np.concatenate([part.frame for part in parts])
@@ -278,9 +293,13 @@ class BoxTable:
         )
         return _sorted(whole)
 
-    def _span(self, span: slice, frame_base: int) -> BoxRows:
+    def _span(self, span: slice, frame_base: int, places: Mapping[str, int] | None) -> BoxRows:
         part = {name: column[span] for name, column in self.numbers.items()}
         rows = self.order[span]
+        if self.file is not None and places is not None:
+            part["frame"] = _placed(self.file[span], part["frame"], places, frame_base)
+        elif self.file is not None:
+            self._refuse_two_pictures(self.file[span], part["frame"])
         if self._lowest_frame < frame_base:
             self._check(part, rows, frame_base)
         frame, score = part["frame"], part.get("score", np.ones(len(rows)))
@@ -304,9 +323,28 @@ class BoxTable:
         more = f" and {int(same.sum()) - 1} more such boxes" if same.sum() > 1 else ""
         raise DataError(
             f"{self.path}: {self.row}s {rows[first] + 1} and {rows[second] + 1}: expected one box a person and frame, "
-            f"got two of '{one_line(named[first], 60)}' in frame {frame[first]:.0f}{more}; keep one of them, or read "
-            f"the boxes without ids with {self.unread}"
+            f"got two of '{one_line(named[first], 60)}' in frame {frame[first]:.0f}{more}; keep one of them"
+            + (f", or read the boxes without ids with {self.unread}" if self.unread else "")
         )
+
+    def _refuse_two_pictures(self, file: NDArray[np.object_], frame: NDArray[np.float64]) -> None:
+        """Raise DataError where two pictures of a video are one frame, by the numbers in their names."""
+        found = dict[float, str]()
+        for name, number in zip(file.tolist(), frame.tolist(), strict=True):
+            if found.setdefault(number, name) != name:
+                raise DataError(
+                    f"{self.path}: expected one picture a frame of a video, got {one_line(found[number], 60)} and "
+                    f"{one_line(name, 60)} of frame {number:g}; write video_id and frame_id of each image"
+                )
+
+    def check(self) -> None:
+        """Raise DataError where a cell of any video is bad, or a person has two boxes in a frame of a video."""
+        for span in [(0, len(self.order))] if self.spans is None else self.spans.values():
+            at = slice(*span)
+            part = {name: column[at] for name, column in self.numbers.items()}
+            self._check(part, self.order[at], 0)
+            if self.subject_id is not None:
+                self._refuse_twice(part["frame"], self.subject_id[at], self.order[at])
 
     @cached_property
     def _lowest_frame(self) -> float:
@@ -335,7 +373,7 @@ class BoxTable:
             more = "0" if sized else self.names[low]
             bad = ~(xyxy[:, high] > xyxy[:, low])
             many = not sized and bad.sum() * 5 >= len(bad)  # a size, read as an edge, is often less than the other edge
-            advice = "are the last two width and height? set detector.box=xywh" if many else ""
+            advice = f"are the last two width and height? {self.resized}" if many else ""
             self._refuse(bad, self.names[high], rows, f"more than {more}", advice)
 
     def _xyxy(self, part: dict[str, NDArray[np.float64]]) -> NDArray[np.float32]:
@@ -356,6 +394,20 @@ class BoxTable:
             + (f" and {int(bad.sum()) - 1} more such rows" if bad.sum() > 1 else "")
             + f"; {advice or 'correct the file'}"
         )
+
+
+def _placed(
+    file: NDArray[np.object_], frame: NDArray[np.float64], places: Mapping[str, int], base: int
+) -> NDArray[np.float64]:
+    """The frame of each row, (n,), counted from `base`: the place of its picture in the folder, of one that is not
+    there one after the last; as it is where a row names no picture.
+    """
+    lost, found = dict[str, int](), frame.copy()
+    for row, name in enumerate(file.tolist()):
+        if name:
+            place = places.get(name)
+            found[row] = base + (len(places) + lost.setdefault(name, len(lost)) if place is None else place)
+    return found
 
 
 def _files_of(stem: Path) -> list[Path]:

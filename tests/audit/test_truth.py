@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -77,7 +78,8 @@ class Made:
             return self
         ids = [f"{video}/{n}" for n in range(len(detections))]
         rows = [d | {"body_id": i, "video_id": video} for i, d in zip(ids, detections, strict=True)]
-        found = Receipt("detect", 1, video, {}, {}, facts={"delivered": delivered, "stride": stride})
+        size = {"width": 600, "height": 600}
+        found = Receipt("detect", 1, video, {}, {}, facts={"delivered": delivered, "stride": stride, **size})
         found = self.run.commit(found, table(BODIES, rows), {})
         names = [
             {"body_id": r["body_id"], "subject_id": r["name"], "status": "labelled" if r["name"] else "no_face"}
@@ -234,10 +236,10 @@ def test_what_cannot_be_measured_is_refused_with_its_reason(made: Made, tmp_path
     with pytest.raises(DataError, match="expected a run folder with an index"):
         measure(Run(tmp_path / "other"), made.data)
     write_table(made.data / truth.TRUTH_FILE, table(TRUTH, [body(0, "a", BODY) | {"video_id": "w"}]))
-    with pytest.raises(DataError, match=r"expected bodies of the 1 videos .* found none of them; give the data root"):
+    with pytest.raises(DataError, match=r"expected bodies of the 1 video of .* \(such as v\), found w; name videos as"):
         measure(made.run, made.data)
     write_table(made.data / truth.TRUTH_FILE, pa.table({"video_id": ["v"]}))
-    with pytest.raises(DataError, match=r"expected the columns video_id, frame, subject_id, .*; write the table again"):
+    with pytest.raises(DataError, match=r"expected columns video_id, frame, subject_id, .*; rename the columns$"):
         measure(made.run, made.data)
 
 
@@ -293,15 +295,16 @@ def test_as_the_slow_transcription(seed: int, tmp_path_factory: pytest.TempPathF
             return (x, y, x + width, y + height)
 
         names = ["a", "b", "c", "d"]
+        here = {(int(f), str(rng.choice(names))) for f in rng.integers(0, 6, rng.integers(1, 16))}
         bodies = [
             body(
-                int(f),
-                str(rng.choice(names)),
+                f,
+                name,
                 box(),
                 float(rng.choice([0.0625, 0.25, 0.5, 1.0])),
                 bool(rng.integers(2)),
             )
-            for f in rng.integers(0, 6, rng.integers(1, 16))
+            for f, name in sorted(here)
         ]
         frames = np.arange(0, delivered, stride)
         scores = rng.permutation(30) / 30  # no two alike
@@ -323,8 +326,54 @@ def test_names_of_a_csv_stay_text_and_gaps_are_refused(made: Made, tmp_path: Pat
     own.write_text(f"video_id,frame,subject_id,x1,y1,x2,y2,face_annotated\n{row}")
     assert measure(made.run, made.data, own).rows["all"].names == Share(1, 1)
     own.write_text(own.read_text() + "010,0,008,,10,30,70,true\n")
-    with pytest.raises(DataError, match="got: rows without x1"):
+    with pytest.raises(DataError, match=r"data row 2, column x1: expected a number, got ''"):
         measure(made.run, made.data, own)
+
+
+PLAIN = "video_id,frame,subject_id,x1,y1,x2,y2\na/v,0,ann,10.0,10.0,30.0,70.0\na/v,1,ann,10.0,10.0,30.0,70.0\n"
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda text: text, ""),
+        (lambda text: "\ufeff" + text.replace(",", ";").replace(".", ",").replace("\n", "\r\n"), ""),
+        (lambda text: text.replace(",", "\t").upper().replace("A/V", "a/v.mp4").replace("ANN", "ann"), ""),
+        (lambda text: text.replace("a/v", "./a\\v"), ""),
+        (lambda text: text + "a/w,0,ann,10,10,30,70\n", "1 video of own.csv: not in the run: a/w"),
+        (lambda text: text + "a/v,9,bob,10,10,30,70\n", "a/v, frames: 1 true body in frames after its last"),
+        (lambda text: text.replace("\n", ",visible\n", 1).replace("70.0", "70.0,1"), ""),
+        (
+            lambda text: text.replace("\n", ",visible\n", 1).replace("70.0", "70.0,7"),
+            "visible: expected a share of 0..1",
+        ),
+        (lambda text: text + text.splitlines()[1] + "\n", "expected one box a person and frame, got two of 'ann'"),
+        (lambda text: text.replace("30.0", "5"), "column x2: expected more than x1, .* write x2 and y2 as edges"),
+        (lambda text: text.replace("30.0", "inf"), "column x2: expected a number"),
+        (lambda text: text.replace("v,0", "v,-1"), "column frame: expected 0 or more"),
+        (lambda text: text.replace("v,0", "v,0.5"), "column frame: expected a whole number"),
+        (lambda text: text.replace("ann", "NA"), "data row 1, column subject_id: expected a person, got none"),
+        (
+            lambda text: text.replace("10.0", ".1").replace("30.0", ".3").replace("70.0", ".7"),
+            "all 2 boxes lie within 0..1",
+        ),
+        (lambda text: text[:38], r"expected bodies of the 1 video .* found no row"),
+        (lambda text: "", "own.csv: "),
+    ],
+)
+def test_a_table_of_people_as_it_comes(change: Any, words: str, made: Made, tmp_path: Path) -> None:
+    """As face tables and files of boxes are read: one is measured alike in each form, what is wrong is one line."""
+    made.add("a/v", [seen(0, BODY), seen(1, BODY)], [body(0, "ann", BODY), body(1, "ann", BODY)], delivered=5).measure()
+    own, told = tmp_path / "own.csv", ""
+    own.write_text(change(PLAIN), encoding="utf-8")
+    try:
+        found = measure(made.run, made.data, own)
+        assert found.rows["all"].free == 2
+        told = "\n".join(found.lines()[5:])
+    except DataError as error:
+        told = str(error)
+    assert bool(told) == bool(words)
+    assert re.search(words, told), told
 
 
 # -- on a drawn run
@@ -385,9 +434,7 @@ def test_a_table_of_ones_own_is_a_truth(drawn: Path, tmp_path: Path) -> None:
     assert found.rows["all"] == usual.rows["all"]
     assert found.rows["crowded"] == Counts()
     write_csv(known.drop_columns(["x1"]), tmp_path / "without.csv")
-    with pytest.raises(
-        DataError, match="expected the columns video_id, frame, subject_id, x1, y1, x2, y2, got: no column"
-    ):
+    with pytest.raises(DataError, match=r"expected columns video_id, frame, .* x1 is missing .*; rename the columns$"):
         measure(Run(tmp_path / "run"), drawn, tmp_path / "without.csv")
 
 

@@ -449,6 +449,25 @@ def test_any_folder_is_asked_for_a_face_table(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("column", "value", "words"),
+    [
+        ("FACE_X", "nan", "row 6, FACE_X: expected a place in pixels, got nan; correct it"),
+        ("FACE_HEIGHT", "inf", "expected a size in pixels, got inf"),
+        ("FACE_WIDTH", "-2", "expected a size in pixels, got -2"),
+        ("FRAME_NUM", "-3", "expected a frame from 0 on, got -3"),
+        ("FRAME_NUM", str(2**62), "expected a frame from 0 on"),
+        ("SCORE", "nan", "expected a score in 0..1"),
+    ],
+)
+def test_a_face_that_is_no_face_is_one_line(column: str, value: str, words: str, tmp_path: Path) -> None:
+    table = table_of(tmp_path / "faces.csv", {"1": walk(range(9), 0)})
+    rows = [line.split(",") for line in table.read_text().splitlines()]
+    rows[5][rows[0].index(column)] = value
+    table.write_text("\n".join(map(",".join, rows)) + "\n")
+    assert words in call_here("inspect", table).line()
+
+
+@pytest.mark.parametrize(
     ("split", "words"),
     [
         ("@1", "expected an id and a frame"),

@@ -160,6 +160,19 @@ def test_boxes_of_coco(tmp_path: Path) -> None:
             {"images": [{"id": n, "file_name": f"clips/a/{'9' * 5000}.jpg"} for n in (1, 2)]},
             "annotation 1, column frame: expected a number, got 'inf'",
         ),
+        (
+            {"images": [{"id": n, "file_name": f"clips/a/{'ab'[n]}_7.jpg"} for n in (0, 1)]}
+            | {"annotations": [{"image_id": n, "category_id": 3, "bbox": [1, 1, 2, 2]} for n in (0, 1)]},
+            r"expected one picture a frame of a video, got a_7\.jpg and b_7\.jpg of frame 7",
+        ),
+        (
+            {"images": [{"id": n, "video_id": 5, "frame_id": 2} for n in (1, 2)]},
+            r"image 2: expected one image a frame of a video, got frame 2 of clips/a\.mp4 again",
+        ),
+        (
+            {"annotations": [{"image_id": 1, "category_id": 3, "segmentation": [[1, 1, float("nan"), 1, 5, 9]]}]},
+            "annotation 1, column x: expected a number, got .*nan",
+        ),
         ({"videos": ["clips/a.mp4"]}, "expected a list of objects 'videos'"),
         ({"annotations": [{"image_id": [1], "category_id": 3}]}, "annotation 1: expected the id of an image"),
         (
@@ -209,6 +222,26 @@ def test_who_a_box_of_coco_is(tmp_path: Path, given: dict[str, Any], name: str |
     found = look_up(coco(tmp_path, change), tmp_path, "v", 1)[0]
     assert found.xyxy.tolist() == [[-1, -1, 3, 3], [0, 0, 2, 2]]
     assert found.subject_id.tolist() == ["other", name]
+
+
+def test_a_picture_of_coco_is_the_frame_that_its_file_is(tmp_path: Path) -> None:
+    """In a folder of frames its place there, whatever its number; of a video the number in its name."""
+    names = ["000005.jpg", "000010.jpg", "000030.jpg"]
+    change = {
+        "images": [{"id": n, "file_name": f"cam1\\walk\\{name}"} for n, name in enumerate([*names, "000040.jpg"])],
+        "annotations": [{"image_id": n, "category_id": 3, "bbox": [0, 0, 2 + n, 2]} for n in range(4)],
+    }
+    detector = coco(tmp_path, change, frame_base=1)
+    assert [len(boxes) for boxes in look_up(detector, tmp_path, "cam1/walk", 12)] == [0] * 4 + [1] + [0] * 4 + [1, 0, 0]
+    identity = detector.identity(tmp_path, "cam1/walk")
+    (tmp_path / "cam1/walk").mkdir(parents=True)
+    for name in names:
+        (tmp_path / "cam1/walk" / name).touch()
+    found = look_up(detector, tmp_path, "cam1/walk")
+    assert [boxes.xyxy[:, 2].tolist() for boxes in found] == [[2], [3], [4], [5]]
+    assert detector.beyond(tmp_path, "cam1/walk", 3) == 1  # of 000040.jpg, which is not there
+    assert detector.identity(tmp_path, "cam1/walk") != identity
+    assert detector.identities(tmp_path)("cam1/walk") == detector.identity(tmp_path, "cam1/walk")
 
 
 @pytest.mark.parametrize("text", ["[]", "{", "3"])

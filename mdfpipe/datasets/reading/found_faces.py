@@ -39,6 +39,8 @@ _HEADER: Final = (
     *("SCORE", "FOUND_ID", SOURCE),
 )
 _LONGEST_HEADER: Final = 4096
+_LARGEST_FRAME: Final = 2**40
+_LARGEST_PIXEL: Final = 10**7
 _SUBJECT, _FILE, _FRAME, _FOUND = (_HEADER.index(n) for n in ("SUBJECT_ID", "FILENAME", "FRAME_NUM", "FOUND_ID"))
 
 
@@ -106,7 +108,27 @@ def read(table: Path) -> pa.Table:
         found = pacsv.read_csv(table, None, pacsv.ParseOptions(newlines_in_values=True), convert)
     except (pa.ArrowInvalid, OSError) as error:
         raise DataError(f"{table}: expected rows as `mdfpipe faces` writes them: {one_line(error, 160)}") from None
-    return found.unify_dictionaries().combine_chunks()
+    whole = found.unify_dictionaries().combine_chunks()
+    _refuse_values(table, whole)
+    return whole
+
+
+def _refuse_values(table: Path, rows: pa.Table) -> None:
+    """Raise DataError where a number of a face is none, or no frame, place, size or score."""
+    kinds = {"FRAME_NUM": (0, _LARGEST_FRAME, "a frame from 0 on"), "SCORE": (0, 1, "a score in 0..1")}
+    for side in ("X", "Y", "WIDTH", "HEIGHT"):
+        least = 0 if side in ("WIDTH", "HEIGHT") else -_LARGEST_PIXEL
+        kinds[f"FACE_{side}"] = (least, _LARGEST_PIXEL, "a size in pixels" if least == 0 else "a place in pixels")
+    for name, (low, high, what) in kinds.items():
+        values = rows[name].to_numpy()
+        bad = ~((values >= low) & (values <= high))  # not: NaN as well
+        if bad.any():
+            at = int(bad.argmax())
+            more = f" and {int(bad.sum()) - 1} more such rows" if bad.sum() > 1 else ""
+            raise DataError(
+                f"{table} row {at + 2}, {name}: expected {what}, got {values[at]:g}{more}; correct it, or make the "
+                "table again with mdfpipe faces --force"
+            )
 
 
 def change(

@@ -1,8 +1,8 @@
 """Boxes in the JSON of COCO: `images`, `annotations` with `bbox`, `categories`, and for videos `videos` and ids.
 
 An image belongs to a video by `video_id` and `frame_id` (or `frame_index`), or by its file: `cam1/walk/000017.jpg` is
-frame 17 of cam1/walk. The person of a box is its `subject_id`, or else its `track_id`, `instance_id` or `person_id`,
-also among its `attributes`.
+that picture of the folder cam1/walk, or else frame 17 of the video cam1/walk. The person of a box is its `subject_id`,
+or else its `track_id`, `instance_id` or `person_id`, also among its `attributes`.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from mdfpipe.errors import DataError, one_line, some
+from mdfpipe.store.content import stand_in
 from mdfpipe.video.box_files import BoxFile, BoxTable, person_id, subject_name
 
 _FRAME: Final = ("frame_id", "frame_index", "frame_number", "frame_num", "mot_frame_id")
@@ -61,6 +62,7 @@ class _Boxes:
 class _Image:
     video: str
     frame: float
+    file: str  # of the picture, where that tells the frame, else ""
     size: tuple[int, int] | None
 
 
@@ -81,12 +83,15 @@ def _table(path: Path, size: int, mtime_ns: int, category: str, ids: str) -> Box
     cells = np.array(found.cells, np.float64).reshape(len(codes), 6)[order]
     names = np.array(found.person, np.object_)[order]
     entries = np.array(found.entry, np.int64)[order]
+    files = np.array([images[_id(document["annotations"][row], "image_id")].file for row in found.entry], np.object_)
     place = np.empty(len(order), np.int64)
     place[order] = np.arange(len(order))
 
     def cell(name: str, row: int) -> object:
         entry = document["annotations"][row]
-        return images[entry["image_id"]].frame if name == "frame" else entry.get("score" if name == "score" else "bbox")
+        if name == "frame":
+            return images[entry["image_id"]].frame
+        return entry.get("score") if name == "score" else entry.get("bbox") or entry.get("segmentation")
 
     return BoxTable(
         path,
@@ -100,11 +105,14 @@ def _table(path: Path, size: int, mtime_ns: int, category: str, ids: str) -> Box
         _sizes(path, images.values()),
         "detect.detector.ids=none",
         "annotation",
+        file=files[order] if files.astype(bool).any() else None,
     )
 
 
 def _document(path: Path) -> dict[str, Any]:
     """The JSON object. Raises DataError where it is none, or lacks a list that is needed."""
+    if instead := stand_in(path):
+        raise DataError(f"{path}: expected JSON in the form of COCO, got {instead}")
     try:
         found = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
@@ -138,15 +146,17 @@ def _images(path: Path, document: Mapping[str, Any]) -> dict[Any, _Image]:
         _id(one): str(name) for one in document.get("videos") or [] if (name := one.get("name") or one.get("file_name"))
     }
     found: dict[Any, _Image] = {}
+    told: dict[tuple[str, float], Any] = {}
     for place, image in enumerate(document["images"], start=1):
-        name, number_of = str(image.get("file_name") or ""), _id(image)
+        name, number_of = str(image.get("file_name") or "").replace("\\", "/"), _id(image)
         if number_of is None or number_of in found:
             got = "none" if number_of is None else f"{number_of!r:.40} again"
             raise DataError(f"{path}: image {place}: expected an id of its own, got {got}; correct the file")
         number = next((image[key] for key in _FRAME if key in image), None)
         video = videos.get(_id(image, "video_id"))
         folder, digits = str(PurePosixPath(name).parent), re.findall(r"[0-9]+", PurePosixPath(name).stem)
-        if number is None and digits:
+        by_file = number is None and bool(digits)
+        if by_file:
             number = float(digits[-1])
         if video is None and folder != ".":
             video = folder
@@ -157,7 +167,13 @@ def _images(path: Path, document: Mapping[str, Any]) -> dict[Any, _Image]:
             )
         size = (image.get("width"), image.get("height"))
         sized = size if all(isinstance(side, int) and side > 0 for side in size) else None
-        found[number_of] = _Image(video, _number(number), sized)
+        frame = _number(number)
+        if not by_file and told.setdefault((video, frame), number_of) != number_of:
+            raise DataError(
+                f"{path}: image {place}: expected one image a frame of a video, got frame {frame:g} of "
+                f"{one_line(video, 80)} again; correct the file"
+            )
+        found[number_of] = _Image(video, frame, PurePosixPath(name).name if by_file else "", sized)
     return found
 
 

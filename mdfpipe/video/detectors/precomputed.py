@@ -10,7 +10,7 @@ A column subject_id names the person of each box, where it is known; a person ha
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -80,20 +80,27 @@ def _as_numbers(column: Any) -> NDArray[np.float64]:
 @lru_cache(maxsize=4)
 def _table(path: Path, size: int, mtime_ns: int, names: tuple[str, ...], per_video: bool, subjects: bool) -> BoxTable:
     """Parse a file once a process, while its size and modification time stay. Raises DataError."""
-    columns = _load(path, names, per_video)
+    optional = ("score", "subject_id", "video_id") if per_video else ("score", "subject_id")
+    wanted = {name: COLUMNS[name] for name in ("video_id", "frame", *names, "score", "subject_id")}
+    return box_table(path, read_columns(path, wanted, optional), names, subjects=subjects)
+
+
+def box_table(path: Path, columns: Any, names: tuple[str, ...], *, subjects: bool = True) -> BoxTable:
+    """The boxes of a file, of its columns by our names as a pyarrow Table. Raises DataError."""
     order, spans = np.arange(columns.num_rows), None
     if "video_id" in columns.column_names:
         order, spans = _grouped(path, columns.column("video_id"))
     if "score" in columns.column_names and _is_empty(columns.column("score")):
         columns = columns.drop_columns(["score"])
-    numbers = {name: _as_numbers(columns.column(name))[order] for name in columns.column_names if name not in _TEXTS}
+    kept = [name for name in ("frame", *names, "score") if name in columns.column_names]
+    numbers = {name: _as_numbers(columns.column(name))[order] for name in kept}
     named = (
         _names(columns.column("subject_id"), path)[order] if "subject_id" in columns.column_names and subjects else None
     )
     named = named if named is not None and named.any() else None
 
     def cell(name: str, row: int) -> object:
-        return _load(path, names, per_video).column(name)[row].as_py()
+        return columns.column(name)[row].as_py()
 
     return BoxTable(path, names, numbers, order, spans, cell, named)
 
@@ -152,15 +159,16 @@ def _as_data_error(path: Path) -> Iterator[None]:
         ) from None
 
 
-def _load(path: Path, names: tuple[str, ...], per_video: bool) -> Any:
-    """The columns of a boxes file, by our names, as a pyarrow Table; the cells of a CSV file as strings."""
+def read_columns(path: Path, wanted: Mapping[str, tuple[str, ...]], optional: Collection[str]) -> Any:
+    """The columns of a boxes file, by our names, as a pyarrow Table; the cells of a CSV file as strings.
+
+    wanted: our name -> headers that will do. optional: those that may be absent. Raises DataError.
+    """
     import pyarrow as pa
 
     from mdfpipe.store.parquet import open_table
     from mdfpipe.store.text_tables import read_blocks, read_layout
 
-    wanted = {name: COLUMNS[name] for name in ("video_id", "frame", *names, "score", "subject_id")}
-    optional = ("score", "subject_id", "video_id") if per_video else ("score", "subject_id")
     with _as_data_error(path), path.open("rb") as start:
         is_parquet = start.read(4) == b"PAR1"
     if not is_parquet:
@@ -183,7 +191,7 @@ def _load(path: Path, names: tuple[str, ...], per_video: bool) -> Any:
 
 
 def _found(
-    header: list[str], wanted: dict[str, tuple[str, ...]], path: Path, optional: Collection[str]
+    header: list[str], wanted: Mapping[str, tuple[str, ...]], path: Path, optional: Collection[str]
 ) -> dict[str, int]:
     """Our names -> positions in the header. Raises DataError that lists what is missing."""
     from mdfpipe.store.text_tables import find_columns
@@ -193,7 +201,8 @@ def _found(
     if missing:
         needed = ", ".join(name for name in wanted if name not in optional)
         other = "xywh" if "x1" in wanted else "xyxy"
-        boxes = f", or set detector.box ({other})" if {"x1", "y1", "x2", "y2", "width", "height"} & set(missing) else ""
+        sided = bool({"x1", "y1", "x2", "y2", "width", "height"} & set(missing)) and "score" in wanted
+        boxes = f", or set detector.box ({other})" if sided else ""
         also = "; ".join(f"{name} is missing ({', '.join(wanted[name][1:5])} will do)" for name in missing[:2])
         if all(cell.lstrip("-").replace(".", "", 1).isdigit() for cell in header):
             also = "the first row holds numbers: put a line with the columns' names above it"
