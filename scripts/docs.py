@@ -1,4 +1,7 @@
-"""Generates formats.md, settings.md, recipes.md and cli.md in docs/ from the code, so that they cannot disagree."""
+"""Generates formats.md, settings.md, recipes.md and cli.md in docs/ from the code, so that they cannot disagree.
+
+And methods-on-drawn-people.md from the numbers that `scripts/ablations` keeps.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+import ablations_page
 import pyarrow as pa
 import recipes_page
 import typer
@@ -586,7 +590,18 @@ def commands() -> str:
     return "\n".join(lines) + "\n"
 
 
-PAGES = {"formats.md": formats, "settings.md": settings, "recipes.md": recipes, "cli.md": commands}
+def drawn_people() -> str:
+    """What each part of the recipes adds on drawn people."""
+    return HEAD + ablations_page.page()
+
+
+PAGES = {
+    "formats.md": formats,
+    "settings.md": settings,
+    "recipes.md": recipes,
+    "cli.md": commands,
+    "methods-on-drawn-people.md": drawn_people,
+}
 
 
 def main() -> int:

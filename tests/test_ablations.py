@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import runpy
 from typing import Any
 
 import pytest
+import yaml
 
 from mdfpipe.study.study import Study
 from tests.benchmark_studies import PIPELINES
@@ -41,6 +43,22 @@ def test_every_row_changes_one_setting_of_its_method(form: str) -> None:
     assert {name: [n for n in systems if n in rows] for name, systems in tables.items()} == {
         method: [n for n in rows if n.split("-")[0] == method] for method in SWITCHED
     }
+
+
+def test_the_page_has_words_for_every_row_and_rows_of_the_paper_that_are_printed() -> None:
+    ours = runpy.run_path(str(PIPELINES.parent / "scripts" / "ablations_page.py"))
+    words = yaml.safe_load(ours["WORDS"].read_text())
+    tables = Study.load(PIPELINES / "synthetic" / "ablations.yaml").evaluate.tables
+    assert {m: [*about["rows"]] for m, about in words["methods"].items()} == {
+        name: [row for row in table.systems if row != name] for name, table in tables.items()
+    }
+    for about in words["methods"].values():
+        told = [row["paper"] for row in about["rows"].values() if "paper" in row]
+        assert all("Rank-1" in ours["_paper"](about["recipe"], paper) for paper in told)
+    assert ours["_paper"]("dfw", words["methods"]["dfw"]["rows"]["dfw-no-weakening"]["paper"]) == (
+        "Rank-1 -3.65, mAP -2.70 (SLN + RE against published; SYSU-MM01, table 1)"
+    )
+    assert ours["_paper"]("dfw", None) == "-"
 
 
 def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

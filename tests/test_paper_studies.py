@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import runpy
 import shutil
 from collections import Counter
 from dataclasses import replace
@@ -14,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
+import yaml
 
 from mdfpipe.config import read_yaml
 from mdfpipe.errors import ConfigError
@@ -31,6 +33,7 @@ from mdfpipe.store.tables import CROPS, SUBJECTS, VIDEOS, chosen
 from mdfpipe.study.study import Study
 from mdfpipe.synth.presets import PRESETS
 from tests.inline import Inline
+from tests.runs import call_here
 
 PIPELINES = Path(__file__).parents[1] / "pipelines"
 IJBMDF = PIPELINES / "ijbmdf"
@@ -561,6 +564,52 @@ def test_side_information_and_ranges(tiny: tuple[Path, list[str]], tmp_path: Pat
         table = Study.load(IJBMDF / f"{name}.yaml").evaluate.tables[name]
         assert table.pairs == study.evaluate.tables[name].pairs
         assert name == "cross-range" or table.systems == study.evaluate.tables[name].systems
+
+
+# -- the studies of ablations
+
+
+def test_the_ablations_in_short_form_become_their_page(tiny: tuple[Path, list[str]], tmp_path: Path) -> None:
+    """Some rows with small pictures and two steps: trained, validated and compared by the command, then printed."""
+    whole = read_yaml(PIPELINES / "synthetic" / "ablations.yaml")
+    rows = {"idkl": ["pretrained", "idkl", "idkl-no-confusers"], "vit": ["vit"]}
+    study = read_yaml(PIPELINES / "synthetic" / "tiny.yaml") | {"name": whole["name"]}
+    study["systems"] = {name: shortened(whole["systems"][name]) for names in rows.values() for name in names}
+    tables = whole["evaluate"]["tables"]
+    study["evaluate"] = {"tables": {name: tables[name] | {"systems": own} for name, own in rows.items()}}
+    (tmp_path / "short.yaml").write_text(yaml.safe_dump(study))
+    shutil.copytree(tiny[0] / "run", tmp_path / "run", ignore=shutil.ignore_patterns("train", "embed", "evaluate"))
+    run = ("run", tmp_path / "short.yaml", "--data", tiny[0] / "data", "--run", tmp_path / "run", "--threads", "1")
+    assert call_here(*run, "--workers", "1").code == 0
+    ours = runpy.run_path(str(PIPELINES.parent / "scripts" / "ablations_page.py"))
+    forms = {whole["name"]: ours["read"](tmp_path / "run")}
+    assert json.loads(ours["text"](forms)) == forms
+    made = forms[whole["name"]]["tables"]
+    assert {name: list(table) for name, table in made.items()} == rows
+    assert len(made["vit"]["vit"]["figures"]["validation/part_match"]) == 2
+    plain, without = (made["idkl"][name] for name in rows["idkl"][1:])
+    assert [len(row["figures"]["validation/domain_probe"]) for row in (plain, without)] == [2, 2]
+    for metric, against in without["against"].items():
+        assert [*against] == [*INFRARED, "pooled"]
+        for domain, found in against.items():
+            value, usual = (row["numbers"][metric][domain]["value"] for row in (without, plain))
+            assert found["difference"] == pytest.approx(value - usual, abs=2e-4)
+            assert found["low"] <= found["difference"] <= found["high"]
+            assert found["verdict"] == "untested", "four subjects are too few"
+    page = ours["page"](forms)
+    assert "| `idkl-no-confusers` | the confusers (L_C) |" in page
+    assert page.count("Not run yet.") == 7 + 12, "what follows of each method; five methods here, seven in two domains"
+
+
+def shortened(system: dict[str, Any]) -> dict[str, Any]:
+    """The same with small pictures, batches and trainings."""
+    batches = {"subjects": 2, "crops": 2}
+    batches |= {name: 2 for name in ("further_subjects", "further_crops") if name in system["recipe"]["batches"]}
+    recipe = system["recipe"] | {"image_height_px": 64, "image_width_px": 32}
+    recipe["batches"] = recipe["batches"] | batches
+    recipe["schedule"] = recipe["schedule"] | {"length": 2, "warm_up": 0}
+    short = {"seeds": [0, 1], "validation": {"subjects": 2, "every": 10000}} if "seeds" in system else {}
+    return system | {"recipe": recipe} | short
 
 
 # -- extends
