@@ -22,6 +22,8 @@ from mdfpipe.inspecting import face_page
 from mdfpipe.inspecting.face_ids import FaceIds
 from mdfpipe.inspecting.face_page import FaceLimits, describe_faces, write_face_page
 from mdfpipe.inspecting.things import Description
+from mdfpipe.learning.recipes import Recipe
+from mdfpipe.learning.system import Start, System, checkpoint_of
 from mdfpipe.store.run import Run
 from mdfpipe.video.decoders.auto import Auto
 from mdfpipe.video.trackers import Tracker
@@ -397,6 +399,29 @@ def test_the_page_of_ids_shows_what_is_wrong_and_how_to_mend_it(found: tuple[Pat
     assert "in faces.run next to it" in call_here("inspect", data, "--html", page).line()
     shutil.copy(ASSETS / "real-walk" / "faces.csv", data)
     assert "needs a run folder with an index, or a face table" in call_here("inspect", data, "--html", page).line()
+
+
+@needs_assets
+def test_a_face_network_ranks_ids_across_videos(found: tuple[Path, Said], tmp_path: Path) -> None:
+    """Two people in two videos: two pairs, whichever; each with its command."""
+    for use in ("face", "body"):
+        system = System(recipe={"use": use, **Recipe.variant(use).tiny})
+        state = system.recipe.model(0, ["VIS"]).state_dict()
+        who = {"subjects": ["a"], "trained_domains": ["VIS"]}
+        checkpoint_of(use, system, state, Start(), **who).save(tmp_path / f"{use}.pt")
+    page = tmp_path / "ids.html"
+    said = call_here("inspect", found[0], "--html", page, "--weights", tmp_path / "face.pt")
+    assert said.code == 0, said
+    assert "2 pairs ranked across videos" in said.out
+    assert "no id is in two of the 2 videos" in said.out
+    words = " ".join(Reader(page.read_text()).text)
+    assert words.count("have the similarity") == 2
+    assert "by the network face.pt" in words
+    for more, line in (
+        (("--weights", tmp_path / "face.pt"), "--weights needs --html PAGE and a face table"),
+        (("--html", page, "--weights", tmp_path / "body.pt"), "expected a network of faces, got one of bodies"),
+    ):
+        assert line in call_here("inspect", found[0], *more).line()
 
 
 @pytest.mark.parametrize("change", [("--merge", "1=2"), ("--split", "1@9")])
