@@ -24,7 +24,9 @@ from mdfpipe.inspecting.face_page import FaceLimits, describe_faces, write_face_
 from mdfpipe.inspecting.things import Description
 from mdfpipe.learning.recipes import Recipe
 from mdfpipe.learning.system import Start, System, checkpoint_of
+from mdfpipe.running.runner import Runner
 from mdfpipe.store.run import Run
+from mdfpipe.study.study import Study
 from mdfpipe.video.decoders.auto import Auto
 from mdfpipe.video.trackers import Tracker
 from tests import clips
@@ -399,6 +401,17 @@ def test_the_page_of_ids_shows_what_is_wrong_and_how_to_mend_it(found: tuple[Pat
     assert "in faces.run next to it" in call_here("inspect", data, "--html", page).line()
     shutil.copy(ASSETS / "real-walk" / "faces.csv", data)
     assert "needs a run folder with an index, or a face table" in call_here("inspect", data, "--html", page).line()
+
+
+@needs_assets
+def test_a_study_of_ids_that_are_in_one_video_each_is_warned(found: tuple[Path, Said], tmp_path: Path) -> None:
+    data = Path(shutil.copytree(found[0], tmp_path / "data"))
+    words = "index: none of the 4 ids of found faces is in two videos, so that one person in two videos is two subjects"
+    for warned in (True, False):
+        runner = Runner(Study.load(Path("pipelines/real-walk.yaml")), Run(tmp_path / "run"), data)
+        lines = runner.execute("index", "index").warnings
+        assert any(line.startswith(words) for line in lines) == warned, lines
+        assert call_here("faces", data, "--merge", "1=3").code == 0
 
 
 @needs_assets
