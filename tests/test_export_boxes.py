@@ -142,6 +142,8 @@ def test_a_name_is_given_once_a_frame(made: Path, tmp_path: Path) -> None:
     [
         (["--as", "mot", "--out", "{data}"], "expected a new or empty folder"),
         (["--as", "mot", "--out", "x", "--force"], "belong to ONNX files"),
+        (["--as", "mot", "--out", "x", "--data", "x"], "belong to ONNX files"),
+        (["--as", "mot", "--out", "/proc/x"], "/proc/x: cannot be written"),
         (["--out", "x.onnx"], "--as mot, coco, yolo or fiftyone"),
         (["--as", "mot", "--out", "x", "--ids", "track"], "--ids track: expected tracks, found none"),
         (["--as", "yolo", "--out", "x", "--ids", "track"], "only mot and coco have ids"),

@@ -153,6 +153,7 @@ def scores(
 
 @app.command()
 def export(
+    context: typer.Context,
     thing: Annotated[
         str,
         typer.Argument(
@@ -196,7 +197,8 @@ def export(
     from mdfpipe.export import refuse_mixed
 
     of_boxes = dry_run or (every, min_score, val, ids) != (1, 0.0, 0.2, "subject")
-    refuse_mixed(thing, form, image_size=image_size, force=force, of_boxes=of_boxes)
+    of_onnx = bool({*given_besides(context)} & {"--image-size", "--data", "--trust-pickle", "--force"})
+    refuse_mixed(thing, form, of_onnx=of_onnx, of_boxes=of_boxes)
     if form is not None:
         from mdfpipe.export.boxes import export_boxes
 

@@ -51,7 +51,7 @@ def export(
     return embedder.export(checkpoint, out)
 
 
-def refuse_mixed(thing: str, form: str | None, *, image_size: int | None, force: bool, of_boxes: bool) -> None:
+def refuse_mixed(thing: str, form: str | None, *, of_onnx: bool, of_boxes: bool) -> None:
     """Raise ConfigError where a run folder has no form, a form has options of ONNX, or ONNX has those of boxes."""
     if form is None and Path(thing).is_dir():
         raise ConfigError(
@@ -60,8 +60,10 @@ def refuse_mixed(thing: str, form: str | None, *, image_size: int | None, force:
         )
     if form is None and of_boxes:
         raise ConfigError("--every, --min-score, --val, --ids and --dry-run belong to boxes: give --as, too")
-    if form is not None and (image_size is not None or force):
-        raise ConfigError("--image-size and --force belong to ONNX files: leave them out with --as")
+    if form is not None and of_onnx:
+        raise ConfigError(
+            "--image-size, --data, --trust-pickle and --force belong to ONNX files: leave them out with --as"
+        )
 
 
 def _checkpoint(thing: str, data: Path) -> Path | None:

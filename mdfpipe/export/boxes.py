@@ -246,7 +246,8 @@ def _write(job: _Export, place: Path, write: Callable[[_Export], None]) -> None:
         write(job)
         job.out.rename(place.absolute())  # an empty folder gives way
     except OSError as error:
-        raise StoreError(f"{error.filename or place}: cannot be written: {error.strerror or error}") from None
+        inner = str(error.filename or place).replace(str(job.out), str(place))  # not its name until it is whole
+        raise StoreError(f"{inner}: cannot be written: {error.strerror or error}; name a place that can be") from None
     finally:
         shutil.rmtree(job.out, ignore_errors=True)
 

@@ -6,6 +6,7 @@ killed resumes, workers share videos by their spans, and a video that fails does
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from os import PathLike
@@ -69,12 +70,13 @@ class FoundFaces:
         said += [f"warning {line}" for line in self.warnings]
         said += [f"failed: {key}: {why}" for key, why in self.failed.items()]
         if self.ids > 1:
+            place = shlex.quote(str(self.table))
             more = ", so one person in two videos is two subjects" if self.videos - len(self.without) > 1 else ""
             said.append(
                 f"one id a track and video{more}; if ids A and B are one person, "
-                f"`mdfpipe faces --merge A=B {self.table}` makes id B id A"
+                f"`mdfpipe faces --merge A=B {place}` makes id B id A"
             )
-            said.append(f"`mdfpipe inspect {self.table} --html ids.html --show-people` shows which ids may be wrong")
+            said.append(f"`mdfpipe inspect {place} --html ids.html --show-people` shows which ids may be wrong")
         return said
 
 

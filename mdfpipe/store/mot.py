@@ -83,6 +83,10 @@ def _cells(path: Path) -> tuple[pa.Table, int]:
         text = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from None
+    if text[:2] in (b"\xff\xfe", b"\xfe\xff") or b"\0" in text[:4096]:
+        raise DataError(f"{path}: expected rows of MOTChallenge as text in UTF-8, got UTF-16 or no text; save it so")
+    if b"\n" not in text:
+        text = text.replace(b"\r", b"\n")
     header = _HEADER.match(text)
     text = text[header.end() :] if header else text
     first = text.lstrip().partition(b"\n")[0].decode("utf-8", "replace").strip()

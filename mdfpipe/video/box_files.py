@@ -96,8 +96,9 @@ class BoxFile(Detector):
 
     def beyond(self, data: Path, video_id: str, delivered: int) -> int | None:
         """How many boxes of the video lie in frames that it does not have; None where the file does not name it."""
-        rows = self._read(data, video_id)
-        return int((rows.frame >= delivered).sum()) if len(rows.frame) else None
+        rows, table = self._read(data, video_id), self._table(data, video_id)[1]
+        is_named = len(rows.frame) or (table.spans is not None and table.named(video_id, data))
+        return int((rows.frame >= delivered).sum()) if is_named else None
 
     def unnamed(self, data: Path, video_id: str) -> str:
         """Describe the videos that a file names, and the closest, if it lacks this one; else ""."""
@@ -363,7 +364,8 @@ class BoxTable:
             self._refuse(~np.isfinite(column), name, rows, "a number")
         frame, score = part["frame"], part.get("score", np.ones(len(rows)))
         self._refuse(frame != np.floor(frame), "frame", rows, "a whole number")
-        self._refuse(frame < frame_base, "frame", rows, f"{frame_base} or more (frame_base is {frame_base})")
+        from_0 = "do frames count from 0? set detect.detector.frame_base=0" if frame_base and (frame >= 0).all() else ""
+        self._refuse(frame < frame_base, "frame", rows, f"{frame_base} or more (frame_base is {frame_base})", from_0)
         self._refuse(frame >= LARGEST_FRAME, "frame", rows, "a frame number")
         self._refuse((score < 0) | (score > 1), "score", rows, "a score in 0..1")
         for name in self.names:

@@ -26,7 +26,7 @@ def look_up(detector: BoxFile, folder: Path, video: str = VIDEO, n: int = 4) -> 
 
 def mot(folder: Path, text: str = GT, **settings: Any) -> Mot:
     (folder / "MOT17-02/gt").mkdir(parents=True, exist_ok=True)
-    (folder / "MOT17-02/gt/gt.txt").write_text(text)
+    (folder / "MOT17-02/gt/gt.txt").write_text(text, encoding="latin-1")
     return Mot(**({"boxes": "{folder}/gt/gt.txt"} | settings))
 
 
@@ -85,7 +85,11 @@ def test_detections_of_motchallenge(tmp_path: Path) -> None:
             GT + "1,7,1,1,2,2,1,1,1\n",
             r"rows 1 and 6: expected one box a person and frame, .*:7' in frame 1; .*ids=none",
         ),
-        ("0,7,10,20,5,6,1,1,1\n", r"row 1, column frame: expected 1 or more \(frame_base is 1\), got '0'"),
+        (
+            "0,7,10,20,5,6,1,1,1\n",
+            r"row 1, column frame: expected 1 or more \(frame_base is 1\), got '0'; .*detector\.frame_base=0",
+        ),
+        (GT.encode("utf-16").decode("latin-1"), "as text in UTF-8, got UTF-16"),
         ("1,7,10,20,5\n", "expected frame, id, left, top, width and height"),
         ("1,7,10,20,0,6,1,1,1\n", "width: expected more than 0"),
         ("1,7,10,20,5,6,1,1.5,1\n", "class: expected a whole number, got '1.5'"),
@@ -94,6 +98,27 @@ def test_detections_of_motchallenge(tmp_path: Path) -> None:
 def test_bad_files_of_motchallenge_are_one_line(tmp_path: Path, text: str, words: str) -> None:
     with pytest.raises(DataError, match=words):
         look_up(mot(tmp_path, text), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("pictures", "frames", "expected", "beyond"),
+    [
+        ([1, 11, 21], [1, 2, 11, 21, 30], [[1], [11], [21]], 2),
+        ([100, 101, 102], [100, 102], [[100], [], [102]], 0),
+        ([0, 1, 2], [1, 2, 3, 4], [[1], [2], [3]], 1),  # places, as ever
+        ([1, 11, 21], [1, 2], [[1], [2], []], 0),
+    ],
+)
+def test_frames_of_motchallenge_may_be_numbers_of_pictures(
+    tmp_path: Path, pictures: list[int], frames: list[int], expected: list[list[int]], beyond: int
+) -> None:
+    detector = mot(tmp_path, "".join(f"{frame},7,0,0,{frame},9,1,1,1\n" for frame in frames))
+    (tmp_path / VIDEO).mkdir()
+    for number in pictures:
+        (tmp_path / VIDEO / f"{number:06d}.jpg").touch()
+    assert [boxes.xyxy[:, 2].tolist() for boxes in look_up(detector, tmp_path, n=3)] == expected
+    assert detector.beyond(tmp_path, VIDEO, 3) == beyond
+    assert ("frames" in detector.identity(tmp_path, VIDEO)) == (len(pictures) < max(frames) and pictures[0] > 0)
 
 
 def test_the_pictures_of_a_sequence_have_its_size(tmp_path: Path) -> None:
@@ -125,6 +150,7 @@ def test_boxes_of_coco(tmp_path: Path) -> None:
     assert walk[0].xyxy.tolist() == [[1, 1, 5, 9]]  # around its polygon
     assert walk[0].subject_id.tolist() == [None]
     assert detector.beyond(tmp_path, "clips/b", 4) is None
+    assert coco(tmp_path, {"annotations": []}).beyond(tmp_path, "clips/a", 4) == 0  # named, without a person
     assert "instances.json names 2: " in detector.unnamed(tmp_path, "clips/b")
 
 
@@ -141,6 +167,14 @@ def test_boxes_of_coco(tmp_path: Path) -> None:
         (
             {"annotations": [{"image_id": 1, "category_id": 3, "segmentation": {"counts": "x"}}]},
             r"annotation 1: expected bbox: .*, got a mask \(RLE\)",
+        ),
+        (
+            {"annotations": [{"image_id": 1, "category_id": 3, "segmentation": [[1, 1, 5]]}]},
+            r"annotation 1: expected bbox: .*, got \[\[1, 1, 5\]\]; write",
+        ),
+        (
+            {"images": [{"id": 1, "file_name": "7.jpg", "video_id": 6}]},
+            "expected a video and a frame, .* got the video_id 6, which `videos` does not hold",
         ),
         (
             {"annotations": [{"image_id": 1, "category_id": 3, "bbox": [1, 1, "x", 2]}]},

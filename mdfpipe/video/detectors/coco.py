@@ -161,9 +161,11 @@ def _images(path: Path, document: Mapping[str, Any]) -> dict[Any, _Image]:
         if video is None and folder != ".":
             video = folder
         if video is None or not isinstance(number, int | float):
+            alone = video is None and image.get("video_id") is not None
+            got = f"the video_id {image['video_id']!r:.40}, which `videos` does not hold" if alone else "neither"
             raise DataError(
                 f"{path}: image {one_line(repr(name or image.get('id')), 80)}: expected a video and a frame, by "
-                "video_id and frame_id or by a file VIDEO/000017.jpg, got neither; add them"
+                f"video_id and frame_id or by a file VIDEO/000017.jpg, got {got}; add them"
             )
         size = (image.get("width"), image.get("height"))
         sized = size if all(isinstance(side, int) and side > 0 for side in size) else None
@@ -215,7 +217,8 @@ def _take(
         return
     box = entry.get("bbox") or _around(entry.get("segmentation"))
     if not isinstance(box, list) or len(box) != 4:
-        shape = "a mask (RLE)" if isinstance(entry.get("segmentation"), dict) else repr(box)
+        mask = entry.get("segmentation")
+        shape = "a mask (RLE)" if isinstance(mask, dict) else repr(entry.get("bbox") or mask)
         raise DataError(
             f"{path}: annotation {number + 1}: expected bbox: [x, y, width, height], or polygons, got "
             f"{one_line(shape, 60)}; write its box as bbox"

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import configparser
 from collections import Counter
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field, field_validator
 
 from mdfpipe.errors import DataError, one_line
-from mdfpipe.video.box_files import BoxFile, BoxTable, person_id
+from mdfpipe.store.frames import frame_files, frame_numbers
+from mdfpipe.video.box_files import LARGEST_FRAME, BoxFile, BoxRows, BoxTable, person_id
 
 _SIDES: Final = ("x", "y", "width", "height")
 
@@ -46,6 +49,43 @@ class Mot(BoxFile):
         if not any(mark in value for mark in ("{video_id}", "{folder}", "{name}")):
             raise ValueError("expected {video_id}, {folder} or {name}: a file of MOTChallenge is of one video")
         return value
+
+    def identity(self, data: Path, video_id: str) -> dict[str, str]:
+        """As of every file of boxes; and whether its frames are numbers of pictures."""
+        found = super().identity(data, video_id)
+        if (numbers := self._numbers(data, video_id)) is not None:
+            frame = self._table(data, video_id)[1].numbers["frame"]
+            return {**found, "frames": "file_number"} if self._are_of(numbers, frame) else found
+        return found
+
+    def _rows(self, table: BoxTable, named: list[str], data: Path, video_id: str) -> BoxRows:
+        """As of every file of boxes. A frame behind the last picture of a folder may be the number in a name there."""
+        rows = super()._rows(table, named, data, video_id)
+        wanted, there = rows.frame + self.frame_base, self._numbers(data, video_id)
+        if there is None or not self._are_of(there, wanted):
+            return rows
+        place = np.searchsorted(there, wanted).clip(max=len(there) - 1)
+        lost = np.cumsum(np.diff(wanted, prepend=-1) > 0) + len(there)
+        order = np.argsort(frame := np.where(there[place] == wanted, place, lost), kind="stable")
+        return replace(rows.take(order), frame=frame[order])
+
+    def _numbers(self, data: Path, video_id: str) -> NDArray[np.int64] | None:
+        """The numbers in the names of a folder of frames, ascending, where they are not their places."""
+        if not (data / video_id).is_dir():
+            return None
+        names = frame_files(data / video_id)
+        numbers = frame_numbers(names)
+        if not numbers or (numbers[0], numbers[-1]) == (self.frame_base, self.frame_base + len(names) - 1):
+            return None
+        return np.array(numbers, np.int64) if numbers[-1] < LARGEST_FRAME else None
+
+    def _are_of(self, numbers: NDArray[np.int64], frame: NDArray[Any]) -> bool:
+        """Whether a file counts frames by these numbers: it continues behind the last place, and they have gaps or hold
+        all of its frames.
+        """
+        if not len(frame) or frame.max() < len(numbers) + self.frame_base:
+            return False
+        return bool(numbers[-1] - numbers[0] >= len(numbers) or np.isin(frame, numbers).all())
 
     def picture_size(self, data: Path, video_id: str) -> tuple[int, int] | None:
         """Width and height as `seqinfo.ini` has them. Raises DataError."""
