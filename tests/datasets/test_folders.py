@@ -75,6 +75,14 @@ def test_what_it_remarks_on(tmp_path: Path) -> None:
     assert [v.subject_id for v in kept.videos] == ["Anna", "NA", "anna", None, None]
 
 
+def test_frames_of_a_folder_are_no_films_by_their_first_bytes(tmp_path: Path) -> None:
+    """A PNG begins as an APNG does."""
+    make(tmp_path, "anna/walk/0.png", "anna/walk/1.png")
+    for frame in (tmp_path / "anna" / "walk").iterdir():
+        frame.write_bytes(b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR" + bytes(99))
+    assert read(tmp_path).remarks == []
+
+
 def test_leave_out_by_domain_and_path(tmp_path: Path) -> None:
     make(tmp_path, "a/VIS/x.mp4", "a/NIR/x.mp4", "b/VIS/x.mp4")
     settings: dict[str, Any] = {"folders": "{subject}/{domain}", "domain": None}

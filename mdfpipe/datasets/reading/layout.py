@@ -92,9 +92,9 @@ def pattern_remarks(
         passed = [path for path in matched if _is_nameable(path)]
         odd = [path for path in matched if not _is_nameable(path)]
         named = [path for path in passed if path in taken_by]
-        pictures = [p for p in passed if p not in taken_by and PurePosixPath(p).suffix.lower() in PICTURE_SUFFIXES]
+        pictures = [p for p in passed if p not in taken_by and _is_picture(p)]
         pictures = [p for p in pictures if str(PurePosixPath(p).parent) not in taken_by]  # else a frame of a video
-        strays = [p for p in passed if p not in (*named, *known) and p not in pictures and holds_film(root / p)]
+        strays = [p for p in passed if p not in (*named, *known) and not _is_picture(p) and holds_film(root / p)]
         said = []
         if odd:
             it = "it" if len(odd) == 1 else "them"
@@ -127,6 +127,11 @@ def pattern_remarks(
                 "frames of one; narrow one of the two"
             )
     return remarks
+
+
+def _is_picture(path: str) -> bool:
+    """Whether a path has the suffix of a picture; a PNG begins as a film of APNG does."""
+    return PurePosixPath(path).suffix.lower() in PICTURE_SUFFIXES
 
 
 def _is_nameable(path: str) -> bool:
