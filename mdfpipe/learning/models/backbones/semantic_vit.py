@@ -9,7 +9,7 @@ The options `Design` are ours, for training from scratch. `scripts/bench learn` 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
@@ -18,6 +18,7 @@ from timm.layers.pos_embed_sincos import build_sincos2d_pos_embed
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from mdfpipe.errors import ConfigError
 from mdfpipe.learning.models.backbones.stems import STEMS, stem_of
@@ -191,17 +192,26 @@ class SemanticViT(TokenBackbone):
                 f"semantic ViT: expected images of {self.image_size[0]}x{self.image_size[1]}, "
                 f"got {images.shape[-2]}x{images.shape[-1]}: set the recipe's image size"
             )
-        if side is None:
-            given = (images,) if self.seen is None else (images, self.seen)
-            found = self.vit.forward_features(*given)
-        else:
-            found = self._features_with(images, side)
+        with self._attention(images):
+            if side is None:
+                given = (images,) if self.seen is None else (images, self.seen)
+                found = self.vit.forward_features(*given)
+            else:
+                found = self._features_with(images, side)
         global_, local, patches = found[:, 0], found[:, 1 : 1 + len(PARTS)], found[:, 1 + len(PARTS) :]
         if self.design.local == "band":
             local = local + band_targets(patches, self.grid)
         if self.design.global_ == "mean":
             global_ = patches.mean(1)
         return Tokens(global_, local, patches)
+
+    def _attention(self, images: Tensor) -> AbstractContextManager[Any]:
+        """How attention is computed. Where a CPU trains, matrix by matrix: torch 2.14 differentiates its fused form
+        slowly (a step of `bands-resnet-stem` of scripts/benchmarks/networks.yaml takes 0.46 s with it, 0.37 s without).
+        The paper's network keeps it, and with it its numbers to the last bit.
+        """
+        plain = images.device.type == "cpu" and self.training and self.design != PAPER
+        return sdpa_kernel(SDPBackend.MATH) if plain else nullcontext()
 
     def _features_with(self, images: Tensor, side: Tensor) -> Tensor:
         """As timm's `forward_features`, which takes nothing between positions and blocks."""
