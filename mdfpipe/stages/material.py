@@ -22,7 +22,7 @@ from mdfpipe.store.run import Receipt, Run, fingerprint, read_receipt
 from mdfpipe.store.shards import UNVERIFIED
 from mdfpipe.store.tables import chosen
 
-_ADVICE = "Make it with `mdfpipe synth DATA --crops N`, or give a folder of SUBJECT/IMAGE files"
+_ADVICE = "Make it with `mdfpipe synth DATA --crops N` (--faces N for faces), or give a folder of SUBJECT/IMAGE files"
 
 
 class TrainingMaterial(NamedTuple):
