@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -57,3 +58,8 @@ def in_turn(run: Callable[[S], T], items: Iterable[S]) -> Iterator[tuple[S, T]]:
 @cache
 def _worker() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(1, "network")
+
+
+os.register_at_fork(
+    after_in_child=_worker.cache_clear
+)  # a child has the pool without its thread, and would wait for it

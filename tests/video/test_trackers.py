@@ -169,7 +169,7 @@ WALK = crowd(2, 30, 3, missed=0.0, low=0.0, noise=0.0, speed=9.0)
         (["1,1,5,5,0,9", "1,2,5,5,0,9"], {}, r"row 1, width: expected more than 0, got '0' and 1 more such rows"),
         (["1,1,5e9,5,1,9"], {}, r"row 1, left: expected a position in pixels"),
         (["1,-1,5,5,9,9"], {}, r"got ids of -1 only, as in files of detections"),
-        (["\0\1PNG\2"], {}, r"row 1: expected frame, id"),
+        (["\0\1PNG\2"], {}, r"expected rows of MOTChallenge as text in UTF-8, got UTF-16 or no text"),
     ],
 )  # fmt: skip
 def test_files_that_cannot_be_right(lines: list[str], settings: dict[str, Any], said: str, tmp_path: Path) -> None:
