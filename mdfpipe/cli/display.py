@@ -118,6 +118,8 @@ class Display:
             return
         if event.kind == "stage":
             self._say_unsaid()
+            if event.words:
+                self.progress.console.print(f"[yellow]slow[/yellow]    {escape(event.words)}")
             self.begun = now
             self.counts = (self.counts if self.begins else {}) | {event.stage: _Count(event.total or 0)}
         elif event.kind == "started":

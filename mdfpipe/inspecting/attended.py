@@ -110,6 +110,8 @@ def attention_of(checkpoint: Path, crops: Path, show_people: bool = False) -> At
     if not len(chosen):
         raise DataError(f"{crops}: expected crops that are stored, found none")
     notes = list(said["notes"])
+    if watcher.recipe.uses_cameras:
+        notes.append("side information: every crop is shown with the mean of all cameras, whichever took it")
     wanted = _others(watcher, chosen, notes)
     panels, failed = [], list[str]()
     for row in range(len(chosen)):

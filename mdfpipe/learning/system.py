@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self
 
 from pydantic import Field, SerializeAsAny, model_validator
 
@@ -27,6 +27,8 @@ ENGINE = (
     "is installed (extra `openvino`), its vectors of drawn pictures agree and there are 1,000 crops or more; what the "
     "parts of a run have is kept; training runs under torch"
 )
+AUTO: Final = "auto"
+"""In `precision`: what the device is fast in."""
 OWN = "run"
 """In `train_on`: the study's own manifest."""
 
@@ -68,7 +70,11 @@ class System(Config):
     )
     validation: Validation = Field(default=Validation(), description="validation on held-out subjects")
     keep: Literal["last", "best"] = Field("last", description="weights for embedding")
-    precision: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="precision of training and embedding")
+    precision: Literal["fp32", "bf16", "fp16", "auto"] = Field(
+        "fp32",
+        description="precision of training and embedding; auto: trained in bf16 where the device has instructions for "
+        "it, else in fp32, and embedded as trained",
+    )
     engine: Literal["auto", "torch", "onnxruntime", "openvino", "tensorrt"] = Field("auto", description=ENGINE)
     seed: int = Field(0, ge=0, description="random seed of weights, batches and augmentation")
     seeds: list[Annotated[int, Field(ge=0)]] | None = Field(
@@ -94,7 +100,7 @@ class System(Config):
             raise ValueError("weights_entry needs weights: it says which of the file's entries to take")
         if self.keep == "best" and not (self.validation.subjects and self.trains):
             raise ValueError("keep: best needs validation.subjects, and a recipe.schedule.length above 0")
-        if self.engine == "onnxruntime" and self.precision != "fp32":
+        if self.engine == "onnxruntime" and self.precision not in ("fp32", "auto"):
             raise ValueError(
                 f"engine onnxruntime embeds in fp32, got precision {self.precision}; take engine torch or openvino"
             )
@@ -267,8 +273,7 @@ def checkpoint_of(name: str, system: System, model: dict[str, Tensor], begun: St
         recipe=system.recipe.model_dump(mode="json"),
         model=model,
         history=begun.history,
-        precision=system.precision,
         version=__version__,
         commit=commit(),
-        **more,
+        **{"precision": system.precision} | more,
     )

@@ -150,8 +150,9 @@ def compare_vectors(asked: Embed, native: Embed, run: Run, resources: Resources)
     except MdfError as error:
         return False, f"{asked.settings.engine} is not taken, {settings.engine} embeds: {error}"
     cosine, length = agreement(found, expected)
-    name = " ".join(made_by(asked.settings.engine, settings.precision).values())
-    least, most = ALIKE[settings.precision]
+    precision = native.precision_in(run)
+    name = " ".join(made_by(asked.settings.engine, precision).values())
+    least, most = ALIKE[precision]
     said = f"{len(found)} vectors of drawn pictures have a cosine of at least"
     other = f"with those of {settings.engine}, fp32, and lengths that differ by at most"
     if cosine >= least and length <= most:

@@ -96,8 +96,8 @@ class Event:
     unit), fatal (the run must stop), damaged (an input of the unit; damaged: stage and key of that part, which is due).
     device: where a unit starts, such as cuda:1. Kinds with joined workers: again (the unit of a lost worker waits for
     another), joined, left, refused (a process may not be a worker), waiting (there is no worker). worker: its name,
-    which is the key where there is no unit. words: why; of a unit that is finished, why
-    its video was decoded again. A share of a unit ends with `progress` that has seconds.
+    which is the key where there is no unit. words: why; of a stage, what makes it slow; of a unit that is finished,
+    why its video was decoded again. A share of a unit ends with `progress` that has seconds.
     """
 
     kind: EventKind

@@ -21,8 +21,9 @@ from mdfpipe.errors import ConfigError, Damaged, DataError, some
 from mdfpipe.learning.system import with_ancestors
 from mdfpipe.learning.train.log import check_board
 from mdfpipe.learning.train.together import refuse_copies
+from mdfpipe.machine.devices import CPU, fastest_precision
 from mdfpipe.running.engines import with_engine
-from mdfpipe.running.execution import Event, Executor, TogetherExecutor, Unit, executor_of
+from mdfpipe.running.execution import Event, Executor, LocalExecutor, TogetherExecutor, Unit, executor_of
 from mdfpipe.running.hashing import Hashing, is_for_people
 from mdfpipe.running.plan import Item, Plan
 from mdfpipe.stages import Resources, Stage
@@ -384,7 +385,8 @@ class Runner:
         if units and only is None:
             units += self._beside(stage, plan, call)
         for name, total in Counter(one.stage.name for unit in units for one in (unit, *unit.then)).items():
-            call.listen(Event("stage", name, "", total=total))
+            words = self._slow(stage) if name == stage.name else ""
+            call.listen(Event("stage", name, "", total=total, words=words))
         damaged, ended, again = False, set[tuple[str, str]](), dict[str, list[str]]()
         for event in self._record(self.executor.run(units)):
             if event.kind == "damaged" and event.damaged is not None and event.failure is not None:
@@ -422,6 +424,16 @@ class Runner:
             self._review(stage, plan, call)
         tally.failed = sum(failure.stage == stage.name for failure in outcome.failures)
         return damaged
+
+    def _slow(self, stage: Stage) -> str:
+        """That this processor lacks what the stage's precision wants, where it does."""
+        here = type(self.executor) in (LocalExecutor, TogetherExecutor) and self.resources.device == CPU
+        if not here or stage.precision_asked != "bf16" or fastest_precision(CPU) == "bf16":
+            return ""
+        return (
+            f"{stage.name}: precision bf16: this processor has no instructions for it, and takes some ten times as "
+            "long as in fp32; set precision to fp32, or to auto, which takes the faster one"
+        )
 
     def _beside(self, stage: Stage, plan: Plan, call: Call) -> list[Unit]:
         """The trainings after one that wait for nothing: workers that it leaves idle do them meanwhile."""

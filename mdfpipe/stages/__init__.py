@@ -217,6 +217,11 @@ class Stage(Config):
         """The name of a run-level stage's part."""
         return self.name
 
+    @property
+    def precision_asked(self) -> str | None:
+        """The precision of its network, as the study asks for it; None where it has no network."""
+        return None
+
     def decisive(self) -> dict[str, Any]:
         """The settings that decide the rows, as a receipt keeps them."""
         return result_settings(self)

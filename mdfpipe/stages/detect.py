@@ -159,6 +159,11 @@ class Detect(Stage):
         """The detector's, of one that is a network."""
         return self.detector.engine_asked if isinstance(self.detector, NetworkDetector) else None
 
+    @property
+    def precision_asked(self) -> str | None:
+        """The detector's, of one that is a network and has a choice."""
+        return getattr(self.detector, "precision", None)
+
     def under(self, engine: str) -> Self:
         """The same stage with its detector under this engine."""
         return self.model_copy(update={"detector": self.detector.model_copy(update={"engine": engine})})

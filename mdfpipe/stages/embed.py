@@ -16,7 +16,7 @@ from mdfpipe.config import result_settings
 from mdfpipe.errors import DataError
 from mdfpipe.learning.data import crops as c
 from mdfpipe.learning.recipes import Recipe
-from mdfpipe.learning.system import System
+from mdfpipe.learning.system import AUTO, System
 from mdfpipe.machine.devices import gpu_of
 from mdfpipe.machine.engines import EngineAsked, made_by
 from mdfpipe.stages import Context, Inputs, Made, Resources, Review, Stage
@@ -65,6 +65,11 @@ class Embed(Stage):
         if self.settings.recipe.native != NATIVE:
             return None
         return EngineAsked(self.settings.engine, NATIVE, f"systems.{self.system}.engine", self.name)
+
+    @property
+    def precision_asked(self) -> str | None:
+        """The system's."""
+        return self.settings.precision
 
     def under(self, engine: str) -> Self:
         """The same stage with its network under this engine."""
@@ -127,7 +132,8 @@ class Embed(Stage):
             raise DataError(f"{none}; delete the shard and run crop again")
         if not np.isfinite(vectors).all():
             raise DataError(f"{path}: gives vectors that are no numbers; was it trained to its end?")
-        made = made_by(settings.engine if settings.engine != "auto" else recipe.native, settings.precision)
+        engine = settings.engine if settings.engine != "auto" else recipe.native
+        made = made_by(engine, self.precision_in(run))
         facts = {"rows": _counts(usable), "bad": reader.bad, "engine": made}
         return Made(self._table(crops.crop_id, vectors, usable), facts)
 
@@ -151,9 +157,18 @@ class Embed(Stage):
     def _opened(self, run: Run, resources: Resources) -> tuple[Path, ImagesToVectors, list[str]]:
         """The checkpoint, the network under its engine, and the domains that it was made for."""
         path = checkpoint_of_run(run, self.system, self.settings.keep)
-        how = self.settings.model_dump(mode="json", include={"recipe", "engine", "precision"})
+        how = self.settings.model_dump(mode="json", include={"recipe", "engine"})
+        how["precision"] = self.precision_in(run)
         asked = json.dumps([self.system, how], sort_keys=True)
         return path, *_open(path, file_sha256(path), asked, resources.device, resources.threads)
+
+    def precision_in(self, run: Run) -> str:
+        """The precision of its vectors: with `auto`, that of the training, which onnxruntime does not have."""
+        if self.settings.precision != AUTO:
+            return self.settings.precision
+        training = run.receipt(f"train/{self.system}", "training")
+        trained = str(training.facts.get("precision", "")) if training else ""
+        return "fp32" if self.settings.engine == "onnxruntime" else trained or "fp32"
 
     def _wanted(self, run: Run, manifest: Receipt | None, key: str) -> tuple[str, pa.Array]:
         """The domain of a video, and its crops that are embedded, sorted."""

@@ -14,8 +14,9 @@ from pydantic import Field
 
 from mdfpipe.config import find_file
 from mdfpipe.errors import ConfigError, DataError, StoreError, one_line
-from mdfpipe.learning.system import Start, System, checkpoint_of, predecessor, start
+from mdfpipe.learning.system import AUTO, Start, System, checkpoint_of, predecessor, start
 from mdfpipe.learning.train import together
+from mdfpipe.machine.devices import fastest_precision
 from mdfpipe.stages import Context, Inputs, Made, Review, Stage
 from mdfpipe.stages.material import (
     TrainingMaterial,
@@ -89,6 +90,11 @@ class Train(Stage):
             found[f"crops/{name}"] = further_identity(further_folder(self.name, name, data))
         return found
 
+    @property
+    def precision_asked(self) -> str | None:
+        """The system's; None where nothing is trained."""
+        return self.settings.precision if self.settings.trains else None
+
     def slice_of(self, upstream: Receipt, run: Run, key: str) -> str:
         """Training crops of the manifest (and enrolled subjects, to validate); last weights of a system."""
         if upstream.stage != "manifest":
@@ -113,6 +119,7 @@ class Train(Stage):
         inputs.run.place(self.name, f"{self.name}/{BOARD}/x", change=True)  # no link there leads elsewhere
         folder, log = inputs.run.path / "train" / self.system, context.scratch("metrics.jsonl")
         unreadable: dict[str, str] = {}
+        precision = "fp32" if settings.precision == AUTO else settings.precision  # where nothing is trained
         if given is None:
             fitted = Fitted({n: t.contiguous() for n, t in model.state_dict().items()}, None, -1, [], 0, 0)
             log.write_text("")
@@ -122,6 +129,7 @@ class Train(Stage):
             for reader in readers:
                 reader.refuse_dead_shards(lambda: context.progress(0, None))
             job = self._job(model, given, readers, folder / STATE, inputs, context)
+            precision = job.precision
             with _log(folder / STATE, context) as job.log:
                 fitted = fit(job)
             log.write_text(once(folder / LOG, fitted.lines))
@@ -133,14 +141,15 @@ class Train(Stage):
         for which, weights, line in (("last", fitted.last, last), ("best", fitted.best, best)):
             if weights is not None:
                 path = context.scratch(CHECKPOINT[which])
-                about = self._about(crops, line, notes, context)
+                about = self._about(crops, line, notes, context) | {"precision": precision}
                 model_state = self._finished(model, weights) if crops else weights
                 checkpoint_of(self.system, settings, model_state, begun, **about).save(path)
                 files[f"{self.name}/{CHECKPOINT[which]}"] = path
         before = {subject for entry in begun.history for subject in entry.get("subjects", [])}
         facts = {
             "start": begun.lines,
-            "told": given.told if given else [],
+            "told": [*(given.told if given else []), *self._chosen_precision(precision, context)],
+            "precision": precision,
             "left_out": given.left_out if given else {},
             "subjects": sorted({*(crops.subjects if crops else ()), *before}),
             "notes": notes,
@@ -229,12 +238,16 @@ class Train(Stage):
         settings, resources = self.settings, context.resources
         state.parent.mkdir(parents=True, exist_ok=True)
         mark = fingerprint([self.version, self.decisive(), self._made_from(inputs.run, context.data)])
-        notes = _drop_other(state, mark)
+        begun_in, notes = _drop_other(state, mark)
+        precision = settings.precision
+        if precision == AUTO:  # a training goes on as it began, also on another machine
+            precision = begun_in or fastest_precision(resources.device)
         threads = max(resources.threads, 1)
         loader = Loader(given.crops, readers[0], settings.recipe.augment, seed=settings.seed, threads=threads)
         living: Any = _Living(loader, context.progress)
         enrolled = gallery_domains(inputs.run.receipt("manifest", "manifest")) if settings.on_own else []
-        validate = self._validation(given, readers[1], enrolled, living, context) if given.held_out else None
+        held_out = (given, readers[-1], enrolled, precision, living, context)
+        validate = self._validation(*held_out) if given.held_out else None
         return Job(
             recipe=settings.recipe,
             model=model,
@@ -243,7 +256,7 @@ class Train(Stage):
             seed=settings.seed,
             state=state,
             fingerprint=mark,
-            precision=settings.precision,
+            precision=precision,
             device=resources.device,
             threads=resources.threads,
             validate=validate,
@@ -255,7 +268,13 @@ class Train(Stage):
         )
 
     def _validation(
-        self, given: TrainingMaterial, reader: CropReader, enrolled: list[str], living: _Living, context: Context
+        self,
+        given: TrainingMaterial,
+        reader: CropReader,
+        enrolled: list[str],
+        precision: str,
+        living: _Living,
+        context: Context,
     ) -> Callable[[nn.Module], float]:
         """Rank-1 of the held-out subjects, from the enrolled domains to the others."""
         from mdfpipe.evaluation.measures.recognition import rank_one
@@ -267,7 +286,7 @@ class Train(Stage):
 
         def validate(model: nn.Module) -> float:
             found = embed(
-                TorchEmbedder(recipe, model, self.settings.precision),
+                TorchEmbedder(recipe, model, precision),
                 held_out,
                 reader,
                 given.crops.domains,
@@ -318,6 +337,14 @@ class Train(Stage):
         network.load_state_dict(weights)
         self.settings.recipe.after_training(network)
         return {name: value.detach().contiguous() for name, value in network.state_dict().items()}
+
+    def _chosen_precision(self, precision: str, context: Context) -> list[str]:
+        """What `precision: auto` was, and why."""
+        if self.settings.precision != AUTO or not self.settings.trains:
+            return []
+        lacks = fastest_precision(context.resources.device) == "fp32"
+        why = "; the processor has no instructions for bf16" if lacks else ""
+        return [f"precision auto: trained in {precision}{why}"]
 
     def _about(self, crops: Crops | None, line: dict[str, Any], notes: list[str], context: Context) -> dict[str, Any]:
         """What a checkpoint declares. line: of the epoch at whose end its weights stood."""
@@ -419,14 +446,20 @@ def _log(state: Path, context: Context) -> Log:
     return Log(state.with_name(LOG), board, anew=not state.exists())
 
 
-def _drop_other(state: Path, mark: str) -> tuple[str, ...]:
-    """Remove the state of a training under other settings or on other crops. Set a damaged one aside, with a line."""
+def _drop_other(state: Path, mark: str) -> tuple[str, tuple[str, ...]]:
+    """Remove the state of a training under other settings or on other crops. Set a damaged one aside, with a line.
+
+    Gives the precision of the state that is kept, "" where none is, and the line.
+    """
     from mdfpipe.learning.train import checkpoint
     from mdfpipe.learning.train.state import set_aside
 
-    notes: tuple[str, ...] = ()
+    precision, notes = "", tuple[str, ...]()
     try:
-        if checkpoint.load(state).get("fingerprint") != mark:
+        found = checkpoint.load(state)
+        if found.get("fingerprint") == mark:
+            precision = str(found.get("precision", ""))
+        else:
             state.unlink(missing_ok=True)
     except ConfigError:  # there is none; or another process of `torchrun` dropped it just now
         pass
@@ -434,4 +467,4 @@ def _drop_other(state: Path, mark: str) -> tuple[str, ...]:
         notes = (set_aside(state, one_line(error).removeprefix(f"{state}: ")),)
     if not state.exists():
         state.with_name(LOG).unlink(missing_ok=True)
-    return notes
+    return precision, notes

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.material import KEY, do_unit, make_unit
-from benchmarks.measure import ratio
+from benchmarks.measure import cpu_precisions, ratio
 
-PRECISIONS = ("fp32", "bf16")
-OPENVINO = ("openvino fp32", "openvino bf16")  # the same precisions under that engine
+PRECISIONS = cpu_precisions()
+OPENVINO = tuple(f"openvino {precision}" for precision in PRECISIONS)
 FPS = 25  # of what is drawn: at 720p about 4 Mbit/s, as a network camera sends
 
 

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measure import Report, expect, in_turns, in_worker, profiled, ratio
+from benchmarks.measure import Report, cpu_precisions, expect, in_turns, in_worker, profiled, ratio
 from benchmarks.train_material import crops_of, pictures
 from benchmarks.train_parts import NETWORKS, VITS, Embedding, keep_to, recipe_of, stored_size
 
@@ -24,7 +24,9 @@ TIMES = 20  # the longer row of crops against the shorter one
 
 def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--network", nargs="+", choices=NETWORKS, help="(striped mini face; cuda: base)")
-    parser.add_argument("--precision", nargs="+", choices=["fp32", "bf16", "fp16"], help="(fp32 bf16; cuda: bf16)")
+    parser.add_argument(
+        "--precision", nargs="+", choices=["fp32", "bf16", "fp16"], help="(those it computes in; cuda: bf16)"
+    )
     parser.add_argument("--engine", nargs="+", choices=ENGINES, help="(those that are installed)")
     parser.add_argument("--batch", type=int, nargs="+", help="crops of a batch (64; cuda: 64 256)")
     parser.add_argument("--batches", type=int, help="of a round (striped: 4 of 64 crops; others: 1 of 24; cuda: 4)")
@@ -48,7 +50,7 @@ def bench(options: argparse.Namespace, report: Report, folder: Path) -> None:
         places = pictures(shard, stored_size(network, options.small))
         for batch in options.batch or [64 if network == "striped" else 24]:
             count = batch * (options.batches or (4 if network == "striped" else 1))
-            for precision in options.precision or ("fp32", "bf16"):
+            for precision in options.precision or cpu_precisions():
                 for threads in options.threads or (1, 2):
                     given = (network, batch, precision, threads, count, _engines(options, precision))
                     found = in_worker(_turns, shard, places, given, options, threads=threads)

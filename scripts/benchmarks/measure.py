@@ -43,6 +43,16 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def cpu_precisions() -> tuple[str, ...]:
+    """fp32, and bf16 where the processor has instructions for it: without them it takes some ten times as long."""
+    from mdfpipe.machine.devices import CPU, fastest_precision
+
+    return ("fp32", "bf16") if fastest_precision(CPU) == "bf16" else ("fp32",)
+
+
+NO_BF16 = "bf16 is not measured: this processor has no instructions for it"
+
+
 def machine() -> dict[str, Any]:
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []

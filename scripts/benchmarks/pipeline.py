@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from benchmarks.by_hand import Crops, Faces, crops_by_hand, difference, names_of
 from benchmarks.detect_parts import FPS, PRECISIONS, results_of_ultralytics, weights_of, yolo
 from benchmarks.material import KEY, annotate, as_h264, do_unit, make_unit, walk
-from benchmarks.measure import Report, Times, by_thread, expect, in_turns, in_worker, profiled, ratio
+from benchmarks.measure import NO_BF16, Report, Times, by_thread, expect, in_turns, in_worker, profiled, ratio
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -92,7 +92,7 @@ def _tell(report: Report, tag: str, found: _Found) -> None:
         report.notes.append(f"{tag}: {name}: {', '.join(f'{count} {what}' for what, count in made.items())}")
     if SCRIPT in wall:
         grey = f"crops differ from the script's by {found.grey:.2g} grey levels"
-        report.notes.append(f"{tag}: engine {found.engine}; {grey}")
+        report.notes.append(f"{tag}: engine {found.engine}; {grey}{'' if 'bf16' in PRECISIONS else '; ' + NO_BF16}")
     report.profile += found.profile
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks.measure import Report, in_turns, in_worker, profiled
+from benchmarks.measure import Report, cpu_precisions, in_turns, in_worker, profiled
 from benchmarks.train_material import pictures
 from benchmarks.train_parts import BATCH, CACHE, LOADER, NETWORKS, Training, keep_to, recipe_of, stored_size
 
@@ -16,7 +16,9 @@ from benchmarks import train_gpu
 
 def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--network", nargs="+", choices=NETWORKS, help="(striped mini face; cuda: base)")
-    parser.add_argument("--precision", nargs="+", choices=["fp32", "bf16", "fp16"], help="(fp32 bf16; cuda: bf16)")
+    parser.add_argument(
+        "--precision", nargs="+", choices=["fp32", "bf16", "fp16"], help="(those it computes in; cuda: bf16)"
+    )
     parser.add_argument("--batch", type=int, nargs="+", help="crops of a batch (by network; cuda: 64 256)")
     parser.add_argument("--batches", type=int, default=8, help="of a round (8)")
     parser.add_argument("--threads", type=int, nargs="+", help="of the worker (1 2; cuda: 8)")
@@ -34,7 +36,7 @@ def bench(options: argparse.Namespace, report: Report, folder: Path) -> None:
         shard = folder / f"{network}.tar"
         places = pictures(shard, stored_size(network, options.small))
         for batch in options.batch or [BATCH[network]]:
-            for precision in options.precision or ("fp32", "bf16"):
+            for precision in options.precision or cpu_precisions():
                 for threads in options.threads or (1, 2):
                     given = (network, batch, precision, threads, options.batches, options.small)
                     tag = f"{network}, {precision}, {threads} thread{'s' * (threads > 1)}"

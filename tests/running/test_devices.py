@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections import Counter
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -33,6 +35,17 @@ class Seeing(Stage):
         seen = os.environ.get("CUDA_VISIBLE_DEVICES")
         facts = {"sees": seen, "device": context.resources.device, "pid": os.getpid()}
         return Made(pa.table({"x": pa.array([1], pa.int64())}), facts)
+
+
+class Trained(Seeing):
+    """A stage that takes what memory its GPU has, as a training does."""
+
+    name: ClassVar[str] = "trained"
+    together: ClassVar[bool] = True
+
+    def process(self, key: str, inputs: Inputs, context: Context) -> Made:
+        time.sleep(0.1)
+        return super().process(key, inputs, context)
 
 
 def units(run: Run, **frames: int | None) -> list[Unit]:
@@ -107,6 +120,34 @@ def test_the_workers_of_several_gpus(two_gpus: None, tmp_path: Path) -> None:
             first = next(iter(executor.run(units(Run(tmp_path / str(number)), a=1, b=1, c=1, d=1, e=1))))
             assert first.device == "cuda:0"
             assert Counter(worker.device for worker in executor.spawned.present) == {"cuda:0": 2, "cuda:1": 2}
+
+
+@pytest.mark.parametrize(("device", "at_once"), [("cuda:0,cuda:1", 2), ("cpu", 4)])
+def test_a_gpu_has_one_training_at_a_time(two_gpus: None, tmp_path: Path, device: str, at_once: int) -> None:
+    run = Run(tmp_path)
+    waiting = [Unit(Trained(), Receipt("trained", 1, key, {}, {}), Inputs(run), run.path) for key in "abcdef"]
+    with LocalExecutor(Resources(4, device=device)) as executor:
+        events = [e for e in executor.run(waiting) if e.kind in ("started", "finished")]
+    under_way = list(accumulate(1 if event.kind == "started" else -1 for event in events))
+    assert len(events) == 12
+    assert max(under_way) == at_once
+    assert {e.device for e in events if e.kind == "started"} == set(device.split(","))
+
+
+SAID = {  # of /proc/cpuinfo, in short
+    "flags\t\t: fpu avx2 avx512f avx512_bf16 avx512_vnni\n": "bf16",
+    "processor: 0\nflags : avx2 amx_bf16 amx_tile\nbugs : none\n": "bf16",
+    "processor: 0\nFeatures\t: fp asimd svebf16 i8mm bf16\n": "bf16",
+    "flags\t\t: fpu avx2 avx512f avx512_vnni\nmodel name : no bf16\n": "fp32",
+    "Features\t: fp asimd i8mm\n": "fp32",
+    "": "fp32",  # no Linux
+}
+
+
+@pytest.mark.parametrize(("said", "precision"), SAID.items())
+def test_the_precision_that_a_processor_is_fast_in(said: str, precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "_processor", lambda: said)
+    assert devices.fastest_precision("cpu") == precision
 
 
 WRONG = {

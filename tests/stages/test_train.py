@@ -22,11 +22,12 @@ from mdfpipe.learning.data.crops import from_folder
 from mdfpipe.learning.models.backbones.semantic_vit import HALVES, PARTS
 from mdfpipe.learning.recipes.body import UNNAMED
 from mdfpipe.learning.train import checkpoint as files
+from mdfpipe.learning.train.state import State
 from mdfpipe.store.run import Run
 from mdfpipe.store.tables import TRAINING
 from tests.learning.made import picture, write_run
 from tests.learning.published import pass_state
-from tests.learning.trained import same
+from tests.learning.trained import same, saving_always
 from tests.runs import Said, call_here
 from tests.systems import (
     FACE,
@@ -96,6 +97,51 @@ def test_the_same_study_gives_the_same_bytes(labelled: Path, tmp_path: Path) -> 
     assert found == digests(two / "run", "train", "embed")
     assert {f"train/a/{name}" for name in ("training.parquet", "last.pt", "metrics.jsonl")} <= found.keys()
     assert not same(weights(one, "a"), weights(one, "b"))
+
+
+class Stopped(BaseException):
+    """The machine goes."""
+
+
+def stop_after_a_save(monkeypatch: pytest.MonkeyPatch) -> None:
+    save = State.save
+
+    def once(self: State) -> None:
+        save(self)
+        raise Stopped
+
+    monkeypatch.setattr(State, "save", once)
+
+
+def embedded(home: Path) -> list[Any]:
+    return [Run(home / "run").table("embed/it", video)["vector"].to_pylist() for video in VIDEOS]
+
+
+def test_precision_auto_is_what_the_device_is_fast_in_and_stays_that_on_another(
+    labelled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    homes = {name: copied(labelled, tmp_path / name) for name in ("auto", "bf16", "fp32")}
+    systems = {name: {"it": {"recipe": STRIPED, "precision": name}} for name in homes}
+    with monkeypatch.context() as with_bf16, saving_always():
+        with_bf16.setattr("mdfpipe.stages.train.fastest_precision", lambda device: "bf16")
+        stop_after_a_save(with_bf16)
+        with pytest.raises(Stopped):
+            train(homes["auto"], systems["auto"])
+    monkeypatch.setattr("mdfpipe.stages.train.fastest_precision", lambda device: "fp32")
+    for name, home in homes.items():
+        outcome, _ = train(home, systems[name])
+        assert outcome.complete, outcome
+        assert any("precision auto: trained in bf16" in note for note in outcome.notes) == (name == "auto")
+    made = {name: (facts(home, "it")["precision"], checkpoint(home, "it").precision) for name, home in homes.items()}
+    assert made == {"auto": ("bf16", "bf16"), "bf16": ("bf16", "bf16"), "fp32": ("fp32", "fp32")}
+    assert same(weights(homes["auto"], "it"), weights(homes["bf16"], "it"))
+    assert not same(weights(homes["auto"], "it"), weights(homes["fp32"], "it"))
+    vectors = {name: embedded(home) for name, home in homes.items()}
+    assert vectors["auto"] == vectors["bf16"] != vectors["fp32"]
+    shutil.rmtree(homes["auto"] / "run" / "train")
+    assert train(homes["auto"], systems["auto"])[0].complete  # from its start, on the device that is here now
+    assert same(weights(homes["auto"], "it"), weights(homes["fp32"], "it"))
+    assert embedded(homes["auto"]) == vectors["fp32"]
 
 
 # -- what it starts from

@@ -293,6 +293,7 @@ class _Persons(Detect):
     def __init__(self, detector: Onnx, network: _Network) -> None:
         self.detector, self.network = detector, network
         self.fitted: _Fitted | None = None
+        self.formats: dict[Size, Format] = {}  # of the input sizes that were tried
 
     def prepare(self, frames: Frames) -> _Prepared | None:
         """The inputs of the network; None for no frame."""
@@ -327,7 +328,9 @@ class _Persons(Detect):
 
     def _fit(self, frame: Size) -> _Fitted:
         detector, size = self.detector, self._input_size(frame)
-        kind = _KINDS[self._format(size)]
+        if size not in self.formats:
+            self.formats[size] = self._format(size)
+        kind = _KINDS[self.formats[size]]
         bgr = kind.bgr if detector.colour == "auto" else detector.colour == "bgr"
         unit = kind.unit if detector.values == "auto" else detector.values == "0..1"
         centred = kind.centred if detector.align == "auto" else detector.align == "centre"
