@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import yaml
 
+from mdfpipe.errors import DataError
 from mdfpipe.evaluation import published
 from mdfpipe.reporting.comparison import side_by_side
 from mdfpipe.store.results import POOLED, Results, Row, Verdict, judged
@@ -28,7 +29,9 @@ METRICS: Final = {"rank-1": "Rank-1", "map": "mAP"}
 FIGURES: Final = ("validation/", "mining/")
 
 Form = dict[str, Any]
-"""What is kept of a run: people, seeds, hours, and by table and system its numbers, differences and figures."""
+"""What is kept of runs of a study: people, by table how many trainings and their hours, and by table and system the
+numbers, differences and figures.
+"""
 
 
 # -- from the runs
@@ -40,18 +43,18 @@ def read(path: Path) -> Form:
     synth = data / "synth.json"
     made = json.loads(synth.read_text()) if synth.is_file() else {}
     rows = [row for row in results.metrics if row["metric"] in METRICS]
-    trainings = {
-        own for entry in results.tables.values() for name in entry["systems"] for own in _trainings(entry, name)
-    }
-    seconds = [_seconds(path / "train" / own / "metrics.jsonl") for own in sorted(trainings)]
+    counted, cost = set[str](), dict[str, list[float]]()
+    for table, entry in results.tables.items():
+        trainings = {own for name in entry["systems"] for own in _trainings(entry, name)} - counted
+        seconds = [_seconds(path / "train" / own / "metrics.jsonl") for own in sorted(trainings)]
+        cost[table], counted = [len(trainings), round(sum(seconds) / 3600, 2)], counted | trainings
     return {
         "study": study.name,
         "preset": made.get("preset", ""),
         "gallery": sorted({row["gallery_domain"] for row in rows}),
         "probes": list(dict.fromkeys(row["probe_domain"] for row in rows if row["probe_domain"] != POOLED)),
         "subjects": max(row["n_subjects"] for row in rows),
-        "trainings": len(trainings),
-        "hours": round(sum(seconds) / 3600, 2),
+        "cost": cost,
         "tables": {name: _table(name, results, study, run) for name in results.tables},
     }
 
@@ -182,8 +185,9 @@ def _made(forms: Mapping[str, Form], words: Mapping[str, Any]) -> list[str]:
         if form is None:
             lines.append(_line(f"`{about['file']}`", *["not run yet"] * 6))
             continue
-        where = (f"`{form['preset']}`", ", ".join(form["gallery"]), ", ".join(form["probes"]))
-        lines.append(_line(f"`{about['file']}`", *where, *(str(form[n]) for n in ("subjects", "trainings", "hours"))))
+        where = (f"`{form['preset']}`", ", ".join(form["gallery"]), ", ".join(form["probes"]), str(form["subjects"]))
+        trainings, hours = (sum(column) for column in zip(*form["cost"].values(), strict=True))
+        lines.append(_line(f"`{about['file']}`", *where, f"{trainings:g}", f"{hours:.1f}"))
     return lines
 
 
@@ -260,17 +264,30 @@ def _line(*cells: str) -> str:
 
 
 def main(paths: Sequence[str]) -> int:
-    """Read these runs, and keep their numbers; those of another study stay."""
+    """Read these runs, and keep their numbers; those of another study, and of tables that a run does not have, stay."""
     if not paths:
         print("scripts/ablations RUN ...: expected the folder of an evaluated run, got none")
         return 2
     forms = _kept()
     for path in paths:
         form = read(Path(path))
-        forms[form["study"]] = form
-        print(f"{path}: {form['study']}, {form['trainings']} trainings, {form['hours']} hours")
+        print(f"{path}: {form['study']}, {', '.join(form['tables'])}")
+        forms[form["study"]] = _with_kept(form, forms.get(form["study"]), Path(path))
     NUMBERS.write_text(text(forms))
     return 0
+
+
+def _with_kept(form: Form, kept: Form | None, path: Path) -> Form:
+    """A form with the tables that other runs of its study gave. Raises DataError where these are of other people."""
+    if kept is None:
+        return form
+    people = ("preset", "gallery", "probes", "subjects")
+    if kept["tables"].keys() - form["tables"].keys() and (odd := [n for n in people if form[n] != kept[n]]):
+        raise DataError(
+            f"{path}: {odd[0]} is {form[odd[0]]}, in the run of the other tables {kept[odd[0]]}: their numbers do not "
+            "belong on one page; run all tables on one data set"
+        )
+    return form | {name: kept[name] | form[name] for name in ("cost", "tables")}
 
 
 def text(forms: Mapping[str, Form]) -> str:

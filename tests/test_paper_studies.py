@@ -18,7 +18,7 @@ import pytest
 import yaml
 
 from mdfpipe.config import read_yaml
-from mdfpipe.errors import ConfigError
+from mdfpipe.errors import ConfigError, DataError
 from mdfpipe.evaluation.study import evaluate
 from mdfpipe.evaluation.vectors import SystemVectors
 from mdfpipe.learning.system import System
@@ -596,6 +596,12 @@ def test_the_ablations_in_short_form_become_their_page(tiny: tuple[Path, list[st
             assert found["difference"] == pytest.approx(value - usual, abs=2e-4)
             assert found["low"] <= found["difference"] <= found["high"]
             assert found["verdict"] == "untested", "four subjects are too few"
+    kept = forms[whole["name"]]
+    part = kept | {"tables": {"vit": made["vit"]}, "cost": {"vit": [9, 0.5]}}
+    both = ours["_with_kept"](part, kept, tmp_path)
+    assert (list(both["tables"]), both["cost"]) == (["idkl", "vit"], {"idkl": kept["cost"]["idkl"], "vit": [9, 0.5]})
+    with pytest.raises(DataError, match=r"subjects is 99, in the run of the other tables \d+: their numbers do not"):
+        ours["_with_kept"](part | {"subjects": 99}, kept, tmp_path)
     page = ours["page"](forms)
     assert "| `idkl-no-confusers` | the confusers (L_C) |" in page
     assert page.count("Not run yet.") == 7 + 12, "what follows of each method; five methods here, seven in two domains"

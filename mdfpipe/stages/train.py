@@ -119,7 +119,7 @@ class Train(Stage):
         inputs.run.place(self.name, f"{self.name}/{BOARD}/x", change=True)  # no link there leads elsewhere
         folder, log = inputs.run.path / "train" / self.system, context.scratch("metrics.jsonl")
         unreadable: dict[str, str] = {}
-        precision = "fp32" if settings.precision == AUTO else settings.precision  # where nothing is trained
+        precision: str = "fp32" if settings.precision == AUTO else settings.precision  # where nothing is trained
         if given is None:
             fitted = Fitted({n: t.contiguous() for n, t in model.state_dict().items()}, None, -1, [], 0, 0)
             log.write_text("")
@@ -239,7 +239,7 @@ class Train(Stage):
         state.parent.mkdir(parents=True, exist_ok=True)
         mark = fingerprint([self.version, self.decisive(), self._made_from(inputs.run, context.data)])
         begun_in, notes = _drop_other(state, mark)
-        precision = settings.precision
+        precision: str = settings.precision
         if precision == AUTO:  # a training goes on as it began, also on another machine
             precision = begun_in or fastest_precision(resources.device)
         threads = max(resources.threads, 1)
