@@ -45,7 +45,7 @@ class Label(LabelRules, CarryRules, Stage):
     """
 
     name: ClassVar[str] = "label"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     schema: ClassVar[pa.Schema] = LABELS
     unit: ClassVar[str] = "bodies"
 
@@ -222,7 +222,7 @@ class Label(LabelRules, CarryRules, Stage):
         known, who = _codes(names)
         may = np.isin(labels.status, [CODE[status] for status in _MAY_BE_CARRIED])
         frame, score = bodies["frame"].to_numpy(), bodies["score"].to_numpy()
-        doubt = meeting(frame, boxes_of(bodies), self.most_overlap)
+        doubt = meeting(frame, track, boxes_of(bodies), self.most_overlap)
         found = carry(frame, track, who, may, score, self, seconds, doubt, stride)
         labels.status[found.conflict] = CODE[LabelStatus.TRACK_CONFLICT]
         labels.status[found.named] = CODE[LabelStatus.LABELLED_BY_TRACK]

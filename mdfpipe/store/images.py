@@ -105,16 +105,20 @@ def _decoded(data: bytes, least: tuple[int, int] | None) -> Image:
 def resize(image: Image, width: int, height: int) -> Image:
     """`image`, (H, W, C) or (H, W), at another size; the same dtype.
 
-    Areas are averaged along an axis that shrinks (no aliasing); along one that grows, cubic interpolation.
+    Areas are averaged along an axis that shrinks (no aliasing); along one that grows, cubic interpolation. The pixels
+    are the same on every processor: without IPP, whose cubic interpolation rounds as the instructions there have it.
     """
     import cv2
 
     (h, w), more = image.shape[:2], image.shape[2:]
     mixed = (w > width and h < height) or (w < width and h > height)
+    had_ipp = cv2.ipp.useIPP()
+    cv2.ipp.setUseIPP(False)  # of this thread
     for to in ((width, h), (width, height)) if mixed else ((width, height),):
         if to != image.shape[1::-1]:
             shrinks = to[0] <= image.shape[1] and to[1] <= image.shape[0]
             image = cv2.resize(image, to, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
+    cv2.ipp.setUseIPP(had_ipp)
     return image.reshape(height, width, *more)
 
 

@@ -1,9 +1,10 @@
 """Names carried along tracks: bodies without a face take the name that faces give their track in other frames.
 
 Arrays in, arrays out, a whole video at once, without a loop over bodies. Bodies that a face names are the *votes* of
-their track. A *stretch* is a longest row of votes of one track, by frame, for one subject: a track whose votes agree is
-one stretch, a track whose votes change has several. A body is named by the nearest vote, if the votes before and behind
-it are of one stretch. Between two stretches the track may have changed over at any frame: no body is named there.
+their track, but for those that overlap another body: there, a face is more often given to the wrong one. A *stretch* is
+a longest row of votes of one track, by frame, for one subject: a track whose votes agree is one stretch, a track whose
+votes change has several. A body is named by the nearest vote, if the votes before and behind it are of one stretch.
+Between two stretches the track may have changed over at any frame: no body is named there.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from mdfpipe.video.geometry import iou
 I64 = NDArray[np.int64]
 Mask = NDArray[np.bool_]
 NOBODY = -1
+SECOND_BOX = 0.7
+"""IoU with a body of a track above which a body without a track is a second box of that person."""
 
 
 class CarryRules(Config):
@@ -37,7 +40,7 @@ class CarryRules(Config):
         "subject is named, no body between two stretches (track_conflict); refuse: none of its other bodies is named",
     )
     least_faces: int = Field(
-        2, ge=1, description="least number of bodies with a face that name the others of their track, or of a stretch"
+        3, ge=1, description="least number of bodies with a face that name the others of their track, or of a stretch"
     )
     least_purity: float = Field(
         1.0,
@@ -50,11 +53,12 @@ class CarryRules(Config):
         None, ge=1, description="most frames from a named body to the nearest face of its track; none: any number"
     )
     most_overlap: float = Field(
-        0.1,
+        0.2,
         ge=0,
         le=1,
         description="IoU with another body of the frame above which a track may change over: names are carried up to "
-        "such a frame, and not beyond; 1: never",
+        "such a frame and not beyond, and its faces are not counted; 1: never. A box of no track on one of a track is "
+        "a second box of that body, and no other",
     )
     most_gap: int | None = Field(
         None,
@@ -116,17 +120,18 @@ def carry(
     frame: (n,) from 0; track: (n,), -1 where a body is of no track; subject: (n,) code of the subject that a face of
     the frame names, -1 elsewhere; may: (n,) the bodies that a track may name, if no face does; score: (n,), breaks
     ties; seconds: (n,) times of the frames, required by `most_seconds`; doubt: (n,) bodies at which a track may have
-    changed over to another person: no name is carried to them, nor beyond; stride: frames from one to the next. Rows in
-    any order.
+    changed over to another person: no name is carried to them, nor beyond, and they are no votes; stride: frames from
+    one to the next. Rows in any order.
 
     In one frame a name is carried to one body at most, and to none where a face gives it to a body of the frame; there
     the track is of another subject, so that the name is not carried beyond that frame either. Among several bodies the
     one nearer to its face has it, then the higher score, then the lower row. The earlier of two faces at one distance
     counts. Raises ValueError for shapes that do not fit.
 
-    >>> found = carry([0, 1, 2, 3], [0, 0, 0, 0], [5, 5, -1, -1], [True] * 4, [1.0] * 4, CarryRules(tracks="carry"))
+    >>> frame, faces = [0, 1, 2, 3, 4], [5, 5, 5, -1, -1]
+    >>> found = carry(frame, [0] * 5, faces, [True] * 5, [1.0] * 5, CarryRules(tracks="carry"))
     >>> found.subject, found.distance
-    (array([-1, -1,  5,  5]), array([0, 0, 1, 2]))
+    (array([-1, -1, -1,  5,  5]), array([0, 0, 0, 1, 2]))
     """
     n = len(np.asarray(frame))
     at, of, who = (_whole(name, v, n) for name, v in (("frame", frame), ("track", track), ("subject", subject)))
@@ -134,13 +139,14 @@ def carry(
     for name, found in (("score", scores), ("may", free)):
         if found.shape != (n,):
             raise ValueError(f"{name}: expected ({n},), got {found.shape}")
-    votes, changing, refused = _votes(at, of, who, rules)
+    unsure = np.zeros(n, np.bool_) if doubt is None else np.asarray(doubt, np.bool_)
+    voting = (who >= 0) & (of >= 0) & ~unsure
+    votes, changing, refused = _votes(np.flatnonzero(voting), at, of, who, rules)
     rows = np.flatnonzero(free & (who < 0) & (of >= 0))
     nearest, between = _nearest(votes, at, of, rows)
     conflict = np.zeros(n, np.bool_)
     conflict[rows] = between | np.isin(of[rows], refused)
     rows, nearest = rows[nearest >= 0], nearest[nearest >= 0]
-    unsure = np.zeros(n, np.bool_) if doubt is None else np.asarray(doubt, np.bool_)
     longest = None if rules.most_gap is None else stride * (rules.most_gap + 1)
     beyond = _beyond_others(at, of, who, rows, nearest, unsure, longest)
     conflict[rows[beyond]] = True
@@ -157,24 +163,29 @@ def carry(
     conflict[rows[~first]] = True
     carried, distance = np.full(n, NOBODY, np.int64), np.where(who >= 0, 0, NOBODY)
     carried[rows[first]], distance[rows[first]] = names[first], apart[first]
-    return Carried(carried, distance, conflict, len(np.unique(of[(who >= 0) & (of >= 0)])), changing)
+    return Carried(carried, distance, conflict, len(np.unique(of[voting])), changing)
 
 
-def meeting(frame: ArrayLike, xyxy: ArrayLike, most: float) -> Mask:
-    """(n,) whether the IoU with another body of the frame is above `most`. frame: (n,); xyxy: (n, 4).
+def meeting(frame: ArrayLike, track: ArrayLike, xyxy: ArrayLike, most: float) -> Mask:
+    """(n,) whether the IoU with another body of the frame is above `most`; second boxes of a person are no other body.
 
-    >>> meeting([0, 0, 1], [[0, 0, 4, 9], [1, 0, 5, 9], [0, 0, 4, 9]], 0.5).tolist()
-    [True, True, False]
+    frame, track: (n,), -1 without a track; xyxy: (n, 4).
+
+    >>> boxes = [[0, 0, 4, 9], [1, 0, 5, 9], [0, 0, 4, 9], [0, 0, 4, 8]]
+    >>> meeting([0, 0, 1, 1], [7, 8, 7, -1], boxes, 0.5).tolist()
+    [True, True, False, False]
     """
-    at, boxes = np.asarray(frame), np.asarray(xyxy, np.float32)
+    at, of, boxes = np.asarray(frame), np.asarray(track), np.asarray(xyxy, np.float32)
     order = np.argsort(at, kind="stable")
-    at, boxes = at[order], boxes[order]
+    at, of, boxes = at[order], of[order], boxes[order]
     met = np.zeros(len(at), np.bool_)
     for step in range(1, len(at)):  # the n-th next body of every frame at once
         pairs = np.flatnonzero(at[step:] == at[:-step])
         if not len(pairs):
             break
-        near = pairs[iou(boxes[pairs], boxes[pairs + step]) > most]
+        overlap = iou(boxes[pairs], boxes[pairs + step])
+        second = ((of[pairs] < 0) != (of[pairs + step] < 0)) & (overlap > SECOND_BOX)
+        near = pairs[(overlap > most) & ~second]
         met[near] = met[near + step] = True
     found = np.zeros(len(at), np.bool_)
     found[order] = met
@@ -203,9 +214,8 @@ def _whole(name: str, values: ArrayLike, n: int) -> I64:
     return array.astype(np.int64, copy=False)
 
 
-def _votes(frame: I64, track: I64, subject: I64, rules: CarryRules) -> tuple[_Votes, int, I64]:
-    """The votes that count; how many tracks have votes for several subjects; and the tracks that are refused."""
-    row = np.flatnonzero((subject >= 0) & (track >= 0))
+def _votes(row: I64, frame: I64, track: I64, subject: I64, rules: CarryRules) -> tuple[_Votes, int, I64]:
+    """The votes that count of these rows; how many tracks have votes for several subjects; and those refused."""
     row = row[np.lexsort((row, frame[row], track[row]))]
     tracks, number = np.unique(track[row], return_inverse=True)
     codes = int(subject.max(initial=0)) + 1

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mdfpipe.video.carrying import CarryRules, carry, meeting, shared_names
+from mdfpipe.video.carrying import SECOND_BOX, CarryRules, carry, meeting, shared_names
 from mdfpipe.video.geometry import iou
 
 DOUBT = 0.125  # the score by which these tests mark a body at which a track is in doubt
@@ -19,7 +19,7 @@ Row = tuple[int, int, int, bool, float]  # frame, track, subject by face, may be
 
 
 def rules(**given: Any) -> CarryRules:
-    return CarryRules(tracks="carry", **given)
+    return CarryRules(tracks="carry", **{"least_faces": 2} | given)
 
 
 def carried(rows: list[Row], how: CarryRules, fps: float = 2.0) -> tuple[list[int], list[int], list[bool], int, int]:
@@ -69,6 +69,15 @@ def test_a_name_is_carried_to_one_body_of_a_frame() -> None:
     assert carried([*faces, *tied], rules())[0][6:] == [-1, 7]  # the higher score
 
 
+def test_a_face_where_a_track_is_in_doubt_is_no_vote() -> None:
+    """Two wrong faces where two people meet named all that came after."""
+    rows = [(0, 0, 7, True, 1.0), (1, 0, 7, True, 1.0), (2, 0, 8, True, DOUBT), (3, 0, 8, True, DOUBT)]
+    after = [(4, 0, -1, True, 1.0)]
+    assert carried([*rows, *after], rules()) == ([-1] * 5, [0, 0, 0, 0, -1], [False] * 4 + [True], 1, 0)
+    sure = [(*row[:4], 1.0) for row in rows]
+    assert carried([*sure, *after], rules())[0] == [-1, -1, -1, -1, 8]
+
+
 def test_a_body_that_may_not_be_named_keeps_its_status() -> None:
     rows = [(0, 0, 7, True, 1.0), (1, 0, 7, True, 1.0), (2, 0, -1, False, 1.0), (3, -1, -1, True, 1.0)]
     assert carried(rows, rules())[:3] == ([-1] * 4, [0, 0, -1, -1], [False] * 4)
@@ -89,7 +98,7 @@ def transcription(rows: list[Row], how: CarryRules, fps: float = 2.0) -> tuple[l
     for i, (frame, track, who, may, score) in enumerate(rows):
         if who >= 0 or track < 0 or not may:
             continue
-        votes = sorted((f, j, w) for j, (f, t, w, _, _) in enumerate(rows) if t == track and w >= 0)
+        votes = sorted((f, j, w) for j, (f, t, w, _, s) in enumerate(rows) if t == track and w >= 0 and s != DOUBT)
         counts = Counter(w for _, _, w in votes)
         if not votes:
             continue
@@ -185,9 +194,12 @@ def test_many_bodies_at_once() -> None:
 
 def test_bodies_that_meet_against_every_pair() -> None:
     rng = np.random.default_rng(5)
-    frame, corner = rng.integers(0, 8, 40), rng.uniform(0, 60, (40, 2))
-    boxes = np.hstack([corner, corner + rng.uniform(5, 40, (40, 2))]).astype(np.float32)
-    overlap = iou(boxes[:, None], boxes[None]) * (frame[:, None] == frame) * ~np.eye(40, dtype=bool)
+    frame, track, corner = rng.integers(0, 8, 60), rng.integers(-1, 2, 60), rng.uniform(0, 60, (60, 2))
+    boxes = np.hstack([corner, corner + rng.uniform(5, 40, (60, 2))]).astype(np.float32)
+    boxes[40:], frame[40:] = boxes[:20] + rng.uniform(-2, 2, (20, 4)), frame[:20]  # second boxes, or people behind
+    overlap = iou(boxes[:, None], boxes[None]) * (frame[:, None] == frame) * ~np.eye(60, dtype=bool)
+    second = ((track[:, None] < 0) != (track < 0)) & (overlap > SECOND_BOX)
+    assert second.sum() > 4
     for most in (0.0, 0.1, 0.5, 1.0):
-        assert meeting(frame, boxes, most).tolist() == (overlap > most).any(axis=1).tolist()
-    assert meeting(frame[:0], boxes[:0], 0.1).tolist() == []
+        assert meeting(frame, track, boxes, most).tolist() == ((overlap > most) & ~second).any(axis=1).tolist()
+    assert meeting(frame[:0], track[:0], boxes[:0], 0.1).tolist() == []

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+
+import cv2
 import numpy as np
 import pytest
 
@@ -24,6 +27,16 @@ def test_resize_keeps_type_and_channels(dtype: type, channels: int, height: int,
     assert small.shape == (384, 128, channels)
     assert small.dtype == dtype
     assert abs(float(small.mean()) - float(image.mean())) < 0.02 * float(np.iinfo(dtype).max)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_pixels_do_not_depend_on_the_processor(dtype: type) -> None:
+    """IPP's cubic interpolation differs between processors with AVX2 and with AVX-512; OpenCV's own does not."""
+    image = np.random.default_rng(0).integers(0, np.iinfo(dtype).max, (150, 50, 3)).astype(dtype)
+    before = cv2.ipp.useIPP()
+    digest = hashlib.sha256(resize(image, 128, 384).tobytes()).hexdigest()[:16]
+    assert digest == {np.uint8: "b5ddc19749810597", np.uint16: "3a31d79f71500ba7"}[dtype]
+    assert cv2.ipp.useIPP() == before
 
 
 def test_shrinking_averages_and_does_not_alias() -> None:
