@@ -384,9 +384,9 @@ class Runner:
         units = [self._unit(item, settled, plan, call if only is None else None) for item in ready]
         if units and only is None:
             units += self._beside(stage, plan, call)
+        begun = {one.stage.name: one.stage for unit in units for one in (unit, *unit.then)}
         for name, total in Counter(one.stage.name for unit in units for one in (unit, *unit.then)).items():
-            words = self._slow(stage) if name == stage.name else ""
-            call.listen(Event("stage", name, "", total=total, words=words))
+            call.listen(Event("stage", name, "", total=total, words=self._slow(begun[name])))
         damaged, ended, again = False, set[tuple[str, str]](), dict[str, list[str]]()
         for event in self._record(self.executor.run(units)):
             if event.kind == "damaged" and event.damaged is not None and event.failure is not None:

@@ -15,6 +15,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from mdfpipe.config import validate
 from mdfpipe.errors import ConfigError
 from mdfpipe.inspecting.things import describe_run
 from mdfpipe.learning.attention import Watcher
@@ -23,14 +24,18 @@ from mdfpipe.learning.models.backbones.semantic_vit import HALVES, PARTS
 from mdfpipe.learning.recipes.body import UNNAMED
 from mdfpipe.learning.train import checkpoint as files
 from mdfpipe.learning.train.state import State
+from mdfpipe.running.execution import Event
+from mdfpipe.running.runner import Runner
 from mdfpipe.store.run import Run
 from mdfpipe.store.tables import TRAINING
+from mdfpipe.study.study import Study
 from tests.learning.made import picture, write_run
 from tests.learning.published import pass_state
 from tests.learning.trained import same, saving_always
 from tests.runs import Said, call_here
 from tests.systems import (
     FACE,
+    ONE_THREAD,
     STRIPED,
     VIDEOS,
     VIT,
@@ -42,6 +47,7 @@ from tests.systems import (
     facts,
     loaded,
     runner,
+    study,
     train,
     write_study,
 )
@@ -142,6 +148,17 @@ def test_precision_auto_is_what_the_device_is_fast_in_and_stays_that_on_another(
     assert train(homes["auto"], systems["auto"])[0].complete  # from its start, on the device that is here now
     assert same(weights(homes["auto"], "it"), weights(homes["fp32"], "it"))
     assert embedded(homes["auto"]) == vectors["fp32"]
+
+
+def test_that_bf16_is_slow_here_is_said_before_a_training(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mdfpipe.running.runner.fastest_precision", lambda device: "fp32")
+    systems = {name: {"recipe": FACE, "precision": name} for name in ("fp32", "bf16", "auto")}
+    made, heard = validate(Study, study(systems), "study"), list[Event]()
+    it = Runner(made, Run(home / "run"), home / "data", ONE_THREAD)
+    assert it.execute("train", "train", listen=heard.append).complete
+    words = {event.stage: event.words for event in heard if event.kind == "stage"}
+    assert words.pop("train/bf16").startswith("train/bf16: precision bf16: this processor has no instructions for it")
+    assert words == {"train/fp32": "", "train/auto": ""}
 
 
 # -- what it starts from
