@@ -270,7 +270,7 @@ def in_child(act: Callable[[], Verdict]) -> Verdict:
 
 
 def digests(place: Path) -> dict[str, str]:
-    """Hash of every file of a run but logs, locks, reports and what failed before."""
+    """Hash of every file of a run but logs, locks, reports, what failed before, and indexes, which hold times."""
     files = (path for path in sorted(place.rglob("*")) if path.is_file())
     kept = (
         path
@@ -278,7 +278,7 @@ def digests(place: Path) -> dict[str, str]:
         if path.name not in _LOGS
         and not path.name.startswith(".")
         and not path.name.endswith(_NO_RESULT)
-        and not {"failed", "report"} & set(path.relative_to(place).parts)
+        and not {"failed", "report", ".receipts"} & set(path.relative_to(place).parts)
     )
     return {path.relative_to(place).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in kept}
 
