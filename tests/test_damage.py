@@ -250,7 +250,7 @@ def test_a_pipe_named_mp4_fails_alone(tmp_path: Path) -> None:
     data = runs.DataSet(tmp_path / "data")
     data.good("good.mp4")
     data.bad("pipe.mp4", os.mkfifo)
-    base = ("run", data.write(), "--data", data.root, "--run", tmp_path / "run", "--deadline", "4", "--json")
+    base = ("run", data.write(), "--data", data.root, "--run", tmp_path / "run", "--deadline", "20", "--json")
     said = runs.call(*base, timeout=60).calm()
     assert said.code == 3
     assert list(said.failures) == ["detect/videos/pipe"]

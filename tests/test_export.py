@@ -23,7 +23,7 @@ def made(tmp_path_factory):
 def test_the_file_gives_the_boxes_of_the_one_to_one_head(made):
     folder, network, done = made
     assert done.compared == 100
-    assert done.box < 0.1
+    assert done.box < 0.2
     assert done.score < 1e-3
     for size in ((128, 192), (192, 256)):  # other sizes than the traced one, other batches
         given = yolos.patches(3, size)
