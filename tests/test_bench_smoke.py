@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from mdfpipe.machine.devices import fastest_precision
+from mdfpipe.learning.gpus import fastest_precision
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "bench.py"
 NAMES = {

@@ -1,8 +1,8 @@
 """Devices: what `--device`, `--per-device` and `--workers` ask for, and what a worker sees of them.
 
 A device is cpu or cuda:N, the Nth of those that this process sees. A worker sees only its own, as cuda:0, so that no
-result depends on which one it was. Torch is imported for a GPU's precision alone:
-the function that counts the devices is handed in.
+result depends on which one it was. Nothing here imports torch: the function that counts the
+devices is handed in.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import re
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Literal
 
 from mdfpipe.errors import ConfigError, one_line
 
@@ -48,15 +47,9 @@ def _named(word: str, text: str) -> str:
     return f"cuda:{int(found[1] or 0)}"
 
 
-def fastest_precision(device: str) -> Literal["bf16", "fp32"]:
-    """bf16 where a worker's device has instructions for it, else fp32: there, bf16 is computed by other instructions,
-    on a CPU some ten times slower than fp32.
-    """
-    if device != CPU:
-        import torch
-
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-    return "bf16" if _BF16.search(_processor()) else "fp32"
+def processor_has_bf16() -> bool:
+    """Whether the processor has instructions for bf16."""
+    return _BF16.search(_processor()) is not None
 
 
 @cache

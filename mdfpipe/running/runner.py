@@ -18,10 +18,11 @@ from typing import Any
 
 from mdfpipe import __version__
 from mdfpipe.errors import ConfigError, Damaged, DataError, some
+from mdfpipe.learning.gpus import fastest_precision
 from mdfpipe.learning.system import with_ancestors
 from mdfpipe.learning.train.log import check_board
 from mdfpipe.learning.train.together import refuse_copies
-from mdfpipe.machine.devices import CPU, fastest_precision
+from mdfpipe.machine.devices import CPU
 from mdfpipe.running.engines import with_engine
 from mdfpipe.running.execution import Event, Executor, LocalExecutor, TogetherExecutor, Unit, executor_of
 from mdfpipe.running.hashing import Hashing, is_for_people

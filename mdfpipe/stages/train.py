@@ -14,9 +14,9 @@ from pydantic import Field
 
 from mdfpipe.config import find_file
 from mdfpipe.errors import ConfigError, DataError, StoreError, one_line
+from mdfpipe.learning.gpus import fastest_precision
 from mdfpipe.learning.system import AUTO, Start, System, checkpoint_of, predecessor, start
 from mdfpipe.learning.train import together
-from mdfpipe.machine.devices import fastest_precision
 from mdfpipe.stages import Context, Inputs, Made, Review, Stage
 from mdfpipe.stages.material import (
     TrainingMaterial,

@@ -45,9 +45,9 @@ def cores() -> int:
 
 def cpu_precisions() -> tuple[str, ...]:
     """fp32, and bf16 where the processor has instructions for it: without them it takes some ten times as long."""
-    from mdfpipe.machine.devices import CPU, fastest_precision
+    from mdfpipe.machine.devices import processor_has_bf16
 
-    return ("fp32", "bf16") if fastest_precision(CPU) == "bf16" else ("fp32",)
+    return ("fp32", "bf16") if processor_has_bf16() else ("fp32",)
 
 
 NO_BF16 = "bf16 is not measured: this processor has no instructions for it"

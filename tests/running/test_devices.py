@@ -14,6 +14,7 @@ import pyarrow as pa
 import pytest
 
 from mdfpipe.errors import ConfigError
+from mdfpipe.learning import gpus
 from mdfpipe.machine import devices
 from mdfpipe.running.execution import Event, LocalExecutor, TogetherExecutor, Unit, longest_first
 from mdfpipe.stages import Context, Inputs, Made, Resources, Stage
@@ -147,7 +148,7 @@ SAID = {  # of /proc/cpuinfo, in short
 @pytest.mark.parametrize(("said", "precision"), SAID.items())
 def test_the_precision_that_a_processor_is_fast_in(said: str, precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(devices, "_processor", lambda: said)
-    assert devices.fastest_precision("cpu") == precision
+    assert gpus.fastest_precision("cpu") == precision
 
 
 WRONG = {
