@@ -1,8 +1,7 @@
 """Devices: what `--device`, `--per-device` and `--workers` ask for, and what a worker sees of them.
 
 A device is cpu or cuda:N, the Nth of those that this process sees. A worker sees only its own, as cuda:0, so that no
-result depends on which one it was. Nothing here imports torch: the function that counts the
-devices is handed in.
+result depends on which one it was. Nothing here imports torch: the function that counts the devices is handed in.
 """
 
 from __future__ import annotations

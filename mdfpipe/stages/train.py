@@ -238,7 +238,7 @@ class Train(Stage):
         settings, resources = self.settings, context.resources
         state.parent.mkdir(parents=True, exist_ok=True)
         mark = fingerprint([self.version, self.decisive(), self._made_from(inputs.run, context.data)])
-        begun_in, notes = _drop_other(state, mark)
+        begun_in, notes = _own_state(state, mark)
         precision: str = settings.precision
         if precision == AUTO:  # a training goes on as it began, also on another machine
             precision = begun_in or fastest_precision(resources.device)
@@ -343,7 +343,7 @@ class Train(Stage):
         if self.settings.precision != AUTO or not self.settings.trains:
             return []
         lacks = fastest_precision(context.resources.device) == "fp32"
-        why = "; the processor has no instructions for bf16" if lacks else ""
+        why = "; the device has no instructions for bf16" if lacks else ""
         return [f"precision auto: trained in {precision}{why}"]
 
     def _about(self, crops: Crops | None, line: dict[str, Any], notes: list[str], context: Context) -> dict[str, Any]:
@@ -446,10 +446,10 @@ def _log(state: Path, context: Context) -> Log:
     return Log(state.with_name(LOG), board, anew=not state.exists())
 
 
-def _drop_other(state: Path, mark: str) -> tuple[str, tuple[str, ...]]:
-    """Remove the state of a training under other settings or on other crops. Set a damaged one aside, with a line.
+def _own_state(state: Path, mark: str) -> tuple[str, tuple[str, ...]]:
+    """The precision of the state that a training resumes from, "" where there is none; and lines to report.
 
-    Gives the precision of the state that is kept, "" where none is, and the line.
+    Removes the state of a training under other settings or on other crops, and sets a damaged one aside, with a line.
     """
     from mdfpipe.learning.train import checkpoint
     from mdfpipe.learning.train.state import set_aside

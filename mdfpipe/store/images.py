@@ -114,11 +114,13 @@ def resize(image: Image, width: int, height: int) -> Image:
     mixed = (w > width and h < height) or (w < width and h > height)
     had_ipp = cv2.ipp.useIPP()
     cv2.ipp.setUseIPP(False)  # of this thread
-    for to in ((width, h), (width, height)) if mixed else ((width, height),):
-        if to != image.shape[1::-1]:
-            shrinks = to[0] <= image.shape[1] and to[1] <= image.shape[0]
-            image = cv2.resize(image, to, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
-    cv2.ipp.setUseIPP(had_ipp)
+    try:
+        for to in ((width, h), (width, height)) if mixed else ((width, height),):
+            if to != image.shape[1::-1]:
+                shrinks = to[0] <= image.shape[1] and to[1] <= image.shape[0]
+                image = cv2.resize(image, to, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
+    finally:
+        cv2.ipp.setUseIPP(had_ipp)
     return image.reshape(height, width, *more)
 
 
