@@ -428,11 +428,8 @@ class Runner:
 
     def _slow(self, stage: Stage) -> str:
         """That this processor lacks what the stage's precision wants, where it does."""
-        here = type(self.executor) in (
-            LocalExecutor,
-            TogetherExecutor,
-        )  # workers that join have processors of their own
-        here = here and self.resources.device == CPU
+        # Not for workers that join: they have processors of their own.
+        here = type(self.executor) in (LocalExecutor, TogetherExecutor) and self.resources.device == CPU
         if not here or stage.precision_asked != "bf16" or fastest_precision(CPU) == "bf16":
             return ""
         return (
