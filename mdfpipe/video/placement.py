@@ -86,7 +86,7 @@ def _most(mask: _Mask) -> bool:
 
 def _share(mask: _Mask) -> str:
     count, total = int(mask.sum()), len(mask)
-    return f"all {total} boxes" if count == total else f"{count} of {total} boxes"
+    return f"all {total} boxes" if count == total > 1 else f"{count} of {total} boxes"
 
 
 def _are_corners(boxes: NDArray[np.float64]) -> bool:

@@ -462,6 +462,14 @@ def test_a_file_of_one_long_line_is_no_face_table(tmp_path: Path) -> None:
         tracemalloc.stop()
 
 
+@pytest.mark.parametrize("mark", [";", "\t"])
+def test_a_table_that_a_spreadsheet_saved_is_asked_for_with_commas(mark: str, tmp_path: Path) -> None:
+    table = table_of(tmp_path / "faces.csv", {"1": walk(range(9), 0)})
+    table.write_text("\ufeff" + table.read_text().replace(",", mark))
+    said = call_here("faces", ".", "--merge", "1=2", "--out", table, folder=tmp_path).line()
+    assert f"expected commas between its columns, got {mark!r}; save it as CSV with commas" in said
+
+
 def test_signs_go_by_the_frame_rates_of_the_videos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also without a page; a rate that is not known is a note."""
     table = table_of(tmp_path / "faces.csv", {"1": walk(range(20), 0), "2": walk(range(170, 190), 40)})

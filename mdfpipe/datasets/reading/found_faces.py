@@ -268,6 +268,9 @@ def _piece(name: str, frame: int) -> str:
 
 
 def _refuse_others(table: Path, header: Sequence[str]) -> None:
+    for mark in (";", "\t"):  # as a spreadsheet may save it
+        if mark.join(header).split(mark) == list(_HEADER) != list(header):
+            raise DataError(f"{table}: expected commas between its columns, got {mark!r}; save it as CSV with commas")
     if header != list(_HEADER):
         raise DataError(
             f"{table}: expected a face table of `mdfpipe faces` (with columns FOUND_ID and SOURCE), got "
