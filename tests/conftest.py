@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,12 @@ import pytest
 from tests import clips, runs
 from tests.drawn import draw
 from tests.systems import runner
+
+
+def pytest_configure() -> None:
+    """Ctrl-C reaches what tests start, also where the tests run behind `&` in a script, whose jobs ignore it."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -81,7 +81,7 @@ def test_a_killed_worker_node_and_leader_lose_nothing(cluster: Any, tmp_path: Pa
 @pytest.mark.slow
 def test_what_a_cluster_can_never_place_is_said(cluster: Any, site: Site) -> None:
     leader = site.lead("run", *on_ray(cluster, "--ray-needs", "num_gpus=4"))
-    site.await_words("run", "the cluster can never place a worker", 120)
+    site.await_words("run", "the Ray cluster can never place a worker", 120)
     leader.send_signal(signal.SIGINT)
     code, said = ended(leader)
     assert code not in (0, 1), said

@@ -52,8 +52,8 @@ def long_site(tmp_path: Path) -> Iterator[Site]:
 
 @pytest.fixture
 def slow_site(tmp_path: Path) -> Iterator[Site]:
-    """More than a minute of work for three jobs, in many short videos."""
-    yield from sited(tmp_path, videos=["a", *(f"v{number}" for number in range(160))], frames=300)
+    """More than a minute and a half of work for three jobs, in many short videos."""
+    yield from sited(tmp_path, videos=["a", *(f"v{number}" for number in range(400))], frames=300)
 
 
 def events(run: Path, kind: str) -> list[dict[str, str]]:
