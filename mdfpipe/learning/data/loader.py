@@ -167,8 +167,8 @@ class _Files:
             self._open.move_to_end(path)
             self._users[path] += 1
             handle = self._open[path]
-            idle = [p for p in self._open if not self._users[p]][: max(len(self._open) - OPEN_FILES, 0)]
-            for other in idle:
+            over = len(self._open) - OPEN_FILES
+            for other in [p for p in self._open if not self._users[p]][:over] if over > 0 else ():
                 os.close(self._open.pop(other))
         try:
             yield handle
