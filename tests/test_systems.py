@@ -397,3 +397,11 @@ def test_a_system_needs_a_study_that_has_some(labelled: Path) -> None:
     make: Runner = runner(labelled, {})[0]
     with pytest.raises(ConfigError, match="the study names no systems"):
         make.execute("train")
+
+
+def test_systems_of_no_whole_table_are_told_what_it_needs_besides(labelled: Path) -> None:
+    systems = {name: {"recipe": loaded()} for name in ("a", "b", "c")}
+    tables = {"two": {"title": "Two", "systems": ["a", "b"]}, "all": {"title": "All", "systems": ["a", "b", "c"]}}
+    make: Runner = runner(labelled, systems, only=["a"], evaluate={"tables": tables})[0]
+    with pytest.raises(ConfigError, match="--system: table two also needs b; name all of a table, or leave"):
+        make.span("evaluate", "evaluate")

@@ -209,6 +209,9 @@ class Runner:
         groups = [stage.name.partition("/")[0] for stage in stages]
         names = list(dict.fromkeys(groups))
         for option, name in (("--from", first), ("--until", last)):
+            if name == "evaluate" and name not in names and self.study.trainings:
+                chosen = [stage.system for stage in stages if isinstance(stage, Embed)]
+                raise ConfigError(f"--system: {self.study.lacking(chosen)}; name all of a table, or leave --system out")
             if name in ("train", "embed", "evaluate") and name not in names:
                 raise ConfigError(f"the study names no systems: there is nothing to {name}; add `systems:`")
             if name == "track" and "detect" in names and name not in names:

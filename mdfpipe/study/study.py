@@ -10,7 +10,7 @@ from pydantic import Field, SerializeAsAny, model_validator
 
 from mdfpipe.config import NAME, Config, read_yaml, refuse_text, set_dotted, validate, yaml_text
 from mdfpipe.datasets import Dataset
-from mdfpipe.errors import ConfigError, DataError, one_line
+from mdfpipe.errors import ConfigError, DataError, one_line, some
 from mdfpipe.evaluation.table import Table
 from mdfpipe.learning.system import System, ordered
 from mdfpipe.protocol import read_protocol
@@ -195,6 +195,16 @@ class Study(Config):
         boxes = self.detect is not None and settings.weigh_by_quality
         protocol = self.manifest.protocol
         return (Evaluate(settings=settings, systems=chosen, protocol=protocol, seeds=groups, reads_boxes=boxes),)
+
+    def lacking(self, systems: Iterable[str]) -> str:
+        """What the table that lacks the fewest of its systems among these trainings needs besides them, in words."""
+        there = set(systems)
+        lack = {
+            name: [one for one in dict.fromkeys(_needed(table)) if not there.issuperset(self.seeds.get(one, [one]))]
+            for name, table in self.tables.items()
+        }
+        table = min(lack, key=lambda name: len(lack[name]))
+        return f"table {table} also needs {some(lack[table], 9)}"
 
     @classmethod
     def load(cls, study: Path | str, overrides: list[str] | None = None) -> Study:
