@@ -289,7 +289,7 @@ def test_simulated_workers_end_when_the_last_one_does(monkeypatch: pytest.Monkey
     scale = importlib.import_module("benchmarks.scale")
     assert scale._makespan([4, 3, 2, 1], 2, 0.0) == 5
     assert scale._makespan([1, 2, 3, 4], 2, 0.5) == 7
-    assert scale._spans(250.0) == [120.0, 120.0, 10.0]
+    assert scale._shares([2700, 60_000], 30.0) == [45.0] * 2 + [60_000 / 34 / 30.0] * 34
     assert scale._efficiencies(157, 161.0, 64, 3, 0.0, 300.0)["spans"] > 0.95
 
 

@@ -7,6 +7,7 @@ for each unit.
 from __future__ import annotations
 
 import errno
+import math
 import threading
 import time
 import traceback
@@ -43,7 +44,7 @@ from mdfpipe.store.trust import trusting
 from mdfpipe.store.urls import is_url
 from mdfpipe.store.video_cache import VideoCache, called
 
-_SHARES_OF_A_WORKER = 8  # the last ones to end leave the others idle for an eighth of the time at most
+_SHARES_OF_A_WORKER = 12  # the last ones to end leave the others idle for a twelfth of the time at most
 LATE_SECONDS = 60.0  # a client of NFS may take so long to see a file that another machine made
 
 
@@ -347,9 +348,7 @@ def in_shares(units: Sequence[Unit], workers: int) -> tuple[list[Unit], list[Uni
     A video that is much of a worker's work is done in shares first; then one worker joins them.
     """
     frames, first, then = _frames(units), list[Unit](), list[Unit]()
-    fair = sum(map(frames, units)) / (max(workers, 1) * _SHARES_OF_A_WORKER)
-    for unit in units:
-        wanted = int(-(-frames(unit) // fair)) if fair and workers > 1 else 1
+    for unit, wanted in zip(units, wanted_shares(list(map(frames, units)), workers), strict=True):
         count = min(wanted, unit.stage.shares(unit.inputs.video)) if wanted > 1 else 1
         if count == 1:
             first.append(unit)
@@ -357,6 +356,16 @@ def in_shares(units: Sequence[Unit], workers: int) -> tuple[list[Unit], list[Uni
         first += [replace(unit, share=(number, count), then=()) for number in range(count)]
         then.append(unit)
     return longest_first(first), longest_first(then)
+
+
+def wanted_shares(frames: Sequence[float], workers: int) -> list[int]:
+    """Into how many shares videos of so many frames are cut, so that none is much of a worker's work.
+
+    >>> wanted_shares([2400, 100], 2)
+    [24, 1]
+    """
+    fair = sum(frames) / (max(workers, 1) * _SHARES_OF_A_WORKER)
+    return [max(math.ceil(count / fair), 1) if fair and workers > 1 else 1 for count in frames]
 
 
 def executor_of(resources: Resources) -> Executor:

@@ -13,7 +13,7 @@ from mdfpipe.running.workers.channels import listed
 from mdfpipe.running.workers.joined import Joined
 from mdfpipe.stages import Resources
 
-_WORKERS = 64  # into whose shares long videos are cut: how many join is unknown
+EXPECTED = 64  # workers into whose shares long videos are cut: how many join is unknown
 
 
 class JoinedExecutor(LocalExecutor):
@@ -49,7 +49,7 @@ class JoinedExecutor(LocalExecutor):
 
     def run(self, units: Iterable[Unit]) -> Iterator[Event]:
         """Run the units, the longest first, on the workers that there are, and wait for some where there are none."""
-        yield from self._in_shares(list(units), _WORKERS)
+        yield from self._in_shares(list(units), EXPECTED)
 
     def sees(self, unit: Unit) -> bool:
         """Whether the part, and the files that belong to it, are visible here."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import heapq
 import json
+import math
 import socket
 import subprocess
 import sys
@@ -22,7 +23,8 @@ from benchmarks.measure import ROOT, Report, expect, mdfpipe
 from benchmarks.noop import many_videos
 
 from mdfpipe.running.crew import Crew
-from mdfpipe.running.execution import Event, Unit, run_unit
+from mdfpipe.running.execution import Event, Unit, run_unit, wanted_shares
+from mdfpipe.running.leading import EXPECTED
 from mdfpipe.running.runner import Runner
 from mdfpipe.running.workers import Step, UnitReport
 from mdfpipe.running.workers.channels import TcpChannel
@@ -30,12 +32,13 @@ from mdfpipe.running.workers.joined import JoinedWorker
 from mdfpipe.running.workers.messages import of_event, to_unit
 from mdfpipe.running.workers.spawned import Spawned
 from mdfpipe.stages import Resources
+from mdfpipe.stages.detect import Detect
 from mdfpipe.store.owner import Owner
 from mdfpipe.store.run import Run
 from mdfpipe.study.study import Study
 
 HOURS, FPS, SIGMA = 161.0, 30.0, 0.6  # of IJB-MDF: its hours, frames a second; SIGMA: of the logarithm of a length
-SPAN_SECONDS = 120.0
+SPAN_FRAMES = int(Detect.model_fields["span_frames"].default)
 STAGES = ("detect", "label", "crop")
 PLANNED = (20, 120)  # made-up videos, whose difference is that of a video
 
@@ -80,7 +83,7 @@ def bench(options: argparse.Namespace, report: Report, folder: Path) -> None:
     report.notes += [
         f"{options.units} empty units; {options.videos} drawn videos of 6 frames by one worker, detect, label and crop",
         f"simulated: lognormal lengths, {options.draws} draws, {FPS:g} frames/s of video, "
-        f"{rate:g} frames/s a worker, spans of {SPAN_SECONDS:g} s; nothing ran on several machines",
+        f"{rate:g} frames/s a worker, spans of {SPAN_FRAMES} frames; nothing ran on several machines",
         f"assumed: {HOURS:g} hours in 157 videos, and a sigma of {SIGMA:g} of the logarithms of their lengths, which "
         "was fitted to the efficiencies of the design (64 workers: .51 in order, .63 longest first), not to lengths",
     ]
@@ -197,19 +200,19 @@ def _efficiencies(
         lengths = random.lognormal(0.0, SIGMA, videos)
         lengths *= 3600 * hours / lengths.sum()
         seconds = (lengths * FPS / rate).tolist()
-        spans = [part * FPS / rate for length in sorted(lengths.tolist(), reverse=True) for part in _spans(length)]
         for order, units in (
             ("in order", seconds),
             ("longest first", sorted(seconds, reverse=True)),
-            ("spans", spans),
+            ("spans", sorted(_shares((lengths * FPS).tolist(), rate), reverse=True)),
         ):
             found[order].append(sum(seconds) / (workers * _makespan(units, workers, overhead)))
     return {order: mean(values) for order, values in found.items()}
 
 
-def _spans(length: float) -> list[float]:
-    whole = int(length // SPAN_SECONDS)
-    return [SPAN_SECONDS] * whole + [length - whole * SPAN_SECONDS] * (length > whole * SPAN_SECONDS)
+def _shares(frames: Sequence[float], rate: float) -> list[float]:
+    """Seconds of the shares into which a leader cuts detect of videos of so many frames."""
+    counts = [min(n, math.ceil(of / SPAN_FRAMES)) for n, of in zip(wanted_shares(frames, EXPECTED), frames, strict=True)]
+    return [of / n / rate for n, of in zip(counts, frames, strict=True) for _ in range(n)]
 
 
 def _makespan(units: Sequence[float], workers: int, overhead: float) -> float:
@@ -224,7 +227,7 @@ def _plan(options: argparse.Namespace, report: Report, overhead: float) -> None:
     """What so many hours of video take, by the assumptions of the options."""
     frames = options.hours * 3600 * FPS
     gpu_hours = frames / options.gpu_fps / 3600
-    spans = options.hours * 3600 / SPAN_SECONDS
+    units = options.hours * 157 / HOURS * len(STAGES)
     crops = frames * options.bodies / options.crop_every
     tag = f"{options.hours:,.0f} hours"
     report.add(f"{tag}: GPU hours", gpu_hours, "h")
@@ -233,7 +236,7 @@ def _plan(options: argparse.Namespace, report: Report, overhead: float) -> None:
     rate = options.gigabytes_an_hour * 8 * 64 * 0.95 * options.gpu_fps / FPS / 3600
     report.add(f"{tag}: network of 64 GPUs at work", rate, "Gbit/s")
     report.add(f"{tag}: crops", crops * options.crop_bytes / 1e12, "TB")
-    report.add(f"{tag}: the crew's own time", spans * overhead / 3600, "h")
+    report.add(f"{tag}: the crew's own time", units * overhead / 3600, "h")
     report.add(f"{tag}: price of an hour of video", gpu_hours * options.gpu_price / options.hours, "")
 
 
