@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from mdfpipe.errors import ConfigError
-from mdfpipe.learning.models.backbones.trunk import Trunk, fill
+from mdfpipe.learning.models.backbones.trunk import Kind, Trunk, fill
 from mdfpipe.learning.models.parts.layers import GeM, NonLocal, gem
 from mdfpipe.learning.models.weights import loading as weights
 from mdfpipe.learning.streams import DomainPairs, place_in, stream_names
@@ -38,13 +38,16 @@ def test_weights_of_a_resnet_50(own: int, split: int, branches: tuple[str, ...],
 
 
 @pytest.mark.parametrize(
-    ("size", "shapes"),
+    ("kind", "size", "shapes"),
     [  # METHODS 0, the table
-        ((288, 144), [(64, 72, 36), (256, 72, 36), (512, 36, 18), (1024, 18, 9), (2048, 18, 9)]),
-        ((384, 128), [(64, 96, 32), (256, 96, 32), (512, 48, 16), (1024, 24, 8), (2048, 24, 8)]),
+        ("resnet50", (288, 144), [(64, 72, 36), (256, 72, 36), (512, 36, 18), (1024, 18, 9), (2048, 18, 9)]),
+        ("resnet50", (384, 128), [(64, 96, 32), (256, 96, 32), (512, 48, 16), (1024, 24, 8), (2048, 24, 8)]),
+        ("resnet18", (96, 32), [(64, 24, 8), (64, 24, 8), (128, 12, 4), (256, 6, 2), (512, 6, 2)]),
+        ("resnet18_half", (96, 32), [(32, 24, 8), (32, 24, 8), (64, 12, 4), (128, 6, 2), (256, 6, 2)]),
+        ("resnet18_quarter", (96, 32), [(16, 24, 8), (16, 24, 8), (32, 12, 4), (64, 6, 2), (128, 6, 2)]),
     ],
 )
-def test_maps_of_a_resnet_50(size: tuple[int, int], shapes: list[tuple[int, ...]]) -> None:
+def test_maps_of_a_resnet(kind: Kind, size: tuple[int, int], shapes: list[tuple[int, ...]]) -> None:
     seen: dict[int, tuple[int, ...]] = {}
 
     def note(number: int, x: Tensor) -> Tensor:
@@ -52,7 +55,7 @@ def test_maps_of_a_resnet_50(size: tuple[int, int], shapes: list[tuple[int, ...]
         return x
 
     with torch.device("meta"):
-        trunk = Trunk("resnet50", ["all"], own=0)
+        trunk = Trunk(kind, ["all"], own=0)
         trunk.go_on(torch.zeros(2, 3, *size), {n: lambda x, n=n: note(n, x) for n in range(5)})
     assert list(seen.values()) == shapes
 

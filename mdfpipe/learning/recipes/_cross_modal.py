@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from mdfpipe.learning.data.crops import Crops
     from mdfpipe.learning.models.weights.loading import LoadReport
 
-Backbone = Literal["resnet50", "resnet18", "resnet18_half"]
+Backbone = Literal["resnet50", "resnet18", "resnet18_half", "resnet18_quarter"]
 
 IMAGENET = Augment(pad_px=10, erasing=0.5, normalise="imagenet")
 """Flip, pad by 10 and crop, erasing, and the mean and spread of ImageNet (METHODS 0, 4.4 and 5.3)."""
@@ -55,7 +55,9 @@ class CrossModal(Recipe):
     across: ClassVar[tuple[str, ...]] = ()  # terms of its loss that bring domains together
     below: ClassVar[tuple[str, ...]] = ("backbone.",)  # how names begin that learn at the backbone's rate
 
-    backbone: Backbone = Field("resnet50", description="the ResNet; resnet18_half has half its channels, for a CPU")
+    backbone: Backbone = Field(
+        "resnet50", description="the ResNet; resnet18_half and resnet18_quarter have so many of its channels, for a CPU"
+    )
     streams: Streams = Field(
         "per_domain", description="whose images share the first stages: of a domain, of visible or infrared light, all"
     )

@@ -18,12 +18,13 @@ from torch import Tensor, nn
 
 from mdfpipe.errors import ConfigError
 
-Kind: TypeAlias = Literal["resnet50", "resnet18", "resnet18_half"]
+Kind: TypeAlias = Literal["resnet50", "resnet18", "resnet18_half", "resnet18_quarter"]
 STAGES: Final = 5
 CHANNELS: Final[dict[str, tuple[int, ...]]] = {
     "resnet50": (64, 256, 512, 1024, 2048),
     "resnet18": (64, 64, 128, 256, 512),
     "resnet18_half": (32, 32, 64, 128, 256),
+    "resnet18_quarter": (16, 16, 32, 64, 128),
 }
 """Channels that each stage gives."""
 After: TypeAlias = Mapping[int, Callable[[Tensor], Tensor]]
@@ -136,9 +137,9 @@ def _resnet(kind: Kind) -> Any:
         net: Any = ResNet(bottleneck, (3, 4, 6, 3), num_classes=0)
     else:
         net = ResNet(basic, (2, 2, 2, 2), num_classes=0, channels=CHANNELS[kind][1:])
-    if kind == "resnet18_half":  # timm's stem has 64 channels, whatever comes behind
-        net.conv1, net.bn1 = nn.Conv2d(3, 32, 7, stride=2, padding=3, bias=False), nn.BatchNorm2d(32)
-        net.layer1 = nn.Sequential(basic(32, 32), basic(32, 32))
+    if (stem := CHANNELS[kind][0]) < 64:  # timm's stem has 64 channels, whatever comes behind
+        net.conv1, net.bn1 = nn.Conv2d(3, stem, 7, stride=2, padding=3, bias=False), nn.BatchNorm2d(stem)
+        net.layer1 = nn.Sequential(basic(stem, stem), basic(stem, stem))
     net.init_weights(zero_init_last=False)
     for module in net.layer4.modules():
         if isinstance(module, nn.Conv2d):
