@@ -101,7 +101,7 @@ class Embed(Stage):
         from mdfpipe.learning.embedding import embed
 
         settings, resources, run = self.settings, context.resources, inputs.run
-        domain, wanted = self._wanted(run, run.receipt(*MANIFEST), key)
+        domain, wanted = self._wanted(run, run.shared_receipt(*MANIFEST), key)
         if not len(wanted):
             return Made(self.schema.empty_table(), {"rows": {}})
         path, embedder, domains = self._opened(run, resources)
@@ -109,7 +109,7 @@ class Embed(Stage):
         rows = inputs.table("crop", key)
         rows = joined(rows, wanted, "crop_id", run.part("crop", key), "the manifest", others=True)
         deep = recorded_window(run, key)  # as crop tells it
-        camera = self._camera(run, run.receipt(*MANIFEST), key)
+        camera = self._camera(run, run.shared_receipt(*MANIFEST), key)
         crops = c.from_crops(rows, run.path, domain, windows={key: deep} if deep else None, camera=camera)
         reader = CropReader(crops, recipe.image_height_px, recipe.image_width_px, recipe.depth, strict=settings.strict)
         vectors = np.zeros((len(crops), recipe.features), np.float32)
@@ -166,7 +166,7 @@ class Embed(Stage):
         """The precision of its vectors: with `auto`, that of the training, which onnxruntime does not have."""
         if self.settings.precision != AUTO:
             return self.settings.precision
-        training = run.receipt(f"train/{self.system}", "training")
+        training = run.shared_receipt(f"train/{self.system}", "training")
         trained = str(training.facts.get("precision", "")) if training else ""
         return "fp32" if self.settings.engine == "onnxruntime" else trained or "fp32"
 

@@ -20,6 +20,7 @@ import os
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias
 
@@ -77,6 +78,17 @@ class Run:
         """
         return self.own(read_receipt(self.part(stage, key)), stage, key)
 
+    def shared_receipt(self, stage: str, key: str) -> Receipt | None:
+        """The same, read once for each state of its file: of a part that the units of many videos ask for.
+
+        All who ask have one object: change nothing in it.
+        """
+        path = self.part(stage, key)
+        with contextlib.suppress(OSError):
+            state = path.stat()
+            return self.own(_read_once(path, (state.st_ino, state.st_size, state.st_mtime_ns)), stage, key)
+        return None
+
     @staticmethod
     def own(found: Receipt | None, stage: str, key: str) -> Receipt | None:
         """The receipt that a part of `stage` for `key` has in its footer, where it is one of that part."""
@@ -117,7 +129,7 @@ class Run:
         """
         place = self.place(stage, name)
         if digest is None:
-            receipt = self.receipt(stage, key)
+            receipt = self.shared_receipt(stage, key)
             digest = receipt.files.get(name, (0, ""))[1] if receipt else ""
         if digest:
             try:
@@ -451,6 +463,11 @@ def read_receipt(path: Path) -> Receipt | None:
     except (OSError, pa.ArrowException, KeyError, ValueError):
         return None
     return receipt if sealed or not receipt.content else None  # of an earlier version, or no longer what was written
+
+
+@lru_cache(maxsize=16)
+def _read_once(path: Path, state: tuple[int, int, int]) -> Receipt | None:
+    return read_receipt(path)
 
 
 _OF_RUN: Final = {"index": "videos", "evaluate": "metrics"}  # stages that make one part, with files beside it
