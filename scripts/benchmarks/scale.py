@@ -211,7 +211,8 @@ def _efficiencies(
 
 def _shares(frames: Sequence[float], rate: float) -> list[float]:
     """Seconds of the shares into which a leader cuts detect of videos of so many frames."""
-    counts = [min(n, math.ceil(of / SPAN_FRAMES)) for n, of in zip(wanted_shares(frames, EXPECTED), frames, strict=True)]
+    wanted = wanted_shares(frames, EXPECTED)
+    counts = [min(n, math.ceil(of / SPAN_FRAMES)) for n, of in zip(wanted, frames, strict=True)]
     return [of / n / rate for n, of in zip(counts, frames, strict=True) for _ in range(n)]
 
 
