@@ -23,7 +23,8 @@ class Decord(Decoder):
     It refuses before the first frame what decord would answer with a hang, a substituted frame or silence: more than
     8 bits, a header that declares other frames than the packets, a file that is cut. What remains: decord 0.6 does
     not say when FFmpeg patched a damaged picture up (`fault_tol` counts only whole frames that it replaced). Checksums
-    of packets are checked before, as everywhere.
+    of packets are checked before, as everywhere. On a busy machine decord's own thread may meet a damaged packet before
+    it is asked for: the video fails all the same, but the frames right before the damage are not given.
     """
 
     def candidates(self, path: Path) -> list[Decoder]:
