@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +12,7 @@ from pydantic import Field, SerializeAsAny, model_validator
 
 from mdfpipe import __version__
 from mdfpipe.config import BY_CONTENT, IF_SET, NOT_A_RESULT, Config, result_settings
-from mdfpipe.errors import ConfigError
+from mdfpipe.errors import ConfigError, some
 from mdfpipe.learning.recipes import Recipe
 from mdfpipe.store.environment import commit
 from mdfpipe.store.trust import is_trusted
@@ -176,12 +177,15 @@ def ordered(systems: Mapping[str, System]) -> list[str]:
     return done
 
 
-def with_ancestors(systems: Mapping[str, System], names: Iterable[str]) -> set[str]:
-    """Those systems and all they start from. Raises ConfigError."""
+def with_ancestors(systems: Mapping[str, System], names: Iterable[str], seeded: Iterable[str] = ()) -> set[str]:
+    """Those systems and all they start from. seeded: names of systems with seeds, for the error. Raises ConfigError."""
     found: set[str] = set()
     for name in names:
         if name not in systems:
-            raise ConfigError(f"--system {name}: no such system; the study has {', '.join(systems) or 'none'}")
+            known = [*seeded, *systems]
+            close = difflib.get_close_matches(name, known, n=3)
+            there = f"did you mean {', '.join(close)}?" if close else f"the study has {some(known, 9) or 'none'}"
+            raise ConfigError(f"--system {name}: no such system; {there}")
         link: str | None = name
         while link is not None:
             found.add(link)

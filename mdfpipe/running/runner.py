@@ -188,7 +188,7 @@ class Runner:
         self.data = Path(os.path.abspath(data))  # noqa: PTH100 - without `..`, and symbolic links as they were given
         self.stages = study.stages
         if systems:
-            chosen = with_ancestors(study.trainings, members(systems, study.seeds))
+            chosen = with_ancestors(study.trainings, members(systems, study.seeds), study.seeds)
             before = (s for s in self.stages if not isinstance(s, Evaluate))
             kept = (s for s in before if not isinstance(s, (Train, Embed)) or s.system in chosen)
             self.stages = (*kept, *study.evaluating(chosen))
@@ -209,9 +209,8 @@ class Runner:
         groups = [stage.name.partition("/")[0] for stage in stages]
         names = list(dict.fromkeys(groups))
         for option, name in (("--from", first), ("--until", last)):
-            if name == "evaluate" and name not in names and self.study.trainings:
-                chosen = [stage.system for stage in stages if isinstance(stage, Embed)]
-                raise ConfigError(f"--system: {self.study.lacking(chosen)}; name all of a table, or leave --system out")
+            if name == "evaluate" and (lacking := self._lacking()):
+                raise ConfigError(f"--system: {lacking}; name all of a table, or leave --system out")
             if name in ("train", "embed", "evaluate") and name not in names:
                 raise ConfigError(f"the study names no systems: there is nothing to {name}; add `systems:`")
             if name == "track" and "detect" in names and name not in names:
@@ -228,6 +227,12 @@ class Runner:
         if begin >= end:
             raise ConfigError(f"--from {first} comes after --until {last}: expected an order of {', '.join(names)}")
         return stages[begin:end]
+
+    def _lacking(self) -> str:
+        """What the nearest table needs besides the systems that were asked for; "" where there is a table of them."""
+        if any(isinstance(stage, Evaluate) for stage in self.stages) or not self.study.trainings:
+            return ""
+        return self.study.lacking([stage.system for stage in self.stages if isinstance(stage, Embed)])
 
     def due(self, first: str | None, last: str | None, only: list[str] | None = None) -> list[str]:
         """A line for each unit that a call would run, and why. Writes nothing, but notes damage that it finds."""
@@ -277,6 +282,8 @@ class Runner:
     ) -> Outcome:
         """Run all that is due from stage `first` to `last`. Raises MdfError if the run cannot continue."""
         stages, outcome = self.span(first, last), Outcome()
+        if last is None and (lacking := self._lacking()):
+            outcome.notes.append(f"evaluate: nothing to compare: {lacking}")
         if any(stage.together for stage in stages):
             refuse_copies()
         self._check_files(stages)

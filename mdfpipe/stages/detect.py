@@ -585,8 +585,8 @@ def _repeats_said(facts: dict[str, dict[str, Any]]) -> list[str]:
         return []
     key = max(same, key=lambda k: same[k])
     return [
-        f"detect: {sum(same.values())} frames of {len(same)} videos equal the frame before, pixel by pixel "
-        f"(most in {key}: {same[key]} of {facts[key]['delivered']})"
+        f"detect: {counted(sum(same.values()), 'frame equals', 'frames equal')} the frame before, pixel by pixel, in "
+        f"{counted(len(same), 'video')} (most in {key}: {same[key]} of {facts[key]['delivered']})"
     ]
 
 

@@ -84,7 +84,7 @@ class Run:
         All who ask have one object: change nothing in it.
         """
         path = self.part(stage, key)
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, KeyError):
             state = path.stat()
             return self.own(_read_once(path, (state.st_ino, state.st_size, state.st_mtime_ns)), stage, key)
         return None
@@ -466,8 +466,11 @@ def read_receipt(path: Path) -> Receipt | None:
 
 
 @lru_cache(maxsize=16)
-def _read_once(path: Path, state: tuple[int, int, int]) -> Receipt | None:
-    return read_receipt(path)
+def _read_once(path: Path, state: tuple[int, int, int]) -> Receipt:
+    """Raises KeyError where there is none that can be read: that is not remembered, it may be a trouble of the disk."""
+    if (found := read_receipt(path)) is None:
+        raise KeyError(str(path))
+    return found
 
 
 _OF_RUN: Final = {"index": "videos", "evaluate": "metrics"}  # stages that make one part, with files beside it

@@ -197,14 +197,15 @@ class Study(Config):
         return (Evaluate(settings=settings, systems=chosen, protocol=protocol, seeds=groups, reads_boxes=boxes),)
 
     def lacking(self, systems: Iterable[str]) -> str:
-        """What the table that lacks the fewest of its systems among these trainings needs besides them, in words."""
-        there = set(systems)
-        lack = {
-            name: [one for one in dict.fromkeys(_needed(table)) if not there.issuperset(self.seeds.get(one, [one]))]
-            for name, table in self.tables.items()
-        }
-        table = min(lack, key=lambda name: len(lack[name]))
-        return f"table {table} also needs {some(lack[table], 9)}"
+        """What the table that has the most of these trainings needs besides them, in words."""
+        there, lacks = set(systems), dict[str, list[str]]()
+        nearest = list[tuple[int, int, str]]()
+        for name, table in self.tables.items():
+            needed = list(dict.fromkeys(_needed(table)))
+            lacks[name] = [one for one in needed if not there.issuperset(self.seeds.get(one, [one]))]
+            nearest.append((len(lacks[name]) - len(needed), len(lacks[name]), name))
+        table_name = min(nearest)[2]
+        return f"table {table_name} also needs {some(lacks[table_name], 9)}"
 
     @classmethod
     def load(cls, study: Path | str, overrides: list[str] | None = None) -> Study:

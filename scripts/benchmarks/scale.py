@@ -37,7 +37,8 @@ from mdfpipe.store.owner import Owner
 from mdfpipe.store.run import Run
 from mdfpipe.study.study import Study
 
-HOURS, FPS, SIGMA = 161.0, 30.0, 0.6  # of IJB-MDF: its hours, frames a second; SIGMA: of the logarithm of a length
+VIDEOS, HOURS, FPS = 157, 161.0, 30.0  # of IJB-MDF; FPS: frames a second
+SIGMA = 0.6  # of the logarithms of the lengths
 SPAN_FRAMES = int(Detect.model_fields["span_frames"].default)
 STAGES = ("detect", "label", "crop")
 PLANNED = (20, 120)  # made-up videos, whose difference is that of a video
@@ -69,12 +70,12 @@ def bench(options: argparse.Namespace, report: Report, folder: Path) -> None:
     report.add("spawned worker, between two real units", 1e3 * costs["spawned"], "ms")
     report.aim("joined worker, between two real units", 1e3 * costs["joined"], "<=", 5.0, "ms")
     rate = options.gpu_fps
-    for videos, hours in ((157, HOURS), (800, HOURS * 800 / 157)):
+    for videos, hours in ((VIDEOS, HOURS), (800, HOURS * 800 / VIDEOS)):
         for workers in options.workers:
             found = _efficiencies(videos, hours, workers, options.draws, costs["joined"], rate)
             for order, value in found.items():
                 what = f"{videos} videos, {workers} workers, {order}: efficiency"
-                if (videos, workers, order) == (157, 64, "spans"):
+                if (videos, workers, order) == (VIDEOS, 64, "spans"):
                     report.aim(what, value, ">=", 0.95)
                 else:
                     report.add(what, value, "")
@@ -84,8 +85,8 @@ def bench(options: argparse.Namespace, report: Report, folder: Path) -> None:
         f"{options.units} empty units; {options.videos} drawn videos of 6 frames by one worker, detect, label and crop",
         f"simulated: lognormal lengths, {options.draws} draws, {FPS:g} frames/s of video, "
         f"{rate:g} frames/s a worker, spans of {SPAN_FRAMES} frames; nothing ran on several machines",
-        f"assumed: {HOURS:g} hours in 157 videos, and a sigma of {SIGMA:g} of the logarithms of their lengths, which "
-        "was fitted to the efficiencies of the design (64 workers: .51 in order, .63 longest first), not to lengths",
+        f"assumed: {HOURS:g} hours in {VIDEOS} videos, and a sigma of {SIGMA:g} of the logarithms of their lengths, "
+        "which was fitted to the efficiencies of the design (64 workers: .51 in order, .63 longest first), no lengths",
     ]
 
 
@@ -228,7 +229,7 @@ def _plan(options: argparse.Namespace, report: Report, overhead: float) -> None:
     """What so many hours of video take, by the assumptions of the options."""
     frames = options.hours * 3600 * FPS
     gpu_hours = frames / options.gpu_fps / 3600
-    units = options.hours * 157 / HOURS * len(STAGES)
+    units = _videos_in(options.hours) * len(STAGES)
     crops = frames * options.bodies / options.crop_every
     tag = f"{options.hours:,.0f} hours"
     report.add(f"{tag}: GPU hours", gpu_hours, "h")
@@ -239,6 +240,11 @@ def _plan(options: argparse.Namespace, report: Report, overhead: float) -> None:
     report.add(f"{tag}: crops", crops * options.crop_bytes / 1e12, "TB")
     report.add(f"{tag}: the crew's own time", units * overhead / 3600, "h")
     report.add(f"{tag}: price of an hour of video", gpu_hours * options.gpu_price / options.hours, "")
+
+
+def _videos_in(hours: float) -> float:
+    """How many videos that is, at the mean length of IJB-MDF's."""
+    return hours * VIDEOS / HOURS
 
 
 def _reads(options: argparse.Namespace, report: Report, folder: Path) -> None:
@@ -267,7 +273,7 @@ def _reads(options: argparse.Namespace, report: Report, folder: Path) -> None:
         call: list[str | Path] = ["run", study, "--data", data, "--run", run, "--until", "crop", "--json"]
         mdfpipe(*call)
         made.append(looked_up(call, run, place))
-    videos = options.hours * 157 / HOURS
+    videos = _videos_in(options.hours)
     for what in made[0]:
         slope = (made[1][what] - made[0][what]) / (PLANNED[1] - PLANNED[0])
         report.add(f"{tag}: {videos:,.0f} videos, a call with nothing due: {what}", made[0][what] + slope * videos, "")

@@ -466,8 +466,11 @@ def test_a_file_of_one_long_line_is_no_face_table(tmp_path: Path) -> None:
 def test_a_table_that_a_spreadsheet_saved_is_asked_for_with_commas(mark: str, tmp_path: Path) -> None:
     table = table_of(tmp_path / "faces.csv", {"1": walk(range(9), 0)})
     table.write_text("\ufeff" + table.read_text().replace(",", mark))
-    said = call_here("faces", ".", "--merge", "1=2", "--out", table, folder=tmp_path).line()
-    assert f"expected commas between its columns, got {mark!r}; save it as CSV with commas" in said
+    before = table.read_bytes()
+    for call in (("faces", ".", "--merge", "1=2", "--out", table), ("inspect", table)):
+        said = call_here(*call, folder=tmp_path).line()
+        assert f"expected commas between its columns, got {mark!r}; save it as CSV with commas" in said
+    assert table.read_bytes() == before
 
 
 def test_signs_go_by_the_frame_rates_of_the_videos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

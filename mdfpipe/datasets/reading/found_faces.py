@@ -73,11 +73,12 @@ def refuse_annotated(table: Path, *, force: bool = False) -> None:
     if table.is_dir():
         raise ConfigError(f"{table}: expected a file for the face table, got a folder; name a file with --out")
     header, rows = _opened(table)
-    if header != list(_HEADER):
+    if _mark_of(header) is None:
         raise ConfigError(
             f"{table}: there is a face table that `mdfpipe faces` did not write, and it is never overwritten; write "
             "elsewhere with --out, or move it"
         )
+    _refuse_others(table, header)
     merged = next((row for row in rows if row[_SUBJECT] != row[_FOUND]), None)
     if merged is not None and not force:
         raise ConfigError(
@@ -87,9 +88,9 @@ def refuse_annotated(table: Path, *, force: bool = False) -> None:
 
 
 def is_found(table: Path) -> bool:
-    """Whether a file is a table that `mdfpipe faces` wrote, by its header."""
+    """Whether a file is a table that `mdfpipe faces` wrote, by its header; also as a spreadsheet may have saved it."""
     try:
-        return table.is_file() and _opened(table)[0] == list(_HEADER)
+        return table.is_file() and _mark_of(_opened(table)[0]) is not None
     except (DataError, OSError):  # OSError: a folder that may not be searched
         return False
 
@@ -267,11 +268,19 @@ def _piece(name: str, frame: int) -> str:
     return f"{name}@{frame}"
 
 
+def _mark_of(header: Sequence[str]) -> str | None:
+    """What separates the columns of a table of `mdfpipe faces`: a spreadsheet may change it. None: another table."""
+    if header == list(_HEADER):
+        return ","
+    only = header[0] if len(header) == 1 else ""
+    return next((mark for mark in (";", "\t") if only.split(mark) == list(_HEADER)), None)
+
+
 def _refuse_others(table: Path, header: Sequence[str]) -> None:
-    for mark in (";", "\t"):  # as a spreadsheet may save it
-        if mark.join(header).split(mark) == list(_HEADER) != list(header):
-            raise DataError(f"{table}: expected commas between its columns, got {mark!r}; save it as CSV with commas")
-    if header != list(_HEADER):
+    mark = _mark_of(header)
+    if mark is not None and mark != ",":
+        raise DataError(f"{table}: expected commas between its columns, got {mark!r}; save it as CSV with commas")
+    if mark is None:
         raise DataError(
             f"{table}: expected a face table of `mdfpipe faces` (with columns FOUND_ID and SOURCE), got "
             f"{one_line(', '.join(header), 100)}; its ids are the subjects of its rows: correct these"

@@ -21,10 +21,10 @@ class Decord(Decoder):
     """decord's VideoReader, read in order, never by index.
 
     It refuses before the first frame what decord would answer with a hang, a substituted frame or silence: more than
-    8 bits, a header that declares other frames than the packets, a file that is cut. What remains: decord 0.6 does
-    not say when FFmpeg patched a damaged picture up (`fault_tol` counts only whole frames that it replaced). Checksums
-    of packets are checked before, as everywhere. On a busy machine decord's own thread may meet a damaged packet before
-    it is asked for: the video fails all the same, but the frames right before the damage are not given.
+    8 bits, a header that declares other frames than the packets, a file that is cut, a packet whose checksum does not
+    hold (decord's own thread reads ahead: how many frames came before depended on how busy the machine was). What
+    remains: decord 0.6 does not say when FFmpeg patched a damaged picture up (`fault_tol` counts only whole frames that
+    it replaced).
     """
 
     def candidates(self, path: Path) -> list[Decoder]:
@@ -41,7 +41,8 @@ class Decord(Decoder):
             raise DecodeError(f"{path}: is rotated or mirrored, which decord does right for some files only; use pyav")
         found = packets(path, self.stream, check=True)
         times = found.times
-        if why := missing_end(path, info.container) or found.broken:
+        damaged = f"frame {found.damaged} does not decode: {found.damage}" if found.damage else ""
+        if why := missing_end(path, info.container) or found.broken or damaged:
             raise DecodeError(f"{path}: {why}; use pyav to get the frames before")
         if info.frames_declared not in (None, len(times)):
             raise DecodeError(
@@ -53,7 +54,6 @@ class Decord(Decoder):
             if len(reader) != len(times):
                 raise DecodeError(f"{path}: expected {len(times)} frames, decord counts {len(reader)}; use pyav")
             for number, seconds in enumerate(times.tolist()):
-                found.refuse_damaged(number)
                 yield _next(reader, path, number, skip=not wanted(number)), seconds
         finally:
             del reader  # its memory creeps over many files otherwise
