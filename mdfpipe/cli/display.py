@@ -67,6 +67,23 @@ class _Count:
         return f"{self.ended - self.failed} of {self.total}{failed}, {counted(self.rows, 'row')}"
 
 
+@dataclass(frozen=True)
+class _Pace:
+    """When the work of a unit was first heard of, how far it was then, and of how much."""
+
+    time: float
+    done: int = 0
+    total: int | None = None
+
+    def rate(self, done: int, now: float) -> float | None:
+        """How many a second since then; None before that can be told."""
+        return (done - self.done) / (now - self.time) if done > self.done and now - self.time > 0.2 else None
+
+
+def _per_second(rate: float | None) -> str:
+    return f"{rate:.1f}/s" if rate is not None else ""
+
+
 class Display:
     """Draw the events of a run as they come, on the error stream. Use as a context.
 
@@ -90,7 +107,7 @@ class Display:
         )
         self.stages: dict[str, TaskID] = {}
         self.tasks: dict[tuple[str, str], TaskID] = {}
-        self.started: dict[tuple[str, str], float] = {}
+        self.paces: dict[tuple[str, str], _Pace] = {}
         self.spoken = self.begun = time.monotonic()
         self.counts: dict[str, _Count] = {}  # of the stages at work
         self.begins = False  # whether further stages may begin with these
@@ -123,21 +140,24 @@ class Display:
             self.begun = now
             self.counts = (self.counts if self.begins else {}) | {event.stage: _Count(event.total or 0)}
         elif event.kind == "started":
-            self.started[unit] = now
+            self.paces[unit] = _Pace(now)
+        elif event.kind == "progress":
+            pace = self.paces.setdefault(unit, _Pace(now))
+            if event.total not in (None, pace.total):  # it begins only now, a training where it once stopped
+                self.paces[unit] = _Pace(now, event.done, event.total)
         elif event.kind in ("finished", "failed", "damaged"):
             count = self.counts.setdefault(event.stage, _Count(0))
             count.ended += 1
             count.failed += event.kind == "failed"
             count.rows += event.rows
-        elapsed = now - self.started.get(unit, now)
-        rate = f"{event.done / elapsed:.1f}/s" if event.done and elapsed > 0.2 else ""
+        rate = self.paces[unit].rate(event.done, now) if unit in self.paces else None
         if self.terminal:
             self._bar(event, unit, rate)
         else:
-            self._line(event, elapsed, rate)
+            self._line(event, rate)
         self.begins = event.kind == "stage"
 
-    def _bar(self, event: Event, unit: tuple[str, str], rate: str) -> None:
+    def _bar(self, event: Event, unit: tuple[str, str], rate: float | None) -> None:
         if event.kind == "stage":
             for name in self.stages.keys() - self.counts.keys():
                 self.progress.remove_task(self.stages.pop(name))
@@ -150,7 +170,7 @@ class Display:
                 f"  {escape(one_line(event.key, 40))}{_on(event)}", total=None, rate=""
             )
         elif event.kind == "progress" and unit in self.tasks:
-            self.progress.update(self.tasks[unit], completed=event.done, total=event.total, rate=rate)
+            self.progress.update(self.tasks[unit], completed=event.done, total=event.total, rate=_per_second(rate))
         else:
             if unit in self.tasks:
                 self.progress.remove_task(self.tasks.pop(unit))
@@ -159,7 +179,7 @@ class Display:
             if event.failure is not None:
                 self.progress.console.print(_ended(event))
 
-    def _line(self, event: Event, elapsed: float, rate: str) -> None:
+    def _line(self, event: Event, rate: float | None) -> None:
         if event.kind in ("stage", "started"):
             return
         silent = time.monotonic() - self.spoken
@@ -172,9 +192,9 @@ class Display:
                 self._say_unsaid()
         elif event.kind == "progress" and silent >= 2 * QUIET_SECONDS:
             share = f"{event.done}/{event.total}" if event.total else f"{event.done}"
-            left = elapsed * (event.total - event.done) / event.done if event.total and event.done else None
-            eta = f", {_duration(left)} left" if left is not None else ""
-            err.print(escape(f"{event.stage}/{one_line(event.key, 60)}: {share} {rate}{eta}".rstrip()))
+            eta = f", {_duration((event.total - event.done) / rate)} left" if event.total and rate else ""
+            line = f"{event.stage}/{one_line(event.key, 60)}: {share} {_per_second(rate)}{eta}"
+            err.print(escape(line.rstrip()))
             self.spoken = time.monotonic()
 
     def _say_unsaid(self) -> None:

@@ -68,6 +68,18 @@ def test_a_slow_video_shows_that_it_goes_on(clock: Clock, capsys: pytest.Capture
     assert lines[-1] == "done    detect/v0: 3 rows, 100.0 s"
 
 
+def test_a_training_that_goes_on_counts_its_own_steps_alone(
+    clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with display.Display() as draw:
+        draw(Event("stage", "train/body", "", total=1))
+        draw(Event("started", "train/body", "training"))
+        for done, total in [(0, None), (500, 1500), (525, 1500), (550, 1500)]:  # 500 steps were done by another process
+            draw(Event("progress", "train/body", "training", done, total))
+            clock.now += 25
+    assert capsys.readouterr().err.splitlines()[-1] == "train/body/training: 550/1500 1.0/s, 15 min 50 s left"
+
+
 def test_what_ended_is_said_although_the_rest_waits(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
     drawn(clock, 3, 0.5, total=5)
     assert capsys.readouterr().err.splitlines() == ["done    detect: 3 of 5, 9 rows, 1 s left"]

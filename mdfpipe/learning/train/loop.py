@@ -62,6 +62,7 @@ def _loop(
     job, fabric, network, recipe, optimizer = run.job, run.fabric, run.network, run.job.recipe, run.optimizer
     accumulate = recipe.optimiser.accumulate
     watch, begun = _Watch(), run.step
+    job.progress(run.step, total)  # where it goes on
     while run.step < total and not run.stopped:
         epoch, first = divmod(run.step, epoch_steps)
         begin = first * accumulate
