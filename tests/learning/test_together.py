@@ -2,6 +2,7 @@
 
 import os
 import pickle
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +135,21 @@ def test_a_weight_that_no_loss_depends_on(tmp_path: Path) -> None:
         assert child.end() == 2
         assert isinstance(child.heard[-1], ConfigError)
         assert str(child.heard[-1]).startswith("idle: no loss depends on it, which several processes cannot train")
+
+
+def train_in(say: Any, folder: Path, recipe: Recipe, state: Path) -> None:
+    """As on two machines of which one has bf16, with `precision: auto`."""
+    given = job(crops_in(folder, recipe), recipe, state)
+    fit(replace(given, precision=["fp32", "bf16"][own.rank()]))
+
+
+def test_processes_of_unlike_machines(tmp_path: Path) -> None:
+    recipe = tiny("toy")
+    crops_in(tmp_path / "toy", recipe)
+    for child in together(train_in, tmp_path / "toy", recipe, tmp_path / "two.pt"):
+        assert child.end() == 2
+        assert isinstance(child.heard[-1], ConfigError)
+        assert "got process 0 fp32, process 1 bf16; their machines differ" in str(child.heard[-1])
 
 
 # -- who is who

@@ -68,7 +68,21 @@ def make_fabric(device: str, precision: str) -> Fabric:
             devices: Any = [int(number)] if number and kind == "cuda" else 1
             fabric = Fabric(devices=devices, **common)
         fabric.launch()
+    if fabric.world_size > 1:
+        _refuse_unlike(fabric, precision)
     return fabric
+
+
+def _refuse_unlike(fabric: Fabric, precision: str) -> None:
+    """Raise ConfigError where a process trains in another precision than this one: `auto` asks each machine."""
+    names = list(PRECISIONS)
+    theirs = fabric.all_gather(torch.tensor(names.index(precision), device=fabric.device)).tolist()
+    if len(set(theirs)) > 1:
+        said = ", ".join(f"process {rank} {names[code]}" for rank, code in enumerate(theirs))
+        raise ConfigError(
+            f"precision auto: expected one for all processes that train together, got {said}; their machines differ: "
+            "set the system's precision to fp32, or to one that all of them have"
+        )
 
 
 @contextlib.contextmanager
