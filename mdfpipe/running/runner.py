@@ -11,7 +11,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -501,9 +501,16 @@ class Runner:
         return due, ""
 
     def _record(self, events: Any) -> Any:
-        """Pass events on, writing them to events.jsonl; of the progress, one line in five seconds for each unit."""
+        """Pass events on, writing them to events.jsonl; of the progress, one line in five seconds for each unit.
+
+        The seconds of a unit that was done in shares are those of all of them.
+        """
         told: dict[str, float] = {}
+        in_shares: dict[tuple[str, str], float] = {}
         for event in events:
+            unit = (event.stage, event.key)
+            if event.kind == "finished":
+                event = replace(event, seconds=event.seconds + in_shares.pop(unit, 0.0))
             if event.kind != "progress":
                 detail: dict[str, Any] = {"rows": event.rows, "seconds": round(event.seconds, 3)}
                 if event.kind == "started":
@@ -514,7 +521,10 @@ class Runner:
                     detail = {"kind": event.failure.kind, "message": event.failure.message}
                 detail |= {"worker": event.worker} if event.worker else {}
                 self.run.event(event.kind, stage=event.stage, key=event.key, **detail)
-            elif time.monotonic() - told.get(event.key, 0.0) > 5.0:
+                yield event
+                continue
+            in_shares[unit] = in_shares.get(unit, 0.0) + event.seconds
+            if time.monotonic() - told.get(event.key, 0.0) > 5.0:
                 told[event.key] = time.monotonic()
                 by = {"worker": event.worker} if event.worker else {}
                 self.run.event("progress", stage=event.stage, key=event.key, done=event.done, total=event.total, **by)

@@ -129,7 +129,17 @@ def test_a_share_does_its_spans_once_and_the_unit_the_rest(data, tmp_path, monke
     made = Runner(study, Run(tmp_path / "shares"), data, executor.resources, executor)
     made.execute(None, "index")
     only = ["videos/open"]
-    made.execute(None, "detect", only=only, listen=lambda e: before.append(len(read)) if e.kind == "started" else None)
+    took = []
+
+    def listen(event):
+        if event.kind == "started":
+            before.append(len(read))
+        took.append(event.seconds)
+
+    made.execute(None, "detect", only=only, listen=listen)
+    *of_shares, of_all = [seconds for seconds in took if seconds]
+    assert len(of_shares) == len(shares)
+    assert of_all > sum(of_shares)
     assert np.diff([*before, len(read)]).tolist() == [*alone, 6 - sum(alone)]
     assert sorted(read) == list(range(6))
     detect(data, tmp_path / "one", "--set", SPANS, "--only", "videos/open")
