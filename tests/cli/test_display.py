@@ -68,9 +68,7 @@ def test_a_slow_video_shows_that_it_goes_on(clock: Clock, capsys: pytest.Capture
     assert lines[-1] == "done    detect/v0: 3 rows, 100.0 s"
 
 
-def test_a_training_that_goes_on_counts_its_own_steps_alone(
-    clock: Clock, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_training_that_goes_on_counts_its_own_steps_alone(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
     with display.Display() as draw:
         draw(Event("stage", "train/body", "", total=1))
         draw(Event("started", "train/body", "training"))
