@@ -76,7 +76,7 @@ class _Pace:
     total: int | None = None
 
     def rate(self, done: int, now: float) -> float | None:
-        """How many a second since then; None before that can be told."""
+        """How many a second since then; None before that is known."""
         return (done - self.done) / (now - self.time) if done > self.done and now - self.time > 0.2 else None
 
 
