@@ -76,9 +76,9 @@ def make_fabric(device: str, precision: str) -> Fabric:
 def _refuse_unlike(fabric: Fabric, precision: str) -> None:
     """Raise ConfigError where a process trains in another precision than this one: `auto` asks each machine."""
     names = list(PRECISIONS)
-    theirs = fabric.all_gather(torch.tensor(names.index(precision), device=fabric.device)).tolist()
-    if len(set(theirs)) > 1:
-        said = ", ".join(f"process {rank} {names[code]}" for rank, code in enumerate(theirs))
+    theirs: Any = fabric.all_gather(torch.tensor(names.index(precision), device=fabric.device))
+    if len(theirs.unique()) > 1:
+        said = ", ".join(f"process {rank} {names[code]}" for rank, code in enumerate(theirs.tolist()))
         raise ConfigError(
             f"precision auto: expected one for all processes that train together, got {said}; their machines differ: "
             "set the system's precision to fp32, or to one that all of them have"
