@@ -177,7 +177,7 @@ def test_length(schedule: dict[str, Any], steps: list[int], toys: Crops, tmp_pat
     assert [line["step"] for line in fitted.lines] == steps
     assert [line["epoch"] for line in fitted.lines] == list(range(len(steps)))
     assert (fitted.step, fitted.epoch) == (steps[-1], len(steps))
-    assert shown == [(step, steps[-1]) for step in steps]
+    assert shown == [(step, steps[-1]) for step in (0, *steps)]  # where it begins, too
     speeds = ("images_per_second", "seconds")
     assert [{k: v for k, v in line.items() if k not in speeds} for line in told] == fitted.lines
     assert all(line["images_per_second"] > 0 and line["seconds"] >= 0 for line in told)  # rounded to 10 ms
