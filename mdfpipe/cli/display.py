@@ -25,6 +25,7 @@ from mdfpipe.errors import counted, one_line, unobeyed
 from mdfpipe.inspecting.console import print_table
 from mdfpipe.machine.devices import CPU
 from mdfpipe.running.execution import Event
+from mdfpipe.running.pace import Pace
 from mdfpipe.running.runner import Outcome
 from mdfpipe.running.status import Status
 
@@ -67,19 +68,6 @@ class _Count:
         return f"{self.ended - self.failed} of {self.total}{failed}, {counted(self.rows, 'row')}"
 
 
-@dataclass(frozen=True)
-class _Pace:
-    """When the work of a unit was first heard of, how far it was then, and of how much."""
-
-    time: float
-    done: int = 0
-    total: int | None = None
-
-    def rate(self, done: int, now: float) -> float | None:
-        """How many a second since then; None before that is known."""
-        return (done - self.done) / (now - self.time) if done > self.done and now - self.time > 0.2 else None
-
-
 def _per_second(rate: float | None) -> str:
     return f"{rate:.1f}/s" if rate is not None else ""
 
@@ -107,7 +95,7 @@ class Display:
         )
         self.stages: dict[str, TaskID] = {}
         self.tasks: dict[tuple[str, str], TaskID] = {}
-        self.paces: dict[tuple[str, str], _Pace] = {}
+        self.paces: dict[tuple[str, str], Pace] = {}
         self.spoken = self.begun = time.monotonic()
         self.counts: dict[str, _Count] = {}  # of the stages at work
         self.begins = False  # whether further stages may begin with these
@@ -140,11 +128,9 @@ class Display:
             self.begun = now
             self.counts = (self.counts if self.begins else {}) | {event.stage: _Count(event.total or 0)}
         elif event.kind == "started":
-            self.paces[unit] = _Pace(now)
+            self.paces[unit] = Pace(now)
         elif event.kind == "progress":
-            pace = self.paces.setdefault(unit, _Pace(now))
-            if event.total not in (None, pace.total):  # it begins only now, a training where it once stopped
-                self.paces[unit] = _Pace(now, event.done, event.total)
+            self.paces[unit] = self.paces.get(unit, Pace(now)).at(event.done, event.total, now)
         elif event.kind in ("finished", "failed", "damaged"):
             count = self.counts.setdefault(event.stage, _Count(0))
             count.ended += 1

@@ -15,6 +15,7 @@ from typing import Any, TypeAlias
 from mdfpipe.errors import MdfError, counted, one_line
 from mdfpipe.machine.devices import CPU
 from mdfpipe.running.hashing import ALL
+from mdfpipe.running.pace import Pace
 from mdfpipe.running.plan import Item, Plan, made_without
 from mdfpipe.running.runner import Runner
 from mdfpipe.stages import Stage
@@ -63,7 +64,6 @@ class WorkerStatus:
     unit: str = ""
     rate: float | None = None
     finished: int = 0
-    began: float = field(default=0.0, repr=False)
 
 
 @dataclass
@@ -187,7 +187,7 @@ _Unit: TypeAlias = tuple[str, str]  # stage, key
 
 
 @dataclass
-class _Timings:
+class Timings:
     """What the events tell. finished: seconds of the last finish of each unit. active: units started and not ended,
     with how far they are. device: where a unit started last. most: the most units at work at once, in the last call.
     workers: joined workers that are there; lost, losses: how many left, and the units given again, in the last call.
@@ -198,6 +198,7 @@ class _Timings:
     device: dict[_Unit, str] = field(default_factory=dict)
     most: int = 0
     workers: dict[str, WorkerStatus] = field(default_factory=dict)
+    paces: dict[str, Pace] = field(default_factory=dict)  # of the units that they are at
     lost: int = 0
     losses: list[dict[str, str]] = field(default_factory=list)
 
@@ -219,10 +220,12 @@ class _Timings:
         if worker is None:
             return
         if kind == "started":
-            worker.unit, worker.rate, worker.began = one_line(unit, 200), None, event["time"]
+            worker.unit, worker.rate, self.paces[worker.name] = one_line(unit, 200), None, Pace(event["time"])
         elif kind == "progress":
-            seconds = event["time"] - worker.began
-            worker.rate = round((event.get("done") or 0) / seconds, 1) if seconds > 0 else None
+            now, done = event["time"], event.get("done") or 0
+            pace = self.paces[worker.name] = self.paces.get(worker.name, Pace(now)).at(done, event.get("total"), now)
+            rate = pace.rate(done, now)
+            worker.rate = round(rate, 1) if rate is not None else None
         else:
             worker.unit, worker.rate = "", None
             worker.finished += kind == "finished"
@@ -238,8 +241,8 @@ class _Timings:
         return dict(sorted(Counter(known).items()))
 
 
-def _timings(run: Run) -> _Timings:
-    found = _Timings()
+def _timings(run: Run) -> Timings:
+    found = Timings()
     for event in run.events():
         found.of_worker(event)
         unit = (event.get("stage", ""), event.get("key", ""))
