@@ -7,7 +7,7 @@ past this check may rely on the types below. A fact that is not listed is not lo
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property, lru_cache
 from typing import Annotated, Any, Final, NotRequired, Self
 
@@ -73,7 +73,7 @@ class Receipt:
 
     def to_bytes(self) -> bytes:
         """The receipt as it is in the footer."""
-        return json.dumps({"fingerprint": self.fingerprint, **asdict(self)}, sort_keys=True).encode()
+        return json.dumps({**vars(self), "fingerprint": self.fingerprint}, sort_keys=True).encode()
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "Receipt":
