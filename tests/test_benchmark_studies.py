@@ -158,7 +158,7 @@ def test_a_system_is_the_same_in_every_study_of_a_data_set(folder: str, studies:
     for study in of(studies, folder).values():
         assert (study.dataset, study.manifest) == (base.dataset, base.manifest)
         for name, table in base.tables.items():
-            untitled = {"title", "published", "also_published", "published_protocol"}
+            untitled = {"title", "published", "also_published", "published_protocol", "published_note"}
             assert study.tables[name].model_dump(exclude=untitled) == table.model_dump(exclude=untitled)
             assert study.tables[name].systems == []
         for name, system in study.systems.items():

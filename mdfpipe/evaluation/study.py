@@ -164,7 +164,7 @@ class _Study:
             "benchmark": table.benchmark is not None,
             "same_media": table.allow_same_media,
             "coverage": [],
-            "notes": [*notes, *table.other_rows],
+            "notes": [*notes, *table.about_published],
             "stamps": [] if table.benchmark else media_unknown([of_splits(r, table.splits) for r in self._rows(table)]),
         }
         if table.allow_same_media:

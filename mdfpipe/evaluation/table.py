@@ -53,6 +53,7 @@ OF_TEMPLATES = (
     *("unmated", "same_probes", "norm", "calibrate", "allow_same_media", "per_track"),
 )
 """Settings of probes, galleries and their templates."""
+_LATER = ("per_track", "published_note")
 WITHIN = ("all", "within")
 """The choices of `pairs` that search domains within themselves."""
 OF_METHOD = ("fusions", "pooling", "normalise_first", "quality", "per_track", "same_probes", "norm", "calibrate")
@@ -151,6 +152,11 @@ class Table(Config):
         default={},
         description="rows of the paper without a system here, %: by name, pair and metric; printed as notes",
     )
+    published_note: str | None = Field(
+        None,
+        json_schema_extra=IF_SET,
+        description="what one has to know before ours are held against the published numbers; printed as a note",
+    )
     published_mining: dict[str, dict[Literal["pos_other", "neg_same"], tuple[float, float]]] = Field(
         default={},
         description="hardest positives from another domain, hardest negatives from the same, first and last, % (the "
@@ -162,11 +168,9 @@ class Table(Config):
 
     @model_serializer(mode="wrap")
     def _as_before(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without a limit a table is as it was before there was one, and so is what was made of it."""
+        """Without settings that came later a table is as it was before them, and so is what was made of it."""
         found: dict[str, Any] = plain(self)
-        if self.per_track is None:
-            found.pop("per_track", None)
-        return found
+        return {name: value for name, value in found.items() if name not in _LATER or value is not None}
 
     @property
     def pooled_as(self) -> str:
@@ -279,9 +283,9 @@ class Table(Config):
         return [] if found is None or found == n else [told]
 
     @property
-    def other_rows(self) -> list[str]:
-        """A line for each published row without a system."""
-        found = []
+    def about_published(self) -> list[str]:
+        """What is to be known of the published numbers, and a line for each published row without a system."""
+        found = [f"published numbers: {self.published_note}"] if self.published_note else []
         for name, pairs in self.also_published.items():
             numbers = "; ".join(
                 f"{pair} " + ", ".join(f"{metric} {value:g}" for metric, value in of.items())

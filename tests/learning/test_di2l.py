@@ -234,6 +234,7 @@ def test_each_row_of_table_2_has_its_terms(row: str, domains: tuple[str, ...], m
         {"gamma": 0.5},
         {"phi": "identity"},
         {"positive_itself": True},
+        {"epsilon": 0.01},
         {"scaled": False},
         {"parts": 4},
         {"gem_power": 1.0},

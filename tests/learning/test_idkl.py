@@ -10,6 +10,7 @@ from unittest import mock
 
 import pytest
 import torch
+import yaml
 from torch import Tensor, nn
 
 from mdfpipe.learning.data.batches import CropBatch
@@ -121,21 +122,9 @@ def run(recipe: Any, domains: Sequence[str], subject: Tensor, domain: Tensor) ->
 BASE = {"identity", "triplet", "specific_identity", "specific_triplet", "discriminators", "confusers"}
 IP = {"purified_identity", "purified_triplet", "enhancing", "reducing"}
 OFF = {"weight": 0}
-RELEASED: dict[str, Any] = {
-    "specific_identity": "purified",
-    "adversary": {
-        "discriminators": 1.0,
-        "discriminate": "purified",
-        "confuser": "shuffled",
-        "dropout": 0.5,
-        "rate": 1.0,
-    },
-    "ip": {"mask": "full", "affine": True, "enhancing": "released", "unit": False, "hinge": "relu", "detach": False},
-    "affinity": {"temperature": 1.0, "sign": 1, "unit": False},
-    "tgsa": {"cross": False, "kl": "symmetric"},
-    "csa": {"kl": "symmetric"},
-    "mdr": {"kl": "symmetric"},
-}
+STUDY = yaml.safe_load((Path(__file__).parents[2] / "pipelines/sysu/idkl-released.yaml").read_text())
+OF_ITS_SIZE = ("use", "configuration", "image_width_px")
+RELEASED = {n: v for n, v in STUDY["systems"]["idkl-released"]["recipe"].items() if n not in OF_ITS_SIZE}
 ROWS: dict[str, tuple[dict[str, Any], set[str]]] = {
     "L_b": ({"ip": OFF, "tgsa": OFF, "csa": OFF, "mdr": OFF}, BASE),
     "L_b + tgsa": ({"ip": OFF, "csa": OFF, "mdr": OFF}, BASE | {"tgsa"}),

@@ -135,5 +135,6 @@ def test_the_default_adversary_does_not_make_the_domain_easier_to_find() -> None
     torch.set_num_threads(1)
     without = probe_after(60, depths=[])
     assert probe_after(60) <= without
+    assert probe_after(60, discriminators=1.0) <= without  # as in the studies of its paper
     slow = {"dropout": 0.5, "rate": 1.0, "strength": 1.0, "discriminators": 1.0}
     assert probe_after(60, depths=["stage4", "neck"], **slow) > without + 0.04
