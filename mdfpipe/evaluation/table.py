@@ -155,7 +155,7 @@ class Table(Config):
     published_note: str | None = Field(
         None,
         json_schema_extra=IF_SET,
-        description="what one has to know before ours are held against the published numbers; printed as a note",
+        description="what one has to know to compare ours with the published numbers; printed as a note",
     )
     published_mining: dict[str, dict[Literal["pos_other", "neg_same"], tuple[float, float]]] = Field(
         default={},
