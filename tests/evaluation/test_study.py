@@ -505,7 +505,12 @@ def test_numbers_of_a_paper_stand_beside_ours() -> None:
     assert number(found, "map", probe_domain="SWIR-30m")["published"] is None
     counts = {"a": {"SWIR-30m": 63, "VIS-500m>LWIR-30m": number(found, probe_domain="LWIR-30m")["n"]}}
     others = {"DEEN": {"NIR>VIS": {"rank-1": 62.5, "map": 65.8}}}
-    printed = {"published": published, "published_n": counts, "also_published": others, "published_note": "of two networks"}
+    printed = {
+        "published": published,
+        "published_n": counts,
+        "also_published": others,
+        "published_note": "of two networks",
+    }
     found = done({"t": printed}, [system("a", ROWS)], ROWS)
     n = number(found, probe_domain="SWIR-30m")["n"]
     assert found.tables["t"]["notes"] == [
