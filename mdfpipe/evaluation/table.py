@@ -53,7 +53,6 @@ OF_TEMPLATES = (
     *("unmated", "same_probes", "norm", "calibrate", "allow_same_media", "per_track"),
 )
 """Settings of probes, galleries and their templates."""
-_LATER = ("per_track", "published_note")
 WITHIN = ("all", "within")
 """The choices of `pairs` that search domains within themselves."""
 OF_METHOD = ("fusions", "pooling", "normalise_first", "quality", "per_track", "same_probes", "norm", "calibrate")
@@ -168,9 +167,10 @@ class Table(Config):
 
     @model_serializer(mode="wrap")
     def _as_before(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without settings that came later a table is as it was before them, and so is what was made of it."""
+        """Without the settings marked IF_SET a table is as it was before them, and so is what was made of it."""
         found: dict[str, Any] = plain(self)
-        return {name: value for name, value in found.items() if name not in _LATER or value is not None}
+        if_set = [name for name, field in type(self).model_fields.items() if field.json_schema_extra == IF_SET]
+        return {name: value for name, value in found.items() if name not in if_set or value is not None}
 
     @property
     def pooled_as(self) -> str:

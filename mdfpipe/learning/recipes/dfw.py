@@ -21,7 +21,8 @@ centres, not drawn at random as the reply to the reviewers has it. GeM runs over
 embedding. The slope of the soft arg-max is steep: at the start the gradient of the penalty on the last stages was some
 eight times that of the triplet term (24 against 3, at height 64; steeper at 288), where the authors' arg-max had none.
 The log has the share of the losses (`overlap_share`), not of gradients. `overlap.warm_up` lets its weight rise,
-`overlap.weight` scales it; results on drawn patterns did not depend on it.
+`overlap.weight` scales it. On drawn patterns results did not depend on it; on drawn people of two domains one training
+of three did not get going while it was large (docs/methods-on-drawn-people.md).
 
 *Unclear.* Algorithm 1 weakens behind stages 2 and 3, which is the default; the text and Fig. 2b have one weakened map,
 behind stage 3 (`weakening.behind: [3]`). DFW has no weights here, and so nothing to "initialize randomly" (line 1) or
