@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import yaml
 
-from mdfpipe.errors import DataError
+from mdfpipe.errors import DataError, MdfError, one_line
 from mdfpipe.evaluation import published
 from mdfpipe.reporting.comparison import side_by_side
 from mdfpipe.store.results import POOLED, Results, Row, Verdict, judged
@@ -40,8 +40,10 @@ numbers, differences and figures.
 def read(path: Path) -> Form:
     """The numbers of an evaluated run. Raises DataError where it was not evaluated, or is out of date."""
     results, (study, run, data) = side_by_side(path), open_run(path)
-    synth = data / "synth.json"
-    made = json.loads(synth.read_text()) if synth.is_file() else {}
+    known = yaml.safe_load(WORDS.read_text())["forms"]
+    if study.name not in known:
+        raise DataError(f"{path}: expected a run of {' or '.join(known)}, found one of {study.name}")
+    made = _from_json(data / "synth.json")
     rows = [row for row in results.metrics if row["metric"] in METRICS]
     counted, cost = set[str](), dict[str, list[float]]()
     for table, entry in results.tables.items():
@@ -173,7 +175,15 @@ def page(forms: Mapping[str, Form] | None = None, words: Mapping[str, Any] | Non
 
 
 def _kept() -> dict[str, Form]:
-    found: dict[str, Form] = json.loads(NUMBERS.read_text()) if NUMBERS.exists() else {}
+    return _from_json(NUMBERS)
+
+
+def _from_json(path: Path) -> dict[str, Any]:
+    """What a file holds, {} where there is none. Raises DataError."""
+    try:
+        found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: expected JSON: {one_line(error)}") from None
     return found
 
 
@@ -268,11 +278,15 @@ def main(paths: Sequence[str]) -> int:
     if not paths:
         print("scripts/ablations RUN ...: expected the folder of an evaluated run, got none")
         return 2
-    forms = _kept()
-    for path in paths:
-        form = read(Path(path))
-        print(f"{path}: {form['study']}, {', '.join(form['tables'])}")
-        forms[form["study"]] = _with_kept(form, forms.get(form["study"]), Path(path))
+    try:
+        forms = _kept()
+        for path in paths:
+            form = read(Path(path))
+            print(f"{path}: {form['study']}, {', '.join(form['tables'])}")
+            forms[form["study"]] = _with_kept(form, forms.get(form["study"]), Path(path))
+    except MdfError as error:
+        print(f"scripts/ablations: {error}", file=sys.stderr)
+        return 2
     NUMBERS.write_text(text(forms))
     return 0
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import runpy
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -60,6 +61,33 @@ def test_the_page_has_words_for_every_row_and_rows_of_the_paper_that_are_printed
         "Rank-1 -3.65, mAP -2.70 (SLN + RE against published; SYSU-MM01, table 1)"
     )
     assert ours["_paper"]("dfw", None) == "-"
+
+
+@pytest.mark.parametrize(
+    ("held", "line"),
+    [
+        ({}, "expected an evaluated run with evaluate/metrics.parquet, found none; `mdfpipe eval` makes it"),
+        (
+            {"evaluate/metrics.parquet": "PAR1 cut short"},
+            "metrics.parquet: its receipt cannot be read; `mdfpipe run` makes it again",
+        ),
+    ],
+    ids=["nothing", "damaged"],
+)
+def test_a_run_that_cannot_be_read_is_one_line_and_changes_nothing(
+    held: dict[str, str], line: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ours = runpy.run_path(str(PIPELINES.parent / "scripts" / "ablations_page.py"))
+    for name, content in held.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(content)
+    before = ours["NUMBERS"].read_bytes()
+    assert ours["main"]([str(tmp_path)]) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 1
+    assert said[0].startswith("scripts/ablations: ")
+    assert line in said[0]
+    assert ours["NUMBERS"].read_bytes() == before
 
 
 def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -602,6 +602,8 @@ def test_the_ablations_in_short_form_become_their_page(tiny: tuple[Path, list[st
     assert (list(both["tables"]), both["cost"]) == (["idkl", "vit"], {"idkl": kept["cost"]["idkl"], "vit": [9, 0.5]})
     with pytest.raises(DataError, match=r"subjects is 99, in the run of the other tables \d+: their numbers do not"):
         ours["_with_kept"](part | {"subjects": 99}, kept, tmp_path)
+    with pytest.raises(DataError, match=r"expected a run of synthetic-ablations or .*, found one of synthetic-tiny"):
+        ours["read"](tiny[0] / "run")
     page = ours["page"](forms)
     assert "| `idkl-no-confusers` | the confusers (L_C) |" in page
     follows = [about["follows"] for about in yaml.safe_load(ours["WORDS"].read_text())["methods"].values()]

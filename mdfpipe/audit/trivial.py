@@ -278,8 +278,8 @@ def guard(run: Run, gallery_domain: str = USUAL) -> Guard:
 
 def _body_rows(run: Run, gallery_domain: str) -> pa.Table:
     """The body crops of train and test in an order of their own, subjects sorted: rows may come in any order."""
-    if run.receipt("manifest", "manifest") is None:
-        raise DataError(f"{run.path}: expected a run folder with a manifest, found none; run `mdfpipe run` first")
+    none = f"{run.path}: expected a run folder with a manifest, found none; run `mdfpipe run` first"
+    run.needed("manifest", "manifest", none)
     wanted = ["crop_id", "subject_id", "domain", "modality", "split", "shard", "offset", "size", CHECKSUM, "codec"]
     rows = run.table("manifest", "manifest", wanted)
     for name in ("modality", "split"):

@@ -286,8 +286,8 @@ def _videos(run: Run, data: Path, place: Path, left_out: dict[str, str]) -> Iter
     Raises DataError where the data have no truth, none of any video of the run, or one that cannot be of its pictures.
     """
     truth, boxes = _read_truth(place)
-    if run.receipt("index", Index.table) is None:
-        raise DataError(f"{run.path}: expected a run folder with an index, found none; run `mdfpipe detect` first")
+    none = f"{run.path}: expected a run folder with an index, found none; run `mdfpipe detect` first"
+    run.needed("index", Index.table, none)
     names = pc.unique(truth["subject_id"])
     starts, sizes = _slices(truth["video_id"])
     catalogue = run.table("index", Index.table, ["video_id", "domain"]).to_pylist()

@@ -181,13 +181,8 @@ class Survey:
 def survey(path: Path) -> Survey:
     """Read the run folder `path`. Raises DataError where it has no index, StoreError where that cannot be read."""
     run = Run(path)
-    index = run.receipt("index", "videos")
-    if index is None:
-        if run.part("index", "videos").is_file():
-            raise DataError(f"{run.part('index', 'videos')}: its receipt cannot be read; `mdfpipe run` makes it again")
-        raise DataError(
-            f"{path}: expected a run folder with index/videos.parquet, found none; `mdfpipe detect` makes it"
-        )
+    none = f"{path}: expected a run folder with index/videos.parquet, found none; `mdfpipe detect` makes it"
+    index = run.needed("index", "videos", none)
     rows, systems, judge = run.table("index", "videos").to_pylist(), _named(run), Judge(path)
     of_images = "images" in index.facts
     trained, of_systems = _trained(run, systems, judge)

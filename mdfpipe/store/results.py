@@ -14,7 +14,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final
 
-from mdfpipe.errors import DataError, counted
+from mdfpipe.errors import counted
 from mdfpipe.store.naming import file_part, natural_key
 from mdfpipe.store.run import Run
 from mdfpipe.store.tables import COMPARISONS, CURVES, METRICS, NumberNote
@@ -270,15 +270,12 @@ def read_results(run: Path, name: str = "") -> Results:
     name: what the run is called among others; its systems are then NAME/SYSTEM and its files NAME/FILE. Raises
     DataError where the run was never evaluated, StoreError where a table cannot be read.
     """
-    receipt = Run(run).receipt(STAGE, KEY)
-    if receipt is None:
-        raise DataError(
-            f"{run}: expected an evaluated run with {STAGE}/{KEY}.parquet, found none; `mdfpipe eval` makes it"
-        )
+    none = f"{run}: expected an evaluated run with {STAGE}/{KEY}.parquet, found none; `mdfpipe eval` makes it"
+    receipt = Run(run).needed(STAGE, KEY, none)
     before = f"{name}/" if name else ""
     tables = {str(table): dict(entry) for table, entry in receipt.facts.get("tables", {}).items()}
-    none = str(receipt.facts.get("none", ""))
-    found = Results(run, name or run.resolve().name, none, tables, [], [], [], settings=receipt.settings)
+    why_none = str(receipt.facts.get("none", ""))
+    found = Results(run, name or run.resolve().name, why_none, tables, [], [], [], settings=receipt.settings)
     for kind, rows in (("metrics", found.metrics), ("comparisons", found.comparisons), ("curves", found.curves)):
         file = f"{STAGE}/{kind}.parquet"
         if not (run / file).is_file():

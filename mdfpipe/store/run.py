@@ -78,6 +78,16 @@ class Run:
         """
         return self.own(read_receipt(self.part(stage, key)), stage, key)
 
+    def needed(self, stage: str, key: str, none: str) -> Receipt:
+        """The receipt of a part that is read as it is. Raises DataError: `none` where there is no such part."""
+        receipt = self.receipt(stage, key)
+        if receipt is None:
+            part = self.part(stage, key)
+            raise DataError(
+                f"{part}: its receipt cannot be read; `mdfpipe run` makes it again" if part.exists() else none
+            )
+        return receipt
+
     def shared_receipt(self, stage: str, key: str) -> Receipt | None:
         """The same, read once for each state of its file: of a part that the units of many videos ask for.
 
