@@ -31,7 +31,7 @@ def test_every_row_changes_one_setting_of_its_method(form: str) -> None:
     assert {
         name: {n.partition("-no-")[2] for n in rows if n.startswith(f"{name}-no-")} for name in SWITCHED
     } == SWITCHED
-    others = {"dfw-with-gate", "body-with-random-batches", "vit-with-mimetic"}
+    others = {"dfw-with-gate", "dfw-with-warm-up", "body-with-random-batches", "vit-with-mimetic"}
     assert {name for name in rows if "-no-" not in name} == {*SWITCHED, *others}
     for name, system in rows.items():
         method = name.split("-")[0]
