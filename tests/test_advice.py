@@ -77,8 +77,10 @@ FILES = (
 )
 
 
-def texts() -> Iterator[tuple[str, str]]:
+@cache
+def texts() -> list[tuple[str, str]]:
     """(where, text) of every string of the package that is no docstring and no pattern."""
+    found = []
     for path in sorted(PACKAGE.rglob("*.py")):
         tree = ast.parse(path.read_text())
         bare = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
@@ -88,9 +90,10 @@ def texts() -> Iterator[tuple[str, str]]:
                 continue
             if isinstance(node, ast.JoinedStr):
                 parts = [p.value if isinstance(p, ast.Constant) else GAP for p in node.values]
-                yield f"{path.relative_to(PACKAGE)}:{node.lineno}", "".join(map(str, parts))
+                found.append((f"{path.relative_to(PACKAGE)}:{node.lineno}", "".join(map(str, parts))))
             elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-                yield f"{path.relative_to(PACKAGE)}:{node.lineno}", node.value
+                found.append((f"{path.relative_to(PACKAGE)}:{node.lineno}", node.value))
+    return found
 
 
 @cache
@@ -203,7 +206,7 @@ def test_variants_that_messages_name_exist() -> None:
 
 @pytest.mark.parametrize("text", ["add --no-such-option", "set detector.no_such_setting", "run `mdfpipe nosuch`"])
 def test_these_tests_would_see_it(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(f"{__name__}.texts", lambda: iter([("here", text)]))
+    monkeypatch.setattr(f"{__name__}.texts", lambda: [("here", text)])
     tests = (
         test_options_that_messages_name_exist,
         test_settings_that_messages_name_exist,

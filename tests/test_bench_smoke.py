@@ -104,6 +104,7 @@ def test_detect_measures_yolo_against_ultralytics():
     assert all(value > 0 for value in rows.values())
 
 
+@pytest.mark.slow
 def test_step_measures_a_recipe():
     done = bench("step", "--small", "--rounds", "1", "--threads", "1", "--recipe", "lccrf", "--json")
     assert done.returncode == 0, done.stderr
@@ -149,6 +150,7 @@ def test_networks_with_side_information_can_be_timed(tmp_path: Path, monkeypatch
     assert parts.Embedding(recipe, tmp_path / "a.tar", places, 4, 4, 1, "fp32").embed() == 4
 
 
+@pytest.mark.slow
 def test_pipeline_makes_the_crops_of_the_script():
     done = bench("pipeline", *SMALL_CLIP, "--rounds", "1", "--threads", "1", "--json")
     assert done.returncode == 0, done.stderr
@@ -193,6 +195,7 @@ def test_embed_counts_vectors_and_memory():
     assert any("growth of embedding 20 times as many" in what for what, *_ in report["targets"])
 
 
+@pytest.mark.slow
 def test_eval_requires_equal_results():
     small = [
         "--given",
@@ -220,6 +223,9 @@ def test_eval_requires_equal_results():
         "50 samples of 12 subjects: all of these",
     ]
     assert all(value > 0 for _, value, _ in report["rows"])
+
+
+def test_eval_ends_where_results_differ():
     script = "from benchmarks.eval import _same; _same('ranks', [1, 2], [1, 3])"
     wrong = subprocess.run(
         [sys.executable, "-c", script], cwd=SCRIPT.parent, capture_output=True, text=True, check=False

@@ -105,6 +105,9 @@ def undisturbed(name: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str
     return found
 
 
+FACE_FIRST = pytest.mark.parametrize("name", ["face", pytest.param("body", marks=pytest.mark.slow)], indirect=True)
+
+
 def wait_for_states(child: Child, folder: Path, count: int) -> bool:
     """Until it has written so many states, one a step; False where it ended before."""
     seen = set()
@@ -152,6 +155,7 @@ def test_killed_again_and_again_in_mid_epoch(name: str, undisturbed: dict[str, A
     assert finish(name, folder) == undisturbed
 
 
+@FACE_FIRST
 def test_sigterm_saves_the_state_where_the_training_is(name: str, undisturbed: dict[str, Any], tmp_path: Path) -> None:
     folder = crops(tmp_path / "run", stage(name).settings.recipe)
     child = Child(train, name, folder, None, None, False)
@@ -163,6 +167,7 @@ def test_sigterm_saves_the_state_where_the_training_is(name: str, undisturbed: d
     assert finish(name, folder) == undisturbed
 
 
+@FACE_FIRST
 def test_killed_while_it_writes_its_state(name: str, undisturbed: dict[str, Any], tmp_path: Path) -> None:
     """Half of it, and all of it before it is in its place."""
     folder = crops(tmp_path / "run", stage(name).settings.recipe)

@@ -26,7 +26,7 @@ def _made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home / "run"
 
 
-@pytest.fixture
+@pytest.fixture(scope="package")
 def demo(_made: Path) -> Path:
     """The run folder, to be read only."""
     return _made

@@ -19,7 +19,7 @@ from PIL import Image
 from mdfpipe.drawing import pixels
 from mdfpipe.errors import Damaged, DataError, StoreError
 from mdfpipe.inspecting.inspection import draw_frame, inspect, write_page
-from mdfpipe.inspecting.pictures import draw_sheet
+from mdfpipe.inspecting.pictures import WrittenPage, draw_sheet
 from mdfpipe.inspecting.samples import Limits
 from mdfpipe.store.run import Failure, Receipt, Run, read_receipt, read_table, write_table
 from mdfpipe.store.tables import ANOMALIES, BODIES, CROPS, FACES, LABELS, VIDEOS
@@ -62,9 +62,14 @@ def check_self_contained(text: str) -> Reader:
     return page
 
 
-def test_the_page_is_self_contained_and_says_what_it_must(demo: Path, tmp_path: Path) -> None:
-    written = write_page(demo, tmp_path / "a.html")
-    text = (tmp_path / "a.html").read_text()
+@pytest.fixture(scope="module")
+def usual(demo: Path, tmp_path_factory: pytest.TempPathFactory) -> WrittenPage:
+    """The page of the demo as it is without options."""
+    return write_page(demo, tmp_path_factory.mktemp("usual") / "a.html")
+
+
+def test_the_page_is_self_contained_and_says_what_it_must(usual: WrittenPage) -> None:
+    text = Path(usual.path).read_text()
     page = check_self_contained(text)
     assert "http" not in re.sub(r"base64,[A-Za-z0-9+/=]+", "", text).replace("http-equiv", "")
     words = " ".join(page.text)
@@ -72,25 +77,23 @@ def test_the_page_is_self_contained_and_says_what_it_must(demo: Path, tmp_path: 
         assert wanted in words
     assert "ioa_face above 0.75" in words
     opened = re.findall(r'class="open" href="#([^"]+)"', text)
-    assert len(opened) == written.frames > 0
+    assert len(opened) == usual.frames > 0
     assert set(opened) <= set(re.findall(r'<figure class="card frame" id="([^"]+)"', text))
-    assert (written.bytes, written.notes) == (len(text.encode()), [])
-    assert written.bytes < 3_000_000
+    assert (usual.bytes, usual.notes) == (len(text.encode()), [])
+    assert usual.bytes < 3_000_000
 
 
-def test_ambiguous_frames_come_first(demo: Path, tmp_path: Path) -> None:
-    write_page(demo, tmp_path / "a.html")
-    captions = re.findall(r"<figcaption>(.*?)</figcaption>", (tmp_path / "a.html").read_text(), re.DOTALL)
+def test_ambiguous_frames_come_first(usual: WrittenPage) -> None:
+    captions = re.findall(r"<figcaption>(.*?)</figcaption>", Path(usual.path).read_text(), re.DOTALL)
     found = ["ambiguous" in caption for caption in captions[: len(captions) // 2]]
     assert found == sorted(found, reverse=True)
     assert found[0]
 
 
-def test_the_same_run_gives_the_same_page_wherever_it_lies(demo: Path, tmp_path: Path) -> None:
-    write_page(demo, tmp_path / "a.html")
+def test_the_same_run_gives_the_same_page_wherever_it_lies(usual: WrittenPage, demo: Path, tmp_path: Path) -> None:
     moved = Path(shutil.copytree(demo, tmp_path / "else" / "run"))
     write_page(moved, tmp_path / "b.html")
-    assert (tmp_path / "a.html").read_bytes() == (tmp_path / "b.html").read_bytes()
+    assert Path(usual.path).read_bytes() == (tmp_path / "b.html").read_bytes()
 
 
 def pictures(page: Path) -> list[NDArray[np.uint8]]:
@@ -104,17 +107,16 @@ def detail(picture: NDArray[np.uint8]) -> float:
     return float((np.abs(np.diff(grey, axis=1)) > 12).mean())
 
 
-def test_people_are_hidden_unless_asked_for(demo: Path, tmp_path: Path) -> None:
-    write_page(demo, tmp_path / "hidden.html")
+def test_people_are_hidden_unless_asked_for(usual: WrittenPage, demo: Path, tmp_path: Path) -> None:
     write_page(demo, tmp_path / "shown.html", show_people=True)
-    hidden, shown = pictures(tmp_path / "hidden.html"), pictures(tmp_path / "shown.html")
+    hidden, shown = pictures(Path(usual.path)), pictures(tmp_path / "shown.html")
     assert len(hidden) == len(shown) > 20
     crops = [(h, s) for h, s in zip(hidden, shown, strict=True) if h.shape[1] < 200]
     assert crops
     assert all(detail(h) < 0.12 for h, _ in crops)
     assert np.mean([detail(s) for _, s in crops]) > 2 * np.mean([detail(h) for h, _ in crops])
     assert "People are shown" in (tmp_path / "shown.html").read_text()
-    assert "People are shown" not in (tmp_path / "hidden.html").read_text()
+    assert "People are shown" not in Path(usual.path).read_text()
 
 
 def test_limits_are_kept_and_stated(demo: Path, tmp_path: Path) -> None:

@@ -80,7 +80,9 @@ def test_the_cage_catches_what_ultralytics_does_by_itself(tmp_path):
     assert any("settings.json" in name for name in cage.left)
 
 
-@pytest.mark.parametrize(("form", "apart"), [("state_dict", False), ("checkpoint", True)])
+@pytest.mark.parametrize(
+    ("form", "apart"), [pytest.param("state_dict", False, marks=pytest.mark.slow), ("checkpoint", True)]
+)
 def test_detection_asks_for_no_network_and_leaves_the_home_empty(tmp_path, form, apart):
     if apart and subprocess.run(["unshare", "-rn", "true"], capture_output=True, check=False).returncode:
         pytest.skip("NOT TESTED: this machine does not permit `unshare -rn`, an empty network for the command")
