@@ -29,8 +29,8 @@ METRICS: Final = {"rank-1": "Rank-1", "map": "mAP"}
 FIGURES: Final = ("validation/", "mining/")
 
 Form = dict[str, Any]
-"""What is kept of runs of a study: people, by table how many trainings and their hours, and by table and system the
-numbers, differences and figures.
+"""What is kept of runs of a study: people, seconds by training, and by table and system the numbers, differences and
+figures.
 """
 
 
@@ -45,18 +45,15 @@ def read(path: Path) -> Form:
         raise DataError(f"{path}: expected a run of {' or '.join(known)}, found one of {study.name}")
     made = _from_json(data / "synth.json")
     rows = [row for row in results.metrics if row["metric"] in METRICS]
-    counted, cost = set[str](), dict[str, list[float]]()
-    for table, entry in results.tables.items():
-        trainings = {own for name in entry["systems"] for own in _trainings(entry, name)} - counted
-        seconds = [_seconds(path / "train" / own / "metrics.jsonl") for own in sorted(trainings)]
-        cost[table], counted = [len(trainings), round(sum(seconds) / 3600, 2)], counted | trainings
+    entries = results.tables.values()
+    trainings = {own for entry in entries for name in entry["systems"] for own in _trainings(entry, name)}
     return {
         "study": study.name,
         "preset": made.get("preset", ""),
         "gallery": sorted({row["gallery_domain"] for row in rows}),
         "probes": list(dict.fromkeys(row["probe_domain"] for row in rows if row["probe_domain"] != POOLED)),
         "subjects": max(row["n_subjects"] for row in rows),
-        "cost": cost,
+        "seconds": {own: _seconds(path / "train" / own / "metrics.jsonl") for own in sorted(trainings)},
         "tables": {name: _table(name, results, study, run) for name in results.tables},
     }
 
@@ -66,9 +63,9 @@ def _trainings(entry: Mapping[str, Any], system: str) -> list[str]:
     return found
 
 
-def _seconds(log: Path) -> float:
+def _seconds(log: Path) -> int:
     lines = log.read_text().splitlines() if log.is_file() else []
-    return sum(float(json.loads(line).get("seconds", 0)) for line in lines)
+    return round(sum(float(json.loads(line).get("seconds", 0)) for line in lines))
 
 
 def _table(name: str, results: Results, study: Study, run: Run) -> dict[str, Any]:
@@ -196,8 +193,8 @@ def _made(forms: Mapping[str, Form], words: Mapping[str, Any]) -> list[str]:
             lines.append(_line(f"`{about['file']}`", *["not run yet"] * 6))
             continue
         where = (f"`{form['preset']}`", ", ".join(form["gallery"]), ", ".join(form["probes"]), str(form["subjects"]))
-        trainings, hours = (sum(column) for column in zip(*form["cost"].values(), strict=True))
-        lines.append(_line(f"`{about['file']}`", *where, f"{trainings:g}", f"{hours:.1f}"))
+        seconds = form["seconds"].values()
+        lines.append(_line(f"`{about['file']}`", *where, str(len(seconds)), f"{sum(seconds) / 3600:.1f}"))
     return lines
 
 
@@ -301,7 +298,7 @@ def _with_kept(form: Form, kept: Form | None, path: Path) -> Form:
             f"{path}: {odd[0]} is {form[odd[0]]}, in the run of the other tables {kept[odd[0]]}: their numbers do not "
             "belong on one page; run all tables on one data set"
         )
-    return form | {name: kept[name] | form[name] for name in ("cost", "tables")}
+    return form | {name: kept[name] | form[name] for name in ("seconds", "tables")}
 
 
 def text(forms: Mapping[str, Form]) -> str:

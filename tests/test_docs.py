@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import typer
 
+import mdfpipe
 from mdfpipe.cli.commands import app
 from mdfpipe.config import Config, Plugin, validate
 from mdfpipe.datasets import Dataset
@@ -26,7 +27,9 @@ from mdfpipe.store.results import NOTES
 from mdfpipe.store.shipped import demo_weights
 from mdfpipe.video.decoders import Decoder
 from mdfpipe.video.detectors import Detector
+from tests.drawn import draw
 from tests.learning.made import write_run
+from tests.runs import call_here
 
 ROOT = Path(__file__).parents[1]
 COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
@@ -245,6 +248,31 @@ def test_the_demo_weights_say_what_they_are_wherever_they_are_named() -> None:
 
     content = torch.load(demo_weights(), weights_only=True)
     assert content["note"].startswith("synthetic data only")
+
+
+SMALL = "backbone: mini, image_height_px: 96, image_width_px: 48, schedule: {length: 1, warm_up: 0}"
+
+
+def test_the_study_of_the_tutorial_goes_from_videos_to_numbers(tmp_path: Path) -> None:
+    """As it is written, but for names, boxes and the size of its network: two of four drawn people train."""
+    draw(tmp_path / "data")
+    text = re.findall(r"```yaml\n(name: mine\n.*?)```", (ROOT / "docs" / "tutorial.md").read_text(), re.DOTALL)[0]
+    for written, here in (
+        ("subjects: {ann: train, bob: train}", "subjects: {s01: train, s02: train}"),
+        ("use: yolo, weights: yolov10x.pt", "use: precomputed, boxes: boxes.csv"),
+        ('videos: ["videos/*/*"]', 'videos: ["videos/*"]'),
+        ("[0-9]+m)/", "[0-9]+m)_"),
+        (
+            "{use: body, ",
+            "{use: body, backbone: mini, image_height_px: 96, image_width_px: 48, schedule: {length: 1, warm_up: 0}, ",
+        ),
+    ):
+        assert text.count(written) == 1, written
+        text = text.replace(written, here)
+    (tmp_path / "mine.yaml").write_text(text)
+    said = call_here("run", tmp_path / "mine.yaml", "--data", tmp_path / "data", "--run", tmp_path / "run")
+    assert said.code == 0, said
+    assert mdfpipe.open(tmp_path / "run").metrics.num_rows > 0
 
 
 def test_help_is_quick_and_light() -> None:

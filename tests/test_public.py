@@ -133,6 +133,9 @@ def test_a_path_is_text_or_a_path(wrong: Any, tmp_path: Path) -> None:
         lambda: mdfpipe.breakdown(wrong, ["crops"]),
         lambda: mdfpipe.score(wrong, "no-roles", tmp_path / "out"),
         lambda: mdfpipe.synthesise(wrong, "tiny"),
+        lambda: mdfpipe.Run(wrong),
+        lambda: mdfpipe.Checkpoint.load(wrong),
+        lambda: mdfpipe.Study.load(wrong),
     ):
         with pytest.raises(mdfpipe.ConfigError, match="expected a path as text or Path, got"):
             several()

@@ -156,7 +156,7 @@ def run(
     videos. Raises MdfError if nothing can run; failed videos are in `Outcome.failures`.
     """
     if not isinstance(study, Study):
-        study = Study.load(given_path("study", study), list(settings))
+        study = Study.load(study, list(settings))
     elif settings:
         raise ConfigError("settings: expected none with a study that is loaded; give them to Study.load")
     folder, root = Run(given_path("run", run)), given_path("data", data)
@@ -171,12 +171,13 @@ class Runner:
         self,
         study: Study,
         run: Run,
-        data: Path,
+        data: str | PathLike[str],
         resources: Resources = Resources(),  # noqa: B008 - frozen
         executor: Executor | None = None,
         systems: list[str] | None = None,
     ) -> None:
         """systems: of all that the study names, only these and what they start from."""
+        data = given_path("data", data)
         if not data.is_dir():
             found = "a file" if data.is_file() else "no such folder"
             raise DataError(f"--data {data}: expected the folder that holds the videos, found {found}")

@@ -21,6 +21,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from functools import lru_cache
+from os import PathLike
 from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias
 
@@ -28,7 +29,7 @@ import pyarrow as pa
 
 from mdfpipe.errors import Damaged, DataError, StoreError, cannot_write, one_line, unobeyed
 from mdfpipe.store import parquet
-from mdfpipe.store.files import bytes_of, opened, sync, write_atomically
+from mdfpipe.store.files import bytes_of, given_path, opened, sync, write_atomically
 from mdfpipe.store.hashing import bytes_sha256, file_sha256, fingerprint, table_sha256
 from mdfpipe.store.lock import NO_LINKS, Holder, Lease, Lock
 from mdfpipe.store.naming import file_name, is_plain
@@ -58,8 +59,8 @@ DAMAGED = "Damaged"  # the kind of a failure beside a part that was found damage
 class Run:
     """A run folder. Reading needs no lock; everything that writes takes `lock()` first."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: str | PathLike[str]) -> None:
+        self.path = given_path("run", path)
         self.lease: Lease | None = None  # as long as this process, or the one that gave it work, holds the lock
 
     def __repr__(self) -> str:

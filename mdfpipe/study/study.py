@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from os import PathLike
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -26,6 +27,7 @@ from mdfpipe.stages.manifest import Manifest
 from mdfpipe.stages.track import Track
 from mdfpipe.stages.train import Train
 from mdfpipe.store.environment import FILE, read_environment
+from mdfpipe.store.files import given_path
 from mdfpipe.store.run import Run
 from mdfpipe.store.shipped import SHIPPED, find_study
 from mdfpipe.study import seeds
@@ -208,9 +210,9 @@ class Study(Config):
         return f"table {table_name} also needs {some(lacks[table_name], 9)}"
 
     @classmethod
-    def load(cls, study: Path | str, overrides: list[str] | None = None) -> Study:
+    def load(cls, study: str | PathLike[str], overrides: list[str] | None = None) -> Study:
         """The study in a YAML file, or the shipped one of that name, with `a.b=value` overrides. Raises ConfigError."""
-        return cls._load(find_study(Path(study)), overrides or [])
+        return cls._load(find_study(given_path("study", study)), overrides or [])
 
     @classmethod
     def kept(cls, run: Path) -> Study:

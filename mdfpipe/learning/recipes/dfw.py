@@ -28,7 +28,7 @@ of three did not get going while it was large (docs/methods-on-drawn-people.md).
 behind stage 3 (`weakening.behind: [3]`). DFW has no weights here, and so nothing to "initialize randomly" (line 1) or
 to "update by back-propagating" (line 10): a learned one, and one set of stage-4 weights that runs twice, would fit the
 26.71 M parameters of Table 2 (2.97 M more than the baseline) and its operations, too. Two last stages, as the text has
-them, have 38.70 M and fit the operations alone.
+them, have 38.71 M and fit the operations alone.
 
 *What the paper does not give, and is ours:* the size of the input (288x144, and stages 0-1 for each stream: what its
 parameters and FLOPs need), margins (0.3), p of GeM (3), the schedule (backbone at a tenth of the rate, warm-up of 10

@@ -13,13 +13,14 @@ import os
 import re
 import sys
 from dataclasses import dataclass, field, fields
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, Self
 
 from mdfpipe.config import validate
 from mdfpipe.errors import ConfigError, DataError, one_line
 from mdfpipe.store.content import Kind, content_of
-from mdfpipe.store.files import opened
+from mdfpipe.store.files import given_path, opened
 from mdfpipe.store.owner import temporary
 
 if TYPE_CHECKING:
@@ -73,17 +74,17 @@ class Checkpoint:
         """Everybody that these weights were ever trained on, here or in what they started from."""
         return set(self.subjects).union(*(entry.get("subjects", []) for entry in self.history))
 
-    def save(self, path: Path) -> None:
+    def save(self, path: str | PathLike[str]) -> None:
         """Write it to `path`, synced. The same checkpoint gives the same bytes under any name."""
-        save(path, {"format": FORMAT, **self._without()})
+        save(given_path("path", path), {"format": FORMAT, **self._without()})
 
     def _without(self, *names: str) -> dict[str, Any]:
         return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in names}
 
     @classmethod
-    def load(cls, path: Path) -> Self:
+    def load(cls, path: str | PathLike[str]) -> Self:
         """The checkpoint in a file. Raises ConfigError where it is none of ours."""
-        found = load(path)
+        found = load(given_path("path", path))
         if found.pop("format", None) != FORMAT:
             raise ConfigError(f"{path}: expected a checkpoint of `mdfpipe train` ({FORMAT}), found another file")
         known = {f.name for f in fields(cls)}
