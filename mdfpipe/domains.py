@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 
 from mdfpipe.errors import DataError
 
@@ -59,11 +60,36 @@ class Domain:
             ) from None
         return cls(band, float(match["range"]) if match["range"] else None)
 
+    def may_be(self, other: Domain) -> bool:
+        """Whether both can mean one domain: the same band, and no two ranges.
+
+        >>> Domain(Band.VIS).may_be(Domain(Band.VIS, 500)), Domain(Band.VIS, 30).may_be(Domain(Band.VIS, 500))
+        (True, False)
+        """
+        return self.band == other.band and (None in (self.range_m, other.range_m) or self.range_m == other.range_m)
+
     def __str__(self) -> str:
         return self.band.value if self.range_m is None else f"{self.band.value}-{self.range_m:g}m"
 
     def __repr__(self) -> str:
         return f"Domain({str(self)!r})"
+
+
+def named_in(path: str) -> list[Domain]:
+    """The domains that folders of a path, or parts of its names between underscores and dots, are called.
+
+    >>> named_in("videos/LWIR-30m/walk_vis.mp4"), named_in("videos/visit/a.mp4")
+    ([Domain('LWIR-30m'), Domain('VIS')], [])
+    """
+    return [found for part in re.split(r"[/\\_.]", path) if (found := _called(part)) is not None]
+
+
+@lru_cache(4096)
+def _called(part: str) -> Domain | None:
+    try:
+        return Domain.parse(part)
+    except DataError:
+        return None
 
 
 def by_wavelength(domain: str) -> tuple[int, float, str]:

@@ -18,6 +18,7 @@ from pydantic import SerializeAsAny
 from mdfpipe.config import result_settings
 from mdfpipe.datasets import Anomaly, Dataset, Listing, VideoEntry
 from mdfpipe.datasets.reading.found_faces import DETECTED
+from mdfpipe.domains import Domain, named_in
 from mdfpipe.errors import Damaged, DataError, StoreError, counted, one_line
 from mdfpipe.stages import Context, Inputs, Made, Review, Stage
 from mdfpipe.stages.hashing import KeptHashes, ToHash, content_of, content_of_files, not_known
@@ -249,10 +250,17 @@ class Index(Stage):
 
 
 def _unusual(rows: list[dict[str, Any]], asked: int | None) -> Iterator[str]:
-    """Lines on videos whose stream was chosen without a setting, that hold two films, or whose pixels are not square.
+    """Lines on videos whose path names another domain, whose stream was chosen without a setting, that hold two films,
+    or whose pixels are not square.
 
     asked: the stream that the settings name.
     """
+    if elsewhere := [row for row in rows if _is_called_otherwise(row)]:
+        row = elsewhere[0]
+        yield (
+            f"{len(elsewhere)} of {counted(len(rows), 'video')}: the path names another domain than the one that it "
+            f"gets ({row['path']} counts as {row['domain']}); dataset.domain decides"
+        )
     if several := [row for row in rows if row["other_streams"] and asked is None]:
         row = several[0]
         yield (
@@ -275,6 +283,12 @@ def _unusual(rows: list[dict[str, Any]], asked: int | None) -> Iterator[str]:
             f"{row['pixel_aspect']:.3g} times "
             "as wide as high); players stretch them, boxes and crops are of the pixels as they are"
         )
+
+
+def _is_called_otherwise(row: dict[str, Any]) -> bool:
+    """Whether the path of a video names domains, and none of them can be its own."""
+    called = named_in(row["path"])
+    return bool(called) and not any(Domain.parse(row["domain"]).may_be(one) for one in called)
 
 
 class FaceAnomaly(StrEnum):

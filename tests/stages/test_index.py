@@ -36,6 +36,29 @@ def test_counts_in_print_that_differ_are_a_warning(run: Run, data: Path) -> None
         assert stage.review({Index.table: made.facts}).warnings == said
 
 
+@pytest.mark.parametrize(
+    ("name", "odd"),
+    [
+        ("LWIR-30m/a.mp4", True),
+        ("VIS-30m/a.mp4", True),
+        ("a_mwir.mp4", True),
+        ("vis/lwir_a.mp4", False),
+        ("nirs/a.mp4", False),
+    ],
+)
+def test_a_path_that_names_another_domain_is_a_warning(name: str, odd: bool, run: Run, tmp_path: Path) -> None:
+    (tmp_path / "data" / name).parent.mkdir(parents=True)
+    clips.write_video(tmp_path / "data" / name, 2)
+    dataset = {"use": "ijb", "faces": [], "videos": ["**/*.mp4"], "domain": {"constant": "VIS-500m"}}
+    stage = validate(Index, {"dataset": dataset}, "index")
+    made: Made = stage.process(Index.table, Inputs(run), context(tmp_path / "data", run.path / "scratch"))
+    said = (
+        "index: 1 of 1 video: the path names another domain than the one that it gets "
+        f"({name} counts as VIS-500m); dataset.domain decides"
+    )
+    assert stage.review({Index.table: made.facts}).warnings == [said] * odd
+
+
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
     (tmp_path / "data").mkdir()
