@@ -188,7 +188,7 @@ def score(
 
     Example: mdfpipe score matcher-a.csv matcher-b.csv --out scored
 
-    Example: mdfpipe score vectors.parquet --protocol ijbmdf-vis500-to-ir30 --out scored
+    Example: mdfpipe score vectors.parquet --protocol ijbmdf-vis500-to-ir30 --out scored --set protocol.unlisted=test
 
     Example: mdfpipe score sysu.parquet --protocol sysu-all --data SYSU-MM01 --out scored
 

@@ -1,4 +1,4 @@
-"""LLCM: people in the dark, in visible and near-infrared light, by nine cameras (Zhang and Wang, 2023; PROTOCOLS 2.3).
+"""LLCM: people in the dark, in visible and near-infrared light, by nine cameras (Zhang and Wang, 2023).
 
     vis/0351/NAME.jpg, nir/0351/0351_c06_s200656_f4830_nir.jpg       to train: the camera is in the name
     test_vis/cam1/0007/NAME.jpg ... test_nir/cam9/0007/NAME.jpg      to test: the camera is a folder

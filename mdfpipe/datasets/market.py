@@ -1,4 +1,4 @@
-"""Market-1501, and folders in its manner: visible light only (Zheng et al., ICCV 2015; PROTOCOLS 2.4).
+"""Market-1501, and folders in its manner: visible light only (Zheng et al., ICCV 2015).
 
     bounding_box_train/0002_c1s1_000451_03.jpg, query/..., bounding_box_test/...     subject, camera, sequence, frame
 

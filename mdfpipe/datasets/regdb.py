@@ -1,4 +1,4 @@
-"""RegDB: people in visible and thermal light, ten images of each (Nguyen et al., Sensors 2017; PROTOCOLS 2.2).
+"""RegDB: people in visible and thermal light, ten images of each (Nguyen et al., Sensors 2017).
 
     Visible/1/NAME.bmp, Thermal/1/NAME.bmp
     idx/train_visible_1.txt, train_thermal_1.txt, test_visible_1.txt, test_thermal_1.txt   lines of `PATH LABEL`,

@@ -1,7 +1,8 @@
-"""SYSU-MM01: people in visible and near-infrared light, by six cameras (Wu et al., ICCV 2017; PROTOCOLS 2.1).
+"""SYSU-MM01: people in visible and near-infrared light, by six cameras (Wu et al., ICCV 2017).
 
     cam1/0001/0001.jpg ... cam6/0533/0020.jpg      visible: 1, 2, 4, 5; near-infrared: 3, 6
     exp/train_id.txt, val_id.txt, test_id.txt      one line of identities between commas; or the same as .mat
+    exp/rand_perm_cam.mat                          the official galleries of the evaluation (else `galleries: seeded`)
 
 Galleries `train`, `val` and `test` by identity.
 """

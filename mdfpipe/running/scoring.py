@@ -144,7 +144,8 @@ def score(
     protocol: of manifests/, or a benchmark (sysu-all, sysu-indoor, regdb, llcm_deen_paper, llcm_testpy_v2i,
     llcm_idkl_full, market). The file of a benchmark has a row for each image, with its path as `file` (or crop_id) and
     camera_id (market also session_id), and may lack vectors. data: the folder of the official galleries. settings:
-    NAME=VALUE of tables, such as tables.recognition.pooling=media_mean. Raises ConfigError, DataError, ProtocolError.
+    NAME=VALUE of tables, such as tables.recognition.pooling=media_mean, or of the protocol, such as
+    protocol.unlisted=test. Raises ConfigError, DataError, ProtocolError.
     """
     file = given_path("file (`mdfpipe.evaluate` takes a DataFrame)", file)
     out, data = given_path("out", out), given_path("data", data) if data is not None else None
@@ -183,12 +184,18 @@ def _asked(protocol: str, settings: Sequence[str]) -> _Asked:
     refuse_text("settings", settings, "tables.recognition.pairs=all")
     for assignment in settings:
         set_dotted(asked, assignment)
+    of_protocol = asked.pop("protocol", {})
+    if not isinstance(of_protocol, dict):
+        raise ConfigError("--set protocol: expected a setting of it, such as protocol.unlisted=test")
+    if of_protocol and benchmark is not None:
+        raise ConfigError(f"--set protocol.{next(iter(of_protocol))}: the protocol of a benchmark has no settings")
     tables = validate(Tables, asked, "--set")
     if benchmark is not None:
         return _Asked(tables, Protocol(name=protocol, unlisted="test"), True)
     names = ", ".join([*("sysu-all", "sysu-indoor"), *(n for n in Benchmark.choices() if n != "sysu")])
     found = read_protocol(protocol, [SHIPPED / "manifests"], also=f"; benchmarks: {names}")
-    return _Asked(tables, validate(Protocol, found, protocol), False)
+    given = f" with --set {', '.join(f'protocol.{key}' for key in of_protocol)}" if of_protocol else ""
+    return _Asked(tables, validate(Protocol, found | of_protocol, f"{protocol}{given}"), False)
 
 
 def _evaluated(
@@ -209,8 +216,9 @@ def _evaluated(
     if "refuse" in splits:
         who = rows["subject_id"].to_pylist()[splits.index("refuse")]
         raise ConfigError(
-            f"protocol {known.name}: subject {who} of {name} is in no list of subjects; name them in the protocol's "
-            "`subjects`, or set its `unlisted` to test"
+            f"protocol {known.name}: subject {who} of {name} is in no list of subjects"
+            + (", and vectors do not tell the galleries of a data set" if known.galleries else "")
+            + "; protocol.unlisted=test (--set) tests all who are not named, or list them in `subjects` of a protocol"
         )
     roles = [known.role(d) if s == "test" else "none" for s, d in zip(splits, domains, strict=True)]
     rows = rows.append_column("split", pa.array(splits)).append_column("role", pa.array(roles))

@@ -505,6 +505,14 @@ def test_what_eval_needs(tmp_path: Path) -> None:
     assert "expected a Parquet or NPZ file of vectors" in score(tmp_path, tmp_path / "text.parquet").line(2)
     said = score(tmp_path, file, unlisted="refuse")
     assert "subject S0 of" in said.line(2)
+    assert "protocol.unlisted=test (--set)" in said.line(2)
+    assert score(tmp_path, file, "--set", "protocol.unlisted=test", unlisted="refuse").code == 0
+    assert "expected a setting of it" in score(tmp_path, file, "--set", "protocol=test").line(2)
+    assert "with --set protocol.unlist: unlist: unknown" in score(tmp_path, file, "--set", "protocol.unlist=test").line(
+        2
+    )
+    market = ["score", file, "--protocol", "market", "--out", tmp_path / "m", "--set", "protocol.unlisted=test"]
+    assert "protocol.unlisted: the protocol of a benchmark has no settings" in call_here(*market).line(2)
     pickled = tmp_path / "pickled.npz"
     np.savez(pickled, vector=np.array([{"a": 1}], object), subject_id=np.array(["a"]), domain=np.array(["VIS-500m"]))
     assert "expected a Parquet or NPZ file of vectors" in score(tmp_path, pickled).line(2)

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 
 class Margin(Config):
-    """AdaFace's margin (METHODS 2)."""
+    """AdaFace's margin (Kim et al. 2022)."""
 
     margin: float = Field(0.4, ge=0, description="m")
     quality: float = Field(0.333, gt=0, description="h: how far quality reaches")

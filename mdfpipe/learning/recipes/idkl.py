@@ -22,8 +22,8 @@ under `mdr.pairing: index` (a crop whose pair does not decode, or one of a furth
 `mdr_paired` of the log is the share that is not. L_D weighs 0.1, not 1 as in eq. 5 (see below).
 
 The paper's rate (3e-5, by 0.1 at 60 and 100) comes without a number of epochs and without a weight decay; 160 and 5e-3
-are the released code's. `configuration: released` takes its rate and milestones (3.5e-4, 55 and 95), which METHODS 5.3
-holds to be the safer start from ImageNet weights. `pipelines/sysu/idkl-released.yaml` has all that the code does
+are the released code's. `configuration: released` takes its rate and milestones (3.5e-4, 55 and 95), in our view the
+safer start from ImageNet weights. `pipelines/sysu/idkl-released.yaml` has all that the code does
 differently, each an option here: margin 1.3, images 384x144, `ip: {mask: full, affine: true, enhancing: released, unit:
 false, hinge: relu, detach: false}`, `specific_identity: purified`, eq. 15 as it is printed (`affinity: {temperature: 1,
 sign: 1, unit: false}`), divergences both ways (`kl: symmetric` of tgsa, csa and mdr), `tgsa.cross: false`, and

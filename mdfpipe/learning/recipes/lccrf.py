@@ -29,7 +29,7 @@ any other crop (the paper draws at random; `batches.evenly_over: videos`, ours, 
 there is one), and the subject of each negative is drawn before its crop, as the code does; subjects that lack a domain
 give negatives only, unless `tuples: batch` (ours), which takes all positives and negatives of a batch, and draws by
 `batches.sampler: random` where that is asked for. At test V is compared by Euclidean distance and not brought to unit
-length (`normalise: true` does). For more domains: means over ordered pairs, times two (METHODS 4.6); distillation
+length (`normalise: true` does). For more domains: means over ordered pairs, times two (ours); distillation
 leaves out pairs that share a stream. Crops of further manifests count for the identity loss alone.
 """
 
