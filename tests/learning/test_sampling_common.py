@@ -73,9 +73,9 @@ ERRORS: list[tuple[Callable[[], object], str]] = [
     ),
     (
         lambda: DomainAware(cells(*((s, d, [1]) for s in range(4) for d in range(1 + s % 2))), **FOUR),
-        r"at least 4 subjects with crops in all of VIS, SWIR \(2 lack some\), got 2: set the sampler's subjects to 2",
+        r"at least 4 subjects with crops in all of VIS, SWIR \(2 lack some\), got 2: set batches.subjects to 2",
     ),
-    (lambda: RandomIdentity(full(3, 1), **FOUR), "at least 4 subjects, got 3: set the sampler's subjects to 3"),
+    (lambda: RandomIdentity(full(3, 1), **FOUR), "at least 4 subjects, got 3: set batches.subjects to 3"),
     (lambda: DomainAware(full(4, 2), **FOUR, domains=["VIS", "LWIR"]), "got none in LWIR; there are some in VIS, SWIR"),
     (lambda: DomainAware(full(4, 2), **FOUR, domains=["VIS", "XIR"]), "got none in XIR"),
     (lambda: DomainAware(full(4, 2), **FOUR, domains=[]), "no domain named"),

@@ -426,7 +426,7 @@ def _check_counts(found: int, subjects: int, crops_each: int, what: str) -> None
         )
     if found < subjects:
         raise DataError(
-            f"sampler: expected at least {subjects} {what}, got {found}: set the sampler's subjects to {found} or less"
+            f"sampler: expected at least {subjects} {what}, got {found}: set batches.subjects to {found} or less"
         )
 
 
