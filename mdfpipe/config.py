@@ -12,7 +12,7 @@ import importlib
 import os
 import pkgutil
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, Self, TypeVar, get_args, get_origin
@@ -133,7 +133,7 @@ class Plugin(Config):
 
     @classmethod
     def variant(cls, name: str) -> type[Self]:
-        """The class that the file `name` of the family's folder defines. Raises ConfigError."""
+        """The class that the file `name` of the family's folder defines. Raises ValueError."""
         known = cls.choices()
         if name not in known:
             raise ValueError(f"expected one of {', '.join(known)}, got {name!r:.80}{_closest(name, known)}")
@@ -335,10 +335,19 @@ def _over(own: dict[str, Any], others: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def refuse_text(name: str, values: object, example: str) -> None:
-    """Raise ConfigError if `values` is one text or a mapping where a list of texts is expected."""
-    if isinstance(values, str | dict):
-        raise ConfigError(f"{name}: expected a list, such as [{example!r}], got {one_line(repr(values), 80)}")
+def texts_of(name: str, values: object, example: str) -> list[str]:
+    """A list of texts that a caller gives; None is an empty one. Raises ConfigError for one text, or for other things.
+
+    >>> texts_of("only", ("a", "b"), "videos/a")
+    ['a', 'b']
+    """
+    found = [] if values is None else values
+    given: list[Any] = [None]
+    if isinstance(found, Iterable) and not isinstance(found, str | bytes | Mapping):
+        given = list(found)
+    if not all(isinstance(one, str) for one in given):
+        raise ConfigError(f"{name}: expected a list of texts, such as [{example!r}], got {one_line(repr(values), 80)}")
+    return given
 
 
 def set_dotted(settings: dict[str, Any], assignment: str) -> None:

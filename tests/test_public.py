@@ -6,6 +6,7 @@ import contextlib
 import json
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 
 import mdfpipe
+from mdfpipe.store.run import write_table
 from tests.inline import Inline
 from tests.runs import ROOT, call_here
 from tests.systems import copied, loaded, write_study
@@ -139,6 +141,78 @@ def test_a_path_is_text_or_a_path(wrong: Any, tmp_path: Path) -> None:
     ):
         with pytest.raises(mdfpipe.ConfigError, match="expected a path as text or Path, got"):
             several()
+
+
+@pytest.mark.parametrize("wrong", ["detect.stride=2", 5, [5], [None], {"a": "b"}])
+def test_a_list_of_texts_is_no_text_and_holds_nothing_else(wrong: Any, tmp_path: Path) -> None:
+    """One text was taken letter by letter, or ended in a TypeError."""
+    vectors = tmp_path / "none.parquet"
+    for call in (
+        lambda: mdfpipe.run("synthetic/tiny", data=tmp_path, run=tmp_path / "run", settings=wrong),
+        lambda: mdfpipe.run("synthetic/tiny", data=tmp_path, run=tmp_path / "run", systems=wrong),
+        lambda: mdfpipe.run("synthetic/tiny", data=tmp_path, run=tmp_path / "run", only=wrong),
+        lambda: mdfpipe.Study.load("synthetic/tiny", wrong),
+        lambda: mdfpipe.evaluate(vectors, "no-roles", settings=wrong),
+        lambda: mdfpipe.score(vectors, "no-roles", tmp_path / "out", wrong),
+        lambda: mdfpipe.merge_faces(tmp_path, wrong),
+        lambda: mdfpipe.merge_faces(tmp_path, splits=wrong),
+    ):
+        with pytest.raises(mdfpipe.ConfigError, match=r"expected a list of texts, such as \["):
+            call()
+    if wrong != [5]:
+        with pytest.raises(
+            mdfpipe.ConfigError, match="compare: expected (a list of paths|a path as text|two evaluated)"
+        ):
+            mdfpipe.compare(wrong)
+
+
+def test_what_a_view_reads_is_of_now_and_of_its_own_folder(
+    session: tuple[Path, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(session[0] / "runs" / "demo", tmp_path / "run")
+    monkeypatch.chdir(tmp_path)
+    view = mdfpipe.open("run")
+    monkeypatch.chdir("/")
+    crop = view.crops(modality="body")["crop_id"][0].as_py()
+    assert view.crop_image(crop).shape == mdfpipe.open(tmp_path / "run").crop_image(crop).shape
+    manifest = tmp_path / "run" / "manifest" / "manifest.parquet"
+    receipt = mdfpipe.Run(tmp_path / "run").receipt("manifest", "manifest")
+    assert receipt is not None
+    write_table(manifest, view.manifest.slice(1), receipt)  # as a run that left it out
+    with pytest.raises(mdfpipe.DataError, match="no crop"):
+        view.crop_image(crop)
+    for wrong in (lambda: view.crop_image([crop]), lambda: view.table(["detect"]), lambda: view.crops(domain=["VIS"])):
+        with pytest.raises(mdfpipe.ConfigError, match="expected (a text|a stage|one text)"):
+            wrong()
+
+
+def test_a_column_that_is_not_there_is_no_empty_table(session: tuple[Path, dict[str, Any]]) -> None:
+    run = mdfpipe.Run(session[0] / "runs" / "demo")
+    manifest = run.part("manifest", "manifest")
+    assert mdfpipe.read_table(manifest, ["crop_id"]).column_names == ["crop_id"]
+    wrong: tuple[tuple[Any, str], ...] = (
+        (["crop_id", "nope"], "expected a column 'nope', found"),
+        ("crop_id", "expected a list of names"),
+        ([5], "expected a list of names"),
+    )
+    for columns, said in wrong:
+        with pytest.raises(mdfpipe.MdfError, match=said):
+            mdfpipe.read_table(manifest, columns)
+    with pytest.raises(mdfpipe.ConfigError, match="no column 'nope'; there are"):
+        run.table("manifest", "manifest", ["nope"])
+
+
+def test_a_protocol_may_be_an_object(session: tuple[Path, dict[str, Any]]) -> None:
+    folder, names = session
+    same = mdfpipe.Protocol(name="no-roles", unlisted="test")
+    found = [mdfpipe.evaluate(names["mine"], one).metrics for one in ("no-roles", same)]
+    assert found[0].equals(found[1])
+    wrongs: list[Any] = [None, 5, {"name": "x"}]
+    for wrong in wrongs:
+        with pytest.raises(mdfpipe.ConfigError, match="protocol: expected a path as text or Path"):
+            mdfpipe.evaluate(names["mine"], wrong)
+    with pytest.raises(mdfpipe.ConfigError, match="expected by with it"):
+        mdfpipe.report(folder / "runs" / "demo", columns="nope.csv")
 
 
 def test_types_are_seen_from_outside(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cached_property
+import os
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,16 +30,18 @@ _BY = ("subject_id", "domain", "modality", "split", "role", "video_id")
 class RunView:
     """A run folder, opened for reading. Every table is a `pyarrow.Table`: `.to_pandas()` gives a DataFrame.
 
-    path: of the run folder. study: its settings. data: the data root of its last call.
+    path: of the run folder. study, data: its settings and data root as they were when it was opened; tables and crops
+    are those of now.
     Raises DataError where `path` is not a run folder.
     """
 
     def __init__(self, path: str | PathLike[str]) -> None:
-        study, run, data = open_run(given_path("run", path))
+        study, run, data = open_run(Path(os.path.abspath(given_path("run", path))))  # noqa: PTH100 - links as given
         self.path: Path = run.path
         self.study: Study = study
         self.data: Path = data
         self._run: Run = run
+        self._known: tuple[object, dict[str, tuple[str, int, int, int | None]]] | None = None
 
     def __repr__(self) -> str:
         made = ", ".join(self.tables) or "nothing yet"
@@ -57,7 +59,7 @@ class RunView:
         Raises ConfigError where the study has no such stage, DataError where it has made nothing, or is damaged.
         """
         stages = {one.name: one for one in self.study.stages}
-        if stage not in stages:
+        if not isinstance(stage, str) or stage not in stages:
             raise ConfigError(
                 f"{self.path}: table {stage!r}: expected a stage of the study; there are {', '.join(stages)}"
             )
@@ -109,6 +111,10 @@ class RunView:
         found = self.manifest
         for name, value in asked.items():
             if value is not None:
+                if not isinstance(value, str):
+                    raise ConfigError(
+                        f"{name}: expected one text, got {type(value).__name__}; filter the table for several values"
+                    )
                 known = pc.unique(self.manifest[name]).drop_null().to_pylist()
                 if value not in known:
                     some = ", ".join(map(str, sorted(known)[:8])) + ", ..." * (len(known) > 8)
@@ -118,8 +124,14 @@ class RunView:
                 found = found.filter(pc.equal(found[name], value))
         return found
 
-    @cached_property
     def _places(self) -> dict[str, tuple[str, int, int, int | None]]:
+        """By crop: shard, offset, size and checksum; of the manifest that is there now, read once."""
+        state = self._run.state("manifest", "manifest")
+        if self._known is None or self._known[0] != state:
+            self._known = (state, self._read_places())
+        return self._known[1]
+
+    def _read_places(self) -> dict[str, tuple[str, int, int, int | None]]:
         found = self.manifest
         names = ["shard", "offset", "size", *([CHECKSUM] if CHECKSUM in found.column_names else [])]
         rows = zip(*(found[name].to_pylist() for name in names), strict=True)
@@ -134,9 +146,14 @@ class RunView:
         from mdfpipe.store.images import decode
         from mdfpipe.store.shards import read_crop
 
-        if crop_id not in self._places:
+        if not isinstance(crop_id, str):
+            raise ConfigError(
+                f"crop_id: expected a text, as `crops()['crop_id'][0].as_py()` gives, got {type(crop_id).__name__}"
+            )
+        places = self._places()
+        if crop_id not in places:
             raise DataError(f"{self.path}: no crop {crop_id!r} in its manifest; `crops()` gives those that there are")
-        shard, offset, size, crc32 = self._places[crop_id]
+        shard, offset, size, crc32 = places[crop_id]
         return decode(read_crop(inside(self.path, shard, f"crop {crop_id}"), offset, size, crc32), crop_id)
 
     def frame(self, video_id: str, frame: int) -> NDArray[np.uint8] | NDArray[np.uint16]:

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from mdfpipe.config import refuse_text
+from mdfpipe.config import texts_of
 from mdfpipe.domains import Domain
 from mdfpipe.errors import ConfigError, DataError, counted, one_line
 from mdfpipe.evaluation.case import generator_of
@@ -148,7 +148,7 @@ def breakdown(
 ) -> Breakdown:
     """Numbers of an evaluated run by group of probes, as `mdfpipe breakdown` gives them. See `break_down`."""
     results = side_by_side(given_path("run", run), allow_stale=allow_stale)
-    every = document(break_down(results, by, Path(columns) if columns is not None else None))
+    every = document(break_down(results, by, given_path("columns", columns) if columns is not None else None))
     rows = [{"table": one["table"]} | group for one in every for group in one["groups"]]
     said = {kind: list(dict.fromkeys(line for one in every for line in one[kind])) for kind in ("notes", "stamps")}
     return Breakdown(pa.Table.from_pylist(rows), **said)
@@ -159,8 +159,7 @@ def break_down(results: Results, by: Sequence[str], columns: Path | None = None)
 
     Raises ConfigError for an unknown name, DataError for a table that does not fit, StoreError.
     """
-    refuse_text("by", by, "range")
-    asked = [By.parse(text) for text in dict.fromkeys(by)]
+    asked = [By.parse(text) for text in dict.fromkeys(texts_of("by", by, "range"))]
     theirs = None if columns is None else _read(columns, [one.name for one in asked if one.name not in NAMES])
     if not asked:
         raise ConfigError(f"expected --by NAME: {', '.join(NAMES)}, or a column of --columns FILE")

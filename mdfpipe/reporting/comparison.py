@@ -21,7 +21,7 @@ from mdfpipe.evaluation.measures.differences import Cases, Counted, compare_two,
 from mdfpipe.evaluation.measures.metrics import mean_of_rows
 from mdfpipe.evaluation.table import depth_of
 from mdfpipe.running.plan import Currency, current
-from mdfpipe.store.files import given_path
+from mdfpipe.store.files import given_paths
 from mdfpipe.store.results import KEY, STAGE, Results, Row, read_results
 from mdfpipe.store.run import Run
 from mdfpipe.store.tables import COMPARISONS, METRICS, SEARCHES, SearchStatus
@@ -52,7 +52,7 @@ class Comparison:
 
 def several(command: str, runs: Sequence[str | PathLike[str]]) -> list[Path]:
     """The paths of `runs`. Raises ConfigError where there are not two or more, as where they are one text."""
-    paths = [Path(runs)] if isinstance(runs, str | PathLike) else [given_path(command, one) for one in runs]
+    paths = [Path(runs)] if isinstance(runs, str | PathLike) else given_paths(command, runs)
     if len(paths) < 2:
         raise ConfigError(f"{command}: expected two evaluated runs or more, got {', '.join(map(str, paths)) or 'none'}")
     return paths

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from mdfpipe.errors import ConfigError, DataError, MdfError, StoreError, cannot_write, counted, one_line
 from mdfpipe.inspecting.pictures import environment_of, title_of
 from mdfpipe.reporting.comparison import side_by_side
-from mdfpipe.store.files import given_path, refuse_folder, write_atomically
+from mdfpipe.store.files import given_path, given_paths, refuse_folder, write_atomically
 from mdfpipe.store.naming import inside, natural_key
 from mdfpipe.store.run import Run
 from mdfpipe.store.shards import CHECKSUM, UNVERIFIED
@@ -104,13 +104,15 @@ def report(
     run, out = given_path("run", run), given_path("out", out) if out is not None else None
     if out is not None:
         refuse_folder(out)
-    others = [given_path("compare", other) for other in compare]
+    others = given_paths("compare", compare or [])
     results = side_by_side(run, others, allow_mixed=allow_mixed, allow_stale=allow_stale)
     shown = views(results)
     systems = [name for view in shown for name in results.tables[view.name]["systems"]]
     if by:
         own = side_by_side(run, allow_stale=allow_stale) if compare else results
-        shown += break_down(own, by, Path(columns) if columns is not None else None)
+        shown += break_down(own, by, given_path("columns", columns) if columns is not None else None)
+    elif columns is not None:
+        raise ConfigError(f"columns {columns}: expected by with it, the columns to break down by")
     page = ResultsPage(title_of(run), results, shown, show_people, places([*systems, *_in_curves(results)]))
     page.environment = environment_of(run)
     _fill(page, run)

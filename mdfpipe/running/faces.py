@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mdfpipe.config import find_file, validate
+from mdfpipe.config import find_file, texts_of, validate
 from mdfpipe.datasets.reading import found_faces
 from mdfpipe.errors import ConfigError, DataError, counted, some
 from mdfpipe.running.execution import Event
@@ -110,6 +110,7 @@ def find_faces(
     run = Run(table.with_suffix(".run"))
     if run.path == table:
         raise ConfigError(f"--out {table}: expected a name for the face table, got that of its work; name a .csv")
+    videos = texts_of("videos", videos, "videos/*.mp4")
     study = _study(root, file, videos, min_score, stride, run.path)
     if not study.dataset.present(root):
         asked = f"videos that match {', '.join(videos)}" if videos else "videos"
@@ -135,6 +136,7 @@ def merge_faces(
     new or changed. All changes are made, or none. `find_faces(..., force=True)` undoes them.
     """
     path, asked, cuts = given_path("table", table), dict[str, str](), dict[str, list[int]]()
+    merges, splits = texts_of("merges", merges, "3=17"), texts_of("splits", splits, "17@57")
     undone = dict.fromkeys(name for text in splits if (name := str(text).strip()) and "@" not in name)
     for text in splits:
         name, at, frame = (part.strip() for part in str(text).rpartition("@"))

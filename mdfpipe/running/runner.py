@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from mdfpipe import __version__
+from mdfpipe.config import texts_of
 from mdfpipe.errors import ConfigError, Damaged, DataError, some
 from mdfpipe.learning.gpus import fastest_precision
 from mdfpipe.learning.system import with_ancestors
@@ -156,12 +157,14 @@ def run(
     videos. Raises MdfError if nothing can run; failed videos are in `Outcome.failures`.
     """
     if not isinstance(study, Study):
-        study = Study.load(study, list(settings))
+        study = Study.load(study, texts_of("settings", settings, "detect.stride=2"))
     elif settings:
         raise ConfigError("settings: expected none with a study that is loaded; give them to Study.load")
     folder, root = Run(given_path("run", run)), given_path("data", data)
-    made = Runner(study.strict() if strict else study, folder, root, resources, systems=list(systems))
-    return made.execute(first, last, only=list(only) or None, strict=strict, allow_missing=allow_missing, listen=listen)
+    named = texts_of("systems", systems, "body")
+    made = Runner(study.strict() if strict else study, folder, root, resources, systems=named)
+    wanted = texts_of("only", only, "videos/a") or None
+    return made.execute(first, last, only=wanted, strict=strict, allow_missing=allow_missing, listen=listen)
 
 
 class Runner:

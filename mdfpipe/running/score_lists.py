@@ -7,7 +7,7 @@ from functools import partial
 from os import PathLike
 from pathlib import Path
 
-from mdfpipe.config import refuse_text, set_dotted, validate
+from mdfpipe.config import set_dotted, texts_of, validate
 from mdfpipe.errors import ConfigError
 from mdfpipe.evaluation.given import METRICS, evaluate_lists
 from mdfpipe.evaluation.study import Keep
@@ -78,8 +78,7 @@ def score_lists(
 def _tables(settings: Sequence[str]) -> Tables:
     """The one table. Raises ConfigError."""
     asked = {"tables": {TABLE: {"metrics": list(METRICS), "unmated": "exclude"}}}
-    refuse_text("settings", settings, "tables.recognition.pairs=all")
-    for assignment in settings:
+    for assignment in texts_of("settings", settings, "tables.recognition.pairs=all"):
         set_dotted(asked, assignment)
     tables = validate(Tables, asked, "--set")
     if list(tables.tables) != [TABLE] or tables.tables[TABLE].benchmark is not None:

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mdfpipe.config import refuse_text, set_dotted, validate
+from mdfpipe.config import set_dotted, texts_of, validate
 from mdfpipe.domains import Domain
 from mdfpipe.errors import ConfigError, DataError, MdfError, counted, one_line
 from mdfpipe.evaluation import study
@@ -103,7 +103,7 @@ class Evaluation:
 
 def evaluate(
     vectors: pd.DataFrame | pa.Table | str | PathLike[str],
-    protocol: str,
+    protocol: str | PathLike[str] | Protocol,
     *,
     settings: Sequence[str] = (),
     data: str | PathLike[str] | None = None,
@@ -119,7 +119,7 @@ def evaluate(
         source, images=asked.of_images, names=asked.protocol.names, components=asked.tables.weigh_by_quality
     )
     name = source.stem if isinstance(source, Path) else "vectors"
-    found = _evaluated(asked, *rows, name, distance, Path(data) if data is not None else None, None)
+    found = _evaluated(asked, *rows, name, distance, given_path("data", data) if data is not None else None, None)
     beside = tables_beside(found)
     said = {
         kind: list(dict.fromkeys(line for entry in found.tables.values() for line in entry[kind]))
@@ -130,7 +130,7 @@ def evaluate(
 
 def score(
     file: str | PathLike[str],
-    protocol: str,
+    protocol: str | PathLike[str] | Protocol,
     out: str | PathLike[str],
     settings: Sequence[str] | None = None,
     *,
@@ -141,16 +141,16 @@ def score(
 
     The file has a row for each crop or template, with the columns of ACCEPTED.
 
-    protocol: of manifests/, or a benchmark (sysu-all, sysu-indoor, regdb, llcm_deen_paper, llcm_testpy_v2i,
-    llcm_idkl_full, market). The file of a benchmark has a row for each image, with its path as `file` (or crop_id) and
-    camera_id (market also session_id), and may lack vectors. data: the folder of the official galleries. settings:
-    NAME=VALUE of tables, such as tables.recognition.pooling=media_mean, or of the protocol, such as
+    protocol: of manifests/, a YAML file, a Protocol, or a benchmark (sysu-all, sysu-indoor, regdb, llcm_deen_paper,
+    llcm_testpy_v2i, llcm_idkl_full, market). The file of a benchmark has a row for each image, with its path as `file`
+    (or crop_id) and camera_id (market also session_id), and may lack vectors. data: the folder of the official
+    galleries. settings: NAME=VALUE of tables, such as tables.recognition.pooling=media_mean, or of the protocol:
     protocol.unlisted=test. Raises ConfigError, DataError, ProtocolError.
     """
     file = given_path("file (`mdfpipe.evaluate` takes a DataFrame)", file)
     out, data = given_path("out", out), given_path("data", data) if data is not None else None
     refuse_folder(out)
-    asked = _asked(protocol, settings or [])
+    asked = _asked(protocol, settings)
     weighed = asked.tables.weigh_by_quality
     rows = read_vectors(file, images=asked.of_images, names=asked.protocol.names, components=weighed)
     run = Run(out)
@@ -177,12 +177,12 @@ class _Asked:
     of_images: bool
 
 
-def _asked(protocol: str, settings: Sequence[str]) -> _Asked:
+def _asked(given: str | PathLike[str] | Protocol, settings: Sequence[str] | None) -> _Asked:
     """Raises ConfigError."""
-    benchmark = benchmark_of(protocol)
+    protocol = given.name if isinstance(given, Protocol) else str(given_path("protocol", given))
+    benchmark = None if isinstance(given, Protocol) else benchmark_of(protocol)
     asked: dict[str, Any] = {} if benchmark is None else {"tables": {"recognition": {"benchmark": benchmark}}}
-    refuse_text("settings", settings, "tables.recognition.pairs=all")
-    for assignment in settings:
+    for assignment in texts_of("settings", settings, "tables.recognition.pairs=all"):
         set_dotted(asked, assignment)
     of_protocol = asked.pop("protocol", {})
     if not isinstance(of_protocol, dict):
@@ -193,9 +193,12 @@ def _asked(protocol: str, settings: Sequence[str]) -> _Asked:
     if benchmark is not None:
         return _Asked(tables, Protocol(name=protocol, unlisted="test"), True)
     names = ", ".join([*("sysu-all", "sysu-indoor"), *(n for n in Benchmark.choices() if n != "sysu")])
-    found = read_protocol(protocol, [SHIPPED / "manifests"], also=f"; benchmarks: {names}")
-    given = f" with --set {', '.join(f'protocol.{key}' for key in of_protocol)}" if of_protocol else ""
-    return _Asked(tables, validate(Protocol, found | of_protocol, f"{protocol}{given}"), False)
+    if isinstance(given, Protocol):
+        found = given.model_dump()
+    else:
+        found = read_protocol(protocol, [SHIPPED / "manifests"], also=f"; benchmarks: {names}")
+    more = f" with --set {', '.join(f'protocol.{key}' for key in of_protocol)}" if of_protocol else ""
+    return _Asked(tables, validate(Protocol, found | of_protocol, f"{protocol}{more}"), False)
 
 
 def _evaluated(

@@ -15,13 +15,13 @@ import errno
 import os
 import stat
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from io import BufferedReader
 from os import PathLike
 from pathlib import Path
 from typing import IO
 
-from mdfpipe.errors import ConfigError, StoreError, cannot_write
+from mdfpipe.errors import ConfigError, StoreError, cannot_write, one_line
 from mdfpipe.store.naming import STAGES
 from mdfpipe.store.owner import temporary
 
@@ -34,6 +34,13 @@ def given_path(name: str, value: object) -> Path:
     if isinstance(value, str | PathLike):
         return Path(value)
     raise ConfigError(f"{name}: expected a path as text or Path, got {type(value).__name__}")
+
+
+def given_paths(name: str, values: object) -> list[Path]:
+    """The paths of a list that a caller gives. Raises ConfigError, as for one path alone."""
+    if isinstance(values, str | PathLike | bytes | Mapping) or not isinstance(values, Iterable):
+        raise ConfigError(f"{name}: expected a list of paths, got {one_line(repr(values), 80)}")
+    return [given_path(name, one) for one in values]
 
 
 def opened(path: Path) -> BufferedReader:

@@ -26,7 +26,7 @@ from typing import BinaryIO, Final, Self
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mdfpipe.errors import Damaged, StoreError, cannot_write, one_line
+from mdfpipe.errors import ConfigError, Damaged, DataError, StoreError, cannot_write, one_line
 from mdfpipe.store.files import given_path, opened
 from mdfpipe.store.hashing import digest_of
 from mdfpipe.store.limits import OF_RUN, endless_texts, refuse_large_table, refuse_large_texts
@@ -123,13 +123,21 @@ def open_table(path: Path, read_dictionary: Sequence[str] = ()) -> pq.ParquetFil
     return pq.ParquetFile(path, read_dictionary=list(read_dictionary) or None, page_checksum_verification=True)
 
 
-def read_table(path: str | PathLike[str], columns: list[str] | None = None) -> pa.Table:
-    """Return the rows of a Parquet file. Raises Damaged if its content is damaged, StoreError if it is unreadable, "
-    "DataError if it asks for more memory than a table of a run may.
+def read_table(path: str | PathLike[str], columns: Sequence[str] | None = None, *, may_lack: bool = False) -> pa.Table:
+    """Return the rows of a Parquet file. Raises Damaged if its content is damaged, StoreError if it is unreadable,
+    DataError if it asks for more memory than a table of a run may, or lacks one of the columns.
+
+    may_lack: columns that it lacks are left out.
     """
     path = given_path("table", path)
+    if isinstance(columns, str) or not (columns is None or all(isinstance(name, str) for name in columns)):
+        raise ConfigError(f"columns: expected a list of names, such as ['crop_id'], got {one_line(repr(columns), 80)}")
+    columns = None if columns is None else list(columns)
     try:
         with open_table(path) as file:  # pq.read_table loads pyarrow.dataset, and with it pandas: 0.25 s
+            there = file.schema_arrow.names
+            if not may_lack and (lacks := [name for name in columns or () if name not in there]):
+                raise DataError(f"{path}: expected a column {lacks[0]!r}, found {one_line(', '.join(there), 300)}")
             refuse_large_table(file, path, columns, OF_RUN)
             if endless := endless_texts(file, columns):
                 with open_table(path, endless) as coded:

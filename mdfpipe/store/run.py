@@ -27,7 +27,7 @@ from typing import Any, Final, Literal, TypeAlias
 
 import pyarrow as pa
 
-from mdfpipe.errors import Damaged, DataError, StoreError, cannot_write, one_line, unobeyed
+from mdfpipe.errors import ConfigError, Damaged, DataError, StoreError, cannot_write, one_line, unobeyed
 from mdfpipe.store import parquet
 from mdfpipe.store.files import bytes_of, given_path, opened, sync, write_atomically
 from mdfpipe.store.hashing import bytes_sha256, file_sha256, fingerprint, table_sha256
@@ -124,8 +124,10 @@ class Run:
         return self._rows(stage, key, self.beside(stage, key, name, digest), ours, columns)
 
     def _rows(self, stage: str, key: str, path: Path, ours: pa.Schema | None, columns: list[str] | None) -> pa.Table:
+        if ours is not None and (odd := [name for name in columns or () if name not in ours.names]):
+            raise ConfigError(f"{path}: no column {odd[0]!r}; there are {', '.join(ours.names)}")
         try:
-            rows = read_table(path, columns)
+            rows = read_table(path, columns, may_lack=True)  # an earlier version may not have had it
             return as_ours(rows, ours, columns) if ours is not None else rows
         except Damaged as error:
             raise self.damage(stage, key, str(error)) from None

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field, SerializeAsAny, model_validator
 
-from mdfpipe.config import NAME, Config, read_yaml, refuse_text, set_dotted, validate, yaml_text
+from mdfpipe.config import NAME, Config, read_yaml, set_dotted, texts_of, validate, yaml_text
 from mdfpipe.datasets import Dataset
 from mdfpipe.errors import ConfigError, DataError, one_line, some
 from mdfpipe.evaluation.table import Table
@@ -212,20 +212,21 @@ class Study(Config):
     @classmethod
     def load(cls, study: str | PathLike[str], overrides: list[str] | None = None) -> Study:
         """The study in a YAML file, or the shipped one of that name, with `a.b=value` overrides. Raises ConfigError."""
-        return cls._load(find_study(given_path("study", study)), overrides or [])
+        return cls._load(find_study(given_path("study", study)), overrides)
 
     @classmethod
-    def kept(cls, run: Path) -> Study:
+    def kept(cls, run: str | PathLike[str]) -> Study:
         """The study that a run folder keeps, to look at it. Raises ConfigError."""
+        run = given_path("run", run)
         if (run / KEPT).exists() and not (run / KEPT).is_file():  # reading a pipe would wait for ever
             raise ConfigError(f"{run / KEPT}: expected the study that a run keeps, got a folder, pipe or device")
         return cls._load(run / KEPT, [], keeps=True)
 
     @classmethod
-    def _load(cls, path: Path, overrides: list[str], *, keeps: bool = False) -> Study:
+    def _load(cls, path: Path, overrides: list[str] | None, *, keeps: bool = False) -> Study:
         settings = read_yaml(path)
         settings.setdefault("name", path.stem)
-        refuse_text("settings", overrides, "detect.stride=2")
+        overrides = texts_of("settings", overrides, "detect.stride=2")
         for assignment in overrides:
             set_dotted(settings, assignment)
         _without_trust(settings, str(path), keeps)
