@@ -1,7 +1,8 @@
 """Integrity of a run folder: every file that a receipt names is read whole and compared with its checksum.
 
 A part holds its own (`store.parquet`); other files have their sha256 in their part's receipt, `pipeline.yaml` in
-`environment.json`. Damage is recorded next to its part, so that the next `mdfpipe run` makes it again.
+`environment.json`. Damage is recorded next to its part, so that the next `mdfpipe run` makes it again; every call
+lists it until then. A folder that no study made (`mdfpipe score`, the crops of `mdfpipe synth`) has no index.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Final
 
 from mdfpipe.errors import DataError, StoreError, counted, one_line
 from mdfpipe.running.execution import Event
+from mdfpipe.running.plan import OF_INDEX
 from mdfpipe.stages.train import BOARD, LOG, STATE
 from mdfpipe.store.environment import FILE, read_environment
 from mdfpipe.store.files import bytes_of, given_path
@@ -26,6 +28,7 @@ from mdfpipe.store.naming import STAGES, file_name
 from mdfpipe.store.owner import TEMPORARY
 from mdfpipe.store.parquet import is_whole
 from mdfpipe.store.run import DAMAGED, Receipt, Run, read_receipt
+from mdfpipe.study.study import KEPT
 
 THREADS: Final = 4
 _INDEX: Final = "index/videos.parquet"
@@ -51,7 +54,7 @@ class Integrity:
 
     parts, files, bytes: how many were read. damaged: files with other content than was made. missing: files that a
     receipt names. foreign: files in the stages' folders that no receipt names. remarks: what does not affect a result.
-    noted: whether all damage is recorded for `mdfpipe run`.
+    noted: whether the next `mdfpipe run` can find all of it due.
     """
 
     run: str
@@ -131,12 +134,31 @@ def verify(path: str | PathLike[str], listen: Callable[[Event], None] = lambda e
     found.foreign = [name for name in listed if name not in known and not Path(name).name.startswith(_OF_NO_PART)]
     for one in wrong_ones:
         if one.path in owners:
-            part = owners[one.path]
-            run.damage(*part, f"{one.path}: {one.what} (mdfpipe verify)")
-            failure = run.failure(*part)
-            found.noted &= failure is not None and failure.kind == DAMAGED
+            found.noted &= _note(run, *owners[one.path], f"{one.path}: {one.what} (mdfpipe verify)")
     found.seconds = time.monotonic() - began
     return found
+
+
+def _note(run: Run, stage: str, key: str, what: str) -> bool:
+    """Record that a part is damaged; return whether the next `mdfpipe run` can find it due.
+
+    A part whose stage has no folder is due without a record. No folder is made for one: other code takes the folder of
+    a stage as a sign that the stage ran.
+    """
+    if not (run.path / stage).is_dir():
+        return not run.is_read_only
+    run.damage(stage, key, what)
+    failure = run.failure(stage, key)
+    return failure is not None and failure.kind == DAMAGED
+
+
+def _could_not_be_made(run: Run, stage: str, key: str) -> bool:
+    """Whether the last attempt to make a part failed. A record of damage, such as `verify` writes, says no such thing.
+
+    A part that could not be made is a failure of the run, which `mdfpipe status` lists, and not missing.
+    """
+    failure = run.failure(stage, key)
+    return failure is not None and failure.kind != DAMAGED
 
 
 def _files(path: Path) -> Iterator[Path]:
@@ -175,8 +197,7 @@ def _tasks(run: Run, receipts: list[Receipt], listed: dict[str, Path], found: In
         place = run.part(receipt.stage, receipt.key)
         name = place.relative_to(run.path).as_posix()
         yield _Task(name, listed[name], place.stat().st_size, (receipt.stage, receipt.key))
-    is_made = any(receipt.stage != "index" for receipt in receipts)
-    if is_made and _INDEX not in listed and run.failure("index", "videos") is None:
+    if _INDEX not in listed and _needs_index(run, receipts) and not _could_not_be_made(run, "index", "videos"):
         found.missing.append(Finding(_INDEX, "all other parts were made from it", "index/videos"))
     for receipt in receipts:
         part = (receipt.stage, receipt.key)
@@ -193,10 +214,19 @@ def _tasks(run: Run, receipts: list[Receipt], listed: dict[str, Path], found: In
                 yield _Task(name, listed[name], size, part, digest)
         for stage, key in _upstream(receipt):
             name = f"{stage}/{file_name(key)}.parquet"
-            failed = run.failure(stage, key) is not None  # it is known to be due
-            if name not in listed and not failed and not any(one.path == name for one in found.missing):
+            if name in listed or any(one.path == name for one in found.missing):
+                continue
+            if not _could_not_be_made(run, stage, key):
                 what = f"{receipt.stage}/{receipt.key} was made from it"
                 found.missing.append(Finding(name, what, f"{stage}/{key}"))
+
+
+def _needs_index(run: Run, receipts: list[Receipt]) -> bool:
+    """Whether there are parts that were made from an index: those of a study, or whose receipts name what it holds."""
+    made = [receipt for receipt in receipts if receipt.stage != "index"]
+    if made and (run.path / KEPT).exists():
+        return True
+    return any(name.partition("/")[0] in OF_INDEX for receipt in made for name in receipt.upstream)
 
 
 def _upstream(receipt: Receipt) -> Iterator[tuple[str, str]]:

@@ -28,7 +28,9 @@ from mdfpipe.store.results import KEY
 from mdfpipe.store.run import DAMAGED, Failure, Receipt, Run, faces_file, fingerprint, images_file
 from mdfpipe.study.study import KEPT, Study, open_run
 
-_OF_INDEX = ("catalogue", "media", "person", "faces", "images")  # what a stage may read of it
+OF_INDEX = ("catalogue", "media", "person", "faces", "images")
+"""What a stage may read of the index, as receipts name it upstream."""
+
 _WITHOUT_CONTENT = "an earlier version of mdfpipe made it, which did not note its content"
 
 
@@ -198,7 +200,7 @@ class Plan:
 
     def waits(self, stage: Stage) -> Item | None:
         """The run-level table that a stage waits for, if there is one: no option continues without it."""
-        named = [self._named(name) for name in stage.reads if name not in _OF_INDEX]
+        named = [self._named(name) for name in stage.reads if name not in OF_INDEX]
         undone = (self.run_item(up) for up in named if up.per == "run" and up.name != self.stages[0].name)
         return next((item for item in undone if item.reason is not None), None)
 
@@ -269,7 +271,7 @@ class Plan:
 
     def cause(self, item: Item) -> Item:
         """The first unit because of which a unit is due: one that it was made from, or the unit itself."""
-        for up in (self._named(name) for name in item.stage.reads if name not in _OF_INDEX):
+        for up in (self._named(name) for name in item.stage.reads if name not in OF_INDEX):
             all_of_it = up.per == "run" or item.stage.per == "run"
             units = self.items(up) if all_of_it else [self.item(up, item.key)]
             for unit in units:
@@ -389,7 +391,7 @@ def standing(path: Path, stage: str, key: str) -> Standing:
     are current as long as this version would make the same. Raises Damaged.
     """
     run, name = Run(path), path.resolve().name
-    if not any((path / there).exists() for there in (KEPT, "index")):
+    if not (path / KEPT).exists() and not _has_index(path):
         found = run.receipt(stage, key)
         if found is None or found.version == Evaluate.version:
             return Standing(name, Currency.CURRENT)
@@ -413,6 +415,11 @@ def standing(path: Path, stage: str, key: str) -> Standing:
             return Standing(name, Currency.STALE, stale)
         return Standing(name, Currency.UNKNOWN, unread) if offline else Standing(name, Currency.CURRENT, more)
     return Standing(name, Currency.UNKNOWN, unread)
+
+
+def _has_index(path: Path) -> bool:
+    """Whether a folder holds anything of an index. The record of a failure, which is in `failed`, is nothing of it."""
+    return any(place.name != "failed" for place in (path / "index").glob("*"))
 
 
 def made_without(run: Run) -> bool:

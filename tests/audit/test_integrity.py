@@ -9,23 +9,34 @@ import os
 import random
 import shutil
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+import mdfpipe
 from mdfpipe.audit.integrity import verify
 from mdfpipe.cli.commands import app
 from mdfpipe.errors import Damaged, DataError, StoreError
 from mdfpipe.inspecting.inspection import inspect
 from mdfpipe.running.execution import Event
+from mdfpipe.running.plan import Currency, Standing, standing
 from mdfpipe.running.runner import Outcome
 from mdfpipe.running.status import status
 from mdfpipe.running.survey import survey
+from mdfpipe.running.synthesis import cut_out
+from mdfpipe.stages.evaluate import Evaluate
 from mdfpipe.store import lock
 from mdfpipe.store.owner import temporary
-from mdfpipe.store.run import Run, read_table
-from tests.systems import runner
+from mdfpipe.store.run import Failure, Run, read_table
+from mdfpipe.synth.crops import write_crops
+from tests.systems import VIDEOS, copied, loaded, runner
 
 KINDS = ("flip", "flip", "flip", "half", "zeros", "gone")
+SYSTEMS: dict[str, Any] = {"a": {"recipe": loaded()}}
+TABLES: dict[str, Any] = {"tables": {"bodies": {"unmated": "exclude", "metrics": ["rank-1"]}}}
 
 
 @pytest.fixture
@@ -34,6 +45,36 @@ def home(labelled: Path, tmp_path: Path) -> Path:
     shutil.copytree(labelled / "run", tmp_path / "run")
     (tmp_path / "data").symlink_to(labelled / "data")
     return tmp_path
+
+
+@pytest.fixture(scope="module")
+def evaluated(labelled: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home whose run has parts of every stage, which nobody changes."""
+    home = copied(labelled, tmp_path_factory.mktemp("evaluated") / "home")
+    assert runner(home, SYSTEMS, evaluate=TABLES)[0].execute().complete
+    return home
+
+
+@pytest.fixture(scope="module")
+def apart(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folders that no study made, which nobody changes: V1 of `score`, and crops of `synthesise`."""
+    folder = tmp_path_factory.mktemp("apart")
+    subjects = ["p0", "p1", "p2"] * 4
+    columns = {
+        "subject_id": subjects,
+        "domain": (["VIS-10m"] * 3 + ["VIS-500m"] * 3) * 2,
+        "video_id": [f"v{n}" for n in range(len(subjects))],
+        "vector": list(np.random.default_rng(0).standard_normal((len(subjects), 4))),
+    }
+    pq.write_table(pa.table(columns), folder / "mine.parquet")
+    mdfpipe.score(folder / "mine.parquet", "no-roles", folder / "V1")
+    write_crops(folder / "crops", 2, cut=cut_out)
+    return folder
+
+
+def content(folder: Path) -> dict[str, tuple[int, int]]:
+    """Time of change and size of everything in a folder, and of the folder itself."""
+    return {str(p): (p.stat().st_mtime_ns, p.stat().st_size) for p in (folder, *folder.rglob("*"))}
 
 
 def made(home: Path) -> dict[str, str]:
@@ -186,6 +227,100 @@ def test_an_index_that_is_gone_is_missing(home: Path) -> None:
     assert [one.path for one in verify(home / "run").missing] == ["index/videos.parquet"]
     assert again(home, "label")[0].complete
     assert made(home) == golden
+
+
+@pytest.mark.parametrize(
+    ("gone", "missing"),
+    [
+        ("index/videos.parquet", ["index/videos.parquet"]),
+        ("index", ["index/videos.parquet"]),
+        ("detect/videos__LWIR-30m_a.parquet", ["detect/videos__LWIR-30m_a.parquet"]),
+        ("detect", [f"detect/{key.replace('/', '__')}.parquet" for key in VIDEOS]),
+        ("label/videos__VIS-500m_a.parquet", ["label/videos__VIS-500m_a.parquet"]),
+        ("crop/videos__VIS-500m_b.parquet", ["crop/videos__VIS-500m_b.parquet"]),
+        ("manifest", ["manifest/manifest.parquet"]),
+        ("train/a/training.parquet", ["train/a/training.parquet"]),
+        ("embed/a/videos__LWIR-30m_b.parquet", ["embed/a/videos__LWIR-30m_b.parquet"]),
+        ("embed", [f"embed/a/{key.replace('/', '__')}.parquet" for key in VIDEOS]),
+    ],
+)
+def test_what_is_missing_is_named_by_every_call_until_it_is_made_again(
+    evaluated: Path, tmp_path: Path, gone: str, missing: list[str]
+) -> None:
+    home = copied(evaluated, tmp_path / "home")
+    run, path = home / "run", home / "run" / gone
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+    for _ in range(3):
+        found = verify(run)
+        assert [one.path for one in (*found.damaged, *found.missing)] == missing
+        assert found.noted
+    assert app(["verify", str(run)], standalone_mode=False) == 3
+    assert not path.exists()
+    assert runner(home, SYSTEMS, evaluate=TABLES)[0].execute().complete
+    assert verify(run).sound
+    assert verify(run).sound
+
+
+@pytest.mark.parametrize("part", ["index/videos", "detect/videos/VIS-500m_a"])
+def test_a_missing_part_that_could_not_be_made_is_a_failure_of_the_run_and_no_damage(home: Path, part: str) -> None:
+    run, (stage, _, key) = Run(home / "run"), part.partition("/")
+    run.part(stage, key).unlink()
+    failure = Failure(stage, key, "DataError", "its file cannot be opened")
+    run.record_failure(failure)
+    assert verify(home / "run").sound
+    assert run.failure(stage, key) == failure
+
+
+def test_an_index_that_receipts_name_is_missing_also_where_the_study_is_gone(home: Path) -> None:
+    shutil.rmtree(home / "run" / "index")
+    for name in ("pipeline.yaml", "environment.json"):
+        (home / "run" / name).unlink()
+    for _ in range(2):
+        assert [one.path for one in verify(home / "run").missing] == ["index/videos.parquet"]
+    assert not (home / "run" / "index").exists()
+
+
+@pytest.mark.parametrize("name", ["V1", "crops"])
+def test_a_folder_that_no_study_made_is_sound_without_an_index_and_stays_as_it_is(
+    apart: Path, tmp_path: Path, name: str
+) -> None:
+    folder = shutil.copytree(apart / name, tmp_path / name)
+    before = content(folder)
+    for _ in range(2):
+        found = verify(folder)
+        assert (found.sound, found.missing, found.foreign, found.remarks) == (True, [], [], [])
+    assert content(folder) == before
+
+
+@pytest.mark.parametrize("kind", ["flip", "half", "gone"])
+@pytest.mark.parametrize("name", ["V1/evaluate/metrics.json", "V1/evaluate/searches.parquet", "crops/crop/*.tar"])
+def test_damage_in_a_folder_that_no_study_made_is_named_by_every_call(
+    apart: Path, tmp_path: Path, name: str, kind: str
+) -> None:
+    shutil.copytree(apart, tmp_path / "apart")
+    (path,) = (tmp_path / "apart").glob(name)
+    folder = tmp_path / "apart" / name.partition("/")[0]
+    damage(path, kind, random.Random(0))
+    for _ in range(3):
+        found = verify(folder)
+        assert [one.path for one in (*found.damaged, *found.missing)] == [path.relative_to(folder).as_posix()]
+    assert not (folder / "index").exists()
+
+
+def test_scored_numbers_are_current_by_their_version_whatever_verify_noted(
+    apart: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = shutil.copytree(apart / "V1", tmp_path / "V1")
+    for noted in (False, True):
+        if noted:  # as earlier versions did
+            Run(folder).damage("index", "videos", "index/videos.parquet: all other parts were made from it")
+        assert verify(folder).sound
+        assert standing(folder, "evaluate", "metrics") == Standing("V1", Currency.CURRENT)
+    monkeypatch.setattr(Evaluate, "version", Evaluate.version + 1)
+    assert standing(folder, "evaluate", "metrics").currency is Currency.STALE
 
 
 def test_verify_says_what_is_sound_foreign_and_how_far_it_is(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
