@@ -29,6 +29,7 @@ from mdfpipe.store.owner import TEMPORARY
 from mdfpipe.store.parquet import is_whole
 from mdfpipe.store.run import DAMAGED, Receipt, Run, read_receipt
 from mdfpipe.study.study import KEPT
+from mdfpipe.synth.crops import BLOCK
 
 THREADS: Final = 4
 _INDEX: Final = "index/videos.parquet"
@@ -87,7 +88,8 @@ class Integrity:
         count = f"{len(self.damaged)} damaged, {len(self.missing)} missing"
         if not self.noted:
             return [*found, f"{count}; nothing could be noted in this folder, which cannot be written"]
-        return [*found, f"{count}; `mdfpipe run` with its study makes the parts again that hold them"]
+        how = "`mdfpipe run` with its study, or the command that made this folder, makes the parts again"
+        return [*found, f"{count}; {how}"]
 
 
 @dataclass(frozen=True)
@@ -239,6 +241,8 @@ def _upstream(receipt: Receipt) -> Iterator[tuple[str, str]]:
             yield name, receipt.key
         elif name == "manifest":
             yield name, name
+        elif receipt.stage == "manifest" and name.startswith(BLOCK):
+            yield "crop", name
         elif stage in _OF_VIDEOS and key:
             yield stage, key
         elif stage == "train" and key:

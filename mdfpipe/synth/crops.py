@@ -29,6 +29,7 @@ from mdfpipe.synth.people import draw_subject
 from mdfpipe.synth.presets import DOMAINS, seed_of
 
 SUBJECTS_A_BLOCK = 50
+BLOCK = "block-"  # how keys of parts begin that hold crops
 CLIPS, FRAMES = 4, 3  # of each subject
 Modality: TypeAlias = Literal["body", "face"]
 FIRST_SUBJECT = 300_000  # no gallery counts so far
@@ -80,7 +81,7 @@ def write_crops(
 
 def _receipt(start: int, count: int, seed: int, modality: Modality) -> Receipt:
     drawn = {"first": FIRST_SUBJECT + start, "subjects": count, "seed": seed, "clips": CLIPS, "frames": FRAMES}
-    return Receipt("crop", VERSION, f"block-{start // SUBJECTS_A_BLOCK:04d}", drawn | _mark(modality), {})
+    return Receipt("crop", VERSION, f"{BLOCK}{start // SUBJECTS_A_BLOCK:04d}", drawn | _mark(modality), {})
 
 
 def _mark(modality: Modality) -> dict[str, str]:

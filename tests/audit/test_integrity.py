@@ -296,7 +296,10 @@ def test_a_folder_that_no_study_made_is_sound_without_an_index_and_stays_as_it_i
 
 
 @pytest.mark.parametrize("kind", ["flip", "half", "gone"])
-@pytest.mark.parametrize("name", ["V1/evaluate/metrics.json", "V1/evaluate/searches.parquet", "crops/crop/*.tar"])
+@pytest.mark.parametrize(
+    "name",
+    ["V1/evaluate/metrics.json", "V1/evaluate/searches.parquet", "crops/crop/*.tar", "crops/crop/block-0000.parquet"],
+)
 def test_damage_in_a_folder_that_no_study_made_is_named_by_every_call(
     apart: Path, tmp_path: Path, name: str, kind: str
 ) -> None:
