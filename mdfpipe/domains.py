@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import lru_cache
+from functools import lru_cache, total_ordering
+from numbers import Real
+from typing import Any, Final
 
-from mdfpipe.errors import DataError
+from mdfpipe.errors import DataError, one_line
 
 
 class Band(StrEnum):
@@ -32,9 +34,13 @@ class Band(StrEnum):
 _PATTERN = re.compile(r"(?P<band>[A-Za-z]+)(?:-(?P<range>\d+(?:\.\d+)?)m)?")
 
 
-@dataclass(frozen=True, order=True)
+_FARTHEST_M: Final = 999_999  # names of domains have no exponents
+
+
+@total_ordering
+@dataclass(frozen=True)
 class Domain:
-    """A band, at a range where it is known: `VIS-500m`, `SWIR-30m`, `LWIR`.
+    """A band, at a range where it is known: `VIS-500m`, `SWIR-30m`, `LWIR`. Sorted as `by_wavelength`.
 
     >>> Domain.parse("swir-30m")
     Domain('SWIR-30m')
@@ -45,10 +51,26 @@ class Domain:
     band: Band
     range_m: float | None = None
 
+    def __post_init__(self) -> None:
+        """Take a band as text, too. Raises DataError for what is no band or range."""
+        metres: Any = self.range_m
+        if self.band not in list(Band):
+            raise DataError(f"domain: expected a band of {', '.join(Band)}, got {one_line(repr(self.band), 80)}")
+        object.__setattr__(self, "band", Band(self.band))
+        if metres is None:
+            return
+        is_number = isinstance(metres, Real)
+        if not is_number or not 0 <= metres <= _FARTHEST_M:
+            got = one_line(repr(metres), 80)
+            raise DataError(f"domain: expected a range of 0 to {_FARTHEST_M} m, or None, got {got}")
+        object.__setattr__(self, "range_m", float(metres))
+
     @classmethod
-    def parse(cls, text: str) -> Domain:
-        """The domain named by `text`, `<BAND>` or `<BAND>-<RANGE>m`. Raises DataError."""
-        match = _PATTERN.fullmatch(text.strip())
+    def parse(cls, text: str | Domain) -> Domain:
+        """The domain named by `text`, `<BAND>` or `<BAND>-<RANGE>m`; a domain as it is. Raises DataError."""
+        if isinstance(text, Domain):
+            return text
+        match = _PATTERN.fullmatch(text.strip()) if isinstance(text, str) else None
         try:
             if match is None:
                 raise ValueError
@@ -60,13 +82,22 @@ class Domain:
             ) from None
         return cls(band, float(match["range"]) if match["range"] else None)
 
-    def may_be(self, other: Domain) -> bool:
-        """Whether both can mean one domain: the same band, and no two ranges.
+    def may_be(self, other: str | Domain) -> bool:
+        """Whether both can mean one domain: the same band, and no two ranges. Raises DataError for a text that is none.
 
         >>> Domain(Band.VIS).may_be(Domain(Band.VIS, 500)), Domain(Band.VIS, 30).may_be(Domain(Band.VIS, 500))
         (True, False)
         """
+        other = Domain.parse(other)
         return self.band == other.band and (None in (self.range_m, other.range_m) or self.range_m == other.range_m)
+
+    @property
+    def place(self) -> tuple[int, float]:
+        """Its place among domains: by band, then range, the farthest first, an unknown one last."""
+        return list(Band).index(self.band), 1.0 if self.range_m is None else -self.range_m
+
+    def __lt__(self, other: object) -> bool:
+        return self.place < other.place if isinstance(other, Domain) else NotImplemented
 
     def __str__(self) -> str:
         return self.band.value if self.range_m is None else f"{self.band.value}-{self.range_m:g}m"
@@ -93,7 +124,7 @@ def _called(part: str) -> Domain | None:
 
 
 def by_wavelength(domain: str) -> tuple[int, float, str]:
-    """Sort key of domains: by band, then range, the farthest first; unknown names last.
+    """Sort key of domains: by band, then range, the farthest first, an unknown one last; unknown names last of all.
 
     >>> sorted(["LWIR-30m", "SWIR-30m", "mine", "VIS-30m", "VIS-500m"], key=by_wavelength)
     ['VIS-500m', 'VIS-30m', 'SWIR-30m', 'LWIR-30m', 'mine']
@@ -101,5 +132,5 @@ def by_wavelength(domain: str) -> tuple[int, float, str]:
     try:
         found = Domain.parse(domain)
     except DataError:
-        return len(Band), 0.0, domain
-    return list(Band).index(found.band), -(found.range_m or 0.0), domain
+        return len(Band), 0.0, str(domain)
+    return *found.place, str(domain)

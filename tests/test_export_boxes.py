@@ -155,6 +155,26 @@ def test_what_cannot_be_is_one_line(made: Path, tmp_path: Path, arguments: list[
     assert words in call_here("export", made / "run", *given, folder=tmp_path).line()
 
 
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        ({"every": "2"}, "--every: expected a whole number of 1 or more, got '2'"),
+        ({"every": None}, "--every: expected a whole number of 1 or more, got None"),
+        ({"every": 1.5}, "--every: expected a whole number of 1 or more, got 1.5"),
+        ({"every": 0}, "--every: expected a whole number of 1 or more, got 0"),
+        ({"min_score": "a"}, "--min-score: expected a number in 0..1, got 'a'"),
+        ({"min_score": float("nan")}, "--min-score: expected a number in 0..1, got nan"),
+        ({"val": None}, r"--val: expected a number in 0..1 \(without 1\), got None"),
+        ({"val": 1}, r"--val: expected a number in 0..1 \(without 1\), got 1"),
+    ],
+)
+def test_what_python_gives_is_refused_in_one_line(
+    made: Path, tmp_path: Path, asked: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(mdfpipe.ConfigError, match=words):
+        mdfpipe.export_boxes(made / "run", tmp_path / "x", "yolo", **asked)
+
+
 def test_options_of_boxes_write_no_onnx_file(tmp_path: Path) -> None:
     said = call_here("export", "demo", "--out", tmp_path / "x.onnx", "--dry-run", folder=tmp_path)
     assert "belong to boxes" in said.line()

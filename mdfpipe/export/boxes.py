@@ -17,6 +17,7 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from numbers import Real
 from os import PathLike
 from pathlib import Path
 from typing import IO, Any, Final, Literal, get_args
@@ -25,9 +26,10 @@ import numpy as np
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from mdfpipe.errors import ConfigError, DataError, StoreError, counted
+from mdfpipe.errors import ConfigError, DataError, StoreError, counted, one_line
 from mdfpipe.running.replay import data_root, frames_of
 from mdfpipe.running.survey import Survey, VideoState, survey
+from mdfpipe.stages import whole_number
 from mdfpipe.store.files import given_path
 from mdfpipe.store.images import encode
 from mdfpipe.store.naming import file_name
@@ -213,11 +215,9 @@ def export_boxes(
         raise ConfigError(f"--as {form}: expected one of {', '.join(FORMS)}")
     if ids not in IDS:
         raise ConfigError(f"--ids {ids}: expected one of {', '.join(IDS)}")
-    if every < 1 or not 0 <= min_score <= 1 or not 0 <= val < 1:
-        raise ConfigError(
-            f"export: expected every of 1 or more, min_score in 0..1 and val in 0..1 (without 1), got {every}, "
-            f"{min_score:g} and {val:g}"
-        )
+    every = whole_number("--every", every, 1)
+    _share("--min-score", min_score)
+    _share("--val", val, " (without 1)")
     if ids != "subject" and form in _PICTURED:
         raise ConfigError(f"--ids {ids}: only mot and coco have ids of boxes, {form} has none; leave it out")
     if val != 0.2 and form != "yolo":
@@ -237,6 +237,13 @@ def export_boxes(
     return ExportedBoxes(
         *(place, form, videos, frames, boxes, named, len(job.numbers), left_out, dict(job.pictures), dry_run)
     )
+
+
+def _share(name: str, value: Any, without: str = "") -> None:
+    """Raise ConfigError where a value is no number in 0..1; without: says so where it may not be 1."""
+    is_number = isinstance(value, Real)
+    if not is_number or not 0 <= value <= 1 or (without and value == 1):
+        raise ConfigError(f"{name}: expected a number in 0..1{without}, got {one_line(repr(value), 40)}")
 
 
 def _write(job: _Export, place: Path, write: Callable[[_Export], None]) -> None:

@@ -6,6 +6,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -15,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from mdfpipe.config import validate
+from mdfpipe.config import texts_of, validate
 from mdfpipe.domains import Domain
 from mdfpipe.errors import ConfigError, DataError, StoreError, counted, one_line, some
 from mdfpipe.learning import gpus
@@ -23,7 +24,7 @@ from mdfpipe.learning.recipes import Recipe
 from mdfpipe.learning.train.checkpoint import Checkpoint
 from mdfpipe.machine.devices import ALL, named, present
 from mdfpipe.store.content import Kind, content_of
-from mdfpipe.store.files import given_path, refuse_loss
+from mdfpipe.store.files import given_path, given_paths, refuse_loss
 from mdfpipe.store.hashing import file_sha256
 from mdfpipe.store.naming import IMAGE_SUFFIXES
 from mdfpipe.store.owner import temporary
@@ -67,30 +68,31 @@ class Embedder:
         threads: int = 1,
         trust_pickle: bool = False,
     ) -> None:
-        import torch
-
         from mdfpipe.learning.embedders import TorchEmbedder
         from mdfpipe.learning.embedding import network_of
 
-        self.weights = given_path("weights", weights)
-        if not self.weights.is_file():
-            got = "a folder" if self.weights.is_dir() else "none"
-            raise ConfigError(f"weights: {self.weights}: expected a file, found {got}")
+        path = given_path("weights", weights)
+        if not path.is_file():
+            got = "a folder" if path.is_dir() else "none"
+            raise ConfigError(f"weights: {path}: expected a file, found {got}")
+        self.weights = Path(os.path.abspath(path))  # noqa: PTH100 - a later chdir moves nothing; links as given
         if precision not in ("fp32", "bf16", "fp16"):
             raise ConfigError(f"precision: expected fp32, bf16 or fp16, got {one_line(precision, 40)}")
-        if threads < 1 or batch < 1:
-            raise ConfigError(f"expected threads and batch of 1 or more, got {threads} and {batch}")
+        for name, count in (("threads", threads), ("batch", batch)):
+            if not isinstance(count, int | np.integer) or count < 1:
+                raise ConfigError(f"{name}: expected a whole number of 1 or more, got {one_line(repr(count), 40)}")
+        self.batch, self.threads = int(batch), int(threads)
         place = _place(device)
-        torch.set_num_threads(threads)
-        if Checkpoint.is_one(self.weights):
-            found = Checkpoint.load(self.weights)
-            self.recipe, network = network_of(found, self.weights, _recipe(recipe), place)
-            self.trained: list[str] = found.domains
-        elif recipe is None:
-            raise ConfigError(_no_checkpoint(self.weights))
-        else:
-            self.recipe, network = _public(self.weights, recipe, trust_pickle, place)
-            self.trained = []
+        with self._own_threads():
+            if Checkpoint.is_one(self.weights):
+                found = Checkpoint.load(self.weights)
+                self.recipe, network = network_of(found, self.weights, _recipe(recipe), place)
+                self.trained: list[str] = found.domains
+            elif recipe is None:
+                raise ConfigError(_no_checkpoint(self.weights))
+            else:
+                self.recipe, network = _public(self.weights, recipe, trust_pickle, place)
+                self.trained = []
         if self.recipe.native != "torch" and precision != "fp32":
             raise ConfigError(f"precision {precision}: recipe {self.recipe.use} runs as its file has it; leave it out")
         self.domain = _stream(self.recipe, self.trained, _known(domain, self.trained), self.weights)
@@ -98,8 +100,10 @@ class Embedder:
         self.cameras: list[str] = [] if side is None else side.cameras
         self.camera = camera
         self._refuse_camera([camera])
-        self.batch, self.threads = batch, threads
         self._run = TorchEmbedder(self.recipe, network, precision)
+
+    def __repr__(self) -> str:
+        return f"Embedder({self.recipe.use} of {self.weights.name}, {self.features} features)"
 
     @property
     def features(self) -> int:
@@ -116,18 +120,19 @@ class Embedder:
         """
         from mdfpipe.learning.pictures import PictureReader
 
-        given = [images] if _is_one(images) else list(images)
+        given = _several(images)
         reader = PictureReader(given, self.recipe, self.domain, self._cameras(cameras, len(given)), strict=True)
         vectors = np.zeros((len(given), self.features), np.float32)
-        for rows, found in self._embedded(reader):
-            vectors[rows] = found
+        with self._own_threads():
+            for rows, found in self._embedded(reader):
+                vectors[rows] = found
         return vectors
 
     def write(
         self,
-        files: Sequence[Path],
+        files: Sequence[str | PathLike[str]],
         names: Sequence[str],
-        out: Path,
+        out: str | PathLike[str],
         progress: Callable[[int, int], None],
         cameras: Sequence[str | None] | None = None,
     ) -> tuple[int, dict[str, str]]:
@@ -136,6 +141,22 @@ class Embedder:
         names: what the column path says; cameras: as of a call. Returns the number of vectors, and why others are
         missing, by name. Raises DataError where no file can be read, StoreError where `out` cannot be written.
         """
+        paths, called = given_paths("files", files), texts_of("names", names, "a.jpg")
+        if not paths:
+            raise ConfigError("files: expected one image or more, got none")
+        if len(called) != len(paths):
+            raise ConfigError(f"names: expected one for each of {counted(len(paths), 'image')}, got {len(called)}")
+        with self._own_threads():
+            return self._write(paths, called, given_path("out", out), progress, cameras)
+
+    def _write(
+        self,
+        files: list[Path],
+        names: list[str],
+        out: Path,
+        progress: Callable[[int, int], None],
+        cameras: Sequence[str | None] | None,
+    ) -> tuple[int, dict[str, str]]:
         from mdfpipe.learning.pictures import PictureReader
 
         refuse_others(out, self.weights, *files)
@@ -153,7 +174,7 @@ class Embedder:
         try:
             with TableWriter(unfinished, schema) as writer:
                 for start in range(0, len(files), _ROWS):
-                    part = list(files[start : start + _ROWS])
+                    part = files[start : start + _ROWS]
                     reader = PictureReader(part, self.recipe, self.domain, of[start : start + _ROWS])
                     vectors, good = np.zeros((len(part), self.features), np.float32), np.zeros(len(part), bool)
                     for rows, found in self._embedded(reader):
@@ -162,7 +183,7 @@ class Embedder:
                     values = pa.FixedSizeListArray.from_arrays(
                         pa.array(vectors.ravel()), self.features, mask=pa.array(~good)
                     )
-                    named = list(names[start : start + _ROWS])
+                    named = names[start : start + _ROWS]
                     columns = [pa.array(named, pa.string()), coded(~good, EmbedStatus), values]
                     writer.write(pa.table(columns, schema=schema))
                     done += int(good.sum())
@@ -216,20 +237,36 @@ class Embedder:
         """The camera of each image. Raises ConfigError."""
         if given is None:
             return [self.camera] * images
-        if isinstance(given, str) or len(given) != images:
+        is_list = hasattr(given, "__len__") and not isinstance(given, str)
+        if not is_list or len(given) != images:
             raise ConfigError(
                 f"cameras: expected one for each of {counted(images, 'image')}, or None where it is not known, got "
-                f"{one_line(given, 40) if isinstance(given, str) else len(given)}"
+                f"{len(given) if is_list else one_line(given, 40)}"
             )
         self._refuse_camera(given)
         return list(given)
 
     def _refuse_camera(self, cameras: Iterable[str | None]) -> None:
+        for camera in cameras:
+            if not isinstance(camera, str | None):
+                raise ConfigError(f"camera: expected a text or None, got {one_line(repr(camera), 40)}")
         named = next((camera for camera in cameras if camera is not None), None)
         if named is not None and not self.recipe.uses_cameras:
             raise ConfigError(
                 f"{self.weights}: camera {one_line(named, 40)}: its network uses no cameras; leave it out"
             )
+
+    @contextmanager
+    def _own_threads(self) -> Iterator[None]:
+        """Torch's threads as asked for: the last bits of a vector depend on them. Then as many as the process had."""
+        import torch
+
+        before = torch.get_num_threads()
+        torch.set_num_threads(self.threads)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
 
     def _embedded(self, reader: PictureReader) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
         from mdfpipe.learning.embedding import embed
@@ -326,11 +363,23 @@ def _some(names: Sequence[str]) -> str:
     return some([one_line(name, 40) for name in names], 6)
 
 
-def _is_one(images: Any) -> bool:
+def _several(images: Any) -> list[Picture]:
+    """The images, of one alone a list. Raises ConfigError for what is none, and for channels that come first."""
     if isinstance(images, (str, PathLike)) or hasattr(images, "convert"):
-        return True
+        return [images]
     shape = tuple(getattr(images, "shape", ()))  # of torch's tensors, too
-    return len(shape) == 2 or (len(shape) == 3 and shape[2] <= 4)  # of 4: refused, and no stack of grey ones
+    if len(shape) == 2 or (len(shape) == 3 and shape[2] <= 4):  # of 4: refused, and no stack of grey ones
+        return [images]
+    if len(shape) == 3 and shape[0] in (1, 3):  # as torchvision has it, or so many grey images: nobody can know
+        raise ConfigError(
+            f"images: expected an array (H, W) or (H, W, 3), got {shape}: put the channels last, or give a list of "
+            "grey images"
+        )
+    try:
+        several = iter(images)
+    except TypeError:
+        raise ConfigError(f"images: expected an image or several, got {type(images).__name__}") from None
+    return list(several)
 
 
 def _place(device: str) -> str:

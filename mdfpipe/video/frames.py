@@ -15,6 +15,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mdfpipe.errors import ConfigError, DataError, one_line
+
+
+class ArrayError(DataError, ValueError):
+    """An array of the wrong shape or type: a ValueError, too, as in numpy."""
+
+
+def _check_array(name: str, value: object) -> None:
+    if not isinstance(value, np.ndarray):
+        raise ArrayError(f"{name}: expected an array, got {type(value).__name__}")
+
 
 @dataclass(frozen=True, eq=False)
 class Frames:
@@ -30,15 +41,17 @@ class Frames:
     pts_seconds: NDArray[np.float64]
 
     def __post_init__(self) -> None:
+        for name in ("pixels", "index", "pts_seconds"):
+            _check_array(name, getattr(self, name))
         p = self.pixels
         if p.ndim != 4 or (p.dtype.name, p.shape[3]) not in (("uint8", 3), ("uint16", 1), ("uint16", 3)):
-            raise ValueError(f"pixels: expected (N, H, W, 3) uint8 or (N, H, W, 1|3) uint16, got {p.shape} {p.dtype}")
+            raise ArrayError(f"pixels: expected (N, H, W, 3) uint8 or (N, H, W, 1|3) uint16, got {p.shape} {p.dtype}")
         for name, dtype in (("index", np.int64), ("pts_seconds", np.float64)):
             a = getattr(self, name)
             if a.shape != (len(p),) or a.dtype != dtype:
-                raise ValueError(f"{name}: expected ({len(p)},) {np.dtype(dtype)}, got {a.shape} {a.dtype}")
+                raise ArrayError(f"{name}: expected ({len(p)},) {np.dtype(dtype)}, got {a.shape} {a.dtype}")
         if np.any(np.diff(self.index) <= 0):
-            raise ValueError("index: expected strictly increasing frame numbers")
+            raise ArrayError("index: expected strictly increasing frame numbers")
 
     def __len__(self) -> int:
         return len(self.pixels)
@@ -62,14 +75,18 @@ class Boxes:
 
     def __post_init__(self) -> None:
         for name, value in (("xyxy", self.xyxy), ("score", self.score)):
-            if not isinstance(value, np.ndarray):
-                raise ValueError(f"{name}: expected an array of float32, got {type(value).__name__}")
+            _check_array(name, value)
         if self.xyxy.ndim != 2 or self.xyxy.shape[1] != 4 or self.xyxy.dtype != np.float32:
-            raise ValueError(f"xyxy: expected (n, 4) float32, got {self.xyxy.shape} {self.xyxy.dtype}")
+            raise ArrayError(f"xyxy: expected (n, 4) float32, got {self.xyxy.shape} {self.xyxy.dtype}")
         if self.score.shape != (len(self.xyxy),) or self.score.dtype != np.float32:
-            raise ValueError(f"score: expected ({len(self.xyxy)},) float32, got {self.score.shape} {self.score.dtype}")
-        if self.subject_id is not None and self.subject_id.shape != (len(self.xyxy),):
-            raise ValueError(f"subject_id: expected ({len(self.xyxy)},), got {self.subject_id.shape}")
+            raise ArrayError(f"score: expected ({len(self.xyxy)},) float32, got {self.score.shape} {self.score.dtype}")
+        if self.subject_id is None:
+            return
+        _check_array("subject_id", self.subject_id)
+        if self.subject_id.shape != (len(self.xyxy),):
+            raise ArrayError(f"subject_id: expected ({len(self.xyxy)},), got {self.subject_id.shape}")
+        if other := [one for one in self.subject_id.tolist() if one is not None and not isinstance(one, str)]:
+            raise ArrayError(f"subject_id: expected texts or None, got {one_line(repr(other[0]), 40)}")
 
     @classmethod
     def none(cls) -> Boxes:
@@ -85,8 +102,15 @@ class Boxes:
         >>> Boxes(np.zeros((3, 4), np.float32), np.array([0.9, 0.2, 0.5], np.float32))[1:].score.tolist()
         [0.20000000298023224, 0.5]
         """
-        named = None if self.subject_id is None else self.subject_id[chosen]
-        return Boxes(self.xyxy[chosen], self.score[chosen], named)
+        wrong = "Boxes: expected a slice, a mask or indices, got"
+        given: object = chosen.item() if isinstance(chosen, np.ndarray) and chosen.ndim == 0 else chosen
+        if isinstance(given, int | np.integer):  # what a loop over the boxes asks for, too
+            raise ConfigError(f"{wrong} {given}: use boxes[[{given}]] or boxes[{given}:{given + 1 or ''}]")
+        try:
+            named = None if self.subject_id is None else self.subject_id[chosen]
+            return Boxes(self.xyxy[chosen], self.score[chosen], named)
+        except (IndexError, TypeError) as error:
+            raise ConfigError(f"{wrong} {one_line(repr(chosen), 40)}: {one_line(error)}") from None
 
     @property
     def subjects(self) -> Any:

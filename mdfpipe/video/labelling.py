@@ -16,12 +16,13 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike, DTypeLike, NDArray
 from pydantic import Field
 
 from mdfpipe.config import Config
-from mdfpipe.errors import DataError
+from mdfpipe.errors import ConfigError, DataError, one_line
 from mdfpipe.store.tables import LabelStatus
+from mdfpipe.video.frames import ArrayError
 from mdfpipe.video.geometry import MEASURES, MeasureName, head_distance, iou
 
 STATUSES: Final = tuple(LabelStatus)
@@ -81,8 +82,8 @@ class Labels:
     status: NDArray[np.int8]
 
     def where(self, status: LabelStatus) -> Mask:
-        """Mask (n,) of the bodies with this status."""
-        return np.equal(self.status, CODE[status])
+        """Mask (n,) of the bodies with this status. Raises ConfigError for what is no status."""
+        return np.equal(self.status, _code("where", status))
 
     def counts(self) -> dict[LabelStatus, int]:
         """How many bodies have each status, every status listed."""
@@ -119,8 +120,13 @@ def label_bodies(
     >>> labels.face, labels.overlap, [STATUSES[code].value for code in labels.status]
     (array([0, 1]), array([1. , 0.5], dtype=float32), ['labelled', 'unnamed_face'])
 
-    Raises ValueError for shapes that do not fit, DataError for a coordinate that is no pixel.
+    Raises ArrayError, which is a DataError and a ValueError, for arrays of a wrong shape or type, DataError for a
+    coordinate that is no pixel, ConfigError for other rules and an unknown status.
     """
+    if not isinstance(rules, LabelRules):
+        raise ConfigError(f"rules: expected LabelRules, such as LabelRules(), got {one_line(repr(rules), 60)}")
+    if excluded is not None and not isinstance(excluded, Mapping):
+        raise ConfigError(f"excluded: expected masks by status, got {one_line(repr(excluded), 60)}")
     scene = _scene(body_frame, body_xyxy, face_frame, face_xyxy, face_subject, body_score, excluded or {})
     face, overlap, runner_up, ambiguous = _best_faces(scene, rules)
     status = scene.decided  # -1 where open
@@ -202,11 +208,11 @@ def _scene(
     n, m = body.shape[1], face.shape[1]
     at_body, at_face = _integers("body_frame", body_frame, n), _integers("face_frame", face_frame, m)
     person = _integers("face_subject", face_subject, m)
-    score = np.zeros(n, np.float32) if body_score is None else np.asarray(body_score, np.float32)
+    score = np.zeros(n, np.float32) if body_score is None else _array("body_score", body_score, np.float32)
     if score.shape != (n,):
-        raise ValueError(f"body_score: expected ({n},), got {score.shape}")
+        raise ArrayError(f"body_score: expected ({n},), got {score.shape}")
     if m and person.min() < -1:
-        raise ValueError(f"face_subject: expected codes from 0, or -1 for unnamed, got {person.min()}")
+        raise ArrayError(f"face_subject: expected codes from 0, or -1 for unnamed, got {person.min()}")
     order = None
     if np.any(at_face[1:] < at_face[:-1]):
         order = np.argsort(at_face, kind="stable")  # stable: the lower row comes first
@@ -218,20 +224,36 @@ def _scene(
     count = behind - first
     decided = np.full(n, -1, np.int8)
     for status, mask in excluded.items():
-        if np.shape(mask) != (n,):
-            raise ValueError(f"excluded[{status}]: expected ({n},), got {np.shape(mask)}")
-        decided[(decided < 0) & np.asarray(mask, np.bool_)] = CODE[status]
+        code, taken = _code("excluded", status), _array(f"excluded[{status}]", mask)
+        if taken.shape != (n,) or (n and taken.dtype != np.bool_):  # of [0, 1] nobody knows whether it is a mask
+            raise ArrayError(f"excluded[{status}]: expected ({n},) booleans, got {taken.shape} {taken.dtype}")
+        decided[(decided < 0) & taken.astype(np.bool_)] = code
     count[decided >= 0] = 0
     return _Scene(body, face, person, unnamed, first, count, order, score, decided)
 
 
+def _code(where: str, status: Any) -> int:
+    try:
+        return CODE[LabelStatus(status)]
+    except ValueError:
+        known, got = ", ".join(STATUSES), one_line(repr(status), 40)
+        raise ConfigError(f"{where}: expected a status, one of {known}, got {got}") from None
+
+
+def _array(name: str, values: ArrayLike, dtype: DTypeLike | None = None) -> NDArray[Any]:
+    try:
+        return np.asarray(values, dtype)
+    except (TypeError, ValueError):  # lists of different lengths, texts
+        raise ArrayError(f"{name}: expected numbers, got {one_line(repr(values), 60)}") from None
+
+
 def _planes(name: str, boxes: ArrayLike) -> F32:
-    array = np.asarray(boxes)
+    array = _array(name, boxes)
     if array.size == 0:
         array = array.reshape(0, 4)
     if array.ndim != 2 or array.shape[1] != 4:
-        raise ValueError(f"{name}: expected (n, 4), got {array.shape}")
-    planes = np.ascontiguousarray(array.T, np.float32)
+        raise ArrayError(f"{name}: expected (n, 4), got {array.shape}")
+    planes = np.ascontiguousarray(_array(name, array.T, np.float32))
     good = (planes >= -LARGEST_PX) & (planes <= LARGEST_PX)  # False for NaN
     if not good.all():
         rows = np.flatnonzero(~good.all(axis=0))
@@ -243,11 +265,11 @@ def _planes(name: str, boxes: ArrayLike) -> F32:
 
 
 def _integers(name: str, values: ArrayLike, n: int) -> I64:
-    array = np.asarray(values)
+    array = _array(name, values)
     if array.size == 0:
         array = array.astype(np.int64)
     if array.shape != (n,) or not np.issubdtype(array.dtype, np.integer):
-        raise ValueError(f"{name}: expected ({n},) integers, got {array.shape} {array.dtype}")
+        raise ArrayError(f"{name}: expected ({n},) integers, got {array.shape} {array.dtype}")
     return array.astype(np.int64, copy=False)
 
 

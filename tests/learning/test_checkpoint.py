@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from mdfpipe.errors import ConfigError, DataError, MdfError
+from mdfpipe.errors import ConfigError, DataError, MdfError, StoreError
 from mdfpipe.learning.system import predecessor
 from mdfpipe.learning.train import checkpoint
 from mdfpipe.learning.train.checkpoint import Checkpoint
@@ -63,6 +63,20 @@ def test_the_same_bytes_whatever_the_name(tmp_path: Path) -> None:
     assert len({path.read_bytes() for path in tmp_path.iterdir()}) == 1
     Checkpoint.load(tmp_path / "last.pt").save(tmp_path / "again.pt")
     assert (tmp_path / "again.pt").read_bytes() == (tmp_path / "last.pt").read_bytes()
+
+
+def test_a_path_may_be_text_and_what_it_cannot_be_is_one_line(tmp_path: Path) -> None:
+    made().save(str(tmp_path / "last.pt"))
+    assert Checkpoint.is_one(str(tmp_path / "last.pt"))
+    assert not Checkpoint.is_one(str(tmp_path / "gone.pt"))
+    with pytest.raises(ConfigError, match="path: expected a path as text or Path, got NoneType"):
+        Checkpoint.is_one(None)  # type: ignore[arg-type]
+    with pytest.raises(StoreError, match=r"nodir/k\.pt: cannot be written: No such file or directory"):
+        made().save(tmp_path / "nodir" / "k.pt")
+
+
+def test_its_repr_is_short() -> None:
+    assert repr(made(**FULL)) == "Checkpoint(body of system body-finetuned, 2 subjects, 2 domains)"
 
 
 def test_plain_torch_reads_it_without_trust(tmp_path: Path) -> None:

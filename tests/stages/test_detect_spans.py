@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from mdfpipe.errors import ConfigError
 from mdfpipe.running.runner import Runner
 from mdfpipe.stages import Resources
 from mdfpipe.store.hashing import table_sha256
@@ -145,3 +146,18 @@ def test_a_share_does_its_spans_once_and_the_unit_the_rest(data, tmp_path, monke
     detect(data, tmp_path / "one", "--set", SPANS, "--only", "videos/open")
     assert digests(tmp_path / "shares") == digests(tmp_path / "one")
     assert not (tmp_path / "shares" / "detect" / ".spans").exists()
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        ({"device": None}, "Resources: device: expected a text such as cpu or cuda:0, got None"),
+        ({"device": 0}, "Resources: device: expected a text such as cpu or cuda:0, got 0"),
+        ({"workers": "2"}, "Resources: workers: expected a whole number of 1 or more, got '2'"),
+        ({"per_device": 0}, "Resources: per_device: expected a whole number of 1 or more, got 0"),
+        ({"batch": None}, "Resources: batch: expected a whole number of 1 or more, got None"),
+    ],
+)
+def test_resources_that_nothing_can_use_are_refused(asked, words):
+    with pytest.raises(ConfigError, match=words):
+        Resources(**asked)

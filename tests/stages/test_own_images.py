@@ -151,13 +151,71 @@ def test_images_as_they_lie_about(home: Path, weights: Path, tmp_path: Path) -> 
         (lambda e: mdfpipe.Embedder(e.weights, device="gpu"), "--device gpu: expected cpu, cuda, cuda:N"),
         (lambda e: mdfpipe.Embedder(e.weights, device="cuda:0,cuda:1"), "expected one device, got several"),
         (lambda e: mdfpipe.Embedder(e.weights, device="cuda:99"), "no cuda:99 here"),
-        (lambda e: mdfpipe.Embedder(e.weights, threads=0), "expected threads and batch of 1 or more, got 0 and 64"),
+        (lambda e: mdfpipe.Embedder(e.weights, threads=0), "threads: expected a whole number of 1 or more, got 0"),
+        (lambda e: mdfpipe.Embedder(e.weights, threads=1.5), "threads: expected a whole number of 1 or more, got 1.5"),
+        (lambda e: mdfpipe.Embedder(e.weights, batch="a"), "batch: expected a whole number of 1 or more, got 'a'"),
+        (lambda e: mdfpipe.Embedder(e.weights, batch=None), "batch: expected a whole number of 1 or more, got None"),
+        (lambda e: mdfpipe.Embedder(e.weights, camera=5), "camera: expected a text or None, got 5"),
+        (lambda e: e(None), "images: expected an image or several, got NoneType"),
+        (lambda e: e(np.uint8(5)), "images: expected an image or several, got uint8"),
+        (lambda e: e(np.zeros((3, 9, 8), np.uint8)), r"got \(3, 9, 8\): put the channels last, or give a list of grey"),
+        (lambda e: e(torch.zeros(1, 9, 8, dtype=torch.uint8)), r"got \(1, 9, 8\): put the channels last"),
+        (lambda e: e([np.zeros((9, 8), np.uint8)], cameras=5), "cameras: expected one for each of 1 image, .* got 5"),
+        (lambda e: e([np.zeros((9, 8), np.uint8)], cameras=[5]), "camera: expected a text or None, got 5"),
+        (lambda e: write(e, "one.png", ["a"]), "files: expected a list of paths, got 'one.png'"),
+        (lambda e: write(e, ["one.png"], "a"), "names: expected a list of texts"),
+        (lambda e: write(e, ["one.png"], ["a", "b"]), "names: expected one for each of 1 image, got 2"),
+        (lambda e: write(e, [], []), "files: expected one image or more, got none"),
         (lambda e: mdfpipe.Embedder(e.weights, precision="int8"), "expected fp32, bf16 or fp16, got int8"),
     ],
 )
 def test_what_is_refused(given: Any, words: str, weights: Path) -> None:
     with pytest.raises(mdfpipe.MdfError, match=words):
         given(mdfpipe.Embedder(weights))
+
+
+def write(embedder: mdfpipe.Embedder, files: Any, names: Any, out: Any = "o.parquet") -> int:
+    return embedder.write(files, names, out, lambda done, total: None)[0]
+
+
+def test_paths_are_text_too_and_the_weights_are_found_from_anywhere(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((40, 20, 3), np.uint8))
+    monkeypatch.chdir(weights.parent)
+    embedder = mdfpipe.Embedder("last.pt")
+    expected = embedder.facts()
+    monkeypatch.chdir(tmp_path)
+    assert write(embedder, ["a.png"], ["a"]) == 1
+    assert mdfpipe.read_table("o.parquet")["path"].to_pylist() == ["a"]
+    assert embedder.facts() == expected
+    assert repr(embedder) == f"Embedder(body of last.pt, {embedder.features} features)"
+
+
+def test_a_stack_of_grey_images_is_as_a_list_of_them(weights: Path) -> None:
+    embedder = mdfpipe.Embedder(weights)
+    stack = np.random.default_rng(0).integers(0, 255, (5, 40, 20)).astype(np.uint8)
+    np.testing.assert_array_equal(embedder(stack), embedder(list(stack)))
+    np.testing.assert_array_equal(embedder(list(stack[:3])), embedder(list(stack))[:3])
+
+
+def test_the_threads_of_the_process_are_as_they_were(weights: Path, tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((40, 20, 3), np.uint8))
+    torch.set_num_threads(3)
+    embedder, meanwhile = mdfpipe.Embedder(weights), list[int]()
+    assert torch.get_num_threads() == 3
+    embedder([tmp_path / "a.png"])
+    assert torch.get_num_threads() == 3
+    embedder.write(
+        *([tmp_path / "a.png"], ["a"], tmp_path / "o.parquet"),
+        progress=lambda done, total: meanwhile.append(torch.get_num_threads()),
+    )
+    assert (set(meanwhile), torch.get_num_threads()) == ({1}, 3)
+    with pytest.raises(mdfpipe.DataError):
+        embedder(["gone.png"])
+    with pytest.raises(mdfpipe.ConfigError):
+        mdfpipe.Embedder(__file__)
+    assert torch.get_num_threads() == 3
 
 
 def test_no_image_at_all(weights: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -85,6 +86,26 @@ def test_what_goes_wrong_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyP
     with pytest.raises(MdfError, match="block-0000: cannot be drawn: unexpected error: ZeroDivisionError: by zero"):
         write_crops(tmp_path / "out", 2, cut=cut_out)
     assert not list(tmp_path.rglob(".part-*"))
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        ({"subjects": "3"}, "--subjects: expected a whole number of 2 or more, got '3'"),
+        ({"subjects": 2.5}, "--subjects: expected a whole number of 2 or more, got 2.5"),
+        ({"crops": "4"}, "--crops: expected a whole number of 0 or more, got '4'"),
+        ({"crops": -2}, "--crops: expected a whole number of 0 or more, got -2"),
+        ({"faces": None}, "--faces: expected a whole number of 0 or more, got None"),
+        ({"seed": "a"}, "--seed: expected a whole number of 0 or more, got 'a'"),
+        ({"seed": 1.5}, "--seed: expected a whole number of 0 or more, got 1.5"),
+        ({"workers": "a"}, "--workers: expected a whole number of 1 or more, got 'a'"),
+        ({"preset": ["tiny"]}, r"--preset: expected a text, got \['tiny'\]"),
+    ],
+)
+def test_what_cannot_be_drawn_is_refused_before_anything_is(asked: dict[str, Any], words: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=words):
+        synthesise(tmp_path / "out", **{"preset": "tiny", **asked})
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_detector_with_habits_always_touches_what_it_found() -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 
 import pytest
 
-from mdfpipe.domains import Band
+from mdfpipe.domains import Band, Domain, by_wavelength
+from mdfpipe.errors import DataError
 from mdfpipe.synth.presets import DOMAINS, GALLERIES, PRESETS, casts, seed_of, subject_ids
 
 
@@ -50,3 +52,30 @@ def test_sightings_are_numbered_without_gap() -> None:
     for cast in casts(PRESETS["demo"], 0):
         assert cast.sighting == number
         number += len(cast.subjects)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        *((lambda w=wrong: Domain.parse(w), "domain: expected <BAND> or ") for wrong in (None, 5, b"VIS")),
+        (lambda: Domain("nope", 5), "domain: expected a band of VIS, .* got 'nope'"),
+        (lambda: Domain("VIS", -5), "domain: expected a range of 0 to 999999 m, or None, got -5"),
+        (lambda: Domain("VIS", "30"), "domain: expected a range of .* got '30'"),
+        (lambda: Domain.parse(f"VIS-{'9' * 400}m"), "domain: expected a range of 0 to 999999 m, or None, got inf"),
+        (lambda: Domain("VIS").may_be("nope"), "domain: expected <BAND> or .* got 'nope'"),
+    ],
+)
+def test_what_is_no_domain_is_one_line(given: Callable[[], object], words: str) -> None:
+    with pytest.raises(DataError, match=words):
+        given()
+
+
+def test_a_domain_is_the_same_however_it_is_made() -> None:
+    made = Domain("VIS", 30)  # type: ignore[arg-type]
+    assert (made, repr(made), hash(made)) == (parsed := Domain.parse("VIS-30m"), "Domain('VIS-30m')", hash(parsed))
+    assert Domain.parse(parsed) is parsed
+    assert Domain.parse("VIS").may_be("VIS-30m")
+    names = ["LWIR-30m", "VIS", "VIS-0m", "VIS-30m", "SWIR", "VIS-500m"]
+    wanted = ["VIS-500m", "VIS-30m", "VIS-0m", "VIS", "SWIR", "LWIR-30m"]
+    assert [str(domain) for domain in sorted(map(Domain.parse, names))] == wanted
+    assert sorted(names, key=by_wavelength) == wanted

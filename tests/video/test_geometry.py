@@ -8,6 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
+from mdfpipe.errors import MdfError
+from mdfpipe.video.frames import Boxes, Frames
 from mdfpipe.video.geometry import (
     MEASURES,
     area,
@@ -146,3 +148,37 @@ def test_the_theorem_on_near_copies():
     both = (iou(body, faces[0]) > 0.75) & (iou(body, faces[1]) > 0.75)
     assert both.sum() > 10_000
     assert iou(faces[0][both], faces[1][both]).min() > 0.5
+
+
+def boxes(subject_id=None):
+    return Boxes(np.zeros((2, 4), np.float32), np.zeros(2, np.float32), subject_id)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (lambda: boxes()[0], r"Boxes: expected a slice, a mask or indices, got 0: use boxes\[\[0\]\] or boxes\[0:1\]"),
+        (lambda: list(boxes()), r"Boxes: expected a slice, a mask or indices, got 0: use"),
+        (lambda: boxes()[np.int64(-1)], r"got -1: use boxes\[\[-1\]\] or boxes\[-1:\]"),
+        (lambda: boxes()[np.array(1)], r"got 1: use boxes\[\[1\]\] or boxes\[1:2\]"),
+        (lambda: boxes()["a"], "Boxes: expected a slice, a mask or indices, got 'a'"),
+        (lambda: boxes()[[7]], r"Boxes: expected .*, got \[7\]: index 7 is out of bounds"),
+        (lambda: boxes(["a", "b"]), r"subject_id: expected an array, got list"),
+        (lambda: boxes(np.array([1, 2])), "subject_id: expected texts or None, got 1"),
+        (lambda: boxes(np.array(["a"])), r"subject_id: expected \(2,\), got \(1,\)"),
+        (lambda: Boxes([[0, 0, 1, 1]], np.zeros(1, np.float32)), "xyxy: expected an array, got list"),
+        (lambda: Frames(None, np.zeros(0, np.int64), np.zeros(0)), "pixels: expected an array, got NoneType"),
+        (lambda: Frames(np.zeros((1, 2, 2, 3), np.uint8), [0], np.zeros(1)), "index: expected an array, got list"),
+    ],
+)
+def test_what_is_no_array_of_boxes_or_frames_is_one_line(given, words):
+    with pytest.raises(MdfError, match=words):
+        given()
+
+
+def test_some_of_the_boxes():
+    named = boxes(np.array(["a", None], object))
+    for chosen in (slice(0, 1), [0], np.array([True, False]), np.array([0])):
+        assert named[chosen].subjects.to_pylist() == ["a"]
+    assert len(named[[]]) == 0
+    assert boxes(np.array(["a", "b"])).subjects.to_pylist() == ["a", "b"]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mdfpipe.config import validate
-from mdfpipe.errors import ConfigError, DataError
+from mdfpipe.errors import ConfigError, DataError, MdfError
 from mdfpipe.store.tables import LabelStatus
 from mdfpipe.video.labelling import STATUSES, LabelRules, label_bodies, silent_filter
 from tests.video.labelling_oracle import MEASURE_NAMES
@@ -212,7 +212,38 @@ def test_refusals():
         label_bodies([0], box, [0], box, [-2], rules=PAPER)
     with pytest.raises(ValueError, match="body_score"):
         label_bodies([0], box, [0], box, [0], rules=PAPER, body_score=[0.1, 0.2])
-    with pytest.raises(ValueError, match=r"excluded\[too_small\]: expected \(1,\), got \(2,\)"):
+    with pytest.raises(ValueError, match=r"excluded\[too_small\]: expected \(1,\) booleans, got \(2,\) bool"):
         label_bodies([0], box, [0], box, [0], rules=PAPER, excluded={LabelStatus.TOO_SMALL: np.array([True, False])})
     with pytest.raises(ConfigError, match="min_overlap"):
         validate(LabelRules, {"min_overlap": 1.5}, "label")
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"rules": None}, r"rules: expected LabelRules, such as LabelRules\(\), got None"),
+        ({"rules": {"measure": "iou"}}, "rules: expected LabelRules, such as .* got {'measure': 'iou'}"),
+        ({"rules": LabelRules}, "rules: expected LabelRules, such as .* got <class"),
+        ({"excluded": {"nope": [True, False]}}, "excluded: expected a status, one of labelled, .* got 'nope'"),
+        ({"excluded": [True, False]}, r"excluded: expected masks by status, got \[True, False\]"),
+        ({"excluded": {"too_small": [0, 1]}}, r"excluded\[too_small\]: expected \(2,\) booleans, got \(2,\) int64"),
+        ({"body_xyxy": None}, r"body_xyxy: expected \(n, 4\), got \(\)"),
+        ({"body_xyxy": [["a"] * 4] * 2}, "body_xyxy: expected numbers, got"),
+        ({"body_score": ["a", "b"]}, r"body_score: expected numbers, got \['a', 'b'\]"),
+        ({"face_frame": None}, r"face_frame: expected \(1,\) integers, got \(\) object"),
+    ],
+)
+def test_what_no_rule_can_use_is_one_line(given, words):
+    usual = {"body_frame": [0, 0], "body_xyxy": [[0, 0, 5, 5]] * 2, "face_frame": [0], "face_xyxy": [[0, 0, 5, 5]]}
+    with pytest.raises(MdfError, match=words):
+        label_bodies(**{**usual, "face_subject": [0], "rules": PAPER, **given})
+
+
+def test_a_status_may_be_text():
+    taken = {"too_small": [True, False]}
+    got = label([[0, 0, 5, 5], [0, 0, 5, 5]], [[0, 0, 5, 5]], excluded=taken)[2]
+    assert got.where("too_small").tolist() == [True, False]
+    assert got.where(LabelStatus.LABELLED).tolist() == [False, True]
+    for wrong in ("nope", None, ["labelled"]):
+        with pytest.raises(ConfigError, match="expected a status, one of labelled, "):
+            got.where(wrong)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, Self
 
 from mdfpipe.config import validate
-from mdfpipe.errors import ConfigError, DataError, one_line
+from mdfpipe.errors import ConfigError, DataError, StoreError, cannot_write, counted, one_line
 from mdfpipe.store.content import Kind, content_of
 from mdfpipe.store.files import given_path, opened
 from mdfpipe.store.owner import temporary
@@ -36,7 +36,7 @@ _PLAIN_END: Final = re.compile(rb"PK\x05\x06.{16}\x00\x00", re.DOTALL)  # of a z
 _BLOCK: Final = 1 << 20
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Checkpoint:
     """A trained (or only loaded) system.
 
@@ -75,8 +75,17 @@ class Checkpoint:
         return set(self.subjects).union(*(entry.get("subjects", []) for entry in self.history))
 
     def save(self, path: str | PathLike[str]) -> None:
-        """Write it to `path`, synced. The same checkpoint gives the same bytes under any name."""
-        save(given_path("path", path), {"format": FORMAT, **self._without()})
+        """Write it to `path`, synced. The same checkpoint gives the same bytes under any name. Raises StoreError."""
+        place = given_path("path", path)
+        try:
+            save(place, {"format": FORMAT, **self._without()})
+        except OSError as error:
+            raise StoreError(cannot_write(place, error)) from None
+
+    def __repr__(self) -> str:
+        of = f"{self.recipe.get('use')} of system {self.system}"
+        people, domains = counted(len(self.subjects), "subject"), counted(len(self.domains), "domain")
+        return f"Checkpoint({of}, {people}, {domains})"
 
     def _without(self, *names: str) -> dict[str, Any]:
         return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in names}
@@ -118,8 +127,9 @@ class Checkpoint:
         return f"{wrong} that are no texts" if wrong else ""
 
     @classmethod
-    def is_one(cls, path: Path) -> bool:
+    def is_one(cls, path: str | PathLike[str]) -> bool:
         """Whether the file is a checkpoint of ours. Raises DataError where it is a damaged one."""
+        path = given_path("path", path)
         if path.is_file() and content_of(path).kind is Kind.TORCH:
             _check(path)
         try:
