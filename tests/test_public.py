@@ -161,7 +161,7 @@ def test_a_list_of_texts_is_no_text_and_holds_nothing_else(wrong: Any, tmp_path:
             call()
     if wrong != [5]:
         with pytest.raises(
-            mdfpipe.ConfigError, match="compare: expected (a list of paths|a path as text|two evaluated)"
+            mdfpipe.ConfigError, match=r"compare: expected (a list of paths|a path as text|two evaluated)"
         ):
             mdfpipe.compare(wrong)
 
@@ -182,7 +182,7 @@ def test_what_a_view_reads_is_of_now_and_of_its_own_folder(
     with pytest.raises(mdfpipe.DataError, match="no crop"):
         view.crop_image(crop)
     for wrong in (lambda: view.crop_image([crop]), lambda: view.table(["detect"]), lambda: view.crops(domain=["VIS"])):
-        with pytest.raises(mdfpipe.ConfigError, match="expected (a text|a stage|one text)"):
+        with pytest.raises(mdfpipe.ConfigError, match=r"expected (a text|a stage|one text)"):
             wrong()
 
 
