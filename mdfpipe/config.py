@@ -14,6 +14,7 @@ import pkgutil
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
+from numbers import Integral
 from pathlib import Path
 from typing import Any, ClassVar, Self, TypeVar, get_args, get_origin
 
@@ -348,6 +349,17 @@ def texts_of(name: str, values: object, example: str) -> list[str]:
     if not all(isinstance(one, str) for one in given):
         raise ConfigError(f"{name}: expected a list of texts, such as [{example!r}], got {one_line(repr(values), 80)}")
     return given
+
+
+def count_of(name: str, value: object, least: int) -> int:
+    """The whole number that a caller gives, one of numpy's too. Raises ConfigError for anything else, or below `least`.
+
+    >>> count_of("--every", 2, least=1)
+    2
+    """
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+        raise ConfigError(f"{name}: expected a whole number of {least} or more, got {one_line(repr(value), 40)}")
+    return int(value)
 
 
 def set_dotted(settings: dict[str, Any], assignment: str) -> None:

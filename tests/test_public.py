@@ -194,6 +194,7 @@ def test_a_column_that_is_not_there_is_no_empty_table(session: tuple[Path, dict[
         (["crop_id", "nope"], "expected a column 'nope', found"),
         ("crop_id", "expected a list of names"),
         ([5], "expected a list of names"),
+        (5, "expected a list of names"),
     )
     for columns, said in wrong:
         with pytest.raises(mdfpipe.MdfError, match=said):

@@ -26,10 +26,10 @@ import numpy as np
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from mdfpipe.config import count_of
 from mdfpipe.errors import ConfigError, DataError, StoreError, counted, one_line
 from mdfpipe.running.replay import data_root, frames_of
 from mdfpipe.running.survey import Survey, VideoState, survey
-from mdfpipe.stages import whole_number
 from mdfpipe.store.files import given_path
 from mdfpipe.store.images import encode
 from mdfpipe.store.naming import file_name
@@ -215,7 +215,7 @@ def export_boxes(
         raise ConfigError(f"--as {form}: expected one of {', '.join(FORMS)}")
     if ids not in IDS:
         raise ConfigError(f"--ids {ids}: expected one of {', '.join(IDS)}")
-    every = whole_number("--every", every, 1)
+    every = count_of("--every", every, 1)
     _share("--min-score", min_score)
     _share("--val", val, " (without 1)")
     if ids != "subject" and form in _PICTURED:

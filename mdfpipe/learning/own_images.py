@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from mdfpipe.config import texts_of, validate
+from mdfpipe.config import count_of, texts_of, validate
 from mdfpipe.domains import Domain
 from mdfpipe.errors import ConfigError, DataError, StoreError, counted, one_line, some
 from mdfpipe.learning import gpus
@@ -78,10 +78,7 @@ class Embedder:
         self.weights = Path(os.path.abspath(path))  # noqa: PTH100 - a later chdir moves nothing; links as given
         if precision not in ("fp32", "bf16", "fp16"):
             raise ConfigError(f"precision: expected fp32, bf16 or fp16, got {one_line(precision, 40)}")
-        for name, count in (("threads", threads), ("batch", batch)):
-            if not isinstance(count, int | np.integer) or count < 1:
-                raise ConfigError(f"{name}: expected a whole number of 1 or more, got {one_line(repr(count), 40)}")
-        self.batch, self.threads = int(batch), int(threads)
+        self.batch, self.threads = count_of("batch", batch, 1), count_of("threads", threads, 1)
         place = _place(device)
         with self._own_threads():
             if Checkpoint.is_one(self.weights):

@@ -13,10 +13,10 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from mdfpipe.config import count_of
 from mdfpipe.errors import ConfigError, DataError, one_line
 from mdfpipe.running.crew import each
 from mdfpipe.running.execution import Event
-from mdfpipe.stages import whole_number
 from mdfpipe.stages.crop import Crop
 from mdfpipe.store import images
 from mdfpipe.store.files import given_path
@@ -58,9 +58,9 @@ def synthesise(
     out = given_path("out", out)
     if not isinstance(preset, str):
         raise ConfigError(f"--preset: expected a text, got {one_line(repr(preset), 40)}")
-    seed, workers = whole_number("--seed", seed, 0), whole_number("--workers", workers, 1)
-    subjects = None if subjects is None else whole_number("--subjects", subjects, 2)
-    crops, faces = whole_number("--crops", crops, 0), whole_number("--faces", faces, 0)
+    seed, workers = count_of("--seed", seed, 0), count_of("--workers", workers, 1)
+    subjects = None if subjects is None else count_of("--subjects", subjects, 2)
+    crops, faces = count_of("--crops", crops, 0), count_of("--faces", faces, 0)
     for option, wanted in (("--crops", crops), ("--faces", faces)):
         if wanted == 1:
             raise ConfigError(f"{option} 1: expected 0, or at least 2 subjects")

@@ -13,10 +13,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self
 
-import numpy as np
 import pyarrow as pa
 
-from mdfpipe.config import Config, result_settings
+from mdfpipe.config import Config, count_of, result_settings
 from mdfpipe.errors import ConfigError, DataError, one_line
 from mdfpipe.machine.engines import EngineAsked
 from mdfpipe.store.hashing import stamp, stamp_of_files
@@ -58,22 +57,11 @@ class Resources:
         for name in ("workers", "per_device", "threads", "batch"):
             value = getattr(self, name)
             if value is not None or name in ("threads", "batch"):
-                object.__setattr__(self, name, whole_number(f"Resources: {name}", value, 1))
+                object.__setattr__(self, name, count_of(f"Resources: {name}", value, 1))
         device: object = self.device
         if not isinstance(device, str):
             got = one_line(repr(device), 40)
             raise ConfigError(f"Resources: device: expected a text such as cpu or cuda:0, got {got}")
-
-
-def whole_number(name: str, value: object, least: int) -> int:
-    """The whole number that a caller gives, one of numpy's too. Raises ConfigError for anything else, or below `least`.
-
-    >>> whole_number("--every", np.int64(2), 1)
-    2
-    """
-    if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < least:
-        raise ConfigError(f"{name}: expected a whole number of {least} or more, got {one_line(repr(value), 40)}")
-    return int(value)
 
 
 class _Told(dict[str, Any]):

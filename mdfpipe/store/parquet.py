@@ -130,7 +130,8 @@ def read_table(path: str | PathLike[str], columns: Sequence[str] | None = None, 
     may_lack: columns that it lacks are left out.
     """
     path = given_path("table", path)
-    if isinstance(columns, str) or not (columns is None or all(isinstance(name, str) for name in columns)):
+    is_list = isinstance(columns, Sequence) and not isinstance(columns, str | bytes)
+    if columns is not None and not (is_list and all(isinstance(name, str) for name in columns)):
         raise ConfigError(f"columns: expected a list of names, such as ['crop_id'], got {one_line(repr(columns), 80)}")
     columns = None if columns is None else list(columns)
     try:
